@@ -1,0 +1,53 @@
+"""The batch that every loader hands out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from data_pipelines.augment import Augmentation, Ints, Views
+from data_pipelines.index import Index
+from data_pipelines.order import Request
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images and what they show.
+
+    images: uint8 [B, C, S, S], a channels-last view of [B, S, S, C]. labels: int64 [B], or float32 [B, classes] with
+    NaN = unlabelled. mixup: share of the own image in each mixture, float32 [B], or None. samples: rows of the index.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mixup: Tensor | None
+    samples: Ints
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def make_batch(index: Index, request: Request, augmentation: Augmentation, images: Tensor) -> Batch:
+    """A batch of decoded images, uint8 [B, S, S, C] on their device, with the rest moved beside them."""
+    labels = torch.from_numpy(np.asarray(index.labels[request.samples]))
+    mixup = augmentation.mixup(request.positions)
+    return Batch(
+        images=images.permute(0, 3, 1, 2),
+        labels=labels.to(images.device, non_blocking=True),
+        mixup=None if mixup is None else torch.from_numpy(mixup).to(images.device, non_blocking=True),
+        samples=request.samples,
+    )
+
+
+def views_of(index: Index, request: Request, augmentation: Augmentation) -> Views:
+    """How to cut each requested image out of its picture."""
+    heights = np.asarray(index.height[request.samples], dtype=np.int64)
+    widths = np.asarray(index.width[request.samples], dtype=np.int64)
+    return augmentation.views(request.positions, heights, widths)
+
+
+def encoded_images(index: Index, request: Request) -> list[npt.NDArray[np.uint8]]:
+    """The encoded bytes of each requested image, views of the mapped shards."""
+    return [index.encoded(row) for row in request.samples]

@@ -1,0 +1,94 @@
+"""Batches by NVIDIA DALI, on the CPU and on the GPU from one pipeline definition.
+
+DALI draws nothing: an external source hands it the encoded bytes and the parameters of each view.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from nvidia.dali import fn, pipeline_def
+from nvidia.dali.types import DALIImageType, DALIInterpType
+
+from data_pipelines.augment import Augmentation
+from data_pipelines.batch import Batch, encoded_images, make_batch, views_of
+from data_pipelines.index import Index
+from data_pipelines.order import Request
+
+Inputs = tuple[Any, ...]  # encoded bytes, anchor, shape, resized, offset, flip; one entry for each image
+_PREFETCH = 2
+
+
+@pipeline_def
+def _cut(source: Any, decoder: str, image_type: Any, size: int) -> Any:
+    encoded, anchor, shape, resized, offset, flip = fn.external_source(source=source, num_outputs=6, no_copy=True)
+    # The header's size is what the windows were drawn for: an EXIF rotation would turn the picture under them.
+    images: Any = fn.decoders.image_slice(
+        encoded,
+        anchor,
+        shape,
+        axis_names="HW",
+        normalized_anchor=False,
+        normalized_shape=False,
+        device=decoder,
+        output_type=image_type,
+        adjust_orientation=False,
+    )
+    images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
+    images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
+    return fn.flip(images, horizontal=flip)
+
+
+def batches(
+    index: Index, requests: Iterable[Request], augmentation: Augmentation, device: torch.device, threads: int
+) -> Iterator[Batch]:
+    """A batch for each request, in order, decoded on `device` with `threads` CPU threads.
+
+    Finite and endless request streams both work; the requests of the batches in flight are kept beside them.
+    """
+    stream = iter(requests)
+    largest = next(stream, None)  # every stream begins with a batch of full size
+    if largest is None:
+        return
+    stream = chain([largest], stream)
+    in_flight: deque[tuple[Request, Inputs]] = deque()  # DALI reads the inputs in place: they live until the batch does
+
+    def source() -> Inputs:
+        request = next(stream)
+        inputs = _inputs(index, request, augmentation)
+        in_flight.append((request, inputs))
+        return inputs
+
+    pipeline = _cut(
+        source,
+        decoder="mixed" if device.type == "cuda" else "cpu",
+        image_type=DALIImageType.GRAY if index.channels == 1 else DALIImageType.RGB,
+        size=augmentation.size,
+        batch_size=len(largest.samples),
+        num_threads=threads,
+        device_id=device.index or 0 if device.type == "cuda" else None,
+        prefetch_queue_depth=_PREFETCH,
+    )
+    while True:
+        try:
+            (images,) = pipeline.run()
+        except StopIteration:
+            return
+        request, _ = in_flight.popleft()
+        # A copy, because DALI uses its buffers again.
+        yield make_batch(index, request, augmentation, torch.from_dlpack(images.as_tensor()).clone())
+
+
+def _inputs(index: Index, request: Request, augmentation: Augmentation) -> Inputs:
+    views = views_of(index, request, augmentation)
+    return (
+        encoded_images(index, request),
+        views.window[:, :2].astype(np.int32),
+        views.window[:, 2:].astype(np.int32),
+        views.resized.astype(np.float32),
+        views.offset.astype(np.int32),
+        views.flip.astype(np.int32),
+    )

@@ -1,0 +1,24 @@
+"""How every entry point ends: an error that is meant for people is one message, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+
+from data_pipelines.errors import InputError, RunError
+
+
+def entry_point(main: Callable[[], None]) -> Callable[[], None]:
+    """Wrap a `main` so that InputError and RunError end the process with their message and exit code 2 or 1, naming the
+    rank where there are several."""
+
+    @wraps(main)
+    def wrapped() -> None:
+        try:
+            main()
+        except (InputError, RunError) as error:
+            rank = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+            print(f"{rank}error: {error}", file=sys.stderr, flush=True)
+            sys.exit(2 if isinstance(error, InputError) else 1)
+
+    return wrapped

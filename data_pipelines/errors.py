@@ -1,0 +1,9 @@
+"""Errors that are messages for people, as opposed to faults of the program."""
+
+
+class InputError(ValueError):
+    """A user's mistake: the message says what, where and how to mend it. Entry points print it and exit with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that cannot go on although its input was accepted. Entry points print it and exit with 1."""

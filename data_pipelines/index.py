@@ -1,0 +1,203 @@
+"""Index: where each image lies and what it shows. Columns are mapped, so ranks of a node share them."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.draws import hash64
+from data_pipelines.errors import InputError
+from data_pipelines.shards import COLUMNS, ShardReader, read_manifest
+
+Task = Literal["single_label", "multi_label"]
+Split = Literal["train", "val", "test"]
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """N samples of one or more prepared sets.
+
+    labels: int64 [N] for a single-label task, float32 [N, C] with NaN = unlabelled for a multi-label one.
+    height, width: stored pixels, [N]. group: int64 [N], the patient's hash or -1. channels: 1 (grey) or 3.
+    flip: whether a mirrored image still shows the same. fingerprint: hash of the manifests and of what was taken.
+    """
+
+    task: Task
+    classes: tuple[str, ...]
+    channels: int
+    flip: bool
+    fingerprint: str
+    shards: tuple[Path, ...]
+    shard: Array
+    offset: Array
+    length: Array
+    height: Array
+    width: Array
+    group: Array
+    labels: Array
+    _reader: ShardReader = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_reader", ShardReader(self.shards))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of a single-label task, findings of a multi-label one."""
+        return len(self.classes)
+
+    @staticmethod
+    def load(folder: Path, split: Split) -> "Index":
+        """The index of one split of a prepared folder; empty splits are a user's error, see `splits_of`.
+
+        Raises InputError for a missing or unfinished set, a missing split, or columns that do not fit the shards.
+        """
+        manifest = read_manifest(folder)
+        if split not in splits_of(manifest):
+            raise InputError(f"{folder} has no {split} split (it has: {', '.join(splits_of(manifest))})")
+        try:
+            columns: dict[str, Any] = {
+                name: np.load(folder / split / f"{name}.npy", mmap_mode="r") for name in (*COLUMNS, "group", "labels")
+            }
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"an index column of {folder / split} cannot be read ({error}); prepare the set again"
+            ) from error
+        expected = manifest["splits"][split]["images"]
+        wrong = [name for name, column in columns.items() if len(column) != expected]
+        if wrong:
+            raise InputError(
+                f"{folder / split / wrong[0]}.npy has {len(columns[wrong[0]])} rows, the manifest says {expected}; "
+                "prepare the set again"
+            )
+        index = Index(
+            task=manifest["task"],
+            classes=tuple(manifest["classes"]),
+            channels=manifest["channels"],
+            flip=manifest["horizontal_flip"],
+            fingerprint=_digest(manifest["splits"][split]),
+            shards=tuple(folder / split / shard["file"] for shard in manifest["splits"][split]["shards"]),
+            **columns,
+        )
+        index._check_shards()
+        return index
+
+    def _check_shards(self) -> None:
+        """The first and last row of every shard must be members of its tar: cheap, and catches a mixed-up folder."""
+        last = np.flatnonzero(np.diff(self.shard, append=-1))
+        for row in {*last, *(last[:-1] + 1), 0}:
+            self._reader.check_row(self.shard[row], int(self.offset[row]), int(self.length[row]))
+
+    def encoded(self, row: int) -> npt.NDArray[np.uint8]:
+        """The encoded bytes of one image, uint8, a view of the mapped shard."""
+        return self._reader.encoded(self.shard[row], int(self.offset[row]), int(self.length[row]))
+
+    def keys(self, rows: npt.ArrayLike) -> list[str]:
+        """The keys of some samples, as they stand in the shards."""
+        return [self._reader.key(self.shard[row], int(self.offset[row])) for row in np.atleast_1d(rows)]
+
+    def take(self, rows: Array) -> "Index":
+        """The samples of these rows, in this order; a row may be taken several times."""
+        columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*COLUMNS, "group", "labels")}
+        return replace(self, fingerprint=_digest(self.fingerprint, np.ascontiguousarray(rows).tobytes()), **columns)
+
+    def take_classes(self, classes: Sequence[str]) -> "Index":
+        """The samples of some classes of a single-label set, renumbered in the given order. Raises InputError for an
+        unknown class, naming the nearest."""
+        self._require_single_label("a choice of classes")
+        for name in classes:
+            if name not in self.classes:
+                raise InputError(f"unknown class {name!r}{nearest(name, self.classes)}")
+        renumber = np.full(self.num_classes, -1)
+        renumber[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
+        taken = self.take(np.flatnonzero(renumber[self.labels] >= 0))
+        return replace(taken, classes=tuple(classes), labels=renumber[taken.labels])
+
+    def few_shot(self, shots: int, seed: int, at_most: bool = False) -> "Index":
+        """`shots` samples of each class, drawn by `seed`; the draw for fewer shots is part of the draw for more.
+
+        Raises InputError when a class has fewer, unless `at_most` takes what there is.
+        """
+        self._require_single_label("few-shot selection")
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        short = [f"{name} ({count})" for name, count in zip(self.classes, counts, strict=True) if count < shots]
+        if short and not at_most:
+            raise InputError(
+                f"{shots} shots asked for, but some classes have fewer training images: {', '.join(short)}; "
+                "ask for fewer shots, or take what there is with --shots-at-most"
+            )
+        by_class = np.lexsort([hash64(seed, np.arange(len(self))), self.labels])
+        first_of_class = np.cumsum(counts) - counts
+        rank_in_class = np.arange(len(self)) - np.repeat(first_of_class, counts)
+        return self.take(np.sort(by_class[rank_in_class < shots]))
+
+    def _require_single_label(self, what: str) -> None:
+        if self.task != "single_label":
+            raise InputError(f"{what} needs one label per image; this set is multi-label")
+
+
+def concat(indexes: Sequence[Index]) -> Index:
+    """All samples of several sets, over the classes that every one of them has, aligned by name.
+
+    Raises InputError for sets of different tasks, for no class in common, and for single-label sets whose classes
+    differ: their images could not all keep a label.
+    """
+    if len(indexes) == 1:
+        return indexes[0]
+    first = indexes[0]
+    common = tuple(name for name in first.classes if all(name in index.classes for index in indexes))
+    if len({index.task for index in indexes}) > 1 or not common:
+        names = "; ".join(f"{index.task}: {', '.join(index.classes[:20])}" for index in indexes)
+        raise InputError(f"these sets cannot be joined, they share no task and classes: {names}")
+    if first.task == "single_label" and any(set(index.classes) != set(common) for index in indexes):
+        raise InputError("single-label sets can be joined only if they have the same classes")
+    starts = np.cumsum([0, *(len(index.shards) for index in indexes[:-1])])
+    joined = [name for name in (*COLUMNS, "group") if name != "shard"]
+    columns: dict[str, Any] = {name: np.concatenate([getattr(index, name) for index in indexes]) for name in joined}
+    return Index(
+        task=first.task,
+        classes=common,
+        channels=max(index.channels for index in indexes),
+        flip=all(index.flip for index in indexes),
+        fingerprint=_digest(*(index.fingerprint for index in indexes)),
+        shards=tuple(path for index in indexes for path in index.shards),
+        shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),
+        labels=np.concatenate([_aligned_labels(index, common) for index in indexes]),
+        **columns,
+    )
+
+
+def _aligned_labels(index: Index, classes: tuple[str, ...]) -> Array:
+    columns = [index.classes.index(name) for name in classes]
+    if index.task == "multi_label":
+        return np.asarray(index.labels[:, columns])
+    renumber = np.empty(len(classes), dtype=np.int64)
+    renumber[columns] = np.arange(len(classes))
+    return renumber[index.labels]
+
+
+def splits_of(manifest: dict[str, Any]) -> list[str]:
+    """The splits that have images."""
+    return [name for name, split in manifest["splits"].items() if split["images"]]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an error message: "; did you mean ...?" or "; known: ..."."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def _digest(*parts: Any) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,40 @@
+"""Where prepared data sets lie."""
+
+import os
+from pathlib import Path
+
+from data_pipelines.datasets import DATASETS
+from data_pipelines.errors import InputError
+from data_pipelines.index import nearest
+from data_pipelines.shards import MANIFEST
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def data_root() -> Path:
+    """The folder of prepared sets: $BITSCALE_DATA, or `data` in the current folder."""
+    return Path(os.environ.get("BITSCALE_DATA", "data"))
+
+
+def find(name: str) -> Path:
+    """The folder of a prepared set: a path, a name below the data root, or the name of an embedded set.
+
+    Raises InputError with the line that prepares it, or with the nearest name.
+    """
+    candidates = [data_root() / name, EMBEDDED / name]
+    if Path(name).is_dir():
+        candidates.insert(0, Path(name))
+    for folder in candidates:
+        if (folder / MANIFEST).is_file():
+            return folder
+    if name in DATASETS:
+        raise InputError(
+            f"data set {name!r} is not prepared; prepare it with: "
+            f"python -m data_pipelines.prepare {name} --out {data_root() / name}"
+        )
+    prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
+    raise InputError(
+        f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
+        f"{nearest(name, sorted(prepared | set(DATASETS)))}; prepare one with: "
+        f"python -m data_pipelines.prepare image-folder --root DIR --out {data_root() / Path(name).name}"
+    )

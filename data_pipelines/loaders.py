@@ -1,0 +1,33 @@
+"""The choice of a loader: what turns requests into batches."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+
+from data_pipelines import torch_loader
+from data_pipelines.augment import Augmentation
+from data_pipelines.batch import Batch
+from data_pipelines.errors import InputError
+from data_pipelines.index import Index
+from data_pipelines.order import Request
+
+Loader = Callable[[Index, Iterable[Request], Augmentation, torch.device, int], Iterator[Batch]]
+
+
+def pick_loader(name: str) -> tuple[str, Loader]:
+    """The loader of that name and its name; "auto" is DALI, or with a warning torchvision where DALI is missing.
+
+    Raises InputError when "dali" is asked for and cannot be imported.
+    """
+    if name == "torch":
+        return name, torch_loader.batches
+    try:
+        from data_pipelines import dali_loader
+    except ImportError as error:
+        remedy = f"DALI cannot be imported ({error}); install it with: pip install nvidia-dali-cuda130"
+        if name == "dali":
+            raise InputError(f"{remedy}, or take --runtime.loader torch") from error
+        print(f"warning: {remedy}. Going on with torchvision, which decodes more slowly.", file=sys.stderr)
+        return "torch", torch_loader.batches
+    return "dali", dali_loader.batches

@@ -1,0 +1,104 @@
+"""Which samples each rank sees at each step: a pure function of (seed, step, rank, world size).
+
+There is one endless stream of positions. Step s owns the positions [s * G, (s + 1) * G) for a global batch of G;
+position p lies in epoch p // N and shows sample permutation(seed, epoch)[p % N] of N. Ranks take contiguous shares of a
+step. So the samples of a step do not depend on the number of ranks, a batch may cross epochs, a set may be smaller
+than a batch, and resuming needs the step alone.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.draws import hash64
+
+Int64s = npt.NDArray[np.int64]
+_FEISTEL_ROUNDS = 6
+_ORDER = 1 << 32  # sets the draws of the order apart from those of augmentation under the same seed
+
+
+def permute(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> Int64s:
+    """permutation(seed, epoch)[position] for each pair, int64, without ever holding the permutation.
+
+    `positions` lie in [0, num_samples). A Feistel network over a grid of rows x columns >= num_samples is a bijection
+    of the grid; points that land outside the samples walk on until they land inside (Black and Rogaway, 2002).
+    """
+    rows = isqrt(num_samples - 1) + 1
+    columns = -(-num_samples // rows)
+    result = np.array(positions, dtype=np.int64)
+    walking = np.arange(result.size)
+    while walking.size:
+        row, column = np.divmod(result[walking], columns)
+        for feistel_round in range(0, _FEISTEL_ROUNDS, 2):
+            row = (row + _round(seed, epochs[walking], feistel_round, column, rows)) % rows
+            column = (column + _round(seed, epochs[walking], feistel_round + 1, row, columns)) % columns
+        result[walking] = row * columns + column
+        walking = walking[result[walking] >= num_samples]
+    return result
+
+
+def _round(seed: int, epochs: Int64s, feistel_round: int, half: Int64s, modulus: int) -> Int64s:
+    bits = hash64(seed, _ORDER + feistel_round, epochs, half)
+    reduced: Int64s = (bits % np.uint64(modulus)).astype(np.int64)
+    return reduced
+
+
+def share(total: int, parts: int, part: int, unit: int = 1) -> range:
+    """The contiguous range of [0, total) that belongs to `part`; sizes differ by at most one `unit`."""
+    units = total // unit
+    start, stop = units * part // parts, units * (part + 1) // parts
+    return range(start * unit, total if part == parts - 1 else stop * unit)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Samples to load together: `samples` are rows of the index, `positions` decide their augmentation; int64 [B]."""
+
+    samples: Int64s
+    positions: Int64s
+
+    def split(self, size: int) -> list["Request"]:
+        """Consecutive parts of at most `size` samples."""
+        starts = range(0, len(self.samples), size)
+        return [Request(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
+
+
+@dataclass(frozen=True)
+class Order:
+    """The training stream over `num_samples` samples in steps of `global_batch_size`.
+
+    `unit` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.
+    """
+
+    num_samples: int
+    global_batch_size: int
+    seed: int
+    unit: int = 1
+
+    def step(self, step: int, rank: int = 0, world_size: int = 1) -> Request:
+        """The rank's share of a step, in order."""
+        mine = share(self.global_batch_size, world_size, rank, self.unit)
+        positions = step * self.global_batch_size + np.arange(mine.start, mine.stop, dtype=np.int64)
+        epochs, within = np.divmod(positions, self.num_samples)
+        return Request(permute(within, self.num_samples, self.seed, epochs), positions)
+
+    def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[Request]:
+        """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them."""
+        step = first_step
+        while True:
+            yield from self.step(step, rank, world_size).split(micro_batch_size)
+            step += 1
+
+    def num_micro_batches(self, rank: int, world_size: int, micro_batch_size: int) -> int:
+        """How many micro-batches one rank has in a step: the same in every step."""
+        return -(-len(share(self.global_batch_size, world_size, rank, self.unit)) // micro_batch_size)
+
+
+def evaluation_order(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[Request]:
+    """The rank's share of one pass over all samples, each exactly once over the ranks, in index order."""
+    mine = share(num_samples, world_size, rank)
+    samples = np.arange(mine.start, mine.stop, dtype=np.int64)
+    return Request(samples, samples).split(batch_size)

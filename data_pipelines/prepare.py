@@ -1,0 +1,185 @@
+"""Prepare a data set: python -m data_pipelines.prepare NAME --root DIR --out DIR
+
+Reads the set as its owner distributes it, decodes every image strictly, and writes shards, index and manifest.
+"""
+
+import os
+import sys
+
+if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
+    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+
+import csv
+import errno
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import simplejpeg
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from data_pipelines.datasets import DATASETS
+from data_pipelines.datasets.raw import RawImage, RawSet
+from data_pipelines.entry import entry_point
+from data_pipelines.errors import InputError
+from data_pipelines.index import nearest
+from data_pipelines.shards import MANIFEST, EncodedImage, SplitWriter, write_manifest
+
+_CHUNK = 1024  # images in flight: bounds the memory
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the prepared set goes."""
+
+    out: Path
+    """Folder to write; it must not exist."""
+    force: bool = False
+    """Replace an existing prepared set."""
+    max_bad: float = 0.001
+    """Fail when more than this share of the images cannot be decoded."""
+
+
+def prepare(raw: RawSet, output: Output) -> dict[str, Any]:
+    """Write a prepared set; returns its manifest.
+
+    The folder appears under its name only when it is whole. Unreadable images go to `quarantine.csv`.
+    Raises InputError when the folder exists, too many images are bad, two share a key, or the disk is full.
+    """
+    if output.out.exists() and not output.force:
+        raise InputError(f"{output.out} exists; choose another --out, or replace it with --force")
+    if output.out.exists() and any(output.out.iterdir()) and not (output.out / MANIFEST).is_file():
+        raise InputError(f"{output.out} is not empty and no prepared set; --force does not delete it")
+    partial = output.out.with_name(f".{output.out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        manifest = _write(raw, partial, output.max_bad)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            shutil.rmtree(partial, ignore_errors=True)
+            raise InputError(f"no space left for {output.out}; free some or choose another --out") from error
+        raise
+    if output.out.exists():
+        shutil.rmtree(output.out)
+    partial.rename(output.out)
+    return manifest
+
+
+def _write(raw: RawSet, folder: Path, max_bad: float) -> dict[str, Any]:
+    writers = {split: SplitWriter(folder / split, raw.classes, raw.task) for split in ("train", "val", "test")}
+    keys: set[str] = set()
+    bad: list[tuple[str, str]] = []
+    channels = 1
+    for image, verified in tqdm(_verified(raw.images), total=raw.num_images, desc=raw.name, unit="image", disable=None):
+        if image.key in keys:
+            raise InputError(f"two images have the key {image.key!r}; rename one of the files")
+        keys.add(image.key)
+        if isinstance(verified, str):
+            bad.append((str(image.image) if isinstance(image.image, Path) else image.key, verified))
+            continue
+        channels = max(channels, verified.channels)
+        writers[image.split].add(image.key, verified, image.label, image.group)
+    if bad:
+        with (folder / "quarantine.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("file", "reason"), *bad])
+    if len(bad) > max_bad * raw.num_images:
+        examples = "; ".join(f"{file}: {reason}" for file, reason in bad[:5])
+        raise InputError(
+            f"{len(bad)} of {raw.num_images} images cannot be used, more than --max-bad {max_bad} allows: {examples}; "
+            f"all are listed in {folder / 'quarantine.csv'}"
+        )
+    manifest = {
+        "name": raw.name,
+        "task": raw.task,
+        "classes": list(raw.classes),
+        "channels": channels,
+        "horizontal_flip": raw.horizontal_flip,
+        "synthetic": raw.synthetic,
+        "source": raw.source,
+        "quarantined": len(bad),
+        "splits": {split: writer.close() for split, writer in writers.items()},
+    }
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _verified(images: Any) -> Iterator[tuple[RawImage, EncodedImage | str]]:
+    """Each image with what goes into the shard, or with the reason why it cannot; in order, decoded in parallel."""
+    stream = iter(images)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+        while chunk := list(islice(stream, _CHUNK)):
+            yield from zip(chunk, pool.map(_verify, chunk), strict=True)
+
+
+def _verify(raw: RawImage) -> EncodedImage | str:
+    try:
+        encoded = raw.image.read_bytes() if isinstance(raw.image, Path) else raw.image
+        return verify_image(encoded)
+    except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
+        return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def verify_image(encoded: bytes) -> EncodedImage:
+    """Decode an image to its last byte. 8-bit grey and RGB JPEG and PNG are kept as they are, the rest becomes RGB PNG.
+
+    Raises whatever the decoder raises for a damaged file, and ValueError for pictures of more than 8 bits.
+    """
+    if encoded[:2] == b"\xff\xd8":
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=True)
+        simplejpeg.decode_jpeg(encoded, strict=True)
+        if colours in ("Gray", "YCbCr", "RGB"):
+            return EncodedImage(encoded, "jpg", height, width, 1 if colours == "Gray" else 3)
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.load()
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"pixels of more than 8 bits (mode {image.mode})")
+        if image.format == "PNG" and image.mode in ("L", "RGB"):
+            return EncodedImage(encoded, "png", image.height, image.width, len(image.getbands()))
+        converted = image.convert("RGB")
+    buffer = io.BytesIO()
+    converted.save(buffer, format="PNG")
+    return EncodedImage(buffer.getvalue(), "png", converted.height, converted.width, 3)
+
+
+def summary(manifest: dict[str, Any], folder: Path) -> str:
+    """What was written, in one paragraph."""
+    splits = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
+    synthetic = " (synthetic)" if manifest["synthetic"] else ""
+    return (
+        f"{folder}: {manifest['name']}{synthetic}, {manifest['task']}, {len(manifest['classes'])} classes, images: "
+        f"{splits}; {manifest['quarantined']} quarantined"
+    )
+
+
+def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
+    def run(
+        output: Annotated[Output, tyro.conf.arg(name="")],
+        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=reader)],
+    ) -> None:
+        print(summary(prepare(raw, output), output.out))
+
+    run.__doc__ = reader.__doc__
+    return run
+
+
+@entry_point
+def main() -> None:
+    """Parse the command line and prepare one set."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if not name.startswith("-") and name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
+    tyro.extras.subcommand_cli_from_dict(
+        {name: _command(reader) for name, reader in DATASETS.items()}, description=__doc__
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Checkpoints: one safetensors file each, the same for every engine and number of ranks, written atomically.
+
+Tensors are named `model.<parameter>` and `momentum.<parameter>`; the rest is JSON in the file's header. Nothing in them
+is executed on loading.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_pipelines.errors import InputError
+from trainer.files import write_atomically
+
+FORMAT = "bitscale checkpoint 1"
+FOLDER = "checkpoints"
+BEST = "best.safetensors"
+_NAME = re.compile(r"step_(\d{8})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: an engine's state, and `about`: step, model, classes, best metric ..."""
+
+    state: dict[str, Any]
+    about: dict[str, Any]
+
+
+def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write a checkpoint so that it is either absent or whole. Raises OSError."""
+    tensors = {
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part in ("model", "momentum")
+        for name, tensor in state[part].items()
+    }
+    header = {"format": FORMAT, "loss_scale": json.dumps(state["loss_scale"]), "about": json.dumps(about)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint to the CPU. Raises InputError for a file that is no whole checkpoint of this format."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                found = header.get("format")
+                raise InputError(f"{path} is no checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
+            state: dict[str, Any] = {"model": {}, "momentum": {}, "loss_scale": json.loads(header["loss_scale"])}
+            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                part, _, parameter = name.partition(".")
+                state[part][parameter] = file.get_tensor(name)
+            return Checkpoint(state, json.loads(header["about"]))
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no whole checkpoint ({error}); delete it to go on from an older one") from error
+
+
+def numbered(run_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first, the best one's copy aside."""
+    folder = run_dir / FOLDER
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def path_of(run_dir: Path, step: int) -> Path:
+    """Where the checkpoint after `step` updates lies."""
+    return run_dir / FOLDER / f"step_{step:08d}.safetensors"
+
+
+def chosen(run: Path) -> Path:
+    """The weights to use of a run: the best on val, or the last without one; or the path itself if it is a file.
+
+    Raises InputError when there are none.
+    """
+    if run.is_file():
+        return run
+    best = run / FOLDER / BEST
+    candidates = [best] if best.is_file() else numbered(run)[-1:]
+    if not candidates:
+        raise InputError(f"{run} is neither a checkpoint nor a run folder with one ({run / FOLDER} has none)")
+    return candidates[0]
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Delete all but the newest `keep` numbered checkpoints."""
+    for path in numbered(run_dir)[:-keep]:
+        path.unlink()
+
+
+def backbone(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The weights less the head."""
+    return {name: tensor for name, tensor in checkpoint.state["model"].items() if not name.startswith("head.")}
+
+
+def differing(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    """Names of tensors that are missing, unknown, or of another shape."""
+    shapes, found_shapes = ({name: tensor.shape for name, tensor in part.items()} for part in (expected, found))
+    return sorted(name for name in shapes.keys() | found_shapes.keys() if shapes.get(name) != found_shapes.get(name))

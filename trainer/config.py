@@ -1,0 +1,203 @@
+"""The configuration of a run: frozen dataclasses, checked when they are made, saved with every run.
+
+Everything outside `runtime` decides what is learnt and may not change when a run is resumed.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from data_pipelines.augment import POLICIES, PolicyName
+from data_pipelines.errors import InputError
+from data_pipelines.index import nearest
+from trainer.models.bit import MODELS, HeadInit
+
+Precision = Literal["fp32", "bf16", "fp16"]
+ScheduleKind = Literal["step", "cosine", "hyperrule"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is learnt from."""
+
+    sets: tuple[str, ...] = ()
+    """Prepared data sets: names below the data root, names of embedded sets, or folders. Several are joined over the
+    classes they share."""
+    image_size: int = 224
+    """Side of the square the model sees, pixels."""
+    resize: int = 256
+    """Side before the crop, for the views that resize first, pixels."""
+    train_view: PolicyName = "random_resized_crop"
+    """How training images are cut."""
+    eval_view: PolicyName = "center_crop"
+    """How evaluation images are cut."""
+    flip: bool = True
+    """Mirror half of the training images; never done for sets whose images change meaning when mirrored."""
+    mixup_alpha: float = 0.0
+    """MixUp weights come from Beta(alpha, alpha); 0 switches it off."""
+    classes: tuple[str, ...] = ()
+    """Only the images of these classes; empty for all."""
+    shots: int | None = None
+    """Training images per class, drawn by the seed; None for all."""
+    shots_at_most: bool = False
+    """Take what there is of classes with fewer images than shots, instead of refusing."""
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 32, f"--data.image-size is {self.image_size}; the smallest is 32")
+        for view in (self.train_view, self.eval_view):
+            _require(view in POLICIES, f"unknown view {view!r}{nearest(view, list(POLICIES))}")
+        crops = {"resize_random_crop", "center_crop"} & {self.train_view, self.eval_view}
+        _require(
+            self.resize >= self.image_size or not crops,
+            f"--data.resize is {self.resize}, below --data.image-size {self.image_size}; raise it to that at least",
+        )
+        _require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {self.mixup_alpha}; it must not be negative")
+        _require(self.shots is None or self.shots > 0, f"shots is {self.shots}; it must be at least 1, or 'full'")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What learns."""
+
+    name: str = "r50x1"
+    """Depth and width, as in the BiT paper."""
+    head_init: HeadInit = "zero"
+    """Initial weights of the classification head."""
+    pretrained: str | None = None
+    """Run folder or checkpoint whose weights, less the head, the model starts from."""
+
+    def __post_init__(self) -> None:
+        _require(self.name in MODELS, f"unknown model {self.name!r}{nearest(self.name, list(MODELS))}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """SGD with adaptive gradient clipping."""
+
+    base_lr: float = 0.03
+    """Learning rate for each 256 images of the global batch, or of the batch as it is without rescaling."""
+    rescale_lr: bool = True
+    """Multiply the base learning rate by global batch size / 256."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    agc_clipping: float = 0.01
+    """Largest ratio of a unit's gradient norm to its weight norm; 0 switches clipping off."""
+    paper_code: bool = False
+    """Do as the authors' program does where their text differs: Nesterov momentum, and clipping that leaves out the
+    weights whose first dimension equals the number of classes but not the head's bias."""
+
+    def __post_init__(self) -> None:
+        _require(self.base_lr > 0, f"--optim.base-lr is {self.base_lr}; it must be above 0")
+        _require(0 <= self.momentum < 1, f"--optim.momentum is {self.momentum}; it must lie in [0, 1)")
+        _require(self.weight_decay >= 0, f"--optim.weight-decay is {self.weight_decay}; it must not be negative")
+        _require(self.agc_clipping >= 0, f"--optim.agc-clipping is {self.agc_clipping}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long, and with which learning rate when."""
+
+    kind: ScheduleKind = "step"
+    """x0.1 after 30, 60 and 80 ninetieths; cosine to 0; or BiT-HyperRule's steps."""
+    epochs: float | None = 90
+    """Passes over the training images; None if `steps` says it."""
+    steps: int | None = None
+    """Optimiser steps; comes before `epochs`."""
+    warmup_steps: int = 5000
+    """Steps of linear warm-up. Not used by hyperrule, which brings its own."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps is None or self.steps > 0, f"--schedule.steps is {self.steps}; it must be at least 1")
+        _require(self.epochs is None or self.epochs > 0, f"--schedule.epochs is {self.epochs}; it must be above 0")
+        _require(self.steps is not None or self.epochs is not None, "give --schedule.epochs or --schedule.steps")
+        _require(self.warmup_steps >= 0, f"--schedule.warmup-steps is {self.warmup_steps}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how the run executes. May change between two starts of the same run."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["ddp"] = "ddp"
+    micro_batch_size: int | None = None
+    """Most images per rank in one forward pass; a rank's share of the batch is accumulated from these. None: all."""
+    eval_batch_size: int = 256
+    """Images per rank in one evaluation forward pass."""
+    loader: Literal["auto", "dali", "torch"] = "auto"
+    """auto: DALI, and torchvision with a warning where DALI cannot be had; dali and torch: that one or an error."""
+    threads: int | None = None
+    """CPU threads of each rank; None: the cores this process may use, shared by the ranks of the node."""
+    compile: bool = False
+    """Compile the residual units with torch.compile."""
+    tf32: bool = True
+    """Let fp32 matrix products and convolutions use TF32 on GPUs that have it."""
+    log_every: int = 50
+    """Steps between two rows of metrics."""
+    save_every: int = 1000
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep; the best one is kept beside them."""
+
+    def __post_init__(self) -> None:
+        for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints"):
+            value = getattr(self, name)
+            flag = f"--runtime.{name.replace('_', '-')}"
+            _require(value is None or value > 0, f"{flag} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of pre-training or fine-tuning."""
+
+    name: str = "run"
+    """Name of the run; its folder is runs/<name> unless --run-dir says otherwise."""
+    seed: int = 0
+    """Decides initial weights, order, augmentation and few-shot selection."""
+    global_batch_size: int = 4096
+    """Images of one optimiser step, over all ranks and micro-batches."""
+    precision: Precision = "bf16"
+    """Of the forward and backward pass; weights and their update are fp32."""
+    eval_every: int | None = None
+    """Steps between two evaluations on the val split; the best of them is kept. None: at the end only."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"--seed is {self.seed}; it must not be negative")
+        _require(self.global_batch_size > 0, f"--global-batch-size is {self.global_batch_size}; it must be at least 1")
+        _require(self.eval_every is None or self.eval_every > 0, f"--eval-every is {self.eval_every}; at least 1")
+        _require(bool(self.data.sets), "no data set; name one with --data.sets")
+        if self.data.mixup_alpha:
+            sizes = {
+                "--global-batch-size": self.global_batch_size,
+                "--runtime.micro-batch-size": self.runtime.micro_batch_size,
+            }
+            for flag, size in sizes.items():
+                _require(size is None or size % 2 == 0, f"MixUp mixes neighbours in pairs: {flag} {size} must be even")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """One line per setting that differs between two configurations, `runtime` aside."""
+    lines = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name, "absent"), new.get(name, "absent")
+        if prefix + name == "runtime" or before == after:
+            continue
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name}: {before} -> {after}")
+    return lines

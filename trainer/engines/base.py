@@ -1,0 +1,78 @@
+"""The contract between the loop and whatever moves gradients between ranks."""
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trainer.optim.sgd_agc import SGDAGC
+
+
+class Update(NamedTuple):
+    """What an optimiser step saw: scalar tensors on the engine's device, to be read when the caller chooses."""
+
+    grad_norm: Tensor
+    """L2 norm of the averaged, unscaled gradient before clipping."""
+    clipped_share: Tensor
+    """Share of AGC's units that were clipped, in [0, 1]."""
+
+
+class Engine(ABC):
+    """One rank's view of a data-parallel job.
+
+    Every engine on any number of ranks gives the weights of one process that sees the whole batch.
+    """
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    threads: int
+    """CPU threads of this rank."""
+    model: nn.Module
+    """The wrapped model, after `prepare`: call it in `accumulate`, and in `evaluation` to predict."""
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+        """Place the model, wrap it, broadcast its weights from rank 0, and run one forward and backward pass on
+        `example`, uint8 [B, C, S, S], whose gradients are dropped. May be called again with another model."""
+
+    @abstractmethod
+    def set_lr(self, lr: float) -> None:
+        """The learning rate of the next update."""
+
+    @abstractmethod
+    def accumulate(self, last: bool) -> AbstractContextManager[None]:
+        """Context of the forward and backward pass of a micro-batch; gradients synchronise only if it is the `last`."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Backward pass of a loss that is already normalised: gradients average over ranks, add up over
+        micro-batches."""
+
+    @abstractmethod
+    def step(self) -> Update:
+        """Reduce, unscale, clip, update, zero. Without effect on the weights when fp16 gradients overflowed."""
+
+    @abstractmethod
+    def evaluation(self) -> AbstractContextManager[None]:
+        """Context in which `model` predicts: no gradients, no communication."""
+
+    @abstractmethod
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks, of the tensor's shape and dtype, where the tensor is. Collective."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Canonical, unsharded, the same for every engine and number of ranks: "model" and "momentum" map parameter
+        names to tensors, "loss_scale" is a number. Collective where state is sharded."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over a state written by any engine. Raises RuntimeError where names or shapes differ."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the job. The engine is of no use afterwards."""

@@ -1,0 +1,165 @@
+"""PyTorch's DistributedDataParallel: NCCL on GPUs, Gloo on CPUs, and a plain single process without either."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data_pipelines.errors import InputError
+from trainer.config import Precision, RuntimeConfig
+from trainer.engines.base import Engine, Update
+from trainer.engines.device import cpu_threads, pick_device
+from trainer.optim.sgd_agc import SGDAGC
+
+_AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SUM_ELEMENTS = 1 << 24  # of a CPU tensor that go through the GPU at a time
+
+
+class DDPEngine(Engine):
+    """See Engine. Ranks and addresses come from torchrun's environment variables.
+
+    Raises InputError where the device cannot do what is asked for.
+    """
+
+    def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
+        self.rank = int(os.environ.get("RANK", 0))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.world_size = int(os.environ.get("WORLD_SIZE", 1))
+        self.device = pick_device(runtime.device, self.local_rank)
+        self.threads = cpu_threads(runtime.threads)
+        self._amp_dtype = _AMP_DTYPES.get(precision)
+        on_gpu = self.device.type == "cuda"
+        if precision == "fp16" and not on_gpu:
+            raise InputError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
+        if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
+        torch.set_num_threads(self.threads)
+        if on_gpu:
+            torch.cuda.set_device(self.device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
+        self._compile = runtime.compile
+        # An empty scaler on every other precision: scale() and unscale_() then change nothing.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        if self.world_size > 1:
+            dist.init_process_group("nccl" if on_gpu else "gloo", device_id=self.device if on_gpu else None)
+
+    def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+        self._bare, self._optimizer = model, optimizer
+        model.to(self.device)
+        for parameter in model.parameters():
+            parameter.data = _channels_last(parameter.data)
+        self.model: nn.Module = model
+        if self.world_size > 1:
+            self.model = DistributedDataParallel(
+                model, device_ids=[self.device] if self.device.type == "cuda" else None, gradient_as_bucket_view=True
+            )
+        if self._compile:
+            self._compile_units(example)
+        # DDP lays out its buckets anew after the first backward pass, which changes the order of its sums. Done here,
+        # an interrupted run goes on bit for bit.
+        self._dry_run(example)
+
+    def _dry_run(self, example: Tensor) -> None:
+        with self.accumulate(last=True):
+            self.model(example.to(self.device)).sum().backward()
+        self._optimizer.zero_grad()
+
+    def _compile_units(self, example: Tensor) -> None:
+        """Compile each residual unit in place; where that fails, warn and go on as before."""
+        units = [module for name, module in self._bare.named_modules() if name.count(".") == 3 and ".blocks." in name]
+        if self.rank == 0:
+            print(f"compiling {len(units)} residual units; the first pass takes a while ...", flush=True)
+        for unit in units:
+            unit.compile()
+        try:
+            self._dry_run(example)
+        except Exception as error:  # torch has no common base class for what its compilers and theirs may raise
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"warning: torch.compile failed, going on without it: {reason}", flush=True)
+            for unit in units:
+                unit._compiled_call_impl = None
+            self._optimizer.zero_grad()
+
+    def set_lr(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+    @contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        silent = isinstance(self.model, DistributedDataParallel) and not last
+        with self.model.no_sync() if silent else nullcontext(), self._autocast():
+            yield
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()
+
+    def step(self) -> Update:
+        self._scaler.unscale_(self._optimizer)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        return Update(self._optimizer.grad_norm, self._optimizer.clipped_share)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        wrapped, self.model = self.model, self._bare
+        try:
+            with torch.inference_mode(), self._autocast():
+                yield
+        finally:
+            self.model = wrapped
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return tensor
+        if tensor.device == self.device:
+            total = tensor.clone()
+            dist.all_reduce(total)
+            return total
+        # A CPU tensor in a job on GPUs: in pieces, because the predictions of a large set may not fit beside the model.
+        pieces = [self.sum(piece.to(self.device)).to(tensor.device) for piece in tensor.flatten().split(_SUM_ELEMENTS)]
+        return torch.cat(pieces).view(tensor.shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        parameters = dict(self._bare.named_parameters())
+        state = self._optimizer.state
+        return {
+            "model": dict(self._bare.state_dict()),
+            "momentum": {
+                name: state[p]["momentum_buffer"]
+                for name, p in parameters.items()
+                if state[p].get("momentum_buffer") is not None
+            },
+            "loss_scale": self._scaler.get_scale(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._bare.load_state_dict(state["model"])
+        parameters = dict(self._bare.named_parameters())
+        for name, momentum in state["momentum"].items():
+            # In the parameter's memory layout, as an uninterrupted run has it.
+            self._optimizer.state[parameters[name]]["momentum_buffer"] = torch.empty_like(parameters[name]).copy_(
+                momentum
+            )
+        if self._scaler.is_enabled():
+            self._scaler.update(float(state["loss_scale"]))
+
+    def close(self) -> None:
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    """Filters in channels-last order. 1x1 filters are left contiguous: their two layouts hold the same numbers in the
+    same order, and DDP warns about gradients whose strides differ from its buckets'."""
+    if weight.ndim == 4 and weight.shape[2:] != (1, 1):
+        return weight.contiguous(memory_format=torch.channels_last)
+    return weight

@@ -1,0 +1,62 @@
+"""Which device a rank uses, and never a CPU by mistake."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import torch
+
+from data_pipelines.errors import InputError
+
+
+def pick_device(device: str, local_rank: int) -> torch.device:
+    """The rank's device for "auto", "cpu" or "cuda".
+
+    Raises InputError for a GPU that is there but cannot be used, for "cuda" without one, and for more ranks than GPUs.
+    """
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        driver = _driver_cuda_version()
+        if driver is not None:
+            raise InputError(
+                f"this machine has an NVIDIA GPU, but torch {torch.__version__} cannot use it (the driver supports "
+                f"CUDA {driver[0]}.{driver[1]}, torch was built for {torch.version.cuda or 'the CPU'}); "
+                f"{_install_line(driver)}, or run on the CPU with --runtime.device cpu"
+            )
+        if device == "cuda":
+            raise InputError("no GPU found; run on the CPU with --runtime.device cpu")
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(
+            f"rank {local_rank} of this node has no GPU of its own: {torch.cuda.device_count()} are visible; "
+            "start as many ranks per node as it has GPUs (torchrun --nproc-per-node)"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _driver_cuda_version() -> tuple[int, int] | None:
+    """The newest CUDA version that the machine's driver supports; None where no GPU answers."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=60, check=False)
+    version = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", answer.stdout)
+    return (int(version[1]), int(version[2])) if version else None
+
+
+def _install_line(driver: tuple[int, int]) -> str:
+    # A driver runs every build of its own major version of CUDA, older or newer (CUDA's minor version compatibility).
+    builds = {13: "cu130", 12: "cu126"}
+    build = next((name for major, name in builds.items() if driver[0] >= major), None)
+    if build is None:
+        return "update the driver to one that supports CUDA 12 or newer"
+    return f"pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/{build}"
+
+
+def cpu_threads(threads: int | None) -> int:
+    """CPU threads of this rank: as asked, or an equal part of the cores this process may use."""
+    if threads is not None:
+        return threads
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

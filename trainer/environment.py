@@ -1,0 +1,51 @@
+"""Where a run was made: versions, machine and commit."""
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.engines.base import Engine
+
+_PACKAGES = ("bitscale", "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy")
+
+
+def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
+    """What to know about this start to repeat it, as plain JSON types."""
+    on_gpu = engine.device.type == "cuda"
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "host": platform.node(),
+        "device": torch.cuda.get_device_name(engine.device) if on_gpu else platform.machine(),
+        "world_size": engine.world_size,
+        "threads_per_rank": engine.threads,
+        "loader": loader_name,
+    }
+
+
+def commit() -> str | None:
+    """The commit of the source tree this program runs from, with "+changes" if it was edited; None outside git."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+changes" if changes else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Fused operations, each behind one function with a plain PyTorch path."""

@@ -1,0 +1,49 @@
+"""Losses as sums, so that the caller divides by the number of labels in the whole batch over all ranks."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from data_pipelines.batch import Batch
+from data_pipelines.index import Task
+
+
+def loss_sum(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
+    """Scalar fp32 (fp64 for fp64 logits): cross entropy, or binary cross entropy per finding, summed over labels.
+
+    logits: [B, C]. targets: single-label int64 [B] or mixtures [B, C]; multi-label [B, C] with NaN = left out.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    if task == "single_label":
+        return F.cross_entropy(logits, targets if targets.ndim == 1 else targets.to(logits.dtype), reduction="sum")
+    labelled = ~targets.isnan()
+    # Zeros in place of NaN before the loss, not after: NaN * 0 is NaN in the backward.
+    losses = F.binary_cross_entropy_with_logits(logits, targets.nan_to_num().to(logits.dtype), reduction="none")
+    return losses.where(labelled, 0).sum()
+
+
+def count_labels(batches: list[Batch]) -> Tensor:
+    """How many findings are labelled in these multi-label batches, int64 scalar on their device."""
+    return torch.stack([_mixed(batch, batch.labels).isfinite().sum() for batch in batches]).sum()
+
+
+def model_input(batch: Batch) -> Tensor:
+    """What the model sees: the images, or with MixUp their mixtures, fp32 in [0, 255]; sample i mixes with i XOR 1."""
+    return batch.images if batch.mixup is None else _mixed(batch, batch.images.float())
+
+
+def targets(batch: Batch, task: Task, num_classes: int) -> Tensor:
+    """What the model should say: the labels, or with MixUp their mixtures, fp32 [B, num_classes].
+
+    A finding that is unlabelled in either partner is unlabelled in the mixture.
+    """
+    if batch.mixup is None:
+        return batch.labels
+    return _mixed(batch, F.one_hot(batch.labels, num_classes).float() if task == "single_label" else batch.labels)
+
+
+def _mixed(batch: Batch, values: Tensor) -> Tensor:
+    if batch.mixup is None:
+        return values
+    partner = torch.arange(len(batch), device=values.device) ^ 1
+    return torch.lerp(values[partner], values, batch.mixup.view(-1, *(1,) * (values.ndim - 1)))

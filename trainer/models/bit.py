@@ -1,0 +1,152 @@
+"""BiT ResNets: pre-activation ResNets with GroupNorm and weight standardisation.
+
+Source: Kolesnikov et al., "Big Transfer", arXiv:1912.11370; weight standardisation: Qiao et al., arXiv:1903.10520.
+Parameters carry timm's names (`stages.0.blocks.0.conv1.weight`), except that the head is a linear layer.
+"""
+
+import math
+from itertools import pairwise
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_pipelines.errors import InputError
+from data_pipelines.index import nearest
+from trainer.kernels.group_norm_relu import group_norm_relu
+
+NUM_GROUPS = 32
+STANDARDISATION_EPS = 1e-10
+HeadInit = Literal["zero", "fan_in"]
+
+
+class StdConv2d(nn.Conv2d):
+    """Convolution whose filters are standardised to zero mean and unit variance over [C_in, kH, kW], in fp32.
+
+    Source: arXiv:1903.10520; eps inside the square root as in BiT.
+    """
+
+    eps = STANDARDISATION_EPS
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        return self._conv_forward(x, (self.weight - mean) / torch.sqrt(variance + self.eps), self.bias)
+
+
+class GroupNormReLU(nn.GroupNorm):
+    """GroupNorm over 32 groups of channels, then ReLU. [N, C, H, W] -> [N, C, H, W]."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(NUM_GROUPS, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return group_norm_relu(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+class PreActBottleneck(nn.Module):
+    """Pre-activation residual unit, stride on the 3x3. [N, C, H, W] -> [N, C_out, H/stride, W/stride].
+
+    Source: BiT (arXiv:1912.11370). Raises ValueError unless C and C_out / 4 divide by 32.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        mid = out_channels // 4
+        self.norm1 = GroupNormReLU(in_channels)
+        self.conv1 = StdConv2d(in_channels, mid, 1, bias=False)
+        self.norm2 = GroupNormReLU(mid)
+        self.conv2 = StdConv2d(mid, mid, 3, stride, padding=1, bias=False)
+        self.norm3 = GroupNormReLU(mid)
+        self.conv3 = StdConv2d(mid, out_channels, 1, bias=False)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.ModuleDict({"conv": StdConv2d(in_channels, out_channels, 1, stride, bias=False)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        pre = self.norm1(x)
+        shortcut = self.downsample["conv"](pre) if self.downsample else x
+        y = self.conv1(pre)
+        y = self.conv2(self.norm2(y))
+        return self.conv3(self.norm3(y)) + shortcut
+
+
+class Stage(nn.Module):
+    """Residual units of one width; the first one strides. [N, C, H, W] -> [N, C_out, H/stride, W/stride]."""
+
+    def __init__(self, in_channels: int, out_channels: int, depth: int, stride: int) -> None:
+        super().__init__()
+        first = PreActBottleneck(in_channels, out_channels, stride)
+        self.blocks = nn.Sequential(first, *(PreActBottleneck(out_channels, out_channels, 1) for _ in range(depth - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+class BiTResNet(nn.Module):
+    """uint8 or float images [N, 1 or 3, H, W] in [0, 255] -> logits, float [N, num_classes].
+
+    Normalisation to [-1, 1] happens inside; grey images are replicated to three channels.
+    """
+
+    def __init__(
+        self, depths: tuple[int, ...], width_factor: float, num_classes: int, head_init: HeadInit = "zero"
+    ) -> None:
+        super().__init__()
+        stem_channels = int(64 * width_factor)
+        widths = [stem_channels, *(int(256 * width_factor) * 2**i for i in range(len(depths)))]
+        self.stem = nn.ModuleDict({"conv": StdConv2d(3, stem_channels, 7, stride=2, padding=3, bias=False)})
+        self.stages = nn.Sequential(
+            *(
+                Stage(in_channels, out_channels, depth, stride=1 if i == 0 else 2)
+                for i, (depth, (in_channels, out_channels)) in enumerate(zip(depths, pairwise(widths), strict=True))
+            )
+        )
+        self.norm = GroupNormReLU(widths[-1])
+        self.head = nn.Linear(widths[-1], num_classes)
+        self._init_weights(head_init)
+
+    def _init_weights(self, head_init: HeadInit) -> None:
+        for module in self.modules():
+            if isinstance(module, StdConv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        nn.init.zeros_(self.head.bias)
+        if head_init == "zero":
+            nn.init.zeros_(self.head.weight)
+        else:
+            nn.init.normal_(self.head.weight, std=math.sqrt(1 / self.head.in_features))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees: float [N, C] after the last norm and global average pooling."""
+        x = (images.to(self.head.weight.dtype) - 127.5) / 127.5
+        if x.shape[1] == 1:
+            # expand() would leave a stride of 0, which convolutions copy anyway, into the wrong memory format.
+            x = x.repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)
+        x = self.stem["conv"](x)
+        x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)
+        return self.norm(self.stages(x)).mean(dim=(2, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+# name -> (units per stage, width factor); the last two are for CPUs.
+MODELS: dict[str, tuple[tuple[int, ...], float]] = {
+    "r50x1": ((3, 4, 6, 3), 1),
+    "r50x3": ((3, 4, 6, 3), 3),
+    "r101x1": ((3, 4, 23, 3), 1),
+    "r101x3": ((3, 4, 23, 3), 3),
+    "r152x2": ((3, 8, 36, 3), 2),
+    "r152x4": ((3, 8, 36, 3), 4),
+    "r26x1": ((2, 2, 2, 2), 1),
+    "r14x0.5": ((1, 1, 1, 1), 0.5),
+}
+
+
+def build_model(name: str, num_classes: int, head_init: HeadInit = "zero") -> BiTResNet:
+    """A freshly initialised model of `MODELS`; draws from torch's global generator. Raises InputError naming the
+    nearest model for an unknown name."""
+    if name not in MODELS:
+        raise InputError(f"unknown model {name!r}{nearest(name, list(MODELS))}")
+    depths, width_factor = MODELS[name]
+    return BiTResNet(depths, width_factor, num_classes, head_init)

@@ -1,0 +1,1 @@
+"""SGD with adaptive gradient clipping."""

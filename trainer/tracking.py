@@ -1,0 +1,108 @@
+"""What a run leaves for people to see: TensorBoard, metrics.jsonl, status.json, and one line of progress."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from trainer.files import write_atomically, write_json
+
+METRICS = "metrics.jsonl"
+STATUS = "status.json"
+
+
+class Tracker:
+    """Writes the metrics of a run on rank 0; on other ranks every method does nothing.
+
+    Steps count updates done. What an earlier start wrote beyond `first_step` is cut off: it will happen again.
+    """
+
+    def __init__(self, run_dir: Path, rank: int, first_step: int, total_steps: int, title: str) -> None:
+        self.enabled = rank == 0
+        self._total_steps = total_steps
+        if not self.enabled:
+            return
+        self._run_dir = run_dir
+        _cut_back(run_dir / METRICS, first_step)
+        self._metrics = (run_dir / METRICS).open("a")
+        self._board = SummaryWriter(run_dir / "tensorboard", purge_step=first_step + 1)
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_steps, initial=first_step, desc=title, unit="step", disable=not self._is_terminal, ncols=100
+        )
+        self._title, self._first_step, self._started = title, first_step, time.monotonic()
+
+    def advance(self) -> None:
+        """One update done."""
+        if self.enabled:
+            self._bar.update()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Record scalars named like "train/loss" after `step` updates."""
+        if not self.enabled:
+            return
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        # JSON knows no NaN; an AUC without positives has no value.
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._metrics.write(json.dumps({"step": step, **plain}) + "\n")
+        self._metrics.flush()
+        self._show(step, values)
+
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        shown = "  ".join(
+            f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items() if name.count("/") == 1
+        )
+        if self._is_terminal and any(name.startswith("train/") for name in values):
+            self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {values['train/images_per_s']:.0f} images/s")
+            return
+        elapsed = time.monotonic() - self._started
+        left = elapsed / max(1, step - self._first_step) * (self._total_steps - step)
+        self.say(f"{self._title}  step {step}/{self._total_steps}  {shown}  {_duration(left)} left")
+
+    def say(self, line: str) -> None:
+        """A line for people, beside the progress bar."""
+        if self.enabled:
+            tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if self.enabled:
+            self._bar.close()
+            self._board.close()
+            self._metrics.close()
+
+
+def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:
+    """Say how a run stands: "running", "finished", "resumable" or "failed". Rank 0 only."""
+    if rank == 0:
+        status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, "time": time.time()}
+        write_json(run_dir / STATUS, status)
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, less a last line that a kill left unfinished."""
+    path = run_dir / METRICS
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _cut_back(path: Path, step: int) -> None:
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    write_atomically(path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows)))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
