@@ -27,8 +27,11 @@ _CROP_RATIO_RANGE = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class Views:
-    """B views, in pixels: `window` int64 [B, 4] = top, left, height, width; `resized` and `offset` int64 [B, 2] = height,
-    width and top, left; `flip` bool [B]."""
+    """B views, in pixels.
+
+    window: int64 [B, 4] = top, left, height, width. resized, offset: int64 [B, 2] = height, width and top, left.
+    flip: bool [B].
+    """
 
     window: Ints
     resized: Ints

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -91,8 +91,10 @@ class DDPEngine(Engine):
 
     @contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
-        silent = isinstance(self.model, DistributedDataParallel) and not last
-        with self.model.no_sync() if silent else nullcontext(), self._autocast():
+        silence: AbstractContextManager[None] = nullcontext()
+        if isinstance(self.model, DistributedDataParallel) and not last:
+            silence = self.model.no_sync()
+        with silence, self._autocast():
             yield
 
     def _autocast(self) -> torch.autocast:
