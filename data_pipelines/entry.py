@@ -17,7 +17,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
         try:
             main()
         except (InputError, RunError) as error:
-            rank = f"[rank {os.environ['RANK']}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+            rank = f"[rank {os.environ.get('RANK')}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
             print(f"{rank}error: {error}", file=sys.stderr, flush=True)
             sys.exit(2 if isinstance(error, InputError) else 1)
 

@@ -1,8 +1,11 @@
 """Errors that are messages for people, as opposed to faults of the program."""
 
 
-class InputError(ValueError):
-    """A user's mistake: the message says what, where and how to mend it. Entry points print it and exit with 2."""
+class InputError(Exception):
+    """A user's mistake: the message says what, where and how to mend it. Entry points print it and exit with 2.
+
+    Not a ValueError: the command line parser would take it for one of its own and wrap it.
+    """
 
 
 class RunError(RuntimeError):

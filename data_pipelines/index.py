@@ -57,35 +57,29 @@ class Index:
 
     @staticmethod
     def load(folder: Path, split: Split) -> "Index":
-        """The index of one split of a prepared folder; empty splits are a user's error, see `splits_of`.
+        """The index of one split of a prepared folder.
 
-        Raises InputError for a missing or unfinished set, a missing split, or columns that do not fit the shards.
+        Raises InputError for a missing or unfinished set, a split it does not have, or columns that do not fit it.
         """
         manifest = read_manifest(folder)
         if split not in splits_of(manifest):
             raise InputError(f"{folder} has no {split} split (it has: {', '.join(splits_of(manifest))})")
-        try:
-            columns: dict[str, Any] = {
-                name: np.load(folder / split / f"{name}.npy", mmap_mode="r") for name in (*COLUMNS, "group", "labels")
-            }
-        except (OSError, ValueError) as error:
+        content = manifest["splits"][split]
+        columns = {
+            name: _load_column(folder / split, name, content["images"]) for name in (*COLUMNS, "group", "labels")
+        }
+        expected = ("i", 1) if manifest["task"] == "single_label" else ("f", 2)
+        if (columns["labels"].dtype.kind, columns["labels"].ndim) != expected:
             raise InputError(
-                f"an index column of {folder / split} cannot be read ({error}); prepare the set again"
-            ) from error
-        expected = manifest["splits"][split]["images"]
-        wrong = [name for name, column in columns.items() if len(column) != expected]
-        if wrong:
-            raise InputError(
-                f"{folder / split / wrong[0]}.npy has {len(columns[wrong[0]])} rows, the manifest says {expected}; "
-                "prepare the set again"
+                f"{folder / split / 'labels.npy'} is not for a {manifest['task']} task; prepare the set again"
             )
         index = Index(
             task=manifest["task"],
             classes=tuple(manifest["classes"]),
             channels=manifest["channels"],
             flip=manifest["horizontal_flip"],
-            fingerprint=_digest(manifest["splits"][split]),
-            shards=tuple(folder / split / shard["file"] for shard in manifest["splits"][split]["shards"]),
+            fingerprint=_digest(content),
+            shards=tuple(folder / split / shard["file"] for shard in content["shards"]),
             **columns,
         )
         index._check_shards()
@@ -93,6 +87,10 @@ class Index:
 
     def _check_shards(self) -> None:
         """The first and last row of every shard must be members of its tar: cheap, and catches a mixed-up folder."""
+        if not 0 <= self.shard.min() <= self.shard.max() < len(self.shards):
+            raise InputError(
+                f"the index beside {self.shards[0]} names shards that are not there; prepare the set again"
+            )
         last = np.flatnonzero(np.diff(self.shard, append=-1))
         for row in {*last, *(last[:-1] + 1), 0}:
             self._reader.check_row(self.shard[row], int(self.offset[row]), int(self.length[row]))
@@ -108,7 +106,9 @@ class Index:
     def take(self, rows: Array) -> "Index":
         """The samples of these rows, in this order; a row may be taken several times."""
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*COLUMNS, "group", "labels")}
-        return replace(self, fingerprint=_digest(self.fingerprint, np.ascontiguousarray(rows).tobytes()), **columns)
+        return replace(
+            self, fingerprint=_digest(self.fingerprint, np.asarray(rows, dtype=np.int64).tobytes()), **columns
+        )
 
     def take_classes(self, classes: Sequence[str]) -> "Index":
         """The samples of some classes of a single-label set, renumbered in the given order. Raises InputError for an
@@ -120,7 +120,8 @@ class Index:
         renumber = np.full(self.num_classes, -1)
         renumber[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
         taken = self.take(np.flatnonzero(renumber[self.labels] >= 0))
-        return replace(taken, classes=tuple(classes), labels=renumber[taken.labels])
+        fingerprint = _digest(taken.fingerprint, list(classes))
+        return replace(taken, fingerprint=fingerprint, classes=tuple(classes), labels=renumber[taken.labels])
 
     def few_shot(self, shots: int, seed: int, at_most: bool = False) -> "Index":
         """`shots` samples of each class, drawn by `seed`; the draw for fewer shots is part of the draw for more.
@@ -183,6 +184,18 @@ def _aligned_labels(index: Index, classes: tuple[str, ...]) -> Array:
     renumber = np.empty(len(classes), dtype=np.int64)
     renumber[columns] = np.arange(len(classes))
     return renumber[index.labels]
+
+
+def _load_column(folder: Path, name: str, rows: int) -> Array:
+    path = folder / f"{name}.npy"
+    try:
+        column: Array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}); prepare the set again") from error
+    found = len(column) if column.ndim else "no"
+    if found != rows:
+        raise InputError(f"{path} has {found} rows, the manifest says {rows}; prepare the set again")
+    return column
 
 
 def splits_of(manifest: dict[str, Any]) -> list[str]:

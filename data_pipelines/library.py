@@ -1,6 +1,7 @@
 """Where prepared data sets lie."""
 
 import os
+from inspect import signature
 from pathlib import Path
 
 from data_pipelines.datasets import DATASETS
@@ -30,7 +31,7 @@ def find(name: str) -> Path:
     if name in DATASETS:
         raise InputError(
             f"data set {name!r} is not prepared; prepare it with: "
-            f"python -m data_pipelines.prepare {name} --out {data_root() / name}"
+            f"python -m data_pipelines.prepare {name} {_root_flag(name)}--out {data_root() / name}"
         )
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
@@ -38,3 +39,7 @@ def find(name: str) -> Path:
         f"{nearest(name, sorted(prepared | set(DATASETS)))}; prepare one with: "
         f"python -m data_pipelines.prepare image-folder --root DIR --out {data_root() / Path(name).name}"
     )
+
+
+def _root_flag(name: str) -> str:
+    return "--root DIR " if "root" in signature(DATASETS[name]).parameters else ""

@@ -27,7 +27,7 @@ def pick_loader(name: str) -> tuple[str, Loader]:
     except ImportError as error:
         remedy = f"DALI cannot be imported ({error}); install it with: pip install nvidia-dali-cuda130"
         if name == "dali":
-            raise InputError(f"{remedy}, or take --runtime.loader torch") from error
+            raise InputError(f"{remedy}, or take --loader torch") from error
         print(f"warning: {remedy}. Going on with torchvision, which decodes more slowly.", file=sys.stderr)
         return "torch", torch_loader.batches
     return "dali", dali_loader.batches

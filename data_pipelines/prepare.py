@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import simplejpeg
 import tyro
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from data_pipelines.datasets import DATASETS
@@ -53,11 +53,9 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any]:
     The folder appears under its name only when it is whole. Unreadable images go to `quarantine.csv`.
     Raises InputError when the folder exists, too many images are bad, two share a key, or the disk is full.
     """
-    if output.out.exists() and not output.force:
-        raise InputError(f"{output.out} exists; choose another --out, or replace it with --force")
-    if output.out.exists() and any(output.out.iterdir()) and not (output.out / MANIFEST).is_file():
-        raise InputError(f"{output.out} is not empty and no prepared set; --force does not delete it")
-    partial = output.out.with_name(f".{output.out.name}.partial")
+    out = output.out.resolve()
+    _require_free(out, output.force)
+    partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -65,12 +63,25 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             shutil.rmtree(partial, ignore_errors=True)
-            raise InputError(f"no space left for {output.out}; free some or choose another --out") from error
+            raise InputError(f"no space left for {out}; free some or choose another --out") from error
         raise
-    if output.out.exists():
-        shutil.rmtree(output.out)
-    partial.rename(output.out)
+    _require_free(out, output.force)  # again: another process may have come first
+    if out.exists():
+        shutil.rmtree(out)
+    partial.rename(out)
     return manifest
+
+
+def _require_free(out: Path, force: bool) -> None:
+    """Raise InputError unless `out` is absent, empty, or a prepared set that may be replaced."""
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        raise InputError(
+            f"{out} is something else than a prepared set; --force does not delete it, choose another --out"
+        )
+    if not force:
+        raise InputError(f"{out} exists; choose another --out, or replace it with --force")
 
 
 def _write(raw: RawSet, folder: Path, max_bad: float) -> dict[str, Any]:
@@ -123,6 +134,8 @@ def _verify(raw: RawImage) -> EncodedImage | str:
     try:
         encoded = raw.image.read_bytes() if isinstance(raw.image, Path) else raw.image
         return verify_image(encoded)
+    except UnidentifiedImageError:
+        return "no image format that is known"
     except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
         return f"{type(error).__name__}: {error}".splitlines()[0]
 
@@ -139,8 +152,9 @@ def verify_image(encoded: bytes) -> EncodedImage:
             return EncodedImage(encoded, "jpg", height, width, 1 if colours == "Gray" else 3)
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"pixels of more than 8 bits (mode {image.mode})")
+        # Pillow reads 16-bit colour as 8-bit without a word: the bit depth stands in byte 24 of a PNG.
+        if image.mode.startswith(("I", "F")) or (image.format == "PNG" and encoded[24] > 8):
+            raise ValueError("pixels of more than 8 bits")
         if image.format == "PNG" and image.mode in ("L", "RGB"):
             return EncodedImage(encoded, "png", image.height, image.width, len(image.getbands()))
         converted = image.convert("RGB")
@@ -173,12 +187,14 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
 @entry_point
 def main() -> None:
     """Parse the command line and prepare one set."""
-    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
-    if not name.startswith("-") and name not in DATASETS:
+    arguments = sys.argv[1:] or ["--help"]
+    name, *rest = arguments
+    if name in ("-h", "--help"):
+        commands = {name: _command(reader) for name, reader in DATASETS.items()}
+        tyro.extras.subcommand_cli_from_dict(commands, args=["--help"], description=__doc__)
+    if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
-    tyro.extras.subcommand_cli_from_dict(
-        {name: _command(reader) for name, reader in DATASETS.items()}, description=__doc__
-    )
+    tyro.cli(_command(DATASETS[name]), args=rest, prog=f"prepare {name}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from data_pipelines.errors import InputError
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_MANIFEST_KEYS = {"name", "task", "classes", "channels", "horizontal_flip", "splits"}
 BLOCK_BYTES = 512  # of a tar: a member's data follow its header of one block
 COLUMNS = {"shard": np.int32, "offset": np.int64, "length": np.int64, "height": np.int32, "width": np.int32}
 NO_GROUP = -1
@@ -131,19 +132,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is no prepared data set: {path} is missing or was never finished; {prepare_again}")
     try:
-        manifest = json.loads(path.read_text())
-        version, splits = manifest["format_version"], manifest["splits"]
-    except (ValueError, KeyError, TypeError) as error:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+        version = manifest["format_version"]
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {prepare_again}"
+            )
+        shards = [
+            (folder / split / shard["file"], shard["bytes"])
+            for split, content in manifest["splits"].items()
+            for shard in content["shards"]
+        ]
+        missing = _MANIFEST_KEYS - manifest.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read ({error!r}); {prepare_again}") from error
-    if version != FORMAT_VERSION:
-        raise InputError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {prepare_again}")
-    for split, content in splits.items():
-        for shard in content["shards"]:
-            file = folder / split / shard["file"]
-            size = file.stat().st_size if file.is_file() else None
-            if size != shard["bytes"]:
-                found = "is missing" if size is None else f"has {size} bytes"
-                raise InputError(f"{file} {found}, its manifest says {shard['bytes']} bytes; {prepare_again}")
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(sorted(missing))}; {prepare_again}")
+    for file, size_bytes in shards:
+        size = file.stat().st_size if file.is_file() else None
+        if size != size_bytes:
+            found = "is missing" if size is None else f"has {size} bytes"
+            raise InputError(f"{file} {found}, its manifest says {size_bytes} bytes; {prepare_again}")
     return manifest
 
 

@@ -1,0 +1,1 @@
+"""Scripts that set up an environment and start programs; they hold no hyperparameters."""

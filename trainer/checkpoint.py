@@ -57,8 +57,6 @@ def load(path: Path) -> Checkpoint:
                 state[part][parameter] = file.get_tensor(name)
             return Checkpoint(state, json.loads(header["about"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"{path} is no whole checkpoint ({error}); delete it to go on from an older one") from error
 
 

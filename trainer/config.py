@@ -5,9 +5,11 @@ Everything outside `runtime` decides what is learnt and may not change when a ru
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from data_pipelines.augment import POLICIES, PolicyName
+import tyro
+
+from data_pipelines.augment import PolicyName
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from trainer.models.bit import MODELS, HeadInit
@@ -19,6 +21,13 @@ ScheduleKind = Literal["step", "cosine", "hyperrule"]
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
+
+
+def _require_known_choices(config: Any) -> None:
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise InputError(f"{name} is {value!r}{nearest(str(value), get_args(kind))}")
 
 
 @dataclass(frozen=True)
@@ -48,9 +57,8 @@ class DataConfig:
     """Take what there is of classes with fewer images than shots, instead of refusing."""
 
     def __post_init__(self) -> None:
+        _require_known_choices(self)
         _require(self.image_size >= 32, f"--data.image-size is {self.image_size}; the smallest is 32")
-        for view in (self.train_view, self.eval_view):
-            _require(view in POLICIES, f"unknown view {view!r}{nearest(view, list(POLICIES))}")
         crops = {"resize_random_crop", "center_crop"} & {self.train_view, self.eval_view}
         _require(
             self.resize >= self.image_size or not crops,
@@ -72,6 +80,7 @@ class ModelConfig:
     """Run folder or checkpoint whose weights, less the head, the model starts from."""
 
     def __post_init__(self) -> None:
+        _require_known_choices(self)
         _require(self.name in MODELS, f"unknown model {self.name!r}{nearest(self.name, list(MODELS))}")
 
 
@@ -92,6 +101,7 @@ class OptimConfig:
     weights whose first dimension equals the number of classes but not the head's bias."""
 
     def __post_init__(self) -> None:
+        _require_known_choices(self)
         _require(self.base_lr > 0, f"--optim.base-lr is {self.base_lr}; it must be above 0")
         _require(0 <= self.momentum < 1, f"--optim.momentum is {self.momentum}; it must lie in [0, 1)")
         _require(self.weight_decay >= 0, f"--optim.weight-decay is {self.weight_decay}; it must not be negative")
@@ -112,6 +122,7 @@ class ScheduleConfig:
     """Steps of linear warm-up. Not used by hyperrule, which brings its own."""
 
     def __post_init__(self) -> None:
+        _require_known_choices(self)
         _require(self.steps is None or self.steps > 0, f"--schedule.steps is {self.steps}; it must be at least 1")
         _require(self.epochs is None or self.epochs > 0, f"--schedule.epochs is {self.epochs}; it must be above 0")
         _require(self.steps is not None or self.epochs is not None, "give --schedule.epochs or --schedule.steps")
@@ -144,9 +155,10 @@ class RuntimeConfig:
     """Newest checkpoints to keep; the best one is kept beside them."""
 
     def __post_init__(self) -> None:
+        _require_known_choices(self)
         for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints"):
             value = getattr(self, name)
-            flag = f"--runtime.{name.replace('_', '-')}"
+            flag = f"--{name.replace('_', '-')}"
             _require(value is None or value > 0, f"{flag} is {value}; it must be at least 1")
 
 
@@ -168,9 +180,10 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    runtime: Annotated[RuntimeConfig, tyro.conf.arg(name="")] = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
+        _require_known_choices(self)
         _require(self.seed >= 0, f"--seed is {self.seed}; it must not be negative")
         _require(self.global_batch_size > 0, f"--global-batch-size is {self.global_batch_size}; it must be at least 1")
         _require(self.eval_every is None or self.eval_every > 0, f"--eval-every is {self.eval_every}; at least 1")
@@ -178,7 +191,7 @@ class Config:
         if self.data.mixup_alpha:
             sizes = {
                 "--global-batch-size": self.global_batch_size,
-                "--runtime.micro-batch-size": self.runtime.micro_batch_size,
+                "--micro-batch-size": self.runtime.micro_batch_size,
             }
             for flag, size in sizes.items():
                 _require(size is None or size % 2 == 0, f"MixUp mixes neighbours in pairs: {flag} {size} must be even")

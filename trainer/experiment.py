@@ -15,7 +15,7 @@ import torch
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.config import Config, differences
-from trainer.engines.base import Engine
+from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
 from trainer.files import read_json, write_json
 from trainer.job import Job, make_job
@@ -152,6 +152,7 @@ def _train(job: Job, engine: Engine) -> float:
     started = time.monotonic()
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
+        tracker.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
         train(job, engine, tracker, first_step, best)
     finally:
         tracker.close()
@@ -214,6 +215,9 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
     previous = signal.signal(signal.SIGTERM, terminated)
     try:
         yield
+    except RankLostError as error:
+        leave("resumable", str(error))
+        raise
     except (InputError, RunError) as error:
         leave("failed", str(error))
         raise

@@ -50,13 +50,15 @@ def _command(recipe: Callable[[], Config]) -> Callable[..., Command]:
 
 def parse(arguments: list[str]) -> Command:
     """Configuration, start and whether only the plan is wanted. Raises InputError for an unknown recipe."""
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+    if arguments[:1] in (["-h"], ["--help"]):
+        commands = {name: _command(recipe) for name, recipe in RECIPES.items()}
+        tyro.extras.subcommand_cli_from_dict(commands, args=["--help"], description=__doc__)
+    if not arguments or arguments[0].startswith("-"):
         arguments = [DEFAULT_RECIPE, *arguments]
-    if not arguments[0].startswith("-") and arguments[0] not in RECIPES:
-        raise InputError(f"unknown recipe {arguments[0]!r}{nearest(arguments[0], list(RECIPES))}")
-    commands = {name: _command(recipe) for name, recipe in RECIPES.items()}
-    parsed: Command = tyro.extras.subcommand_cli_from_dict(commands, args=arguments, description=__doc__)
-    return parsed
+    name, *rest = arguments
+    if name not in RECIPES:
+        raise InputError(f"unknown recipe {name!r}{nearest(name, list(RECIPES))}")
+    return tyro.cli(_command(RECIPES[name]), args=rest, prog=f"pretrain.py {name}")
 
 
 def make_plan(config: Config, start: Start) -> dict[str, Any]:

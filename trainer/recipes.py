@@ -21,9 +21,9 @@ def embedded() -> Config:
         global_batch_size=128,
         precision="fp32",
         eval_every=200,
-        data=DataConfig(sets=("fashion_mnist",), image_size=32, resize=32),
+        data=DataConfig(sets=("fashion_mnist",), image_size=32, resize=36, train_view="resize_random_crop"),
         model=ModelConfig(name="r14x0.5"),
-        optim=OptimConfig(base_lr=0.1),
+        optim=OptimConfig(base_lr=0.4),
         schedule=ScheduleConfig(kind="cosine", epochs=None, steps=1200, warmup_steps=100),
         runtime=RuntimeConfig(log_every=20, save_every=100),
     )

@@ -10,6 +10,7 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
     sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
 
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,23 +95,28 @@ def few_shot_table(runs: pd.DataFrame) -> list[str]:
         "| source | " + " | ".join(_shots_title(s) for s in order) + " |",
         "|---|" + "---|" * len(order),
     ]
-    for source, of_source in runs.groupby("source", sort=False):
-        cells = [_mean_and_std(of_source.loc[of_source["shots"] == s, "test"]) for s in order]
-        lines.append(f"| {source} | " + " | ".join(cells) + " |")
+    for (source, model), of_source in runs.groupby(["source", "model"], sort=False):
+        cells = [_mean_and_std(of_source.loc[of_source["shots"] == s, "test"].dropna()) for s in order]
+        lines.append(f"| {source}, {model} | " + " | ".join(cells) + " |")
     return lines
 
 
 def gains_over_scratch(runs: pd.DataFrame) -> list[str]:
     """Markdown: pre-trained minus from scratch, in points, paired by seed, with a 95% t interval over the seeds."""
     order = shots_order(runs["shots"])
-    scratch = runs[runs["source"] == SCRATCH].set_index(["shots", "seed"])["test"]
+    scratch = runs[runs["source"] == SCRATCH].set_index(["model", "shots", "seed"])["test"]
     lines = []
-    for source, of_source in runs[runs["source"] != SCRATCH].groupby("source", sort=False):
-        paired = (of_source.set_index(["shots", "seed"])["test"] - scratch).dropna() * 100
+    for (source, model), of_source in runs[runs["source"] != SCRATCH].groupby(["source", "model"], sort=False):
+        paired = (of_source.set_index(["model", "shots", "seed"])["test"] - scratch).dropna() * 100
         cells = [_interval(paired[paired.index.get_level_values("shots") == s].to_numpy()) for s in order]
-        lines.append(f"| {source} minus {SCRATCH} | " + " | ".join(cells) + " |")
+        if any(cells):
+            lines.append(f"| {source} minus {SCRATCH}, {model} | " + " | ".join(cells) + " |")
     header = ["| | " + " | ".join(_shots_title(s) for s in order) + " |", "|---|" + "---|" * len(order)]
-    return header + lines if lines and not scratch.empty else []
+    return header + lines if lines else []
+
+
+def _percent(share: float) -> str:
+    return "" if np.isnan(share) else f"{share:.2%}"
 
 
 def _mean_and_std(values: pd.Series) -> str:
@@ -156,9 +162,10 @@ def draw_few_shot(runs: pd.DataFrame, target: str, folder: Path) -> list[str]:
     """Few-shot curves of one target as PNG and SVG; returns the file names."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
     order = shots_order(runs["shots"])
-    sources = list(runs["source"].unique())
-    for source, colour in zip(sources, _COLOURS * len(sources), strict=False):
-        _draw_curve(axes, runs[runs["source"] == source], order, source, colour)
+    curves = runs.groupby(["source", "model"], sort=False)
+    for ((source, model), of_source), colour in zip(curves, cycle(_COLOURS), strict=False):
+        start = "from scratch" if source == SCRATCH else f"pre-trained: {source}"
+        _draw_curve(axes, of_source, order, f"{start}, {model}", colour)
     axes.set_xticks(range(len(order)), order)
     axes.set_xlabel("training images per class")
     axes.set_ylabel(f"{runs['metric'].iloc[0]} on test, %")
@@ -175,11 +182,10 @@ def draw_few_shot(runs: pd.DataFrame, target: str, folder: Path) -> list[str]:
     return names
 
 
-def _draw_curve(axes: Axes, runs: pd.DataFrame, order: list[str], source: str, colour: str) -> None:
+def _draw_curve(axes: Axes, runs: pd.DataFrame, order: list[str], label: str, colour: str) -> None:
     by_shots = runs.groupby("shots")["test"].agg(["mean", "min", "max"]).reindex(order).dropna() * 100
     places = [order.index(str(shots)) for shots in by_shots.index]
     errors = [by_shots["mean"] - by_shots["min"], by_shots["max"] - by_shots["mean"]]
-    label = "from scratch" if source == SCRATCH else f"pre-trained: {source}"
     axes.errorbar(places, by_shots["mean"], yerr=errors, color=colour, marker="o", capsize=3, lw=1.8, label=label)
 
 
@@ -200,8 +206,8 @@ def write_report(report: Report) -> Path:
         ]
         for row in pretrained.itertuples():
             lines.append(
-                f"| {row.source} | {row.model} | {row.target} | {row.total_steps} | {row.metric} | {row.val:.2%} | "
-                f"{row.test:.2%} | {row.seconds / 60:.1f} |"
+                f"| {row.source} | {row.model} | {row.target} | {row.total_steps} | {row.metric} | {_percent(row.val)} | "
+                f"{_percent(row.test)} | {row.seconds / 60:.1f} |"
             )
         lines.append("")
     transfers = table[table["kind"] == "transfer"]

@@ -25,4 +25,4 @@ def learning_rate(step: int, peak_lr: float, schedule: ScheduleName, total_steps
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return peak_lr * 0.5 * (1 + math.cos(math.pi * progress))
     # Whole numbers, so that step 30 of 90 decays: 30 / 90 * 90 need not be 30 in floating point.
-    return peak_lr * _DECAY ** sum(step >= round(at * total_steps) for at in _DECAY_AT)
+    return peak_lr * _DECAY ** sum(step >= max(1, round(at * total_steps)) for at in _DECAY_AT)

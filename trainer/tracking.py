@@ -42,6 +42,11 @@ class Tracker:
         if self.enabled:
             self._bar.update()
 
+    def started(self, step: int, how: dict[str, Any]) -> None:
+        """Record a start of the run after `step` updates: which loader and how many ranks, say."""
+        if self.enabled:
+            self._write({"step": step, **how})
+
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Record scalars named like "train/loss" after `step` updates."""
         if not self.enabled:
@@ -50,9 +55,12 @@ class Tracker:
             self._board.add_scalar(name, value, step)
         # JSON knows no NaN; an AUC without positives has no value.
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._metrics.write(json.dumps({"step": step, **plain}) + "\n")
-        self._metrics.flush()
+        self._write({"step": step, **plain})
         self._show(step, values)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         shown = "  ".join(

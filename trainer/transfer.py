@@ -12,7 +12,7 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -63,7 +63,7 @@ class Transfer:
     precision: Precision = "bf16"
     resume_anyway: bool = False
     """Go on although the configuration of a run changed."""
-    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    runtime: Annotated[RuntimeConfig, tyro.conf.arg(name="")] = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
         for shots in self.shots:

@@ -25,11 +25,7 @@ def image_folder(root: Path, val_fraction: float = 0.1, test_fraction: float = 0
             raise InputError(f"--{name}-fraction is {fraction}; it must lie in [0, 0.5)")
     if not root.is_dir():
         raise InputError(f"--root {root} is no folder")
-    folders = {
-        split: folder for name, split in _SPLIT_FOLDERS.items() if (folder := root / name).is_dir()
-    }  # fmt: skip
-    if "train" not in folders:
-        folders = {"train": root}
+    folders = _split_folders(root)
     classes = _class_folders(folders["train"])
     files: dict[Split, list[tuple[Path, int]]] = {
         split: list(_labelled_files(folder, classes)) for split, folder in folders.items()
@@ -53,6 +49,18 @@ def image_folder(root: Path, val_fraction: float = 0.1, test_fraction: float = 0
     )
 
 
+def _split_folders(root: Path) -> dict[Split, Path]:
+    folders: dict[Split, Path] = {}
+    for name, split in _SPLIT_FOLDERS.items():
+        if (root / name).is_dir():
+            if split in folders:
+                raise InputError(f"{folders[split]} and {root / name} are both the {split} split; keep one")
+            folders[split] = root / name
+    if folders and "train" not in folders:
+        raise InputError(f"{root} has {', '.join(f.name for f in folders.values())}, but no folder train beside it")
+    return folders or {"train": root}
+
+
 def _class_folders(folder: Path) -> list[str]:
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
@@ -73,7 +81,8 @@ def _labelled_files(folder: Path, classes: list[str]) -> Iterator[tuple[Path, in
 def _key(relative: Path) -> str:
     # webdataset takes everything up to the first dot for the key, so a key has none.
     key = relative.as_posix().replace(".", "_")
-    return key if len(key.encode()) <= _MAX_KEY_BYTES else hashlib.sha256(key.encode()).hexdigest()
+    name = key.encode(errors="surrogateescape")
+    return key if len(name) <= _MAX_KEY_BYTES and key.isprintable() else hashlib.sha256(name).hexdigest()
 
 
 def _carved(key: str, carve: dict[str, float]) -> Split:

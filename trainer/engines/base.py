@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from data_pipelines.errors import RunError
 from trainer.optim.sgd_agc import SGDAGC
 
 
@@ -17,6 +18,10 @@ class Update(NamedTuple):
     """L2 norm of the averaged, unscaled gradient before clipping."""
     clipped_share: Tensor
     """Share of AGC's units that were clipped, in [0, 1]."""
+
+
+class RankLostError(RunError):
+    """Another rank stopped; this one cannot go on, but the run can be resumed."""
 
 
 class Engine(ABC):

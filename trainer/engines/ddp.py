@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_pipelines.errors import InputError
 from trainer.config import Precision, RuntimeConfig
-from trainer.engines.base import Engine, Update
+from trainer.engines.base import Engine, RankLostError, Update
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.optim.sgd_agc import SGDAGC
 
@@ -55,6 +55,9 @@ class DDPEngine(Engine):
             parameter.data = _channels_last(parameter.data)
         self.model: nn.Module = model
         if self.world_size > 1:
+            for parameter in model.parameters():
+                if _is_pointwise(parameter):
+                    parameter.register_hook(_contiguous_strides)
             self.model = DistributedDataParallel(
                 model, device_ids=[self.device] if self.device.type == "cuda" else None, gradient_as_bucket_view=True
             )
@@ -101,7 +104,8 @@ class DDPEngine(Engine):
         return torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        self._scaler.scale(loss).backward()
+        with _lost_ranks_named():
+            self._scaler.scale(loss).backward()
 
     def step(self) -> Update:
         self._scaler.unscale_(self._optimizer)
@@ -124,7 +128,8 @@ class DDPEngine(Engine):
             return tensor
         if tensor.device == self.device:
             total = tensor.clone()
-            dist.all_reduce(total)
+            with _lost_ranks_named():
+                dist.all_reduce(total)
             return total
         # A CPU tensor in a job on GPUs: in pieces, because the predictions of a large set may not fit beside the model.
         pieces = [self.sum(piece.to(self.device)).to(tensor.device) for piece in tensor.flatten().split(_SUM_ELEMENTS)]
@@ -159,9 +164,29 @@ class DDPEngine(Engine):
             dist.destroy_process_group()
 
 
+@contextmanager
+def _lost_ranks_named() -> Iterator[None]:
+    """Turn what the backends raise when a peer is gone into RankLostError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistBackendError) or "gloo" in str(error):
+            raise RankLostError(f"another rank stopped; the same command resumes the run ({error})") from error
+        raise
+
+
 def _channels_last(weight: Tensor) -> Tensor:
-    """Filters in channels-last order. 1x1 filters are left contiguous: their two layouts hold the same numbers in the
-    same order, and DDP warns about gradients whose strides differ from its buckets'."""
-    if weight.ndim == 4 and weight.shape[2:] != (1, 1):
+    """Filters in channels-last order. 1x1 filters stay as they are: both layouts hold the same numbers in the same
+    order and differ only in the strides of dimensions of size 1."""
+    if weight.ndim == 4 and not _is_pointwise(weight):
         return weight.contiguous(memory_format=torch.channels_last)
     return weight
+
+
+def _is_pointwise(weight: Tensor) -> bool:
+    return weight.ndim == 4 and weight.shape[2:] == (1, 1)
+
+
+def _contiguous_strides(gradient: Tensor) -> Tensor:
+    """A view of a 1x1 filter's gradient with the strides of DDP's buckets, which otherwise warns and copies."""
+    return gradient.flatten(1)[:, :, None, None]

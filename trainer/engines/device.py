@@ -9,6 +9,8 @@ import torch
 
 from data_pipelines.errors import InputError
 
+_MEND_DRIVER = "mend the driver, or run on the CPU with --device cpu"
+
 
 def pick_device(device: str, local_rank: int) -> torch.device:
     """The rank's device for "auto", "cpu" or "cuda".
@@ -23,10 +25,10 @@ def pick_device(device: str, local_rank: int) -> torch.device:
             raise InputError(
                 f"this machine has an NVIDIA GPU, but torch {torch.__version__} cannot use it (the driver supports "
                 f"CUDA {driver[0]}.{driver[1]}, torch was built for {torch.version.cuda or 'the CPU'}); "
-                f"{_install_line(driver)}, or run on the CPU with --runtime.device cpu"
+                f"{_install_line(driver)}, or run on the CPU with --device cpu"
             )
         if device == "cuda":
-            raise InputError("no GPU found; run on the CPU with --runtime.device cpu")
+            raise InputError("no GPU found; run on the CPU with --device cpu")
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():
         raise InputError(
@@ -37,12 +39,23 @@ def pick_device(device: str, local_rank: int) -> torch.device:
 
 
 def _driver_cuda_version() -> tuple[int, int] | None:
-    """The newest CUDA version that the machine's driver supports; None where no GPU answers."""
+    """The newest CUDA version that the machine's driver supports; None where there is no GPU.
+
+    Raises InputError for a driver that does not answer.
+    """
     if shutil.which("nvidia-smi") is None:
         return None
-    answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=60, check=False)
+    try:
+        answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InputError(f"nvidia-smi fails ({error}); {_MEND_DRIVER}") from error
     version = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", answer.stdout)
-    return (int(version[1]), int(version[2])) if version else None
+    if version:
+        return int(version[1]), int(version[2])
+    said = (answer.stdout + answer.stderr).strip()
+    if "No devices were found" in said:
+        return None
+    raise InputError(f"nvidia-smi fails ({said[:200]}); {_MEND_DRIVER}")
 
 
 def _install_line(driver: tuple[int, int]) -> str:

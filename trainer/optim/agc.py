@@ -41,7 +41,7 @@ def clip_adaptively(weights: Sequence[Tensor], gradients: Sequence[Tensor], clip
     exceeds = gradient_norms > limits
     scales = torch.where(exceeds, limits / gradient_norms.clamp_min(_GRADIENT_NORM_FLOOR), 1.0)
     shaped = [
-        scale.view(-1, *(1,) * (gradient.ndim - 1))
+        scale.view(-1, *(1,) * (gradient.ndim - 1)) if gradient.ndim else scale.view(())
         for scale, gradient in zip(scales.split([len(norms) for norms in per_tensor]), gradients, strict=True)
     ]
     torch._foreach_mul_(list(gradients), shaped)

@@ -19,6 +19,9 @@ class SGDAGC(torch.optim.SGD):
     Source: arXiv:2102.06171 (clipping 0.01); the paper trains everything with it.
     """
 
+    grad_norm: Tensor = torch.zeros(())
+    clipped_share: Tensor = torch.zeros(())
+
     def __init__(
         self,
         params: Any,
@@ -28,18 +31,18 @@ class SGDAGC(torch.optim.SGD):
         nesterov: bool = False,
         agc_clipping: float = 0.01,
     ) -> None:
-        self.grad_norm: Tensor = torch.zeros(())
-        self.clipped_share: Tensor = torch.zeros(())
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, fused=True)
         for group in self.param_groups:
             group.setdefault("agc_clipping", agc_clipping)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # load_state_dict ends here; groups written by torch.optim.SGD know no clipping and keep the one they had.
+        # load_state_dict ends here. Groups written by torch.optim.SGD know no clipping and keep the one they had; and
+        # only the fused update heeds an overflow that a gradient scaler found.
         clippings = [group["agc_clipping"] for group in self.__dict__.get("param_groups", [])]
         super().__setstate__(state)
         for group, clipping in zip(self.param_groups, clippings, strict=False):
             group.setdefault("agc_clipping", clipping)
+            group["fused"] = True
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -58,7 +61,15 @@ class SGDAGC(torch.optim.SGD):
         if squared_norms:
             self.grad_norm = torch.stack(squared_norms).sum().sqrt()
             self.clipped_share = torch.stack(clipped).sum() / units if clipped else torch.zeros_like(self.grad_norm)
+        self._make_momentum()
         return super().step(closure)
+
+    def _make_momentum(self) -> None:
+        # torch leaves new buffers uninitialised when the update that should fill them is skipped for an fp16 overflow.
+        for group in self.param_groups:
+            for p in group["params"] if group["momentum"] else ():
+                if p.grad is not None and self.state[p].get("momentum_buffer") is None:
+                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def param_groups(

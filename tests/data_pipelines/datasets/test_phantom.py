@@ -2,13 +2,13 @@
 
 import io
 from collections import defaultdict
+from importlib import import_module
 from itertools import pairwise
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.datasets import phantom as phantom_module
 from data_pipelines.datasets.phantom import (
     FINDINGS,
     PREVALENCE,
@@ -21,6 +21,7 @@ from data_pipelines.datasets.phantom import (
 from data_pipelines.datasets.raw import RawImage
 from data_pipelines.errors import InputError
 
+phantom_module = import_module("data_pipelines.datasets.phantom")  # the package has a function of that name
 CLASSES = tuple(FINDINGS)
 NONE = np.zeros(len(CLASSES))
 

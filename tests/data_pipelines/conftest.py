@@ -1,0 +1,93 @@
+"""Small pictures and small prepared sets, made on the spot."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from data_pipelines.prepare import verify_image
+from data_pipelines.shards import SplitWriter, write_manifest
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def draw_photo(number: int, height: int, width: int, channels: int = 3) -> Pixels:
+    """Smooth shades, hard edges and fine stripes, by number; uint8 [H, W, 3], or [H, W] for one channel."""
+    rng = np.random.default_rng(number)
+    row, column = np.arange(height)[:, None, None] / 40, np.arange(width)[None, :, None] / 40
+    waves = np.sin(row * rng.uniform(1, 4, 3) + column * rng.uniform(1, 4, 3) + rng.uniform(0, 6, 3))
+    box = (np.abs(row - rng.uniform(0, height / 40)) < 0.4) & (np.abs(column - rng.uniform(0, width / 40)) < 0.4)
+    stripes = 25 * np.sin(row * rng.uniform(70, 90) + column * rng.uniform(40, 60))
+    pixels = (np.where(box, rng.uniform(30, 220, 3), 127 + 95 * waves) + stripes).astype(np.uint8)
+    return pixels if channels == 3 else pixels[:, :, 0]
+
+
+def encode_pixels(pixels: Pixels, file_format: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
+    """The bytes of an image file; `mode` is Pillow's, where it is not that of the array."""
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    (image.convert(mode) if mode else image).save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., Pixels]:
+    return draw_photo
+
+
+@pytest.fixture(scope="session")
+def encode() -> Callable[..., bytes]:
+    return encode_pixels
+
+
+@pytest.fixture(scope="session")
+def write_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function that writes a prepared set of one split and returns its folder."""
+
+    def write(
+        labels: Sequence[Any],
+        classes: Sequence[str],
+        images: Sequence[bytes] | None = None,
+        groups: Sequence[int] | None = None,
+        split: str = "train",
+        **writer_options: Any,
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("set")
+        task = "single_label" if np.ndim(labels) == 1 else "multi_label"
+        writer = SplitWriter(folder / split, classes, task, **writer_options)
+        images = images or [encode_pixels(draw_photo(number, 6, 5 + number % 3)) for number in range(len(labels))]
+        verified = [verify_image(encoded) for encoded in images]
+        for number, (image, label) in enumerate(zip(verified, labels, strict=True)):
+            writer.add(f"image-{number:03d}", image, label, *([groups[number]] if groups else []))
+        manifest = {
+            "name": "small",
+            "task": task,
+            "classes": list(classes),
+            "channels": max(image.channels for image in verified),
+            "horizontal_flip": True,
+            "splits": {split: writer.close()},
+        }
+        write_manifest(folder, manifest)
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def class_folders(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes some PNG files per class, below `place`, and returns the root."""
+
+    def write(place: str = "raw", classes: Sequence[str] = ("cat", "dog"), count: int = 6, channels: int = 3) -> Path:
+        for label, name in enumerate(classes):
+            folder = tmp_path / place / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draw_photo(100 * label + number, 8 + number, 9, channels)
+                (folder / f"{number}.png").write_bytes(encode_pixels(pixels))
+        return tmp_path / place.split("/")[0]
+
+    return write

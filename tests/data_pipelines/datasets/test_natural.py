@@ -1,0 +1,103 @@
+"""Class folders: which files belong to which class and split."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.datasets.natural import image_folder
+from data_pipelines.errors import InputError
+
+
+@pytest.fixture
+def touch(tmp_path: Path) -> Callable[..., Path]:
+    """A function that creates empty files (readers do not open them) and returns the root."""
+
+    def create(folder: str, names: Sequence[str] = ("0.jpg",)) -> Path:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (tmp_path / folder / name).touch()
+        return tmp_path
+
+    return create
+
+
+def splits(root: Path, **fractions: float) -> dict[str, str]:
+    return {image.key: image.split for image in image_folder(root, **fractions).images}
+
+
+def test_hashed_split_has_the_asked_size_and_stays_when_files_are_added(touch: Callable[..., Path]) -> None:
+    root = touch("cat", [f"{number}.jpg" for number in range(1500)])
+    touch("dog", [f"{number}.png" for number in range(1500)])
+    before = splits(root, val_fraction=0.1, test_fraction=0.2)
+    for name in ("cat", "dog"):
+        counts = Counter(split for key, split in before.items() if key.startswith(name))
+        assert abs(counts["val"] - 150) < 45
+        assert abs(counts["test"] - 300) < 60
+        assert counts.total() == 1500
+    touch("cat", [f"new-{number}.jpg" for number in range(100)])
+    touch("ape")
+    after = splits(root, val_fraction=0.1, test_fraction=0.2)
+    assert len(after) == 3101
+    assert {key: after[key] for key in before} == before
+
+
+@pytest.mark.parametrize("left_out", ["val", "test"])
+def test_fraction_of_nothing_leaves_a_split_out(touch: Callable[..., Path], left_out: str) -> None:
+    root = touch("cat", [f"{number}.jpg" for number in range(200)])
+    other = {"val": "test", "test": "val"}[left_out]
+    counts = Counter(splits(root, **{f"{left_out}_fraction": 0, f"{other}_fraction": 0.3}).values())
+    assert counts[left_out] == 0
+    assert 30 < counts[other] < 90
+    assert set(splits(root, val_fraction=0, test_fraction=0).values()) == {"train"}
+
+
+def test_split_folders_are_kept_and_only_the_missing_one_is_carved(touch: Callable[..., Path]) -> None:
+    root = touch("train/cat", [f"{number}.jpg" for number in range(200)])
+    touch("valid/cat", [f"{number}.jpg" for number in range(20)])
+    counts = Counter((key.split("/")[0], split) for key, split in splits(root).items())
+    assert counts[("valid", "val")] == 20
+    assert counts[("train", "val")] == 0
+    assert 5 < counts[("train", "test")] < 40
+    assert set(counts) == {("valid", "val"), ("train", "train"), ("train", "test")}
+
+
+def test_classes_are_folders_and_files_are_found_below_them(touch: Callable[..., Path]) -> None:
+    root = touch("dog/young", ["A.JPG", "notes.txt", "b.webp"])
+    touch("cat", ["c.tiff"])
+    touch(".cache", ["d.jpg"])
+    raw = image_folder(root, 0, 0)
+    assert raw.classes == ("cat", "dog")
+    assert [(image.key, image.label) for image in raw.images] == [
+        ("cat/c_tiff", 0),
+        ("dog/young/A_JPG", 1),
+        ("dog/young/b_webp", 1),
+    ]
+    assert raw.num_images == 3
+    assert raw.task == "single_label"
+
+
+def test_keys_fit_a_tar_header_and_have_no_dot(touch: Callable[..., Path]) -> None:
+    names = ["a.b.jpg", "é" * 60 + ".jpg", "x" * 120 + ".jpg", "x" * 120 + "1.jpg"]
+    keys = [image.key for image in image_folder(touch("cat", names), 0, 0).images]
+    assert len(set(keys)) == 4
+    assert all(len(key.encode()) <= 90 and "." not in key for key in keys)
+
+
+def test_mistakes_are_named(touch: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere is no folder"):
+        image_folder(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"has no class folders: expected .*/<class>/"):
+        image_folder(tmp_path)
+    root = touch("train/cat")
+    touch("test/cat")
+    touch("test/dog")
+    with pytest.raises(InputError, match=r"test/dog: the train split has no class 'dog'"):
+        image_folder(root)
+    touch("train/dog", ["readme.txt"])
+    with pytest.raises(InputError, match=r"train/dog holds no image .*remove or fill it"):
+        image_folder(root)
+    for name in ("val", "test"):
+        with pytest.raises(InputError, match=f"--{name}-fraction is 0.5; it must lie in"):
+            image_folder(root, **{f"{name}_fraction": 0.5})

@@ -1,0 +1,163 @@
+"""Every sample comes once per epoch, on any number of ranks, from any step on."""
+
+import tracemalloc
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+
+from data_pipelines.order import Order, Request, evaluation_order, permute, share
+
+WORLDS = [1, 2, 3, 4, 7, 64, 1024]
+few = settings(max_examples=60, deadline=None)
+
+
+def permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
+    return permute(np.arange(num_samples), num_samples, seed, np.full(num_samples, epoch))
+
+
+def samples_of(requests: list[Request]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.int64), *(request.samples for request in requests)])
+
+
+def positions_of(requests: list[Request]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.int64), *(request.positions for request in requests)])
+
+
+def test_known_values() -> None:
+    """A run that goes on from an old checkpoint relies on them."""
+    assert permutation(10, 0, 0).tolist() == [3, 9, 0, 5, 2, 4, 7, 6, 1, 8]
+    assert permutation(10, 0, 1).tolist() == [0, 5, 6, 8, 9, 2, 1, 4, 7, 3]
+    assert permutation(10, 7, 0).tolist() == [4, 1, 8, 9, 6, 3, 2, 0, 7, 5]
+    assert Order(1000, 6, seed=5).step(10**6).samples.tolist() == [428, 196, 0, 293, 408, 340]
+
+
+@few
+@given(n=st.integers(1, 5000), seed=st.integers(0, 2**63 - 1), epoch=st.integers(0, 2**40))
+def test_permute_is_a_bijection_that_depends_on_seed_and_epoch(n: int, seed: int, epoch: int) -> None:
+    drawn = permutation(n, seed, epoch)
+    assert drawn.dtype == np.int64
+    assert np.array_equal(np.sort(drawn), np.arange(n))
+    if n >= 30:
+        assert not np.array_equal(drawn, permutation(n, seed, epoch + 1))
+        assert not np.array_equal(drawn, permutation(n, seed + 1, epoch))
+        assert np.mean(drawn == np.arange(n)) < 0.3
+
+
+@pytest.mark.parametrize("num_samples", [2, 5, 13, 26, 101])
+def test_first_positions_are_spread_evenly_over_the_samples(num_samples: int) -> None:
+    epochs = np.arange(40_000)
+    first, second = (permute(np.full_like(epochs, place), num_samples, 0, epochs) for place in (0, 1))
+    by_seed = [permute(np.zeros(1, np.int64), num_samples, seed, np.zeros(1, np.int64))[0] for seed in range(2000)]
+    assert chisquare(np.bincount(first, minlength=num_samples)).pvalue > 1e-3
+    assert chisquare(np.bincount(by_seed, minlength=num_samples)).pvalue > 1e-3
+    pairs = np.bincount(first * num_samples + second, minlength=num_samples**2).reshape(num_samples, -1)
+    assert not pairs.diagonal().any()
+    apart = pairs[~np.eye(num_samples, dtype=bool)]
+    if num_samples >= 26:
+        assert chisquare(apart).pvalue > 1e-3
+    else:  # a Feistel network is uneven over a handful of samples, but not by much
+        assert np.abs(apart / apart.mean() - 1).max() < 0.35
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize(
+    ("num_samples", "global_batch_size"),
+    [(1, 8), (3, 8), (3, 64), (7, 8), (7, 64), (997, 8), (997, 64), (997, 2048), (1, 2048)],
+)
+def test_every_sample_once_per_epoch_on_any_number_of_ranks(
+    num_samples: int, global_batch_size: int, world_size: int
+) -> None:
+    order = Order(num_samples, global_batch_size, seed=3)
+    # On 1024 ranks the longer cases would take seconds: there, their first steps.
+    num_steps = min(num_samples // global_batch_size + 1, 16)
+    if world_size < 1024:
+        num_steps = 2 * num_samples // global_batch_size + 1
+    stream = []
+    for step in range(num_steps):
+        shares = [order.step(step, rank, world_size) for rank in range(world_size)]
+        assert np.ptp([len(request.samples) for request in shares]) <= 1
+        assert np.array_equal(samples_of(shares), order.step(step).samples)
+        assert np.array_equal(positions_of(shares), step * global_batch_size + np.arange(global_batch_size))
+        stream.append(samples_of(shares))
+    num_epochs, rest = divmod(num_steps * global_batch_size, num_samples)
+    assert num_epochs > 0 or (num_samples, global_batch_size, world_size) == (997, 8, 1024)
+    epochs = np.concatenate(stream)[: num_epochs * num_samples].reshape(num_epochs, num_samples)
+    assert (np.sort(epochs, axis=1) == np.arange(num_samples)).all()
+    assert len(np.unique(np.concatenate(stream)[num_epochs * num_samples :])) == rest
+
+
+@few
+@given(
+    pairs=st.integers(1, 90),
+    world_size=st.integers(1, 24),
+    half_micro_batch=st.integers(1, 9),
+    num_samples=st.integers(1, 200),
+    step=st.integers(0, 50),
+)
+def test_unit_keeps_partners_together(
+    pairs: int, world_size: int, half_micro_batch: int, num_samples: int, step: int
+) -> None:
+    order = Order(num_samples, 2 * pairs, seed=1, unit=2)
+    shares = [order.step(step, rank, world_size) for rank in range(world_size)]
+    assert np.array_equal(samples_of(shares), order.step(step).samples)
+    assert np.ptp([len(request.samples) for request in shares]) in (0, 2)
+    for request in shares:
+        micro_batches = request.split(2 * half_micro_batch)
+        assert np.array_equal(positions_of(micro_batches), request.positions)
+        for micro_batch in micro_batches:
+            assert set(micro_batch.positions) == set(micro_batch.positions ^ 1)
+
+
+@few
+@given(total=st.integers(0, 500), parts=st.integers(1, 70), unit=st.sampled_from([1, 2, 3]))
+def test_shares_are_contiguous_and_even(total: int, parts: int, unit: int) -> None:
+    shares = [share(total, parts, part, unit) for part in range(parts)]
+    assert [i for mine in shares for i in mine] == list(range(total))
+    if total % unit == 0:
+        assert max(map(len, shares)) - min(map(len, shares)) <= unit
+
+
+@pytest.mark.parametrize(("global_batch_size", "world_size", "micro_batch_size"), [(20, 1, 20), (20, 3, 4), (37, 4, 3)])
+def test_micro_batches_make_up_the_step_and_can_start_anywhere(
+    global_batch_size: int, world_size: int, micro_batch_size: int
+) -> None:
+    order = Order(101, global_batch_size, seed=9)
+    for rank in range(world_size):
+        each = order.num_micro_batches(rank, world_size, micro_batch_size)
+        stream = list(islice(order.micro_batches(0, rank, world_size, micro_batch_size), 8 * each))
+        assert all(0 < len(request.samples) <= micro_batch_size for request in stream)
+        for step in range(8):
+            of_step, whole = stream[step * each : (step + 1) * each], order.step(step, rank, world_size)
+            assert np.array_equal(samples_of(of_step), whole.samples)
+            assert np.array_equal(positions_of(of_step), whole.positions)
+        resumed = list(islice(order.micro_batches(5, rank, world_size, micro_batch_size), 3 * each))
+        for one, other in zip(stream[5 * each :], resumed, strict=True):
+            assert np.array_equal(one.samples, other.samples)
+            assert np.array_equal(one.positions, other.positions)
+
+
+@pytest.mark.parametrize("world_size", WORLDS)
+@pytest.mark.parametrize("num_samples", [1, 7, 997])
+def test_evaluation_covers_each_sample_exactly_once(num_samples: int, world_size: int) -> None:
+    requests = [evaluation_order(num_samples, rank, world_size, 16) for rank in range(world_size)]
+    assert np.array_equal(np.concatenate([samples_of(mine) for mine in requests]), np.arange(num_samples))
+    assert all(0 < len(request.samples) <= 16 for mine in requests for request in mine)
+    assert np.ptp([len(samples_of(mine)) for mine in requests]) <= 1
+
+
+def test_large_sets_take_little_memory() -> None:
+    order = Order(14_000_000, 4096, seed=2)
+    tracemalloc.start()
+    steps = [order.step(step).samples for step in (0, 3417, 10**9)]  # the second crosses into the next epoch
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4_000_000
+    for samples in steps:
+        assert samples.min() >= 0
+        assert samples.max() < 14_000_000
+        assert len(np.unique(samples)) > 4090
+        assert abs(samples.mean() / 14e6 - 0.5) < 0.03

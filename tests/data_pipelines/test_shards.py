@@ -1,0 +1,165 @@
+"""What goes into a shard comes out of it, here and in the `webdataset` package; damage is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset as wds
+
+from data_pipelines.errors import InputError
+from data_pipelines.index import Index
+from data_pipelines.shards import COLUMNS, read_manifest, sha256_of
+
+CLASSES = ("cat", "dog", "eel")
+LABELS = [0, 2, 1, 1, 0, 2, 2]
+FINDINGS = np.array([[0, 1, np.nan], [np.nan, np.nan, np.nan], [1, 1, 0]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def images(photo: Callable, encode: Callable) -> list[bytes]:
+    kinds = [("PNG", 3), ("JPEG", 3), ("JPEG", 1), ("PNG", 1), ("PNG", 3), ("JPEG", 3), ("PNG", 3)]
+    return [encode(photo(i, 20 + i, 30 - i, channels), kind) for i, (kind, channels) in enumerate(kinds)]
+
+
+@pytest.fixture(scope="module")
+def prepared(write_set: Callable[..., Path], images: list[bytes]) -> Path:
+    """Seven images in several shards: a new one begins after every 4 kB."""
+    return write_set(LABELS, CLASSES, images=images, groups=[5, 5, -1, 2**62, 0, 1, 2], shard_bytes=4096)
+
+
+def test_round_trip(prepared: Path, images: list[bytes]) -> None:
+    index = Index.load(prepared, "train")
+    assert len(index.shards) == len(list((prepared / "train").glob("*.tar"))) == 4
+    assert index.shard.tolist() == [0, 0, 1, 1, 2, 2, 3]
+    assert [index.encoded(row).tobytes() for row in range(len(index))] == images
+    assert index.keys(np.arange(7)) == [f"image-{number:03d}" for number in range(7)]
+    assert index.labels.tolist() == LABELS
+    assert index.height.tolist() == [20 + i for i in range(7)]
+    assert index.width.tolist() == [30 - i for i in range(7)]
+    assert index.group.tolist() == [5, 5, -1, 2**62, 0, 1, 2]
+    assert (index.task, index.classes, index.num_classes, index.channels) == ("single_label", CLASSES, 3, 3)
+    assert {name: getattr(index, name).dtype for name in COLUMNS} == COLUMNS
+    assert isinstance(index.labels, np.memmap)
+    assert index.labels.dtype == np.int64
+
+
+def test_multi_label_round_trip(write_set: Callable[..., Path]) -> None:
+    folder = write_set(FINDINGS, CLASSES)
+    index = Index.load(folder, "train")
+    assert index.task == "multi_label"
+    assert index.labels.dtype == np.float32
+    np.testing.assert_array_equal(index.labels, FINDINGS)
+    samples = list(wds.WebDataset([str(folder / "train" / "000000.tar")], shardshuffle=False))
+    described = [json.loads(sample["json"])["labels"] for sample in samples]
+    assert described == [{"cat": 0, "dog": 1}, {}, {"cat": 1, "dog": 1, "eel": 0}]
+
+
+def test_webdataset_reads_the_shards(prepared: Path, images: list[bytes]) -> None:
+    shards = sorted(str(path) for path in (prepared / "train").glob("*.tar"))
+    samples = list(wds.WebDataset(shards, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [f"image-{number:03d}" for number in range(7)]
+    assert [sample.get("jpg", sample.get("png")) for sample in samples] == images
+    assert ["jpg" in sample for sample in samples] == [encoded[:2] == b"\xff\xd8" for encoded in images]
+    described = [json.loads(sample["json"]) for sample in samples]
+    assert described == [{"label": label, "class": CLASSES[label]} for label in LABELS]
+
+
+def test_manifest_describes_the_shards(prepared: Path) -> None:
+    shards = read_manifest(prepared)["splits"]["train"]["shards"]
+    assert sum(shard["images"] for shard in shards) == 7
+    for shard in shards:
+        path = prepared / "train" / shard["file"]
+        assert (path.stat().st_size, sha256_of(path)) == (shard["bytes"], shard["sha256"])
+
+
+def cut_manifest(folder: Path) -> None:
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text[: len(text) // 2])
+
+
+def other_version(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
+
+
+def cut_shard(folder: Path) -> None:
+    with (folder / "train" / "000001.tar").open("r+b") as shard:
+        shard.truncate(5000)
+
+
+def blank_shard(folder: Path) -> None:
+    path = folder / "train" / "000001.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def swap_shards(folder: Path) -> None:
+    one, other = (folder / "train" / f"00000{number}.tar" for number in (0, 1))
+    assert one.stat().st_size == other.stat().st_size
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def change_column(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "train" / f"{name}.npy"
+        np.save(path, change(np.load(path)))
+
+    return damage
+
+
+def cut_column(folder: Path) -> None:
+    path = folder / "train" / "offset.npy"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "manifest missing": (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json is missing"),
+    "manifest cut": (cut_manifest, r"manifest\.json cannot be read"),
+    "manifest a list": (lambda folder: (folder / "manifest.json").write_text("[]"), r"manifest\.json cannot be read"),
+    "manifest of bytes": (
+        lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"),
+        r"manifest\.json cannot be read",
+    ),
+    "other version": (other_version, r"manifest\.json has format version 99, this program reads 1"),
+    "shard missing": (lambda folder: (folder / "train" / "000001.tar").unlink(), r"000001\.tar is missing"),
+    "shard cut": (cut_shard, r"000001\.tar has 5000 bytes"),
+    "shard replaced": (blank_shard, r"000001\.tar does not match its index"),
+    "shards swapped": (swap_shards, r"00000[01]\.tar does not match its index"),
+    "column missing": (lambda folder: (folder / "train" / "width.npy").unlink(), r"cannot be read.*width\.npy"),
+    "column cut": (cut_column, "index column of .*train cannot be read"),
+    "column short": (change_column("offset", lambda column: column[:-1]), r"offset\.npy has 6 rows.*says 7"),
+    "labels long": (change_column("labels", lambda column: np.append(column, 0)), r"labels\.npy has 8 rows.*says 7"),
+    "offset shifted": (change_column("offset", lambda column: column + 512), "tar does not match its index"),
+    "offset beyond": (change_column("offset", lambda column: column + 10**6), "tar does not match its index"),
+    "first of a shard": (
+        change_column("length", lambda column: column + np.eye(7, dtype=int)[2]),
+        "1.tar does not match",
+    ),
+    "last of a shard": (
+        change_column("length", lambda column: column + np.eye(7, dtype=int)[3]),
+        "1.tar does not match",
+    ),
+    "length changed": (change_column("length", lambda column: column + 1), "tar does not match its index"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_refused_with_file_and_remedy(prepared: Path, tmp_path: Path, name: str) -> None:
+    damage, message = DAMAGES[name]
+    folder = tmp_path / "damaged"
+    shutil.copytree(prepared, folder)
+    Index.load(folder, "train")
+    damage(folder)
+    with pytest.raises(InputError, match=message) as raised:
+        Index.load(folder, "train")
+    assert str(folder) in str(raised.value)
+    assert "prepare the set again" in str(raised.value)
+
+
+def test_missing_split_is_named(prepared: Path) -> None:
+    with pytest.raises(InputError, match=r"has no val split \(it has: train\)"):
+        Index.load(prepared, "val")

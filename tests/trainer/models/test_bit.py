@@ -1,0 +1,185 @@
+"""The model is BiT: timm's weights give timm's logits and gradients, and every size has timm's parameters."""
+
+from collections.abc import Iterator
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_pipelines.errors import InputError
+from trainer.models import bit
+from trainer.models.bit import PreActBottleneck, StdConv2d, build_model
+
+TIMM_NAMES = {
+    "r50x1": "resnetv2_50x1_bit",
+    "r50x3": "resnetv2_50x3_bit",
+    "r101x1": "resnetv2_101x1_bit",
+    "r101x3": "resnetv2_101x3_bit",
+    "r152x2": "resnetv2_152x2_bit",
+    "r152x4": "resnetv2_152x4_bit",
+}
+TIMM_EPS = 1e-8
+SMALL = "r14x0.5"
+
+
+def random_images(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+def timm_logits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    return model((images.to(dtype) - 127.5) / 127.5)
+
+
+def relative_error(ours: Tensor, theirs: Tensor) -> float:
+    return ((ours.reshape(theirs.shape) - theirs).norm() / theirs.norm()).item()
+
+
+def filters_of(conv: StdConv2d) -> Tensor:
+    """The filters as the convolution applies them, [C_out, C_in * kH * kW]: its answers to unit impulses."""
+    shape = conv.weight.shape[1:]
+    impulses = torch.eye(shape.numel(), dtype=conv.weight.dtype).view(-1, *shape)
+    return conv(impulses).flatten(1).T
+
+
+@pytest.fixture(scope="module")
+def float64_twins() -> tuple[nn.Module, nn.Module]:
+    """Our r50x1 and timm's with the same random weights."""
+    torch.manual_seed(0)
+    ours = build_model("r50x1", 7, "fan_in")
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(mean=float("norm" in name and name.endswith("weight")), std=0.2)
+    theirs = timm.create_model(TIMM_NAMES["r50x1"], num_classes=7)
+    weights = {name.replace("head.", "head.fc."): weight for name, weight in ours.state_dict().items()}
+    weights["head.fc.weight"] = weights["head.fc.weight"][:, :, None, None]
+    theirs.load_state_dict(weights)
+    return ours.double(), theirs.double()
+
+
+@pytest.fixture
+def twins(
+    float64_twins: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """The twins under timm's eps; float64 again afterwards."""
+    monkeypatch.setattr(StdConv2d, "eps", TIMM_EPS)
+    yield float64_twins
+    for model in float64_twins:
+        model.double()
+
+
+@pytest.mark.parametrize("size", [(96, 96), (33, 47)])
+def test_fp32_logits_are_timms(twins: tuple[nn.Module, nn.Module], size: tuple[int, int]) -> None:
+    ours, theirs = twins
+    images = random_images(2, 3, *size)
+    with torch.no_grad():
+        logits, expected = ours.float()(images), timm_logits(theirs.float(), images, torch.float32)
+    assert logits.dtype == torch.float32
+    assert relative_error(logits, expected) < 1e-4
+
+
+def test_float64_logits_and_gradients_are_timms(twins: tuple[nn.Module, nn.Module]) -> None:
+    # In fp32 both implementations' gradients lie about 1e-2 from the truth at random weights, because rounding flips
+    # the sign of some ReLU inputs: only float64 tells an error of the model from rounding.
+    ours, theirs = twins
+    images, labels = random_images(2, 3, 96, 96), torch.tensor([1, 6])
+    logits, expected = ours(images), timm_logits(theirs, images, torch.float64)
+    assert relative_error(logits, expected) < 1e-9
+    F.cross_entropy(logits, labels).backward()
+    F.cross_entropy(expected, labels).backward()
+    gradients = {name.replace("head.", "head.fc."): p.grad for name, p in ours.named_parameters()}
+    errors = {name: relative_error(gradients.pop(name), p.grad) for name, p in theirs.named_parameters()}
+    assert not gradients
+    assert {name: error for name, error in errors.items() if not error < 1e-9} == {}
+
+
+@pytest.mark.parametrize(("name", "timm_name"), TIMM_NAMES.items())
+def test_parameters_are_timms_at_every_size(name: str, timm_name: str) -> None:
+    with torch.device("meta"):
+        ours, theirs = build_model(name, 1000), timm.create_model(timm_name, num_classes=1000)
+    shapes = {parameter_name: tuple(p.shape) for parameter_name, p in theirs.named_parameters()}
+    shapes["head.weight"] = shapes.pop("head.fc.weight")[:2]
+    shapes["head.bias"] = shapes.pop("head.fc.bias")
+    assert {parameter_name: tuple(p.shape) for parameter_name, p in ours.named_parameters()} == shapes
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize(("name", "tensors", "millions"), [("r50x1", 153, 25.55), ("r152x4", 459, 936.53)])
+def test_known_sizes(name: str, tensors: int, millions: float) -> None:
+    with torch.device("meta"):
+        parameters = list(build_model(name, 1000).parameters())
+    assert len(parameters) == tensors
+    assert round(sum(p.numel() for p in parameters) / 1e6, 2) == millions
+
+
+def test_filters_are_standardised() -> None:
+    torch.manual_seed(1)
+    conv = StdConv2d(5, 8, 3, bias=False)
+    with torch.no_grad():
+        conv.weight.mul_(7).add_(3)
+    variance, mean = torch.var_mean(filters_of(conv), dim=1, correction=0)
+    torch.testing.assert_close(mean, torch.zeros(8), atol=1e-6, rtol=0)
+    torch.testing.assert_close(variance, torch.ones(8), atol=1e-5, rtol=0)
+
+
+def test_eps_is_bits() -> None:
+    torch.manual_seed(1)
+    conv = StdConv2d(5, 8, 3, bias=False).double()
+    with torch.no_grad():
+        conv.weight.div_(conv.weight.flatten(1).std(dim=1, correction=0).view(-1, 1, 1, 1)).mul_(1e-5)
+    # A variance of 1e-10 beside an eps of 1e-10 inside the square root.
+    torch.testing.assert_close(filters_of(conv).var(dim=1, correction=0), torch.full((8,), 0.5, dtype=torch.float64))
+    assert bit.STANDARDISATION_EPS == StdConv2d.eps == 1e-10
+
+
+def test_filters_are_standardised_in_fp32_under_autocast() -> None:
+    torch.manual_seed(1)
+    conv = StdConv2d(5, 8, 3, bias=False)
+    expected = filters_of(conv)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = filters_of(conv)
+    assert torch.equal(found, expected.bfloat16())
+
+
+def test_inputs_of_every_form_show_the_same() -> None:
+    torch.manual_seed(2)
+    model, images = build_model(SMALL, 5, "fan_in"), random_images(2, 3, 32, 48)
+    with torch.no_grad():
+        logits = model(images)
+        assert torch.equal(model(images.float()), logits)
+        last = images.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(last), logits, atol=1e-5, rtol=1e-4)
+        grey = images[:, :1]
+        torch.testing.assert_close(model(grey), model(grey.expand(-1, 3, -1, -1)), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-2)
+
+
+def test_head_starts_at_zero_or_fan_in() -> None:
+    torch.manual_seed(4)
+    images = random_images(1, 3, 33, 47)
+    assert torch.equal(build_model(SMALL, 5)(images), torch.zeros(1, 5))
+    model = build_model(SMALL, 100, "fan_in")
+    assert model(images).abs().max() > 0.1
+    assert model.head.weight.std().item() == pytest.approx(model.head.in_features**-0.5, rel=0.02)
+    assert not model.head.bias.any()
+
+
+def test_weights_follow_the_global_seed() -> None:
+    torch.manual_seed(5)
+    first = build_model(SMALL, 5, "fan_in").state_dict()
+    torch.manual_seed(5)
+    second = build_model(SMALL, 5, "fan_in").state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_unknown_model_is_refused_with_the_nearest() -> None:
+    with pytest.raises(InputError, match="unknown model 'r50x11'; did you mean 'r50x1'"):
+        build_model("r50x11", 10)
+
+
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(48, 256), (64, 192)])
+def test_channels_that_32_groups_do_not_divide_are_refused(in_channels: int, out_channels: int) -> None:
+    with pytest.raises(ValueError, match="divisible by num_groups"):
+        PreActBottleneck(in_channels, out_channels, stride=1)

@@ -1,0 +1,205 @@
+"""SGDAGC is torch.optim.SGD behind the clipping, and its state is SGD's."""
+
+import copy
+import pickle
+from itertools import chain
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.optim.agc import clip_adaptively
+from trainer.optim.sgd_agc import SGDAGC, param_groups
+
+SHAPES = [(6, 4, 3, 3), (5, 6), (7,)]
+STEPS = 4
+
+
+def parameters(seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, dtype=torch.float64, generator=generator)) for shape in SHAPES]
+
+
+def set_gradients(params: list[nn.Parameter], step: int) -> None:
+    generator = torch.Generator().manual_seed(100 + step)
+    for p in params:
+        p.grad = torch.randn(p.shape, dtype=p.dtype, generator=generator)
+
+
+def assert_same(found: list[nn.Parameter], expected: list[nn.Parameter]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("clipping", [0.0, 0.05])
+def test_update_is_sgds_on_clipped_gradients(clipping: float, weight_decay: float, nesterov: bool) -> None:
+    mine, theirs = parameters(), parameters()
+    settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": weight_decay, "nesterov": nesterov}
+    optimizer = SGDAGC(mine, agc_clipping=clipping, **settings)
+    reference = torch.optim.SGD(theirs, foreach=False, fused=False, **settings)
+    for step in range(STEPS):
+        for group in chain(optimizer.param_groups, reference.param_groups):
+            group["lr"] = 0.3 / (step + 1)
+        set_gradients(mine, step)
+        set_gradients(theirs, step)
+        if clipping:
+            clip_adaptively([p.detach() for p in theirs], [p.grad for p in theirs], clipping)
+        optimizer.step()
+        reference.step()
+        assert_same(mine, theirs)
+
+
+def test_clipping_and_momentum_default_to_the_papers() -> None:
+    (group,) = SGDAGC(parameters(), lr=0.1).param_groups
+    assert (group["agc_clipping"], group["momentum"], group["weight_decay"]) == (0.01, 0.9, 0.0)
+    assert not group["nesterov"]
+
+
+def test_groups_keep_their_own_clipping_and_statistics_cover_both() -> None:
+    params = parameters()
+    groups = [{"params": params[:2], "agc_clipping": 1e-3}, {"params": params[2:], "agc_clipping": 0.0}]
+    optimizer = SGDAGC(groups, lr=0.0)
+    set_gradients(params, 0)
+    params[1].grad[:3] = 0  # 3 of the 6 + 5 units that may be clipped
+    norm = torch.cat([p.grad.flatten() for p in params]).norm()
+    free = params[2].grad.clone()
+    optimizer.step()
+    torch.testing.assert_close(optimizer.grad_norm, norm)
+    assert optimizer.clipped_share.item() == pytest.approx(8 / 11)
+    assert torch.equal(params[2].grad, free)
+    assert (params[0].grad.flatten(1).norm(dim=1) <= 1.001e-3 * params[0].detach().flatten(1).norm(dim=1)).all()
+
+
+def test_statistics_without_clipping() -> None:
+    params = parameters()
+    optimizer = SGDAGC(params, lr=0.0, agc_clipping=0.0)
+    set_gradients(params, 0)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.grad_norm, torch.cat([p.grad.flatten() for p in params]).norm())
+    assert optimizer.clipped_share.item() == 0
+
+
+def test_parameters_without_gradient_are_left_alone() -> None:
+    params, alone = parameters(), parameters()[:2]
+    before = params[2].detach().clone()
+    optimizer, reference = SGDAGC(params, lr=0.1, weight_decay=0.1), SGDAGC(alone, lr=0.1, weight_decay=0.1)
+    for step in range(2):
+        set_gradients(params[:2], step)
+        set_gradients(alone, step)
+        optimizer.step()
+        reference.step()
+    assert torch.equal(params[2].detach(), before)
+    assert not optimizer.state.get(params[2])
+    assert_same(params[:2], alone)
+    torch.testing.assert_close(optimizer.clipped_share, reference.clipped_share)
+
+
+def test_no_gradient_at_all_changes_nothing() -> None:
+    params = parameters()
+    optimizer = SGDAGC(params, lr=0.1)
+    optimizer.step()
+    assert_same(params, parameters())
+    assert (optimizer.grad_norm.item(), optimizer.clipped_share.item()) == (0, 0)
+
+
+def test_state_loads_into_torchs_sgd() -> None:
+    mine = parameters()
+    optimizer = SGDAGC(mine, lr=0.1, weight_decay=0.01, agc_clipping=0.02)
+    set_gradients(mine, 0)
+    optimizer.step()
+    theirs = copy.deepcopy(mine)
+    reference = torch.optim.SGD(theirs, lr=7.0)
+    reference.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # which would else share the momentum buffers
+    assert reference.param_groups[0]["lr"] == 0.1
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.equal(optimizer.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"])
+    set_gradients(mine, 1)
+    set_gradients(theirs, 1)
+    clip_adaptively([p.detach() for p in theirs], [p.grad for p in theirs], 0.02)
+    optimizer.step()
+    reference.step()
+    assert_same(mine, theirs)
+
+
+def test_torchs_state_loads_and_leaves_the_clipping_that_it_does_not_know() -> None:
+    theirs = parameters()
+    reference = torch.optim.SGD([{"params": theirs[:2]}, {"params": theirs[2:]}], lr=0.1, momentum=0.8)
+    set_gradients(theirs, 0)
+    reference.step()
+    mine = copy.deepcopy(theirs)
+    groups = [{"params": mine[:2], "agc_clipping": 0.02}, {"params": mine[2:], "agc_clipping": 0.0}]
+    optimizer = SGDAGC(groups, lr=7.0)
+    optimizer.load_state_dict(reference.state_dict())
+    assert [group["agc_clipping"] for group in optimizer.param_groups] == [0.02, 0.0]
+    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.1, 0.8)] * 2
+    for one, other in zip(mine, theirs, strict=True):
+        assert torch.equal(optimizer.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"])
+
+
+def test_own_state_brings_its_clipping() -> None:
+    loaded = SGDAGC(parameters(), lr=7.0, agc_clipping=0.5)
+    loaded.load_state_dict(SGDAGC(parameters(), lr=0.1, agc_clipping=0.02).state_dict())
+    assert loaded.param_groups[0]["agc_clipping"] == 0.02
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["copy", "pickle"])
+def test_a_copy_goes_on_like_the_original(duplicate) -> None:
+    params = parameters()
+    optimizer = SGDAGC(params, lr=0.1, weight_decay=0.01, agc_clipping=0.02)
+    set_gradients(params, 0)
+    optimizer.step()
+    other = duplicate(optimizer)
+    copies = other.param_groups[0]["params"]
+    assert copies[0] is not params[0]
+    set_gradients(params, 1)
+    set_gradients(copies, 1)
+    optimizer.step()
+    other.step()
+    assert_same(copies, params)
+    assert torch.equal(other.grad_norm, optimizer.grad_norm)
+
+
+def grouped_names(num_classes: int, paper_code: bool) -> list[tuple[float, list[str]]]:
+    model = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(3, 10, 3),
+            "norm": nn.GroupNorm(2, 10),
+            "headroom": nn.Linear(10, 4, bias=False),
+            "head": nn.Linear(4, num_classes),
+        }
+    )
+    names = {p: name for name, p in model.named_parameters()}
+    groups = param_groups(model, num_classes, 0.01, paper_code)
+    return [(group["agc_clipping"], [names[p] for p in group["params"]]) for group in groups]
+
+
+def test_the_head_is_left_out_by_name() -> None:
+    assert grouped_names(10, paper_code=False) == [
+        (0.01, ["conv.weight", "conv.bias", "norm.weight", "norm.bias", "headroom.weight"]),
+        (0.0, ["head.weight", "head.bias"]),
+    ]
+
+
+def test_the_papers_code_leaves_out_by_first_dimension_and_clips_the_heads_bias() -> None:
+    assert grouped_names(10, paper_code=True) == [
+        (0.01, ["conv.bias", "norm.weight", "norm.bias", "headroom.weight", "head.bias"]),
+        (0.0, ["conv.weight", "head.weight"]),
+    ]
+
+
+def test_a_model_without_head_has_one_group() -> None:
+    (group,) = param_groups(nn.Conv2d(3, 4, 1), 10, 0.01)
+    assert group["agc_clipping"] == 0.01
+    assert len(group["params"]) == 2
+
+
+def test_a_head_of_zeros_moves_at_full_speed() -> None:
+    model = nn.ModuleDict({"head": nn.Linear(4, 3)}).double()
+    nn.init.zeros_(model["head"].weight)
+    optimizer = SGDAGC(param_groups(model, 3, 0.01), lr=0.5)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert torch.equal(model["head"].weight, torch.full((3, 4), -0.5, dtype=torch.float64))

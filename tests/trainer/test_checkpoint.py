@@ -1,0 +1,195 @@
+"""A checkpoint is whole or absent, comes back bit for bit, and the right one is chosen."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from data_pipelines.errors import InputError
+from trainer import checkpoint
+from trainer.checkpoint import (
+    BEST,
+    FOLDER,
+    Checkpoint,
+    backbone,
+    chosen,
+    differing,
+    load,
+    numbered,
+    path_of,
+    prune,
+    save,
+)
+
+ABOUT = {"step": 7, "best": 0.5, "model": "r50x1", "classes": ["cat", "dög"], "nothing": None}
+
+
+def some_state(seed: int = 0) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(seed)
+    filters = torch.randn(4, 3, 3, 3, generator=generator).contiguous(memory_format=torch.channels_last)
+    model = {
+        "stem.conv.weight": filters,
+        "head.weight": torch.randn(5, 4, generator=generator, dtype=torch.float64),
+        "head.bias": torch.tensor([0.0, -0.0, torch.inf, torch.nan, 1e-42]),
+    }
+    momentum = {"stem.conv.weight": filters * 2, "head.weight": torch.randn(5, 4, generator=generator).bfloat16()}
+    return {"model": model, "momentum": momentum, "loss_scale": 65536.0}
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_round_trip_is_bit_for_bit(tmp_path: Path) -> None:
+    state, path = some_state(), path_of(tmp_path, 7)
+    save(path, state, ABOUT)
+    loaded = load(path)
+    assert loaded.about == ABOUT
+    assert loaded.state["loss_scale"] == 65536.0
+    for part in ("model", "momentum"):
+        assert loaded.state[part].keys() == state[part].keys()
+        for name, tensor in state[part].items():
+            found = loaded.state[part][name]
+            assert (found.dtype, found.shape, bits(found)) == (tensor.dtype, tensor.shape, bits(tensor)), name
+    assert list((tmp_path / FOLDER).iterdir()) == [path]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
+    path = path_of(tmp_path, 7)
+    save(path, some_state(), ABOUT)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=f"{path} is no whole checkpoint .* delete it"):
+        load(path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"format": "bitscale checkpoint 0", "about": "{}"}])
+def test_other_formats_are_refused_by_name(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"model.weight": torch.zeros(2)}, path, metadata=metadata)
+    with pytest.raises(InputError, match=f"{path} is no checkpoint of this version: .* not '{checkpoint.FORMAT}'"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor_name", "header"),
+    [
+        ("weight", {"loss_scale": "1.0", "about": "{}"}),
+        ("model.weight", {"about": "{}"}),
+        ("model.weight", {"loss_scale": "1.0"}),
+        ("model.weight", {"loss_scale": "1.0", "about": "{"}),
+    ],
+)
+def test_incomplete_contents_are_refused_by_name(tmp_path: Path, tensor_name: str, header: dict[str, str]) -> None:
+    path = tmp_path / "incomplete.safetensors"
+    save_file({tensor_name: torch.zeros(2)}, path, metadata={"format": checkpoint.FORMAT, **header})
+    with pytest.raises(InputError, match=f"{path} is no whole checkpoint"):
+        load(path)
+
+
+def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("weights, but not really\n" * 10)
+    for path in (text, tmp_path, tmp_path / "absent.safetensors"):
+        with pytest.raises(InputError, match=f"{path} is no whole checkpoint"):
+            load(path)
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_failing_write_leaves_the_old_file_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    path = path_of(tmp_path, 7)
+    if existing:
+        save(path, some_state(), ABOUT)
+        before = path.read_bytes()
+
+    def fill_the_disk(tensors: dict[str, Any], filename: Path, metadata: dict[str, str]) -> None:
+        save_file(tensors, filename, metadata=metadata)
+        os.truncate(filename, os.path.getsize(filename) // 2)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
+    with pytest.raises(OSError, match="no space left"):
+        save(path, some_state(1), ABOUT | {"step": 8})
+    assert path.exists() == existing
+    assert not existing or path.read_bytes() == before
+    assert numbered(tmp_path) == ([path] if existing else [])
+    if not existing:
+        with pytest.raises(InputError, match="neither a checkpoint nor a run folder"):
+            chosen(tmp_path)
+
+
+def test_a_name_is_given_only_to_bytes_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, events = path_of(tmp_path, 7), []
+    fsync, rename = os.fsync, Path.replace
+
+    def recording_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        events.append(("fsync", "folder" if stat.S_ISDIR(status.st_mode) else status.st_ino))
+
+    def recording_rename(self: Path, target: Path) -> Path:
+        assert load(self).about == ABOUT
+        events.append(("rename", self.stat().st_ino))
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(Path, "replace", recording_rename)
+    save(path, some_state(), ABOUT)
+    inode = path.stat().st_ino
+    assert events == [("fsync", inode), ("rename", inode), ("fsync", "folder")]
+
+
+def test_numbered_are_in_order_and_prune_keeps_the_newest(tmp_path: Path) -> None:
+    assert numbered(tmp_path) == []
+    paths = [path_of(tmp_path, step) for step in (900, 20, 12_345_678, 1000)]
+    others = [tmp_path / FOLDER / name for name in (BEST, ".step_00000030.safetensors.tmp", "step_5.safetensors")]
+    touch(*paths, *others)
+    ordered = [paths[1], paths[0], paths[3], paths[2]]
+    assert numbered(tmp_path) == ordered
+    prune(tmp_path, keep=5)
+    assert numbered(tmp_path) == ordered
+    prune(tmp_path, keep=2)
+    assert numbered(tmp_path) == ordered[2:]
+    assert all(path.exists() for path in others)
+
+
+def test_chosen_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
+    last, best = path_of(tmp_path, 200), tmp_path / FOLDER / BEST
+    touch(path_of(tmp_path, 100), last)
+    assert chosen(tmp_path) == last
+    touch(best)
+    assert chosen(tmp_path) == best
+    assert chosen(last) == last
+
+
+def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    for run in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(InputError, match=f"{run} is neither a checkpoint nor a run folder"):
+            chosen(run)
+
+
+def test_backbone_is_all_but_the_head() -> None:
+    weights = {
+        name: torch.zeros(1) for name in ("stem.conv.weight", "head.weight", "head.bias", "headroom", "norm.bias")
+    }
+    found = backbone(Checkpoint({"model": weights, "momentum": {}, "loss_scale": 1.0}, {}))
+    assert list(found) == ["stem.conv.weight", "headroom", "norm.bias"]
+
+
+def test_differing_names_missing_unknown_and_misshapen_tensors() -> None:
+    expected = {"same": torch.zeros(2), "missing": torch.zeros(2), "misshapen": torch.zeros(2, 1)}
+    found = {"same": torch.ones(2), "unknown": torch.zeros(2), "misshapen": torch.zeros(2)}
+    assert differing(expected, found) == ["misshapen", "missing", "unknown"]

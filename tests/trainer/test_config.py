@@ -1,0 +1,127 @@
+"""A configuration that cannot run is refused when it is made, with the flag and the fix."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from data_pipelines.errors import InputError
+from trainer.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    differences,
+)
+
+SETS = DataConfig(sets=("fashion_mnist",))
+
+
+def mixed(global_batch_size: int, micro_batch_size: int | None) -> Config:
+    data = DataConfig(sets=("fashion_mnist",), mixup_alpha=0.1)
+    runtime = RuntimeConfig(micro_batch_size=micro_batch_size)
+    return Config(global_batch_size=global_batch_size, data=data, runtime=runtime)
+
+
+REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    (DataConfig, {"image_size": 31}, "--data.image-size is 31; the smallest is 32"),
+    (DataConfig, {"train_view": "random_resize_crop"}, "unknown view .* did you mean 'random_resized_crop'"),
+    (DataConfig, {"eval_view": "middle"}, "unknown view 'middle'; known: center_crop"),
+    (DataConfig, {"resize": 223}, "--data.resize is 223, below --data.image-size 224; raise it"),
+    (
+        DataConfig,
+        {"train_view": "resize_random_crop", "eval_view": "squash", "resize": 200},
+        "--data.resize is 200, below --data.image-size 224; raise it",
+    ),
+    (DataConfig, {"mixup_alpha": -0.1}, "--data.mixup-alpha is -0.1; it must not be negative"),
+    (DataConfig, {"mixup_alpha": float("nan")}, "--data.mixup-alpha is nan; it must not be negative"),
+    (DataConfig, {"shots": 0}, "shots is 0; it must be at least 1, or 'full'"),
+    (ModelConfig, {"name": "r50x2"}, "unknown model 'r50x2'; did you mean 'r50x"),
+    (ModelConfig, {"name": "vit"}, "unknown model 'vit'; known: r101x1, r101x3, r14x0.5"),
+    (OptimConfig, {"base_lr": 0.0}, "--optim.base-lr is 0.0; it must be above 0"),
+    (OptimConfig, {"base_lr": float("nan")}, "--optim.base-lr is nan; it must be above 0"),
+    (OptimConfig, {"momentum": 1.0}, r"--optim.momentum is 1.0; it must lie in \[0, 1\)"),
+    (OptimConfig, {"momentum": -0.1}, r"--optim.momentum is -0.1; it must lie in \[0, 1\)"),
+    (OptimConfig, {"weight_decay": -1e-4}, "--optim.weight-decay is -0.0001; it must not be negative"),
+    (OptimConfig, {"agc_clipping": -0.01}, "--optim.agc-clipping is -0.01; it must not be negative"),
+    (ScheduleConfig, {"steps": 0}, "--schedule.steps is 0; it must be at least 1"),
+    (ScheduleConfig, {"epochs": 0}, "--schedule.epochs is 0; it must be above 0"),
+    (ScheduleConfig, {"epochs": None}, "give --schedule.epochs or --schedule.steps"),
+    (ScheduleConfig, {"warmup_steps": -1}, "--schedule.warmup-steps is -1; it must not be negative"),
+    *(
+        (RuntimeConfig, {name: 0}, f"--{name.replace('_', '-')} is 0; it must be at least 1")
+        for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
+    ),
+    (Config, {"data": SETS, "seed": -1}, "--seed is -1; it must not be negative"),
+    (Config, {"data": SETS, "global_batch_size": 0}, "--global-batch-size is 0; it must be at least 1"),
+    (Config, {"data": SETS, "eval_every": 0}, "--eval-every is 0; at least 1"),
+    (Config, {}, "no data set; name one with --data.sets"),
+    (mixed, {"global_batch_size": 127, "micro_batch_size": None}, "pairs: --global-batch-size 127 must be even"),
+    (mixed, {"global_batch_size": 128, "micro_batch_size": 7}, "pairs: --micro-batch-size 7 must be even"),
+]
+
+
+@pytest.mark.parametrize(("make", "values", "message"), REFUSED, ids=[str(values) for _, values, _ in REFUSED])
+def test_refused_with_the_flag_and_the_fix(make: Callable[..., Any], values: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(**values)
+
+
+def test_values_at_the_edge_are_taken() -> None:
+    DataConfig(image_size=32, resize=32, shots=1)
+    DataConfig(image_size=224, resize=32, eval_view="squash")  # no view of these uses `resize`
+    OptimConfig(momentum=0.0, weight_decay=0.0, agc_clipping=0.0)
+    ScheduleConfig(steps=1, epochs=None, warmup_steps=0)
+    ScheduleConfig(epochs=0.5)
+    Config(seed=0, global_batch_size=127, eval_every=1, data=SETS)
+    mixed(128, 8)
+
+
+def test_replacing_a_value_checks_it_too() -> None:
+    with pytest.raises(InputError, match="--global-batch-size"):
+        dataclasses.replace(Config(data=SETS), global_batch_size=-1)
+
+
+def test_to_dict_is_json_and_holds_every_setting() -> None:
+    config = mixed(128, None)
+    plain = config.to_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert differences(plain, json.loads(json.dumps(plain))) == []
+    parts = {"data": DataConfig, "model": ModelConfig, "optim": OptimConfig, "schedule": ScheduleConfig}
+    parts["runtime"] = RuntimeConfig
+    sections = {name: part(**_tuples(plain.pop(name))) for name, part in parts.items()}
+    assert Config(**plain, **sections) == config
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def test_differences_name_nested_settings_and_leave_out_runtime() -> None:
+    old = Config(data=SETS)
+    new = dataclasses.replace(
+        old,
+        seed=3,
+        data=dataclasses.replace(SETS, flip=False, shots=5),
+        optim=OptimConfig(base_lr=0.01),
+        runtime=RuntimeConfig(device="cpu", threads=1, save_every=7),
+    )
+    assert differences(old.to_dict(), old.to_dict()) == []
+    assert differences(old.to_dict(), new.to_dict()) == [
+        "data.flip: True -> False",
+        "data.shots: None -> 5",
+        "optim.base_lr: 0.03 -> 0.01",
+        "seed: 0 -> 3",
+    ]
+
+
+def test_differences_name_settings_that_only_one_side_has() -> None:
+    assert differences({"a": 1, "data": {"x": 1, "runtime": 1}}, {"b": 2, "data": {"x": 1, "runtime": 2}}) == [
+        "a: 1 -> absent",
+        "b: absent -> 2",
+        "data.runtime: 1 -> 2",
+    ]

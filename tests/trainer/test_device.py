@@ -1,0 +1,81 @@
+"""A GPU that cannot be used is an error with its fix, never a CPU run that nobody asked for."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_pipelines.errors import InputError
+from trainer.engines.device import cpu_threads, pick_device
+
+
+@pytest.fixture
+def no_usable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """torch sees no GPU, and programs are looked for in this empty folder alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return tmp_path
+
+
+def install_nvidia_smi(folder: Path, answer: str) -> Path:
+    """A program that answers like nvidia-smi; returns the file that shows it was asked."""
+    program, asked = folder / "nvidia-smi", folder / "asked"
+    program.write_text(f"#!/bin/sh\n: > {asked}\necho '{answer}'\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return asked
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        ("12.2", "pip install .* torch torchvision --index-url https://download.pytorch.org/whl/cu126,"),
+        ("12.8", "https://download.pytorch.org/whl/cu126,"),
+        ("13.0", "https://download.pytorch.org/whl/cu130,"),
+        ("14.1", "https://download.pytorch.org/whl/cu130,"),
+        ("11.4", "update the driver to one that supports CUDA 12 or newer,"),
+    ],
+)
+def test_driver_that_torch_cannot_use(no_usable_gpu: Path, device: str, version: str, remedy: str) -> None:
+    install_nvidia_smi(no_usable_gpu, f"| NVIDIA-SMI 535.54.03   Driver Version: 535.54.03   CUDA Version: {version} |")
+    with pytest.raises(InputError, match=f"driver supports CUDA {version}, .*{remedy} or run .* with --device cpu"):
+        pick_device(device, 0)
+
+
+def test_cpu_never_looks_for_gpus(no_usable_gpu: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = install_nvidia_smi(no_usable_gpu, "CUDA Version: 12.2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("looked for a GPU"))
+    assert pick_device("cpu", 3) == torch.device("cpu")
+    assert not asked.exists()
+
+
+def test_without_driver_auto_is_the_cpu(no_usable_gpu: Path) -> None:
+    assert pick_device("auto", 0) == torch.device("cpu")
+
+
+def test_cuda_without_gpu_is_refused(no_usable_gpu: Path) -> None:
+    for _ in range(2):  # without nvidia-smi, then with one that finds nothing
+        with pytest.raises(InputError, match="no GPU found; run on the CPU with --device cpu"):
+            pick_device("cuda", 0)
+        install_nvidia_smi(no_usable_gpu, "No devices were found")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_every_rank_of_a_node_has_its_own_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [pick_device(device, rank) for rank in range(2)] == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    with pytest.raises(InputError, match=r"rank 2 of this node has no GPU of its own: 2 are visible; .*nproc-per-node"):
+        pick_device(device, 2)
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(None, 8), ("1", 8), ("2", 4), ("3", 2), ("16", 1)])
+def test_ranks_of_a_node_share_its_cores(monkeypatch: pytest.MonkeyPatch, ranks: str | None, threads: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(20, 28)), raising=False)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert cpu_threads(None) == threads
+    assert cpu_threads(5) == 5

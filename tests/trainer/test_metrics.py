@@ -1,0 +1,92 @@
+"""Metrics agree with scikit-learn's."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sklearn_metrics
+from torch import Tensor
+
+from data_pipelines.index import Index
+from trainer.metrics import compute_metrics
+
+NAN = math.nan
+
+
+def index_of(labels: np.ndarray, num_classes: int) -> Index:
+    nothing = np.zeros(len(labels), dtype=np.int64)
+    columns = ("shard", "offset", "length", "height", "width", "group")
+    return Index(
+        task="single_label" if labels.ndim == 1 else "multi_label",
+        classes=tuple(f"class {i}" for i in range(num_classes)),
+        channels=1,
+        flip=False,
+        fingerprint="",
+        shards=(),
+        labels=labels,
+        **dict.fromkeys(columns, nothing),
+    )
+
+
+def column(*logits: float) -> Tensor:
+    return torch.tensor(logits)[:, None]
+
+
+def labels_of(*labels: float) -> np.ndarray:
+    return np.array(labels, dtype=np.float32)[:, None]
+
+
+@pytest.mark.parametrize("num_classes", [3, 5, 6, 20])
+def test_single_label(num_classes: int) -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(num_classes, size=200)
+    logits = generator.normal(size=(200, num_classes)).astype(np.float32)
+    logits[np.arange(200), labels] += 0.5
+    found = compute_metrics(torch.from_numpy(logits), index_of(labels, num_classes))
+    every = range(num_classes)
+    shares = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+    expected = {
+        "loss": sklearn_metrics.log_loss(labels, shares, labels=every),
+        "top1": sklearn_metrics.accuracy_score(labels, logits.argmax(axis=1)),
+    }
+    if num_classes > 5:
+        expected["top5"] = sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=every)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_multi_label_over_labelled_entries() -> None:
+    generator = np.random.default_rng(1)
+    labels = generator.integers(2, size=(300, 4)).astype(np.float32)
+    logits = (generator.normal(size=(300, 4)) * 5 + labels * [0, 1, 4, -3]).astype(np.float32)
+    logits[:100] = logits[:100].round()  # ties between positives and negatives count half
+    labels[generator.random((300, 4)) < 0.3] = NAN
+    found = compute_metrics(torch.from_numpy(logits), index_of(labels, 4))
+    known = ~np.isnan(labels)
+    areas = [sklearn_metrics.roc_auc_score(labels[known[:, i], i], logits[known[:, i], i]) for i in range(4)]
+    expected = {f"auc/class {i}": area for i, area in enumerate(areas)} | {"auc": np.mean(areas)}
+    expected["loss"] = np.mean(np.logaddexp(0, logits[known].astype(float)) - (logits * labels)[known])
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_findings_without_positives_or_negatives_have_no_auc() -> None:
+    labels = np.array([[1, 0, 1, NAN], [1, 0, 0, NAN], [NAN, 0, 1, NAN], [1, NAN, NAN, NAN]], dtype=np.float32)
+    found = compute_metrics(
+        torch.tensor([[0.0, 1, 2, 0], [1, 0, 1, 1], [2, 3, 3, 0], [0, 0, 0, 0]]), index_of(labels, 4)
+    )
+    assert found.keys() == {"loss", "auc", "auc/class 2"}
+    assert found["auc"] == found["auc/class 2"] == 1
+
+
+def test_nothing_to_separate_is_no_number() -> None:
+    found = compute_metrics(torch.zeros(3, 2), index_of(np.full((3, 2), NAN, dtype=np.float32), 2))
+    assert math.isnan(found["auc"])
+    assert found["loss"] == 0
+
+
+# In fp32 the sigmoid is 1 from a logit of 17 on.
+@pytest.mark.parametrize("logit", [-60.0, -50.0, -18.0, 18.0, 30.0])
+def test_logits_whose_fp32_probabilities_would_tie_do_not(logit: float) -> None:
+    logits = column(logit, logit + 1, logit, logit + 1)
+    assert compute_metrics(logits, index_of(labels_of(0, 1, 0, 1), 1))["auc"] == 1
+    assert compute_metrics(logits, index_of(labels_of(1, 0, 1, 0), 1))["auc"] == 0

@@ -1,0 +1,55 @@
+"""Learning rates of pre-training at the steps that matter."""
+
+import pytest
+
+from trainer.schedules import learning_rate, rescaled
+
+PEAK = 0.16
+
+
+@pytest.mark.parametrize(
+    ("step", "share"),
+    [(0, 0), (1, 1 / 5000), (2500, 0.5), (4999, 4999 / 5000), (5000, 1)],
+)
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_warmup_is_linear_from_zero(schedule: str, step: int, share: float) -> None:
+    assert learning_rate(step, PEAK, schedule, 100_000, 5000) == pytest.approx(PEAK * share, abs=1e-15)
+
+
+# Steps a run of so many has at each of the four learning rates: 30, 30, 20 and 10 ninetieths of them.
+@pytest.mark.parametrize(
+    ("total_steps", "lengths"),
+    [
+        (90, (30, 30, 20, 10)),
+        (9, (3, 3, 2, 1)),
+        (900, (300, 300, 200, 100)),
+        (100, (33, 34, 22, 11)),
+        (307_620, (102_540, 102_540, 68_360, 34_180)),
+    ],
+)
+def test_steps_decay_by_ten_after_30_60_and_80_ninetieths(total_steps: int, lengths: tuple[int, ...]) -> None:
+    first = 0
+    for decays, length in enumerate(lengths):
+        for step in (first, first + length - 1):
+            assert learning_rate(step, PEAK, "step", total_steps, 0) == pytest.approx(PEAK * 0.1**decays)
+        first += length
+    assert first == total_steps
+
+
+def test_cosine_falls_from_the_peak_to_zero() -> None:
+    def at(step: int) -> float:
+        return learning_rate(step, PEAK, "cosine", 1100, 100)
+
+    expected = {100: 1, 100 + 250: 0.8535533905932737, 600: 0.5, 100 + 750: 0.14644660940672627, 1100: 0}
+    for step, share in expected.items():
+        assert at(step) == pytest.approx(PEAK * share, abs=1e-12)
+    assert all(at(step) > at(step + 1) for step in range(100, 1100))
+
+
+def test_a_run_of_warmup_alone_has_a_learning_rate() -> None:
+    assert learning_rate(10, PEAK, "cosine", 10, 10) == PEAK
+
+
+@pytest.mark.parametrize(("batch", "lr"), [(256, 0.03), (4096, 0.48), (128, 0.015)])
+def test_learning_rate_is_per_256_images(batch: int, lr: float) -> None:
+    assert rescaled(0.03, batch) == pytest.approx(lr)
