@@ -65,14 +65,10 @@ class Index:
         if split not in splits_of(manifest):
             raise InputError(f"{folder} has no {split} split (it has: {', '.join(splits_of(manifest))})")
         content = manifest["splits"][split]
-        columns = {
-            name: _load_column(folder / split, name, content["images"]) for name in (*COLUMNS, "group", "labels")
-        }
-        expected = ("i", 1) if manifest["task"] == "single_label" else ("f", 2)
-        if (columns["labels"].dtype.kind, columns["labels"].ndim) != expected:
-            raise InputError(
-                f"{folder / split / 'labels.npy'} is not for a {manifest['task']} task; prepare the set again"
-            )
+        rows = content["images"]
+        columns = {name: _load_column(folder / split / f"{name}.npy", rows, "i", 1) for name in (*COLUMNS, "group")}
+        labels = ("i", 1) if manifest["task"] == "single_label" else ("f", 2)
+        columns["labels"] = _load_column(folder / split / "labels.npy", rows, *labels)
         index = Index(
             task=manifest["task"],
             classes=tuple(manifest["classes"]),
@@ -186,15 +182,15 @@ def _aligned_labels(index: Index, classes: tuple[str, ...]) -> Array:
     return renumber[index.labels]
 
 
-def _load_column(folder: Path, name: str, rows: int) -> Array:
-    path = folder / f"{name}.npy"
+def _load_column(path: Path, rows: int, kind: str, ndim: int) -> Array:
+    """A mapped column: `kind` "i" for whole numbers, "f" for real ones."""
     try:
         column: Array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} cannot be read ({error}); prepare the set again") from error
-    found = len(column) if column.ndim else "no"
-    if found != rows:
-        raise InputError(f"{path} has {found} rows, the manifest says {rows}; prepare the set again")
+    found = (getattr(column, "ndim", None), getattr(getattr(column, "dtype", None), "kind", None))
+    if found != (ndim, kind) or len(column) != rows:
+        raise InputError(f"{path} is not the column of {rows} rows that its manifest says; prepare the set again")
     return column
 
 

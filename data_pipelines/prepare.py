@@ -32,6 +32,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.shards import MANIFEST, EncodedImage, SplitWriter, write_manifest
 
+Bad = tuple[str, str]  # file, reason
 _CHUNK = 1024  # images in flight: bounds the memory
 
 
@@ -50,25 +51,28 @@ class Output:
 def prepare(raw: RawSet, output: Output) -> dict[str, Any]:
     """Write a prepared set; returns its manifest.
 
-    The folder appears under its name only when it is whole. Unreadable images go to `quarantine.csv`.
-    Raises InputError when the folder exists, too many images are bad, two share a key, or the disk is full.
+    The folder appears under its name only when it is whole. Unreadable images go to `quarantine.csv` in it.
+    Raises InputError when the folder exists or cannot be written, too many images are bad, or two share a key.
     """
     out = output.out.resolve()
     _require_free(out, output.force)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        manifest = _write(raw, partial, output.max_bad)
+        partial.mkdir(parents=True)
+        manifest, bad = _write(raw, partial)
+        _require_few(bad, raw.num_images, output.max_bad, out)
+        if bad:
+            _list_bad(bad, partial / "quarantine.csv")
+        write_manifest(partial, manifest)
+        _require_free(out, output.force)  # again: another process may have come first
+        if out.exists():
+            shutil.rmtree(out)
+        partial.rename(out)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            shutil.rmtree(partial, ignore_errors=True)
-            raise InputError(f"no space left for {out}; free some or choose another --out") from error
-        raise
-    _require_free(out, output.force)  # again: another process may have come first
-    if out.exists():
-        shutil.rmtree(out)
-    partial.rename(out)
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        raise InputError(f"{out} cannot be written ({error}); {remedy}, or choose another --out") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
@@ -84,10 +88,11 @@ def _require_free(out: Path, force: bool) -> None:
         raise InputError(f"{out} exists; choose another --out, or replace it with --force")
 
 
-def _write(raw: RawSet, folder: Path, max_bad: float) -> dict[str, Any]:
+def _write(raw: RawSet, folder: Path) -> tuple[dict[str, Any], list[Bad]]:
+    """Write the shards and columns of all splits; returns the manifest, not yet written, and the bad images."""
     writers = {split: SplitWriter(folder / split, raw.classes, raw.task) for split in ("train", "val", "test")}
     keys: set[str] = set()
-    bad: list[tuple[str, str]] = []
+    bad: list[Bad] = []
     channels = 1
     for image, verified in tqdm(_verified(raw.images), total=raw.num_images, desc=raw.name, unit="image", disable=None):
         if image.key in keys:
@@ -98,15 +103,6 @@ def _write(raw: RawSet, folder: Path, max_bad: float) -> dict[str, Any]:
             continue
         channels = max(channels, verified.channels)
         writers[image.split].add(image.key, verified, image.label, image.group)
-    if bad:
-        with (folder / "quarantine.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("file", "reason"), *bad])
-    if len(bad) > max_bad * raw.num_images:
-        examples = "; ".join(f"{file}: {reason}" for file, reason in bad[:5])
-        raise InputError(
-            f"{len(bad)} of {raw.num_images} images cannot be used, more than --max-bad {max_bad} allows: {examples}; "
-            f"all are listed in {folder / 'quarantine.csv'}"
-        )
     manifest = {
         "name": raw.name,
         "task": raw.task,
@@ -118,8 +114,25 @@ def _write(raw: RawSet, folder: Path, max_bad: float) -> dict[str, Any]:
         "quarantined": len(bad),
         "splits": {split: writer.close() for split, writer in writers.items()},
     }
-    write_manifest(folder, manifest)
-    return manifest
+    return manifest, bad
+
+
+def _require_few(bad: list[Bad], num_images: int, max_bad: float, out: Path) -> None:
+    if len(bad) <= max_bad * num_images:
+        return
+    listed = out.with_name(f"{out.name}.quarantine.csv")
+    _list_bad(bad, listed)
+    examples = "; ".join(f"{file}: {reason}" for file, reason in bad[:3])
+    raise InputError(
+        f"{len(bad)} of {num_images} images cannot be used, more than --max-bad {max_bad} allows: {examples}; "
+        f"all are listed in {listed}"
+    )
+
+
+def _list_bad(bad: list[Bad], path: Path) -> None:
+    # File names may hold bytes that are no text.
+    with path.open("w", newline="", errors="backslashreplace") as file:
+        csv.writer(file).writerows([("file", "reason"), *bad])
 
 
 def _verified(images: Any) -> Iterator[tuple[RawImage, EncodedImage | str]]:

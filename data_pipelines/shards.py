@@ -138,16 +138,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {prepare_again}"
             )
-        shards = [
-            (folder / split / shard["file"], shard["bytes"])
-            for split, content in manifest["splits"].items()
-            for shard in content["shards"]
-        ]
         missing = _MANIFEST_KEYS - manifest.keys()
+        if missing:
+            raise InputError(f"{path} lacks {', '.join(sorted(missing))}; {prepare_again}")
+        shards = []
+        for split, content in manifest["splits"].items():
+            if content["images"] and not content["shards"]:
+                raise ValueError(f"{split} has images but no shards")
+            shards += [(folder / split / shard["file"], shard["bytes"]) for shard in content["shards"]]
+        if manifest["task"] not in ("single_label", "multi_label") or not isinstance(manifest["classes"], list):
+            raise ValueError("no known task, or no list of classes")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read ({error!r}); {prepare_again}") from error
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(sorted(missing))}; {prepare_again}")
     for file, size_bytes in shards:
         size = file.stat().st_size if file.is_file() else None
         if size != size_bytes:

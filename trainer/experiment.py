@@ -110,7 +110,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
             f"{parts * job.order.unit} or start fewer ranks"
         )
     if units % parts and engine.rank == 0:
-        print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally; some wait for others")
+        print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally", file=sys.stderr)
 
 
 def _finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str, Any] | None:

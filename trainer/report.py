@@ -205,10 +205,9 @@ def write_report(report: Report) -> Path:
             "|---|" + "---|" * 7,
         ]
         for row in pretrained.itertuples():
-            lines.append(
-                f"| {row.source} | {row.model} | {row.target} | {row.total_steps} | {row.metric} | {_percent(row.val)} | "
-                f"{_percent(row.test)} | {row.seconds / 60:.1f} |"
-            )
+            metrics = f"{row.metric} | {_percent(row.val)} | {_percent(row.test)}"
+            run = f"{row.source} | {row.model} | {row.target} | {row.total_steps}"
+            lines.append(f"| {run} | {metrics} | {row.seconds / 60:.1f} |")
         lines.append("")
     transfers = table[table["kind"] == "transfer"]
     for target, runs in transfers.groupby("target", sort=False):

@@ -31,6 +31,20 @@ def test_errors_for_people(
     assert capsys.readouterr().err == f"{prefix}error: the shard is gone; fetch it again\n"
 
 
+def test_several_ranks_without_a_number(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.delenv("RANK", raising=False)
+
+    @entry_point
+    def main() -> None:
+        raise InputError("the shard is gone; fetch it again")
+
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert exited.value.code == 2
+    assert capsys.readouterr().err.endswith("error: the shard is gone; fetch it again\n")
+
+
 def test_faults_of_the_program_are_not_hidden() -> None:
     @entry_point
     def main() -> None:

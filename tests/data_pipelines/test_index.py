@@ -136,6 +136,8 @@ def test_fingerprint_follows_data_and_selection(load: Callable[..., Index], phot
     same = [
         (index, again),
         (index.take(rows), again.take(rows)),
+        (index.take(rows), index.take(rows.astype(np.int32))),
+        (index.take_classes(["dog", "cat"]), again.take_classes(["dog", "cat"])),
         (index.few_shot(1, seed=2), again.few_shot(1, seed=2)),
         (concat([index, again]), concat([again, index])),
     ]
@@ -150,6 +152,7 @@ def test_fingerprint_follows_data_and_selection(load: Callable[..., Index], phot
         index.take(rows[::-1]),
         index.take(rows).take(np.array([0])),
         index.take_classes(["cat", "dog"]),
+        index.take_classes(["dog", "cat"]),
         index.few_shot(1, seed=2),
         index.few_shot(1, seed=1),
         concat([index, index.take(rows)]),

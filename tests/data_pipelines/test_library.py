@@ -51,10 +51,11 @@ def test_unfinished_sets_are_not_found(root: Path) -> None:
         find("animals")
 
 
-def test_known_sets_come_with_the_line_that_prepares_them(root: Path) -> None:
+@pytest.mark.parametrize(("name", "flags"), [("digits", ""), ("phantom", ""), ("image-folder", "--root DIR ")])
+def test_known_sets_come_with_the_line_that_prepares_them(root: Path, name: str, flags: str) -> None:
     with pytest.raises(InputError) as raised:
-        find("digits")
-    assert f"prepare it with: python -m data_pipelines.prepare digits --out {root / 'digits'}" in str(raised.value)
+        find(name)
+    assert f"prepare it with: python -m data_pipelines.prepare {name} {flags}--out {root / name}" in str(raised.value)
 
 
 @pytest.mark.parametrize(

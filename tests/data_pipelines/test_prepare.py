@@ -5,9 +5,12 @@ import errno
 import io
 import os
 import re
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import data_pipelines
 from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.natural import image_folder
 from data_pipelines.datasets.phantom import phantom
+from data_pipelines.datasets.raw import RawImage
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index, Split
 from data_pipelines.prepare import Output, prepare
@@ -66,6 +70,16 @@ def test_images_are_kept_byte_for_byte(class_folders: Callable[..., Path], tmp_p
             assert (index.width[row], index.height[row]) == image.size
 
 
+def deep_colour_png() -> bytes:
+    """4 x 4 pixels of 16 bits a channel, which Pillow cannot write."""
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + bytes(range(24)) for _ in range(4)))
+    chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
 def test_unreadable_files_are_quarantined_with_a_reason(
     class_folders: Callable[..., Path], photo: Callable, encode: Callable, tmp_path: Path
 ) -> None:
@@ -79,9 +93,10 @@ def test_unreadable_files_are_quarantined_with_a_reason(
         "no_end.jpg": (jpeg[:-2], "Premature end"),
         "cut.png": (png[: len(png) * 2 // 3], "truncated"),
         "damaged.png": (bytes(damaged), "data stream"),
-        "empty.jpg": (b"", "cannot identify"),
-        "text.jpg": (b"404 not found", "cannot identify"),
+        "empty.jpg": (b"", "no image format that is known"),
+        "text.jpg": (b"404 not found", "no image format that is known"),
         "deep.png": (deep, "more than 8 bits"),
+        "deep_colour.png": (deep_colour_png(), "more than 8 bits"),
         "float.tif": (encode(np.ones((4, 4), np.float32), "TIFF"), "more than 8 bits"),
     }
     for name, (content, _) in bad.items():
@@ -95,6 +110,7 @@ def test_unreadable_files_are_quarantined_with_a_reason(
     assert [file for file, _ in rows] == sorted(str(root / "dog" / name) for name in bad)
     for file, reason in rows:
         assert bad[Path(file).name][1] in reason
+        assert "BytesIO" not in reason
     assert not any("dog/" + name.split(".")[0] + "_" in key for key in all_keys(tmp_path / "out") for name in bad)
 
 
@@ -147,12 +163,12 @@ def test_too_many_bad_files_leave_no_set(class_folders: Callable[..., Path], tmp
     code, printed = run_command("image-folder", "--root", root, "--out", tmp_path / "out", "--max-bad", 0.05)
     assert code == 2
     assert "error: 1 of 13 images cannot be used, more than --max-bad 0.05 allows" in printed
-    assert f"{root / 'cat' / 'bad.jpg'}: UnidentifiedImageError" in printed
+    assert f"{root / 'cat' / 'bad.jpg'}: no image format that is known" in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "out").exists()
     assert Path(re.search(r"listed in (\S+)", printed)[1]).is_file()
     assert prepare_folder(root, tmp_path / "out", max_bad=0.08)["quarantined"] == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.quarantine.csv", "raw"]
 
 
 def test_existing_output_is_replaced_only_if_asked(class_folders: Callable[..., Path], tmp_path: Path) -> None:
@@ -174,9 +190,59 @@ def test_existing_output_is_replaced_only_if_asked(class_folders: Callable[..., 
     others = tmp_path / "others"
     others.mkdir()
     (others / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match="no prepared set; --force does not delete it"):
+    with pytest.raises(InputError, match="others is something else than a prepared set; --force does not delete it"):
         prepare_folder(new, others, force=True)
     assert (others / "thesis.tex").read_text() == "years of work"
+
+
+def test_output_that_is_a_link_keeps_the_link(class_folders: Callable[..., Path], tmp_path: Path) -> None:
+    old, new, link = class_folders("old", count=2), class_folders("new", count=3), tmp_path / "link"
+    prepare_folder(old, tmp_path / "disk" / "out")
+    link.symlink_to(tmp_path / "disk" / "out")
+    with pytest.raises(InputError, match=r"out exists; .*--force"):
+        prepare_folder(new, link)
+    prepare_folder(new, link, force=True)
+    assert link.is_symlink()
+    assert len(Index.load(link, "train")) == len(Index.load(tmp_path / "disk" / "out", "train")) == 6
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_set_is_never_deleted(
+    class_folders: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    root = class_folders()
+    (tmp_path / "notes").write_text("years of work")
+    before = files_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    # The last three are the folder that holds all this; there is no `new` in it.
+    for out in (tmp_path / "notes", root, Path("."), Path("raw/.."), Path("new/..")):
+        with pytest.raises(InputError, match="something else than a prepared set; --force does not delete it"):
+            prepare_folder(root, out, force=force)
+        assert files_of(tmp_path) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes", "raw"]
+
+
+@pytest.mark.parametrize(
+    ("force", "message"), [(False, "out exists; choose another"), (True, "out is something else than a prepared set")]
+)
+def test_output_that_comes_up_meanwhile_is_left_alone(
+    class_folders: Callable[..., Path], tmp_path: Path, force: bool, message: str
+) -> None:
+    raw, out = image_folder(class_folders(), 0, 0), tmp_path / "out"
+    prepare(raw, Output(tmp_path / "other"))
+
+    def images() -> Iterator[RawImage]:
+        yield from raw.images
+        if force:
+            out.mkdir()
+            (out / "thesis.tex").write_text("years of work")
+        else:
+            (tmp_path / "other").rename(out)
+
+    with pytest.raises(InputError, match=message):
+        prepare(replace(raw, images=images()), Output(out, force=force))
+    assert (out / ("thesis.tex" if force else "manifest.json")).is_file()
 
 
 def test_full_disk_and_equal_keys_leave_no_set(
@@ -195,7 +261,7 @@ def test_full_disk_and_equal_keys_leave_no_set(
 
     with monkeypatch.context() as patched:
         patched.setattr(SplitWriter, "add", full)
-        with pytest.raises(InputError, match=r"no space left for .*out; free some"):
+        with pytest.raises(InputError, match=r"out cannot be written \(.*No space left.*free some space"):
             prepare_folder(root, out)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
     prepare_folder(root, out)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,9 +81,13 @@ def cut_manifest(folder: Path) -> None:
     (folder / "manifest.json").write_text(text[: len(text) // 2])
 
 
-def other_version(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 99}))
+def change_manifest(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return damage
 
 
 def cut_shard(folder: Path) -> None:
@@ -124,15 +129,65 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda folder: (folder / "manifest.json").write_bytes(b"\xff\x00"),
         r"manifest\.json cannot be read",
     ),
-    "other version": (other_version, r"manifest\.json has format version 99, this program reads 1"),
+    "manifest without task": (change_manifest(lambda manifest: manifest.pop("task")), r"manifest\.json lacks task;"),
+    "manifest without two": (
+        change_manifest(lambda manifest: [manifest.pop(key) for key in ("horizontal_flip", "classes")]),
+        r"manifest\.json lacks classes, horizontal_flip;",
+    ),
+    "manifest without splits": (
+        change_manifest(lambda manifest: manifest.pop("splits")),
+        r"manifest\.json lacks splits",
+    ),
+    "split without shards": (
+        change_manifest(lambda manifest: manifest["splits"]["train"].pop("shards")),
+        r"manifest\.json cannot be read .*'shards'",
+    ),
+    "shard without size": (
+        change_manifest(lambda manifest: manifest["splits"]["train"]["shards"][1].pop("bytes")),
+        r"manifest\.json cannot be read .*'bytes'",
+    ),
+    "splits a list": (
+        change_manifest(lambda manifest: manifest.update(splits=[])),
+        r"manifest\.json cannot be read",
+    ),
+    "other version": (
+        change_manifest(lambda manifest: manifest.update(format_version=99)),
+        r"manifest\.json has format version 99, this program reads 1",
+    ),
     "shard missing": (lambda folder: (folder / "train" / "000001.tar").unlink(), r"000001\.tar is missing"),
     "shard cut": (cut_shard, r"000001\.tar has 5000 bytes"),
     "shard replaced": (blank_shard, r"000001\.tar does not match its index"),
     "shards swapped": (swap_shards, r"00000[01]\.tar does not match its index"),
     "column missing": (lambda folder: (folder / "train" / "width.npy").unlink(), r"cannot be read.*width\.npy"),
-    "column cut": (cut_column, "index column of .*train cannot be read"),
-    "column short": (change_column("offset", lambda column: column[:-1]), r"offset\.npy has 6 rows.*says 7"),
-    "labels long": (change_column("labels", lambda column: np.append(column, 0)), r"labels\.npy has 8 rows.*says 7"),
+    "column cut": (cut_column, r"train/offset\.npy cannot be read"),
+    "column empty": (lambda folder: (folder / "train" / "offset.npy").write_bytes(b""), r"offset\.npy cannot be read"),
+    "column a number": (change_column("height", lambda column: column[0]), r"height\.npy is not the column of 7 rows"),
+    "column short": (change_column("offset", lambda column: column[:-1]), r"offset\.npy is not the column of 7 rows"),
+    "labels long": (
+        change_column("labels", lambda column: np.append(column, 0)),
+        r"labels\.npy is not the column of 7 rows",
+    ),
+    "labels of findings": (
+        change_column("labels", lambda column: np.zeros((7, 3), np.float32)),
+        r"labels\.npy is not the column of 7 rows",
+    ),
+    "labels of floats": (
+        change_column("labels", lambda column: column.astype(np.float32)),
+        r"labels\.npy is not the column of 7 rows",
+    ),
+    "labels in a table": (
+        change_column("labels", lambda column: column[:, None]),
+        r"labels\.npy is not the column of 7 rows",
+    ),
+    "labels of one class": (
+        change_manifest(lambda manifest: manifest.update(task="multi_label")),
+        r"labels\.npy is not the column of 7 rows",
+    ),
+    "absent shard": (
+        change_column("shard", lambda column: column + np.eye(7, dtype=np.int32)[3] * 9),
+        "000000.tar names shards that are not there",
+    ),
+    "shard below zero": (change_column("shard", lambda column: column - 1), "names shards that are not there"),
     "offset shifted": (change_column("offset", lambda column: column + 512), "tar does not match its index"),
     "offset beyond": (change_column("offset", lambda column: column + 10**6), "tar does not match its index"),
     "first of a shard": (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import tyro
 
 from data_pipelines.errors import InputError
 from trainer.config import (
@@ -29,8 +30,12 @@ def mixed(global_batch_size: int, micro_batch_size: int | None) -> Config:
 
 REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (DataConfig, {"image_size": 31}, "--data.image-size is 31; the smallest is 32"),
-    (DataConfig, {"train_view": "random_resize_crop"}, "unknown view .* did you mean 'random_resized_crop'"),
-    (DataConfig, {"eval_view": "middle"}, "unknown view 'middle'; known: center_crop"),
+    (
+        DataConfig,
+        {"train_view": "random_resize_crop"},
+        "train_view is 'random_resize_crop'; did you mean 'random_resized_crop'",
+    ),
+    (DataConfig, {"eval_view": "middle"}, "eval_view is 'middle'; known: center_crop"),
     (DataConfig, {"resize": 223}, "--data.resize is 223, below --data.image-size 224; raise it"),
     (
         DataConfig,
@@ -42,12 +47,15 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (DataConfig, {"shots": 0}, "shots is 0; it must be at least 1, or 'full'"),
     (ModelConfig, {"name": "r50x2"}, "unknown model 'r50x2'; did you mean 'r50x"),
     (ModelConfig, {"name": "vit"}, "unknown model 'vit'; known: r101x1, r101x3, r14x0.5"),
+    (ModelConfig, {"head_init": "ones"}, r"head_init is 'ones'; known: .*\bzero\b"),
     (OptimConfig, {"base_lr": 0.0}, "--optim.base-lr is 0.0; it must be above 0"),
     (OptimConfig, {"base_lr": float("nan")}, "--optim.base-lr is nan; it must be above 0"),
     (OptimConfig, {"momentum": 1.0}, r"--optim.momentum is 1.0; it must lie in \[0, 1\)"),
     (OptimConfig, {"momentum": -0.1}, r"--optim.momentum is -0.1; it must lie in \[0, 1\)"),
     (OptimConfig, {"weight_decay": -1e-4}, "--optim.weight-decay is -0.0001; it must not be negative"),
     (OptimConfig, {"agc_clipping": -0.01}, "--optim.agc-clipping is -0.01; it must not be negative"),
+    (ScheduleConfig, {"kind": "linear"}, "kind is 'linear'; known: cosine, hyperrule, step"),
+    (ScheduleConfig, {"kind": "cosin"}, "kind is 'cosin'; did you mean 'cosine'"),
     (ScheduleConfig, {"steps": 0}, "--schedule.steps is 0; it must be at least 1"),
     (ScheduleConfig, {"epochs": 0}, "--schedule.epochs is 0; it must be above 0"),
     (ScheduleConfig, {"epochs": None}, "give --schedule.epochs or --schedule.steps"),
@@ -56,6 +64,11 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         (RuntimeConfig, {name: 0}, f"--{name.replace('_', '-')} is 0; it must be at least 1")
         for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
     ),
+    (RuntimeConfig, {"device": "tpu"}, "device is 'tpu'; did you mean 'cpu'"),
+    (RuntimeConfig, {"engine": "horovod"}, "engine is 'horovod'; known: .*ddp"),
+    (RuntimeConfig, {"loader": "ffcv"}, "loader is 'ffcv'; known: auto, dali, torch"),
+    (Config, {"data": SETS, "precision": "fp8"}, "precision is 'fp8'; known: bf16, fp16, fp32"),
+    (Config, {"data": SETS, "precision": None}, "precision is None; known: bf16, fp16, fp32"),
     (Config, {"data": SETS, "seed": -1}, "--seed is -1; it must not be negative"),
     (Config, {"data": SETS, "global_batch_size": 0}, "--global-batch-size is 0; it must be at least 1"),
     (Config, {"data": SETS, "eval_every": 0}, "--eval-every is 0; at least 1"),
@@ -81,7 +94,14 @@ def test_values_at_the_edge_are_taken() -> None:
     mixed(128, 8)
 
 
+def test_the_command_line_passes_the_message_on_as_it_is() -> None:
+    with pytest.raises(InputError, match=r"^--optim\.base-lr is 0\.0; it must be above 0$"):
+        tyro.cli(OptimConfig, args=["--base-lr", "0"])
+
+
 def test_replacing_a_value_checks_it_too() -> None:
+    with pytest.raises(InputError, match="precision is 'fp8'"):
+        dataclasses.replace(Config(data=SETS), precision="fp8")
     with pytest.raises(InputError, match="--global-batch-size"):
         dataclasses.replace(Config(data=SETS), global_batch_size=-1)
 

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ def no_usable_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def install_nvidia_smi(folder: Path, answer: str) -> Path:
-    """A program that answers like nvidia-smi; returns the file that shows it was asked."""
+def install_nvidia_smi(folder: Path, answer: str, then: str = "") -> Path:
+    """A program that answers like nvidia-smi, then runs a line of shell; returns the file that shows it was asked."""
     program, asked = folder / "nvidia-smi", folder / "asked"
-    program.write_text(f"#!/bin/sh\n: > {asked}\necho '{answer}'\n")
+    program.write_text(f'#!/bin/sh\n: > {asked}\necho "{answer}"\n{then}\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return asked
 
@@ -59,7 +60,49 @@ def test_cuda_without_gpu_is_refused(no_usable_gpu: Path) -> None:
     for _ in range(2):  # without nvidia-smi, then with one that finds nothing
         with pytest.raises(InputError, match="no GPU found; run on the CPU with --device cpu"):
             pick_device("cuda", 0)
-        install_nvidia_smi(no_usable_gpu, "No devices were found")
+        install_nvidia_smi(no_usable_gpu, "No devices were found", then="exit 6")
+
+
+def test_driver_without_gpu_is_the_cpu(no_usable_gpu: Path) -> None:
+    asked = install_nvidia_smi(no_usable_gpu, "No devices were found", then="exit 6")
+    assert pick_device("auto", 0) == torch.device("cpu")
+    assert asked.exists()
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+@pytest.mark.parametrize(
+    ("answer", "then", "message"),
+    [
+        (
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
+            "exit 9",
+            r"nvidia-smi fails \(NVIDIA-SMI has failed because it couldn't communicate .*\); mend the driver",
+        ),
+        (
+            "",
+            "echo Driver/library version mismatch >&2; exit 18",
+            r"nvidia-smi fails \(Driver/library version mismatch",
+        ),
+        ("| CUDA Version: N/A |", "", r"nvidia-smi fails \(.*N/A"),
+        ("", "while :; do :; done", "nvidia-smi fails .*timed out"),
+    ],
+    ids=["no driver", "on stderr", "no version", "hangs"],
+)
+def test_driver_that_does_not_answer(
+    no_usable_gpu: Path, device: str, answer: str, then: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: run(*args, **options | {"timeout": 1}))
+    install_nvidia_smi(no_usable_gpu, answer, then)
+    with pytest.raises(InputError, match=rf"{message}.*, or run on the CPU with --device cpu"):
+        pick_device(device, 0)
+
+
+def test_nvidia_smi_that_cannot_be_run(no_usable_gpu: Path) -> None:
+    (no_usable_gpu / "nvidia-smi").write_bytes(b"\x7fELF of another machine")
+    (no_usable_gpu / "nvidia-smi").chmod(0o755)
+    with pytest.raises(InputError, match=r"nvidia-smi fails .* with --device cpu"):
+        pick_device("auto", 0)
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])

@@ -84,6 +84,20 @@ def test_nothing_to_separate_is_no_number() -> None:
     assert found["loss"] == 0
 
 
+@pytest.mark.parametrize(
+    ("logits", "area"),
+    [
+        ((40, 50, 40, 50), 1),
+        ((50, 40, 50, 40), 0),
+        ((40, 40, 40, 40), 0.5),
+        ((0, 0, 0, 0), 0.5),
+        ((40, 50, 50, 50), 0.75),
+    ],
+)
+def test_area_under_few_points(logits: tuple[float, ...], area: float) -> None:
+    assert compute_metrics(column(*logits), index_of(labels_of(0, 1, 0, 1), 1))["auc"] == area
+
+
 # In fp32 the sigmoid is 1 from a logit of 17 on.
 @pytest.mark.parametrize("logit", [-60.0, -50.0, -18.0, 18.0, 30.0])
 def test_logits_whose_fp32_probabilities_would_tie_do_not(logit: float) -> None:

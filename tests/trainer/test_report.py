@@ -21,12 +21,12 @@ T_TABLE = {1: 12.706, 2: 4.303, 4: 2.776}
 RULE = {"schedule": [100, 200, 300, 400, 500], "mixup_alpha": 0.0, "resize": 160, "size": 128}
 
 
-def settings_of(seed: int, **data: Any) -> dict[str, Any]:
+def settings_of(seed: int, model: str = "r50x1", **data: Any) -> dict[str, Any]:
     return {
         "seed": seed,
         "global_batch_size": 128,
         "data": {"sets": ["pets"], "image_size": 128, "mixup_alpha": 0.0, **data},
-        "model": {"name": "r50x1"},
+        "model": {"name": model},
         "optim": {"base_lr": 0.001},
     }
 
@@ -101,7 +101,7 @@ def test_cells_are_mean_and_sample_deviation_over_seeds_with_full_last() -> None
     assert lines[0] == "| source | 5-shot | 10-shot | full |"
     for source, cells in (("scratch", SCRATCH), ("imagenet", PRETRAINED)):
         expected = [f"{statistics.mean(c) * 100:.2f} ± {statistics.stdev(c) * 100:.2f}" for c in cells.values()]
-        assert row_of(lines, source) == expected
+        assert row_of(lines, f"{source}, r50x1") == expected
 
 
 def test_shots_are_ordered_as_numbers() -> None:
@@ -116,7 +116,7 @@ def parse_interval(cell: str) -> tuple[float, ...]:
 
 
 def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
-    cells = row_of(gains_over_scratch(tabulate(SWEEP)), "imagenet minus scratch")
+    cells = row_of(gains_over_scratch(tabulate(SWEEP)), "imagenet minus scratch, r50x1")
     for cell, shots in zip(cells, ("5", "10", "full"), strict=True):
         gains = [(one - other) * 100 for one, other in zip(PRETRAINED[shots], SCRATCH[shots], strict=True)]
         mean, half = statistics.mean(gains), T_TABLE[2] * statistics.stdev(gains) / math.sqrt(3)
@@ -126,7 +126,7 @@ def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
 def test_gains_pair_the_seeds_that_both_have() -> None:
     results = [transfer_result("scratch", "5", seed, top1) for seed, top1 in ((3, 0.1), (0, 0.2), (1, 0.4), (2, None))]
     results += [transfer_result("mine", "5", seed, top1) for seed, top1 in ((0, 0.5), (1, 0.6), (2, 0.9), (7, 0.9))]
-    (cell,) = row_of(gains_over_scratch(tabulate(results)), "mine minus scratch")
+    (cell,) = row_of(gains_over_scratch(tabulate(results)), "mine minus scratch, r50x1")
     half = T_TABLE[1] * statistics.stdev([30, 20]) / math.sqrt(2)
     assert parse_interval(cell) == pytest.approx((25, 25 - half, 25 + half), abs=0.02)
 
@@ -134,9 +134,56 @@ def test_gains_pair_the_seeds_that_both_have() -> None:
 def test_one_seed_has_no_spread_and_an_absent_cell_is_empty() -> None:
     results = [transfer_result("scratch", "5", 0, 0.25), transfer_result("mine", "5", 0, 0.5)]
     table = tabulate([*results, transfer_result("mine", "full", 0, 0.75)])
-    assert row_of(few_shot_table(table), "scratch") == ["25.00", ""]
-    assert row_of(few_shot_table(table), "mine") == ["50.00", "75.00"]
-    assert row_of(gains_over_scratch(table), "mine minus scratch") == ["+25.00 (one seed)", ""]
+    assert row_of(few_shot_table(table), "scratch, r50x1") == ["25.00", ""]
+    assert row_of(few_shot_table(table), "mine, r50x1") == ["50.00", "75.00"]
+    assert row_of(gains_over_scratch(table), "mine minus scratch, r50x1") == ["+25.00 (one seed)", ""]
+
+
+def of_model(model: str, source: str, shots: str, seed: int, top1: float) -> dict[str, Any]:
+    return transfer_result(source, shots, seed, top1, model=model, settings=settings_of(seed, model))
+
+
+def test_models_are_kept_apart_and_paired_with_their_own_kind() -> None:
+    tops = {("r50x1", "scratch"): 0.2, ("r101x3", "scratch"): 0.5, ("r50x1", "mine"): 0.3, ("r101x3", "mine"): 0.8}
+    results = [
+        of_model(model, source, "5", seed, top1 + seed / 100)
+        for (model, source), top1 in tops.items()
+        for seed in range(2)
+    ]
+    results.append(of_model("r152x4", "mine", "5", 0, 0.9))  # from scratch there is none of it
+    table = tabulate(results)
+    lines = few_shot_table(table)
+    for (model, source), top1 in tops.items():
+        assert row_of(lines, f"{source}, {model}") == [f"{top1 * 100 + 0.5:.2f} ± 0.71"]
+    assert row_of(lines, "mine, r152x4") == ["90.00"]
+    gains = gains_over_scratch(table)
+    assert row_of(gains, "mine minus scratch, r50x1") == ["+10.00 [+10.00, +10.00]"]
+    assert row_of(gains, "mine minus scratch, r101x3") == ["+30.00 [+30.00, +30.00]"]
+    assert len(gains) == 4
+
+
+def test_curves_of_two_models_are_both_drawn(tmp_path: Path) -> None:
+    results = [
+        of_model(model, source, shots, 0, 0.5)
+        for model in ("r50x1", "r101x3")
+        for source in ("scratch", "mine")
+        for shots in ("5", "full")
+    ]
+    write_report(Report((write_results(tmp_path / "runs", results),), tmp_path / "out"))
+    drawn = (tmp_path / "out" / "few_shot_pets.svg").read_text()
+    for model in ("r50x1", "r101x3"):
+        assert f"<!-- from scratch, {model} -->" in drawn
+        assert f"<!-- pre-trained: mine, {model} -->" in drawn
+
+
+def test_what_is_no_number_is_left_out_of_means_and_gains() -> None:
+    tops = {"scratch": (0.2, 0.3, math.nan), "mine": (0.6, math.nan, 0.9), "lost": (math.nan,) * 3}
+    table = tabulate([transfer_result(name, "5", seed, top) for name in tops for seed, top in enumerate(tops[name])])
+    lines = few_shot_table(table)
+    assert row_of(lines, "scratch, r50x1") == ["25.00 ± 7.07"]
+    assert row_of(lines, "mine, r50x1") == ["75.00 ± 21.21"]
+    assert row_of(lines, "lost, r50x1") == [""]
+    assert gains_over_scratch(table)[2:] == ["| mine minus scratch, r50x1 | +40.00 (one seed) |"]
 
 
 def test_no_gains_without_both_sides() -> None:
@@ -189,10 +236,11 @@ def test_report_of_a_sweep(tmp_path: Path) -> None:
     path = write_report(Report((runs, runs), out))
     assert path == out / "report.md"
     text = path.read_text()
-    assert "| big | r50x1 | chexpert+mimic_cxr | 9000 | mean AUC | 81.25% | nan% | 120.0 |" in text
+    assert "| big | r50x1 | chexpert+mimic_cxr | 9000 | mean AUC | 81.25% |  | 120.0 |" in text
+    assert "nan" not in text
     assert "## Transfer to pets" in text
     assert "top-1 accuracy on test, percent" in text
-    assert "| imagenet minus scratch | +19.00 [" in text
+    assert "| imagenet minus scratch, r50x1 | +19.00 [" in text
     assert "![few-shot curves of pets](few_shot_pets.png)" in text
     assert "Not as BiT-HyperRule" not in text
     assert "19 runs, loader: dali, torch." in text

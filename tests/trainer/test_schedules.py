@@ -50,6 +50,18 @@ def test_a_run_of_warmup_alone_has_a_learning_rate() -> None:
     assert learning_rate(10, PEAK, "cosine", 10, 10) == PEAK
 
 
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_a_run_of_one_step_is_at_the_peak(schedule: str) -> None:
+    assert learning_rate(0, PEAK, schedule, total_steps=1, warmup_steps=0) == PEAK
+
+
+@pytest.mark.parametrize("total_steps", [2, 3, 5])
+def test_a_short_run_begins_at_the_peak_and_never_rises(total_steps: int) -> None:
+    rates = [learning_rate(step, PEAK, "step", total_steps, 0) for step in range(total_steps)]
+    assert rates[0] == PEAK
+    assert rates == sorted(rates, reverse=True)
+
+
 @pytest.mark.parametrize(("batch", "lr"), [(256, 0.03), (4096, 0.48), (128, 0.015)])
 def test_learning_rate_is_per_256_images(batch: int, lr: float) -> None:
     assert rescaled(0.03, batch) == pytest.approx(lr)

@@ -1,6 +1,7 @@
 """PyTorch's DistributedDataParallel: NCCL on GPUs, Gloo on CPUs, and a plain single process without either."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -76,14 +77,16 @@ class DDPEngine(Engine):
         """Compile each residual unit in place; where that fails, warn and go on as before."""
         units = [module for name, module in self._bare.named_modules() if name.count(".") == 3 and ".blocks." in name]
         if self.rank == 0:
-            print(f"compiling {len(units)} residual units; the first pass takes a while ...", flush=True)
+            print(
+                f"compiling {len(units)} residual units; the first pass takes a while ...", file=sys.stderr, flush=True
+            )
         for unit in units:
             unit.compile()
         try:
             self._dry_run(example)
         except Exception as error:  # torch has no common base class for what its compilers and theirs may raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            print(f"warning: torch.compile failed, going on without it: {reason}", flush=True)
+            print(f"warning: torch.compile failed, going on without it: {reason}", file=sys.stderr, flush=True)
             for unit in units:
                 unit._compiled_call_impl = None
             self._optimizer.zero_grad()

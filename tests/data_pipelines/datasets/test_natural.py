@@ -1,5 +1,6 @@
 """Class folders: which files belong to which class and split."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -83,6 +84,36 @@ def test_keys_fit_a_tar_header_and_have_no_dot(touch: Callable[..., Path]) -> No
     keys = [image.key for image in image_folder(touch("cat", names), 0, 0).images]
     assert len(set(keys)) == 4
     assert all(len(key.encode()) <= 90 and "." not in key for key in keys)
+
+
+def test_names_that_are_no_text_get_a_key_of_their_own(touch: Callable[..., Path]) -> None:
+    names = [os.fsdecode(b"\xff.jpg"), os.fsdecode(b"\xfe.jpg"), "two\nlines.jpg", "plain.jpg"]
+    try:
+        root = touch("cat", names)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    images = image_folder(root, val_fraction=0.2, test_fraction=0.2).images
+    keys = {image.key for image in images}
+    assert {image.image.name for image in images} == set(names)
+    assert len(keys) == 4
+    assert "cat/plain_jpg" in keys
+    assert all(key.isprintable() and len(key.encode()) <= 90 and "." not in key for key in keys)
+
+
+@pytest.mark.parametrize("names", [("val", "valid"), ("valid", "validation"), ("val", "validation")])
+def test_a_split_comes_from_one_folder(touch: Callable[..., Path], names: tuple[str, str]) -> None:
+    for folder in ("train", *names):
+        root = touch(f"{folder}/cat")
+    with pytest.raises(InputError, match=rf"/{names[0]} and .*/{names[1]} are both the val split; keep one"):
+        image_folder(root)
+
+
+@pytest.mark.parametrize("names", [("val",), ("test",), ("valid", "test")])
+def test_a_split_needs_train_beside_it(touch: Callable[..., Path], names: tuple[str, ...]) -> None:
+    for folder in names:
+        root = touch(f"{folder}/cat")
+    with pytest.raises(InputError, match=rf"has {', '.join(names)}, but no folder train beside it"):
+        image_folder(root)
 
 
 def test_mistakes_are_named(touch: Callable[..., Path], tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ SHAPES = {
     "one unit": (1, 12),
     "vector": (7,),
     "scalar in a vector": (1,),
+    "scalar": (),
 }
 
 
@@ -41,9 +42,9 @@ def draw(shapes: Sequence[tuple[int, ...]], seed: int, ratio: float) -> tuple[li
     weights = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
     gradients = []
     for weight in weights:
-        sizes = torch.rand(len(weight), dtype=torch.float64, generator=generator).mul(4).sub(2).exp()
+        sizes = torch.rand(weight.shape[:1], dtype=torch.float64, generator=generator).mul(4).sub(2).exp()
         noise = torch.randn(weight.shape, dtype=torch.float64, generator=generator)
-        gradients.append(noise * ratio * sizes.view(-1, *(1,) * (weight.ndim - 1)))
+        gradients.append(noise * ratio * sizes.view(weight.shape[:1] + (1,) * (weight.ndim - 1)))
     return weights, gradients
 
 
@@ -83,7 +84,7 @@ def test_channels_last_filters() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    shapes=st.lists(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), min_size=1, max_size=5),
+    shapes=st.lists(st.lists(st.integers(1, 6), max_size=4).map(tuple), min_size=1, max_size=5),
     seed=st.integers(0, 2**32),
     clipping=st.floats(1e-3, 10),
 )
@@ -114,6 +115,15 @@ def test_a_gradient_exactly_at_the_limit_is_left_alone(gradient: tuple[float, fl
     assert clip_adaptively([weight], [found], 0.5).clipped.item() == clipped
     assert found[0].tolist() == pytest.approx((1.5, 2.0), rel=1e-15)
     assert clipped or found[0].tolist() == [1.5, 2.0]
+
+
+@pytest.mark.parametrize(("gradient", "expected"), [(-3.0, -0.2), (0.1, 0.1), (0.0, 0.0)])
+def test_a_scalar_is_one_unit(gradient: float, expected: float) -> None:
+    found = torch.tensor(gradient, dtype=torch.float64)
+    stats = clip_adaptively([torch.tensor(2.0, dtype=torch.float64)], [found], 0.1)
+    assert found.shape == ()
+    assert found.item() == pytest.approx(expected, rel=1e-15)
+    assert (stats.clipped.item(), stats.units) == (expected != gradient, 1)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

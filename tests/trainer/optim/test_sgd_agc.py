@@ -1,6 +1,7 @@
 """SGDAGC is torch.optim.SGD behind the clipping, and its state is SGD's."""
 
 import copy
+import math
 import pickle
 from itertools import chain
 
@@ -134,6 +135,7 @@ def test_torchs_state_loads_and_leaves_the_clipping_that_it_does_not_know() -> N
     optimizer.load_state_dict(reference.state_dict())
     assert [group["agc_clipping"] for group in optimizer.param_groups] == [0.02, 0.0]
     assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.1, 0.8)] * 2
+    assert all(group["fused"] for group in optimizer.param_groups)
     for one, other in zip(mine, theirs, strict=True):
         assert torch.equal(optimizer.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"])
 
@@ -159,6 +161,79 @@ def test_a_copy_goes_on_like_the_original(duplicate) -> None:
     other.step()
     assert_same(copies, params)
     assert torch.equal(other.grad_norm, optimizer.grad_norm)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["copy", "pickle"])
+def test_a_copy_has_statistics_before_its_first_step(duplicate) -> None:
+    params = parameters()
+    optimizer = SGDAGC(params, lr=0.1)
+    for _ in range(2):
+        other = duplicate(optimizer)
+        assert other.grad_norm.isfinite()
+        assert other.clipped_share.isfinite()
+        assert other.param_groups[0]["fused"]
+        set_gradients(params, 0)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_a_first_gradient_may_come_late(weight_decay: float, nesterov: bool) -> None:
+    mine, theirs = parameters(), parameters()
+    settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": weight_decay, "nesterov": nesterov}
+    optimizer = SGDAGC(mine, agc_clipping=0.0, **settings)
+    reference = torch.optim.SGD(theirs, foreach=False, fused=False, **settings)
+    for step in range(STEPS):
+        for params in (mine, theirs):
+            set_gradients(params[: 1 + step], step)
+        optimizer.step()
+        reference.step()
+        assert_same(mine, theirs)
+        assert all(("momentum_buffer" in optimizer.state.get(p, {})) == (i <= step) for i, p in enumerate(mine))
+
+
+def test_an_overflow_leaves_neither_update_nor_momentum() -> None:
+    params = [nn.Parameter(torch.ones(shape)) for shape in SHAPES]
+    optimizer = SGDAGC(params, lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+
+    def step(factor: float) -> None:
+        optimizer.zero_grad()
+        scaler.scale(sum(p.sum() for p in params) * factor).backward()
+        scaler.unscale_(optimizer)
+        scaler.step(optimizer)
+        scaler.update()
+
+    # Memory that was used before, so that a buffer that nobody fills would show it.
+    used = [torch.full(shape, torch.nan) for shape in SHAPES]
+    del used
+    for factor in (math.inf, 0.0):
+        step(factor)
+        for p in params:
+            assert torch.equal(p.detach(), torch.ones_like(p))
+            assert not optimizer.state[p]["momentum_buffer"].any()
+    assert scaler.get_scale() == 4
+    step(1.0)
+    assert all((p < 1).all() for p in params)
+
+
+def test_an_overflow_leaves_the_update_of_torchs_state_out_too() -> None:
+    params = parameters()
+    reference = torch.optim.SGD(params, lr=0.1, momentum=0.9, fused=False)
+    set_gradients(params, 0)
+    reference.step()
+    optimizer = SGDAGC(params, lr=0.1)
+    optimizer.load_state_dict(reference.state_dict())
+    before = [p.detach().clone() for p in params]
+    momentum = [optimizer.state[p]["momentum_buffer"].clone() for p in params]
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.zeros(()))  # which makes the scale
+    set_gradients(params, 1)
+    params[0].grad[0] = torch.inf
+    scaler.step(optimizer)
+    for p, weight, buffer in zip(params, before, momentum, strict=True):
+        assert torch.equal(p.detach(), weight)
+        assert torch.equal(optimizer.state[p]["momentum_buffer"], buffer)
 
 
 def grouped_names(num_classes: int, paper_code: bool) -> list[tuple[float, list[str]]]:

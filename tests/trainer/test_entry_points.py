@@ -1,0 +1,216 @@
+"""The commands as a user types them: what they leave, what they refuse, and how."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trainer import pretrain, report, transfer
+from trainer.checkpoint import load, numbered, path_of
+from trainer.tracking import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = ["--global-batch-size", "16", "--save-every", "2", "--log-every", "1", "--device", "cpu", "--threads", "1"]
+MAINS = {"pretrain": pretrain.main, "transfer": transfer.main, "report": report.main}
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """A function that runs an entry point in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BITSCALE_DATA", raising=False)
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            MAINS[name]()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        output = capfd.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+def pretrain_tiny(command: Run, run_dir: Path, *arguments: object, steps: int = 4) -> tuple[int, str, str]:
+    return command("pretrain", "embedded", "--schedule.steps", steps, "--run-dir", run_dir, *TINY, *arguments)
+
+
+def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
+    source = tmp_path / "runs" / "tiny"
+    code, output, error = pretrain_tiny(command, source)
+    assert code == 0, error
+    assert "test top-1 accuracy" in output
+    result = json.loads((source / "result.json").read_text())
+    assert result["test"]["images"] == 2000
+    assert result["loader"] == read_metrics(source)[0]["loader"] == "dali"
+    assert json.loads((source / "status.json").read_text())["state"] == "finished"
+    assert load(numbered(source)[-1]).about["classes"][0] == "T-shirt"
+
+    options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
+    arguments = ["--pretrained", source, "scratch", *options, "--shots", 1, 2, "--seed", 0, 1, *TINY[2:]]
+    code, output, error = command("transfer", *arguments)
+    assert code == 0, error
+    assert "[8/8]" in output
+    one = tmp_path / "runs" / "transfer" / "tiny" / "fashion_mnist" / "1-shot-seed-0" / "result.json"
+    assert json.loads(one.read_text())["train_images"] == 10
+    assert json.loads(one.read_text())["settings"]["model"]["pretrained"] == str(source)
+
+    before = one.stat().st_mtime_ns
+    code, output, _ = command("transfer", *arguments)
+    assert code == 0
+    assert output.count("is finished") == 8
+    assert one.stat().st_mtime_ns == before
+
+    code, output, error = command("report", "runs", "--out", "report")
+    assert code == 0, error
+    text = Path(output.strip()).read_text()
+    assert "| tiny, r14x0.5 |" in text
+    assert "| scratch, r14x0.5 |" in text
+    assert "- optimiser steps: 2 instead of 500" in text
+
+
+REFUSED = [
+    (["embeded"], "unknown recipe 'embeded'; did you mean 'embedded'?"),
+    (["--model.name", "r50x2"], "unknown model 'r50x2'; did you mean 'r50x3'?"),
+    (["--data.sets", "fashon_mnist"], "did you mean 'fashion_mnist'?"),
+    (["--data.sets", "digits"], "python -m data_pipelines.prepare digits --out data/digits"),
+    (["--optim.base-lr", "-1"], "--optim.base-lr is -1.0; it must be above 0"),
+    (["--optim.base-lr", "fast"], "--optim.base-lr"),
+    (["--optim.base-rl", "1"], "--optim.base-lr"),
+    (["--data.shots", "0"], "shots is 0; it must be at least 1"),
+    (["--data.shots", "901"], "T-shirt (900)"),
+    (["--data.classes", "Trousers"], "did you mean 'Trouser'?"),
+    (["--data.train-view", "squish"], "squash"),
+    (["--precision", "fp16"], "--precision fp16 needs a GPU"),
+    (["--model.pretrained", "nowhere"], "nowhere is neither a checkpoint nor a run folder"),
+    (["--device", "cuda"], "run on the CPU with --device cpu"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
+def test_bad_input_is_refused_without_a_traceback(
+    arguments: list[str], message: str, command: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    recipe = [] if arguments[0] == "embeded" else ["embedded", "--device", "cpu", "--schedule.steps", "1"]
+    code, _, error = command("pretrain", *recipe, *arguments)
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
+    assert not Path("runs").exists() or not list(Path("runs").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shots", "0"], "--shots 0 is neither a number of at least 1 nor 'full'"),
+        (["--shots", "some"], "--shots some is neither"),
+        (["--shots", "901"], "--shots-at-most"),
+        (["--resize", "40"], "--resize needs --image-size"),
+        (["--target", "fashion_mnits"], "did you mean 'fashion_mnist'?"),
+    ],
+)
+def test_transfer_refuses(arguments: list[str], message: str, command: Run) -> None:
+    code, _, error = command(
+        "transfer", "--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist", *arguments
+    )
+    assert code == 2
+    assert message in error
+
+
+def test_transfer_from_scratch_alone_needs_a_model(command: Run) -> None:
+    code, _, error = command("transfer", "--pretrained", "scratch", "--target", "fashion_mnist")
+    assert (code, "name one with --model" in error) == (2, True)
+
+
+def test_changed_configuration(command: Run, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    assert pretrain_tiny(command, run_dir)[0] == 0
+    code, _, error = pretrain_tiny(command, run_dir, "--optim.base-lr", 0.3)
+    assert code == 2
+    assert "optim.base_lr: 0.4 -> 0.3" in error
+    assert "--resume-anyway" in error
+    assert pretrain_tiny(command, run_dir, "--eval-batch-size", 100)[0] == 0  # says how, not what
+
+    code, output, error = pretrain_tiny(command, run_dir, "--resume-anyway", steps=6)
+    assert code == 0, error
+    assert "at step 4" in output
+    assert path_of(run_dir, 6).is_file()
+
+    assert pretrain_tiny(command, run_dir, "--no-resume", "--optim.base-lr", 0.3)[0] == 0
+    assert (tmp_path / "run-2" / "result.json").is_file()
+
+
+def test_a_loss_that_is_not_finite(command: Run, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    code, _, error = pretrain_tiny(
+        command, run_dir, "--optim.base-lr", 1e30, "--schedule.warmup-steps", 0, "--save-every", 1, steps=6
+    )
+    assert code == 1
+    assert "is not finite at learning rate" in error
+    assert "train-" in error  # keys of the embedded set
+    assert "Traceback" not in error
+    status = json.loads((run_dir / "status.json").read_text())
+    assert (status["state"], "not finite" in status["reason"]) == ("failed", True)
+    (listed,) = run_dir.glob("nonfinite_step_*.json")
+    step = json.loads(listed.read_text())["step"]
+    assert len(json.loads(listed.read_text())["keys_by_rank"]["0"]) == 16
+    assert [load(path).about["step"] for path in numbered(run_dir)][-1] <= step
+
+
+def test_damaged_shards_are_refused(command: Run, tmp_path: Path) -> None:
+    damaged = tmp_path / "data" / "damaged"
+    shutil.copytree(ROOT / "data_pipelines" / "embedded" / "fashion_mnist", damaged)
+    shard = damaged / "train" / "000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    code, _, error = pretrain_tiny(command, tmp_path / "run", "--data.sets", "damaged")
+    assert code == 2
+    assert "000000.tar has" in error
+    assert "prepare the set again" in error
+
+
+def test_plan(command: Run) -> None:
+    code, output, error = command("pretrain", "embedded", "--plan")
+    assert code == 0, error
+    plan = json.loads(output)
+    assert (plan["total_steps"], plan["global_batch_size"], plan["train_images"]) == (1200, 128, 9000)
+    assert plan["parameters"] == 2_017_578
+    assert plan["checkpoint_bytes"] == 8 * 2_017_578
+
+
+def test_few_classes_and_torch_loader(command: Run, tmp_path: Path) -> None:
+    arguments = ["--data.classes", "Bag", "Coat", "Dress", "--loader", "torch"]
+    code, _, error = pretrain_tiny(command, tmp_path / "run", *arguments, steps=2)
+    assert code == 0, error
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["loader"], result["train_images"], result["test"]["images"]) == ("torch", 2700, 600)
+
+
+@pytest.mark.parametrize("script", ["trainer/pretrain.py", "trainer/transfer.py", "trainer/report.py"])
+def test_scripts_take_their_folder_off_the_path(script: str, tmp_path: Path) -> None:
+    """`import config` or `import kernels` in somebody else's package must not find ours."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys\natexit.register(lambda: print('PATH', sys.path, file=sys.stderr))\n"
+    )
+    search = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, script, "--help"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": search, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\x1b[" not in done.stdout
+    path = next(line for line in done.stderr.splitlines() if line.startswith("PATH"))
+    assert repr(str(ROOT / "trainer")) not in path
+    assert repr(str(ROOT)) in path

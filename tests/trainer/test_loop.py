@@ -1,0 +1,116 @@
+"""Evaluation, precision and compilation of the loop and its engine."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from run_ranks import run_ranks
+from torch import nn
+
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engines import ENGINES
+from trainer.engines.base import Engine
+from trainer.job import Job, make_job
+from trainer.loop import due, predict, train
+from trainer.models.bit import BiTResNet
+from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.tracking import Tracker, read_metrics
+
+
+def job_of(data: str, run_dir: Path, **runtime: object) -> Job:
+    config = Config(
+        global_batch_size=8,
+        precision="fp32",
+        data=DataConfig(sets=(data,), image_size=32, resize=32),
+        model=ModelConfig("r14x0.5"),
+        optim=OptimConfig(base_lr=0.1, rescale_lr=False),
+        schedule=ScheduleConfig("cosine", epochs=None, steps=4, warmup_steps=0),
+        runtime=RuntimeConfig(device="cpu", threads=1, eval_batch_size=4, log_every=1, **runtime),
+    )
+    return make_job(config, run_dir)
+
+
+def prepared(engine: Engine, job: Job) -> BiTResNet:
+    torch.manual_seed(0)
+    model = BiTResNet((1,), 0.5, job.train.num_classes, "fan_in")
+    optimizer = SGDAGC(param_groups(model, job.train.num_classes, 0.01), lr=0.0)
+    example = torch.zeros(job.micro_batch_size(engine), 32, 32, job.train.channels, dtype=torch.uint8)
+    engine.prepare(model, optimizer, example.permute(0, 3, 1, 2))
+    return model
+
+
+def predict_on_rank(data: str, run_dir: Path) -> np.ndarray:
+    engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
+    job = job_of(data, run_dir)
+    prepared(engine, job)
+    assert job.test is not None
+    logits = predict(job, engine, job.test.take(np.arange(7))).numpy()
+    engine.close()
+    return logits
+
+
+def test_evaluation_counts_every_sample_once(phantoms: Path, tmp_path: Path) -> None:
+    """Seven samples on three ranks: none is repeated to fill a batch, or the sum of logits would show it."""
+    (alone,) = run_ranks(1, predict_on_rank, str(phantoms), tmp_path)
+    assert alone.shape[0] == 7
+    assert np.abs(alone).min(axis=1).all()
+    for logits in run_ranks(3, predict_on_rank, str(phantoms), tmp_path):
+        np.testing.assert_allclose(logits, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("done", "every", "expected"), [(1, 5, False), (5, 5, True), (12, 5, True), (11, None, False), (12, None, True)]
+)
+def test_due_also_at_the_end(done: int, every: int | None, expected: bool) -> None:
+    assert due(done, every, total=12) is expected
+
+
+def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> None:
+    engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "bf16")
+    job = job_of(str(phantoms), tmp_path)
+    model = prepared(engine, job)
+    before = model.head.weight.clone()
+    tracker = Tracker(tmp_path, 0, 0, job.total_steps, "test")
+    train(job, engine, tracker, 0, None)
+    tracker.close()
+    assert model.head.weight.dtype == torch.float32
+    assert not torch.equal(before, model.head.weight)
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4]
+    scalars = {"train/loss", "train/lr", "train/grad_norm", "train/clipped_share", "train/images_per_s"}
+    assert scalars | {"train/data_wait_share"} < rows[0].keys()
+    assert rows[-1]["step"] == 4
+    assert {"val/loss", "val/auc"} <= rows[-1].keys()
+
+
+def test_compile_falls_back_with_a_warning(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(unit: nn.Module) -> None:
+        def call(*_: object) -> None:
+            raise RuntimeError("no compiler here")
+
+        unit._compiled_call_impl = call
+
+    monkeypatch.setattr(nn.Module, "compile", broken)
+    engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, compile=True), "fp32")
+    job = job_of(str(phantoms), tmp_path)
+    prepared(engine, job)
+    train(replace(job, val=None), engine, Tracker(tmp_path, 1, 0, 4, "test"), 0, None)
+    assert "warning: torch.compile failed, going on without it: no compiler here" in capfd.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_units_predict_the_same(phantoms: Path, tmp_path: Path) -> None:
+    logits = []
+    for compiled in (False, True):
+        engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, compile=compiled), "fp32")
+        job = job_of(str(phantoms), tmp_path)
+        model = prepared(engine, job)
+        assert (model.stages[0].blocks[0]._compiled_call_impl is not None) is compiled
+        assert job.test is not None
+        logits.append(predict(job, engine, job.test))
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
