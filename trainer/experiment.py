@@ -55,11 +55,12 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
         if engine.rank == 0:
             print(f"{run_dir} is finished; --no-resume starts another run", flush=True)
         return result
+    environment = describe_environment(engine, job.loader_name)
     engine.sum(torch.zeros(1))  # every rank has looked at the folder before one writes to it
     if engine.rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / CONFIG, settings)
-        write_json(run_dir / "environment.json", describe_environment(engine, job.loader_name))
+        write_json(run_dir / "environment.json", environment)
     with _status_kept(job, engine):
         seconds = _train(job, engine)
         result = {
@@ -70,6 +71,7 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
             "total_steps": job.total_steps,
             "train_images": len(job.train),
             "loader": job.loader_name,
+            "environment": environment,
             "seconds": seconds,
             **_final_metrics(job, engine),
         }

@@ -158,6 +158,15 @@ def deviations(results: list[dict[str, Any]]) -> list[str]:
     return sorted(lines)
 
 
+def origins(results: list[dict[str, Any]]) -> list[str]:
+    """The different commits, machines and torch versions that the results come from."""
+    lines = set()
+    for environment in (result["environment"] for result in results):
+        ranks = f"{environment['world_size']} x {environment['device']} ({environment['threads_per_rank']} CPU threads)"
+        lines.add(f"commit {environment['commit']}, {ranks}, torch {environment['packages']['torch']}")
+    return sorted(lines)
+
+
 def draw_few_shot(runs: pd.DataFrame, target: str, folder: Path) -> list[str]:
     """Few-shot curves of one target as PNG and SVG; returns the file names."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0), layout="constrained")
@@ -217,6 +226,7 @@ def write_report(report: Report) -> Path:
         lines += ["## Not as BiT-HyperRule and the paper have it", "", *departures, ""]
     loaders = ", ".join(sorted(table["loader"].unique()))
     lines += [f"{len(table)} runs, loader: {loaders}. Every run is a row of [results.csv](results.csv).", ""]
+    lines += [f"Made by: {'; '.join(origins(results))}.", ""]
     path = report.out / "report.md"
     path.write_text("\n".join(lines))
     return path

@@ -31,6 +31,15 @@ def settings_of(seed: int, model: str = "r50x1", **data: Any) -> dict[str, Any]:
     }
 
 
+ENVIRONMENT = {
+    "commit": "c0ffee",
+    "world_size": 4,
+    "device": "some GPU",
+    "threads_per_rank": 16,
+    "packages": {"torch": "2.11.0"},
+}
+
+
 def transfer_result(source: str, shots: str, seed: int, top1: float | None, **changes: Any) -> dict[str, Any]:
     """What `transfer` leaves of one run; without a test split if `top1` is None."""
     return {
@@ -47,6 +56,7 @@ def transfer_result(source: str, shots: str, seed: int, top1: float | None, **ch
         "total_steps": 500,
         "train_images": 37,
         "loader": "torch",
+        "environment": ENVIRONMENT,
         "seconds": 12.345,
         "checkpoint": "best.safetensors",
         "checkpoint_step": 500,
@@ -65,6 +75,7 @@ def pretrain_result(name: str, **changes: Any) -> dict[str, Any]:
         "total_steps": 9000,
         "train_images": 600_000,
         "loader": "dali",
+        "environment": ENVIRONMENT,
         "seconds": 7200.0,
         "val": {"loss": 0.5, "auc": 0.8125, "images": 10},
         "test": {"loss": 0.5, "auc": math.nan, "images": 10},
@@ -236,6 +247,7 @@ def test_report_of_a_sweep(tmp_path: Path) -> None:
     path = write_report(Report((runs, runs), out))
     assert path == out / "report.md"
     text = path.read_text()
+    assert "commit c0ffee, 4 x some GPU (16 CPU threads), torch 2.11.0" in text
     assert "| big | r50x1 | chexpert+mimic_cxr | 9000 | mean AUC | 81.25% |  | 120.0 |" in text
     assert "nan" not in text
     assert "## Transfer to pets" in text
