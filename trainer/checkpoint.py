@@ -38,7 +38,7 @@ def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
         for part in ("model", "momentum")
         for name, tensor in state[part].items()
     }
-    header = {"format": FORMAT, "loss_scale": json.dumps(state["loss_scale"]), "about": json.dumps(about)}
+    header = {"format": FORMAT, "loss_scaler": json.dumps(state["loss_scaler"]), "about": json.dumps(about)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
@@ -51,7 +51,7 @@ def load(path: Path) -> Checkpoint:
             if header.get("format") != FORMAT:
                 found = header.get("format")
                 raise InputError(f"{path} is no checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
-            state: dict[str, Any] = {"model": {}, "momentum": {}, "loss_scale": json.loads(header["loss_scale"])}
+            state: dict[str, Any] = {"model": {}, "momentum": {}, "loss_scaler": json.loads(header["loss_scaler"])}
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 part, _, parameter = name.partition(".")
                 state[part][parameter] = file.get_tensor(name)

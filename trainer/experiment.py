@@ -56,13 +56,14 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
             print(f"{run_dir} is finished; --no-resume starts another run", flush=True)
         return result
     environment = describe_environment(engine, job.loader_name)
-    engine.sum(torch.zeros(1))  # every rank has looked at the folder before one writes to it
+    _wait_for_all(engine)  # every rank has looked at the folder before one writes to it
     if engine.rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
         write_json(run_dir / CONFIG, settings)
         write_json(run_dir / "environment.json", environment)
     with _status_kept(job, engine):
         seconds = _train(job, engine)
+        _wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
         result = {
             **about,
             "run": config.name,
@@ -102,6 +103,10 @@ def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
         number += 1
     number = int(engine.sum(torch.tensor(number if engine.rank == 0 else 0)))
     return run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")
+
+
+def _wait_for_all(engine: Engine) -> None:
+    engine.sum(torch.zeros(1))
 
 
 def _check_batch(config: Config, job: Job, engine: Engine) -> None:

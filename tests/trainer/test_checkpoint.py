@@ -37,7 +37,7 @@ def some_state(seed: int = 0) -> dict[str, Any]:
         "head.bias": torch.tensor([0.0, -0.0, torch.inf, torch.nan, 1e-42]),
     }
     momentum = {"stem.conv.weight": filters * 2, "head.weight": torch.randn(5, 4, generator=generator).bfloat16()}
-    return {"model": model, "momentum": momentum, "loss_scale": 65536.0}
+    return {"model": model, "momentum": momentum, "loss_scaler": {"scale": 65536.0, "_growth_tracker": 7}}
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -55,7 +55,7 @@ def test_round_trip_is_bit_for_bit(tmp_path: Path) -> None:
     save(path, state, ABOUT)
     loaded = load(path)
     assert loaded.about == ABOUT
-    assert loaded.state["loss_scale"] == 65536.0
+    assert loaded.state["loss_scaler"] == {"scale": 65536.0, "_growth_tracker": 7}
     for part in ("model", "momentum"):
         assert loaded.state[part].keys() == state[part].keys()
         for name, tensor in state[part].items():
@@ -84,10 +84,10 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, metadata: dict[str, s
 @pytest.mark.parametrize(
     ("tensor_name", "header"),
     [
-        ("weight", {"loss_scale": "1.0", "about": "{}"}),
+        ("weight", {"loss_scaler": "{}", "about": "{}"}),
         ("model.weight", {"about": "{}"}),
-        ("model.weight", {"loss_scale": "1.0"}),
-        ("model.weight", {"loss_scale": "1.0", "about": "{"}),
+        ("model.weight", {"loss_scaler": "{}"}),
+        ("model.weight", {"loss_scaler": "{}", "about": "{"}),
     ],
 )
 def test_incomplete_contents_are_refused_by_name(tmp_path: Path, tensor_name: str, header: dict[str, str]) -> None:
@@ -185,7 +185,7 @@ def test_backbone_is_all_but_the_head() -> None:
     weights = {
         name: torch.zeros(1) for name in ("stem.conv.weight", "head.weight", "head.bias", "headroom", "norm.bias")
     }
-    found = backbone(Checkpoint({"model": weights, "momentum": {}, "loss_scale": 1.0}, {}))
+    found = backbone(Checkpoint({"model": weights, "momentum": {}, "loss_scaler": {}}, {}))
     assert list(found) == ["stem.conv.weight", "headroom", "norm.bias"]
 
 

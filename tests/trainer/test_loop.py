@@ -13,6 +13,7 @@ from torch import nn
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
+from trainer.engines.ddp import DDPEngine
 from trainer.job import Job, make_job
 from trainer.loop import due, predict, train
 from trainer.models.bit import BiTResNet
@@ -114,3 +115,19 @@ def test_compiled_units_predict_the_same(phantoms: Path, tmp_path: Path) -> None
         assert job.test is not None
         logits.append(predict(job, engine, job.test))
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_loss_scaler_goes_through_a_checkpoint(phantoms: Path, tmp_path: Path) -> None:
+    """Before the first step of a resumed run, when the scaler has not been used yet."""
+    job, states = job_of(str(phantoms), tmp_path), []
+    for scale in (None, 1024.0):
+        engine = DDPEngine(RuntimeConfig(device="cpu", threads=1), "fp32")
+        engine._scaler = torch.amp.GradScaler("cpu")  # as fp16 has it, which needs a GPU
+        prepared(engine, job)
+        if scale is not None:
+            engine.load_state_dict(states[0] | {"loss_scaler": states[0]["loss_scaler"] | {"scale": scale}})
+            engine.backward(engine.model(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).sum())
+            engine.step()
+        states.append(engine.state_dict())
+    assert states[1]["loss_scaler"]["scale"] == 1024.0
+    assert states[1]["loss_scaler"]["_growth_tracker"] == 1

@@ -72,7 +72,7 @@ class Engine(ABC):
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Canonical, unsharded, the same for every engine and number of ranks: "model" and "momentum" map parameter
-        names to tensors, "loss_scale" is a number. Collective where state is sharded."""
+        names to tensors, "loss_scaler" maps names to numbers. Collective where state is sharded."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:

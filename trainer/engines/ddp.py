@@ -148,7 +148,7 @@ class DDPEngine(Engine):
                 for name, p in parameters.items()
                 if state[p].get("momentum_buffer") is not None
             },
-            "loss_scale": self._scaler.get_scale(),
+            "loss_scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -159,8 +159,8 @@ class DDPEngine(Engine):
             self._optimizer.state[parameters[name]]["momentum_buffer"] = torch.empty_like(parameters[name]).copy_(
                 momentum
             )
-        if self._scaler.is_enabled():
-            self._scaler.update(float(state["loss_scale"]))
+        if self._scaler.is_enabled() and state["loss_scaler"]:
+            self._scaler.load_state_dict(state["loss_scaler"])
 
     def close(self) -> None:
         if self.world_size > 1:
