@@ -20,5 +20,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             rank = f"[rank {os.environ.get('RANK')}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
             print(f"{rank}error: {error}", file=sys.stderr, flush=True)
             sys.exit(2 if isinstance(error, InputError) else 1)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
 
     return wrapped

@@ -74,7 +74,7 @@ class Index:
             classes=tuple(manifest["classes"]),
             channels=manifest["channels"],
             flip=manifest["horizontal_flip"],
-            fingerprint=_digest(content),
+            fingerprint=_digest(manifest | {"splits": {split: content}}),
             shards=tuple(folder / split / shard["file"] for shard in content["shards"]),
             **columns,
         )
@@ -110,6 +110,8 @@ class Index:
         """The samples of some classes of a single-label set, renumbered in the given order. Raises InputError for an
         unknown class, naming the nearest."""
         self._require_single_label("a choice of classes")
+        if len(set(classes)) < len(classes):
+            raise InputError(f"a class is named twice: {', '.join(classes)}")
         for name in classes:
             if name not in self.classes:
                 raise InputError(f"unknown class {name!r}{nearest(name, self.classes)}")

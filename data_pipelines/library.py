@@ -36,7 +36,7 @@ def find(name: str) -> Path:
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
-        f"{nearest(name, sorted(prepared | set(DATASETS)))}; prepare one with: "
+        f"{nearest(name, sorted((prepared | set(DATASETS)) - {'image-folder'}))}; class folders are prepared with: "
         f"python -m data_pipelines.prepare image-folder --root DIR --out {data_root() / Path(name).name}"
     )
 

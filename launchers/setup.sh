@@ -8,12 +8,12 @@ fail() {
 
 readonly NEEDED_GB=12 # of disk: torch with its CUDA libraries, DALI, and room for pip to unpack
 
-version_ok() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+version_ok() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; }
 
 find_python() {
     local candidate
     if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-        version_ok python || fail "the active environment has $(python -V 2>&1 || echo 'no Python'); activate one with Python 3.10 to 3.13, or deactivate it"
+        version_ok python || fail "the active environment has $(python -V 2>&1 || echo 'no Python'); activate one with Python 3.10 or newer, or deactivate it"
         PYTHON=$(command -v python)
         return
     fi
@@ -22,7 +22,7 @@ find_python() {
             if command -v "$candidate" >/dev/null && version_ok "$candidate"; then break; fi
             candidate=
         done
-        [ -n "$candidate" ] || fail "no Python 3.10 to 3.13 found; install one, or activate an environment that has one"
+        [ -n "$candidate" ] || fail "no Python 3.10 or newer found; install one, or activate an environment that has one"
         "$candidate" -m venv .venv || {
             rm -rf .venv
             fail "$candidate cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"

@@ -4,12 +4,16 @@ Tensors are named `model.<parameter>` and `momentum.<parameter>`; the rest is JS
 is executed on loading.
 """
 
+import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -38,24 +42,47 @@ def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
         for part in ("model", "momentum")
         for name, tensor in state[part].items()
     }
+    about = about | {"weights": fingerprint(state["model"])}
     header = {"format": FORMAT, "loss_scaler": json.dumps(state["loss_scaler"]), "about": json.dumps(about)}
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(".*.tmp"):  # by a start that was killed while it saved
+        left.unlink()
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """A short name for weights, from their names and norms: equal weights have equal ones."""
+    names = sorted(weights)
+    norms = [norm.item() for norm in torch._foreach_norm([weights[name].detach() for name in names])]
+    return hashlib.sha256(json.dumps([names, norms]).encode()).hexdigest()[:16]
 
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint to the CPU. Raises InputError for a file that is no whole checkpoint of this format."""
+    with _opened(path) as (file, header):
+        state: dict[str, Any] = {"model": {}, "momentum": {}, "loss_scaler": json.loads(header["loss_scaler"])}
+        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            part, _, parameter = name.partition(".")
+            state[part][parameter] = file.get_tensor(name)
+        return Checkpoint(state, json.loads(header["about"]))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a checkpoint says `about` itself, without reading its tensors. Raises InputError as `load` does."""
+    with _opened(path) as (_, header):
+        about: dict[str, Any] = json.loads(header["about"])
+        return about
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 found = header.get("format")
                 raise InputError(f"{path} is no checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
-            state: dict[str, Any] = {"model": {}, "momentum": {}, "loss_scaler": json.loads(header["loss_scaler"])}
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                part, _, parameter = name.partition(".")
-                state[part][parameter] = file.get_tensor(name)
-            return Checkpoint(state, json.loads(header["about"]))
+            yield file, header
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise InputError(f"{path} is no whole checkpoint ({error}); delete it to go on from an older one") from error
 
@@ -64,6 +91,11 @@ def numbered(run_dir: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, the best one's copy aside."""
     folder = run_dir / FOLDER
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def step_of(path: Path) -> int:
+    """The updates done at a numbered checkpoint."""
+    return int(path.stem.removeprefix("step_"))
 
 
 def path_of(run_dir: Path, step: int) -> Path:

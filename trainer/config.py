@@ -131,7 +131,8 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where and how the run executes. May change between two starts of the same run."""
+    """Where and how the run executes. May change between two starts of the same run: nothing here changes a number by
+    more than rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["ddp"] = "ddp"
@@ -145,8 +146,8 @@ class RuntimeConfig:
     """CPU threads of each rank; None: the cores this process may use, shared by the ranks of the node."""
     compile: bool = False
     """Compile the residual units with torch.compile."""
-    tf32: bool = True
-    """Let fp32 matrix products and convolutions use TF32 on GPUs that have it."""
+    tf32: bool = False
+    """Let fp32 matrix products and convolutions use TF32 on GPUs that have it: faster, with 10 bits of mantissa."""
     log_every: int = 50
     """Steps between two rows of metrics."""
     save_every: int = 1000

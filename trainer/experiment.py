@@ -1,6 +1,7 @@
 """The life of a run: open, resume, train, test once, and leave a result. Pre-training and transfer differ only in their
 configuration."""
 
+import os
 import signal
 import sys
 import time
@@ -18,7 +19,7 @@ from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
 from trainer.files import read_json, write_json
-from trainer.job import Job, make_job
+from trainer.job import Job, make_job, warmup_reaches_decay
 from trainer.loop import evaluate, train
 from trainer.metrics import PRIMARY, PRIMARY_NAME
 from trainer.models.bit import build_model
@@ -50,23 +51,26 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
     settings = config.to_dict() | {"data_fingerprint": job.train.fingerprint}
+    if config.model.pretrained is not None:
+        settings["model"]["pretrained_weights"] = checkpoint.describe(_source(config))["weights"]
     result = _finished(run_dir, settings, start)
     if result is not None:
+        write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
         if engine.rank == 0:
-            print(f"{run_dir} is finished; --no-resume starts another run", flush=True)
+            print(f"{run_dir} is finished", flush=True)
         return result
+    if engine.rank == 0 and warmup_reaches_decay(config, job.total_steps):
+        print(f"warning: {config.schedule.warmup_steps} warm-up steps reach into the first decay", file=sys.stderr)
     environment = describe_environment(engine, job.loader_name)
     _wait_for_all(engine)  # every rank has looked at the folder before one writes to it
     if engine.rank == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_json(run_dir / CONFIG, settings)
-        write_json(run_dir / "environment.json", environment)
+        _open_folder(run_dir, settings, environment)
     with _status_kept(job, engine):
         seconds = _train(job, engine)
         _wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
         result = {
             **about,
-            "run": config.name,
+            "run": str(run_dir),
             "task": job.train.task,
             "settings": settings,
             "total_steps": job.total_steps,
@@ -80,6 +84,16 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
         write_json(run_dir / RESULT, result)
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     return result
+
+
+def _open_folder(run_dir: Path, settings: dict[str, Any], environment: dict[str, Any]) -> None:
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / RESULT).unlink(missing_ok=True)  # of other settings, or it would have been returned
+        write_json(run_dir / CONFIG, settings)
+        write_json(run_dir / "environment.json", environment)
+    except OSError as error:
+        raise InputError(f"{run_dir} cannot be written ({error}); choose another --run-dir") from error
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -99,8 +113,11 @@ def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
         return run_dir
     # Rank 0 decides: by the time the others look, it may have made the folder.
     number = 1
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     while (run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")).exists():
         number += 1
+    if restarted:  # by torchrun's --max-restarts: go on with the folder that the first attempt made
+        number = max(1, number - 1)
     number = int(engine.sum(torch.tensor(number if engine.rank == 0 else 0)))
     return run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")
 
@@ -128,12 +145,18 @@ def _finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str
             raise InputError(f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with --run-dir")
         return None
     changed = differences(before, settings)
+    other_model = [line for line in changed if line.startswith("model.")]
+    if other_model:
+        raise InputError(
+            f"{run_dir} holds a run of another model:\n  " + "\n  ".join(other_model) + "\nName another folder"
+        )
     if changed and not start.resume_anyway:
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-            "Start a new run with --no-resume or --run-dir, or go on all the same with --resume-anyway"
+            "Start a new run in another folder, or go on all the same with --resume-anyway"
         )
-    return None if changed else read_json(run_dir / RESULT)
+    result = read_json(run_dir / RESULT)
+    return result if isinstance(result, dict) and not differences(result["settings"], settings) else None
 
 
 def _train(job: Job, engine: Engine) -> float:
@@ -166,8 +189,12 @@ def _train(job: Job, engine: Engine) -> float:
     return time.monotonic() - started
 
 
+def _source(config: Config) -> Path:
+    return checkpoint.chosen(Path(str(config.model.pretrained)))
+
+
 def _load_backbone(model: torch.nn.Module, config: Config) -> None:
-    path = checkpoint.chosen(Path(str(config.model.pretrained)))
+    path = _source(config)
     loaded = checkpoint.load(path)
     if loaded.about["model"] != config.model.name:
         raise InputError(
@@ -184,9 +211,11 @@ def _load_backbone(model: torch.nn.Module, config: Config) -> None:
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
     """Load the newest checkpoint: steps done and the best metric so far; (0, None) without one."""
     found = checkpoint.numbered(job.run_dir)
-    if not found:
+    # Rank 0 decides: another node's view of the folder may be older.
+    step = int(engine.sum(torch.tensor(checkpoint.step_of(found[-1]) if engine.rank == 0 and found else 0)))
+    if step == 0:
         return 0, None
-    loaded = checkpoint.load(found[-1])
+    loaded = checkpoint.load(checkpoint.path_of(job.run_dir, step))
     engine.load_state_dict(loaded.state)
     if engine.rank == 0:
         print(f"resuming {job.run_dir} at step {loaded.about['step']}", flush=True)
@@ -211,7 +240,7 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
 
     def step() -> int:
         found = checkpoint.numbered(job.run_dir)
-        return int(found[-1].stem.removeprefix("step_")) if found else 0
+        return checkpoint.step_of(found[-1]) if found else 0
 
     def leave(state: str, reason: str) -> None:
         write_status(job.run_dir, engine.rank, state, step(), job.total_steps, reason)
@@ -230,7 +259,9 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         leave("resumable", "interrupted")
-        raise RunError(f"interrupted; the same command goes on from step {step()}") from None
+        raise RunError(
+            f"interrupted; the same command with --run-dir {job.run_dir} goes on from step {step()}"
+        ) from None
     except SystemExit:
         leave("resumable", "terminated")
         raise

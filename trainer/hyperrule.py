@@ -22,16 +22,19 @@ class HyperRule:
     size: int
 
 
+def schedule_for(num_images: int) -> tuple[int, ...]:
+    """The rule's schedule for `num_images` training images, steps."""
+    if num_images < _SMALL_IMAGES:
+        return 100, 200, 300, 400, 500
+    if num_images < _MEDIUM_IMAGES:
+        return 500, 3000, 6000, 9000, 10_000
+    return 500, 6000, 12_000, 18_000, 20_000
+
+
 def hyperrule(num_images: int, height: int, width: int) -> HyperRule:
     """The rule for `num_images` training images of `height` x `width` pixels."""
-    if num_images < _SMALL_IMAGES:
-        schedule = (100, 200, 300, 400, 500)
-    elif num_images < _MEDIUM_IMAGES:
-        schedule = (500, 3000, 6000, 9000, 10_000)
-    else:
-        schedule = (500, 6000, 12_000, 18_000, 20_000)
     resize, size = (160, 128) if height * width < _SMALL_AREA else (512, 480)
-    return HyperRule(schedule, 0.0 if num_images < _SMALL_IMAGES else _MIXUP_ALPHA, resize, size)
+    return HyperRule(schedule_for(num_images), 0.0 if num_images < _SMALL_IMAGES else _MIXUP_ALPHA, resize, size)
 
 
 def stretched(schedule: Sequence[int], total_steps: int) -> tuple[int, ...]:

@@ -16,8 +16,8 @@ from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
 from trainer.config import Config, DataConfig
 from trainer.engines.base import Engine
-from trainer.hyperrule import hyperrule, hyperrule_lr, stretched
-from trainer.schedules import learning_rate, rescaled
+from trainer.hyperrule import hyperrule_lr, schedule_for, stretched
+from trainer.schedules import decay_steps, learning_rate, rescaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
         val=val,
         test=test,
         total_steps=total_steps,
-        schedule=make_schedule(config, total_steps, train),
+        schedule=make_schedule(config, total_steps, len(train)),
         order=Order(len(train), config.global_batch_size, config.seed, unit=2 if data.mixup_alpha else 1),
         augmentation=Augmentation(
             data.train_view, data.image_size, data.resize, config.seed, data.flip and train.flip, data.mixup_alpha
@@ -108,13 +108,18 @@ def open_split(data: DataConfig, split: Split, seed: int) -> Index | None:
     return index
 
 
-def make_schedule(config: Config, total_steps: int, train: Index) -> Callable[[int], float]:
+def make_schedule(config: Config, total_steps: int, num_images: int) -> Callable[[int], float]:
     """Learning rate as a function of the step."""
     optim, schedule = config.optim, config.schedule
     peak = rescaled(optim.base_lr, config.global_batch_size) if optim.rescale_lr else optim.base_lr
     if schedule.kind == "hyperrule":
-        rule = hyperrule(len(train), int(train.height[0]), int(train.width[0]))
-        boundaries = stretched(rule.schedule, total_steps)
+        boundaries = stretched(schedule_for(num_images), total_steps)
         return lambda step: hyperrule_lr(step, peak, boundaries)
     kind, warmup_steps = schedule.kind, min(schedule.warmup_steps, total_steps)
     return lambda step: learning_rate(step, peak, kind, total_steps, warmup_steps)
+
+
+def warmup_reaches_decay(config: Config, total_steps: int) -> bool:
+    """Whether the learning rate would be decayed before it has reached its peak."""
+    schedule = config.schedule
+    return schedule.kind == "step" and schedule.warmup_steps > decay_steps(total_steps)[0]

@@ -1,11 +1,13 @@
 """The training loop and evaluation. Pre-training and transfer both run these two functions and no others."""
 
+import math
 from itertools import islice
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
+from data_pipelines.errors import RunError
 from data_pipelines.index import Index
 from data_pipelines.order import evaluation_order
 from trainer import checkpoint
@@ -13,7 +15,7 @@ from trainer.engines.base import Engine, Update
 from trainer.job import Job
 from trainer.losses import count_labels, loss_sum, model_input, targets
 from trainer.metrics import PRIMARY, compute_metrics
-from trainer.tracking import Tracker
+from trainer.tracking import Tracker, write_status
 from trainer.watch import LossWatch
 
 
@@ -57,8 +59,8 @@ def train(job: Job, engine: Engine, tracker: Tracker, first_step: int, best: flo
             started = perf_counter()
             metrics = evaluate(job, engine, job.val)
             tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
-            metric = metrics[PRIMARY[task]]
-            if best is None or metric > best:
+            metric = metrics[PRIMARY[task]]  # NaN is never better: the last checkpoint counts then
+            if metric > (-math.inf if best is None else best):
                 best = metric
                 save(job, engine, done, best, checkpoint.BEST)
             meter.paused_s += perf_counter() - started
@@ -66,6 +68,7 @@ def train(job: Job, engine: Engine, tracker: Tracker, first_step: int, best: flo
             watch.settle()
             started = perf_counter()
             save(job, engine, done, best)
+            write_status(job.run_dir, engine.rank, "running", done, job.total_steps)
             meter.paused_s += perf_counter() - started
 
 
@@ -85,8 +88,17 @@ def predict(job: Job, engine: Engine, index: Index) -> Tensor:
 
 
 def save(job: Job, engine: Engine, step: int, best: float | None, name: str | None = None) -> None:
-    """Write a checkpoint after `step` updates and delete the oldest ones. Collective."""
+    """Write a checkpoint after `step` updates and delete the oldest ones. Collective.
+
+    Raises RunError, and leaves the checkpoints as they are, if a weight is not finite.
+    """
     state = engine.state_dict()
+    norms = torch.stack(torch._foreach_norm([tensor.detach() for tensor in state["model"].values()]))
+    if not norms.isfinite().all():
+        raise RunError(
+            f"the weights after step {step} are not finite although the loss was; they are not saved, the last "
+            "checkpoint is from before. Lower the learning rate or lengthen the warm-up"
+        )
     if engine.rank == 0:
         path = checkpoint.path_of(job.run_dir, step) if name is None else job.run_dir / checkpoint.FOLDER / name
         checkpoint.save(path, state, {**job.about, "step": step, "best": best})

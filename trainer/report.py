@@ -65,7 +65,8 @@ def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
         rows.append(
             {
                 "kind": result["kind"],
-                "source": result.get("source", result["run"]),
+                "run": result["run"],
+                "source": result.get("source", Path(result["run"]).name),
                 "target": result.get("target", "+".join(settings["data"]["sets"])),
                 "model": settings["model"]["name"],
                 "shots": result.get("shots", FULL),
@@ -150,6 +151,7 @@ def deviations(results: list[dict[str, Any]]) -> list[str]:
         pairs = [
             ("optimiser steps", result["total_steps"], rule["schedule"][-1]),
             ("pixels", settings["data"]["image_size"], rule["size"]),
+            ("pixels before the random crop", settings["data"]["resize"], rule["resize"]),
             ("MixUp alpha", settings["data"]["mixup_alpha"], rule["mixup_alpha"]),
             ("base learning rate", settings["optim"]["base_lr"], 0.001),
             ("batch size", settings["global_batch_size"], 128),
@@ -219,6 +221,7 @@ def write_report(report: Report) -> Path:
             lines.append(f"| {run} | {metrics} | {row.seconds / 60:.1f} |")
         lines.append("")
     transfers = table[table["kind"] == "transfer"]
+    _require_distinct(transfers)
     for target, runs in transfers.groupby("target", sort=False):
         lines += _target_section(str(target), runs, report.out)
     departures = deviations(results)
@@ -230,6 +233,16 @@ def write_report(report: Report) -> Path:
     path = report.out / "report.md"
     path.write_text("\n".join(lines))
     return path
+
+
+def _require_distinct(transfers: pd.DataFrame) -> None:
+    """Raise InputError if two runs would count as one seed: they differ in a setting that the tables do not show."""
+    cell = ["source", "model", "target", "shots", "seed"]
+    twice = transfers[transfers.duplicated(cell, keep=False)]
+    if not twice.empty:
+        raise InputError(
+            f"several results for the same cell: {', '.join(twice['run'].head(4))}; report their folders one by one"
+        )
 
 
 def _target_section(target: str, runs: pd.DataFrame, folder: Path) -> list[str]:

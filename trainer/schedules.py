@@ -24,5 +24,10 @@ def learning_rate(step: int, peak_lr: float, schedule: ScheduleName, total_steps
     if schedule == "cosine":
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return peak_lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak_lr * _DECAY ** sum(step >= decay_step for decay_step in decay_steps(total_steps))
+
+
+def decay_steps(total_steps: int) -> list[int]:
+    """The first step of each x0.1 of the "step" schedule."""
     # Whole numbers, so that step 30 of 90 decays: 30 / 90 * 90 need not be 30 in floating point.
-    return peak_lr * _DECAY ** sum(step >= max(1, round(at * total_steps)) for at in _DECAY_AT)
+    return [max(1, round(at * total_steps)) for at in _DECAY_AT]

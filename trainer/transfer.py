@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import tyro
 
 from data_pipelines.entry import entry_point
@@ -40,7 +41,7 @@ class Transfer:
     shots: tuple[str, ...] = (FULL,)
     """Training images per class, or "full"."""
     seed: tuple[int, ...] = (0,)
-    """Decide the few-shot subset, the head's data order and augmentation."""
+    """Decide the few-shot subset, the order, the augmentation, and the weights of "scratch"."""
     model: str | None = None
     """Model of "scratch"; None: that of the first pre-trained source."""
     out: Path = Path("runs/transfer")
@@ -69,6 +70,14 @@ class Transfer:
         for shots in self.shots:
             if shots != FULL and not (shots.isdecimal() and int(shots) > 0):
                 raise InputError(f"--shots {shots} is neither a number of at least 1 nor {FULL!r}")
+        for name in ("batch_size", "base_lr", "steps", "image_size", "resize"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        names = [source_name(source) for source in self.pretrained]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError(f"several sources are called {', '.join(twice)}; rename their folders to tell them apart")
         if self.image_size is None and self.resize is not None:
             raise InputError("--resize needs --image-size")
 
@@ -89,7 +98,9 @@ def make_config(transfer: Transfer, source: str, model: str, shots: str, seed: i
     train = open_split(data, "train", seed)
     if train is None:
         raise InputError(f"{transfer.target} has no train split")
-    rule = hyperrule(len(train), int(train.height[0]), int(train.width[0]))
+    whole = open_split(replace(data, shots=None), "train", seed)
+    assert whole is not None
+    rule = hyperrule(len(train), int(np.median(whole.height)), int(np.median(whole.width)))
     size = transfer.image_size or rule.size
     config = Config(
         name=f"{source_name(source)}/{target_name(transfer.target)}/{shots}-shot-seed-{seed}",
@@ -119,6 +130,8 @@ def source_name(source: str) -> str:
     if source == SCRATCH:
         return source
     path = Path(source).resolve()
+    if path.parent.name == checkpoint.FOLDER:
+        return f"{path.parent.parent.name}-{path.stem}"
     return path.stem if path.is_file() else path.name
 
 
@@ -130,7 +143,7 @@ def target_name(target: str) -> str:
 def models_of(transfer: Transfer) -> dict[str, str]:
     """The model of each source. Raises InputError where "scratch" has none to go by."""
     models = {
-        source: checkpoint.load(checkpoint.chosen(Path(source))).about["model"]
+        source: checkpoint.describe(checkpoint.chosen(Path(source)))["model"]
         for source in transfer.pretrained
         if source != SCRATCH
     }

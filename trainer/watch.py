@@ -57,5 +57,5 @@ class LossWatch:
         raise RunError(
             f"the loss of step {step} is not finite at learning rate {lr:.4g}, on rank {', '.join(map(str, ranks))}; "
             f"samples: {', '.join(shown)} ... (all in {path}). The last checkpoint is from before. Look at these, "
-            "lower --optim.base-lr, lengthen --schedule.warmup-steps, or take --precision fp32"
+            "lower the learning rate, lengthen the warm-up, or take --precision fp32"
         )

@@ -61,12 +61,12 @@ esac"""
 def test_no_python(tmp_path: Path, bin_folder: Path) -> None:
     done = set_up(tmp_path, bin_folder)
     assert done.returncode == 1
-    assert "no Python 3.10 to 3.13 found" in done.stderr
+    assert "no Python 3.10 or newer found" in done.stderr
 
 
 def test_old_python(tmp_path: Path, bin_folder: Path) -> None:
     fake(bin_folder, "python3", fake_python("3.8"))
-    assert "no Python 3.10 to 3.13 found" in set_up(tmp_path, bin_folder).stderr
+    assert "no Python 3.10 or newer found" in set_up(tmp_path, bin_folder).stderr
     fake(bin_folder, "python", fake_python("3.8"))
     done = set_up(tmp_path, bin_folder, VIRTUAL_ENV="/some/venv")
     assert done.returncode == 1

@@ -1,6 +1,7 @@
 """The commands as a user types them: what they leave, what they refuse, and how."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -115,6 +116,11 @@ def test_bad_input_is_refused_without_a_traceback(
         (["--shots", "some"], "--shots some is neither"),
         (["--shots", "901"], "--shots-at-most"),
         (["--resize", "40"], "--resize needs --image-size"),
+        (["--steps", "0"], "--steps is 0; it must be above 0"),
+        (["--image-size", "0"], "--image-size is 0; it must be above 0"),
+        (["--base-lr", "-1"], "--base-lr is -1.0; it must be above 0"),
+        (["--pretrained", "x/s", "y/s"], "several sources are called s"),
+        (["--classes", "Bag", "Bag"], "a class is named twice"),
         (["--target", "fashion_mnits"], "did you mean 'fashion_mnist'?"),
     ],
 )
@@ -131,7 +137,7 @@ def test_transfer_from_scratch_alone_needs_a_model(command: Run) -> None:
     assert (code, "name one with --model" in error) == (2, True)
 
 
-def test_changed_configuration(command: Run, tmp_path: Path) -> None:
+def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = tmp_path / "run"
     assert pretrain_tiny(command, run_dir)[0] == 0
     code, _, error = pretrain_tiny(command, run_dir, "--optim.base-lr", 0.3)
@@ -140,10 +146,18 @@ def test_changed_configuration(command: Run, tmp_path: Path) -> None:
     assert "--resume-anyway" in error
     assert pretrain_tiny(command, run_dir, "--eval-batch-size", 100)[0] == 0  # says how, not what
 
-    code, output, error = pretrain_tiny(command, run_dir, "--resume-anyway", steps=6)
+    with monkeypatch.context() as patch:  # stopped on the way: the result of four steps must not pass for one of six
+        patch.setattr("trainer.experiment.train", lambda *_: exec("raise KeyboardInterrupt"))
+        assert pretrain_tiny(command, run_dir, "--resume-anyway", steps=6)[0] == 1
+    assert json.loads((run_dir / "status.json").read_text())["state"] == "resumable"
+    assert not (run_dir / "result.json").exists()
+    code, output, error = pretrain_tiny(command, run_dir, steps=6)
     assert code == 0, error
     assert "at step 4" in output
     assert path_of(run_dir, 6).is_file()
+
+    code, _, error = pretrain_tiny(command, run_dir, "--resume-anyway", "--model.name", "r26x1", steps=6)
+    assert (code, "model.name: r14x0.5 -> r26x1" in error) == (2, True)
 
     assert pretrain_tiny(command, run_dir, "--no-resume", "--optim.base-lr", 0.3)[0] == 0
     assert (tmp_path / "run-2" / "result.json").is_file()
@@ -151,9 +165,8 @@ def test_changed_configuration(command: Run, tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite(command: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    code, _, error = pretrain_tiny(
-        command, run_dir, "--optim.base-lr", 1e30, "--schedule.warmup-steps", 0, "--save-every", 1, steps=6
-    )
+    changes = ["--optim.base-lr", 1e30, "--schedule.warmup-steps", 0, "--save-every", 100]
+    code, _, error = pretrain_tiny(command, run_dir, *changes, steps=6)
     assert code == 1
     assert "is not finite at learning rate" in error
     assert "train-" in error  # keys of the embedded set
@@ -161,9 +174,49 @@ def test_a_loss_that_is_not_finite(command: Run, tmp_path: Path) -> None:
     status = json.loads((run_dir / "status.json").read_text())
     assert (status["state"], "not finite" in status["reason"]) == ("failed", True)
     (listed,) = run_dir.glob("nonfinite_step_*.json")
-    step = json.loads(listed.read_text())["step"]
     assert len(json.loads(listed.read_text())["keys_by_rank"]["0"]) == 16
-    assert [load(path).about["step"] for path in numbered(run_dir)][-1] <= step
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss may still be finite when the update after it has ruined the weights."""
+    run_dir = tmp_path / "run"
+    schedule = [0.01, 0.01, 0.01, math.inf]
+    monkeypatch.setattr("trainer.job.learning_rate", lambda step, *_: schedule[step])
+    code, _, error = pretrain_tiny(command, run_dir, "--save-every", 1)
+    assert code == 1
+    assert "the weights after step 4 are not finite" in error
+    steps = [load(path).about["step"] for path in numbered(run_dir)]
+    assert steps == [1, 2, 3]
+    assert all(tensor.isfinite().all() for tensor in load(numbered(run_dir)[-1]).state["model"].values())
+
+
+def test_a_metric_that_is_not_a_number_is_never_the_best(
+    command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.loop.evaluate", lambda *_: {"loss": 1.0, "top1": math.nan})
+    assert pretrain_tiny(command, tmp_path / "run", "--eval-every", 1)[0] == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["checkpoint"] == "step_00000004.safetensors"
+
+
+def test_run_folder_that_is_a_file(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("something else")
+    code, _, error = pretrain_tiny(command, tmp_path / "run")
+    assert (code, "choose another --run-dir" in error) == (2, True)
+
+
+def test_source_that_was_trained_anew_is_another_source(command: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
+    arguments = ["--pretrained", source, *options, "--shots", 1, *TINY[2:]]
+    assert pretrain_tiny(command, source, steps=2)[0] == 0
+    assert command("transfer", *arguments)[0] == 0
+    shutil.rmtree(source)
+    assert pretrain_tiny(command, source, "--seed", 1, steps=2)[0] == 0
+    code, _, error = command("transfer", *arguments)
+    assert (code, "model.pretrained_weights: " in error) == (2, True)
 
 
 def test_damaged_shards_are_refused(command: Run, tmp_path: Path) -> None:

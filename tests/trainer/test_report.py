@@ -25,7 +25,7 @@ def settings_of(seed: int, model: str = "r50x1", **data: Any) -> dict[str, Any]:
     return {
         "seed": seed,
         "global_batch_size": 128,
-        "data": {"sets": ["pets"], "image_size": 128, "mixup_alpha": 0.0, **data},
+        "data": {"sets": ["pets"], "image_size": 128, "resize": 160, "mixup_alpha": 0.0, **data},
         "model": {"name": model},
         "optim": {"base_lr": 0.001},
     }
@@ -208,6 +208,7 @@ def test_table_holds_what_was_run() -> None:
     assert math.isnan(pretrain.pop("test"))
     assert pretrain == {
         "kind": "pretrain",
+        "run": "big",
         "source": "big",
         "target": "chexpert+mimic_cxr",
         "model": "r50x1",

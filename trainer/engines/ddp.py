@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +16,7 @@ from data_pipelines.errors import InputError
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.base import Engine, RankLostError, Update
 from trainer.engines.device import cpu_threads, pick_device
+from trainer.models.bit import PreActBottleneck
 from trainer.optim.sgd_agc import SGDAGC
 
 _AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -35,26 +37,29 @@ class DDPEngine(Engine):
         self.threads = cpu_threads(runtime.threads)
         self._amp_dtype = _AMP_DTYPES.get(precision)
         on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(self.device)
         if precision == "fp16" and not on_gpu:
             raise InputError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
         if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
         torch.set_num_threads(self.threads)
-        if on_gpu:
-            torch.cuda.set_device(self.device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
         self._compile = runtime.compile
-        # An empty scaler on every other precision: scale() and unscale_() then change nothing.
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self._scales_loss = precision == "fp16"
         if self.world_size > 1:
             dist.init_process_group("nccl" if on_gpu else "gloo", device_id=self.device if on_gpu else None)
 
     def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
         self._bare, self._optimizer = model, optimizer
+        # Without fp16 its scale() and unscale_() change nothing.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._scales_loss)
         model.to(self.device)
         for parameter in model.parameters():
             parameter.data = _channels_last(parameter.data)
         self.model: nn.Module = model
+        if self._compile:
+            self._compile_units(example)
         if self.world_size > 1:
             for parameter in model.parameters():
                 if _is_pointwise(parameter):
@@ -62,8 +67,6 @@ class DDPEngine(Engine):
             self.model = DistributedDataParallel(
                 model, device_ids=[self.device] if self.device.type == "cuda" else None, gradient_as_bucket_view=True
             )
-        if self._compile:
-            self._compile_units(example)
         # DDP lays out its buckets anew after the first backward pass, which changes the order of its sums. Done here,
         # an interrupted run goes on bit for bit.
         self._dry_run(example)
@@ -74,19 +77,24 @@ class DDPEngine(Engine):
         self._optimizer.zero_grad()
 
     def _compile_units(self, example: Tensor) -> None:
-        """Compile each residual unit in place; where that fails, warn and go on as before."""
-        units = [module for name, module in self._bare.named_modules() if name.count(".") == 3 and ".blocks." in name]
+        """Compile each residual unit in place; where a rank cannot, all warn and go on without."""
+        units = [module for module in self._bare.modules() if isinstance(module, PreActBottleneck)]
         if self.rank == 0:
             print(
                 f"compiling {len(units)} residual units; the first pass takes a while ...", file=sys.stderr, flush=True
             )
+        # Units share their code: each shape and mode of each takes one place in the compiler's cache for it.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(units))
         for unit in units:
             unit.compile()
+        failed = torch.zeros(())
         try:
             self._dry_run(example)
         except Exception as error:  # torch has no common base class for what its compilers and theirs may raise
+            failed += 1
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             print(f"warning: torch.compile failed, going on without it: {reason}", file=sys.stderr, flush=True)
+        if self.sum(failed) > 0:
             for unit in units:
                 unit._compiled_call_impl = None
             self._optimizer.zero_grad()
@@ -174,7 +182,7 @@ def _lost_ranks_named() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistBackendError) or "gloo" in str(error):
-            raise RankLostError(f"another rank stopped; the same command resumes the run ({error})") from error
+            raise RankLostError(f"another rank stopped; start the run again to resume it ({error})") from error
         raise
 
 

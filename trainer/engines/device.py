@@ -20,6 +20,9 @@ def pick_device(device: str, local_rank: int) -> torch.device:
     if device == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
+        if "CUDA_VISIBLE_DEVICES" in os.environ and shutil.which("nvidia-smi"):
+            hidden = os.environ["CUDA_VISIBLE_DEVICES"]
+            raise InputError(f"CUDA_VISIBLE_DEVICES={hidden!r} shows no usable GPU; unset it, or take --device cpu")
         driver = _driver_cuda_version()
         if driver is not None:
             raise InputError(
