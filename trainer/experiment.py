@@ -156,7 +156,7 @@ def _finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str
             "Start a new run in another folder, or go on all the same with --resume-anyway"
         )
     result = read_json(run_dir / RESULT)
-    return result if isinstance(result, dict) and not differences(result["settings"], settings) else None
+    return result if isinstance(result, dict) and not differences(result.get("settings", {}), settings) else None
 
 
 def _train(job: Job, engine: Engine) -> float:
