@@ -17,6 +17,7 @@ from data_pipelines.shards import COLUMNS, ShardReader, read_manifest
 
 Task = Literal["single_label", "multi_label"]
 Split = Literal["train", "val", "test"]
+Patients = Literal["none", "apart", "may leak"]
 Array = npt.NDArray[Any]
 
 

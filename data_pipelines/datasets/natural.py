@@ -1,16 +1,14 @@
 """Readers of photographs: any folder of class folders."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_pipelines.datasets.raw import RawImage, RawSet
+from data_pipelines.datasets.raw import RawImage, RawSet, carved, key_of
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 _SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
 
 
 def image_folder(root: Path, val_fraction: float = 0.1, test_fraction: float = 0.1) -> RawSet:
@@ -30,15 +28,12 @@ def image_folder(root: Path, val_fraction: float = 0.1, test_fraction: float = 0
     files: dict[Split, list[tuple[Path, int]]] = {
         split: list(_labelled_files(folder, classes)) for split, folder in folders.items()
     }
-    carve = {
-        "val": 0.0 if "val" in files else val_fraction,
-        "test": 0.0 if "test" in files else test_fraction,
-    }
+    carve = (0.0 if "val" in files else val_fraction, 0.0 if "test" in files else test_fraction)
     images = []
     for split, labelled in files.items():
         for path, label in labelled:
-            key = _key(path.relative_to(root))
-            images.append(RawImage(key, _carved(key, carve) if split == "train" else split, path, label))
+            key = key_of(path.relative_to(root).as_posix())
+            images.append(RawImage(key, carved(key, *carve) if split == "train" else split, path, label))
     return RawSet(
         name=root.resolve().name,
         task="single_label",
@@ -76,17 +71,3 @@ def _labelled_files(folder: Path, classes: list[str]) -> Iterator[tuple[Path, in
         if not paths:
             raise InputError(f"{folder / name} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); remove or fill it")
         yield from ((path, classes.index(name)) for path in paths)
-
-
-def _key(relative: Path) -> str:
-    # webdataset takes everything up to the first dot for the key, so a key has none.
-    key = relative.as_posix().replace(".", "_")
-    name = key.encode(errors="surrogateescape")
-    return key if len(name) <= _MAX_KEY_BYTES and key.isprintable() else hashlib.sha256(name).hexdigest()
-
-
-def _carved(key: str, carve: dict[str, float]) -> Split:
-    draw = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
-    if draw < carve["test"]:
-        return "test"
-    return "val" if draw < carve["test"] + carve["val"] else "train"

@@ -1,38 +1,106 @@
 """What a reader hands to `prepare`: the images of a data set as its owner distributes it, not yet verified."""
 
-from collections.abc import Iterable
+import hashlib
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.index import Split, Task
+from data_pipelines.index import Patients, Split, Task
 from data_pipelines.shards import NO_GROUP
+
+_MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file inside a tar that is not compressed: `length` bytes at `offset`, both in bytes."""
+
+    tar: Path
+    name: str
+    offset: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.tar}:{self.name}"
 
 
 @dataclass(frozen=True)
 class RawImage:
-    """One image. `image`: a file, or its encoded bytes; `label`: a class number, or float32 [C] with NaN = unlabelled;
-    `group`: equal for images that must not be parted between splits (one patient), -1 when unknown."""
+    """One image. `image`: a file, a member of a tar, or its encoded bytes; `label`: a class number, or float32 [C] with
+    NaN = unlabelled; `group`: equal for images that must not be parted between splits (one patient), -1 when unknown."""
 
     key: str
     split: Split
-    image: Path | bytes
+    image: Path | Member | bytes
     label: int | npt.NDArray[np.float32]
     group: int = NO_GROUP
+
+    def read(self) -> bytes:
+        """The encoded bytes. Raises OSError."""
+        if isinstance(self.image, bytes):
+            return self.image
+        if isinstance(self.image, Path):
+            return self.image.read_bytes()
+        with self.image.tar.open("rb") as tar:
+            return os.pread(tar.fileno(), self.image.length, self.image.offset)
 
 
 @dataclass(frozen=True)
 class RawSet:
-    """A data set before `prepare`. `source` says where it comes from and under what licence; `horizontal_flip` whether
-    a mirrored image still shows the same; `synthetic` whether the images were generated."""
+    """A data set before `prepare`.
+
+    images: in an order that is the same every time, so that an interrupted preparation can go on; not held in memory
+    where there are many. num_images: None where only reading tells. num_bytes: of the files; None for `prepare` to ask.
+    part: the i-th of n parts of `images`, for array jobs over sets whose listing takes long; None: every n-th image.
+    source: where the set comes from and under what licence. horizontal_flip: whether a mirrored image still shows the
+    same. synthetic: whether the images were generated. xray_size: X-rays are cropped to the central square, shrunk to
+    this many pixels and made 8-bit grey; None stores the files as they are. patients: "none" where there are none;
+    "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric: what is reported; None:
+    the task's own. equal_images: what becomes of files that are equal byte for byte: stored each, or stored once and
+    paired with each label ("pairs"), sampled so that each such image counts as one ("uniform"). expected_images: as its
+    owner says, for a warning. notes: what a user must know; printed, and kept in the manifest.
+    """
 
     name: str
     task: Task
     classes: tuple[str, ...]
     images: Iterable[RawImage]
-    num_images: int
+    num_images: int | None
     source: str
     horizontal_flip: bool = True
     synthetic: bool = False
+    xray_size: int | None = None
+    patients: Patients = "none"
+    metric: Literal["top1", "auc"] | None = None
+    equal_images: Literal["stored each", "pairs", "uniform"] = "stored each"
+    num_bytes: int | None = None
+    part: Callable[[int, int], Iterable[RawImage]] | None = None
+    expected_images: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def key_of(name: str) -> str:
+    """The key of an image of that relative path or name: without dots, because webdataset takes everything up to the
+    first one for the key, and short enough for a tar header."""
+    key = name.replace(".", "_")
+    encoded = key.encode(errors="surrogateescape")
+    return key if len(encoded) <= _MAX_KEY_BYTES and key.isprintable() else hashlib.sha256(encoded).hexdigest()
+
+
+def group_of(patient: str) -> int:
+    """The group of a patient: a non-negative 63-bit hash of the name, so that no name is stored."""
+    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") >> 1
+
+
+def carved(name: str, val_fraction: float, test_fraction: float) -> Split:
+    """The split of a patient, or of an image without one, by a hash of its name: the same everywhere, and it stays when
+    others are added."""
+    draw = int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big") / 2**64
+    if draw < test_fraction:
+        return "test"
+    return "val" if draw < test_fraction + val_fraction else "train"
