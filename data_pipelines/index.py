@@ -18,7 +18,12 @@ from data_pipelines.shards import COLUMNS, ShardReader, read_manifest
 Task = Literal["single_label", "multi_label"]
 Split = Literal["train", "val", "test"]
 Patients = Literal["none", "apart", "may leak"]
+Metric = Literal["top1", "auc"]
+Balance = Literal["none", "class", "set"]
+METRIC: dict[Task, Metric] = {"single_label": "top1", "multi_label": "auc"}
 Array = npt.NDArray[Any]
+
+_CHECKED_ROWS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +33,9 @@ class Index:
     labels: int64 [N] for a single-label task, float32 [N, C] with NaN = unlabelled for a multi-label one.
     height, width: stored pixels, [N]. group: int64 [N], the patient's hash or -1. channels: 1 (grey) or 3.
     flip: whether a mirrored image still shows the same. fingerprint: hash of the manifests and of what was taken.
+    metric: what is reported. patients: "apart" if no patient is in two splits, "may leak" if that is not known, "none"
+    where there are none. origins: for each shard, the name of its set. weight: float [N], how often a sample is to be
+    shown in an epoch, or None for once.
     """
 
     task: Task
@@ -35,7 +43,10 @@ class Index:
     channels: int
     flip: bool
     fingerprint: str
+    metric: Metric
+    patients: Patients
     shards: tuple[Path, ...]
+    origins: tuple[str, ...]
     shard: Array
     offset: Array
     length: Array
@@ -43,6 +54,7 @@ class Index:
     width: Array
     group: Array
     labels: Array
+    weight: Array | None = None
     _reader: ShardReader = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -70,12 +82,17 @@ class Index:
         columns = {name: _load_column(folder / split / f"{name}.npy", rows, "i", 1) for name in (*COLUMNS, "group")}
         labels = ("i", 1) if manifest["task"] == "single_label" else ("f", 2)
         columns["labels"] = _load_column(folder / split / "labels.npy", rows, *labels)
+        if "weight" in content.get("columns", ()):
+            columns["weight"] = _load_column(folder / split / "weight.npy", rows, "f", 1)
         index = Index(
             task=manifest["task"],
             classes=tuple(manifest["classes"]),
             channels=manifest["channels"],
             flip=manifest["horizontal_flip"],
-            fingerprint=_digest(manifest | {"splits": {split: content}}),
+            fingerprint=digest_of(manifest | {"splits": {split: content}}),
+            metric=manifest.get("metric", METRIC[manifest["task"]]),
+            patients=manifest.get("patients", "none"),
+            origins=(manifest["name"],) * len(content["shards"]),
             shards=tuple(folder / split / shard["file"] for shard in content["shards"]),
             **columns,
         )
@@ -83,13 +100,13 @@ class Index:
         return index
 
     def _check_shards(self) -> None:
-        """The first and last row of every shard must be members of its tar: cheap, and catches a mixed-up folder."""
-        if not 0 <= self.shard.min() <= self.shard.max() < len(self.shards):
-            raise InputError(
-                f"the index beside {self.shards[0]} names shards that are not there; prepare the set again"
-            )
-        last = np.flatnonzero(np.diff(self.shard, append=-1))
-        for row in {*last, *(last[:-1] + 1), 0}:
+        """Some rows, spread evenly, must be members of their tars: cheap for any number of rows, and catches a mixed-up
+        folder. `python -m data_pipelines.prepare --verify` checks everything."""
+        for row in np.linspace(0, len(self) - 1, min(len(self), _CHECKED_ROWS), dtype=np.int64):
+            if not 0 <= self.shard[row] < len(self.shards):
+                raise InputError(
+                    f"the index beside {self.shards[0]} names shards that are not there; prepare the set again"
+                )
             self._reader.check_row(self.shard[row], int(self.offset[row]), int(self.length[row]))
 
     def encoded(self, row: int) -> npt.NDArray[np.uint8]:
@@ -100,11 +117,34 @@ class Index:
         """The keys of some samples, as they stand in the shards."""
         return [self._reader.key(self.shard[row], int(self.offset[row])) for row in np.atleast_1d(rows)]
 
+    def read_ahead(self, rows: Array) -> None:
+        """Ask the system to fetch the bytes of some samples, without waiting for them."""
+        for shard, offset, length in zip(self.shard[rows], self.offset[rows], self.length[rows], strict=True):
+            self._reader.read_ahead(int(shard), int(offset), int(length))
+
+    def weights(self, balance: Balance) -> Array | None:
+        """How often each sample is to be shown in an epoch, float64 [N]; None for once each.
+
+        "class" gives every class, "set" every joined set, the same share of an epoch. Raises InputError for a balance
+        of classes in a multi-label set.
+        """
+        if balance == "none":
+            return self.weight
+        if balance == "class":
+            self._require_single_label("a balance of classes")
+            kind = np.asarray(self.labels)
+        else:
+            kind = np.unique(self.origins, return_inverse=True)[1][self.shard]
+        own = np.ones(len(self)) if self.weight is None else np.asarray(self.weight, dtype=np.float64)
+        total = np.bincount(kind, weights=own)
+        return own * (own.sum() / np.count_nonzero(total) / total[kind])
+
     def take(self, rows: Array) -> "Index":
         """The samples of these rows, in this order; a row may be taken several times."""
         columns: dict[str, Any] = {name: getattr(self, name)[rows] for name in (*COLUMNS, "group", "labels")}
+        columns["weight"] = None if self.weight is None else self.weight[rows]
         return replace(
-            self, fingerprint=_digest(self.fingerprint, np.asarray(rows, dtype=np.int64).tobytes()), **columns
+            self, fingerprint=digest_of(self.fingerprint, np.asarray(rows, dtype=np.int64).tobytes()), **columns
         )
 
     def take_classes(self, classes: Sequence[str]) -> "Index":
@@ -119,7 +159,7 @@ class Index:
         renumber = np.full(self.num_classes, -1)
         renumber[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
         taken = self.take(np.flatnonzero(renumber[self.labels] >= 0))
-        fingerprint = _digest(taken.fingerprint, list(classes))
+        fingerprint = digest_of(taken.fingerprint, list(classes))
         return replace(taken, fingerprint=fingerprint, classes=tuple(classes), labels=renumber[taken.labels])
 
     def few_shot(self, shots: int, seed: int, at_most: bool = False) -> "Index":
@@ -145,46 +185,6 @@ class Index:
             raise InputError(f"{what} needs one label per image; this set is multi-label")
 
 
-def concat(indexes: Sequence[Index]) -> Index:
-    """All samples of several sets, over the classes that every one of them has, aligned by name.
-
-    Raises InputError for sets of different tasks, for no class in common, and for single-label sets whose classes
-    differ: their images could not all keep a label.
-    """
-    if len(indexes) == 1:
-        return indexes[0]
-    first = indexes[0]
-    common = tuple(name for name in first.classes if all(name in index.classes for index in indexes))
-    if len({index.task for index in indexes}) > 1 or not common:
-        names = "; ".join(f"{index.task}: {', '.join(index.classes[:20])}" for index in indexes)
-        raise InputError(f"these sets cannot be joined, they share no task and classes: {names}")
-    if first.task == "single_label" and any(set(index.classes) != set(common) for index in indexes):
-        raise InputError("single-label sets can be joined only if they have the same classes")
-    starts = np.cumsum([0, *(len(index.shards) for index in indexes[:-1])])
-    joined = [name for name in (*COLUMNS, "group") if name != "shard"]
-    columns: dict[str, Any] = {name: np.concatenate([getattr(index, name) for index in indexes]) for name in joined}
-    return Index(
-        task=first.task,
-        classes=common,
-        channels=max(index.channels for index in indexes),
-        flip=all(index.flip for index in indexes),
-        fingerprint=_digest(*(index.fingerprint for index in indexes)),
-        shards=tuple(path for index in indexes for path in index.shards),
-        shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),
-        labels=np.concatenate([_aligned_labels(index, common) for index in indexes]),
-        **columns,
-    )
-
-
-def _aligned_labels(index: Index, classes: tuple[str, ...]) -> Array:
-    columns = [index.classes.index(name) for name in classes]
-    if index.task == "multi_label":
-        return np.asarray(index.labels[:, columns])
-    renumber = np.empty(len(classes), dtype=np.int64)
-    renumber[columns] = np.arange(len(classes))
-    return renumber[index.labels]
-
-
 def _load_column(path: Path, rows: int, kind: str, ndim: int) -> Array:
     """A mapped column: `kind` "i" for whole numbers, "f" for real ones."""
     try:
@@ -208,7 +208,8 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
-def _digest(*parts: Any) -> str:
+def digest_of(*parts: Any) -> str:
+    """Sixteen hexadecimal digits of a hash of bytes and JSON values."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())

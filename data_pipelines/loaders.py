@@ -1,6 +1,7 @@
 """The choice of a loader: what turns requests into batches."""
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -13,6 +14,17 @@ from data_pipelines.index import Index
 from data_pipelines.order import Request
 
 Loader = Callable[[Index, Iterable[Request], Augmentation, torch.device, int], Iterator[Batch]]
+
+
+def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterator[Request]:
+    """The same requests; the system is asked for the bytes of each `depth` requests before it is handed out."""
+    waiting: deque[Request] = deque()
+    for request in requests:
+        index.read_ahead(request.samples)
+        waiting.append(request)
+        if len(waiting) > depth:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def pick_loader(name: str) -> tuple[str, Loader]:

@@ -6,18 +6,25 @@ step. So the samples of a step do not depend on the number of ranks, a batch may
 than a batch, and resuming needs the step alone.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from math import isqrt
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.draws import hash64
+from data_pipelines.draws import hash64, integers, uniform
 
 Int64s = npt.NDArray[np.int64]
+Shuffle = Literal["full", "blocks"]
+
 _FEISTEL_ROUNDS = 12  # six leave sets of fewer than twenty samples visibly uneven
-_ORDER = 1 << 32  # sets the draws of the order apart from those of augmentation under the same seed
+# What a draw is for. Far from the numbers of augmentation, which hashes the same seed.
+_ORDER = 1 << 32
+_WINDOW, _ROTATION, _WEIGHTED = range(_ORDER + 1000, _ORDER + 1003)
+BLOCK = 128  # neighbouring samples that `shuffle="blocks"` reads together
+WINDOW = 64 * BLOCK  # samples that it mixes
 
 
 def permute(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> Int64s:
@@ -38,6 +45,35 @@ def permute(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> I
         result[walking] = row * columns + column
         walking = walking[result[walking] >= num_samples]
     return result
+
+
+def permute_blocks(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> Int64s:
+    """Like `permute`, but samples that lie together are shown at about the same time.
+
+    Blocks of neighbouring samples come in random order, and samples are shuffled inside a window of blocks. So a window
+    reads a few long runs of the shards, which file systems that hate random reads like.
+    """
+    window, inside = np.divmod(positions, WINDOW)
+    last = num_samples // WINDOW
+    shuffled = np.empty_like(positions)
+    for chosen, length in ((window < last, WINDOW), (window == last, num_samples - last * WINDOW)):
+        # A window has an order of its own in each epoch.
+        counter = epochs[chosen] * (last + 1) + window[chosen]
+        within = permute(inside[chosen], length, _subseed(seed, _WINDOW), counter) if chosen.any() else 0
+        shuffled[chosen] = window[chosen] * WINDOW + within
+    block, offset = np.divmod(shuffled, BLOCK)
+    whole = num_samples // BLOCK
+    is_whole = block < whole  # the samples after the last whole block keep their place
+    block[is_whole] = permute(block[is_whole], whole, seed, epochs[is_whole]) if whole else 0
+    # Rotated, so that they are others in each epoch, and blocks begin elsewhere.
+    return (block * BLOCK + offset + integers(num_samples, seed, _ROTATION, epochs)) % num_samples
+
+
+def _subseed(seed: int, purpose: int) -> int:
+    return int(hash64(seed, purpose)[0])
+
+
+_SHUFFLES: dict[Shuffle, Callable[[Int64s, int, int, Int64s], Int64s]] = {"full": permute, "blocks": permute_blocks}
 
 
 def _round(seed: int, epochs: Int64s, feistel_round: int, half: Int64s, modulus: int) -> Int64s:
@@ -69,24 +105,49 @@ class Request:
         return [Request(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Order:
     """The training stream over `num_samples` samples in steps of `global_batch_size`.
 
     `unit` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.
+    `shuffle` = "blocks" shows neighbours at about the same time, see `permute_blocks`.
+    `weights`, [num_samples], is how often each sample is shown in an epoch on average; of samples side by side whose
+    weights make 1 together, after a whole sum, exactly one is shown in each epoch.
     """
 
     num_samples: int
     global_batch_size: int
     seed: int
     unit: int = 1
+    shuffle: Shuffle = "full"
+    weights: npt.NDArray[np.floating[Any]] | None = None
+    epoch_size: int = field(init=False)
+    """Images of an epoch."""
+    _cumulative: npt.NDArray[np.float64] | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        size = self.num_samples
+        if self.weights is not None:
+            cumulative = np.cumsum(self.weights, dtype=np.float64)
+            size = max(1, round(cumulative[-1]))
+            object.__setattr__(self, "_cumulative", cumulative * (size / cumulative[-1]))
+        object.__setattr__(self, "epoch_size", size)
 
     def step(self, step: int, rank: int = 0, world_size: int = 1) -> Request:
         """The rank's share of a step, in order."""
         mine = share(self.global_batch_size, world_size, rank, self.unit)
         positions = step * self.global_batch_size + np.arange(mine.start, mine.stop, dtype=np.int64)
-        epochs, within = np.divmod(positions, self.num_samples)
-        return Request(permute(within, self.num_samples, self.seed, epochs), positions)
+        epochs, within = np.divmod(positions, self.epoch_size)
+        slots = _SHUFFLES[self.shuffle](within, self.epoch_size, self.seed, epochs)
+        return Request(self._weighted(slots, epochs), positions)
+
+    def _weighted(self, slots: Int64s, epochs: Int64s) -> Int64s:
+        """The sample of each slot of an epoch: stratified sampling, slot s draws from [s, s + 1) of all weights."""
+        if self._cumulative is None:
+            return slots
+        points = slots + uniform(self.seed, _WEIGHTED, epochs, slots)
+        found: Int64s = np.searchsorted(self._cumulative, points, side="right")
+        return np.minimum(found, self.num_samples - 1)  # rounding may leave the last sum below the last point
 
     def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[Request]:
         """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them."""

@@ -1,6 +1,8 @@
 """Prepare a data set: python -m data_pipelines.prepare NAME --root DIR --out DIR
 
 Reads the set as its owner distributes it, decodes every image strictly, and writes shards, index and manifest.
+Interrupted, the same command goes on where it was. In an array job each task adds --part K/N (K from 0); the same
+command without --part then does what is left and finishes. `--verify DIR` checks a prepared set by its SHA-256 sums.
 """
 
 import os
@@ -11,18 +13,14 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 
 import csv
 import errno
-import io
+import json
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-import simplejpeg
 import tyro
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from data_pipelines.datasets import DATASETS
@@ -30,10 +28,43 @@ from data_pipelines.datasets.raw import RawImage, RawSet
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
-from data_pipelines.shards import MANIFEST, EncodedImage, SplitWriter, write_manifest
+from data_pipelines.part import ROWS, Bad, finished_shards, progress_bar, write_part
+from data_pipelines.shard_writer import join_shards
+from data_pipelines.shards import MANIFEST, atomic_file, read_manifest, sha256_of, write_manifest
 
-Bad = tuple[str, str]  # file, reason
-_CHUNK = 1024  # images in flight: bounds the memory
+SPLITS = ("train", "val", "test")
+_PLAN = "plan.json"
+_TAR_BYTES_PER_IMAGE = 2048  # headers, the label's file, padding
+_SAMPLED_FILES = 256
+
+
+def _part(text: str) -> tuple[int, int]:
+    """ "3/16" as (3, 16)."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
+        raise InputError(f"--part {text}: write K/N with K from 0 to N-1, for example --part $SLURM_ARRAY_TASK_ID/16")
+    return int(number), int(count)
+
+
+def _share(text: str) -> float:
+    """ "0.1%" or "0.001" as 0.001."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise InputError(f"--max-bad {text}: write a share, such as 0.1% or 0.001")
+    return share
+
+
+def _from_text(parse: Callable[[str], Any], metavar: str, show: Callable[[Any], str]) -> Any:
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: parse(words[0]),
+        is_instance=lambda value: value is None or not isinstance(value, str),
+        str_from_instance=lambda value: ["none" if value is None else show(value)],
+    )
 
 
 @dataclass(frozen=True)
@@ -43,37 +74,48 @@ class Output:
     out: Path
     """Folder to write; it must not exist."""
     force: bool = False
-    """Replace an existing prepared set."""
-    max_bad: float = 0.001
-    """Fail when more than this share of the images cannot be decoded."""
+    """Replace an existing prepared set, once the new one is whole."""
+    max_bad: Annotated[float, _from_text(_share, "SHARE", str)] = 0.001
+    """Fail when more than this share of the images cannot be decoded: 0.1% or 0.001."""
+    part: Annotated[tuple[int, int] | None, _from_text(_part, "K/N", "{0[0]}/{0[1]}".format)] = None
+    """Do the K-th of N parts only (K from 0), as one task of an array job."""
 
 
-def prepare(raw: RawSet, output: Output) -> dict[str, Any]:
-    """Write a prepared set; returns its manifest.
+def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
+    """Write a prepared set; returns its manifest, or None where only a part was asked for.
 
-    The folder appears under its name only when it is whole. Unreadable images go to `quarantine.csv` in it.
-    Raises InputError when the folder exists or cannot be written, too many images are bad, or two share a key.
+    The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it, and
+    the next call goes on there. Unreadable images go to `quarantine.csv`.
+    Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
+    is not the one whose preparation was interrupted.
     """
     out = output.out.resolve()
     _require_free(out, output.force)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = out.with_name(f".{out.name}.partial")
     try:
-        partial.mkdir(parents=True)
-        manifest, bad = _write(raw, partial)
-        _require_few(bad, raw.num_images, output.max_bad, out)
-        if bad:
-            _list_bad(bad, partial / "quarantine.csv")
-        write_manifest(partial, manifest)
+        parts = _agree_on_parts(raw, partial, output.part)
+        if not (partial / MANIFEST).is_file():
+            _require_space(raw, partial)
+            _write_parts(raw, partial, output, parts)
+            if output.part:
+                return None
+            _join(raw, partial, parts, output)
+        shutil.rmtree(partial / ROWS, ignore_errors=True)
         _require_free(out, output.force)  # again: another process may have come first
         if out.exists():
             shutil.rmtree(out)
         partial.rename(out)
+        (out / _PLAN).unlink()
     except OSError as error:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
-        raise InputError(f"{out} cannot be written ({error}); {remedy}, or choose another --out") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return manifest
+        raise InputError(
+            f"{out} cannot be written ({error}); {remedy} and repeat the command, which goes on where it was, or "
+            "choose another --out"
+        ) from error
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on where it was (in {partial})", file=sys.stderr)
+        raise
+    return read_manifest(out)
 
 
 def _require_free(out: Path, force: bool) -> None:
@@ -88,92 +130,162 @@ def _require_free(out: Path, force: bool) -> None:
         raise InputError(f"{out} exists; choose another --out, or replace it with --force")
 
 
-def _write(raw: RawSet, folder: Path) -> tuple[dict[str, Any], list[Bad]]:
-    """Write the shards and columns of all splits; returns the manifest, not yet written, and the bad images."""
-    writers = {split: SplitWriter(folder / split, raw.classes, raw.task) for split in ("train", "val", "test")}
-    keys: set[str] = set()
-    bad: list[Bad] = []
-    channels = 1
-    for image, verified in tqdm(_verified(raw.images), total=raw.num_images, desc=raw.name, unit="image", disable=None):
-        if image.key in keys:
+def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> int:
+    """How many parts the work has, by the plan that the first process left. Raises InputError where that had another
+    set or other settings in mind."""
+    plan: dict[str, Any] = {
+        "name": raw.name,
+        "task": raw.task,
+        "classes": list(raw.classes),
+        "xray size": raw.xray_size,
+        "equal images": raw.equal_images,
+        "parts": part[1] if part else 1,
+    }
+    path = partial / _PLAN
+    partial.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        with atomic_file(path) as file:
+            file.write(json.dumps(plan).encode())
+    former = json.loads(path.read_text())
+    if part is None:
+        plan["parts"] = former["parts"]
+    different = [name for name, value in plan.items() if former.get(name) != value]
+    if different:
+        raise InputError(
+            f"{partial} holds an interrupted preparation with other {', '.join(different)}; go on with its command, or "
+            f"remove it: rm -r {partial}"
+        )
+    return int(plan["parts"])
+
+
+def _require_space(raw: RawSet, partial: Path) -> None:
+    """Raise InputError if the file system cannot hold what is still to be written."""
+    num_images, num_bytes = raw.num_images, raw.num_bytes
+    if raw.xray_size and num_images:
+        num_bytes = num_images * raw.xray_size**2  # a PNG of grey pixels is hardly larger than they are
+    elif num_bytes is None and isinstance(raw.images, Sequence):
+        num_bytes = _estimated_bytes(raw.images)
+    if num_bytes is None:
+        return
+    num_bytes += (num_images or 0) * _TAR_BYTES_PER_IMAGE
+    missing = num_bytes - sum(path.stat().st_size for path in partial.rglob("*.tar"))
+    free = shutil.disk_usage(partial).free
+    if missing > free:
+        raise InputError(
+            f"{partial.parent} has {free / 1e9:.1f} GB free, the prepared set needs about {missing / 1e9:.1f} GB more; "
+            "free some space, or choose another --out"
+        )
+
+
+def _estimated_bytes(images: Sequence[RawImage]) -> int | None:
+    """Bytes of all files, by the mean over some of them."""
+    sizes = []
+    for image in images[:: max(1, len(images) // _SAMPLED_FILES)]:
+        try:
+            sizes.append(image.num_bytes())
+        except OSError:
+            continue  # a missing file has its row in the quarantine to come
+    return sum(sizes) * len(images) // len(sizes) if sizes else None
+
+
+def _write_parts(raw: RawSet, partial: Path, output: Output, parts: int) -> None:
+    if isinstance(raw.images, Sequence):
+        _require_distinct_keys(raw.images)
+        if not raw.images:
+            raise InputError(f"{raw.name} has no images")
+    for note in raw.notes:
+        print(f"note: {note}", file=sys.stderr)
+    chosen = range(parts) if output.part is None else [output.part[0]]
+    total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
+    most_bad = None if raw.num_images is None else int(output.max_bad * raw.num_images)
+    with progress_bar(desc=raw.name, total=total, unit="image") as bar:
+        for part in chosen:
+            bad = write_part(raw, partial, part, parts, bar, most_bad)
+            if most_bad is not None and len(bad) > most_bad:
+                _refuse(bad, raw.num_images or 0, output)
+
+
+def _require_distinct_keys(images: Sequence[RawImage]) -> None:
+    seen: set[str] = set()
+    for image in images:
+        if image.key in seen:
             raise InputError(f"two images have the key {image.key!r}; rename one of the files")
-        keys.add(image.key)
-        if isinstance(verified, str):
-            bad.append((str(image.image) if isinstance(image.image, Path) else image.key, verified))
-            continue
-        channels = max(channels, verified.channels)
-        writers[image.split].add(image.key, verified, image.label, image.group)
+        seen.add(image.key)
+
+
+def _join(raw: RawSet, partial: Path, parts: int, output: Output) -> None:
+    """Columns, quarantine and, last, the manifest of a set whose parts are all written."""
+    shards = {split: [finished_shards(partial, split, part, parts) for part in range(parts)] for split in SPLITS}
+    flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
+    bad: list[Bad] = [(file, reason) for shard in flat for file, reason in shard["bad"]]
+    num_seen = sum(shard["seen"] for shard in flat)
+    if not num_seen:
+        raise InputError(f"{raw.name} has no images")
+    if len(bad) > output.max_bad * num_seen:
+        _refuse(bad, num_seen, output)
+    notes = list(raw.notes)
+    if raw.expected_images not in (None, num_seen):
+        notes.append(f"{num_seen:,} images were found where the set has {raw.expected_images:,}")
+        print(f"warning: {notes[-1]}", file=sys.stderr)
+    if bad:
+        _list_bad(bad, partial / "quarantine.csv")
+    for unfinished in partial.glob("*/.*.tmp"):  # of a process that was killed
+        unfinished.unlink()
+    splits = {
+        split: join_shards(partial / split, partial / ROWS / split, shards[split], raw.equal_images) for split in SPLITS
+    }
     manifest = {
         "name": raw.name,
         "task": raw.task,
         "classes": list(raw.classes),
-        "channels": channels,
+        "channels": max((shard["channels"] for shard in flat), default=1),
         "horizontal_flip": raw.horizontal_flip,
         "synthetic": raw.synthetic,
+        "patients": raw.patients,
+        **({"metric": raw.metric} if raw.metric else {}),
         "source": raw.source,
+        "notes": notes,
         "quarantined": len(bad),
-        "splits": {split: writer.close() for split, writer in writers.items()},
+        "splits": splits,
     }
-    return manifest, bad
+    write_manifest(partial, manifest)
 
 
-def _require_few(bad: list[Bad], num_images: int, max_bad: float, out: Path) -> None:
-    if len(bad) <= max_bad * num_images:
-        return
-    listed = out.with_name(f"{out.name}.quarantine.csv")
+def _refuse(bad: list[Bad], num_images: int, output: Output) -> None:
+    listed = output.out.resolve().with_name(f"{output.out.resolve().name}.quarantine.csv")
     _list_bad(bad, listed)
     examples = "; ".join(f"{file}: {reason}" for file, reason in bad[:3])
     raise InputError(
-        f"{len(bad)} of {num_images} images cannot be used, more than --max-bad {max_bad} allows: {examples}; "
-        f"all are listed in {listed}"
+        f"{len(bad)} of {num_images} images cannot be used, more than --max-bad {output.max_bad} allows: {examples}; "
+        f"all that were found are listed in {listed}"
     )
 
 
-def _list_bad(bad: list[Bad], path: Path) -> None:
+def _list_bad(bad: Iterable[Bad], path: Path) -> None:
     # File names may hold bytes that are no text.
     with path.open("w", newline="", errors="backslashreplace") as file:
         csv.writer(file).writerows([("file", "reason"), *bad])
 
 
-def _verified(images: Any) -> Iterator[tuple[RawImage, EncodedImage | str]]:
-    """Each image with what goes into the shard, or with the reason why it cannot; in order, decoded in parallel."""
-    stream = iter(images)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
-        while chunk := list(islice(stream, _CHUNK)):
-            yield from zip(chunk, pool.map(_verify, chunk), strict=True)
+def verify(folder: Path) -> int:
+    """Compare every shard and column of a prepared set with its SHA-256 sum; returns how many files that were.
 
-
-def _verify(raw: RawImage) -> EncodedImage | str:
-    try:
-        encoded = raw.image.read_bytes() if isinstance(raw.image, Path) else raw.image
-        return verify_image(encoded)
-    except UnidentifiedImageError:
-        return "no image format that is known"
-    except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
-        return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-def verify_image(encoded: bytes) -> EncodedImage:
-    """Decode an image to its last byte. 8-bit grey and RGB JPEG and PNG are kept as they are, the rest becomes RGB PNG.
-
-    Raises whatever the decoder raises for a damaged file, and ValueError for pictures of more than 8 bits.
+    Raises InputError naming each that differs.
     """
-    if encoded[:2] == b"\xff\xd8":
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=True)
-        simplejpeg.decode_jpeg(encoded, strict=True)
-        if colours in ("Gray", "YCbCr", "RGB"):
-            return EncodedImage(encoded, "jpg", height, width, 1 if colours == "Gray" else 3)
-    with Image.open(io.BytesIO(encoded)) as image:
-        image.load()
-        # Pillow reads 16-bit colour as 8-bit without a word: the bit depth stands in byte 24 of a PNG.
-        if image.mode.startswith(("I", "F")) or (image.format == "PNG" and encoded[24] > 8):
-            raise ValueError("pixels of more than 8 bits")
-        if image.format == "PNG" and image.mode in ("L", "RGB"):
-            return EncodedImage(encoded, "png", image.height, image.width, len(image.getbands()))
-        converted = image.convert("RGB")
-    buffer = io.BytesIO()
-    converted.save(buffer, format="PNG")
-    return EncodedImage(buffer.getvalue(), "png", converted.height, converted.width, 3)
+    manifest = read_manifest(folder)
+    expected: dict[Path, str] = {}
+    for split, content in manifest["splits"].items():
+        expected |= {folder / split / shard["file"]: shard["sha256"] for shard in content["shards"]}
+        expected |= {folder / split / f"{name}.npy": sha256 for name, sha256 in content.get("columns", {}).items()}
+    damaged = []
+    with tqdm(total=len(expected), desc=str(folder), unit="file", disable=None) as bar:
+        for path, sha256 in expected.items():
+            if not path.is_file() or sha256_of(path) != sha256:
+                damaged.append(path)
+            bar.update()
+    if damaged:
+        raise InputError(f"not as prepared: {', '.join(map(str, damaged))}; copy the set again, or prepare it again")
+    return len(expected)
 
 
 def summary(manifest: dict[str, Any], folder: Path) -> str:
@@ -191,7 +303,11 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
         output: Annotated[Output, tyro.conf.arg(name="")],
         raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=reader)],
     ) -> None:
-        print(summary(prepare(raw, output), output.out))
+        manifest = prepare(raw, output)
+        if manifest:
+            print(summary(manifest, output.out))
+        elif output.part:
+            print(f"part {output.part[0]} of {output.part[1]} is done; after the last, repeat without --part")
 
     run.__doc__ = reader.__doc__
     return run
@@ -199,12 +315,17 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
 
 @entry_point
 def main() -> None:
-    """Parse the command line and prepare one set."""
+    """Parse the command line and prepare one set, or verify one."""
     arguments = sys.argv[1:] or ["--help"]
     name, *rest = arguments
     if name in ("-h", "--help"):
         commands = {name: _command(reader) for name, reader in DATASETS.items()}
         tyro.extras.subcommand_cli_from_dict(commands, args=["--help"], description=__doc__)
+    if name == "--verify":
+        if len(rest) != 1:
+            raise InputError("--verify takes one prepared folder")
+        print(f"{rest[0]}: all {verify(Path(rest[0]))} files are as they were prepared")
+        return
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
     tyro.cli(_command(DATASETS[name]), args=rest, prog=f"prepare {name}")

@@ -5,14 +5,15 @@ the splits lies `manifest.json`, written last: a folder without it is not a prep
 """
 
 import hashlib
-import io
 import json
+import mmap
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -39,71 +40,25 @@ class EncodedImage:
     channels: int
 
 
-class SplitWriter:
-    """Writes one split: shards of about `shard_bytes` and, on `close`, the columns."""
-
-    def __init__(self, folder: Path, classes: Sequence[str], task: str, shard_bytes: int = 1 << 30) -> None:
-        self.folder, self.classes, self.task, self.shard_bytes = folder, tuple(classes), task, shard_bytes
-        self.folder.mkdir(parents=True)
-        self._columns: dict[str, list[int]] = {name: [] for name in (*COLUMNS, "group")}
-        self._labels: list[Any] = []
-        self._shards: list[dict[str, Any]] = []
-        self._tar: tarfile.TarFile | None = None
-
-    def add(self, key: str, image: EncodedImage, label: int | npt.NDArray[np.float32], group: int = NO_GROUP) -> None:
-        """Append a sample: a class number, or float32 [C] with NaN = unlabelled; `group` keeps a patient together."""
-        if self._tar is None or self._tar.offset >= self.shard_bytes:
-            self._finish_shard()
-            path = self.folder / f"{len(self._shards):06d}.tar"
-            self._shards.append({"file": path.name, "images": 0})
-            self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - open across calls
-        row = {
-            "shard": len(self._shards) - 1,
-            "offset": self._tar.offset + BLOCK_BYTES,
-            "length": len(image.encoded),
-            "height": image.height,
-            "width": image.width,
-            "group": group,
-        }
-        _add_member(self._tar, f"{key}.{image.suffix}", image.encoded)
-        _add_member(self._tar, f"{key}.json", json.dumps(self._describe(label)).encode())
-        for name, value in row.items():
-            self._columns[name].append(value)
-        self._labels.append(label)
-        self._shards[-1]["images"] += 1
-
-    def _describe(self, label: Any) -> dict[str, Any]:
-        if self.task == "single_label":
-            return {"label": int(label), "class": self.classes[label]}
-        known = ~np.isnan(label)
-        return {"labels": {name: int(value) for name, value, ok in zip(self.classes, label, known, strict=True) if ok}}
-
-    def _finish_shard(self) -> None:
-        if self._tar is None:
-            return
-        self._tar.close()
-        path = Path(str(self._tar.name))
-        self._shards[-1] |= {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        self._tar = None
-
-    def close(self) -> dict[str, Any]:
-        """Finish the last shard and write the columns; returns the split's part of the manifest."""
-        self._finish_shard()
-        for name, values in self._columns.items():
-            np.save(self.folder / f"{name}.npy", np.asarray(values, dtype=COLUMNS.get(name, np.int64)))
-        if self.task == "single_label":
-            np.save(self.folder / "labels.npy", np.asarray(self._labels, dtype=np.int64))
-        else:
-            labels = np.asarray(self._labels, dtype=np.float32)
-            np.save(self.folder / "labels.npy", labels.reshape(-1, len(self.classes)))
-        return {"images": len(self._labels), "shards": self._shards}
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write that appears under its name only when it is whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
-def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    # Fixed owner, mode and time: the same images give the same shard, byte for byte.
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(data), 0o644
-    tar.addfile(member, io.BytesIO(data))
+def hash_bytes(data: bytes) -> int:
+    """63 bits of a hash, non-negative: equal for equal bytes."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1
+
+
+def hash_name(name: str) -> int:
+    """63 bits of a hash, non-negative: equal for equal names, which may hold bytes that are no text."""
+    return hash_bytes(name.encode(errors="surrogateescape"))
 
 
 def sha256_of(path: Path) -> str:
@@ -117,12 +72,8 @@ def sha256_of(path: Path) -> str:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write `manifest.json` so that it is either absent or whole."""
-    temporary = folder / f".{MANIFEST}.tmp"
-    with temporary.open("w") as file:
-        json.dump({"format_version": FORMAT_VERSION, **manifest}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / MANIFEST)
+    with atomic_file(folder / MANIFEST) as file:
+        file.write(json.dumps({"format_version": FORMAT_VERSION, **manifest}, indent=1).encode())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -173,6 +124,12 @@ class ShardReader:
         """The sample's key, read from the tar header before its image."""
         header = self._map(shard)[offset - BLOCK_BYTES : offset].tobytes()
         return tarfile.TarInfo.frombuf(header, "utf-8", "strict").name.rpartition(".")[0]
+
+    def read_ahead(self, shard: int, offset: int, length: int) -> None:
+        """Ask the system to fetch these bytes of the mapped file, without waiting for them."""
+        mapped: Any = self._map(shard)
+        first = offset - offset % mmap.PAGESIZE
+        mapped._mmap.madvise(mmap.MADV_WILLNEED, first, offset + length - first)
 
     def check_row(self, shard: int, offset: int, length: int) -> None:
         """Raise InputError unless a tar member of that length begins there."""

@@ -11,7 +11,8 @@ import tyro
 
 from data_pipelines.augment import PolicyName
 from data_pipelines.errors import InputError
-from data_pipelines.index import nearest
+from data_pipelines.index import Balance, nearest
+from data_pipelines.order import Shuffle
 from trainer.models.bit import MODELS, HeadInit
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -35,8 +36,9 @@ class DataConfig:
     """What is learnt from."""
 
     sets: tuple[str, ...] = ()
-    """Prepared data sets: names below the data root, names of embedded sets, or folders. Several are joined over the
-    classes they share."""
+    """Prepared data sets: names below the data root, names of embedded sets, or folders."""
+    join: Literal["intersection", "union"] = "intersection"
+    """Several sets have the findings that all of them have, or those that any has, unlabelled where a set has not."""
     image_size: int = 224
     """Side of the square the model sees, pixels."""
     resize: int = 256
@@ -47,10 +49,19 @@ class DataConfig:
     """How evaluation images are cut."""
     flip: bool = True
     """Mirror half of the training images; never done for sets whose images change meaning when mirrored."""
+    randaugment_ops: int = 0
+    """RandAugment: operations on each training image; 0 switches it off."""
+    randaugment_magnitude: int = 9
+    """RandAugment: their strength, 0 to 30."""
     mixup_alpha: float = 0.0
     """MixUp weights come from Beta(alpha, alpha); 0 switches it off."""
+    shuffle: Shuffle = "full"
+    """full: any image may follow any other; blocks: neighbours in the shards are shown at about the same time, for
+    file systems that are slow at random reads."""
+    balance: Balance = "none"
+    """class: every class has the same share of an epoch; set: every joined set has."""
     classes: tuple[str, ...] = ()
-    """Only the images of these classes; empty for all."""
+    """Only the images of these classes, or only these findings; empty for all."""
     shots: int | None = None
     """Training images per class, drawn by the seed; None for all."""
     shots_at_most: bool = False
@@ -63,6 +74,13 @@ class DataConfig:
         _require(
             self.resize >= self.image_size or not crops,
             f"--data.resize is {self.resize}, below --data.image-size {self.image_size}; raise it to that at least",
+        )
+        _require(
+            self.randaugment_ops >= 0, f"--data.randaugment-ops is {self.randaugment_ops}; it must not be negative"
+        )
+        _require(
+            0 <= self.randaugment_magnitude <= 30,
+            f"--data.randaugment-magnitude is {self.randaugment_magnitude}; it must lie in 0 to 30",
         )
         _require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {self.mixup_alpha}; it must not be negative")
         _require(self.shots is None or self.shots > 0, f"shots is {self.shots}; it must be at least 1, or 'full'")
@@ -142,6 +160,10 @@ class RuntimeConfig:
     """Images per rank in one evaluation forward pass."""
     loader: Literal["auto", "dali", "torch"] = "auto"
     """auto: DALI, and torchvision with a warning where DALI cannot be had; dali and torch: that one or an error."""
+    read_ahead: int = 4
+    """Batches whose bytes are asked for before they are decoded, besides those in the loader; 0 switches it off."""
+    stage: str | None = None
+    """Copy the sets to this storage of the node first, such as /dev/shm: once per node, checked, and kept there."""
     threads: int | None = None
     """CPU threads of each rank; None: the cores this process may use, shared by the ranks of the node."""
     compile: bool = False
@@ -161,6 +183,7 @@ class RuntimeConfig:
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             _require(value is None or value > 0, f"{flag} is {value}; it must be at least 1")
+        _require(self.read_ahead >= 0, f"--read-ahead is {self.read_ahead}; it must not be negative")
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
 from trainer.files import read_json, write_json
-from trainer.job import Job, make_job, warmup_reaches_decay
+from trainer.job import Job, make_job
 from trainer.loop import evaluate, train
-from trainer.metrics import PRIMARY, PRIMARY_NAME
+from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.tracking import Tracker, write_status
@@ -59,8 +59,9 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
         if engine.rank == 0:
             print(f"{run_dir} is finished", flush=True)
         return result
-    if engine.rank == 0 and warmup_reaches_decay(config, job.total_steps):
-        print(f"warning: {config.schedule.warmup_steps} warm-up steps reach into the first decay", file=sys.stderr)
+    if engine.rank == 0:
+        for warning in job.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
     environment = describe_environment(engine, job.loader_name)
     _wait_for_all(engine)  # every rank has looked at the folder before one writes to it
     if engine.rank == 0:
@@ -72,6 +73,8 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
             **about,
             "run": str(run_dir),
             "task": job.train.task,
+            "metric": job.train.metric,
+            "patients": job.train.patients,
             "settings": settings,
             "total_steps": job.total_steps,
             "train_images": len(job.train),
@@ -98,7 +101,8 @@ def _open_folder(run_dir: Path, settings: dict[str, Any], environment: dict[str,
 
 def summary(result: dict[str, Any]) -> str:
     """One line on what a run reached."""
-    name, metric = PRIMARY_NAME[result["task"]], PRIMARY[result["task"]]
+    metric = metric_of(result)
+    name = METRIC_NAME[metric]
     reached = [
         f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images)"
         for split in ("val", "test")

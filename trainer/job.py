@@ -1,20 +1,22 @@
 """A job: a configuration together with the data it names, ready to run on any number of ranks."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 from data_pipelines import library
-from data_pipelines.augment import Augmentation
+from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augmentation
 from data_pipelines.batch import Batch
+from data_pipelines.concat import concat, near_misses
 from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split, concat, splits_of
-from data_pipelines.loaders import Loader, pick_loader
+from data_pipelines.index import Index, Split, splits_of
+from data_pipelines.loaders import Loader, pick_loader, read_ahead
 from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
-from trainer.config import Config, DataConfig
+from data_pipelines.stage import stage
+from trainer.config import Config, DataConfig, RuntimeConfig
 from trainer.engines.base import Engine
 from trainer.hyperrule import hyperrule_lr, schedule_for, stretched
 from trainer.schedules import decay_steps, learning_rate, rescaled
@@ -37,6 +39,7 @@ class Job:
     loader_name: str
     loader: Loader
     about: dict[str, Any]
+    warnings: tuple[str, ...]
 
     def training_batches(self, engine: Engine, first_step: int) -> tuple[Iterator[Batch], int]:
         """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
@@ -53,18 +56,29 @@ class Job:
         self, engine: Engine, index: Index, requests: Iterable[Request], augmentation: Augmentation
     ) -> Iterator[Batch]:
         """Batches for these requests on the engine's device."""
-        return self.loader(index, requests, augmentation, engine.device, engine.threads)
+        early = read_ahead(index, requests, self.config.runtime.read_ahead)
+        return self.loader(index, early, augmentation, engine.device, engine.threads)
 
 
 def make_job(config: Config, run_dir: Path) -> Job:
     """Open the data of a configuration. Raises InputError where they do not fit it."""
-    train = open_split(config.data, "train", config.seed)
-    if train is None:
-        raise InputError(f"{', '.join(config.data.sets)} has no train split")
-    val, test = (open_split(config.data, split, config.seed) for split in ("val", "test"))
-    loader_name, loader = pick_loader(config.runtime.loader)
-    total_steps = config.schedule.steps or ceil((config.schedule.epochs or 0) * len(train) / config.global_batch_size)
     data = config.data
+    folders = folders_of(data, config.runtime)
+    train = open_split(data, folders, "train", config.seed)
+    if train is None:
+        raise InputError(f"{', '.join(data.sets)} has no train split")
+    val, test = (open_split(data, folders, split, config.seed) for split in ("val", "test"))
+    loader_name, loader = pick_loader(config.runtime.loader)
+    order = Order(
+        num_samples=len(train),
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        unit=2 if data.mixup_alpha else 1,
+        shuffle=data.shuffle,
+        weights=train.weights(data.balance),
+    )
+    epochs = config.schedule.epochs or 0
+    total_steps = config.schedule.steps or ceil(epochs * order.epoch_size / config.global_batch_size)
     return Job(
         config=config,
         run_dir=run_dir,
@@ -73,9 +87,17 @@ def make_job(config: Config, run_dir: Path) -> Job:
         test=test,
         total_steps=total_steps,
         schedule=make_schedule(config, total_steps, len(train)),
-        order=Order(len(train), config.global_batch_size, config.seed, unit=2 if data.mixup_alpha else 1),
+        order=order,
         augmentation=Augmentation(
-            data.train_view, data.image_size, data.resize, config.seed, data.flip and train.flip, data.mixup_alpha
+            policy=data.train_view,
+            size=data.image_size,
+            resize=data.resize,
+            seed=config.seed,
+            flip=data.flip and train.flip,
+            mixup_alpha=data.mixup_alpha,
+            randaugment_ops=data.randaugment_ops,
+            randaugment_magnitude=data.randaugment_magnitude,
+            translation=AUTHORS_TRANSLATION if config.optim.paper_code else PAPER_TRANSLATION,
         ),
         evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
         loader_name=loader_name,
@@ -83,25 +105,34 @@ def make_job(config: Config, run_dir: Path) -> Job:
         about={
             "model": config.model.name,
             "task": train.task,
+            "metric": train.metric,
             "classes": list(train.classes),
             "image_size": data.image_size,
             "data_fingerprint": train.fingerprint,
         },
+        warnings=_warnings(config, folders, total_steps),
     )
 
 
-def open_split(data: DataConfig, split: Split, seed: int) -> Index | None:
+def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
+    """The folders of the sets that a configuration names, copied to the node's own storage if it says so."""
+    folders = [library.find(name) for name in data.sets]
+    return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
+
+
+def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:
     """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
     it. Raises InputError if only some have it: a metric over part of the sets would pass for one over all."""
-    folders = [library.find(name) for name in data.sets]
     having = [folder for folder in folders if split in splits_of(read_manifest(folder))]
     if not having:
         return None
     if len(having) < len(folders):
         lacking = ", ".join(str(folder) for folder in folders if folder not in having)
         raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
-    index = concat([Index.load(folder, split) for folder in folders])
-    if data.classes:
+    indexes = [Index.load(folder, split) for folder in folders]
+    by_name = data.classes if data.classes and indexes[0].task == "multi_label" else None
+    index = concat(indexes, by_name or data.join)
+    if data.classes and by_name is None:
         index = index.take_classes(data.classes)
     if split == "train" and data.shots is not None:
         index = index.few_shot(data.shots, seed, data.shots_at_most)
@@ -119,7 +150,13 @@ def make_schedule(config: Config, total_steps: int, num_images: int) -> Callable
     return lambda step: learning_rate(step, peak, kind, total_steps, warmup_steps)
 
 
-def warmup_reaches_decay(config: Config, total_steps: int) -> bool:
-    """Whether the learning rate would be decayed before it has reached its peak."""
+def _warnings(config: Config, folders: Sequence[Path], total_steps: int) -> tuple[str, ...]:
+    """What is allowed and hardly meant."""
+    warnings = []
     schedule = config.schedule
-    return schedule.kind == "step" and schedule.warmup_steps > decay_steps(total_steps)[0]
+    if schedule.kind == "step" and schedule.warmup_steps > decay_steps(total_steps)[0]:
+        warnings.append(f"{schedule.warmup_steps} warm-up steps reach into the first decay")
+    alike = near_misses([Index.load(folder, "train") for folder in folders]) if len(folders) > 1 else []
+    if alike:
+        warnings.append(f"not joined, although they look alike: {', '.join(alike)}")
+    return tuple(warnings)

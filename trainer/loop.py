@@ -14,7 +14,7 @@ from trainer import checkpoint
 from trainer.engines.base import Engine, Update
 from trainer.job import Job
 from trainer.losses import count_labels, loss_sum, model_input, targets
-from trainer.metrics import PRIMARY, compute_metrics
+from trainer.metrics import compute_metrics
 from trainer.tracking import Tracker, write_status
 from trainer.watch import LossWatch
 
@@ -59,7 +59,7 @@ def train(job: Job, engine: Engine, tracker: Tracker, first_step: int, best: flo
             started = perf_counter()
             metrics = evaluate(job, engine, job.val)
             tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
-            metric = metrics[PRIMARY[task]]  # NaN is never better: the last checkpoint counts then
+            metric = metrics[job.train.metric]  # NaN is never better: the last checkpoint counts then
             if metric > (-math.inf if best is None else best):
                 best = metric
                 save(job, engine, done, best, checkpoint.BEST)

@@ -1,22 +1,30 @@
 """What is reported of logits [N, C] and labels, computed once from all of them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc
 
-from data_pipelines.index import Index, Task
+from data_pipelines.index import METRIC, Index, Metric
 from trainer.losses import loss_sum
 
-PRIMARY: dict[Task, str] = {"single_label": "top1", "multi_label": "auc"}
-PRIMARY_NAME: dict[Task, str] = {"single_label": "top-1 accuracy", "multi_label": "mean AUC"}
+METRIC_NAME: dict[Metric, str] = {"top1": "top-1 accuracy", "auc": "mean AUC"}
 _TOP = 5
+
+
+def metric_of(result: dict[str, Any]) -> Metric:
+    """What is reported first of a result."""
+    metric: Metric = result.get("metric", METRIC[result["task"]])
+    return metric
 
 
 def compute_metrics(logits: Tensor, index: Index) -> dict[str, float]:
     """Means over the N samples of an index; logits float32 [N, C] in its order. Shares, not percent.
 
-    Single-label: loss, top1, top5 (from six classes on). Multi-label: loss, auc (mean over findings) and auc/<finding>;
-    findings that lack positives or negatives have no AUC and are left out of the mean.
+    Single-label: loss, top1, top5 (from six classes on), and where the set reports AUC that of each class against the
+    rest, by its softmax. Multi-label: loss, and AUC by finding. AUC: auc (mean over classes or findings), auc/<name>;
+    those that lack positives or negatives have none and are left out of the mean.
     """
     labels = torch.from_numpy(index.labels.copy())
     if index.task == "single_label":
@@ -24,16 +32,24 @@ def compute_metrics(logits: Tensor, index: Index) -> dict[str, float]:
         metrics["top1"] = (logits.argmax(dim=1) == labels).float().mean().item()
         if index.num_classes > _TOP:
             metrics["top5"] = (logits.topk(_TOP).indices == labels[:, None]).any(dim=1).float().mean().item()
-        return metrics
-    labelled = ~labels.isnan()
-    metrics = {"loss": loss_sum(logits, labels, index.task).item() / max(1, int(labelled.sum()))}
+        if index.metric != "auc":
+            return metrics
+        one_hot = torch.nn.functional.one_hot(labels, index.num_classes).float()
+        return metrics | _areas(logits.double().log_softmax(dim=1), one_hot, index.classes)
+    num_labels = int((~labels.isnan()).sum())
+    loss = loss_sum(logits, labels, index.task).item() / max(1, num_labels)
+    return {"loss": loss} | _areas(logits, labels, index.classes)
+
+
+def _areas(scores: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[str, float]:
+    """AUC of each column and their mean; labels 0, 1 or NaN."""
     areas = {}
-    for i, finding in enumerate(index.classes):
-        known = labels[labelled[:, i], i].long()
+    for i, name in enumerate(names):
+        labelled = ~labels[:, i].isnan()
+        known = labels[labelled, i].long()
         if 0 < known.sum() < len(known):
-            areas[f"auc/{finding}"] = binary_auroc(_ranks(logits[labelled[:, i], i]), known).item()
-    metrics["auc"] = sum(areas.values()) / len(areas) if areas else float("nan")
-    return metrics | areas
+            areas[f"auc/{name}"] = binary_auroc(_ranks(scores[labelled, i]), known).item()
+    return {"auc": sum(areas.values()) / len(areas) if areas else float("nan")} | areas
 
 
 def _ranks(scores: Tensor) -> Tensor:

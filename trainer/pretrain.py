@@ -12,6 +12,7 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 import inspect
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,7 +64,8 @@ def parse(arguments: list[str]) -> Command:
 
 def make_plan(config: Config, start: Start) -> dict[str, Any]:
     """What a run would be: steps, batch, images and the bytes of one checkpoint."""
-    job = make_job(config, start.run_dir or Path("runs") / config.name)
+    planned = replace(config, runtime=replace(config.runtime, stage=None))  # a plan copies nothing
+    job = make_job(planned, start.run_dir or Path("runs") / config.name)
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_model(config.model.name, job.train.num_classes).parameters())
     return {

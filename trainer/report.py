@@ -24,7 +24,7 @@ from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from trainer.experiment import RESULT
 from trainer.files import read_json
-from trainer.metrics import PRIMARY, PRIMARY_NAME
+from trainer.metrics import METRIC_NAME, metric_of
 from trainer.transfer import FULL, SCRATCH
 
 matplotlib.use("Agg")
@@ -61,7 +61,7 @@ def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
     """One row per run: what was run, and its primary metric on val and test as a share (NaN without such a split)."""
     rows = []
     for result in results:
-        metric, settings = PRIMARY[result["task"]], result["settings"]
+        metric, settings = metric_of(result), result["settings"]
         rows.append(
             {
                 "kind": result["kind"],
@@ -71,7 +71,7 @@ def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
                 "model": settings["model"]["name"],
                 "shots": result.get("shots", FULL),
                 "seed": settings["seed"],
-                "metric": PRIMARY_NAME[result["task"]],
+                "metric": METRIC_NAME[metric],
                 **{split: result.get(split, {}).get(metric, np.nan) for split in ("val", "test")},
                 "train_images": result["train_images"],
                 "image_size": settings["data"]["image_size"],
@@ -160,6 +160,19 @@ def deviations(results: list[dict[str, Any]]) -> list[str]:
     return sorted(lines)
 
 
+def leaks(results: list[dict[str, Any]]) -> list[str]:
+    """Markdown: the sets whose patients may be in training and test images alike."""
+    leaking = [result for result in results if result.get("patients") == "may leak"]
+    names = {name for result in leaking for name in result["settings"]["data"]["sets"]}
+    if not names:
+        return []
+    return [
+        f"**Patients may leak** in {', '.join(sorted(names))}: images of one patient may be among the training and the "
+        "test images, so the numbers may be better than those on new patients.",
+        "",
+    ]
+
+
 def origins(results: list[dict[str, Any]]) -> list[str]:
     """The different commits, machines and torch versions that the results come from."""
     lines = set()
@@ -227,6 +240,7 @@ def write_report(report: Report) -> Path:
     departures = deviations(results)
     if departures:
         lines += ["## Not as BiT-HyperRule and the paper have it", "", *departures, ""]
+    lines += leaks(results)
     loaders = ", ".join(sorted(table["loader"].unique()))
     lines += [f"{len(table)} runs, loader: {loaders}. Every run is a row of [results.csv](results.csv).", ""]
     lines += [f"Made by: {'; '.join(origins(results))}.", ""]

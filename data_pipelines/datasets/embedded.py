@@ -1,17 +1,16 @@
 """Readers of the small real sets that are at hand without a network."""
 
 import gzip
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from data_pipelines.datasets.raw import RawImage, RawSet
 from data_pipelines.draws import hash64
 from data_pipelines.errors import InputError
+from data_pipelines.images import encode_png
 from data_pipelines.index import Split
 
 FASHION_CLASSES = (
@@ -93,10 +92,3 @@ def digits() -> RawSet:
         source="Optical Recognition of Handwritten Digits, Alpaydin and Kaynak, UCI, CC BY 4.0, as in scikit-learn",
         horizontal_flip=False,  # a mirrored digit is another glyph
     )
-
-
-def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """uint8 [H, W] or [H, W, 3] as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

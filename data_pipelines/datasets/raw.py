@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.index import Patients, Split, Task
-from data_pipelines.shards import NO_GROUP
+from data_pipelines.shards import NO_GROUP, hash_name
 
 _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
 
@@ -32,7 +32,7 @@ class Member:
 @dataclass(frozen=True)
 class RawImage:
     """One image. `image`: a file, a member of a tar, or its encoded bytes; `label`: a class number, or float32 [C] with
-    NaN = unlabelled; `group`: equal for images that must not be parted between splits (one patient), -1 when unknown."""
+    NaN = unlabelled; `group`: equal for images that must stay in one split (one patient), -1 when unknown."""
 
     key: str
     split: Split
@@ -48,6 +48,12 @@ class RawImage:
             return self.image.read_bytes()
         with self.image.tar.open("rb") as tar:
             return os.pread(tar.fileno(), self.image.length, self.image.offset)
+
+    def num_bytes(self) -> int:
+        """Length of the encoded bytes. Raises OSError."""
+        if isinstance(self.image, Path):
+            return self.image.stat().st_size
+        return len(self.image) if isinstance(self.image, bytes) else self.image.length
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ def key_of(name: str) -> str:
 
 
 def group_of(patient: str) -> int:
-    """The group of a patient: a non-negative 63-bit hash of the name, so that no name is stored."""
-    return int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") >> 1
+    """The group of a patient: a non-negative 63-bit hash, so that no name is stored."""
+    return hash_name(patient)
 
 
 def carved(name: str, val_fraction: float, test_fraction: float) -> Split:

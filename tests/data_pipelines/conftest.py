@@ -10,8 +10,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from data_pipelines.prepare import verify_image
-from data_pipelines.shards import SplitWriter, write_manifest
+from data_pipelines.images import verify_image
+from data_pipelines.shard_writer import ShardWriter, join_shards
+from data_pipelines.shards import write_manifest
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -54,22 +55,26 @@ def write_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         images: Sequence[bytes] | None = None,
         groups: Sequence[int] | None = None,
         split: str = "train",
-        **writer_options: Any,
+        shard_images: int = 1000,
     ) -> Path:
-        folder = tmp_path_factory.mktemp("set")
+        folder, rows = tmp_path_factory.mktemp("set"), tmp_path_factory.mktemp("rows")
         task = "single_label" if np.ndim(labels) == 1 else "multi_label"
-        writer = SplitWriter(folder / split, classes, task, **writer_options)
         images = images or [encode_pixels(draw_photo(number, 6, 5 + number % 3)) for number in range(len(labels))]
         verified = [verify_image(encoded) for encoded in images]
-        for number, (image, label) in enumerate(zip(verified, labels, strict=True)):
-            writer.add(f"image-{number:03d}", image, label, *([groups[number]] if groups else []))
+        shards = []
+        for start in range(0, len(labels), shard_images):
+            writer = ShardWriter(folder / split, rows, f"{len(shards):06d}", len(shards), classes, task)
+            for number in range(start, min(start + shard_images, len(labels))):
+                group = [groups[number]] if groups else []
+                writer.add(f"image-{number:03d}", verified[number], labels[number], *group)
+            shards.append(writer.close())
         manifest = {
             "name": "small",
             "task": task,
             "classes": list(classes),
             "channels": max(image.channels for image in verified),
             "horizontal_flip": True,
-            "splits": {split: writer.close()},
+            "splits": {split: join_shards(folder / split, rows, [shards], "stored each")},
         }
         write_manifest(folder, manifest)
         return folder

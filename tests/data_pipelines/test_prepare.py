@@ -20,13 +20,14 @@ from PIL import Image
 
 import data_pipelines
 from data_pipelines.datasets import DATASETS
-from data_pipelines.datasets.natural import image_folder
+from data_pipelines.datasets.own import image_folder
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.raw import RawImage
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index, Split
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards import SplitWriter, read_manifest
+from data_pipelines.shard_writer import ShardWriter
+from data_pipelines.shards import read_manifest
 
 REPOSITORY = Path(data_pipelines.__file__).parents[1]
 
@@ -260,11 +261,12 @@ def test_full_disk_and_equal_keys_leave_no_set(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(SplitWriter, "add", full)
+        patched.setattr(ShardWriter, "add", full)
         with pytest.raises(InputError, match=r"out cannot be written \(.*No space left.*free some space"):
             prepare_folder(root, out)
-    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
-    prepare_folder(root, out)
+    assert not out.exists()
+    assert prepare_folder(root, out)["splits"]["train"]["images"] == 13
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
 def test_same_images_give_the_same_bytes(class_folders: Callable[..., Path], tmp_path: Path) -> None:

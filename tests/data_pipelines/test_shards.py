@@ -27,8 +27,8 @@ def images(photo: Callable, encode: Callable) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def prepared(write_set: Callable[..., Path], images: list[bytes]) -> Path:
-    """Seven images in several shards: a new one begins after every 4 kB."""
-    return write_set(LABELS, CLASSES, images=images, groups=[5, 5, -1, 2**62, 0, 1, 2], shard_bytes=4096)
+    """Seven images in shards of two."""
+    return write_set(LABELS, CLASSES, images=images, groups=[5, 5, -1, 2**62, 0, 1, 2], shard_images=2)
 
 
 def test_round_trip(prepared: Path, images: list[bytes]) -> None:

@@ -1,0 +1,100 @@
+"""What goes into a shard for the file of an image: decoded to its last byte, X-rays shrunk and made 8-bit grey."""
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from PIL import Image
+
+from data_pipelines.dicom import dicom_pixels, is_dicom
+from data_pipelines.shards import EncodedImage
+
+MAX_PIXELS = 178_956_970  # of one image, as Pillow's limit: a header alone can ask for any amount of memory
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
+
+
+def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """uint8 [H, W] or [H, W, 3] as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def verify_image(encoded: bytes) -> EncodedImage:
+    """Decode a photograph to its last byte. 8-bit grey and RGB JPEG and PNG stay as they are, others become RGB PNG.
+
+    Raises whatever the decoder raises for a damaged file, and ValueError for pictures of more than 8 bits.
+    """
+    if _is_jpeg(encoded):
+        height, width, colours = _jpeg_header(encoded)
+        simplejpeg.decode_jpeg(encoded, strict=True)
+        if colours in ("Gray", "YCbCr", "RGB"):
+            return EncodedImage(encoded, "jpg", height, width, 1 if colours == "Gray" else 3)
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.load()
+        # Pillow reads 16-bit colour as 8-bit without a word: the bit depth stands in byte 24 of a PNG.
+        if image.mode.startswith(("I", "F")) or (image.format == "PNG" and encoded[24] > 8):
+            raise ValueError("pixels of more than 8 bits")
+        if image.format == "PNG" and image.mode in ("L", "RGB"):
+            return EncodedImage(encoded, "png", image.height, image.width, len(image.getbands()))
+        converted = image.convert("RGB")
+    return EncodedImage(encode_png(np.asarray(converted)), "png", converted.height, converted.width, 3)
+
+
+def verify_xray(encoded: bytes, size: int) -> EncodedImage:
+    """Decode an X-ray to its last byte; its central square, shrunk or enlarged to `size` pixels, as 8-bit grey PNG.
+
+    JPEG, PNG of 8 or 16 bits, and DICOM. What is such a picture already is kept as it is. Raises whatever the decoder
+    raises for a damaged file, and ValueError for pixels that are no grey values.
+    """
+    pixels, is_done = _grey(encoded, size)
+    if is_done:
+        return EncodedImage(encoded, "jpg" if _is_jpeg(encoded) else "png", size, size, 1)
+    side = min(pixels.shape)
+    top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+    square = Image.fromarray(np.ascontiguousarray(pixels[top : top + side, left : left + side], dtype=np.float32))
+    shrunk = square.resize((size, size), Image.Resampling.BILINEAR)  # Pillow averages over the pixels it leaves out
+    return EncodedImage(encode_png(np.rint(np.asarray(shrunk)).astype(np.uint8)), "png", size, size, 1)
+
+
+def _grey(encoded: bytes, size: int) -> tuple[Pixels, bool]:
+    """Grey values [H, W] from 0 to 255, and whether the file itself is 8-bit grey of `size` x `size`."""
+    if _is_jpeg(encoded):
+        height, width, colours = _jpeg_header(encoded)
+        pixels = simplejpeg.decode_jpeg(encoded, "GRAY", strict=True)[:, :, 0]
+        return pixels, colours == "Gray" and height == width == size
+    if is_dicom(encoded):
+        return dicom_pixels(encoded) * np.float32(255), False
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.load()
+        if image.mode.startswith("F"):
+            raise ValueError("pixels that are floating-point numbers")
+        if image.mode.startswith("I"):
+            return _scaled(np.asarray(image)), False
+        if image.format == "PNG" and encoded[24] > 8:
+            raise ValueError("colours of more than 8 bits")
+        is_done = image.format == "PNG" and image.mode == "L" and image.size == (size, size)
+        return np.asarray(image.convert("L")), is_done
+
+
+def _scaled(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    """Grey values from 0 to 255, of pixels of as many bits as the largest of them needs: 12-bit pixels in a 16-bit file
+    would come down to sixteen shades by the file's own depth."""
+    if pixels.min() < 0:
+        raise ValueError("negative pixels")
+    largest = (1 << max(8, int(pixels.max()).bit_length())) - 1
+    scaled: npt.NDArray[np.float32] = pixels.astype(np.float32) * np.float32(255 / largest)
+    return scaled
+
+
+def _is_jpeg(encoded: bytes) -> bool:
+    return encoded[:2] == b"\xff\xd8"
+
+
+def _jpeg_header(encoded: bytes) -> tuple[int, int, str]:
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded, strict=True)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
+    return height, width, colours
