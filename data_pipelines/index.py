@@ -137,7 +137,8 @@ class Index:
             kind = np.unique(self.origins, return_inverse=True)[1][self.shard]
         own = np.ones(len(self)) if self.weight is None else np.asarray(self.weight, dtype=np.float64)
         total = np.bincount(kind, weights=own)
-        return own * (own.sum() / np.count_nonzero(total) / total[kind])
+        weights: Array = own * (own.sum() / np.count_nonzero(total) / total[kind])
+        return weights
 
     def take(self, rows: Array) -> "Index":
         """The samples of these rows, in this order; a row may be taken several times."""

@@ -4,7 +4,7 @@ import os
 from inspect import signature
 from pathlib import Path
 
-from data_pipelines.datasets import DATASETS
+from data_pipelines.datasets import DATASETS, OWN
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.shards import MANIFEST
@@ -28,7 +28,7 @@ def find(name: str) -> Path:
     for folder in candidates:
         if (folder / MANIFEST).is_file():
             return folder
-    if name in DATASETS:
+    if name in DATASETS and name not in OWN:
         raise InputError(
             f"data set {name!r} is not prepared; prepare it with: "
             f"python -m data_pipelines.prepare {name} {_root_flag(name)}--out {data_root() / name}"
@@ -36,7 +36,7 @@ def find(name: str) -> Path:
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
-        f"{nearest(name, sorted((prepared | set(DATASETS)) - {'image-folder'}))}; class folders are prepared with: "
+        f"{nearest(name, sorted((prepared | set(DATASETS)) - set(OWN)))}; class folders are prepared with: "
         f"python -m data_pipelines.prepare image-folder --root DIR --out {data_root() / Path(name).name}"
     )
 

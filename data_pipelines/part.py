@@ -46,7 +46,7 @@ def shard_name(number: int, part: int, parts: int) -> str:
 
 def finished_shards(folder: Path, split: str, part: int, parts: int) -> list[dict[str, Any]]:
     """What is known of the finished shards of a part, in the order of their numbers."""
-    shards = []
+    shards: list[dict[str, Any]] = []
     while (path := folder / ROWS / split / f"{shard_name(len(shards), part, parts)}.json").is_file():
         shards.append(json.loads(path.read_text()))
     return shards

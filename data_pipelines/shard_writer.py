@@ -86,7 +86,9 @@ class ShardWriter:
     def close(self, **about: Any) -> dict[str, Any]:
         """Finish the shard; returns what stands in its `.json`: the shard's part of the manifest, and `about`."""
         self._tar.close()
-        columns = {name: np.asarray(values, dtype=_ROW_COLUMNS[name]) for name, values in self._columns.items()}
+        columns: dict[str, Any] = {
+            name: np.asarray(values, dtype=_ROW_COLUMNS[name]) for name, values in self._columns.items()
+        }
         content = {
             "file": self._path.name,
             "images": self._num_images,

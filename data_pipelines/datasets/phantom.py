@@ -4,18 +4,17 @@ They let the whole chain (prepare, train, transfer, report) run on a multi-label
 be read. Every number is a hash of (seed, patient or image, purpose), so an image needs no other image to be drawn.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from data_pipelines.datasets.raw import RawImage, RawSet
 from data_pipelines.draws import hash64, integers, uniform
 from data_pipelines.errors import InputError
+from data_pipelines.images import encode_png
 from data_pipelines.index import Split
 
 Grid = npt.NDArray[np.float64]
@@ -99,6 +98,7 @@ def phantom(images: int = 3000, size: int = 64, seed: int = 0) -> RawSet:
         # chest X-rays as well: the phantom must take the same path through augmentation as they do.
         horizontal_flip=True,
         synthetic=True,
+        patients="apart",
     )
 
 
@@ -117,13 +117,11 @@ class _Phantoms:
         for image in range(self.images):
             pixels, labels = draw_phantom(self.seed, image, self.size)
             withheld = uniform(self.seed, _Purpose.WITHHELD, image, np.arange(len(labels))) < WITHHELD_SHARE
-            encoded = io.BytesIO()
-            Image.fromarray(pixels).save(encoded, format="PNG")
             patient = patient_of(self.seed, image)
             yield RawImage(
                 key=f"phantom-{image:06d}",
                 split=_split_of(self.seed, patient),
-                image=encoded.getvalue(),
+                image=encode_png(pixels),
                 label=np.where(withheld, np.float32(np.nan), labels),
                 group=int(hash64(self.seed, _Purpose.GROUP, patient)[0] >> np.uint64(1)),
             )

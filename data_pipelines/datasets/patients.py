@@ -1,0 +1,205 @@
+"""Listed files as a data set whose splits part no patient, by the patients of a table or of DICOM headers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from data_pipelines.datasets.raw import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.datasets.reading import require_fractions
+from data_pipelines.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts
+from data_pipelines.errors import InputError
+from data_pipelines.index import Split
+from data_pipelines.shards import NO_GROUP
+
+SplitBy = Literal["patient", "image"]
+Laterals = Literal["keep", "drop"]
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+DICOM_XRAY_SIZE = 256  # pixels a side; a DICOM cannot be stored as it is
+
+_XRAY_MODALITIES = {"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX", "OT", "SC", ""}
+_THREADS = 16  # reading headers mostly waits for the file system
+_NAMED = 10  # classes in a note
+_BLOCK = 4096  # headers asked for at once: bounds the memory
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file before its header is read. name: relative to the root; patient: of a table, None where that is blank."""
+
+    name: str
+    label: int | npt.NDArray[np.float32]
+    split: Split = "train"
+    patient: str | None = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line asks of any set of one's own. Raises InputError for what cannot be."""
+
+    val_fraction: float
+    test_fraction: float
+    split_by: SplitBy
+    xray_size: int | None
+    laterals: Laterals
+
+    def __post_init__(self) -> None:
+        require_fractions(val=self.val_fraction, test=self.test_fraction)
+        if self.xray_size is not None and self.xray_size < 1:
+            raise InputError(f"--xray-size is {self.xray_size}; it is the side of the stored pictures in pixels")
+
+
+def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patients: bool, **about: Any) -> RawSet:
+    """The RawSet of files below `root`; `about` goes into it.
+
+    Val and test are carved out of train unless some samples are of them: by patient or, without patients, by key.
+    has_patients: those of the samples are taken, instead of those of DICOM headers.
+    Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
+    """
+    facts = _headers(root, samples)
+    if choices.laterals == "drop" and not facts:
+        raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
+    notes = _header_notes(list(filter(None, facts.values())), choices.laterals)
+    if choices.laterals == "drop":
+        samples = [sample for sample in samples if not _is_lateral(facts.get(sample.name))]
+    if not has_patients:
+        samples = [replace(sample, patient=_patient(facts.get(sample.name))) for sample in samples]
+    damaged = {name for name, header in facts.items() if header is None}
+    nameless = [sample.name for sample in samples if sample.patient is None and sample.name not in damaged]
+    knows_none = not has_patients and not facts and choices.xray_size is None  # photographs
+    if choices.split_by == "patient" and not knows_none:
+        _require_patients(samples, nameless, choices)
+    splits = _splits(samples, choices)
+    leaks = [] if knows_none else _leaks(samples, splits, nameless)
+    images = [
+        RawImage(
+            key=key_of(sample.name),
+            split=split,
+            image=root / sample.name,
+            label=sample.label,
+            group=NO_GROUP if sample.patient is None else group_of(sample.patient),
+        )
+        for sample, split in zip(samples, splits, strict=True)
+    ]
+    return RawSet(
+        images=images,
+        num_images=len(images),
+        xray_size=choices.xray_size or (DICOM_XRAY_SIZE if facts else None),
+        patients="none" if knows_none else "may leak" if leaks else "apart",
+        notes=(*notes, *leaks, *_class_notes(images, about["classes"])),
+        **about,
+    )
+
+
+def _is_lateral(header: DicomFacts | None) -> bool:
+    return header is not None and header.lateral is True
+
+
+def _patient(header: DicomFacts | None) -> str | None:
+    return header.patient if header else None
+
+
+def _headers(root: Path, samples: Sequence[Sample]) -> dict[str, DicomFacts | None]:
+    """By name, what the header of each DICOM file tells; None where it is damaged, which the quarantine will say."""
+    suffixes = {sample.name: PurePosixPath(sample.name).suffix.lower() for sample in samples}
+    names = [name for name, suffix in suffixes.items() if suffix not in IMAGE_SUFFIXES]
+
+    def read(name: str) -> DicomFacts | None:
+        try:
+            return dicom_facts(root / name)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        except OSError as error:  # might be readable later, and then the patient would not be known
+            raise InputError(f"{root / name} cannot be read ({error.strerror}); mend that, or leave it out") from error
+
+    facts: dict[str, DicomFacts | None] = {}
+    with (
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="headers") as pool,
+        tqdm(total=len(names), desc="DICOM headers", unit="file", disable=None if names else True) as bar,
+    ):
+        for start in range(0, len(names), _BLOCK):
+            block = names[start : start + _BLOCK]
+            facts |= zip(block, pool.map(read, block), strict=True)
+            bar.update(len(block))
+    return {name: found for name, found in facts.items() if found or suffixes[name] in DICOM_SUFFIXES}
+
+
+def _header_notes(headers: Sequence[DicomFacts], laterals: Laterals) -> list[str]:
+    if not headers:
+        return []
+    views = Counter(header.lateral for header in headers)
+    found = f"{views[True]:,} of {len(headers):,} DICOM images are lateral views"
+    fate = ", left out" if laterals == "drop" else ", kept (--laterals drop leaves them out)"
+    notes = [f"{found}{fate if views[True] else ''}; {views[None]:,} do not say their view and are kept"]
+    others = Counter(header.modality for header in headers if header.modality not in _XRAY_MODALITIES)
+    if others:
+        found = ", ".join(f"{name} ({count:,})" for name, count in sorted(others.items()))
+        notes.append(f"some DICOM images are of modalities that are no X-rays, and are taken for X-rays: {found}")
+    return notes
+
+
+def _require_patients(samples: Sequence[Sample], nameless: Sequence[str], choices: Choices) -> None:
+    if nameless:
+        raise InputError(
+            f"{len(nameless):,} of {len(samples):,} images name no patient, the first is {nameless[0]}: one patient "
+            "could be in train and in test. Name them all (PatientID of DICOM, or --patient-column of the csv reader), "
+            "leave those images out, or accept it with --split-by image"
+        )
+    carves = choices.val_fraction > 0 or choices.test_fraction > 0
+    if carves and len(samples) > 1 and len({sample.patient for sample in samples if sample.patient is not None}) == 1:
+        raise InputError(
+            f"all {len(samples):,} images name the same patient, as happens when names are removed; name the patients "
+            "(--patient-column of the csv reader), or split by image with --split-by image"
+        )
+
+
+def _splits(samples: Sequence[Sample], choices: Choices) -> list[Split]:
+    given = {sample.split for sample in samples}
+    fractions = (0.0 if "val" in given else choices.val_fraction, 0.0 if "test" in given else choices.test_fraction)
+
+    def split_of(sample: Sample) -> Split:
+        if sample.split != "train":
+            return sample.split
+        by_patient = choices.split_by == "patient" and sample.patient is not None
+        return carved(str(sample.patient) if by_patient else key_of(sample.name), *fractions)
+
+    return [split_of(sample) for sample in samples]
+
+
+def _leaks(samples: Sequence[Sample], splits: Sequence[Split], nameless: Sequence[str]) -> list[str]:
+    """What is to be said of patients in several splits; nothing if it is sure that there are none."""
+    if nameless:
+        return [
+            f"the patients of {len(nameless):,} of {len(samples):,} images are not known: images of one patient may be "
+            "in train and in test"
+        ]
+    splits_of: dict[str, set[Split]] = defaultdict(set)
+    for sample, split in zip(samples, splits, strict=True):
+        if sample.patient is not None:
+            splits_of[sample.patient].add(split)
+    parted = sum(len(found) > 1 for found in splits_of.values())
+    return [f"{parted:,} of {len(splits_of):,} patients have images in more than one split"] if parted else []
+
+
+def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str]:
+    """Classes without an image in train, findings without a positive one there, and a set of one class."""
+    counts = np.zeros(len(classes))
+    for image in images:
+        if image.split == "train":
+            if isinstance(image.label, int):
+                counts[image.label] += 1
+            else:
+                counts += image.label == 1
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
+    notes = [f"train has no image of: {', '.join(absent[:_NAMED])}{more}"] if absent else []
+    if len(classes) == 1 and images and isinstance(images[0].label, int):
+        notes.append(f"there is one class only, {classes[0]}, so that there is nothing to tell apart")
+    return notes
