@@ -1,0 +1,210 @@
+"""What the readers of chest X-rays share: tables, the files that they name, and splits that part no patient."""
+
+import importlib.util
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from data_pipelines.datasets.raw import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.datasets.reading import require_fractions
+from data_pipelines.errors import InputError
+
+View = Literal["PA", "AP", "AP Supine", "L", "COSTAL"]
+VIEWS: tuple[View, ...] = ("PA", "AP", "AP Supine", "L", "COSTAL")
+Labels = npt.NDArray[np.float32]
+
+_SAMPLED_FILES = 20
+_MOST_MISSING = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class XrayImages(Sequence[RawImage]):
+    """The rows of a table as images, each made when it is asked for: 377,000 paths at once take hundreds of MB.
+
+    names: of which the keys are made. files: relative to `root`. labels: int64 [N], or float32 [N, C].
+    """
+
+    root: Path
+    names: Sequence[str]
+    files: Sequence[str]
+    splits: Sequence[Any]
+    labels: npt.NDArray[Any]
+    groups: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, row: int) -> RawImage: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[RawImage]: ...
+    def __getitem__(self, row: int | slice) -> RawImage | list[RawImage]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        label = int(self.labels[row]) if self.labels.ndim == 1 else self.labels[row]
+        path = self.root / self.files[row]
+        return RawImage(key_of(self.names[row]), self.splits[row], path, label, int(self.groups[row]))
+
+
+def xray_set(
+    root: Path, table: pd.DataFrame, labels: npt.NDArray[Any], patients_of: str, notes: Sequence[str], **about: Any
+) -> RawSet:
+    """The RawSet of a table with the columns name, file, patient and split, and a row of `labels` for each row of it.
+
+    patients_of: the set that the patients are of, for their groups. Whether they lie apart is counted, not assumed.
+    """
+    if (nobody := table["patient"].isna()).any():
+        raise InputError(f"{table.loc[nobody, 'name'].iloc[0]} and {int(nobody.sum()) - 1} more images have no patient")
+    patients = table["patient"].unique()
+    groups = table["patient"].map({patient: group_of(f"{patients_of}:{patient}") for patient in patients})
+    parted = int((table.groupby("patient")["split"].nunique() > 1).sum())
+    if parted:
+        notes = [*notes, f"patients with images in more than one split: {parted:,}"]
+    images = XrayImages(
+        root,
+        table["name"].tolist(),
+        table["file"].tolist(),
+        table["split"].tolist(),
+        labels,
+        groups.to_numpy(dtype=np.int64),
+    )
+    return RawSet(
+        images=images,
+        num_images=len(images),
+        patients="may leak" if parted else "apart",
+        horizontal_flip=True,  # as the paper does, although it puts the heart on the wrong side
+        notes=tuple(notes),
+        **about,
+    )
+
+
+def require_options(root: Path, size: int, **fractions: float) -> None:
+    """Raise InputError for a root that is no folder, pictures too small to show anything, or impossible splits."""
+    if not root.is_dir():
+        raise InputError(f"--root {root} is no folder")
+    if size < 32:
+        raise InputError(f"--size is {size}; it must be 32 pixels or more")
+    require_fractions(**fractions)
+
+
+def find_table(root: Path, names: Sequence[str], home: str, shipped: str | None = None) -> tuple[Path, list[str]]:
+    """The first of some tables that lies in `root`, packed or not, else the copy that torchxrayvision has; with a note
+    where it is that. Raises InputError, which says where the set is to be had."""
+    for name in names:
+        for path in (root / name, root / f"{name}.gz"):
+            if path.is_file():
+                return path, []
+    # Found without importing it, which would take seconds.
+    package = importlib.util.find_spec("torchxrayvision") if shipped else None
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / "data" / str(shipped)
+        if path.is_file():
+            return path, [f"{names[0]} was not in the folder; the labels are from the copy in torchxrayvision"]
+    raise InputError(f"{root} has no {' or '.join(names)}; the set is to be had at {home}")
+
+
+def read_table(path: Path, texts: Mapping[str, str], numbers: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+    """Columns of a CSV file: `texts` as strings under the names that they are given, `numbers` as float32, NaN where
+    blank. Rows that are equal in all of them are taken once, with a note of how many.
+
+    The first of `texts` names the image and is never blank. Raises InputError for a file that cannot be read, has no
+    rows, or lacks a column, and for an image that stands there twice with different entries.
+    """
+    try:
+        header = pd.read_csv(path, nrows=0).columns
+        if missing := [column for column in (*texts, *numbers) if column not in header]:
+            raise InputError(f"{path} has no column {', '.join(map(repr, missing))}; is it the table of another set?")
+        types = {**dict.fromkeys(texts, str), **dict.fromkeys(numbers, np.float32)}
+        table = pd.read_csv(path, usecols=list(types), dtype=types)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a table ({error}); copy it again from where it came") from error
+    name = next(iter(texts))
+    if table.empty or table[name].isna().any():
+        raise InputError(
+            f"{path} has {'blanks in its column ' + repr(name) if len(table) else 'no rows'}; copy it again"
+        )
+    once = table.drop_duplicates(ignore_index=True)
+    if (twice := once[name].duplicated()).any():
+        raise InputError(
+            f"{path} has {once.loc[twice, name].iloc[0]} twice, with different entries; remove the wrong one"
+        )
+    repeated = len(table) - len(once)
+    notes = [f"{path.name}: {repeated:,} rows that repeat another left out"] if repeated else []
+    return once.rename(columns=dict(texts)), notes
+
+
+def of_views(table: pd.DataFrame, views: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows whose column `view` is among `views`, with a note of how many are not. Raises InputError for none."""
+    chosen = table["view"].isin(list(views))
+    if not chosen.any():
+        raise InputError(f"no image has one of the --views {' '.join(views)}; the set has {_some(table['view'])}")
+    left_out = int((~chosen).sum())
+    notes = [f"{left_out:,} images of other views than {', '.join(views)} left out"] if left_out else []
+    return table[chosen].reset_index(drop=True), notes
+
+
+def _some(values: "pd.Series[Any]") -> str:
+    return ", ".join(map(str, values.dropna().unique()[:8]))
+
+
+def label_rows(texts: "pd.Series[Any]", row: Callable[[str], Sequence[bool]]) -> Labels:
+    """The labels of each text; most texts stand in thousands of rows and are read once."""
+    number, different = pd.factorize(texts)
+    return np.array([row(text) for text in different], dtype=np.float32)[number]
+
+
+def split_patients(patients: "pd.Series[Any]", of: str, val_fraction: float, test_fraction: float) -> "pd.Series[Any]":
+    """The split of each row, by a hash of its patient."""
+    return patients.map({one: carved(f"{of}:{one}", val_fraction, test_fraction) for one in patients.unique()})
+
+
+def locate(
+    root: Path, names: Iterable[str], folders: Sequence[str], table: Path, home: str, what: str = "images"
+) -> list[str]:
+    """Where images, or `what` else, lie, relative to `root`: in the first of some folders that has them. Each folder is
+    listed once, since asking for every file by itself takes minutes on a parallel file system.
+
+    What is nowhere gets the place where it was expected first. Raises InputError if that holds for more than
+    one of twenty.
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        if (root / folder).is_dir():
+            for name in os.listdir(root / folder):
+                found.setdefault(name, folder)
+    names = list(names)
+    missing = [name for name in names if name not in found]
+    if len(missing) > _MOST_MISSING * len(names):
+        raise InputError(
+            f"{len(missing):,} of the {len(names):,} {what} that {table} names are not below {root}, the first is "
+            f"{missing[0]}; unpack all of them there, the set is to be had at {home}"
+        )
+    return [f"{found.get(name, folders[0])}/{name}" for name in names]
+
+
+def require_some(root: Path, files: Sequence[str], table: Path, home: str) -> None:
+    """Raise InputError if most of a few files, evenly spaced, do not exist; a tree of 377,000 files is not walked."""
+    sample = [files[row] for row in np.linspace(0, len(files) - 1, min(_SAMPLED_FILES, len(files))).astype(int)]
+    missing = [file for file in sample if not (root / file).is_file()]
+    if 2 * len(missing) > len(sample):
+        raise InputError(
+            f"{len(missing)} of {len(sample)} images that {table} names and that were looked for are not below {root}, "
+            f"the first is {missing[0]}; unpack all of them there, the set is to be had at {home}"
+        )
+
+
+def paper_test_rows(count: int, train_share: float) -> npt.NDArray[np.bool_]:
+    """Which of `count` rows the paper tests on: those after the first `train_share` of the rows, as NumPy's
+    RandomState(42) shuffles them. Source: the code that Cherti & Jitsev published with arXiv:2106.00116."""
+    order = np.arange(count)
+    np.random.RandomState(42).shuffle(order)
+    is_test = np.zeros(count, dtype=np.bool_)
+    is_test[order[int(count * train_share) :]] = True
+    return is_test
