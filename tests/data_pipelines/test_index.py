@@ -1,15 +1,20 @@
-"""Selections hold what they say, joined sets keep their labels, and the fingerprint follows both."""
+"""An index holds what was prepared; selections, weights and the fingerprint hold what they say."""
 
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from data_pipelines.errors import InputError
 from data_pipelines.concat import concat
-from data_pipelines.index import Index
+from data_pipelines.errors import InputError
+from data_pipelines.index import Balance, Index
+from data_pipelines.shards import MANIFEST, ShardReader
 
 CLASSES = ("cat", "dog", "eel")
 LABELS = [0, 1, 2] * 6 + [1] * 4 + [2] * 2
@@ -36,6 +41,73 @@ def contents(index: Index) -> list[tuple[bytes, str]]:
 
 def keys(index: Index) -> list[str]:
     return index.keys(np.arange(len(index)))
+
+
+def rewrite(folder: Path, weight: np.ndarray | None = None, **changes: Any) -> Path:
+    """Change the manifest of a prepared set, and give its train split a weight column."""
+    manifest = json.loads((folder / MANIFEST).read_text()) | changes
+    if weight is not None:
+        np.save(folder / "train" / "weight.npy", weight)
+        manifest["splits"]["train"]["columns"]["weight"] = "0" * 64
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def test_optional_parts_of_a_set(write_set: Callable[..., Path]) -> None:
+    plain = Index.load(write_set([0, 1, 2], CLASSES, shard_images=2), "train")
+    assert (plain.metric, plain.patients, plain.origins) == ("top1", "none", ("small",) * 2)
+    assert plain.weight is None
+    assert Index.load(write_set([[0.0]], ("mass",)), "train").metric == "auc"
+
+    folder = rewrite(
+        write_set([0, 1, 2], CLASSES), np.array([0.5, 0.5, 1]), metric="auc", patients="may leak", name="lungs"
+    )
+    index = Index.load(folder, "train")
+    assert (index.metric, index.patients, index.origins) == ("auc", "may leak", ("lungs",))
+    assert index.weight is not None
+    assert index.weight.tolist() == [0.5, 0.5, 1]
+    assert isinstance(index.weight, np.memmap)
+
+
+@pytest.mark.parametrize("weight", [np.ones(2), np.ones(3, dtype=np.int64), np.ones((3, 1))])
+def test_weights_that_do_not_fit_are_refused(weight: np.ndarray, write_set: Callable[..., Path]) -> None:
+    folder = rewrite(write_set([0, 1, 2], CLASSES), weight)
+    with pytest.raises(InputError, match=r"weight.npy is not the column of 3 rows"):
+        Index.load(folder, "train")
+
+
+def test_weights_that_are_not_in_the_manifest_are_no_weights(write_set: Callable[..., Path]) -> None:
+    folder = write_set([0, 1, 2], CLASSES)
+    np.save(folder / "train" / "weight.npy", np.ones(3))
+    assert Index.load(folder, "train").weight is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 90])
+def test_loading_looks_at_few_rows(count: int, write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_set([0] * count, ("cat",), shard_images=7)
+    looked_at: list[tuple[int, int]] = []
+    check_row = ShardReader.check_row
+
+    def counted(reader: ShardReader, shard: int, offset: int, length: int) -> None:
+        looked_at.append((int(shard), offset))
+        check_row(reader, shard, offset, length)
+
+    monkeypatch.setattr(ShardReader, "check_row", counted)
+    index = Index.load(folder, "train")
+    places = list(zip(index.shard.tolist(), index.offset.tolist(), strict=True))
+    assert len(looked_at) == len(set(looked_at)) == min(count, 16)
+    assert {places[0], places[-1]} <= set(looked_at) <= set(places)
+    assert max(np.diff([places.index(place) for place in looked_at]), default=1) <= count / 16 + 1
+
+
+def test_rows_outside_the_shards_are_refused(write_set: Callable[..., Path]) -> None:
+    for row, shard in ((0, -1), (2, 1)):
+        folder = write_set([0, 1, 2], CLASSES)
+        column = np.load(folder / "train" / "shard.npy")
+        column[row] = shard
+        np.save(folder / "train" / "shard.npy", column)
+        with pytest.raises(InputError, match="names shards that are not there; prepare the set again"):
+            Index.load(folder, "train")
 
 
 def test_take_keeps_order_and_repeats(animals: Index) -> None:
@@ -78,50 +150,87 @@ def test_take_classes_renumbers_in_the_given_order(animals: Index) -> None:
         animals.take_classes(["cat", "dgo"])
 
 
-def test_joined_multi_label_sets_are_aligned_by_name(load: Callable[..., Index]) -> None:
-    one = load([[0, 1, NAN], [NAN, 1, 1]], ("edema", "mass", "hernia"), shard_images=1)
-    other = load([[NAN, 1, 0, 1], [1, NAN, 0, 0]], ("hernia", "edema", "nodule", "mass"))
-    joined = concat([one, other])
-    assert joined.classes == ("edema", "mass", "hernia")
-    np.testing.assert_array_equal(joined.labels, [[0, 1, NAN], [NAN, 1, 1], [1, 1, NAN], [NAN, 0, 1]])
-    assert [joined.encoded(row).tobytes() for row in range(4)] == [
-        index.encoded(row).tobytes() for index in (one, other) for row in (0, 1)
-    ]
-    third = load([[1.0, NAN], [0, 1]], ("mass", "fracture"))
-    assert concat([other, one, third]).classes == ("mass",)
-    np.testing.assert_array_equal(concat([other, one, third]).labels[:, 0], [1, 0, 1, 1, 1, 0])
-    taken = concat([one, other]).take(np.array([3, 0]))
-    assert taken.encoded(0).tobytes() == other.encoded(1).tobytes()
-
-
-def test_joined_single_label_sets_are_renumbered(load: Callable[..., Index], animals: Index) -> None:
-    other = load([0, 1, 1, 2], ("dog", "eel", "cat"))
-    joined = concat([animals, other])
-    assert joined.classes == CLASSES
-    assert contents(joined) == contents(animals) + contents(other)
-    assert joined.labels[-4:].tolist() == [1, 2, 2, 0]
-    assert concat([animals]) is animals
-
-
-def test_joined_sets_are_grey_only_if_all_are(load: Callable[..., Index], photo: Callable, encode: Callable) -> None:
-    grey = load([0, 1, 2], images=[encode(photo(number, 5, 6, 1)) for number in range(3)])
-    assert grey.channels == 1
-    assert concat([grey, grey]).channels == 1
-    assert concat([grey, load([0])]).channels == 3
-
-
-def test_sets_that_do_not_fit_are_refused(load: Callable[..., Index], animals: Index) -> None:
+def test_selections_need_one_label_per_image(load: Callable[..., Index]) -> None:
     findings = load([[0, 1]], ("edema", "mass"))
-    with pytest.raises(InputError, match=r"cannot be joined.*single_label: cat, dog, eel; multi_label: edema, mass"):
-        concat([animals, findings])
-    with pytest.raises(InputError, match="no finding in common; they have: edema, mass; fracture"):
-        concat([findings, load([[1]], ("fracture",))])
-    with pytest.raises(InputError, match="only if they have the same classes"):
-        concat([animals, load([0, 1], ("cat", "dog"))])
     with pytest.raises(InputError, match="few-shot selection needs one label per image"):
         findings.few_shot(1, seed=0)
-    with pytest.raises(InputError, match="needs one label per image"):
+    with pytest.raises(InputError, match="a choice of classes needs one label per image"):
         findings.take_classes(["edema"])
+    with pytest.raises(InputError, match="a balance of classes needs one label per image"):
+        findings.weights("class")
+    with pytest.raises(InputError, match="a class is named twice: cat, cat"):
+        load([0, 1, 2]).take_classes(["cat", "cat"])
+
+
+def test_selections_keep_what_belongs_to_the_samples_and_to_the_set(animals: Index) -> None:
+    weight = np.arange(len(animals)) / 7
+    index = replace(animals, weight=weight, metric="auc", patients="apart")
+    by_key = dict(zip(keys(index), weight, strict=True))
+    rows = np.array([5, 2, 2, 20])
+    for selected in (index.take(rows), index.few_shot(3, seed=1), index.take_classes(["eel", "cat"])):
+        assert selected.weight is not None
+        assert selected.weight.tolist() == [by_key[key] for key in keys(selected)]
+        assert (selected.metric, selected.patients) == ("auc", "apart")
+        assert selected.origins == index.origins
+    assert animals.take(rows).weight is None
+
+
+def test_without_a_balance_weights_are_the_sets_own(animals: Index) -> None:
+    assert animals.weights("none") is None
+    own = np.linspace(0, 1, len(animals))
+    assert replace(animals, weight=own).weights("none") is own
+
+
+def joined(counts: Sequence[int], load: Callable[..., Index]) -> Index:
+    """Sets "set 0", "set 1" ... of so many images, of several shards each."""
+    sets = [load([0, 1, 2] * count, shard_images=2).take(np.arange(count)) for count in counts]
+    return concat([replace(one, origins=(f"set {i}",) * len(one.shards)) for i, one in enumerate(sets)])
+
+
+@pytest.mark.parametrize("balance", ["class", "set"])
+def test_a_balance_gives_equal_shares_of_an_epoch(balance: Balance, load: Callable[..., Index]) -> None:
+    index = joined((2, 7, 4), load)
+    assert len(set(index.origins)) == 3
+    kind = index.labels if balance == "class" else np.array([int(index.origins[s][-1]) for s in index.shard])
+    own = np.linspace(0.2, 1.7, len(index))
+    for one, expected_total in ((index, len(index)), (replace(index, weight=own), own.sum())):
+        weights = one.weights(balance)
+        assert weights is not None
+        assert (weights.shape, weights.dtype) == ((len(index),), np.float64)
+        assert weights.sum() == pytest.approx(expected_total)
+        assert np.bincount(kind, weights=weights) == pytest.approx([expected_total / 3] * 3)
+        for k in range(3):  # among its like, a sample keeps its own weight
+            ratios = weights[kind == k] / (1 if one.weight is None else own[kind == k])
+            assert np.ptp(ratios) == pytest.approx(0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=50), data=st.data())
+def test_classes_without_images_do_not_count(labels: list[int], data: st.DataObject) -> None:
+    weight = np.array(data.draw(st.lists(st.floats(0.1, 3), min_size=len(labels), max_size=len(labels))))
+    nothing = dict.fromkeys(("shard", "offset", "length", "height", "width", "group"), np.zeros(len(labels), int))
+    index = Index(
+        task="single_label",
+        classes=tuple("abcdefgh"),
+        channels=1,
+        flip=True,
+        fingerprint="",
+        metric="top1",
+        patients="none",
+        shards=(),
+        origins=(),
+        labels=np.array(labels),
+        weight=weight,
+        **nothing,
+    )
+    shares = np.bincount(labels, weights=index.weights("class"))
+    present = np.unique(labels)
+    assert shares[present] == pytest.approx([weight.sum() / len(present)] * len(present))
+
+
+def test_sets_without_images_do_not_count(load: Callable[..., Index]) -> None:
+    taken = joined((2, 3, 4), load).take(np.array([0, 1, 5, 6, 7]))  # nothing of the second
+    assert taken.weights("set") == pytest.approx([5 / 4, 5 / 4, 5 / 6, 5 / 6, 5 / 6])
 
 
 def test_fingerprint_follows_data_and_selection(load: Callable[..., Index], photo: Callable, encode: Callable) -> None:

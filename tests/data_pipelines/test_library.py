@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.datasets import DATASETS
+from data_pipelines.datasets import DATASETS, OWN
 from data_pipelines.errors import InputError
 from data_pipelines.library import EMBEDDED, data_root, find
 
@@ -51,7 +51,7 @@ def test_unfinished_sets_are_not_found(root: Path) -> None:
         find("animals")
 
 
-@pytest.mark.parametrize(("name", "flags"), [("digits", ""), ("phantom", ""), ("image-folder", "--root DIR ")])
+@pytest.mark.parametrize(("name", "flags"), [("digits", ""), ("phantom", ""), ("chexpert", "--root DIR ")])
 def test_known_sets_come_with_the_line_that_prepares_them(root: Path, name: str, flags: str) -> None:
     with pytest.raises(InputError) as raised:
         find(name)
@@ -69,5 +69,5 @@ def test_unknown_sets_come_with_the_nearest_name(root: Path, name: str, nearest:
 
 
 def test_names_like_no_other_come_with_all_known_ones(root: Path) -> None:
-    with pytest.raises(InputError, match=", ".join(sorted({"animals", *DATASETS} - {"image-folder"}))):
+    with pytest.raises(InputError, match=", ".join(sorted({"animals", *DATASETS} - set(OWN)))):
         find("zzz")

@@ -44,6 +44,13 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     ),
     (DataConfig, {"mixup_alpha": -0.1}, "--data.mixup-alpha is -0.1; it must not be negative"),
     (DataConfig, {"mixup_alpha": float("nan")}, "--data.mixup-alpha is nan; it must not be negative"),
+    (DataConfig, {"train_view": "xray_afine"}, "train_view is 'xray_afine'; did you mean 'xray_affine'"),
+    (DataConfig, {"randaugment_ops": -1}, "--data.randaugment-ops is -1; it must not be negative"),
+    (DataConfig, {"randaugment_magnitude": -1}, "--data.randaugment-magnitude is -1; it must lie in 0 to 30"),
+    (DataConfig, {"randaugment_magnitude": 31}, "--data.randaugment-magnitude is 31; it must lie in 0 to 30"),
+    (DataConfig, {"shuffle": "block"}, "shuffle is 'block'; did you mean 'blocks'"),
+    (DataConfig, {"balance": "classes"}, "balance is 'classes'; did you mean 'class'"),
+    (DataConfig, {"join": "intersect"}, "join is 'intersect'; did you mean 'intersection'"),
     (DataConfig, {"shots": 0}, "shots is 0; it must be at least 1, or 'full'"),
     (ModelConfig, {"name": "r50x2"}, "unknown model 'r50x2'; did you mean 'r50x"),
     (ModelConfig, {"name": "vit"}, "unknown model 'vit'; known: r101x1, r101x3, r14x0.5"),
@@ -64,6 +71,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         (RuntimeConfig, {name: 0}, f"--{name.replace('_', '-')} is 0; it must be at least 1")
         for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
     ),
+    (RuntimeConfig, {"read_ahead": -1}, "--read-ahead is -1; it must not be negative"),
     (RuntimeConfig, {"device": "tpu"}, "device is 'tpu'; did you mean 'cpu'"),
     (RuntimeConfig, {"engine": "horovod"}, "engine is 'horovod'; known: .*ddp"),
     (RuntimeConfig, {"loader": "ffcv"}, "loader is 'ffcv'; known: auto, dali, torch"),
@@ -87,6 +95,9 @@ def test_refused_with_the_flag_and_the_fix(make: Callable[..., Any], values: dic
 def test_values_at_the_edge_are_taken() -> None:
     DataConfig(image_size=32, resize=32, shots=1)
     DataConfig(image_size=224, resize=32, eval_view="squash")  # no view of these uses `resize`
+    DataConfig(randaugment_ops=0, randaugment_magnitude=0)
+    DataConfig(randaugment_ops=1, randaugment_magnitude=30)
+    RuntimeConfig(read_ahead=0)
     OptimConfig(momentum=0.0, weight_decay=0.0, agc_clipping=0.0)
     ScheduleConfig(steps=1, epochs=None, warmup_steps=0)
     ScheduleConfig(epochs=0.5)
@@ -126,14 +137,17 @@ def test_differences_name_nested_settings_and_leave_out_runtime() -> None:
     new = dataclasses.replace(
         old,
         seed=3,
-        data=dataclasses.replace(SETS, flip=False, shots=5),
+        data=dataclasses.replace(SETS, flip=False, shots=5, shuffle="blocks", balance="class", join="union"),
         optim=OptimConfig(base_lr=0.01),
-        runtime=RuntimeConfig(device="cpu", threads=1, save_every=7),
+        runtime=RuntimeConfig(device="cpu", threads=1, save_every=7, read_ahead=0, stage="/dev/shm"),
     )
     assert differences(old.to_dict(), old.to_dict()) == []
     assert differences(old.to_dict(), new.to_dict()) == [
+        "data.balance: none -> class",
         "data.flip: True -> False",
+        "data.join: intersection -> union",
         "data.shots: None -> 5",
+        "data.shuffle: full -> blocks",
         "optim.base_lr: 0.03 -> 0.01",
         "seed: 0 -> 3",
     ]

@@ -8,17 +8,21 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from data_pipelines.index import Index
-from trainer.metrics import compute_metrics
+from data_pipelines.index import METRIC, Index, Metric, Task
+from trainer.metrics import METRIC_NAME, compute_metrics, metric_of
 
 NAN = math.nan
 
 
-def index_of(labels: np.ndarray, num_classes: int) -> Index:
+def index_of(labels: np.ndarray, num_classes: int, metric: Metric | None = None) -> Index:
     nothing = np.zeros(len(labels), dtype=np.int64)
     columns = ("shard", "offset", "length", "height", "width", "group")
+    task: Task = "single_label" if labels.ndim == 1 else "multi_label"
     return Index(
-        task="single_label" if labels.ndim == 1 else "multi_label",
+        task=task,
+        metric=metric or METRIC[task],
+        patients="none",
+        origins=(),
         classes=tuple(f"class {i}" for i in range(num_classes)),
         channels=1,
         flip=False,
@@ -53,6 +57,66 @@ def test_single_label(num_classes: int) -> None:
     if num_classes > 5:
         expected["top5"] = sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=every)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 7])
+def test_single_label_by_area(num_classes: int) -> None:
+    generator = np.random.default_rng(5)
+    labels = generator.integers(num_classes, size=150)
+    logits = generator.normal(size=(150, num_classes)).astype(np.float32)
+    logits[np.arange(150), labels] += 1
+    logits *= 2
+    logits += 3 * generator.normal(size=(150, 1)).astype(np.float32)  # which softmax takes out, and a logit alone has
+    found = compute_metrics(torch.from_numpy(logits), index_of(labels, num_classes, "auc"))
+    shares = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+    areas = [sklearn_metrics.roc_auc_score(labels == i, shares[:, i]) for i in range(num_classes)]
+    for i, area in enumerate(areas):
+        assert found[f"auc/class {i}"] == pytest.approx(area, abs=1e-6)
+    macro = np.mean(areas)
+    if num_classes > 2:
+        assert macro == pytest.approx(
+            sklearn_metrics.roc_auc_score(labels, shares, multi_class="ovr", average="macro"), abs=1e-12
+        )
+    assert found["auc"] == pytest.approx(macro, abs=1e-6)
+    by_share = compute_metrics(torch.from_numpy(logits), index_of(labels, num_classes))
+    assert by_share.items() <= found.items()
+    assert "top1" in by_share
+    assert not any("auc" in name for name in by_share)
+    of_logits = [sklearn_metrics.roc_auc_score(labels == i, logits[:, i]) for i in range(num_classes)]
+    assert abs(found["auc"] - np.mean(of_logits)) > 0.01
+
+
+def test_classes_without_images_have_no_area() -> None:
+    labels = np.array([0, 2, 2, 0, 2])
+    logits = torch.tensor([[3.0, 9, 1, 0], [0, 0, 2, 0], [1, 0, 1.5, 0], [1, 0, 1.2, 5], [0, 9, 5, 5]])
+    found = compute_metrics(logits, index_of(labels, 4, "auc"))
+    shares = logits.double().softmax(dim=1).numpy()
+    areas = {f"auc/class {i}": sklearn_metrics.roc_auc_score(labels == i, shares[:, i]) for i in (0, 2)}
+    assert {name: area for name, area in found.items() if name.startswith("auc/")} == pytest.approx(areas)
+    assert found["auc"] == pytest.approx(np.mean(list(areas.values())))
+    assert math.isnan(compute_metrics(logits, index_of(np.zeros(5, dtype=np.int64), 4, "auc"))["auc"])
+
+
+# In fp32 the softmax of the first class is 1 for each of them.
+def test_shares_that_would_tie_in_fp32_do_not() -> None:
+    logits = torch.tensor([[30.0, 0, 0], [26, 0, 0], [23, 0, 0], [20, 0, 0]])
+    found = compute_metrics(logits, index_of(np.array([0, 0, 1, 2]), 3, "auc"))
+    assert found["auc/class 0"] == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "metric"),
+    [
+        ({"task": "single_label"}, "top1"),
+        ({"task": "multi_label"}, "auc"),
+        ({"task": "single_label", "metric": "auc"}, "auc"),
+        ({"task": "multi_label", "metric": "auc"}, "auc"),
+    ],
+)
+def test_metric_of_a_result(result: dict[str, str], metric: Metric) -> None:
+    """Results of before sets named their metric have none."""
+    assert metric_of(result) == metric
+    assert metric in METRIC_NAME
 
 
 def test_multi_label_over_labelled_entries() -> None:

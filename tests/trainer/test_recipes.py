@@ -38,8 +38,21 @@ def test_paper_values(name: str) -> None:
     assert not config.optim.paper_code
     assert config.schedule.kind == ("cosine" if source == "imagenet1k" else "step")
     assert (config.schedule.epochs, config.schedule.steps, config.schedule.warmup_steps) == (90, None, 5000)
-    assert (config.data.image_size, config.data.train_view) == (224, "random_resized_crop")
+    views = ("xray_affine", "squash") if source in UNIONS else ("random_resized_crop", "center_crop")
+    assert (config.data.image_size, config.data.train_view, config.data.eval_view) == (224, *views)
+    assert config.data.flip
+    assert (config.data.randaugment_ops > 0) == (source == "imagenet1k")
     assert (config.data.mixup_alpha, config.data.shots, config.data.classes) == (0, None, ())
+    assert (config.data.join, config.data.shuffle, config.data.balance) == ("intersection", "full", "none")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_randaugment_is_that_of_imagenet_1k_alone(name: str) -> None:
+    data = RECIPES[name]().data
+    if name.startswith("imagenet1k_"):
+        assert (data.randaugment_ops, data.randaugment_magnitude) == (2, 9)
+    else:
+        assert data.randaugment_ops == 0
 
 
 # The paper's GPUs for natural images: 128 for r50x1, 256 for r152x4.

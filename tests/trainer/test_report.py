@@ -14,7 +14,16 @@ from PIL import Image
 
 from data_pipelines.errors import InputError
 from trainer.experiment import RESULT
-from trainer.report import Report, collect, deviations, few_shot_table, gains_over_scratch, tabulate, write_report
+from trainer.report import (
+    Report,
+    collect,
+    deviations,
+    few_shot_table,
+    gains_over_scratch,
+    leaks,
+    tabulate,
+    write_report,
+)
 
 # Quantiles 0.975 of Student's t from a printed table, by degrees of freedom.
 T_TABLE = {1: 12.706, 2: 4.303, 4: 2.776}
@@ -240,6 +249,49 @@ def test_deviations_from_the_rule_and_the_paper_are_listed_once() -> None:
         "- optimiser steps: 100 instead of 500",
         "- pixels: 64 instead of 128",
     ]
+
+
+def by_area(source: str, shots: str, seed: int, auc: float) -> dict[str, Any]:
+    """The result of a set with one label per image that reports AUC."""
+    test = {"loss": 1.0, "top1": 0.123, "auc": auc, "images": 100}
+    return transfer_result(source, shots, seed, None, metric="auc", target="covidx", test=test)
+
+
+def test_the_metric_is_that_of_the_result() -> None:
+    table = tabulate([by_area("mine", "5", 0, 0.75), transfer_result("mine", "5", 0, 0.5), pretrain_result("big")])
+    assert table["metric"].tolist() == ["mean AUC", "top-1 accuracy", "mean AUC"]
+    assert table["test"].tolist()[:2] == [0.75, 0.5]
+    assert tabulate([transfer_result("mine", "5", 0, 0.5, metric="top1")])["metric"].tolist() == ["top-1 accuracy"]
+
+
+def test_targets_are_reported_by_their_own_metrics(tmp_path: Path) -> None:
+    runs = write_results(tmp_path / "runs", [by_area("mine", "5", 0, 0.75), transfer_result("mine", "5", 0, 0.5)])
+    text = write_report(Report((runs,), tmp_path / "out")).read_text()
+    sections = {part.partition("\n")[0]: part for part in text.split("## Transfer to ")[1:]}
+    assert "mean AUC on test, percent" in sections["covidx"]
+    assert row_of(sections["covidx"].splitlines(), "mine, r50x1") == ["75.00"]
+    assert "top-1 accuracy on test, percent" in sections["pets"]
+    assert row_of(sections["pets"].splitlines(), "mine, r50x1") == ["50.00"]
+
+
+@pytest.mark.parametrize("patients", ["none", "apart", None])
+def test_nothing_is_said_of_patients_that_are_apart(patients: str | None, tmp_path: Path) -> None:
+    changes = {} if patients is None else {"patients": patients}  # older results know nothing of patients
+    runs = write_results(tmp_path / "runs", [pretrain_result("big", **changes), transfer_result("mine", "5", 0, 0.5)])
+    assert leaks(collect((runs,))) == []
+    assert "atients" not in write_report(Report((runs,), tmp_path / "out")).read_text()
+
+
+def test_sets_whose_patients_may_leak_are_named(tmp_path: Path) -> None:
+    leaking = [
+        pretrain_result("big", patients="may leak"),
+        transfer_result("mine", "5", 0, 0.5, settings=settings_of(0, sets=["tuberculosis"]), patients="may leak"),
+        transfer_result("mine", "5", 1, 0.5, settings=settings_of(1, sets=["pets"]), patients="none"),
+    ]
+    runs = write_results(tmp_path / "runs", leaking)
+    text = write_report(Report((runs,), tmp_path / "out")).read_text()
+    assert text.count("**Patients may leak** in chexpert, mimic_cxr, tuberculosis: ") == 1
+    assert text.count("atients") == text.count("Patients may leak") + text.count("new patients") == 2
 
 
 def test_report_of_a_sweep(tmp_path: Path) -> None:

@@ -1,0 +1,245 @@
+"""Measure loading: python benchmarks/loading.py [--images FOLDER|ZIP] [--rounds 5] [--out loading.json]
+
+Decoding, cropping and handing over against torchvision, webdataset and FFCV; what Python costs per image; how a rank
+starts with a large index; and, with a GPU, how fast it decodes and whether training waits.
+"""
+
+import os
+import sys
+
+if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
+    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+
+import json
+import platform
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, get_args
+
+import tyro
+
+from benchmarks.loading_contenders import CONTENDERS
+from benchmarks.loading_gpu import measure_gpu
+from benchmarks.loading_host import measure_host, measure_startup
+from benchmarks.loading_images import generated_photo, given_photos, lay_out
+from benchmarks.loading_pass import Setting, child_environment
+from data_pipelines.entry import entry_point
+from data_pipelines.errors import InputError
+from trainer.environment import _cpu_name, commit
+
+FFCV = ("ffcv_same_files", "ffcv")
+ALL = (*CONTENDERS, *FFCV)
+OURS = "ours_dali"
+TARGETS = {"torchvision_pil": 2.4, "webdataset_pil": 2.7, "ffcv_same_files": 1.0, "ffcv": 1.0}  # ours / theirs
+Part = Literal["contenders", "host", "startup", "gpu"]
+_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "webdataset", "simplejpeg", "pillow")
+_ARGUMENTS = ("rounds", "num_images", "batch_size", "contenders", "parts", "startup_samples")
+_GENERATED = "generated: noise with the spectrum of photographs, not representative of them"
+_RATES = ("images_per_cpu_s", "images_per_s")
+_HOW = (
+    "Each contender runs in a process of its own, in turn, once a round, on the same cores with as many threads or "
+    "workers, over files in the page cache. A pass begins with nothing in flight, starts workers or builds a pipeline, "
+    "and ends when all is handed over and its workers have ended. CPU seconds are getrusage SELF and CHILDREN "
+    "of that process over the pass; imports, a warm-up and FFCV's compilation come before it. Ratios are medians over "
+    "rounds of ours / theirs."
+)
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What to measure and on what."""
+
+    images: Path | None = None
+    """Folder or ZIP of JPEG files; without it some are generated, which are not representative of photographs."""
+    out: Path = Path("loading.json")
+    """JSON file to write."""
+    rounds: int = 5
+    """Passes of each contender."""
+    num_images: int = 2000
+    """Images of a pass at least; the files are repeated."""
+    batch_size: int = 64
+    """Images of a batch."""
+    threads: int | None = None
+    """Cores, threads and workers of each contender; None: all cores that this process may use."""
+    contenders: tuple[str, ...] = ALL
+    """Which of them run."""
+    parts: tuple[Part, ...] = get_args(Part)
+    """Which measurements are made."""
+    ffcv_python: Path = Path(sys.executable)
+    """Interpreter that can import FFCV."""
+    startup_samples: int = 14_000_000
+    """Samples of the large index."""
+    generate: int = 200
+    """Images to generate where none are given."""
+
+    def __post_init__(self) -> None:
+        cores = len(usable_cores())
+        for name in ("rounds", "num_images", "batch_size", "startup_samples", "generate"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if self.threads is not None and not 1 <= self.threads <= cores:
+            raise InputError(f"--threads is {self.threads}; this process may use 1 to {cores} cores")
+        if unknown := set(self.contenders) - set(ALL):
+            raise InputError(f"unknown contender {', '.join(sorted(unknown))}; known: {', '.join(ALL)}")
+
+
+def usable_cores() -> list[int]:
+    """The numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def measure_contenders(settings: Loading, setting: Setting) -> dict[str, Any]:
+    """For each contender the median, least and most of its rates over interleaved rounds, or why it was not run."""
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in settings.contenders}
+    about: dict[str, dict[str, Any]] = {name: {} for name in settings.contenders}
+    for name in set(FFCV) & set(settings.contenders):
+        about[name] = _run(f"write_{name}", setting, settings)
+    for number in range(settings.rounds):
+        for name in settings.contenders:
+            if "not_run" in about[name]:
+                continue
+            cost = _run(name, setting, settings)
+            if "not_run" in cost:
+                about[name] = cost
+            else:
+                rounds[name].append(cost)
+                print(f"round {number + 1}: {name} {cost['images_per_cpu_s']:.0f} images/CPU-s", file=sys.stderr)
+    return {
+        name: about[name]
+        if "not_run" in about[name]
+        else {
+            **about[name],
+            "images": rounds[name][0]["images"],
+            **{rate: _spread([cost[rate] for cost in rounds[name]]) for rate in _RATES},
+            "rounds": rounds[name],
+        }
+        for name in settings.contenders
+    }
+
+
+def _run(name: str, setting: Setting, settings: Loading) -> dict[str, Any]:
+    is_ffcv = name.removeprefix("write_") in FFCV
+    interpreter, module = (settings.ffcv_python, "ffcv") if is_ffcv else (sys.executable, "contenders")
+    command = [interpreter, "-m", f"benchmarks.loading_{module}", name, setting.to_json()]
+    limit_s = 600 + settings.num_images  # FFCV's writer waits for ever when one of its workers has failed
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return {"not_run": f"had not ended after {limit_s} s"}
+    except OSError as error:
+        return {"not_run": str(error)}
+    if finished.returncode:
+        lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
+        return {"not_run": lines[-1]}
+    result: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
+    return result
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def ratios(contenders: dict[str, Any]) -> dict[str, Any]:
+    """Ours over each other contender in images per CPU-second, round by round; with its target where there is one."""
+    ours = contenders.get(OURS, {}).get("rounds", [])
+    result = {}
+    for name, other in contenders.items():
+        if name == OURS or not ours or "rounds" not in other:
+            continue
+        pairs = zip(ours, other["rounds"], strict=True)
+        spread = _spread([one["images_per_cpu_s"] / two["images_per_cpu_s"] for one, two in pairs])
+        target = TARGETS.get(name)
+        result[name] = {**spread, "target": target, "met": None if target is None else spread["median"] >= target}
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Which of the packages that matter are installed here, and their versions."""
+    installed = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def measure(settings: Loading, folder: Path) -> dict[str, Any]:
+    """Everything that was asked for, as plain JSON types. Paths are left out but for the name of the images."""
+    cores = usable_cores()
+    threads = settings.threads or len(cores)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores[:threads])  # children inherit it
+    photos = (
+        given_photos(settings.images, settings.num_images)
+        if settings.images
+        else map(generated_photo, range(settings.generate))
+    )
+    setting = Setting(folder, settings.num_images, settings.batch_size, threads)
+    result: dict[str, Any] = {
+        "benchmark": "loading",
+        "commit": commit(),
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "cores_used": threads},
+        "versions": versions(),
+        "arguments": {name: getattr(settings, name) for name in _ARGUMENTS} | {"threads": threads},
+        "how": _HOW,
+        "images": {"source": settings.images.name if settings.images else _GENERATED, **lay_out(photos, folder)},
+    }
+    if "contenders" in settings.parts:
+        result["contenders"] = measure_contenders(settings, setting)
+        result["ratios"] = ratios(result["contenders"])
+    if "host" in settings.parts:
+        result["host"] = measure_host(folder / "prepared")
+    if "startup" in settings.parts:
+        result["startup"] = measure_startup(settings.startup_samples)
+    if "gpu" in settings.parts:
+        result["gpu"] = measure_gpu(setting)
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    lines = [f"{'':24}{'images/CPU-s':>24}{'images/s':>24}"] if "contenders" in result else []
+    for name, cost in result.get("contenders", {}).items():
+        cells = "".join(f"{_range(cost[rate], '.0f'):>24}" for rate in _RATES) if "rounds" in cost else ""
+        lines.append(f"{name:24}{cells or '  not run: ' + cost['not_run']}")
+    for name, ratio in result.get("ratios", {}).items():
+        lines.append(f"{OURS} / {name:24}{_range(ratio, '.2f'):>24}{_verdict(ratio, ratio['target'], '>=')}")
+    if host := result.get("host"):
+        target = f"{host['target_us_per_image']:g}"
+        lines.append(f"host: {_range(host['us_per_image'], '.1f')} us per image{_verdict(host, target, '<=')}")
+    if startup := result.get("startup"):
+        target = f"{startup['target_s']:g} s, {startup['target_mb']:g} MB"
+        lines.append(f"start with {startup['samples']:,} samples{_verdict(startup, target, '<=')}:")
+        lines += [f"  {', '.join(f'{name} {value:.4g}' for name, value in rank.items())}" for rank in startup["ranks"]]
+    if gpu := result.get("gpu"):
+        lines.append(f"gpu: {json.dumps(gpu)}")
+    return "\n".join(lines)
+
+
+def _range(spread: dict[str, float], form: str) -> str:
+    return f"{spread['median']:{form}} ({spread['min']:{form}}-{spread['max']:{form}})"
+
+
+def _verdict(measured: dict[str, Any], target: Any, sign: str) -> str:
+    return "" if target is None else f"  target {sign} {target}: {'met' if measured['met'] else 'MISSED'}"
+
+
+@entry_point
+def main() -> None:
+    """Parse the command line, measure, write the JSON file and print a table."""
+    settings = tyro.cli(Loading, description=__doc__)
+    with tempfile.TemporaryDirectory(prefix="bitscale-loading-") as folder:
+        result = measure(settings, Path(folder))
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    settings.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(result))
+    print(settings.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Look at a prepared data set: python -m data_pipelines.inspect NAME|DIR --out page.png
+
+Draws one page: images as training sees them, labels, sizes and splits.
+"""
+
+import os
+import sys
+
+if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules, inspect among them
+    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import tyro
+
+from data_pipelines.augment import Augmentation, PolicyName
+from data_pipelines.batch import Batch
+from data_pipelines.entry import entry_point
+from data_pipelines.errors import InputError
+from data_pipelines.index import Index, Patients, Split
+from data_pipelines.inspect_page import Counts, Page, draw, rows_to_draw, shortened
+from data_pipelines.library import find
+from data_pipelines.loaders import pick_loader
+from data_pipelines.order import Order
+from data_pipelines.shards import read_manifest
+
+_MAX_IMAGES = 512
+_RESIZE_FIRST: tuple[PolicyName, ...] = ("resize_random_crop", "center_crop")
+_PATIENTS: dict[Patients, str] = {
+    "none": "no patients",
+    "apart": "patients apart: none is in two splits",
+    "may leak": "PATIENTS MAY LEAK: one may be in two splits",
+}
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """What to look at, and how its images are cut."""
+
+    data: Annotated[str, tyro.conf.Positional]
+    """Prepared data set: a folder, a name below the data root, or the name of an embedded set."""
+    out: Path = Path("page.png")
+    """PNG file to write."""
+    split: Split = "train"
+    """Whose images, labels and sizes."""
+    view: PolicyName = "random_resized_crop"
+    """How images are cut."""
+    size: int = 224
+    """Side of the square the model sees, pixels."""
+    resize: int = 256
+    """Side before the crop, for the views that resize first, pixels."""
+    randaugment_ops: int = 0
+    """RandAugment's operations on each image; 0 for none."""
+    randaugment_magnitude: int = 9
+    """Their strength, 0 to 30."""
+    seed: int = 0
+    """Decides which images, and how each is cut."""
+    images: int = 32
+    """Images on the contact sheet."""
+    loader: Literal["auto", "dali", "torch"] = "auto"
+    """auto: DALI, and torchvision with a warning where DALI cannot be had."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= _MAX_IMAGES:
+            raise InputError(f"--images is {self.images}; it must lie in 1 to {_MAX_IMAGES}")
+        if self.size < 1:
+            raise InputError(f"--size is {self.size}; it must be at least 1")
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}; it must not be negative")
+        if self.view in _RESIZE_FIRST and self.resize < self.size:
+            raise InputError(f"--resize is {self.resize}, below --size {self.size}; raise it to that at least")
+        if self.randaugment_ops < 0 or not 0 <= self.randaugment_magnitude <= 30:
+            raise InputError(
+                f"--randaugment-ops is {self.randaugment_ops}, --randaugment-magnitude {self.randaugment_magnitude}; "
+                "they must be at least 0 and lie in 0 to 30"
+            )
+
+
+def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
+    """The first images that a training run of this seed sees, by the shipped order and loader; the loader's name."""
+    name, loader = pick_loader(look.loader)
+    order = Order(len(index), look.images, look.seed, weights=index.weights("none"))
+    augmentation = Augmentation(
+        look.view,
+        look.size,
+        look.resize,
+        look.seed,
+        flip=index.flip,
+        randaugment_ops=look.randaugment_ops,
+        randaugment_magnitude=look.randaugment_magnitude,
+    )
+    return next(loader(index, [order.step(0)], augmentation, torch.device("cpu"), os.cpu_count() or 1)), name
+
+
+def label_counts(index: Index) -> dict[str, Counts]:
+    """How many images each class has, int64 [C]: "images" for a single-label set; "positive", "negative" and
+    "unlabelled" for a multi-label one, which add up to all images."""
+    if index.task == "single_label":
+        return {"images": np.bincount(index.labels, minlength=index.num_classes)}
+    positive, negative = (index.labels == 1).sum(axis=0), (index.labels == 0).sum(axis=0)
+    return {"positive": positive, "negative": negative, "unlabelled": len(index) - positive - negative}
+
+
+def count_sizes(index: Index) -> tuple[Counts, Counts]:
+    """The different stored sizes (height, width) in pixels, int64 [K, 2], and how many images have each, int64 [K]."""
+    packed = np.asarray(index.height, dtype=np.int64) << 32 | np.asarray(index.width, dtype=np.int64)
+    values, counts = np.unique(packed, return_counts=True)
+    return np.stack([values >> 32, values & 0xFFFFFFFF], axis=1), counts
+
+
+def caption(index: Index, label: npt.NDArray[Any]) -> str:
+    """What stands under an image: its class, or its findings."""
+    if index.task == "single_label":
+        return index.classes[int(label)]
+    if np.isnan(label).all():
+        return "unlabelled"
+    return ", ".join(name for name, value in zip(index.classes, label, strict=True) if value == 1) or "none positive"
+
+
+def facts(manifest: dict[str, Any], index: Index, split: Split) -> list[str]:
+    """The caption of the page, a line each: what the set is, its patients, what was quarantined, where it is from."""
+    what = [
+        "synthetic" if manifest.get("synthetic") else "not synthetic",
+        f"{index.task.replace('_', '-')}, {index.num_classes:,} {_noun(index)}",
+        "grey" if index.channels == 1 else "RGB",
+        "may be mirrored" if index.flip else "must not be mirrored",
+    ]
+    groups = len(np.unique(index.group[index.group >= 0]))
+    patients = [_PATIENTS[index.patients]] if index.patients != "none" or not groups else []
+    patients += [f"{groups:,} patients in {split}"] if groups else []
+    return [
+        ", ".join(what),
+        ", ".join([*patients, f"{manifest.get('quarantined', 0):,} images quarantined"]),
+        f"source: {manifest.get('source', 'not stated')}",
+        *(f"note: {note}" for note in manifest.get("notes", ())),
+    ]
+
+
+def make_page(look: Inspect) -> Page:
+    """Everything that is drawn. Raises InputError for a set, a split or a loader that is not there."""
+    folder = find(look.data)
+    manifest, index = read_manifest(folder), Index.load(folder, look.split)
+    batch, loader_name = first_batch(look, index)
+    cut = f"{look.resize} to " if look.view in _RESIZE_FIRST else ""
+    operations = f", RandAugment({look.randaugment_ops}, {look.randaugment_magnitude})" if look.randaugment_ops else ""
+    sizes, size_counts = count_sizes(index)
+    return Page(
+        name=manifest["name"],
+        facts=facts(manifest, index, look.split),
+        sheet_title=f"{look.split} images as training sees them: {look.view}, {cut}{look.size} px{operations}, "
+        f"seed {look.seed}, loader {loader_name}",
+        images=batch.images.permute(0, 2, 3, 1).numpy(),
+        captions=[caption(index, label) for label in batch.labels.numpy()],
+        split=look.split,
+        classes=index.classes,
+        counts=label_counts(index),
+        sizes=sizes,
+        size_counts=size_counts,
+        splits={name: content["images"] for name, content in manifest["splits"].items()},
+    )
+
+
+def summary(page: Page) -> str:
+    """The page without its pictures, as text."""
+    height, width = page.sizes.T
+    rows, gap = rows_to_draw(next(iter(page.counts.values())))
+    lines = [
+        page.name,
+        *page.facts,
+        f"images: {', '.join(f'{name} {count:,}' for name, count in page.splits.items())}",
+        f"{page.split}: height {height.min()} to {height.max()}, width {width.min()} to {width.max()} pixels",
+    ]
+    for row in rows:
+        numbers = ", ".join(f"{counts[row]:,} {name}" for name, counts in page.counts.items())
+        lines.append(f"  {shortened(page.classes[row]):26} {numbers}" if row >= 0 else f"  ({gap:,} more between)")
+    return "\n".join(lines)
+
+
+def _noun(index: Index) -> str:
+    return "classes" if index.task == "single_label" else "findings"
+
+
+@entry_point
+def main() -> None:
+    """Parse the command line, draw the page and print the summary."""
+    look = tyro.cli(Inspect, description=__doc__)
+    page = make_page(look)
+    try:
+        look.out.parent.mkdir(parents=True, exist_ok=True)
+        draw(page).savefig(look.out, format="png")
+    except OSError as error:
+        raise InputError(f"{look.out} cannot be written ({error}); choose another --out") from error
+    print(f"{summary(page)}\n{look.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""What a configuration says of the data is what the job does."""
+
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_sets import tiny_set
+
+from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION
+from data_pipelines.errors import InputError
+from data_pipelines.index import Index
+from data_pipelines.order import Order
+from trainer.config import Config, DataConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.job import Job, folders_of, make_job, open_split
+
+CPU = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
+NAN = np.nan
+
+
+def job_of(*folders: Path, batch: int = 4, paper_code: bool = False, epochs: float = 3, **data: Any) -> Job:
+    config = Config(
+        global_batch_size=batch,
+        data=DataConfig(sets=tuple(map(str, folders)), image_size=32, resize=32, **data),
+        optim=OptimConfig(paper_code=paper_code),
+        schedule=ScheduleConfig("cosine", epochs=epochs, warmup_steps=0),
+        runtime=RuntimeConfig(device="cpu", loader="torch"),
+    )
+    return make_job(config, Path("run"))
+
+
+def epochs_of(job: Job, count: int) -> np.ndarray:
+    """The samples of the first epochs, [count, images of an epoch]."""
+    batch, size = job.order.global_batch_size, job.order.epoch_size
+    steps = [job.order.step(step).samples for step in range(-(-count * size // batch))]
+    return np.concatenate(steps)[: count * size].reshape(count, size)
+
+
+@pytest.fixture(scope="module")
+def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of 18 images, one is a cat, five are dogs and twelve are eels."""
+    return tiny_set(tmp_path_factory.mktemp("sets") / "skewed", [0] + [1] * 5 + [2] * 12, ("cat", "dog", "eel"))
+
+
+@pytest.fixture(scope="module")
+def lungs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two sets of two and six X-rays with two findings in common."""
+    root = tmp_path_factory.mktemp("sets")
+    one = tiny_set(root / "one", [[1, 0, NAN], [0, 1, 1]], ("mass", "edema", "hernia"), name="one")
+    other = tiny_set(root / "other", [[1, 0, NAN]] * 6, ("edema", "nodule", "mass"), name="other")
+    return [one, other]
+
+
+@pytest.mark.parametrize("shuffle", ["full", "blocks"])
+def test_shuffle(shuffle: Any, skewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipelines.order.BLOCK", 2)
+    monkeypatch.setattr("data_pipelines.order.WINDOW", 6)
+    job = job_of(skewed, shuffle=shuffle)
+    expected = Order(18, 4, seed=0, shuffle=shuffle)
+    other = Order(18, 4, seed=0, shuffle="full" if shuffle == "blocks" else "blocks")
+    for step in range(9):
+        assert job.order.step(step).samples.tolist() == expected.step(step).samples.tolist()
+    assert any(job.order.step(s).samples.tolist() != other.step(s).samples.tolist() for s in range(9))
+
+
+def test_balance_of_classes(skewed: Path) -> None:
+    assert (np.sort(epochs_of(job_of(skewed), 3)) == np.arange(18)).all()
+    job = job_of(skewed, balance="class")
+    for epoch in epochs_of(job, 5):  # of 18 images six of each class: a whole number, so it is exact
+        assert np.bincount(job.train.labels[epoch]).tolist() == [6, 6, 6]
+
+
+def test_balance_of_sets(lungs: list[Path]) -> None:
+    job = job_of(*lungs, balance="set")
+    for epoch in epochs_of(job, 5):
+        assert Counter(job.train.origins[shard] for shard in job.train.shard[epoch]) == {"one": 4, "other": 4}
+    with pytest.raises(InputError, match="a balance of classes needs one label per image"):
+        job_of(*lungs, balance="class")
+
+
+def test_join(lungs: list[Path]) -> None:
+    assert job_of(*lungs).train.classes == ("mass", "edema")
+    job = job_of(*lungs, join="union")
+    assert job.train.classes == ("mass", "edema", "hernia", "nodule")
+    np.testing.assert_array_equal(job.train.labels[[0, 1, 2]], [[1, 0, NAN, NAN], [0, 1, 1, NAN], [NAN, 1, NAN, 0]])
+    assert job.about["classes"] == ["mass", "edema", "hernia", "nodule"]
+    assert job_of(*lungs).train.fingerprint != job.train.fingerprint
+
+
+def test_findings_and_classes_by_name(lungs: list[Path], skewed: Path) -> None:
+    job = job_of(*lungs, classes=("nodule", "mass"))
+    assert job.train.classes == ("nodule", "mass")
+    assert len(job.train) == 8
+    assert job_of(lungs[0], classes=("hernia",)).train.classes == ("hernia",)
+    with pytest.raises(InputError, match="did you mean 'nodule'"):
+        job_of(*lungs, classes=("noddule",))
+    job = job_of(skewed, classes=("dog", "cat"))
+    assert job.train.classes == ("dog", "cat")
+    assert job.train.labels.tolist() == [1] + [0] * 5
+
+
+@pytest.mark.parametrize(
+    ("data", "images"), [({}, 7), ({"balance": "class"}, 7), ({"shuffle": "blocks"}, 7), ({"classes": ("a",)}, 3)]
+)
+def test_epochs_are_counted_in_images_shown(data: dict[str, Any], images: int, tmp_path: Path) -> None:
+    """Of nine rows, four show two images with two labels each, which count once."""
+    pictures = [0, 0, 1, 1, 2, 3, 4, 5, 6]
+    folder = tiny_set(
+        tmp_path / "pairs", [0, 1, 0, 1, 0, 0, 1, 1, 1], ("a", "b"), pictures=pictures, equal_images="uniform"
+    )
+    job = job_of(folder, epochs=5, **data)
+    assert job.order.epoch_size == images
+    assert job.total_steps == -(-5 * images // 4)
+    if data.keys() <= {"shuffle"}:
+        assert len(job.train) == 9
+        shown = np.array(pictures)[epochs_of(job, 6)]
+        assert (np.sort(shown, axis=1) == np.arange(7)).all()
+
+
+def test_translation_is_the_papers_or_its_programs(skewed: Path) -> None:
+    assert job_of(skewed, train_view="xray_affine").augmentation.translation == PAPER_TRANSLATION == 0.15
+    assert job_of(skewed, train_view="xray_affine", paper_code=True).augmentation.translation == AUTHORS_TRANSLATION
+    assert AUTHORS_TRANSLATION == 0.25
+
+
+def test_augmentation_is_for_training_alone(skewed: Path) -> None:
+    job = job_of(
+        skewed,
+        train_view="xray_affine",
+        eval_view="squash",
+        randaugment_ops=2,
+        randaugment_magnitude=7,
+        mixup_alpha=0.1,
+    )
+    train = job.augmentation
+    assert (train.policy, train.randaugment_ops, train.randaugment_magnitude) == ("xray_affine", 2, 7)
+    assert (train.flip, train.mixup_alpha, job.order.unit) == (True, 0.1, 2)
+    positions, sides = np.arange(50), np.full(50, 8)
+    seen = job.evaluation.views(positions, sides, sides)
+    assert (seen.operations, seen.warp, job.evaluation.mixup(positions)) == (None, None, None)
+    assert not seen.flip.any()
+
+
+def test_sets_that_may_not_be_mirrored_are_not(skewed: Path, tmp_path: Path) -> None:
+    glyphs = tiny_set(tmp_path / "glyphs", [0], ("a",), horizontal_flip=False)
+    assert not job_of(glyphs).augmentation.flip
+    assert job_of(skewed).augmentation.flip
+    assert not job_of(skewed, flip=False).augmentation.flip
+
+
+def test_metric_and_patients(tmp_path: Path) -> None:
+    folder = tiny_set(tmp_path / "covid", [0, 1], ("a", "b"), metric="auc", patients="may leak")
+    job = job_of(folder)
+    assert (job.train.metric, job.train.patients, job.about["metric"]) == ("auc", "may leak", "auc")
+
+
+def test_staged_sets_are_the_same_sets(skewed: Path, lungs: list[Path], tmp_path: Path) -> None:
+    data = DataConfig(sets=tuple(map(str, lungs)))
+    here = folders_of(data, RuntimeConfig())
+    there = folders_of(data, RuntimeConfig(stage=str(tmp_path / "node")))
+    assert here == lungs
+    assert all((tmp_path / "node") in folder.parents for folder in there)
+    one, other = (open_split(data, folders, "train", seed=0) for folders in (here, there))
+    assert one is not None
+    assert other is not None
+    assert one.fingerprint == other.fingerprint
+    assert all((tmp_path / "node") in shard.parents for shard in other.shards)
+    assert [other.encoded(row).tobytes() for row in range(8)] == [one.encoded(row).tobytes() for row in range(8)]
+    assert there == folders_of(data, RuntimeConfig(stage=str(tmp_path / "node")))
+
+    config = job_of(skewed).config
+    staged = make_job(replace(config, runtime=replace(config.runtime, stage=str(tmp_path / "node"))), Path("run"))
+    assert (tmp_path / "node") in staged.train.shards[0].parents
+    assert staged.about == make_job(config, Path("run")).about
+
+
+def test_a_split_that_only_some_sets_have_is_refused(lungs: list[Path], tmp_path: Path) -> None:
+    whole = tiny_set(tmp_path / "whole", [[1, 0]], ("edema", "mass"), splits=("train", "val"))
+    data = DataConfig(sets=(str(whole), str(lungs[0])))
+    assert open_split(data, folders_of(data, RuntimeConfig()), "train", 0) is not None
+    assert open_split(data, folders_of(data, RuntimeConfig()), "test", 0) is None
+    with pytest.raises(InputError, match=r"one has no val split, the other sets have one"):
+        open_split(data, folders_of(data, RuntimeConfig()), "val", 0)
+    untrained = tiny_set(tmp_path / "untrained", [0], ("a",), splits=("test",))
+    with pytest.raises(InputError, match="untrained has no train split"):
+        job_of(untrained)
+
+
+def test_what_is_hardly_meant_is_warned_of(lungs: list[Path], tmp_path: Path) -> None:
+    assert job_of(*lungs).warnings == ()
+    alike = tiny_set(tmp_path / "alike", [[1, 0]], ("Edema", "mass"), name="alike")
+    (warning,) = job_of(*lungs, alike).warnings
+    assert warning == "not joined, although they look alike: 'edema' and 'Edema'"
+    assert job_of(alike).warnings == ()
+    config = job_of(alike).config
+    late = replace(config, schedule=ScheduleConfig("step", epochs=None, steps=90, warmup_steps=31))
+    assert make_job(late, Path("run")).warnings == ("31 warm-up steps reach into the first decay",)
+    late = replace(config, schedule=ScheduleConfig("step", epochs=None, steps=90, warmup_steps=30))
+    assert make_job(late, Path("run")).warnings == ()
+
+
+def test_bytes_are_asked_for_before_they_are_decoded(skewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+    monkeypatch.setattr(Index, "read_ahead", lambda _, rows: asked.append(rows.tolist()))
+    ahead = {}
+    for depth in (1, 4):
+        asked.clear()
+        job = job_of(skewed)
+        job = replace(job, config=replace(job.config, runtime=RuntimeConfig(read_ahead=depth)))
+        batches, num_micro_batches = job.training_batches(CPU, first_step=2)
+        shown = [batch.samples.tolist() for batch in islice(batches, 3)]
+        ahead[depth] = len(asked)
+        assert num_micro_batches == 1
+        assert asked == [job.order.step(2 + step).samples.tolist() for step in range(len(asked))]
+        assert shown == asked[:3]
+    assert ahead[4] - ahead[1] == 3

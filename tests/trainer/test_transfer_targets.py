@@ -1,0 +1,118 @@
+"""Targets are fine-tuned as BiT-HyperRule says, and as the paper says where that differs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_sets import tiny_set
+
+from data_pipelines.errors import InputError
+from trainer.config import Config, RuntimeConfig
+from trainer.hyperrule import HyperRule
+from trainer.job import make_job
+from trainer.transfer import SCRATCH, Transfer, make_config
+
+CLASSES = ("few", "some", "many")
+LABELS = [0] * 2 + [1] * 3 + [2] * 10
+Make = Callable[..., tuple[Config, HyperRule]]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A function that gives the configuration of a target of that name, prepared in a folder of another name."""
+    folders: dict[tuple[str, int], Path] = {}
+
+    def configuration(name: str, shots: str = "full", side: int = 8, **options: Any) -> tuple[Config, HyperRule]:
+        if (name, side) not in folders:
+            folders[name, side] = tiny_set(
+                tmp_path_factory.mktemp("targets") / "mine", LABELS, CLASSES, name=name, side=side
+            )
+        transfer = Transfer(
+            pretrained=(SCRATCH,),
+            target=str(folders[name, side]),
+            shots=(shots,),
+            model="r14x0.5",
+            runtime=RuntimeConfig(device="cpu", loader="torch"),
+            **options,
+        )
+        return make_config(transfer, SCRATCH, "r14x0.5", shots, seed=3)
+
+    return configuration
+
+
+@pytest.mark.parametrize("name", ["flowers102", "covidx"])
+def test_full_sets_that_the_paper_samples_by_class(name: str, make: Make) -> None:
+    config, _ = make(name)
+    assert config.data.balance == "class"
+    assert make(name, shots="1")[0].data.balance == "none"
+    assert make(name, balance="none")[0].data.balance == "none"
+    job = make_job(config, Path("run"))
+    assert job.order.epoch_size == 15
+    epoch = np.concatenate([job.order.step(step).samples for step in range(15)])[: 15 * 128]
+    assert np.bincount(job.train.labels[epoch]).tolist() == [640, 640, 640]
+
+
+@pytest.mark.parametrize("name", ["pets", "padchest_cl"])
+def test_other_sets_are_shown_as_they_are_unless_asked(name: str, make: Make) -> None:
+    assert make(name)[0].data.balance == "none"
+    assert make(name, shots="1")[0].data.balance == "none"
+    assert make(name, balance="class")[0].data.balance == "class"
+    assert make(name, shots="2", balance="class")[0].data.balance == "class"
+
+
+def test_it_is_the_manifest_that_names_a_set(tmp_path: Path) -> None:
+    folder = tiny_set(tmp_path / "flowers102", LABELS, CLASSES, name="tulips")
+    transfer = Transfer(pretrained=(SCRATCH,), target=str(folder), model="r14x0.5")
+    config, _ = make_config(transfer, SCRATCH, "r14x0.5", "full", seed=0)
+    assert config.data.balance == "none"
+
+
+@pytest.mark.parametrize("shots", ["full", "2"])
+def test_xrays_of_one_finding_are_seen_as_in_pretraining(shots: str, make: Make) -> None:
+    for side in (8, 100):  # whatever the rule would say of their size
+        config, _ = make("padchest_cl", shots=shots, side=side)
+        assert (config.data.image_size, config.data.train_view, config.data.eval_view) == (224, "xray_affine", "squash")
+        assert config.data.resize >= 224
+    assert make("padchest_cl", image_size=64)[0].data.image_size == 64
+    assert make("padchest_cl", image_size=64)[0].data.train_view == "xray_affine"
+
+
+@pytest.mark.parametrize("name", ["pets", "flowers102", "covidx"])
+@pytest.mark.parametrize(("side", "resize", "size"), [(8, 160, 128), (95, 160, 128), (96, 512, 480)])
+def test_other_targets_follow_the_rule(name: str, side: int, resize: int, size: int, make: Make) -> None:
+    config, rule = make(name, side=side)
+    data = config.data
+    assert (data.image_size, data.resize) == (rule.size, rule.resize) == (size, resize)
+    assert (data.train_view, data.eval_view) == ("resize_random_crop", "squash")
+    assert (data.randaugment_ops, data.shuffle, data.mixup_alpha) == (0, "full", rule.mixup_alpha)
+    assert config.schedule.steps == rule.schedule[-1] == 500
+    assert (config.optim.base_lr, config.optim.rescale_lr, config.optim.weight_decay) == (0.001, False, 0.0)
+    assert (config.global_batch_size, config.seed, config.optim.paper_code) == (128, 3, False)
+
+
+def test_given_numbers_come_before_the_rule(make: Make) -> None:
+    config, rule = make("pets", image_size=64, mixup_alpha=0.2, steps=7, base_lr=0.01, batch_size=16)
+    assert (config.data.image_size, config.data.resize) == (64, 80)
+    assert (config.data.mixup_alpha, config.schedule.steps, config.optim.base_lr) == (0.2, 7, 0.01)
+    assert (rule.size, rule.mixup_alpha, rule.schedule[-1]) == (128, 0.0, 500)
+    assert make("pets", image_size=64, resize=70)[0].data.resize == 70
+
+
+def test_staged_targets(make: Make, tmp_path: Path) -> None:
+    staged = RuntimeConfig(device="cpu", loader="torch", stage=str(tmp_path / "node"))
+    folder = tiny_set(tmp_path / "target", LABELS, CLASSES, name="covidx")
+    transfer = Transfer(pretrained=(SCRATCH,), target=str(folder), model="r14x0.5", runtime=staged)
+    config, _ = make_config(transfer, SCRATCH, "r14x0.5", "full", seed=3)
+    assert config.data.balance == "class"
+    assert config.name == "scratch/target/full-shot-seed-3"
+    assert list((tmp_path / "node").rglob("*.tar"))
+
+
+def test_several_findings_per_image_cannot_be_balanced_by_class(tmp_path: Path) -> None:
+    folder = tiny_set(tmp_path / "findings", [[1, 0], [0, 1]], ("mass", "edema"))
+    transfer = Transfer(pretrained=(SCRATCH,), target=str(folder), model="r14x0.5", balance="class")
+    config, _ = make_config(transfer, SCRATCH, "r14x0.5", "full", seed=0)
+    with pytest.raises(InputError, match="a balance of classes needs one label per image"):
+        make_job(config, Path("run"))
