@@ -26,7 +26,7 @@ def ours(loader_name: str, setting: Setting) -> Run:
     from data_pipelines.order import Order
     from trainer.config import RuntimeConfig
 
-    name, loader = pick_loader(loader_name)
+    name, loader = pick_loader(loader_name, on_gpu=False)
     if name != loader_name:
         raise ImportError(f"the {loader_name} loader cannot be had")
     torch.set_num_threads(setting.threads)  # as the engine does in training

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipelines.errors import InputError
-from data_pipelines.index import METRIC, Array, Index, Patients, digest_of, nearest
+from data_pipelines.index import METRIC, Array, Index, Patients, digest_of, nearest, require_distinct
 from data_pipelines.shards import COLUMNS
 
 Classes = Literal["intersection", "union"] | Sequence[str]
@@ -21,9 +21,12 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
 
     classes: those that every set has; those that any has, with NaN where a set knows no such finding; or these, in this
     order. Only multi-label sets can be joined over classes that not all of them have: an image with one label must keep
-    it. Raises InputError for sets of different tasks, for no class in common, and for names that no set has, with the
-    names that nearly fit.
+    it. Naming classes of single-label sets takes the images of these classes.
+    Raises InputError for sets of different tasks, for no class in common, and for names that no set has, with the names
+    that nearly fit.
     """
+    if indexes[0].task == "single_label" and not isinstance(classes, str):
+        return concat(indexes).take_classes(classes)
     names = _joined_classes(indexes, classes)
     if len(indexes) == 1 and names == indexes[0].classes:
         return indexes[0]
@@ -44,7 +47,7 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
         metric=first.metric if len({index.metric for index in indexes}) == 1 else METRIC[first.task],
         patients=next(state for state in _WORST_PATIENTS if state in patients),
         shards=tuple(path for index in indexes for path in index.shards),
-        origins=tuple(name for index in indexes for name in index.origins),
+        origins=_origins(indexes),
         shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),
         labels=np.concatenate([_aligned_labels(index, names) for index in indexes]),
         **columns,
@@ -72,6 +75,7 @@ def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ..
         return common
     if classes == "union":
         return every
+    require_distinct(classes)
     for name in classes:
         if name not in every:
             raise InputError(f"no set has a finding {name!r}{nearest(name, every)}")
@@ -80,11 +84,11 @@ def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ..
 
 def near_misses(indexes: Sequence[Index]) -> list[str]:
     """Pairs of names, no two of one set, that look alike but are not equal: "'Effusion' and 'Pleural Effusion'"."""
-    every = dict.fromkeys(name for index in indexes for name in index.classes)
+    every = dict.fromkeys(name for index in indexes for name in index.classes[:_MOST_COMPARED])
     others = [name for name in every if not all(name in index.classes for index in indexes)]
     pairs = [
         f"{one!r} and {other!r}"
-        for one, other in combinations(others[:_MOST_COMPARED], 2)
+        for one, other in combinations(others, 2)
         if not any(one in index.classes and other in index.classes for index in indexes)
         and SequenceMatcher(None, one.casefold(), other.casefold()).ratio() >= _ALIKE
     ]
@@ -96,6 +100,17 @@ def _hint(indexes: Sequence[Index]) -> str:
     if alike := near_misses(indexes):
         return f"; these may mean the same and need the same name: {', '.join(alike)}"
     return "; they have: " + "; ".join(_some(index.classes) for index in indexes)
+
+
+def _origins(indexes: Sequence[Index]) -> tuple[str, ...]:
+    """The sets of the shards, by names that tell them apart."""
+    names = [{name: name for name in index.origins} for index in indexes]
+    seen: set[str] = set()
+    for number, of_index in enumerate(names, 1):
+        for name in of_index:
+            of_index[name] = f"{name} ({number})" if name in seen else name
+        seen |= set(of_index)
+    return tuple(of_index[name] for index, of_index in zip(indexes, names, strict=True) for name in index.origins)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -137,7 +137,8 @@ class Index:
             kind = np.unique(self.origins, return_inverse=True)[1][self.shard]
         own = np.ones(len(self)) if self.weight is None else np.asarray(self.weight, dtype=np.float64)
         total = np.bincount(kind, weights=own)
-        weights: Array = own * (own.sum() / np.count_nonzero(total) / total[kind])
+        share = own.sum() / np.count_nonzero(total)
+        weights: Array = np.divide(own * share, total[kind], out=np.zeros(len(self)), where=total[kind] > 0)
         return weights
 
     def take(self, rows: Array) -> "Index":
@@ -152,8 +153,7 @@ class Index:
         """The samples of some classes of a single-label set, renumbered in the given order. Raises InputError for an
         unknown class, naming the nearest."""
         self._require_single_label("a choice of classes")
-        if len(set(classes)) < len(classes):
-            raise InputError(f"a class is named twice: {', '.join(classes)}")
+        require_distinct(classes)
         for name in classes:
             if name not in self.classes:
                 raise InputError(f"unknown class {name!r}{nearest(name, self.classes)}")
@@ -207,6 +207,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """The end of an error message: "; did you mean ...?" or "; known: ..."."""
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def require_distinct(classes: Sequence[str]) -> None:
+    """Raise InputError for a class that is named twice."""
+    if len(set(classes)) < len(classes):
+        raise InputError(f"a class is named twice: {', '.join(classes)}")
 
 
 def digest_of(*parts: Any) -> str:

@@ -63,7 +63,7 @@ class Inspect:
     images: int = 32
     """Images on the contact sheet."""
     loader: Literal["auto", "dali", "torch"] = "auto"
-    """auto: DALI, and torchvision with a warning where DALI cannot be had."""
+    """auto: torch."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.images <= _MAX_IMAGES:
@@ -83,7 +83,7 @@ class Inspect:
 
 def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
     """The first images that a training run of this seed sees, by the shipped order and loader; the loader's name."""
-    name, loader = pick_loader(look.loader)
+    name, loader = pick_loader(look.loader, on_gpu=False)
     order = Order(len(index), look.images, look.seed, weights=index.weights("none"))
     augmentation = Augmentation(
         look.view,

@@ -17,7 +17,11 @@ Loader = Callable[[Index, Iterable[Request], Augmentation, torch.device, int], I
 
 
 def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterator[Request]:
-    """The same requests; the system is asked for the bytes of each `depth` requests before it is handed out."""
+    """The same requests; the system is asked for the bytes of each `depth` requests before it is handed out, or with a
+    depth of 0 not at all."""
+    if not depth:
+        yield from requests
+        return
     waiting: deque[Request] = deque()
     for request in requests:
         index.read_ahead(request.samples)
@@ -27,19 +31,20 @@ def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterato
     yield from waiting
 
 
-def pick_loader(name: str) -> tuple[str, Loader]:
-    """The loader of that name and its name; "auto" is DALI, or with a warning torchvision where DALI is missing.
+def pick_loader(name: str, on_gpu: bool) -> tuple[str, Loader]:
+    """The loader of that name, and its name. "auto" is DALI for a GPU, or torch with a warning where DALI is missing; and
+    torch for a CPU, where it is faster.
 
     Raises InputError when "dali" is asked for and cannot be imported.
     """
-    if name == "torch":
-        return name, torch_loader.batches
+    if name == "torch" or (name == "auto" and not on_gpu):
+        return "torch", torch_loader.batches
     try:
         from data_pipelines import dali_loader
     except ImportError as error:
         remedy = f"DALI cannot be imported ({error}); install it with: pip install nvidia-dali-cuda130"
         if name == "dali":
             raise InputError(f"{remedy}, or take --loader torch") from error
-        print(f"warning: {remedy}. Going on with torchvision, which decodes more slowly.", file=sys.stderr)
+        print(f"warning: {remedy}. Going on with torch, which decodes on the CPU.", file=sys.stderr)
         return "torch", torch_loader.batches
     return "dali", dali_loader.batches

@@ -23,6 +23,7 @@ _FEISTEL_ROUNDS = 12  # six leave sets of fewer than twenty samples visibly unev
 # What a draw is for. Far from the numbers of augmentation, which hashes the same seed.
 _ORDER = 1 << 32
 _WINDOW, _ROTATION, _WEIGHTED = range(_ORDER + 1000, _ORDER + 1003)
+_SUMMED, _NEARLY_WHOLE = 4096, 1e-5
 BLOCK = 128  # neighbouring samples that `shuffle="blocks"` reads together
 WINDOW = 64 * BLOCK  # samples that it mixes
 
@@ -128,9 +129,12 @@ class Order:
     def __post_init__(self) -> None:
         size = self.num_samples
         if self.weights is not None:
-            cumulative = np.cumsum(self.weights, dtype=np.float64)
+            cumulative = _cumulative(self.weights)
             size = max(1, round(cumulative[-1]))
-            object.__setattr__(self, "_cumulative", cumulative * (size / cumulative[-1]))
+            is_last = cumulative == cumulative[-1]  # samples of no weight may follow the last that has one
+            cumulative *= size / cumulative[-1]
+            cumulative[is_last] = size
+            object.__setattr__(self, "_cumulative", cumulative)
         object.__setattr__(self, "epoch_size", size)
 
     def step(self, step: int, rank: int = 0, world_size: int = 1) -> Request:
@@ -146,8 +150,9 @@ class Order:
         if self._cumulative is None:
             return slots
         points = slots + uniform(self.seed, _WEIGHTED, epochs, slots)
+        points = np.minimum(points, np.nextafter(slots + 1.0, 0.0))  # the sum may have been rounded up to the next slot
         found: Int64s = np.searchsorted(self._cumulative, points, side="right")
-        return np.minimum(found, self.num_samples - 1)  # rounding may leave the last sum below the last point
+        return found
 
     def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[Request]:
         """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them."""
@@ -160,6 +165,22 @@ class Order:
     def num_micro_batches(self, rank: int, world_size: int, micro_batch_size: int) -> int:
         """How many micro-batches one rank has in a step: the same in every step."""
         return -(-len(share(self.global_batch_size, world_size, rank, self.unit)) // micro_batch_size)
+
+
+def _cumulative(weights: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Cumulative sums [N]; those that are whole but for rounding are made whole. Millions of thirds, added one by one,
+    drift so far that a slot's edge would fall between other samples than the weights say."""
+    sums = np.array(weights, dtype=np.float64)
+    start = 0.0
+    for first in range(0, len(sums), _SUMMED):
+        block = sums[first : first + _SUMMED]
+        np.cumsum(block, out=block)
+        block += start
+        start = float(block[-1])
+        whole = np.rint(block)
+        near = np.abs(block - whole) < _NEARLY_WHOLE
+        block[near] = whole[near]
+    return sums
 
 
 def evaluation_order(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[Request]:

@@ -6,6 +6,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data_pipelines import library
 from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augmentation
 from data_pipelines.batch import Batch
@@ -68,7 +70,8 @@ def make_job(config: Config, run_dir: Path) -> Job:
     if train is None:
         raise InputError(f"{', '.join(data.sets)} has no train split")
     val, test = (open_split(data, folders, split, config.seed) for split in ("val", "test"))
-    loader_name, loader = pick_loader(config.runtime.loader)
+    on_gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
+    loader_name, loader = pick_loader(config.runtime.loader, on_gpu)
     order = Order(
         num_samples=len(train),
         global_batch_size=config.global_batch_size,
@@ -130,10 +133,7 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
         lacking = ", ".join(str(folder) for folder in folders if folder not in having)
         raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
     indexes = [Index.load(folder, split) for folder in folders]
-    by_name = data.classes if data.classes and indexes[0].task == "multi_label" else None
-    index = concat(indexes, by_name or data.join)
-    if data.classes and by_name is None:
-        index = index.take_classes(data.classes)
+    index = concat(indexes, data.classes or data.join)
     if split == "train" and data.shots is not None:
         index = index.few_shot(data.shots, seed, data.shots_at_most)
     return index
@@ -156,7 +156,10 @@ def _warnings(config: Config, folders: Sequence[Path], total_steps: int) -> tupl
     schedule = config.schedule
     if schedule.kind == "step" and schedule.warmup_steps > decay_steps(total_steps)[0]:
         warnings.append(f"{schedule.warmup_steps} warm-up steps reach into the first decay")
-    alike = near_misses([Index.load(folder, "train") for folder in folders]) if len(folders) > 1 else []
+    if len(folders) > 1 and not config.data.classes:
+        alike = near_misses([Index.load(folder, "train") for folder in folders])
+    else:
+        alike = []
     if alike:
         warnings.append(f"not joined, although they look alike: {', '.join(alike)}")
     return tuple(warnings)

@@ -35,10 +35,16 @@ def compute_metrics(logits: Tensor, index: Index) -> dict[str, float]:
         if index.metric != "auc":
             return metrics
         one_hot = torch.nn.functional.one_hot(labels, index.num_classes).float()
-        return metrics | _areas(logits.double().log_softmax(dim=1), one_hot, index.classes)
+        return metrics | _areas(_log_odds(logits.double()), one_hot, index.classes)
     num_labels = int((~labels.isnan()).sum())
     loss = loss_sum(logits, labels, index.task).item() / max(1, num_labels)
     return {"loss": loss} | _areas(logits, labels, index.classes)
+
+
+def _log_odds(logits: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the softmax p, [N, C]: in its order, without the ties where p comes to 1."""
+    others = [logits[:, [j for j in range(logits.shape[1]) if j != i]] for i in range(logits.shape[1])]
+    return logits - torch.stack([of.logsumexp(dim=1) for of in others], dim=1)
 
 
 def _areas(scores: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[str, float]:

@@ -77,6 +77,7 @@ def tabulate(results: list[dict[str, Any]]) -> pd.DataFrame:
                 "image_size": settings["data"]["image_size"],
                 "total_steps": result["total_steps"],
                 "base_lr": settings["optim"]["base_lr"],
+                "balance": settings["data"].get("balance", "none"),
                 "loader": result["loader"],
                 "seconds": round(result["seconds"], 1),
             }

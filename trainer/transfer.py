@@ -91,7 +91,8 @@ class Transfer:
 
 
 def make_config(transfer: Transfer, source: str, model: str, shots: str, seed: int) -> tuple[Config, HyperRule]:
-    """The configuration of one fine-tuning, and BiT-HyperRule's choices for this many images of the target's size.
+    """The configuration of one fine-tuning, and the choices of BiT-HyperRule for this many images of the target's size,
+    or of the paper's authors for X-rays that they fine-tune in another way.
 
     Source: arXiv:1912.11370, sec. 3.3; batch size, learning rate and weight decay of arXiv:2106.00116.
     """
@@ -112,7 +113,9 @@ def make_config(transfer: Transfer, source: str, model: str, shots: str, seed: i
     rule = hyperrule(len(train), int(np.median(whole.height)), int(np.median(whole.width)))
     name = train.origins[0]
     xray_size = _XRAY_VIEW_SIZES.get(name)
-    size = transfer.image_size or xray_size or rule.size
+    if xray_size:
+        rule = replace(rule, size=xray_size, resize=xray_size)
+    size = transfer.image_size or rule.size
     by_class = shots == FULL and name in _OVERSAMPLED
     config = Config(
         name=f"{source_name(source)}/{target_name(transfer.target)}/{shots}-shot-seed-{seed}",

@@ -255,3 +255,18 @@ def test_messages_about_many_names_stay_short(load: Callable[..., Index]) -> Non
         with pytest.raises(InputError, match="no finding in common") as no:
             concat(indexes)
         assert 60 < len(str(no.value)) < 800
+
+
+def test_names_twice_are_refused_and_classes_of_images_chosen(one: Index, load: Callable[..., Index]) -> None:
+    with pytest.raises(InputError, match="named twice"):
+        concat([one], [one.classes[0]] * 2)
+    animals = load([0, 1, 2, 1], ("cat", "dog", "eel"))
+    assert concat([animals, animals], ("eel", "cat")).labels.tolist() == [1, 0, 1, 0]
+
+
+def test_sets_of_one_name_are_told_apart(load: Callable[..., Index]) -> None:
+    joined = concat([load([0, 1, 1], ("cat", "dog")), load([0, 1, 0, 0, 1, 0], ("cat", "dog"))])
+    assert joined.origins == ("small", "small (2)")
+    weights = joined.weights("set")
+    assert weights is not None
+    assert weights.tolist() == [1.5] * 3 + [0.75] * 6

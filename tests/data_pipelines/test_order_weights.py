@@ -81,3 +81,17 @@ def test_whole_weights_are_exact(weights: list[int], seed: int) -> None:
     assert (times_shown(len(each), 4, seed=seed, weights=each) == each).all()
     evenly = times_shown(len(each), 4, seed=seed, weights=np.ones(len(each)))
     assert (evenly == 1).all()
+
+
+def test_millions_of_thirds_do_not_drift() -> None:
+    weights = np.full(3_000_000, 1 / 3)
+    shown_rows = Order(len(weights), 1_000_000, 0, weights=weights).step(0).samples
+    assert (np.bincount(shown_rows // 3) == 1).all()
+
+
+def test_a_draw_never_leaves_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipelines.order.uniform", lambda *_: np.array([1 - 2**-53]))
+    order = Order(4, 3, 0, weights=np.array([1.0, 1, 1, 0]))
+    assert sorted(order.step(0).samples) == [0, 1, 2]
+    thirds = Order(5, 1, 0, weights=np.array([0.3, 0.3, 0.3, 0, 0]))
+    assert thirds.step(0).samples.tolist() == [2]

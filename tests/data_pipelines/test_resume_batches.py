@@ -36,7 +36,7 @@ def step_by_step(
     for rank in range(world_size):
         each = order.num_micro_batches(rank, world_size, 4)
         requests = read_ahead(index, order.micro_batches(first_step, rank, world_size, 4), world_size)
-        batches = pick_loader(loader)[1](index, requests, augmentation, torch.device("cpu"), 2)
+        batches = pick_loader(loader, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), 2)
         for batches_of_step in steps:
             batches_of_step += islice(batches, each)
     return steps

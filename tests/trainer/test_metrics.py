@@ -168,3 +168,9 @@ def test_logits_whose_fp32_probabilities_would_tie_do_not(logit: float) -> None:
     logits = column(logit, logit + 1, logit, logit + 1)
     assert compute_metrics(logits, index_of(labels_of(0, 1, 0, 1), 1))["auc"] == 1
     assert compute_metrics(logits, index_of(labels_of(1, 0, 1, 0), 1))["auc"] == 0
+
+
+def test_certain_classes_do_not_tie() -> None:
+    logits = torch.tensor([[60.0, 0], [50, 0], [45, 0], [40, 0]])
+    index = index_of(np.array([0, 0, 1, 1]), 2, "auc")
+    assert compute_metrics(logits, index)["auc/class 0"] == 1.0

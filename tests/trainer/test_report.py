@@ -229,6 +229,7 @@ def test_table_holds_what_was_run() -> None:
         "image_size": 224,
         "total_steps": 9000,
         "base_lr": 0.001,
+        "balance": "none",
         "loader": "dali",
         "seconds": 7200.0,
     }
