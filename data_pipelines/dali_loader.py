@@ -15,16 +15,20 @@ from nvidia.dali.types import DALIImageType, DALIInterpType
 
 from data_pipelines.augment import Augmentation
 from data_pipelines.batch import Batch, encoded_images, make_batch, views_of
+from data_pipelines.dali_randaugment import INPUTS, host_inputs, randaugment
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 
-Inputs = tuple[Any, ...]  # encoded bytes, anchor, shape, resized, offset, flip; one entry for each image
+# Encoded bytes, anchor, shape, resized, offset, flip; those of RandAugment; the warp. One entry for each image.
+Inputs = tuple[Any, ...]
 _PREFETCH = 2
 
 
-@pipeline_def
-def _cut(source: Any, decoder: str, image_type: Any, size: int) -> Any:
-    encoded, anchor, shape, resized, offset, flip = fn.external_source(source=source, num_outputs=6, no_copy=True)
+@pipeline_def(enable_conditionals=True)
+def _cut(source: Any, decoder: str, channels: int, size: int, operations: int, warped: bool) -> Any:
+    count = 6 + INPUTS * operations + (1 if warped else 0)
+    inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)
+    encoded, anchor, shape, resized, offset, flip = inputs[:6]
     # The header's size is what the windows were drawn for: an EXIF rotation would turn the picture under them.
     images: Any = fn.decoders.image_slice(
         encoded,
@@ -34,12 +38,18 @@ def _cut(source: Any, decoder: str, image_type: Any, size: int) -> Any:
         normalized_anchor=False,
         normalized_shape=False,
         device=decoder,
-        output_type=image_type,
+        output_type=DALIImageType.GRAY if channels == 1 else DALIImageType.RGB,
         adjust_orientation=False,
     )
     images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
     images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
-    return fn.flip(images, horizontal=flip)
+    images = fn.flip(images, horizontal=flip)
+    for first in range(6, 6 + INPUTS * operations, INPUTS):
+        op, warp, value = inputs[first : first + INPUTS]
+        images = randaugment(images, op, warp, value, size, channels)
+    if warped:
+        images = fn.warp_affine(images, matrix=inputs[-1], fill_value=0, interp_type=DALIInterpType.INTERP_LINEAR)
+    return images
 
 
 def batches(
@@ -65,8 +75,10 @@ def batches(
     pipeline = _cut(
         source,
         decoder="mixed" if device.type == "cuda" else "cpu",
-        image_type=DALIImageType.GRAY if index.channels == 1 else DALIImageType.RGB,
+        channels=index.channels,
         size=augmentation.size,
+        operations=augmentation.randaugment_ops,
+        warped=views_of(index, largest, augmentation).warp is not None,
         batch_size=len(largest.samples),
         num_threads=threads,
         device_id=device.index or 0 if device.type == "cuda" else None,
@@ -96,11 +108,16 @@ def _copy(pixels: Any, stream: torch.cuda.Stream | None) -> torch.Tensor:
 
 def _inputs(index: Index, request: Request, augmentation: Augmentation) -> Inputs:
     views = views_of(index, request, augmentation)
-    return (
+    inputs = [
         encoded_images(index, request),
         views.window[:, :2].astype(np.int32),
         views.window[:, 2:].astype(np.int32),
         views.resized.astype(np.float32),
         views.offset.astype(np.int32),
         views.flip.astype(np.int32),
-    )
+    ]
+    if views.operations is not None:
+        inputs += host_inputs(views.operations, views.size, index.channels)
+    if views.warp is not None:
+        inputs.append(views.warp)
+    return tuple(inputs)

@@ -32,8 +32,8 @@ def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterato
 
 
 def pick_loader(name: str, on_gpu: bool) -> tuple[str, Loader]:
-    """The loader of that name, and its name. "auto" is DALI for a GPU, or torch with a warning where DALI is missing; and
-    torch for a CPU, where it is faster.
+    """The loader of that name, and its name. "auto" is DALI on a GPU, or torch with a warning without DALI, and
+    torch on a CPU, where it is faster.
 
     Raises InputError when "dali" is asked for and cannot be imported.
     """

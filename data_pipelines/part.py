@@ -16,14 +16,14 @@ import numpy as np
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from data_pipelines.datasets.raw import RawImage, RawSet
+from data_pipelines.datasets.raw import Member, RawImage, RawSet
 from data_pipelines.errors import InputError
 from data_pipelines.images import verify_image, verify_xray
 from data_pipelines.index import Split
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.shards import EncodedImage, hash_bytes
 
-ROWS = "rows"  # folder of what the index needs of each finished shard
+ROWS = "rows"  # folder, beside that of the set, of what the index needs of each finished shard
 SHARD_IMAGES = 4096  # images of the source for each shard: what an interruption costs at most
 Bad = tuple[str, str]  # file, reason
 Places = dict[int, dict[str, int]]  # by the digest of an image, where it lies
@@ -45,9 +45,9 @@ def shard_name(number: int, part: int, parts: int) -> str:
 
 
 def finished_shards(folder: Path, split: str, part: int, parts: int) -> list[dict[str, Any]]:
-    """What is known of the finished shards of a part, in the order of their numbers."""
+    """What is known of the finished shards of a part, in the order of their numbers; `folder` is that of the set."""
     shards: list[dict[str, Any]] = []
-    while (path := folder / ROWS / split / f"{shard_name(len(shards), part, parts)}.json").is_file():
+    while (path := folder.parent / ROWS / split / f"{shard_name(len(shards), part, parts)}.json").is_file():
         shards.append(json.loads(path.read_text()))
     return shards
 
@@ -101,23 +101,25 @@ class _PartWriter:
         self._merges = raw.equal_images != "stored each"
         self._verify = bind(verify_xray, size=raw.xray_size) if raw.xray_size else verify_image
         self._places: dict[str, Places] = {"train": {}, "val": {}, "test": {}}
-        self._writes_anew = False
         self._written = dict.fromkeys(self._places, 0)
         self.bad: list[Bad] = []
 
     def write(self, split: Split, number: int, images: list[RawImage], pool: ThreadPoolExecutor) -> None:
         """Write a shard, unless that is done."""
-        name, rows = shard_name(number, self._part, self._parts), self._folder / ROWS / split
+        name, rows = shard_name(number, self._part, self._parts), self._folder.parent / ROWS / split
         source, done = _digest(images), rows / f"{name}.json"
         self._written[split] = number + 1
-        if done.is_file() and not self._writes_anew:
+        if done.is_file():
             content = json.loads(done.read_text())
-            if content["source"] == source and not self._any_mended(images, content["bad_keys"], pool):
+            tar = self._folder / split / content["file"]
+            is_whole = tar.is_file() and tar.stat().st_size == content["bytes"]
+            is_same = content["source"] == source
+            if is_whole and is_same and not self._any_mended(images, content["bad_keys"], pool):
                 self._remember(split, rows / f"{name}.npz")
                 self.bad += [(file, reason) for file, reason in content["bad"]]
                 self._bar.update(len(images))
                 return
-            self._writes_anew = self._merges  # later shards may refer to places in this one
+            self._forget(split, number)
         shard = ShardWriter(self._folder / split, rows, name, number, self._raw.classes, self._raw.task)
         try:
             bad, channels = self._fill(shard, self._places[split], images, pool)
@@ -133,12 +135,19 @@ class _PartWriter:
             bad_keys=[image.key for image, _ in bad],
         )
 
+    def _forget(self, split: Split, number: int) -> None:
+        """Make a shard count as not finished, and with equal images the later ones too: they may refer to places in it.
+        The last goes first, so that a stop in between leaves none that does."""
+        shards = finished_shards(self._folder, split, self._part, self._parts)
+        for other in reversed(shards[number:] if self._merges else shards[number : number + 1]):
+            (self._folder.parent / ROWS / split / other["file"]).with_suffix(".json").unlink()
+
     def remove_others(self) -> None:
         """Remove the shards of an earlier start that had more images."""
         for split, number in self._written.items():
-            for other in finished_shards(self._folder, split, self._part, self._parts)[number:]:
-                (self._folder / ROWS / split / other["file"]).with_suffix(".json").unlink()
-                (self._folder / split / other["file"]).unlink()
+            for other in reversed(finished_shards(self._folder, split, self._part, self._parts)[number:]):
+                (self._folder.parent / ROWS / split / other["file"]).with_suffix(".json").unlink()
+                (self._folder / split / other["file"]).unlink(missing_ok=True)
 
     def _fill(
         self, shard: ShardWriter, places: Places, images: list[RawImage], pool: ThreadPoolExecutor
@@ -201,9 +210,13 @@ def _bad(image: RawImage, reason: str) -> Bad:
 
 
 def _digest(images: list[RawImage]) -> str:
-    """Changes with any key, split or label."""
+    """Changes with any key, split or label, with images that are made on the spot, and with places in tars; of files,
+    which may have been moved, only their keys count."""
     digest = hashlib.sha256()
     for image in images:
         label = image.label.tobytes() if isinstance(image.label, np.ndarray) else b"%d" % image.label
-        digest.update(b"%s\0%s\0%s\0" % (image.key.encode(errors="surrogateescape"), image.split.encode(), label))
+        source = image.image if isinstance(image.image, bytes) else b""
+        place = image.image.offset if isinstance(image.image, Member) else 0
+        key, split = image.key.encode(errors="surrogateescape"), image.split.encode()
+        digest.update(b"%s\0%s\0%s\0%d\0%s\0" % (key, split, label, place, source))
     return digest.hexdigest()

@@ -33,7 +33,7 @@ from data_pipelines.shard_writer import join_shards
 from data_pipelines.shards import MANIFEST, atomic_file, read_manifest, sha256_of, write_manifest
 
 SPLITS = ("train", "val", "test")
-_PLAN = "plan.json"
+_SET, _PLAN, _QUARANTINE = "set", "plan.json", "quarantine.csv"
 _TAR_BYTES_PER_IMAGE = 2048  # headers, the label's file, padding
 _SAMPLED_FILES = 256
 
@@ -84,28 +84,29 @@ class Output:
 def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     """Write a prepared set; returns its manifest, or None where only a part was asked for.
 
-    The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it, and
-    the next call goes on there. Unreadable images go to `quarantine.csv`.
+    The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it (the
+    set to be, the plan, and the rows of finished shards), and the next call goes on there. Unreadable images go to
+    `quarantine.csv`.
     Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
     is not the one whose preparation was interrupted.
     """
     out = output.out.resolve()
     _require_free(out, output.force)
     partial = out.with_name(f".{out.name}.partial")
+    folder = partial / _SET
     try:
         parts = _agree_on_parts(raw, partial, output.part)
-        if not (partial / MANIFEST).is_file():
+        if not (folder / MANIFEST).is_file():
             _require_space(raw, partial)
-            _write_parts(raw, partial, output, parts)
+            _write_parts(raw, folder, output, parts)
             if output.part:
                 return None
-            _join(raw, partial, parts, output)
-        shutil.rmtree(partial / ROWS, ignore_errors=True)
+            _join(raw, folder, parts, output)
+        for unfinished in folder.rglob(".*.tmp"):  # of a process that was killed
+            unfinished.unlink()
         _require_free(out, output.force)  # again: another process may have come first
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
-        (out / _PLAN).unlink()
+        _put_in_place(folder, out)
+        shutil.rmtree(partial)
     except OSError as error:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         raise InputError(
@@ -130,6 +131,16 @@ def _require_free(out: Path, force: bool) -> None:
         raise InputError(f"{out} exists; choose another --out, or replace it with --force")
 
 
+def _put_in_place(folder: Path, out: Path) -> None:
+    """Give a finished set its name. Whenever this is stopped, the set is whole somewhere, and the next call ends it."""
+    former = out.with_name(f".{out.name}.replaced")
+    if out.exists():
+        shutil.rmtree(former, ignore_errors=True)
+        out.rename(former)
+    folder.rename(out)
+    shutil.rmtree(former, ignore_errors=True)
+
+
 def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> int:
     """How many parts the work has, by the plan that the first process left. Raises InputError where that had another
     set or other settings in mind."""
@@ -142,7 +153,9 @@ def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) ->
         "parts": part[1] if part else 1,
     }
     path = partial / _PLAN
-    partial.mkdir(parents=True, exist_ok=True)
+    if not (partial / _SET).is_dir():
+        shutil.rmtree(partial, ignore_errors=True)  # left behind by a preparation that ended
+    (partial / _SET).mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         with atomic_file(path) as file:
             file.write(json.dumps(plan).encode())
@@ -188,7 +201,7 @@ def _estimated_bytes(images: Sequence[RawImage]) -> int | None:
     return sum(sizes) * len(images) // len(sizes) if sizes else None
 
 
-def _write_parts(raw: RawSet, partial: Path, output: Output, parts: int) -> None:
+def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
     if isinstance(raw.images, Sequence):
         _require_distinct_keys(raw.images)
         if not raw.images:
@@ -200,7 +213,7 @@ def _write_parts(raw: RawSet, partial: Path, output: Output, parts: int) -> None
     most_bad = None if raw.num_images is None else int(output.max_bad * raw.num_images)
     with progress_bar(desc=raw.name, total=total, unit="image") as bar:
         for part in chosen:
-            bad = write_part(raw, partial, part, parts, bar, most_bad)
+            bad = write_part(raw, folder, part, parts, bar, most_bad)
             if most_bad is not None and len(bad) > most_bad:
                 _refuse(bad, raw.num_images or 0, output)
 
@@ -213,9 +226,9 @@ def _require_distinct_keys(images: Sequence[RawImage]) -> None:
         seen.add(image.key)
 
 
-def _join(raw: RawSet, partial: Path, parts: int, output: Output) -> None:
+def _join(raw: RawSet, folder: Path, parts: int, output: Output) -> None:
     """Columns, quarantine and, last, the manifest of a set whose parts are all written."""
-    shards = {split: [finished_shards(partial, split, part, parts) for part in range(parts)] for split in SPLITS}
+    shards = {split: [finished_shards(folder, split, part, parts) for part in range(parts)] for split in SPLITS}
     flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
     bad: list[Bad] = [(file, reason) for shard in flat for file, reason in shard["bad"]]
     num_seen = sum(shard["seen"] for shard in flat)
@@ -227,12 +240,16 @@ def _join(raw: RawSet, partial: Path, parts: int, output: Output) -> None:
     if raw.expected_images not in (None, num_seen):
         notes.append(f"{num_seen:,} images were found where the set has {raw.expected_images:,}")
         print(f"warning: {notes[-1]}", file=sys.stderr)
+    (folder / _QUARANTINE).unlink(missing_ok=True)
     if bad:
-        _list_bad(bad, partial / "quarantine.csv")
-    for unfinished in partial.glob("*/.*.tmp"):  # of a process that was killed
-        unfinished.unlink()
+        _list_bad(bad, folder / _QUARANTINE)
+    for split in SPLITS:
+        names = {shard["file"] for of_part in shards[split] for shard in of_part}
+        for stray in (path for path in (folder / split).glob("*.tar") if path.name not in names):
+            stray.unlink()
     splits = {
-        split: join_shards(partial / split, partial / ROWS / split, shards[split], raw.equal_images) for split in SPLITS
+        split: join_shards(folder / split, folder.parent / ROWS / split, shards[split], raw.equal_images)
+        for split in SPLITS
     }
     manifest = {
         "name": raw.name,
@@ -248,7 +265,7 @@ def _join(raw: RawSet, partial: Path, parts: int, output: Output) -> None:
         "quarantined": len(bad),
         "splits": splits,
     }
-    write_manifest(partial, manifest)
+    write_manifest(folder, manifest)
 
 
 def _refuse(bad: list[Bad], num_images: int, output: Output) -> None:

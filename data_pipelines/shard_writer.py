@@ -86,6 +86,8 @@ class ShardWriter:
     def close(self, **about: Any) -> dict[str, Any]:
         """Finish the shard; returns what stands in its `.json`: the shard's part of the manifest, and `about`."""
         self._tar.close()
+        with self._temporary.open("rb") as file:  # on disk before the rows that say so
+            os.fsync(file.fileno())
         columns: dict[str, Any] = {
             name: np.asarray(values, dtype=_ROW_COLUMNS[name]) for name, values in self._columns.items()
         }
@@ -152,7 +154,7 @@ def _merged(columns: dict[str, npt.NDArray[Any]], weighted: bool) -> dict[str, n
     _, first, image = np.unique(columns["digest"], return_index=True, return_inverse=True)
     for name in ("shard", "offset", "length", "height", "width", "group", "key"):
         columns[name] = columns[name][first[image]]
-    _, kept = np.unique(image * (columns["labels"].max() + 1) + columns["labels"], return_index=True)
+    _, kept = np.unique(image * (columns["labels"].max(initial=0) + 1) + columns["labels"], return_index=True)
     # Rows of one image are neighbours: sampling with weights then takes each image once in an epoch.
     kept = kept[np.argsort(first[image[kept]], kind="stable")]
     merged = {name: values[kept] for name, values in columns.items()}

@@ -7,13 +7,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import beta, chisquare, ks_2samp
+from scipy.stats import beta, chisquare, ks_2samp, kstest
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import Resize
 
-from data_pipelines.augment import POLICIES, Augmentation, PolicyName, Views, mixup_weights
+from data_pipelines.augment import (
+    AUTHORS_TRANSLATION,
+    PAPER_TRANSLATION,
+    POLICIES,
+    Augmentation,
+    PolicyName,
+    Views,
+    affine_maps,
+    mixup_weights,
+)
+from data_pipelines.randaugment import OPERATIONS
 
-RANDOM_POLICIES: list[PolicyName] = ["random_resized_crop", "resize_random_crop"]
+RANDOM_POLICIES: list[PolicyName] = ["random_resized_crop", "resize_random_crop", "xray_affine"]
 MANY = np.arange(20_000)
 
 
@@ -23,8 +33,13 @@ def views_of_size(policy: PolicyName, positions: np.ndarray, height: int, width:
 
 
 def table(views: Views) -> np.ndarray:
-    """All that describes each view, [B, 9]."""
-    return np.concatenate([views.window, views.resized, views.offset, views.flip[:, None]], axis=1)
+    """All that describes each view, [B, columns]; the flip comes last."""
+    columns = [views.window, views.resized, views.offset]
+    if views.warp is not None:
+        columns.append(views.warp.reshape(-1, 6))
+    if views.operations is not None:
+        columns += [views.operations.op, views.operations.magnitude]
+    return np.concatenate([*columns, views.flip[:, None]], axis=1)
 
 
 def test_known_values() -> None:
@@ -35,6 +50,74 @@ def test_known_values() -> None:
     assert cropped.flip.tolist() == [False, True, False]
     assert views_of_size("resize_random_crop", first, 480, 640).offset.tolist() == [[26, 21], [7, 10], [17, 31]]
     assert mixup_weights(0, np.arange(4), 1.0).round(6).tolist() == pytest.approx([0.977048] * 2 + [0.777752] * 2)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (
+            "random_resized_crop",
+            [
+                [47, 151, 422, 397, 224, 224, 0, 0, 0],
+                [0, 449, 1, 1, 224, 224, 0, 0, 1],
+                [2, 189, 299, 293, 224, 224, 0, 0, 1],
+                [13, 1, 51, 46, 224, 224, 0, 0, 0],
+                [493, 0, 13, 10, 224, 224, 0, 0, 1],
+            ],
+        ),
+        (
+            "resize_random_crop",
+            [
+                [0, 0, 480, 640, 256, 256, 26, 20, 0],
+                [0, 0, 1, 900, 256, 256, 10, 25, 1],
+                [0, 0, 333, 500, 256, 256, 2, 29, 1],
+                [0, 0, 64, 64, 256, 256, 32, 2, 0],
+                [0, 0, 1000, 10, 256, 256, 15, 18, 1],
+            ],
+        ),
+        (
+            "center_crop",
+            [
+                [0, 0, 480, 640, 256, 341, 16, 58, 0],
+                [0, 0, 1, 900, 256, 230400, 16, 115088, 0],
+                [0, 0, 333, 500, 256, 384, 16, 80, 0],
+                [0, 0, 64, 64, 256, 256, 16, 16, 0],
+                [0, 0, 1000, 10, 25600, 256, 12688, 16, 0],
+            ],
+        ),
+        (
+            "squash",
+            [
+                [0, 0, 480, 640, 224, 224, 0, 0, 0],
+                [0, 0, 1, 900, 224, 224, 0, 0, 0],
+                [0, 0, 333, 500, 224, 224, 0, 0, 0],
+                [0, 0, 64, 64, 224, 224, 0, 0, 0],
+                [0, 0, 1000, 10, 224, 224, 0, 0, 0],
+            ],
+        ),
+    ],
+)
+def test_known_views_of_every_older_policy(policy: PolicyName, expected: list[list[int]]) -> None:
+    """Draws with new purposes left the old ones as they were."""
+    positions = np.array([0, 1, 2, 977, 2**40])
+    heights, widths = np.array([480, 1, 333, 64, 1000]), np.array([640, 900, 500, 64, 10])
+    views = Augmentation(policy, 224, 256, seed=11).views(positions, heights, widths)
+    assert table(views).tolist() == expected
+    assert views.warp is views.operations is None
+
+
+def test_known_warps_and_operations() -> None:
+    augmentation = Augmentation("xray_affine", 224, 256, seed=11, randaugment_ops=2)
+    views = augmentation.views(np.array([0, 977]), *np.full((2, 2), 224))
+    assert views.warp is not None
+    assert views.operations is not None
+    warps = [
+        [[0.9719, 0.0839, -5.4336], [-0.0839, 0.9719, 11.3816]],
+        [[0.7685, 0.4864, -10.3986], [-0.4864, 0.7685, 61.523]],
+    ]
+    np.testing.assert_allclose(views.warp, warps, atol=1e-4)
+    assert views.operations.op.tolist() == [[6, 8], [2, 8]]
+    np.testing.assert_allclose(views.operations.magnitude, [[-0.27, -0.27], [-0.09, 0.27]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -64,7 +147,7 @@ def test_windows_lie_inside_for_all_sizes(
 def test_views_are_a_function_of_the_position_alone(policy: PolicyName) -> None:
     rng = np.random.default_rng(0)
     positions, heights, widths = np.arange(500, 628), rng.integers(1, 600, 128), rng.integers(1, 600, 128)
-    augmentation = Augmentation(policy, 64, 80, seed=4)
+    augmentation = Augmentation(policy, 64, 80, seed=4, randaugment_ops=3)
     whole = table(augmentation.views(positions, heights, widths))
     parts = [slice(0, 1), slice(1, 50), slice(50, 50), slice(50, 128)]
     split = [augmentation.views(positions[part], heights[part], widths[part]) for part in parts]
@@ -72,7 +155,8 @@ def test_views_are_a_function_of_the_position_alone(policy: PolicyName) -> None:
     shuffled = rng.permutation(128)
     views = augmentation.views(positions[shuffled], heights[shuffled], widths[shuffled])
     assert np.array_equal(whole[shuffled], table(views))
-    assert {field.name for field in fields(views)} == {"window", "resized", "offset", "flip", "size"}
+    described = {"window", "resized", "offset", "flip", "size", "warp", "operations"}
+    assert {field.name for field in fields(views)} == described
 
 
 @pytest.mark.parametrize("policy", RANDOM_POLICIES)
@@ -88,7 +172,7 @@ def test_flips(policy: PolicyName) -> None:
     draws = policy in RANDOM_POLICIES
     assert abs(views.flip.mean() - (0.5 if draws else 0)) < 0.015
     if draws:  # neither where the window lies nor the next image says anything about the flip
-        place = views.window[:, 1] + views.offset[:, 1]
+        place = views.window[:, 1] + views.offset[:, 1] + (0 if views.warp is None else views.warp[:, 0, 2])
         assert abs(np.corrcoef(views.flip, place)[0, 1]) < 0.03
         assert abs(np.corrcoef(views.flip[1:], views.flip[:-1])[0, 1]) < 0.03
     heights, widths = np.full_like(MANY, 300), np.full_like(MANY, 400)
@@ -176,3 +260,108 @@ def test_mixup_is_off_without_alpha() -> None:
     assert Augmentation("squash", 8, 8).mixup(np.arange(4)) is None
     on = Augmentation("squash", 8, 8, seed=3, mixup_alpha=0.1).mixup(np.arange(4))
     assert np.array_equal(on, mixup_weights(3, np.arange(4), 0.1))
+
+
+def numbers_of(warp: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Angle (degrees), scale and shift (pixels) of each warp."""
+    scale = np.linalg.det(warp[:, :, :2].astype(float)) ** -0.5
+    angle = np.rad2deg(np.arctan2(warp[:, 0, 1], warp[:, 0, 0]))
+    # The centre of the picture comes out at the centre and the shift.
+    forward = np.linalg.inv(warp[:, :, :2].astype(float))
+    out = (forward @ (size / 2 - warp[:, :, 2:].astype(float)))[:, :, 0]
+    return angle, scale, out - size / 2
+
+
+@pytest.mark.parametrize("translation", [PAPER_TRANSLATION, AUTHORS_TRANSLATION])
+def test_xray_affine_draws_evenly_from_its_ranges(translation: float) -> None:
+    assert (PAPER_TRANSLATION, AUTHORS_TRANSLATION) == (0.15, 0.25)
+    augmentation = Augmentation("xray_affine", 224, 256, seed=3, translation=translation)
+    views = augmentation.views(MANY, *np.full((2, len(MANY)), 300))
+    assert views.warp is not None
+    assert (views.warp.dtype, views.warp.shape) == (np.float32, (len(MANY), 2, 3))
+    linear = views.warp[:, :, :2]
+    np.testing.assert_allclose(linear[:, 0, 0], linear[:, 1, 1])
+    np.testing.assert_allclose(linear[:, 0, 1], -linear[:, 1, 0])
+    angle, scale, shift = numbers_of(views.warp, 224)
+    reach = translation * 224
+    drawn = [(angle, -45, 45), (scale, 0.9, 1.1), (shift[:, 0], -reach, reach), (shift[:, 1], -reach, reach)]
+    for values, low, high in drawn:
+        assert kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+        assert low - 1e-3 < values.min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < values.max() < high + 1e-3
+    correlation = np.corrcoef([values for values, _, _ in drawn] + [views.flip])
+    assert np.abs(correlation - np.eye(5)).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "window"), [(300, 300, [0, 0, 300, 300]), (50, 81, [0, 15, 50, 50]), (9, 4, [2, 0, 4, 4])]
+)
+def test_xray_affine_begins_with_the_central_square(height: int, width: int, window: list[int]) -> None:
+    views = views_of_size("xray_affine", np.arange(20), height, width)
+    assert (views.window == window).all()
+    assert (views.resized == 224).all()
+    assert (views.offset == 0).all()
+
+
+@settings(deadline=None)
+@given(size=st.integers(1, 4096))
+def test_nothing_to_do_is_the_identity_map(size: int) -> None:
+    maps = affine_maps(size, np.zeros(2), np.ones(2), np.zeros((2, 2)))
+    assert maps.tolist() == [[[1, 0, 0], [0, 1, 0]]] * 2
+    assert maps.dtype == np.float32
+
+
+@settings(deadline=None)
+@given(
+    size=st.integers(8, 1024),
+    angle=st.floats(-180, 180),
+    scale=st.floats(0.5, 2),
+    shift=st.tuples(st.floats(-100, 100), st.floats(-100, 100)),
+    place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+)
+def test_a_place_comes_out_where_it_is_turned_enlarged_and_moved_to(
+    size: int, angle: float, scale: float, shift: tuple[float, float], place: tuple[float, float]
+) -> None:
+    (warp,) = affine_maps(size, np.array([angle]), np.array([scale]), np.array([shift])).astype(float)
+    seen = np.array(place) * size
+    x, y = seen - size / 2
+    turn = np.deg2rad(angle)  # clockwise, since y points down
+    turned = np.array([x * np.cos(turn) - y * np.sin(turn), x * np.sin(turn) + y * np.cos(turn)])
+    out = size / 2 + scale * turned + np.array(shift)
+    np.testing.assert_allclose(warp[:, :2] @ out + warp[:, 2], seen, atol=2e-3)
+
+
+def test_operations_are_drawn_evenly_and_independently() -> None:
+    augmentation = Augmentation("squash", 224, 256, seed=2, randaugment_ops=3, randaugment_magnitude=20)
+    drawn = augmentation.views(MANY, *np.full((2, len(MANY)), 300)).operations
+    assert drawn is not None
+    assert (drawn.op.dtype, drawn.op.shape) == (np.int64, (len(MANY), 3))
+    assert (drawn.magnitude.dtype, drawn.magnitude.shape) == (np.float32, (len(MANY), 3))
+    turned = drawn.op == OPERATIONS.index("Rotate")
+    for turn in range(3):
+        assert chisquare(np.bincount(drawn.op[:, turn], minlength=14)).pvalue > 1e-4
+        signs = drawn.magnitude[turned[:, turn], turn]
+        assert set(signs.tolist()) == {-20, 20}
+        assert abs((signs > 0).mean() - 0.5) < 4 * 0.5 * len(signs) ** -0.5
+    assert np.abs(np.corrcoef(drawn.op.T) - np.eye(3)).max() < 0.03
+    assert abs(np.corrcoef(drawn.op[1:, 0], drawn.op[:-1, 0])[0, 1]) < 0.03
+    # Fewer operations are the first of more; the cut and the flip know nothing of them.
+    one = Augmentation("squash", 224, 256, seed=2, randaugment_ops=1, randaugment_magnitude=20).operations(MANY)
+    assert one is not None
+    assert np.array_equal(one.op[:, 0], drawn.op[:, 0])
+    assert np.array_equal(one.magnitude[:, 0], drawn.magnitude[:, 0])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_operations_go_with_every_policy_and_change_nothing_else(policy: PolicyName) -> None:
+    sizes = np.full((2, 50), 300)
+    without = Augmentation(policy, 32, 40, seed=2).views(MANY[:50], *sizes)
+    views = Augmentation(policy, 32, 40, seed=2, randaugment_ops=2).views(MANY[:50], *sizes)
+    drawn = Augmentation("squash", 32, 40, seed=2, randaugment_ops=2).operations(MANY[:50])
+    assert without.operations is None
+    assert views.operations is not None
+    assert drawn is not None
+    assert np.array_equal(views.operations.op, drawn.op)
+    assert np.array_equal(views.operations.magnitude, drawn.magnitude)
+    for name in ("window", "resized", "offset", "flip", "warp"):
+        np.testing.assert_array_equal(getattr(views, name), getattr(without, name))

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 import data_pipelines
-from data_pipelines.augment import POLICIES, Augmentation, PolicyName
+from data_pipelines.augment import POLICIES, Augmentation, Ints, PolicyName, Views, affine_maps
 from data_pipelines.batch import Batch
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index
@@ -24,10 +26,20 @@ LOADERS = ["dali", "torch"]
 SIDE = 40
 
 
+@dataclass(frozen=True)
+class GivenWarps(Augmentation):
+    """Warps that are given instead of drawn."""
+
+    warps: np.ndarray | None = None
+
+    def views(self, positions: Ints, heights: Ints, widths: Ints) -> Views:
+        return replace(super().views(positions, heights, widths), warp=self.warps)
+
+
 def load(
     name: str, index: Index, requests: Iterable[Request], augmentation: Augmentation, threads: int = 2
 ) -> Iterator[Batch]:
-    return pick_loader(name)[1](index, requests, augmentation, torch.device("cpu"), threads)
+    return pick_loader(name, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), threads)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +90,85 @@ def test_dali_and_torch_agree(name: str, policy: PolicyName, request: pytest.Fix
         assert torch.equal(one.labels, other.labels)
         assert torch.equal(one.mixup, other.mixup)
         assert np.array_equal(one.samples, other.samples)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ["fashion", "photos"])
+def test_dali_and_torch_agree_on_two_operations(name: str, policy: PolicyName, request: pytest.FixtureRequest) -> None:
+    """The first operation may round to one more or less, the second may stretch that; see test_randaugment.py."""
+    index = request.getfixturevalue(name)
+    augmentation = Augmentation(policy, size=48, resize=56, seed=1, randaugment_ops=2)
+    requests = list(islice(Order(min(len(index), 64), 36, seed=0).micro_batches(2, 0, 1, 18), 4))
+    ours, oracle, plain = (
+        torch.cat([batch.images for batch in load(loader, index, requests, numbers)]).float()
+        for loader, numbers in [
+            ("dali", augmentation),
+            ("torch", augmentation),
+            ("torch", replace(augmentation, randaugment_ops=0)),
+        ]
+    )
+    difference = (ours - oracle).abs().mean((1, 2, 3))
+    assert difference.median() <= 1.5
+    assert (difference > 1.5).float().mean() < 0.15
+    assert ((oracle - plain).abs().mean((1, 2, 3)) > 1.5).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("operations", [0, 2])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_images_do_not_depend_on_the_batch_they_come_in(
+    loader: str, operations: int, policy: PolicyName, photos: Index
+) -> None:
+    augmentation = Augmentation(policy, size=32, resize=40, seed=4, randaugment_ops=operations)
+    samples, positions = np.arange(8) % len(photos), np.arange(100, 108)
+    halves = [Request(samples[half], positions[half]) for half in (slice(0, 4), slice(4, 8))]
+    (whole,) = load(loader, photos, [Request(samples, positions)], augmentation)
+    parts = torch.cat([batch.images for batch in load(loader, photos, halves, augmentation)])
+    assert torch.equal(whole.images, parts)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_warps_move_a_pixel_to_where_they_should(loader: str, write_set: Callable[..., Path], encode: Callable) -> None:
+    size = 16
+    pixels = np.zeros((size, size), np.uint8)
+    pixels[3, 5] = 200
+    index = Index.load(write_set([0], ["a"], images=[encode(pixels)]), "train")
+    turns = [(0, (0, 0)), (90, (0, 0)), (180, (0, 0)), (0, (4, -2)), (90, (4, -2)), (-90, (0, 0)), (0, (0, 13))]
+    places = [(3, 5), (5, 12), (12, 10), (1, 9), (3, 16), (10, 3), (16, 5)]
+    warps = affine_maps(
+        size, np.array([angle for angle, _ in turns]), np.ones(7), np.array([shift for _, shift in turns])
+    )
+    request = Request(np.zeros(7, np.int64), np.arange(7))
+    augmentation = GivenWarps("squash", size, size, warps=warps)
+    (batch,) = load(loader, index, [request], augmentation)
+    for image, (row, column) in zip(batch.images[:, 0].numpy(), places, strict=True):
+        expected = np.zeros((size, size), np.uint8)
+        if row < size and column < size:
+            expected[row, column] = 200
+        # A coordinate that is off by a float's last digits lets a neighbour in by as much.
+        np.testing.assert_allclose(image.astype(int), expected, atol=1)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_warps_are_torchvisions_affine(loader: str, squares: tuple[Index, np.ndarray]) -> None:
+    index, pixels = squares
+    rng = np.random.default_rng(0)
+    angle, scale, shift = rng.uniform(-45, 45, 11), rng.uniform(0.9, 1.1, 11), rng.uniform(-6, 6, (11, 2))
+    augmentation = GivenWarps("squash", SIDE, SIDE, warps=affine_maps(SIDE, angle, scale, shift))
+    (batch,) = load(loader, index, [Request(np.arange(11), np.arange(11))], augmentation)
+    for number, image in enumerate(batch.images):
+        source = torch.from_numpy(pixels[number]).permute(2, 0, 1)
+        expected = F.affine(
+            source,
+            angle=float(angle[number]),
+            translate=shift[number].tolist(),
+            scale=float(scale[number]),
+            shear=[0, 0],
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        difference = (image.float() - expected.float()).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).float().mean() < 0.01
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -191,9 +282,10 @@ def test_ranks_share_the_images_of_one_rank(loader: str, photos: Index) -> None:
 
 
 def test_loader_is_picked_by_name() -> None:
-    assert pick_loader("auto")[0] == pick_loader("dali")[0] == "dali"
-    assert pick_loader("torch")[0] == "torch"
-    assert pick_loader("torch")[1] is not pick_loader("dali")[1]
+    assert [pick_loader("auto", on_gpu)[0] for on_gpu in (True, False)] == ["dali", "torch"]
+    for on_gpu in (True, False):
+        assert [pick_loader(name, on_gpu)[0] for name in ("dali", "torch")] == ["dali", "torch"]
+        assert pick_loader("torch", on_gpu)[1] is not pick_loader("dali", on_gpu)[1]
 
 
 def test_without_dali(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,10 +295,10 @@ def test_without_dali(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     monkeypatch.delitem(sys.modules, "data_pipelines.dali_loader", raising=False)
     monkeypatch.delattr(data_pipelines, "dali_loader", raising=False)
     with pytest.raises(InputError, match=r"pip install nvidia-dali-cuda130, or take --loader torch"):
-        pick_loader("dali")
+        pick_loader("dali", on_gpu=False)
     assert capsys.readouterr().err == ""
-    name, loader = pick_loader("auto")
-    assert (name, loader) == ("torch", pick_loader("torch")[1])
+    name, loader = pick_loader("auto", on_gpu=True)
+    assert (name, loader) == ("torch", pick_loader("torch", on_gpu=True)[1])
     warning = capsys.readouterr().err
     assert warning.startswith("warning: DALI cannot be imported")
-    assert "torchvision" in warning
+    assert "torch" in warning
