@@ -29,11 +29,11 @@ from benchmarks.loading_images import generated_photo, given_photos, lay_out
 from benchmarks.loading_pass import Setting, child_environment
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
-from trainer.environment import _cpu_name, commit
+from trainer.environment import cpu_name, commit
 
 FFCV = ("ffcv_same_files", "ffcv")
 ALL = (*CONTENDERS, *FFCV)
-OURS = "ours_dali"
+OURS = "ours_torch"  # what `--loader auto` takes on a CPU
 TARGETS = {"torchvision_pil": 2.4, "webdataset_pil": 2.7, "ffcv_same_files": 1.0, "ffcv": 1.0}  # ours / theirs
 Part = Literal["contenders", "host", "startup", "gpu"]
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "webdataset", "simplejpeg", "pillow")
@@ -183,7 +183,7 @@ def measure(settings: Loading, folder: Path) -> dict[str, Any]:
     result: dict[str, Any] = {
         "benchmark": "loading",
         "commit": commit(),
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "cores_used": threads},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "cores_used": threads},
         "versions": versions(),
         "arguments": {name: getattr(settings, name) for name in _ARGUMENTS} | {"threads": threads},
         "how": _HOW,

@@ -1,6 +1,5 @@
 """Loading on a GPU: how fast DALI's mixed decoder is by its share of hardware decoding, and whether training waits."""
 
-import inspect
 import json
 import subprocess
 import sys
@@ -25,19 +24,16 @@ def measure_gpu(setting: Setting) -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {"not_measured": "no CUDA device"}
-    from data_pipelines import dali_loader
+    from data_pipelines.dali_loader import batches
 
-    batches: Any = dali_loader.batches
-    loaders = {"default": batches}
-    if "hw_decoder_load" in inspect.signature(batches).parameters:
-        loaders |= {str(load): partial(batches, hw_decoder_load=load) for load in HW_DECODER_LOADS}
     device = torch.device("cuda", 0)
     return {
         "device": torch.cuda.get_device_name(device),
         "batch_size": setting.batch_size,
         "threads": setting.threads,
         "images_per_s_by_hw_decoder_load": {
-            name: images_per_s(loader, setting, device) for name, loader in loaders.items()
+            str(load): images_per_s(partial(batches, hw_decoder_load=load), setting, device)
+            for load in HW_DECODER_LOADS
         },
         "training": train(setting, "r50x1", _STEPS, _LOG_EVERY),
     }

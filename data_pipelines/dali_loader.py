@@ -21,11 +21,14 @@ from data_pipelines.order import Request
 
 # Encoded bytes, anchor, shape, resized, offset, flip; those of RandAugment; the warp. One entry for each image.
 Inputs = tuple[Any, ...]
+HW_DECODER_LOAD = 0.65  # DALI's own default
 _PREFETCH = 2
 
 
 @pipeline_def(enable_conditionals=True)
-def _cut(source: Any, decoder: str, channels: int, size: int, operations: int, warped: bool) -> Any:
+def _cut(
+    source: Any, decoder: str, channels: int, size: int, operations: int, warped: bool, hw_decoder_load: float = HW_DECODER_LOAD
+) -> Any:
     count = 6 + INPUTS * operations + (1 if warped else 0)
     inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)
     encoded, anchor, shape, resized, offset, flip = inputs[:6]
@@ -40,6 +43,7 @@ def _cut(source: Any, decoder: str, channels: int, size: int, operations: int, w
         device=decoder,
         output_type=DALIImageType.GRAY if channels == 1 else DALIImageType.RGB,
         adjust_orientation=False,
+        hw_decoder_load=hw_decoder_load,
     )
     images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
     images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
@@ -53,11 +57,17 @@ def _cut(source: Any, decoder: str, channels: int, size: int, operations: int, w
 
 
 def batches(
-    index: Index, requests: Iterable[Request], augmentation: Augmentation, device: torch.device, threads: int
+    index: Index,
+    requests: Iterable[Request],
+    augmentation: Augmentation,
+    device: torch.device,
+    threads: int,
+    hw_decoder_load: float = HW_DECODER_LOAD,
 ) -> Iterator[Batch]:
     """A batch for each request, in order, decoded on `device` with `threads` CPU threads.
 
     Finite and endless request streams both work; the requests of the batches in flight are kept beside them.
+    hw_decoder_load is the share of JPEG files for the hardware decoder of GPUs that have one.
     """
     stream = iter(requests)
     largest = next(stream, None)  # every stream begins with a batch of full size
@@ -79,6 +89,7 @@ def batches(
         size=augmentation.size,
         operations=augmentation.randaugment_ops,
         warped=views_of(index, largest, augmentation).warp is not None,
+        hw_decoder_load=hw_decoder_load,
         batch_size=len(largest.samples),
         num_threads=threads,
         device_id=device.index or 0 if device.type == "cuda" else None,

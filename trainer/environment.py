@@ -21,14 +21,14 @@ def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "host": platform.node(),
-        "device": torch.cuda.get_device_name(engine.device) if on_gpu else _cpu_name(),
+        "device": torch.cuda.get_device_name(engine.device) if on_gpu else cpu_name(),
         "world_size": engine.world_size,
         "threads_per_rank": engine.threads,
         "loader": loader_name,
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

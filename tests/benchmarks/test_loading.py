@@ -45,7 +45,7 @@ def test_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "results" / "loading.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "loading.py"), "--generate", "3", "--num-images", "6"]
     command += ["--batch-size", "4", "--rounds", "1", "--threads", "1", "--startup-samples", "20000"]
-    command += ["--contenders", "ours_dali", "decode_limit", "ffcv", "--parts", "contenders", "startup", "gpu"]
+    command += ["--contenders", "ours_torch", "decode_limit", "ffcv", "--parts", "contenders", "startup", "gpu"]
     command += ["--ffcv-python", str(tmp_path / "no-python"), "--out", str(out)]
     done = subprocess.run(command, env=child_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -58,8 +58,8 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert result["images"]["files"] == 3
     assert "not representative" in result["images"]["source"]
     contenders = result["contenders"]
-    assert (contenders["ours_dali"]["images"], contenders["decode_limit"]["images"]) == (8, 6)  # whole batches of ours
-    for name in ("ours_dali", "decode_limit"):
+    assert (contenders["ours_torch"]["images"], contenders["decode_limit"]["images"]) == (8, 6)  # whole batches of ours
+    for name in ("ours_torch", "decode_limit"):
         for rate in ("images_per_cpu_s", "images_per_s"):
             assert contenders[name][rate].keys() == {"median", "min", "max"}
             assert contenders[name][rate]["median"] > 0
@@ -71,7 +71,7 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert {"seconds", "private_mb", "shared_mb", "peak_mb"} <= startup["ranks"][0].keys()
     assert {"target_s", "target_mb", "met"} <= startup.keys()
     assert result["gpu"]
-    for text in ("ours_dali", "not run", "start with 27,000 samples", "gpu:", str(out)):
+    for text in ("ours_torch", "not run", "start with 27,000 samples", "gpu:", str(out)):
         assert text in done.stdout
     assert str(tmp_path) not in out.read_text().replace(str(tmp_path / "no-python"), "")
 
@@ -111,7 +111,7 @@ def test_ratios_are_medians_over_rounds() -> None:
         return {"rounds": [{"images_per_cpu_s": rate} for rate in rates]}
 
     contenders = {
-        "ours_dali": rounds(100, 90, 200),
+        "ours_torch": rounds(100, 90, 200),
         "torchvision_pil": rounds(50, 30, 80),
         "decode_limit": rounds(200, 90, 100),
         "ffcv": {"not_run": "absent"},
@@ -120,7 +120,7 @@ def test_ratios_are_medians_over_rounds() -> None:
         "torchvision_pil": {"median": 2.5, "min": 2.0, "max": 3.0, "target": 2.4, "met": True},
         "decode_limit": {"median": 1.0, "min": 0.5, "max": 2.0, "target": None, "met": None},
     }
-    assert loading.ratios({**contenders, "ours_dali": {"not_run": "no DALI"}}) == {}
+    assert loading.ratios({**contenders, "ours_torch": {"not_run": "no DALI"}}) == {}
     contenders["torchvision_pil"] = rounds(50, 50, 40)
     assert not loading.ratios(contenders)["torchvision_pil"]["met"]
 
