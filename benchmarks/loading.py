@@ -29,7 +29,7 @@ from benchmarks.loading_images import generated_photo, given_photos, lay_out
 from benchmarks.loading_pass import Setting, child_environment
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
-from trainer.environment import cpu_name, commit
+from trainer.environment import commit, cpu_name
 
 FFCV = ("ffcv_same_files", "ffcv")
 ALL = (*CONTENDERS, *FFCV)

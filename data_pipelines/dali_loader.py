@@ -27,7 +27,13 @@ _PREFETCH = 2
 
 @pipeline_def(enable_conditionals=True)
 def _cut(
-    source: Any, decoder: str, channels: int, size: int, operations: int, warped: bool, hw_decoder_load: float = HW_DECODER_LOAD
+    source: Any,
+    decoder: str,
+    channels: int,
+    size: int,
+    operations: int,
+    warped: bool,
+    hw_decoder_load: float = HW_DECODER_LOAD,
 ) -> Any:
     count = 6 + INPUTS * operations + (1 if warped else 0)
     inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)

@@ -63,7 +63,7 @@ def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]
     writer = _PartWriter(raw, folder, part, parts, bar)
     with ThreadPoolExecutor(_num_threads(), thread_name_prefix="verify") as pool:
         try:
-            for split, number, chunk in _chunks(images):
+            for split, number, chunk in _chunks(_listed(raw.name, images)):
                 writer.write(split, number, chunk, pool)
                 if most_bad is not None and len(writer.bad) > most_bad:
                     return writer.bad
@@ -76,6 +76,14 @@ def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]
 
 def _num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _listed(name: str, images: Iterable[RawImage]) -> Iterator[RawImage]:
+    """The images; what cannot be listed is the fault of the source, not of the output."""
+    try:
+        yield from images
+    except OSError as error:
+        raise InputError(f"the images of {name} cannot be listed ({error}); mend --root") from error
 
 
 def _chunks(images: Iterable[RawImage]) -> Iterator[tuple[Split, int, list[RawImage]]]:
@@ -210,13 +218,13 @@ def _bad(image: RawImage, reason: str) -> Bad:
 
 
 def _digest(images: list[RawImage]) -> str:
-    """Changes with any key, split or label, with images that are made on the spot, and with places in tars; of files,
-    which may have been moved, only their keys count."""
+    """Changes with any key, split, label or group, with images that are made on the spot, and with places in tars; of
+    files, which may have been moved, only their keys count."""
     digest = hashlib.sha256()
     for image in images:
         label = image.label.tobytes() if isinstance(image.label, np.ndarray) else b"%d" % image.label
         source = image.image if isinstance(image.image, bytes) else b""
         place = image.image.offset if isinstance(image.image, Member) else 0
         key, split = image.key.encode(errors="surrogateescape"), image.split.encode()
-        digest.update(b"%s\0%s\0%s\0%d\0%s\0" % (key, split, label, place, source))
+        digest.update(b"%s\0%s\0%s\0%d\0%d\0%s\0" % (key, split, label, image.group, place, source))
     return digest.hexdigest()

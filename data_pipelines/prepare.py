@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tqdm import tqdm
 
 from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.raw import RawImage, RawSet
@@ -30,7 +29,8 @@ from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.part import ROWS, Bad, finished_shards, progress_bar, write_part
 from data_pipelines.shard_writer import join_shards
-from data_pipelines.shards import MANIFEST, atomic_file, read_manifest, sha256_of, write_manifest
+from data_pipelines.shards import MANIFEST, atomic_file, read_manifest, write_manifest
+from data_pipelines.verify import verify
 
 SPLITS = ("train", "val", "test")
 _SET, _PLAN, _QUARANTINE = "set", "plan.json", "quarantine.csv"
@@ -91,10 +91,10 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     is not the one whose preparation was interrupted.
     """
     out = output.out.resolve()
-    _require_free(out, output.force)
     partial = out.with_name(f".{out.name}.partial")
     folder = partial / _SET
     try:
+        _require_free(out, output.force)
         parts = _agree_on_parts(raw, partial, output.part)
         if not (folder / MANIFEST).is_file():
             _require_space(raw, partial)
@@ -282,27 +282,6 @@ def _list_bad(bad: Iterable[Bad], path: Path) -> None:
     # File names may hold bytes that are no text.
     with path.open("w", newline="", errors="backslashreplace") as file:
         csv.writer(file).writerows([("file", "reason"), *bad])
-
-
-def verify(folder: Path) -> int:
-    """Compare every shard and column of a prepared set with its SHA-256 sum; returns how many files that were.
-
-    Raises InputError naming each that differs.
-    """
-    manifest = read_manifest(folder)
-    expected: dict[Path, str] = {}
-    for split, content in manifest["splits"].items():
-        expected |= {folder / split / shard["file"]: shard["sha256"] for shard in content["shards"]}
-        expected |= {folder / split / f"{name}.npy": sha256 for name, sha256 in content.get("columns", {}).items()}
-    damaged = []
-    with tqdm(total=len(expected), desc=str(folder), unit="file", disable=None) as bar:
-        for path, sha256 in expected.items():
-            if not path.is_file() or sha256_of(path) != sha256:
-                damaged.append(path)
-            bar.update()
-    if damaged:
-        raise InputError(f"not as prepared: {', '.join(map(str, damaged))}; copy the set again, or prepare it again")
-    return len(expected)
 
 
 def summary(manifest: dict[str, Any], folder: Path) -> str:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import secrets
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ class ShardWriter:
         self._path, self._rows = folder / f"{name}.tar", rows / name
         folder.mkdir(parents=True, exist_ok=True)
         rows.mkdir(parents=True, exist_ok=True)
-        self._temporary = folder / f".{name}.{os.getpid()}.tmp"
+        self._temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
         # Open across calls.
         self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
         self._columns: dict[str, list[int]] = {name: [] for name in _ROW_COLUMNS}

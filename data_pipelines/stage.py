@@ -34,7 +34,11 @@ def stage(folder: Path, storage: Path) -> Path:
             if not (copy / MANIFEST).is_file():
                 shutil.rmtree(copy, ignore_errors=True)  # what an interrupted copy left
                 _require_space(folder, files, storage)
-                _copy(folder, files, copy)
+                try:
+                    _copy(folder, files, copy)
+                except BaseException:  # memory of the node, if /dev/shm: not to be left behind
+                    shutil.rmtree(copy, ignore_errors=True)
+                    raise
                 (copy / f".{MANIFEST}").write_text(json.dumps(manifest))
                 (copy / f".{MANIFEST}").rename(copy / MANIFEST)
     except OSError as error:

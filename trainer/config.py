@@ -159,8 +159,8 @@ class RuntimeConfig:
     eval_batch_size: int = 256
     """Images per rank in one evaluation forward pass."""
     loader: Literal["auto", "dali", "torch"] = "auto"
-    """auto: DALI on a GPU, or torch with a warning where DALI cannot be had; torch on a CPU, where it is faster. dali and
-    torch: that one or an error."""
+    """auto: DALI on a GPU, or torch with a warning where DALI cannot be had; torch on a CPU, where it is faster. dali
+    and torch: that one or an error."""
     read_ahead: int = 4
     """Batches whose bytes are asked for before they are decoded, besides those in the loader; 0 switches it off."""
     stage: str | None = None

@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from data_pipelines.datasets.patients import IMAGE_SUFFIXES, Choices, Laterals, Sample, SplitBy, own_set
 from data_pipelines.datasets.raw import RawSet
-from data_pipelines.datasets.reading import require_files
+from data_pipelines.datasets.reading import SPLIT_NAMES, require_files
 from data_pipelines.dicom import DICOM_SUFFIXES
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split, Task, nearest
 
 Label = int | npt.NDArray[np.float32]
 
-_SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _FINDINGS = {0.0: 0.0, 1.0: 1.0, -1.0: float("nan")}
 _SOURCE = "{}; licence as of the original"
 
@@ -236,21 +235,21 @@ def _given_splits(table: _Table, column: str | None) -> list[Split]:
     if column is None:
         return ["train"] * len(table.lines)
     cells = [cell.lower() for cell in table.cells[column]]
-    unknown = sorted(set(cells) - _SPLIT_NAMES.keys())
+    unknown = sorted(set(cells) - SPLIT_NAMES.keys())
     if unknown:
         found = f"{column!r} is {unknown[0]!r}"
         others = f" (also: {', '.join(map(repr, unknown[1:6]))})" if unknown[1:] else ""
         raise InputError(
-            f"{table.at(cells.index(unknown[0]))}: {found}{others}; it must be one of {', '.join(_SPLIT_NAMES)}"
+            f"{table.at(cells.index(unknown[0]))}: {found}{others}; it must be one of {', '.join(SPLIT_NAMES)}"
         )
     if "train" not in cells:
         raise InputError(f"{table.path}: no row has {column!r} = train")
-    return [_SPLIT_NAMES[cell] for cell in cells]
+    return [SPLIT_NAMES[cell] for cell in cells]
 
 
 def _split_folders(root: Path) -> dict[Split, Path]:
     folders: dict[Split, Path] = {}
-    for name, split in _SPLIT_NAMES.items():
+    for name, split in SPLIT_NAMES.items():
         if (root / name).is_dir():
             if split in folders:
                 raise InputError(f"{folders[split]} and {root / name} are both the {split} split; keep one")

@@ -89,6 +89,9 @@ class RawSet:
     expected_images: int | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        assert self.task == "single_label" or self.equal_images == "stored each", "findings are not class numbers"
+
 
 def key_of(name: str) -> str:
     """The key of an image of that relative path or name: without dots, because webdataset takes everything up to the

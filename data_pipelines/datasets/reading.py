@@ -9,7 +9,10 @@ from typing import Any
 
 from data_pipelines.datasets.raw import RawImage
 from data_pipelines.errors import InputError
+from data_pipelines.index import Split
 
+# What splits are called in folders, files and tables.
+SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _MISSING_SHARE = 0.05  # more than that is no damage but a wrong or unfinished root
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.datasets.raw import Member, RawImage, RawSet, carved, key_of
-from data_pipelines.datasets.reading import Repeatable, require_fractions
+from data_pipelines.datasets.reading import SPLIT_NAMES, Repeatable, require_fractions
 from data_pipelines.datasets.tars import OpenTar
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
@@ -18,8 +18,7 @@ from data_pipelines.index import Split
 Label = int | str
 
 _IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp"}
-_SPLIT_WORDS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_SPLIT_IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(_SPLIT_WORDS)})(?![a-z])")
+_SPLIT_IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
 _MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/]+)", re.DOTALL)
 _META = re.compile(r"__[^/]*__(?:$|/)")  # not a sample, by webdataset's convention
 _MOST_CLASSES = 1_000_000
@@ -92,7 +91,7 @@ def webdataset(
 
 def _shards(root: Path) -> list[_Shard]:
     shards = [_Shard(path, path.stem, _split_in_name(path)) for path in sorted(root.glob("*.tar"))]
-    for word, split in _SPLIT_WORDS.items():
+    for word, split in SPLIT_NAMES.items():
         shards += [_Shard(path, f"{word}/{path.stem}", split) for path in sorted((root / word).glob("*.tar"))]
     if not shards:
         raise InputError(
@@ -107,7 +106,7 @@ def _shards(root: Path) -> list[_Shard]:
 
 
 def _split_in_name(path: Path) -> Split | None:
-    splits = {_SPLIT_WORDS[word] for word in _SPLIT_IN_NAME.findall(path.stem.lower())}
+    splits = {SPLIT_NAMES[word] for word in _SPLIT_IN_NAME.findall(path.stem.lower())}
     if len(splits) > 1:
         raise InputError(f"{path} names several splits; put it into a folder train, val or test")
     return splits.pop() if splits else None

@@ -12,7 +12,9 @@ import webdataset as wds
 
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index
-from data_pipelines.shards import COLUMNS, read_manifest, sha256_of
+from data_pipelines.shard_writer import ShardWriter, join_shards
+from data_pipelines.shards import COLUMNS, EncodedImage, read_manifest, sha256_of
+from data_pipelines.verify import verify
 
 CLASSES = ("cat", "dog", "eel")
 LABELS = [0, 2, 1, 1, 0, 2, 2]
@@ -213,6 +215,80 @@ def test_damage_is_refused_with_file_and_remedy(prepared: Path, tmp_path: Path, 
         Index.load(folder, "train")
     assert str(folder) in str(raised.value)
     assert "prepare the set again" in str(raised.value)
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+# None of these has another size, and the index of a few rows looks sound.
+FLIPS = ["000000.tar", "000003.tar", "labels.npy", "group.npy", "width.npy"]
+
+
+@pytest.mark.parametrize("name", FLIPS)
+def test_verification_names_the_file_with_a_flipped_bit(prepared: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "copied"
+    shutil.copytree(prepared, folder)
+    assert verify(folder) == len(list((folder / "train").iterdir())) == 4 + 7
+    flip(folder / "train" / name, -1 if name.endswith("npy") else 700)
+    Index.load(folder, "train")
+    with pytest.raises(InputError) as raised:
+        verify(folder)
+    assert str(raised.value) == (f"not as prepared: {folder / 'train' / name}; copy the set again, or prepare it again")
+
+
+def test_verification_names_every_file_that_is_damaged_or_missing(prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copied"
+    shutil.copytree(prepared, folder)
+    flip(folder / "train" / "000002.tar", 1000)
+    (folder / "train" / "height.npy").unlink()
+    with pytest.raises(InputError, match=r"not as prepared: \S+/000002\.tar, \S+/height\.npy; copy"):
+        verify(folder)
+
+
+def test_sets_of_older_manifests_are_verified_without_their_columns(prepared: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "older"
+    shutil.copytree(prepared, folder)
+    change_manifest(lambda manifest: manifest["splits"]["train"].pop("columns"))(folder)
+    assert verify(folder) == 4
+    assert len(Index.load(folder, "train")) == 7
+    flip(folder / "train" / "000001.tar", -1)
+    with pytest.raises(InputError, match=r"not as prepared: \S+/000001\.tar; "):
+        verify(folder)
+
+
+def test_two_images_of_one_key_are_refused_by_name(tmp_path: Path) -> None:
+    picture = EncodedImage(b"picture", "png", 1, 1, 1)
+    shards = []
+    for number, keys in enumerate((["one", "two"], ["three", "two"])):
+        writer = ShardWriter(tmp_path, tmp_path / "rows", f"{number:06d}", number, CLASSES, "single_label")
+        for key in keys:
+            writer.add(key, picture, 0)
+        shards.append(writer.close())
+    with pytest.raises(InputError, match="two images have the key 'two'; rename one of the files"):
+        join_shards(tmp_path, tmp_path / "rows", [shards], "stored each")
+    assert not list(tmp_path.glob("*.npy"))
+
+
+def test_a_shard_stands_under_its_name_when_it_is_whole(tmp_path: Path) -> None:
+    def begun() -> ShardWriter:
+        writer = ShardWriter(tmp_path, tmp_path / "rows", "000000", 0, CLASSES, "single_label")
+        writer.add("one", EncodedImage(b"picture", "png", 1, 1, 1), 2)
+        return writer
+
+    writer = begun()
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".tmp"]
+    writer.discard()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    content = begun().close(source="of it")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        f"000000.{s}" for s in ("json", "npz", "tar")
+    ]
+    assert json.loads((tmp_path / "rows" / "000000.json").read_text()) == content
+    assert (content["file"], content["images"], content["source"]) == ("000000.tar", 1, "of it")
+    assert content["sha256"] == sha256_of(tmp_path / "000000.tar")
 
 
 def test_missing_split_is_named(prepared: Path) -> None:

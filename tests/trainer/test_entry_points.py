@@ -51,7 +51,7 @@ def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     assert "test top-1 accuracy" in output
     result = json.loads((source / "result.json").read_text())
     assert result["test"]["images"] == 2000
-    assert result["loader"] == read_metrics(source)[0]["loader"] == "dali"
+    assert result["loader"] == read_metrics(source)[0]["loader"] == "torch"
     assert json.loads((source / "status.json").read_text())["state"] == "finished"
     assert load(numbered(source)[-1]).about["classes"][0] == "T-shirt"
 

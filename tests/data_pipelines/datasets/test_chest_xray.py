@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from empty_files import splits_of, touch
 
 from data_pipelines.datasets import chest_xray, padchest_table, xray_tables
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
@@ -54,17 +55,6 @@ def images_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (chest_xray, padchest_table):
         monkeypatch.setattr(module, "locate", locate)
     monkeypatch.setattr(chest_xray, "require_some", lambda *_: None)
-
-
-def touch(root: Path, files: Iterable[str]) -> None:
-    """Empty files: readers do not open them."""
-    for file in files:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).touch()
-
-
-def splits_of(raw: RawSet) -> dict[str, str]:
-    return {image.key: image.split for image in raw.images}
 
 
 def labels_of(raw: RawSet) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from empty_files import splits_of, touch
 
 from data_pipelines.datasets import padchest_table
 from data_pipelines.datasets.chest_xray import padchest
@@ -46,17 +47,6 @@ CLASSES = {
     "Support Devices": 918,
     "Tuberculosis": 226,
 }
-
-
-def touch(root: Path, files: Iterable[str]) -> None:
-    """Empty files: readers do not open them."""
-    for file in files:
-        (root / file).parent.mkdir(parents=True, exist_ok=True)
-        (root / file).touch()
-
-
-def splits_of(raw: RawSet) -> dict[str, str]:
-    return {image.key: image.split for image in raw.images}
 
 
 def parted_patients(raw: RawSet) -> int:

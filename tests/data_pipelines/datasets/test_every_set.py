@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.io
 import webdataset as wds
+from empty_files import touch
 from PIL import Image
 from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
@@ -47,20 +48,14 @@ def fill(root: Path, channels: int = 3) -> Path:
     return root
 
 
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
 def class_folders(root: Path, _: WriteTar) -> dict[str, Any]:
-    touch(root, *(f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range(20)))
+    touch(root, (f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range(20)))
     return {"root": fill(root)}
 
 
 def table(root: Path, _: WriteTar) -> dict[str, Any]:
     names = [f"films/{number}.png" for number in range(40)]
-    touch(root, *names)
+    touch(root, names)
     rows = [f"{name},{number % 2},{'' if number % 3 else 1},p{number // 2}" for number, name in enumerate(names)]
     (root / "films.csv").write_text("\n".join(["path,edema,mass,patient", *rows]))
     labels = {"label_columns": ("edema", "mass"), "patient_column": "patient", "xray_size": 32}
@@ -77,8 +72,8 @@ def tars(root: Path, _: WriteTar) -> dict[str, Any]:
 
 def imagenet1k(root: Path, _: WriteTar) -> dict[str, Any]:
     for wnid in WNIDS:
-        touch(root, *(f"train/{wnid}/{wnid}_{number}.JPEG" for number in range(30)))
-        touch(root, *(f"val/{wnid}/ILSVRC2012_val_{number}{wnid}.JPEG" for number in range(3)))
+        touch(root, (f"train/{wnid}/{wnid}_{number}.JPEG" for number in range(30)))
+        touch(root, (f"val/{wnid}/ILSVRC2012_val_{number}{wnid}.JPEG" for number in range(3)))
     return {"root": fill(root), "val_fraction": 0.2}
 
 
@@ -109,7 +104,7 @@ def cifar100(root: Path, _: WriteTar) -> dict[str, Any]:
 
 
 def flowers102(root: Path, _: WriteTar) -> dict[str, Any]:
-    touch(root, *(f"jpg/image_{number:05d}.jpg" for number in range(1, 31)))
+    touch(root, (f"jpg/image_{number:05d}.jpg" for number in range(1, 31)))
     scipy.io.savemat(root / "imagelabels.mat", {"labels": [[1 + number % 3 for number in range(30)]]})
     splits = {"trnid": range(1, 19), "valid": range(19, 25), "tstid": range(25, 31)}
     scipy.io.savemat(root / "setid.mat", {name: [list(ids)] for name, ids in splits.items()})
@@ -122,7 +117,7 @@ def pets(root: Path, _: WriteTar) -> dict[str, Any]:
         breeds = (("Abyssinian", "1 1 1"), ("beagle", "2 2 1"))
         lines = [f"{breed}_{number} {ids}" for breed, ids in breeds for number in numbers]
         (root / "annotations" / f"{name}.txt").write_text("\n".join(lines))
-        touch(root, *(f"images/{line.split()[0]}.jpg" for line in lines))
+        touch(root, (f"images/{line.split()[0]}.jpg" for line in lines))
     return {"root": fill(root), "val_fraction": 0.2}
 
 
