@@ -27,23 +27,27 @@ DICOM_SUFFIXES = {".dcm", ".dicom"}
 _HEAD_BYTES = 132  # a preamble of 128 bytes that mean nothing, then the letters
 _MAX_PIXELS = 1 << 28  # a header alone can ask for any amount of memory
 _MAX_JPEG_TAIL = 64  # bytes from the end marker on: some writers pad
-_FACTS = ("PatientID", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "Modality")
+_FACTS = ("PatientID", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "Modality", "PatientSex", "PatientAge")
 _VIEW_OF_WORD = {
     "PA": "PA", "POSTERO": "PA", "POSTEROANTERIOR": "PA", "AP": "AP", "ANTERO": "AP", "ANTEROPOSTERIOR": "AP",
     "LAT": "LATERAL", "LATERAL": "LATERAL",
 }  # fmt: skip
+_PER_YEAR, _OLDEST = {"D": 365, "W": 52, "M": 12, "Y": 1}, 90
 _LATERAL_VIEWS = {"LATERAL", "LL", "RL"}
 
 
 @dataclass(frozen=True)
 class DicomFacts:
     """What a header tells. patient: the PatientID, None where it is blank; view: PA, AP, LATERAL, LL, RL, or "" where
-    it is none of them or not said; lateral: None where the view is not said; modality: "DX", "CR" ..., or ""."""
+    it is none of them or not said; lateral: None where the view is not said; modality: "DX", "CR" ..., or ""; sex: M, F,
+    O or ""; age: whole years, above 89 as 90, or ""."""
 
     patient: str | None
     view: str
     lateral: bool | None
     modality: str
+    sex: str = ""
+    age: str = ""
 
 
 def is_dicom(head: bytes) -> bool:
@@ -70,6 +74,8 @@ def dicom_facts(path: Path) -> DicomFacts:
         view=view,
         lateral=view in _LATERAL_VIEWS if view else None,
         modality=_text(dataset, "Modality").upper(),
+        sex=sex if (sex := _text(dataset, "PatientSex").upper()) in ("M", "F", "O") else "",
+        age=_years(_text(dataset, "PatientAge")),
     )
 
 
@@ -261,6 +267,15 @@ def _view(text: str) -> str:
     if any(word.startswith("DECUB") for word in words):  # the patient lies on the side; the picture is frontal
         views.discard("LATERAL")
     return views.pop() if len(views) == 1 else ""
+
+
+def _years(age: str) -> str:
+    """An age string (part 5, section 6.2), such as 061Y or 018M, in whole years."""
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", age.upper())
+    if match is None:
+        return ""
+    # Who is older is known to few: such ages are not told apart in public data either.
+    return str(min(_OLDEST, int(match[1]) // _PER_YEAR[match[2]]))
 
 
 # Elements may be missing, empty, of several values or of another type than the standard says.

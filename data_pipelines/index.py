@@ -24,6 +24,7 @@ METRIC: dict[Task, Metric] = {"single_label": "top1", "multi_label": "auc"}
 Array = npt.NDArray[Any]
 
 _CHECKED_ROWS = 16
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +118,19 @@ class Index:
         """The keys of some samples, as they stand in the shards."""
         return [self._reader.key(self.shard[row], int(self.offset[row])) for row in np.atleast_1d(rows)]
 
+    def facts(self) -> list[dict[str, str]]:
+        """What is known of each sample besides its labels, such as sex, age or view: {} where nothing is. Reads the
+        member behind each image."""
+        rows = zip(self.shard, self.offset, self.length, strict=True)
+        return [self._reader.description(*map(int, row)).get("facts", {}) for row in rows]
+
+    @property
+    def xray_side(self) -> int | None:
+        """The side of images that are grey squares of one size, of patients: X-rays that `prepare` cropped and shrank."""
+        side = int(self.height[0]) if len(self) else 0
+        is_shrunk = side > 0 and self.patients != "none" and self.channels == 1
+        return side if is_shrunk and (self.height == side).all() and (self.width == side).all() else None
+
     def read_ahead(self, rows: Array) -> None:
         """Ask the system to fetch the bytes of some samples, without waiting for them."""
         for shard, offset, length in zip(self.shard[rows], self.offset[rows], self.length[rows], strict=True):
@@ -163,19 +177,42 @@ class Index:
         fingerprint = digest_of(taken.fingerprint, list(classes))
         return replace(taken, fingerprint=fingerprint, classes=tuple(classes), labels=renumber[taken.labels])
 
+    def one_label(self) -> "Index":
+        """The samples of a multi-label set with exactly one positive finding, labelled with it; unlabelled findings are
+        not held against a sample. A single-label set is returned as it is. Raises InputError if no sample is left."""
+        if self.task == "single_label":
+            return self
+        positive = np.asarray(self.labels) == 1
+        rows = np.flatnonzero(positive.sum(axis=1) == 1)
+        if len(rows) == 0:
+            raise InputError(f"no image of {', '.join(sorted(set(self.origins)))} has exactly one positive finding")
+        taken = self.take(rows)
+        return replace(
+            taken,
+            task="single_label",
+            metric=METRIC["single_label"],
+            fingerprint=digest_of(taken.fingerprint, "one label"),
+            labels=positive[rows].argmax(axis=1),
+        )
+
+    def below(self, count: int) -> list[str]:
+        """The classes of a single-label set with fewer samples than that, and how many they have: "cat (3)"."""
+        counts = np.bincount(self.labels, minlength=self.num_classes)
+        return [f"{name} ({found})" for name, found in zip(self.classes, counts, strict=True) if found < count]
+
     def few_shot(self, shots: int, seed: int, at_most: bool = False) -> "Index":
         """`shots` samples of each class, drawn by `seed`; the draw for fewer shots is part of the draw for more.
 
         Raises InputError when a class has fewer, unless `at_most` takes what there is.
         """
         self._require_single_label("few-shot selection")
-        counts = np.bincount(self.labels, minlength=self.num_classes)
-        short = [f"{name} ({count})" for name, count in zip(self.classes, counts, strict=True) if count < shots]
+        short = self.below(shots)
         if short and not at_most:
             raise InputError(
-                f"{shots} shots asked for, but some classes have fewer training images: {', '.join(short)}; "
+                f"{shots} shots asked for, but some classes have fewer training images: {some_of(short)}; "
                 "ask for fewer shots, or take what there is with --shots-at-most"
             )
+        counts = np.bincount(self.labels, minlength=self.num_classes)
         by_class = np.lexsort([hash64(seed, np.arange(len(self))), self.labels])
         first_of_class = np.cumsum(counts) - counts
         rank_in_class = np.arange(len(self)) - np.repeat(first_of_class, counts)
@@ -183,7 +220,10 @@ class Index:
 
     def _require_single_label(self, what: str) -> None:
         if self.task != "single_label":
-            raise InputError(f"{what} needs one label per image; this set is multi-label")
+            raise InputError(
+                f"{what} needs one label per image; this set is multi-label (--one-label takes the images with exactly "
+                "one positive finding)"
+            )
 
 
 def _load_column(path: Path, rows: int, kind: str, ndim: int) -> Array:
@@ -207,6 +247,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """The end of an error message: "; did you mean ...?" or "; known: ..."."""
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are: "cat, dog and 3 more"."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def require_distinct(classes: Sequence[str]) -> None:

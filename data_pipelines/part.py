@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial as bind
 from itertools import islice
@@ -172,7 +172,7 @@ class _PartWriter:
             if digest in places:
                 shard.refer(places[digest], image.label)
                 continue
-            place = shard.add(image.key, verified, image.label, image.group, digest)
+            place = shard.add(image.key, verified, image.label, image.group, digest, image.facts)
             if self._merges:
                 places[digest] = place
         return bad, channels
@@ -189,14 +189,7 @@ class _PartWriter:
             waiting.extend(islice(stream, 1))
 
     def _verify_one(self, image: RawImage) -> EncodedImage | str:
-        try:
-            return self._verify(image.read())
-        except InputError:  # a decoder that is not installed is no fault of the image
-            raise
-        except UnidentifiedImageError:
-            return "no image format that is known"
-        except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
-            return (f"{type(error).__name__}: {error}".splitlines() or ["unknown"])[0]
+        return verified_or_reason(image.read, self._verify)
 
     def _any_mended(self, images: list[RawImage], bad_keys: list[str], pool: ThreadPoolExecutor) -> bool:
         """Whether an image that was bad is sound by now."""
@@ -213,12 +206,24 @@ class _PartWriter:
             self._places[split].setdefault(digest, {name: values[row] for name, values in columns.items()})
 
 
+def verified_or_reason(read: Callable[[], bytes], verify: Callable[[bytes], EncodedImage]) -> EncodedImage | str:
+    """What `verify` makes of the bytes that are read, or why it cannot. Raises InputError for a missing decoder."""
+    try:
+        return verify(read())
+    except InputError:  # a decoder that is not installed is no fault of the image
+        raise
+    except UnidentifiedImageError:
+        return "no image format that is known"
+    except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
+        return (f"{type(error).__name__}: {error}".splitlines() or ["unknown"])[0]
+
+
 def _bad(image: RawImage, reason: str) -> Bad:
     return (image.key if isinstance(image.image, bytes) else str(image.image)), reason
 
 
 def _digest(images: list[RawImage]) -> str:
-    """Changes with any key, split, label or group, with images that are made on the spot, and with places in tars; of
+    """Changes with any key, split, label, group or fact, with images that are made on the spot, and with places in tars; of
     files, which may have been moved, only their keys count."""
     digest = hashlib.sha256()
     for image in images:
@@ -227,4 +232,6 @@ def _digest(images: list[RawImage]) -> str:
         place = image.image.offset if isinstance(image.image, Member) else 0
         key, split = image.key.encode(errors="surrogateescape"), image.split.encode()
         digest.update(b"%s\0%s\0%s\0%d\0%d\0%s\0" % (key, split, label, image.group, place, source))
+        if image.facts:
+            digest.update(json.dumps(dict(image.facts), sort_keys=True).encode())
     return digest.hexdigest()

@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,11 @@ class ShardWriter:
         label: int | npt.NDArray[np.float32],
         group: int = NO_GROUP,
         digest: int = 0,
+        facts: Mapping[str, str] | None = None,
     ) -> dict[str, int]:
         """Append a sample: a class number, or float32 [C] with NaN = unlabelled; `group` keeps a patient together,
-        `digest` is equal for images that are equal. Returns where it lies, for `refer`."""
+        `digest` is equal for images that are equal, `facts` stand beside its label. Returns where it lies, for
+        `refer`."""
         place = {
             "shard": self.number,
             "offset": self._tar.offset + BLOCK_BYTES,
@@ -67,7 +69,7 @@ class ShardWriter:
             "digest": digest,
         }
         _add_member(self._tar, f"{key}.{image.suffix}", image.encoded)
-        _add_member(self._tar, f"{key}.json", json.dumps(self._describe(label)).encode())
+        _add_member(self._tar, f"{key}.json", json.dumps(self._describe(label) | ({"facts": dict(facts)} if facts else {})).encode())
         self.refer(place, label)
         self._num_images += 1
         return place

@@ -127,6 +127,15 @@ class ShardReader:
         header = self._map(shard)[offset - BLOCK_BYTES : offset].tobytes()
         return tarfile.TarInfo.frombuf(header, "utf-8", "strict").name.rpartition(".")[0]
 
+    def description(self, shard: int, offset: int, length: int) -> dict[str, Any]:
+        """What the member behind an image says of it: its label, and maybe "facts"."""
+        mapped = self._map(shard)
+        start = offset + -(-length // BLOCK_BYTES) * BLOCK_BYTES
+        size = tarfile.TarInfo.frombuf(mapped[start : start + BLOCK_BYTES].tobytes(), "utf-8", "strict").size
+        start += BLOCK_BYTES
+        content: dict[str, Any] = json.loads(mapped[start : start + size].tobytes())
+        return content
+
     def read_ahead(self, shard: int, offset: int, length: int) -> None:
         """Ask the system to fetch these bytes of the mapped file, without waiting for them."""
         mapped: Any = self._map(shard)

@@ -6,8 +6,10 @@ is executed on loading.
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,8 @@ from torch import Tensor
 from data_pipelines.errors import InputError
 from trainer.files import write_atomically
 
-FORMAT = "bitscale checkpoint 1"
+FAMILY = "bitscale checkpoint"
+FORMAT = f"{FAMILY} 1"
 FOLDER = "checkpoints"
 BEST = "best.safetensors"
 _NAME = re.compile(r"step_(\d{8})\.safetensors")
@@ -42,7 +45,8 @@ def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
         for part in ("model", "momentum")
         for name, tensor in state[part].items()
     }
-    about = about | {"weights": fingerprint(state["model"])}
+    weights = {name: tensors[f"model.{name}"] for name in state["model"]}
+    about = about | {"weights": fingerprint(weights)}
     header = {"format": FORMAT, "loss_scaler": json.dumps(state["loss_scaler"]), "about": json.dumps(about)}
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(".*.tmp"):  # by a start that was killed while it saved
@@ -50,28 +54,43 @@ def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
     write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def fingerprint(weights: dict[str, Tensor]) -> str:
-    """A short name for weights, from their names and norms: equal weights have equal ones."""
-    names = sorted(weights)
-    norms = [norm.item() for norm in torch._foreach_norm([weights[name].detach() for name in names])]
-    return hashlib.sha256(json.dumps([names, norms]).encode()).hexdigest()[:16]
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """A short name for weights, from their names, shapes and bytes: equal weights have equal ones on any machine."""
+
+    def digest(name: str) -> bytes:
+        tensor = weights[name].detach().cpu().contiguous()
+        hashed = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        hashed.update(tensor.view(-1).view(torch.uint8).numpy().data)
+        return hashed.digest()
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
+        return hashlib.sha256(b"".join(pool.map(digest, sorted(weights)))).hexdigest()[:16]
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint to the CPU. Raises InputError for a file that is no whole checkpoint of this format."""
+def load(path: Path, parts: Sequence[str] = ("model", "momentum")) -> Checkpoint:
+    """Read a checkpoint, or parts of its state, to the CPU. Raises InputError for a file that is no whole checkpoint of
+    this format."""
     with _opened(path) as (file, header):
         state: dict[str, Any] = {"model": {}, "momentum": {}, "loss_scaler": json.loads(header["loss_scaler"])}
         for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
             part, _, parameter = name.partition(".")
-            state[part][parameter] = file.get_tensor(name)
-        return Checkpoint(state, json.loads(header["about"]))
+            tensors = state[part]
+            if part in parts:
+                tensors[parameter] = file.get_tensor(name)
+        return Checkpoint(state, _about(header))
 
 
 def describe(path: Path) -> dict[str, Any]:
     """What a checkpoint says `about` itself, without reading its tensors. Raises InputError as `load` does."""
     with _opened(path) as (_, header):
-        about: dict[str, Any] = json.loads(header["about"])
-        return about
+        return _about(header)
+
+
+def _about(header: dict[str, str]) -> dict[str, Any]:
+    about = json.loads(header["about"])
+    if not isinstance(about, dict):
+        raise ValueError("its description is no mapping")
+    return about
 
 
 @contextmanager
@@ -121,14 +140,3 @@ def prune(run_dir: Path, keep: int) -> None:
     """Delete all but the newest `keep` numbered checkpoints."""
     for path in numbered(run_dir)[:-keep]:
         path.unlink()
-
-
-def backbone(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """The weights less the head."""
-    return {name: tensor for name, tensor in checkpoint.state["model"].items() if not name.startswith("head.")}
-
-
-def differing(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    """Names of tensors that are missing, unknown, or of another shape."""
-    shapes, found_shapes = ({name: tensor.shape for name, tensor in part.items()} for part in (expected, found))
-    return sorted(name for name in shapes.keys() | found_shapes.keys() if shapes.get(name) != found_shapes.get(name))

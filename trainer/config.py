@@ -17,6 +17,7 @@ from trainer.models.bit import MODELS, HeadInit
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
+Mode = Literal["finetune", "probe", "knn"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -62,10 +63,12 @@ class DataConfig:
     """class: every class has the same share of an epoch; set: every joined set has."""
     classes: tuple[str, ...] = ()
     """Only the images of these classes, or only these findings; empty for all."""
+    one_label: bool = False
+    """Of a multi-label set only the images with exactly one positive finding, as a single-label task."""
     shots: int | None = None
     """Training images per class, drawn by the seed; None for all."""
     shots_at_most: bool = False
-    """Take what there is of classes with fewer images than shots, instead of refusing."""
+    """Take what there is of classes with fewer images than shots, or with none, instead of refusing."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -95,11 +98,17 @@ class ModelConfig:
     head_init: HeadInit = "zero"
     """Initial weights of the classification head."""
     pretrained: str | None = None
-    """Run folder or checkpoint whose weights, less the head, the model starts from."""
+    """Weights to start from: a run folder, a file, or a published name; the head is new unless --keep-head."""
+    keep_head: bool = False
+    """Start from the pre-trained head, too: the classes must be its own."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
         _require(self.name in MODELS, f"unknown model {self.name!r}{nearest(self.name, list(MODELS))}")
+        _require(
+            self.pretrained is not None or not self.keep_head,
+            "--keep-head needs pre-trained weights: there is no head yet",
+        )
 
 
 @dataclass(frozen=True)
@@ -153,9 +162,21 @@ class RuntimeConfig:
     more than rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    engine: Literal["ddp"] = "ddp"
-    micro_batch_size: int | None = None
-    """Most images per rank in one forward pass; a rank's share of the batch is accumulated from these. None: all."""
+    engine: Literal["ddp", "horovod", "deepspeed"] = "ddp"
+    """What moves gradients between ranks; all of them give the same weights."""
+    zero_stage: int = 0
+    """ddp and deepspeed: 1 parts momentum over the ranks, 2 (deepspeed) gradients too."""
+    bucket_mb: int = 25
+    """Gradients that travel together, megabytes; 0 (horovod): each by itself."""
+    gradient_compression: Literal["none", "bf16", "fp16"] = "none"
+    """What gradients are rounded to while they travel."""
+    connect_timeout_s: int = 60
+    """Seconds to wait at the start until all ranks are there."""
+    timeout_s: int = 600
+    """Seconds without an answer after which another rank counts as lost."""
+    micro_batch_size: int | Literal["auto"] | None = None
+    """Most images per rank in one forward pass; a rank's share of the batch is accumulated from these. None: all; auto:
+    all, halved as often as memory demands."""
     eval_batch_size: int = 256
     """Images per rank in one evaluation forward pass."""
     loader: Literal["auto", "dali", "torch"] = "auto"
@@ -180,11 +201,43 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
-        for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints"):
+        counts = ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
+        for name in (*counts, "connect_timeout_s", "timeout_s"):
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, str):
+                is_auto = (name, value) == ("micro_batch_size", "auto")
+                _require(is_auto, f"{flag} is {value!r}, neither a number nor 'auto'")
+                continue
             _require(value is None or value > 0, f"{flag} is {value}; it must be at least 1")
         _require(self.read_ahead >= 0, f"--read-ahead is {self.read_ahead}; it must not be negative")
+        _require(self.bucket_mb >= 0, f"--bucket-mb is {self.bucket_mb}; it must not be negative")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        _require(
+            self.zero_stage != 3,
+            "--zero-stage 3 parts the weights too and gathers them layer by layer, twice a step; the weights of the "
+            "largest model (r152x4) take 3.7 GB of each GPU, so that would cost time and gain nothing. Take 2",
+        )
+        stages = {"ddp": (0, 1), "horovod": (0,), "deepspeed": (0, 1, 2)}[self.engine]
+        _require(
+            self.zero_stage in stages,
+            f"--engine {self.engine} has no --zero-stage {self.zero_stage}; it has {', '.join(map(str, stages))}",
+        )
+        _require(
+            (self.zero_stage, self.micro_batch_size) != (2, "auto"),
+            "--zero-stage 2 sends gradients after every micro-batch, so ranks cannot try sizes by themselves; give "
+            "--micro-batch-size as a number, or take --zero-stage 1",
+        )
+        _require(
+            self.bucket_mb > 0 or self.engine == "horovod",
+            f"--bucket-mb 0 is for horovod; with --engine {self.engine} it must be at least 1",
+        )
+        _require(
+            (self.engine, self.gradient_compression) != ("horovod", "bf16"),
+            "Horovod cannot add up bf16; take --gradient-compression fp16 or none",
+        )
 
 
 @dataclass(frozen=True)
@@ -201,6 +254,8 @@ class Config:
     """Of the forward and backward pass; weights and their update are fp32."""
     eval_every: int | None = None
     """Steps between two evaluations on the val split; the best of them is kept. None: at the end only."""
+    mode: Annotated[Mode, tyro.conf.Suppress] = "finetune"
+    """All layers are trained; or a linear probe, or nearest neighbours, on the features of the frozen backbone."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -219,7 +274,8 @@ class Config:
                 "--micro-batch-size": self.runtime.micro_batch_size,
             }
             for flag, size in sizes.items():
-                _require(size is None or size % 2 == 0, f"MixUp mixes neighbours in pairs: {flag} {size} must be even")
+                even = not isinstance(size, int) or size % 2 == 0
+                _require(even, f"MixUp mixes neighbours in pairs: {flag} {size} must be even")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -227,12 +283,21 @@ class Config:
         return plain
 
 
+# Settings that configurations of earlier versions do not have, and what these versions did.
+_ADDED: dict[str, Any] = {"mode": "finetune", "data.one_label": False, "model.keep_head": False}
+
+
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """One line per setting that differs between two configurations, `runtime` aside."""
+    """One line per setting that differs between two configurations, `runtime` aside. A setting that an older program
+    did not know yet had its default; where weights were read from does not count, but which they are."""
     lines = []
+    weights = old.get("pretrained_weights")
+    same_weights = weights is not None and weights == new.get("pretrained_weights")
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name, "absent"), new.get(name, "absent")
-        if prefix + name == "runtime" or before == after:
+        if prefix + name == "runtime" or before == after or (name not in old and _ADDED.get(prefix + name) == after):
+            continue
+        if prefix + name == "model.pretrained" and same_weights:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
             lines += differences(before, after, f"{prefix}{name}.")

@@ -4,13 +4,13 @@ configuration."""
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from data_pipelines.errors import InputError, RunError
@@ -20,11 +20,13 @@ from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
 from trainer.files import read_json, write_json
 from trainer.job import Job, make_job
-from trainer.loop import evaluate, train
 from trainer.metrics import METRIC_NAME, metric_of
-from trainer.models.bit import build_model
-from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.tracking import Tracker, write_status
+from trainer.models.weights import describe_weights
+from trainer.preflight import preflight
+from trainer.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
+from trainer.signals import Stopped
+from trainer.tracking import write_status
+from trainer.training import train_and_predict, wait_for_all
 
 CONFIG = "config.json"
 RESULT = "result.json"
@@ -40,20 +42,32 @@ class Start:
     """Go on with the run that is in the folder; --no-resume takes a new folder beside it."""
     resume_anyway: bool = False
     """Go on although the configuration changed."""
+    preflight_only: bool = False
+    """Check what every start on several ranks checks first, and stop."""
 
 
 def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Run to the end and return the result, which `result.json` holds too; `about` is put into it.
+    """Train to the end and return the result, which `result.json` holds too; `about` is put into it.
 
     Raises InputError for what the user can mend, RunError when training cannot go on.
     """
+    return carry_out(config, start, engine, about, train_and_predict)
+
+
+def carry_out(
+    config: Config, start: Start, engine: Engine, about: dict[str, Any], work: Callable[[Job, Engine], Outcome]
+) -> dict[str, Any]:
+    """What `run` says, for any work."""
     run_dir = _run_dir(config, start, engine)
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
-    settings = config.to_dict() | {"data_fingerprint": job.train.fingerprint}
-    if config.model.pretrained is not None:
-        settings["model"]["pretrained_weights"] = checkpoint.describe(_source(config))["weights"]
-    result = _finished(run_dir, settings, start)
+    settings = settings_of(config, job.train.fingerprint)
+    environment = describe_environment(engine, job.loader_name)
+    if engine.world_size > 1 or start.preflight_only:
+        preflight(engine, job, settings, environment)
+    if start.preflight_only:
+        return {}
+    result = finished(run_dir, settings, start)
     if result is not None:
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
         if engine.rank == 0:
@@ -62,14 +76,16 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
     if engine.rank == 0:
         for warning in job.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-    environment = describe_environment(engine, job.loader_name)
-    _wait_for_all(engine)  # every rank has looked at the folder before one writes to it
+    wait_for_all(engine)  # every rank has looked at the folder before one writes to it
     if engine.rank == 0:
-        _open_folder(run_dir, settings, environment)
+        _open_folder(job, settings, environment)
     with _status_kept(job, engine):
-        seconds = _train(job, engine)
-        _wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
+        outcome = work(job, engine)
         result = {
+            "mode": config.mode,
+            "source_sets": [],
+            "overlap_excluded": False,
+            "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
             **about,
             "run": str(run_dir),
             "task": job.train.task,
@@ -80,21 +96,36 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
             "train_images": len(job.train),
             "loader": job.loader_name,
             "environment": environment,
-            "seconds": seconds,
-            **_final_metrics(job, engine),
+            "seconds": outcome.seconds,
+            **outcome.details,
+            **final_metrics(outcome.predicted),
         }
+        if engine.rank == 0:
+            save_predictions(run_dir, outcome.predicted)
     if engine.rank == 0:
         write_json(run_dir / RESULT, result)
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     return result
 
 
-def _open_folder(run_dir: Path, settings: dict[str, Any], environment: dict[str, Any]) -> None:
+def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
+    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
+    settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
+    if config.model.pretrained is not None:
+        settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
+    return settings
+
+
+def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> None:
+    run_dir = job.run_dir
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / RESULT).unlink(missing_ok=True)  # of other settings, or it would have been returned
+        for name in (RESULT, PREDICTIONS, SUBSET):  # of other settings, or the result would have been returned
+            (run_dir / name).unlink(missing_ok=True)
         write_json(run_dir / CONFIG, settings)
         write_json(run_dir / "environment.json", environment)
+        if job.config.data.shots is not None:
+            write_subset(run_dir, job.train)
     except OSError as error:
         raise InputError(f"{run_dir} cannot be written ({error}); choose another --run-dir") from error
 
@@ -126,10 +157,6 @@ def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
     return run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")
 
 
-def _wait_for_all(engine: Engine) -> None:
-    engine.sum(torch.zeros(1))
-
-
 def _check_batch(config: Config, job: Job, engine: Engine) -> None:
     units, parts = config.global_batch_size // job.order.unit, engine.world_size
     if units < parts:
@@ -141,7 +168,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
         print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally", file=sys.stderr)
 
 
-def _finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str, Any] | None:
+def finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str, Any] | None:
     """The result of a finished run with these settings. Raises InputError if the folder holds a run with others."""
     before = read_json(run_dir / CONFIG)
     if before is None:
@@ -163,81 +190,6 @@ def _finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str
     return result if isinstance(result, dict) and not differences(result.get("settings", {}), settings) else None
 
 
-def _train(job: Job, engine: Engine) -> float:
-    """Build, resume and train; returns seconds."""
-    config = job.config
-    torch.manual_seed(config.seed)
-    model = build_model(config.model.name, job.train.num_classes, config.model.head_init)
-    if config.model.pretrained is not None:
-        _load_backbone(model, config)
-    optim = config.optim
-    optimizer = SGDAGC(
-        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.paper_code),
-        lr=0.0,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        nesterov=optim.paper_code,
-    )
-    size = config.data.image_size
-    example = torch.zeros(job.micro_batch_size(engine), size, size, job.train.channels, dtype=torch.uint8)
-    engine.prepare(model, optimizer, example.permute(0, 3, 1, 2))
-    first_step, best = _resume(job, engine)
-    tracker = Tracker(job.run_dir, engine.rank, first_step, job.total_steps, config.name)
-    started = time.monotonic()
-    try:
-        write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
-        tracker.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
-        train(job, engine, tracker, first_step, best)
-    finally:
-        tracker.close()
-    return time.monotonic() - started
-
-
-def _source(config: Config) -> Path:
-    return checkpoint.chosen(Path(str(config.model.pretrained)))
-
-
-def _load_backbone(model: torch.nn.Module, config: Config) -> None:
-    path = _source(config)
-    loaded = checkpoint.load(path)
-    if loaded.about["model"] != config.model.name:
-        raise InputError(
-            f"{path} holds a {loaded.about['model']}, not a {config.model.name}; take --model {loaded.about['model']}"
-        )
-    weights = checkpoint.backbone(loaded)
-    expected = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
-    wrong = checkpoint.differing(expected, weights)
-    if wrong:
-        raise InputError(f"{path} does not fit {config.model.name}: {', '.join(wrong[:5])} missing or of another shape")
-    model.load_state_dict(weights, strict=False)
-
-
-def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
-    """Load the newest checkpoint: steps done and the best metric so far; (0, None) without one."""
-    found = checkpoint.numbered(job.run_dir)
-    # Rank 0 decides: another node's view of the folder may be older.
-    step = int(engine.sum(torch.tensor(checkpoint.step_of(found[-1]) if engine.rank == 0 and found else 0)))
-    if step == 0:
-        return 0, None
-    loaded = checkpoint.load(checkpoint.path_of(job.run_dir, step))
-    engine.load_state_dict(loaded.state)
-    if engine.rank == 0:
-        print(f"resuming {job.run_dir} at step {loaded.about['step']}", flush=True)
-    return loaded.about["step"], loaded.about["best"]
-
-
-def _final_metrics(job: Job, engine: Engine) -> dict[str, Any]:
-    """Metrics of the chosen checkpoint on val and test, and which one it is. The only time that test is read."""
-    path = checkpoint.chosen(job.run_dir)
-    loaded = checkpoint.load(path)
-    engine.load_state_dict(loaded.state)
-    metrics: dict[str, Any] = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
-    for name, index in (("val", job.val), ("test", job.test)):
-        if index is not None:
-            metrics[name] = evaluate(job, engine, index) | {"images": len(index)}
-    return metrics
-
-
 @contextmanager
 def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
     """Leave status.json saying how the run ended, whichever way it does."""
@@ -252,9 +204,21 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
     def terminated(number: int, frame: Any) -> None:
         sys.exit(128 + number)
 
-    previous = signal.signal(signal.SIGTERM, terminated)
+    # Outside the loop there is nothing to save: SIGTERM ends the run, and SIGUSR1, a time limit coming near, leaves the
+    # evaluation the time that is left.
+    previous = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, terminated),
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    }
     try:
         yield
+    except Stopped as stopped:
+        by = stopped.received.name if stopped.received else "a signal to another rank"
+        leave("resumable", f"stopped by {by}")
+        if engine.rank == 0:
+            print(f"stopped by {by}; the same command goes on with {job.run_dir} from step {stopped.step}", flush=True)
+        engine.close()
+        raise
     except RankLostError as error:
         leave("resumable", str(error))
         raise
@@ -273,4 +237,5 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         leave("failed", f"{type(error).__name__}: {error}")
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data_pipelines import library
 from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augmentation
 from data_pipelines.batch import Batch
 from data_pipelines.concat import concat, near_misses
 from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split, splits_of
+from data_pipelines.index import Index, Split, some_of, splits_of
 from data_pipelines.loaders import Loader, pick_loader, read_ahead
 from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
@@ -52,7 +53,19 @@ class Job:
     def micro_batch_size(self, engine: Engine) -> int:
         """Images of the largest forward pass of this rank."""
         share = len(self.order.step(0, engine.rank, engine.world_size).samples)
-        return min(share, self.config.runtime.micro_batch_size or share)
+        limit = self.config.runtime.micro_batch_size
+        return share if limit is None or limit == "auto" else min(share, limit)
+
+    @property
+    def held_out(self) -> dict[Split, Index]:
+        """The splits that are not trained on, of those there are."""
+        splits: dict[Split, Index | None] = {"val": self.val, "test": self.test}
+        return {split: index for split, index in splits.items() if index is not None}
+
+    def blank_images(self, count: int) -> Tensor:
+        """Black images as a loader hands them out, uint8 [count, C, S, S] on the CPU."""
+        size = self.config.data.image_size
+        return torch.zeros(count, size, size, self.train.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def load(
         self, engine: Engine, index: Index, requests: Iterable[Request], augmentation: Augmentation
@@ -82,6 +95,8 @@ def make_job(config: Config, run_dir: Path) -> Job:
     )
     epochs = config.schedule.epochs or 0
     total_steps = config.schedule.steps or ceil(epochs * order.epoch_size / config.global_batch_size)
+    if config.mode != "finetune":
+        total_steps = 0
     return Job(
         config=config,
         run_dir=run_dir,
@@ -110,10 +125,16 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "task": train.task,
             "metric": train.metric,
             "classes": list(train.classes),
+            "sets": sorted(set(train.origins)),
             "image_size": data.image_size,
+            "resize": data.resize,
+            "eval_view": data.eval_view,
+            "channels": train.channels,
+            "xray_size": train.xray_side,
+            "precision": config.precision,
             "data_fingerprint": train.fingerprint,
         },
-        warnings=_warnings(config, folders, total_steps),
+        warnings=_warnings(config, folders, train, total_steps),
     )
 
 
@@ -125,7 +146,8 @@ def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
 
 def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:
     """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
-    it. Raises InputError if only some have it: a metric over part of the sets would pass for one over all."""
+    it. Raises InputError if only some have it: a metric over part of the sets would pass for one over all; and for
+    classes without training images, unless shots_at_most."""
     having = [folder for folder in folders if split in splits_of(read_manifest(folder))]
     if not having:
         return None
@@ -133,9 +155,20 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
         lacking = ", ".join(str(folder) for folder in folders if folder not in having)
         raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
     indexes = [Index.load(folder, split) for folder in folders]
-    index = concat(indexes, data.classes or data.join)
-    if split == "train" and data.shots is not None:
-        index = index.few_shot(data.shots, seed, data.shots_at_most)
+    if data.one_label:  # over all findings: those that are not chosen count as well
+        index = concat(indexes, data.join).one_label()
+        index = index.take_classes(data.classes) if data.classes else index
+    else:
+        index = concat(indexes, data.classes or data.join)
+    if split != "train":
+        return index
+    if data.shots is not None:
+        return index.few_shot(data.shots, seed, data.shots_at_most)
+    if index.task == "single_label" and not data.shots_at_most and (missing := index.below(1)):
+        raise InputError(
+            f"some classes have no training image: {some_of(missing)}; choose the others with --classes, or train "
+            "without images of these with --shots-at-most"
+        )
     return index
 
 
@@ -150,10 +183,12 @@ def make_schedule(config: Config, total_steps: int, num_images: int) -> Callable
     return lambda step: learning_rate(step, peak, kind, total_steps, warmup_steps)
 
 
-def _warnings(config: Config, folders: Sequence[Path], total_steps: int) -> tuple[str, ...]:
+def _warnings(config: Config, folders: Sequence[Path], train: Index, total_steps: int) -> tuple[str, ...]:
     """What is allowed and hardly meant."""
     warnings = []
-    schedule = config.schedule
+    schedule, shots = config.schedule, config.data.shots
+    if train.task == "single_label" and (short := train.below(shots or 1)):
+        warnings.append(f"classes with fewer than {shots or 1} training images: {some_of(short)}")
     if schedule.kind == "step" and schedule.warmup_steps > decay_steps(total_steps)[0]:
         warnings.append(f"{schedule.warmup_steps} warm-up steps reach into the first decay")
     if len(folders) > 1 and not config.data.classes:

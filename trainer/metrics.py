@@ -1,16 +1,22 @@
-"""What is reported of logits [N, C] and labels, computed once from all of them."""
+"""What is reported of logits [N, C] and labels, computed once from all of them. Shares, not percent."""
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc
 
 from data_pipelines.index import METRIC, Index, Metric
 from trainer.losses import loss_sum
 
 METRIC_NAME: dict[Metric, str] = {"top1": "top-1 accuracy", "auc": "mean AUC"}
 _TOP = 5
+_CHUNK_ELEMENTS = 1 << 22
+_DECIMALS = 9  # of log odds: equal ones stay equal in whatever order they were summed
+Float64s = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 def metric_of(result: dict[str, Any]) -> Metric:
@@ -20,46 +26,116 @@ def metric_of(result: dict[str, Any]) -> Metric:
 
 
 def compute_metrics(logits: Tensor, index: Index) -> dict[str, float]:
-    """Means over the N samples of an index; logits float32 [N, C] in its order. Shares, not percent.
+    """What a run watches while it trains; logits float32 [N, C] in the order of the index.
 
-    Single-label: loss, top1, top5 (from six classes on), and where the set reports AUC that of each class against the
-    rest, by its softmax. Multi-label: loss, and AUC by finding. AUC: auc (mean over classes or findings), auc/<name>;
-    those that lack positives or negatives have none and are left out of the mean.
+    Single-label: loss, top1, top5 (from six classes on), and where the set reports AUC, that. Multi-label: loss, AUC.
+    AUC: auc (mean over classes or findings) and auc/<name>, see `all_metrics`.
     """
-    labels = torch.from_numpy(index.labels.copy())
-    if index.task == "single_label":
-        metrics = {"loss": loss_sum(logits, labels, index.task).item() / len(labels)}
-        metrics["top1"] = (logits.argmax(dim=1) == labels).float().mean().item()
-        if index.num_classes > _TOP:
-            metrics["top5"] = (logits.topk(_TOP).indices == labels[:, None]).any(dim=1).float().mean().item()
-        if index.metric != "auc":
-            return metrics
-        one_hot = torch.nn.functional.one_hot(labels, index.num_classes).float()
-        return metrics | _areas(_log_odds(logits.double()), one_hot, index.classes)
-    num_labels = int((~labels.isnan()).sum())
-    loss = loss_sum(logits, labels, index.task).item() / max(1, num_labels)
-    return {"loss": loss} | _areas(logits, labels, index.classes)
+    labels = torch.from_numpy(np.array(index.labels))
+    metrics = _loss_and_accuracy(logits, labels)
+    if index.metric != "auc" and labels.ndim == 1:
+        return metrics
+    areas = {f"auc/{curve.name}": curve.auc for curve in _curves(logits, labels, index.classes)}
+    return metrics | {"auc": _mean(areas.values())} | areas
 
 
-def _log_odds(logits: Tensor) -> Tensor:
-    """log(p / (1 - p)) of the softmax p, [N, C]: in its order, without the ties where p comes to 1."""
-    others = [logits[:, [j for j in range(logits.shape[1]) if j != i]] for i in range(logits.shape[1])]
-    return logits - torch.stack([of.logsumexp(dim=1) for of in others], dim=1)
+def all_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """What a run reports at its end; logits float32 [N, C], labels int64 [N], or [N, C] with NaN = unlabelled.
+
+    Single-label: loss, top1, top5 (from six classes on), and each class against the rest: auc and ap by the softmax,
+    f1 and recall by the argmax. Multi-label: loss, and of each finding auc, ap, and f1 of what is above 0.5.
+    auc, ap and f1 are means over classes; auc/<name> and so on are of one. `left_out` says which classes have no auc
+    and ap; those without positives have neither f1 nor recall. Means over no class are NaN. As in scikit-learn.
+    """
+    metrics = _loss_and_accuracy(logits, labels)
+    each: dict[str, dict[str, float]] = {"auc": {}, "ap": {}, "f1": {}, "recall": {}}
+    for curve in _curves(logits, labels, classes):
+        each["auc"][curve.name], each["ap"][curve.name] = curve.auc, curve.ap
+    single = labels.ndim == 1
+    chosen = _one_hot(logits.argmax(dim=1), len(classes)) if single else (logits > 0).numpy()
+    for i, (name, positive, negative) in enumerate(known_labels(labels, classes)):
+        if positive.any():
+            num_positive, hits = int(positive.sum()), int(chosen[positive, i].sum())
+            each["f1"][name] = 2 * hits / (num_positive + int(chosen[positive | negative, i].sum()))
+            if single:
+                each["recall"][name] = hits / num_positive
+    for kind, values in each.items():
+        if kind != "recall":
+            metrics[kind] = _mean(values.values())
+        metrics |= {f"{kind}/{name}": value for name, value in values.items()}
+    return metrics
 
 
-def _areas(scores: Tensor, labels: Tensor, names: tuple[str, ...]) -> dict[str, float]:
-    """AUC of each column and their mean; labels 0, 1 or NaN."""
-    areas = {}
-    for i, name in enumerate(names):
-        labelled = ~labels[:, i].isnan()
-        known = labels[labelled, i].long()
-        if 0 < known.sum() < len(known):
-            areas[f"auc/{name}"] = binary_auroc(_ranks(scores[labelled, i]), known).item()
-    return {"auc": sum(areas.values()) / len(areas) if areas else float("nan")} | areas
+def left_out(labels: Tensor, classes: Sequence[str]) -> list[str]:
+    """The classes or findings that have no positives or no negatives, and so no AUC and no average precision."""
+    known = known_labels(labels, classes)
+    return [name for name, positive, negative in known if not (positive.any() and negative.any())]
 
 
-def _ranks(scores: Tensor) -> Tensor:
-    """Each score's place among the different ones, float64 in [0, 1): an order without the ties that a sigmoid makes
-    of large logits."""
-    places = scores.unique(return_inverse=True)[1]
-    return places.double() / len(scores)
+class _Curve(NamedTuple):
+    name: str
+    auc: float
+    ap: float
+
+
+def _loss_and_accuracy(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    if labels.ndim > 1:
+        num_labels = int((~labels.isnan()).sum())
+        return {"loss": loss_sum(logits.double(), labels, "multi_label").item() / max(1, num_labels)}
+    metrics = {"loss": loss_sum(logits.double(), labels, "single_label").item() / len(labels)}
+    metrics["top1"] = (logits.argmax(dim=1) == labels).double().mean().item()
+    if logits.shape[1] > _TOP:
+        metrics["top5"] = (logits.topk(_TOP).indices == labels[:, None]).any(dim=1).double().mean().item()
+    return metrics
+
+
+def _mean(values: Any) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else float("nan")
+
+
+def _one_hot(labels: Tensor, num_classes: int) -> Bools:
+    hot: Bools = labels.numpy()[:, None] == np.arange(num_classes)
+    return hot
+
+
+def known_labels(labels: Tensor, classes: Sequence[str]) -> Iterator[tuple[str, Bools, Bools]]:
+    """The name of each class or finding, and which samples are known to have it and not to have it, bool [N]."""
+    array = labels.numpy()
+    for i, name in enumerate(classes):
+        column = array[:, i] if array.ndim > 1 else array == i
+        yield name, column == 1, column == 0
+
+
+def _curves(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> Iterator[_Curve]:
+    """AUC and average precision of the classes or findings that have positives and negatives."""
+    scores = log_odds(logits) if labels.ndim == 1 else logits.T.contiguous().numpy()
+    for column, (name, positive, negative) in zip(scores, known_labels(labels, classes), strict=True):
+        if positive.any() and negative.any():
+            yield _Curve(name, *_areas(column, positive, negative))
+
+
+def _areas(scores: npt.NDArray[Any], positive: Bools, negative: Bools) -> tuple[float, float]:
+    """Areas under the ROC curve and the step curve of precision over recall; equal scores are one threshold."""
+    order = np.argsort(-scores)
+    last = np.append(np.diff(scores[order]) != 0, True)  # of the samples with this score
+    hits = np.cumsum(positive[order])[last]
+    alarms = np.cumsum(negative[order])[last]
+    new_hits, new_alarms = np.diff(hits, prepend=0), np.diff(alarms, prepend=0)
+    auc = np.sum(new_alarms * (hits - new_hits / 2)) / (hits[-1] * alarms[-1])
+    called = np.maximum(hits + alarms, 1)  # 0 while only unlabelled samples are above the threshold
+    return float(auc), float(np.sum(new_hits * (hits / called)) / hits[-1])
+
+
+def log_odds(logits: Tensor) -> Float64s:
+    """log(p / (1 - p)) of the softmax p, float64 [C, N]: in its order, without the ties where p comes to 1."""
+    odds = np.empty((logits.shape[1], len(logits)))
+    rows = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+    for start in range(0, len(logits), rows):
+        part = logits[start : start + rows].double()
+        largest = part.argmax(dim=1, keepdim=True)
+        others = part.logsumexp(dim=1, keepdim=True) + torch.log1p(-part.softmax(dim=1))
+        # Of the largest, 1 - p would lose its digits.
+        without = part.scatter(1, largest, -torch.inf).logsumexp(dim=1, keepdim=True)
+        odds[:, start : start + rows] = (part - others.scatter(1, largest, without)).T.numpy()
+    return odds.round(_DECIMALS, out=odds)

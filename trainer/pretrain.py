@@ -70,6 +70,7 @@ def make_plan(config: Config, start: Start) -> dict[str, Any]:
         parameters = sum(p.numel() for p in build_model(config.model.name, job.train.num_classes).parameters())
     return {
         "name": config.name,
+        "run_dir": str(job.run_dir),
         "total_steps": job.total_steps,
         "global_batch_size": config.global_batch_size,
         "train_images": len(job.train),
@@ -87,7 +88,7 @@ def main() -> None:
         return
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
     result = run(config, start, engine, {"kind": "pretrain"})
-    if engine.rank == 0:
+    if engine.rank == 0 and not start.preflight_only:
         print(summary(result))
     engine.close()
 

@@ -1,4 +1,5 @@
-"""Stops a run whose loss is no longer a number, and says which images it was."""
+"""Reads what the ranks report of each step: a loss that is no longer a number stops the run and says which images it
+was; a rank that was asked to stop stops all."""
 
 from typing import NamedTuple
 
@@ -15,36 +16,41 @@ _SHOWN_KEYS = 8
 class _Seen(NamedTuple):
     step: int
     lr: float
-    losses: Tensor
+    report: Tensor
     copied: torch.cuda.Event | None
 
 
 class LossWatch:
-    """Checks the loss of every step, one step late, so that reading it never makes a GPU wait."""
+    """Reads the reports of every step, one step late, so that reading never makes a GPU wait."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
         self._seen: _Seen | None = None
+        self.stop_asked = False
+        """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
 
-    def see(self, step: int, lr: float, rank_losses: Tensor) -> None:
-        """Check the step before, and take note of this one; `rank_losses` is [world size], the same on every rank."""
+    def see(self, step: int, lr: float, report: Tensor) -> None:
+        """Check the step before, and take note of this one; `report` is [world size + 1], the same on every rank: the
+        loss of each rank, and the number of ranks that were asked to stop."""
         self.settle()
         copied = None
-        if rank_losses.is_cuda:
-            on_host = torch.empty_like(rank_losses, device="cpu", pin_memory=True)
-            rank_losses = on_host.copy_(rank_losses, non_blocking=True)
+        if report.is_cuda:
+            on_host = torch.empty_like(report, device="cpu", pin_memory=True)
+            report = on_host.copy_(report, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-        self._seen = _Seen(step, lr, rank_losses, copied)
+        self._seen = _Seen(step, lr, report, copied)
 
     def settle(self) -> None:
         """Check what was noted last. Raises RunError on every rank if a rank's loss is not finite."""
         if self._seen is None:
             return
-        step, lr, losses, copied = self._seen
+        step, lr, report, copied = self._seen
         self._seen = None
         if copied is not None:
             copied.synchronize()
+        losses = report[:-1]
+        self.stop_asked = bool(report[-1])
         ranks = torch.nonzero(~losses.isfinite()).flatten().tolist()
         if ranks:
             self._stop(step, lr, ranks, len(losses))

@@ -30,6 +30,7 @@ def csv_table(
     label_columns: tuple[str, ...] = (),
     patient_column: str | None = None,
     split_column: str | None = None,
+    fact_columns: tuple[str, ...] = (),
     split_by: SplitBy = "patient",
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
@@ -52,6 +53,7 @@ def csv_table(
         label_columns: Findings: 1, 0, or blank or -1 for unlabelled.
         patient_column: Patient of each image; without it, PatientID of DICOM files.
         split_column: train, val or test for each image; without it, splits are carved.
+        fact_columns: By what results are to be told apart, such as sex, age, view, site: kept with each image.
         split_by: image: even if images of one patient may come into train and into test.
         val_fraction: Of the patients or images in train, where the table has no val; 0 for none.
         test_fraction: Likewise.
@@ -64,7 +66,7 @@ def csv_table(
     _require_root(root)
     if (label_column is None) == (not label_columns):
         raise InputError("pass either --label-column NAME (one class) or --label-columns NAME NAME ... (findings)")
-    optional = [name for name in (label_column, *label_columns, patient_column, split_column) if name is not None]
+    optional = [name for name in (label_column, *label_columns, patient_column, split_column, *fact_columns) if name is not None]
     content = _read_table(table, [path_column, *optional])
     names = _names(content, path_column)
     task: Task = "multi_label" if label_columns else "single_label"
@@ -78,7 +80,7 @@ def csv_table(
     )
     return own_set(
         root,
-        [Sample(*row) for row in zip(names, labels, splits, patients, strict=True)],
+        [Sample(*row) for row in zip(names, labels, splits, patients, _facts(content, fact_columns), strict=True)],
         choices,
         has_patients=patient_column is not None,
         name=table.stem,
@@ -229,6 +231,10 @@ def _findings(table: _Table, columns: Sequence[str]) -> tuple[Sequence[Label], l
                     f"{table.at(row)}: {name!r} is {cell!r}; it must be 1, 0, or blank or -1 for unlabelled"
                 ) from None
     return list(labels), classes
+
+
+def _facts(table: _Table, columns: Sequence[str]) -> list[dict[str, str]]:
+    return [{name: table.cells[name][row] for name in columns} for row in range(len(table.lines))]
 
 
 def _given_splits(table: _Table, column: str | None) -> list[Split]:

@@ -1,9 +1,9 @@
 """Listed files as a data set whose splits part no patient, by the patients of a table or of DICOM headers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -32,12 +32,14 @@ _BLOCK = 4096  # headers asked for at once: bounds the memory
 
 @dataclass(frozen=True)
 class Sample:
-    """A file before its header is read. name: relative to the root; patient: of a table, None where that is blank."""
+    """A file before its header is read. name: relative to the root; patient: of a table, None where that is blank;
+    facts: of a table."""
 
     name: str
     label: int | npt.NDArray[np.float32]
     split: Split = "train"
     patient: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patient
             image=root / sample.name,
             label=sample.label,
             group=NO_GROUP if sample.patient is None else group_of(sample.patient),
+            facts=_known_facts(facts.get(sample.name), sample.facts),
         )
         for sample, split in zip(samples, splits, strict=True)
     ]
@@ -96,6 +99,12 @@ def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patient
         notes=(*notes, *leaks, *_class_notes(images, about["classes"])),
         **about,
     )
+
+
+def _known_facts(header: DicomFacts | None, of_table: Mapping[str, str]) -> dict[str, str]:
+    """View, sex and age of a DICOM header, and what the table says, which comes first."""
+    known = {"view": header.view, "sex": header.sex, "age": header.age} if header else {}
+    return {name: value for name, value in (known | dict(of_table)).items() if value}
 
 
 def _is_lateral(header: DicomFacts | None) -> bool:

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -32,13 +32,15 @@ class Member:
 @dataclass(frozen=True)
 class RawImage:
     """One image. `image`: a file, a member of a tar, or its encoded bytes; `label`: a class number, or float32 [C] with
-    NaN = unlabelled; `group`: equal for images that must stay in one split (one patient), -1 when unknown."""
+    NaN = unlabelled; `group`: equal for images that must stay in one split (one patient), -1 when unknown; `facts`: by
+    what to tell results apart, such as {"sex": "F", "age": "61", "view": "PA"}."""
 
     key: str
     split: Split
     image: Path | Member | bytes
     label: int | npt.NDArray[np.float32]
     group: int = NO_GROUP
+    facts: Mapping[str, str] = field(default_factory=dict)
 
     def read(self) -> bytes:
         """The encoded bytes. Raises OSError."""

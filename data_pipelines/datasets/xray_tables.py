@@ -4,7 +4,7 @@ import importlib.util
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -20,6 +20,7 @@ View = Literal["PA", "AP", "AP Supine", "L", "COSTAL"]
 VIEWS: tuple[View, ...] = ("PA", "AP", "AP Supine", "L", "COSTAL")
 Labels = npt.NDArray[np.float32]
 
+_FACTS = ("view", "sex", "age")
 _SAMPLED_FILES = 20
 _MOST_MISSING = 0.05
 
@@ -28,7 +29,8 @@ _MOST_MISSING = 0.05
 class XrayImages(Sequence[RawImage]):
     """The rows of a table as images, each made when it is asked for: 377,000 paths at once take hundreds of MB.
 
-    names: of which the keys are made. files: relative to `root`. labels: int64 [N], or float32 [N, C].
+    names: of which the keys are made. files: relative to `root`. labels: int64 [N], or float32 [N, C]. facts: by name,
+    such as "view", a text for each image.
     """
 
     root: Path
@@ -37,6 +39,7 @@ class XrayImages(Sequence[RawImage]):
     splits: Sequence[Any]
     labels: npt.NDArray[Any]
     groups: npt.NDArray[np.int64]
+    facts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,7 +53,8 @@ class XrayImages(Sequence[RawImage]):
             return [self[one] for one in range(*row.indices(len(self)))]
         label = int(self.labels[row]) if self.labels.ndim == 1 else self.labels[row]
         path = self.root / self.files[row]
-        return RawImage(key_of(self.names[row]), self.splits[row], path, label, int(self.groups[row]))
+        facts = {name: values[row] for name, values in self.facts.items() if values[row]}
+        return RawImage(key_of(self.names[row]), self.splits[row], path, label, int(self.groups[row]), facts)
 
 
 def xray_set(
@@ -74,6 +78,7 @@ def xray_set(
         table["split"].tolist(),
         labels,
         groups.to_numpy(dtype=np.int64),
+        {name: table[name].fillna("").astype(str).tolist() for name in _FACTS if name in table},
     )
     return RawSet(
         images=images,

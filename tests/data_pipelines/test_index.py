@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.concat import concat
 from data_pipelines.errors import InputError
-from data_pipelines.index import Balance, Index
+from data_pipelines.index import Balance, Index, some_of
 from data_pipelines.shards import MANIFEST, ShardReader
 
 CLASSES = ("cat", "dog", "eel")
@@ -126,12 +127,59 @@ def test_few_shot_is_balanced_nested_and_drawn_by_seed(animals: Index, shots: in
     assert keys(few) == keys(animals.few_shot(shots, seed=3))
     assert set(keys(animals.few_shot(max(shots - 1, 1), seed=3))) <= set(keys(few))
     assert len({tuple(keys(animals.few_shot(shots, seed))) for seed in range(12)}) > 6
+    for cls in range(3):  # from 1 to all of the smallest class, each draw holds the one before and one image more
+        drawn = [{k for k, c in zip(keys(one), one.labels, strict=True) if c == cls} for one in draws_of(animals)]
+        assert [len(one) for one in drawn] == [1, 2, 3, 4, 5, 6]
+        assert all(one < other for one, other in pairwise(drawn))
+
+
+def draws_of(index: Index) -> list[Index]:
+    return [index.few_shot(shots, seed=3) for shots in range(1, 7)]
+
+
+def test_five_seeds_are_five_subsets_of_several_images(animals: Index) -> None:
+    for shots in (1, 2, 5):
+        subsets = [tuple(keys(animals.few_shot(shots, seed))) for seed in range(5)]
+        assert len(set(subsets)) == 5
+        assert subsets == [tuple(keys(animals.few_shot(shots, seed))) for seed in range(5)]
 
 
 def test_few_shot_draws_every_image_about_as_often(animals: Index) -> None:
     drawn = [key for seed in range(600) for key in keys(animals.few_shot(1, seed))]
     counts = np.array([drawn.count(key) for key in keys(animals)])
     assert np.abs(counts * np.bincount(LABELS)[LABELS] / 600 - 1).max() < 0.6
+
+
+def test_one_label(load: Callable[..., Index]) -> None:
+    labels = [[1, 0, 0], [0, NAN, 1], [1, 1, 0], [0, 0, 0], [NAN, NAN, NAN], [NAN, 1, NAN], [1, 1, 1], [0, 0, 1]]
+    findings = replace(load(labels, ("edema", "mass", "nodule")), patients="apart", weight=np.arange(8) / 7)
+    single = findings.one_label()
+    assert keys(single) == ["image-000", "image-001", "image-005", "image-007"]
+    assert single.labels.tolist() == [0, 2, 1, 2]
+    assert single.labels.dtype == np.int64
+    assert (single.task, single.metric, single.patients, single.classes) == (
+        "single_label",
+        "top1",
+        "apart",
+        findings.classes,
+    )
+    assert single.weight is not None
+    assert single.weight.tolist() == [0, 1 / 7, 5 / 7, 1]
+    assert single.fingerprint not in {findings.fingerprint, findings.take(np.array([0, 1, 5, 7])).fingerprint}
+    assert np.bincount(single.few_shot(1, seed=0).labels).tolist() == [1, 1, 1]
+    assert single.one_label() is single
+    with pytest.raises(InputError, match="no image of small has exactly one positive finding"):
+        findings.take(np.array([2, 3, 4])).one_label()
+
+
+def test_classes_below_a_number_of_images(animals: Index) -> None:
+    assert animals.below(6) == []
+    assert animals.below(7) == ["cat (6)"]
+    assert animals.below(9) == ["cat (6)", "eel (8)"]
+    assert animals.take(np.flatnonzero(animals.labels == 0)).below(1) == ["dog (0)", "eel (0)"]
+    assert some_of(["a"]) == "a"
+    assert some_of([str(i) for i in range(20)]).endswith("18, 19")
+    assert some_of([str(i) for i in range(21)]).endswith("18, 19 and 1 more")
 
 
 def test_few_shot_refuses_small_classes_or_takes_what_there_is(animals: Index) -> None:
@@ -152,7 +200,7 @@ def test_take_classes_renumbers_in_the_given_order(animals: Index) -> None:
 
 def test_selections_need_one_label_per_image(load: Callable[..., Index]) -> None:
     findings = load([[0, 1]], ("edema", "mass"))
-    with pytest.raises(InputError, match="few-shot selection needs one label per image"):
+    with pytest.raises(InputError, match=r"few-shot selection needs one label per image.*--one-label"):
         findings.few_shot(1, seed=0)
     with pytest.raises(InputError, match="a choice of classes needs one label per image"):
         findings.take_classes(["edema"])

@@ -1,6 +1,7 @@
 """Run a function on several real ranks, each a process of its own."""
 
 import os
+import queue
 import socket
 import traceback
 from collections.abc import Callable
@@ -18,8 +19,8 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
     `function` must be importable by name; results must pickle. Raises AssertionError with a rank's traceback.
     """
     context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    port = _free_port()
+    results = context.Queue()
+    port = free_port()
     processes = [
         context.Process(target=_rank, args=(rank, world_size, port, results, function, arguments), daemon=True)
         for rank in range(world_size)
@@ -28,7 +29,12 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
         process.start()
     by_rank: dict[int, Any] = {}
     for _ in processes:
-        rank, ok, result = results.get()
+        try:
+            rank, ok, result = results.get(timeout=TIMEOUT_S)
+        except queue.Empty:
+            for process in processes:
+                process.kill()
+            raise AssertionError(f"of {world_size} ranks only {sorted(by_rank)} came to an end") from None
         if not ok:
             for process in processes:
                 process.kill()
@@ -55,7 +61,8 @@ def _rank(rank: int, world_size: int, port: int, results: Any, function: Callabl
         results.put((rank, False, traceback.format_exc()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens at."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -14,11 +14,8 @@ from trainer import checkpoint
 from trainer.checkpoint import (
     BEST,
     FOLDER,
-    Checkpoint,
-    backbone,
     chosen,
     describe,
-    differing,
     fingerprint,
     load,
     numbered,
@@ -91,6 +88,7 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, metadata: dict[str, s
         ("model.weight", {"about": "{}"}),
         ("model.weight", {"loss_scaler": "{}"}),
         ("model.weight", {"loss_scaler": "{}", "about": "{"}),
+        ("model.weight", {"loss_scaler": "{}", "about": "[]"}),
     ],
 )
 def test_incomplete_contents_are_refused_by_name(tmp_path: Path, tensor_name: str, header: dict[str, str]) -> None:
@@ -184,15 +182,19 @@ def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
             chosen(run)
 
 
-def test_backbone_is_all_but_the_head() -> None:
-    weights = {
-        name: torch.zeros(1) for name in ("stem.conv.weight", "head.weight", "head.bias", "headroom", "norm.bias")
-    }
-    found = backbone(Checkpoint({"model": weights, "momentum": {}, "loss_scaler": {}}, {}))
-    assert list(found) == ["stem.conv.weight", "headroom", "norm.bias"]
+def test_equal_weights_have_equal_fingerprints_in_any_memory_format() -> None:
+    weights = some_state()["model"]
+    contiguous = {name: tensor.contiguous() for name, tensor in reversed(weights.items())}
+    assert fingerprint(contiguous) == fingerprint(weights)
+    flat = weights | {"head.weight": weights["head.weight"].reshape(4, 5)}
+    changed = weights | {"head.bias": torch.tensor([-0.0, -0.0, torch.inf, torch.nan, 1e-42])}
+    renamed = {name.replace("head", "tail"): tensor for name, tensor in weights.items()}
+    assert len({fingerprint(other) for other in (weights, flat, changed, renamed)}) == 4
 
 
-def test_differing_names_missing_unknown_and_misshapen_tensors() -> None:
-    expected = {"same": torch.zeros(2), "missing": torch.zeros(2), "misshapen": torch.zeros(2, 1)}
-    found = {"same": torch.ones(2), "unknown": torch.zeros(2), "misshapen": torch.zeros(2)}
-    assert differing(expected, found) == ["misshapen", "missing", "unknown"]
+def test_parts_of_the_state_can_be_left_on_the_disk(tmp_path: Path) -> None:
+    path = path_of(tmp_path, 7)
+    save(path, some_state(), ABOUT)
+    loaded = load(path, parts=("model",))
+    assert loaded.state["model"].keys() == some_state()["model"].keys()
+    assert loaded.state["momentum"] == {}

@@ -22,7 +22,7 @@ from trainer.config import (
 SETS = DataConfig(sets=("fashion_mnist",))
 
 
-def mixed(global_batch_size: int, micro_batch_size: int | None) -> Config:
+def mixed(global_batch_size: int, micro_batch_size: Any) -> Config:
     data = DataConfig(sets=("fashion_mnist",), mixup_alpha=0.1)
     runtime = RuntimeConfig(micro_batch_size=micro_batch_size)
     return Config(global_batch_size=global_batch_size, data=data, runtime=runtime)
@@ -71,12 +71,14 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         (RuntimeConfig, {name: 0}, f"--{name.replace('_', '-')} is 0; it must be at least 1")
         for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
     ),
+    (RuntimeConfig, {"micro_batch_size": "all"}, "--micro-batch-size is 'all', neither a number nor 'auto'"),
     (RuntimeConfig, {"read_ahead": -1}, "--read-ahead is -1; it must not be negative"),
     (RuntimeConfig, {"device": "tpu"}, "device is 'tpu'; did you mean 'cpu'"),
-    (RuntimeConfig, {"engine": "horovod"}, "engine is 'horovod'; known: .*ddp"),
+    (RuntimeConfig, {"engine": "mpi"}, "engine is 'mpi'; known: .*ddp"),
     (RuntimeConfig, {"loader": "ffcv"}, "loader is 'ffcv'; known: auto, dali, torch"),
     (Config, {"data": SETS, "precision": "fp8"}, "precision is 'fp8'; known: bf16, fp16, fp32"),
     (Config, {"data": SETS, "precision": None}, "precision is None; known: bf16, fp16, fp32"),
+    (Config, {"data": SETS, "mode": "prob"}, "mode is 'prob'; did you mean 'probe'"),
     (Config, {"data": SETS, "seed": -1}, "--seed is -1; it must not be negative"),
     (Config, {"data": SETS, "global_batch_size": 0}, "--global-batch-size is 0; it must be at least 1"),
     (Config, {"data": SETS, "eval_every": 0}, "--eval-every is 0; at least 1"),
@@ -103,6 +105,7 @@ def test_values_at_the_edge_are_taken() -> None:
     ScheduleConfig(epochs=0.5)
     Config(seed=0, global_batch_size=127, eval_every=1, data=SETS)
     mixed(128, 8)
+    mixed(128, "auto")
 
 
 def test_the_command_line_passes_the_message_on_as_it_is() -> None:
@@ -159,3 +162,11 @@ def test_differences_name_settings_that_only_one_side_has() -> None:
         "b: absent -> 2",
         "data.runtime: 1 -> 2",
     ]
+
+
+def test_settings_that_are_new_had_their_defaults() -> None:
+    old = Config(data=SETS).to_dict()
+    del old["mode"], old["data"]["one_label"], old["model"]["keep_head"]
+    assert differences(old, Config(data=SETS).to_dict()) == []
+    new = Config(data=dataclasses.replace(SETS, one_label=True), mode="probe")
+    assert differences(old, new.to_dict()) == ["data.one_label: absent -> True", "mode: absent -> probe"]

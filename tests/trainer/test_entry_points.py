@@ -56,18 +56,19 @@ def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     assert load(numbered(source)[-1]).about["classes"][0] == "T-shirt"
 
     options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
-    arguments = ["--pretrained", source, "scratch", *options, "--shots", 1, 2, "--seed", 0, 1, *TINY[2:]]
-    code, output, error = command("transfer", *arguments)
-    assert code == 0, error
-    assert "[8/8]" in output
+    options += ["--model", "r14x0.5", "--overlap-excluded", *TINY[2:]]
+    runs = [["--pretrained", name, "--shots", shots] for name in (source, "scratch") for shots in (1, 2)]
+    for run in runs:
+        code, output, error = command("transfer", *run, *options)
+        assert code == 0, error
+        assert "test top-1 accuracy" in output
     one = tmp_path / "runs" / "transfer" / "tiny" / "fashion_mnist" / "1-shot-seed-0" / "result.json"
     assert json.loads(one.read_text())["train_images"] == 10
     assert json.loads(one.read_text())["settings"]["model"]["pretrained"] == str(source)
 
     before = one.stat().st_mtime_ns
-    code, output, _ = command("transfer", *arguments)
-    assert code == 0
-    assert output.count("is finished") == 8
+    code, output, _ = command("transfer", *runs[0], *options)
+    assert (code, output.count("is finished")) == (0, 1)
     assert one.stat().st_mtime_ns == before
 
     code, output, error = command("report", "runs", "--out", "report")
@@ -91,7 +92,7 @@ REFUSED = [
     (["--data.classes", "Trousers"], "did you mean 'Trouser'?"),
     (["--data.train-view", "squish"], "squash"),
     (["--precision", "fp16"], "--precision fp16 needs a GPU"),
-    (["--model.pretrained", "nowhere"], "nowhere is neither a checkpoint nor a run folder"),
+    (["--model.pretrained", "nowhere"], "nowhere is no file, run folder or name of published weights"),
     (["--device", "cuda"], "run on the CPU with --device cpu"),
 ]
 
@@ -119,9 +120,10 @@ def test_bad_input_is_refused_without_a_traceback(
         (["--steps", "0"], "--steps is 0; it must be above 0"),
         (["--image-size", "0"], "--image-size is 0; it must be above 0"),
         (["--base-lr", "-1"], "--base-lr is -1.0; it must be above 0"),
-        (["--pretrained", "x/s", "y/s"], "several sources are called s"),
         (["--classes", "Bag", "Bag"], "a class is named twice"),
         (["--target", "fashion_mnits"], "did you mean 'fashion_mnist'?"),
+        (["--keep-head"], "--keep-head needs pre-trained weights"),
+        (["--shots", "1", "5"], "5"),
     ],
 )
 def test_transfer_refuses(arguments: list[str], message: str, command: Run) -> None:
@@ -147,7 +149,7 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     assert pretrain_tiny(command, run_dir, "--eval-batch-size", 100)[0] == 0  # says how, not what
 
     with monkeypatch.context() as patch:  # stopped on the way: the result of four steps must not pass for one of six
-        patch.setattr("trainer.experiment.train", lambda *_: exec("raise KeyboardInterrupt"))
+        patch.setattr("trainer.training.train", lambda *_: exec("raise KeyboardInterrupt"))
         assert pretrain_tiny(command, run_dir, "--resume-anyway", steps=6)[0] == 1
     assert json.loads((run_dir / "status.json").read_text())["state"] == "resumable"
     assert not (run_dir / "result.json").exists()
@@ -205,6 +207,31 @@ def test_run_folder_that_is_a_file(command: Run, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("something else")
     code, _, error = pretrain_tiny(command, tmp_path / "run")
     assert (code, "choose another --run-dir" in error) == (2, True)
+
+
+def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
+    options = ["--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist", "--shots", 1, *TINY[2:]]
+    options += ["--image-size", 32, "--batch-size", 16, "--precision", "fp32"]
+    assert command("transfer", *options, "--steps", 2)[0] == 0
+    code, _, error = command("transfer", *options, "--steps", 3)
+    assert (code, "schedule.steps: 2 -> 3" in error) == (2, True)
+    code, output, error = command("transfer", *options, "--steps", 3, "--resume-anyway")
+    assert (code, "at step 2" in output) == (0, True), error
+    (result,) = tmp_path.rglob("result.json")
+    assert json.loads(result.read_text())["total_steps"] == 3
+
+
+def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    assert pretrain_tiny(command, source, steps=1)[0] == 0
+    options = ["--pretrained", source, "--target", "fashion_mnist", "--shots", 1, "--image-size", 32, "--steps", 1]
+    code, _, error = command("transfer", *options, "--batch-size", 16, *TINY[2:])
+    assert (code, "warning: the source was pre-trained on fashion_mnist, the target itself" in error) == (0, True)
+    (path,) = (tmp_path / "runs").rglob("result.json")
+    result = json.loads(path.read_text())
+    assert (result["source_sets"], result["target_set"], result["overlap_excluded"]) == (
+        ["fashion_mnist"], "fashion_mnist", False,
+    )  # fmt: skip
 
 
 def test_source_that_was_trained_anew_is_another_source(command: Run, tmp_path: Path) -> None:

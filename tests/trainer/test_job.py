@@ -219,3 +219,46 @@ def test_bytes_are_asked_for_before_they_are_decoded(skewed: Path, monkeypatch: 
         assert asked == [job.order.step(2 + step).samples.tolist() for step in range(len(asked))]
         assert shown == asked[:3]
     assert ahead[4] - ahead[1] == 3
+
+
+def test_one_label_of_several_findings(tmp_path: Path) -> None:
+    labels = [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0]]
+    folder = tiny_set(tmp_path / "xrays", labels, ("mass", "edema", "hernia"), splits=("train", "test"))
+    job = job_of(folder, one_label=True)
+    assert (job.train.task, job.train.metric, job.about["task"]) == ("single_label", "top1", "single_label")
+    assert job.test is not None
+    assert job.train.labels.tolist() == job.test.labels.tolist() == [0, 1, 2, 0]
+    # Findings that are not chosen count too: the image of mass and edema shows more than one.
+    chosen = job_of(folder, one_label=True, classes=("hernia", "mass"))
+    assert chosen.train.classes == ("hernia", "mass")
+    assert chosen.train.labels.tolist() == [1, 0, 1]
+    few = job_of(folder, one_label=True, shots=1)
+    assert len(few.train) == 3
+    assert few.test is not None
+    assert len(few.test) == 4
+    assert few.warnings == ()
+
+
+def test_classes_without_training_images(tmp_path: Path) -> None:
+    folder = tiny_set(tmp_path / "some", [0, 0, 2], ("cat", "dog", "eel"))
+    with pytest.raises(InputError, match=r"no training image: dog \(0\); choose the others with --classes, .*at-most"):
+        job_of(folder)
+    with pytest.raises(InputError, match=r"1 shots asked for, .* fewer training images: dog \(0\)"):
+        job_of(folder, shots=1)
+    assert job_of(folder, classes=("cat", "eel")).warnings == ()
+    job = job_of(folder, shots_at_most=True)
+    assert (len(job.train), job.train.num_classes) == (3, 3)
+    assert job.warnings == ("classes with fewer than 1 training images: dog (0)",)
+    job = job_of(folder, shots=2, shots_at_most=True)
+    assert job.train.labels.tolist() == [0, 0, 2]
+    assert job.warnings == ("classes with fewer than 2 training images: dog (0), eel (1)",)
+
+
+def test_a_checkpoint_names_its_sets(lungs: list[Path], skewed: Path) -> None:
+    assert job_of(*lungs).about["sets"] == ["one", "other"]
+    assert job_of(skewed, shots=1).about["sets"] == ["tiny"]
+
+
+def test_frozen_backbones_take_no_steps(skewed: Path) -> None:
+    config = job_of(skewed).config
+    assert make_job(replace(config, mode="probe"), Path("run")).total_steps == 0

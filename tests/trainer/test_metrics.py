@@ -9,7 +9,7 @@ from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
 from data_pipelines.index import METRIC, Index, Metric, Task
-from trainer.metrics import METRIC_NAME, compute_metrics, metric_of
+from trainer.metrics import METRIC_NAME, all_metrics, compute_metrics, left_out, metric_of
 
 NAN = math.nan
 
@@ -174,3 +174,80 @@ def test_certain_classes_do_not_tie() -> None:
     logits = torch.tensor([[60.0, 0], [50, 0], [45, 0], [40, 0]])
     index = index_of(np.array([0, 0, 1, 1]), 2, "auc")
     assert compute_metrics(logits, index)["auc/class 0"] == 1.0
+
+
+def names(num_classes: int) -> list[str]:
+    return [f"c{i}" for i in range(num_classes)]
+
+
+def by_scikit_learn(shares: np.ndarray, called: np.ndarray, hot: np.ndarray) -> dict[str, float]:
+    """Of each class or finding auc, ap, f1 and recall over its labelled entries, and their means; hot may hold NaN."""
+    each: dict[str, float] = {}
+    for i in range(hot.shape[1]):
+        known = ~np.isnan(hot[:, i])
+        truth, share, said = hot[known, i], shares[known, i], called[known, i]
+        if 0 < truth.sum() < len(truth):
+            each[f"auc/c{i}"] = sklearn_metrics.roc_auc_score(truth, share)
+            each[f"ap/c{i}"] = sklearn_metrics.average_precision_score(truth, share)
+        if truth.sum():
+            each[f"f1/c{i}"] = sklearn_metrics.f1_score(truth, said)
+            each[f"recall/c{i}"] = sklearn_metrics.recall_score(truth, said)
+    macro = {kind: np.mean([v for k, v in each.items() if k.startswith(kind)]) for kind in ("auc", "ap", "f1")}
+    return each | macro
+
+
+@pytest.mark.parametrize(("num_images", "num_classes"), [(2, 2), (5, 2), (60, 3), (300, 7), (300, 20)])
+@pytest.mark.parametrize("decimals", [0, 1, 7])
+def test_all_metrics_of_single_labels(num_images: int, num_classes: int, decimals: int) -> None:
+    """With few decimals many scores are equal."""
+    generator = np.random.default_rng(num_images + num_classes)
+    labels = generator.integers(num_classes, size=num_images)
+    labels[:2] = 0, num_classes - 1
+    logits = generator.normal(size=(num_images, num_classes)).round(decimals).astype(np.float32)
+    found = all_metrics(torch.from_numpy(logits), torch.from_numpy(labels), names(num_classes))
+    # Shares that differ by rounding alone are equal to people, and to the order of log odds.
+    shares = torch.from_numpy(logits).double().softmax(dim=1).numpy().round(13)
+    hot = labels[:, None] == np.arange(num_classes)
+    called = logits.argmax(axis=1)[:, None] == np.arange(num_classes)
+    expected = by_scikit_learn(shares, called, hot.astype(float))
+    expected["top1"] = sklearn_metrics.accuracy_score(labels, logits.argmax(axis=1))
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-9), name
+    extra = {"loss"} | ({"top5"} if num_classes > 5 else set())
+    assert found.keys() == expected.keys() | extra
+    if len(set(labels)) == num_classes:
+        f1 = sklearn_metrics.f1_score(labels, logits.argmax(axis=1), average="macro")
+        assert found["f1"] == pytest.approx(f1, abs=1e-9)
+
+
+@pytest.mark.parametrize("decimals", [0, 7])
+def test_all_metrics_of_findings(decimals: int) -> None:
+    generator = np.random.default_rng(3)
+    labels = (generator.random((400, 5)) < [0.5, 0.1, 0.9, 0.3, 0.02]).astype(np.float32)
+    logits = (generator.normal(size=(400, 5)) * 2 + labels).round(decimals).astype(np.float32)
+    labels[generator.random((400, 5)) < 0.4] = NAN
+    found = all_metrics(torch.from_numpy(logits), torch.from_numpy(labels), names(5))
+    expected = by_scikit_learn(logits, logits > 0, labels)
+    expected = {name: value for name, value in expected.items() if not name.startswith("recall")}
+    assert {name: value for name, value in found.items() if name != "loss"} == pytest.approx(expected, abs=1e-9)
+
+
+def test_what_is_left_out_is_named() -> None:
+    labels = torch.tensor([[1, 0, 1, NAN, 1], [1, 0, 0, NAN, NAN], [NAN, 0, 1, NAN, 0]])
+    assert left_out(labels, names(5)) == ["c0", "c1", "c3"]
+    found = all_metrics(torch.tensor([[1.0, 1, 2, 3, -1], [1, -1, -1, 1, -2], [0, 0, 0, 0, 1]]), labels, names(5))
+    assert {name for name in found if "/" in name} == {"auc/c2", "ap/c2", "f1/c2", "auc/c4", "ap/c4", "f1/c4", "f1/c0"}
+    assert (found["f1/c0"], found["f1/c2"], found["f1/c4"]) == (1, 2 / 3, 0)
+    assert left_out(torch.tensor([0, 2, 2]), names(4)) == ["c1", "c3"]
+    assert left_out(torch.tensor([1, 1]), names(2)) == ["c0", "c1"]
+
+
+def test_log_odds_of_many_rows_are_those_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(4)
+    logits, labels = (
+        torch.from_numpy(generator.normal(size=(50, 7)) * 30),
+        torch.from_numpy(generator.integers(7, size=50)),
+    )
+    whole = all_metrics(logits.float(), labels, names(7))
+    monkeypatch.setattr("trainer.metrics._CHUNK_ELEMENTS", 21)
+    assert all_metrics(logits.float(), labels, names(7)) == whole

@@ -30,9 +30,9 @@ def keys_of(rank: int, world_size: int = 2) -> list[str]:
 def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
     watch: LossWatch, tmp_path: Path, bad: float
 ) -> None:
-    watch.see(STEP, LR, torch.tensor([1.0, bad]))
+    watch.see(STEP, LR, torch.tensor([1.0, bad, 0.0]))
     with pytest.raises(RunError) as stopped:
-        watch.see(STEP + 1, 0.5, torch.tensor([1.0, 1.0]))
+        watch.see(STEP + 1, 0.5, torch.tensor([1.0, 1.0, 0.0]))
     message = str(stopped.value)
     assert "the loss of step 11 is not finite at learning rate 0.125, on rank 1;" in message
     assert all(key in message for key in keys_of(1))
@@ -44,7 +44,7 @@ def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
 
 
 def test_settle_checks_at_once(watch: LossWatch) -> None:
-    watch.see(STEP, LR, torch.tensor([math.nan, math.nan]))
+    watch.see(STEP, LR, torch.tensor([math.nan, math.nan, 0.0]))
     with pytest.raises(RunError, match=r"step 11 is not finite .* on rank 0, 1;"):
         watch.settle()
 
@@ -52,7 +52,14 @@ def test_settle_checks_at_once(watch: LossWatch) -> None:
 def test_finite_losses_pass(watch: LossWatch, tmp_path: Path) -> None:
     watch.settle()
     for step in range(3):
-        watch.see(step, LR, torch.tensor([1e30, -1.0, 0.0]))
+        watch.see(step, LR, torch.tensor([1e30, -1.0, 0.0, 0.0]))
     watch.settle()
     watch.settle()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_asked_to_stop_is_read_one_step_late(watch: LossWatch) -> None:
+    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 1.0]))
+    assert not watch.stop_asked
+    watch.see(STEP + 1, LR, torch.tensor([1.0, 1.0, 2.0]))
+    assert watch.stop_asked

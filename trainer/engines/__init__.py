@@ -6,4 +6,22 @@ from trainer.config import Precision, RuntimeConfig
 from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine
 
-ENGINES: dict[str, Callable[[RuntimeConfig, Precision], Engine]] = {"ddp": DDPEngine}
+
+# Horovod and DeepSpeed are imported when they are asked for: the one may be missing, the other takes seconds.
+def _horovod(runtime: RuntimeConfig, precision: Precision) -> Engine:
+    from trainer.engines.horovod import HorovodEngine
+
+    return HorovodEngine(runtime, precision)
+
+
+def _deepspeed(runtime: RuntimeConfig, precision: Precision) -> Engine:
+    from trainer.engines.deepspeed import DeepSpeedEngine
+
+    return DeepSpeedEngine(runtime, precision)
+
+
+ENGINES: dict[str, Callable[[RuntimeConfig, Precision], Engine]] = {
+    "ddp": DDPEngine,
+    "horovod": _horovod,
+    "deepspeed": _deepspeed,
+}

@@ -1,5 +1,6 @@
 """The contract between the loop and whatever moves gradients between ranks."""
 
+import json
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -36,6 +37,10 @@ class Engine(ABC):
     device: torch.device
     threads: int
     """CPU threads of this rank."""
+    local_world_size: int
+    """Ranks on this node."""
+    transport: str
+    """What carries gradients between ranks, in words."""
     model: nn.Module
     """The wrapped model, after `prepare`: call it in `accumulate`, and in `evaluation` to predict."""
 
@@ -68,6 +73,17 @@ class Engine(ABC):
     @abstractmethod
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, of the tensor's shape and dtype, where the tensor is. Collective."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, plain JSON types, by rank. Collective; for small things."""
+        mine = torch.tensor(list(json.dumps(value).encode()), dtype=torch.int32)
+        lengths = torch.zeros(self.world_size, dtype=torch.int32)
+        lengths[self.rank] = len(mine)
+        lengths = self.sum(lengths)
+        texts = torch.zeros(self.world_size, int(lengths.max()), dtype=torch.int32)
+        texts[self.rank, : len(mine)] = mine
+        rows = zip(self.sum(texts).tolist(), lengths.tolist(), strict=True)
+        return [json.loads(bytes(text[:length])) for text, length in rows]
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from data_pipelines.errors import InputError
 _MEND_DRIVER = "mend the driver, or run on the CPU with --device cpu"
 
 
-def pick_device(device: str, local_rank: int) -> torch.device:
-    """The rank's device for "auto", "cpu" or "cuda".
+def pick_device(device: str, local_rank: int, bound: bool = False) -> torch.device:
+    """The rank's device for "auto", "cpu" or "cuda"; `bound` where the launcher may show each rank its own GPU alone.
 
     Raises InputError for a GPU that is there but cannot be used, for "cuda" without one, and for more ranks than GPUs.
     """
@@ -33,6 +33,8 @@ def pick_device(device: str, local_rank: int) -> torch.device:
         if device == "cuda":
             raise InputError("no GPU found; run on the CPU with --device cpu")
         return torch.device("cpu")
+    if bound and torch.cuda.device_count() == 1:
+        return torch.device("cuda", 0)  # whether it is this rank's own is checked when the ranks meet
     if local_rank >= torch.cuda.device_count():
         raise InputError(
             f"rank {local_rank} of this node has no GPU of its own: {torch.cuda.device_count()} are visible; "

@@ -118,7 +118,7 @@ class BiTResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the head sees: float [N, C] after the last norm and global average pooling."""
-        x = (images.to(self.head.weight.dtype) - 127.5) / 127.5
+        x = (images.to(self.norm.weight.dtype) - 127.5) / 127.5
         if x.shape[1] == 1:
             # expand() would leave a stride of 0, which convolutions copy anyway, into the wrong memory format.
             x = x.repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 WEIGHT_NORM_FLOOR = 1e-3
-_GRADIENT_NORM_FLOOR = 1e-6
+GRADIENT_NORM_FLOOR = 1e-6
 
 
 class ClipStats(NamedTuple):
@@ -39,7 +39,7 @@ def clip_adaptively(weights: Sequence[Tensor], gradients: Sequence[Tensor], clip
     gradient_norms = torch.cat(per_tensor)
     limits = torch.cat(unit_norms(weights)).clamp_min_(WEIGHT_NORM_FLOOR).mul_(clipping)
     exceeds = gradient_norms > limits
-    scales = torch.where(exceeds, limits / gradient_norms.clamp_min(_GRADIENT_NORM_FLOOR), 1.0)
+    scales = torch.where(exceeds, limits / gradient_norms.clamp_min(GRADIENT_NORM_FLOOR), 1.0)
     shaped = [
         scale.view(-1, *(1,) * (gradient.ndim - 1)) if gradient.ndim else scale.view(())
         for scale, gradient in zip(scales.split([len(norms) for norms in per_tensor]), gradients, strict=True)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.optim.agc import clip_adaptively
+from trainer.optim.agc import ClipStats, clip_adaptively
 
 NO_CLIPPING = 0.0
 
@@ -15,12 +15,13 @@ class SGDAGC(torch.optim.SGD):
 
     Each parameter group carries `agc_clipping` beside SGD's hyperparameters; 0 leaves its gradients alone. After
     `step`, `grad_norm` is the L2 norm of the whole gradient before clipping and `clipped_share` the share of units
-    that were clipped, both scalar tensors on the parameters' device.
+    that were clipped, both scalar tensors on the parameters' device; `stats` is what they come from.
     Source: arXiv:2102.06171 (clipping 0.01); the paper trains everything with it.
     """
 
     grad_norm: Tensor = torch.zeros(())
     clipped_share: Tensor = torch.zeros(())
+    stats = ClipStats(torch.zeros(()), torch.zeros(()), 0)
 
     def __init__(
         self,
@@ -59,8 +60,10 @@ class SGDAGC(torch.optim.SGD):
             elif weights:
                 squared_norms.append(torch.stack(torch._foreach_norm(gradients)).square().sum())
         if squared_norms:
-            self.grad_norm = torch.stack(squared_norms).sum().sqrt()
-            self.clipped_share = torch.stack(clipped).sum() / units if clipped else torch.zeros_like(self.grad_norm)
+            squared_norm = torch.stack(squared_norms).sum()
+            total = torch.stack(clipped).sum() if clipped else torch.zeros_like(squared_norm)
+            self.stats = ClipStats(squared_norm, total, units)
+            self.grad_norm, self.clipped_share = squared_norm.sqrt(), total / max(1, units)
         self._make_momentum()
         return super().step(closure)
 

@@ -1,0 +1,230 @@
+"""Measure and predict scaling: python benchmarks/scaling.py --gpus 1,4,...,1024 [--out scaling] [--paper]
+
+Counts that fit this machine are measured, the rest are planned for a cluster and predicted. What was measured and what
+was predicted is told apart everywhere: a column, hollow markers, dashes.
+"""
+
+import os
+import sys
+
+if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
+    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+import tyro
+
+from benchmarks import scaling_run as runs
+from benchmarks.loading import versions
+from benchmarks.network_profile import Profile, load_profile
+from benchmarks.scaling_counts import check_limit, parse_counts
+from benchmarks.scaling_dry import measure_dry_worlds
+from benchmarks.scaling_figure import draw
+from benchmarks.scaling_point import SYNTHETIC, Point
+from benchmarks.scaling_predict import Asked, advise, changed, predictions, sync_of
+from benchmarks.scaling_report import MARKDOWN, write_tables
+from benchmarks.scaling_rows import measured_rows
+from data_pipelines.entry import entry_point
+from data_pipelines.errors import InputError
+from trainer.environment import commit, cpu_name
+from trainer.files import write_json
+
+EngineName = Literal["ddp", "horovod", "deepspeed"]
+_ACCURACY_BATCH = 128  # of the short recipe
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Which counts of GPUs, of what, where."""
+
+    gpus: str = "1,4,...,1024"
+    """Ascending counts; dots go on by the last ratio."""
+    strong: bool = False
+    """Strong scaling: --batch-size is the global batch, the same at every count; without it that of each GPU."""
+    model: str | None = None
+    """None: r152x4, as in the paper; what is measured on a CPU: r14x0.5."""
+    batch_size: int | None = None
+    """Images per GPU, or of all with --strong. None: 16, as in the paper; measured on a CPU 32; 4096 with --strong."""
+    image_size: int | None = None
+    """Pixels. None: 224; measured on a CPU 32."""
+    data: str | None = None
+    """Prepared set to train on. None: generated photographs (synthetic) on GPUs, embedded fashion_mnist on a CPU."""
+    engines: tuple[EngineName, ...] = ("ddp",)
+    """Engines to compare."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where counts that fit this machine are measured; with cpu the plan's jobs run on CPUs, too."""
+    windows: int = 3
+    """Measured windows of each point, at least 3."""
+    window_steps: int = 10
+    """Steps of a window."""
+    measure: bool = True
+    """Measure what fits this machine."""
+    collect: tuple[Path, ...] = ()
+    """Take measured points from these folders instead of measuring."""
+    allow_mixed: bool = False
+    """Take points of different commits, marked as mixed."""
+    profile: str = "juwels-booster"
+    """Machine to predict: the name of a profile, or a TOML file."""
+    predict: bool = True
+    """Predict all counts."""
+    what_if: str = ""
+    """Predict once more with changes: bucket_mb=100,compression=bf16,net_gb_s=50."""
+    advise: bool = False
+    """Predict bucket sizes and compression at the largest count."""
+    paper: bool = False
+    """Draw the paper's points, too."""
+    check_accuracy: bool = False
+    """Train a short recipe to its end on each count and compare accuracies."""
+    accuracy_steps: int = 300
+    """Steps of it."""
+    dry_world: int | None = None
+    """Instead of all this: drive the loop as one of so many ranks, without the others, and as one of 1 and 64."""
+    out: Path = Path("scaling")
+    """Folder for scaling.csv, .json, .md, figures, runs and plan."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("windows", 3), ("window_steps", 1), ("accuracy_steps", 10), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
+        if not self.engines:
+            raise InputError(f"--engines names none; there are {', '.join(get_args(EngineName))}")
+
+
+def template(settings: Scaling, engine: EngineName, device: str, threads: int | None) -> Point:
+    """A point of this device, whose batch is one rank's, or that of all with --strong."""
+    on_cpu = device == "cpu"
+    batch_size = settings.batch_size or (4096 if settings.strong and not on_cpu else 32 if on_cpu else 16)
+    return Point(
+        run_dir=settings.out,
+        global_batch_size=batch_size,
+        model=settings.model or ("r14x0.5" if on_cpu else "r152x4"),
+        data=settings.data or ("fashion_mnist" if on_cpu else SYNTHETIC),
+        image_size=settings.image_size or (32 if on_cpu else 224),
+        precision="fp32" if on_cpu else "bf16",
+        device="cpu" if on_cpu else "cuda",
+        engine=engine,
+        threads=threads,
+        window_steps=settings.window_steps,
+        windows=settings.windows,
+    )
+
+
+def measure_here(settings: Scaling, counts: Sequence[int], most: int, device: str) -> list[runs.Measured]:
+    """Measure every engine on the counts that fit; a point that fails is reported and does not end the others."""
+    fitting = runs.local_counts(counts, most)
+    threads = max(1, most // fitting[-1]) if device == "cpu" and fitting else None
+    found = []
+    for engine in settings.engines:
+        for ranks in fitting:
+            point = runs.point_at(template(settings, engine, device, threads), settings.out, ranks, settings.strong)
+            print(f"measuring {engine} on {ranks} {device} rank(s) ...", file=sys.stderr, flush=True)
+            failed = runs.run_here(ranks, runs.point_program(point))
+            read = runs.read_point(point.run_dir) or runs.Measured(engine, ranks)
+            failed = failed or read.failed
+            found.append(replace(read, failed=failed, additional=ranks not in counts))
+            if failed:
+                print(f"  failed: {failed}", file=sys.stderr)
+    return found
+
+
+def plan(settings: Scaling, counts: Sequence[int], profile: Profile) -> Path | None:
+    """The plan of the counts that do not fit here. Raises InputError if the machine has not so many GPUs."""
+    if not counts:
+        return runs.write_plan(settings.out, [], 1)
+    check_limit(counts, profile.most_ranks, f"{profile.title}")
+    device = "cpu" if settings.device == "cpu" else "cuda"
+    programs = []
+    for engine in settings.engines:
+        for ranks in counts:
+            base = template(settings, engine, device, 1 if device == "cpu" else None)
+            point = runs.point_at(base, settings.out, ranks, settings.strong)
+            programs.append((f"{engine}-{ranks}", ranks, runs.point_program(point), point.run_dir))
+    for ranks in counts if settings.check_accuracy else ():
+        if ranks <= _ACCURACY_BATCH:
+            folder = runs.accuracy_dir(settings.out, ranks)
+            programs.append(
+                (f"accuracy-{ranks}", ranks, runs.accuracy_program(folder, settings.accuracy_steps, device), folder)
+            )
+    return runs.write_plan(settings.out, programs, profile.machine.ranks_per_node)
+
+
+def accuracies(settings: Scaling, counts: Sequence[int], fitting: Sequence[int], device: str) -> list[dict[str, Any]]:
+    """Final accuracies of the short run: run on counts that fit, read for the others."""
+    found = []
+    for ranks in sorted({*fitting, *(count for count in counts if count <= _ACCURACY_BATCH)}):
+        failed = ""
+        if ranks in fitting and not settings.collect:
+            print(f"training to the end on {ranks} rank(s) ...", file=sys.stderr, flush=True)
+            folder = runs.accuracy_dir(settings.out, ranks)
+            failed = runs.run_here(ranks, runs.accuracy_program(folder, settings.accuracy_steps, device))
+        found.append({"gpus": ranks, "failed": failed} if failed else runs.read_accuracy(settings.out, ranks))
+    return found
+
+
+def scale(settings: Scaling) -> dict[str, Any]:
+    """Everything that was asked for; writes it below --out and returns what scaling.json says."""
+    counts, profile = parse_counts(settings.gpus), load_profile(settings.profile)
+    if settings.what_if:
+        changed(settings.what_if, sync_of("ddp"), profile.machine)
+    most, device = runs.local_ranks(settings.device)
+    planned = [count for count in counts if count > most]
+    check_limit(counts, max(most, profile.most_ranks), profile.title)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    path = plan(settings, planned, profile)
+    if settings.collect:
+        points = runs.collect(settings.collect, settings.allow_mixed)
+    else:
+        points = measure_here(settings, counts, most, device) if settings.measure else []
+    rows = measured_rows(points)
+    about: dict[str, Any] = {
+        "benchmark": "scaling",
+        "commit": commit(),
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "device": _device_name(device)},
+        "versions": versions(),
+        "arguments": {name: str(value) for name, value in vars(settings).items()},
+        "plan": str(path) if path else None,
+        "out": str(settings.out),
+        "predictions": {},
+    }
+    if settings.predict:
+        on_gpu = template(settings, "ddp", "cuda", None)
+        asked = Asked(on_gpu.model, 1000, on_gpu.image_size, on_gpu.global_batch_size, settings.strong)
+        like = [point for point in points if point.model == asked.model and " a rank" not in point.hardware]
+        predicted, about["predictions"] = predictions(asked, profile, settings.engines, counts, like, settings.what_if)
+        rows += predicted
+        if settings.advise:
+            about["advice"] = advise(asked, profile, settings.engines[0], counts[-1])
+    if settings.check_accuracy:
+        fitting = runs.local_counts(counts, most) if settings.measure else []
+        about["accuracy"] = accuracies(settings, counts, fitting, device)
+    if not rows:
+        raise InputError("nothing measured and nothing predicted; leave out --no-measure or --no-predict")
+    write_tables(settings.out, rows, about, profile)
+    draw(rows, settings.out, profile.published if settings.paper else None)
+    return about
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(0) if device == "cuda" and torch.cuda.is_available() else "no GPU"
+
+
+@entry_point
+def main() -> None:
+    """Parse the command line, measure, predict, and write tables and figures."""
+    settings = tyro.cli(Scaling, description=__doc__)
+    if settings.dry_world is not None:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        write_json(settings.out / "dry_world.json", measure_dry_worlds(settings.dry_world))
+        print(settings.out / "dry_world.json")
+        return
+    scale(settings)
+    print((settings.out / MARKDOWN).read_text())
+
+
+if __name__ == "__main__":
+    main()

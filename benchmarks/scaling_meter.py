@@ -1,0 +1,84 @@
+"""Watches a training run from outside the loop: windows of steps, without gradient exchange in some of them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainer.engines.base import Engine, Update
+
+try:
+    import pynvml
+except ImportError:
+    pynvml = None  # type: ignore[assignment]
+
+
+class MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong
+    """The last window is over. Ends the loop before it saves and evaluates."""
+
+
+class Meter:
+    """An engine that counts: hands everything on, but in `silent` windows gradients stay on their rank, and after the
+    last window it raises MeasuredEnough. A first window of `window_steps` warms up, `windows` are as any training, and
+    `silent` ones follow. The loop itself measures them: it writes a row of metrics after each. Energy is that of
+    `windows`.
+    """
+
+    def __init__(self, engine: Engine, window_steps: int, windows: int, silent: int) -> None:
+        self._engine = engine
+        self._warm = window_steps
+        self._silent_from = window_steps * (1 + windows)
+        self.total_steps = window_steps * (1 + windows + silent)
+        self._steps = 0
+        self._energy = EnergyCounter(engine.device)
+        self.joules: float | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def accumulate(self, last: bool) -> Any:
+        """The engine's, but for silent windows."""
+        return self._engine.accumulate(last and self._steps < self._silent_from)
+
+    def step(self) -> Update:
+        """The engine's; counts."""
+        update = self._engine.step()
+        self._steps += 1
+        if self._steps == self._warm:
+            self._energy.start()
+        if self._steps == self._silent_from:
+            self.joules = self._energy.stop()
+        return update
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The engine's; the first of the step after the last window ends the run, on all ranks alike."""
+        if self._steps == self.total_steps:
+            raise MeasuredEnough("measured")
+        return self._engine.sum(tensor)
+
+
+class EnergyCounter:
+    """Joules of this rank's GPU, from NVML; None where there is none."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._handle = None
+        if pynvml is None or device.type != "cuda":
+            return
+        try:
+            pynvml.nvmlInit()
+            uuid = str(torch.cuda.get_device_properties(device).uuid)
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid.removeprefix('GPU-')}".encode())
+            self._read()
+        except pynvml.NVMLError:
+            self._handle = None
+
+    def _read(self) -> float:
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000.0  # millijoules
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._started = self._read() if self._handle else 0.0
+
+    def stop(self) -> float | None:
+        """What was used since."""
+        return self._read() - self._started if self._handle else None

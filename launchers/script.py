@@ -1,0 +1,223 @@
+"""Batch scripts: one template, filled in for a run, a smoke test, or an array of tasks. All that goes in is quoted."""
+
+import re
+import shlex
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launchers.profiles import Site, UsageError, check_directive, seconds
+
+LAUNCHERS = Path(__file__).resolve().parent
+TRAINER = LAUNCHERS.parent / "trainer" / "pretrain.py"
+_SET_BY_OPTIONS = {
+    "nodes": "--nodes",
+    "time": "--time",
+    "job-name": "--job-name",
+    "signal": "grace_s of the site profile",
+    "array": "--max-parallel",
+    "dependency": "--chain",
+    "requeue": "--requeue",
+    "no-requeue": "--no-requeue",
+    "ntasks-per-node": "gpus_per_node of the site profile",
+}
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class _Template(string.Template):
+    """Like string.Template, with {{name}}, which bash leaves alone."""
+
+    pattern = r"\{\{(?P<named>\w+)\}\}|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))"  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of SLURM. python: interpreter whose environment the job uses. sbatch: directives of the user's,
+    which come before the profile's. requeue: the job queues itself again until the run is finished."""
+
+    site: Site
+    name: str
+    nodes: int
+    time: str
+    folder: Path
+    logs: Path
+    python: Path
+    written_by: str
+    sbatch: Mapping[str, str] = field(default_factory=dict)
+    requeue: bool = True
+    launcher: str = "torchrun"
+
+    def __post_init__(self) -> None:
+        for text in (self.name, str(self.folder), str(self.logs), str(self.python), self.written_by):
+            if _CONTROL.search(text):
+                raise UsageError(f"{text!r} has control characters, which do not belong into a batch script")
+        if not re.fullmatch(r"[\w.+-]+", self.name):
+            raise UsageError(
+                f"{self.name!r} is no name for a job; give one of letters, digits, '.', '-' with --job-name"
+            )
+        if self.nodes < 1:
+            raise UsageError(f"--nodes is {self.nodes}; it must be at least 1")
+        limit = seconds(self.site.time_limit)
+        if seconds(self.time) > limit:
+            raise UsageError(f"--time {self.time} is above the site's {self.site.time_limit}; take less, and --chain N")
+        if seconds(self.time) <= self.site.grace_s:
+            raise UsageError(f"--time {self.time} leaves nothing beside the {self.site.grace_s} s kept for saving")
+        for key, value in self.sbatch.items():
+            check_directive(key, value)
+            if key in _SET_BY_OPTIONS:
+                raise UsageError(f"--sbatch {key} clashes with what is set anyway; use {_SET_BY_OPTIONS[key]}")
+
+
+def training(request: Request, arguments: Sequence[str], run_dir: Path, submitted: float) -> str:
+    """A job that trains until the run is finished, or its time is over; `submitted`: seconds since the epoch."""
+    after = (
+        """[ "$reached" -gt "$begun" ] || { echo "no step further than before: not queued again" >&2; exit 1; }
+echo "queues itself again"
+scontrol requeue "$SLURM_JOB_ID\""""
+        if request.requeue
+        else '[ "$asked" = limit ] && exit 0 # the next job of a chain goes on\nexit "$code"'
+    )
+    body = f"""# Whether the run is finished, failed since this was submitted, or resumable; and the step it has saved.
+state() {{ python {_quoted(LAUNCHERS / "job.py")} state {_quoted(run_dir)} --since {submitted:.0f}; }}
+
+read -r stands begun < <(state)
+[ "$stands" = resumable ] || {{ echo {_quoted(run_dir)} "is $stands at step $begun"; [ "$stands" = finished ]; exit; }}
+
+launch {_command(request, arguments)}
+code=$?
+
+read -r stands reached < <(state)
+echo {_quoted(run_dir)} "is $stands at step $reached, where it was $begun before; srun ended with $code"
+[ "$stands" = finished ] && exit 0
+[ "$stands" = failed ] && exit 1
+[ "$asked" = cancel ] && exit 143
+{after}"""
+    return _render(request, f"Trains on {_nodes(request)}.", body)
+
+
+def smoke(request: Request, arguments: Sequence[str], run_dir: Path) -> str:
+    """A job that trains ten steps, saves, resumes for ten more, and evaluates, in a folder of its own."""
+    folder = f"{_quoted(run_dir)}-smoke-$SLURM_JOB_ID"
+    options = f"--run-dir {folder} --save-every 10 --log-every 10"
+    command = _command(request, _without_run_dir(arguments))
+    body = f"""launch {command} {options} --schedule.steps 10 || exit
+launch {command} {options} --schedule.steps 20 --resume-anyway || exit
+read -r stands reached < <(python {_quoted(LAUNCHERS / "job.py")} state {folder})
+echo {folder} "is $stands at step $reached"
+[ "$stands $reached" = "finished 20" ]"""
+    return _render(request, f"Tries 20 steps, saving, resuming and evaluating on {_nodes(request)}.", body)
+
+
+def array(request: Request, plan: Path, elements: int, slots: int, max_parallel: int | None, gpus_per_task: int) -> str:
+    """A job array over the tasks of a plan file; each element runs every `elements`-th task, `slots` at a time."""
+    site = request.site
+    gpus = site.gpus_per_node if site.whole_nodes else min(gpus_per_task, site.gpus_per_node)
+    cores = max(1, site.cores_per_node * gpus // site.gpus_per_node) if gpus else site.cores_per_node
+    again = (
+        '[ "$code" = 75 ] && [ "$asked" = limit ] && scontrol requeue "$SLURM_JOB_ID" && exit 0\n'
+        if request.requeue
+        else ""
+    )
+    body = f"""launch python {_quoted(LAUNCHERS / "job.py")} tasks {_quoted(plan)} \\
+    --element "$SLURM_ARRAY_TASK_ID" --elements {elements} --slots {slots}
+code=$?
+{again}exit "$code\""""
+    limit = f"%{max_parallel}" if max_parallel else ""
+    title = f"Runs the tasks of a plan: {elements} jobs, {slots} tasks at a time in each."
+    return _render(request, title, body, {"array": f"0-{elements - 1}{limit}"}, gpus, cores)
+
+
+def _command(request: Request, arguments: Sequence[str]) -> str:
+    script = TRAINER.relative_to(request.folder) if TRAINER.is_relative_to(request.folder) else TRAINER
+    start = f"torchrun --nnodes {request.nodes}" if request.launcher == "torchrun" else "python"
+    return shlex.join([*start.split(), str(script), *arguments])
+
+
+def _without_run_dir(arguments: Sequence[str]) -> list[str]:
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument != "--run-dir" and not argument.startswith("--run-dir="):
+            kept.append(argument)
+        skip = argument == "--run-dir"
+    return kept
+
+
+def _render(
+    request: Request,
+    title: str,
+    body: str,
+    directives: Mapping[str, str] | None = None,
+    gpus: int | None = None,
+    cores: int | None = None,
+) -> str:
+    site = request.site
+    template = _Template((LAUNCHERS / "slurm" / "job.sbatch").read_text())
+    return template.substitute(
+        directives=_directives(request, directives or {}, site.gpus_per_node if gpus is None else gpus, cores),
+        title=title,
+        written_by=request.written_by,
+        folder=_quoted(request.folder),
+        setup="\n".join(_setup(request)),
+        address=_quoted(site.address),
+        # A profile may name a variable of the node, such as $TMPDIR.
+        local_dir=site.local_dir if re.fullmatch(r"\$\w+", site.local_dir) else _quoted(site.local_dir),
+        ranks_per_node=site.ranks_per_node,
+        grace_s=site.grace_s,
+        node_sh=_quoted(LAUNCHERS / "slurm" / "node.sh"),
+        body=body,
+    )
+
+
+def _directives(request: Request, extra: Mapping[str, str], gpus: int, cores: int | None) -> str:
+    site = request.site
+    tasks = site.ranks_per_node if request.launcher == "srun" else 1
+    logs = request.logs / ("%x-%A_%a.out" if "array" in extra else "%x-%j.out")
+    wanted = {
+        "job-name": request.name,
+        "nodes": str(request.nodes),
+        "ntasks-per-node": str(tasks),
+        "cpus-per-task": str((cores or site.cores_per_node) // tasks),
+        "time": request.time,
+        "partition": site.partition,
+        "account": site.account,
+        "output": str(logs),
+        "open-mode": "append",
+        "signal": f"B:USR1@{site.grace_s}",
+        **extra,
+        **site.sbatch,
+        **request.sbatch,
+    }
+    for key, value in wanted.items():
+        check_directive(key, value)
+    lines = [f"--{key}={value}" for key, value in wanted.items() if value]
+    if gpus and "gres" not in request.sbatch:
+        lines.append(site.gpu_request.replace("{gpus}", str(gpus)))
+    if site.whole_nodes:
+        lines.append("--exclusive")
+    lines.append("--requeue" if request.requeue else "--no-requeue")
+    return "\n".join(f"#SBATCH {line}" for line in lines)
+
+
+def _setup(request: Request) -> list[str]:
+    site = request.site
+    lines = [f"module load {shlex.join(site.modules)}"] if site.modules else []
+    lines += site.setup
+    lines.append(f"export PATH={_quoted(request.python.parent)}:$PATH")
+    variables = dict(site.environment)
+    if site.interface:
+        variables |= {"NCCL_SOCKET_IFNAME": site.interface, "GLOO_SOCKET_IFNAME": site.interface}
+    if site.allreduce_gbps:
+        variables["BITSCALE_ALLREDUCE_GBPS"] = f"{site.allreduce_gbps:g}"
+    lines += [f"export {name}={_quoted(value)}" for name, value in variables.items()]
+    return lines
+
+
+def _nodes(request: Request) -> str:
+    gpus = request.site.gpus_per_node
+    what = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
+    return f"{request.nodes} node{'s' * (request.nodes != 1)} of {what} each"
+
+
+def _quoted(value: object) -> str:
+    return shlex.quote(str(value))

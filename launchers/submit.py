@@ -1,0 +1,289 @@
+"""Run the trainer, or the tasks of a plan file, as SLURM jobs.
+
+python -m launchers.submit pretrain RECIPE --nodes 64 --site juwels-booster --time 08:00:00 [-- TRAINER ARGUMENTS]
+python -m launchers.submit PLAN.json --site juwels-booster [--max-parallel 16]
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launchers import job, script
+from launchers.profiles import Site, UsageError, load_site, nearest, seconds, site_names
+
+_PLAN_S = 300
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run will take; `plan` is what `pretrain.py --plan` says."""
+
+    plan: dict[str, Any]
+    ranks: int
+    request: script.Request
+    rate: tuple[float, str] | None
+    """Images per second on these ranks, and how that is known."""
+
+    @property
+    def hours(self) -> float | None:
+        """Of training, without queueing."""
+        if self.rate is None:
+            return None
+        return float(self.plan["total_steps"] * self.plan["global_batch_size"] / self.rate[0] / 3600)
+
+    @property
+    def jobs(self) -> int | None:
+        """How many jobs of this length it takes."""
+        if self.hours is None:
+            return None
+        useful_s = seconds(self.request.time) - self.request.site.grace_s
+        return max(1, math.ceil(self.hours * 3600 / useful_s))
+
+    def lines(self) -> list[str]:
+        """For people."""
+        plan, job_hours = self.plan, seconds(self.request.time) / 3600
+        devices = "GPU" if self.request.site.gpus_per_node else "rank"
+        lines = [
+            f"run       {plan['run_dir']}: {plan['total_steps']:,} steps of {plan['global_batch_size']:,} images, "
+            f"{plan['train_images']:,} images in an epoch",
+            f"model     {plan['parameters'] / 1e6:.1f} M parameters, "
+            f"{plan['checkpoint_bytes'] / 1e9:.2f} GB a checkpoint",
+            f"job       {self.ranks} {devices}s for at most {self.request.time}: "
+            f"{self.ranks * job_hours:,.0f} {devices}-hours",
+        ]
+        if self.rate is None or self.hours is None:
+            lines.append("in all    not known before a first measurement: submit the same with --smoke")
+        else:
+            lines.append(
+                f"in all    about {self.hours:.1f} h, {self.hours * self.ranks:,.0f} {devices}-hours, {self.jobs} "
+                f"job{'s' * (self.jobs != 1)} ({self.rate[0]:,.0f} images/s, {self.rate[1]})"
+            )
+        return lines
+
+
+def ask_plan(python: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What the trainer says of a run. Raises UsageError with its message when it refuses."""
+    command = [python, str(script.TRAINER), *arguments, "--plan"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PLAN_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"the trainer does not say what the run would be: {error}") from error
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UsageError("the trainer refuses this run: " + "\n".join(said[-15:]).removeprefix("error: "))
+    plan: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+    return plan
+
+
+def measured_rate(run_dir: Path, ranks: int) -> tuple[float, str] | None:
+    """Images per second of the run so far, or else of its newest smoke test, on this many ranks."""
+    smokes = sorted(run_dir.parent.glob(f"{run_dir.name}-smoke-*"), key=lambda path: path.stat().st_mtime)
+    for folder in [run_dir, *reversed(smokes)]:
+        rate, on = None, ranks
+        for row in _rows(folder / "metrics.jsonl"):
+            on = row.get("world_size", on)
+            rate = row.get("train/images_per_s", rate)
+        if rate and on == ranks:
+            return rate, f"measured in {folder}"
+        if rate:
+            return rate * ranks / on, f"measured in {folder} on {on} ranks, and assumed to grow with them"
+    return None
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue  # a kill left the last line unfinished
+    return rows
+
+
+def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence[str]) -> None:
+    """`pretrain RECIPE`: one job that queues itself again, a chain of jobs, or a smoke test."""
+    if "--no-resume" in arguments:
+        raise UsageError("--no-resume would start anew in every job; name another --run-dir instead")
+    arguments = [options.recipe, *arguments]
+    if site.stage and not any(argument.split("=")[0] == "--stage" for argument in arguments):
+        arguments += ["--stage", site.stage]
+    plan = ask_plan(sys.executable, arguments)
+    run_dir = Path(plan["run_dir"])
+    requeue = site.requeue if options.requeue is None else options.requeue
+    name = f"{options.job_name or _as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
+    request = _request(options, site, name, requeue and not options.chain and not options.smoke)
+    ranks = request.nodes * site.ranks_per_node
+    if plan["global_batch_size"] < ranks:
+        raise UsageError(f"a global batch of {plan['global_batch_size']} images is too small for {ranks} ranks")
+    if plan["global_batch_size"] % ranks:
+        print(f"warning: {ranks} ranks share a batch of {plan['global_batch_size']} unequally", file=sys.stderr)
+    cost = Cost(plan, ranks, request, measured_rate(run_dir, ranks))
+    print("\n".join(cost.lines()), file=sys.stderr)
+    if options.chain and cost.jobs and cost.jobs > options.chain:
+        print(f"warning: the run takes about {cost.jobs} jobs, the chain has {options.chain}", file=sys.stderr)
+    if options.smoke:
+        text = script.smoke(request, arguments, run_dir)
+    else:
+        text = script.training(request, arguments, run_dir, time.time())
+    _show_or_submit(options, request, text, links=options.chain or 1)
+
+
+def submit_tasks(options: argparse.Namespace, site: Site) -> None:
+    """A plan file: an array over the tasks that are not done yet."""
+    try:
+        name, tasks, gpus_per_task = job.read_plan(Path(options.what))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if gpus_per_task > site.ranks_per_node:
+        raise UsageError(f"gpus_per_task is {gpus_per_task}, but a node has {site.gpus_per_node} GPUs")
+    left = [task for task in tasks if not job.is_done(task)]
+    print(f"{name}: {len(tasks)} tasks, {len(tasks) - len(left)} done, {len(left)} to run", file=sys.stderr)
+    if not left:
+        return
+    requeue = site.requeue if options.requeue is None else options.requeue
+    request = _request(options, site, options.job_name or _as_job_name(name), requeue)
+    slots = max(1, site.gpus_per_node // max(1, gpus_per_task)) if site.whole_nodes else 1
+    elements = min(math.ceil(len(left) / slots), site.max_array)
+    hours = seconds(request.time) / 3600 * elements
+    print(f"at most {hours:,.0f} job-hours: {elements} jobs of {request.time}", file=sys.stderr)
+    kept = request.logs / f"{request.name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    text = script.array(request, kept, elements, slots, options.max_parallel, gpus_per_task)
+    if not options.dry_run:
+        content = [{"name": task.name, "command": task.command, "done": str(task.done)} for task in left]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"name": name, "tasks": content, "gpus_per_task": gpus_per_task}, indent=1))
+    _show_or_submit(options, request, text)
+
+
+def _as_job_name(name: str) -> str:
+    return re.sub(r"[^\w.+-]", "-", name)
+
+
+def _request(options: argparse.Namespace, site: Site, name: str, requeue: bool) -> script.Request:
+    directives = {}
+    for pair in options.sbatch:
+        key, equals, value = pair.removeprefix("--").partition("=")
+        if not equals:
+            raise UsageError(f"--sbatch {pair} is not of the form KEY=VALUE")
+        directives[key] = value
+    return script.Request(
+        site=site,
+        name=name,
+        nodes=options.nodes,
+        time=options.time or site.time_limit,
+        folder=Path.cwd(),
+        logs=Path(options.logs).absolute(),
+        python=Path(sys.executable),
+        written_by=shlex.join(["python", "-m", "launchers.submit", *sys.argv[1:]]),
+        sbatch=directives,
+        requeue=requeue,
+        launcher=options.launcher,
+    )
+
+
+def _show_or_submit(options: argparse.Namespace, request: script.Request, text: str, links: int = 1) -> None:
+    if options.dry_run:
+        print(text, end="")
+        return
+    if shutil.which("sbatch") is None:
+        raise UsageError("there is no sbatch here; submit from a login node, or look at the script with --dry-run")
+    if "SLURM_JOB_ID" in os.environ:
+        print(
+            f"warning: this shell is in job {os.environ['SLURM_JOB_ID']}; a new job is submitted beside it",
+            file=sys.stderr,
+        )
+    running = _ask_slurm(["squeue", "--me", "--noheader", "--format=%i %T", f"--name={request.name}"]).splitlines()
+    if running:
+        raise UsageError(
+            f"job {' and job '.join(running)} has the name {request.name} already, and two would write to one folder; "
+            "cancel it, or give another --job-name and --run-dir"
+        )
+    request.logs.mkdir(parents=True, exist_ok=True)
+    previous = ""
+    for _ in range(links):
+        after = [f"--dependency=afterany:{previous}"] if previous else []
+        previous = _ask_slurm(["sbatch", "--parsable", *after], text).partition(";")[0]
+        print(previous)
+
+
+def _ask_slurm(command: list[str], text: str = "") -> str:
+    # What an enclosing job says of itself would be taken for options of the new one.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_JOB", "SLURM_STEP"))}
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise UsageError(f"{command[0]} refuses: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and what comes after `--`. Raises UsageError."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = argparse.ArgumentParser(
+        "python -m launchers.submit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("what", help="pretrain, or a plan file (.json)")
+    parser.add_argument("recipe", nargs="?", help="recipe of trainer/pretrain.py")
+    parser.add_argument("--site", default="generic", help=f"one of {', '.join(site_names())}, or a .toml file")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit")
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument("--chain", type=int, metavar="N", help="submit N jobs, each going on where the one before ended")
+    again.add_argument(
+        "--requeue", action=argparse.BooleanOptionalAction, help="queue again until finished; default: as the site says"
+    )
+    again.add_argument(
+        "--smoke", action="store_true", help="20 steps, a save, a resume and an evaluation; see the rate"
+    )
+    parser.add_argument("--max-parallel", type=int, metavar="N", help="of a plan file: jobs at a time")
+    parser.add_argument("--launcher", choices=("torchrun", "srun"), default="torchrun", help="who starts the ranks")
+    parser.add_argument("--job-name", help="default: the name of the run folder, or of the plan")
+    parser.add_argument("--logs", default="logs", help="folder of the jobs' output")
+    parser.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="a further directive")
+    parser.add_argument("--dry-run", action="store_true", help="show the script and what it costs; submit nothing")
+    options, unknown = parser.parse_known_args(arguments[:cut])
+    if unknown:
+        known = [flag for action in parser._actions for flag in action.option_strings]
+        raise UsageError(f"unknown argument {unknown[0]}{nearest(unknown[0], known)}; the trainer's come after --")
+    for name in ("chain", "max_parallel"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
+    is_plan = options.what.endswith(".json")
+    if not is_plan and options.what != "pretrain":
+        raise UsageError(f"{options.what!r} is no plan file (.json){nearest(options.what, ['pretrain'])}")
+    if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != 1):
+        raise UsageError("a plan file says all about its tasks: it goes with no recipe, --nodes, --chain or --smoke")
+    if not is_plan and not options.recipe:
+        raise UsageError("name the recipe: python -m launchers.submit pretrain RECIPE")
+    return options, list(arguments[cut + 1 :])
+
+
+def main() -> None:
+    """Parse the command line and submit."""
+    try:
+        options, arguments = parse(sys.argv[1:])
+        site = load_site(options.site)
+        if options.what == "pretrain":
+            submit_training(options, site, arguments)
+        else:
+            submit_tasks(options, site)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

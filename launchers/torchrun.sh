@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Start the trainer on this node's GPUs, or on one of several nodes: then run the same line on each of them.
+# usage: launchers/torchrun.sh [OPTIONS] -- RECIPE [ARGUMENTS OF trainer/pretrain.py]
+#   --nproc N           ranks on this node; default: one per GPU, or 1 on a CPU
+#   --nodes N|MIN:MAX   nodes; with MIN:MAX the run goes on while at least MIN are there
+#   --endpoint HOST:PORT  where the nodes meet: a host that all of them reach (needed for more than one node)
+#   --local-addr ADDR   how the others reach this node, where it is not its host name (InfiniBand: often <host>i)
+#   --interface NAME    network interface for NCCL and Gloo, such as ib0
+#   --last-call S       with MIN:MAX: seconds to wait for more nodes once MIN are there; default 30
+#   --max-restarts N    start all ranks again, from the last checkpoint, when one dies; default 0
+#   --dry-run           show the command
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+nproc='' nodes=1 endpoint='' local_addr='' last_call=30 max_restarts=0 dry_run=''
+while [ $# -gt 0 ]; do
+    case $1 in
+    --nproc) nproc=${2:?} && check_number "$1" "$2" && shift ;;
+    --nodes) nodes=${2:?} && shift ;;
+    --endpoint) endpoint=${2:?} && shift ;;
+    --local-addr) local_addr=${2:?} && shift ;;
+    --interface) use_interface "${2:?}" && shift ;;
+    --last-call) last_call=${2:?} && check_number "$1" "$2" && shift ;;
+    --max-restarts) max_restarts=${2:?} && shift ;;
+    --dry-run) dry_run=1 ;;
+    -h | --help) usage && exit ;;
+    --) shift && break ;;
+    *) fail "unknown argument $1; the trainer's come after --
+$(usage)" ;;
+    esac
+    shift
+done
+[[ $nodes =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || fail "--nodes $nodes is neither a number nor MIN:MAX"
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts $max_restarts is no number"
+
+environment_python
+command=("$PYTHON" -m torch.distributed.run --nproc-per-node "${nproc:-$(ranks_of_this_node)}" --max-restarts "$max_restarts")
+if [ "$nodes" = 1 ]; then
+    command+=(--standalone)
+else
+    [[ $endpoint =~ ^[^:]+:[0-9]+$ ]] || fail "--nodes $nodes needs --endpoint HOST:PORT, a host that all nodes reach"
+    command+=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id bitscale)
+    conf=last_call_timeout=$last_call
+    if [ -n "$local_addr" ]; then # torchrun would look for its own host name in the endpoint, and not find it
+        command+=(--local-addr "$local_addr")
+        conf+=,is_host=$([ "${endpoint%:*}" = "$local_addr" ] && echo 1 || echo 0)
+    fi
+    command+=(--rdzv-conf "$conf")
+fi
+start "${command[@]}" "$(dirname "$launchers")/trainer/pretrain.py" "$@"

@@ -1,0 +1,195 @@
+"""The model of a step: limits that are known in closed form, the plan of PyTorch's DDP, calibration, profiles."""
+
+from dataclasses import replace
+from math import isclose
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch._C import _distributed_c10d
+
+from benchmarks.network import Job, Layer, Machine, Sync, all_reduce_s, buckets, expected_maximum, simulate
+from benchmarks.network_fit import calibrate, efficiency, predict, uncalibrated
+from benchmarks.network_layers import job_of, multiply_adds, scaled_to
+from benchmarks.network_profile import load_profile, profile_names
+from benchmarks.network_validate import _PAPER_TARGET, against_paper, straight_line
+from data_pipelines.errors import InputError
+
+MB = 1 << 20
+QUIET = Machine(
+    ranks_per_node=4,
+    in_node_gb_s=100.0,
+    net_gb_s=10.0,
+    wire_efficiency=1.0,
+    tree_efficiency=1.0,
+    ring_in_us=0.0,
+    ring_net_us=0.0,
+    tree_in_us=0.0,
+    tree_net_us=0.0,
+    message_us=0.0,
+    interference=0.0,
+    step_sigma=0.0,
+    serial_us_per_rank=0.0,
+    read_gb_s=1e9,
+    write_gb_s=1.0,
+)
+JOB = Job(tuple(Layer(str(i), (MB,), 0.01) for i in range(10)), forward_s=0.05, update_s=0.01, images=8)  # 4 MB each
+PLAIN = Sync("buckets", 4, small_first=False, small_messages=0, algorithm="ring")
+
+
+def test_one_rank_waits_for_nobody() -> None:
+    step = simulate(JOB, replace(QUIET, step_sigma=1.0, serial_us_per_rank=1e6), PLAIN, 1)
+    assert step.seconds == pytest.approx(0.16)
+
+
+def test_a_ring_moves_twice_all_but_a_share() -> None:
+    assert all_reduce_s(QUIET, 4, 100e6, "ring") == pytest.approx(2 * 3 / 4 * 100e6 / 100e9)
+    across = 2 * 15 / 16 * 100e6 / 40e9  # four adapters of 10 GB/s a node
+    assert all_reduce_s(QUIET, 16, 100e6, "ring") == pytest.approx(across)
+    assert all_reduce_s(replace(QUIET, net_gb_s=100.0), 16, 100e6, "ring") == pytest.approx(2 * 15 / 16 * 100e6 / 100e9)
+
+
+def test_hops_of_ring_and_tree() -> None:
+    machine = replace(QUIET, ring_in_us=1.0, ring_net_us=100.0, tree_in_us=1.0, tree_net_us=100.0)
+    assert all_reduce_s(machine, 16, 0, "ring") == pytest.approx((24 * 1 + 6 * 100) * 1e-6)
+    assert all_reduce_s(machine, 16, 0, "tree") == pytest.approx(2 * (3 * 1 + 2 * 100) * 1e-6)
+    assert all_reduce_s(machine, 16, 0) == all_reduce_s(machine, 16, 0, "tree")
+
+
+def test_what_the_backward_pass_hides_and_what_it_does_not() -> None:
+    fast = simulate(JOB, replace(QUIET, net_gb_s=1e6, in_node_gb_s=1e6), PLAIN, 8)
+    assert fast.exposed_s == pytest.approx(0.0, abs=1e-6)
+    one_s = all_reduce_s(QUIET, 8, 4 * MB, "ring")
+    assert one_s < 0.01
+    assert simulate(JOB, QUIET, PLAIN, 8).exposed_s == pytest.approx(one_s)  # only the last bucket
+    slow = replace(QUIET, net_gb_s=0.01)
+    step = simulate(JOB, slow, PLAIN, 8)
+    # The network is busy from the first bucket on.
+    assert step.exposed_s == pytest.approx(0.01 + 10 * all_reduce_s(slow, 8, 4 * MB, "ring") - 0.1)
+    end = simulate(JOB, QUIET, replace(PLAIN, packing="end"), 8)
+    assert end.exposed_s == pytest.approx(10 * one_s)
+
+
+def test_compressed_gradients_travel_in_half_the_time() -> None:
+    slow = replace(QUIET, net_gb_s=0.01)
+    full = simulate(JOB, slow, replace(PLAIN, packing="end"), 8).exposed_s
+    half = simulate(JOB, slow, replace(PLAIN, packing="end", bytes_per_element=2), 8).exposed_s
+    assert half == pytest.approx(full / 2)
+
+
+def test_cycles_fuse_what_is_ready() -> None:
+    slow = replace(QUIET, message_us=20_000.0)  # only the number of messages counts
+    sync = replace(PLAIN, packing="cycles", bucket_mb=64, cycle_ms=0.0)
+    step = simulate(JOB, slow, sync, 8)
+    # 10 ms: one gradient; 30 ms: two more; then two at a time, the last is sent at 110 ms.
+    assert step.exposed_s == pytest.approx(0.03, abs=2e-3)
+    apart = simulate(JOB, slow, replace(sync, bucket_mb=4), 8)
+    assert apart.exposed_s == pytest.approx(0.01 + 10 * 0.02 - 0.1, abs=2e-3)
+
+
+def test_interference_stretches_what_overlaps() -> None:
+    busy = replace(QUIET, net_gb_s=0.01, interference=0.5)
+    step = simulate(JOB, busy, PLAIN, 8)
+    assert step.interference_s == pytest.approx(0.5 * 0.09)  # all of the backward pass but its first layer
+    assert simulate(JOB, replace(busy, interference=0.0), PLAIN, 8).interference_s == pytest.approx(0.0)
+    one_s = all_reduce_s(
+        QUIET, 8, 4 * MB, "ring"
+    )  # less than a layer takes: the rest of the layer goes on at full pace
+    brief = simulate(JOB, replace(QUIET, interference=0.5), PLAIN, 8)
+    assert brief.interference_s == pytest.approx(9 * one_s * (1 - 1 / 1.5))
+
+
+def test_the_slowest_of_many() -> None:
+    draws = np.random.default_rng(0).standard_normal((4000, 256)).max(axis=1).mean()
+    assert expected_maximum(256) == pytest.approx(draws, abs=0.03)
+    assert expected_maximum(1) == pytest.approx(0.0, abs=1e-6)
+    step = simulate(JOB, replace(QUIET, step_sigma=0.1), PLAIN, 256)
+    assert step.straggler_s == pytest.approx(0.1 * expected_maximum(256) * 0.16)
+
+
+def test_storage_and_checkpoints() -> None:
+    job = replace(JOB, image_bytes=1e6, checkpoint_bytes=1e9, save_every=100)
+    step = simulate(job, replace(QUIET, read_gb_s=0.1), PLAIN, 8)
+    assert step.checkpoint_s == pytest.approx(0.01)
+    assert step.seconds - step.checkpoint_s == pytest.approx(8 * 8 * 1e6 / 0.1e9)
+
+
+@pytest.mark.parametrize("limits", [(1.0, 25.0), (4.0, 4.0), (1.0, 1.0)])
+def test_buckets_are_those_of_ddp(limits: tuple[float, float]) -> None:
+    sizes = [4 * number for number in (2048, 900_000, 12, 512, 3_000_000, 64, 7_000_000, 1, 300_000, 12_000_000, 5)]
+    tensors = [torch.empty(size // 4, device="meta") for size in sizes]
+    limits_bytes = [int(limit * MB) for limit in dict.fromkeys(limits)]
+    expected, _ = _distributed_c10d._compute_bucket_assignment_by_size(
+        [torch.empty(0).expand(0) if tensor.numel() == 0 else torch.empty(tensor.shape) for tensor in tensors],
+        limits_bytes,
+    )
+    assert buckets(sizes, limits[1] * MB, small_first=limits[0] == 1.0) == [list(bucket) for bucket in expected]
+
+
+def test_layers_come_last_first_and_hold_every_parameter() -> None:
+    job = job_of("r50x1", 1000, 224, 8, tflops=10.0, update_gb_s=1000.0)
+    assert job.layers[0].name == "head"
+    assert job.layers[-1].name == "stem.conv"
+    assert sum(sum(layer.elements) for layer in job.layers) == 25_549_352
+    assert multiply_adds("r50x1", 1000, 224) == pytest.approx(4.1e9, rel=0.05)
+    stretched = scaled_to(job, 2.0)
+    assert stretched.compute_s == pytest.approx(2.0)
+    assert isclose(stretched.forward_s / job.forward_s, 2.0 / job.compute_s)
+
+
+def test_calibration_finds_what_made_the_points() -> None:
+    profile = load_profile("juwels-booster")
+    sync, job = PLAIN, scaled_to(JOB, 1.0)
+    truth = replace(profile.machine, step_sigma=0.02, serial_us_per_rank=50.0)
+    points = [(count, efficiency(lambda _: job, truth, sync, count)) for count in (8, 64, 256)]
+    fit = calibrate(profile, job, sync, points, 0.1)
+    assert fit.profile.machine.step_sigma == pytest.approx(0.02, rel=0.02)
+    assert fit.profile.machine.serial_us_per_rank == pytest.approx(50.0, rel=0.05)
+    assert max(map(abs, fit.residuals.values())) < 0.01
+    found = predict(fit, lambda _: job, sync, [1, 256, 1024])
+    widths = [point.efficiency_high - point.efficiency_low for point in found]
+    assert widths[0] == 0.0
+    assert 0.0 < widths[1] < widths[2]  # less sure where nothing was measured
+    assert all(point.efficiency_low <= point.efficiency <= point.efficiency_high for point in found)
+    narrow = predict(replace(fit, noise_points=0.0), lambda _: job, sync, [1, 256])[1]
+    assert narrow.efficiency_high - narrow.efficiency_low < widths[1]
+    loose = predict(uncalibrated(profile), lambda _: job, sync, [1, 256])
+    assert loose[1].efficiency_high - loose[1].efficiency_low > widths[1]
+
+
+def test_nothing_to_calibrate_on_is_said() -> None:
+    with pytest.raises(InputError, match="more than one rank"):
+        calibrate(load_profile("juwels-booster"), JOB, PLAIN, [(1, 100.0)], 0.1)
+
+
+def test_the_paper_is_predicted_from_its_smaller_counts() -> None:
+    found = against_paper()
+    assert [row["ranks"] for row in found["held_out"]] == [512, 1024]
+    assert max(ranks for ranks, _ in found["calibrated_on"]) == 256
+    for row in found["held_out"]:
+        assert abs(row["miss"]) <= _PAPER_TARGET < abs(row["straight_line_miss"])
+        assert row["interval"][0] < row["measured"] < row["interval"][1]
+
+
+def test_straight_line() -> None:
+    assert straight_line([(1, 100.0), (4, 98.0)], [16, 64]) == pytest.approx([96.0, 94.0])
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_number_of_a_profile_has_a_source(name: str) -> None:
+    profile = load_profile(name)
+    assert all(len(source) > 8 for source in profile.sources.values())
+    assert simulate(JOB, profile.machine, Sync(), 16).seconds > JOB.compute_s
+
+
+def test_profiles_that_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="juwels-booster"):
+        load_profile("juwels-boster")
+    own = tmp_path / "own.toml"
+    own.write_text("nodes = 3\n")
+    with pytest.raises(InputError, match="ranks_per_node"):
+        load_profile(str(own))
+    own.write_text("nodes = \n")
+    with pytest.raises(InputError, match="no TOML"):
+        load_profile(str(own))

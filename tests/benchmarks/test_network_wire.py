@@ -1,0 +1,48 @@
+"""The comparison with a wire: the plan of its combinations, and real ranks on real links where that is allowed."""
+
+import os
+import shutil
+
+import pytest
+
+from benchmarks import network_wire
+from benchmarks.network_wire import Combination, Setting, combinations, machine_of, measure_wire
+from data_pipelines.errors import InputError
+
+ALLOWED = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
+
+
+def test_there_are_enough_combinations_of_all_three() -> None:
+    for ranks in (2, 4, 8):
+        found = combinations(ranks)
+        assert len({*found}) == 8
+        assert all(len({getattr(one, name) for one in found}) == 2 for name in ("mbit_s", "gradient_mb", "bucket_mb"))
+
+
+def test_frames_carry_less_than_the_rate() -> None:
+    machine = machine_of(Combination(800, 8, 4), hop_us=50.0)
+    assert machine.net_gb_s * machine.wire_efficiency == pytest.approx(0.1 * 1448 / 1514)
+    assert machine.interference == machine.step_sigma == machine.serial_us_per_rank == 0.0
+
+
+def test_without_namespaces_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network_wire.os, "geteuid", lambda: 1000)
+    with pytest.raises(InputError, match="root"):
+        measure_wire((2,))
+
+
+@pytest.mark.skipif(not ALLOWED, reason="network namespaces need root, ip and tc")
+def test_a_slow_link_is_felt() -> None:
+    chosen = Setting((Combination(100, 2, 1), Combination(400, 2, 1)), layers=4, layer_ms=5.0, steps=2)
+    try:
+        found = measure_wire((2,), chosen)
+    except InputError as error:  # a container whose root may not make namespaces
+        pytest.skip(str(error))
+    slow, fast = found["combinations"]
+    least_s = 2 * (1 << 20) / 12.5e6  # each rank sends as many bytes as the gradients have; 100 Mbit/s carry no more
+    assert slow["measured_s"] > 0.8 * least_s
+    assert slow["measured_s"] > fast["measured_s"]
+    assert slow["without_network_s"] >= 0.02
+    assert slow["predicted_s"] > 0.8 * least_s
+    assert not found["met"]  # two are not twelve
+    assert not any(name.startswith("bsw") for name in os.listdir("/sys/class/net"))

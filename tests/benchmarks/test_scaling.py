@@ -1,0 +1,226 @@
+"""The scaling benchmark from end to end on one CPU rank, and what it makes of points that are bad."""
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import scaling_run as runs
+from benchmarks.loading_pass import child_environment
+from benchmarks.network_profile import load_profile
+from benchmarks.scaling import Scaling, scale
+from benchmarks.scaling_figure import draw, series_of
+from benchmarks.scaling_meter import MeasuredEnough, Meter
+from benchmarks.scaling_point import Point
+from benchmarks.scaling_predict import Asked, changed, predictions, sync_of
+from benchmarks.scaling_rows import MEASURED, PREDICTED, Row, measured_rows
+from benchmarks.scaling_run import Measured
+from data_pipelines.errors import InputError
+from trainer.config import RuntimeConfig
+
+ROOT = Path(runs.__file__).resolve().parents[1]
+ASKED = Asked("r50x1", 1000, 224, 32)
+
+
+def measured(ranks: int, rate: float, **others: Any) -> Measured:
+    details: dict[str, Any] = {"model": "r50x1", "hardware": "A100", "commit": "abc", **others}
+    return Measured("ddp", ranks, (0.9 * rate, rate, 1.2 * rate), **details)
+
+
+def leave(folder: Path, ranks: int, commit: str = "abc", world_size: int | None = None) -> None:
+    """A point as its program leaves it."""
+    run = runs.run_dir(folder, "ddp", ranks)
+    run.mkdir(parents=True)
+    point = {
+        "world_size": world_size or ranks,
+        "device_type": "cuda",
+        "windows_images_per_s": [95.0 * ranks, 90.0 * ranks, 99.0 * ranks],
+        "data_wait_share": 0.01,
+        "exposed_share": 0.02,
+        "peak_memory_bytes": 1e9,
+        "joules_per_image": 3.0,
+    }
+    environment = {"commit": commit, "device": "A100"}
+    result = {"point": point, "environment": environment, "settings": {"model": {"name": "r50x1"}}}
+    (run / "result.json").write_text(json.dumps(result))
+
+
+def test_end_to_end_on_one_rank(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), "--gpus", "1,1024", "--device", "cpu"]
+    command += ["--window-steps", "1", "--batch-size", "2", "--out", str(out), "--paper"]
+    script = (
+        "import sys; from benchmarks import scaling, scaling_run; scaling_run.usable_cores = lambda: [0]; "
+        "sys.argv = sys.argv[1:]; scaling.main()"
+    )
+    command = [sys.executable, "-c", script, *command[1:]]
+    done = subprocess.run(command, env=child_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((out / "scaling.csv").open()))
+    assert [(row["kind"], row["gpus"]) for row in rows] == [(MEASURED, "1"), (PREDICTED, "1"), (PREDICTED, "1024")]
+    assert rows[0]["note"] == ""
+    assert float(rows[0]["images_per_s_low"]) <= float(rows[0]["images_per_s"]) <= float(rows[0]["images_per_s_high"])
+    assert float(rows[0]["data_wait_share"]) > 0
+    assert float(rows[0]["peak_memory_bytes"]) > 1e8
+    assert float(rows[2]["efficiency_low"]) < float(rows[2]["efficiency"]) < float(rows[2]["efficiency_high"])
+    result = json.loads((out / "scaling.json").read_text())
+    assert {"commit", "machine", "versions", "profile"} <= result.keys()
+    assert all(number["source"] for number in result["profile"]["numbers"].values())
+    assert "*predicted*" in (out / "scaling.md").read_text()
+    assert all((out / f"figure4{panel}.{ending}").stat().st_size > 5000 for panel in "ab" for ending in ("png", "svg"))
+    (task,) = json.loads((out / "plan.json").read_text())["tasks"]
+    assert (task["name"], task["nodes"], task["gpus_per_node"]) == ("ddp-1024", 256, 4)
+    assert task["command"][0] == "python"
+    assert task["command"][task["command"].index("--global-batch-size") + 1] == "2048"
+    assert Path(task["done"]) == out / "points" / "ddp-1024" / "result.json"
+
+
+def test_a_failed_count_leaves_a_gap_and_the_others(tmp_path: Path) -> None:
+    rows = measured_rows([measured(1, 100.0), Measured("ddp", 2, failed="out of memory"), measured(4, 380.0)])
+    assert [row.efficiency for row in rows] == [100.0, None, pytest.approx(95.0)]
+    assert "out of memory" in rows[1].note
+    assert rows[2].efficiency_low == pytest.approx(100 * 0.9 * 380 / (4 * 1.2 * 100))
+    assert rows[2].efficiency_high == pytest.approx(100 * 1.2 * 380 / (4 * 0.9 * 100))
+    (points,) = series_of(rows).values()
+    assert [row.gpus for row in points] == [1, 2, 4]
+    assert all(path.is_file() for path in draw(rows, tmp_path, None))
+
+
+def test_without_one_gpu_the_smallest_count_is_the_base(tmp_path: Path) -> None:
+    rows = measured_rows([measured(4, 400.0), measured(8, 760.0)])
+    assert [(row.efficiency, row.base) for row in rows] == [(100.0, 4), (pytest.approx(95.0), 4)]
+    draw(rows, tmp_path, None)
+    assert "relative to 4 ranks" in _texts(tmp_path / "figure4b.svg", rows)
+
+
+def _texts(path: Path, rows: list[Row]) -> str:
+    """The text of a figure; matplotlib writes it into comments where glyphs are drawn."""
+    assert rows
+    return path.read_text()
+
+
+def test_mixed_commits(tmp_path: Path) -> None:
+    leave(tmp_path, 1, "abc")
+    leave(tmp_path, 2, "def")
+    with pytest.raises(InputError, match="--allow-mixed"):
+        runs.collect([tmp_path], allow_mixed=False)
+    rows = measured_rows(runs.collect([tmp_path], allow_mixed=True))
+    assert [row.note for row in rows] == ["mixed commits", "mixed commits"]
+
+
+def test_collected_points(tmp_path: Path) -> None:
+    leave(tmp_path, 1)
+    leave(tmp_path, 4, world_size=1)
+    (tmp_path / "points" / "ddp-8").mkdir()
+    (tmp_path / "points" / "ddp-8" / "status.json").write_text('{"state": "failed", "reason": "loss is not finite"}')
+    one, four, eight = runs.collect([tmp_path], allow_mixed=False)
+    assert (one.rates, one.joules_per_image, one.commit) == ((95.0, 90.0, 99.0), 3.0, "abc")
+    assert four.failed == "ran on 1 ranks, not 4"
+    assert eight.failed == "loss is not finite"
+    with pytest.raises(InputError, match="no such folder"):
+        runs.collect([tmp_path / "absent"], allow_mixed=False)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no measured point"):
+        runs.collect([tmp_path / "empty"], allow_mixed=False)
+
+
+def test_settings_that_are_refused(tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"measure": False, "out": tmp_path / "out"}
+    with pytest.raises(InputError, match="3744"):
+        scale(Scaling(gpus="1,4096", **quick))
+    with pytest.raises(InputError, match="at least 3"):
+        Scaling(windows=2)
+    with pytest.raises(InputError, match="bucket_mb"):
+        scale(Scaling(gpus="1", what_if="bucket_md=3", **quick))
+    with pytest.raises(InputError, match="above 0"):
+        scale(Scaling(gpus="1", what_if="bucket_mb=-3", **quick))
+    with pytest.raises(InputError, match="does not feed"):
+        scale(Scaling(gpus="1,64", strong=True, batch_size=32, device="cpu", **quick))
+    with pytest.raises(InputError, match="nothing measured"):
+        scale(Scaling(gpus="1", predict=False, **quick))
+
+
+def test_strong_scaling_keeps_the_global_batch(tmp_path: Path) -> None:
+    template = Point(run_dir=tmp_path, global_batch_size=64)
+    assert [runs.point_at(template, tmp_path, n, strong=True).global_batch_size for n in (1, 64)] == [64, 64]
+    assert [runs.point_at(template, tmp_path, n, strong=False).global_batch_size for n in (1, 64)] == [64, 4096]
+    profile = load_profile("juwels-booster")
+    strong, _ = predictions(Asked("r50x1", 1000, 224, 256, strong=True), profile, ["ddp"], [1, 64], [], "")
+    weak, _ = predictions(Asked("r50x1", 1000, 224, 256), profile, ["ddp"], [1, 64], [], "")
+    assert strong[1].efficiency is not None
+    assert weak[1].efficiency is not None
+    assert strong[1].efficiency < weak[1].efficiency - 10  # 4 images a rank hide nothing
+
+
+def test_predictions_start_from_what_was_measured() -> None:
+    profile = load_profile("dgx-a100")
+    points = [replace(measured(ranks, 0.0), rates=(rate,) * 3) for ranks, rate in ((1, 100.0), (8, 700.0))]
+    rows, about = predictions(ASKED, profile, ["ddp"], [1, 8, 64], points, "net_gb_s=2")
+    plain, changed_rows = rows[:3], rows[3:]
+    assert plain[0].images_per_s == pytest.approx(100.0, rel=1e-6)
+    assert plain[1].images_per_s == pytest.approx(700.0, rel=0.02)
+    assert about["ddp"]["calibrated_on"].startswith("measured points of 1, 8")
+    assert plain[2].images_per_s is not None
+    assert changed_rows[2].images_per_s is not None
+    assert changed_rows[2].images_per_s < plain[2].images_per_s  # a slower network
+    assert {row.note for row in changed_rows} == {"what if net_gb_s=2"}
+    assert {row.kind for row in rows} == {PREDICTED}
+
+
+def test_what_if_changes_what_it_names() -> None:
+    machine = load_profile("dgx-a100").machine
+    sync, other = changed("bucket_mb=100, compression=bf16,net_gb_s=50", sync_of("ddp"), machine)
+    assert (sync.bucket_mb, sync.bytes_per_element, other.net_gb_s) == (100, 2, 50)
+
+
+def test_the_largest_power_of_two_is_measured_too() -> None:
+    assert runs.local_counts((1, 4, 16), 2) == [1, 2]
+    assert runs.local_counts((1, 4, 16), 12) == [1, 4, 8]
+    assert runs.local_counts((1,), 0) == []
+
+
+def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
+    asked: list[bool] = []
+
+    class Engine:
+        device = torch.device("cpu")
+
+        def accumulate(self, last: bool) -> None:
+            asked.append(last)
+
+        def step(self) -> str:
+            return "update"
+
+        def sum(self, tensor: str) -> str:
+            return tensor
+
+    meter = Meter(Engine(), window_steps=2, windows=3, silent=3)  # type: ignore[arg-type]
+    for _ in range(meter.total_steps):
+        meter.accumulate(True)
+        assert meter.sum("loss") == "loss"  # type: ignore[arg-type]
+        assert meter.step() == "update"
+    assert asked == [True] * 8 + [False] * 6
+    assert meter.joules is None
+    with pytest.raises(MeasuredEnough):
+        meter.sum("loss")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(find_spec("trainer.engines.fake") is None, reason="there is no engine over the fake process group")
+def test_a_rank_of_a_world_that_is_not_there() -> None:
+    from benchmarks.scaling_dry import measure_dry_worlds
+
+    found = measure_dry_worlds(1024)
+    assert all(row["samples_right"] and row["evaluation_complete"] for row in found["ranks"])
+    assert all(row["wrote_checkpoints"] == (row["rank"] == 0) for row in found["ranks"])
+    assert found["more"]["peak_mb"] < 64
+
+
+def test_the_default_engine_is_one_that_there_is() -> None:
+    assert RuntimeConfig().engine in Scaling().engines

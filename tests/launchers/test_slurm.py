@@ -1,0 +1,178 @@
+"""Jobs on a real SLURM: submitted, cancelled, out of time, bereft of a node, and ending with the same weights."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from slurm_cluster import Cluster, lacking, wait_until
+
+from data_pipelines.datasets.phantom import phantom
+from data_pipelines.prepare import Output, prepare
+from trainer import checkpoint
+from trainer.tracking import read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, SAVE_EVERY = 40, 25
+
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(lacking()), reason=lacking())]
+
+
+@dataclass(frozen=True)
+class User:
+    """Somebody at a login node. While `slow` exists, each update takes a second."""
+
+    cluster: Cluster
+    folder: Path
+    slow: Path
+
+    def submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        environment = self.cluster.environment | {
+            "PYTHONPATH": f"{Path(__file__).parent / 'slow'}:{ROOT}",
+            "BITSCALE_TEST_SLOW": str(self.slow),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "launchers.submit", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def submit_run(self, run: str, *options: str) -> str:
+        """The number of a job that trains in runs/RUN on two nodes."""
+        trainer = ["--data.sets", self.folder / "phantom", "--data.image-size", "32", "--data.resize", "32"]
+        trainer += ["--schedule.steps", str(STEPS), "--global-batch-size", "4", "--device", "cpu", "--threads", "1"]
+        trainer += ["--eval-every", "1000", "--save-every", str(SAVE_EVERY), "--log-every", "1"]
+        job = ["pretrain", "phantom", "--nodes", "2", "--site", "localhost", *options]
+        done = self.submit(*job, "--", *trainer, "--run-dir", f"runs/{run}")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()[-1]
+
+    def log(self, job: str) -> str:
+        return "".join(path.read_text() for path in (self.folder / "logs").glob(f"*-{job}.out"))
+
+    def status(self, run: str) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads((self.folder / "runs" / run / "status.json").read_text())
+        return status
+
+    def wait_for(self, job: str, state: str, timeout_s: float = 120) -> None:
+        def there() -> bool:
+            found = self.cluster.state(job)
+            assert found in ("PENDING", "RUNNING", "COMPLETING", state), f"{found}\n{self.log(job)}"
+            return found == state
+
+        wait_until(there, f"job {job} is {state}", timeout_s)
+
+    def wait_for_step(self, job: str, run: str, step: int) -> None:
+        def there() -> bool:
+            assert self.cluster.state(job) in ("PENDING", "RUNNING"), self.log(job)
+            return any(row["step"] >= step for row in read_metrics(self.folder / "runs" / run))
+
+        wait_until(there, f"step {step}", 90)
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
+    folder = tmp_path_factory.mktemp("user")
+    prepare(phantom(images=60, size=32), Output(folder / "phantom"))
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    yield User(cluster, folder, folder / "slow")
+    cluster.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(user: User) -> str:
+    """The job of a run through to its end."""
+    job = user.submit_run("undisturbed")
+    user.wait_for(job, "COMPLETED")
+    return job
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = checkpoint.load(checkpoint.path_of(run_dir, STEPS)).state["model"]
+    return state
+
+
+def test_two_nodes_to_the_end(user: User, undisturbed: str) -> None:
+    assert user.status("undisturbed")["state"] == "finished"
+    environment = json.loads((user.folder / "runs/undisturbed/environment.json").read_text())
+    assert environment["world_size"] == 2
+    assert "ended with 0" in user.log(undisturbed)
+
+
+def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str) -> None:
+    cluster, run = user.cluster, "disturbed"
+    user.slow.touch()
+
+    job = user.submit_run(run, "--launcher", "srun")
+    user.wait_for_step(job, run, 2)
+    cluster.say("scancel", job)
+    wait_until(lambda: not cluster.say("squeue", "-h"), "cancelled", 60)
+    status = user.status(run)
+    assert (status["state"], status["reason"]) == ("resumable", "stopped by SIGTERM")
+    cancelled_at = status["step"]
+    assert 2 <= cancelled_at < SAVE_EVERY  # saved where it was, not at the next planned checkpoint
+    assert checkpoint.step_of(checkpoint.numbered(user.folder / "runs" / run)[-1]) == cancelled_at
+
+    job = user.submit_run(run, "--time", "00:01:00")
+    wait_until(lambda: "queues itself again" in user.log(job), "out of time and queued again", 120)
+    status = user.status(run)
+    assert (status["state"], status["reason"]) == ("resumable", "stopped by SIGUSR1")
+    timed_out_at = status["step"]
+    assert cancelled_at < timed_out_at < STEPS
+
+    wait_until(lambda: cluster.state(job) == "PENDING", "pending", 60)
+    cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now+3", "TimeLimit=60")
+    user.wait_for_step(job, run, timed_out_at + 1)
+    cluster.kill_node("n2")
+    user.slow.unlink()
+    wait_until(lambda: cluster.state(job) == "PENDING", "queued again because a node died", 90)
+    cluster.start_node("n2")
+    wait_until(cluster.is_idle, "both nodes back", 60)
+    cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now+3")
+    user.wait_for(job, "COMPLETED")
+    assert user.status(run)["state"] == "finished"
+
+    expected, found = weights(user.folder / "runs/undisturbed"), weights(user.folder / "runs" / run)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_plan_runs_what_is_left(user: User) -> None:
+    """The first task is done before, the third fails until it is mended: nothing runs twice."""
+    write = "import json, pathlib, sys; p = pathlib.Path(sys.argv[1]); p.with_suffix('.ran').open('a').write('x'); "
+    write += (
+        "json.dump({'from': sys.argv[2]}, p.open('w')) if sys.argv[2] != 'c' or pathlib.Path('mended').exists() else 0"
+    )
+    tasks = [
+        {
+            "name": name,
+            "command": ["python", "-c", write, f"{name}'s $(x) file.json", name],
+            "done": f"{name}'s $(x) file.json",
+        }
+        for name in "abcd"
+    ]
+    (user.folder / "plan.json").write_text(json.dumps({"name": "a sweep", "tasks": tasks, "gpus_per_task": 0}))
+    (user.folder / "a's $(x) file.json").write_text("{}")
+    (user.folder / "b's $(x) file.json").write_text('{"half')
+
+    def run() -> str:
+        done = user.submit(
+            "plan.json", "--site", "localhost", "--time", "00:05:00", "--max-parallel", "2", "--no-requeue"
+        )
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: not user.cluster.say("squeue", "-h"), "all tasks", 60)
+        return done.stderr
+
+    assert "4 tasks, 1 done, 3 to run" in run()
+    (user.folder / "mended").touch()
+    assert "4 tasks, 3 done, 1 to run" in run()
+    assert "4 tasks, 4 done, 0 to run" in run()
+    ran = {name: (user.folder / f"{name}'s $(x) file.ran") for name in "abcd"}
+    assert {name: path.read_text() for name, path in ran.items() if path.exists()} == {"b": "x", "c": "xx", "d": "x"}

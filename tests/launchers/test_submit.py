@@ -1,0 +1,455 @@
+"""Batch scripts are what they should be, do what they say when bash runs them, and refuse what is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launchers import job, submit
+from launchers.profiles import SITES, UsageError, load_site, seconds, site_names
+
+PLAN = {
+    "name": "a_run",
+    "run_dir": "runs/a_run",
+    "total_steps": 90_000,
+    "global_batch_size": 4096,
+    "train_images": 1_281_167,
+    "parameters": 25_500_000,
+    "checkpoint_bytes": 204_000_000,
+}
+ODD = ["--data.sets", "a b", "it's", "$(touch pwned)", "`touch pwned`", 'quote"d', "*"]
+
+
+@dataclass
+class Login:
+    """A login node with programs of its own making; `ran` tells how they were called."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    def program(self, name: str, script: str) -> None:
+        path = self.folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        note = f'printf "%s\\0" {name} "$@" >>{self.folder}/ran; echo >>{self.folder}/ran'
+        path.write_text(f"#!{shutil.which('bash')}\n{note}\n{script}\n")
+        path.chmod(0o755)
+
+    def ran(self, name: str) -> list[list[str]]:
+        """The arguments of each call."""
+        path = self.folder / "ran"
+        calls = [line.split("\0")[:-1] for line in path.read_text().split("\n")] if path.exists() else []
+        return [call[1:] for call in calls if call[:1] == [name]]
+
+    def submit(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, output, errors."""
+        self.monkeypatch.setattr(sys, "argv", ["submit", *arguments])
+        code = 0
+        try:
+            submit.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        output, error = self.capsys.readouterr()
+        return code, output, error
+
+    def script(self, *arguments: str) -> str:
+        code, output, error = self.submit(*arguments)
+        assert code == 0, error
+        return output
+
+    def run_script(self, text: str, **environment: str) -> subprocess.Popen[str]:
+        """As SLURM would, with the programs of this login node in place of its own."""
+        path = self.folder / "script"
+        slurm = {
+            "SLURM_JOB_ID": "77",
+            "SLURM_JOB_NODELIST": "n[1-2]",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_CPUS_PER_TASK": "1",
+        }
+        # Less the line that puts the environment's programs before the stand-ins.
+        text = "\n".join(line for line in text.splitlines() if not line.startswith("export PATH="))
+        path.write_text(text)
+        return subprocess.Popen(
+            ["bash", str(path)],
+            env=os.environ | slurm | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def status(self, state: str, step: int) -> None:
+        path = self.folder / "runs/a_run/status.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"state": state, "step": step, "time": time.time() + 1}))
+
+
+@pytest.fixture
+def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Login:
+    folder = tmp_path
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(submit, "ask_plan", lambda python, arguments: PLAN)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    login = Login(folder, monkeypatch, capsys)
+    login.program("scontrol", '[ "$1" != show ] || echo n1')
+    login.program("squeue", "")
+    login.program("sbatch", f'cat >>{folder}/submitted; echo $(($(grep -c -a "^sbatch" {folder}/ran) + 100))')
+    login.program("python", f'exec {sys.executable} "$@"')
+    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
+    return login
+
+
+def directives(text: str) -> dict[str, str]:
+    found = [line.removeprefix("#SBATCH --").partition("=") for line in text.splitlines() if line.startswith("#SBATCH")]
+    return {key: value for key, _, value in found}
+
+
+def test_script_for_juwels_booster(login: Login) -> None:
+    code, text, cost = login.submit(
+        "pretrain", "imagenet1k_r50x1", "--nodes", "64", "--site", "juwels-booster", "--time", "08:00:00",
+        "--sbatch", "account=deepacf", "--chain", "3", "--dry-run", "--", "--optim.base-lr", "0.02",
+    )  # fmt: skip
+    assert code == 0, cost
+    expected = {
+        "nodes": "64",
+        "ntasks-per-node": "1",
+        "cpus-per-task": "48",
+        "time": "08:00:00",
+        "partition": "booster",
+    }
+    expected |= {"account": "deepacf", "gres": "gpu:4", "signal": "B:USR1@300", "exclusive": "", "no-requeue": ""}
+    expected |= {"output": f"{login.folder}/logs/%x-%j.out", "open-mode": "append", "job-name": "a_run"}
+    assert expected.items() <= directives(text).items()
+    for line in (
+        "export NCCL_SOCKET_IFNAME=ib0",
+        "export GLOO_SOCKET_IFNAME=ib0",
+        "export BITSCALE_ADDRESS='{host}i' BITSCALE_LOCAL_DIR=/tmp",
+        "PET_NPROC_PER_NODE=4",
+        "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+        "trainer/pretrain.py imagenet1k_r50x1 --optim.base-lr 0.02",
+        "launch torchrun --nnodes 64 ",
+    ):
+        assert line in text
+    assert "90,000 steps of 4,096 images" in cost
+    assert "0.20 GB a checkpoint" in cost
+    assert "256 GPUs for at most 08:00:00: 2,048 GPU-hours" in cost
+    assert "submit the same with --smoke" in cost
+    assert login.ran("sbatch") == []
+    assert not (login.folder / "logs").exists()
+
+
+@pytest.mark.parametrize("site", site_names())
+@pytest.mark.parametrize("options", [[], ["--smoke"], ["--chain", "2"], ["--launcher", "srun"]])
+def test_scripts_are_bash(login: Login, site: str, options: list[str]) -> None:
+    text = login.script("pretrain", "embedded", "--site", site, *options, "--dry-run", "--", *ODD)
+    done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "{{" not in text
+
+
+def test_cost_from_what_was_measured(login: Login) -> None:
+    rows = [
+        {"step": 0, "world_size": 4},
+        {"step": 10, "train/images_per_s": 900.0},
+        {"step": 20, "train/images_per_s": 1000.0},
+    ]
+    smoke = login.folder / "runs/a_run-smoke-5"
+    smoke.mkdir(parents=True)
+    (smoke / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half')
+    _, _, cost = login.submit("pretrain", "embedded", "--nodes", "2", "--time", "08:00:00", "--chain", "2", "--dry-run")
+    # 90,000 x 4,096 images at 2,000 a second are 51.2 h; a job trains for 8 h less 300 s.
+    assert (
+        "about 51.2 h, 410 GPU-hours, 7 jobs (2,000 images/s, measured in runs/a_run-smoke-5 on 4 ranks, and assumed"
+        in cost
+    )
+    assert "warning: the run takes about 7 jobs, the chain has 2" in cost
+
+
+def test_arguments_arrive_as_they_are(login: Login) -> None:
+    login.program("srun", "")
+    login.status("resumable", 3)
+    text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "2", "--dry-run", "--", *ODD)
+    login.run_script(text).communicate()
+    (call,) = login.ran("srun")
+    assert call[2:5] == ["torchrun", "--nnodes", "2"]
+    assert call[6:] == ["embedded", *ODD]
+    assert not list(login.folder.rglob("pwned"))
+
+
+@pytest.mark.parametrize(
+    ("leaves", "code", "requeued"),
+    [
+        (("finished", 90), 0, False),
+        (("failed", 40), 1, False),
+        (("running", 40), 0, True),  # killed on the way, with checkpoints
+        (("resumable", 40), 0, True),
+        (("resumable", 30), 1, False),  # no step further: it would go on for ever
+    ],
+)
+def test_queues_itself_again(login: Login, leaves: tuple[str, int], code: int, requeued: bool) -> None:
+    state, step = leaves
+    after = json.dumps({"state": state, "step": step, "time": time.time() + 1000})
+    login.status("resumable", 30)
+    login.program("srun", f"echo '{after}' >{login.folder}/runs/a_run/status.json; exit 1")
+    text = login.script("pretrain", "embedded", "--site", "localhost", "--dry-run")
+    process = login.run_script(text)
+    output, _ = process.communicate()
+    assert process.returncode == code, output
+    assert (["requeue", "77"] in login.ran("scontrol")) is requeued
+
+
+@pytest.mark.parametrize(("state", "code"), [("finished", 0), ("failed", 1)])
+def test_starts_nothing_that_is_over(login: Login, state: str, code: int) -> None:
+    text = login.script("pretrain", "embedded", "--site", "localhost", "--dry-run")
+    login.program("srun", "")
+    login.status(state, 90)
+    process = login.run_script(text)
+    assert f"is {state} at step 90" in process.communicate()[0]
+    assert process.returncode == code
+    assert login.ran("srun") == []
+
+
+def test_failure_of_an_earlier_job_is_tried_again(login: Login) -> None:
+    login.status("failed", 30)
+    path = login.folder / "runs/a_run/status.json"
+    path.write_text(json.dumps({"state": "failed", "step": 30, "time": time.time() - 60}))
+    assert job.state(path.parent, time.time()) == ("resumable", 30)
+    assert job.state(path.parent, time.time() - 120) == ("failed", 30)
+    assert job.state(login.folder / "nowhere", 0) == ("resumable", 0)
+
+
+@pytest.mark.parametrize(("number", "seen", "requeued"), [(signal.SIGUSR1, "USR1", True), (signal.SIGTERM, "", False)])
+def test_signals_to_the_script(login: Login, number: int, seen: str, requeued: bool) -> None:
+    """SIGUSR1, before the time limit, is handed on, and the job queues itself; after SIGTERM, scancel, it does not."""
+    status = f"{login.folder}/runs/a_run/status.json"
+    login.status("resumable", 1)
+    finish = f"""echo '{{"state": "resumable", "step": 9}}' >{status}"""
+    login.program(
+        "srun", f"trap 'echo USR1 >{login.folder}/seen; {finish}; exit 0' USR1; touch started; sleep 1 & wait; {finish}"
+    )
+    process = login.run_script(login.script("pretrain", "embedded", "--site", "localhost", "--dry-run"))
+    while not (login.folder / "started").exists():
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate()
+    assert ((login.folder / "seen").read_text().strip() if (login.folder / "seen").exists() else "") == seen
+    assert (["requeue", "77"] in login.ran("scontrol")) is requeued
+    assert process.returncode == (0 if requeued else 143)
+
+
+def test_smoke_resumes(login: Login) -> None:
+    login.program(
+        "srun",
+        'mkdir -p "runs/a_run-smoke-77"; '
+        """echo '{"state": "finished", "step": 20}' >runs/a_run-smoke-77/status.json""",
+    )
+    process = login.run_script(
+        login.script("pretrain", "embedded", "--site", "localhost", "--smoke", "--dry-run", "--", "--run-dir", "x")
+    )
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    first, second = ([*call[call.index("--run-dir") :]] for call in login.ran("srun"))
+    assert first[:2] == second[:2] == ["--run-dir", "runs/a_run-smoke-77"]
+    assert first[-2:] == ["--schedule.steps", "10"]
+    assert second[-3:] == ["--schedule.steps", "20", "--resume-anyway"]
+
+
+def test_chain(login: Login) -> None:
+    code, output, error = login.submit("pretrain", "embedded", "--site", "localhost", "--chain", "3")
+    assert code == 0, error
+    first, second, third = login.ran("sbatch")
+    assert first == ["--parsable"]
+    ids = output.split()
+    assert second == ["--parsable", f"--dependency=afterany:{ids[0]}"]
+    assert third == ["--parsable", f"--dependency=afterany:{ids[1]}"]
+    assert (login.folder / "logs").is_dir()  # SLURM would lose the output without a word
+
+
+def test_twice_at_a_time_is_refused(login: Login) -> None:
+    login.program("squeue", "echo 12 RUNNING")
+    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
+    assert (code, "job 12 RUNNING has the name a_run already" in error) == (2, True)
+    assert login.ran("sbatch") == []
+
+
+def test_inside_a_job_only_warns(login: Login) -> None:
+    login.monkeypatch.setenv("SLURM_JOB_ID", "5")
+    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
+    assert (code, "warning: this shell is in job 5" in error) == (0, True)
+
+
+def test_refusal_of_slurm(login: Login) -> None:
+    login.program("sbatch", "echo 'invalid account' >&2; exit 1")
+    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
+    assert (code, error.splitlines()[-1]) == (2, "error: sbatch refuses: invalid account")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "embedded", "--site", "juwels-boster"], "did you mean 'juwels-booster'?"),
+        (["pretrain", "embedded", "--node", "3"], "did you mean '--nodes'?"),
+        (["pretrian", "embedded"], "did you mean 'pretrain'?"),
+        (["pretrain"], "name the recipe"),
+        (["pretrain", "embedded", "--time", "8:00"], "'8:00' is no duration; write HH:MM:SS"),
+        (["pretrain", "embedded", "--time", "2-00:00:00"], "above the site's 24:00:00; take less, and --chain"),
+        (["pretrain", "embedded", "--time", "00:05:00"], "leaves nothing beside the 300 s kept for saving"),
+        (["pretrain", "embedded", "--nodes", "0"], "--nodes is 0"),
+        (["pretrain", "embedded", "--nodes", "2000"], "a global batch of 4096 images is too small for 8000 ranks"),
+        (["pretrain", "embedded", "--chain", "0"], "--chain is 0"),
+        (["pretrain", "embedded", "--sbatch", "qos"], "--sbatch qos is not of the form KEY=VALUE"),
+        (["pretrain", "embedded", "--sbatch", "qos=high --uid=0"], "characters that do not belong"),
+        (["pretrain", "embedded", "--sbatch", "Q$S=high"], "is no name of a directive"),
+        (["pretrain", "embedded", "--sbatch", "time=99:00:00"], "use --time"),
+        (["pretrain", "embedded", "--job-name", "a b"], "is no name for a job"),
+        (["pretrain", "embedded", "--", "--no-resume"], "--no-resume would start anew in every job"),
+        (["pretrain", "embedded", "--sbatch", "qos=high\n#SBATCH --uid=0"], "control characters"),
+        (["pretrain", "embedded", "--", "x\ntouch pwned"], "control characters"),
+        (["absent.json"], "absent.json cannot be read as a plan"),
+        (["absent.json", "--nodes", "2"], "a plan file says all about its tasks"),
+    ],
+)  # fmt: skip
+def test_refuses(login: Login, arguments: list[str], message: str) -> None:
+    code, _, error = login.submit(*arguments)
+    assert code == 2
+    assert message in error
+    assert login.ran("sbatch") == []
+
+
+def test_odd_folder_is_refused_in_directives_and_quoted_elsewhere(login: Login) -> None:
+    folder = login.folder / "it's $(touch pwned) here"
+    folder.mkdir()
+    login.monkeypatch.chdir(folder)
+    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost", "--dry-run")
+    assert (code, "characters that do not belong into one" in error) == (2, True)
+    text = login.script(
+        "pretrain", "embedded", "--site", "localhost", "--dry-run", "--logs", str(login.folder / "logs")
+    )
+    login.program("srun", f"pwd >{login.folder}/where")
+    login.run_script(text).communicate()
+    assert (login.folder / "where").read_text().strip() == str(folder)
+    assert not list(login.folder.rglob("pwned"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("gpus_per_nod = 4", "unknown key 'gpus_per_nod'; did you mean 'gpus_per_node'?"),
+        ('gpus_per_node = "4"', "gpus_per_node is '4', not of type int"),
+        ("gpus_per_node = -1", "gpus_per_node must be 0 or more"),
+        ('sbatch = { "x y" = "1" }', "is no name of a directive"),
+        ('environment = { "A;B" = "1" }', "environment: 'A;B' is no name of a variable"),
+        ('time_limit = "1 day"', "'1 day' is no duration"),
+        ("modules = [1]", "modules is [1]"),
+        ("= 3", "mine.toml: "),
+    ],
+)
+def test_profile_refuses(tmp_path: Path, change: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    lines = [
+        line for line in (SITES / "generic.toml").read_text().splitlines() if line.split("=")[0] != change.split("=")[0]
+    ]
+    path.write_text("\n".join([*lines, change]))
+    with pytest.raises(UsageError) as refused:
+        load_site(str(path))
+    assert message in str(refused.value)
+
+
+def test_durations() -> None:
+    assert [seconds(text) for text in ("00:00:01", "24:00:00", "1-02:03:04")] == [1, 86400, 93784]
+
+
+def plan_file(folder: Path, commands: dict[str, list[str]], gpus_per_task: int = 1) -> Path:
+    tasks = [
+        {"name": name, "command": command, "done": str(folder / f"{name}.json")} for name, command in commands.items()
+    ]
+    path = folder / "plan.json"
+    path.write_text(json.dumps({"name": "a sweep", "tasks": tasks, "gpus_per_task": gpus_per_task}))
+    return path
+
+
+def test_plan_fills_whole_nodes(login: Login) -> None:
+    path = plan_file(login.folder, {f"t{i}": ["true"] for i in range(10)})
+    (login.folder / "t0.json").write_text("{}")
+    text = login.script(str(path), "--site", "juwels-booster", "--max-parallel", "2", "--dry-run")
+    found = directives(text)
+    assert (found["array"], found["gres"], found["cpus-per-task"]) == (
+        "0-2%2",
+        "gpu:4",
+        "48",
+    )  # nine tasks, four at a time
+    assert found["output"].endswith("/logs/%x-%A_%a.out")
+    assert "--elements 3 --slots 4" in text
+    found = directives(login.script(str(path), "--site", "generic", "--dry-run"))
+    assert (found["array"], found["gres"], found["cpus-per-task"]) == ("0-8", "gpu:1", "8")
+
+
+def run_tasks(path: Path, *options: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(Path(job.__file__)), "tasks", str(path), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_tasks_share_a_node(tmp_path: Path) -> None:
+    """Each gets GPUs of its own, and two meet although each waits for the other."""
+    meet = "import os, pathlib, sys, time\nme, other = sys.argv[1:]\n"
+    meet += "pathlib.Path(me + '.here').touch()\nwhile not pathlib.Path(other + '.here').exists(): time.sleep(0.01)\n"
+    meet += "pathlib.Path(me + '.json').write_text('\"' + os.environ['CUDA_VISIBLE_DEVICES'] + '\"')"
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    path = plan_file(tmp_path, {"a": ["python", "-c", meet, a, b], "b": ["python", "-c", meet, b, a]}, gpus_per_task=2)
+    process = run_tasks(path, "--slots", "2")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 0, output
+    assert {job.read_json(tmp_path / f"{name}.json") for name in "ab"} == {"0,1", "2,3"}
+
+
+def test_tasks_of_an_element_and_their_failures(tmp_path: Path) -> None:
+    touch = "import sys; open(sys.argv[1], 'w').write('1')"
+    commands = {f"t{i}": ["python", "-c", touch, str(tmp_path / f"t{i}.json")] for i in range(5)}
+    commands["t2"] = ["/no/such/program"]
+    process = run_tasks(plan_file(tmp_path, commands), "--element", "0", "--elements", "2")
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "error: failed: t2 (127); not done: t2" in output
+    assert sorted(path.name for path in tmp_path.glob("t*.json")) == ["t0.json", "t4.json"]
+
+
+def test_tasks_are_asked_to_stop(tmp_path: Path) -> None:
+    wait = "import pathlib, signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(0))\n"
+    wait += "pathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)"
+    path = plan_file(tmp_path, {name: ["python", "-c", wait, str(tmp_path / f"{name}.up")] for name in "ab"})
+    process = run_tasks(path)
+    while not (tmp_path / "a.up").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == job.UNFINISHED, output
+    assert "stopped by SIGUSR1 with 2 of 2 tasks left" in output
+    assert not (tmp_path / "b.up").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda plan: plan.pop("tasks"), "is no plan"),
+        (lambda plan: plan["tasks"][0].pop("done"), "task 0: it must be"),
+        (lambda plan: plan["tasks"][0].update(command="rm -rf x"), "task 0: it must be"),
+        (lambda plan: plan.update(gpus_per_task="1"), "gpus_per_task is '1', no number"),
+    ],
+)
+def test_wrong_plans(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    path = plan_file(tmp_path, {"a": ["true"]})
+    plan = json.loads(path.read_text())
+    change(plan)
+    path.write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=r"plan\.json") as refused:
+        job.read_plan(path)
+    assert message in str(refused.value)

@@ -1,0 +1,121 @@
+"""Tables in each of their forms: marks, escapes, seeds and p values."""
+
+import html.parser
+import math
+import re
+
+import pytest
+
+from trainer.reporting.cells import Cell
+from trainer.reporting.tables import Entry, Heading, Table
+from trainer.reporting.writers import as_html, as_rows, latex, markdown
+
+CELL = Cell(75.904, 0.0534, 5)
+TABLE = Table(
+    "full_shot_a b",
+    "Accuracy & more, 5% of <all>.",
+    "target",
+    (Heading("r50x1", "one_a"), Heading("r50x1", "one_a+two|b", "+two|b"), Heading("r152x4", "none")),
+    (
+        ("first_set", (Entry(CELL, best=True), Entry(CELL, best=True, p=0.25, against="one_a"), Entry())),
+        ("first_set, paper", (Entry(Cell(1.0, math.nan, 1)), Entry(CELL, p=0.0001, against="one_a"), Entry())),
+    ),
+    ("A note: p ≥ 0.05.",),
+)
+HOSTILE = r"""a_b & 50% of $x$ #1 {c} ~d ^e \f <g> |h| "i" ± 1 × 2 – 3"""
+
+
+def test_markdown() -> None:
+    assert markdown(TABLE) == [
+        "| target | r50x1, one_a | r50x1, one_a+two\\|b | r152x4, none |",
+        "|---|---|---|---|",
+        "| first_set | **75.90 ± 0.05** | ***75.90 ± 0.05*** |  |",
+        "| first_set, paper | 1.00 | 75.90 ± 0.05 |  |",
+    ]
+
+
+def test_latex() -> None:
+    text = latex([TABLE])
+    assert r"\caption{Accuracy \& more, 5\% of \textless{}all\textgreater{}. A note: p $\geq$ 0.05.}" in text
+    assert r"\label{tab:full-shot-a-b}" in text
+    assert r"\begin{tabular}{lrrr}" in text
+    assert r" & \multicolumn{2}{c}{r50x1} & \multicolumn{1}{c}{r152x4} \\" in text
+    assert r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}" in text
+    assert r"target & one\_a & +two\textbar{}b & none \\" in text
+    bold, both = r"\textbf{75.90 $\pm$ 0.05}", r"\textbf{\textit{75.90 $\pm$ 0.05}}"
+    assert rf"first\_set & {bold} & {both} &  \\" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_latex_leaves_no_special_character_as_it_is() -> None:
+    text = latex([Table("t", HOSTILE, HOSTILE, (Heading("", HOSTILE),), ((HOSTILE, (Entry(words=HOSTILE),)),))])
+    body = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater|textbar)\{\}", "", text)
+    body = body.replace(r"$\pm$", "").replace(r"$\times$", "")
+    for line in body.splitlines():
+        if "a\\_b" in line:
+            assert not re.search(r"(?<!\\)[%$#_]", line)
+            assert not re.search(r"[~^<>|±×–]", line)
+            assert re.search(r"50\\% of \\\$x\\\$ \\#1 \\\{c\\\}", line)
+
+
+def test_wide_intervals_stand_below_their_means() -> None:
+    entries = (Entry(words="+6.91 [-5.64, +19.46]"),)
+    narrow = Table("t", "c.", "", (Heading("", "1-shot"),), (("a", entries),))
+    assert "a & +6.91 [-5.64, +19.46] \\\\" in latex([narrow])
+    wide = Table("t", "c.", "", (Heading("", "1-shot"),) * 6, (("a", entries * 6),))
+    assert r"\begin{tabular}[t]{@{}r@{}}+6.91\\{}[-5.64, +19.46]\end{tabular}" in latex([wide])
+    assert "<td>+6.91<small>[-5.64, +19.46]</small></td>" in as_html(narrow)
+
+
+class Tags(html.parser.HTMLParser):
+    """Checks that tags are closed in order, and keeps the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_html_says_seeds_and_p_values() -> None:
+    page = as_html(TABLE)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert "<b>75.90 ± 0.05</b><small>n = 5</small>" in page
+    assert "<b><i>75.90 ± 0.05</i></b><small>n = 5; p = 0.250 against one_a</small>" in page
+    assert "n = 5; p &lt; 0.001 against one_a" in page
+    assert "<th class=group colspan=2 scope=colgroup>r50x1</th>" in page
+    assert "Accuracy & more, 5% of <all>." in tags.text
+
+
+@pytest.mark.parametrize("field", ["caption", "stub", "title", "words", "notes"])
+def test_html_escapes(field: str) -> None:
+    bad = "<script>alert('x')</script>&"
+    parts = {"caption": "", "stub": "", "title": "", "words": "", "notes": ""} | {field: bad}
+    rows = ((parts["title"], (Entry(words=parts["words"]),)),)
+    page = as_html(Table("t", parts["caption"], parts["stub"], (Heading("", "c"),), rows, (parts["notes"],)))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_rows_of_a_file_are_in_full_precision() -> None:
+    rows = as_rows([TABLE])
+    assert len(rows) == 4
+    first, second = rows.to_dict("records")[:2]
+    assert (first["table"], first["row"], first["group"], first["column"]) == (
+        "full_shot_a b",
+        "first_set",
+        "r50x1",
+        "one_a",
+    )
+    assert (first["mean"], first["std"], first["n"], first["best"]) == (75.904, 0.0534, 5, True)
+    assert (second["p"], second["against"]) == (0.25, "one_a")

@@ -1,0 +1,111 @@
+"""Which rank this process is: as torchrun, deepspeed, horovodrun or srun say in the environment."""
+
+import os
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import NamedTuple
+
+from data_pipelines.errors import InputError
+
+_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+_FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by itself
+_LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/torchrun.sh)"
+
+
+class Place(NamedTuple):
+    """Where this process stands in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
+    "srun", or "none" for a process by itself."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    launcher: str
+
+
+def find_place(environ: MutableMapping[str, str] = os.environ) -> Place:
+    """This process's place. RANK and its like are then set in `environ` for whatever launched it, and under srun the
+    address of rank 0.
+
+    Raises InputError for a job smaller than what SLURM started: ranks that train alone and overwrite each other.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        deepspeed = "LOCAL_SIZE" in environ and "LOCAL_WORLD_SIZE" not in environ  # its launcher's name for the last
+        place = _named(environ, (*_NAMES[:3], "LOCAL_SIZE") if deepspeed else _NAMES, "torchrun")
+    elif "HOROVOD_RANK" in environ:
+        names = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE")
+        place = _named(environ, names, "horovodrun")
+    elif "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ:
+        place = _of_srun(environ)
+    else:
+        place = Place(0, 1, 0, 1, "none")
+    _check_against_slurm(place, environ)
+    if place.launcher != "none":
+        environ.update({name: str(value) for name, value in zip(_NAMES, place[:4], strict=True)})
+    return place
+
+
+def _named(environ: MutableMapping[str, str], names: tuple[str, str, str, str], launcher: str) -> Place:
+    rank, world_size, local_rank, local_world_size = names
+    return Place(
+        _number(environ, rank, 0),
+        _number(environ, world_size, 1),
+        _number(environ, local_rank, 0),
+        _number(environ, local_world_size, 1),
+        launcher,
+    )
+
+
+def _number(environ: MutableMapping[str, str], name: str, default: int) -> int:
+    value = environ.get(name, str(default))
+    if not value.isdigit():
+        raise InputError(f"{name}={value!r} in the environment is no number; {_LAUNCH_LINE}")
+    return int(value)
+
+
+def _of_srun(environ: MutableMapping[str, str]) -> Place:
+    world_size = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
+    node = _number(environ, "SLURM_NODEID", 0)
+    per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", str(world_size)))
+    if world_size > 1:
+        nodes = environ.get("SLURM_STEP_NODELIST", environ.get("SLURM_NODELIST", "localhost"))
+        environ.setdefault("MASTER_ADDR", first_host(nodes))
+        job = _number(environ, "SLURM_JOB_ID", 0) + _number(environ, "SLURM_STEP_ID", 0)
+        environ.setdefault("MASTER_PORT", str(_FIRST_PORT + job % _PORTS))
+    return Place(
+        _number(environ, "SLURM_PROCID", 0),
+        world_size,
+        _number(environ, "SLURM_LOCALID", 0),
+        tasks_of_nodes(per_node)[node],
+        "srun",
+    )
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a SLURM node list: "jwb[0007-0064,0100],jwc1" -> "jwb0007"."""
+    first = re.match(r"([^,\[]*)(?:\[([^\]\-,]+)[^\]]*\])?([^,\[]*)", nodes)
+    assert first is not None  # every part of the pattern may be empty
+    return "".join(part or "" for part in first.groups())
+
+
+def tasks_of_nodes(counts: str) -> list[int]:
+    """SLURM's short form of tasks per node: "4(x2),1" -> [4, 4, 1]."""
+    tasks: list[int] = []
+    for part in counts.split(","):
+        number, _, times = part.partition("(x")
+        tasks += [int(number)] * int(times.rstrip(")") or 1)
+    return tasks
+
+
+def _check_against_slurm(place: Place, environ: MutableMapping[str, str]) -> None:
+    tasks = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
+    if place.world_size >= tasks:
+        return
+    message = f"SLURM started {tasks} tasks, but this job has {place.world_size} rank(s); {_LAUNCH_LINE}"
+    by_hand = "SLURM_PROCID" not in environ  # in the shell that salloc opens
+    lost_nodes = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    if not (by_hand or lost_nodes):
+        raise InputError(message)
+    if place.rank == 0:
+        print(f"warning: {message}", file=sys.stderr)

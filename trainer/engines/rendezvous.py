@@ -1,0 +1,197 @@
+"""How the ranks of a job find each other, and how those that are left find out who is gone."""
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from itertools import count
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from data_pipelines.errors import InputError
+from trainer.engines.agreement import disagreements, shared_gpus
+from trainer.engines.base import RankLostError
+from trainer.engines.ranks import Place
+
+_KNOCK_S = 5.0  # to wait for one answer of an address
+_SILENT_S = 10.0  # after which an address that answers nothing at all is given up
+_BEAT_S = 1.0
+_SILENT_BEATS = 3
+_SAME = ("torch", "nccl")  # where they differ, NCCL hangs instead of saying so
+_SIOCGIFADDR = 0x8915
+_MEETINGS = count()
+
+
+class Rendezvous:
+    """A store that all ranks see, and a pulse of each rank in it.
+
+    Raises InputError, within seconds where it can, when rank 0 cannot be reached, when ranks are missing after
+    `timeout_s`, and when ranks do not fit each other; the whole message is on rank 0.
+    """
+
+    def __init__(self, place: Place, device: torch.device, timeout_s: int) -> None:
+        self.place = place
+        self.address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
+        self._timeout, self._gathered = timedelta(seconds=timeout_s), 0
+        # The server outlives an engine, with what was written to it.
+        self.store = dist.PrefixStore(f"meeting/{next(_MEETINGS)}", self._open_store())
+        by_rank = self.gather(_facts(device))
+        problems = disagreements(by_rank, _SAME) + shared_gpus(by_rank)
+        if problems:
+            raise InputError("the ranks do not fit each other:\n  " + "\n  ".join(problems))
+        self._pulse = dist.PrefixStore("pulse", self.store.clone())
+        self._stopped = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _open_store(self) -> dist.Store:
+        host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
+        if not host or not port.isdigit():
+            raise InputError(f"MASTER_ADDR={host!r} and MASTER_PORT={port!r} must name where rank 0 listens")
+        serves = self.place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        if not serves:
+            _await_answer(host, int(port), self._timeout.seconds)
+        try:
+            return dist.TCPStore(
+                host,
+                int(port),
+                self.place.world_size,
+                is_master=serves,
+                timeout=self._timeout,
+                wait_for_workers=False,
+                multi_tenant=True,
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"rank {self.place.rank} cannot open MASTER_ADDR:MASTER_PORT {self.address} ({error}); choose another "
+                "port, and let MASTER_ADDR name the host of rank 0"
+            ) from error
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, plain JSON types, by rank. Collective; for the start, before there is a faster way.
+
+        Raises InputError naming ranks that do not answer within the time-out of the start.
+        """
+        self._gathered += 1
+        store, place = dist.PrefixStore(f"gather/{self._gathered}", self.store), self.place
+        store.set(str(place.rank), json.dumps(value))
+        if place.rank > 0:
+            try:
+                answer: list[Any] = json.loads(store.get("all"))
+            except RuntimeError as error:
+                raise InputError(f"rank 0 at {self.address} stopped before the job began, see its message") from error
+            store.add("read", 1)
+            return answer
+        names = [str(rank) for rank in range(place.world_size)]
+        try:
+            store.wait(names, self._timeout)
+        except RuntimeError as error:
+            missing = [name for name in names if not store.check([name])]
+            raise InputError(f"rank {', '.join(missing)} did not start within {self._timeout.seconds} s") from error
+        values = [json.loads(text) for text in store.multi_get(names)]
+        store.set("all", json.dumps(values))
+        deadline = time.monotonic() + _KNOCK_S
+        # The store may end with rank 0, so the others read it first.
+        while store.add("read", 0) < place.world_size - 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return values
+
+    def _beat(self) -> None:
+        with suppress(RuntimeError):  # the store went first
+            while not self._stopped.wait(_BEAT_S):
+                self._pulse.add(str(self.place.rank), 1)
+
+    def silent_ranks(self) -> str:
+        """Who shows no pulse any more, in words. Takes some seconds."""
+        answers: list[str] = []
+        # Behind a cut cable a call to the store does not return.
+        asking = threading.Thread(target=lambda: answers.append(self._ask_for_pulses()), daemon=True)
+        asking.start()
+        asking.join(2 * _SILENT_BEATS * _BEAT_S)
+        return answers[0] if answers else f"lost: rank 0, whose store at {self.address} does not answer"
+
+    def _ask_for_pulses(self) -> str:
+        names = [str(rank) for rank in range(self.place.world_size)]
+        try:
+            before = [self._pulse.add(name, 0) for name in names]
+            time.sleep(_SILENT_BEATS * _BEAT_S)
+            after = [self._pulse.add(name, 0) for name in names]
+        except RuntimeError:
+            return f"rank 0 at {self.address} does not answer"
+        lost = [name for name, old, new in zip(names, before, after, strict=True) if old == new]
+        return f"lost: rank {', '.join(lost)}" if lost else "all ranks are alive, so the network is at fault"
+
+    @contextmanager
+    def naming_lost_ranks(self) -> Iterator[None]:
+        """Turn what the backends raise when a peer is gone into RankLostError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, RankLostError) or not _is_of_a_lost_peer(error):
+                raise
+            who = self.silent_ranks()
+            raise RankLostError(f"another rank stopped ({who}); start the run again to resume it ({error})") from error
+
+    def close(self) -> None:
+        self._stopped.set()
+
+
+def _is_of_a_lost_peer(error: RuntimeError) -> bool:
+    if isinstance(error, dist.DistBackendError | dist.DistNetworkError):
+        return True
+    said = str(error)
+    return "gloo" in said or "Horovod has been shut down" in said or "Connection closed by peer" in said
+
+
+def _facts(device: torch.device) -> dict[str, Any]:
+    facts: dict[str, Any] = {"host": platform.node(), "torch": torch.__version__}
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts["gpu"] = str(getattr(properties, "uuid", device))
+        facts["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))
+    return facts
+
+
+def _await_answer(host: str, port: int, timeout_s: int) -> None:
+    """Wait until rank 0 listens. A host that is there may start late; one that is not there is not waited for."""
+    started, heard = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((host, port), _KNOCK_S).close()
+            return
+        except socket.gaierror as error:
+            raise InputError(f"MASTER_ADDR={host} is no name of a host here ({error.strerror})") from error
+        except ConnectionRefusedError:
+            heard, failure = True, "it refuses the connection"
+        except OSError as error:
+            failure = error.strerror or "no answer"
+        waited = time.monotonic() - started
+        if waited > (timeout_s if heard else min(timeout_s, _SILENT_S)):
+            way = interface_to(host) or "any interface"
+            raise InputError(
+                f"rank 0 at MASTER_ADDR={host}, MASTER_PORT={port} cannot be reached from {platform.node()} over "
+                f"{way}: {failure}, after {waited:.0f} s. Name an address in the network that the nodes "
+                "share (with InfiniBand often <host>i), and open the port"
+            )
+        time.sleep(0.2)
+
+
+def interface_to(host: str) -> str:
+    """The network interface that this machine sends from to a host; empty where that cannot be told."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # sends nothing
+        address = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            with suppress(OSError):
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()))
+                if socket.inet_ntoa(answer[20:24]) == address:
+                    return name
+    return ""

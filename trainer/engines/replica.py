@@ -1,0 +1,226 @@
+"""What engines share that keep the whole model on every rank."""
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+
+from data_pipelines.errors import InputError
+from trainer.config import Precision, RuntimeConfig
+from trainer.engines.base import Engine, Update
+from trainer.engines.device import cpu_threads, pick_device
+from trainer.engines.ranks import Place, find_place
+from trainer.engines.rendezvous import Rendezvous, interface_to
+from trainer.models.bit import PreActBottleneck
+from trainer.optim.sgd_agc import SGDAGC
+
+_AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_SUM_ELEMENTS = 1 << 24  # of a CPU tensor that go through the GPU at a time
+
+
+class ReplicaEngine(Engine):
+    """Device, precision, compilation, the update and its state; how gradients travel is left to each engine.
+
+    Raises InputError where the device cannot do what is asked for.
+    """
+
+    def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
+        place = find_place()
+        self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
+        self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
+        self.threads = cpu_threads(runtime.threads)
+        self._amp_dtype = _AMP_DTYPES.get(precision)
+        on_gpu = self.device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(self.device)
+        if precision == "fp16" and not on_gpu:
+            raise InputError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
+        if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
+        torch.set_num_threads(self.threads)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
+        self._runtime = runtime
+        self._scales_loss = precision == "fp16"
+        self._rendezvous: Rendezvous | None = None
+        self._connect(place)
+        self.transport = self._describe_transport()
+
+    @abstractmethod
+    def _connect(self, place: Place) -> None:
+        """Join the job."""
+
+    def _describe_transport(self) -> str:
+        if self.world_size == 1:
+            return "none"
+        library = "NCCL" if self.device.type == "cuda" else "Gloo"
+        chosen = os.environ.get(f"{library.upper()}_SOCKET_IFNAME")
+        if library == "NCCL":
+            fabric = "InfiniBand" if Path("/sys/class/infiniband").is_dir() else "sockets"
+            return f"NCCL over {fabric}" + (f", {chosen} for sockets" if chosen else "")
+        return f"Gloo over {chosen or interface_to(os.environ.get('MASTER_ADDR', 'localhost')) or 'any interface'}"
+
+    @abstractmethod
+    def _wrap(self, model: nn.Module) -> nn.Module:
+        """Equal weights on all ranks, and what gradients need to travel; returns what the loop calls."""
+
+    @abstractmethod
+    def _all_reduce(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks of a tensor on this engine's device; may overwrite it."""
+
+    def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+        self._bare = model
+        self._optimizer: Any = optimizer  # engines may put another in its place
+        # Without fp16 its scale() and unscale_() change nothing.
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._scales_loss)
+        self._place_weights(model)
+        self.model: nn.Module = model
+        if self._runtime.compile:
+            self._compile_units(example)
+        self.model = self._wrap(model)
+        self._dry_run(example)
+
+    def _place_weights(self, model: nn.Module) -> None:
+        model.to(self.device)
+        for parameter in model.parameters():
+            parameter.data = channels_last(parameter.data)
+
+    def _dry_run(self, example: Tensor) -> None:
+        with self.accumulate(last=True):
+            self.model(example.to(self.device)).sum().backward()
+        self._finish_reduction()
+        self._optimizer.zero_grad()
+
+    def _compile_units(self, example: Tensor) -> None:
+        """Compile each residual unit in place; where a rank cannot, all warn and go on without."""
+        units = [module for module in self._bare.modules() if isinstance(module, PreActBottleneck)]
+        if self.rank == 0:
+            print(
+                f"compiling {len(units)} residual units; the first pass takes a while ...", file=sys.stderr, flush=True
+            )
+        # Units share their code: each shape and mode of each takes one place in the compiler's cache for it.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(units))
+        for unit in units:
+            unit.compile()
+        failed = torch.zeros(())
+        try:
+            with self._autocast():
+                self._bare(example.to(self.device)).sum().backward()
+        except Exception as error:  # torch has no common base class for what its compilers and theirs may raise
+            failed += 1
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"warning: torch.compile failed, going on without it: {reason}", file=sys.stderr, flush=True)
+        if self.sum(failed) > 0:
+            for unit in units:
+                unit._compiled_call_impl = None
+        self._optimizer.zero_grad()
+
+    def set_lr(self, lr: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+    @contextmanager
+    def accumulate(self, last: bool) -> Iterator[None]:
+        with self._silence(last), self._autocast():
+            yield
+
+    def _silence(self, last: bool) -> AbstractContextManager[Any]:
+        """Context in which gradients travel only after the `last` micro-batch."""
+        return nullcontext()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        with self._naming_lost_ranks():
+            self._scaler.scale(loss).backward()
+
+    def step(self) -> Update:
+        with self._naming_lost_ranks():
+            self._finish_reduction()
+        self._scaler.unscale_(self._optimizer)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad()
+        return Update(self._optimizer.grad_norm, self._optimizer.clipped_share)
+
+    def _finish_reduction(self) -> None:
+        """Wait until every gradient is the average over ranks."""
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        wrapped, self.model = self.model, self._bare
+        try:
+            with torch.inference_mode(), self._autocast():
+                yield
+        finally:
+            self.model = wrapped
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return tensor
+        if tensor.device == self.device:
+            with self._naming_lost_ranks():
+                return self._all_reduce(tensor.clone())
+        # A CPU tensor in a job on GPUs: in pieces, because the predictions of a large set may not fit beside the model.
+        pieces = [self.sum(piece.to(self.device)).to(tensor.device) for piece in tensor.flatten().split(_SUM_ELEMENTS)]
+        return torch.cat(pieces).view(tensor.shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": dict(self._bare.state_dict()),
+            "momentum": self._momentum(),
+            "loss_scaler": self._scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._bare.load_state_dict(state["model"])
+        self._load_momentum(state["momentum"])
+        if self._scaler.is_enabled() and state["loss_scaler"]:
+            self._scaler.load_state_dict(state["loss_scaler"])
+
+    def _momentum(self) -> dict[str, Tensor]:
+        state = self._optimizer.state
+        return {
+            name: state[p]["momentum_buffer"]
+            for name, p in self._bare.named_parameters()
+            if state[p].get("momentum_buffer") is not None
+        }
+
+    def _load_momentum(self, momentum: dict[str, Tensor]) -> None:
+        for name, parameter in self._bare.named_parameters():
+            if name in momentum:
+                self._optimizer.state[parameter]["momentum_buffer"] = in_layout_of(parameter, momentum[name])
+            else:
+                self._optimizer.state.pop(parameter, None)
+
+    def _naming_lost_ranks(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._rendezvous is None else self._rendezvous.naming_lost_ranks()
+
+    def close(self) -> None:
+        if self._rendezvous is not None:
+            self._rendezvous.close()
+
+
+def channels_last(weight: Tensor) -> Tensor:
+    """Filters in channels-last order. 1x1 filters stay as they are: both layouts hold the same numbers in the same
+    order and differ only in the strides of dimensions of size 1."""
+    if weight.ndim == 4 and not is_pointwise(weight):
+        return weight.contiguous(memory_format=torch.channels_last)
+    return weight
+
+
+def is_pointwise(weight: Tensor) -> bool:
+    """Whether this is a bank of 1x1 filters."""
+    return weight.ndim == 4 and weight.shape[2:] == (1, 1)
+
+
+def in_layout_of(parameter: Tensor, values: Tensor) -> Tensor:
+    """A copy in the parameter's memory layout and place, as an uninterrupted run has its momentum."""
+    return torch.empty_like(parameter, requires_grad=False).copy_(values)

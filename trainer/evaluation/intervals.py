@@ -1,0 +1,95 @@
+"""95% intervals from resampled values, and the reasons why there may be none.
+
+Chosen by simulation of clustered sets: plain percentiles covered the true AUC in as few as 88% of them where it lay near 1
+or the positives were few.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from trainer.evaluation.bootstrap import Floats
+
+CONFIDENCE = 0.95
+FEWEST = 10  # positives, or negatives, below which resampling says nothing reliable
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95% interval; `low` and `high` are NaN, and `reason` says why, where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+    reason: str = ""
+
+    @property
+    def has_interval(self) -> bool:
+        return not math.isnan(self.low)
+
+    def text(self, digits: int = 3) -> str:
+        """ "0.912 [0.870, 0.943]", or the value alone."""
+        if math.isnan(self.value):
+            return "–"
+        interval = f" [{self.low:.{digits}f}, {self.high:.{digits}f}]" if self.has_interval else ""
+        return f"{self.value:.{digits}f}{interval}"
+
+
+def _quantile(freedom: int) -> float:
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, max(1, freedom)))
+
+
+def _spread(resampled: Floats) -> float:
+    finite = resampled[np.isfinite(resampled)]
+    return float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
+
+
+def auc_interval(value: float, resampled: Floats, clusters: int) -> Estimate:
+    """The standard deviation of the resamples on the scale of log odds, which keeps the interval skewed and inside [0, 1]
+    near either end, times Student's quantile for the smaller number of `clusters` with positives or with negatives."""
+    spread = _spread(resampled)
+    if not 0 < value < 1 or spread == 0:
+        return Estimate(value, reason="the scores part positives from negatives without a fault in every resample")
+    centre = math.log(value / (1 - value))
+    half = _quantile(clusters - 1) * spread / (value * (1 - value))
+    low, high = (1 / (1 + math.exp(-end)) for end in (centre - half, centre + half))
+    return Estimate(value, low, high)
+
+
+def percentile_interval(value: float, resampled: Floats, clusters: int) -> Estimate:
+    """Percentiles of the resamples, further out for few `clusters`: for average precision and means over findings.
+
+    Source: the expanded percentile interval of Hesterberg, arXiv:1411.5279, sec. 5.3.
+    """
+    if _spread(resampled) == 0:
+        return Estimate(value, reason="all resamples have the same value")
+    clusters = max(2, clusters)
+    tail = stats.norm.cdf(-math.sqrt(clusters / (clusters - 1)) * _quantile(clusters - 1))
+    low, high = np.nanquantile(resampled, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+def share_interval(value: float, resampled: Floats, images: int, clusters: int) -> Estimate:
+    """Wilson's interval of a share, such as a sensitivity, of `images` images of some `clusters`.
+
+    In place of the images stands the number of independent ones whose share would spread as the resamples do; for a share
+    of 0 or 1, which does not spread, the number of clusters.
+    """
+    variance = _spread(resampled) ** 2
+    number = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else clusters
+    number = min(number, images)
+    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    centre = (value + z**2 / (2 * number)) / (1 + z**2 / number)
+    half = z / (1 + z**2 / number) * math.sqrt(value * (1 - value) / number + z**2 / (4 * number**2))
+    return Estimate(value, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def difference_interval(value: float, resampled: Floats, clusters: int) -> Estimate:
+    """A paired difference, plus and minus Student's quantile times the standard deviation of its resamples."""
+    spread = _spread(resampled)
+    if spread == 0:
+        return Estimate(value, reason="all resamples have the same difference")
+    half = _quantile(clusters - 1) * spread
+    return Estimate(value, value - half, value + half)

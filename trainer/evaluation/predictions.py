@@ -1,0 +1,174 @@
+"""Predictions of one split: logits beside labels, patients and what is known of the images."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_pipelines.errors import InputError
+from data_pipelines.index import Array, Index, Split, Task
+from trainer.evaluation.bootstrap import Bools, Floats, Ints
+from trainer.metrics import known_labels, log_odds
+from trainer.results import PREDICTIONS, columns_of
+
+_AGE_BANDS = (0, 18, 40, 60, 80)
+_UNKNOWN = "unknown"
+_NO_NUMBERS = {"", "nan", "none"}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """N images. logits: float32 [N, C]. labels: int64 [N], or float32 [N, C] with NaN = unlabelled. patients: int64 [N],
+    numbers without meaning, -1 for unknown. facts: by name, such as "sex", a text for each image, "" where unknown."""
+
+    classes: tuple[str, ...]
+    keys: tuple[str, ...]
+    logits: Array
+    labels: Array
+    patients: Ints
+    facts: dict[str, Sequence[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @property
+    def task(self) -> Task:
+        return "single_label" if self.labels.ndim == 1 else "multi_label"
+
+    def scores(self) -> Floats:
+        """Log odds of each class or finding, float64 [C, N]: what AUC goes by."""
+        return scores_of(self.logits, self.task)
+
+    def known(self) -> list[tuple[Bools, Bools]]:
+        """For each class or finding, which images are known to have it and not to have it."""
+        found = known_labels(torch.from_numpy(np.asarray(self.labels)), self.classes)
+        return [(positive, negative) for _, positive, negative in found]
+
+    def take(self, rows: Array) -> "Predictions":
+        """Some of the images."""
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows),
+            logits=self.logits[rows],
+            labels=self.labels[rows],
+            patients=self.patients[rows],
+            facts={name: [values[row] for row in rows] for name, values in self.facts.items()},
+        )
+
+    def grouped(self) -> dict[str, dict[str, Ints]]:
+        """For each fact, the rows of each of its values; ages in bands. Facts with one value only are left out."""
+        groups = {}
+        for name, values in self.facts.items():
+            texts = [age_band(value) if name.casefold() == "age" else value or _UNKNOWN for value in values]
+            found = np.asarray(texts, dtype=str)
+            names = sorted(set(texts), key=lambda text: (text == _UNKNOWN, text))
+            if len(names) > 1:
+                groups[name] = {text: np.flatnonzero(found == text) for text in names}
+        return groups
+
+
+def scores_of(logits: Array, task: Task) -> Floats:
+    """Log odds, float64 [C, N], of logits [N, C]: of the softmax for classes, the logits themselves for findings."""
+    if task == "single_label":
+        return log_odds(torch.from_numpy(np.asarray(logits)))
+    return np.ascontiguousarray(np.asarray(logits, dtype=np.float64).T)
+
+
+def age_band(text: str) -> str:
+    """The band of an age in years: "40-59"; "unknown" for what is no age."""
+    try:
+        age = float(text if text.casefold() not in _NO_NUMBERS else "-1")
+    except ValueError:
+        age = -1.0
+    if age < 0:
+        return _UNKNOWN
+    start = max(bound for bound in _AGE_BANDS if bound <= age)
+    later = [bound for bound in _AGE_BANDS if bound > start]
+    return f"{start:02d}-{later[0] - 1}" if later else f"{start}+"
+
+
+def of_index(index: Index, logits: Array) -> Predictions:
+    """The predictions for an index, in its order."""
+    columns = columns_of(index)
+    facts = {
+        name.removeprefix("fact_"): values.tolist() for name, values in columns.items() if name.startswith("fact_")
+    }
+    keys = tuple(columns["keys"].tolist())
+    return Predictions(index.classes, keys, np.asarray(logits), columns["labels"], columns["patients"], facts)
+
+
+def saved_splits(run_dir: Path) -> list[str]:
+    """The splits in a run's `predictions.npz`; none without that file."""
+    path = run_dir / PREDICTIONS
+    if not path.is_file():
+        return []
+    with _opened(path) as file:
+        return [name.removesuffix("_logits") for name in file.files if name.endswith("_logits")]
+
+
+def load(run_dir: Path, split: Split) -> Predictions:
+    """One split of a run's `predictions.npz`. Raises InputError where it is not there or not whole."""
+    path = run_dir / PREDICTIONS
+    if not path.is_file():
+        raise InputError(f"{run_dir} has no {PREDICTIONS}: the run is not finished, or kept none")
+    with _opened(path) as file:
+        try:
+            keys = tuple(file[f"{split}_keys"].tolist())
+            start = f"{split}_fact_"
+            return Predictions(
+                classes=tuple(file["classes"].tolist()),
+                keys=keys,
+                logits=file[f"{split}_logits"],
+                labels=file[f"{split}_labels"],
+                # Runs of earlier versions did not say.
+                patients=_optional(file, f"{split}_patients", len(keys)),
+                facts={name.removeprefix(start): file[name].tolist() for name in file.files if name.startswith(start)},
+            )
+        except (KeyError, ValueError, OSError) as error:
+            raise InputError(f"{path} has no {split} split that is whole ({error})") from error
+
+
+def align(other: Predictions, keys: Sequence[str], name: str) -> Predictions:
+    """The same images in the order of `keys`. Raises InputError if they are not the same."""
+    place = {key: row for row, key in enumerate(other.keys)}
+    missing = [key for key in keys if key not in place]
+    if missing or len(place) != len(keys):
+        raise InputError(
+            f"{name} was not tested on the same images: {len(missing)} of {len(keys)} are not among its "
+            f"{len(place)}; a paired difference needs the same test set"
+        )
+    return other.take(np.array([place[key] for key in keys], dtype=np.int64))
+
+
+def joined(parts: Iterable[Predictions]) -> Predictions:
+    """The images of several splits, one after the other; patients are taken to be others in each."""
+    parts = list(parts)
+    if len(parts) == 1:
+        return parts[0]
+    patients, first = [], 0
+    for part in parts:
+        patients.append(np.where(part.patients < 0, -1, part.patients + first))
+        first += int(part.patients.max(initial=-1)) + 1
+    names = dict.fromkeys(name for part in parts for name in part.facts)
+    return Predictions(
+        classes=parts[0].classes,
+        keys=tuple(key for part in parts for key in part.keys),
+        logits=np.concatenate([part.logits for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        patients=np.concatenate(patients),
+        facts={name: [value for part in parts for value in part.facts.get(name, [""] * len(part))] for name in names},
+    )
+
+
+def _opened(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} cannot be read ({error}); run the same training command again to write it") from error
+
+
+def _optional(file: Any, name: str, count: int) -> Ints:
+    return np.asarray(file[name] if name in file.files else np.full(count, -1), dtype=np.int64)

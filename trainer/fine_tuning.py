@@ -1,0 +1,276 @@
+"""Fine-tuning: what one run on a target is, by BiT-HyperRule unless given, and carrying it out."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from data_pipelines import library
+from data_pipelines.datasets.overlap import shares_images
+from data_pipelines.errors import InputError
+from data_pipelines.index import Balance, Index, splits_of
+from data_pipelines.shards import read_manifest
+from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
+from trainer.engines import ENGINES
+from trainer.experiment import Start, run, summary
+from trainer.frozen import run_frozen
+from trainer.hyperrule import HyperRule, hyperrule
+from trainer.job import open_split
+from trainer.models.sources import absolute, name_of
+from trainer.models.weights import describe_weights
+
+SCRATCH = "scratch"
+FULL = "full"
+# As the paper: these are small in some classes, and their full sets are sampled by class. By the names of the sets.
+_OVERSAMPLED = {"flowers102", "covidx"}
+# As the authors' configuration: these are trained and tested as in the pre-training on X-rays, at this size.
+_XRAY_VIEW_SIZES = {"padchest_cl": 224}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fine-tune, and where runs go."""
+
+    mode: Mode = "finetune"
+    """finetune: all layers; probe: a linear classifier on frozen features; knn: nearest neighbours among them."""
+    model: str | None = None
+    """Model of "scratch"; None: that of the first pre-trained source."""
+    out: Path = Path("runs/transfer")
+    """Each run goes to OUT/<source>/<target>/<shots>-shot-seed-<seed>, with -probe or -knn behind it."""
+    classes: tuple[str, ...] = ()
+    """Only the images of these classes; empty for all."""
+    one_label: bool = False
+    """Of a set with several findings per image only the images with exactly one, as classes."""
+    shots_at_most: bool = False
+    """Take what there is of classes with fewer images than shots, instead of refusing."""
+    keep_head: bool = False
+    """Start from the source's classification head, which must have the target's classes, instead of a new one."""
+    batch_size: int = 128
+    base_lr: float = 0.001
+    """Peak learning rate; not rescaled by the batch size."""
+    steps: int | None = None
+    """Optimiser steps, fewer or more than the rule's, with its schedule in proportion; None: as the rule says."""
+    image_size: int | None = None
+    """Side of the square the model sees, pixels; None: as the rule says."""
+    resize: int | None = None
+    """Side before the random crop, pixels; None: the rule's ratio to the image size."""
+    mixup_alpha: float | None = None
+    """None: as the rule says."""
+    balance: Balance | None = None
+    """class: every class has the same share of an epoch; None: class for all images of flowers102 and covidx, as in the
+    paper, otherwise none."""
+    precision: Precision = "bf16"
+    overlap_excluded: bool = False
+    """Vouch that the source was pre-trained without the target's images and patients, where their sets share some."""
+    resume_anyway: bool = False
+    """Go on although the configuration of a run changed: with more --steps, say."""
+    runtime: Annotated[RuntimeConfig, tyro.conf.arg(name="")] = field(default_factory=RuntimeConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "base_lr", "steps", "image_size", "resize"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
+        if self.image_size is None and self.resize is not None:
+            raise InputError("--resize needs --image-size")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Fine-tuning of a pre-trained model on a target, all layers, with a new head."""
+
+    pretrained: str
+    """Run folder or weights to start from; "scratch" starts from random weights instead."""
+    target: str
+    """The prepared data set to fine-tune on."""
+    shots: str = FULL
+    """Training images per class, or "full"."""
+    seed: int = 0
+    """Decides the few-shot subset, the order, the augmentation, and the weights of "scratch"."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        if self.shots != FULL and not (self.shots.isdecimal() and int(self.shots) > 0):
+            raise InputError(f"--shots {self.shots} is neither a number of at least 1 nor {FULL!r}")
+
+    @property
+    def config_shots(self) -> int | None:
+        """Training images per class; None for all."""
+        return None if self.shots == FULL else int(self.shots)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """The images of a target. name: as its manifest says. train: those of the run. images: how many each split has.
+    height, width: medians over the whole training split as stored, pixels. xray_side: pixels to which `prepare` shrank
+    its X-rays; None for photographs."""
+
+    name: str
+    train: Index
+    images: dict[str, int]
+    height: int
+    width: int
+    xray_side: int | None
+
+
+def open_target(transfer: Transfer) -> Target:
+    """The target of a run. Raises InputError for an unknown set, one without train or test split, or too few images."""
+    data = _data(transfer)
+    folder = library.find(transfer.target)
+    manifest = read_manifest(folder)
+    splits = splits_of(manifest)
+    if "train" not in splits:
+        raise InputError(f"{folder} has no train split")
+    if "test" not in splits:
+        raise InputError(
+            f"{folder} has no test split, so there is no number to report; prepare it again with one, for your own "
+            "images with --test-fraction 0.1"
+        )
+    whole = open_split(replace(data, shots=None), [folder], "train", transfer.seed)
+    train = whole if data.shots is None else open_split(data, [folder], "train", transfer.seed)
+    assert whole is not None
+    assert train is not None
+    return Target(
+        name=manifest["name"],
+        train=train,
+        images={split: manifest["splits"][split]["images"] for split in splits},
+        height=int(np.median(whole.height)),
+        width=int(np.median(whole.width)),
+        xray_side=whole.xray_side,
+    )
+
+
+def _data(transfer: Transfer) -> DataConfig:
+    return DataConfig(
+        sets=(transfer.target,),
+        classes=transfer.options.classes,
+        one_label=transfer.options.one_label,
+        shots=transfer.config_shots,
+        shots_at_most=transfer.options.shots_at_most,
+        train_view="resize_random_crop",
+        eval_view="squash",
+    )
+
+
+def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
+    """The configuration of one fine-tuning, and the choices of BiT-HyperRule for this many images of the target's size,
+    or of the paper's authors for X-rays that they fine-tune in another way.
+
+    Raises InputError where X-rays would be enlarged.
+    Source: arXiv:1912.11370, sec. 3.3; batch size, learning rate and weight decay of arXiv:2106.00116.
+    """
+    options, source = transfer.options, transfer.pretrained
+    rule = hyperrule(len(target.train), target.height, target.width)
+    xray_view = _XRAY_VIEW_SIZES.get(target.name)
+    if xray_view:
+        rule = replace(rule, size=xray_view, resize=xray_view)
+    size = options.image_size or rule.size
+    resize = options.resize or round(size * rule.resize / rule.size)
+    _require_stored_pixels(transfer, target, size if xray_view else resize, size)
+    by_class = transfer.shots == FULL and target.name in _OVERSAMPLED
+    config = Config(
+        name=run_name(transfer),
+        seed=transfer.seed,
+        global_batch_size=options.batch_size,
+        precision=options.precision,
+        mode=options.mode,
+        data=replace(
+            _data(transfer),
+            image_size=size,
+            resize=resize,
+            train_view="xray_affine" if xray_view else "resize_random_crop",
+            balance=options.balance or ("class" if by_class else "none"),
+            mixup_alpha=rule.mixup_alpha if options.mixup_alpha is None else options.mixup_alpha,
+        ),
+        model=ModelConfig(
+            model,
+            head_init="zero",
+            pretrained=None if source == SCRATCH else absolute(source),
+            keep_head=options.keep_head,
+        ),
+        optim=OptimConfig(base_lr=options.base_lr, rescale_lr=False, weight_decay=0.0),
+        schedule=ScheduleConfig(
+            kind="hyperrule", epochs=None, steps=options.steps or rule.schedule[-1], warmup_steps=0
+        ),
+        runtime=options.runtime,
+    )
+    return config, rule
+
+
+def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size: int) -> None:
+    if target.xray_side and needed > target.xray_side:
+        raise InputError(
+            f"the X-rays of {transfer.target} are stored at {target.xray_side} pixels, smaller than {needed}: "
+            f"prepare them again with --size {needed} (your own sets: --xray-size), or train on smaller ones with "
+            f"--image-size {size * target.xray_side // needed}"
+        )
+
+
+def run_name(transfer: Transfer) -> str:
+    """Names a run, and its folder below OUT."""
+    behind = "" if transfer.options.mode == "finetune" else f"-{transfer.options.mode}"
+    source, target = source_name(transfer.pretrained), target_name(transfer.target)
+    return f"{source}/{target}/{transfer.shots}-shot-seed-{transfer.seed}{behind}"
+
+
+def source_name(source: str) -> str:
+    """How reports call a source: the name of its run folder, its file, or its published name."""
+    return source if source == SCRATCH else name_of(source)
+
+
+def target_name(target: str) -> str:
+    """How reports call a target: the name of its folder."""
+    return Path(target).name
+
+
+def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
+    """The model of each source. Raises InputError where "scratch" has none to go by."""
+    models = {source: describe_weights(source).model_name for source in sources if source != SCRATCH}
+    if SCRATCH in sources:
+        scratch = model or next(iter(models.values()), None)
+        if scratch is None:
+            raise InputError("from scratch alone there is no model to go by; name one with --model")
+        models[SCRATCH] = scratch
+    return {source: models[source] for source in sources}
+
+
+def sets_of(source: str) -> list[str]:
+    """The names of the sets that a source was pre-trained on; empty where that is not known."""
+    if source == SCRATCH:
+        return []
+    return list(describe_weights(source).sets)
+
+
+def fine_tune(transfer: Transfer) -> None:
+    """Run one fine-tuning to its end, on all ranks of the job, and say what it reached."""
+    options = transfer.options
+    model = models_of([transfer.pretrained], options.model)[transfer.pretrained]
+    target = open_target(transfer)
+    config, rule = make_config(transfer, model, target)
+    sets = sets_of(transfer.pretrained)
+    about: dict[str, Any] = {
+        "kind": "transfer",
+        "mode": options.mode,
+        "source": source_name(transfer.pretrained),
+        "source_sets": sets,
+        "target": target_name(transfer.target),
+        "target_set": target.name,
+        "overlap_excluded": options.overlap_excluded,
+        "model": model,
+        "shots": transfer.shots,
+        "seed": transfer.seed,
+        "rule": asdict(rule),
+    }
+    engine = ENGINES[options.runtime.engine](options.runtime, options.precision)
+    overlap = shares_images(sets, target.name)
+    if engine.rank == 0 and overlap and not options.overlap_excluded:
+        print(f"warning: {overlap}; reports leave this run out without --overlap-excluded", file=sys.stderr)
+    carry_out = run if options.mode == "finetune" else run_frozen
+    result = carry_out(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)
+    if engine.rank == 0:
+        print(summary(result), flush=True)
+    engine.close()

@@ -1,0 +1,177 @@
+"""Files of weights as they lie on the disk: their tensors under the names that they have there, and what they say of
+themselves. Nothing in them is executed."""
+
+import argparse
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from data_pipelines.errors import InputError
+from trainer.files import read_json
+
+# Where exports speak of themselves: a key of the header of safetensors and of config.json.
+OWN_KEY = "bitscale"
+CONFIG = "config.json"
+# Where training programs keep the weights in their files; averaged ones first, as timm has it.
+_CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_WRAPPERS = re.compile(r"(module\.|_orig_mod\.)+")
+_BIT_ARCHITECTURE = re.compile(r"resnetv2_\d+x\d+_bit\w*")
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of weights; empty or None where it is not.
+
+    classes: names of the head's outputs. sets: what they were trained on. image_size, resize (pixels) and eval_view:
+    how images were cut in evaluation. channels: 1 for grey images. mean, std: of the inputs, for pixels in [0, 1].
+    filters_times: what the filters were multiplied by when they were exported.
+    """
+
+    classes: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    image_size: int | None = None
+    resize: int | None = None
+    eval_view: str | None = None
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    filters_times: float = 1.0
+
+
+def parse_about(raw: Mapping[str, Any]) -> About:
+    """Raises ValueError or TypeError for values of another type."""
+
+    def known(key: str, convert: Callable[[Any], Any]) -> Any:
+        return None if raw.get(key) is None else convert(raw[key])
+
+    times = float(raw.get("filters_times") or 1)
+    if not 0 < times < float("inf"):
+        raise ValueError(f"filters_times is {times}")
+    return About(
+        classes=tuple(_text(name) for name in raw.get("classes") or ()),
+        sets=tuple(_text(name) for name in raw.get("sets") or ()),
+        image_size=known("image_size", int),
+        resize=known("resize", int),
+        eval_view=known("eval_view", _text),
+        channels=known("channels", int),
+        mean=known("mean", _numbers),
+        std=known("std", _numbers),
+        filters_times=times,
+    )
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], About]:
+    """The tensors of a file, and what it or the config.json beside it says. Raises InputError for a file that cannot be
+    read, or that holds no weights."""
+    try:
+        tensors, said = _reader_of(path)(path)
+        about = parse_about(_beside(path) | said)
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is damaged, or holds more than tensors and would have to be executed to be read. Save its state "
+            f"dict alone, where it comes from ({_first_line(error)})"
+        ) from error
+    except Exception as error:  # on damaged files the readers raise whatever they stumble over
+        raise InputError(f"{path} cannot be read: {type(error).__name__}: {_first_line(error)}") from error
+    if not tensors:
+        raise InputError(f"{path} holds no weights")
+    return tensors, about
+
+
+def own_metadata(path: Path) -> dict[str, str]:
+    """The header of a safetensors file, less its tensors; empty for any other file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except Exception:  # no safetensors file: whoever reads it will say so
+        return {}
+
+
+def _reader_of(path: Path) -> Callable[[Path], tuple[dict[str, Tensor], dict[str, Any]]]:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":
+        return _read_safetensors
+    if start[:2] == b"PK":
+        with zipfile.ZipFile(path) as archive:
+            is_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
+        return _read_torch if is_torch else _read_npz
+    if start[:1] == b"\x80":
+        return _read_torch  # as PyTorch wrote before 1.6
+    raise InputError(f"{path} is no file of weights: neither safetensors nor .npz nor PyTorch")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with safe_open(path, framework="pt") as file:
+        said = json.loads((file.metadata() or {}).get(OWN_KEY, "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118 - safe_open is no mapping
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        names = [name for name in arrays.files if name.startswith("resnet/")]
+        return {name: torch.from_numpy(arrays[name]) for name in names}, {}
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    # Training programs save their command line, too; a Namespace only holds values.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict")
+    state = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)
+    return {
+        _WRAPPERS.sub("", name, count=1) if _WRAPPERS.match(name) else name: tensor
+        for name, tensor in state.items()
+        if isinstance(name, str) and isinstance(tensor, Tensor)
+    }, {}
+
+
+def _beside(path: Path) -> dict[str, Any]:
+    """What the config.json of an exported or downloaded model says. Raises InputError if it is of another network."""
+    config = read_json(path.parent / CONFIG)
+    if not isinstance(config, dict):
+        return {}
+    if OWN_KEY in config:
+        said = dict(config[OWN_KEY])
+        said.pop("filters_times", None)  # true of the file that it was written with: the file itself says it
+        return said
+    if "architecture" not in config:
+        return {}
+    architecture = _text(config["architecture"])
+    if not _BIT_ARCHITECTURE.fullmatch(architecture):
+        raise InputError(f"{path} holds a {architecture}, which is no BiT ResNet")
+    settings = config.get("pretrained_cfg", config)
+    size = settings.get("input_size")
+    return {
+        "classes": config.get("label_names") or settings.get("label_names"),
+        "image_size": size[-1] if size else None,
+        "mean": settings.get("mean"),
+        "std": settings.get("std"),
+    }
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    return tuple(map(float, values))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]

@@ -1,0 +1,1 @@
+"""From the results of many runs to tables, figures and a page: collected, summarised over seeds, laid out, written."""

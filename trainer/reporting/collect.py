@@ -1,0 +1,199 @@
+"""Find results: `result.json` below run folders, results.csv of an earlier report, the paper's authors' CSV files."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from data_pipelines.errors import InputError
+from trainer.experiment import RESULT
+from trainer.files import read_json
+from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
+from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, frame_of, row_of
+
+_AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
+_AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}
+_AUTHORS_TARGET = {
+    "padchest": "padchest_cl",
+    "covidx_cxr2": "covidx",
+    "flowers_oversampling": "flowers102",
+    "tuberculosis_full": "tuberculosis",
+}
+_BY_AREA = {"padchest_cl"}  # the paper reports AUC of this target, and top-1 accuracy of all others
+_OWN_COLUMNS = {"kind", "run", "source", "target", "model", "shots", "seed", "metric", "test"}
+_TITLE_METRIC = {title: name for name, title in METRIC_TITLE.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Collected:
+    """The runs, a row each; copies that were dropped, and results that could not be taken."""
+
+    runs: pd.DataFrame
+    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def collect(places: tuple[Path, ...], metric: str | None = None) -> Collected:
+    """Every result below some folders and in some CSV files; `metric` in place of each target's own.
+
+    Raises InputError for an absent place, for a CSV file of another layout, for two different results of one run, and
+    when there is nothing to report.
+    """
+    paths = [path.resolve() for place in places for path in _files(place)]
+    frames, remarks, warnings = [], [], []
+    for path in dict.fromkeys(path for path in paths if path.name != RESULT):
+        frame, copies, left_out = _read_csv(path)
+        frames.append(frame)
+        remarks += copies
+        warnings += left_out
+    frame, left_out = _read_results(sorted({path for path in paths if path.name == RESULT}))
+    warnings += left_out
+    runs = pd.concat([part for part in (*frames, frame) if len(part)] or [frame], ignore_index=True)
+    if runs.empty:
+        aside = f" ({'; '.join(warnings)})" if warnings else ""
+        raise InputError(f"no finished run below {', '.join(map(str, places))}: no readable {RESULT}{aside}")
+    runs, copies = _without_copies(runs)
+    runs = _with_metric(runs, metric) if metric else runs
+    _require_distinct(runs[runs["kind"] == "transfer"])
+    return Collected(runs, (*remarks, *copies), tuple(warnings))
+
+
+def _files(place: Path) -> list[Path]:
+    """The results of a place: itself, or below a folder each `result.json` and each table of the authors' layout."""
+    if place.is_file() and place.suffix == ".csv":
+        return [place]
+    if not place.is_dir():
+        raise InputError(f"{place} is no folder of runs and no CSV file")
+    tables = [path for path in sorted(place.rglob("*.csv")) if _header(path) >= _AUTHORS_COLUMNS]
+    return [*tables, *place.rglob(RESULT)]
+
+
+def _header(path: Path) -> set[str]:
+    with path.open(errors="replace") as file:
+        return set(file.readline().strip().split(","))
+
+
+def _read_results(paths: list[Path]) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of these `result.json`, and which of them are no results."""
+    rows, unread = [], []
+    for path in paths:
+        result = read_json(path)
+        try:
+            if result["kind"] not in ("pretrain", "transfer"):
+                raise KeyError("kind")
+            rows.append(row_of(result))
+        except (KeyError, TypeError, AttributeError):
+            unread.append(path)
+    remarks = []
+    if unread:
+        paths_said = listed([str(path) for path in unread])
+        remarks.append(f"Left out: {len(unread)} {RESULT}, half-written or no result of a run: {paths_said}")
+    return frame_of(rows), remarks
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The rows of a table of either layout, which copies were dropped, and what was left out."""
+    columns = _header(path)
+    if columns >= _AUTHORS_COLUMNS:
+        return _read_authors(path)
+    if columns >= _OWN_COLUMNS:
+        text = dict.fromkeys(("shots", "source", "target", "run", "commit", "prepared"), str)
+        return _read_own(pd.read_csv(path, dtype=text)), [], []
+    raise InputError(
+        f"{path} is neither results.csv of a report nor a table of the paper's authors; it lacks "
+        f"{listed(sorted(_OWN_COLUMNS - columns), 9)}, or {listed(sorted(_AUTHORS_COLUMNS - columns), 9)}"
+    )
+
+
+def _read_own(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows that an earlier report wrote, also by a version that knew fewer columns."""
+    table["metric"] = [_TITLE_METRIC.get(metric, metric) for metric in table["metric"]]
+    for name in METRIC_TITLE:
+        if f"test_{name}" not in table:
+            table[f"test_{name}"] = table["test"].where(table["metric"] == name)
+    return frame_of(table.to_dict("records"))
+
+
+def _read_authors(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
+    """The rows of a table of the paper's authors, a row per run and metric."""
+    table = pd.read_csv(path, dtype={"shot": str})
+    whole = table.drop_duplicates()
+    known = whole[whole["metric"].isin(_AUTHORS_METRIC)]
+    copies, others = len(table) - len(whole), len(whole) - len(known)
+    remarks = [f"Of {len(table)} rows of {path.name}, {copies} are exact duplicates and dropped; {len(whole)} are left"]
+    names = listed(sorted(set(whole["metric"].astype(str)) - set(_AUTHORS_METRIC)))
+    warnings = [f"Left out: {others} rows of {path.name}, of metrics that are not reported ({names})"]
+    frame = frame_of([_authors_row(row) for row in known.to_dict("records")])
+    return frame, remarks if copies else [], warnings if others else []
+
+
+def _authors_row(row: dict[str, Any]) -> dict[str, Any]:
+    stem, model = split_source(row["pretrained_model"])
+    if model is None:
+        raise InputError(f"{row['pretrained_model']!r} does not end in a model such as _bit50x1")
+    target = _AUTHORS_TARGET.get(row["dataset"], row["dataset"])
+    metric, value = _AUTHORS_METRIC[row["metric"]], row["metric_value"]
+    return {
+        "run": row["path"],
+        "origin": PUBLISHED,
+        "source": stem,
+        "source_sets": "+".join(sets_in(stem)),
+        "target": target,
+        "target_sets": target,
+        "model": model,
+        "shots": row["shot"].removesuffix("_shot"),
+        "seed": row["seed"],
+        "metric": metric,
+        "test": value,
+        "not_a_number": isinstance(value, float) and math.isnan(value),
+        f"test_{metric}": value,
+        "total_steps": row["last_step"],
+    }
+
+
+def _without_copies(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The runs once each, where results were found twice; and the authors' metrics of one run in one row."""
+    kept = runs.drop_duplicates([*CELL, "kind", "run", "seed", "metric", "val", "test"])
+    said = [] if len(kept) == len(runs) else [f"Found twice and counted once: {len(runs) - len(kept)} results"]
+    published = kept["origin"] == PUBLISHED
+    whole = pd.concat([_one_row_each(kept[published]), kept[~published]]) if published.any() else kept
+    return whole.reset_index(drop=True), said
+
+
+def _one_row_each(runs: pd.DataFrame) -> pd.DataFrame:
+    """The rows of published runs, one per metric, as one row per run that reports the metric of the paper."""
+    run = [*CELL, "seed", "run"]
+    if runs.duplicated([*run, "metric"]).any():
+        return runs  # two values of one metric: `_require_distinct` names them
+    columns = [f"test_{metric}" for metric in METRIC_TITLE]
+    own_metric = runs["target"].isin(_BY_AREA).map({True: "auc", False: "top1"})
+    ordered = runs.loc[(runs["metric"] != own_metric).sort_values(kind="stable").index]
+    rows = ordered.drop_duplicates(run).set_index(run)
+    rows[columns] = ordered.groupby(run)[columns].first().loc[rows.index]
+    return rows.reset_index()[runs.columns]
+
+
+def _with_metric(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The runs by another metric; only those that have it."""
+    column = f"test_{metric}"
+    if metric not in METRIC_TITLE or runs[column].isna().all():
+        having = [name for name in METRIC_TITLE if runs[f"test_{name}"].notna().any()]
+        raise InputError(f"no result has the metric {metric!r}; they have {', '.join(having)}")
+    reported = runs.groupby("target")[column].transform("count") > 0  # where others have it, a run without it failed
+    return runs.assign(metric=metric, test=runs[column], val=math.nan, not_a_number=runs[column].isna() & reported)
+
+
+def _require_distinct(runs: pd.DataFrame) -> None:
+    """Raise InputError if two runs would count as one seed: they differ in a setting that the tables do not show."""
+    twice = runs[runs.duplicated([*CELL, "seed"], keep=False)]
+    if not twice.empty:
+        raise InputError(
+            f"several results for the same cell: {listed(list(twice['run']))}; report their folders one by one"
+        )
+
+
+def write_runs(runs: pd.DataFrame, path: Path) -> None:
+    """Write a row per run, in full precision; `collect` reads it again."""
+    runs[COLUMNS].to_csv(path, index=False)

@@ -1,0 +1,132 @@
+"""What a report says, in which order."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from trainer.files import write_atomically
+from trainer.reporting import figures, notes
+from trainer.reporting.collect import Collected, write_runs
+from trainer.reporting.document import Block, Items, Title, Words, as_markdown, as_page
+from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
+from trainer.reporting.paper import Published
+from trainer.reporting.rows import PUBLISHED
+from trainer.reporting.scale_tables import transfer_tables
+from trainer.reporting.tables import Entry, Heading, Table, row_keys, sources_of, with_titles
+from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
+from trainer.reporting.writers import as_rows, latex
+
+
+@dataclass(frozen=True)
+class Report:
+    """A composed report: its blocks, and what must not be missed."""
+
+    blocks: list[Block]
+    warnings: tuple[str, ...]
+
+
+def compose(collected: Collected, folder: Path, paper: Published | None = None) -> Report:
+    """Lay out a report and draw its figures into `folder`."""
+    runs = collected.runs
+    transfers = with_titles(runs[runs["kind"] == "transfer"])
+    warnings = (
+        *(f"{warning}." for warning in collected.warnings),
+        *notes.mixed_versions(runs),
+        *notes.not_numbers(runs),
+        *notes.several_metrics(transfers),
+        *notes.unlike_seeds(transfers),
+        *notes.published_overlaps(transfers),
+        *notes.leaks(runs),
+    )
+    about = f"{len(runs)} runs. Every run is a row of [results.csv](results.csv), every number of a table one of "
+    about += "[tables.csv](tables.csv); [tables.tex](tables.tex) has the tables for LaTeX."
+    page = "[This report as one page](report.html) also says the number of seeds and the p value of each cell."
+    blocks: list[Block] = [Title("Report", 1), Words(about), Words(page, on_page=False)]
+    blocks += [Words(text, warning=True) for text in warnings]
+    blocks += [Words(f"{remark}.") for remark in collected.remarks]
+    pretrained = runs[runs["kind"] == "pretrain"]
+    if not pretrained.empty:
+        blocks += [Title("Pre-training"), _pretraining_table(pretrained)]
+    if not transfers.empty:
+        blocks += _transfer_blocks(transfers, folder, paper)
+    blocks += _small_print(runs)
+    return Report(blocks, warnings)
+
+
+def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) -> list[Block]:
+    order = shots_order(runs["shots"])
+    first = FULL if FULL in order else order[-1]
+    looks = figures.looks_of(sources_of(runs))
+    blocks: list[Block] = [Title("Transfer"), *transfer_tables(runs, first, paper)]
+    sized = figures.by_model_size(runs, folder, looks, paper)
+    blocks += [sized] if sized else []
+    if paper:
+        compared, said = paper_table(runs, paper)
+        blocks += [Title("Beside the paper"), Words(f"Published values: {paper.source}.")]
+        blocks += [compared] if compared else []
+        blocks.append(Items(tuple(f"{text[0].upper()}{text[1:]}." for text in said)))
+    for target in dict.fromkeys(key[0] for key in row_keys(runs)):
+        blocks += _target_blocks(runs[runs["target"] == target], folder, looks, paper)
+    if len(row_keys(runs)) == 1:
+        return blocks  # its own section has every number
+    rest = [table for shots in order if shots != first for table in transfer_tables(runs, shots)]
+    return [*blocks, Title("Transfer with fewer images"), *rest] if rest else blocks
+
+
+def _target_blocks(runs: pd.DataFrame, folder: Path, looks: figures.Looks, paper: Published | None) -> list[Block]:
+    target = str(runs["target"].iloc[0])
+    gains = gains_over_scratch(runs)
+    spread = figures.spread_by_shots(runs, folder, looks)
+    return [
+        Title(f"Transfer to {target_title(target)}"),
+        few_shot_table(runs),
+        *([gains] if gains else []),
+        figures.few_shot(runs, folder, looks, paper),
+        *([spread] if spread else []),
+    ]
+
+
+def _pretraining_table(runs: pd.DataFrame) -> Table:
+    rows = []
+    for row in runs.itertuples():
+        words = [row.model, row.target, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
+        words += [_percent(row.val), "NaN" if row.not_a_number else _percent(row.test), f"{row.seconds / 60:.1f}"]
+        rows.append((row.source, tuple(Entry(words=word) for word in words)))
+    titles = ("model", "data", "steps", "metric", "val", "test", "minutes")
+    columns = tuple(Heading("", title) for title in titles)
+    return Table("pretraining", "Pre-trainings; metrics in percent.", "run", columns, tuple(rows))
+
+
+def _percent(share: float) -> str:
+    return "" if math.isnan(share) else f"{share * 100:.2f}"
+
+
+def _small_print(runs: pd.DataFrame) -> list[Block]:
+    blocks: list[Block] = []
+    sections = {
+        "Sizes of images": notes.sizes(runs),
+        "Left out of means over classes, lacking positives or negatives in test": notes.left_out(runs),
+        "Not as BiT-HyperRule and the paper have it": notes.deviations(runs),
+        "Made by": notes.origins(runs),
+    }
+    for title, lines in sections.items():
+        blocks += [Title(title), Items(tuple(lines))] if lines else []
+    loaders = sorted(set(runs.loc[runs["origin"] != PUBLISHED, "loader"]) - {""})
+    return [*blocks, Words(f"Loader: {', '.join(loaders)}.")] if loaders else blocks
+
+
+def write(report: Report, runs: pd.DataFrame, folder: Path) -> Path:
+    """Write report.md, report.html, tables.csv, tables.tex and results.csv; returns the path of report.md."""
+    tables = [block for block in report.blocks if isinstance(block, Table)]
+    _write(folder / "report.html", as_page(report.blocks, folder))
+    _write(folder / "tables.tex", latex(tables))
+    as_rows(tables).to_csv(folder / "tables.csv", index=False)
+    write_runs(runs, folder / "results.csv")
+    return _write(folder / "report.md", as_markdown(report.blocks))
+
+
+def _write(path: Path, text: str) -> Path:
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return path

@@ -1,0 +1,297 @@
+"""Figures in the manner of the paper's: few-shot curves, full shot against model size, spread over seeds by shots."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+import torch
+
+from trainer.models.bit import MODELS, build_model
+from trainer.reporting.cells import Cell, cell_of
+from trainer.reporting.names import (
+    FULL,
+    METRIC_TITLE,
+    NATURAL,
+    OTHER,
+    SCRATCH,
+    XRAY,
+    domain,
+    model_order,
+    shots_order,
+    target_title,
+)
+from trainer.reporting.paper import Published
+from trainer.reporting.rows import CELL
+from trainer.reporting.tables import Source, row_keys, row_title, seeds_text, sources_of
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # after the choice of a backend that needs no display
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Look = dict[str, Any]  # keywords of a curve: colour, marker, line
+Looks = dict[str, Look]  # by the title of the source
+# Told apart by everybody (after Okabe and Ito); the more data of a kind, the darker. Markers tell them apart in print.
+_SHADES = {
+    NATURAL: ["#56b4e9", "#0072b2"],
+    XRAY: ["#f0b429", "#e07b00", "#c04000", "#7a1f00"],
+    OTHER: ["#009e73", "#cc79a7", "#5e3c99", "#8c8c00", "#000000", "#7b5141"],
+}
+_MARKERS = {NATURAL: "os", XRAY: "^vDP", OTHER: "oDs^vP"}
+_GREY = "#666666"
+STYLE: dict[Any, Any] = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "0.9",
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "lines.markeredgewidth": 0.6,
+    "svg.hashsalt": "bitscale",
+}
+_BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9}
+_PANEL, _DPI, _LEGEND_COLUMNS, _LEGEND_HEIGHT = (3.3, 2.4), 200, 3, 0.5  # inches
+_WIDTHS, _MOST_BESIDE = {1: 4.6, 3: 7.2}, 3
+# Between the curves of a panel, so that error bars do not hide each other: in places on the axis of shots, and as a
+# factor on that of sizes; and from there to the published values.
+_DODGE, _DODGE_FACTOR = 0.07, 1.06
+_TO_PAPER, _TO_PAPER_FACTOR = 0.42, 1.45
+_PAPER_LABEL = "the paper"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was drawn: `<name>.png` and `<name>.svg`, what it shows, and its width in inches."""
+
+    name: str
+    caption: str
+    width: float
+
+
+def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | None = None) -> Picture:
+    """Few-shot curves of one target, a panel per model; mean and standard deviation over seeds."""
+    metric, target = runs["metric"].iloc[0], str(runs["target"].iloc[0])
+    title = METRIC_TITLE.get(metric, metric)
+    with_paper = paper if paper and paper.metric.get(target) == metric else None
+
+    spread = f"mean ± standard deviation over {seeds_text(runs)}"
+    with plt.rc_context(STYLE):
+        figure = _panels(
+            runs, looks, _mean_curve, f"{title} on test, %", f"{target_title(target)}: {spread}", with_paper
+        )
+        width = save_figure(figure, folder, name := f"few_shot_{_safe(target)}")
+    theirs = " Hollow: the paper, full shot." if with_paper else ""
+    caption = f"{target_title(target)}: {title} on test by training images per class; {spread}.{theirs}"
+    return Picture(name, caption, width)
+
+
+def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture | None:
+    """How far the seeds of one target lie apart, by shots; None where no setting has two seeds."""
+    target = str(runs["target"].iloc[0])
+    if runs.groupby(CELL)["test"].count().max() < 2:
+        return None
+    title = f"{target_title(target)}: standard deviation over {seeds_text(runs)}"
+    with plt.rc_context(STYLE):
+        figure = _panels(runs, looks, _spread_curve, "standard deviation, points", title)
+        for axes in figure.axes:
+            axes.set_ylim(bottom=0)
+        width = save_figure(figure, folder, name := f"spread_{_safe(target)}")
+    return Picture(name, f"{title}, by training images per class.", width)
+
+
+def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | None = None) -> Picture | None:
+    """Full-shot fine-tuning against the size of the model, a panel per target; None where no target has two models."""
+    full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
+    full = full[full["model"].isin(MODELS)]
+    targets = [key for key in row_keys(full) if full.loc[full["target"] == key[0], "model"].nunique() > 1]
+    if not targets:
+        return None
+    models = sorted(full["model"].unique(), key=model_order)
+    columns = min(3, len(targets))
+    lines = -(-len(targets) // columns)
+    with plt.rc_context(STYLE):
+        size = (max(4.2, _PANEL[0] * 0.85 * columns), _PANEL[1] * lines + 0.5)
+        figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+        for axes, (target, mode, origin) in zip(grid.flat, targets, strict=False):
+            mine = full[(full["target"] == target) & (full["origin"] == origin)]
+            metric = mine["metric"].iloc[0]
+            theirs = paper.cells[target] if paper and paper.metric.get(target) == metric else {}
+            _draw_sizes(axes, mine, looks, theirs)
+            axes.set_title(row_title(target, mode, origin, full["origin"].nunique() > 1), loc="left", weight="bold")
+            axes.set_xscale("log")
+            axes.set_xticks([_millions(model) for model in models], [_size_label(model) for model in models])
+            axes.minorticks_off()
+            axes.margins(x=0.12)
+            axes.set_ylabel(f"{METRIC_TITLE.get(metric, metric)}, %")
+        for axes in list(grid.flat)[len(targets) :]:
+            axes.remove()
+        _legend(figure, list(grid.flat)[: len(targets)])
+        width = save_figure(figure, folder, name := "model_size")
+    caption = (
+        "Full shot on test against the size of the model, parameters without the head; "
+        f"mean ± standard deviation over {seeds_text(full)}."
+    )
+    return Picture(name, caption + (" Hollow: the paper." if paper else ""), width)
+
+
+def _mean_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> None:
+    shown = [(place, cell) for place, cell in zip(places, cells, strict=True) if cell.n]
+    spreads = [cell.std if cell.n > 1 else 0.0 for _, cell in shown]
+    means = [cell.mean for _, cell in shown]
+    axes.errorbar([place for place, _ in shown], means, yerr=spreads, label=label, **_BARS, **look)
+
+
+def _spread_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> None:
+    shown = [(place, cell.std) for place, cell in zip(places, cells, strict=True) if cell.n > 1]
+    axes.plot([place for place, _ in shown], [std for _, std in shown], label=label, **look)
+
+
+def _draw_sizes(
+    axes: Axes,
+    runs: pd.DataFrame,
+    looks: Looks,
+    theirs: dict[tuple[str, tuple[str, ...]], Cell],
+) -> None:
+    sets = {source.title: source.sets for source in sources_of(runs)}
+    for place, title in enumerate(sorted(sets, key=list(looks).index)):
+        of_title = runs[runs["title"] == title]
+        models = sorted(of_title["model"].unique(), key=model_order)
+        cells = [cell_of(of_title[of_title["model"] == model]) for model in models]
+        dodge = _DODGE_FACTOR ** (place - (len(sets) - 1) / 2)
+        _mean_curve(axes, [_millions(model) * dodge for model in models], cells, title, looks[title])
+        for model in models:
+            if cell := theirs.get((model, sets[title])):
+                _hollow(axes, _millions(model) * dodge * _TO_PAPER_FACTOR, cell, looks[title])
+
+
+def _panels(
+    runs: pd.DataFrame,
+    looks: Looks,
+    curve: Callable[..., None],
+    ylabel: str,
+    title: str,
+    paper: Published | None = None,
+) -> Figure:
+    """Panels over shots, one for each model, mode and origin, with a curve for each source."""
+    order = shots_order(runs["shots"])
+    models, ways = sorted(runs["model"].unique(), key=model_order), row_keys(runs)
+    lines, columns = (1, len(ways)) if len(models) == 1 and len(ways) <= _MOST_BESIDE else (len(ways), len(models))
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(_WIDTHS.get(columns, _PANEL[0] * columns), _PANEL[1] * lines + _LEGEND_HEIGHT),
+        layout="constrained",
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+    )
+    for axes, (way, model) in zip(grid.flat, product(ways, models), strict=True):
+        _, mode, origin = way
+        mine = runs[(runs["mode"] == mode) & (runs["origin"] == origin) & (runs["model"] == model)]
+        _draw_panel(axes, mine[mine["overlap"] == ""], order, looks, curve, paper if mode == "finetune" else None)
+        aside = row_title("", mode, origin, runs["origin"].nunique() > 1)
+        axes.set_title(f"{model}{f', {aside}' if aside else ''}", loc="left", weight="bold")
+        axes.set_xticks(range(len(order)), order)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
+    for axes in grid[-1]:
+        axes.set_xlabel("training images per class")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+    _legend(figure, list(grid.flat))
+    return figure
+
+
+def _draw_panel(
+    axes: Axes,
+    runs: pd.DataFrame,
+    order: Sequence[str],
+    looks: Looks,
+    curve: Callable[..., None],
+    paper: Published | None,
+) -> None:
+    """The curves of one model, mode and origin, and at full shot what the paper prints of them."""
+    sources = sources_of(runs)
+    for place, source in enumerate(sources):
+        of_source = runs[runs["title"] == source.title]
+        cells = [cell_of(of_source[of_source["shots"] == shots]) for shots in order]
+        dodge = (place - (len(sources) - 1) / 2) * _DODGE
+        curve(axes, [i + dodge for i in range(len(order))], cells, source.title, looks[source.title])
+        printed = paper.cells[runs["target"].iloc[0]].get((source.model, source.sets)) if paper else None
+        if printed and FULL in order:
+            _hollow(axes, len(order) - 1 + _TO_PAPER + dodge, printed, looks[source.title])
+
+
+def _hollow(axes: Axes, place: float, cell: Cell, look: Look) -> None:
+    """A published value, in the colour and marker of its source."""
+    hollow = look | {"mfc": "white", "mec": look["color"], "ls": "none"}
+    axes.errorbar([place], [cell.mean], yerr=[cell.std], **_BARS, **hollow)
+    if _PAPER_LABEL not in axes.get_legend_handles_labels()[1]:
+        axes.plot([], [], label=_PAPER_LABEL, color=_GREY, mfc="white", mec=_GREY, marker="o", ls="none")
+
+
+def looks_of(sources: Sequence[Source]) -> Looks:
+    """Colour, marker and line of each source by its title: to be the same in every figure of a report."""
+    looks: Looks = {}
+    used: Counter[str] = Counter()
+    for source in sources:
+        if source.title == SCRATCH:
+            looks[SCRATCH] = {"color": _GREY, "marker": "X", "ls": "--", "mec": "white"}
+        elif source.title not in looks:
+            kind = domain(source.sets)
+            shades, markers = _SHADES[kind], _MARKERS[kind]
+            number = used[kind]
+            used[kind] += 1
+            marker = markers[(number + number // len(shades)) % len(markers)]  # another one when the colours come again
+            looks[source.title] = {"color": shades[number % len(shades)], "marker": marker, "ls": "-", "mec": "white"}
+    return looks
+
+
+def _legend(figure: Figure, panels: list[Axes]) -> None:
+    handles: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    if _PAPER_LABEL in handles:
+        handles[_PAPER_LABEL] = handles.pop(_PAPER_LABEL)  # last
+    if handles:
+        columns = min(_LEGEND_COLUMNS, len(handles))
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False)
+
+
+@cache
+def _millions(model: str) -> float:
+    """Parameters of a model without its head, in millions."""
+    with torch.device("meta"):
+        parameters = build_model(model, 1).named_parameters()
+    return sum(tensor.numel() for name, tensor in parameters if not name.startswith("head.")) / 1e6
+
+
+def _size_label(model: str) -> str:
+    return f"{model}\n{_millions(model):.3g} M"
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def save_figure(figure: Figure, folder: Path, name: str) -> float:
+    """Write a figure in both formats; returns its width in inches."""
+    figure.savefig(folder / f"{name}.png", dpi=_DPI)
+    figure.set_layout_engine("none")  # as it was laid out for the first
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+    return float(figure.get_figwidth())

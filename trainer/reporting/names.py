@@ -1,0 +1,108 @@
+"""What reports call things: sources, targets, models and metrics, in the words of the paper where it has them."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from trainer.metrics import METRIC_NAME
+
+SCRATCH, FULL = "scratch", "full"
+METRIC_TITLE: dict[str, str] = dict(METRIC_NAME) | {
+    "top5": "top-5 accuracy",
+    "ap": "mean average precision",
+    "f1": "macro F1",
+}
+MODE_TITLE = {"finetune": "fine-tuning", "probe": "linear probe", "knn": "k-NN"}
+SET_TITLE = {
+    "imagenet1k": "ImageNet-1k",
+    "imagenet21k": "ImageNet-21k",
+    "chexpert": "CheXpert",
+    "mimic_cxr": "MIMIC",
+    "nih_cxr14": "NIH",
+    "padchest": "PadChest",
+}
+TARGET_TITLE = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "flowers102": "Flowers-102",
+    "pets": "Pets",
+    "padchest_cl": "PadChest-Cl",
+    "covidx": "COVIDx",
+    "tuberculosis": "Tuberculosis",
+}
+NATURAL, XRAY, OTHER = DOMAINS = "natural images", "chest X-rays", "other images"
+_SHORTER = {"mimic": "mimic_cxr", "nih": "nih_cxr14"}  # as the paper's authors and the recipes name them
+_SET_OF_TOKEN = {name: name for name in SET_TITLE} | _SHORTER
+_MODEL = re.compile(r"^r(\d+)x(\d+(?:\.\d+)?)$")
+_NAMED_MODEL = re.compile(r"^(?P<source>.+)[_-](?:bit|r)(?P<size>\d+x\d+(?:\.\d+)?)$")
+
+
+def split_source(name: str) -> tuple[str, str | None]:
+    """A source's name without the model at its end, and that model: "imagenet1k_bit50x1" is ("imagenet1k", "r50x1")."""
+    match = _NAMED_MODEL.match(name)
+    return (match["source"], f"r{match['size']}") if match else (name, None)
+
+
+def sets_in(name: str) -> tuple[str, ...]:
+    """The known sets that a name strings together: ("chexpert", "mimic_cxr") of "chexpert_mimic"; () of other names."""
+    found, rest = [], name
+    while rest:
+        token = max((token for token in _SET_OF_TOKEN if re.match(rf"{token}(_|\+|$)", rest)), key=len, default=None)
+        if token is None:
+            return ()
+        found.append(_SET_OF_TOKEN[token])
+        rest = rest[len(token) + 1 :]
+    return tuple(found)
+
+
+def source_title(name: str, model: str) -> str:
+    """How a source is called beside its model: by the known sets in its name, or else by the name."""
+    stem, named = split_source(name)
+    stem = stem if named == model else name
+    sets = sets_in(stem)
+    return "+".join(SET_TITLE[name] for name in sets) if sets else stem
+
+
+def target_title(target: str) -> str:
+    """How a target is called."""
+    return TARGET_TITLE.get(target, target)
+
+
+def domain(sets: Iterable[str]) -> str:
+    """What kind of images a source was pre-trained on, as far as the names of its sets tell."""
+    known = set(sets)
+    if known and known <= {"imagenet1k", "imagenet21k"}:
+        return NATURAL
+    return XRAY if known and known <= {"chexpert", "mimic_cxr", "nih_cxr14", "padchest"} else OTHER
+
+
+def is_smaller(sets: Iterable[str], others: Iterable[str]) -> bool:
+    """Whether a source is part of another: a proper subset of its sets, or ImageNet-1k of ImageNet-21k."""
+    one, other = _with_parts(sets), _with_parts(others)
+    return bool(one) and one < other
+
+
+def _with_parts(sets: Iterable[str]) -> set[str]:
+    found = set(sets)
+    return found | {"imagenet1k"} if "imagenet21k" in found else found
+
+
+def model_order(model: str) -> tuple[float, float, str]:
+    """Sorts models by depth, then width; unknown names last."""
+    match = _MODEL.match(model)
+    return (float(match[1]), float(match[2]), model) if match else (float("inf"), 0.0, model)
+
+
+def shots_order(shots: Iterable[str]) -> list[str]:
+    """The different shot counts in ascending order, "full" last."""
+    return sorted(set(shots), key=lambda s: float("inf") if s == FULL else int(s))
+
+
+def shots_title(shots: str) -> str:
+    """How a shot count heads a column."""
+    return shots if shots == FULL else f"{shots}-shot"
+
+
+def listed(names: Sequence[str], most: int = 4) -> str:
+    """Some names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,112 @@
+"""What a reader must know of some runs besides their numbers."""
+
+from collections import Counter
+
+import pandas as pd
+
+from data_pipelines.datasets.overlap import shares_images
+from trainer.reporting.names import METRIC_TITLE, listed, target_title
+from trainer.reporting.rows import CELL, PUBLISHED
+
+
+def mixed_versions(runs: pd.DataFrame) -> list[str]:
+    """That the results come from different versions of the code, and which runs from which; [] for a single one."""
+    own = runs[runs["commit"] != ""]
+    counts = Counter(own["commit"])
+    if len(counts) < 2:
+        return []
+    parts = [
+        f"{commit} ({count} run{'s' * (count > 1)}: {listed(list(own.loc[own['commit'] == commit, 'run']), 2)})"
+        for commit, count in counts.most_common()
+    ]
+    return [f"**Mixed code versions**: {len(counts)} commits in one report: {'; '.join(parts)}."]
+
+
+def not_numbers(runs: pd.DataFrame) -> list[str]:
+    """The runs whose metric is NaN; the tables leave them out of the means and say how many."""
+    failed = runs[runs["not_a_number"]]
+    if failed.empty:
+        return []
+    names = listed(list(failed["run"]), 10)
+    return [f"**Not a number**: the test metric of {len(failed)} of {len(runs)} runs is NaN: {names}."]
+
+
+def unlike_seeds(runs: pd.DataFrame) -> list[str]:
+    """The cells whose seeds were run with different settings."""
+    settings = ["total_steps", "image_size", "resize", "base_lr", "balance", "departures"]
+    distinct = runs.groupby(CELL, sort=False)[settings].nunique(dropna=False)
+    cells = [
+        f"{source}, {model} on {target}, {shots} ({', '.join(row.index[row > 1])})"
+        for (_, _, source, model, target, shots), row in distinct[(distinct > 1).any(axis=1)].iterrows()
+    ]
+    return [f"**Seeds of different settings** in one mean: {listed(cells)}."] if cells else []
+
+
+def several_metrics(runs: pd.DataFrame) -> list[str]:
+    """The targets whose runs report different metrics, so that their numbers do not compare."""
+    metrics = runs.groupby("target", sort=False)["metric"].unique()
+    return [
+        f"**Different metrics** on {target_title(str(target))}: {', '.join(METRIC_TITLE.get(m, m) for m in found)}."
+        for target, found in metrics.items()
+        if len(found) > 1
+    ]
+
+
+def leaks(runs: pd.DataFrame) -> list[str]:
+    """The sets whose patients may be in training and test images alike."""
+    leaking = runs[runs["patients"] == "may leak"]["target_sets"]
+    names = sorted({name for sets in leaking for name in sets.split("+")})
+    if not names:
+        return []
+    return [
+        f"**Patients may leak** in {', '.join(names)}: images of one patient may be among the training and the "
+        "test images, so the numbers may be better than those on new patients."
+    ]
+
+
+def deviations(runs: pd.DataFrame) -> list[str]:
+    """Where fine-tunings left BiT-HyperRule and the paper's learning rate, one line per difference."""
+    return sorted({line for lines in runs["departures"] for line in lines.split("; ") if line})
+
+
+def sizes(runs: pd.DataFrame) -> list[str]:
+    """In which size images are stored, and in which they were trained on, by target."""
+    own = runs[(runs["origin"] != PUBLISHED) & runs["image_size"].notna()]
+    lines = []
+    for target, of_target in own.groupby("target", sort=False):
+        seen = of_target[["prepared", "resize", "image_size"]].drop_duplicates()
+        ways = []
+        for prepared, resize, size in seen.itertuples(index=False):
+            stored = f"stored at {prepared} pixels (median)" if prepared else "stored size not recorded"
+            resized = "" if pd.isna(resize) or resize == size else f"resized to {resize}, "
+            ways.append(f"{stored}, {resized}trained at {size} x {size}")
+        lines.append(f"{target_title(str(target))}: {'; or '.join(ways)}")
+    return lines
+
+
+def left_out(runs: pd.DataFrame) -> list[str]:
+    """The classes that means over classes leave out, lacking positives or negatives in the test split, by target."""
+    found = runs[runs["left_out"] != ""].groupby("target", sort=False)["left_out"].unique()
+    return [
+        f"{target_title(str(target))}: {listed(sorted({name for line in lines for name in line.split('; ')}), 20)}"
+        for target, lines in found.items()
+    ]
+
+
+def origins(runs: pd.DataFrame) -> list[str]:
+    """The different commits, machines and torch versions that the results come from."""
+    lines = sorted(set(runs["made_by"]) - {""})
+    published = int((runs["origin"] == PUBLISHED).sum())
+    return [*lines, f"{published} rows of the files that the paper's authors published"] if published else lines
+
+
+def published_overlaps(runs: pd.DataFrame) -> list[str]:
+    """The published results whose source shares images with the target: shown as published, not left blank."""
+    published = runs[runs["origin"] == PUBLISHED]
+    pairs = published[["title", "source_sets", "target"]].drop_duplicates().itertuples(index=False)
+    found = [(title, target, shares_images(sets.split("+"), target)) for title, sets, target in pairs]
+    cells = [f"{title} on {target_title(target)} ({reason})" for title, target, reason in found if reason]
+    cells = list(dict.fromkeys(cells))
+    if not cells:
+        return []
+    return [f"**Shown as published**, though source and target share images: {'; '.join(cells)}."]

@@ -1,0 +1,134 @@
+"""One row per run: what was run, where it left the rule, and what it reached."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_pipelines.datasets.overlap import shares_images
+from trainer.metrics import metric_of
+from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, split_source
+
+OWN, PUBLISHED = "own", "published"
+# A run is one seed of one cell of a table.
+CELL = ["origin", "mode", "source", "model", "target", "shots"]
+_PAPER_LR, _PAPER_BATCH = 0.001, 128
+_TEXT = {
+    "kind": "transfer",
+    "run": "",
+    "origin": OWN,
+    "source": "",
+    "source_sets": "",
+    "target": "",
+    "target_sets": "",
+    "mode": "finetune",
+    "model": "",
+    "shots": FULL,
+    "metric": "",
+    "prepared": "",
+    "balance": "",
+    "loader": "",
+    "commit": "",
+    "made_by": "",
+    "patients": "",
+    "departures": "",
+    "overlap": "",
+    "left_out": "",
+}
+_WHOLE = ["train_images", "image_size", "resize", "total_steps"]
+_REAL = ["base_lr", "seconds", "val", "test", *(f"test_{name}" for name in METRIC_TITLE)]
+COLUMNS = [*_TEXT, "seed", "not_a_number", *_WHOLE, *_REAL]
+
+
+def row_of(result: dict[str, Any]) -> dict[str, Any]:
+    """The row of a `result.json`. Raises KeyError or TypeError where it lacks what every result has."""
+    settings, metric = result["settings"], metric_of(result)
+    data, test = settings["data"], result.get("test", {})
+    transfer = result["kind"] == "transfer"
+    source = result["source"] if transfer else Path(result["run"]).name
+    sets = [Path(name).name for name in data["sets"]]
+    source_sets = result.get("source_sets") or sets_in(split_source(source)[0])
+    return {
+        "kind": result["kind"],
+        "run": result["run"],
+        "source": source,
+        "source_sets": "+".join(source_sets),
+        "target": result["target"] if transfer else "+".join(sets),
+        "target_sets": "+".join(sets),
+        "mode": result.get("mode", "finetune"),
+        "model": settings["model"]["name"],
+        "shots": str(result.get("shots", FULL)),
+        "seed": settings["seed"],
+        "metric": metric,
+        "val": result.get("val", {}).get(metric),
+        "test": test.get(metric),
+        "not_a_number": bool(np.isnan(test.get(metric, 0.0))),
+        **{f"test_{name}": test.get(name) for name in METRIC_TITLE},
+        "train_images": result["train_images"],
+        "prepared": " x ".join(f"{side:g}" for side in result.get("prepared_size") or ()),
+        "image_size": data["image_size"],
+        "resize": data.get("resize"),
+        "total_steps": result["total_steps"],
+        "base_lr": settings["optim"]["base_lr"],
+        "balance": data.get("balance", "none"),
+        "loader": result["loader"],
+        "seconds": round(result["seconds"], 1),
+        "commit": _version(result["environment"]),
+        "made_by": _made_by(result["environment"]),
+        "patients": result.get("patients", "none"),
+        "departures": "; ".join(_departures(result)) if transfer else "",
+        "overlap": _overlap(result, sets) if transfer else "",
+        "left_out": "; ".join(result.get("left_out", {}).get("test", ())),
+    }
+
+
+def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows as a table with every column of `COLUMNS` and its type; what a row lacks is empty."""
+    frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    for name, default in _TEXT.items():
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), default)
+    frame["seed"] = frame["seed"].astype(int)
+    frame["not_a_number"] = frame["not_a_number"].astype(str) == "True"  # a table from a file may have empty places
+    for name in _WHOLE:
+        frame[name] = frame[name].astype("Int64")
+    for name in _REAL:
+        frame[name] = frame[name].astype(float)
+    return frame
+
+
+def _version(environment: dict[str, Any]) -> str:
+    """The code a run was made with: its commit, or outside git the version of the package."""
+    return environment["commit"] or f"bitscale {environment['packages'].get('bitscale', 'of unknown version')}"
+
+
+def _made_by(environment: dict[str, Any]) -> str:
+    ranks = f"{environment['world_size']} x {environment['device']} ({environment['threads_per_rank']} CPU threads)"
+    commit = f"commit {environment['commit']}" if environment["commit"] else _version(environment)
+    return f"{commit}, {ranks}, torch {environment['packages']['torch']}"
+
+
+def _departures(result: dict[str, Any]) -> list[str]:
+    """Where a fine-tuning left BiT-HyperRule and the paper's learning rate."""
+    if result.get("mode", "finetune") != "finetune":
+        return []
+    settings, rule = result["settings"], result["rule"]
+    pairs = [
+        ("optimiser steps", result["total_steps"], rule["schedule"][-1]),
+        ("pixels", settings["data"]["image_size"], rule["size"]),
+        ("pixels before the random crop", settings["data"]["resize"], rule["resize"]),
+        ("MixUp alpha", settings["data"]["mixup_alpha"], rule["mixup_alpha"]),
+        ("base learning rate", settings["optim"]["base_lr"], _PAPER_LR),
+        ("batch size", settings["global_batch_size"], _PAPER_BATCH),
+    ]
+    return [f"{what}: {used} instead of {by_rule}" for what, used, by_rule in pairs if used != by_rule]
+
+
+def _overlap(result: dict[str, Any], target_sets: Sequence[str]) -> str:
+    """Why the source knows images or patients of the target; empty if it does not, or if they were left out."""
+    if result.get("overlap_excluded"):
+        return ""
+    names = {*target_sets, result.get("target_set", "")}  # as its folder is called, and as its manifest says
+    reasons = (shares_images(result.get("source_sets", ()), name) for name in sorted(names))
+    return next((reason for reason in reasons if reason), "")

@@ -1,0 +1,135 @@
+"""Tables as data, and in which order and by which names sources and targets stand in them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from trainer.reporting.cells import SIGNIFICANT, Cell
+from trainer.reporting.names import (
+    DOMAINS,
+    MODE_TITLE,
+    SCRATCH,
+    TARGET_TITLE,
+    domain,
+    is_smaller,
+    model_order,
+    source_title,
+    target_title,
+)
+from trainer.reporting.rows import OWN, PUBLISHED
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A place in a table. p: of Welch's test against the same model's next smaller source, `against`."""
+
+    cell: Cell | None = None
+    words: str = ""
+    best: bool = False
+    p: float | None = None
+    against: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is printed."""
+        return self.cell.text() if self.cell else self.words
+
+    @property
+    def insignificant(self) -> bool:
+        """Whether more data made no significant difference."""
+        return self.p is not None and self.p >= SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The head of a column: its group, such as a model, its full title, and a shorter one that stands in the group."""
+
+    group: str
+    title: str
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as data. rows: (title, an entry for each column)."""
+
+    name: str
+    caption: str
+    stub: str
+    columns: tuple[Heading, ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A column of the paper's layout: a model, and what it was pre-trained on."""
+
+    model: str
+    title: str
+    sets: tuple[str, ...]
+
+
+def with_titles(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with a column `title`: their source without the model, or its whole name where two would be alike."""
+    titles = [source_title(source, model) for source, model in zip(runs["source"], runs["model"], strict=True)]
+    runs = runs.assign(title=titles)
+    names = runs.groupby(["origin", "model", "title"])["source"].transform("nunique")
+    return runs.assign(title=runs["title"].where(names <= 1, runs["source"]))
+
+
+def sources_of(runs: pd.DataFrame) -> list[Source]:
+    """The sources of some runs: by model; scratch, natural images, X-rays, others; the smaller before the larger."""
+    found: dict[tuple[str, str], Source] = {}
+    for model, title, sets in zip(runs["model"], runs["title"], runs["source_sets"], strict=True):
+        source = Source(model, title, tuple(sorted(filter(None, sets.split("+")))))
+        found.setdefault((model, title), source)
+    return in_order(found.values())
+
+
+def in_order(sources: Iterable[Source]) -> list[Source]:
+    """Sources in the order of `sources_of`."""
+    sources = list(sources)
+
+    def key(source: Source) -> tuple[object, ...]:
+        smaller = sum(is_smaller(other.sets, source.sets) for other in sources if other.model == source.model)
+        kind = DOMAINS.index(domain(source.sets))
+        return model_order(source.model), source.title != SCRATCH, kind, smaller, source.title
+
+    return sorted(sources, key=key)
+
+
+def row_keys(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """The rows of the paper's layout: (target, mode, origin), the paper's targets in its order, then the others."""
+    keys = list(dict.fromkeys(zip(runs["target"], runs["mode"], runs["origin"], strict=True)))
+    targets = list(TARGET_TITLE) + [target for target, _, _ in keys]
+    modes = [*MODE_TITLE, *(mode for _, mode, _ in keys)]
+    return sorted(keys, key=lambda key: (targets.index(key[0]), modes.index(key[1]), key[2] != OWN))
+
+
+def row_title(target: str, mode: str, origin: str, mixed: bool) -> str:
+    """How a row is called; `mixed`: the report holds published runs beside the user's own."""
+    parts = [target_title(target)] if target else []
+    if mode != "finetune":
+        parts.append(MODE_TITLE.get(mode, mode))
+    if origin == PUBLISHED and mixed:
+        parts.append("authors' files")
+    return ", ".join(parts)
+
+
+def seeds_text(runs: pd.DataFrame) -> str:
+    """Over how many seeds the cells of some runs are: "5 seeds", or "4 to 5 seeds"."""
+    counts = runs.groupby(["target", "mode", "origin", "model", "source", "shots"])["seed"].nunique()
+    low, high = int(counts.min()), int(counts.max())
+    return f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
+
+
+def overlap_notes(runs: pd.DataFrame) -> tuple[str, ...]:
+    """Which cells stay blank because the source knows images of the target."""
+    overlapping = runs[runs["overlap"] != ""]
+    cells = overlapping.groupby(["title", "target", "overlap"], sort=False).size()
+    return tuple(
+        f"Blank: {title} on {target_title(target)}, {count} run{'s' * (count > 1)} left out: {reason}."
+        for (title, target, reason), count in cells.items()
+    )

@@ -1,0 +1,117 @@
+"""Tables of one target: sources by shots, and the gains over training from scratch."""
+
+import pandas as pd
+
+from trainer.reporting.cells import Cell, best, cell_of, interval, p_text, welch
+from trainer.reporting.names import (
+    FULL,
+    METRIC_TITLE,
+    SCRATCH,
+    shots_order,
+    shots_title,
+    target_title,
+)
+from trainer.reporting.paper import Published
+from trainer.reporting.tables import Entry, Heading, Table, overlap_notes, row_keys, row_title, seeds_text, sources_of
+
+_PRINTED_TO = 0.011  # points: the paper prints two places, and rounds means of float32
+
+
+def few_shot_table(runs: pd.DataFrame) -> Table:
+    """A row per source, a column per shot count, of one target; the best of each column marked."""
+    order, rows = shots_order(runs["shots"]), []
+    mixed = runs["origin"].nunique() > 1
+    shown = runs[runs["overlap"] == ""]
+    for source in sources_of(runs):
+        of_source = runs[(runs["model"] == source.model) & (runs["title"] == source.title)]
+        for _, mode, origin in row_keys(of_source):
+            mine = shown[
+                (shown["model"] == source.model)
+                & (shown["title"] == source.title)
+                & (shown["mode"] == mode)
+                & (shown["origin"] == origin)
+            ]
+            aside = row_title("", mode, origin, mixed)
+            title = f"{source.title}, {source.model}" + (f", {aside}" if aside else "")
+            rows.append((title, [cell_of(mine[mine["shots"] == shots]) for shots in order]))
+    highest = [best(cells[i] for _, cells in rows) for i in range(len(order))]
+    marked = tuple(
+        (title, tuple(_marked(cell, high, len(rows)) for cell, high in zip(cells, highest, strict=True)))
+        for title, cells in rows
+    )
+    target, metric = runs["target"].iloc[0], runs["metric"].iloc[0]
+    caption = (
+        f"{target_title(target)}: {METRIC_TITLE.get(metric, metric)} on test, percent; "
+        f"mean ± standard deviation over {seeds_text(runs)}."
+    )
+    columns = tuple(Heading("", shots_title(shots)) for shots in order)
+    notes = ("Bold: the best of a column.",) if len(rows) > 1 else ()
+    return Table(f"few_shot_{target}", caption, "source", columns, marked, (*notes, *overlap_notes(runs)))
+
+
+def _marked(cell: Cell, highest: float, num_rows: int) -> Entry:
+    return Entry(cell, best=num_rows > 1 and cell.n > 0 and round(cell.mean, 2) == highest)
+
+
+def gains_over_scratch(runs: pd.DataFrame) -> Table | None:
+    """Pre-trained minus from scratch, in points, paired by seed, with a 95% t interval over the seeds; None without
+    both."""
+    order, rows = shots_order(runs["shots"]), []
+    shown, mixed = runs[runs["overlap"] == ""], runs["origin"].nunique() > 1
+    pairing = ["mode", "origin", "model", "shots", "seed"]
+    scratch = shown[shown["source"] == SCRATCH].set_index(pairing)["test"]
+    for source in sources_of(runs):
+        mine = shown[(shown["model"] == source.model) & (shown["title"] == source.title)]
+        for _, mode, origin in row_keys(mine) if source.title != SCRATCH else ():
+            of_row = mine[(mine["mode"] == mode) & (mine["origin"] == origin)]
+            paired = (of_row.set_index(pairing)["test"] - scratch).dropna() * 100
+            of_shots = paired.index.get_level_values("shots")
+            cells = [interval(paired[of_shots == shots].to_numpy(dtype=float)) for shots in order]
+            aside = row_title("", mode, origin, mixed)
+            title = f"{source.title} minus {SCRATCH}, {source.model}" + (f", {aside}" if aside else "")
+            if any(cells):
+                rows.append((title, tuple(Entry(words=words) for words in cells)))
+    if not rows:
+        return None
+    target = runs["target"].iloc[0]
+    caption = f"{target_title(target)}: points gained by pre-training, paired by seed, with a 95% t interval."
+    columns = tuple(Heading("", shots_title(shots)) for shots in order)
+    return Table(f"gains_{target}", caption, "", columns, tuple(rows))
+
+
+def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, list[str]]:
+    """The full-shot fine-tunings beside the published values, and what is to be said of the two; None without any."""
+    full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
+    mixed, rows, said = runs["origin"].nunique() > 1, [], []
+    for target, mode, origin in row_keys(full):
+        of_row = full[(full["target"] == target) & (full["origin"] == origin)]
+        metric = of_row["metric"].iloc[0]
+        if paper.metric.get(target, metric) != metric:
+            theirs = METRIC_TITLE[paper.metric[target]]
+            said.append(f"{target_title(target)} is not compared: the paper reports its {theirs}")
+            continue
+        for source in sources_of(of_row):
+            printed = paper.cells.get(target, {}).get((source.model, source.sets))
+            if printed:
+                mine = of_row[(of_row["model"] == source.model) & (of_row["title"] == source.title)]
+                title = f"{row_title(target, mode, origin, mixed)}: {source.title}, {source.model}"
+                rows.append((title, *_compared(cell_of(mine), printed)))
+    if not rows:
+        return None, [*said, "no full-shot result here has the target, model and source of a published one"]
+    differing = [
+        f"{title} ({words[0].text} here, {words[1].text} in the paper)"
+        for title, words, difference in rows
+        if not abs(difference) <= _PRINTED_TO
+    ]
+    said.append(f"{len(rows) - len(differing)} of {len(rows)} means are the printed ones to {_PRINTED_TO} points")
+    said += [f"different: {text}" for text in differing]
+    columns = tuple(Heading("", title) for title in ("here", "paper", "difference", "Welch's t-test"))
+    seeds = f"over {seeds_text(full)} here and {paper.seeds} in the paper"
+    caption = f"Full-shot results beside the published ones, percent; mean ± standard deviation {seeds}."
+    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows)), said
+
+
+def _compared(mine: Cell, printed: Cell) -> tuple[tuple[Entry, ...], float]:
+    difference, p = mine.mean - printed.mean, welch(mine, printed)
+    words = Entry(words=f"{round(difference, 2) + 0:+.2f}", best=not abs(difference) <= _PRINTED_TO)
+    return (Entry(mine), Entry(printed), words, Entry(words="" if p is None else p_text(p))), difference

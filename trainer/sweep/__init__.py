@@ -1,0 +1,1 @@
+"""Many fine-tunings by one command."""

@@ -1,0 +1,195 @@
+"""Sweep: python trainer/transfer.py sweep --sources RUN scratch --targets cifar10 --shots 1 5 full --seeds 5
+
+Fine-tunes every source on every target with every number of shots and every seed, several at a time on this machine's
+devices. The same command goes on where it was; finished runs are not made again.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Annotated, Any
+
+import torch
+import tyro
+
+from data_pipelines.errors import InputError, RunError
+from trainer.engines.device import cpu_threads, pick_device
+from trainer.files import read_json
+from trainer.fine_tuning import FULL, Options
+from trainer.sweep.cost import describe
+from trainer.sweep.drive import Device, Drive
+from trainer.sweep.plan import Plan, make_plan, write_plan
+
+LOCK = ".sweep.lock"
+_HANDOVER_S = 60  # in which the workers of a sweep that was killed save their runs and end
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Fine-tuning of every source on every target. Lists may be written with spaces or with commas."""
+
+    sources: tuple[str, ...]
+    """Run folders or weights to start from; "scratch" starts from random weights instead."""
+    targets: tuple[str, ...]
+    """Prepared data sets to fine-tune on."""
+    shots: tuple[str, ...] = (FULL,)
+    """Training images per class, or "full"."""
+    seeds: int = 5
+    """How many seeds, from 0."""
+    jobs: int | None = None
+    """Runs at a time; None: one per GPU, or one on a CPU. They share the CPU cores."""
+    dry_run: bool = False
+    """Print the plan with estimated hours, and stop."""
+    plan: Path | None = None
+    """Write the plan to this file for `python -m launchers.submit`, and stop."""
+    options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+
+    def __post_init__(self) -> None:
+        if self.jobs is not None and self.jobs < 1:
+            raise InputError(f"--jobs is {self.jobs}; it must be at least 1")
+        for name in ("sources", "targets", "shots"):
+            object.__setattr__(self, name, _listed(getattr(self, name)))
+            if not getattr(self, name):
+                raise InputError(f"--{name} names none")
+
+
+def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Words with those at commas taken apart, unless a path is called so."""
+    return tuple(
+        part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part.strip()
+    )
+
+
+def main_sweep(arguments: list[str]) -> None:
+    """Parse the command line and sweep."""
+    sweep = tyro.cli(Sweep, args=arguments, prog="transfer.py sweep", description=__doc__)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("a sweep starts its own processes; start it once, without torchrun")
+    if sweep.plan is not None:
+        plan = _plan(sweep)
+        write_plan(sweep.plan, sweep.options.out.resolve().name, plan.runs)
+        print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: python -m launchers.submit {sweep.plan}")
+    elif sweep.dry_run:
+        print("\n".join(describe(_plan(sweep), devices(sweep))))
+    else:
+        with _locked(sweep.options.out) as lock, _stoppable():
+            _make(sweep, lock)
+
+
+def _plan(sweep: Sweep) -> Plan:
+    """The plan, with what it leaves out said. Raises InputError if nothing is left in it."""
+    plan = make_plan(sweep.sources, sweep.targets, sweep.shots, sweep.seeds, sweep.options)
+    for line in plan.left_out:
+        print(f"left out (--overlap-excluded runs it): {line}", file=sys.stderr)
+    for line in plan.notes:
+        print(f"note: {line}", file=sys.stderr)
+    if not plan.runs:
+        raise InputError("every source shares images with every target; nothing is left to run")
+    return plan
+
+
+def devices(sweep: Sweep) -> list[Device]:
+    """Where runs are made at a time. Raises InputError where there is no such device."""
+    runtime = sweep.options.runtime
+    gpus: list[str | None] = [None]
+    if pick_device(runtime.device, 0).type == "cuda":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = [*(visible.split(",") if visible else map(str, range(torch.cuda.device_count())))]
+    jobs = sweep.jobs or len(gpus)
+    threads = runtime.threads or max(1, cpu_threads(None) // jobs)
+    return [Device(gpus[number % len(gpus)], threads) for number in range(jobs)]
+
+
+def _make(sweep: Sweep, lock: int) -> None:
+    """Make what is left. Raises RunError naming the runs that failed."""
+    plan = _plan(sweep)
+    pending, num_finished = plan.pending, len(plan.runs) - len(plan.pending)
+    if num_finished:
+        print(f"{num_finished} of {len(plan.runs)} runs are finished already", file=sys.stderr)
+    drive = Drive(pending, devices(sweep), lock)
+    try:
+        drive.to_the_end()
+    except KeyboardInterrupt:
+        ended = sum(run.has_result() for run in plan.runs)
+        print(f"stopped; the same command goes on: {ended} of {len(plan.runs)} runs are finished", file=sys.stderr)
+        raise
+    if drive.failures:
+        listed = "".join(f"\n  {name}: {reason}\n    see {log}" for name, reason, log in drive.failures)
+        raise RunError(
+            f"{len(drive.failures)} of {len(plan.runs)} runs failed; the same command tries them again{listed}"
+        )
+    print(f"all {len(plan.runs)} runs are finished: python trainer/report.py {sweep.options.out}")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM, as a batch system sends it, stops a sweep as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[int]:
+    """Hold the folder's lock, a file descriptor. It is waited for only where workers outlive a sweep that was killed.
+
+    Raises InputError while another sweep holds it, or if the folder cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK).open("a+")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
+    with file:
+        _acquire(file, out)
+        file.truncate(0)
+        file.write(json.dumps({"host": platform.node(), "process": os.getpid()}))
+        file.flush()
+        yield file.fileno()
+
+
+def _acquire(file: IO[str], out: Path) -> None:
+    patience = time.monotonic() + _HANDOVER_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            owner = read_json(out / LOCK) or {}
+            if not _is_dead(owner) or time.monotonic() > patience:
+                who = f"process {owner.get('process', 'unknown')} on {owner.get('host', 'this machine')}"
+                raise InputError(
+                    f"another sweep is running in {out} ({who}); wait for it, or choose another --out"
+                ) from None
+            time.sleep(0.1)
+        except OSError as error:
+            print(f"warning: {out} knows no locks ({error}); start no second sweep in it", file=sys.stderr)
+            return
+
+
+def _is_dead(owner: dict[str, Any]) -> bool:
+    """Whether the process that took the lock was on this machine and has ended."""
+    if owner.get("host") != platform.node():
+        return False
+    try:
+        os.kill(owner["process"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,131 @@
+"""What a sweep would take: hours by the speed of runs that are finished, or of one timed step."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from trainer.config import Config
+from trainer.engines import ENGINES
+from trainer.environment import cpu_name
+from trainer.experiment import RESULT
+from trainer.files import read_json
+from trainer.models.bit import build_model
+from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.sweep.drive import Device
+from trainer.sweep.plan import Plan, PlannedRun
+from trainer.tracking import read_metrics
+
+_CLASSES = 10
+_FEWEST, _MOST = 2, 32  # images of the timed step: more of them where a step is short
+_SHORT_S = 0.3
+_FORWARD_SHARE = 1 / 3  # of a training step: the backward pass takes about twice the forward one
+
+
+class Speed(NamedTuple):
+    """What decides the speed of a run on a device."""
+
+    model: str
+    image_size: int
+    precision: str
+
+
+def speed_of(config: Config) -> Speed:
+    """The speed class of a run."""
+    return Speed(config.model.name, config.data.image_size, config.precision)
+
+
+def measured(plan: Plan, device: str, threads: int) -> dict[Speed, float]:
+    """Images per second of finished runs of the plan that were made on this device: the median of their medians."""
+    rates: dict[Speed, list[float]] = {}
+    for run in plan.runs:
+        if not run.is_finished or run.transfer.options.mode != "finetune":
+            continue
+        environment = (read_json(run.run_dir / RESULT) or {}).get("environment", {})
+        if (environment.get("device"), environment.get("world_size")) != (device, 1):
+            continue
+        if device == cpu_name() and environment.get("threads_per_rank") != threads:
+            continue
+        rows = [row["train/images_per_s"] for row in read_metrics(run.run_dir) if row.get("train/images_per_s")]
+        if rows:
+            rates.setdefault(speed_of(run.config), []).append(median(rows))
+    return {speed: median(values) for speed, values in rates.items()}
+
+
+def timed(config: Config, threads: int) -> float:
+    """Images per second of one training step of a few empty images, without loading any."""
+    runtime = replace(config.runtime, threads=threads, compile=False)
+    engine = ENGINES[runtime.engine](runtime, config.precision)
+    size = config.data.image_size
+    model = build_model(config.model.name, _CLASSES)
+    optimizer = SGDAGC(param_groups(model, _CLASSES, config.optim.agc_clipping, False), lr=0.0, momentum=0.9)
+    images = torch.zeros(_FEWEST, 3, size, size, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    engine.prepare(model, optimizer, images)
+    images = images.to(engine.device)
+
+    def step() -> tuple[float, float]:
+        """Seconds of the passes and of the update."""
+        started = _now(engine.device)
+        with engine.accumulate(last=True):
+            engine.backward(engine.model(images).sum())
+        passed = _now(engine.device)
+        engine.step()
+        return passed - started, _now(engine.device) - passed
+
+    step()  # slower than those that follow
+    passes_s, update_s = step()
+    while passes_s < _SHORT_S and len(images) < _MOST:
+        images = images.repeat(4, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        passes_s, update_s = min(step(), step())
+    engine.close()
+    batches = config.global_batch_size / len(images)
+    return config.global_batch_size / (batches * passes_s + update_s)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def hours_of(run: PlannedRun, images_per_s: float) -> float:
+    """Hours that are left of a run."""
+    trained = 0
+    if run.transfer.options.mode == "finetune":
+        trained = (run.steps - run.first_step) * run.config.global_batch_size
+    return (trained + run.predicted_images * _FORWARD_SHARE) / images_per_s / 3600
+
+
+def describe(plan: Plan, devices: Sequence[Device]) -> list[str]:
+    """The plan as lines: each run with its steps, pixels and estimated hours, and the sum."""
+    threads = devices[0].threads
+    device = cpu_name() if devices[0].gpu is None else torch.cuda.get_device_name(0)
+    known = measured(plan, device, threads)
+    probed = {speed_of(run.config): run.config for run in plan.pending}
+    speeds = known | {speed: timed(config, threads) for speed, config in probed.items() if speed not in known}
+    width = max(len(run.name) for run in plan.runs)
+    lines = [f"{'run':{width}}  {'model':9} {'px':>4} {'steps':>6} {'hours':>9}"]
+    total = 0.0
+    for run in plan.runs:
+        row = f"{run.name:{width}}  {run.config.model.name:9} {run.config.data.image_size:4} {run.steps:6}"
+        if run.is_finished:
+            lines.append(f"{row}  finished")
+            continue
+        hours = hours_of(run, speeds[speed_of(run.config)])
+        total += hours
+        done = f", {run.first_step} steps are done" if run.first_step else ""
+        lines.append(f"{row} {hours:9.3f}{done}")
+    made = f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made"
+    if not probed:
+        return [*lines, made]
+    at_once = f"{total / len(devices):.2f} with {len(devices)} at a time on {device}"
+    how = "; ".join(_described(speed, speeds[speed], speed in known) for speed in probed)
+    return [*lines, f"{made}: about {total:.2f} hours, {at_once}", f"estimated by images/s: {how}"]
+
+
+def _described(speed: Speed, images_per_s: float, is_known: bool) -> str:
+    how = "of finished runs" if is_known else "of one timed step, without loading"
+    return f"{speed.model} at {speed.image_size} px {images_per_s:.3g} ({how})"

@@ -1,0 +1,211 @@
+"""Making the runs of a sweep in worker processes that take one after the other."""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipelines.errors import RunError
+from trainer.files import read_json
+from trainer.sweep.plan import PlannedRun, flags_of
+from trainer.sweep.progress import Progress
+from trainer.tracking import STATUS
+
+LOG = "run.log"
+WORKER = [sys.executable, "-m", "trainer.sweep.worker"]
+_POLL_S = 1.0
+_SAVE_S = 60.0  # that stopped workers have to save their runs
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+class Device(NamedTuple):
+    """Where one run at a time is made. gpu: as CUDA_VISIBLE_DEVICES names it; None on a CPU."""
+
+    gpu: str | None
+    threads: int
+
+
+class Failure(NamedTuple):
+    """A run that failed, why, and where it says more."""
+
+    name: str
+    reason: str
+    log: Path
+
+
+class Drive:
+    """Makes each of some runs once. A run that fails, and a process that dies of it, cost nothing but that run."""
+
+    def __init__(self, runs: Sequence[PlannedRun], devices: Sequence[Device], lock: int) -> None:
+        self._waiting = list(reversed(runs))
+        self._free = list(reversed(devices))
+        self._lock = lock
+        self._workers: list[_Worker] = []
+        self._selector = selectors.DefaultSelector()
+        self._progress = Progress(runs)
+        self.failures: list[Failure] = []
+
+    def to_the_end(self) -> None:
+        """Make them all. What ends this before that has the runs under way saved first.
+
+        Raises RunError when worker processes do not even start.
+        """
+        try:
+            while self._waiting or self._busy():
+                self._give_out()
+                for key, _ in self._selector.select(_POLL_S):
+                    for event in key.data.listen():
+                        self._take(key.data, event)
+                self._progress.show(self._busy())
+        finally:
+            self._progress.close()
+            self._dismiss_all()
+
+    def _busy(self) -> list[PlannedRun]:
+        return [worker.run for worker in self._workers if worker.run]
+
+    def _give_out(self) -> None:
+        for worker in self._workers:
+            if worker.run is None and not worker.is_leaving and self._waiting:
+                worker.start(self._waiting.pop())
+        while self._free and self._waiting:
+            run = self._waiting.pop()
+            worker = _Worker(self._free.pop(), _log_of(run), self._lock)
+            self._workers.append(worker)
+            self._selector.register(worker.output, selectors.EVENT_READ, worker)
+            worker.start(run)
+
+    def _take(self, worker: "_Worker", event: dict[str, Any] | None) -> None:
+        if event is None:
+            self._bury(worker)
+        elif event["event"] == "ready":
+            worker.is_ready = True
+        else:
+            run, worker.run, worker.is_leaving = worker.run, None, event["is_last"]
+            assert run is not None
+            self._ended(run, event["reason"])
+
+    def _bury(self, worker: "_Worker") -> None:
+        """A worker has ended: its device is free, and the run that it was making has failed."""
+        self._selector.unregister(worker.output)
+        worker.output.close()
+        self._workers.remove(worker)
+        self._free.append(worker.device)
+        if worker.run is None:
+            return
+        how = worker.how_it_ended()
+        if not worker.is_ready:
+            raise RunError(f"worker processes cannot start: the first {how}; see {_log_of(worker.run)}")
+        status = read_json(worker.run.run_dir / STATUS) or {}
+        left = f" ({status['reason']})" if status.get("state") == "resumable" else ""
+        self._ended(worker.run, f"its process {how}{left}")
+
+    def _ended(self, run: PlannedRun, reason: str | None) -> None:
+        if reason is not None:
+            self.failures.append(Failure(run.name, reason, _log_of(run)))
+        self._progress.ended(run, reason)
+
+    def _dismiss_all(self) -> None:
+        """End all workers, but not in the middle of saving a run; a second Ctrl-C does."""
+        busy = [run.name for run in self._busy()]
+        if busy:
+            print(f"stopping, after saving {', '.join(busy)} ...", file=sys.stderr, flush=True)
+        for worker in self._workers:
+            worker.dismiss()
+        patience = time.monotonic() + _SAVE_S
+        try:
+            for worker in self._workers:
+                with suppress(subprocess.TimeoutExpired):
+                    worker.process.wait(max(0.0, patience - time.monotonic()))
+        finally:
+            for worker in self._workers:
+                worker.process.kill()
+                worker.process.wait()
+                worker.output.close()
+            self._selector.close()
+
+
+class _Worker:
+    """A process on a device, and the run that it is making."""
+
+    run: PlannedRun | None = None
+
+    def __init__(self, device: Device, log: Path, lock: int) -> None:
+        self.device = device
+        self.is_ready = self.is_leaving = False
+        self._unread = b""
+        with log.open("ab") as errors, _interrupts_held():
+            self.process = subprocess.Popen(
+                WORKER,
+                env=_environment(device),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                pass_fds=[lock],  # held by this process too: no other sweep starts before it has ended
+            )
+        assert self.process.stdin
+        assert self.process.stdout
+        self._input, self.output = self.process.stdin, self.process.stdout
+
+    def start(self, run: PlannedRun) -> None:
+        """Begin a run."""
+        self.run = run
+        options = run.transfer.options
+        options = replace(options, runtime=replace(options.runtime, threads=self.device.threads))
+        task = {"arguments": flags_of(replace(run.transfer, options=options)), "log": str(_log_of(run))}
+        with suppress(BrokenPipeError):  # it has died, as its output will tell
+            self._input.write(json.dumps(task).encode() + b"\n")
+            self._input.flush()
+
+    def listen(self) -> Iterator[dict[str, Any] | None]:
+        """What the process has said since; None when it has ended."""
+        said = os.read(self.output.fileno(), 1 << 16)
+        *lines, self._unread = (self._unread + said).split(b"\n")
+        yield from (json.loads(line) for line in lines)
+        if not said:
+            self.process.wait()
+            yield None
+
+    def how_it_ended(self) -> str:
+        """In words."""
+        code = self.process.returncode
+        if code >= 0:
+            return f"ended with exit code {code}"
+        return f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+
+    def dismiss(self) -> None:
+        """Ask the process to end; it saves the run that it is making first."""
+        with suppress(BrokenPipeError):
+            self._input.close()
+
+
+def _log_of(run: PlannedRun) -> Path:
+    """Where a run's process writes what it would print."""
+    run.run_dir.mkdir(parents=True, exist_ok=True)
+    return run.run_dir / LOG
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C in a terminal goes to every process; a process that begins in here leaves it to the sweep."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _environment(device: Device) -> dict[str, str]:
+    """A rank by itself, whatever job the sweep is part of; it finds this package from any folder."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PMI", "OMPI_"))}
+    ours |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), ours.get("PYTHONPATH")]))
+    return ours if device.gpu is None else ours | {"CUDA_VISIBLE_DEVICES": device.gpu}

@@ -1,0 +1,213 @@
+"""What a sweep is to run: every run's configuration, made and checked before the first one starts."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from data_pipelines import library
+from data_pipelines.datasets.overlap import shares_images
+from data_pipelines.errors import InputError
+from data_pipelines.shards import read_manifest
+from trainer import checkpoint
+from trainer.config import Config
+from trainer.experiment import RESULT, Start, finished, settings_of
+from trainer.files import read_json, write_json
+from trainer.fine_tuning import (
+    SCRATCH,
+    Options,
+    Target,
+    Transfer,
+    make_config,
+    models_of,
+    open_target,
+    sets_of,
+    source_name,
+    target_name,
+)
+from trainer.tracking import read_metrics
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """One run of a sweep. first_step: where a start goes on. predicted_images: forward passes besides those of
+    training."""
+
+    transfer: Transfer
+    config: Config
+    is_finished: bool
+    first_step: int
+    predicted_images: int
+
+    @property
+    def name(self) -> str:
+        """<source>/<target>/<shots>-shot-seed-<seed>."""
+        return self.config.name
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run."""
+        return self.transfer.options.out / self.name
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the run; frozen features take one pass instead, which counts as one."""
+        return (self.config.schedule.steps or 1) if self.transfer.options.mode == "finetune" else 1
+
+    def has_result(self) -> bool:
+        """Whether it is finished by now."""
+        return isinstance(read_json(self.run_dir / RESULT), dict)
+
+    def steps_done(self) -> int:
+        """Steps that the run's metrics tell of; before the first row, those of the checkpoint it goes on from."""
+        rows = read_metrics(self.run_dir)
+        return min(self.steps, max(self.first_step, rows[-1]["step"] if rows else 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """runs: in the order of their start. left_out: cells that are not run, and why. notes: what to know of them."""
+
+    runs: list[PlannedRun]
+    left_out: list[str]
+    notes: list[str]
+
+    @property
+    def pending(self) -> list[PlannedRun]:
+        """The runs that are still to be made or to be ended."""
+        return [run for run in self.runs if not run.is_finished]
+
+
+def make_plan(
+    sources: Sequence[str], targets: Sequence[str], shots: Sequence[str], seeds: int, options: Options
+) -> Plan:
+    """The runs of all sources on all targets, seeds outermost, so that every cell has its first number early.
+
+    Raises InputError where a source, a target or a folder does not allow a run; what is wrong with targets, in one
+    message.
+    """
+    _require_distinct("sources", [source_name(source) for source in sources])
+    _require_distinct("targets", [target_name(target) for target in targets])
+    _require_distinct("shots", shots)
+    if seeds < 1:
+        raise InputError(f"--seeds is {seeds}; it is the number of seeds, at least 1")
+    models = models_of(sources, options.model)
+    excluded, left_out = _overlapping(sources, targets, options)
+    plan = Plan([], left_out, [])
+    troubles: list[str] = []
+    for seed, target, count in product(range(seeds), targets, shots):
+        cell = [
+            Transfer(source, target, count, seed, _options_for(source, options, models))
+            for source in sources
+            if (source, target) not in excluded
+        ]
+        try:
+            if cell:
+                plan.runs.extend(_plan_cell(cell, models, plan.notes))
+        except InputError as error:
+            if str(error) not in troubles:
+                troubles.append(str(error))
+    if troubles:
+        raise InputError("\n  ".join(["nothing was started:", *troubles]) if troubles[1:] else troubles[0])
+    return plan
+
+
+def _require_distinct(what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        hint = "" if what == "shots" else "; name each once, and rename folders that are called alike"
+        raise InputError(f"--{what}: several are {', '.join(twice)}{hint}")
+
+
+def _overlapping(
+    sources: Sequence[str], targets: Sequence[str], options: Options
+) -> tuple[set[tuple[str, str]], list[str]]:
+    """The pairs of source and target that share images, and why."""
+    reasons = {
+        (source, target): reason
+        for source, target in product(sources, targets)
+        if (reason := shares_images(sets_of(source), read_manifest(library.find(target))["name"]))
+    }
+    if options.overlap_excluded:
+        return set(), []
+    return set(reasons), [f"{source_name(s)} to {target_name(t)}: {reason}" for (s, t), reason in reasons.items()]
+
+
+def _options_for(source: str, options: Options, models: dict[str, str]) -> Options:
+    """From scratch there is a model to name and no head to keep; other sources know theirs."""
+    if source == SCRATCH:
+        return replace(options, model=models[source], keep_head=False)
+    return replace(options, model=None)
+
+
+def _plan_cell(cell: Sequence[Transfer], models: dict[str, str], notes: list[str]) -> Iterator[PlannedRun]:
+    """The runs of all sources on the same images of a target, which are opened once."""
+    target = open_target(cell[0])
+    wanted = cell[0].config_shots or 1
+    short = target.train.below(wanted) if target.train.task == "single_label" and cell[0].seed == 0 else []
+    if short:
+        notes.append(f"{target_name(cell[0].target)} has fewer than {wanted} training images of: {', '.join(short)}")
+    for transfer in cell:
+        yield _plan_run(transfer, models[transfer.pretrained], target)
+
+
+def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
+    config, _ = make_config(transfer, model, target)
+    run_dir = transfer.options.out / config.name
+    start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
+    result = finished(run_dir, settings_of(config, target.train.fingerprint), start)
+    found = checkpoint.numbered(run_dir)
+    return PlannedRun(
+        transfer=transfer,
+        config=config,
+        is_finished=result is not None,
+        first_step=checkpoint.step_of(found[-1]) if found else 0,
+        predicted_images=_predicted_images(transfer, target),
+    )
+
+
+def _predicted_images(transfer: Transfer, target: Target) -> int:
+    val, test = target.images.get("val", 0), target.images["test"]
+    # val at the end of training and, like test, for the result; frozen features once, those of train as well
+    return 2 * val + test if transfer.options.mode == "finetune" else len(target.train) + val + test
+
+
+def flags_of(options: Any) -> list[str]:
+    """The command line that stands for a dataclass of options: what differs from its defaults, in tyro's spelling."""
+    words: list[str] = []
+    for field in fields(options):
+        value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        if is_dataclass(value):
+            words += flags_of(value)
+        elif value == _default(field):
+            continue
+        elif isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag[2:]}")
+        elif isinstance(value, tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words += [flag, str(value)]
+    return words
+
+
+def _default(field: "Field[Any]") -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def write_plan(path: Path, name: str, runs: Sequence[PlannedRun]) -> None:
+    """The plan file that `python -m launchers.submit` runs as an array. Raises InputError if it cannot be written."""
+    tasks = [
+        {
+            "name": run.name,
+            "command": ["python", "-m", "trainer.transfer", *flags_of(run.transfer)],
+            "done": str(run.run_dir / RESULT),
+        }
+        for run in runs
+    ]
+    on_cpu = all(run.config.runtime.device == "cpu" for run in runs)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"name": name, "tasks": tasks, "gpus_per_task": 0 if on_cpu else 1})
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error}); choose another --plan") from error

@@ -1,0 +1,71 @@
+"""What a sweep shows while it runs: one bar over all steps of all runs, and a line for each run that ended."""
+
+import sys
+import time
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from trainer.experiment import RESULT, summary
+from trainer.files import read_json
+from trainer.sweep.plan import PlannedRun
+
+_LINE_EVERY_S = 60.0  # where there is no terminal for a bar
+
+
+class Progress:
+    """Counts steps, not runs: those of a full set may be forty times as many as those of one shot."""
+
+    def __init__(self, runs: Sequence[PlannedRun]) -> None:
+        self._num_runs, self._num_ended, self._num_failed = len(runs), 0, 0
+        self._steps = {run.name: run.first_step for run in runs}
+        self._total = sum(run.steps for run in runs)
+        self._first = sum(self._steps.values())
+        self._started = self._last_line = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=self._total,
+            initial=self._first,
+            unit="step",
+            smoothing=0,
+            ncols=100,
+            disable=not self._is_terminal,
+        )
+
+    def show(self, busy: Sequence[PlannedRun]) -> None:
+        """Bring the bar to where the runs under way are."""
+        self._steps |= {run.name: max(self._steps[run.name], run.steps_done()) for run in busy}
+        self._bar.n, self._bar.total = sum(self._steps.values()), self._total
+        failed = f", {self._num_failed} failed" if self._num_failed else ""
+        self._bar.set_description_str(f"{self._num_ended}/{self._num_runs} runs{failed}")
+        if not self._is_terminal and time.monotonic() - self._last_line > _LINE_EVERY_S:
+            self._say(self.line())
+
+    def ended(self, run: PlannedRun, reason: str | None) -> None:
+        """A run is finished, or has failed for a reason."""
+        self._num_ended += 1
+        if reason is None:
+            self._steps[run.name] = run.steps
+            said = summary(read_json(run.run_dir / RESULT))
+        else:
+            self._num_failed += 1
+            self._total -= run.steps - self._steps[run.name]
+            said = f"{run.run_dir} failed: {reason}"
+        self._say(f"[{self._num_ended}/{self._num_runs}] {said}")
+
+    def line(self) -> str:
+        """Steps done and the time left, if the rest goes on as fast as what was done so far."""
+        done, elapsed = sum(self._steps.values()), time.monotonic() - self._started
+        line = f"{self._num_ended}/{self._num_runs} runs, {done}/{self._total} steps"
+        if done == self._first:
+            return line
+        left = elapsed / (done - self._first) * (self._total - done)
+        return f"{line}, {tqdm.format_interval(int(left))} left"
+
+    def _say(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+        self._last_line = time.monotonic()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._bar.close()

@@ -1,0 +1,91 @@
+"""A process that fine-tunes for a sweep, one run after the other; `transfer.py sweep` starts it.
+
+Standard input has a line of JSON for each run: its arguments and its log file. Its end, which is also that of a sweep
+that was killed, means to stop: what is under way is saved, to be resumed. Standard output has a line of JSON when the
+process is ready, and for each run that ended.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TextIO
+
+import tyro
+
+from data_pipelines.errors import InputError, RunError
+from trainer.fine_tuning import Transfer, fine_tune
+
+
+class _Tasks:
+    """The lines of standard input, read by a thread so that its end is noticed in the middle of a run."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self.is_busy = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self._waiting.put(json.loads(line))
+        self._waiting.put(None)
+        if self.is_busy.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def next(self) -> dict[str, Any] | None:
+        """The next run; None when there is to be none."""
+        self.is_busy.clear()
+        task = self._waiting.get()
+        self.is_busy.set()
+        return task
+
+
+def execute(arguments: list[str]) -> tuple[str | None, bool]:
+    """Make one run. Returns why it failed, None if it did not, and whether this process can make another."""
+    try:
+        fine_tune(tyro.cli(Transfer, args=arguments))
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return str(error), True
+    except Exception as error:  # after which a GPU may be in any state
+        traceback.print_exc()
+        return f"{type(error).__name__}: {error}", False
+    return None, True
+
+
+def log_to(path: Path) -> None:
+    """Append what this process prints from now on, in C libraries too, to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+
+
+def main() -> None:
+    """Make runs until there is none left."""
+    events = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # the log of the first run, which the sweep opened
+    _tell(events, event="ready")
+    tasks = _Tasks()
+    while task := tasks.next():
+        log_to(Path(task["log"]))
+        reason, can_go_on = execute(task["arguments"])
+        tasks.is_busy.clear()
+        _tell(events, event="ended", reason=reason, is_last=not can_go_on)
+        if not can_go_on:
+            sys.exit(1)
+
+
+def _tell(events: TextIO, **event: Any) -> None:
+    events.write(json.dumps(event) + "\n")
+    events.flush()
+
+
+if __name__ == "__main__":
+    main()
