@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ FAMILY = "bitscale checkpoint"
 FORMAT = f"{FAMILY} 1"
 FOLDER = "checkpoints"
 BEST = "best.safetensors"
+_LENGTH_BYTES, _COPIED_BYTES = 8, 1 << 24  # of a safetensors file: its length goes before its header
 _NAME = re.compile(r"step_(\d{8})\.safetensors")
 
 
@@ -84,6 +86,25 @@ def describe(path: Path) -> dict[str, Any]:
     """What a checkpoint says `about` itself, without reading its tensors. Raises InputError as `load` does."""
     with _opened(path) as (_, header):
         return _about(header)
+
+
+def add(path: Path, **facts: Any) -> None:
+    """Let a checkpoint say more `about` itself; its tensors stay as they are. Raises InputError as `load` does, and
+    OSError."""
+    with _opened(path) as (_, header):
+        about = _about(header) | facts
+    with path.open("rb") as file:
+        content = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+        content["__metadata__"]["about"] = json.dumps(about)
+        described = json.dumps(content).encode()
+        described += b" " * (-len(described) % _LENGTH_BYTES)  # tensors are to lie aligned
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as copy:
+                copy.write(len(described).to_bytes(_LENGTH_BYTES, "little") + described)
+                shutil.copyfileobj(file, copy, _COPIED_BYTES)
+
+        write_atomically(path, write)
 
 
 def _about(header: dict[str, str]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import torch
 
 from trainer import checkpoint
 from trainer.engines.base import Engine
+from trainer.evaluation.operating import KEY, choose
+from trainer.evaluation.predictions import of_index
 from trainer.job import Job
 from trainer.loop import predict, train
 from trainer.memory import with_batches_that_fit
@@ -34,6 +36,9 @@ def train_and_predict(job: Job, engine: Engine) -> Outcome:
     details = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
     # The only time that test is read.
     predicted: Predicted = {split: (index, predict(job, engine, index)) for split, index in job.held_out.items()}
+    if engine.rank == 0 and "val" in predicted:
+        index, logits = predicted["val"]
+        checkpoint.add(path, **{KEY: choose(of_index(index, logits.numpy())).to_dict()})
     return Outcome(seconds, predicted, details)
 
 

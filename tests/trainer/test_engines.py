@@ -211,7 +211,9 @@ def measure_and_exchange(
             f"{source.name}: {part}.{key}"
             for part in ("model", "momentum")
             for key in expected[part].keys() | found[part].keys()
-            if not torch.equal(expected[part][key], found[part][key].detach())
+            if key not in expected[part]
+            or key not in found[part]
+            or not torch.equal(expected[part][key], found[part][key].detach())
         ]
 
 
@@ -281,9 +283,12 @@ class Launched:
         save_at = RESUMED_AT if case_name.startswith("resumed") else None
         return reference(self.cases[case_name], self.folder, save_at)
 
-    def _seen(self, world_size: int) -> list[dict[str, Seen]]:
+    def _seen(self, world_size: int) -> list[dict[str, Seen]] | AssertionError:
         names = [name for name in INSTALLED if world_size < 3 or name in SMALL]
-        by_rank = run_ranks(world_size, run_variants, names, self.cases, self.folder, list(self._written))
+        try:
+            by_rank = run_ranks(world_size, run_variants, names, self.cases, self.folder, list(self._written))
+        except AssertionError as error:  # kept, or every row would start the ranks again
+            return error
         self._written += [self.folder / f"{name}-on-{world_size}.safetensors" for name in names]
         return by_rank
 
@@ -293,6 +298,8 @@ class Launched:
             pytest.skip(f"{VARIANTS[variant].engine} is not installed")
         for size in WORLD_SIZES[: WORLD_SIZES.index(world_size) + 1]:  # those before have written checkpoints to read
             by_rank = self.seen(size)
+            if isinstance(by_rank, AssertionError):
+                raise by_rank
         return [rank[variant] for rank in by_rank]
 
 

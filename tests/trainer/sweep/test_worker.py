@@ -13,6 +13,7 @@ import pytest
 
 from data_pipelines.errors import InputError
 from trainer.fine_tuning import Transfer
+from trainer.sweep import worker as sweep_worker
 
 
 class Worker:
@@ -40,7 +41,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     workers: list[Worker] = []
 
     def begin(play: Callable[[Transfer], None]) -> Worker:
-        monkeypatch.setattr(worker, "fine_tune", play)
+        monkeypatch.setattr(sweep_worker, "fine_tune", play)
         (task_end, tasks), (events, event_end) = os.pipe(), os.pipe()
         child = os.fork()
         if not child:
@@ -55,7 +56,7 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
                 ):
                     os.dup2(end, stream)
                 sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", 1)  # noqa: SIM115
-                worker.main()
+                sweep_worker.main()
                 code = 0
             except SystemExit as end:
                 code = int(end.code or 0)

@@ -1,0 +1,133 @@
+"""What is fitted on val and then fixed: a temperature, and a threshold for each class or finding; and calibration."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
+
+from data_pipelines.index import Array, Task
+from trainer.evaluation.bootstrap import Bools, Floats, Ints
+from trainer.evaluation.predictions import Predictions
+
+BINS = 15  # of equal width, as in Guo et al.
+KEY = "operating_points"  # where a checkpoint has them
+_COLDEST, _HOTTEST = 0.02, 50.0
+
+
+@dataclass(frozen=True)
+class OperatingPoints:
+    """thresholds: by class or finding, in log odds before the temperature; those that val could not choose are 0, and
+    `unfitted` says why. images: of val, 0 where there was none."""
+
+    temperature: float = 1.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+    unfitted: dict[str, str] = field(default_factory=dict)
+    images: int = 0
+
+    def threshold(self, name: str) -> float:
+        return self.thresholds.get(name, 0.0)
+
+    def why_unfitted(self, name: str) -> str:
+        """Why the threshold of a class or finding is the default; empty where it was chosen."""
+        if name in self.thresholds:
+            return ""
+        return self.unfitted.get(name, "there is no val split to choose it on")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def choose(val: Predictions) -> OperatingPoints:
+    """Fit the temperature, and choose the thresholds of the largest sensitivity + specificity - 1 (Youden 1950)."""
+    thresholds, unfitted = {}, {}
+    for name, scores, (positive, negative) in zip(val.classes, val.scores(), val.known(), strict=True):
+        if positive.any() and negative.any():
+            thresholds[name] = youden(scores, positive, negative)
+        else:
+            missing = "positives" if negative.any() else "negatives" if positive.any() else "labels"
+            unfitted[name] = f"val has no {missing} of it"
+    return OperatingPoints(fit_temperature(val), thresholds, unfitted, len(val))
+
+
+def youden(scores: Floats, positive: Bools, negative: Bools) -> float:
+    """The threshold, halfway between two scores, at or above which calling positive gives the largest sensitivity +
+    specificity - 1; the highest of equally good ones."""
+    known = positive | negative
+    order = np.argsort(-scores[known], kind="stable")
+    ordered, hit = scores[known][order], positive[known][order]
+    gain = np.cumsum(hit) / hit.sum() - np.cumsum(~hit) / (~hit).sum()
+    is_last = np.append(np.diff(ordered) != 0, True)
+    best = int(np.flatnonzero(is_last)[np.argmax(gain[is_last])])
+    following = ordered[best + 1] if best + 1 < len(ordered) else ordered[best] - 1
+    return float((ordered[best] + following) / 2)
+
+
+def fit_temperature(val: Predictions) -> float:
+    """What logits are to be divided by so that the loss on val is least; 1 where val cannot tell.
+
+    One number for all classes or findings. Source: Guo et al., arXiv:1706.04599, sec. 4.2.
+    """
+    logits = np.asarray(val.logits, dtype=np.float64)
+    if val.task == "single_label":
+        rows, labels = np.arange(len(val)), np.asarray(val.labels)
+
+        def loss(log_temperature: float) -> float:
+            return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
+    else:
+        known = ~np.isnan(val.labels)
+        signed = np.where(val.labels[known] == 1, logits[known], -logits[known])
+        if not len(signed):
+            return 1.0
+
+        def loss(log_temperature: float) -> float:
+            return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
+
+    if not len(val) or np.ptp(logits) == 0:
+        return 1.0
+    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+
+
+def probabilities(logits: Array, task: Task, temperature: float) -> Floats:
+    """Calibrated probabilities, float64 [N, C]."""
+    scaled = np.asarray(logits, dtype=np.float64) / temperature
+    return np.asarray(softmax(scaled, axis=1) if task == "single_label" else expit(scaled))
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """For each bin of predicted probability: the mean of it, the share that is positive, and how many there are."""
+
+    predicted: Floats
+    observed: Floats
+    count: Ints
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean gap of the two, by count; NaN without any."""
+        if not self.count.sum():
+            return float("nan")
+        filled = self.count > 0
+        gaps = np.abs(self.predicted[filled] - self.observed[filled])
+        return float(np.average(gaps, weights=self.count[filled]))
+
+
+def reliability(predicted: Floats, positive: Bools) -> Reliability:
+    """How often what was predicted with a probability, [N], came true."""
+    place = np.minimum((predicted * BINS).astype(np.int64), BINS - 1)
+    count = np.bincount(place, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        mean = np.bincount(place, weights=predicted, minlength=BINS) / count
+        share = np.bincount(place, weights=positive.astype(np.float64), minlength=BINS) / count
+    return Reliability(mean, share, count)
+
+
+def overall_reliability(predictions: Predictions, temperature: float) -> Reliability:
+    """Of the predicted class of each image, as Guo et al.; or of every labelled finding of each image."""
+    predicted = probabilities(predictions.logits, predictions.task, temperature)
+    if predictions.task == "single_label":
+        return reliability(predicted.max(axis=1), predicted.argmax(axis=1) == predictions.labels)
+    known = ~np.isnan(predictions.labels)
+    return reliability(predicted[known], predictions.labels[known] == 1)

@@ -1,0 +1,91 @@
+"""A run's model, ready to predict: images are prepared and cut as the checkpoint says they were for its evaluation."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipelines.augment import Augmentation
+from data_pipelines.dicom import is_dicom
+from data_pipelines.errors import InputError, RunError
+from data_pipelines.images import verify_image, verify_xray
+from data_pipelines.index import Array, Index
+from data_pipelines.loaders import pick_loader, read_ahead
+from data_pipelines.order import evaluation_order
+from data_pipelines.part import verified_or_reason
+from data_pipelines.pictures import pictures
+from data_pipelines.shards import EncodedImage
+from trainer import checkpoint
+from trainer.config import Precision, RuntimeConfig
+from trainer.engines import ENGINES
+from trainer.evaluation.runs import Run
+from trainer.models.bit import build_model
+from trainer.optim.sgd_agc import SGDAGC
+
+
+class Predictor:
+    """One process with one device. precision: None for that of the run, which gives the logits of its evaluation.
+
+    xray_size: for runs that do not say to what side their X-rays were shrunk; None goes by the run.
+    Raises InputError for a checkpoint that does not say what is needed, or a device that cannot do it.
+    """
+
+    def __init__(
+        self, run: Run, runtime: RuntimeConfig, precision: Precision | None = None, xray_size: int | None = None
+    ) -> None:
+        about = run.described()
+        assert run.path is not None
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self.task = about["task"]
+        self.channels: int = about["channels"]
+        self.xray_size: int | None = about.get("xray_size") if xray_size is None else xray_size
+        if "xray_size" not in about and xray_size is None and self.channels == 1:
+            print(
+                f"warning: {run.path} does not say whether its grey images were X-rays that were shrunk; if so, say to "
+                "what side with --xray-size",
+                file=sys.stderr,
+            )
+        self._views = Augmentation(about["eval_view"], about["image_size"], about["resize"], flip=False)
+        self._runtime, self._path = runtime, run.path
+        said = precision or about.get("precision") or run.settings.get("precision") or "fp32"
+        self._engine = ENGINES["ddp"](runtime, said)
+        self.precision, self.device = said, self._engine.device
+        self.loader_name, self._loader = pick_loader(runtime.loader, self.device.type == "cuda")
+        model = build_model(about["model"], len(self.classes))
+        try:
+            model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
+        except RuntimeError as error:
+            raise InputError(f"{run.path} does not fit the {about['model']} that it says it is: {error}") from error
+        blank = torch.zeros(1, about["image_size"], about["image_size"], self.channels, dtype=torch.uint8)
+        # Engines want an optimiser to begin with, though nothing will be trained.
+        self._engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), blank.permute(0, 3, 1, 2))
+
+    def verified(self, encoded: bytes) -> EncodedImage | str:
+        """The bytes of a file as `prepare` would have stored them, or why that is not possible."""
+        if self.xray_size:
+            return verified_or_reason(lambda: encoded, partial(verify_xray, size=self.xray_size))
+        if is_dicom(encoded[:132]):
+            return "DICOM, and the run was trained on images that were not shrunk as X-rays are"
+        return verified_or_reason(lambda: encoded, verify_image)
+
+    def of_images(self, images: Sequence[EncodedImage]) -> Array:
+        """Logits of verified images, float32 [N, C]."""
+        return self.of_index(pictures(images, self.channels)) if images else np.zeros((0, len(self.classes)))
+
+    def of_index(self, index: Index) -> Array:
+        """Logits of every sample of an index, in its order, float32 [N, C]. Raises RunError if any is not finite."""
+        index = replace(index, channels=self.channels)
+        logits = torch.zeros(len(index), len(self.classes))
+        requests = evaluation_order(len(index), 0, 1, self._runtime.eval_batch_size)
+        early = read_ahead(index, requests, self._runtime.read_ahead)
+        with self._engine.evaluation():
+            for batch in self._loader(index, early, self._views, self.device, self._engine.threads):
+                outputs: Tensor = self._engine.model(batch.images)
+                logits[torch.from_numpy(batch.samples)] = outputs.float().cpu()
+        if not logits.isfinite().all():
+            raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")
+        return logits.numpy()

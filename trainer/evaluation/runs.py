@@ -1,0 +1,121 @@
+"""A finished run as it lies on the disk: what it says of itself, its model, its data."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from data_pipelines.augment import PolicyName
+from data_pipelines.errors import InputError
+from data_pipelines.index import Index, Split
+from data_pipelines.library import find
+from trainer import checkpoint
+from trainer.config import Config, DataConfig
+from trainer.evaluation.operating import KEY, OperatingPoints, choose
+from trainer.evaluation.predictions import load, saved_splits
+from trainer.experiment import CONFIG, RESULT
+from trainer.files import read_json
+from trainer.job import open_split
+
+_NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
+
+
+@dataclass(frozen=True)
+class Run:
+    """folder: of the run, or of the file. path: its chosen checkpoint, None for a run that keeps none (probe, knn).
+    about: what the checkpoint says. result, settings: of the folder, {} without."""
+
+    folder: Path
+    path: Path | None
+    about: dict[str, Any]
+    result: dict[str, Any]
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The run in words: the name in its configuration, or of its folder."""
+        return str(self.settings.get("name") or self.folder.name)
+
+    def points(self) -> OperatingPoints:
+        """What was fitted on val: as the checkpoint says, else by the predictions for val."""
+        said = self.about.get(KEY)
+        if isinstance(said, dict):
+            known = {entry.name for entry in fields(OperatingPoints)}
+            return OperatingPoints(**{name: value for name, value in said.items() if name in known})
+        return choose(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
+
+    def described(self) -> dict[str, Any]:
+        """What the checkpoint says. Raises InputError where there is none, or it is of a version that said less."""
+        if self.path is None:
+            raise InputError(f"{self.folder} keeps no model ({self.result.get('mode', 'unfinished')}); fine-tune one")
+        missing = [name for name in _NEEDED if name not in self.about]
+        if missing or self.about["eval_view"] not in get_args(PolicyName):
+            raise InputError(
+                f"{self.path} is of another version: it does not say {', '.join(missing) or 'a known view'}; run the "
+                "same training command again with this version"
+            )
+        return self.about
+
+
+def open_run(source: Path) -> Run:
+    """A run folder, or one of its checkpoints. Raises InputError for anything else."""
+    if source.is_file():
+        folder = source.parent.parent if source.parent.name == checkpoint.FOLDER else source.parent
+        path: Path | None = source
+    elif source.is_dir():
+        folder = source
+        has_model = (source / checkpoint.FOLDER).is_dir() and any((source / checkpoint.FOLDER).iterdir())
+        path = checkpoint.chosen(source) if has_model or not (source / RESULT).is_file() else None
+    else:
+        raise InputError(f"{source} is no run folder and no checkpoint")
+    result, settings = read_json(folder / RESULT), read_json(folder / CONFIG)
+    return Run(
+        folder=folder,
+        path=path,
+        about=checkpoint.describe(path) if path else {},
+        result=result if isinstance(result, dict) else {},
+        settings=settings if isinstance(settings, dict) else {},
+    )
+
+
+def own_data(run: Run, split: Split) -> tuple[Index, list[Path]]:
+    """The split of the sets that the run was trained on, and their folders. Raises InputError where they are gone or
+    changed."""
+    said = run.settings.get("data")
+    if not isinstance(said, dict):
+        raise InputError(f"{run.folder} has no readable {CONFIG}")
+    known = {entry.name for entry in fields(DataConfig)}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if name in known}
+    data = replace(DataConfig(), **values)
+    folders = [find(name) for name in data.sets]
+    index = open_split(data, folders, split, int(run.settings.get("seed", Config.seed)))
+    if index is None:
+        raise InputError(f"{', '.join(data.sets)} has no {split} split")
+    return index, folders
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A run that differs in its seed alone. value: its metric on test."""
+
+    seed: int
+    value: float
+
+
+def over_seeds(run: Run) -> list[Seed]:
+    """This run and those beside its folder that differ in the seed alone, by seed; nothing where there is no other."""
+    metric = run.result.get("metric")
+    found: dict[int, float] = {}
+    for path in run.folder.resolve().parent.glob(f"*/{RESULT}"):
+        other = read_json(path)
+        if isinstance(other, dict) and _less_seed(other) == _less_seed(run.result) and metric in other.get("test", {}):
+            found[int(other["settings"]["seed"])] = float(other["test"][metric])
+    return [Seed(seed, found[seed]) for seed in sorted(found)] if len(found) > 1 else []
+
+
+def _less_seed(result: dict[str, Any]) -> dict[str, Any]:
+    settings = result.get("settings") or {}
+    # A few-shot subset is drawn by the seed; how a run is executed changes no number.
+    few_shot = (settings.get("data") or {}).get("shots") is not None
+    left_out = {"seed", "name", "runtime"} | ({"data_fingerprint"} if few_shot else set())
+    rest = {name: value for name, value in settings.items() if name not in left_out}
+    return rest | {name: result.get(name) for name in ("kind", "source", "target", "shots", "mode")}
