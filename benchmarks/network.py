@@ -1,7 +1,7 @@
 """A discrete-event model of one data-parallel training step, from one rank to thousands.
 
 The backward pass makes gradients ready layer by layer; the engine packs them into messages; the network carries one
-message at a time while the backward pass goes on; what it has not carried by the end is exposed. Times in seconds.
+after the other while the backward pass goes on; what it has not carried by the end is exposed. Times in seconds.
 """
 
 from collections import deque
@@ -73,7 +73,8 @@ class Machine:
 @dataclass(frozen=True)
 class Sync:
     """How gradients travel. `buckets`: DDP, a message whenever so many bytes are ready; `cycles`: Horovod, every
-    `cycle_ms` all that is ready, up to a size; `end`: after the backward pass."""
+    `cycle_ms` all that is ready, up to a size; `end`: after the backward pass. Of messages `in_flight` together, one is
+    on the wire while the latencies of the others pass: NCCL has one stream for them, PyTorch's Gloo two threads."""
 
     packing: Packing = "buckets"
     bucket_mb: float = 25.0
@@ -82,6 +83,7 @@ class Sync:
     small_first: bool = True
     cycle_ms: float = 1.0
     small_messages: int = 1  # that each step waits for besides: the sum of losses
+    in_flight: int = 1
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,20 @@ def expected_maximum(count: int) -> float:
 
 
 def all_reduce_s(machine: Machine, ranks: int, num_bytes: float, algorithm: Algorithm = "auto") -> float:
-    """Time of one all-reduce. `auto` takes the faster algorithm, as NCCL does.
+    """Time of one all-reduce. `auto` takes the faster algorithm, as NCCL does."""
+    return sum(latency_and_wire_s(machine, ranks, num_bytes, algorithm))
+
+
+def latency_and_wire_s(
+    machine: Machine, ranks: int, num_bytes: float, algorithm: Algorithm = "auto"
+) -> tuple[float, float]:
+    """What an all-reduce takes for its message and its hops, and for its bytes.
 
     Latencies as in NCCL's tuning model: a ring has 2 (N - 1) hops of which 2 (nodes - 1) cross the network, a tree goes
     up and down a chain in each node and a binary tree between nodes.
     """
     if ranks == 1:
-        return 0.0
+        return 0.0, 0.0
     nodes, local = ceil(ranks / machine.ranks_per_node), min(ranks, machine.ranks_per_node)
     bandwidth = machine.in_node_gb_s if nodes == 1 else machine.net_gb_s * local
     if nodes > 1 and local > 1:
@@ -125,11 +134,12 @@ def all_reduce_s(machine: Machine, ranks: int, num_bytes: float, algorithm: Algo
     net_hops = 2 * (nodes - 1)
     ring_us = (2 * (ranks - 1) - net_hops) * machine.ring_in_us + net_hops * machine.ring_net_us
     tree_us = 2 * ((local - 1) * machine.tree_in_us + log2(nodes) * machine.tree_net_us)
+    message_us = machine.message_us
     times = {
-        "ring": ring_us * 1e-6 + 2 * (ranks - 1) / ranks * num_bytes / bandwidth,
-        "tree": tree_us * 1e-6 + 2 * num_bytes / (bandwidth * machine.tree_efficiency),
+        "ring": ((message_us + ring_us) * 1e-6, 2 * (ranks - 1) / ranks * num_bytes / bandwidth),
+        "tree": ((message_us + tree_us) * 1e-6, 2 * num_bytes / (bandwidth * machine.tree_efficiency)),
     }
-    return machine.message_us * 1e-6 + (min(times.values()) if algorithm == "auto" else times[algorithm])
+    return min(times.values(), key=sum) if algorithm == "auto" else times[algorithm]
 
 
 def buckets(sizes: Sequence[int], bucket_bytes: float, small_first: bool = True) -> list[list[int]]:
@@ -186,6 +196,7 @@ class _Pass:
         self._sent = 0
         self._now_s = job.forward_s * slower
         self._free_s = 0.0  # when the network has carried all that it was given
+        self._carried_s = deque([0.0] * sync.in_flight, sync.in_flight)  # when it has carried each of the last messages
 
     def run(self) -> tuple[float, float]:
         """When the backward pass ends, and when all gradients have been carried, counted from the step's begin."""
@@ -195,7 +206,9 @@ class _Pass:
             starts_s = self._next_start()
             if starts_s <= done_s:
                 self._compute_until(starts_s)
-                self._free_s = starts_s + self._carry()
+                latency_s, wire_s = self._send()
+                self._free_s = max(starts_s + latency_s, self._free_s) + wire_s
+                self._carried_s.append(self._free_s)
             else:
                 _, elements = self._work.popleft()
                 self._now_s = backward_s = done_s
@@ -223,14 +236,14 @@ class _Pass:
             return inf
         if self._sync.packing == "cycles":
             # The next cycle begins half a cycle later on average.
-            return max(self._ready_s[self._sent], self._free_s) + self._sync.cycle_ms * 0.5e-3
+            return max(self._ready_s[self._sent], self._carried_s[0]) + self._sync.cycle_ms * 0.5e-3
         if self._ends[0] > ready:
             return inf
         last = -1 if self._sync.packing == "end" else self._ends[0] - 1
-        return max(self._ready_s[last], self._free_s)
+        return max(self._ready_s[last], self._carried_s[0])
 
-    def _carry(self) -> float:
-        """Send a message; returns how long the network takes."""
+    def _send(self) -> tuple[float, float]:
+        """Send a message; returns its latency, and how long it is on the wire."""
         end = self._sent + 1
         if self._sync.packing == "cycles":
             room = self._sync.bucket_mb * _MB - self._sizes[self._sent]
@@ -241,4 +254,4 @@ class _Pass:
             end = self._ends.popleft()
         num_bytes = sum(self._sizes[self._sent : end])
         self._sent = end
-        return all_reduce_s(self._machine, self._ranks, num_bytes, self._sync.algorithm)
+        return latency_and_wire_s(self._machine, self._ranks, num_bytes, self._sync.algorithm)

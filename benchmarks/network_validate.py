@@ -113,7 +113,7 @@ def here(window_steps: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory(prefix="bitscale-scaling-") as folder:
         settings = Scaling(device="cpu", window_steps=window_steps, windows=5, out=Path(folder))
-        rows = [asdict(row) for row in measured_rows(measure_here(settings, (1, 2), 2, "cpu"))]
+        rows = [asdict(row) for row in measured_rows(measure_here(settings, (1, 2), (1, 2), "cpu"))]
     return {"points": rows, "what_two_cores_show": _TWO_CORES}
 
 

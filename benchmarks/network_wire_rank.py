@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,8 +18,9 @@ from trainer.config import RuntimeConfig
 from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine
 
-_TINY_TIMES = 30
+_BUCKETS = 8
 _SETTLE = 2
+_CONGESTION = Path("/proc/sys/net/ipv4/tcp_congestion_control")  # of this namespace
 
 
 class _Sleep(torch.autograd.Function):
@@ -47,6 +49,7 @@ class _Sleeper(nn.Module):
 def main() -> None:
     """Measure every combination; rank 0 prints the list."""
     setting = json.load(sys.stdin)
+    _CONGESTION.write_text("reno")  # BBR, the default of some kernels, keeps below the rate of a link on purpose
     engine = DDPEngine(RuntimeConfig(device="cpu", threads=1), "fp32")
     rows = [_measure(engine, setting, combination) for combination in setting["combinations"]]
     if engine.rank == 0:
@@ -55,8 +58,10 @@ def main() -> None:
 
 
 def _measure(engine: Engine, setting: dict[str, Any], combination: dict[str, Any]) -> dict[str, Any]:
-    _limit(combination["mbit_s"])
     elements = combination["gradient_mb"] * (1 << 20) // 4 // setting["layers"]
+    bucket = torch.zeros(min(combination["bucket_mb"] * (1 << 20) // 4, elements * setting["layers"]))
+    cpu = [_timed(engine, lambda: engine.sum(bucket)) for _ in range(_SETTLE + _BUCKETS)][_SETTLE:]
+    _limit(combination["mbit_s"])
     model = nn.Sequential(*(_Sleeper(elements, setting["layer_ms"] * 1e-3) for _ in range(setting["layers"])))
     wrapped = DistributedDataParallel(model, bucket_cap_mb=combination["bucket_mb"], gradient_as_bucket_view=True)
     x = torch.zeros(1, requires_grad=True)
@@ -67,13 +72,13 @@ def _measure(engine: Engine, setting: dict[str, Any], combination: dict[str, Any
     for _ in range(_SETTLE):  # DDP lays out its buckets anew after the first
         step()
     times = [_timed(engine, step) for _ in range(setting["steps"])]
-    tiny = [_timed(engine, lambda: engine.sum(torch.zeros(1))) for _ in range(_TINY_TIMES)]
     with wrapped.no_sync():
         started = time.perf_counter()
         loss = wrapped(x).sum()
         forward_s = time.perf_counter() - started
         alone = [_timed(engine, step) for _ in range(setting["steps"])]
         layers = measured_layers(loss.backward, list(model.named_parameters()), "cpu")
+    _lift_limit()
     # The hooks see when a gradient is there, not when the first layer began: the rest of the pass is its.
     first = median(alone) - forward_s - sum(layer.backward_s for layer in layers)
     return {
@@ -81,7 +86,7 @@ def _measure(engine: Engine, setting: dict[str, Any], combination: dict[str, Any
         "step_min_s": min(times),
         "step_max_s": max(times),
         "alone_s": median(alone),
-        "tiny_s": median(tiny),
+        "cpu_s": median(cpu),
         "forward_s": forward_s,
         "layers": [
             (layer.name, layer.elements[0], layer.backward_s + max(0.0, first) * (place == 0))
@@ -98,6 +103,10 @@ def _timed(engine: Engine, work: Any) -> float:
     seconds = torch.zeros(engine.world_size, dtype=torch.float64)
     seconds[engine.rank] = time.perf_counter() - started
     return float(engine.sum(seconds).max())
+
+
+def _lift_limit() -> None:
+    subprocess.run(["tc", "qdisc", "del", "dev", "wire", "root"], check=True)
 
 
 def _limit(mbit_s: int) -> None:

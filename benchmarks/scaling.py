@@ -62,7 +62,7 @@ class Scaling:
     window_steps: int = 10
     """Steps of a window."""
     measure: bool = True
-    """Measure what fits this machine."""
+    """Measure what fits this machine; without, all counts are planned."""
     collect: tuple[Path, ...] = ()
     """Take measured points from these folders instead of measuring."""
     allow_mixed: bool = False
@@ -114,10 +114,10 @@ def template(settings: Scaling, engine: EngineName, device: str, threads: int | 
     )
 
 
-def measure_here(settings: Scaling, counts: Sequence[int], most: int, device: str) -> list[runs.Measured]:
-    """Measure every engine on the counts that fit; a point that fails is reported and does not end the others."""
-    fitting = runs.local_counts(counts, most)
-    threads = max(1, most // fitting[-1]) if device == "cpu" and fitting else None
+def measure_here(settings: Scaling, counts: Sequence[int], fitting: Sequence[int], device: str) -> list[runs.Measured]:
+    """Measure every engine on counts that fit; a point that fails is reported and does not end the others. `counts` are
+    those that were asked for."""
+    threads = max(1, runs.local_ranks("cpu")[0] // fitting[-1]) if device == "cpu" and fitting else None
     found = []
     for engine in settings.engines:
         for ranks in fitting:
@@ -132,12 +132,11 @@ def measure_here(settings: Scaling, counts: Sequence[int], most: int, device: st
     return found
 
 
-def plan(settings: Scaling, counts: Sequence[int], profile: Profile) -> Path | None:
-    """The plan of the counts that do not fit here. Raises InputError if the machine has not so many GPUs."""
+def plan(settings: Scaling, counts: Sequence[int], profile: Profile, device: str) -> Path | None:
+    """The plan of some counts on the profile's machine. Raises InputError if it has not so many GPUs."""
     if not counts:
         return runs.write_plan(settings.out, [], 1)
-    check_limit(counts, profile.most_ranks, f"{profile.title}")
-    device = "cpu" if settings.device == "cpu" else "cuda"
+    check_limit(counts, profile.most_ranks, profile.title)
     programs = []
     for engine in settings.engines:
         for ranks in counts:
@@ -146,23 +145,26 @@ def plan(settings: Scaling, counts: Sequence[int], profile: Profile) -> Path | N
             programs.append((f"{engine}-{ranks}", ranks, runs.point_program(point), point.run_dir))
     for ranks in counts if settings.check_accuracy else ():
         if ranks <= _ACCURACY_BATCH:
-            folder = runs.accuracy_dir(settings.out, ranks)
+            folder = runs.accuracy_dir(settings.out, device, ranks)
             programs.append(
                 (f"accuracy-{ranks}", ranks, runs.accuracy_program(folder, settings.accuracy_steps, device), folder)
             )
     return runs.write_plan(settings.out, programs, profile.machine.ranks_per_node)
 
 
-def accuracies(settings: Scaling, counts: Sequence[int], fitting: Sequence[int], device: str) -> list[dict[str, Any]]:
-    """Final accuracies of the short run: run on counts that fit, read for the others."""
+def accuracies(
+    settings: Scaling, fitting: Sequence[int], device: str, planned: Sequence[int], there: str
+) -> list[dict[str, Any]]:
+    """Final accuracies of the short run: run on counts that fit here, read for those that were planned to run there."""
+    here = [(ranks, device) for ranks in fitting]
     found = []
-    for ranks in sorted({*fitting, *(count for count in counts if count <= _ACCURACY_BATCH)}):
-        failed = ""
-        if ranks in fitting and not settings.collect:
+    for ranks, where in here + [(ranks, there) for ranks in planned if ranks <= _ACCURACY_BATCH]:
+        folder, failed = runs.accuracy_dir(settings.out, where, ranks), ""
+        if (ranks, where) in here and not settings.collect:
             print(f"training to the end on {ranks} rank(s) ...", file=sys.stderr, flush=True)
-            folder = runs.accuracy_dir(settings.out, ranks)
-            failed = runs.run_here(ranks, runs.accuracy_program(folder, settings.accuracy_steps, device))
-        found.append({"gpus": ranks, "failed": failed} if failed else runs.read_accuracy(settings.out, ranks))
+            failed = runs.run_here(ranks, runs.accuracy_program(folder, settings.accuracy_steps, where))
+        read = {"gpus": ranks, "failed": failed} if failed else runs.read_accuracy(folder, ranks)
+        found.append({"device": where, **read})
     return found
 
 
@@ -172,14 +174,17 @@ def scale(settings: Scaling) -> dict[str, Any]:
     if settings.what_if:
         changed(settings.what_if, sync_of("ddp"), profile.machine)
     most, device = runs.local_ranks(settings.device)
-    planned = [count for count in counts if count > most]
+    there = "cpu" if settings.device == "cpu" else "cuda"
+    fitting = runs.local_counts(counts, most) if settings.measure else []
+    # What CPUs measure here is no measurement of the cluster's GPUs.
+    planned = [count for count in counts if count not in fitting or there != device]
     check_limit(counts, max(most, profile.most_ranks), profile.title)
     settings.out.mkdir(parents=True, exist_ok=True)
-    path = plan(settings, planned, profile)
+    path = plan(settings, planned, profile, there)
     if settings.collect:
         points = runs.collect(settings.collect, settings.allow_mixed)
     else:
-        points = measure_here(settings, counts, most, device) if settings.measure else []
+        points = measure_here(settings, counts, fitting, device)
     rows = measured_rows(points)
     about: dict[str, Any] = {
         "benchmark": "scaling",
@@ -200,8 +205,7 @@ def scale(settings: Scaling) -> dict[str, Any]:
         if settings.advise:
             about["advice"] = advise(asked, profile, settings.engines[0], counts[-1])
     if settings.check_accuracy:
-        fitting = runs.local_counts(counts, most) if settings.measure else []
-        about["accuracy"] = accuracies(settings, counts, fitting, device)
+        about["accuracy"] = accuracies(settings, fitting, device, planned, there)
     if not rows:
         raise InputError("nothing measured and nothing predicted; leave out --no-measure or --no-predict")
     write_tables(settings.out, rows, about, profile)

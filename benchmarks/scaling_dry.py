@@ -22,9 +22,9 @@ _STEPS = 4
 _MOST_MB, _MOST_S = 16.0, 1.0  # that the largest world may take beyond one of 64
 _HOW = (
     "Each row is one process that trains r14x0.5 for a few steps on two embedded images per step as one of "
-    "`world_size` ranks, over a fake process group. `start_seconds`: from opening the data to the first step; "
-    "`peak_mb`: the most resident memory above that after the imports. The samples of a step, the share of an "
-    "evaluation and who writes checkpoints are compared with what all ranks together must give."
+    "`world_size` ranks, over a fake process group. `start_seconds`: from nothing but the imports to the samples of "
+    "the first step; `peak_mb`: the most resident memory above that after the imports. The samples of a step, the share of "
+    "an evaluation and who writes checkpoints are compared with what all ranks together must give."
 )
 
 
@@ -68,9 +68,8 @@ def _run(rank: int, world_size: int, folder: str) -> dict[str, Any]:
 
 def be_one_rank(folder: Path) -> dict[str, Any]:
     """Train a few steps in a run folder as the rank that the environment names; what was seen."""
-    from trainer.engines.fake import FakeEngine
-
     from data_pipelines.order import evaluation_order
+    from trainer.engines.fake import FakeEngine
     from trainer.experiment import train_and_predict
     from trainer.job import make_job
     from trainer.recipes import embedded
@@ -101,6 +100,7 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
     start_seconds = time.perf_counter() - started
     written = _checkpoints(folder)
     train_and_predict(job, engine)
+    engine.close()
     peak_mb = resident_mb().get("peak_mb", 0.0) - before_mb
     # What all ranks together must give, looked at when nothing is measured any more.
     first = engine.rank * _IMAGES_PER_RANK

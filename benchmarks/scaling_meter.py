@@ -2,15 +2,11 @@
 
 from typing import Any
 
+import pynvml
 import torch
 from torch import Tensor
 
 from trainer.engines.base import Engine, Update
-
-try:
-    import pynvml
-except ImportError:
-    pynvml = None  # type: ignore[assignment]
 
 
 class MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong
@@ -62,7 +58,7 @@ class EnergyCounter:
 
     def __init__(self, device: torch.device) -> None:
         self._handle = None
-        if pynvml is None or device.type != "cuda":
+        if device.type != "cuda":
             return
         try:
             pynvml.nvmlInit()

@@ -25,12 +25,14 @@ from benchmarks.loading_images import generated_photo, lay_out
 from benchmarks.scaling_meter import MeasuredEnough, Meter
 from data_pipelines.entry import entry_point
 from data_pipelines.shards import MANIFEST
+from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.experiment import Outcome, Start, carry_out, train_and_predict
 from trainer.job import Job
 from trainer.tracking import read_metrics
+from trainer.training import wait_for_all
 
 POINT, SYNTHETIC = "point", "synthetic"
 _SYNTHETIC_IMAGES = 64
@@ -94,7 +96,11 @@ def _generated(folder: Path, engine: Engine) -> Path:
 
 
 def measure(job: Job, engine: Engine, point: Point) -> Outcome:
-    """Train for all windows, and say what was seen."""
+    """Train for all windows, and say what was seen. After an interruption it begins anew, for windows of one piece."""
+    if engine.rank == 0:
+        for path in checkpoint.numbered(job.run_dir):
+            path.unlink()
+    wait_for_all(engine)
     silent = point.windows if engine.world_size > 1 and point.engine == "ddp" else 0
     meter = Meter(engine, point.window_steps, point.windows, silent)
     started = time.monotonic()

@@ -94,9 +94,14 @@ def _accuracy_lines(accuracy: Sequence[dict[str, Any]]) -> list[str]:
     if not accuracy:
         return []
     reached = [one["accuracy"] for one in accuracy if "accuracy" in one]
-    lines = ["## Accuracy after a short run with the same global batch", "", "| GPUs | val accuracy |", "|--:|--:|"]
+    lines = [
+        "## Accuracy after a short run with the same global batch",
+        "",
+        "| GPUs | on | val accuracy |",
+        "|--:|---|--:|",
+    ]
     for one in accuracy:
-        lines.append(f"| {one['gpus']} | {_cell(one.get('accuracy'), '.2%') or one['failed']} |")
+        lines.append(f"| {one['gpus']} | {one['device']} | {_cell(one.get('accuracy'), '.2%') or one['failed']} |")
     if len(reached) > 1:
         lines += ["", f"Largest difference: {100 * (max(reached) - min(reached)):.2f} points."]
     return [*lines, ""]

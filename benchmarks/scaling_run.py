@@ -61,12 +61,13 @@ def point_at(template: Point, out: Path, ranks: int, strong: bool) -> Point:
     batch = template.global_batch_size if strong else ranks * template.global_batch_size
     if batch < ranks:
         raise InputError(f"a global batch of {batch} does not feed {ranks} ranks; raise --batch-size")
-    return replace(template, run_dir=run_dir(out, template.engine, ranks), global_batch_size=batch)
+    folder = run_dir(out, template.device, template.engine, ranks)
+    return replace(template, run_dir=folder, global_batch_size=batch)
 
 
-def run_dir(out: Path, engine: str, ranks: int) -> Path:
-    """The run folder of a point."""
-    return out.resolve() / POINTS / f"{engine}-{ranks}"
+def run_dir(out: Path, device: str, engine: str, ranks: int) -> Path:
+    """The run folder of a point: a login node's CPUs may measure beside a cluster's GPUs."""
+    return out.resolve() / POINTS / device / f"{engine}-{ranks}"
 
 
 def point_program(point: Point) -> list[str]:
@@ -103,7 +104,7 @@ def write_plan(out: Path, programs: Sequence[tuple[str, int, list[str], Path]], 
             "command": ["python", str(ROOT / program[0]), *program[1:]],
             "done": str(folder / RESULT),
             "nodes": ceil(ranks / ranks_per_node),
-            "gpus_per_node": min(ranks, ranks_per_node),
+            "ranks_per_node": min(ranks, ranks_per_node),
         }
         for name, ranks, program, folder in programs
     ]
@@ -116,14 +117,17 @@ def collect(folders: Sequence[Path], allow_mixed: bool) -> list[Measured]:
 
     Raises InputError for an absent folder, for none, and for points of different commits unless they are allowed.
     """
-    found: dict[tuple[str, int], Measured] = {}
+    found: dict[tuple[str, str, int], Measured] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"--collect {folder}: no such folder")
-        for path in sorted(folder.rglob(f"{POINTS}/*-*")):
+        for path in sorted(folder.rglob(f"{POINTS}/*/*-*")):
             point = read_point(path)
-            if point is not None and (not point.failed or (point.engine, point.ranks) not in found):
-                found[point.engine, point.ranks] = point
+            if point is None:
+                continue
+            key = path.parent.name, point.engine, point.ranks
+            if not point.failed or key not in found:
+                found[key] = point
     if not found:
         raise InputError(f"no measured point below {', '.join(map(str, folders))}; run their plan first")
     points = [found[key] for key in sorted(found)]
@@ -172,14 +176,14 @@ def accuracy_program(folder: Path, steps: int, device: str) -> list[str]:
     return ["trainer/pretrain.py", "embedded", *words, "--run-dir", str(folder)]
 
 
-def accuracy_dir(out: Path, ranks: int) -> Path:
+def accuracy_dir(out: Path, device: str, ranks: int) -> Path:
     """The run folder of that run on so many ranks."""
-    return out.resolve() / "accuracy" / str(ranks)
+    return out.resolve() / "accuracy" / device / str(ranks)
 
 
-def read_accuracy(out: Path, ranks: int) -> dict[str, Any]:
+def read_accuracy(folder: Path, ranks: int) -> dict[str, Any]:
     """Final accuracy on val of that run, or that there is none."""
-    result = read_json(accuracy_dir(out, ranks) / RESULT)
+    result = read_json(folder / RESULT)
     if not isinstance(result, dict):
         return {"gpus": ranks, "failed": f"no {RESULT}"}
     val = result["val"]

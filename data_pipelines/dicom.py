@@ -39,8 +39,8 @@ _LATERAL_VIEWS = {"LATERAL", "LL", "RL"}
 @dataclass(frozen=True)
 class DicomFacts:
     """What a header tells. patient: the PatientID, None where it is blank; view: PA, AP, LATERAL, LL, RL, or "" where
-    it is none of them or not said; lateral: None where the view is not said; modality: "DX", "CR" ..., or ""; sex: M, F,
-    O or ""; age: whole years, above 89 as 90, or ""."""
+    it is none of them or not said; lateral: None where the view is not said; modality: "DX", "CR" ..., or ""; sex: M,
+    F, O or ""; age: whole years, above 89 as 90, or ""."""
 
     patient: str | None
     view: str

@@ -126,7 +126,7 @@ class Index:
 
     @property
     def xray_side(self) -> int | None:
-        """The side of images that are grey squares of one size, of patients: X-rays that `prepare` cropped and shrank."""
+        """The side of images that are grey squares of one size, of patients: X-rays that `prepare` shrank."""
         side = int(self.height[0]) if len(self) else 0
         is_shrunk = side > 0 and self.patients != "none" and self.channels == 1
         return side if is_shrunk and (self.height == side).all() and (self.width == side).all() else None

@@ -223,8 +223,8 @@ def _bad(image: RawImage, reason: str) -> Bad:
 
 
 def _digest(images: list[RawImage]) -> str:
-    """Changes with any key, split, label, group or fact, with images that are made on the spot, and with places in tars; of
-    files, which may have been moved, only their keys count."""
+    """Changes with any key, split, label, group or fact, with images that are made on the spot, and with places in
+    tars; of files, which may have been moved, only their keys count."""
     digest = hashlib.sha256()
     for image in images:
         label = image.label.tobytes() if isinstance(image.label, np.ndarray) else b"%d" % image.label

@@ -68,8 +68,9 @@ class ShardWriter:
             "key": hash_name(key),
             "digest": digest,
         }
+        described = self._describe(label) | ({"facts": dict(facts)} if facts else {})
         _add_member(self._tar, f"{key}.{image.suffix}", image.encoded)
-        _add_member(self._tar, f"{key}.json", json.dumps(self._describe(label) | ({"facts": dict(facts)} if facts else {})).encode())
+        _add_member(self._tar, f"{key}.json", json.dumps(described).encode())
         self.refer(place, label)
         self._num_images += 1
         return place

@@ -16,11 +16,14 @@ UNFINISHED = 75  # exit code of a program that was asked to stop and would go on
 
 
 class Task(NamedTuple):
-    """One program of a plan. done: a JSON file that exists once it has run."""
+    """One program of a plan. done: a JSON file that exists once it has run. nodes: how many it runs on at once, with
+    `ranks_per_node` on each, or as many as a node has GPUs; None: it is one process."""
 
     name: str
     command: list[str]
     done: Path
+    nodes: int | None = None
+    ranks_per_node: int | None = None
 
 
 def read_json(path: Path) -> Any:
@@ -31,12 +34,15 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def state(run_dir: Path, since: float) -> tuple[str, int]:
-    """Whether a run is "finished", "failed" (after the time `since`) or "resumable", and the steps it has saved."""
+def state(run_dir: Path, since: float, done: Path | None = None) -> tuple[str, int]:
+    """Whether a run is "finished" (that is, has left the file `done` where one is named), "failed" (after the time
+    `since`) or "resumable", and the steps it has saved."""
     status = read_json(run_dir / "status.json")
     if not isinstance(status, dict):
-        return "resumable", 0
+        status = {}
     said, step = status.get("state"), int(status.get("step", 0))
+    if done is not None:
+        said = "finished" if read_json(done) is not None else "" if said == "finished" else said
     if said == "finished" or (said == "failed" and status.get("time", 0) >= since):
         return said, step
     return "resumable", step
@@ -58,11 +64,19 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
             raise ValueError(
                 f'{path}, task {number}: it must be {{"name": ..., "command": ["python", ...], "done": ...}}'
             )
-        tasks.append(Task(task["name"], task["command"], Path(task["done"])))
+        sizes = [_size(task, name, f"{path}, task {number}") for name in ("nodes", "ranks_per_node")]
+        tasks.append(Task(task["name"], task["command"], Path(task["done"]), *sizes))
     gpus = plan.get("gpus_per_task", 1)
     if not isinstance(gpus, int) or gpus < 0:
         raise ValueError(f"{path}: gpus_per_task is {gpus!r}, no number")
     return plan["name"], tasks, gpus
+
+
+def _size(task: dict[str, Any], name: str, where: str) -> int | None:
+    size = task.get(name)
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ValueError(f"{where}: {name} is {size!r}, no number of at least 1")
+    return size
 
 
 def is_done(task: Task) -> bool:
@@ -130,19 +144,20 @@ class Runner:
 
 
 def main() -> None:
-    """`job.py state RUN_DIR --since T` or `job.py tasks PLAN --element I --elements N --slots S`."""
+    """`job.py state RUN_DIR --since T [--done FILE]` or `job.py tasks PLAN --element I --elements N --slots S`."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     asks = commands.add_parser("state")
     asks.add_argument("run_dir", type=Path)
     asks.add_argument("--since", type=float, default=0)
+    asks.add_argument("--done", type=Path)
     does = commands.add_parser("tasks")
     does.add_argument("plan", type=Path)
     for name, default in (("--element", 0), ("--elements", 1), ("--slots", 1)):
         does.add_argument(name, type=int, default=default)
     arguments = parser.parse_args()
     if arguments.command == "state":
-        print(*state(arguments.run_dir, arguments.since))
+        print(*state(arguments.run_dir, arguments.since, arguments.done))
         return
     _, tasks, gpus = read_plan(arguments.plan)
     runner = Runner(arguments.slots, gpus)

@@ -4,9 +4,10 @@ import re
 import shlex
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from launchers.job import Task
 from launchers.profiles import Site, UsageError, check_directive, seconds
 
 LAUNCHERS = Path(__file__).resolve().parent
@@ -39,6 +40,7 @@ class Request:
     site: Site
     name: str
     nodes: int
+    ranks_per_node: int
     time: str
     folder: Path
     logs: Path
@@ -71,20 +73,36 @@ class Request:
 
 def training(request: Request, arguments: Sequence[str], run_dir: Path, submitted: float) -> str:
     """A job that trains until the run is finished, or its time is over; `submitted`: seconds since the epoch."""
+    body = _until_finished(request, _command(request, arguments), run_dir, f"--since {submitted:.0f}")
+    return _render(request, f"Trains on {_nodes(request)}.", body)
+
+
+def task(request: Request, one: Task, submitted: float) -> str:
+    """A job for one task of a plan file, which goes on as a training does: a program that leaves no status.json beside
+    its result, as the trainer does, is not queued again."""
+    words = one.command
+    if words[0] == "python":
+        words = [*_start(request), *words[1:]]
+    asks = f"--since {submitted:.0f} --done {_quoted(one.done)}"
+    body = _until_finished(request, shlex.join(words), one.done.parent, asks)
+    return _render(request, f"Runs the task {one.name} of a plan on {_nodes(request)}.", body)
+
+
+def _until_finished(request: Request, command: str, run_dir: Path, asks: str) -> str:
     after = (
         """[ "$reached" -gt "$begun" ] || { echo "no step further than before: not queued again" >&2; exit 1; }
 echo "queues itself again"
 scontrol requeue "$SLURM_JOB_ID\""""
         if request.requeue
-        else '[ "$asked" = limit ] && exit 0 # the next job of a chain goes on\nexit "$code"'
+        else '[ "$asked" = limit ] && exit 0 # the next job of a chain goes on\nexit $((code ? code : 1))'
     )
-    body = f"""# Whether the run is finished, failed since this was submitted, or resumable; and the step it has saved.
-state() {{ python {_quoted(LAUNCHERS / "job.py")} state {_quoted(run_dir)} --since {submitted:.0f}; }}
+    return f"""# Whether the run is finished, failed since this was submitted, or resumable; and the step it has saved.
+state() {{ python {_quoted(LAUNCHERS / "job.py")} state {_quoted(run_dir)} {asks}; }}
 
 read -r stands begun < <(state)
 [ "$stands" = resumable ] || {{ echo {_quoted(run_dir)} "is $stands at step $begun"; [ "$stands" = finished ]; exit; }}
 
-launch {_command(request, arguments)}
+launch {command}
 code=$?
 
 read -r stands reached < <(state)
@@ -93,7 +111,6 @@ echo {_quoted(run_dir)} "is $stands at step $reached, where it was $begun before
 [ "$stands" = failed ] && exit 1
 [ "$asked" = cancel ] && exit 143
 {after}"""
-    return _render(request, f"Trains on {_nodes(request)}.", body)
 
 
 def smoke(request: Request, arguments: Sequence[str], run_dir: Path) -> str:
@@ -111,9 +128,6 @@ echo {folder} "is $stands at step $reached"
 
 def array(request: Request, plan: Path, elements: int, slots: int, max_parallel: int | None, gpus_per_task: int) -> str:
     """A job array over the tasks of a plan file; each element runs every `elements`-th task, `slots` at a time."""
-    site = request.site
-    gpus = site.gpus_per_node if site.whole_nodes else min(gpus_per_task, site.gpus_per_node)
-    cores = max(1, site.cores_per_node * gpus // site.gpus_per_node) if gpus else site.cores_per_node
     again = (
         '[ "$code" = 75 ] && [ "$asked" = limit ] && scontrol requeue "$SLURM_JOB_ID" && exit 0\n'
         if request.requeue
@@ -125,13 +139,16 @@ code=$?
 {again}exit "$code\""""
     limit = f"%{max_parallel}" if max_parallel else ""
     title = f"Runs the tasks of a plan: {elements} jobs, {slots} tasks at a time in each."
-    return _render(request, title, body, {"array": f"0-{elements - 1}{limit}"}, gpus, cores)
+    return _render(replace(request, ranks_per_node=gpus_per_task), title, body, {"array": f"0-{elements - 1}{limit}"})
 
 
 def _command(request: Request, arguments: Sequence[str]) -> str:
     script = TRAINER.relative_to(request.folder) if TRAINER.is_relative_to(request.folder) else TRAINER
-    start = f"torchrun --nnodes {request.nodes}" if request.launcher == "torchrun" else "python"
-    return shlex.join([*start.split(), str(script), *arguments])
+    return shlex.join([*_start(request), str(script), *arguments])
+
+
+def _start(request: Request) -> list[str]:
+    return ["torchrun", "--nnodes", str(request.nodes)] if request.launcher == "torchrun" else ["python"]
 
 
 def _without_run_dir(arguments: Sequence[str]) -> list[str]:
@@ -143,18 +160,11 @@ def _without_run_dir(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _render(
-    request: Request,
-    title: str,
-    body: str,
-    directives: Mapping[str, str] | None = None,
-    gpus: int | None = None,
-    cores: int | None = None,
-) -> str:
+def _render(request: Request, title: str, body: str, directives: Mapping[str, str] | None = None) -> str:
     site = request.site
     template = _Template((LAUNCHERS / "slurm" / "job.sbatch").read_text())
     return template.substitute(
-        directives=_directives(request, directives or {}, site.gpus_per_node if gpus is None else gpus, cores),
+        directives=_directives(request, directives or {}),
         title=title,
         written_by=request.written_by,
         folder=_quoted(request.folder),
@@ -162,22 +172,27 @@ def _render(
         address=_quoted(site.address),
         # A profile may name a variable of the node, such as $TMPDIR.
         local_dir=site.local_dir if re.fullmatch(r"\$\w+", site.local_dir) else _quoted(site.local_dir),
-        ranks_per_node=site.ranks_per_node,
+        ranks_per_node=max(1, request.ranks_per_node),
         grace_s=site.grace_s,
         node_sh=_quoted(LAUNCHERS / "slurm" / "node.sh"),
         body=body,
     )
 
 
-def _directives(request: Request, extra: Mapping[str, str], gpus: int, cores: int | None) -> str:
+def _directives(request: Request, extra: Mapping[str, str]) -> str:
     site = request.site
-    tasks = site.ranks_per_node if request.launcher == "srun" else 1
+    gpus = site.gpus_per_node if site.whole_nodes else min(request.ranks_per_node, site.gpus_per_node)
+    # A part of the GPUs comes with as much of the cores; ranks without GPUs need a core each.
+    cores = (
+        site.cores_per_node * gpus // site.gpus_per_node if gpus else max(site.cores_per_node, request.ranks_per_node)
+    )
+    tasks = request.ranks_per_node if request.launcher == "srun" and "array" not in extra else 1
     logs = request.logs / ("%x-%A_%a.out" if "array" in extra else "%x-%j.out")
     wanted = {
         "job-name": request.name,
         "nodes": str(request.nodes),
         "ntasks-per-node": str(tasks),
-        "cpus-per-task": str((cores or site.cores_per_node) // tasks),
+        "cpus-per-task": str(max(1, cores // tasks)),
         "time": request.time,
         "partition": site.partition,
         "account": site.account,
@@ -214,9 +229,8 @@ def _setup(request: Request) -> list[str]:
 
 
 def _nodes(request: Request) -> str:
-    gpus = request.site.gpus_per_node
-    what = f"{gpus} GPU{'s' * (gpus != 1)}" if gpus else "no GPU"
-    return f"{request.nodes} node{'s' * (request.nodes != 1)} of {what} each"
+    nodes, ranks = request.nodes, request.ranks_per_node
+    return f"{nodes} node{'s' * (nodes != 1)} with {ranks} rank{'s' * (ranks != 1)} on each"
 
 
 def _quoted(value: object) -> str:

@@ -7,10 +7,6 @@ python -m launchers.submit PLAN.json --site juwels-booster [--max-parallel 16]
 import argparse
 import json
 import math
-import os
-import re
-import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -19,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launchers import job, script
+from launchers import sbatch, script
+from launchers.plan import submit_plan
 from launchers.profiles import Site, UsageError, load_site, nearest, seconds, site_names
 
 _PLAN_S = 300
@@ -121,9 +118,10 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     plan = ask_plan(sys.executable, arguments)
     run_dir = Path(plan["run_dir"])
     requeue = site.requeue if options.requeue is None else options.requeue
-    name = f"{options.job_name or _as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
-    request = _request(options, site, name, requeue and not options.chain and not options.smoke)
-    ranks = request.nodes * site.ranks_per_node
+    name = f"{options.job_name or sbatch.as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
+    requeue = requeue and not options.chain and not options.smoke
+    request = sbatch.make_request(options, site, name, requeue, options.nodes)
+    ranks = request.nodes * request.ranks_per_node
     if plan["global_batch_size"] < ranks:
         raise UsageError(f"a global batch of {plan['global_batch_size']} images is too small for {ranks} ranks")
     if plan["global_batch_size"] % ranks:
@@ -136,94 +134,14 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         text = script.smoke(request, arguments, run_dir)
     else:
         text = script.training(request, arguments, run_dir, time.time())
-    _show_or_submit(options, request, text, links=options.chain or 1)
-
-
-def submit_tasks(options: argparse.Namespace, site: Site) -> None:
-    """A plan file: an array over the tasks that are not done yet."""
-    try:
-        name, tasks, gpus_per_task = job.read_plan(Path(options.what))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    if gpus_per_task > site.ranks_per_node:
-        raise UsageError(f"gpus_per_task is {gpus_per_task}, but a node has {site.gpus_per_node} GPUs")
-    left = [task for task in tasks if not job.is_done(task)]
-    print(f"{name}: {len(tasks)} tasks, {len(tasks) - len(left)} done, {len(left)} to run", file=sys.stderr)
-    if not left:
-        return
-    requeue = site.requeue if options.requeue is None else options.requeue
-    request = _request(options, site, options.job_name or _as_job_name(name), requeue)
-    slots = max(1, site.gpus_per_node // max(1, gpus_per_task)) if site.whole_nodes else 1
-    elements = min(math.ceil(len(left) / slots), site.max_array)
-    hours = seconds(request.time) / 3600 * elements
-    print(f"at most {hours:,.0f} job-hours: {elements} jobs of {request.time}", file=sys.stderr)
-    kept = request.logs / f"{request.name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    text = script.array(request, kept, elements, slots, options.max_parallel, gpus_per_task)
-    if not options.dry_run:
-        content = [{"name": task.name, "command": task.command, "done": str(task.done)} for task in left]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({"name": name, "tasks": content, "gpus_per_task": gpus_per_task}, indent=1))
-    _show_or_submit(options, request, text)
-
-
-def _as_job_name(name: str) -> str:
-    return re.sub(r"[^\w.+-]", "-", name)
-
-
-def _request(options: argparse.Namespace, site: Site, name: str, requeue: bool) -> script.Request:
-    directives = {}
-    for pair in options.sbatch:
-        key, equals, value = pair.removeprefix("--").partition("=")
-        if not equals:
-            raise UsageError(f"--sbatch {pair} is not of the form KEY=VALUE")
-        directives[key] = value
-    return script.Request(
-        site=site,
-        name=name,
-        nodes=options.nodes,
-        time=options.time or site.time_limit,
-        folder=Path.cwd(),
-        logs=Path(options.logs).absolute(),
-        python=Path(sys.executable),
-        written_by=shlex.join(["python", "-m", "launchers.submit", *sys.argv[1:]]),
-        sbatch=directives,
-        requeue=requeue,
-        launcher=options.launcher,
-    )
-
-
-def _show_or_submit(options: argparse.Namespace, request: script.Request, text: str, links: int = 1) -> None:
     if options.dry_run:
         print(text, end="")
         return
-    if shutil.which("sbatch") is None:
-        raise UsageError("there is no sbatch here; submit from a login node, or look at the script with --dry-run")
-    if "SLURM_JOB_ID" in os.environ:
-        print(
-            f"warning: this shell is in job {os.environ['SLURM_JOB_ID']}; a new job is submitted beside it",
-            file=sys.stderr,
-        )
-    running = _ask_slurm(["squeue", "--me", "--noheader", "--format=%i %T", f"--name={request.name}"]).splitlines()
-    if running:
-        raise UsageError(
-            f"job {' and job '.join(running)} has the name {request.name} already, and two would write to one folder; "
-            "cancel it, or give another --job-name and --run-dir"
-        )
-    request.logs.mkdir(parents=True, exist_ok=True)
-    previous = ""
-    for _ in range(links):
-        after = [f"--dependency=afterany:{previous}"] if previous else []
-        previous = _ask_slurm(["sbatch", "--parsable", *after], text).partition(";")[0]
-        print(previous)
-
-
-def _ask_slurm(command: list[str], text: str = "") -> str:
-    # What an enclosing job says of itself would be taken for options of the new one.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_JOB", "SLURM_STEP"))}
-    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise UsageError(f"{command[0]} refuses: {done.stderr.strip()}")
-    return done.stdout.strip()
+    sbatch.check_slurm()
+    sbatch.refuse_second(name)
+    previous = None
+    for _ in range(options.chain or 1):
+        previous = sbatch.submit(request, text, previous)
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -279,7 +197,7 @@ def main() -> None:
         if options.what == "pretrain":
             submit_training(options, site, arguments)
         else:
-            submit_tasks(options, site)
+            submit_plan(options, site)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -188,8 +188,11 @@ class RuntimeConfig:
     """Copy the sets to this storage of the node first, such as /dev/shm: once per node, checked, and kept there."""
     threads: int | None = None
     """CPU threads of each rank; None: the cores this process may use, shared by the ranks of the node."""
-    compile: bool = False
-    """Compile the residual units with torch.compile."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the residual units with torch.compile. auto: on a GPU."""
+    checkpoint_stages: int = 0
+    """The first so many stages keep only what enters their residual units and compute the rest again in the backward
+    pass: less memory, more time. 4: all of them."""
     tf32: bool = False
     """Let fp32 matrix products and convolutions use TF32 on GPUs that have it: faster, with 10 bits of mantissa."""
     log_every: int = 50
@@ -210,6 +213,10 @@ class RuntimeConfig:
                 _require(is_auto, f"{flag} is {value!r}, neither a number nor 'auto'")
                 continue
             _require(value is None or value > 0, f"{flag} is {value}; it must be at least 1")
+        _require(
+            0 <= self.checkpoint_stages <= 4,
+            f"--checkpoint-stages is {self.checkpoint_stages}; it must lie in 0 to 4, the number of stages",
+        )
         _require(self.read_ahead >= 0, f"--read-ahead is {self.read_ahead}; it must not be negative")
         _require(self.bucket_mb >= 0, f"--bucket-mb is {self.bucket_mb}; it must not be negative")
         self._check_engine()

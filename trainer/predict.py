@@ -143,7 +143,7 @@ def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verifie
     logits: Array = predictor.of_images([image for _, image, _ in chunk if isinstance(image, EncodedImage)])
     calibrated = probabilities(logits, predictor.task, points.temperature)
     thresholds = np.array([points.threshold(name) for name in predictor.classes])
-    above = scores_of(logits, predictor.task).T >= thresholds
+    above = (scores_of(logits, predictor.task) >= thresholds[:, None]).T
     row = 0
     for item, image, remark in chunk:
         if isinstance(image, str):

@@ -12,6 +12,7 @@ from trainer.evaluation.predictions import of_index
 from trainer.job import Job
 from trainer.loop import predict, train
 from trainer.memory import with_batches_that_fit
+from trainer.memory_report import count_memory
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.weights import install, load_weights
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -28,6 +29,16 @@ def train_and_predict(job: Job, engine: Engine) -> Outcome:
 
     job = with_batches_that_fit(job, engine, make_ready)
     make_ready(job)
+    if engine.rank == 0 and engine.device.type == "cuda":
+        config = job.config
+        memory = count_memory(
+            config.model.name,
+            job.train.num_classes,
+            config.data.image_size,
+            config.precision,
+            config.runtime.checkpoint_stages,
+        )
+        print(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}", file=sys.stderr, flush=True)
     seconds = _train(job, engine)
     wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
     path = checkpoint.chosen(job.run_dir)

@@ -66,7 +66,9 @@ def csv_table(
     _require_root(root)
     if (label_column is None) == (not label_columns):
         raise InputError("pass either --label-column NAME (one class) or --label-columns NAME NAME ... (findings)")
-    optional = [name for name in (label_column, *label_columns, patient_column, split_column, *fact_columns) if name is not None]
+    optional = [
+        name for name in (label_column, *label_columns, patient_column, split_column, *fact_columns) if name is not None
+    ]
     content = _read_table(table, [path_column, *optional])
     names = _names(content, path_column)
     task: Task = "multi_label" if label_columns else "single_label"

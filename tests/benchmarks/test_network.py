@@ -71,6 +71,17 @@ def test_what_the_backward_pass_hides_and_what_it_does_not() -> None:
     assert end.exposed_s == pytest.approx(10 * one_s)
 
 
+def test_latencies_hide_behind_other_messages() -> None:
+    slow = replace(QUIET, net_gb_s=0.01, message_us=20_000.0)
+    wire_s = all_reduce_s(slow, 8, 4 * MB, "ring") - 0.02
+    end = replace(PLAIN, packing="end")
+    assert simulate(JOB, slow, end, 8).exposed_s == pytest.approx(10 * (wire_s + 0.02))
+    assert simulate(JOB, slow, replace(end, in_flight=2), 8).exposed_s == pytest.approx(0.02 + 10 * wire_s)
+    # With nothing on the wire, half as many latencies: two pass at a time.
+    empty = replace(QUIET, net_gb_s=1e9, in_node_gb_s=1e9, message_us=20_000.0)
+    assert simulate(JOB, empty, replace(end, in_flight=2), 8).exposed_s == pytest.approx(0.1, rel=1e-3)
+
+
 def test_compressed_gradients_travel_in_half_the_time() -> None:
     slow = replace(QUIET, net_gb_s=0.01)
     full = simulate(JOB, slow, replace(PLAIN, packing="end"), 8).exposed_s

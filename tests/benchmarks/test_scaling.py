@@ -5,17 +5,18 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import scaling_dry
 from benchmarks import scaling_run as runs
 from benchmarks.loading_pass import child_environment
 from benchmarks.network_profile import load_profile
 from benchmarks.scaling import Scaling, scale
+from benchmarks.scaling_dry import be_one_rank
 from benchmarks.scaling_figure import draw, series_of
 from benchmarks.scaling_meter import MeasuredEnough, Meter
 from benchmarks.scaling_point import Point
@@ -36,7 +37,7 @@ def measured(ranks: int, rate: float, **others: Any) -> Measured:
 
 def leave(folder: Path, ranks: int, commit: str = "abc", world_size: int | None = None) -> None:
     """A point as its program leaves it."""
-    run = runs.run_dir(folder, "ddp", ranks)
+    run = runs.run_dir(folder, "cuda", "ddp", ranks)
     run.mkdir(parents=True)
     point = {
         "world_size": world_size or ranks,
@@ -76,10 +77,10 @@ def test_end_to_end_on_one_rank(tmp_path: Path) -> None:
     assert "*predicted*" in (out / "scaling.md").read_text()
     assert all((out / f"figure4{panel}.{ending}").stat().st_size > 5000 for panel in "ab" for ending in ("png", "svg"))
     (task,) = json.loads((out / "plan.json").read_text())["tasks"]
-    assert (task["name"], task["nodes"], task["gpus_per_node"]) == ("ddp-1024", 256, 4)
+    assert (task["name"], task["nodes"], task["ranks_per_node"]) == ("ddp-1024", 256, 4)
     assert task["command"][0] == "python"
     assert task["command"][task["command"].index("--global-batch-size") + 1] == "2048"
-    assert Path(task["done"]) == out / "points" / "ddp-1024" / "result.json"
+    assert Path(task["done"]) == out / "points" / "cpu" / "ddp-1024" / "result.json"
 
 
 def test_a_failed_count_leaves_a_gap_and_the_others(tmp_path: Path) -> None:
@@ -118,8 +119,10 @@ def test_mixed_commits(tmp_path: Path) -> None:
 def test_collected_points(tmp_path: Path) -> None:
     leave(tmp_path, 1)
     leave(tmp_path, 4, world_size=1)
-    (tmp_path / "points" / "ddp-8").mkdir()
-    (tmp_path / "points" / "ddp-8" / "status.json").write_text('{"state": "failed", "reason": "loss is not finite"}')
+    (tmp_path / "points" / "cuda" / "ddp-8").mkdir()
+    (tmp_path / "points" / "cuda" / "ddp-8" / "status.json").write_text(
+        '{"state": "failed", "reason": "loss is not finite"}'
+    )
     one, four, eight = runs.collect([tmp_path], allow_mixed=False)
     assert (one.rates, one.joules_per_image, one.commit) == ((95.0, 90.0, 99.0), 3.0, "abc")
     assert four.failed == "ran on 1 ranks, not 4"
@@ -212,14 +215,35 @@ def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
         meter.sum("loss")  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(find_spec("trainer.engines.fake") is None, reason="there is no engine over the fake process group")
-def test_a_rank_of_a_world_that_is_not_there() -> None:
-    from benchmarks.scaling_dry import measure_dry_worlds
+def test_the_first_and_the_last_rank_of_a_world_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for rank in (0, 1023):  # the last one reads the checkpoint of the first
+        place = {"RANK": rank, "WORLD_SIZE": 1024, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+        for name, value in place.items():
+            monkeypatch.setenv(name, str(value))
+        found.append(be_one_rank(tmp_path))
+    assert [(row["rank"], row["world_size"]) for row in found] == [(0, 1024), (1023, 1024)]
+    assert all(row["samples_right"] and row["evaluation_complete"] for row in found)
+    assert [row["evaluation_share"] for row in found] == [0, 1]  # of 1000 images
+    assert [row["wrote_checkpoints"] for row in found] == [True, False]
 
-    found = measure_dry_worlds(1024)
-    assert all(row["samples_right"] and row["evaluation_complete"] for row in found["ranks"])
-    assert all(row["wrote_checkpoints"] == (row["rank"] == 0) for row in found["ranks"])
-    assert found["more"]["peak_mb"] < 64
+
+def test_what_grows_between_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def one_rank(rank: int, world_size: int, folder: str) -> dict[str, Any]:
+        asked.append((rank, world_size))
+        return {"world_size": world_size, "peak_mb": 100.0 + world_size / 64 + rank, "start_seconds": 0.1}
+
+    monkeypatch.setattr(scaling_dry, "_run", one_rank)
+    found = scaling_dry.measure_dry_worlds(1024)
+    assert asked == [(0, 1), (0, 64), (63, 64), (0, 1024), (1023, 1024)]
+    assert found["more"] == {"peak_mb": 15.0 + 1023 - 63, "start_seconds": 0.0}
+    assert not found["met"]
+    with pytest.raises(InputError, match="at least 2"):
+        scaling_dry.measure_dry_worlds(1)
 
 
 def test_the_default_engine_is_one_that_there_is() -> None:

@@ -431,6 +431,16 @@ def test_patient(patient: str | None, expected: str | None, tmp_path: Path) -> N
     assert facts_of(tmp_path, PatientID=patient, PatientName="Doe^Jane").patient == expected
 
 
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [("061Y", "61"), ("099Y", "90"), ("018M", "1"), ("030D", "0"), ("110W", "2"), ("61", ""), ("", ""), (None, "")],
+)
+def test_age_in_years_is_capped(age: str | None, expected: str, tmp_path: Path) -> None:
+    facts = facts_of(tmp_path, PatientAge=age, PatientSex="f")
+    assert (facts.age, facts.sex) == (expected, "F")
+    assert facts_of(tmp_path, PatientSex="unknown").sex == ""
+
+
 def test_facts_need_neither_pixels_nor_any_element(tmp_path: Path) -> None:
     nothing = dict.fromkeys(["Modality", "PatientID", "Rows", "Columns", "BitsAllocated", "BitsStored", "PixelData"])
     assert facts_of(tmp_path, **nothing) == DicomFacts(patient=None, view="", lateral=None, modality="")

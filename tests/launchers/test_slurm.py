@@ -1,10 +1,11 @@
 """Jobs on a real SLURM: submitted, cancelled, out of time, bereft of a node, and ending with the same weights."""
 
+import csv
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import torch
 from slurm_cluster import Cluster, lacking, wait_until
 
+from benchmarks.network_profile import FOLDER
+from benchmarks.scaling import Scaling, scale
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.prepare import Output, prepare
 from trainer import checkpoint
@@ -142,6 +145,35 @@ def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str
 
     expected, found = weights(user.folder / "runs/undisturbed"), weights(user.folder / "runs" / run)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_scaling_plan_on_one_and_two_nodes(user: User) -> None:
+    """Each count is a job of its own size; what they leave is collected as measured, and nothing runs twice."""
+    nodes = (FOLDER / "localhost.toml").read_text().replace("nodes = { value = 1,", "nodes = { value = 2,")
+    profile = user.folder / "two-nodes.toml"
+    profile.write_text(nodes.replace("ranks_per_node = { value = 8,", "ranks_per_node = { value = 1,"))
+    asked = Scaling(
+        gpus="1,2",
+        device="cpu",
+        profile=str(profile),
+        batch_size=2,
+        window_steps=1,
+        measure=False,
+        out=user.folder / "scaling",
+    )
+    scale(asked)
+    plan = [str(asked.out / "plan.json"), "--site", "localhost", "--time", "00:10:00", "--no-requeue"]
+    done = user.submit(*plan)
+    assert "2 tasks, 0 done, 2 to run" in done.stderr
+    one, two = done.stdout.split()
+    for job in (one, two):
+        user.wait_for(job, "COMPLETED", 240)
+    assert "NumNodes=2" in user.cluster.say("scontrol", "show", "job", two)
+    scale(replace(asked, collect=(asked.out,)))
+    rows = [row for row in csv.DictReader((asked.out / "scaling.csv").open()) if row["kind"] == "measured"]
+    assert [(row["gpus"], row["note"], row["base"]) for row in rows] == [("1", "", "1"), ("2", "", "1")]
+    assert all(float(row["images_per_s"]) > 0 for row in rows)
+    assert "2 tasks, 2 done, 0 to run" in user.submit(*plan).stderr
 
 
 def test_plan_runs_what_is_left(user: User) -> None:

@@ -1,116 +1,18 @@
 """Batch scripts are what they should be, do what they say when bash runs them, and refuse what is wrong."""
 
 import json
-import os
-import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from login_node import Login, directives
 
-from launchers import job, submit
+from launchers import job
 from launchers.profiles import SITES, UsageError, load_site, seconds, site_names
 
-PLAN = {
-    "name": "a_run",
-    "run_dir": "runs/a_run",
-    "total_steps": 90_000,
-    "global_batch_size": 4096,
-    "train_images": 1_281_167,
-    "parameters": 25_500_000,
-    "checkpoint_bytes": 204_000_000,
-}
 ODD = ["--data.sets", "a b", "it's", "$(touch pwned)", "`touch pwned`", 'quote"d', "*"]
-
-
-@dataclass
-class Login:
-    """A login node with programs of its own making; `ran` tells how they were called."""
-
-    folder: Path
-    monkeypatch: pytest.MonkeyPatch
-    capsys: pytest.CaptureFixture[str]
-
-    def program(self, name: str, script: str) -> None:
-        path = self.folder / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        note = f'printf "%s\\0" {name} "$@" >>{self.folder}/ran; echo >>{self.folder}/ran'
-        path.write_text(f"#!{shutil.which('bash')}\n{note}\n{script}\n")
-        path.chmod(0o755)
-
-    def ran(self, name: str) -> list[list[str]]:
-        """The arguments of each call."""
-        path = self.folder / "ran"
-        calls = [line.split("\0")[:-1] for line in path.read_text().split("\n")] if path.exists() else []
-        return [call[1:] for call in calls if call[:1] == [name]]
-
-    def submit(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, output, errors."""
-        self.monkeypatch.setattr(sys, "argv", ["submit", *arguments])
-        code = 0
-        try:
-            submit.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        output, error = self.capsys.readouterr()
-        return code, output, error
-
-    def script(self, *arguments: str) -> str:
-        code, output, error = self.submit(*arguments)
-        assert code == 0, error
-        return output
-
-    def run_script(self, text: str, **environment: str) -> subprocess.Popen[str]:
-        """As SLURM would, with the programs of this login node in place of its own."""
-        path = self.folder / "script"
-        slurm = {
-            "SLURM_JOB_ID": "77",
-            "SLURM_JOB_NODELIST": "n[1-2]",
-            "SLURM_JOB_NUM_NODES": "2",
-            "SLURM_CPUS_PER_TASK": "1",
-        }
-        # Less the line that puts the environment's programs before the stand-ins.
-        text = "\n".join(line for line in text.splitlines() if not line.startswith("export PATH="))
-        path.write_text(text)
-        return subprocess.Popen(
-            ["bash", str(path)],
-            env=os.environ | slurm | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-
-    def status(self, state: str, step: int) -> None:
-        path = self.folder / "runs/a_run/status.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"state": state, "step": step, "time": time.time() + 1}))
-
-
-@pytest.fixture
-def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Login:
-    folder = tmp_path
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(submit, "ask_plan", lambda python, arguments: PLAN)
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    login = Login(folder, monkeypatch, capsys)
-    login.program("scontrol", '[ "$1" != show ] || echo n1')
-    login.program("squeue", "")
-    login.program("sbatch", f'cat >>{folder}/submitted; echo $(($(grep -c -a "^sbatch" {folder}/ran) + 100))')
-    login.program("python", f'exec {sys.executable} "$@"')
-    monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
-    return login
-
-
-def directives(text: str) -> dict[str, str]:
-    found = [line.removeprefix("#SBATCH --").partition("=") for line in text.splitlines() if line.startswith("#SBATCH")]
-    return {key: value for key, _, value in found}
 
 
 def test_script_for_juwels_booster(login: Login) -> None:
@@ -366,90 +268,3 @@ def test_profile_refuses(tmp_path: Path, change: str, message: str) -> None:
 
 def test_durations() -> None:
     assert [seconds(text) for text in ("00:00:01", "24:00:00", "1-02:03:04")] == [1, 86400, 93784]
-
-
-def plan_file(folder: Path, commands: dict[str, list[str]], gpus_per_task: int = 1) -> Path:
-    tasks = [
-        {"name": name, "command": command, "done": str(folder / f"{name}.json")} for name, command in commands.items()
-    ]
-    path = folder / "plan.json"
-    path.write_text(json.dumps({"name": "a sweep", "tasks": tasks, "gpus_per_task": gpus_per_task}))
-    return path
-
-
-def test_plan_fills_whole_nodes(login: Login) -> None:
-    path = plan_file(login.folder, {f"t{i}": ["true"] for i in range(10)})
-    (login.folder / "t0.json").write_text("{}")
-    text = login.script(str(path), "--site", "juwels-booster", "--max-parallel", "2", "--dry-run")
-    found = directives(text)
-    assert (found["array"], found["gres"], found["cpus-per-task"]) == (
-        "0-2%2",
-        "gpu:4",
-        "48",
-    )  # nine tasks, four at a time
-    assert found["output"].endswith("/logs/%x-%A_%a.out")
-    assert "--elements 3 --slots 4" in text
-    found = directives(login.script(str(path), "--site", "generic", "--dry-run"))
-    assert (found["array"], found["gres"], found["cpus-per-task"]) == ("0-8", "gpu:1", "8")
-
-
-def run_tasks(path: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(Path(job.__file__)), "tasks", str(path), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def test_tasks_share_a_node(tmp_path: Path) -> None:
-    """Each gets GPUs of its own, and two meet although each waits for the other."""
-    meet = "import os, pathlib, sys, time\nme, other = sys.argv[1:]\n"
-    meet += "pathlib.Path(me + '.here').touch()\nwhile not pathlib.Path(other + '.here').exists(): time.sleep(0.01)\n"
-    meet += "pathlib.Path(me + '.json').write_text('\"' + os.environ['CUDA_VISIBLE_DEVICES'] + '\"')"
-    a, b = str(tmp_path / "a"), str(tmp_path / "b")
-    path = plan_file(tmp_path, {"a": ["python", "-c", meet, a, b], "b": ["python", "-c", meet, b, a]}, gpus_per_task=2)
-    process = run_tasks(path, "--slots", "2")
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 0, output
-    assert {job.read_json(tmp_path / f"{name}.json") for name in "ab"} == {"0,1", "2,3"}
-
-
-def test_tasks_of_an_element_and_their_failures(tmp_path: Path) -> None:
-    touch = "import sys; open(sys.argv[1], 'w').write('1')"
-    commands = {f"t{i}": ["python", "-c", touch, str(tmp_path / f"t{i}.json")] for i in range(5)}
-    commands["t2"] = ["/no/such/program"]
-    process = run_tasks(plan_file(tmp_path, commands), "--element", "0", "--elements", "2")
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 1
-    assert "error: failed: t2 (127); not done: t2" in output
-    assert sorted(path.name for path in tmp_path.glob("t*.json")) == ["t0.json", "t4.json"]
-
-
-def test_tasks_are_asked_to_stop(tmp_path: Path) -> None:
-    wait = "import pathlib, signal, sys, time\nsignal.signal(signal.SIGUSR1, lambda *_: sys.exit(0))\n"
-    wait += "pathlib.Path(sys.argv[1]).touch()\ntime.sleep(60)"
-    path = plan_file(tmp_path, {name: ["python", "-c", wait, str(tmp_path / f"{name}.up")] for name in "ab"})
-    process = run_tasks(path)
-    while not (tmp_path / "a.up").exists():
-        time.sleep(0.02)
-    process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == job.UNFINISHED, output
-    assert "stopped by SIGUSR1 with 2 of 2 tasks left" in output
-    assert not (tmp_path / "b.up").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda plan: plan.pop("tasks"), "is no plan"),
-        (lambda plan: plan["tasks"][0].pop("done"), "task 0: it must be"),
-        (lambda plan: plan["tasks"][0].update(command="rm -rf x"), "task 0: it must be"),
-        (lambda plan: plan.update(gpus_per_task="1"), "gpus_per_task is '1', no number"),
-    ],
-)
-def test_wrong_plans(tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
-    path = plan_file(tmp_path, {"a": ["true"]})
-    plan = json.loads(path.read_text())
-    change(plan)
-    path.write_text(json.dumps(plan))
-    with pytest.raises(ValueError, match=r"plan\.json") as refused:
-        job.read_plan(path)
-    assert message in str(refused.value)

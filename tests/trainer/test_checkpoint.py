@@ -198,3 +198,21 @@ def test_parts_of_the_state_can_be_left_on_the_disk(tmp_path: Path) -> None:
     loaded = load(path, parts=("model",))
     assert loaded.state["model"].keys() == some_state()["model"].keys()
     assert loaded.state["momentum"] == {}
+
+
+def test_a_checkpoint_can_be_told_more(tmp_path: Path) -> None:
+    path = path_of(tmp_path, 7)
+    save(path, some_state(), ABOUT)
+    before = load(path)
+    for text in ("é", "longer than before " * 20, ""):
+        checkpoint.add(path, points={"threshold": 0.25, "why": text}, best=0.75)
+        after = load(path)
+        assert after.about == before.about | {"points": {"threshold": 0.25, "why": text}, "best": 0.75}
+        for part in ("model", "momentum"):
+            assert after.state[part].keys() == before.state[part].keys()
+            for name, tensor in after.state[part].items():
+                assert bits(tensor) == bits(before.state[part][name])
+        assert after.state["loss_scaler"] == before.state["loss_scaler"]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        checkpoint.add(path, points={})

@@ -72,6 +72,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
     ),
     (RuntimeConfig, {"micro_batch_size": "all"}, "--micro-batch-size is 'all', neither a number nor 'auto'"),
+    (RuntimeConfig, {"checkpoint_stages": 5}, "--checkpoint-stages is 5; it must lie in 0 to 4"),
     (RuntimeConfig, {"read_ahead": -1}, "--read-ahead is -1; it must not be negative"),
     (RuntimeConfig, {"device": "tpu"}, "device is 'tpu'; did you mean 'cpu'"),
     (RuntimeConfig, {"engine": "mpi"}, "engine is 'mpi'; known: .*ddp"),

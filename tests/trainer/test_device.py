@@ -1,6 +1,8 @@
 """A GPU that cannot be used is an error with its fix, never a CPU run that nobody asked for."""
 
 import os
+import platform
+import resource
 import stat
 import subprocess
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from data_pipelines.errors import InputError
-from trainer.engines.device import cpu_threads, pick_device
+from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
 
 
 @pytest.fixture
@@ -122,3 +124,15 @@ def test_ranks_of_a_node_share_its_cores(monkeypatch: pytest.MonkeyPatch, ranks:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
     assert cpu_threads(None) == threads
     assert cpu_threads(5) == 5
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc is asked")
+def test_freed_memory_is_not_cleared_again_by_the_system() -> None:
+    def page_faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(5 << 20)  # 20 MB, 5120 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    keep_freed_memory()
+    page_faults()
+    assert page_faults() < 500

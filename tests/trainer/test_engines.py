@@ -221,6 +221,7 @@ def held_bytes(engine: Any, model: BiTResNet) -> int:
     """Bytes of this rank's weights, gradients and momentum, and of the copies that DeepSpeed makes of them."""
     held = [thing for p in model.parameters() for thing in (p, p.grad)]
     held += [entry.get("momentum_buffer") for entry in engine._optimizer.state.values()]
+    held += [bank.gathered for bank in model.filter_sharing._kept or ()]  # gradients that wait for the last micro-batch
     zero = getattr(engine._engine, "optimizer", None)
     for name in ("averaged_gradients", "all_grad_tensors"):
         held += [gradient for group in getattr(zero, name, {}).values() for gradient in group or ()]

@@ -104,6 +104,12 @@ def test_compile_falls_back_with_a_warning(
     assert "warning: torch.compile failed, going on without it: no compiler here" in capfd.readouterr().err
 
 
+def test_compile_is_for_gpus_unless_asked_for(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda _: pytest.fail("compiled"))
+    engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, checkpoint_stages=1), "fp32")
+    assert prepared(engine, job_of(str(phantoms), tmp_path)).checkpoint_stages == 1
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 def test_compiled_units_predict_the_same(phantoms: Path, tmp_path: Path) -> None:
     logits = []

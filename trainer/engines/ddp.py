@@ -17,6 +17,7 @@ from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
 from trainer.optim.sgd_agc import SGDAGC
 
+_DDP_BUCKET_MB = 25
 _COMPRESSION_HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 
 
@@ -52,7 +53,8 @@ class DDPEngine(ReplicaEngine):
         wrapped = DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            bucket_cap_mb=self._runtime.bucket_mb,
+            # Of its own accord DDP takes this size too, but a small first bucket, so that something travels early.
+            bucket_cap_mb=None if self._runtime.bucket_mb == _DDP_BUCKET_MB else self._runtime.bucket_mb,
             gradient_as_bucket_view=True,
         )
         if self._runtime.gradient_compression != "none":

@@ -72,6 +72,7 @@ class DeepSpeedEngine(ReplicaEngine):
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             raise InputError("DeepSpeed trains fp32 weights only; take --engine ddp or horovod")
         self._whole: SGDAGC | None = self._optimizer
+        self._gathers = self._runtime.zero_stage < 2  # which exists to hold a part of the gradients only
         if self._runtime.zero_stage:
             self._whole = None
             self._optimizer = ShardedSGDAGC(self._optimizer.param_groups, self.rank, self._reduce)

@@ -1,5 +1,6 @@
 """Which device a rank uses, and never a CPU by mistake."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import torch
 
 from data_pipelines.errors import InputError
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _MEND_DRIVER = "mend the driver, or run on the CPU with --device cpu"
 
 
@@ -70,6 +72,17 @@ def _install_line(driver: tuple[int, int]) -> str:
     if build is None:
         return "update the driver to one that supports CUDA 12 or newer"
     return f"pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/{build}"
+
+
+def keep_freed_memory() -> None:
+    """Have malloc keep large blocks that are freed for the next step, instead of giving them back to the system and
+    having it clear them again: glibc does so for blocks of up to 32 MB, if asked."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):  # another C library
+        return
+    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def cpu_threads(threads: int | None) -> int:

@@ -1,4 +1,4 @@
-"""One rank of a job whose other ranks do not exist: everything that depends on rank and world size runs, at any size."""
+"""One rank of a job whose others do not exist: all that depends on rank and world size runs, at any size."""
 
 import torch
 import torch.distributed as dist
@@ -11,8 +11,8 @@ from trainer.engines.ranks import Place
 
 
 class FakeEngine(DDPEngine):
-    """DDP over PyTorch's fake process group, whose collectives leave every tensor as it is. For dry runs and tests: what
-    it trains is of no use."""
+    """DDP over PyTorch's fake process group, whose collectives leave every tensor as it is. For dry runs and tests:
+    what it trains is of no use."""
 
     def _connect(self, place: Place) -> None:
         if self.world_size > 1:

@@ -29,6 +29,7 @@ _SILENT_BEATS = 3
 _SAME = ("torch", "nccl")  # where they differ, NCCL hangs instead of saying so
 _SIOCGIFADDR = 0x8915
 _MEETINGS = count()
+_STORES: list[dist.Store] = []  # the server of rank 0 lives as long as the process: others may still read what it holds
 
 
 class Rendezvous:
@@ -42,7 +43,6 @@ class Rendezvous:
         self.place = place
         self.address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         self._timeout, self._gathered = timedelta(seconds=timeout_s), 0
-        # The server outlives an engine, with what was written to it.
         self.store = dist.PrefixStore(f"meeting/{next(_MEETINGS)}", self._open_store())
         by_rank = self.gather(_facts(device))
         problems = disagreements(by_rank, _SAME) + shared_gpus(by_rank)
@@ -60,7 +60,7 @@ class Rendezvous:
         if not serves:
             _await_answer(host, int(port), self._timeout.seconds)
         try:
-            return dist.TCPStore(
+            store = dist.TCPStore(
                 host,
                 int(port),
                 self.place.world_size,
@@ -69,6 +69,8 @@ class Rendezvous:
                 wait_for_workers=False,
                 multi_tenant=True,
             )
+            _STORES.append(store)
+            return store
         except RuntimeError as error:
             raise InputError(
                 f"rank {self.place.rank} cannot open MASTER_ADDR:MASTER_PORT {self.address} ({error}); choose another "

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from data_pipelines.errors import InputError
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.base import Engine, Update
-from trainer.engines.device import cpu_threads, pick_device
+from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
 from trainer.engines.ranks import Place, find_place
 from trainer.engines.rendezvous import Rendezvous, interface_to
-from trainer.models.bit import PreActBottleneck
+from trainer.kernels.native import cache_folder
+from trainer.models.bit import BiTResNet, PreActBottleneck
 from trainer.optim.sgd_agc import SGDAGC
 
 _AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -30,6 +31,8 @@ class ReplicaEngine(Engine):
 
     Raises InputError where the device cannot do what is asked for.
     """
+
+    _gathers = True  # of the filters' gradients, until the last micro-batch; their whole size on every rank
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
         place = find_place()
@@ -45,6 +48,8 @@ class ReplicaEngine(Engine):
         if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
         torch.set_num_threads(self.threads)
+        if not on_gpu:
+            keep_freed_memory()
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
         self._runtime = runtime
         self._scales_loss = precision == "fp16"
@@ -75,13 +80,16 @@ class ReplicaEngine(Engine):
         """The sum over ranks of a tensor on this engine's device; may overwrite it."""
 
     def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+        assert isinstance(model, BiTResNet)
         self._bare = model
         self._optimizer: Any = optimizer  # engines may put another in its place
         # Without fp16 its scale() and unscale_() change nothing.
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._scales_loss)
         self._place_weights(model)
         self.model: nn.Module = model
-        if self._runtime.compile:
+        model.checkpoint_stages = self._runtime.checkpoint_stages
+        wanted = self._runtime.compile
+        if wanted is True or (wanted == "auto" and self.device.type == "cuda"):
             self._compile_units(example)
         self.model = self._wrap(model)
         self._dry_run(example)
@@ -104,6 +112,7 @@ class ReplicaEngine(Engine):
             print(
                 f"compiling {len(units)} residual units; the first pass takes a while ...", file=sys.stderr, flush=True
             )
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # the default does not last
         # Units share their code: each shape and mode of each takes one place in the compiler's cache for it.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(units))
         for unit in units:
@@ -127,7 +136,7 @@ class ReplicaEngine(Engine):
 
     @contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
-        with self._silence(last), self._autocast():
+        with self._silence(last), self._autocast(), self._bare.filter_sharing.micro_batch(last or not self._gathers):
             yield
 
     def _silence(self, last: bool) -> AbstractContextManager[Any]:
@@ -157,7 +166,7 @@ class ReplicaEngine(Engine):
     def evaluation(self) -> Iterator[None]:
         wrapped, self.model = self.model, self._bare
         try:
-            with torch.inference_mode(), self._autocast():
+            with torch.inference_mode(), self._autocast(), self._bare.filter_sharing.unchanged():
                 yield
         finally:
             self.model = wrapped

@@ -24,6 +24,7 @@ SHARES = ("sensitivity", "specificity", "ppv", "npv")
 @dataclass(frozen=True, eq=False)
 class Curves:
     """Values of every finding and in every resample; NaN where there is none. auc, ap: float64 [C]; aucs, aps: [C, B].
+    clusters, pairs: int64 [C], with positives or with negatives, whichever are fewer, and of a positive and a negative.
     why_not: by finding, why it has no interval."""
 
     auc: Floats
@@ -31,13 +32,14 @@ class Curves:
     aucs: Floats
     aps: Floats
     clusters: Ints
+    pairs: Ints
     why_not: list[str]
 
     def auc_of(self, finding: int) -> Estimate:
         value, reason = float(self.auc[finding]), self.why_not[finding]
         if reason:
             return Estimate(value, reason=reason)
-        return auc_interval(value, self.aucs[finding], int(self.clusters[finding]))
+        return auc_interval(value, self.aucs[finding], int(self.clusters[finding]), int(self.pairs[finding]))
 
     def ap_of(self, finding: int) -> Estimate:
         value, reason = float(self.ap[finding]), self.why_not[finding]
@@ -54,7 +56,7 @@ class Curves:
         """AUC and average precision, averaged over the sound findings."""
         rows = self.sound
         if not len(rows):
-            nothing = Estimate(math.nan, reason="no finding has enough positives and negatives")
+            nothing = Estimate(math.nan, reason=f"nothing has {FEWEST} positives and {FEWEST} negatives")
             return nothing, nothing
         fewest = int(self.clusters[rows].min())
         auc, ap = (
@@ -100,7 +102,8 @@ class Subgroup:
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """All that is reported of one test set. patients: how many are known. clusters: what was resampled."""
+    """All that is reported of one test set. averaged: how many findings the means are over. patients: how many are
+    known. clusters: what was resampled."""
 
     predictions: Predictions
     points: OperatingPoints
@@ -111,6 +114,7 @@ class Assessment:
     raw_reliability: Reliability
     reliability: Reliability
     subgroups: list[Subgroup] = field(default_factory=list)
+    averaged: int = 0
     patients: int = 0
     clusters: int = 0
     resamples: int = RESAMPLES
@@ -133,6 +137,7 @@ def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAM
         raw_reliability=overall_reliability(predictions, 1.0),
         reliability=overall_reliability(predictions, points.temperature),
         subgroups=_subgroups(predictions, count, seed),
+        averaged=len(curves.sound),
         patients=_num_patients(predictions.patients),
         clusters=resamples.clusters,
         resamples=count,
@@ -153,13 +158,13 @@ def resample_curves(predictions: Predictions, clusters: Ints, resamples: Resampl
             auc[row], ap[row] = ranking.observed()
             if not why_not[row]:
                 rankings[row] = ranking
-    aucs, aps = (np.full((number, resamples.count), np.nan, dtype=np.float32) for _ in range(2))
+    aucs, aps = (np.full((number, resamples.count if rankings else 0), np.nan) for _ in range(2))
     if rankings:
-        aucs, aps = (np.full((number, resamples.count), np.nan) for _ in range(2))
         for block, weights in resamples.blocks(len(predictions)):
             for row, ranking in rankings.items():
                 aucs[row, block], aps[row, block] = ranking.areas(weights)
-    return Curves(auc, ap, aucs, aps, smaller, why_not)
+    pairs = np.array([int(positive.sum()) * int(negative.sum()) for positive, negative in known], dtype=np.int64)
+    return Curves(auc, ap, aucs, aps, smaller, pairs, why_not)
 
 
 def _why_no_interval(positive: Bools, negative: Bools, clusters: Ints, number: int) -> str:
@@ -189,10 +194,10 @@ def _resampled_counts(
 ) -> Floats:
     """The counts of `_outcomes` as observed, then in every resample, float64 [1 + B, C, 4]."""
     outcomes = _outcomes(predictions, points)
-    resampled = _resampled_sums(outcomes, clusters, resamples) if len(predictions.classes) <= MOST_INTERVALS else []
-    return np.concatenate([outcomes.sum(axis=0)[None], *([resampled] if len(resampled) else [])]).reshape(
-        -1, len(predictions.classes), 4
-    )
+    counts = outcomes.sum(axis=0)[None]
+    if len(predictions.classes) <= MOST_INTERVALS:
+        counts = np.concatenate([counts, _resampled_sums(outcomes, clusters, resamples)])
+    return counts.reshape(-1, len(predictions.classes), 4)
 
 
 def _resampled_sums(values: Floats, clusters: Ints, resamples: Resamples) -> Floats:
@@ -270,7 +275,7 @@ def _accuracy(predictions: Predictions, clusters: Ints, resamples: Resamples) ->
     right = predictions.logits.argmax(axis=1) == predictions.labels
     both = np.stack([right, ~right], axis=1).astype(np.float64)
     counts = np.concatenate([both.sum(axis=0)[None], _resampled_sums(both, clusters, resamples)])
-    return _share(*counts.T, clusters=resamples.clusters)
+    return _share(counts[:, 0], counts[:, 1], resamples.clusters)
 
 
 def _roc(scores: Floats, positive: Bools, negative: Bools) -> tuple[Floats, Floats]:
@@ -328,24 +333,24 @@ def paired(one: Predictions, other: Predictions, count: int = RESAMPLES, seed: i
     mine, theirs = (resample_curves(part, clusters, resamples) for part in (one, other))
     found = []
     for row, name in enumerate(one.classes):
-        if mine.why_not[row]:
-            gap = Estimate(float(mine.auc[row] - theirs.auc[row]), reason=mine.why_not[row])
+        values, gaps = (float(mine.auc[row]), float(theirs.auc[row])), mine.aucs[row] - theirs.aucs[row]
+        if reason := mine.why_not[row]:
+            gap = Estimate(values[0] - values[1], reason=reason)
+            found.append(Difference(f"AUC, {name}", values[0], values[1], gap))
         else:
-            gap = _difference(mine.auc[row], theirs.auc[row], mine.aucs[row] - theirs.aucs[row], mine.clusters[row])
-        found.append(Difference(f"AUC, {name}", float(mine.auc[row]), float(theirs.auc[row]), gap))
+            found.append(_difference(f"AUC, {name}", values[0], values[1], gaps, int(mine.clusters[row])))
     rows = mine.sound
     if len(rows) > 1:
-        means = [float(curves.auc[rows].mean()) for curves in (mine, theirs)]
-        gaps = (mine.aucs[rows] - theirs.aucs[rows]).mean(axis=0)
-        found.append(Difference("mean AUC", *means, _difference(*means, gaps, mine.clusters[rows].min())))
+        gaps, fewest = (mine.aucs[rows] - theirs.aucs[rows]).mean(axis=0), int(mine.clusters[rows].min())
+        found.append(_difference("mean AUC", mine.auc[rows].mean(), theirs.auc[rows].mean(), gaps, fewest))
     if one.task == "single_label":
         right = np.stack([part.logits.argmax(axis=1) == one.labels for part in (one, other)], axis=1)
         sums = _resampled_sums(np.column_stack([right, np.ones(len(one))]), clusters, resamples)
         gaps = (sums[:, 0] - sums[:, 1]) / sums[:, 2]
-        means = [float(share) for share in right.mean(axis=0)]
-        found.append(Difference("accuracy", *means, _difference(*means, gaps, resamples.clusters)))
+        found.append(_difference("accuracy", right[:, 0].mean(), right[:, 1].mean(), gaps, resamples.clusters))
     return found
 
 
-def _difference(one: float, other: float, gaps: Floats, clusters: int) -> Estimate:
-    return difference_interval(float(one - other), gaps, int(clusters))
+def _difference(name: str, one: float, other: float, gaps: Floats, clusters: int) -> Difference:
+    one, other = float(one), float(other)
+    return Difference(name, one, other, difference_interval(one - other, gaps, clusters))

@@ -27,8 +27,8 @@ class Input:
 
 
 def inputs_of(source: Path, path_column: str = "path") -> Iterator[Input]:
-    """Every image of a file, a folder and the folders in it, a tar such as a shard, or a CSV file with a column of paths
-    relative to it. Files that are neither images nor DICOM are passed over in folders.
+    """Every image of a file, a folder and the folders in it, a tar such as a shard, or a CSV file with a column of
+    paths relative to it. Files that are neither images nor DICOM are passed over in folders.
 
     Raises InputError for a source that is not there, or a table without that column.
     """

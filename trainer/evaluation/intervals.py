@@ -1,7 +1,7 @@
 """95% intervals from resampled values, and the reasons why there may be none.
 
-Chosen by simulation of clustered sets: plain percentiles covered the true AUC in as few as 88% of them where it lay near 1
-or the positives were few.
+Chosen by simulation of clustered sets: plain percentiles covered the true AUC in as few as 88% of them where it lay
+near 1, or the positives were few.
 """
 
 import math
@@ -46,14 +46,17 @@ def _spread(resampled: Floats) -> float:
     return float(np.std(finite, ddof=1)) if len(finite) > 1 else 0.0
 
 
-def auc_interval(value: float, resampled: Floats, clusters: int) -> Estimate:
-    """The standard deviation of the resamples on the scale of log odds, which keeps the interval skewed and inside [0, 1]
-    near either end, times Student's quantile for the smaller number of `clusters` with positives or with negatives."""
-    spread = _spread(resampled)
-    if not 0 < value < 1 or spread == 0:
+def auc_interval(value: float, resampled: Floats, clusters: int, pairs: int) -> Estimate:
+    """The standard deviation of the resamples' log odds, which keeps the interval skewed and inside [0, 1] near either
+    end, times Student's quantile for the smaller number of `clusters` with positives or with negatives.
+
+    pairs: of a positive and a negative. Resamples without a fault count as having half a pair in the wrong order.
+    """
+    if not 0 < value < 1 or _spread(resampled) == 0:
         return Estimate(value, reason="the scores part positives from negatives without a fault in every resample")
     centre = math.log(value / (1 - value))
-    half = _quantile(clusters - 1) * spread / (value * (1 - value))
+    clipped = np.clip(resampled, 0.5 / pairs, 1 - 0.5 / pairs)
+    half = _quantile(clusters - 1) * _spread(np.log(clipped / (1 - clipped)))
     low, high = (1 / (1 + math.exp(-end)) for end in (centre - half, centre + half))
     return Estimate(value, low, high)
 
@@ -74,8 +77,8 @@ def percentile_interval(value: float, resampled: Floats, clusters: int) -> Estim
 def share_interval(value: float, resampled: Floats, images: int, clusters: int) -> Estimate:
     """Wilson's interval of a share, such as a sensitivity, of `images` images of some `clusters`.
 
-    In place of the images stands the number of independent ones whose share would spread as the resamples do; for a share
-    of 0 or 1, which does not spread, the number of clusters.
+    In place of the images stands the number of independent ones whose share would spread as the resamples do; for a
+    share of 0 or 1, which does not spread, the number of clusters.
     """
     variance = _spread(resampled) ** 2
     number = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else clusters

@@ -65,7 +65,8 @@ def youden(scores: Floats, positive: Bools, negative: Bools) -> float:
 
 
 def fit_temperature(val: Predictions) -> float:
-    """What logits are to be divided by so that the loss on val is least; 1 where val cannot tell.
+    """What logits are to be divided by so that the loss on val is least; 1 where val cannot tell, as where every
+    prediction for it is right: the least loss is then that of a temperature of 0.
 
     One number for all classes or findings. Source: Guo et al., arXiv:1706.04599, sec. 4.2.
     """
@@ -87,7 +88,8 @@ def fit_temperature(val: Predictions) -> float:
     if not len(val) or np.ptp(logits) == 0:
         return 1.0
     bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    found = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    return found if 2 * _COLDEST < found < _HOTTEST / 2 else 1.0
 
 
 def probabilities(logits: Array, task: Task, temperature: float) -> Floats:

@@ -21,8 +21,9 @@ _NO_NUMBERS = {"", "nan", "none"}
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """N images. logits: float32 [N, C]. labels: int64 [N], or float32 [N, C] with NaN = unlabelled. patients: int64 [N],
-    numbers without meaning, -1 for unknown. facts: by name, such as "sex", a text for each image, "" where unknown."""
+    """N images. logits: float32 [N, C]. labels: int64 [N], or float32 [N, C] with NaN = unlabelled. patients: int64
+    [N], numbers without meaning, -1 for unknown. facts: by name, such as "sex", a text for each image, "" where that
+    is not known."""
 
     classes: tuple[str, ...]
     keys: tuple[str, ...]
@@ -44,7 +45,7 @@ class Predictions:
 
     def known(self) -> list[tuple[Bools, Bools]]:
         """For each class or finding, which images are known to have it and not to have it."""
-        found = known_labels(torch.from_numpy(np.asarray(self.labels)), self.classes)
+        found = known_labels(torch.from_numpy(np.array(self.labels)), self.classes)
         return [(positive, negative) for _, positive, negative in found]
 
     def take(self, rows: Array) -> "Predictions":
@@ -73,7 +74,7 @@ class Predictions:
 def scores_of(logits: Array, task: Task) -> Floats:
     """Log odds, float64 [C, N], of logits [N, C]: of the softmax for classes, the logits themselves for findings."""
     if task == "single_label":
-        return log_odds(torch.from_numpy(np.asarray(logits)))
+        return log_odds(torch.from_numpy(np.array(logits)))
     return np.ascontiguousarray(np.asarray(logits, dtype=np.float64).T)
 
 

@@ -1,6 +1,6 @@
 """A finished run as it lies on the disk: what it says of itself, its model, its data."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -84,8 +84,9 @@ def own_data(run: Run, split: Split) -> tuple[Index, list[Path]]:
     if not isinstance(said, dict):
         raise InputError(f"{run.folder} has no readable {CONFIG}")
     known = {entry.name for entry in fields(DataConfig)}
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items() if name in known}
-    data = replace(DataConfig(), **values)
+    values: dict[str, Any] = {name: value for name, value in said.items() if name in known}
+    lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    data = DataConfig(**values | lists)
     folders = [find(name) for name in data.sets]
     index = open_split(data, folders, split, int(run.settings.get("seed", Config.seed)))
     if index is None:

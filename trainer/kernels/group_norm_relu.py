@@ -1,8 +1,8 @@
 """GroupNorm followed by ReLU: the pair that stands before every convolution of a BiT ResNet.
 
-On CUDA it is one Triton operation that keeps activations channels-last and saves its input and the groups' moments; the
-backward finds the ReLU's mask again. Elsewhere it is PyTorch's own pair, which is as fast there and which torch.compile
-takes apart.
+It is one operation that keeps activations channels-last and saves its input and the groups' moments; the backward finds
+the ReLU's mask again. On CUDA Triton makes it, on a CPU the system's C++ compiler; where these cannot, and for other
+types, it is PyTorch's own pair.
 """
 
 import importlib.util
@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipelines.errors import InputError
+from trainer.kernels import group_norm_cpu
+from trainer.kernels.native import library
 from trainer.kernels.tiling import split, tile
 
 layout_copies: Counter[str] = Counter()
@@ -31,11 +33,11 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def group_norm_relu(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """relu(group_norm(x)), [N, C, H, W] -> the same shape and dtype; weight and bias are [C].
 
-    Channels-last input gives channels-last output, on CUDA any input does. Statistics are fp32.
+    The kernels give channels-last output for any input. Statistics are fp32.
     Raises InputError unless num_groups divides C. Source: Wu & He, "Group normalization", arXiv:1803.08494.
     """
     _check(x, num_groups)
-    if _kernel_takes(x):
+    if _kernel_takes(x, weight):
         return _group_norm_relu(x, num_groups, weight, bias, eps)[0]
     return _plain(x, num_groups, weight, bias, eps)
 
@@ -45,14 +47,14 @@ def add_group_norm_relu(
 ) -> tuple[Tensor, Tensor]:
     """relu(group_norm(x + residual)) and x + residual, each [N, C, H, W]; otherwise as `group_norm_relu`.
 
-    On CUDA the sum is made in the pass that takes the statistics, and both its gradients meet in the backward's last.
+    The kernels make the sum in the pass that takes the statistics, and both its gradients meet in the backward's last.
     """
     _check(x, num_groups)
     if x.shape != residual.shape or x.dtype != residual.dtype:
         raise InputError(
             f"cannot add {list(residual.shape)} {residual.dtype} to {list(x.shape)} {x.dtype}; both must be alike"
         )
-    if _kernel_takes(x):
+    if _kernel_takes(x, weight):
         y, total, _, _ = _add_group_norm_relu(x, residual, num_groups, weight, bias, eps)
         return y, total
     total = x + residual
@@ -72,20 +74,28 @@ def _plain(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float)
     return F.relu(F.group_norm(wide, num_groups, weight, bias, eps)).to(x.dtype)
 
 
-def _kernel_takes(x: Tensor) -> bool:
-    if not (x.is_cuda or (_INTERPRETED and x.device.type == "cpu")):
+def _kernel_takes(x: Tensor, weight: Tensor) -> bool:
+    if x.ndim != 4 or x.device.type not in ("cuda", "cpu"):
         return False
-    return x.ndim == 4 and x.dtype in _DTYPES and kernel_works(x.device)
+    if _is_native(x.device):
+        return x.dtype in group_norm_cpu.DTYPES and weight.dtype == torch.float32 and kernel_works(x.device)
+    return x.dtype in _DTYPES and kernel_works(x.device)
+
+
+def _is_native(device: torch.device) -> bool:
+    return device.type == "cpu" and not _INTERPRETED
 
 
 @torch.compiler.assume_constant_result
 def kernel_works(device: torch.device) -> bool:
-    """Whether Triton's kernels run on this device, found out by running one; where they do not, says why, once."""
+    """Whether the kernels run on this device, found out by running one; where they do not, says why, once."""
     return _found_to_work(device)  # a cache that the compiler saw would be traced through
 
 
 @cache
 def _found_to_work(device: torch.device) -> bool:
+    if _is_native(device):
+        return library() is not None
     reason = _what_is_missing(device)
     if reason:
         print(f"warning: GroupNorm runs without its Triton kernel, slower: {reason}", file=sys.stderr, flush=True)
@@ -108,14 +118,16 @@ def _what_is_missing(device: torch.device) -> str | None:
 def _forward(
     x: Tensor, residual: Tensor | None, num_groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
-
     x, residual = _channels_last(x, "input"), None if residual is None else _channels_last(residual, "input")
     y, mean, rstd = _outputs(x, num_groups)
     total = None if residual is None else torch.empty_like(x)
-    if x.numel():
+    arguments = (x, residual, total, y, mean, rstd, weight.contiguous(), bias.contiguous(), eps)
+    if x.numel() and _is_native(x.device):
+        group_norm_cpu.forward(*arguments)
+    elif x.numel():
+        from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
+
         shape = (x.shape[2] * x.shape[3], num_groups, x.shape[1] // num_groups, x.element_size())
-        arguments = (x, residual, total, y, mean, rstd, weight.contiguous(), bias.contiguous(), eps)
         with torch.cuda.device_of(x):
             if in_registers := tile("forward", *shape):
                 group_norm_tile.forward(*arguments, in_registers)
@@ -175,16 +187,18 @@ def _(
 def _backward(
     dy: Tensor, dtotal: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
-
     dy, x = _channels_last(dy, "gradient"), _channels_last(x, "input")
     dtotal = None if dtotal is None else _channels_last(dtotal, "gradient")
     dx = torch.empty_like(x)
     if not x.numel():
         return dx, torch.zeros_like(weight), torch.zeros_like(bias)
+    arguments = (dy, x, dtotal, dx, mean, rstd, weight.contiguous(), bias.contiguous())
+    if _is_native(x.device):
+        return dx, *group_norm_cpu.backward(*arguments)
+    from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
+
     num_groups = mean.shape[1]
     shape = (x.shape[2] * x.shape[3], num_groups, x.shape[1] // num_groups, x.element_size())
-    arguments = (dy, x, dtotal, dx, mean, rstd, weight.contiguous(), bias.contiguous())
     with torch.cuda.device_of(x):
         if in_registers := tile("backward", *shape):
             parts = group_norm_tile.backward(*arguments, in_registers)

@@ -5,48 +5,45 @@ Parameters carry timm's names (`stages.0.blocks.0.conv1.weight`), except that th
 """
 
 import math
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import islice, pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
-from trainer.kernels.group_norm_relu import group_norm_relu
+from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu
+from trainer.models.filters import STANDARDISATION_EPS as STANDARDISATION_EPS
+from trainer.models.filters import FilterSharing, StdConv2d
 
 NUM_GROUPS = 32
-STANDARDISATION_EPS = 1e-10
 HeadInit = Literal["zero", "fan_in"]
 
 
-class StdConv2d(nn.Conv2d):
-    """Convolution whose filters are standardised to zero mean and unit variance over [C_in, kH, kW], in fp32.
-
-    Source: arXiv:1903.10520; eps inside the square root as in BiT.
-    """
-
-    eps = STANDARDISATION_EPS
-
-    def forward(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
-        return self._conv_forward(x, (self.weight - mean) / torch.sqrt(variance + self.eps), self.bias)
-
-
 class GroupNormReLU(nn.GroupNorm):
-    """GroupNorm over 32 groups of channels, then ReLU. [N, C, H, W] -> [N, C, H, W]."""
+    """GroupNorm over 32 groups of channels, then ReLU, of x or of x + residual; and that sum. All [N, C, H, W]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(NUM_GROUPS, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return group_norm_relu(x, self.num_groups, self.weight, self.bias, self.eps)
+    def forward(  # type: ignore[override]
+        self, x: Tensor, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if residual is None:
+            return group_norm_relu(x, self.num_groups, self.weight, self.bias, self.eps), x
+        return add_group_norm_relu(x, residual, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class PreActBottleneck(nn.Module):
     """Pre-activation residual unit, stride on the 3x3. [N, C, H, W] -> [N, C_out, H/stride, W/stride].
 
+    Takes its input as one tensor or as the two whose sum it is, and returns its output as such two, branch and
+    shortcut: the norm that comes next adds them up in the pass that it makes anyway. `filters`: those of the
+    convolutions in their order, where the caller has them.
     Source: BiT (arXiv:1912.11370). Raises ValueError unless C and C_out / 4 divide by 32.
     """
 
@@ -63,31 +60,33 @@ class PreActBottleneck(nn.Module):
         if stride != 1 or in_channels != out_channels:
             self.downsample = nn.ModuleDict({"conv": StdConv2d(in_channels, out_channels, 1, stride, bias=False)})
 
-    def forward(self, x: Tensor) -> Tensor:
-        pre = self.norm1(x)
-        shortcut = self.downsample["conv"](pre) if self.downsample else x
-        y = self.conv1(pre)
-        y = self.conv2(self.norm2(y))
-        return self.conv3(self.norm3(y)) + shortcut
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, filters: Sequence[Tensor | None] = (None,) * 4
+    ) -> tuple[Tensor, Tensor]:
+        pre, total = self.norm1(x, residual)
+        shortcut = self.downsample["conv"](pre, filters[3]) if self.downsample else total
+        y = self.conv1(pre, filters[0])
+        y = self.conv2(self.norm2(y)[0], filters[1])
+        return self.conv3(self.norm3(y)[0], filters[2]), shortcut
 
 
 class Stage(nn.Module):
-    """Residual units of one width; the first one strides. [N, C, H, W] -> [N, C_out, H/stride, W/stride]."""
+    """Residual units of one width; the first one strides. Takes and returns what its units do."""
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, stride: int) -> None:
         super().__init__()
         first = PreActBottleneck(in_channels, out_channels, stride)
         self.blocks = nn.Sequential(first, *(PreActBottleneck(out_channels, out_channels, 1) for _ in range(depth - 1)))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(x)
-
 
 class BiTResNet(nn.Module):
     """uint8 or float images [N, 1 or 3, H, W] in [0, 255] -> logits, float [N, num_classes].
 
-    Normalisation to [-1, 1] happens inside; grey images are replicated to three channels.
+    Normalisation to [-1, 1] happens inside; grey images are replicated to three channels. The first
+    `checkpoint_stages` stages keep only what enters their units and compute the rest again in the backward pass.
     """
+
+    checkpoint_stages = 0
 
     def __init__(
         self, depths: tuple[int, ...], width_factor: float, num_classes: int, head_init: HeadInit = "zero"
@@ -104,6 +103,7 @@ class BiTResNet(nn.Module):
         )
         self.norm = GroupNormReLU(widths[-1])
         self.head = nn.Linear(widths[-1], num_classes)
+        self.filter_sharing = FilterSharing()
         self._init_weights(head_init)
 
     def _init_weights(self, head_init: HeadInit) -> None:
@@ -122,9 +122,22 @@ class BiTResNet(nn.Module):
         if x.shape[1] == 1:
             # expand() would leave a stride of 0, which convolutions copy anyway, into the wrong memory format.
             x = x.repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)
-        x = self.stem["conv"](x)
-        x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)
-        return self.norm(self.stages(x)).mean(dim=(2, 3))
+        convolutions = [module for module in self.modules() if isinstance(module, StdConv2d)]
+        filters = iter(self.filter_sharing.filters(convolutions))
+        x = self.stem["conv"](x, next(filters))
+        x, residual = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2), None
+        for i, stage in enumerate(self.stages):
+            assert isinstance(stage, Stage)
+            for unit in stage.blocks:
+                its_filters = tuple(islice(filters, 4 if unit.downsample else 3))
+                if i < self.checkpoint_stages and torch.is_grad_enabled():
+                    total = x if residual is None else x + residual  # one tensor to keep instead of two
+                    x, residual = checkpoint(
+                        unit, total, None, its_filters, use_reentrant=False, preserve_rng_state=False
+                    )
+                else:
+                    x, residual = unit(x, residual, its_filters)
+        return self.norm(x, residual)[0].mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.features(images))

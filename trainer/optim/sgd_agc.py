@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainer.kernels import sgd_agc as kernel
+from trainer.kernels.layout import laid_out_alike
 from trainer.optim.agc import ClipStats, clip_adaptively
 
 NO_CLIPPING = 0.0
@@ -47,32 +49,71 @@ class SGDAGC(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Clip and update. Parameters without a gradient are left alone; gradients are clipped in place."""
-        squared_norms, clipped, units = [], [], 0
-        for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in weights]
-            if weights and group["agc_clipping"]:
-                stats = clip_adaptively(weights, gradients, group["agc_clipping"])
-                squared_norms.append(stats.squared_norm)
-                clipped.append(stats.clipped)
-                units += stats.units
-            elif weights:
-                squared_norms.append(torch.stack(torch._foreach_norm(gradients)).square().sum())
-        if squared_norms:
-            squared_norm = torch.stack(squared_norms).sum()
-            total = torch.stack(clipped).sum() if clipped else torch.zeros_like(squared_norm)
-            self.stats = ClipStats(squared_norm, total, units)
-            self.grad_norm, self.clipped_share = squared_norm.sqrt(), total / max(1, units)
-        self._make_momentum()
-        return super().step(closure)
+        """Clip and update. Parameters without a gradient are left alone. What gradients hold afterwards is not said."""
+        self._make_ready()
+        fused = [self._update_by_kernel(group) for group in self.param_groups] if self._kernel_takes(closure) else None
+        self._note(fused if fused is not None else [_clip(group) for group in self.param_groups])
+        return super().step(closure) if fused is None else None
 
-    def _make_momentum(self) -> None:
-        # torch leaves new buffers uninitialised when the update that should fill them is skipped for an fp16 overflow.
+    def _kernel_takes(self, closure: Any) -> bool:
+        if closure is not None or getattr(self, "grad_scale", None) is not None:
+            return False
+        tensors = []
         for group in self.param_groups:
-            for p in group["params"] if group["momentum"] else ():
-                if p.grad is not None and self.state[p].get("momentum_buffer") is None:
-                    self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+            if group["dampening"] or group["maximize"] or isinstance(group["lr"], Tensor):
+                return False
+            for p in group["params"]:
+                if p.grad is not None:
+                    tensors += [p, p.grad]
+                    if group["momentum"]:
+                        tensors.append(self.state[p]["momentum_buffer"])
+        found_inf = getattr(self, "found_inf", None)
+        return bool(tensors) and (found_inf is None or tensors[0].is_cuda) and kernel.takes(tensors)
+
+    def _update_by_kernel(self, group: dict[str, Any]) -> ClipStats | None:
+        weights = [p for p in group["params"] if p.grad is not None]
+        if not weights:
+            return None
+        momenta = [self.state[p]["momentum_buffer"] for p in weights] if group["momentum"] else None
+        rates = kernel.Rates(
+            group["agc_clipping"], group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]
+        )
+        return kernel.update(weights, [p.grad for p in weights], momenta, rates, getattr(self, "found_inf", None))
+
+    def _note(self, stats: list[ClipStats | None]) -> None:
+        seen = [one for one in stats if one is not None]
+        if seen:
+            squared_norm = torch.stack([one.squared_norm for one in seen]).sum()
+            clipped = torch.stack([one.clipped.to(squared_norm) for one in seen]).sum()
+            units = sum(one.units for one in seen)
+            self.stats = ClipStats(squared_norm, clipped, units)
+            self.grad_norm, self.clipped_share = squared_norm.sqrt(), clipped / max(1, units)
+
+    def _make_ready(self) -> None:
+        """Gradients and momentum for every parameter that has a gradient, laid out as the parameter is: torch's fused
+        update takes that for granted, and leaves new momentum uninitialised where it skips for an fp16 overflow."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                if not laid_out_alike(p, p.grad):
+                    p.grad = torch.empty_like(p).copy_(p.grad)
+                buffer = self.state[p].get("momentum_buffer")
+                if group["momentum"] and (buffer is None or not laid_out_alike(p, buffer)):
+                    zeros = torch.zeros_like(p)
+                    self.state[p]["momentum_buffer"] = zeros if buffer is None else zeros.copy_(buffer)
+
+
+def _clip(group: dict[str, Any]) -> ClipStats | None:
+    """Clip the gradients of a group in place."""
+    weights = [p for p in group["params"] if p.grad is not None]
+    gradients = [p.grad for p in weights]
+    if not weights:
+        return None
+    if group["agc_clipping"]:
+        return clip_adaptively(weights, gradients, group["agc_clipping"])
+    squared_norm = torch.stack(torch._foreach_norm(gradients)).square().sum()
+    return ClipStats(squared_norm, torch.zeros_like(squared_norm), 0)
 
 
 def param_groups(

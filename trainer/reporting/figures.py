@@ -93,7 +93,7 @@ def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | 
         figure = _panels(
             runs, looks, _mean_curve, f"{title} on test, %", f"{target_title(target)}: {spread}", with_paper
         )
-        width = save_figure(figure, folder, name := f"few_shot_{_safe(target)}")
+        width = _save(figure, folder, name := f"few_shot_{_safe(target)}")
     theirs = " Hollow: the paper, full shot." if with_paper else ""
     caption = f"{target_title(target)}: {title} on test by training images per class; {spread}.{theirs}"
     return Picture(name, caption, width)
@@ -109,7 +109,7 @@ def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture |
         figure = _panels(runs, looks, _spread_curve, "standard deviation, points", title)
         for axes in figure.axes:
             axes.set_ylim(bottom=0)
-        width = save_figure(figure, folder, name := f"spread_{_safe(target)}")
+        width = _save(figure, folder, name := f"spread_{_safe(target)}")
     return Picture(name, f"{title}, by training images per class.", width)
 
 
@@ -140,7 +140,7 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
         for axes in list(grid.flat)[len(targets) :]:
             axes.remove()
         _legend(figure, list(grid.flat)[: len(targets)])
-        width = save_figure(figure, folder, name := "model_size")
+        width = _save(figure, folder, name := "model_size")
     caption = (
         "Full shot on test against the size of the model, parameters without the head; "
         f"mean ± standard deviation over {seeds_text(full)}."
@@ -288,7 +288,7 @@ def _safe(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name)
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> float:
+def _save(figure: Figure, folder: Path, name: str) -> float:
     """Write a figure in both formats; returns its width in inches."""
     figure.savefig(folder / f"{name}.png", dpi=_DPI)
     figure.set_layout_engine("none")  # as it was laid out for the first

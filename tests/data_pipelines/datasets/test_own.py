@@ -16,6 +16,7 @@ from dicom_files import dicom_bytes
 from data_pipelines.datasets.own import csv_table, image_folder
 from data_pipelines.datasets.raw import RawSet, carved, group_of, key_of
 from data_pipelines.errors import InputError
+from data_pipelines.index import Index
 from data_pipelines.prepare import Output, prepare
 
 
@@ -615,3 +616,24 @@ def test_command_line(reader: Callable[..., RawSet], films: Films, listed: Calla
     raw = tyro.cli(reader, args=[*arguments, "--no-horizontal-flip"])
     assert (raw.xray_size, raw.num_images, raw.horizontal_flip) == (48, 54, False)
     assert raw.classes == (("A", "B") if reader is csv_table else ("sick", "well"))
+
+
+def test_facts_stand_beside_the_labels(tmp_path: Path) -> None:
+    """Those of the header, and those of the table, which come first."""
+    for number in range(2):
+        film = dicom_bytes(PatientSex="M", PatientAge="061Y", ViewPosition="AP")
+        (tmp_path / f"{number}.dcm").write_bytes(film)
+    table = tmp_path / "films.csv"
+    table.write_text("path,label,sex,site\n0.dcm,a,F,north\n1.dcm,b,,\n")
+    raw = csv_table(
+        tmp_path, table, label_column="label", fact_columns=("sex", "site"), split_by="image", val_fraction=0,
+        test_fraction=0,
+    )  # fmt: skip
+    prepare(raw, Output(tmp_path / "out"))
+    assert Index.load(tmp_path / "out", "train").facts() == [
+        {"view": "AP", "sex": "F", "age": "61", "site": "north"},
+        {"view": "AP", "sex": "M", "age": "61"},
+    ]
+    assert Index.load(tmp_path / "out", "train").take(np.array([1])).facts()[0]["sex"] == "M"
+    with pytest.raises(InputError, match="no column 'sit'; did you mean 'site'"):
+        csv_table(tmp_path, table, label_column="label", fact_columns=("sit",))

@@ -1,4 +1,4 @@
-"""GroupNorm + ReLU where Triton does not run; and, in a process of their own, the kernels in Triton's interpreter."""
+"""GroupNorm + ReLU where no kernel runs; and, in a process of their own, the kernels in Triton's interpreter."""
 
 import os
 import subprocess
@@ -38,6 +38,12 @@ def test_kernels_in_the_interpreter() -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_kernel_takes", lambda *_: False)
+
+
+@pytest.mark.usefixtures("without_kernels")
 def test_plain_path_is_torch(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, bias = batch
     expected = F.relu(F.group_norm(x, 32, weight, bias, 1e-3))
@@ -49,6 +55,7 @@ def test_plain_path_is_torch(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     assert torch.equal(again, group_norm_relu(2 * x, 32, weight, bias, 1e-3))
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_compile_takes_the_plain_path_apart(batch: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, bias = batch
     targets: list[str] = []
@@ -110,6 +117,7 @@ def test_a_gpu_takes_the_plain_path(
 
 
 def why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: torch.device) -> str:
+    monkeypatch.setattr(module, "_is_native", lambda _: False)
     module._found_to_work.cache_clear()
     assert not kernel_works(device)
     warning = capsys.readouterr().err

@@ -9,11 +9,20 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.kernels.native import library
 from trainer.optim.agc import clip_adaptively
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 
 SHAPES = [(6, 4, 3, 3), (5, 6), (7,)]
 STEPS = 4
+
+
+@pytest.fixture(autouse=True, params=["kernel", "torch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds for both ways to update. Without a C++ compiler both are torch's."""
+    if request.param == "torch":
+        monkeypatch.setattr(SGDAGC, "_kernel_takes", lambda *_: False)
+    return request.param
 
 
 def parameters(seed: int = 0) -> list[nn.Parameter]:
@@ -34,7 +43,7 @@ def assert_same(found: list[nn.Parameter], expected: list[nn.Parameter]) -> None
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-@pytest.mark.parametrize("clipping", [0.0, 0.05])
+@pytest.mark.parametrize("clipping", [0.0, 0.05, 1.0])  # none, all and some of the units
 def test_update_is_sgds_on_clipped_gradients(clipping: float, weight_decay: float, nesterov: bool) -> None:
     mine, theirs = parameters(), parameters()
     settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": weight_decay, "nesterov": nesterov}
@@ -69,8 +78,9 @@ def test_groups_keep_their_own_clipping_and_statistics_cover_both() -> None:
     optimizer.step()
     torch.testing.assert_close(optimizer.grad_norm, norm)
     assert optimizer.clipped_share.item() == pytest.approx(8 / 11)
-    assert torch.equal(params[2].grad, free)
-    assert (params[0].grad.flatten(1).norm(dim=1) <= 1.001e-3 * params[0].detach().flatten(1).norm(dim=1)).all()
+    step, free_step = (optimizer.state[params[i]]["momentum_buffer"] for i in (0, 2))
+    assert torch.equal(free_step, free)
+    assert (step.flatten(1).norm(dim=1) <= 1.001e-3 * params[0].detach().flatten(1).norm(dim=1)).all()
 
 
 def test_statistics_without_clipping() -> None:
@@ -278,3 +288,42 @@ def test_a_head_of_zeros_moves_at_full_speed() -> None:
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert torch.equal(model["head"].weight, torch.full((3, 4), -0.5, dtype=torch.float64))
+
+
+@pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+def test_the_kernel_takes_what_training_gives_it(way: str) -> None:
+    params = [nn.Parameter(torch.ones(6, 4, 3, 3).contiguous(memory_format=torch.channels_last)), *parameters()[1:]]
+    optimizer = SGDAGC(params[:1], lr=0.1)
+    params[0].grad = torch.ones_like(params[0])
+    optimizer.step()
+    assert optimizer._kernel_takes(None) is (way == "kernel")
+    if way == "torch":
+        return
+    assert not optimizer._kernel_takes(lambda: 0.0)
+    optimizer.param_groups[0]["dampening"] = 0.5
+    params[0].grad = torch.ones_like(params[0])
+    assert not optimizer._kernel_takes(None)
+
+
+def test_gradients_in_another_order_than_the_weights(way: str) -> None:
+    params = [nn.Parameter(torch.randn(6, 4, 3, 3).double()) for _ in range(2)]
+    with torch.no_grad():
+        params[1].copy_(params[0])
+    params[1].data = params[1].data.contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn(6, 4, 3, 3).double()
+    for p in params:
+        p.grad = gradient.clone()
+        SGDAGC([p], lr=0.1).step()
+    torch.testing.assert_close(params[0], params[1], rtol=1e-12, atol=0)
+
+
+@pytest.mark.skipif(library() is None, reason="needs a C++ compiler")
+def test_autograd_notices_the_kernels_update(way: str) -> None:
+    if way == "torch":
+        pytest.skip("torch's fused update goes unnoticed")
+    weight = nn.Parameter(torch.ones(3, 2))
+    weight.grad = torch.ones_like(weight)
+    product = weight * weight
+    SGDAGC([weight], lr=0.1).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.sum().backward()

@@ -1,0 +1,281 @@
+"""Measure a training step: python benchmarks/throughput.py [--model r50x1] [--batch-size 8] [--out throughput.json]
+
+The shipped engine, model, loss and optimiser on synthetic batches against timm's model of the same weights, eager and
+compiled, channels-first and channels-last, its BatchNorm twin, and the convolutions alone. First checks our loss and
+gradients against float64. `--plan` estimates memory and measures nothing.
+"""
+
+import os
+import sys
+
+if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
+    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+
+from benchmarks.throughput_memory import GPUS, plan
+from benchmarks.throughput_models import (
+    BATCH_NORM_TWIN,
+    TIMM_TWINS,
+    Step,
+    bound_step,
+    convolution_flops,
+    images_and_labels,
+    layout_probe,
+    our_step,
+    timm_step,
+)
+from data_pipelines.entry import entry_point
+from data_pipelines.errors import InputError, RunError
+from trainer.engines.device import cpu_threads
+from trainer.environment import commit, cpu_name
+from trainer.models.bit import MODELS, build_model
+
+OURS, OURS_COMPILED, BOUND = "ours", "ours_compiled", "convolutions_only"
+EAGER_LAST, COMPILED_LAST = "timm_nhwc", "timm_nhwc_compiled"
+TARGETS_CPU = {EAGER_LAST: 4.0, BOUND: 0.65}
+TARGETS_GPU = {EAGER_LAST: 2.0, COMPILED_LAST: 1.25, "batch_norm_twin_compiled": 0.9}
+_TOLERANCE = 0.05  # bf16 of an untrained network: rounding flips the sign of some ReLU's input
+_HOW = (
+    "A step: forward, loss, backward, clipping, update (convolutions_only: forward and backward), bf16, on a batch "
+    "that is on the device. Contenders take turns, once a round, after two steps each that do not count; a time is the "
+    "least of a turn's steps on a CPU, their mean on a GPU. Ratios are medians over rounds of their time / ours."
+)
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What to measure."""
+
+    model: str = "r50x1"
+    """One of the models that timm has too."""
+    batch_size: int | None = None
+    """Images of a step; None: 8 on a CPU, 256 on a GPU."""
+    image_size: int = 224
+    """Height and width, pixels."""
+    rounds: int = 5
+    """Turns of each contender."""
+    steps: int = 2
+    """Steps of a turn."""
+    out: Path = Path("throughput.json")
+    """JSON file to write; the table goes beside it as .md."""
+    contenders: tuple[str, ...] = ()
+    """Which of them run beside ours; none: all."""
+    threads: int | None = None
+    """CPU threads; None: all cores."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    plan: str | None = None
+    """A model whose memory is estimated instead."""
+    gpu: str = "a100-40gb"
+    """For --plan: the GPU."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.steps < 1 or (self.batch_size or 1) < 1:
+            raise InputError("--rounds, --steps and --batch-size must be at least 1")
+        if self.model not in TIMM_TWINS:
+            raise InputError(f"--model {self.model} has no twin in timm; take one of {', '.join(TIMM_TWINS)}")
+        if self.plan is not None and self.plan not in MODELS:
+            raise InputError(f"--plan {self.plan}: no such model; known: {', '.join(MODELS)}")
+        if self.gpu not in GPUS:
+            raise InputError(f"--gpu {self.gpu}: not known; known: {', '.join(GPUS)}")
+
+
+def contenders(settings: Throughput, device: torch.device, batch: Any, threads: int) -> dict[str, Callable[[], Step]]:
+    """What makes each contender's step, by name."""
+    twin = TIMM_TWINS[settings.model]
+    made: dict[str, Callable[[], Step]] = {
+        OURS: lambda: our_step(settings.model, batch, device, "auto", threads),
+        BOUND: lambda: bound_step(settings.model, batch, device),
+        EAGER_LAST: lambda: timm_step(twin, batch, device, last=True, compiled=False),
+        "timm_nchw": lambda: timm_step(twin, batch, device, last=False, compiled=False),
+        COMPILED_LAST: lambda: timm_step(twin, batch, device, last=True, compiled=True),
+        "timm_nchw_compiled": lambda: timm_step(twin, batch, device, last=False, compiled=True),
+    }
+    if device.type == "cpu":
+        made[OURS_COMPILED] = lambda: our_step(settings.model, batch, device, True, threads)
+    if settings.model == "r50x1":
+        made["batch_norm_twin_compiled"] = lambda: timm_step(BATCH_NORM_TWIN, batch, device, True, True, clips=False)
+    if unknown := set(settings.contenders) - set(made):
+        raise InputError(f"unknown contender {', '.join(sorted(unknown))}; known: {', '.join(made)}")
+    wanted = {OURS, *(settings.contenders or made)}
+    return {name: make for name, make in made.items() if name in wanted}
+
+
+def check(name: str, device: torch.device) -> dict[str, float]:
+    """Errors of fp32 loss and gradients against float64, as shares of the norm. Raises RunError if they are large."""
+    images, labels = images_and_labels(2, 64, device)
+    torch.manual_seed(0)
+    model = build_model(name, 1000, "fan_in").to(device)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        model.to(dtype)
+        loss = F.cross_entropy(model(images), labels)
+        grads = torch.autograd.grad(loss, [*model.parameters()])
+        results.append((loss.double(), torch.cat([g.double().flatten() for g in grads])))
+    (loss, gradient), (our_loss, ours) = results
+    errors = {
+        "loss": ((our_loss - loss).abs() / loss).item(),
+        "gradient": ((ours - gradient).norm() / gradient.norm()).item(),
+    }
+    if not max(errors.values()) <= _TOLERANCE:
+        raise RunError(f"the step is wrong by more than {_TOLERANCE:g}: {errors}")
+    return errors
+
+
+def seconds_of(step: Step, steps: int, device: torch.device) -> float:
+    """Of one step."""
+    times = []
+    for _ in range(steps):
+        _wait(device)
+        started = time.perf_counter()
+        step()
+        _wait(device)
+        times.append(time.perf_counter() - started)
+    return min(times) if device.type == "cpu" else sum(times) / steps
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def gemm_flops_per_s(device: torch.device) -> float:
+    """Of a bf16 matrix product, the fastest of ten."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / min(seconds_of(lambda: a @ b, 1, device) for _ in range(10))
+
+
+def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
+    """Everything, as plain JSON types."""
+    threads = cpu_threads(settings.threads)
+    torch.set_num_threads(threads)
+    checked = check("r50x1", device)
+    print(f"correct: {checked}", file=sys.stderr, flush=True)
+    batch_size = settings.batch_size or (256 if device.type == "cuda" else 8)
+    batch = images_and_labels(batch_size, settings.image_size, device)
+    steps: dict[str, Step] = {}
+    about: dict[str, dict[str, Any]] = {}
+    for name, make in contenders(settings, device, batch, threads).items():
+        started = time.perf_counter()
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+        try:
+            step = make()
+            seconds_of(step, 2, device)
+        except Exception as error:  # a contender that does not run is said, not fatal
+            if name == OURS:
+                raise
+            about[name] = {"not_measured": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}
+            continue
+        steps[name], about[name] = step, {"ready_s": time.perf_counter() - started}
+        if device.type == "cuda":
+            about[name]["peak_gb"] = (torch.cuda.max_memory_allocated(device) - before) / 1e9
+        print(f"{name}: ready after {about[name]['ready_s']:.0f} s", file=sys.stderr, flush=True)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    gemm = []
+    for _ in range(settings.rounds):
+        gemm.append(gemm_flops_per_s(device))
+        for name, step in steps.items():
+            times[name].append(seconds_of(step, settings.steps, device))
+    flops = convolution_flops(settings.model, settings.image_size) * batch_size
+    return {
+        "benchmark": "throughput",
+        "commit": commit(),
+        "machine": {
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+            "cpu": cpu_name(),
+            "threads": threads,
+        },
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "arguments": {
+            "model": settings.model,
+            "batch_size": batch_size,
+            "image_size": settings.image_size,
+            "rounds": settings.rounds,
+        },
+        "how": _HOW,
+        "checked": checked,
+        "gemm_tflop_per_s": median(gemm) / 1e12,
+        "contenders": {name: _row(about[name], times.get(name), batch_size) for name in about},
+        "ratios": _ratios(times, device),
+        "utilisation_of_gemm": median(flops / seconds / g for seconds, g in zip(times[OURS], gemm, strict=True)),
+        "leaves_channels_last": layout_probe(settings.model, batch, device),
+    }
+
+
+def _row(about: dict[str, Any], times: list[float] | None, batch_size: int) -> dict[str, Any]:
+    rates = sorted(batch_size / seconds for seconds in times or [])
+    return about | ({"images_per_s": {"median": median(rates), "min": rates[0], "max": rates[-1]}} if rates else {})
+
+
+def _ratios(times: dict[str, list[float]], device: torch.device) -> dict[str, Any]:
+    targets = TARGETS_GPU if device.type == "cuda" else TARGETS_CPU
+    result = {}
+    for name, theirs in times.items():
+        if name != OURS:
+            each = [other / ours for other, ours in zip(theirs, times[OURS], strict=True)]
+            target = targets.get(name)
+            met = None if target is None else median(each) >= target
+            result[name] = {"median": median(each), "min": min(each), "max": max(each), "target": target, "met": met}
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result as Markdown."""
+    about, machine = result["arguments"], result["machine"]
+    lines = [
+        f"{about['model']}, batch {about['batch_size']}, {about['image_size']} px, bf16, "
+        f"{machine['gpu'] or machine['cpu']}, {machine['threads']} CPU threads; a GEMM runs at "
+        f"{result['gemm_tflop_per_s']:.2f} TFLOP/s, ours at {result['utilisation_of_gemm']:.0%} of that.",
+        "",
+        "| | images/s: median (least-most) | ours is so many times as fast | target |",
+        "|---|---|---|---|",
+    ]
+    for name, row in result["contenders"].items():
+        rate, ratio = row.get("images_per_s"), result["ratios"].get(name)
+        cell = "not measured: " + row["not_measured"] if rate is None else _cell(rate, ".1f")
+        verdict = ""
+        if ratio and ratio["target"] is not None:
+            verdict = f">= {ratio['target']:g}: {'met' if ratio['met'] else 'missed'}"
+        lines.append(f"| {name} | {cell} | {_cell(ratio, '.2f') if ratio else ''} | {verdict} |")
+    left = ", ".join(result["leaves_channels_last"]) or "none"
+    return "\n".join([*lines, "", f"Operations that leave channels-last: {left}."]) + "\n"
+
+
+def _cell(spread: dict[str, float], form: str) -> str:
+    return f"{spread['median']:{form}} ({spread['min']:{form}}-{spread['max']:{form}})"
+
+
+@entry_point
+def main() -> None:
+    """Parse the command line, check, measure, write JSON and Markdown, and print the table."""
+    settings = tyro.cli(Throughput, description=__doc__)
+    if settings.plan is not None:
+        print(plan(settings.plan, settings.gpu, settings.image_size))
+        return
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("no GPU: GPU figures are not measured here; take --device cpu")
+    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
+    result = measure(settings, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    settings.out.write_text(json.dumps(result, indent=1) + "\n")
+    settings.out.with_suffix(".md").write_text(table(result))
+    print(table(result))
+
+
+if __name__ == "__main__":
+    main()

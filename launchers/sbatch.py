@@ -1,0 +1,91 @@
+"""What SLURM is asked for, and how it is asked."""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from launchers import script
+from launchers.profiles import Site, UsageError
+
+
+def as_job_name(name: str) -> str:
+    """The name, with "-" for what a job's may not have."""
+    return re.sub(r"[^\w.+-]", "-", name)
+
+
+def make_request(
+    options: argparse.Namespace, site: Site, name: str, requeue: bool, nodes: int = 1, ranks_per_node: int | None = None
+) -> script.Request:
+    """A job as the command line asks for it. Raises UsageError."""
+    directives = {}
+    for pair in options.sbatch:
+        key, equals, value = pair.removeprefix("--").partition("=")
+        if not equals:
+            raise UsageError(f"--sbatch {pair} is not of the form KEY=VALUE")
+        directives[key] = value
+    return script.Request(
+        site=site,
+        name=name,
+        nodes=nodes,
+        ranks_per_node=ranks_per_node or site.ranks_per_node,
+        time=options.time or site.time_limit,
+        folder=Path.cwd(),
+        logs=Path(options.logs).absolute(),
+        python=Path(sys.executable),
+        written_by=shlex.join(["python", "-m", "launchers.submit", *sys.argv[1:]]),
+        sbatch=directives,
+        requeue=requeue,
+        launcher=options.launcher,
+    )
+
+
+def check_slurm() -> None:
+    """Raises UsageError where there is no sbatch; warns inside a job."""
+    if shutil.which("sbatch") is None:
+        raise UsageError("there is no sbatch here; submit from a login node, or look at the script with --dry-run")
+    if "SLURM_JOB_ID" in os.environ:
+        print(
+            f"warning: this shell is in job {os.environ['SLURM_JOB_ID']}; a new job is submitted beside it",
+            file=sys.stderr,
+        )
+
+
+def queued(name: str) -> str:
+    """The user's jobs of this name that have not ended, in words; "" without any."""
+    lines = _ask(["squeue", "--me", "--noheader", "--format=%i %T", f"--name={name}"]).splitlines()
+    return " and ".join(f"job {line}" for line in lines)
+
+
+def refuse_second(name: str) -> None:
+    """Raises UsageError if there is a job of this name already."""
+    there = queued(name)
+    if there:
+        raise UsageError(
+            f"{there} has the name {name} already, and two would write to one folder; cancel it, or give another "
+            "--job-name and --run-dir"
+        )
+
+
+def submit(request: script.Request, text: str, after: str | None = None) -> str:
+    """Submit a script, which waits for the job `after` to end; prints and returns its number. Raises UsageError with
+    what SLURM says when it refuses."""
+    request.logs.mkdir(parents=True, exist_ok=True)  # or SLURM loses the output without a word
+    dependency = [f"--dependency=afterany:{after}"] if after else []
+    number = _ask(["sbatch", "--parsable", *dependency], text).partition(";")[0]
+    print(number)
+    return number
+
+
+def _ask(command: Sequence[str], text: str = "") -> str:
+    # What an enclosing job says of itself would be taken for options of the new one.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_JOB", "SLURM_STEP"))}
+    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise UsageError(f"{command[0]} refuses: {done.stderr.strip()}")
+    return done.stdout.strip()

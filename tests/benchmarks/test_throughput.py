@@ -1,0 +1,121 @@
+"""The step benchmarks refuse wrong results, say what they could not measure, and count what they claim."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import optimizer, throughput
+from benchmarks.optimizer import OptimizerBenchmark
+from benchmarks.throughput import Throughput
+from benchmarks.throughput_models import bound_step, convolution_flops, images_and_labels, layout_probe, our_step
+from data_pipelines.errors import InputError, RunError
+from trainer.models.bit import PreActBottleneck
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_flops_of_r50x1_are_the_known_ones() -> None:
+    # 4.1 G multiply-adds forward; torchvision's ResNet-50 has as many.
+    forward = convolution_flops("r50x1", 224) / 3 / 2
+    assert forward == pytest.approx(4.1e9, rel=0.05)
+
+
+def tiny_contenders(fail: bool = False) -> dict[str, Any]:
+    batch = images_and_labels(2, 32, CPU)
+
+    def broken() -> Any:
+        raise RuntimeError("out of\nluck")
+
+    ours = lambda: our_step("r14x0.5", batch, CPU, False, 1)  # noqa: E731
+    return {throughput.OURS: ours, throughput.EAGER_LAST: ours, throughput.COMPILED_LAST: broken if fail else ours}
+
+
+def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders(fail=True))
+    monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
+    monkeypatch.setattr(throughput, "gemm_flops_per_s", lambda _: 1e11)
+    settings = Throughput(rounds=2, steps=1, batch_size=2, image_size=32, threads=1)
+    result = json.loads(json.dumps(throughput.measure(settings, CPU)))
+    rate = result["contenders"][throughput.OURS]["images_per_s"]
+    assert 0 < rate["min"] <= rate["median"] <= rate["max"]
+    assert result["contenders"][throughput.COMPILED_LAST] == {"not_measured": "out of"}
+    assert result["ratios"].keys() == {throughput.EAGER_LAST}
+    assert result["ratios"][throughput.EAGER_LAST]["met"] is False  # as fast as ours, not four times as slow
+    assert "not measured: out of" in throughput.table(result)
+
+
+def test_a_wrong_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert max(throughput.check("r14x0.5", CPU).values()) < 0.05
+    forward = PreActBottleneck.forward
+
+    def worse(unit: PreActBottleneck, x: torch.Tensor, *rest: Any) -> Any:
+        y, shortcut = forward(unit, x, *rest)
+        return (y * 1.5 if x.dtype == torch.float32 else y), shortcut
+
+    monkeypatch.setattr(PreActBottleneck, "forward", worse)
+    with pytest.raises(RunError, match="wrong by more than"):
+        throughput.check("r14x0.5", CPU)
+
+
+def test_our_step_leaves_channels_last_nowhere() -> None:
+    assert layout_probe("r14x0.5", images_and_labels(2, 64, CPU), CPU) == []
+
+
+def test_the_bound_has_the_convolutions_and_no_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_: None)
+    step = bound_step("r14x0.5", images_and_labels(2, 64, CPU), CPU)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["aten::convolution_backward"] == 17
+    assert not any("norm" in name for name in counts)
+
+
+def test_optimizer_end_to_end() -> None:
+    result = json.loads(json.dumps(optimizer.measure(OptimizerBenchmark("r14x0.5", 2, threads=1), CPU)))
+    assert result["error"] < 1e-6
+    assert result["ms"].keys() == {"ours", "loop", "timm_clip_fused_sgd", "traffic_bound"}
+    assert result["ratios"]["loop"]["target"] == 4.0
+    assert optimizer.table(result).count("\n| ") == 5
+
+
+def test_a_wrong_update_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "our_update", lambda model: torch.optim.SGD(model.parameters(), 1e-3, 0.9).step)
+    with pytest.raises(RunError, match="wrong by more than"):
+        optimizer.check("r14x0.5", CPU)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "r26x1"}, "no twin in timm"),
+        ({"rounds": 0}, "at least 1"),
+        ({"plan": "r1"}, "no such model"),
+        ({"gpu": "abacus"}, "not known"),
+    ],
+)
+def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Throughput(**arguments)
+
+
+@pytest.mark.parametrize("program", [throughput, optimizer])
+def test_no_gpu(program: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["benchmark", "--device", "cuda", "--out", str(tmp_path / "x.json")])
+    with pytest.raises(SystemExit) as stopped:
+        program.main()
+    assert stopped.value.code == 2
+    assert "not measured" in capsys.readouterr().err

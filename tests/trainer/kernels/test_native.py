@@ -1,0 +1,86 @@
+"""The C++ kernels are compiled once, for this processor, by any number of processes at once; or not, with a reason."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.kernels import group_norm_relu, native
+from trainer.models.bit import build_model
+
+COMPILER = shutil.which("c++") or shutil.which("g++")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    yield tmp_path / "bitscale"
+    native.library.cache_clear()
+    group_norm_relu._found_to_work.cache_clear()
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+def test_compiled_once_by_two_processes(cache: Path) -> None:
+    code = "from trainer.kernels.native import library; assert library() is not None"
+    ranks = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(native.__file__).parents[2]) for _ in range(2)]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    (made,) = cache.iterdir()
+    assert made.suffix == ".so"
+    written = made.stat().st_mtime_ns
+    native.library.cache_clear()
+    assert native.library() is not None
+    assert [made.stat().st_mtime_ns] == [file.stat().st_mtime_ns for file in cache.iterdir()] == [written]
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+def test_other_flags_or_processors_have_a_library_of_their_own(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_compile", lambda command, target: target.write_bytes(b""))
+    native._built()
+    monkeypatch.setattr(native, "_processor", lambda: "another one")
+    native._built()
+    monkeypatch.setattr(native, "_FLAGS", ("-O1",))
+    native._built()
+    assert len(list(cache.iterdir())) == 3
+
+
+def warning_of(capsys: pytest.CaptureFixture[str]) -> str:
+    """What is said the first time; PyTorch trains."""
+    native.library.cache_clear()
+    group_norm_relu._found_to_work.cache_clear()
+    model = build_model("r14x0.5", 3)
+    for _ in range(2):
+        model(torch.zeros(1, 3, 32, 32)).sum().backward()
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: CPU kernels are not used, PyTorch's own are, slower: ")
+    assert warning.count("\n") == 1
+    return warning
+
+
+@pytest.mark.usefixtures("cache")
+def test_no_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    assert "no C++ compiler (c++, g++, clang++); install one" in warning_of(capsys)
+
+
+def test_a_compiler_that_fails(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho 'error: unknown option -fopenmp' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert "broken fails: error: unknown option -fopenmp" in warning_of(capsys)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_compiler_that_is_not_there(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    assert "No such file" in warning_of(capsys)
+    assert list(cache.iterdir()) == []

@@ -1,0 +1,199 @@
+"""The page, the numbers and the card of a run, on its own test split and on another site's set."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
+from tiny_sets import tiny_set
+
+from data_pipelines.errors import InputError
+from data_pipelines.index import Index
+from trainer import checkpoint
+from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
+from trainer.evaluation.predictions import age_band, load
+from trainer.evaluation.tested import align_labels
+from trainer.experiment import RESULT
+from trainer.results import PREDICTIONS
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    films = write_films(tmp_path_factory.mktemp("films") / "raw")
+    return prepare_films(films, films.parent / "hospital")
+
+
+@pytest.fixture(scope="module")
+def run_dir(data: Path) -> Path:
+    return train_tiny(data, data.parent / "runs" / "seed-0")
+
+
+@pytest.fixture(scope="module")
+def other(data: Path) -> Path:
+    return train_tiny(data, data.parent / "runs" / "seed-1", seed=1)
+
+
+def evaluated(run: Path, **options: Any) -> tuple[str, dict[str, Any]]:
+    """The page and the numbers."""
+    page = evaluate(Evaluate(run, resamples=200, device="cpu", threads=1, **options))
+    return page.read_text(), json.loads((page.parent / NUMBERS).read_text())
+
+
+def test_own_test_split(run_dir: Path, other: Path) -> None:
+    page, numbers = evaluated(run_dir)
+    result = json.loads((run_dir / RESULT).read_text())
+    for name in FINDINGS:
+        found = numbers["findings"][name]
+        assert found["auc"]["value"] == pytest.approx(result["test"][f"auc/{name}"], abs=1e-9)
+        assert found["average_precision"]["value"] == pytest.approx(result["test"][f"ap/{name}"], abs=1e-9)
+        assert found["auc"]["low"] < found["auc"]["value"] < found["auc"]["high"]
+        assert found["tp"] + found["fn"] == found["positives"]
+        assert found["sensitivity"]["value"] == pytest.approx(found["tp"] / found["positives"])
+        assert "threshold_not_chosen" not in found
+    assert (numbers["images"], numbers["patients"], numbers["split"]) == (32, 24, "test")
+    assert numbers["mean_auc"]["value"] == pytest.approx(result["test"]["auc"])
+    assert {(part["fact"], part["value"]) for part in numbers["subgroups"]} == {
+        ("site", "A"), ("site", "B"), ("sex", "F"), ("sex", "M"), ("age", "18-39"), ("age", "40-59"), ("age", "80+")
+    }  # fmt: skip
+    assert sum(part["images"] for part in numbers["subgroups"] if part["fact"] == "sex") == 32
+    assert set(numbers["seeds"]) == {"0", "1"}
+    assert "standard deviation" in page
+    assert numbers["warnings"] == []
+    assert "MAY LEAK" not in page
+    assert "data:image/svg+xml" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)  # it stands alone
+    assert "manifest SHA-256" in page
+    assert "The most confident errors, the most confident first" in page
+
+
+def test_no_images(run_dir: Path, tmp_path: Path) -> None:
+    page, _ = evaluated(run_dir, images=False, out=tmp_path)
+    assert "Images are not shown: --no-images" in page
+    assert "the most confident first" not in page
+
+
+def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data: Path) -> None:
+    val = load(run_dir, "val")
+    assert val.patients.max() == len(np.unique(val.patients)) - 1 == 23
+    assert set(val.facts) == {"view", "sex", "age", "site"}
+    with np.load(run_dir / PREDICTIONS) as file:
+        stored = {int(value) for name in file.files if file[name].dtype.kind == "i" for value in file[name].ravel()}
+    assert not stored & set(Index.load(data, "test").group.tolist())
+    _, numbers = evaluated(run_dir)
+    assert numbers["operating_points"] == checkpoint.describe(checkpoint.chosen(run_dir))["operating_points"]
+
+
+def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
+    """It has one of the findings, and one that the run does not know."""
+    films = write_films(tmp_path / "raw", 60, findings=("Nodule", "Hernia"), seed=1)
+    elsewhere = prepare_films(films, tmp_path / "elsewhere", findings=("Nodule", "Hernia"))
+    page, numbers = evaluated(run_dir, data=str(elsewhere), split="all")
+    assert numbers["images"] == 60
+    assert numbers["findings"]["Effusion"]["auc"] == {
+        "value": None, "low": None, "high": None, "not_available": "no positives"
+    }  # fmt: skip
+    assert numbers["findings"]["Nodule"]["auc"]["low"] is not None
+    assert "nothing is said of them: Effusion" in page
+    assert "The run does not know these, left out: Hernia" in page
+    for _ in range(2):
+        evaluated(run_dir, out=tmp_path / "own")
+    card = (run_dir / CARD).read_text()
+    headings = re.findall(r"(?m)^## Evaluation on (.*)$", card)
+    assert sorted(headings) == ["films, all", "films, test"]
+    assert card.count("# Model card") == 1
+    with pytest.raises(InputError, match=r"has no val split|has none of the run's labels"):
+        evaluated(run_dir, data=str(tiny_set(tmp_path / "x", [[1.0], [0.0]], ("Fracture",))), split="train")
+
+
+def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path: Path) -> None:
+    own = load(run_dir, "test")
+    _, again = evaluated(run_dir, data=str(data), out=tmp_path)
+    _, kept = evaluated(run_dir)
+    assert again["images"] == len(own)
+    for name in FINDINGS:
+        assert again["findings"][name]["auc"]["value"] == pytest.approx(kept["findings"][name]["auc"]["value"])
+    assert any("no external validation" in warning for warning in again["warnings"])
+
+
+def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path) -> None:
+    page, numbers = evaluated(run_dir, against=other, out=tmp_path)
+    assert [found["metric"] for found in numbers["differences"]] == ["AUC, Effusion", "AUC, Nodule", "mean AUC"]
+    for found in numbers["differences"]:
+        assert found["value"] == pytest.approx(found["one"] - found["other"])
+        assert found["low"] < found["value"] < found["high"]
+    assert "Against another run" in page
+    shorter = tmp_path / "shorter"
+    train_tiny(tiny_set(tmp_path / "y", [[1.0, 0.0], [0.0, 1.0]], FINDINGS, splits=("train", "test")), shorter)
+    with pytest.raises(InputError, match="not tested on the same images"):
+        evaluated(run_dir, against=shorter)
+
+
+def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
+    labels = [0] * 12 + [1] * 3
+    data = tiny_set(tmp_path / "data", labels, ("cat", "dog"), splits=("train", "test"), patients="may leak")
+    run = train_tiny(data, tmp_path / "run")
+    page, numbers = evaluated(run)
+    assert numbers["findings"]["dog"]["auc"]["not_available"] == "3 positives, fewer than 10"
+    assert numbers["findings"]["cat"]["auc"]["not_available"] == "3 negatives, fewer than 10"
+    assert "[not available]" in page
+    assert numbers["mean_auc"]["value"] is None
+    assert numbers["accuracy"]["low"] is not None
+    assert any("MAY LEAK" in warning for warning in numbers["warnings"])
+    assert any("no val split" in warning for warning in numbers["warnings"])
+    assert numbers["findings"]["dog"]["threshold"] == 0.5
+
+    cats = tiny_set(tmp_path / "cats", [0] * 12, ("cat",), splits=("test",), name="cats")
+    _, numbers = evaluated(run, data=str(cats))
+    assert numbers["findings"]["cat"]["auc"]["not_available"] == "no negatives"
+    assert any("nothing is said of them: dog" in warning for warning in numbers["warnings"])
+
+
+def test_labels_are_brought_into_the_order_of_the_run(tmp_path: Path) -> None:
+    data = tiny_set(tmp_path / "data", [0, 1, 2, 1], ("eel", "cat", "Dog"), splits=("test",))
+    aligned, remarks = align_labels(Index.load(data, "test"), ("cat", "dog", "eel"))
+    assert aligned.classes == ("cat", "dog", "eel")
+    assert aligned.labels.tolist() == [2, 0, 0]
+    assert aligned.keys(range(3)) == ["test-000", "test-001", "test-003"]
+    assert "dog (is it 'Dog'?)" in remarks[0]
+    assert remarks[2] == "1 of 4 images are of such a class."
+    with pytest.raises(InputError, match="none of the run's labels"):
+        align_labels(Index.load(data, "test"), ("bird",))
+
+
+def test_sets_that_changed_show_no_images(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = Index.load
+    monkeypatch.setattr(
+        Index, "load", staticmethod(lambda folder, split: taken(folder, split).take(np.arange(5)[::-1]))
+    )
+    page, _ = evaluated(run_dir, out=tmp_path)
+    assert "prepared again since the run was tested" in page
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [("0", "00-17"), ("17.9", "00-17"), ("18", "18-39"), ("79", "60-79"), ("80", "80+"), ("90", "80+"), ("", "unknown"),
+     ("-3", "unknown"), ("old", "unknown"), ("nan", "unknown")],
+)  # fmt: skip
+def test_age_bands(age: str, band: str) -> None:
+    assert age_band(age) == band
+
+
+def test_facts_of_one_value_are_no_groups(run_dir: Path) -> None:
+    test = load(run_dir, "test")
+    assert set(test.grouped()) == {"sex", "age", "site"}  # every film is PA
+    unknown = replace(test, facts={"sex": ["M", ""] * 16})
+    assert list(unknown.grouped()["sex"]) == ["M", "unknown"]
+
+
+def test_refusals(run_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="keeps predictions for val and test, not for all"):
+        evaluated(run_dir, split="all")
+    with pytest.raises(InputError, match="below 100"):
+        Evaluate(run_dir, resamples=5)
+    photos = tiny_set(tmp_path / "photos", [0, 1], ("Effusion", "Nodule"), splits=("test",))
+    with pytest.raises(InputError, match="single_label set and the run is multi_label"):
+        evaluated(run_dir, data=str(photos))

@@ -1,0 +1,151 @@
+"""New images are seen as the evaluation saw its own; what cannot be read is a row that says why."""
+
+import csv
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny_runs import FINDINGS, SIDE, prepare_films, train_tiny, write_films
+from tiny_weights import save_run, tensors_of
+
+from data_pipelines.errors import InputError, RunError
+from trainer import checkpoint, predict
+from trainer.evaluation.operating import KEY, choose
+from trainer.evaluation.predictions import load
+from trainer.predict import Predict
+from trainer.results import PREDICTIONS
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_films(tmp_path_factory.mktemp("films") / "raw", 48)
+
+
+@pytest.fixture(scope="module")
+def data(films: Path) -> Path:
+    return prepare_films(films, films.parent / "prepared")
+
+
+@pytest.fixture(scope="module")
+def run_dir(data: Path) -> Path:
+    return train_tiny(data, data.parent / "run")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def predicted(run: Path, source: Path, out: Path, **options: object) -> list[dict[str, str]]:
+    predict.predict(Predict(run, source, out, device="cpu", threads=1, **options))  # type: ignore[arg-type]
+    return rows_of(out)
+
+
+def logits_of(rows: list[dict[str, str]]) -> np.ndarray:
+    return np.array([[float(row[f"{name} logit"]) for name in FINDINGS] for row in rows])
+
+
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_logits_are_those_of_the_evaluation(
+    run_dir: Path, films: Path, data: Path, tmp_path: Path, batch_size: int
+) -> None:
+    """From the DICOM files as they came, and from the shards that were made of them."""
+    with np.load(run_dir / PREDICTIONS) as file:
+        expected = dict(zip(file["test_keys"].tolist(), file["test_logits"], strict=True))
+    rows = predicted(run_dir, films, tmp_path / "films.csv", batch_size=batch_size)
+    assert len(rows) == 48
+    found = {row["file"].replace(".", "_"): row for row in rows}
+    np.testing.assert_allclose(logits_of([found[key] for key in expected]), list(expected.values()), atol=1e-5, rtol=0)
+    shards = predicted(run_dir, data / "test", tmp_path / "shards.csv", batch_size=batch_size)
+    assert [row["file"] for row in shards] == [f"000000.tar:{key}.png" for key in expected]
+    np.testing.assert_allclose(logits_of(shards), list(expected.values()), atol=1e-5, rtol=0)
+
+
+def test_a_checkpoint_alone_says_everything(run_dir: Path, films: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(checkpoint.chosen(run_dir), tmp_path / "model.safetensors"))
+    alone = predicted(path, films / "000.dcm", tmp_path / "alone.csv")
+    assert alone == predicted(run_dir, films / "000.dcm", tmp_path / "run.csv")
+    points = choose(load(run_dir, "val"))
+    assert checkpoint.describe(path)[KEY] == points.to_dict()
+    (row,) = alone
+    for name in FINDINGS:
+        logit = float(row[f"{name} logit"])
+        assert float(row[f"{name} probability"]) == pytest.approx(1 / (1 + np.exp(-logit / points.temperature)))
+        assert row[f"{name} above threshold"] == str(int(logit >= points.thresholds[name]))
+    assert row["predicted"] == "; ".join(name for name in FINDINGS if row[f"{name} above threshold"] == "1")
+
+
+def test_what_cannot_be_read_is_a_row_with_a_reason(run_dir: Path, films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    whole = (films / "001.dcm").read_bytes()
+    (folder / "a.dcm").write_bytes(whole)
+    (folder / "b.dcm").write_bytes(whole[:-900])
+    (folder / "c.png").write_bytes(b"no picture")
+    (folder / "d.tar").write_bytes(b"no tar" * 200)
+    (folder / "e0001").write_bytes(whole)  # as archives name DICOM files
+    (folder / "notes.txt").write_text("passed over")
+    colour = np.zeros((40, 36, 3), dtype=np.uint8) + np.arange(36, dtype=np.uint8)[:, None]
+    Image.fromarray(colour).save(folder / "f.png")
+    Image.fromarray(np.arange(1440, dtype=np.uint16).reshape(40, 36) * 40).save(folder / "g.png")
+    rows = {row["file"]: row for row in predicted(run_dir, folder, tmp_path / "out.csv")}
+    assert list(rows) == ["a.dcm", "b.dcm", "c.png", "d.tar", "e0001", "f.png", "g.png"]
+    assert [name for name, row in rows.items() if row["error"]] == ["b.dcm", "c.png", "d.tar"]
+    assert rows["c.png"]["error"] == "no image format that is known"
+    assert "damaged tar" in rows["d.tar"]["error"]
+    assert rows["b.dcm"]["Nodule logit"] == rows["b.dcm"]["predicted"] == ""
+    assert rows["a.dcm"]["Nodule logit"] == rows["e0001"]["Nodule logit"]
+    assert rows["f.png"]["remark"] == "colour, made grey"
+    assert rows["g.png"]["remark"] == ""  # 16 bits are grey values like others
+
+
+def test_a_table_that_names_absent_files(run_dir: Path, films: Path, tmp_path: Path) -> None:
+    table = films / "some.csv"
+    table.write_text("file\n003.dcm\nabsent.dcm\n")
+    with pytest.raises(InputError, match="has no column 'path'; name it with --path-column"):
+        predicted(run_dir, table, tmp_path / "out.csv")
+    rows = predicted(run_dir, table, tmp_path / "out.csv", path_column="file")
+    assert [row["error"] for row in rows] == ["", "No such file or directory"]
+
+
+def test_nothing_readable_is_an_error_after_the_rows(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    with pytest.raises(RunError, match="none of 1 inputs could be read"):
+        predicted(run_dir, tmp_path / "bad.png", tmp_path / "out.csv")
+    assert rows_of(tmp_path / "out.csv")[0]["error"]
+    for source, code in ((tmp_path / "bad.png", 1), (tmp_path / "nowhere", 2), (tmp_path / "empty", 2)):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        monkeypatch.setattr(sys, "argv", ["predict", str(run_dir), str(source), "--out", str(tmp_path / "out.csv")])
+        with pytest.raises(SystemExit) as end:
+            predict.main()
+        assert end.value.code == code
+    assert "has no image, DICOM file or shard" in capsys.readouterr().err
+
+
+def test_photographs_of_other_kinds_than_trained_on(tmp_path: Path, films: Path) -> None:
+    about = {"task": "single_label", "resize": SIDE, "eval_view": "squash", "channels": 3, "xray_size": None}
+    run = save_run(tmp_path / "run", tensors_of(), **about)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    shutil.copy(films / "000.dcm", folder / "a.dcm")
+    Image.fromarray(np.zeros((40, 36), dtype=np.uint16)).save(folder / "b.png")
+    Image.fromarray(np.zeros((40, 36), dtype=np.uint8)).save(folder / "c.png")
+    rows = predicted(run, folder, tmp_path / "out.csv")
+    assert "not shrunk as X-rays" in rows[0]["error"]
+    assert "more than 8 bits" in rows[1]["error"]
+    assert (rows[2]["error"], rows[2]["remark"]) == ("", "grey; trained on colour")
+    assert rows[2]["predicted"] in ("cat", "dog", "fish")
+    assert sum(float(rows[2][f"{name} probability"]) for name in ("cat", "dog", "fish")) == pytest.approx(1)
+
+
+def test_a_checkpoint_of_another_version(tmp_path: Path, films: Path) -> None:
+    run = save_run(tmp_path / "run", tensors_of())
+    with pytest.raises(InputError, match=r"of another version: it does not say task, resize, eval_view, channels"):
+        predicted(run, films, tmp_path / "out.csv")
+    with pytest.raises(InputError, match="no run folder and no checkpoint"):
+        predicted(tmp_path / "none", films, tmp_path / "out.csv")

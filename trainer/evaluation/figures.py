@@ -1,0 +1,139 @@
+"""Figures of the evaluation page: ROC and reliability curves, confusion, and the most confident errors."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from trainer.evaluation.assess import Assessment
+from trainer.evaluation.errors import Mistake
+from trainer.evaluation.operating import Reliability
+from trainer.reporting.figures import STYLE, Picture
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # after the choice of a backend that needs no display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+MOST_CURVES, MOST_CONFUSED = 14, 20
+_COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # Okabe and Ito
+_LINES = ["-", "--"]
+_GREY = "#999999"
+_COLUMNS = 6
+_CAPTION_LINE = 26
+
+
+def _look(number: int) -> dict[str, Any]:
+    line = _LINES[number // len(_COLOURS) % len(_LINES)]
+    return {"color": _COLOURS[number % len(_COLOURS)], "ls": line}
+
+
+def roc(assessment: Assessment, folder: Path) -> Picture | None:
+    """The ROC curve of every class or finding that has one, with the threshold's place on it; the most frequent where
+    there are many."""
+    having = sorted((f for f in assessment.findings if len(f.roc[0])), key=lambda f: -f.positives)
+    shown = having[:MOST_CURVES]
+    if not shown:
+        return None
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+        axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8)
+        for number, finding in enumerate(shown):
+            look = _look(number)
+            axes.plot(*finding.roc, label=f"{finding.name}, {finding.auc.value:.3f}", lw=1.2, **look)
+            specificity, sensitivity = (finding.shares[name].value for name in ("specificity", "sensitivity"))
+            axes.plot(1 - specificity, sensitivity, "o", color=look["color"], mec="white", ms=5)
+        axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+        axes.set_aspect("equal")
+        figure.legend(loc="outside right center", frameon=False, title="AUC")
+        width = _save(figure, folder, "roc")
+    some = f"; the {len(shown)} most frequent of {len(having)}" if len(shown) < len(having) else ""
+    return Picture("roc", f"ROC curves{some}. Dots: the thresholds that were chosen on val.", width)
+
+
+def reliability(assessment: Assessment, folder: Path) -> Picture:
+    """Predicted probability against what came true, before and after the temperature; bars: how many predictions."""
+    what = "share of correct predictions" if assessment.predictions.task == "single_label" else "share of positives"
+    curves = [("as trained", assessment.raw_reliability, _COLOURS[1])]
+    if assessment.points.images:
+        curves.append((f"temperature {assessment.points.temperature:.2f}", assessment.reliability, _COLOURS[0]))
+    with plt.rc_context(STYLE):
+        figure, (axes, bars) = plt.subplots(
+            2, 1, figsize=(4.4, 4.2), layout="constrained", sharex=True, height_ratios=[3, 1]
+        )
+        axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8)
+        for name, curve, colour in curves:
+            filled = curve.count > 0
+            label = f"{name}: error {curve.error:.3f}"
+            axes.plot(
+                curve.predicted[filled], curve.observed[filled], "o-", ms=4, color=colour, label=label, mec="white"
+            )
+            _draw_counts(bars, curve, colour)
+        axes.set(ylabel=what, xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False)
+        bars.set(xlabel="predicted probability", ylabel="predictions")
+        width = _save(figure, folder, "reliability")
+    kind = "of the predicted class" if assessment.predictions.task == "single_label" else "of all labelled findings"
+    return Picture("reliability", f"Reliability {kind}: on the line, probabilities are what they say.", width)
+
+
+def _draw_counts(axes: Axes, curve: Reliability, colour: str) -> None:
+    edges = np.linspace(0, 1, len(curve.count) + 1)
+    axes.stairs(curve.count, edges, color=colour)
+
+
+def confusion(assessment: Assessment, folder: Path) -> Picture | None:
+    """What images of each class were taken for; None for findings and for many classes."""
+    predictions = assessment.predictions
+    number = len(predictions.classes)
+    if predictions.task == "multi_label" or number > MOST_CONFUSED:
+        return None
+    table = np.zeros((number, number), dtype=np.int64)
+    np.add.at(table, (predictions.labels, predictions.logits.argmax(axis=1)), 1)
+    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    side = 1.6 + 0.55 * number
+    with plt.rc_context(STYLE | {"axes.grid": False}):
+        figure, axes = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(table):
+            axes.text(
+                column, row, f"{count:,}", ha="center", va="center", color="w" if shares[row, column] > 0.6 else "k"
+            )
+        names = [textwrap.shorten(name, 22, placeholder="…") for name in predictions.classes]
+        axes.set_xticks(range(number), names, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(number), names)
+        axes.set(xlabel="predicted (most probable class)", ylabel="label")
+        width = _save(figure, folder, "confusion")
+    return Picture("confusion", "Images by label and most probable class; shaded by the share of their label.", width)
+
+
+def gallery(mistakes: Sequence[Mistake], folder: Path) -> Picture:
+    """The images of the most confident errors, the most confident first."""
+    lines = -(-len(mistakes) // _COLUMNS)
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(lines, _COLUMNS, figsize=(8.6, 2.15 * lines), layout="constrained", squeeze=False)
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, mistake in zip(grid.flat, mistakes, strict=False):
+            assert mistake.pixels is not None
+            axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=255)
+            words = [
+                *textwrap.wrap(f"said {mistake.said}", _CAPTION_LINE)[:2],
+                *textwrap.wrap(f"label {mistake.label}", _CAPTION_LINE)[:2],
+            ]
+            axes.text(
+                0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5,
+                parse_math=False,
+            )  # fmt: skip
+        width = _save(figure, folder, "errors")
+    return Picture("errors", "The most confident errors, the most confident first; names in the table below.", width)
+
+
+def _save(figure: Figure, folder: Path, name: str) -> float:
+    """Write a figure for the page; returns its width in inches."""
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)
+    return float(figure.get_figwidth())

@@ -1,0 +1,86 @@
+"""The numbers of an evaluation as plain JSON types."""
+
+import math
+from typing import Any
+
+from trainer.evaluation.assess import Difference, Finding, Subgroup
+from trainer.evaluation.intervals import CONFIDENCE, Estimate
+from trainer.evaluation.page import Evaluation, warnings
+from trainer.evaluation.runs import over_seeds
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything on the page in full precision; what has no value is null."""
+    assessment, tested = evaluation.assessment, evaluation.tested
+    seeds = over_seeds(evaluation.run) if tested.own and tested.split == "test" else []
+    return {
+        "run": str(evaluation.run.folder),
+        "weights": evaluation.run.about.get("weights"),
+        "data": tested.name,
+        "split": tested.split,
+        "provenance": tested.provenance,
+        "warnings": warnings(evaluation),
+        "commit": evaluation.commit,
+        "images": len(assessment.predictions),
+        "patients": assessment.patients or None,
+        "confidence": CONFIDENCE,
+        "resamples": assessment.resamples,
+        "mean_auc": _estimate(assessment.mean_auc),
+        "mean_average_precision": _estimate(assessment.mean_ap),
+        "accuracy": _estimate(assessment.accuracy),
+        "operating_points": assessment.points.to_dict(),
+        "calibration_error": {
+            "as_trained": _number(assessment.raw_reliability.error),
+            "with_temperature": _number(assessment.reliability.error),
+        },
+        "findings": {finding.name: _finding(finding) for finding in assessment.findings},
+        "subgroups": [_subgroup(part, assessment.predictions.classes) for part in assessment.subgroups],
+        "against": evaluation.other or None,
+        "differences": [_difference(found) for found in evaluation.differences],
+        "seeds": {str(found.seed): found.value for found in seeds},
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "value": _number(estimate.value),
+        "low": _number(estimate.low),
+        "high": _number(estimate.high),
+        **({"not_available": estimate.reason} if estimate.reason else {}),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "images": finding.images,
+        "positives": finding.positives,
+        "auc": _estimate(finding.auc),
+        "average_precision": _estimate(finding.ap),
+        "threshold": finding.threshold,
+        **({"threshold_not_chosen": finding.why_unfitted} if finding.why_unfitted else {}),
+        **finding.counts,
+        **{name: _estimate(share) for name, share in finding.shares.items()},
+        "calibration_error": {"as_trained": _number(finding.raw_ece), "with_temperature": _number(finding.ece)},
+    }
+
+
+def _subgroup(part: Subgroup, classes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "fact": part.fact,
+        "value": part.value,
+        "images": part.images,
+        "patients": part.patients or None,
+        "mean_auc": _estimate(part.mean_auc),
+        "accuracy": _estimate(part.accuracy),
+        "auc": {name: _estimate(auc) for name, auc in zip(classes, part.auc, strict=True)},
+    }
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    return {"metric": found.name, "one": _number(found.one), "other": _number(found.other)} | _estimate(
+        found.difference
+    )

@@ -1,0 +1,234 @@
+"""The evaluation page as blocks, and the model card made of the same."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import InputError
+from data_pipelines.index import Metric
+from trainer.evaluation import figures, tables
+from trainer.evaluation.assess import Assessment, Difference
+from trainer.evaluation.errors import Mistake, most_confident, with_pixels
+from trainer.evaluation.runs import Run, Seed, over_seeds
+from trainer.evaluation.tested import Tested
+from trainer.metrics import METRIC_NAME
+from trainer.reporting.document import Block, Items, Title, Words
+
+CARD_SECTION = "Evaluation on "
+NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient may rest on it."
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What goes onto the page. other: the name of the run that `differences` are to."""
+
+    run: Run
+    tested: Tested
+    assessment: Assessment
+    differences: Sequence[Difference]
+    other: str
+    commit: str | None
+    show_images: bool
+
+
+def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
+    """The page; figures go to `folder`."""
+    run, tested, assessment = evaluation.run, evaluation.tested, evaluation.assessment
+    where = f"{tested.name}, {tested.split}"
+    page: list[Block] = [Title(f"{run.name} on {where}", 1)]
+    page += [Words(warning, warning=True) for warning in warnings(evaluation)]
+    page += [Words(_summary(assessment)), Words(NOT_A_DEVICE)]
+    page += [Title("How well"), tables.discrimination(assessment), *_some(figures.roc(assessment, folder))]
+    page += [Title("At the threshold"), tables.at_threshold(assessment), *_some(figures.confusion(assessment, folder))]
+    page += [Title("Calibration"), Words(_temperature(assessment)), tables.calibration(assessment)]
+    page.append(figures.reliability(assessment, folder))
+    if assessment.subgroups:
+        page.append(Title("By what is known of the images"))
+        for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
+            page.append(tables.subgroups(assessment, fact, list(parts)))
+    if evaluation.differences:
+        page += [Title("Against another run"), tables.differences(evaluation.differences, run.name, evaluation.other)]
+    page += _seed_blocks(run, tested)
+    page += _errors(evaluation, folder)
+    page += [Title("Data"), Items(tuple(tested.provenance))]
+    page += [Title("The run"), Items(tuple(_run_items(evaluation)))]
+    page += [Title("How this was computed"), Items(tuple(methods(assessment)))]
+    return page
+
+
+def _some(block: Block | None) -> list[Block]:
+    return [] if block is None else [block]
+
+
+def warnings(evaluation: Evaluation) -> list[str]:
+    """What must not be missed."""
+    assessment, found = evaluation.assessment, list(evaluation.tested.warnings)
+    if not assessment.patients:
+        found.append(
+            "The patients of these images are not known: each image is resampled by itself. If patients have several, "
+            "the true intervals are wider."
+        )
+    elif (unknown := int((assessment.predictions.patients < 0).sum())) > 0:
+        found.append(f"The patients of {unknown:,} images are not known: each of these is resampled by itself.")
+    if not assessment.points.images:
+        found.append("There was no val split: the thresholds are 0.5, and the temperature is 1.")
+    return found
+
+
+def _summary(assessment: Assessment) -> str:
+    patients = f" of {assessment.patients:,} patients" if assessment.patients else ""
+    single = assessment.predictions.task == "single_label"
+    kind = "classes" if single else "findings"
+    values = [f"accuracy **{assessment.accuracy.text()}**"] if single else []
+    if assessment.averaged:
+        over = f"over {assessment.averaged} of the {kind}" if assessment.averaged < len(assessment.findings) else ""
+        values.append(f"mean AUC **{assessment.mean_auc.text()}**{f' ({over})' if over else ''}")
+        values.append(f"mean average precision {assessment.mean_ap.text()}")
+    else:
+        values.append(f"no mean AUC, because {assessment.mean_auc.reason}")
+    return (
+        f"{len(assessment.predictions):,} images{patients}, {len(assessment.findings)} {kind}: {', '.join(values)}. "
+        "In brackets: 95% intervals for the images of this test set, not the spread over training runs."
+    )
+
+
+def _temperature(assessment: Assessment) -> str:
+    if not assessment.points.images:
+        return "There was no val split to fit a temperature on."
+    temperature = assessment.points.temperature
+    kind = "too sure of itself" if temperature > 1 else "not sure enough of itself"
+    return (
+        f"Fitted on the {assessment.points.images:,} images of val, the temperature is {temperature:.3f}: logits are "
+        f"divided by it. As trained, the model was {kind} there."
+    )
+
+
+def _seed_blocks(run: Run, tested: Tested) -> list[Block]:
+    found = over_seeds(run) if tested.own and tested.split == "test" else []
+    if not found:
+        return []
+    metric: Metric = run.result["metric"]
+    return [Title("Over seeds"), Words(spread_over_seeds(found, METRIC_NAME[metric])), tables.seeds(found, metric)]
+
+
+def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
+    """Mean and standard deviation, and what they are not."""
+    values = [seed.value for seed in found]
+    mean = sum(values) / len(values)
+    std = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    return (
+        f"{name[0].upper()}{name[1:]} over {len(values)} seeds: {mean:.4f} ± {std:.4f} (standard deviation). That is "
+        "how far training runs lie apart on the same test images; the intervals above say what other test images would "
+        "change, for one run. Neither contains the other."
+    )
+
+
+def _errors(evaluation: Evaluation, folder: Path) -> list[Block]:
+    found = most_confident(evaluation.assessment.predictions, evaluation.assessment.points)
+    if not found:
+        return [Title("Errors"), Words("There are none.")]
+    page: list[Block] = [Title("Errors")]
+    shown, why_not = _with_pixels(evaluation, found)
+    page += [figures.gallery(shown, folder)] if shown else [Words(f"Images are not shown: {why_not}.")]
+    return [*page, tables.mistakes(found)]
+
+
+def _with_pixels(evaluation: Evaluation, found: list[Mistake]) -> tuple[list[Mistake], str]:
+    if not evaluation.show_images:
+        return [], "--no-images"
+    if evaluation.tested.index is None:
+        return [], evaluation.tested.no_index
+    try:
+        return with_pixels(found, evaluation.tested.index, evaluation.assessment.predictions.keys), ""
+    except (InputError, OSError) as error:
+        return [], str(error)
+
+
+def _run_items(evaluation: Evaluation) -> list[str]:
+    run = evaluation.run
+    environment: dict[str, Any] = run.result.get("environment") or {}
+    weights = f", weights {run.about['weights']}" if "weights" in run.about else ""
+    items = [
+        f"Folder: `{run.folder}`; checkpoint: {run.result.get('checkpoint', run.path.name if run.path else 'none')}"
+        f"{weights}",
+        f"Trained by commit {environment.get('commit') or 'unknown'}; evaluated by "
+        f"{evaluation.commit or 'an installed package'}",
+    ]
+    if environment:
+        packages = ", ".join(f"{name} {version}" for name, version in environment.get("packages", {}).items())
+        items.append(
+            f"Trained on {environment.get('device', 'unknown')}, Python {environment.get('python')}, {packages}"
+        )
+    items.append(f"Preparation: {_preparation(run.about)}")
+    if run.settings:
+        items.append(f"Configuration: `{json.dumps(run.settings, sort_keys=True)}`")
+    return items
+
+
+def _preparation(about: dict[str, Any]) -> str:
+    if not about:
+        return "not known"
+    shrunk = f"the central square shrunk to {about['xray_size']} pixels, " if about.get("xray_size") else ""
+    colour = "grey" if about.get("channels") == 1 else "RGB"
+    return f"{shrunk}{colour}, then {about.get('eval_view')} to {about.get('image_size')} pixels"
+
+
+def methods(assessment: Assessment) -> list[str]:
+    """How the numbers come about."""
+    return [
+        f"{assessment.resamples:,} resamples of {assessment.clusters:,} {tables.resampled(assessment)} with "
+        "replacement, each with all its images; the same resamples for every number.",
+        "AUC: the standard deviation of the resamples' log odds, times Student's quantile for the patients with "
+        "the rarer label. Average precision and means over findings: expanded percentiles (Hesterberg, "
+        "arXiv:1411.5279). Sensitivity and other shares: Wilson's interval for the number of independent images that "
+        "spread as much as the resamples. Thresholds and temperature are taken as fixed.",
+        "An interval needs ten positives and ten negatives, of ten patients each.",
+        "Temperature: one number, by least loss on val (Guo et al., arXiv:1706.04599). AUC of one class among several "
+        "goes by the log odds of the softmax.",
+    ]
+
+
+def card_head(run: Run, assessment: Assessment) -> list[Block]:
+    """The model card, up to its evaluations."""
+    return [
+        Title(f"Model card: {run.name}", 1),
+        Words(NOT_A_DEVICE),
+        Title("Model"),
+        Items(tuple(_model_items(run))),
+        Title("Use"),
+        Words(f"`bitscale-predict {run.folder} INPUT --out predictions.csv`"),
+        Words("Meant for images like those it was trained on; see the data of each evaluation."),
+        Title("How the numbers were computed"),
+        Items(tuple(methods(assessment))),
+    ]
+
+
+def card_section(evaluation: Evaluation) -> list[Block]:
+    """One evaluation in the model card."""
+    assessment, tested = evaluation.assessment, evaluation.tested
+    page: list[Block] = [Title(f"{CARD_SECTION}{tested.name}, {tested.split}")]
+    page += [Words(f"**{warning}**") for warning in warnings(evaluation)]
+    page += [Words(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
+    page += [Words(_temperature(assessment)), tables.calibration(assessment)]
+    for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
+        page.append(tables.subgroups(assessment, fact, list(parts)))
+    return [*page, Items(tuple(tested.provenance))]
+
+
+def _model_items(run: Run) -> list[str]:
+    about, result = run.about, run.result
+    classes = about.get("classes") or []
+    shown = ", ".join(classes[:30]) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
+    environment = result.get("environment") or {}
+    return [
+        f"BiT ResNet {about.get('model') or result.get('model')}, {result.get('mode', 'finetune')}, starting from "
+        f"{result.get('source', 'random weights')}",
+        f"Trained on {', '.join(about.get('sets') or ['unknown'])}, {result.get('train_images', 'unknown')} images, "
+        f"{result.get('total_steps', 'unknown')} steps, seed {run.settings.get('seed')}",
+        f"Labels: {shown}",
+        f"Preparation: {_preparation(about)}",
+        f"Commit {environment.get('commit') or 'unknown'}",
+    ]

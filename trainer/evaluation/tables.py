@@ -1,0 +1,205 @@
+"""Tables of the evaluation page."""
+
+import math
+from collections.abc import Sequence
+
+from trainer.evaluation.assess import SHARES, Assessment, Difference, Finding, Subgroup
+from trainer.evaluation.errors import Mistake
+from trainer.evaluation.intervals import Estimate
+from trainer.evaluation.runs import Seed
+from trainer.reporting.tables import Entry, Heading, Table
+
+_TITLES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
+_MOST_COLUMNS = 14
+_MOST_ROWS = 100
+
+
+def entry(estimate: Estimate) -> Entry:
+    """A value with its interval, or the words that there is none."""
+    missing = "" if estimate.has_interval or math.isnan(estimate.value) else " [not available]"
+    return Entry(words=estimate.text() + missing)
+
+
+def _words(text: object) -> Entry:
+    return Entry(words=str(text))
+
+
+def _number(value: float, digits: int = 3) -> Entry:
+    return Entry(words="–" if math.isnan(value) else f"{value:.{digits}f}")
+
+
+def _noun(assessment: Assessment) -> str:
+    return "class" if assessment.predictions.task == "single_label" else "finding"
+
+
+def _shown(assessment: Assessment) -> list[Finding]:
+    return sorted(assessment.findings, key=lambda f: -f.positives)[:_MOST_ROWS]
+
+
+def discrimination(assessment: Assessment) -> Table:
+    """n, positives, AUC and average precision."""
+    columns = tuple(Heading("", title) for title in ("images", "positives", "patients", "AUC", "average precision"))
+    shown = _shown(assessment)
+    rows = [
+        (
+            finding.name,
+            (_words(f"{finding.images:,}"), _words(f"{finding.positives:,}"), _words(_patients(assessment, finding)),
+             entry(finding.auc), entry(finding.ap)),
+        )
+        for finding in shown
+    ]  # fmt: skip
+    if assessment.averaged:
+        means = (entry(assessment.mean_auc), entry(assessment.mean_ap))
+        rows.append((f"mean of {assessment.averaged}", (_words(""), _words(""), _words(""), *means)))
+    reasons = {finding.name: finding.auc.reason for finding in shown if finding.auc.reason}
+    notes = [f"Interval of {name} not available: {reason}." for name, reason in reasons.items()]
+    if len(shown) < len(assessment.findings):
+        notes.append(
+            f"The {len(shown)} most frequent of {len(assessment.findings)}; the others are in evaluation.json."
+        )
+    noun = _noun(assessment)
+    return Table(
+        name="discrimination",
+        caption=f"How well each {noun} is told from the rest, with 95% intervals over {resampled(assessment)}.",
+        stub=noun,
+        columns=columns,
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
+def resampled(assessment: Assessment) -> str:
+    """What is drawn with replacement."""
+    return "patients" if assessment.patients else "images"
+
+
+def _patients(assessment: Assessment, finding: Finding) -> str:
+    return f"{finding.patients:,}" if assessment.patients else "unknown"
+
+
+def at_threshold(assessment: Assessment) -> Table:
+    """What calling positive at the threshold means."""
+    columns = (
+        Heading("", "threshold"),
+        *(Heading("", _TITLES[name]) for name in SHARES),
+        *(Heading("", name.upper()) for name in ("tp", "fp", "fn", "tn")),
+    )
+    shown = _shown(assessment)
+    rows = tuple(
+        (
+            finding.name,
+            (
+                _number(finding.threshold),
+                *(entry(finding.shares[name]) for name in SHARES),
+                *(_words(f"{count:,}") for count in finding.counts.values()),
+            ),
+        )
+        for finding in shown
+    )
+    notes = [f"{finding.name}: 0.5, because {finding.why_unfitted}." for finding in shown if finding.why_unfitted]
+    missing = {
+        f"{finding.name}, {_TITLES[name]}: {share.reason}"
+        for finding in shown
+        for name, share in finding.shares.items()
+        if share.reason and not math.isnan(share.value)
+    }
+    notes += [f"Interval not available, {reason}." for reason in sorted(missing)]
+    return Table(
+        name="thresholds",
+        caption="At the threshold that was chosen on val (largest sensitivity + specificity - 1), a probability before "
+        "the temperature. PPV and NPV hold for the prevalence in this test set.",
+        stub=_noun(assessment),
+        columns=columns,
+        rows=rows,
+        notes=tuple(notes),
+    )
+
+
+def calibration(assessment: Assessment) -> Table:
+    """Expected calibration errors."""
+    rows = [
+        (finding.name, (_number(finding.raw_ece), _number(finding.ece)))
+        for finding in _shown(assessment)
+        if not math.isnan(finding.ece)
+    ]
+    overall = "predicted class" if assessment.predictions.task == "single_label" else "all findings"
+    rows.append((overall, (_number(assessment.raw_reliability.error), _number(assessment.reliability.error))))
+    return Table(
+        name="calibration",
+        caption="Expected calibration error, 15 bins of equal width.",
+        stub=_noun(assessment),
+        columns=(Heading("", "as trained"), Heading("", f"temperature {assessment.points.temperature:.3f}")),
+        rows=tuple(rows),
+    )
+
+
+def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> Table:
+    """One fact, such as sex: the AUC in each of its groups."""
+    names = assessment.predictions.classes if len(assessment.predictions.classes) <= _MOST_COLUMNS else ()
+    is_single = assessment.predictions.task == "single_label"
+    columns = ["images", "patients", *(["accuracy"] if is_single else []), "mean AUC", *(f"AUC, {n}" for n in names)]
+    rows = tuple(
+        (
+            part.value,
+            (
+                _words(f"{part.images:,}"),
+                _words(f"{part.patients:,}" if part.patients else "unknown"),
+                *([entry(part.accuracy)] if is_single else []),
+                entry(part.mean_auc),
+                *(entry(auc) for auc in part.auc[: len(names)]),
+            ),
+        )
+        for part in parts
+    )
+    return Table(
+        name=f"by-{fact}",
+        caption=f"By {fact}. The mean is over what has ten positives and negatives in that group, so groups may "
+        "differ in what it is over.",
+        stub=fact,
+        columns=tuple(Heading("", title) for title in columns),
+        rows=rows,
+    )
+
+
+def differences(found: Sequence[Difference], one: str, other: str) -> Table:
+    """Two runs on the same images."""
+    return Table(
+        name="paired",
+        caption=f"{one} less {other} on the same images, each resample drawn once for both.",
+        stub="metric",
+        columns=(Heading("", one), Heading("", other), Heading("", "difference")),
+        rows=tuple(
+            (part.name, (_number(part.one), _number(part.other), Entry(words=_signed(part.difference))))
+            for part in found
+        ),
+        notes=("An interval that holds 0 says that these images do not tell the runs apart.",),
+    )
+
+
+def _signed(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "–"
+    interval = f" [{estimate.low:+.3f}, {estimate.high:+.3f}]" if estimate.has_interval else " [not available]"
+    return f"{estimate.value:+.3f}{interval}"
+
+
+def seeds(found: Sequence[Seed], metric: str) -> Table:
+    """The runs that differ in the seed alone."""
+    return Table(
+        name="seeds",
+        caption=f"Test {metric} of runs that differ in their seed alone.",
+        stub="seed",
+        columns=(Heading("", metric),),
+        rows=tuple((str(run.seed), (_number(run.value, 4),)) for run in found),
+    )
+
+
+def mistakes(found: Sequence[Mistake]) -> Table:
+    """The most confident errors by name."""
+    return Table(
+        name="errors",
+        caption="The most confident errors: what was said, with its calibrated probability, and the label.",
+        stub="image",
+        columns=(Heading("", "said"), Heading("", "label")),
+        rows=tuple((mistake.key, (_words(mistake.said), _words(mistake.label))) for mistake in found),
+    )

@@ -1,0 +1,207 @@
+"""What a run is tested on: the test split of its own sets, or another site's set with its labels aligned by name."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_pipelines.concat import concat
+from data_pipelines.errors import InputError
+from data_pipelines.index import Index, Split, some_of, splits_of
+from data_pipelines.library import find
+from data_pipelines.shards import MANIFEST, read_manifest
+from trainer.evaluation.predictions import Predictions, joined, load, of_index
+from trainer.evaluation.predictor import Predictor
+from trainer.evaluation.runs import Run, own_data
+
+AnySplit = Literal["train", "val", "test", "all"]
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_SPLIT_RULE = {
+    "none": "The images are of no patients.",
+    "apart": "No patient is in two splits of it: they were parted by patient.",
+    "may leak": "PATIENTS MAY LEAK: it is not known, or not so, that no patient is in two splits. What is measured on "
+    "test may be too good.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """name: of the data. own: the run's own sets. provenance: a line each on what the data are. warnings: what must not
+    be missed. index: of the images in the order of the predictions; None where they are not at hand, and `no_index`
+    says why."""
+
+    name: str
+    split: AnySplit
+    own: bool
+    predictions: Predictions
+    provenance: list[str]
+    warnings: list[str] = field(default_factory=list)
+    index: Index | None = None
+    no_index: str = ""
+
+
+def test_own(run: Run, split: AnySplit) -> Tested:
+    """The run's saved predictions for its own val or test split. Raises InputError where there are none."""
+    if split not in ("val", "test"):
+        raise InputError(f"a run keeps predictions for val and test, not for {split}; name the set with --data")
+    chosen: Split = "val" if split == "val" else "test"
+    predictions = load(run.folder, chosen)
+    index: Index | None = None
+    folders: list[Path] = []
+    why = ""
+    try:
+        found, folders = own_data(run, chosen)
+        index = _require_same(found, predictions)
+    except InputError as error:
+        why = str(error)
+    patients = run.result.get("patients", "none")
+    names = ", ".join(run.about.get("sets") or run.result.get("source_sets") or ["unknown"])
+    warnings = [_SPLIT_RULE[patients]] if patients == "may leak" else []
+    if split == "val":
+        warnings.append("This is val: the checkpoint, the thresholds and the temperature were chosen on it.")
+    lines = [f"Split rule: {_SPLIT_RULE.get(patients, 'unknown')}"]
+    lines += [line for folder in folders for line in _of_manifest(folder)]
+    name = ", ".join(sorted(set(index.origins))) if index else str(run.result.get("target_set") or names)
+    return Tested(name, split, True, predictions, lines, warnings, index, why)
+
+
+def _require_same(index: Index, predictions: Predictions) -> Index:
+    if len(index) != len(predictions) or tuple(index.keys([0, len(index) - 1])) != (
+        predictions.keys[0],
+        predictions.keys[-1],
+    ):
+        raise InputError("the data set was prepared again since the run was tested")
+    return index
+
+
+def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -> Tested:
+    """Predict another prepared set. Raises InputError for one without the split or without a label in common."""
+    folder = find(data)
+    manifest = read_manifest(folder)
+    having = splits_of(manifest)
+    chosen: Sequence[Split] = [name for name in _SPLITS if name in having] if split == "all" else [split]
+    if missing := [name for name in chosen if name not in having]:
+        raise InputError(
+            f"{folder} has no {missing[0]} split (it has: {', '.join(having)}); take --split {having[-1]}, or all"
+        )
+    parts = [Index.load(folder, name) for name in chosen]
+    if parts[0].task != predictor.task:
+        raise InputError(
+            f"{folder} is a {parts[0].task} set and the run is {predictor.task}: their labels cannot be compared"
+        )
+    indexes, warnings = [], _mismatches(run, predictor, parts[0])
+    for part in parts:
+        aligned, remarks = align_labels(part, predictor.classes)
+        indexes.append(aligned)
+        warnings += [remark for remark in remarks if remark not in warnings]
+    warnings += _leaks(run, manifest["name"], list(chosen)) + _shared_patients(run, indexes)
+    predictions = joined([of_index(index, predictor.of_index(index)) for index in indexes])
+    provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
+    return Tested(manifest["name"], split, False, predictions, provenance, warnings, concat(indexes))
+
+
+def align_labels(index: Index, classes: Sequence[str]) -> tuple[Index, list[str]]:
+    """The samples with the labels that the run knows, in its order, and what must be said of those missing here or
+    there.
+
+    Findings that the set does not have are unlabelled; images of a class that the run does not know are left out.
+    Raises InputError for no name in common.
+    """
+    common = [name for name in classes if name in index.classes]
+    missing = [name for name in classes if name not in index.classes]
+    extra = [name for name in index.classes if name not in classes]
+    if not common:
+        raise InputError(
+            f"the set has none of the run's labels ({some_of(list(classes))}); it has: {some_of(index.classes)}. "
+            "Labels are matched by name: prepare it with the same names"
+        )
+    remarks = []
+    if missing:
+        remarks.append(f"The set does not have these, so nothing is said of them: {_with_hints(missing, extra)}.")
+    if extra:
+        fate = "left out" if index.task == "multi_label" else "their images are left out"
+        remarks.append(f"The run does not know these, {fate}: {some_of(extra)}.")
+    if index.task == "multi_label":
+        labels = np.full((len(index), len(classes)), np.nan, dtype=np.float32)
+        for name in common:
+            labels[:, classes.index(name)] = index.labels[:, index.classes.index(name)]
+        return _with_labels(index, classes, labels), remarks
+    rows = np.flatnonzero(np.isin(index.labels, [index.classes.index(name) for name in common]))
+    if len(rows) < len(index):
+        remarks.append(f"{len(index) - len(rows):,} of {len(index):,} images are of such a class.")
+    renumber = np.full(len(index.classes), -1)
+    for name in common:
+        renumber[index.classes.index(name)] = classes.index(name)
+    taken = index.take(rows)
+    return _with_labels(taken, classes, renumber[taken.labels]), remarks
+
+
+def _with_labels(index: Index, classes: Sequence[str], labels: np.ndarray) -> Index:
+    return replace(index, classes=tuple(classes), labels=labels)
+
+
+def _with_hints(missing: Sequence[str], extra: Sequence[str]) -> str:
+    folded = {name.casefold(): name for name in extra}
+    words = []
+    for name in missing:
+        close = get_close_matches(name.casefold(), list(folded), n=1)
+        words.append(f"{name} (is it {folded[close[0]]!r}?)" if close else name)
+    return some_of(words)
+
+
+def _mismatches(run: Run, predictor: Predictor, index: Index) -> list[str]:
+    """How the stored images differ from those that the run was trained on."""
+    found = []
+    if index.channels != predictor.channels:
+        kinds = {1: "grey", 3: "colour"}
+        found.append(
+            f"The images are {kinds[index.channels]}, the run was trained on {kinds[predictor.channels]} ones."
+        )
+    if predictor.xray_size and predictor.xray_size != index.xray_side:
+        stored = (
+            f"X-rays of {index.xray_side} pixels" if index.xray_side else "images that are not shrunk as X-rays are"
+        )
+        found.append(
+            f"The set stores {stored}, the run was trained on X-rays of {predictor.xray_size}: prepare it with "
+            f"--xray-size {predictor.xray_size}."
+        )
+    return found
+
+
+def _leaks(run: Run, name: str, splits: Sequence[str]) -> list[str]:
+    known = {*(run.about.get("sets") or ()), *(run.result.get("source_sets") or ())}
+    if name in known and "train" in splits:
+        return [f"The run was trained on a set called {name}: its training images are among these."]
+    if name in known:
+        return [f"The run was trained on a set called {name}: this is no external validation."]
+    return []
+
+
+def _shared_patients(run: Run, indexes: Sequence[Index]) -> list[str]:
+    """Whether patients of these images were trained on, as far as both sets name them in the same way."""
+    try:
+        trained = own_data(run, "train")[0].group
+    except InputError:
+        return ["The training set is not at hand: whether it has the same patients was not looked at."]
+    shared = np.intersect1d(trained, np.concatenate([index.group for index in indexes]))
+    count = int((shared >= 0).sum())
+    return [f"PATIENTS LEAK: {count:,} patients of these images were trained on."] if count else []
+
+
+def _of_manifest(folder: Path) -> list[str]:
+    manifest = read_manifest(folder)
+    content = (folder / MANIFEST).read_bytes()
+    lines = [
+        f"{manifest['name']}: {manifest.get('source', 'source not stated')}; manifest SHA-256 "
+        f"{hashlib.sha256(content).hexdigest()[:16]}; images: "
+        + ", ".join(f"{name} {split['images']:,}" for name, split in manifest["splits"].items())
+        + f"; {manifest.get('quarantined', 0)} quarantined."
+    ]
+    if manifest.get("synthetic"):
+        lines.append(f"{manifest['name']} is synthetic: its images were generated.")
+    lines.append(f"Patients of {manifest['name']}: {_SPLIT_RULE[manifest.get('patients', 'none')]}")
+    return lines + [f"Note on {manifest['name']}: {note}" for note in manifest.get("notes", ())]

@@ -1,0 +1,118 @@
+"""The CPU kernels: C++ of this package, compiled for this very processor when it is first needed.
+
+The library is kept in $XDG_CACHE_HOME/bitscale (or ~/.cache/bitscale), under a name that says from what, by what and
+for which processor it was made. It uses torch's OpenMP threads and no header of torch's.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SOURCES = Path(__file__).with_name("cpu")
+_COMPILERS = ("c++", "g++", "clang++")
+_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-math-errno",
+    "-ffp-contract=fast",
+)
+_WIDE = "-mprefer-vector-width=512"  # GCC's default is half of what AVX-512 has
+_COMPILE_LIMIT_S = 300
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels; None, with one warning that says why, where they cannot be had."""
+    try:
+        return ctypes.CDLL(str(_built()), mode=os.RTLD_NOW)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        print(f"warning: CPU kernels are not used, PyTorch's own are, slower: {reason}", file=sys.stderr, flush=True)
+    return None
+
+
+def _built() -> Path:
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise OSError(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, or say where it is in CXX")
+    flags = [*_FLAGS, *([_WIDE] if "avx512f" in _processor() else [])]
+    sources = sorted(_SOURCES.iterdir())
+    about = [compiler, *flags, _processor(), *(source.read_text() for source in sources)]
+    target = cache_folder() / f"cpu-{hashlib.sha256(chr(0).join(about).encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        _compile([compiler, *flags, *(str(source) for source in sources if source.suffix == ".cpp")], target)
+    return target
+
+
+def cache_folder() -> Path:
+    """Where what is compiled is kept between runs; a folder of this process's own where there is no writable home."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bitscale"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    return folder if writable else Path(tempfile.mkdtemp(prefix="bitscale-"))
+
+
+def _compile(command: list[str], target: Path) -> None:
+    """Ranks may do this at the same time: each its own file, of which one name is made."""
+    handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
+    os.close(handle)
+    try:
+        done = subprocess.run([*command, "-o", name], capture_output=True, text=True, timeout=_COMPILE_LIMIT_S)
+        if done.returncode:
+            said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            raise OSError(f"{command[0]} fails: {said or done.returncode}")
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+@cache
+def _processor() -> str:
+    """What decides the code that -march=native makes."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()} {platform.node()}"
+    wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    return platform.machine() + "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Where its numbers are; null for None."""
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def pointers(tensors: Iterable[Tensor]) -> "ctypes.Array[ctypes.c_void_p]":
+    """An array of where the numbers of each are."""
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    return (ctypes.c_void_p * len(addresses))(*addresses)
+
+
+def whole_numbers(*values: int) -> list[ctypes.c_int64]:
+    """Arguments of C++ type int64_t."""
+    return [ctypes.c_int64(value) for value in values]
+
+
+def threads() -> ctypes.c_int64:
+    """As many as torch uses."""
+    return ctypes.c_int64(torch.get_num_threads())

@@ -1,0 +1,89 @@
+"""Adaptive clipping and the SGD update of many tensors at once, each read and written once.
+
+On a CPU this package's own C++ does it, on CUDA one Triton launch for any number of tensors.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.kernels.group_norm_relu import kernel_works
+from trainer.kernels.layout import rows_lie_together
+from trainer.kernels.native import library, pointer, pointers, threads
+from trainer.optim.agc import ClipStats
+
+
+class Rates(NamedTuple):
+    """What the update multiplies with. `clipping` 0: none."""
+
+    clipping: float
+    lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+
+def takes(tensors: Sequence[Tensor]) -> bool:
+    """Whether there is a kernel for such weights, gradients and momenta: one type, one device, units that lie
+    together."""
+    first = tensors[0]
+    if any(t.device != first.device or t.dtype != first.dtype or t.is_sparse for t in tensors):
+        return False
+    if not all(rows_lie_together(t) for t in tensors):
+        return False
+    if first.device.type == "cpu":
+        return first.dtype in (torch.float32, torch.float64) and library() is not None
+    return first.is_cuda and first.dtype == torch.float32 and kernel_works(first.device)
+
+
+def update(
+    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates,
+    found_inf: Tensor | None = None,
+) -> ClipStats:  # fmt: skip
+    """Clip and update weights and momenta in place; the gradients stay as they are.
+
+    CUDA: nothing is updated where `found_inf` is not 0. Weight, gradient and momentum of each must be laid out alike.
+    """
+    if weights[0].is_cuda:
+        from trainer.kernels import sgd_agc_triton  # needs Triton
+
+        stats = sgd_agc_triton.update(weights, gradients, momenta, rates, found_inf)
+    else:
+        assert found_inf is None
+        stats = _update_natively(weights, gradients, momenta, rates)
+    for tensor in (*weights, *(momenta or ())):
+        torch.autograd.graph.increment_version(tensor)
+    return stats
+
+
+def units(tensor: Tensor) -> tuple[int, int]:
+    """How many units it has, and how many numbers each."""
+    return (len(tensor), tensor.shape[1:].numel()) if tensor.ndim > 1 else (1, tensor.numel())
+
+
+def _update_natively(
+    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates
+) -> ClipStats:
+    kernels: Any = library()
+    rows, row_sizes = zip(*map(units, weights), strict=True)
+    numbers = ctypes.c_int64 * len(weights)
+    squares = torch.empty(sum(rows), dtype=torch.float64)
+    kernels.sgd_agc_step.restype = ctypes.c_int64
+    clipped = kernels.sgd_agc_step(
+        ctypes.c_int(weights[0].dtype == torch.float64),
+        pointers(weights),
+        pointers(gradients),
+        None if momenta is None else pointers(momenta),
+        numbers(*rows),
+        numbers(*row_sizes),
+        *map(ctypes.c_double, rates[:4]),
+        ctypes.c_int64(rates.nesterov),
+        pointer(squares),
+        ctypes.c_int64(len(weights)),
+        threads(),
+    )
+    count = sum(rows) if rates.clipping else 0
+    return ClipStats(squares.sum().to(weights[0].dtype), torch.tensor(clipped), count)
