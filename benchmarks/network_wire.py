@@ -179,9 +179,7 @@ def _namespaces(ranks: int) -> Iterator[list[str]]:
         yield names
     finally:
         for rank, name in enumerate(names):
-            subprocess.run(
-                ["ip", "link", "del", f"{bridge}x{rank}"], capture_output=True
-            )  # or it outlives this a while
+            subprocess.run(["ip", "link", "del", f"{bridge}x{rank}"], capture_output=True)  # or it lives on a while
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
         subprocess.run(["ip", "link", "del", bridge], capture_output=True)
 

@@ -22,9 +22,9 @@ _STEPS = 4
 _MOST_MB, _MOST_S = 16.0, 1.0  # that the largest world may take beyond one of 64
 _HOW = (
     "Each row is one process that trains r14x0.5 for a few steps on two embedded images per step as one of "
-    "`world_size` ranks, over a fake process group. `start_seconds`: from nothing but the imports to the samples of "
-    "the first step; `peak_mb`: the most resident memory above that after the imports. The samples of a step, the share of "
-    "an evaluation and who writes checkpoints are compared with what all ranks together must give."
+    "`world_size` ranks over a fake process group. `start_seconds`: from the imports to the samples of the first step; "
+    "`peak_mb`: the most resident memory above that after the imports. The samples of a step, the share of an "
+    "evaluation and who writes checkpoints are compared with what all ranks together must give."
 )
 
 

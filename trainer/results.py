@@ -1,8 +1,8 @@
 """What a finished run is judged by: metrics of its predictions, and the predictions, so that any other can be computed.
 
 `predictions.npz` holds no pickles: `classes`, and for val and test `<split>_keys` (as in the shards), `<split>_logits`
-float32 [N, C], `<split>_labels`, int64 [N] or float32 [N, C] with NaN = unlabelled, `<split>_patients`, int64 [N], -1 for
-unknown and equal for one patient, and `<split>_fact_<name>`, a text for each image, where the set has facts such as sex.
+float32 [N, C], `<split>_labels`, int64 [N] or float32 [N, C] with NaN = unlabelled, `<split>_patients`, int64 [N], -1
+for unknown and equal for one patient, and `<split>_fact_<name>`, a text for each image, where the set has such facts.
 """
 
 import csv

@@ -104,7 +104,8 @@ def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patient
 def _known_facts(header: DicomFacts | None, of_table: Mapping[str, str]) -> dict[str, str]:
     """View, sex and age of a DICOM header, and what the table says, which comes first."""
     known = {"view": header.view, "sex": header.sex, "age": header.age} if header else {}
-    return {name: value for name, value in (known | dict(of_table)).items() if value}
+    known |= {name: value for name, value in of_table.items() if value}
+    return {name: value for name, value in known.items() if value}
 
 
 def _is_lateral(header: DicomFacts | None) -> bool:

@@ -2,16 +2,17 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import scaling_dry
+from benchmarks import scaling_dry, scaling_point
 from benchmarks import scaling_run as runs
 from benchmarks.loading_pass import child_environment
 from benchmarks.network_profile import load_profile
@@ -24,6 +25,7 @@ from benchmarks.scaling_predict import Asked, changed, predictions, sync_of
 from benchmarks.scaling_rows import MEASURED, PREDICTED, Row, measured_rows
 from benchmarks.scaling_run import Measured
 from data_pipelines.errors import InputError
+from trainer import checkpoint
 from trainer.config import RuntimeConfig
 
 ROOT = Path(runs.__file__).resolve().parents[1]
@@ -105,6 +107,44 @@ def _texts(path: Path, rows: list[Row]) -> str:
     """The text of a figure; matplotlib writes it into comments where glyphs are drawn."""
     assert rows
     return path.read_text()
+
+
+def test_what_cpus_measured_here_is_not_the_cluster(tmp_path: Path) -> None:
+    """A login node's CPUs have a folder of their own, and all counts are planned on GPUs: the plan has its T(1)."""
+    leave(tmp_path, 1)
+    of_cpu = runs.run_dir(tmp_path, "cpu", "ddp", 1)
+    shutil.copytree(runs.run_dir(tmp_path, "cuda", "ddp", 1), of_cpu)
+    result = json.loads((of_cpu / "result.json").read_text())
+    result["environment"] |= {"device": "Xeon", "threads_per_rank": 1}
+    result["point"]["device_type"] = "cpu"
+    (of_cpu / "result.json").write_text(json.dumps(result))
+    assert {point.hardware for point in runs.collect([tmp_path], allow_mixed=False)} == {
+        "A100",
+        "Xeon, 1 core(s) a rank",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "here", "planned"),
+    [
+        ({"device": "cpu"}, [1, 2], [4]),
+        ({}, [1, 2], [1, 4]),
+        ({"device": "cpu", "measure": False}, [], [1, 4]),
+    ],
+)
+def test_what_is_measured_here_and_what_is_planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], here: list[int], planned: list[int]
+) -> None:
+    ran: list[int] = []
+    monkeypatch.setattr(runs, "local_ranks", lambda device: (2, "cpu"))
+    monkeypatch.setattr(runs, "run_here", lambda ranks, program: ran.append(ranks) or "no time")
+    scale(Scaling(gpus="1,4", profile="dgx-a100", model="r14x0.5", out=tmp_path, **settings))
+    assert ran == here
+    tasks = json.loads((tmp_path / "plan.json").read_text())["tasks"]
+    assert [task["name"] for task in tasks] == [f"ddp-{count}" for count in planned]
+    device = settings.get("device", "cuda")
+    assert all(task["command"][task["command"].index("--device") + 1] == device for task in tasks)
+    assert all(f"/points/{device}/" in task["done"] for task in tasks)
 
 
 def test_mixed_commits(tmp_path: Path) -> None:
@@ -213,6 +253,45 @@ def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
     assert meter.joules is None
     with pytest.raises(MeasuredEnough):
         meter.sum("loss")  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What `measure` knows of a job."""
+
+    run_dir: Path
+    val: None = None
+    test: None = None
+
+
+class Alone:
+    """An engine of one rank that says it is one of two."""
+
+    rank, world_size, device = 0, 2, torch.device("cpu")
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+
+def test_a_point_is_measured_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a point that was interrupted does not count; windows of warm-up, with exchange, without it."""
+    left = checkpoint.path_of(tmp_path, 7)
+    left.parent.mkdir()
+    left.write_text("of an earlier start")
+
+    def train(job: StandIn, engine: Meter) -> None:
+        assert not left.exists()
+        rates = [10.0, 90.0, 80.0, 85.0, 100.0, 100.0, 101.0]
+        rows = [{"step": i, "train/images_per_s": rate, "train/data_wait_share": 0.1} for i, rate in enumerate(rates)]
+        (job.run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [{"step": 0}, *rows]))
+        raise MeasuredEnough
+
+    monkeypatch.setattr(scaling_point, "train_and_predict", train)
+    point = Point(run_dir=tmp_path, global_batch_size=4)
+    found = scaling_point.measure(StandIn(tmp_path), Alone(), point).details["point"]  # type: ignore[arg-type]
+    assert found["windows_images_per_s"] == [90.0, 80.0, 85.0]
+    assert found["exposed_share"] == pytest.approx(0.15)
+    assert (found["data_wait_share"], found["joules_per_image"]) == (0.1, None)
 
 
 def test_the_first_and_the_last_rank_of_a_world_that_is_not_there(

@@ -146,6 +146,12 @@ def test_job_of_a_task_that_is_done_starts_nothing(login: Login) -> None:
     assert (process.returncode, login.ran("srun")) == (0, [])
 
 
+def test_an_array_runs_each_task_once_whatever_the_launcher(login: Login) -> None:
+    path = plan_file(login.folder, {"a": ["true"]}, gpus_per_task=2)
+    found = directives(login.script(str(path), "--site", "generic", "--launcher", "srun", "--dry-run"))
+    assert (found["ntasks-per-node"], found["gres"], found["cpus-per-task"]) == ("1", "gpu:2", "16")
+
+
 def run_tasks(path: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, str(Path(job.__file__)), "tasks", str(path), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -184,9 +184,11 @@ def test_twice_at_a_time_is_refused(login: Login) -> None:
 
 
 def test_inside_a_job_only_warns(login: Login) -> None:
+    login.program("sbatch", f"echo ${{SLURM_JOB_ID:-none}} >{login.folder}/sees; echo 6")
     login.monkeypatch.setenv("SLURM_JOB_ID", "5")
     code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
     assert (code, "warning: this shell is in job 5" in error) == (0, True)
+    assert (login.folder / "sees").read_text() == "none\n"  # sbatch would take it for its own
 
 
 def test_refusal_of_slurm(login: Login) -> None:

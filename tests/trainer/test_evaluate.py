@@ -15,7 +15,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.index import Index
 from trainer import checkpoint
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
-from trainer.evaluation.predictions import age_band, load
+from trainer.evaluation.predictions import age_band, align, load
 from trainer.evaluation.tested import align_labels
 from trainer.experiment import RESULT
 from trainer.results import PREDICTIONS
@@ -180,6 +180,14 @@ def test_sets_that_changed_show_no_images(run_dir: Path, tmp_path: Path, monkeyp
 )  # fmt: skip
 def test_age_bands(age: str, band: str) -> None:
     assert age_band(age) == band
+
+
+def test_runs_are_compared_image_by_image(run_dir: Path) -> None:
+    test = load(run_dir, "test")
+    turned = align(test.take(np.arange(len(test))[::-1]), test.keys, "the other")
+    assert turned.keys == test.keys
+    np.testing.assert_array_equal(turned.logits, test.logits)
+    assert turned.facts == {name: list(values) for name, values in test.facts.items()}
 
 
 def test_facts_of_one_value_are_no_groups(run_dir: Path) -> None:

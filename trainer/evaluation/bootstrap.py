@@ -111,12 +111,3 @@ class Ranking:
         once = np.ones((1, int(self._clusters.max(initial=0)) + 1), dtype=np.int32)
         auc, ap = self.areas(once)
         return float(auc[0]), float(ap[0])
-
-
-def resampled_areas(rankings: list[Ranking], resamples: Resamples, num_images: int) -> Areas:
-    """The areas of every finding in every resample, float64 [findings, resamples]."""
-    auc, ap = (np.full((len(rankings), resamples.count), np.nan) for _ in range(2))
-    for block, weights in resamples.blocks(num_images):
-        for row, ranking in enumerate(rankings):
-            auc[row, block], ap[row, block] = ranking.areas(weights)
-    return Areas(auc, ap)
