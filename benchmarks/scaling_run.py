@@ -103,13 +103,19 @@ def write_plan(out: Path, programs: Sequence[tuple[str, int, list[str], Path]], 
             "name": name,
             "command": ["python", str(ROOT / program[0]), *program[1:]],
             "done": str(folder / RESULT),
-            "nodes": ceil(ranks / ranks_per_node),
-            "ranks_per_node": min(ranks, ranks_per_node),
+            "nodes": nodes,
+            "ranks_per_node": ranks // nodes,
         }
         for name, ranks, program, folder in programs
+        for nodes in [nodes_for(ranks, ranks_per_node)]
     ]
     write_json(path, {"name": "scaling", "tasks": tasks, "gpus_per_task": 1})
     return path
+
+
+def nodes_for(ranks: int, ranks_per_node: int) -> int:
+    """The fewest nodes that share so many ranks equally, with at most `ranks_per_node` on each."""
+    return next(nodes for nodes in range(ceil(ranks / ranks_per_node), ranks + 1) if ranks % nodes == 0)
 
 
 def collect(folders: Sequence[Path], allow_mixed: bool) -> list[Measured]:

@@ -147,6 +147,17 @@ def test_what_is_measured_here_and_what_is_planned(
     assert all(f"/points/{device}/" in task["done"] for task in tasks)
 
 
+def test_nodes_share_ranks_equally(tmp_path: Path) -> None:
+    assert [runs.nodes_for(ranks, 4) for ranks in (1, 3, 4, 6, 7, 8, 1024)] == [1, 1, 1, 2, 7, 2, 256]
+    programs = [(f"ddp-{ranks}", ranks, ["x.py"], tmp_path) for ranks in (2, 6, 8)]
+    path = runs.write_plan(tmp_path, programs, 4)
+    assert path is not None
+    tasks = json.loads(path.read_text())["tasks"]
+    assert [(task["nodes"], task["ranks_per_node"]) for task in tasks] == [(1, 2), (2, 3), (2, 4)]
+    assert runs.write_plan(tmp_path, [], 4) is None
+    assert not path.exists()
+
+
 def test_mixed_commits(tmp_path: Path) -> None:
     leave(tmp_path, 1, "abc")
     leave(tmp_path, 2, "def")
