@@ -73,7 +73,9 @@ class Request:
 
 def training(request: Request, arguments: Sequence[str], run_dir: Path, submitted: float) -> str:
     """A job that trains until the run is finished, or its time is over; `submitted`: seconds since the epoch."""
-    body = _until_finished(request, _command(request, arguments), run_dir, f"--since {submitted:.0f}")
+    # Where it is not queued again, the next job of a chain goes on.
+    after_limit = '[ "$asked" = limit ] && exit 0\n'
+    body = _until_finished(request, _command(request, arguments), run_dir, f"--since {submitted:.0f}", after_limit)
     return _render(request, f"Trains on {_nodes(request)}.", body)
 
 
@@ -84,17 +86,17 @@ def task(request: Request, one: Task, submitted: float) -> str:
     if words[0] == "python":
         words = [*_start(request), *words[1:]]
     asks = f"--since {submitted:.0f} --done {_quoted(one.done)}"
-    body = _until_finished(request, shlex.join(words), one.done.parent, asks)
+    body = _until_finished(request, shlex.join(words), one.done.parent, asks, "")
     return _render(request, f"Runs the task {one.name} of a plan on {_nodes(request)}.", body)
 
 
-def _until_finished(request: Request, command: str, run_dir: Path, asks: str) -> str:
+def _until_finished(request: Request, command: str, run_dir: Path, asks: str, after_limit: str) -> str:
     after = (
         """[ "$reached" -gt "$begun" ] || { echo "no step further than before: not queued again" >&2; exit 1; }
 echo "queues itself again"
 scontrol requeue "$SLURM_JOB_ID\""""
         if request.requeue
-        else '[ "$asked" = limit ] && exit 0 # the next job of a chain goes on\nexit $((code ? code : 1))'
+        else f"{after_limit}exit $((code ? code : 1))"
     )
     return f"""# Whether the run is finished, failed since this was submitted, or resumable; and the step it has saved.
 state() {{ python {_quoted(LAUNCHERS / "job.py")} state {_quoted(run_dir)} {asks}; }}
