@@ -122,7 +122,7 @@ def test_a_job_that_is_refused_does_not_keep_the_others(login: Login) -> None:
         ("""echo '{"state": "failed", "step": 9, "time": 9e9}' >status.json; exit 3""", 1, False),
         ("""echo '{"state": "resumable", "step": 9}' >status.json; kill -USR1 $PPID; sleep 0.2""", 0, True),
         (
-            """echo '{"state": "resumable", "step": 9}' >status.json; kill -USR1 $PPID; trap "" USR1; sleep 0.2""",
+            """trap "" USR1; echo '{"state": "resumable", "step": 9}' >status.json; kill -USR1 $PPID; sleep 0.2""",
             1,
             False,
         ),
