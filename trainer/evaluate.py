@@ -24,10 +24,11 @@ from data_pipelines.errors import InputError
 from data_pipelines.index import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.environment import commit
-from trainer.evaluation.assess import Difference, assess, paired
+from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.numbers import as_json
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
+from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run

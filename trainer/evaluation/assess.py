@@ -5,65 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainer.evaluation.bootstrap import RESAMPLES, Bools, Floats, Ints, Ranking, Resamples, clusters_of
-from trainer.evaluation.intervals import (
-    FEWEST,
-    Estimate,
-    auc_interval,
-    difference_interval,
-    percentile_interval,
-    share_interval,
-)
+from trainer.evaluation.bootstrap import RESAMPLES, Bools, Floats, Ints, Resamples, clusters_of
+from trainer.evaluation.curves import MOST_INTERVALS, Curves, resample_curves
+from trainer.evaluation.intervals import FEWEST, Estimate, share_interval
 from trainer.evaluation.operating import OperatingPoints, Reliability, overall_reliability, probabilities, reliability
 from trainer.evaluation.predictions import Predictions
 
-MOST_INTERVALS = 50  # classes; of more, the curves alone would take minutes
 SHARES = ("sensitivity", "specificity", "ppv", "npv")
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """Values of every finding and in every resample; NaN where there is none. auc, ap: float64 [C]; aucs, aps: [C, B].
-    clusters, pairs: int64 [C], with positives or with negatives, whichever are fewer, and of a positive and a negative.
-    why_not: by finding, why it has no interval."""
-
-    auc: Floats
-    ap: Floats
-    aucs: Floats
-    aps: Floats
-    clusters: Ints
-    pairs: Ints
-    why_not: list[str]
-
-    def auc_of(self, finding: int) -> Estimate:
-        value, reason = float(self.auc[finding]), self.why_not[finding]
-        if reason:
-            return Estimate(value, reason=reason)
-        return auc_interval(value, self.aucs[finding], int(self.clusters[finding]), int(self.pairs[finding]))
-
-    def ap_of(self, finding: int) -> Estimate:
-        value, reason = float(self.ap[finding]), self.why_not[finding]
-        if reason:
-            return Estimate(value, reason=reason)
-        return percentile_interval(value, self.aps[finding], int(self.clusters[finding]))
-
-    @property
-    def sound(self) -> Ints:
-        """The findings with enough positives and negatives."""
-        return np.array([row for row, reason in enumerate(self.why_not) if not reason], dtype=np.int64)
-
-    def means(self) -> tuple[Estimate, Estimate]:
-        """AUC and average precision, averaged over the sound findings."""
-        rows = self.sound
-        if not len(rows):
-            nothing = Estimate(math.nan, reason=f"nothing has {FEWEST} positives and {FEWEST} negatives")
-            return nothing, nothing
-        fewest = int(self.clusters[rows].min())
-        auc, ap = (
-            percentile_interval(float(values[rows].mean()), resampled[rows].mean(axis=0), fewest)
-            for values, resampled in ((self.auc, self.aucs), (self.ap, self.aps))
-        )
-        return auc, ap
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,40 +92,6 @@ def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAM
     )
 
 
-def resample_curves(predictions: Predictions, clusters: Ints, resamples: Resamples) -> Curves:
-    """AUC and average precision of every finding, as observed and in every resample."""
-    scores, known = predictions.scores(), predictions.known()
-    number = len(predictions.classes)
-    why_not = [_why_no_interval(positive, negative, clusters, number) for positive, negative in known]
-    auc, ap, smaller = np.full(number, np.nan), np.full(number, np.nan), np.zeros(number, dtype=np.int64)
-    rankings = {}
-    for row, (positive, negative) in enumerate(known):
-        smaller[row] = min(len(np.unique(clusters[positive])), len(np.unique(clusters[negative])))
-        if smaller[row]:
-            ranking = Ranking(scores[row], positive, negative, clusters)
-            auc[row], ap[row] = ranking.observed()
-            if not why_not[row]:
-                rankings[row] = ranking
-    aucs, aps = (np.full((number, resamples.count if rankings else 0), np.nan) for _ in range(2))
-    if rankings:
-        for block, weights in resamples.blocks(len(predictions)):
-            for row, ranking in rankings.items():
-                aucs[row, block], aps[row, block] = ranking.areas(weights)
-    pairs = np.array([int(positive.sum()) * int(negative.sum()) for positive, negative in known], dtype=np.int64)
-    return Curves(auc, ap, aucs, aps, smaller, pairs, why_not)
-
-
-def _why_no_interval(positive: Bools, negative: Bools, clusters: Ints, number: int) -> str:
-    for found, name in ((positive, "positives"), (negative, "negatives")):
-        count = int(found.sum())
-        if count < FEWEST:
-            return f"{count or 'no'} {name}, fewer than {FEWEST}" if count else f"no {name}"
-        patients = len(np.unique(clusters[found]))
-        if patients < FEWEST:
-            return f"{name} of {patients} patients, fewer than {FEWEST}"
-    return f"more than {MOST_INTERVALS} classes" if number > MOST_INTERVALS else ""
-
-
 def _outcomes(predictions: Predictions, points: OperatingPoints) -> Floats:
     """Whether each image is a true positive, false positive, false negative or true negative of each finding at its
     threshold, float64 [N, 4 C]."""
@@ -196,18 +110,8 @@ def _resampled_counts(
     outcomes = _outcomes(predictions, points)
     counts = outcomes.sum(axis=0)[None]
     if len(predictions.classes) <= MOST_INTERVALS:
-        counts = np.concatenate([counts, _resampled_sums(outcomes, clusters, resamples)])
+        counts = np.concatenate([counts, resamples.sums(outcomes, clusters)])
     return counts.reshape(-1, len(predictions.classes), 4)
-
-
-def _resampled_sums(values: Floats, clusters: Ints, resamples: Resamples) -> Floats:
-    """The sums of values [N, K] over the images of every resample, float64 [B, K]."""
-    of_cluster = np.zeros((resamples.clusters, values.shape[1]))
-    np.add.at(of_cluster, clusters, values)
-    sums = np.empty((resamples.count, values.shape[1]))
-    for block, weights in resamples.blocks(len(values)):
-        sums[block] = weights.astype(np.float64) @ of_cluster
-    return sums
 
 
 def _findings(
@@ -274,7 +178,7 @@ def _accuracy(predictions: Predictions, clusters: Ints, resamples: Resamples) ->
         return Estimate(math.nan, reason="several findings per image")
     right = predictions.logits.argmax(axis=1) == predictions.labels
     both = np.stack([right, ~right], axis=1).astype(np.float64)
-    counts = np.concatenate([both.sum(axis=0)[None], _resampled_sums(both, clusters, resamples)])
+    counts = np.concatenate([both.sum(axis=0)[None], resamples.sums(both, clusters)])
     return _share(counts[:, 0], counts[:, 1], resamples.clusters)
 
 
@@ -314,43 +218,3 @@ def _subgroups(predictions: Predictions, count: int, seed: int) -> list[Subgroup
                 )
             )
     return found
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A metric of two runs on the same images: theirs, and the first less the second with its interval."""
-
-    name: str
-    one: float
-    other: float
-    difference: Estimate
-
-
-def paired(one: Predictions, other: Predictions, count: int = RESAMPLES, seed: int = 0) -> list[Difference]:
-    """The differences in AUC, each finding and their mean, and in accuracy: both runs in the same resamples."""
-    clusters = clusters_of(one.patients)
-    resamples = Resamples(int(clusters.max()) + 1, count, seed)
-    mine, theirs = (resample_curves(part, clusters, resamples) for part in (one, other))
-    found = []
-    for row, name in enumerate(one.classes):
-        values, gaps = (float(mine.auc[row]), float(theirs.auc[row])), mine.aucs[row] - theirs.aucs[row]
-        if reason := mine.why_not[row]:
-            gap = Estimate(values[0] - values[1], reason=reason)
-            found.append(Difference(f"AUC, {name}", values[0], values[1], gap))
-        else:
-            found.append(_difference(f"AUC, {name}", values[0], values[1], gaps, int(mine.clusters[row])))
-    rows = mine.sound
-    if len(rows) > 1:
-        gaps, fewest = (mine.aucs[rows] - theirs.aucs[rows]).mean(axis=0), int(mine.clusters[rows].min())
-        found.append(_difference("mean AUC", mine.auc[rows].mean(), theirs.auc[rows].mean(), gaps, fewest))
-    if one.task == "single_label":
-        right = np.stack([part.logits.argmax(axis=1) == one.labels for part in (one, other)], axis=1)
-        sums = _resampled_sums(np.column_stack([right, np.ones(len(one))]), clusters, resamples)
-        gaps = (sums[:, 0] - sums[:, 1]) / sums[:, 2]
-        found.append(_difference("accuracy", right[:, 0].mean(), right[:, 1].mean(), gaps, resamples.clusters))
-    return found
-
-
-def _difference(name: str, one: float, other: float, gaps: Floats, clusters: int) -> Difference:
-    one, other = float(one), float(other)
-    return Difference(name, one, other, difference_interval(one - other, gaps, clusters))

@@ -55,6 +55,15 @@ class Resamples:
         counts = np.bincount(drawn.ravel(), minlength=len(rows) * self.clusters)
         return counts.reshape(len(rows), self.clusters).astype(np.int32)
 
+    def sums(self, values: Floats, clusters: Ints) -> Floats:
+        """The sums of values [N, K] over the images of every resample, float64 [count, K]; clusters: int64 [N]."""
+        of_cluster = np.zeros((self.clusters, values.shape[1]))
+        np.add.at(of_cluster, clusters, values)
+        sums = np.empty((self.count, values.shape[1]))
+        for block, weights in self.blocks(len(values)):
+            sums[block] = weights.astype(np.float64) @ of_cluster
+        return sums
+
 
 class Areas(NamedTuple):
     """Areas under the ROC curve and under the step curve of precision over recall; NaN where a resample has no

@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
-from trainer.evaluation.assess import Difference, Finding, Subgroup
+from trainer.evaluation.assess import Finding, Subgroup
 from trainer.evaluation.intervals import CONFIDENCE, Estimate
 from trainer.evaluation.page import Evaluation, warnings
+from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import over_seeds
 
 

@@ -10,8 +10,9 @@ from typing import Any
 from data_pipelines.errors import InputError
 from data_pipelines.index import Metric
 from trainer.evaluation import figures, tables
-from trainer.evaluation.assess import Assessment, Difference
+from trainer.evaluation.assess import Assessment
 from trainer.evaluation.errors import Mistake, most_confident, with_pixels
+from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
 from trainer.evaluation.tested import Tested
 from trainer.metrics import METRIC_NAME

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from trainer.evaluation.assess import SHARES, Assessment, Difference, Finding, Subgroup
+from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.errors import Mistake
 from trainer.evaluation.intervals import Estimate
+from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
 from trainer.reporting.tables import Entry, Heading, Table
 
