@@ -1,0 +1,150 @@
+"""How often the 95% intervals of an evaluation hold the truth: python benchmarks/interval_coverage.py [--sets 400]
+
+Test sets of patients with several, correlated images are drawn from a population whose metrics are known, and each is
+assessed as `bitscale-evaluate` does.
+"""
+
+import os
+import sys
+
+if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
+    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from scipy import stats
+from tqdm import tqdm
+
+from data_pipelines.entry import entry_point
+from data_pipelines.errors import InputError
+from trainer.environment import commit
+from trainer.evaluation.assess import SHARES, assess
+from trainer.evaluation.bootstrap import Ints, Ranking
+from trainer.evaluation.operating import OperatingPoints
+from trainer.evaluation.predictions import Predictions
+from trainer.files import write_json
+
+METRICS = ("auc", "ap", *SHARES)
+_POPULATION = 300_000  # patients, from whom the truth is taken
+
+
+@dataclass(frozen=True)
+class Design:
+    """A kind of test set. prevalence: share of positive images. separation: between the mean scores of positives and
+    negatives, in standard deviations. correlation: of labels, and of scores, between the images of a patient.
+    most_images: a patient has 1 to so many."""
+
+    patients: int
+    prevalence: float
+    separation: float
+    correlation: float
+    most_images: int
+
+    def draw(self, rng: np.random.Generator, patients: int) -> Predictions:
+        """The predictions of one finding for the images of so many patients."""
+        owner: Ints = np.repeat(np.arange(patients), rng.integers(1, self.most_images + 1, patients))
+
+        def correlated() -> Any:
+            shared = rng.normal(size=patients)[owner]
+            return np.sqrt(self.correlation) * shared + np.sqrt(1 - self.correlation) * rng.normal(size=len(owner))
+
+        positive = correlated() > stats.norm.isf(self.prevalence)
+        scores = self.separation * positive + correlated()
+        return Predictions(
+            classes=("finding",),
+            keys=tuple(map(str, range(len(owner)))),
+            logits=scores[:, None].astype(np.float32),
+            labels=positive[:, None].astype(np.float32),
+            patients=owner,
+        )
+
+
+DESIGNS = (
+    Design(60, 0.25, 1.2, 0.5, 3),
+    Design(200, 0.1, 1.2, 0.5, 3),
+    Design(200, 0.3, 0.8, 0.5, 3),
+    Design(400, 0.3, 1.5, 0.5, 4),
+    Design(120, 0.15, 2.5, 0.5, 2),
+    Design(1000, 0.02, 1.0, 0.3, 2),
+    Design(300, 0.05, 2.0, 0.3, 2),
+)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many sets of each design, and where the result goes."""
+
+    sets: int = 400
+    resamples: int = 1000
+    """Of each set."""
+    seed: int = 77
+    out: Path = Path("interval_coverage.json")
+    """JSON file to write; a table of the same name with .md goes beside it."""
+
+    def __post_init__(self) -> None:
+        for name in ("sets", "resamples"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def true_values(population: Predictions, threshold: float) -> dict[str, float]:
+    """The metrics of all patients that there are."""
+    ((positive, negative),), (scores,) = population.known(), population.scores()
+    auc, ap = Ranking(scores, positive, negative, population.patients).observed()
+    called = scores >= threshold
+    shares = (called[positive], ~called[negative], positive[called], negative[~called])
+    return {"auc": auc, "ap": ap} | {name: float(hits.mean()) for name, hits in zip(SHARES, shares, strict=True)}
+
+
+def cover(design: Design, settings: Coverage) -> dict[str, Any]:
+    """In which share of the sets that have an interval it holds the truth."""
+    rng = np.random.default_rng(settings.seed)
+    threshold = design.separation / 2
+    points = OperatingPoints(thresholds={"finding": threshold})
+    truth = true_values(design.draw(rng, _POPULATION), threshold)
+    held, sets, positives = dict.fromkeys(METRICS, 0), dict.fromkeys(METRICS, 0), 0
+    for number in tqdm(range(settings.sets), desc=f"{design.patients} patients", leave=False):
+        drawn = assess(design.draw(rng, design.patients), points, settings.resamples, number).findings[0]
+        positives += drawn.positives
+        for name, estimate in {"auc": drawn.auc, "ap": drawn.ap, **drawn.shares}.items():
+            if estimate.has_interval:
+                sets[name] += 1
+                held[name] += estimate.low <= truth[name] <= estimate.high
+    return {
+        "design": asdict(design),
+        "truth": truth,
+        "mean_positives": positives / settings.sets,
+        "sets_with_an_interval": sets,
+        "coverage": {name: held[name] / sets[name] if sets[name] else None for name in METRICS},
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The shares as Markdown."""
+    lines = [f"| patients | positive images, about | true AUC | {' | '.join(METRICS)} |", "|---" * 9 + "|"]
+    for row in rows:
+        shares = (row["coverage"][name] for name in METRICS)
+        texts = " | ".join("–" if share is None else f"{share:.1%}" for share in shares)
+        design = row["design"]
+        lines.append(f"| {design['patients']} | {row['mean_positives']:.0f} | {row['truth']['auc']:.2f} | {texts} |")
+    return "\n".join(lines) + "\n"
+
+
+@entry_point
+def main() -> None:
+    """Parse the command line, simulate, and write JSON and Markdown."""
+    settings = tyro.cli(Coverage, description=__doc__)
+    rows = [cover(design, settings) for design in DESIGNS]
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"sets": settings.sets, "resamples": settings.resamples, "seed": settings.seed}
+    write_json(settings.out, {"benchmark": "interval_coverage", "commit": commit(), **about, "designs": rows})
+    settings.out.with_suffix(".md").write_text(table(rows))
+    print(table(rows), end="")
+
+
+if __name__ == "__main__":
+    main()

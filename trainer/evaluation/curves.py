@@ -1,0 +1,91 @@
+"""AUC and average precision of every finding of a test set, as observed and in every resample of its patients."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.evaluation.bootstrap import Bools, Floats, Ints, Ranking, Resamples
+from trainer.evaluation.intervals import FEWEST, Estimate, auc_interval, percentile_interval
+from trainer.evaluation.predictions import Predictions
+
+MOST_INTERVALS = 50  # classes; of more, the curves alone would take minutes
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Values of every finding and in every resample; NaN where there is none. auc, ap: float64 [C]; aucs, aps: [C, B].
+    clusters, pairs: int64 [C], with positives or with negatives, whichever are fewer, and of a positive and a negative.
+    why_not: by finding, why it has no interval."""
+
+    auc: Floats
+    ap: Floats
+    aucs: Floats
+    aps: Floats
+    clusters: Ints
+    pairs: Ints
+    why_not: list[str]
+
+    def auc_of(self, finding: int) -> Estimate:
+        value, reason = float(self.auc[finding]), self.why_not[finding]
+        if reason:
+            return Estimate(value, reason=reason)
+        return auc_interval(value, self.aucs[finding], int(self.clusters[finding]), int(self.pairs[finding]))
+
+    def ap_of(self, finding: int) -> Estimate:
+        value, reason = float(self.ap[finding]), self.why_not[finding]
+        if reason:
+            return Estimate(value, reason=reason)
+        return percentile_interval(value, self.aps[finding], int(self.clusters[finding]))
+
+    @property
+    def sound(self) -> Ints:
+        """The findings with enough positives and negatives."""
+        return np.array([row for row, reason in enumerate(self.why_not) if not reason], dtype=np.int64)
+
+    def means(self) -> tuple[Estimate, Estimate]:
+        """AUC and average precision, averaged over the sound findings."""
+        rows = self.sound
+        if not len(rows):
+            nothing = Estimate(math.nan, reason=f"nothing has {FEWEST} positives and {FEWEST} negatives")
+            return nothing, nothing
+        fewest = int(self.clusters[rows].min())
+        auc, ap = (
+            percentile_interval(float(values[rows].mean()), resampled[rows].mean(axis=0), fewest)
+            for values, resampled in ((self.auc, self.aucs), (self.ap, self.aps))
+        )
+        return auc, ap
+
+
+def resample_curves(predictions: Predictions, clusters: Ints, resamples: Resamples) -> Curves:
+    """AUC and average precision of every finding, as observed and in every resample."""
+    scores, known = predictions.scores(), predictions.known()
+    number = len(predictions.classes)
+    why_not = [_why_no_interval(positive, negative, clusters, number) for positive, negative in known]
+    auc, ap, smaller = np.full(number, np.nan), np.full(number, np.nan), np.zeros(number, dtype=np.int64)
+    rankings = {}
+    for row, (positive, negative) in enumerate(known):
+        smaller[row] = min(len(np.unique(clusters[positive])), len(np.unique(clusters[negative])))
+        if smaller[row]:
+            ranking = Ranking(scores[row], positive, negative, clusters)
+            auc[row], ap[row] = ranking.observed()
+            if not why_not[row]:
+                rankings[row] = ranking
+    aucs, aps = (np.full((number, resamples.count if rankings else 0), np.nan) for _ in range(2))
+    if rankings:
+        for block, weights in resamples.blocks(len(predictions)):
+            for row, ranking in rankings.items():
+                aucs[row, block], aps[row, block] = ranking.areas(weights)
+    pairs = np.array([int(positive.sum()) * int(negative.sum()) for positive, negative in known], dtype=np.int64)
+    return Curves(auc, ap, aucs, aps, smaller, pairs, why_not)
+
+
+def _why_no_interval(positive: Bools, negative: Bools, clusters: Ints, number: int) -> str:
+    for found, name in ((positive, "positives"), (negative, "negatives")):
+        count = int(found.sum())
+        if count < FEWEST:
+            return f"{count or 'no'} {name}, fewer than {FEWEST}" if count else f"no {name}"
+        patients = len(np.unique(clusters[found]))
+        if patients < FEWEST:
+            return f"{name} of {patients} patients, fewer than {FEWEST}"
+    return f"more than {MOST_INTERVALS} classes" if number > MOST_INTERVALS else ""
