@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import tyro
 from scipy import stats
-from tqdm import tqdm
 
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
+from data_pipelines.part import progress_bar
 from trainer.environment import commit
 from trainer.evaluation.assess import SHARES, assess
 from trainer.evaluation.bootstrap import Ints, Ranking
@@ -107,7 +107,7 @@ def cover(design: Design, settings: Coverage) -> dict[str, Any]:
     points = OperatingPoints(thresholds={"finding": threshold})
     truth = true_values(design.draw(rng, _POPULATION), threshold)
     held, sets, positives = dict.fromkeys(METRICS, 0), dict.fromkeys(METRICS, 0), 0
-    for number in tqdm(range(settings.sets), desc=f"{design.patients} patients", leave=False):
+    for number in progress_bar(iterable=range(settings.sets), desc=f"{design.patients} patients", leave=False):
         drawn = assess(design.draw(rng, design.patients), points, settings.resamples, number).findings[0]
         positives += drawn.positives
         for name, estimate in {"auc": drawn.auc, "ap": drawn.ap, **drawn.shares}.items():
