@@ -24,9 +24,11 @@ import torch
 import torch.nn.functional as F
 import tyro
 
-from benchmarks.throughput_memory import GPUS, plan
+from benchmarks.energy import EnergyCounter
+from benchmarks.throughput_memory import GPUS, kept_beside_timm, plan
 from benchmarks.throughput_models import (
     BATCH_NORM_TWIN,
+    NUM_CLASSES,
     TIMM_TWINS,
     Step,
     bound_step,
@@ -46,6 +48,7 @@ OURS, OURS_COMPILED, BOUND = "ours", "ours_compiled", "convolutions_only"
 EAGER_LAST, COMPILED_LAST = "timm_nhwc", "timm_nhwc_compiled"
 TARGETS_CPU = {EAGER_LAST: 4.0, BOUND: 0.65}
 TARGETS_GPU = {EAGER_LAST: 2.0, COMPILED_LAST: 1.25, "batch_norm_twin_compiled": 0.9}
+TARGET_KEPT_GPU = 0.6  # of what timm keeps for the backward pass
 _TOLERANCE = 0.05  # bf16 of an untrained network: rounding flips the sign of some ReLU's input
 _HOW = (
     "A step: forward, loss, backward, clipping, update (convolutions_only: forward and backward), bf16, on a batch "
@@ -186,11 +189,20 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
             about[name]["peak_gb"] = (torch.cuda.max_memory_allocated(device) - before) / 1e9
         print(f"{name}: ready after {about[name]['ready_s']:.0f} s", file=sys.stderr, flush=True)
     times: dict[str, list[float]] = {name: [] for name in steps}
-    gemm = []
+    joules: dict[str, list[float]] = {name: [] for name in steps}
+    energy, gemm = EnergyCounter(device), []
     for _ in range(settings.rounds):
         gemm.append(gemm_flops_per_s(device))
         for name, step in steps.items():
+            energy.start()
             times[name].append(seconds_of(step, settings.steps, device))
+            used = energy.stop()
+            if used is not None:
+                joules[name].append(used / settings.steps)
+    for name, used_by_step in joules.items():
+        if used_by_step:
+            about[name]["joules_per_1000_images"] = median(used_by_step) / batch_size * 1000
+    kept = kept_beside_timm(settings.model, TIMM_TWINS[settings.model], NUM_CLASSES, settings.image_size, device)
     flops = convolution_flops(settings.model, settings.image_size) * batch_size
     return {
         "benchmark": "throughput",
@@ -213,6 +225,7 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
         "contenders": {name: _row(about[name], times.get(name), batch_size) for name in about},
         "ratios": _ratios(times, device),
         "utilisation_of_gemm": median(flops / seconds / g for seconds, g in zip(times[OURS], gemm, strict=True)),
+        "kept_for_backward_per_image": kept | {"target": TARGET_KEPT_GPU if device.type == "cuda" else None},
         "leaves_channels_last": layout_probe(settings.model, batch, device),
     }
 
@@ -252,8 +265,22 @@ def table(result: dict[str, Any]) -> str:
         if ratio and ratio["target"] is not None:
             verdict = f">= {ratio['target']:g}: {'met' if ratio['met'] else 'missed'}"
         lines.append(f"| {name} | {cell} | {_cell(ratio, '.2f') if ratio else ''} | {verdict} |")
+    kept = result["kept_for_backward_per_image"]
+    verdict = "" if kept["target"] is None else f", target <= {kept['target']:g}"
     left = ", ".join(result["leaves_channels_last"]) or "none"
-    return "\n".join([*lines, "", f"Operations that leave channels-last: {left}."]) + "\n"
+    lines += [
+        "",
+        f"Kept for the backward pass of each image: ours {kept['ours_mb']:.1f} MB, timm eager {kept['timm_mb']:.1f} MB "
+        f"({kept['ratio']:.2f}x{verdict}). Operations that leave channels-last: {left}.",
+    ]
+    if any("joules_per_1000_images" in row for row in result["contenders"].values()):
+        lines += ["", "| | peak memory, GB | energy, J per 1000 images |", "|---|---|---|"]
+        for name, row in result["contenders"].items():
+            if "images_per_s" in row:
+                used = row.get("joules_per_1000_images")
+                cell = "not measured" if used is None else f"{used:.0f}"
+                lines.append(f"| {name} | {row['peak_gb']:.1f} | {cell} |")
+    return "\n".join(lines) + "\n"
 
 
 def _cell(spread: dict[str, float], form: str) -> str:

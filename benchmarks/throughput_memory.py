@@ -1,6 +1,9 @@
-"""Memory of training on a GPU that need not be there."""
+"""Memory of training: what autograd keeps, and what fits a GPU that need not be there."""
 
-from trainer.memory_report import count_memory
+import torch
+
+from trainer.memory_report import count_memory, kept_per_image
+from trainer.models.bit import build_model
 
 GPUS = {
     "v100-16gb": 16,
@@ -29,3 +32,17 @@ def plan(name: str, gpu: str, image_size: int) -> str:
         images = max(0, int((total - memory.total(0)) // memory.activations_per_image))
         lines.append(f"| {stages} | {memory.activations_per_image / 1e6:.0f} | {images} | {memory.in_words(images)} |")
     return "\n".join(lines) + "\n"
+
+
+def kept_beside_timm(name: str, twin: str, num_classes: int, image_size: int, device: torch.device) -> dict[str, float]:
+    """Megabytes that autograd keeps of each image for the backward pass, ours and timm's, eager, bf16, channels-last;
+    and their ratio."""
+    import timm
+
+    def bytes_of(images: int) -> torch.Tensor:
+        return torch.zeros(images, image_size, image_size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+
+    ours = kept_per_image(build_model(name, num_classes).to(device), bytes_of, "bf16")
+    theirs = timm.create_model(twin, num_classes=num_classes).to(device).to(memory_format=torch.channels_last)
+    kept = kept_per_image(theirs, lambda images: bytes_of(images).float(), "bf16")
+    return {"ours_mb": ours / 1e6, "timm_mb": kept / 1e6, "ratio": ours / kept}

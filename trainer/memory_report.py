@@ -1,9 +1,10 @@
 """How much memory training takes, counted without running it: parameters, gradients, momentum and activations."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.config import Precision
@@ -47,14 +48,22 @@ def count_memory(
         model = BiTResNet(*MODELS[name], num_classes)
         model.checkpoint_stages = checkpoint_stages
         parameters = sum(p.nbytes for p in model.parameters())
-        kept = [_kept_bytes(model, images, image_size, precision) for images in (_FEW, _MORE)]
+        shape = image_size, image_size, 3
+        per_image = kept_per_image(
+            model, lambda images: torch.empty(images, *shape, dtype=torch.uint8).permute(0, 3, 1, 2), precision
+        )
     itemsize = 4 if precision == "fp32" else 2
     filters = sum(p.numel() for p in model.parameters() if p.ndim == 4) * itemsize
-    per_image = (kept[1] - kept[0]) // (_MORE - _FEW)
     return Memory(parameters, parameters, parameters, filters, per_image)
 
 
-def _kept_bytes(model: BiTResNet, images: int, image_size: int, precision: Precision) -> int:
+def kept_per_image(model: nn.Module, batch_of: Callable[[int], Tensor], precision: Precision) -> int:
+    """Bytes that autograd keeps for the backward pass of each image; batch_of: a batch of so many images."""
+    few, more = (_kept_bytes(model, batch_of(images), precision) for images in (_FEW, _MORE))
+    return (more - few) // (_MORE - _FEW)
+
+
+def _kept_bytes(model: nn.Module, batch: Tensor, precision: Precision) -> int:
     storages: dict[int, int] = {}
     alive = []
 
@@ -64,10 +73,9 @@ def _kept_bytes(model: BiTResNet, images: int, image_size: int, precision: Preci
         storages[storage._cdata] = storage.nbytes()
         return tensor
 
-    batch = torch.empty(images, image_size, image_size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     dtype = _AMP_DTYPES.get(precision)
     with (
-        torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None),
+        torch.autocast(batch.device.type, dtype or torch.bfloat16, enabled=dtype is not None),
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
     ):
         model(batch)

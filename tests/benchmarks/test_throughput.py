@@ -13,6 +13,7 @@ from benchmarks.optimizer import OptimizerBenchmark
 from benchmarks.throughput import Throughput
 from benchmarks.throughput_models import bound_step, convolution_flops, images_and_labels, layout_probe, our_step
 from data_pipelines.errors import InputError, RunError
+from trainer.memory_report import kept_per_image
 from trainer.models.bit import PreActBottleneck
 
 CPU = torch.device("cpu")
@@ -53,7 +54,47 @@ def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["contenders"][throughput.COMPILED_LAST] == {"not_measured": "out of"}
     assert result["ratios"].keys() == {throughput.EAGER_LAST}
     assert result["ratios"][throughput.EAGER_LAST]["met"] is False  # as fast as ours, not four times as slow
-    assert "not measured: out of" in throughput.table(result)
+    kept = result["kept_for_backward_per_image"]
+    assert kept["ratio"] == pytest.approx(kept["ours_mb"] / kept["timm_mb"])
+    said = throughput.table(result)
+    assert "not measured: out of" in said
+    assert "energy" not in said
+
+
+def test_energy_is_that_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counter:
+        def __init__(self, _: torch.device) -> None:
+            pass
+
+        def start(self) -> None:
+            pass
+
+        def stop(self) -> float:
+            return 6.0
+
+    monkeypatch.setattr(throughput, "EnergyCounter", Counter)
+    monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders())
+    monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
+    monkeypatch.setattr(throughput, "gemm_flops_per_s", lambda _: 1e11)
+    monkeypatch.setattr(throughput, "kept_beside_timm", lambda *_: {"ours_mb": 1.0, "timm_mb": 2.0, "ratio": 0.5})
+    result = throughput.measure(Throughput(rounds=1, steps=3, batch_size=2, image_size=32, threads=1), CPU)
+    rows = result["contenders"].values()
+    assert [row["joules_per_1000_images"] for row in rows] == [1000.0] * 3
+    for row in rows:
+        row["peak_gb"] = 1.25
+    assert "| ours | 1.2 | 1000 |" in throughput.table(result)
+
+
+def test_kept_activations_are_counted_by_image() -> None:
+    class Twice(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = images.requires_grad_().sin()  # keeps the images
+            return x * x  # keeps x
+
+    def batch_of(images: int) -> torch.Tensor:
+        return torch.zeros(images, 5)
+
+    assert kept_per_image(Twice(), batch_of, "fp32") == 2 * 5 * 4
 
 
 def test_a_wrong_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
