@@ -20,10 +20,16 @@ def test_there_are_enough_combinations_of_all_three() -> None:
 
 
 def test_frames_carry_less_than_the_rate() -> None:
-    machine = machine_of(Combination(800, 8, 4), cpu_s=0.002)
+    machine = machine_of(Combination(800, 8, 4), ranks=2, cpu_s=0.002)
     assert machine.net_gb_s * machine.wire_efficiency == pytest.approx(0.1 * 1448 / (1514 + 33))
-    assert machine.message_us == pytest.approx(2000.0)
     assert machine.interference == machine.step_sigma == machine.serial_us_per_rank == 0.0
+
+
+def test_cpus_count_for_what_the_wire_does_not_hide() -> None:
+    wire_s = 2 * 3 / 4 * (2 << 20) / (0.1e9 * 1448 / (1514 + 33))  # four ranks, and no bucket is larger than all
+    hidden, longer = (machine_of(Combination(800, 2, 4), 4, wire_s + extra_s) for extra_s in (-1e-3, 2e-3))
+    assert hidden.message_us == 0.0
+    assert longer.message_us == pytest.approx(2000.0)
 
 
 def test_without_namespaces_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
