@@ -2,8 +2,8 @@
 
 What the model is told: the rate that `tc` sets, how many of the bytes are data, how long the ranks' CPUs take for a
 bucket on links without a limit, and the time of a backward pass without an all-reduce. CPUs work on what has arrived
-while the wire carries the rest, so of their time only what exceeds the wire's counts. Nothing is fitted to the steps that
-it predicts. Linux with ip and tc, as root.
+while the wire carries the rest, so of their time only what exceeds the wire's counts. Nothing is fitted to the steps
+that it predicts. Linux with ip and tc, as root.
 """
 
 import json
