@@ -115,7 +115,7 @@ def main() -> None:
         rows.append(run_variant(name, settings))
         print(f"{name}: {rows[-1]['step_ms']:.0f} ms a step", file=sys.stderr, flush=True)
     machine = {"device": cpu_name(), "cores": os.cpu_count(), "commit": commit()}
-    about = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(settings).items()}
+    about = {key: value for key, value in asdict(settings).items() if key != "out"}
     result = {"machine": machine, "settings": about, "rows": rows}
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     settings.out.write_text(json.dumps(result, indent=1) + "\n")

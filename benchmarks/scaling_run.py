@@ -191,6 +191,6 @@ def read_accuracy(folder: Path, ranks: int) -> dict[str, Any]:
     """Final accuracy on val of that run, or that there is none."""
     result = read_json(folder / RESULT)
     if not isinstance(result, dict):
-        return {"gpus": ranks, "failed": f"no {RESULT}"}
+        return {"gpus": ranks, "failed": "not run"}
     val = result["val"]
     return {"gpus": ranks, "accuracy": val[result["metric"]], "images": val["images"], "steps": result["total_steps"]}
