@@ -6,6 +6,7 @@ import resource
 import stat
 import subprocess
 from pathlib import Path
+from statistics import median
 
 import pytest
 import torch
@@ -130,9 +131,9 @@ def test_ranks_of_a_node_share_its_cores(monkeypatch: pytest.MonkeyPatch, ranks:
 def test_freed_memory_is_not_cleared_again_by_the_system() -> None:
     def page_faults() -> int:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(5 << 20)  # 20 MB, 5120 pages
+        [torch.ones(5 << 20) for _ in range(4)]  # 80 MB, 20,480 pages; of 20 MB alone glibc would keep them unasked
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     keep_freed_memory()
-    page_faults()
-    assert page_faults() < 500
+    counts = [page_faults() for _ in range(9)]
+    assert median(counts[4:]) < 500  # a small block may lie in the way at first
