@@ -18,6 +18,7 @@ from typing import Any
 import tyro
 
 from benchmarks.loading_pass import child_environment
+from benchmarks.outcome import leave
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import RunError
 from trainer.environment import commit, cpu_name
@@ -117,10 +118,7 @@ def main() -> None:
     machine = {"device": cpu_name(), "cores": os.cpu_count(), "commit": commit()}
     about = {key: value for key, value in asdict(settings).items() if key != "out"}
     result = {"machine": machine, "settings": about, "rows": rows}
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n")
-    settings.out.with_suffix(".md").write_text(table(result))
-    print(table(result))
+    leave(settings.out, result, table(result))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ First checks the kernel against float64; then times it, layer by layer, against 
 channels-last, compiled) and against what moving the bytes alone takes. Under three minutes on one GPU.
 """
 
-import json
 import platform
 import sys
 import time
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from benchmarks.outcome import leave
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
 from trainer.environment import commit, cpu_name
@@ -293,10 +293,7 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise InputError("no GPU: this measures the CUDA kernel; on a CPU, torch's own pair runs")
     result = measure(settings, torch.device("cuda", torch.cuda.current_device()))
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n")
-    settings.out.with_suffix(".md").write_text(table(result))
-    print(table(result))
+    leave(settings.out, result, table(result))
     print(settings.out)
 
 

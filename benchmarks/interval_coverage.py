@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from scipy import stats
 
+from benchmarks.outcome import leave
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.part import progress_bar
@@ -26,7 +27,6 @@ from trainer.evaluation.assess import SHARES, assess
 from trainer.evaluation.bootstrap import Ints, Ranking
 from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.predictions import Predictions
-from trainer.files import write_json
 
 METRICS = ("auc", "ap", *SHARES)
 _POPULATION = 300_000  # patients, from whom the truth is taken
@@ -139,11 +139,9 @@ def main() -> None:
     """Parse the command line, simulate, and write JSON and Markdown."""
     settings = tyro.cli(Coverage, description=__doc__)
     rows = [cover(design, settings) for design in DESIGNS]
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     about = {"sets": settings.sets, "resamples": settings.resamples, "seed": settings.seed}
-    write_json(settings.out, {"benchmark": "interval_coverage", "commit": commit(), **about, "designs": rows})
-    settings.out.with_suffix(".md").write_text(table(rows))
-    print(table(rows), end="")
+    result = {"benchmark": "interval_coverage", "commit": commit(), **about, "designs": rows}
+    leave(settings.out, result, table(rows))
 
 
 if __name__ == "__main__":

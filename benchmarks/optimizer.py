@@ -11,7 +11,6 @@ import sys
 if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
     sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
 
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.outcome import leave, measured_device
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, keep_freed_memory
@@ -242,14 +242,8 @@ def _cell(spread: dict[str, float]) -> str:
 def main() -> None:
     """Parse the command line, check, measure, write JSON and Markdown, and print the table."""
     settings = tyro.cli(OptimizerBenchmark, description=__doc__)
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU: GPU figures are not measured here; take --device cpu")
-    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
-    result = measure(settings, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n")
-    settings.out.with_suffix(".md").write_text(table(result))
-    print(table(result))
+    result = measure(settings, measured_device(settings.device))
+    leave(settings.out, result, table(result))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import sys
 if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
     sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
 
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ import torch.nn.functional as F
 import tyro
 
 from benchmarks.energy import EnergyCounter
+from benchmarks.outcome import leave, measured_device
 from benchmarks.throughput_memory import GPUS, kept_beside_timm, plan
 from benchmarks.throughput_models import (
     BATCH_NORM_TWIN,
@@ -294,14 +294,8 @@ def main() -> None:
     if settings.plan is not None:
         print(plan(settings.plan, settings.gpu, settings.image_size))
         return
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("no GPU: GPU figures are not measured here; take --device cpu")
-    on_gpu = settings.device != "cpu" and torch.cuda.is_available()
-    result = measure(settings, torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu"))
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n")
-    settings.out.with_suffix(".md").write_text(table(result))
-    print(table(result))
+    result = measure(settings, measured_device(settings.device))
+    leave(settings.out, result, table(result))
 
 
 if __name__ == "__main__":
