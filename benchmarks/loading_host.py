@@ -35,7 +35,7 @@ def measure_host(prepared: Path) -> dict[str, Any]:
     import torch
 
     from data_pipelines.augment import Augmentation
-    from data_pipelines.batch import encoded_images, make_batch, views_of
+    from data_pipelines.batch import make_batch, views_of
 
     index = Index.load(prepared, "train")
     order, augmentation = Order(len(index), _BATCH_SIZE, seed=0), Augmentation("random_resized_crop", SIZE, SIZE)
@@ -49,7 +49,7 @@ def measure_host(prepared: Path) -> dict[str, Any]:
         marks.append(time.thread_time())
         views_of(index, request, augmentation)
         marks.append(time.thread_time())
-        encoded_images(index, request)
+        [index.encoded(row) for row in request.samples]
         marks.append(time.thread_time())
         make_batch(index, request, augmentation, pixels)
         marks.append(time.thread_time())

@@ -1,13 +1,14 @@
 """The batch that every loader hands out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from data_pipelines.augment import Augmentation, Ints, Views
+from data_pipelines.faults import Unseen
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 
@@ -18,18 +19,22 @@ class Batch:
 
     images: uint8 [B, C, S, S], a channels-last view of [B, S, S, C]. labels: int64 [B], or float32 [B, classes] with
     NaN = unlabelled. mixup: share of the own image in each mixture, float32 [B], or None. samples: rows of the index.
+    unseen: images that could not be shown; others are in their places, in `samples` and `labels` too, or black ones.
     """
 
     images: Tensor
     labels: Tensor
     mixup: Tensor | None
     samples: Ints
+    unseen: tuple[Unseen, ...] = ()
 
     def __len__(self) -> int:
         return len(self.samples)
 
 
-def make_batch(index: Index, request: Request, augmentation: Augmentation, images: Tensor) -> Batch:
+def make_batch(
+    index: Index, request: Request, augmentation: Augmentation, images: Tensor, unseen: Sequence[Unseen] = ()
+) -> Batch:
     """A batch of decoded images, uint8 [B, S, S, C] on their device, with the rest moved beside them."""
     labels = torch.from_numpy(np.asarray(index.labels[request.samples]))
     mixup = augmentation.mixup(request.positions)
@@ -38,6 +43,7 @@ def make_batch(index: Index, request: Request, augmentation: Augmentation, image
         labels=labels.to(images.device, non_blocking=True),
         mixup=None if mixup is None else torch.from_numpy(mixup).to(images.device, non_blocking=True),
         samples=request.samples,
+        unseen=tuple(unseen),
     )
 
 
@@ -46,8 +52,3 @@ def views_of(index: Index, request: Request, augmentation: Augmentation) -> View
     heights = np.asarray(index.height[request.samples], dtype=np.int64)
     widths = np.asarray(index.width[request.samples], dtype=np.int64)
     return augmentation.views(request.positions, heights, widths)
-
-
-def encoded_images(index: Index, request: Request) -> list[npt.NDArray[np.uint8]]:
-    """The encoded bytes of each requested image, views of the mapped shards."""
-    return [index.encoded(row) for row in request.samples]

@@ -4,9 +4,9 @@ DALI draws nothing: an external source hands it the encoded bytes and the parame
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from nvidia.dali import fn, pipeline_def
 from nvidia.dali.types import DALIImageType, DALIInterpType
 
 from data_pipelines.augment import Augmentation
-from data_pipelines.batch import Batch, encoded_images, make_batch, views_of
+from data_pipelines.batch import Batch, make_batch, views_of
 from data_pipelines.dali_randaugment import INPUTS, host_inputs, randaugment
+from data_pipelines.faults import Encoded, Instead, Unseen, damage, readable, replaced
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 
@@ -69,8 +70,10 @@ def batches(
     device: torch.device,
     threads: int,
     hw_decoder_load: float = HW_DECODER_LOAD,
+    *,
+    instead: Instead | None = None,
 ) -> Iterator[Batch]:
-    """A batch for each request, in order, decoded on `device` with `threads` CPU threads.
+    """A batch for each request, in order, decoded on `device` with `threads` CPU threads; see loaders.Loader.
 
     Finite and endless request streams both work; the requests of the batches in flight are kept beside them.
     hw_decoder_load is the share of JPEG files for the hardware decoder of GPUs that have one.
@@ -80,35 +83,72 @@ def batches(
     if largest is None:
         return
     stream = chain([largest], stream)
-    in_flight: deque[tuple[Request, Inputs]] = deque()  # DALI reads the inputs in place: they live until the batch does
+    # DALI reads the inputs in place: they live until the batch does.
+    in_flight: deque[tuple[_Read, Inputs]] = deque()
+    again: deque[_Read] = deque()
 
     def source() -> Inputs:
-        request = next(stream)
-        inputs = _inputs(index, request, augmentation)
-        in_flight.append((request, inputs))
+        read = again.popleft() if again else _Read(*readable(index, next(stream), instead))
+        inputs = _inputs(index, read, augmentation)
+        in_flight.append((read, inputs))
         return inputs
 
-    pipeline = _cut(
-        source,
-        decoder="mixed" if device.type == "cuda" else "cpu",
-        channels=index.channels,
-        size=augmentation.size,
-        operations=augmentation.randaugment_ops,
-        warped=views_of(index, largest, augmentation).warp is not None,
-        hw_decoder_load=hw_decoder_load,
-        batch_size=len(largest.samples),
-        num_threads=threads,
-        device_id=device.index or 0 if device.type == "cuda" else None,
-        prefetch_queue_depth=_PREFETCH,
-    )
+    def build() -> Any:
+        return _cut(
+            source,
+            decoder="mixed" if device.type == "cuda" else "cpu",
+            channels=index.channels,
+            size=augmentation.size,
+            operations=augmentation.randaugment_ops,
+            warped=views_of(index, largest, augmentation).warp is not None,
+            hw_decoder_load=hw_decoder_load,
+            batch_size=len(largest.samples),
+            num_threads=threads,
+            device_id=device.index or 0 if device.type == "cuda" else None,
+            prefetch_queue_depth=_PREFETCH,
+        )
+
+    pipeline = build()
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None
     while True:
         try:
             (images,) = pipeline.run()
         except StopIteration:
             return
-        request, _ = in_flight.popleft()
-        yield make_batch(index, request, augmentation, _copy(images.as_tensor(), copying))
+        except RuntimeError as error:
+            if instead is None:
+                raise
+            # A pipeline that has failed is of no use any more, and does not say which image it was.
+            again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], instead, error)))
+            in_flight.clear()
+            pipeline = build()
+            continue
+        read, _ = in_flight.popleft()
+        yield make_batch(index, read.request, augmentation, _copy(images.as_tensor(), copying), read.unseen)
+
+
+class _Read(NamedTuple):
+    """A request, the encoded bytes of its images, and those that could not be shown."""
+
+    request: Request
+    encoded: list[Encoded]
+    unseen: tuple[Unseen, ...]
+
+
+def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: RuntimeError) -> list[_Read]:
+    """The reads with what is damaged in the first of them that has damage replaced. Raises the pipeline's own error if
+    nothing is."""
+    for number, (request, encoded, unseen) in enumerate(reads):
+        reasons = [damage(index, row, content) for row, content in zip(request.samples, encoded, strict=True)]
+        if not any(reasons):
+            continue
+        encoded = list(encoded)
+        for i, reason in enumerate(reasons):
+            if reason is not None:
+                request, encoded[i], lost = replaced(index, request, i, reason, False, instead)
+                unseen = (*unseen, lost)
+        return [*reads[:number], _Read(request, encoded, unseen), *reads[number + 1 :]]
+    raise error
 
 
 def _copy(pixels: Any, stream: torch.cuda.Stream | None) -> torch.Tensor:
@@ -123,10 +163,10 @@ def _copy(pixels: Any, stream: torch.cuda.Stream | None) -> torch.Tensor:
     return copied
 
 
-def _inputs(index: Index, request: Request, augmentation: Augmentation) -> Inputs:
-    views = views_of(index, request, augmentation)
-    inputs = [
-        encoded_images(index, request),
+def _inputs(index: Index, read: _Read, augmentation: Augmentation) -> Inputs:
+    views = views_of(index, read.request, augmentation)
+    inputs: list[Any] = [
+        read.encoded,
         views.window[:, :2].astype(np.int32),
         views.window[:, 2:].astype(np.int32),
         views.resized.astype(np.float32),

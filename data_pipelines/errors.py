@@ -8,5 +8,9 @@ class InputError(Exception):
     """
 
 
+class ShardError(InputError):
+    """A shard that is gone, cut off, or no longer what was prepared. The message names it."""
+
+
 class RunError(RuntimeError):
     """A run that cannot go on although its input was accepted. Entry points print it and exit with 1."""

@@ -13,7 +13,7 @@ from data_pipelines.shards import EncodedImage
 
 MAX_PIXELS = 178_956_970  # of one image, as Pillow's limit: a header alone can ask for any amount of memory
 
-_PNG_SIGNATURE, _PNG_CHUNK_BYTES = b"\x89PNG\r\n\x1a\n", 12  # of a chunk: length, kind and check sum
+PNG_SIGNATURE, _PNG_CHUNK_BYTES = b"\x89PNG\r\n\x1a\n", 12  # of a chunk: length, kind and check sum
 _PNG_LEVEL = 4  # for X-rays 1% larger than the best, which takes six times as long
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -36,8 +36,8 @@ def verify_image(encoded: bytes) -> EncodedImage:
         simplejpeg.decode_jpeg(encoded, strict=True)
         if colours in ("Gray", "YCbCr", "RGB"):
             return EncodedImage(encoded, "jpg", height, width, 1 if colours == "Gray" else 3)
-    if encoded.startswith(_PNG_SIGNATURE):
-        _require_whole_png(encoded)
+    if encoded.startswith(PNG_SIGNATURE):
+        require_whole_png(encoded)
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()
         # Pillow reads 16-bit colour as 8-bit without a word: the bit depth stands in byte 24 of a PNG.
@@ -49,13 +49,13 @@ def verify_image(encoded: bytes) -> EncodedImage:
     return EncodedImage(encode_png(np.asarray(converted)), "png", converted.height, converted.width, 3)
 
 
-def _require_whole_png(encoded: bytes) -> None:
+def require_whole_png(encoded: bytes | memoryview) -> None:
     """Raise ValueError unless every chunk up to the last is there and has its check sum: Pillow looks at neither."""
-    place, kind = len(_PNG_SIGNATURE), b""
+    place, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
         if place + _PNG_CHUNK_BYTES > len(encoded):
             raise ValueError("PNG that is cut off")
-        length, kind = int.from_bytes(encoded[place : place + 4], "big"), encoded[place + 4 : place + 8]
+        length, kind = int.from_bytes(encoded[place : place + 4], "big"), bytes(encoded[place + 4 : place + 8])
         end = place + 8 + length
         if zlib.crc32(encoded[place + 4 : end]).to_bytes(4, "big") != encoded[end : end + 4]:
             raise ValueError(f"PNG that is cut off or damaged in its chunk {kind!r}")
@@ -86,8 +86,8 @@ def _grey(encoded: bytes, size: int) -> tuple[Pixels, bool]:
         return pixels, colours == "Gray" and height == width == size
     if is_dicom(encoded):
         return dicom_pixels(encoded) * np.float32(255), False
-    if encoded.startswith(_PNG_SIGNATURE):
-        _require_whole_png(encoded)
+    if encoded.startswith(PNG_SIGNATURE):
+        require_whole_png(encoded)
     with Image.open(io.BytesIO(encoded)) as image:
         image.load()
         if image.mode.startswith("F"):

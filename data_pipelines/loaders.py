@@ -2,7 +2,8 @@
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import torch
 
@@ -10,10 +11,25 @@ from data_pipelines import torch_loader
 from data_pipelines.augment import Augmentation
 from data_pipelines.batch import Batch
 from data_pipelines.errors import InputError
+from data_pipelines.faults import Instead
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 
-Loader = Callable[[Index, Iterable[Request], Augmentation, torch.device, int], Iterator[Batch]]
+
+class Loader(Protocol):
+    """Batches for requests, in order, decoded with so many CPU threads. What cannot be read or decoded raises, unless
+    `instead` says what to show in its place."""
+
+    def __call__(
+        self,
+        index: Index,
+        requests: Iterable[Request],
+        augmentation: Augmentation,
+        device: torch.device,
+        threads: int,
+        *,
+        instead: Instead | None = None,
+    ) -> Iterator[Batch]: ...
 
 
 def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterator[Request]:

@@ -22,7 +22,7 @@ Shuffle = Literal["full", "blocks"]
 _FEISTEL_ROUNDS = 12  # six leave sets of fewer than twenty samples visibly uneven
 # What a draw is for. Far from the numbers of augmentation, which hashes the same seed.
 _ORDER = 1 << 32
-_WINDOW, _ROTATION, _WEIGHTED = range(_ORDER + 1000, _ORDER + 1003)
+_WINDOW, _ROTATION, _WEIGHTED, _INSTEAD = range(_ORDER + 1000, _ORDER + 1004)
 _SUMMED, _NEARLY_WHOLE = 4096, 1e-5
 BLOCK = 128  # neighbouring samples that `shuffle="blocks"` reads together
 WINDOW = 64 * BLOCK  # samples that it mixes
@@ -144,6 +144,13 @@ class Order:
         epochs, within = np.divmod(positions, self.epoch_size)
         slots = _SHUFFLES[self.shuffle](within, self.epoch_size, self.seed, epochs)
         return Request(self._weighted(slots, epochs), positions)
+
+    def instead(self, position: int, attempt: int) -> int:
+        """The sample to show at a position whose own cannot be shown: drawn like any other of its epoch, by a hash of
+        the position."""
+        epochs = np.array([position // self.epoch_size], dtype=np.int64)
+        slots = integers(self.epoch_size, self.seed, _INSTEAD, position, attempt)
+        return int(self._weighted(slots, epochs)[0])
 
     def _weighted(self, slots: Int64s, epochs: Int64s) -> Int64s:
         """The sample of each slot of an epoch: stratified sampling, slot s draws from [s, s + 1) of all weights."""

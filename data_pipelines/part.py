@@ -200,7 +200,7 @@ class _PartWriter:
     def _remember(self, split: Split, rows: Path) -> None:
         if not self._merges:
             return
-        with np.load(rows) as table:
+        with np.load(rows, allow_pickle=False) as table:
             columns = {name: table[name].tolist() for name in table.files if name != "labels"}
         for row, digest in enumerate(columns["digest"]):
             self._places[split].setdefault(digest, {name: values[row] for name, values in columns.items()})
@@ -219,7 +219,13 @@ def verified_or_reason(read: Callable[[], bytes], verify: Callable[[bytes], Enco
 
 
 def _bad(image: RawImage, reason: str) -> Bad:
+    if image.is_hidden:
+        return image.key, "it cannot be opened" if _names_a_file(image, reason) else reason
     return (image.key if isinstance(image.image, bytes) else str(image.image)), reason
+
+
+def _names_a_file(image: RawImage, reason: str) -> bool:
+    return not isinstance(image.image, bytes) and Path(str(image.image)).name in reason
 
 
 def _digest(images: list[RawImage]) -> str:

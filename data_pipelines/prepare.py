@@ -28,6 +28,7 @@ from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.part import ROWS, Bad, finished_shards, progress_bar, write_part
+from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
 from data_pipelines.shard_writer import join_shards
 from data_pipelines.shards import MANIFEST, atomic_file, read_manifest, write_manifest
 from data_pipelines.verify import verify
@@ -86,10 +87,13 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
 
     The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it (the
     set to be, the plan, and the rows of finished shards), and the next call goes on there. Unreadable images go to
-    `quarantine.csv`.
+    `quarantine.csv`. Of patients neither names nor paths go into the set; `NAME.keymap.csv` beside it leads back.
     Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
     is not the one whose preparation was interrupted.
     """
+    secret, open_raw = (salt(), raw) if hides(raw) else (None, raw)
+    if secret is not None:
+        raw = pseudonymous(raw, secret)
     out = output.out.resolve()
     partial = out.with_name(f".{out.name}.partial")
     folder = partial / _SET
@@ -101,7 +105,9 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             _write_parts(raw, folder, output, parts)
             if output.part:
                 return None
-            _join(raw, folder, parts, output)
+            _join(raw, folder, parts, output, {} if secret is None else {"salt": name_of(secret)})
+        if secret is not None:
+            write_keymap(open_raw, secret, out.with_name(f"{out.name}.keymap.csv"))
         for unfinished in folder.rglob(".*.tmp"):  # of a process that was killed
             unfinished.unlink()
         _require_free(out, output.force)  # again: another process may have come first
@@ -226,7 +232,7 @@ def _require_distinct_keys(images: Sequence[RawImage]) -> None:
         seen.add(image.key)
 
 
-def _join(raw: RawSet, folder: Path, parts: int, output: Output) -> None:
+def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str, str]) -> None:
     """Columns, quarantine and, last, the manifest of a set whose parts are all written."""
     shards = {split: [finished_shards(folder, split, part, parts) for part in range(parts)] for split in SPLITS}
     flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
@@ -263,6 +269,7 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output) -> None:
         "source": raw.source,
         "notes": notes,
         "quarantined": len(bad),
+        **about,
         "splits": splits,
     }
     write_manifest(folder, manifest)

@@ -132,7 +132,7 @@ def join_shards(folder: Path, rows: Path, shards: Sequence[Sequence[dict[str, An
     tables = []
     for part, base in zip(names, np.cumsum([0, *(len(part) for part in names)]), strict=False):
         for name in part:
-            with np.load(rows / f"{name}.npz") as table:
+            with np.load(rows / f"{name}.npz", allow_pickle=False) as table:
                 tables.append({column: table[column] for column in (*_ROW_COLUMNS, "labels")})
             tables[-1]["shard"] += base
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from data_pipelines.augment import Augmentation, Views
-from data_pipelines.batch import Batch, encoded_images, make_batch, views_of
+from data_pipelines.batch import Batch, make_batch, views_of
+from data_pipelines.errors import InputError
+from data_pipelines.faults import Instead, Unseen, one_line, readable, replaced
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 from data_pipelines.torch_randaugment import randaugment
@@ -24,31 +26,62 @@ _PREFETCH = 2
 
 
 def batches(
-    index: Index, requests: Iterable[Request], augmentation: Augmentation, device: torch.device, threads: int
+    index: Index,
+    requests: Iterable[Request],
+    augmentation: Augmentation,
+    device: torch.device,
+    threads: int,
+    *,
+    instead: Instead | None = None,
 ) -> Iterator[Batch]:
-    """A batch for each request, in order. Threads suffice: decoding and resizing leave the interpreter's lock."""
+    """See loaders.Loader. Threads suffice: decoding and resizing leave the interpreter's lock."""
     stream = iter(requests)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
-        def submit(request: Request) -> tuple[Request, list[Future[Tensor]]]:
-            views = views_of(index, request, augmentation)
-            encoded = encoded_images(index, request)
-            return request, [pool.submit(_cut, data, index.channels, views, i) for i, data in enumerate(encoded)]
+        def submit(request: Request) -> tuple[Request, tuple[Unseen, ...], list[Future[Tensor]]]:
+            request, encoded, unseen = readable(index, request, instead)
+            views, sizes = views_of(index, request, augmentation), _sizes(index, request)
+            images = [
+                pool.submit(_cut, data, size, index.channels, views, i)
+                for i, (data, size) in enumerate(zip(encoded, sizes, strict=True))
+            ]
+            return request, unseen, images
+
+        def finished(
+            request: Request, unseen: tuple[Unseen, ...], images: list[Future[Tensor]]
+        ) -> tuple[Request, tuple[Unseen, ...], Tensor]:
+            pixels = []
+            for i, image in enumerate(images):
+                try:
+                    pixels.append(image.result())
+                except Exception as error:  # whatever a decoder throws at a broken file
+                    if instead is None or isinstance(error, (InputError, MemoryError)):
+                        raise
+                    request, data, lost = replaced(index, request, i, one_line(error), False, instead)
+                    unseen = (*unseen, lost)
+                    alone = Request(request.samples[i : i + 1], request.positions[i : i + 1])
+                    (size,) = _sizes(index, alone)
+                    pixels.append(_cut(data, size, index.channels, views_of(index, alone, augmentation), 0))
+            return request, unseen, torch.stack(pixels)
 
         waiting = deque(submit(request) for request in islice(stream, _PREFETCH))
         while waiting:
-            request, images = waiting.popleft()
-            pixels = torch.stack([image.result() for image in images])
+            request, unseen, pixels = finished(*waiting.popleft())
             waiting.extend(submit(request) for request in islice(stream, 1))
             if device.type == "cuda":
                 pixels = pixels.pin_memory().to(device, non_blocking=True)
-            yield make_batch(index, request, augmentation, pixels)
+            yield make_batch(index, request, augmentation, pixels, unseen)
 
 
-def _cut(encoded: npt.NDArray[np.uint8], channels: int, views: Views, i: int) -> Tensor:
+def _sizes(index: Index, request: Request) -> list[tuple[int, int]]:
+    """Stored height and width of each image."""
+    return list(zip(index.height[request.samples].tolist(), index.width[request.samples].tolist(), strict=True))
+
+
+def _cut(encoded: npt.NDArray[np.uint8], size: tuple[int, int], channels: int, views: Views, i: int) -> Tensor:
     """One view of one image, uint8 [S, S, C]."""
     top, left, height, width = views.window[i].tolist()
-    window = torch.from_numpy(_decode(encoded, channels)[top : top + height, left : left + width])
+    window = torch.from_numpy(_decode(encoded, size, channels)[top : top + height, left : left + width])
     # torch resizes bytes that lie channels-last several times faster than DALI does.
     stored = window.permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
     resized = interpolate(stored, views.resized[i].tolist(), mode="bilinear", antialias=True)[0]
@@ -60,14 +93,22 @@ def _cut(encoded: npt.NDArray[np.uint8], channels: int, views: Views, i: int) ->
     return image.permute(1, 2, 0).contiguous()
 
 
-def _decode(encoded: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
-    """Pixels [H, W, C]. JPEG goes by libjpeg-turbo, as in DALI, without Pillow's copies."""
+def _decode(encoded: npt.NDArray[np.uint8], size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
+    """Pixels [H, W, C]. JPEG goes by libjpeg-turbo, as in DALI, without Pillow's copies. Raises what decoders raise,
+    and ValueError for another size, before there is memory for it."""
     if encoded[0] == 0xFF:
+        _require_size(simplejpeg.decode_jpeg_header(encoded)[:2], size)
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, "GRAY" if channels == 1 else "RGB")
         return pixels
     with Image.open(io.BytesIO(encoded.data)) as picture:
+        _require_size((picture.height, picture.width), size)
         array = np.array(picture.convert("L" if channels == 1 else "RGB"))
     return array.reshape(*array.shape[:2], channels)
+
+
+def _require_size(found: tuple[int, int], stored: tuple[int, int]) -> None:
+    if found != stored:
+        raise ValueError(f"it is {found[1]} x {found[0]} pixels, its index says {stored[1]} x {stored[0]}")
 
 
 def _warp(image: Tensor, warp: npt.NDArray[np.float32]) -> Tensor:

@@ -16,7 +16,7 @@ def verify(folder: Path) -> int:
     manifest = read_manifest(folder)
     expected: dict[Path, str] = {}
     for split, content in manifest["splits"].items():
-        expected |= {folder / split / shard["file"]: shard["sha256"] for shard in content["shards"]}
+        expected |= {folder / split / shard["file"]: shard.get("sha256", "") for shard in content["shards"]}
         expected |= {folder / split / f"{name}.npy": sha256 for name, sha256 in content.get("columns", {}).items()}
     damaged = []
     with tqdm(total=len(expected), desc=str(folder), unit="file", disable=None) as bar:

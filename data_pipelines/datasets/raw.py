@@ -33,7 +33,8 @@ class Member:
 class RawImage:
     """One image. `image`: a file, a member of a tar, or its encoded bytes; `label`: a class number, or float32 [C] with
     NaN = unlabelled; `group`: equal for images that must stay in one split (one patient), -1 when unknown; `facts`: by
-    what to tell results apart, such as {"sex": "F", "age": "61", "view": "PA"}."""
+    what to tell results apart, such as {"sex": "F", "age": "61", "view": "PA"}; `is_hidden`: nobody is to be told where
+    it lies."""
 
     key: str
     split: Split
@@ -41,6 +42,7 @@ class RawImage:
     label: int | npt.NDArray[np.float32]
     group: int = NO_GROUP
     facts: Mapping[str, str] = field(default_factory=dict)
+    is_hidden: bool = False
 
     def read(self) -> bytes:
         """The encoded bytes. Raises OSError."""

@@ -36,7 +36,7 @@ def require_fractions(**fractions: float) -> None:
 def require_files(paths: Sequence[Path], remedy: str) -> None:
     """Raise InputError if more than one in twenty of these files is missing; lists folders instead of asking each."""
     folders = {path.parent for path in paths}
-    present = {folder: set(os.listdir(folder)) if folder.is_dir() else set() for folder in folders}
+    present = {folder: set(os.listdir(folder)) if os.path.isdir(folder) else set() for folder in folders}
     missing = [path for path in paths if path.name not in present[path.parent]]
     if len(missing) > _MISSING_SHARE * len(paths):
         raise InputError(f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; {remedy}")

@@ -1,10 +1,10 @@
 """Bytes are asked for in time, and nothing else changes."""
 
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,33 +60,19 @@ def test_endless_streams(depth: int) -> None:
     assert len(index.samples) == (len(taken) if depth else 0)
 
 
-class Advised:
-    """Stands for a mapped file, and remembers the bytes that the system was advised to fetch."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.spans = size, list[range]()
-
-    def madvise(self, option: int, start: int, length: int) -> None:
-        assert option == mmap.MADV_WILLNEED
-        assert start % mmap.PAGESIZE == 0  # the system refuses others
-        self.spans.append(range(start, start + length))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    page=st.integers(0, 1000),
-    in_page=st.sampled_from([0, 1, 512, mmap.PAGESIZE - 1]) | st.integers(0, mmap.PAGESIZE - 1),
-    length=st.sampled_from([1, mmap.PAGESIZE, mmap.PAGESIZE + 1]) | st.integers(1, 100_000),
-)
-def test_the_pages_of_an_image_are_advised_and_no_others(page: int, in_page: int, length: int) -> None:
-    offset = page * mmap.PAGESIZE + in_page
-    reader, advised = ShardReader([]), Advised(offset + length)
+def test_the_bytes_of_an_image_are_advised_and_no_others(write_set: Callable[..., Path]) -> None:
+    index = Index.load(write_set([0] * 5, ["a"]), "train")
+    asked: list[tuple[int, int, int]] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ShardReader, "_map", lambda *_: SimpleNamespace(_mmap=advised))
-        reader.read_ahead(0, offset, length)
-    (span,) = advised.spans
-    assert span.start <= offset < span.start + mmap.PAGESIZE
-    assert span.stop == offset + length
+        patch.setattr(os, "posix_fadvise", lambda _, *span: asked.append(span))
+        index.read_ahead(np.array([3, 0]))
+    assert asked == [(int(index.offset[row]), int(index.length[row]), os.POSIX_FADV_WILLNEED) for row in (3, 0)]
+
+
+def test_advice_about_a_shard_that_is_gone_is_not_missed(write_set: Callable[..., Path]) -> None:
+    index = Index.load(write_set([0] * 5, ["a"]), "train")
+    index.shards[0].unlink()
+    Index.load(index.shards[0].parent.parent, "train", check_shards=False).read_ahead(np.arange(5))
 
 
 def test_real_shards_up_to_their_edges(

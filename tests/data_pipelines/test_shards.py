@@ -294,3 +294,26 @@ def test_a_shard_stands_under_its_name_when_it_is_whole(tmp_path: Path) -> None:
 def test_missing_split_is_named(prepared: Path) -> None:
     with pytest.raises(InputError, match=r"has no val split \(it has: train\)"):
         Index.load(prepared, "val")
+
+
+@pytest.mark.parametrize("name", ["../000000.tar", "/etc/passwd", "a/../../b.tar", "..", "", "a\0b", "x" * 300])
+def test_names_in_a_manifest_lead_nowhere_else(prepared: Path, tmp_path: Path, name: str) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "set"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["train"]["shards"][0]["file"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="no name of a file beside it"):
+        read_manifest(folder)
+    manifest["splits"]["../other"] = manifest["splits"].pop("train")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"a split '\.\./other'"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("channels", [True, 1.0, 2, "3", None])
+def test_channels_of_a_manifest_are_one_or_three(prepared: Path, tmp_path: Path, channels: Any) -> None:
+    folder = Path(shutil.copytree(prepared, tmp_path / "set"))
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"channels": channels}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="1 or 3 channels"):
+        read_manifest(folder)

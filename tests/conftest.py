@@ -1,0 +1,17 @@
+"""What holds for every test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.pseudonyms import SALT_VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def salt_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A salt of their own: nothing is written to the home of whoever runs them."""
+    path = tmp_path_factory.mktemp("salt") / "salt"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SALT_VARIABLE, str(path))
+        yield path
