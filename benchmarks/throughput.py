@@ -1,6 +1,6 @@
 """Measure a training step: python benchmarks/throughput.py [--model r50x1] [--batch-size 8] [--out throughput.json]
 
-The shipped engine, model, loss and optimiser on synthetic batches against timm's model of the same weights, eager and
+The shipped loop, engine, model, loss and optimiser on synthetic batches against timm's model of the same weights, eager and
 compiled, channels-first and channels-last, its BatchNorm twin, and the convolutions alone. First checks our loss and
 gradients against float64. `--plan` estimates memory and measures nothing.
 """
@@ -30,13 +30,16 @@ from benchmarks.throughput_models import (
     BATCH_NORM_TWIN,
     NUM_CLASSES,
     TIMM_TWINS,
+    Compiled,
     Step,
+    Turn,
     bound_step,
     convolution_flops,
     images_and_labels,
     layout_probe,
-    our_step,
+    our_turn,
     timm_step,
+    turn_of,
 )
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
@@ -44,7 +47,7 @@ from trainer.engines.device import cpu_threads
 from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS, build_model
 
-OURS, OURS_COMPILED, BOUND = "ours", "ours_compiled", "convolutions_only"
+OURS, OURS_COMPILED, OURS_GRAPHS, BOUND = "ours", "ours_compiled", "ours_graphs", "convolutions_only"
 EAGER_LAST, COMPILED_LAST = "timm_nhwc", "timm_nhwc_compiled"
 TARGETS_CPU = {EAGER_LAST: 4.0, BOUND: 0.65}
 TARGETS_GPU = {EAGER_LAST: 2.0, COMPILED_LAST: 1.25, "batch_norm_twin_compiled": 0.9}
@@ -95,21 +98,30 @@ class Throughput:
             raise InputError(f"--gpu {self.gpu}: not known; known: {', '.join(GPUS)}")
 
 
-def contenders(settings: Throughput, device: torch.device, batch: Any, threads: int) -> dict[str, Callable[[], Step]]:
-    """What makes each contender's step, by name."""
+def contenders(settings: Throughput, device: torch.device, batch: Any, threads: int) -> dict[str, Callable[[], Turn]]:
+    """What makes each contender, by name."""
     twin = TIMM_TWINS[settings.model]
-    made: dict[str, Callable[[], Step]] = {
-        OURS: lambda: our_step(settings.model, batch, device, "auto", threads),
-        BOUND: lambda: bound_step(settings.model, batch, device),
-        EAGER_LAST: lambda: timm_step(twin, batch, device, last=True, compiled=False),
-        "timm_nchw": lambda: timm_step(twin, batch, device, last=False, compiled=False),
-        COMPILED_LAST: lambda: timm_step(twin, batch, device, last=True, compiled=True),
-        "timm_nchw_compiled": lambda: timm_step(twin, batch, device, last=False, compiled=True),
+
+    def ours(compiled: Compiled) -> Callable[[], Turn]:
+        return lambda: our_turn(settings.model, batch, device, compiled, threads)
+
+    def theirs(make: Callable[..., Step], *arguments: Any, **options: Any) -> Callable[[], Turn]:
+        return lambda: turn_of(make(*arguments, batch, device, **options), device)
+
+    made = {
+        OURS: ours("auto"),
+        BOUND: theirs(bound_step, settings.model),
+        EAGER_LAST: theirs(timm_step, twin, last=True, compiled=False),
+        "timm_nchw": theirs(timm_step, twin, last=False, compiled=False),
+        COMPILED_LAST: theirs(timm_step, twin, last=True, compiled=True),
+        "timm_nchw_compiled": theirs(timm_step, twin, last=False, compiled=True),
     }
     if device.type == "cpu":
-        made[OURS_COMPILED] = lambda: our_step(settings.model, batch, device, True, threads)
+        made[OURS_COMPILED] = ours(True)
+    else:
+        made[OURS_GRAPHS] = ours("graphs")
     if settings.model == "r50x1":
-        made["batch_norm_twin_compiled"] = lambda: timm_step(BATCH_NORM_TWIN, batch, device, True, True, clips=False)
+        made["batch_norm_twin_compiled"] = theirs(timm_step, BATCH_NORM_TWIN, last=True, compiled=True, clips=False)
     if unknown := set(settings.contenders) - set(made):
         raise InputError(f"unknown contender {', '.join(sorted(unknown))}; known: {', '.join(made)}")
     wanted = {OURS, *(settings.contenders or made)}
@@ -137,28 +149,12 @@ def check(name: str, device: torch.device) -> dict[str, float]:
     return errors
 
 
-def seconds_of(step: Step, steps: int, device: torch.device) -> float:
-    """Of one step."""
-    times = []
-    for _ in range(steps):
-        _wait(device)
-        started = time.perf_counter()
-        step()
-        _wait(device)
-        times.append(time.perf_counter() - started)
-    return min(times) if device.type == "cpu" else sum(times) / steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def gemm_flops_per_s(device: torch.device) -> float:
     """Of a bf16 matrix product, the fastest of ten."""
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * size**3 / min(seconds_of(lambda: a @ b, 1, device) for _ in range(10))
+    product = turn_of(lambda: a @ b, device)
+    return 2 * size**3 / min(product(1) for _ in range(10))
 
 
 def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
@@ -169,7 +165,7 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
     print(f"correct: {checked}", file=sys.stderr, flush=True)
     batch_size = settings.batch_size or (256 if device.type == "cuda" else 8)
     batch = images_and_labels(batch_size, settings.image_size, device)
-    steps: dict[str, Step] = {}
+    turns: dict[str, Turn] = {}
     about: dict[str, dict[str, Any]] = {}
     for name, make in contenders(settings, device, batch, threads).items():
         started = time.perf_counter()
@@ -177,25 +173,25 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
             torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
         try:
-            step = make()
-            seconds_of(step, 2, device)
+            turn = make()
+            turn(2)
         except Exception as error:  # a contender that does not run is said, not fatal
             if name == OURS:
                 raise
             about[name] = {"not_measured": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}
             continue
-        steps[name], about[name] = step, {"ready_s": time.perf_counter() - started}
+        turns[name], about[name] = turn, {"ready_s": time.perf_counter() - started}
         if device.type == "cuda":
             about[name]["peak_gb"] = (torch.cuda.max_memory_allocated(device) - before) / 1e9
         print(f"{name}: ready after {about[name]['ready_s']:.0f} s", file=sys.stderr, flush=True)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    joules: dict[str, list[float]] = {name: [] for name in steps}
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    joules: dict[str, list[float]] = {name: [] for name in turns}
     energy, gemm = EnergyCounter(device), []
     for _ in range(settings.rounds):
         gemm.append(gemm_flops_per_s(device))
-        for name, step in steps.items():
+        for name, turn in turns.items():
             energy.start()
-            times[name].append(seconds_of(step, settings.steps, device))
+            times[name].append(turn(settings.steps))
             used = energy.stop()
             if used is not None:
                 joules[name].append(used / settings.steps)

@@ -1,25 +1,39 @@
 """What the throughput benchmark compares, and the steps that it times."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config import RuntimeConfig
+from data_pipelines.batch import Batch
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines.ddp import DDPEngine
 from trainer.engines.replica import channels_last
-from trainer.losses import loss_sum
+from trainer.job import make_job
+from trainer.loop import train
 from trainer.models import bit
 from trainer.models.bit import BiTResNet, GroupNormReLU, PreActBottleneck, build_model
 from trainer.models.filters import StdConv2d
 from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.tracking import Tracker
 
 NUM_CLASSES = 1000
 TIMM_TWINS = {name: f"resnetv2_{name[1:]}_bit" for name in bit.MODELS if name[1:4] in ("50x", "101", "152")}
 BATCH_NORM_TWIN = "resnetv2_50"
 Step = Callable[[], Any]
+Turn = Callable[[int], float]
+"""Makes so many steps and returns the seconds that one took."""
+Compiled = bool | Literal["auto", "graphs"]
+_ENDLESS = 10**9  # steps
 
 
 def images_and_labels(batch_size: int, image_size: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -35,24 +49,85 @@ def optimizer_of(model: nn.Module) -> SGDAGC:
     return SGDAGC(param_groups(model, NUM_CLASSES, 0.01), lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
 
-def our_step(
-    name: str, batch: tuple[Tensor, Tensor], device: torch.device, compiled: bool | Literal["auto"], threads: int
-) -> Step:
-    """A step of the shipped engine, model, loss and optimiser, as `loop.train` makes it."""
+class _MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong
+    """Ends the loop before it saves."""
+
+
+def our_turn(name: str, batch: tuple[Tensor, Tensor], device: torch.device, compiled: Compiled, threads: int) -> Turn:
+    """`loop.train` with the shipped engine, model, loss and optimiser; its loader hands over the same batch always."""
     images, labels = batch
-    runtime = RuntimeConfig(device="cuda" if device.type == "cuda" else "cpu", compile=compiled, threads=threads)
-    engine = DDPEngine(runtime, "bf16")
+    config = Config(
+        global_batch_size=len(labels),
+        precision="bf16",
+        data=DataConfig(sets=("fashion_mnist",), image_size=images.shape[-1], resize=images.shape[-1]),
+        model=ModelConfig(name=name),
+        optim=OptimConfig(base_lr=1e-3, rescale_lr=False),
+        schedule=ScheduleConfig(kind="cosine", epochs=None, steps=_ENDLESS, warmup_steps=0),
+        runtime=RuntimeConfig(
+            device="cuda" if device.type == "cuda" else "cpu",
+            compile=compiled,
+            threads=threads,
+            log_every=_ENDLESS,
+            save_every=_ENDLESS,
+        ),
+    )
+    engine = DDPEngine(config.runtime, config.precision)
     torch.manual_seed(0)
     model = build_model(name, NUM_CLASSES)
     engine.prepare(model, optimizer_of(model), images)
-    engine.set_lr(1e-3)
+    job = replace(make_job(config, Path()), val=None)  # whose images nobody reads
+    handed_over = Batch(images, labels, None, np.arange(len(labels)))
 
-    def step() -> None:
-        with engine.accumulate(last=True):
-            engine.backward(loss_sum(engine.model(images), labels, "single_label") / len(labels))
-        engine.step()
+    def turn(steps: int) -> float:
+        watch = _Stopwatch(device)
 
-    return step
+        def load(*_: Any, **__: Any) -> Iterator[Batch]:
+            for number in range(steps):
+                watch.note(waits=number == 0)
+                yield handed_over
+            watch.note(waits=True)
+            raise _MeasuredEnough
+
+        with TemporaryDirectory() as folder, suppress(_MeasuredEnough):
+            run_dir = Path(folder)
+            tracker = Tracker(run_dir, 1, 0, _ENDLESS, name)  # of a rank that writes nothing
+            train(replace(job, run_dir=run_dir, loader=load), engine, tracker, 0, None)
+        return watch.seconds_of_a_step()
+
+    return turn
+
+
+def turn_of(step: Step, device: torch.device) -> Turn:
+    """A turn of steps that need no loop."""
+
+    def turn(steps: int) -> float:
+        watch = _Stopwatch(device)
+        watch.note(waits=True)
+        for number in range(1, steps + 1):
+            step()
+            watch.note(waits=number == steps)
+        return watch.seconds_of_a_step()
+
+    return turn
+
+
+class _Stopwatch:
+    """Notes when steps begin, and when the last one ends. A GPU is waited for at both ends of a turn only."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._times: list[float] = []
+
+    def note(self, waits: bool) -> None:
+        if waits and self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._times.append(time.perf_counter())
+
+    def seconds_of_a_step(self) -> float:
+        """The least on a CPU, where other work disturbs; the mean on a GPU, which runs behind."""
+        if self._device.type == "cuda":
+            return (self._times[-1] - self._times[0]) / (len(self._times) - 1)
+        return min(after - before for before, after in pairwise(self._times))
 
 
 def timm_step(
@@ -164,7 +239,7 @@ def layout_probe(name: str, batch: tuple[Tensor, Tensor], device: torch.device) 
                 left[str(func)] = left.get(str(func), 0) + 1
             return result
 
-    step = our_step(name, batch, device, False, torch.get_num_threads())
+    turn = our_turn(name, batch, device, False, torch.get_num_threads())
     with Probe():
-        step()
+        turn(1)
     return [f"{operation} x{count}" for operation, count in sorted(left.items())]

@@ -39,6 +39,14 @@ check_hostfile() {
     done <"$1"
 }
 
+# Refuse what a rank would refuse, in one process by itself, whatever job this is part of. Ends with its exit code, 2.
+check_configuration() {
+    local unset=() name
+    for name in $(compgen -e SLURM_) $(compgen -e PMI) $(compgen -e PET_); do unset+=(-u "$name"); done
+    env ${unset[@]+"${unset[@]}"} RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 \
+        "$PYTHON" "$(dirname "$launchers")/trainer/pretrain.py" "$@" --preflight-only >/dev/null || exit
+}
+
 settings=() # environment variables of what is started
 use_interface() { settings+=(NCCL_SOCKET_IFNAME="$1" GLOO_SOCKET_IFNAME="$1"); }
 

@@ -30,7 +30,7 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; None when it is absent or cannot be read."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -40,10 +40,12 @@ def state(run_dir: Path, since: float, done: Path | None = None) -> tuple[str, i
     status = read_json(run_dir / "status.json")
     if not isinstance(status, dict):
         status = {}
-    said, step = status.get("state"), int(status.get("step", 0))
+    said, step, time = status.get("state"), status.get("step"), status.get("time")
+    step = step if isinstance(step, int) else 0
+    time = time if isinstance(time, (int, float)) else 0
     if done is not None:
         said = "finished" if read_json(done) is not None else "" if said == "finished" else said
-    if said == "finished" or (said == "failed" and status.get("time", 0) >= since):
+    if said == "finished" or (said == "failed" and time >= since):
         return said, step
     return "resumable", step
 
@@ -52,7 +54,7 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
     """Name, tasks and GPUs per task of a plan file. Raises ValueError saying what is wrong with it."""
     try:
         plan = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a plan: {error}") from error
     if not isinstance(plan, dict) or not isinstance(plan.get("name"), str) or not isinstance(plan.get("tasks"), list):
         raise ValueError(f'{path} is no plan: it must be {{"name": ..., "tasks": [...], "gpus_per_task": 1}}')

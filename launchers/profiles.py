@@ -73,7 +73,7 @@ def load_site(name: str) -> Site:
         )
     try:
         content = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from error
     kinds = {one.name: one.type for one in fields(Site)}
     for key, value in content.items():

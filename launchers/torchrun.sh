@@ -8,11 +8,12 @@
 #   --interface NAME    network interface for NCCL and Gloo, such as ib0
 #   --last-call S       with MIN:MAX: seconds to wait for more nodes once MIN are there; default 30
 #   --max-restarts N    start all ranks again, from the last checkpoint, when one dies; default 0
+#   --grace S           seconds to save in when stopped by a signal, before ranks are killed; default 600
 #   --dry-run           show the command
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-nproc='' nodes=1 endpoint='' local_addr='' last_call=30 max_restarts=0 dry_run=''
+nproc='' nodes=1 endpoint='' local_addr='' last_call=30 max_restarts=0 grace=600 dry_run=''
 while [ $# -gt 0 ]; do
     case $1 in
     --nproc) nproc=${2:?} && check_number "$1" "$2" && shift ;;
@@ -22,6 +23,7 @@ while [ $# -gt 0 ]; do
     --interface) use_interface "${2:?}" && shift ;;
     --last-call) last_call=${2:?} && check_number "$1" "$2" && shift ;;
     --max-restarts) max_restarts=${2:?} && shift ;;
+    --grace) grace=${2:?} && check_number "$1" "$2" && shift ;;
     --dry-run) dry_run=1 ;;
     -h | --help) usage && exit ;;
     --) shift && break ;;
@@ -35,6 +37,10 @@ done
 
 environment_python
 command=("$PYTHON" -m torch.distributed.run --nproc-per-node "${nproc:-$(ranks_of_this_node)}" --max-restarts "$max_restarts")
+# By itself torchrun dies of SIGUSR1 and leaves its ranks behind. For the time to save it has an option since torch 2.12,
+# and knows this variable instead, which earlier versions do not: they kill after 30 s.
+command+=(--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1)
+settings+=(TORCH_ELASTIC_SHUTDOWN_TIMEOUT="$grace")
 if [ "$nodes" = 1 ]; then
     command+=(--standalone)
 else
@@ -47,4 +53,6 @@ else
     fi
     command+=(--rdzv-conf "$conf")
 fi
+# A mistake would only be made again by each restart.
+[ "$max_restarts" = 0 ] || [ -n "$dry_run" ] || check_configuration "$@"
 start "${command[@]}" "$(dirname "$launchers")/trainer/pretrain.py" "$@"

@@ -1,7 +1,9 @@
 """Checkpoints: one safetensors file each, the same for every engine and number of ranks, written atomically.
 
 Tensors are named `model.<parameter>` and `momentum.<parameter>`; the rest is JSON in the file's header. Nothing in them
-is executed on loading.
+is executed on loading. The header is the file's manifest, too: a digest of every tensor and of the header itself. It is
+written last, and a file that does not fit it does not count. Files of earlier versions have no digests and load as they
+are.
 """
 
 import hashlib
@@ -18,7 +20,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from data_pipelines.errors import InputError
@@ -28,8 +29,28 @@ FAMILY = "bitscale checkpoint"
 FORMAT = f"{FAMILY} 1"
 FOLDER = "checkpoints"
 BEST = "best.safetensors"
+LATEST = "latest"
+"""Holds the name of the newest checkpoint, for people and other programs."""
+_DAMAGED = ".damaged"
 _LENGTH_BYTES, _COPIED_BYTES = 8, 1 << 24  # of a safetensors file: its length goes before its header
 _NAME = re.compile(r"step_(\d{8})\.safetensors")
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_TORCH = {name: dtype for dtype, name in _DTYPES.items()}
+
+
+class DamagedError(InputError):
+    """A file that is no whole checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -42,69 +63,145 @@ class Checkpoint:
 
 def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
     """Write a checkpoint so that it is either absent or whole. Raises OSError."""
-    tensors = {
-        f"{part}.{name}": tensor.detach().cpu().contiguous()
-        for part in ("model", "momentum")
-        for name, tensor in state[part].items()
-    }
-    weights = {name: tensors[f"model.{name}"] for name in state["model"]}
-    about = about | {"weights": fingerprint(weights)}
-    header = {"format": FORMAT, "loss_scaler": json.dumps(state["loss_scaler"]), "about": json.dumps(about)}
+    tensors = {f"{part}.{name}": tensor for part in ("model", "momentum") for name, tensor in state[part].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(".*.tmp"):  # by a start that was killed while it saved
-        left.unlink()
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+        left.unlink(missing_ok=True)
+    texts = {"format": FORMAT, "loss_scaler": json.dumps(state["loss_scaler"])}
+    write_atomically(path, lambda temporary: _write(temporary, tensors, texts, about))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str], about: dict[str, Any]) -> None:
+    # Not safetensors' own writer: it copies all tensors at once, and holds up the thread that trains while it does.
+    entries, at = {}, 0
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):  # so that all lie aligned
+        tensor = tensors[name]
+        end = at + tensor.numel() * tensor.element_size()
+        entries[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
+
+    def header(digests: Mapping[str, bytes]) -> bytes:
+        known = about | {"weights": _short(digests[name] for name in sorted(digests) if name.startswith("model."))}
+        shown = {name: digest.hex() for name, digest in digests.items()}
+        return _encoded(_sealed(texts | {"about": json.dumps(known), "digests": json.dumps(shown)}), entries)
+
+    digests = dict.fromkeys(entries, bytes(hashlib.sha256().digest_size))
+    with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
+        file.seek(len(header(digests)))
+        for name in entries:
+            tensor = tensors[name].detach().cpu().contiguous()
+            hashed = beside.submit(_digest, name.partition(".")[2], tensor)
+            file.write(_bytes_of(tensor))
+            digests[name] = hashed.result()
+        file.seek(0)
+        file.write(header(digests))
+
+
+def _encoded(texts: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
+    """The beginning of a safetensors file."""
+    described = json.dumps({"__metadata__": texts, **entries}).encode()
+    described += b" " * (-len(described) % _LENGTH_BYTES)  # tensors are to lie aligned
+    return len(described).to_bytes(_LENGTH_BYTES, "little") + described
+
+
+def _sealed(texts: dict[str, str]) -> dict[str, str]:
+    """The texts of a header, with a digest of them all."""
+    texts = {name: text for name, text in texts.items() if name != "seal"}
+    return texts | {"seal": hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()}
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor."""
+    view: memoryview = tensor.view(-1).view(torch.uint8).numpy().data
+    return view
+
+
+def _digest(name: str, tensor: Tensor) -> bytes:
+    tensor = tensor.detach().cpu().contiguous()
+    hashed = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+    hashed.update(_bytes_of(tensor))
+    return hashed.digest()
+
+
+def _short(digests: Iterator[bytes]) -> str:
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+
+
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # reading and hashing let other threads run
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
     """A short name for weights, from their names, shapes and bytes: equal weights have equal ones on any machine."""
-
-    def digest(name: str) -> bytes:
-        tensor = weights[name].detach().cpu().contiguous()
-        hashed = hashlib.sha256(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        hashed.update(tensor.view(-1).view(torch.uint8).numpy().data)
-        return hashed.digest()
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets other threads run
-        return hashlib.sha256(b"".join(pool.map(digest, sorted(weights)))).hexdigest()[:16]
+    with _threads() as pool:
+        return _short(pool.map(lambda name: _digest(name, weights[name]), sorted(weights)))
 
 
 def load(path: Path, parts: Sequence[str] = ("model", "momentum")) -> Checkpoint:
-    """Read a checkpoint, or parts of its state, to the CPU. Raises InputError for a file that is no whole checkpoint of
-    this format."""
-    with _opened(path) as (file, header):
+    """Read a checkpoint, or parts of its state, to the CPU, and verify what is read.
+
+    Raises DamagedError for a file that is no whole checkpoint, InputError for one of another format.
+    """
+    with _opened(path) as (file, content):
+        header = content["__metadata__"]
+        digests = json.loads(header["digests"]) if "digests" in header else None
+        if digests is not None and digests.keys() != content.keys() - {"__metadata__"}:
+            raise ValueError("its manifest names other tensors")
         state: dict[str, Any] = {"model": {}, "momentum": {}, "loss_scaler": json.loads(header["loss_scaler"])}
-        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            part, _, parameter = name.partition(".")
-            tensors = state[part]
-            if part in parts:
-                tensors[parameter] = file.get_tensor(name)
+        start = file.tell()
+
+        def read(name: str) -> Tensor:
+            tensor = _read(file.fileno(), start, content[name])
+            if digests is not None and _digest(name.partition(".")[2], tensor).hex() != digests[name]:
+                raise ValueError(f"{name} is not what was written")
+            return tensor
+
+        places = {name: name.partition(".") for name in content if name != "__metadata__"}
+        for part, _, _ in places.values():
+            state[part]  # a name that is none of ours
+        wanted = [name for name, (part, _, _) in places.items() if part in parts]
+        with _threads() as pool:
+            for name, tensor in zip(wanted, pool.map(read, wanted), strict=True):
+                part, _, parameter = places[name]
+                state[part][parameter] = tensor
         return Checkpoint(state, _about(header))
 
 
+def _read(descriptor: int, start: int, entry: dict[str, Any]) -> Tensor:
+    # Not mapped into memory: a disk that fails would kill the process instead of raising OSError.
+    tensor = torch.empty(entry["shape"], dtype=_TORCH[entry["dtype"]])
+    begin, end = entry["data_offsets"]
+    left = _bytes_of(tensor)
+    assert len(left) == end - begin  # safetensors has checked the header
+    at = start + begin
+    while left:
+        count = os.preadv(descriptor, [left], at)
+        if count == 0:
+            raise ValueError("it ends too early")
+        left, at = left[count:], at + count
+    return tensor
+
+
 def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint says `about` itself, without reading its tensors. Raises InputError as `load` does."""
-    with _opened(path) as (_, header):
-        return _about(header)
+    """What a checkpoint says `about` itself, without reading its tensors. Raises as `load` does."""
+    with _opened(path) as (_, content):
+        return _about(content["__metadata__"])
 
 
 def add(path: Path, **facts: Any) -> None:
-    """Let a checkpoint say more `about` itself; its tensors stay as they are. Raises InputError as `load` does, and
-    OSError."""
-    with _opened(path) as (_, header):
-        about = _about(header) | facts
-    with path.open("rb") as file:
-        content = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
-        content["__metadata__"]["about"] = json.dumps(about)
-        described = json.dumps(content).encode()
-        described += b" " * (-len(described) % _LENGTH_BYTES)  # tensors are to lie aligned
+    """Let a checkpoint say more `about` itself; its tensors stay as they are. Raises as `load` does, and OSError."""
+    with _opened(path) as (file, content):
+        texts, start = content.pop("__metadata__"), file.tell()
+        texts |= {"about": json.dumps(_about(texts) | facts)}
+        described = _encoded(_sealed(texts) if "seal" in texts else texts, content)
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as copy:
-                copy.write(len(described).to_bytes(_LENGTH_BYTES, "little") + described)
-                shutil.copyfileobj(file, copy, _COPIED_BYTES)
+    def write(temporary: Path) -> None:
+        with path.open("rb") as original, temporary.open("wb") as copy:
+            copy.write(described)
+            original.seek(start)
+            shutil.copyfileobj(original, copy, _COPIED_BYTES)
 
-        write_atomically(path, write)
+    write_atomically(path, write)
 
 
 def _about(header: dict[str, str]) -> dict[str, Any]:
@@ -115,16 +212,21 @@ def _about(header: dict[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, dict[str, str]]]:
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The file, at the first tensor, and its header as safetensors has checked it."""
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                found = header.get("format")
-                raise InputError(f"{path} is no checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
-            yield file, header
+        with safe_open(path, framework="pt") as checked:
+            header = checked.metadata() or {}
+        if header.get("format") != FORMAT:
+            found = header.get("format")
+            raise InputError(f"{path} is no checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
+        if header.keys() & {"seal", "digests"} and _sealed(header) != header:
+            raise ValueError("its header is not what was written")
+        with path.open("rb") as file:
+            content = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+            yield file, content
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is no whole checkpoint ({error}); delete it to go on from an older one") from error
+        raise DamagedError(f"{path} is no whole checkpoint ({error}); take another one") from error
 
 
 def numbered(run_dir: Path) -> list[Path]:
@@ -157,7 +259,36 @@ def chosen(run: Path) -> Path:
     return candidates[0]
 
 
+def point_to(path: Path) -> None:
+    """Let `latest` beside a checkpoint hold its name. Raises OSError."""
+    write_atomically(path.with_name(LATEST), lambda temporary: temporary.write_text(f"{path.name}\n"))
+
+
 def prune(run_dir: Path, keep: int) -> None:
-    """Delete all but the newest `keep` numbered checkpoints."""
-    for path in numbered(run_dir)[:-keep]:
-        path.unlink()
+    """Delete numbered checkpoints that are older than the newest `keep` whole ones. Raises OSError."""
+    whole = 0
+    for path in reversed(numbered(run_dir)):
+        if whole >= keep:
+            path.unlink(missing_ok=True)
+        else:
+            whole += _seems_whole(path)
+
+
+def _seems_whole(path: Path) -> bool:
+    try:
+        describe(path)
+    except InputError:
+        return False
+    return True
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged checkpoint a name under which nobody takes it for one, and return that. Raises OSError."""
+    aside = path.with_name(path.name + _DAMAGED)
+    path.replace(aside)
+    return aside
+
+
+def damaged(run_dir: Path) -> list[Path]:
+    """What was set aside."""
+    return sorted((run_dir / FOLDER).glob(f"*{_DAMAGED}"))

@@ -69,6 +69,11 @@ class DataConfig:
     """Training images per class, drawn by the seed; None for all."""
     shots_at_most: bool = False
     """Take what there is of classes with fewer images than shots, or with none, instead of refusing."""
+    on_bad_shard: Literal["stop", "skip"] = "stop"
+    """What a shard does that is gone, cut off or changed: stop the run, or have other images shown in the places of
+    its own, which unseen.csv lists."""
+    max_bad: int = 100
+    """Most images that may turn out to be undecodable in a run; others are shown in their places."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -86,6 +91,7 @@ class DataConfig:
             f"--data.randaugment-magnitude is {self.randaugment_magnitude}; it must lie in 0 to 30",
         )
         _require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {self.mixup_alpha}; it must not be negative")
+        _require(self.max_bad >= 0, f"--data.max-bad is {self.max_bad}; it must not be negative")
         _require(self.shots is None or self.shots > 0, f"shots is {self.shots}; it must be at least 1, or 'full'")
 
 
@@ -174,6 +180,9 @@ class RuntimeConfig:
     """Seconds to wait at the start until all ranks are there."""
     timeout_s: int = 600
     """Seconds without an answer after which another rank counts as lost."""
+    hang_timeout_s: int = 300
+    """Seconds without progress of a rank after which it is named, with its host and phase, and the run ends, to be
+    resumed; at most 0.8 of timeout_s, more for the first step, evaluation and saving. 0: never."""
     micro_batch_size: int | Literal["auto"] | None = None
     """Most images per rank in one forward pass; a rank's share of the batch is accumulated from these. None: all; auto:
     all, halved as often as memory demands."""
@@ -188,8 +197,9 @@ class RuntimeConfig:
     """Copy the sets to this storage of the node first, such as /dev/shm: once per node, checked, and kept there."""
     threads: int | None = None
     """CPU threads of each rank; None: the cores this process may use, shared by the ranks of the node."""
-    compile: bool | Literal["auto"] = "auto"
-    """Compile the residual units with torch.compile. auto: on a GPU."""
+    compile: bool | Literal["auto", "graphs"] = "auto"
+    """Compile the residual units with torch.compile. auto: on a GPU; graphs: and replay them as CUDA graphs, which pays
+    where batches are small and all of one size."""
     checkpoint_stages: int = 0
     """The first so many stages keep only what enters their residual units and compute the rest again in the backward
     pass: less memory, more time. 4: all of them."""
@@ -201,11 +211,17 @@ class RuntimeConfig:
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
     """Newest checkpoints to keep; the best one is kept beside them."""
+    max_failed_saves: int = 3
+    """Saves in a row that may fail, with all that is tried until the next one is due, before the run ends."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What a loss or gradient that is not finite does: stop the run, or leave this one update out, on all ranks."""
+    max_skipped_steps: int = 10
+    """With --non-finite skip: most updates that a run may leave out."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
         counts = ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
-        for name in (*counts, "connect_timeout_s", "timeout_s"):
+        for name in (*counts, "max_failed_saves", "connect_timeout_s", "timeout_s", "max_skipped_steps"):
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             if isinstance(value, str):
@@ -217,6 +233,11 @@ class RuntimeConfig:
             0 <= self.checkpoint_stages <= 4,
             f"--checkpoint-stages is {self.checkpoint_stages}; it must lie in 0 to 4, the number of stages",
         )
+        _require(
+            self.compile != "graphs" or self.checkpoint_stages == 0,
+            "--compile graphs has no place for --checkpoint-stages; leave out one of them",
+        )
+        _require(self.hang_timeout_s >= 0, f"--hang-timeout-s is {self.hang_timeout_s}; it must not be negative")
         _require(self.read_ahead >= 0, f"--read-ahead is {self.read_ahead}; it must not be negative")
         _require(self.bucket_mb >= 0, f"--bucket-mb is {self.bucket_mb}; it must not be negative")
         self._check_engine()
@@ -292,6 +313,8 @@ class Config:
 
 # Settings that configurations of earlier versions do not have, and what these versions did.
 _ADDED: dict[str, Any] = {"mode": "finetune", "data.one_label": False, "model.keep_head": False}
+# Between two starts: how the run executes, and what to do about faults that may come.
+_MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad"}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
@@ -302,7 +325,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     same_weights = weights is not None and weights == new.get("pretrained_weights")
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name, "absent"), new.get(name, "absent")
-        if prefix + name == "runtime" or before == after or (name not in old and _ADDED.get(prefix + name) == after):
+        if (
+            prefix + name == "runtime"
+            or prefix + name in _MAY_CHANGE
+            or before == after
+            or (name not in old and _ADDED.get(prefix + name) == after)
+        ):
             continue
         if prefix + name == "model.pretrained" and same_weights:
             continue

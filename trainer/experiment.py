@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from data_pipelines.errors import InputError, RunError
-from trainer import checkpoint
+from trainer import checkpoint, logs
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
@@ -24,6 +24,8 @@ from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
 from trainer.preflight import preflight
 from trainer.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
+from trainer.resume_command import resume_command
+from trainer.saving import UnsavedError
 from trainer.signals import Stopped
 from trainer.tracking import write_status
 from trainer.training import train_and_predict, wait_for_all
@@ -65,9 +67,9 @@ def carry_out(
     environment = describe_environment(engine, job.loader_name)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
+    result = finished(run_dir, settings, start)
     if start.preflight_only:
         return {}
-    result = finished(run_dir, settings, start)
     if result is not None:
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
         if engine.rank == 0:
@@ -79,6 +81,8 @@ def carry_out(
     wait_for_all(engine)  # every rank has looked at the folder before one writes to it
     if engine.rank == 0:
         _open_folder(job, settings, environment)
+    logs.tell_together(engine)
+    logs.follow(run_dir, engine.rank)
     with _status_kept(job, engine):
         outcome = work(job, engine)
         result = {
@@ -216,10 +220,14 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         by = stopped.received.name if stopped.received else "a signal to another rank"
         leave("resumable", f"stopped by {by}")
         if engine.rank == 0:
-            print(f"stopped by {by}; the same command goes on with {job.run_dir} from step {stopped.step}", flush=True)
+            print(
+                f"stopped by {by}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
+                f"  {resume_command(job.run_dir)}",
+                flush=True,
+            )
         engine.close()
         raise
-    except RankLostError as error:
+    except (RankLostError, UnsavedError) as error:
         leave("resumable", str(error))
         raise
     except (InputError, RunError) as error:
@@ -227,9 +235,7 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         leave("resumable", "interrupted")
-        raise RunError(
-            f"interrupted; the same command with --run-dir {job.run_dir} goes on from step {step()}"
-        ) from None
+        raise RunError(f"interrupted. This goes on from step {step()}:\n  {resume_command(job.run_dir)}") from None
     except SystemExit:
         leave("resumable", "terminated")
         raise

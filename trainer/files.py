@@ -34,5 +34,5 @@ def read_json(path: Path) -> Any:
     """The content of a JSON file; None when it is absent or cannot be read."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None

@@ -14,6 +14,7 @@ from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augme
 from data_pipelines.batch import Batch
 from data_pipelines.concat import concat, near_misses
 from data_pipelines.errors import InputError
+from data_pipelines.faults import Instead, blank
 from data_pipelines.index import Index, Split, some_of, splits_of
 from data_pipelines.loaders import Loader, pick_loader, read_ahead
 from data_pipelines.order import Order, Request
@@ -48,7 +49,8 @@ class Job:
         """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
         place = (engine.rank, engine.world_size, self.micro_batch_size(engine))
         requests = self.order.micro_batches(first_step, *place)
-        return self.load(engine, self.train, requests, self.augmentation), self.order.num_micro_batches(*place)
+        batches = self.load(engine, self.train, requests, self.augmentation, self.order.instead)
+        return batches, self.order.num_micro_batches(*place)
 
     def micro_batch_size(self, engine: Engine) -> int:
         """Images of the largest forward pass of this rank."""
@@ -68,11 +70,16 @@ class Job:
         return torch.zeros(count, size, size, self.train.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def load(
-        self, engine: Engine, index: Index, requests: Iterable[Request], augmentation: Augmentation
+        self,
+        engine: Engine,
+        index: Index,
+        requests: Iterable[Request],
+        augmentation: Augmentation,
+        instead: Instead = blank,
     ) -> Iterator[Batch]:
-        """Batches for these requests on the engine's device."""
+        """Batches for these requests on the engine's device; their `unseen` says what could not be read."""
         early = read_ahead(index, requests, self.config.runtime.read_ahead)
-        return self.loader(index, early, augmentation, engine.device, engine.threads)
+        return self.loader(index, early, augmentation, engine.device, engine.threads, instead=instead)
 
 
 def make_job(config: Config, run_dir: Path) -> Job:
@@ -148,13 +155,14 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
     """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
     it. Raises InputError if only some have it: a metric over part of the sets would pass for one over all; and for
     classes without training images, unless shots_at_most."""
-    having = [folder for folder in folders if split in splits_of(read_manifest(folder))]
+    strict = data.on_bad_shard == "stop"
+    having = [folder for folder in folders if split in splits_of(read_manifest(folder, strict))]
     if not having:
         return None
     if len(having) < len(folders):
         lacking = ", ".join(str(folder) for folder in folders if folder not in having)
         raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
-    indexes = [Index.load(folder, split) for folder in folders]
+    indexes = [Index.load(folder, split, strict) for folder in folders]
     if data.one_label:  # over all findings: those that are not chosen count as well
         index = concat(indexes, data.join).one_label()
         index = index.take_classes(data.classes) if data.classes else index
@@ -192,7 +200,7 @@ def _warnings(config: Config, folders: Sequence[Path], train: Index, total_steps
     if schedule.kind == "step" and schedule.warmup_steps > decay_steps(total_steps)[0]:
         warnings.append(f"{schedule.warmup_steps} warm-up steps reach into the first decay")
     if len(folders) > 1 and not config.data.classes:
-        alike = near_misses([Index.load(folder, "train") for folder in folders])
+        alike = near_misses([Index.load(folder, "train", check_shards=False) for folder in folders])
     else:
         alike = []
     if alike:

@@ -1,23 +1,25 @@
 """The training loop and evaluation. Pre-training and transfer both run these two functions and no others."""
 
 import math
-from collections.abc import Iterable
 from itertools import islice
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data_pipelines.errors import RunError
+from data_pipelines.faults import Unseen
 from data_pipelines.index import Index
 from data_pipelines.order import evaluation_order
-from trainer import checkpoint
+from trainer.account import UNJUDGED, note_unjudged
 from trainer.engines.base import Engine, Update
 from trainer.job import Job
 from trainer.losses import count_labels, loss_sum, model_input, targets
 from trainer.metrics import compute_metrics
+from trainer.saving import Saver, require_finite
 from trainer.signals import NEVER, Stopped, StopSignals
-from trainer.tracking import Tracker, write_status
+from trainer.tracking import Tracker
 from trainer.watch import LossWatch
 
 
@@ -28,12 +30,21 @@ def train(
 
     `best` is the primary metric of the best checkpoint so far, None without one. Raises RunError for a loss that is not
     finite; the last checkpoint is then from before it. Raises Stopped on every rank, with a checkpoint of this very
-    step, once any of them was asked to `stop`.
+    step, once any of them was asked to `stop`. Raises RunError on every rank if it cannot be saved.
     """
+    with Saver(job, engine, best) as saver:
+        _train(job, engine, tracker, first_step, saver, stop)
+        engine.heartbeat.enter("saving")
+        saver.finish()
+
+
+def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
     task, num_classes, runtime = job.train.task, job.train.num_classes, job.config.runtime
     batches, num_micro_batches = job.training_batches(engine, first_step)
-    watch, meter = LossWatch(job), Meter()
+    watch, meter = LossWatch(job, engine, first_step), Meter()
+    beat = engine.heartbeat
     for step in range(first_step, job.total_steps):
+        beat.enter("data", step)
         lr = job.schedule(step)
         engine.set_lr(lr)
         waiting = perf_counter()
@@ -41,24 +52,33 @@ def train(
         meter.waited_s += perf_counter() - waiting
         num_labels: Tensor | int = job.config.global_batch_size
         if task == "multi_label":
+            beat.enter("exchange")
             num_labels = engine.sum(count_labels(micro_batches)).clamp(min=1)
-        report = torch.zeros(engine.world_size + 1, dtype=torch.float64, device=engine.device)
+        unseen = [lost for batch in micro_batches for lost in batch.unseen]
+        report = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
         for i, batch in enumerate(micro_batches, 1):
+            beat.enter("forward")
             with engine.accumulate(last=i == len(micro_batches)):
                 logits = engine.model(model_input(batch))
                 loss = loss_sum(logits, targets(batch, task, num_classes), task) / num_labels
+                beat.enter("backward")
                 engine.backward(loss * engine.world_size)
             report[engine.rank] += loss.detach()
-        report[-1] = stop.received is not None
+        beat.enter("update")
+        report[-2] = stop.received is not None
+        report[-1] = len(unseen)
         report = engine.sum(report)
-        update = engine.step()
-        watch.see(step, lr, report)
+        update = engine.step(watch.ruined(report))
+        watch.see(step, lr, report, update, unseen)
         done = step + 1
         tracker.advance()
         meter.images += job.config.global_batch_size
         if due(done, runtime.log_every, job.total_steps):
             watch.settle()
-            tracker.scalars(done, training_scalars(lr, report[:-1].sum(), update, meter))
+            slowest, in_words = beat.slowest()
+            loss_of_all = report[: engine.world_size].sum()
+            scalars = training_scalars(lr, loss_of_all, update, meter) | saver.take_figures() | slowest
+            tracker.scalars(done, scalars, in_words)
             meter = Meter()
         if job.val is not None and due(done, job.config.eval_every, job.total_steps):
             watch.settle()
@@ -67,66 +87,68 @@ def train(
             metrics = evaluate(job, engine, job.val)
             tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
             metric = metrics[job.train.metric]  # NaN is never better: the last checkpoint counts then
-            if metric > (-math.inf if best is None else best):
-                best = metric
-                save(job, engine, done, best, checkpoint.BEST)
+            if metric > (-math.inf if saver.best is None else saver.best):
+                saver.save(done, metric)
             meter.paused_s += perf_counter() - started
         stopping = watch.stop_asked and done < job.total_steps
         if stopping or due(done, runtime.save_every, job.total_steps):
             watch.settle()
             started = perf_counter()
-            save(job, engine, done, best)
-            write_status(job.run_dir, engine.rank, "running", done, job.total_steps)
+            beat.enter("saving")
+            saver.save(done)
             meter.paused_s += perf_counter() - started
         if stopping:
-            engine.sum(torch.zeros(1))  # a launcher may kill all ranks when the first ends: rank 0 has saved by now
+            saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
             raise Stopped(done, stop.received)
 
 
 def evaluate(job: Job, engine: Engine, index: Index) -> dict[str, float]:
-    """The metrics of the engine's model on every sample of an index, each counted once. Collective."""
-    return compute_metrics(predict(job, engine, index), index)
+    """The metrics of the engine's model on every sample of an index, each counted once; those that cannot be read any
+    more are left out. Collective."""
+    judged, outputs = judge(job, engine, index)
+    return compute_metrics(outputs, judged)
+
+
+def judge(job: Job, engine: Engine, index: Index) -> tuple[Index, Tensor]:
+    """The samples of an index that can be read, nearly always all, and their logits, as `predict` has them."""
+    outputs, lost = _predict(job, engine, index, None)
+    if not lost.any():
+        return index, outputs
+    return index.take(np.flatnonzero(~lost.numpy())), outputs[~lost]
 
 
 def predict(job: Job, engine: Engine, index: Index, num_outputs: int | None = None) -> Tensor:
     """Logits of every sample of an index, float32 [N, C] on the CPU, on every rank; or what else the engine's model
-    puts out, [N, num_outputs]. Collective. Raises RunError, on every rank, for outputs that are not finite."""
+    puts out, [N, num_outputs]. Collective. Raises RunError, on every rank, for outputs that are not finite, and for
+    images that cannot be read."""
+    outputs, lost = _predict(job, engine, index, num_outputs)
+    if lost.any():
+        raise RunError(f"{int(lost.sum())} of {len(index)} images cannot be read; {job.run_dir / UNJUDGED} lists them")
+    return outputs
+
+
+def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) -> tuple[Tensor, Tensor]:
+    """Outputs, and whether a sample could not be read, bool [N]."""
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
-    outputs = torch.zeros(len(index), num_outputs or index.num_classes)
+    outputs = torch.zeros(len(index), (num_outputs or index.num_classes) + 1)  # the last: could not be read
+    unseen: list[Unseen] = []
     with engine.evaluation():
         for batch in job.load(engine, index, requests, job.evaluation):
-            outputs[torch.from_numpy(batch.samples)] = engine.model(batch.images).float().cpu()
+            engine.heartbeat.enter("evaluation")
+            outputs[torch.from_numpy(batch.samples), :-1] = engine.model(batch.images).float().cpu()
+            unseen += batch.unseen
+    outputs[[one.sample for one in unseen], -1] = 1
     outputs = engine.sum(outputs)
+    lost, outputs = outputs[:, -1] > 0, outputs[:, :-1]
+    if lost.any():
+        note_unjudged(job, engine, index, unseen)
     ruined = int((~outputs.isfinite()).any(dim=1).sum())
     if ruined:
         raise RunError(
             f"{job.run_dir}: the model's outputs for {ruined} of {len(index)} images are not finite, so there are no "
             "metrics. Take --precision bf16 or fp32, lower the learning rate, or look at the weights it began with"
         )
-    return outputs
-
-
-def save(job: Job, engine: Engine, step: int, best: float | None, name: str | None = None) -> None:
-    """Write a checkpoint after `step` updates and delete the oldest ones. Collective.
-
-    Raises RunError, and leaves the checkpoints as they are, if a weight is not finite.
-    """
-    state = engine.state_dict()
-    require_finite(state["model"].values(), step)
-    if engine.rank == 0:
-        path = checkpoint.path_of(job.run_dir, step) if name is None else job.run_dir / checkpoint.FOLDER / name
-        checkpoint.save(path, state, {**job.about, "step": step, "best": best})
-        checkpoint.prune(job.run_dir, job.config.runtime.keep_checkpoints)
-
-
-def require_finite(weights: Iterable[Tensor], step: int) -> None:
-    """Raise RunError if one of the weights after `step` updates is not finite."""
-    norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
-    if not norms.isfinite().all():
-        raise RunError(
-            f"the weights after step {step} are not finite although the loss was; they are not saved, the last "
-            "checkpoint is from before. Lower the learning rate or lengthen the warm-up"
-        )
+    return outputs.contiguous(), lost
 
 
 class Meter:

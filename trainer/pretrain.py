@@ -23,6 +23,7 @@ import tyro
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
+from trainer import logs
 from trainer.config import Config
 from trainer.engines import ENGINES
 from trainer.experiment import Start, run, summary
@@ -82,6 +83,7 @@ def make_plan(config: Config, start: Start) -> dict[str, Any]:
 @entry_point
 def main() -> None:
     """Parse the command line and pre-train."""
+    logs.install()
     config, start, plan = parse(sys.argv[1:])
     if plan:
         print(json.dumps(make_plan(config, start), indent=1))

@@ -1,13 +1,17 @@
 """Stopping a run from outside: the step is finished and saved first, on all ranks, whichever of them got the signal."""
 
+import os
 import signal
+import socket
+import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_SAME_KEYSTROKE_S = 2.0  # within which a launcher may hand on a Ctrl-C that the terminal has sent already
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
 
 
 class StopSignals:
@@ -15,24 +19,54 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._since = 0.0
 
     @contextmanager
-    def listening(self) -> Iterator["StopSignals"]:
-        """Take note of SIGTERM, SIGINT and SIGUSR1 instead of dying of them; a later second SIGINT still interrupts."""
-        previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+    def listening(self, leave: Callable[[str], None] | None = None) -> Iterator["StopSignals"]:
+        """Take note of SIGTERM, SIGINT, SIGUSR1 and SIGHUP instead of dying of them.
+
+        A second one ends the process at once, even where the main thread waits for something that never comes; `leave`
+        is told before. Not the same request from two sides, nor SIGUSR1 after SIGUSR1: schedulers say it repeatedly.
+        """
+        numbers = [
+            number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
+        ]
+        previous = {number: signal.signal(number, self._receive) for number in numbers}
+        # Python's handlers run in the main thread, when it comes to; what is written here comes at once.
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        woken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        watching = threading.Thread(target=_watch, args=(reader, leave), daemon=True)
+        watching.start()
         try:
             yield self
         finally:
+            signal.set_wakeup_fd(woken)
             for number, handler in previous.items():
                 signal.signal(number, handler)
+            writer.close()
+            watching.join()
+            reader.close()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        again = self.received is signal.SIGINT and number == signal.SIGINT
-        if again and time.monotonic() - self._since > _SAME_KEYSTROKE_S:
-            raise KeyboardInterrupt
         if self.received is None:
-            self.received, self._since = signal.Signals(number), time.monotonic()
+            self.received = signal.Signals(number)
+
+
+def _watch(reader: socket.socket, leave: Callable[[str], None] | None) -> None:
+    first, since = None, 0.0
+    for number in iter(lambda: reader.recv(1), b""):
+        received, now = number[0], time.monotonic()
+        if received not in _SIGNALS:
+            continue
+        if first is None:
+            first, since = received, now
+        elif now - since > _SAME_REQUEST_S and not received == first == signal.SIGUSR1:
+            name = signal.Signals(received).name
+            print(f"{name} after {signal.Signals(first).name}: ending at once", file=sys.stderr, flush=True)
+            with suppress(Exception):  # whatever happens, it must end
+                if leave is not None:
+                    leave(f"ended at once by {name} after {signal.Signals(first).name}")
+            os._exit(128 + received)
 
 
 NEVER = StopSignals()

@@ -4,13 +4,17 @@ import json
 import math
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from trainer.files import write_atomically, write_json
+from trainer.heartbeat_file import HeartbeatFile
 
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
@@ -29,42 +33,56 @@ class Tracker:
             return
         self._run_dir = run_dir
         _cut_back(run_dir / METRICS, first_step)
-        self._metrics = (run_dir / METRICS).open("a")
-        self._board = SummaryWriter(run_dir / "tensorboard", purge_step=first_step + 1)
+        self._metrics = _Rows(run_dir / METRICS)
+        self._board: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=first_step + 1)
         self._is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=title, unit="step", disable=not self._is_terminal, ncols=100
         )
         self._title, self._first_step, self._started = title, first_step, time.monotonic()
+        self._heartbeat = HeartbeatFile(run_dir, first_step)
 
     def advance(self) -> None:
         """One update done."""
         if self.enabled:
             self._bar.update()
+            self._heartbeat.advance()
 
     def started(self, step: int, how: dict[str, Any]) -> None:
         """Record a start of the run after `step` updates: which loader and how many ranks, say."""
         if self.enabled:
             self._write({"step": step, **how})
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Record scalars named like "train/loss" after `step` updates."""
+    def scalars(self, step: int, values: dict[str, float], words: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Record scalars named like "train/loss" after `step` updates, and words about them, in metrics.jsonl alone."""
         if not self.enabled:
             return
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._draw(step, values)
         # JSON knows no NaN; an AUC without positives has no value.
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._write({"step": step, **plain})
+        self._write({"step": step, **plain, **words})
         self._show(step, values)
 
     def _write(self, row: dict[str, Any]) -> None:
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        error = self._metrics.write(row)
+        if error is not None:
+            self.say(f"warning: {METRICS} cannot be written ({error}); its rows wait for the next time")
+
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        try:
+            if self._board is None:
+                self._board = SummaryWriter(self._run_dir / "tensorboard")
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        except OSError as error:  # of its own thread, some rows late, which are lost
+            self._board = None
+            self.say(f"warning: TensorBoard's files cannot be written ({error})")
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         shown = "  ".join(
-            f"{name.removeprefix('train/')} {value:.4g}" for name, value in values.items() if name.count("/") == 1
+            f"{name.removeprefix('train/')} {value:.4g}"
+            for name, value in values.items()
+            if name.count("/") == 1 and name.startswith(("train/", "val/"))
         )
         if self._is_terminal and any(name.startswith("train/") for name in values):
             self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {values['train/images_per_s']:.0f} images/s")
@@ -82,15 +100,41 @@ class Tracker:
         """Flush and close the files."""
         if self.enabled:
             self._bar.close()
-            self._board.close()
+            with suppress(OSError):
+                if self._board is not None:
+                    self._board.close()
             self._metrics.close()
+
+
+class _Rows:
+    """Lines of JSON at the end of a file. What a full disk refuses is kept, and written with the next row."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+
+    def write(self, row: dict[str, Any]) -> OSError | None:
+        """Add a row; what hindered it, if anything did."""
+        self._waiting += json.dumps(row).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            return error
+        return None
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:
     """Say how a run stands: "running", "finished", "resumable" or "failed". Rank 0 only."""
     if rank == 0:
         status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, "time": time.time()}
-        write_json(run_dir / STATUS, status)
+        try:
+            write_json(run_dir / STATUS, status)
+        except OSError as error:  # a full disk is no reason to stop
+            print(f"warning: {run_dir / STATUS} cannot be written ({error})", file=sys.stderr, flush=True)
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -2,15 +2,17 @@
 
 import sys
 import time
+from pathlib import Path
 
 import torch
 
+from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import of_index
 from trainer.job import Job
-from trainer.loop import predict, train
+from trainer.loop import judge, train
 from trainer.memory import with_batches_that_fit
 from trainer.memory_report import count_memory
 from trainer.models.bit import BiTResNet, build_model
@@ -22,7 +24,18 @@ from trainer.tracking import Tracker, write_status
 
 
 def train_and_predict(job: Job, engine: Engine) -> Outcome:
-    """Train, and predict by the chosen checkpoint."""
+    """Train, and predict by the chosen checkpoint, while the ranks watch over each other."""
+    with engine.heartbeat.watching(lambda reason: _leave_resumable(job, 0, reason)):
+        return _train_and_predict(job, engine)
+
+
+def _leave_resumable(job: Job, rank: int, reason: str) -> None:
+    found = checkpoint.numbered(job.run_dir)
+    saved = checkpoint.step_of(found[-1]) if found else 0
+    write_status(job.run_dir, rank, "resumable", saved, job.total_steps, reason)
+
+
+def _train_and_predict(job: Job, engine: Engine) -> Outcome:
 
     def make_ready(job: Job) -> None:
         _hand_over_model(job, engine)
@@ -40,16 +53,20 @@ def train_and_predict(job: Job, engine: Engine) -> Outcome:
         )
         print(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}", file=sys.stderr, flush=True)
     seconds = _train(job, engine)
+    engine.heartbeat.enter("finishing")
     wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
     path = checkpoint.chosen(job.run_dir)
     loaded = checkpoint.load(path)
     engine.load_state_dict(loaded.state)
     details = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
     # The only time that test is read.
-    predicted: Predicted = {split: (index, predict(job, engine, index)) for split, index in job.held_out.items()}
+    predicted: Predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
         index, logits = predicted["val"]
-        checkpoint.add(path, **{KEY: choose(of_index(index, logits.numpy())).to_dict()})
+        try:
+            checkpoint.add(path, **{KEY: choose(of_index(index, logits.numpy())).to_dict()})
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
     return Outcome(seconds, predicted, details)
 
 
@@ -83,7 +100,7 @@ def _train(job: Job, engine: Engine) -> float:
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
         tracker.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
-        with StopSignals().listening() as stop:
+        with StopSignals().listening(lambda reason: _leave_resumable(job, engine.rank, reason)) as stop:
             train(job, engine, tracker, first_step, best, stop)
     finally:
         tracker.close()
@@ -100,17 +117,45 @@ def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
-    """Load the newest checkpoint: steps done and the best metric so far; (0, None) without one."""
-    found = checkpoint.numbered(job.run_dir)
+    """Load the newest whole checkpoint: steps done and the best metric so far; (0, None) without one.
+
+    Damaged ones are set aside. Raises InputError where there are no others.
+    """
+    found = list(reversed(checkpoint.numbered(job.run_dir))) if engine.rank == 0 else []
     # Rank 0 decides: another node's view of the folder may be older.
-    step = int(engine.sum(torch.tensor(checkpoint.step_of(found[-1]) if engine.rank == 0 and found else 0)))
-    if step == 0:
+    left = checkpoint.damaged(job.run_dir) if engine.rank == 0 else []
+    if not engine.sum(torch.tensor(len(found) + len(left))):
         return 0, None
-    loaded = checkpoint.load(checkpoint.path_of(job.run_dir, step))
-    engine.load_state_dict(loaded.state)
-    if engine.rank == 0:
-        print(f"resuming {job.run_dir} at step {loaded.about['step']}", flush=True)
-    return loaded.about["step"], loaded.about["best"]
+    for step in engine.gather([checkpoint.step_of(path) for path in found])[0]:
+        path = checkpoint.path_of(job.run_dir, step)
+        loaded, problem = None, ""
+        try:
+            loaded = checkpoint.load(path)
+        except checkpoint.DamagedError as error:
+            problem = str(error)
+        problems = engine.gather(problem)
+        if loaded is not None and not any(problems):
+            engine.load_state_dict(loaded.state)
+            if engine.rank == 0:
+                print(f"resuming {job.run_dir} at step {loaded.about['step']}", flush=True)
+            return loaded.about["step"], loaded.about["best"]
+        if not problems[0]:
+            rank, said = next((rank, said) for rank, said in enumerate(problems) if said)
+            raise InputError(f"rank {rank} cannot read what rank 0 can: {said}")
+        if engine.rank == 0:
+            _set_aside(path, problem)
+    raise InputError(
+        f"{job.run_dir} has no whole checkpoint, only damaged ones; copy one back from elsewhere, or begin anew "
+        "with --no-resume"
+    )
+
+
+def _set_aside(path: Path, problem: str) -> None:
+    try:
+        kept = f"it is kept as {checkpoint.set_aside(path).name}"
+    except OSError as error:
+        kept = f"it stays where it is ({error})"
+    print(f"warning: {problem.partition(';')[0]}; {kept}", file=sys.stderr, flush=True)
 
 
 def wait_for_all(engine: Engine) -> None:

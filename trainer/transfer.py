@@ -13,6 +13,7 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 import tyro
 
 from data_pipelines.entry import entry_point
+from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
 from trainer.sweep.command import main_sweep
 
@@ -23,6 +24,7 @@ def main() -> None:
     if sys.argv[1:2] == ["sweep"]:
         main_sweep(sys.argv[2:])
     else:
+        logs.install()
         fine_tune(tyro.cli(Transfer, description=__doc__))
 
 

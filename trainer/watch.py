@@ -1,15 +1,24 @@
-"""Reads what the ranks report of each step: a loss that is no longer a number stops the run and says which images it
-was; a rank that was asked to stop stops all."""
+"""Reads what the ranks report of each step: a loss or gradient that is no longer a number stops the run, or costs one
+update, and the images are named; a loss that leaps is warned of; a rank that was asked to stop stops all."""
 
+import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from data_pipelines.errors import RunError
+from data_pipelines.faults import Unseen, keys_of
+from trainer.account import Account
+from trainer.engines.base import Engine, Update
 from trainer.files import write_json
 from trainer.job import Job
+from trainer.rows import Rows
+from trainer.spikes import SpikeDetector
 
+SKIPPED = "skipped_steps.csv"
+_COLUMNS = ("step", "lr", "why", "rank", "key")
 _SHOWN_KEYS = 8
 
 
@@ -18,50 +27,103 @@ class _Seen(NamedTuple):
     lr: float
     report: Tensor
     copied: torch.cuda.Event | None
+    unseen: Sequence[Unseen]
 
 
 class LossWatch:
-    """Reads the reports of every step, one step late, so that reading never makes a GPU wait."""
+    """Reads the reports of every step, one step late, so that reading never makes a GPU wait. Collective."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
+        self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
         self._seen: _Seen | None = None
+        self.skips = job.config.runtime.non_finite == "skip"
+        self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
+        self._spikes = SpikeDetector()
+        self._account = Account(job, engine, first_step)
+        self._skipped = Rows(job.run_dir / SKIPPED, _COLUMNS, enabled=engine.rank == 0)
+        before = {row[0] for row in self._skipped.cut_back(first_step)}
+        self.num_skipped = int(engine.sum(torch.tensor(len(before))))
+        """Updates that the run has left out, those before it was resumed included; the same on every rank."""
         self.stop_asked = False
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
 
-    def see(self, step: int, lr: float, report: Tensor) -> None:
-        """Check the step before, and take note of this one; `report` is [world size + 1], the same on every rank: the
-        loss of each rank, and the number of ranks that were asked to stop."""
+    def ruined(self, report: Tensor) -> Tensor | None:
+        """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
+        return ~report[: self._world_size].isfinite().all() if self.skips else None
+
+    def see(self, step: int, lr: float, report: Tensor, update: Update, unseen: Sequence[Unseen] = ()) -> None:
+        """Check the step before, and take note of this one; `report` is [world size + 2], the same on every rank: the
+        loss of each rank, and the numbers of ranks that were asked to stop and of images that could not be shown, of
+        which `unseen` are this rank's."""
         self.settle()
         copied = None
+        is_bad = ~update.grad_norm.isfinite() if update.skipped is None else update.skipped
+        report = torch.cat((report, is_bad.to(report).view(1)))
         if report.is_cuda:
             on_host = torch.empty_like(report, device="cpu", pin_memory=True)
             report = on_host.copy_(report, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-        self._seen = _Seen(step, lr, report, copied)
+        self._seen = _Seen(step, lr, report, copied, unseen)
 
     def settle(self) -> None:
-        """Check what was noted last. Raises RunError on every rank if a rank's loss is not finite."""
+        """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
+        update was left out and not too many were; and where images cannot be shown, as `Account.take` does."""
         if self._seen is None:
             return
-        step, lr, report, copied = self._seen
+        step, lr, report, copied, unseen = self._seen
         self._seen = None
         if copied is not None:
             copied.synchronize()
-        losses = report[:-1]
-        self.stop_asked = bool(report[-1])
+        losses = report[: self._world_size]
+        self.stop_asked = bool(report[self._world_size])
+        if report[self._world_size + 1]:
+            self._account.take(step, unseen)
         ranks = torch.nonzero(~losses.isfinite()).flatten().tolist()
         if ranks:
-            self._stop(step, lr, ranks, len(losses))
+            self._object(step, lr, "loss", ranks)
+        elif report[-1] and not self._scales_loss:
+            self._object(step, lr, "gradient", list(range(self._world_size)))
+        else:
+            self._warn_of_spike(step, losses.sum().item())
 
-    def _stop(self, step: int, lr: float, ranks: list[int], world_size: int) -> None:
-        keys = {rank: self._job.train.keys(self._job.order.step(step, rank, world_size).samples) for rank in ranks}
+    def _object(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
+        if not self.skips:
+            self._stop(step, lr, what, ranks)
+        self.num_skipped += 1
+        keys = self._keys(step, ranks) if self._rank == 0 else {}
+        self._skipped.add((step, lr, what, rank, key) for rank, of_rank in keys.items() for key in of_rank)
+        most = self._job.config.runtime.max_skipped_steps
+        if self._rank == 0:
+            left = f"the update is left out, as {self.num_skipped} of at most {most}"
+            print(
+                f"warning: the {what} of step {step} is not finite; {left}; {SKIPPED} has the images", file=sys.stderr
+            )
+        if self.num_skipped > most:
+            raise RunError(
+                f"{self.num_skipped} steps had a loss or gradient that was not finite, more than --max-skipped-steps "
+                f"{most}; their images are in {self._skipped.path}. Look at these, lower the learning rate, lengthen "
+                "the warm-up, or take --precision fp32"
+            )
+
+    def _warn_of_spike(self, step: int, loss: float) -> None:
+        usual = self._spikes.see(loss)
+        if usual is not None and self._rank == 0:
+            print(f"warning: the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}", file=sys.stderr)
+
+    def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
+        train, order = self._job.train, self._job.order
+        return {rank: keys_of(train, order.step(step, rank, self._world_size).samples) for rank in ranks}
+
+    def _stop(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
+        keys = self._keys(step, ranks)
         path = self._job.run_dir / f"nonfinite_step_{step:08d}.json"
-        write_json(path, {"step": step, "lr": lr, "keys_by_rank": keys})
+        if self._rank == 0:
+            write_json(path, {"step": step, "lr": lr, "keys_by_rank": keys})
         shown = [key for rank_keys in keys.values() for key in rank_keys][:_SHOWN_KEYS]
         raise RunError(
-            f"the loss of step {step} is not finite at learning rate {lr:.4g}, on rank {', '.join(map(str, ranks))}; "
+            f"the {what} of step {step} is not finite at learning rate {lr:.4g}, on rank {', '.join(map(str, ranks))}; "
             f"samples: {', '.join(shown)} ... (all in {path}). The last checkpoint is from before. Look at these, "
-            "lower the learning rate, lengthen the warm-up, or take --precision fp32"
+            "lower the learning rate, lengthen the warm-up, take --precision fp32, or leave out such updates with "
+            "--non-finite skip"
         )

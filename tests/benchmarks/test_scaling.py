@@ -249,7 +249,7 @@ def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
         def accumulate(self, last: bool) -> None:
             asked.append(last)
 
-        def step(self) -> str:
+        def step(self, ruined: Any) -> str:
             return "update"
 
         def sum(self, tensor: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from benchmarks import optimizer, throughput
 from benchmarks.optimizer import OptimizerBenchmark
 from benchmarks.throughput import Throughput
-from benchmarks.throughput_models import bound_step, convolution_flops, images_and_labels, layout_probe, our_step
+from benchmarks.throughput_models import bound_step, convolution_flops, images_and_labels, layout_probe, our_turn
 from data_pipelines.errors import InputError, RunError
 from trainer.memory_report import kept_per_image
 from trainer.models.bit import PreActBottleneck
@@ -39,7 +39,7 @@ def tiny_contenders(fail: bool = False) -> dict[str, Any]:
     def broken() -> Any:
         raise RuntimeError("out of\nluck")
 
-    ours = lambda: our_step("r14x0.5", batch, CPU, False, 1)  # noqa: E731
+    ours = lambda: our_turn("r14x0.5", batch, CPU, False, 1)  # noqa: E731
     return {throughput.OURS: ours, throughput.EAGER_LAST: ours, throughput.COMPILED_LAST: broken if fail else ours}
 
 

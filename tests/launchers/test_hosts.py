@@ -169,7 +169,7 @@ def test_cut_cable(hosts: Hosts) -> None:
     left, right = (hosts.torchrun(name, "run") for name in ADDRESS)
     hosts.wait_for_step("run", 6)
     hosts.cable("down")
-    lost = {"left": "another rank stopped (lost: rank 1)", "right": "another rank stopped (lost: rank 0, "}
+    lost = {"left": "rank 1 on right gives no sign of life", "right": "rank 0 on left gives no sign of life"}
     for name, message in lost.items():
         log = hosts.log(name, "run")
         wait_until(lambda log=log, message=message: message in log.read_text(), message, TIMEOUT_S + 15)

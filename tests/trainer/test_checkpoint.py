@@ -1,5 +1,7 @@
 """A checkpoint is whole or absent, comes back bit for bit, and the right one is chosen."""
 
+import errno
+import json
 import os
 import stat
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from data_pipelines.errors import InputError
 from trainer import checkpoint
@@ -69,7 +71,7 @@ def test_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
     path = path_of(tmp_path, 7)
     save(path, some_state(), ABOUT)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=f"{path} is no whole checkpoint .* delete it"):
+    with pytest.raises(InputError, match=f"{path} is no whole checkpoint .* take another one"):
         load(path)
 
 
@@ -115,12 +117,10 @@ def test_failing_write_leaves_the_old_file_or_none(
         save(path, some_state(), ABOUT)
         before = path.read_bytes()
 
-    def fill_the_disk(tensors: dict[str, Any], filename: Path, metadata: dict[str, str]) -> None:
-        save_file(tensors, filename, metadata=metadata)
-        os.truncate(filename, os.path.getsize(filename) // 2)
-        raise OSError("no space left on device")
+    def fill_the_disk(tensor: torch.Tensor) -> bytes:
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fill_the_disk)
+    monkeypatch.setattr(checkpoint, "_bytes_of", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
         save(path, some_state(1), ABOUT | {"step": 8})
     assert path.exists() == existing
@@ -129,6 +129,65 @@ def test_failing_write_leaves_the_old_file_or_none(
     if not existing:
         with pytest.raises(InputError, match="neither a checkpoint nor a run folder"):
             chosen(tmp_path)
+
+
+def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies under the temporary name until then is no safetensors file at all."""
+    seen = []
+
+    def looking(name: str, tensor: torch.Tensor) -> bytes:
+        (temporary,) = tmp_path.rglob(".*.tmp")
+        with pytest.raises(InputError, match="no whole checkpoint"):
+            load(temporary)
+        seen.append(name)
+        return digest(name, tensor)
+
+    digest = checkpoint._digest
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_digest", looking)
+        save(path_of(tmp_path, 7), some_state(), ABOUT)
+    assert len(seen) == 5
+    load(path_of(tmp_path, 7))
+
+
+def test_any_byte_that_changed_is_noticed(tmp_path: Path) -> None:
+    path = path_of(tmp_path, 7)
+    save(path, some_state(), ABOUT)
+    whole = path.read_bytes()
+    header_bytes = 8 + int.from_bytes(whole[:8], "little")
+    places = [*range(0, header_bytes, 7), *range(header_bytes, len(whole), 11), len(whole) - 1]
+    for place in places:
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        try:
+            state = load(path).state
+        except InputError:
+            continue
+        assert header_bytes > place, f"byte {place}"
+        # Of the header, only bytes without a meaning may change: the spaces at its end, between its words.
+        assert whole[place : place + 1] == b" ", f"byte {place}: {whole[place - 30 : place + 30]!r}"
+        assert bits(state["model"]["head.bias"]) == bits(some_state()["model"]["head.bias"])
+
+
+def test_files_without_a_manifest_load_as_they_did(tmp_path: Path) -> None:
+    """Those of earlier versions."""
+    path, state = path_of(tmp_path, 7), some_state()
+    path.parent.mkdir()
+    tensors = {f"{part}.{name}": t.contiguous() for part in ("model", "momentum") for name, t in state[part].items()}
+    header = {"format": checkpoint.FORMAT, "loss_scaler": "{}", "about": json.dumps(ABOUT)}
+    save_file(tensors, path, metadata=header)
+    checkpoint.add(path, more=1)
+    loaded = load(path)
+    assert loaded.about == ABOUT | {"more": 1}
+    assert all(bits(loaded.state["model"][name]) == bits(tensor) for name, tensor in state["model"].items())
+
+
+def test_safetensors_reads_what_is_written(tmp_path: Path) -> None:
+    save(path_of(tmp_path, 7), some_state(), ABOUT)
+    tensors = load_file(path_of(tmp_path, 7))
+    expected = some_state()["model"]
+    assert all(bits(tensors[f"model.{name}"]) == bits(tensor) for name, tensor in expected.items())
 
 
 def test_a_name_is_given_only_to_bytes_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +214,10 @@ def test_a_name_is_given_only_to_bytes_on_the_disk(tmp_path: Path, monkeypatch: 
 def test_numbered_are_in_order_and_prune_keeps_the_newest(tmp_path: Path) -> None:
     assert numbered(tmp_path) == []
     paths = [path_of(tmp_path, step) for step in (900, 20, 12_345_678, 1000)]
+    for path in paths:
+        save(path, some_state(), ABOUT)
     others = [tmp_path / FOLDER / name for name in (BEST, ".step_00000030.safetensors.tmp", "step_5.safetensors")]
-    touch(*paths, *others)
+    touch(*others)
     ordered = [paths[1], paths[0], paths[3], paths[2]]
     assert numbered(tmp_path) == ordered
     prune(tmp_path, keep=5)
@@ -164,6 +225,26 @@ def test_numbered_are_in_order_and_prune_keeps_the_newest(tmp_path: Path) -> Non
     prune(tmp_path, keep=2)
     assert numbered(tmp_path) == ordered[2:]
     assert all(path.exists() for path in others)
+
+
+def test_prune_never_deletes_the_only_whole_one(tmp_path: Path) -> None:
+    old, whole, *broken = [path_of(tmp_path, step) for step in (1, 2, 3, 4)]
+    for path in (old, whole, *broken):
+        save(path, some_state(), ABOUT)
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-1])
+    prune(tmp_path, keep=1)
+    assert numbered(tmp_path) == [whole, *broken]
+
+
+def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save(path_of(tmp_path, step), some_state(), ABOUT)
+    content = path_of(tmp_path, 2).read_bytes()
+    aside = checkpoint.set_aside(path_of(tmp_path, 2))
+    assert aside.read_bytes() == content
+    assert (numbered(tmp_path), checkpoint.damaged(tmp_path)) == ([path_of(tmp_path, 1)], [aside])
+    assert chosen(tmp_path) == path_of(tmp_path, 1)
 
 
 def test_chosen_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:

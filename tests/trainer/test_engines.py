@@ -178,8 +178,8 @@ def recorded(engine: Any) -> list[Any]:
     updates = []
     step = type(engine).step
 
-    def recording() -> Any:
-        updates.append(step(engine))
+    def recording(ruined: Any = None) -> Any:
+        updates.append(step(engine, ruined))
         return updates[-1]
 
     engine.step = recording

@@ -166,9 +166,7 @@ def test_labels_are_brought_into_the_order_of_the_run(tmp_path: Path) -> None:
 
 def test_sets_that_changed_show_no_images(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = Index.load
-    monkeypatch.setattr(
-        Index, "load", staticmethod(lambda folder, split: taken(folder, split).take(np.arange(5)[::-1]))
-    )
+    monkeypatch.setattr(Index, "load", staticmethod(lambda *given: taken(*given).take(np.arange(5)[::-1])))
     page, _ = evaluated(run_dir, out=tmp_path)
     assert "prepared again since the run was tested" in page
 

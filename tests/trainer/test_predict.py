@@ -57,7 +57,9 @@ def test_logits_are_those_of_the_evaluation(
         expected = dict(zip(file["test_keys"].tolist(), file["test_logits"], strict=True))
     rows = predicted(run_dir, films, tmp_path / "films.csv", batch_size=batch_size)
     assert len(rows) == 48
-    found = {row["file"].replace(".", "_"): row for row in rows}
+    with data.with_name(f"{data.name}.keymap.csv").open(newline="") as file:
+        key_of = {row["name"]: row["key"] for row in csv.DictReader(file)}
+    found = {key_of[row["file"].replace(".", "_")]: row for row in rows}
     np.testing.assert_allclose(logits_of([found[key] for key in expected]), list(expected.values()), atol=1e-5, rtol=0)
     shards = predicted(run_dir, data / "test", tmp_path / "shards.csv", batch_size=batch_size)
     assert [row["file"] for row in shards] == [f"000000.tar:{key}.png" for key in expected]

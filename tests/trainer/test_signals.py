@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,13 +12,14 @@ import pytest
 import torch
 from run_ranks import run_ranks
 
-from trainer import checkpoint
+from trainer import checkpoint, signals
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.experiment import Start, run
 from trainer.signals import NEVER, Stopped, StopSignals
 from trainer.tracking import Tracker
 
+ROOT = Path(__file__).resolve().parents[2]
 TOTAL_STEPS, SIGNALLED_IN = 12, 3
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -94,12 +97,55 @@ def test_listens_only_while_asked_to() -> None:
     assert NEVER.received is None
 
 
-def test_second_interrupt_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    with StopSignals().listening():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # the launcher's copy of the same Ctrl-C
-        now += 3
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+# The main thread is in a function that never looks for signals, as in a collective that does not return.
+STUCK = """
+import hashlib, sys
+from trainer import signals
+signals._SAME_REQUEST_S = 0.3
+with signals.StopSignals().listening(lambda reason: print(reason, flush=True)):
+    print("up", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGUSR1), (signal.SIGUSR1, signal.SIGTERM)],
+)
+def test_a_second_signal_ends_at_once(first: signal.Signals, second: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(first)
+        process.send_signal(first)  # the launcher's copy
+        time.sleep(0.6)
+        assert process.poll() is None
+        process.send_signal(second)
+        try:
+            output, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + second
+    assert f"{second.name} after {first.name}: ending at once" in error
+    assert output == f"ended at once by {second.name} after {first.name}\n"
+
+
+def test_a_scheduler_may_repeat_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_SAME_REQUEST_S", 0.0)
+    with StopSignals().listening(lambda reason: pytest.fail(reason)) as stop:
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.05)
+    assert stop.received is signal.SIGUSR1
+
+
+def test_hang_up_is_left_to_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals().listening() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.received is None
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.errors import RunError
+from trainer.engines.heartbeat import Heartbeat
 from trainer.optim.sgd_agc import SGDAGC
 
 
@@ -19,6 +20,8 @@ class Update(NamedTuple):
     """L2 norm of the averaged, unscaled gradient before clipping."""
     clipped_share: Tensor
     """Share of AGC's units that were clipped, in [0, 1]."""
+    skipped: Tensor | None = None
+    """Whether nothing was updated, because a loss or a gradient was not finite; None where that was not asked for."""
 
 
 class RankLostError(RunError):
@@ -41,6 +44,8 @@ class Engine(ABC):
     """Ranks on this node."""
     transport: str
     """What carries gradients between ranks, in words."""
+    heartbeat: Heartbeat
+    """Is told of progress, and knows that of the other ranks."""
     model: nn.Module
     """The wrapped model, after `prepare`: call it in `accumulate`, and in `evaluation` to predict."""
 
@@ -63,8 +68,11 @@ class Engine(ABC):
         micro-batches."""
 
     @abstractmethod
-    def step(self) -> Update:
-        """Reduce, unscale, clip, update, zero. Without effect on the weights when fp16 gradients overflowed."""
+    def step(self, ruined: Tensor | None = None) -> Update:
+        """Reduce, unscale, clip, update, zero. Without effect on the weights when fp16 gradients overflowed.
+
+        With `ruined`, a scalar that is the same on every rank, weights and momentum also stay as they are where it is
+        true or where a gradient is not finite, which `skipped` then says. No GPU is waited for."""
 
     @abstractmethod
     def evaluation(self) -> AbstractContextManager[None]:

@@ -74,18 +74,19 @@ class DDPEngine(ReplicaEngine):
             return self.model.no_sync()
         return nullcontext()
 
-    def step(self) -> Update:
+    def step(self, ruined: Tensor | None = None) -> Update:
         if self._sharded is None:
-            return super().step()
+            return super().step(ruined)
         mine = self._sharded.optim
         self._scaler.unscale_(self._sharded)
+        skipped = mine.skip = self._ruined(ruined)
         with self._naming_lost_ranks():
             self._scaler.step(self._sharded)
             self._scaler.update()
             self._sharded.zero_grad()
             stats = [torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in mine.stats]
             squared_norm, clipped, units = self._all_reduce(torch.stack(stats))
-        return Update(squared_norm.sqrt(), clipped / units.clamp(min=1))
+        return Update(squared_norm.sqrt(), clipped / units.clamp(min=1), skipped)
 
     def _momentum(self) -> dict[str, Tensor]:
         if self._sharded is None:

@@ -1,5 +1,7 @@
 """One rank of a job whose others do not exist: all that depends on rank and world size runs, at any size."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -17,6 +19,10 @@ class FakeEngine(DDPEngine):
     def _connect(self, place: Place) -> None:
         if self.world_size > 1:
             dist.init_process_group("fake", store=FakeStore(), rank=place.rank, world_size=place.world_size)
+
+    def gather(self, value: Any) -> list[Any]:
+        """This rank's value, as if all others had it, too."""
+        return [value] * self.world_size
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         wrapped = super()._wrap(model)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipelines.errors import InputError
@@ -35,6 +37,18 @@ class HorovodEngine(ReplicaEngine):
             _stand_in_for_horovodrun(place, self._rendezvous)
         with self._naming_lost_ranks():
             self._hvd.init()
+
+    def _store(self) -> dist.Store | None:
+        if self.world_size == 1 or self._rendezvous is not None:
+            return super()._store()
+        # horovodrun gives no address to meet at, but Horovod itself is up by now.
+        address: list[Any] = ["", 0]
+        store: dist.Store | None = None
+        if self.rank == 0:
+            store = dist.TCPStore("localhost", 0, self.world_size, is_master=True, wait_for_workers=False)
+            address = [os.environ.get("HOROVOD_HOSTNAME", platform.node()), store.port]
+        host, port = self.gather(address)[0]
+        return store or dist.TCPStore(host, port, self.world_size, wait_for_workers=False)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         for hook in self._hooks:

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from data_pipelines.errors import InputError
 from trainer.config import Precision, RuntimeConfig
+from trainer.engines import orphans
 from trainer.engines.base import Engine, Update
+from trainer.engines.compilation import begin_pass, compile_no_units, compile_units, units_of
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
+from trainer.engines.heartbeat import Heartbeat
 from trainer.engines.ranks import Place, find_place
 from trainer.engines.rendezvous import Rendezvous, interface_to
-from trainer.kernels.native import cache_folder
-from trainer.models.bit import BiTResNet, PreActBottleneck
+from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC
 
 _AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -36,6 +38,7 @@ class ReplicaEngine(Engine):
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
         place = find_place()
+        orphans.end_with_launcher()
         self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
         self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
         self.threads = cpu_threads(runtime.threads)
@@ -45,6 +48,8 @@ class ReplicaEngine(Engine):
             torch.cuda.set_device(self.device)
         if precision == "fp16" and not on_gpu:
             raise InputError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
+        if runtime.compile == "graphs" and not on_gpu:
+            raise InputError("--compile graphs are CUDA graphs, which need a GPU; take --compile true on a CPU")
         if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
         torch.set_num_threads(self.threads)
@@ -55,11 +60,18 @@ class ReplicaEngine(Engine):
         self._scales_loss = precision == "fp16"
         self._rendezvous: Rendezvous | None = None
         self._connect(place)
+        self.heartbeat = Heartbeat(
+            self._store(), self.rank, self.world_size, self.device, runtime.hang_timeout_s, runtime.timeout_s
+        )
         self.transport = self._describe_transport()
 
     @abstractmethod
     def _connect(self, place: Place) -> None:
         """Join the job."""
+
+    def _store(self) -> dist.Store | None:
+        """A store that all ranks see; None for a rank by itself."""
+        return None if self._rendezvous is None else self._rendezvous.store
 
     def _describe_transport(self) -> str:
         if self.world_size == 1:
@@ -89,8 +101,8 @@ class ReplicaEngine(Engine):
         self.model: nn.Module = model
         model.checkpoint_stages = self._runtime.checkpoint_stages
         wanted = self._runtime.compile
-        if wanted is True or (wanted == "auto" and self.device.type == "cuda"):
-            self._compile_units(example)
+        if wanted in (True, "graphs") or (wanted == "auto" and self.device.type == "cuda"):
+            self._compile(example, graphs=wanted == "graphs")
         self.model = self._wrap(model)
         self._dry_run(example)
 
@@ -105,30 +117,18 @@ class ReplicaEngine(Engine):
         self._finish_reduction()
         self._optimizer.zero_grad()
 
-    def _compile_units(self, example: Tensor) -> None:
-        """Compile each residual unit in place; where a rank cannot, all warn and go on without."""
-        units = [module for module in self._bare.modules() if isinstance(module, PreActBottleneck)]
+    def _compile(self, example: Tensor, graphs: bool) -> None:
+        """Compile the residual units; where a rank cannot, all warn and go on without."""
         if self.rank == 0:
-            print(
-                f"compiling {len(units)} residual units; the first pass takes a while ...", file=sys.stderr, flush=True
-            )
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # the default does not last
-        # Units share their code: each shape and mode of each takes one place in the compiler's cache for it.
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(units))
-        for unit in units:
-            unit.compile()
-        failed = torch.zeros(())
-        try:
-            with self._autocast():
-                self._bare(example.to(self.device)).sum().backward()
-        except Exception as error:  # torch has no common base class for what its compilers and theirs may raise
-            failed += 1
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            print(f"warning: torch.compile failed, going on without it: {reason}", file=sys.stderr, flush=True)
-        if self.sum(failed) > 0:
-            for unit in units:
-                unit._compiled_call_impl = None
-        self._optimizer.zero_grad()
+            number = len(units_of(self._bare))
+            print(f"compiling {number} residual units; the first pass takes a while ...", file=sys.stderr, flush=True)
+        problem = compile_units(self._bare, example.to(self.device), self._autocast, graphs)
+        if problem is not None:
+            print(f"warning: torch.compile failed, going on without it: {problem}", file=sys.stderr, flush=True)
+        if self.sum(torch.tensor(float(problem is not None))) > 0:
+            compile_no_units(self._bare)
+        elif graphs:
+            self._bare.register_forward_pre_hook(begin_pass)
 
     def set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
@@ -150,14 +150,23 @@ class ReplicaEngine(Engine):
         with self._naming_lost_ranks():
             self._scaler.scale(loss).backward()
 
-    def step(self) -> Update:
+    def step(self, ruined: Tensor | None = None) -> Update:
         with self._naming_lost_ranks():
             self._finish_reduction()
         self._scaler.unscale_(self._optimizer)
+        skipped = self._optimizer.skip = self._ruined(ruined)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
-        return Update(self._optimizer.grad_norm, self._optimizer.clipped_share)
+        return Update(self._optimizer.grad_norm, self._optimizer.clipped_share, skipped)
+
+    def _ruined(self, ruined: Tensor | None) -> Tensor | None:
+        """Whether the loss was, or a gradient is, not finite; None where nobody asks. With fp16 an infinite gradient is
+        the loss scaler's affair."""
+        gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
+        if ruined is None or self._scaler.is_enabled() or not gradients:
+            return ruined
+        return ruined | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
     def _finish_reduction(self) -> None:
         """Wait until every gradient is the average over ranks."""

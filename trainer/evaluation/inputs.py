@@ -15,6 +15,7 @@ from data_pipelines.errors import InputError
 
 _TABLE, _TAR = ".csv", ".tar"
 _DICOM_HEAD = 132  # bytes that tell
+_MOST_BYTES = 1 << 30  # of one file: the header of a compressed tar can claim any amount
 _FEWER_COLOURS = {"1", "L", "I", "F"}
 
 
@@ -79,6 +80,9 @@ def _of_tar(path: Path, name: str) -> Iterator[Input]:
             for member in tar:
                 suffix = Path(member.name).suffix.lower()
                 if member.isfile() and suffix in IMAGE_SUFFIXES | DICOM_SUFFIXES:
+                    if member.size > _MOST_BYTES:
+                        yield Input(f"{name}:{member.name}", _refusal(f"{member.size:,} bytes, too many for an image"))
+                        continue
                     content = tar.extractfile(member)
                     assert content is not None
                     yield Input(f"{name}:{member.name}", _given(content.read()))

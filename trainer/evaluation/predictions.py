@@ -106,7 +106,7 @@ def saved_splits(run_dir: Path) -> list[str]:
     path = run_dir / PREDICTIONS
     if not path.is_file():
         return []
-    with _opened(path) as file:
+    with _opened(path) as file:  # reads the directory alone
         return [name.removesuffix("_logits") for name in file.files if name.endswith("_logits")]
 
 
@@ -119,7 +119,7 @@ def load(run_dir: Path, split: Split) -> Predictions:
         try:
             keys = tuple(file[f"{split}_keys"].tolist())
             start = f"{split}_fact_"
-            return Predictions(
+            found = Predictions(
                 classes=tuple(file["classes"].tolist()),
                 keys=keys,
                 logits=file[f"{split}_logits"],
@@ -128,8 +128,20 @@ def load(run_dir: Path, split: Split) -> Predictions:
                 patients=_optional(file, f"{split}_patients", len(keys)),
                 facts={name.removeprefix(start): file[name].tolist() for name in file.files if name.startswith(start)},
             )
-        except (KeyError, ValueError, OSError) as error:
+            _require_fitting(found)
+            return found
+        except Exception as error:  # of a damaged archive the readers raise whatever they stumble over
             raise InputError(f"{path} has no {split} split that is whole ({error})") from error
+
+
+def _require_fitting(found: Predictions) -> None:
+    """Raise ValueError unless there is one of each for each image."""
+    count, classes = len(found.keys), len(found.classes)
+    if found.logits.shape != (count, classes) or found.logits.dtype.kind != "f":
+        raise ValueError(f"logits {found.logits.shape} of {count} images and {classes} classes")
+    lengths = {len(found.labels), len(found.patients), *(len(values) for values in found.facts.values())}
+    if lengths != {count} or found.labels.dtype.kind not in "if":
+        raise ValueError(f"labels, patients or facts are not those of {count} images")
 
 
 def align(other: Predictions, keys: Sequence[str], name: str) -> Predictions:
@@ -167,7 +179,7 @@ def joined(parts: Iterable[Predictions]) -> Predictions:
 def _opened(path: Path) -> Any:
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # see `load`
         raise InputError(f"{path} cannot be read ({error}); run the same training command again to write it") from error
 
 

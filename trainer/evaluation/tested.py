@@ -184,10 +184,13 @@ def _leaks(run: Run, name: str, splits: Sequence[str]) -> list[str]:
 def _shared_patients(run: Run, indexes: Sequence[Index]) -> list[str]:
     """Whether patients of these images were trained on, as far as both sets name them in the same way."""
     try:
-        trained = own_data(run, "train")[0].group
+        own, trained_on = own_data(run, "train")
     except InputError:
         return ["The training set is not at hand: whether it has the same patients was not looked at."]
-    shared = np.intersect1d(trained, np.concatenate([index.group for index in indexes]))
+    folders = {path.parent.parent for index in indexes for path in index.shards} | set(trained_on)
+    if len({read_manifest(folder).get("salt") for folder in folders}) > 1:
+        return ["Patients of the two sets are hashed with different salts: whether they share some cannot be told."]
+    shared = np.intersect1d(own.group, np.concatenate([index.group for index in indexes]))
     count = int((shared >= 0).sum())
     return [f"PATIENTS LEAK: {count:,} patients of these images were trained on."] if count else []
 

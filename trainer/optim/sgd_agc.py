@@ -17,13 +17,15 @@ class SGDAGC(torch.optim.SGD):
 
     Each parameter group carries `agc_clipping` beside SGD's hyperparameters; 0 leaves its gradients alone. After
     `step`, `grad_norm` is the L2 norm of the whole gradient before clipping and `clipped_share` the share of units
-    that were clipped, both scalar tensors on the parameters' device; `stats` is what they come from.
+    that were clipped, both scalar tensors on the parameters' device; `stats` is what they come from. Where `skip`, a
+    scalar on their device or None, holds true, a step leaves weights and momentum as they are.
     Source: arXiv:2102.06171 (clipping 0.01); the paper trains everything with it.
     """
 
     grad_norm: Tensor = torch.zeros(())
     clipped_share: Tensor = torch.zeros(())
     stats = ClipStats(torch.zeros(()), torch.zeros(()), 0)
+    skip: Tensor | None = None
 
     def __init__(
         self,
@@ -51,6 +53,23 @@ class SGDAGC(torch.optim.SGD):
     def step(self, closure: Any = None) -> Any:
         """Clip and update. Parameters without a gradient are left alone. What gradients hold afterwards is not said."""
         self._make_ready()
+        if self.skip is None:
+            return self._update(closure)
+        if not self.skip.is_cuda:  # where kernels have no such switch, and reading costs nothing
+            if not self.skip:
+                return self._update(closure)
+            self._note([_clip(group) for group in self.param_groups])
+            return None
+        overflow = getattr(self, "found_inf", None)
+        self.found_inf = self.skip.float() if overflow is None else torch.maximum(overflow, self.skip.float())
+        try:
+            return self._update(closure)
+        finally:
+            del self.found_inf
+            if overflow is not None:
+                self.found_inf = overflow
+
+    def _update(self, closure: Any) -> Any:
         fused = [self._update_by_kernel(group) for group in self.param_groups] if self._kernel_takes(closure) else None
         self._note(fused if fused is not None else [_clip(group) for group in self.param_groups])
         return super().step(closure) if fused is None else None

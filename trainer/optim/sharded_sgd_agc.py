@@ -69,14 +69,16 @@ class ShardedSGDAGC(torch.optim.SGD):
     """SGDAGC for ZeRO: takes the whole parameters, then steps on the one flat tensor that ZeRO puts in their place.
 
     `grad_norm` and `clipped_share` are those of the whole gradient, equal on all ranks. `inverse_scale` multiplies the
-    gradients first, and with `skip_overflow` a gradient that is not finite changes nothing. Collective.
+    gradients first, and with `skip_overflow` a gradient that is not finite changes nothing; nor does any where `skip`,
+    which may be None, holds true. Collective.
     """
 
     grad_norm: Tensor = torch.zeros(())
     clipped_share: Tensor = torch.zeros(())
     inverse_scale: Tensor | None = None
     skip_overflow = False
-    found_inf: Tensor
+    skip: Tensor | None = None
+    found_inf: Tensor | None = None
 
     def __init__(self, groups: Sequence[dict[str, Any]], rank: int, reduce: Reduce) -> None:
         params = [p for group in groups for p in group["params"]]
@@ -98,8 +100,10 @@ class ShardedSGDAGC(torch.optim.SGD):
         if self.inverse_scale is not None:
             flat.grad.mul_(self.inverse_scale)
         self._clip(flat, flat.grad)
-        if self.skip_overflow:
-            self.found_inf = (~self.grad_norm.isfinite()).float()
+        self.found_inf = None
+        if self.skip_overflow or self.skip is not None:
+            ruined = ~self.grad_norm.isfinite()
+            self.found_inf = (ruined if self.skip is None else ruined | self.skip).float()
         if self.state[flat].get("momentum_buffer") is None and self.param_groups[0]["momentum"]:
             # torch leaves new buffers uninitialised when the update that should fill them is skipped.
             self.state[flat]["momentum_buffer"] = torch.zeros_like(flat)

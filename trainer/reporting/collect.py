@@ -23,6 +23,7 @@ _AUTHORS_TARGET = {
 }
 _BY_AREA = {"padchest_cl"}  # the paper reports AUC of this target, and top-1 accuracy of all others
 _OWN_COLUMNS = {"kind", "run", "source", "target", "model", "shots", "seed", "metric", "test"}
+_NO_RESULT = (KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError, pd.errors.ParserError)
 _TITLE_METRIC = {title: name for name, title in METRIC_TITLE.items()}
 
 
@@ -83,8 +84,12 @@ def _read_results(paths: list[Path]) -> tuple[pd.DataFrame, list[str]]:
         try:
             if result["kind"] not in ("pretrain", "transfer"):
                 raise KeyError("kind")
-            rows.append(row_of(result))
-        except (KeyError, TypeError, AttributeError):
+            row = row_of(result)
+            if any(isinstance(value, (list, dict)) for value in row.values()):
+                raise TypeError("a list where a value should be")
+            frame_of([row])
+            rows.append(row)
+        except _NO_RESULT:
             unread.append(path)
     remarks = []
     if unread:
@@ -96,11 +101,14 @@ def _read_results(paths: list[Path]) -> tuple[pd.DataFrame, list[str]]:
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     """The rows of a table of either layout, which copies were dropped, and what was left out."""
     columns = _header(path)
-    if columns >= _AUTHORS_COLUMNS:
-        return _read_authors(path)
-    if columns >= _OWN_COLUMNS:
-        text = dict.fromkeys(("shots", "source", "target", "run", "commit", "prepared"), str)
-        return _read_own(pd.read_csv(path, dtype=text)), [], []
+    try:
+        if columns >= _AUTHORS_COLUMNS:
+            return _read_authors(path)
+        if columns >= _OWN_COLUMNS:
+            text = dict.fromkeys(("shots", "source", "target", "run", "commit", "prepared"), str)
+            return _read_own(pd.read_csv(path, dtype=text)), [], []
+    except _NO_RESULT as error:
+        raise InputError(f"{path} is damaged, or was edited: {str(error) or type(error).__name__}") from error
     raise InputError(
         f"{path} is neither results.csv of a report nor a table of the paper's authors; it lacks "
         f"{listed(sorted(_OWN_COLUMNS - columns), 9)}, or {listed(sorted(_AUTHORS_COLUMNS - columns), 9)}"

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 import tyro
 
 from data_pipelines.errors import InputError, RunError
+from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
 
 
@@ -69,6 +70,7 @@ def log_to(path: Path) -> None:
 
 def main() -> None:
     """Make runs until there is none left."""
+    logs.install()
     events = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the log of the first run, which the sweep opened
     _tell(events, event="ready")

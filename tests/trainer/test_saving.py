@@ -1,0 +1,239 @@
+"""Saving beside training: what a disk that fails costs, and that a damaged checkpoint is never the end."""
+
+import errno
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_ranks import run_ranks
+
+from data_pipelines.errors import InputError, RunError
+from trainer import checkpoint, saving
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engines import ENGINES
+from trainer.experiment import Start, run
+from trainer.tracking import STATUS, read_metrics
+
+STEPS = 8
+Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_LAST_PAUSES_S", (0.0, 0.0))
+
+
+def trained(data: Path | str, run_dir: Path, **runtime: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"save_every": 2, "log_every": 2, "keep_checkpoints": 2} | runtime
+    config = Config(
+        name="small",
+        global_batch_size=4,
+        precision="fp32",
+        data=DataConfig(sets=(str(data),), image_size=32, resize=32),
+        model=ModelConfig("r14x0.5"),
+        optim=OptimConfig(base_lr=0.1, rescale_lr=False),
+        schedule=ScheduleConfig("cosine", epochs=None, steps=STEPS, warmup_steps=2),
+        runtime=RuntimeConfig(device="cpu", threads=1, **settings),
+        eval_every=4,
+    )
+    engine = ENGINES["ddp"](config.runtime, "fp32")
+    try:
+        return run(config, Start(run_dir), engine, {"kind": "test"})
+    finally:
+        engine.close()
+
+
+def state(run_dir: Path) -> str:
+    said: str = json.loads((run_dir / STATUS).read_text())["state"]
+    return said
+
+
+def steps(run_dir: Path) -> list[int]:
+    return [checkpoint.step_of(path) for path in checkpoint.numbered(run_dir)]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = checkpoint.load(checkpoint.path_of(run_dir, STEPS)).state["model"]
+    return loaded
+
+
+def equal(one: Path, other: Path) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def failing(fails: Callable[[Path, int], bool], code: int = errno.ENOSPC) -> Save:
+    """checkpoint.save on a disk that refuses some of them, by path and how many writes there were before."""
+    save, before = checkpoint.save, 0
+
+    def wrapped(path: Path, *rest: Any) -> None:
+        nonlocal before
+        before += 1
+        if fails(path, before - 1):
+            raise OSError(code, os.strerror(code))
+        save(path, *rest)
+
+    return wrapped
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    trained(phantoms, folder)
+    return folder
+
+
+def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
+    rows = [row for row in read_metrics(undisturbed) if "save/stall_s" in row]
+    assert [row["step"] for row in rows] == [4, 6, 8]  # what was saved since the row before
+    assert all(row["save/stall_s"] >= row["save/wait_s"] + row["save/copy_s"] > 0 for row in rows)
+    assert any(row.get("save/write_s", 0) > 0 for row in rows)
+    assert steps(undisturbed) == [6, 8]
+    assert (undisturbed / checkpoint.FOLDER / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of step 2 ends only when step 4 is done with, and holds the weights of step 2 all the same."""
+    save, reached = checkpoint.save, threading.Event()
+    wait = saving.Saver._written
+
+    def slow(path: Path, *rest: Any) -> None:
+        if path.name == "step_00000002.safetensors":
+            assert reached.wait(60)
+        save(path, *rest)
+
+    def waiting(saver: saving.Saver) -> Any:
+        if saver._step == 2:
+            reached.set()
+        return wait(saver)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(saving.Saver, "_written", waiting)
+    trained(phantoms, tmp_path / "run", keep_checkpoints=9)
+    assert steps(tmp_path / "run") == [2, 4, 6, 8]
+    monkeypatch.undo()
+    state = [checkpoint.load(checkpoint.path_of(tmp_path / "run", step)).state["model"] for step in (2, 4, 8)]
+    assert not torch.equal(state[0]["head.weight"], state[1]["head.weight"])
+    assert equal(tmp_path / "run", undisturbed)
+    for step in (4, 6, 8):
+        checkpoint.path_of(tmp_path / "run", step).unlink()
+    (tmp_path / "run" / "result.json").unlink()
+    trained(phantoms, tmp_path / "run")  # from step 2
+    assert equal(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_fails_for_a_while_costs_nothing(
+    code: int,
+    phantoms: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before < 3, code))
+    trained(phantoms, tmp_path / "run")
+    said = capfd.readouterr().err
+    assert f"step_00000002.safetensors cannot be saved ({os.strerror(code)}, " in said
+    assert "bytes free); training goes on" in said
+    assert equal(tmp_path / "run", undisturbed)
+
+
+def test_a_failed_write_is_tried_again_before_the_next_is_due(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
+    trained(phantoms, tmp_path / "run", keep_checkpoints=9)
+    assert "step_00000002.safetensors is saved after all" in capfd.readouterr().err
+    assert steps(tmp_path / "run") == [2, 4, 6, 8]
+
+
+def test_too_many_failed_saves_end_the_run(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last good checkpoint stays, and the run goes on from it."""
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: path.name != "step_00000002.safetensors"))
+    with pytest.raises(RunError, match=r"2 saves in a row failed .*step_00000006.*No space left on device, \d+ bytes"):
+        trained(phantoms, run_dir, max_failed_saves=2)
+    assert (steps(run_dir), state(run_dir)) == ([2], "failed")
+    monkeypatch.undo()
+    trained(phantoms, run_dir)
+    assert equal(run_dir, undisturbed)
+
+
+def test_the_last_save_must_succeed(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        checkpoint, "save", failing(lambda path, before: checkpoint.path_of(Path(), STEPS).name == path.name)
+    )
+    with pytest.raises(RunError, match=r"the last checkpoint could not be saved: .*step_00000008"):
+        trained(phantoms, tmp_path / "run")
+    assert steps(tmp_path / "run") == [4, 6]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_best_checkpoint_that_could_not_be_saved_does_not_count(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worse one that comes later is then the best there is."""
+    metrics = iter([0.9, 0.8])
+    monkeypatch.setattr("trainer.loop.evaluate", lambda *_: {"auc": next(metrics)})
+    # Step 4 has two writes, its best and its numbered one; both are tried until step 6 is due.
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before in (1, 2)))
+    trained(phantoms, tmp_path / "run")
+    best = checkpoint.describe(tmp_path / "run" / checkpoint.FOLDER / checkpoint.BEST)
+    assert (best["step"], best["best"]) == (8, 0.8)
+
+
+def on_a_disk_of_rank_0_that_fails(data: str, run_dir: Path) -> str:
+    checkpoint.save = failing(lambda path, before: True)
+    try:
+        trained(data, run_dir, max_failed_saves=2)
+    except RunError as error:
+        return str(error)
+    return "no error"
+
+
+def test_all_ranks_give_up_together(phantoms: Path, tmp_path: Path) -> None:
+    said = run_ranks(2, on_a_disk_of_rank_0_that_fails, str(phantoms), tmp_path / "run")
+    assert "2 saves in a row failed (--max-failed-saves): " in said[0]
+    assert "see the message of rank 0" in said[1]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
+def test_a_damaged_checkpoint_is_passed_over(
+    how: str, phantoms: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    trained(phantoms, run_dir)
+    (run_dir / "result.json").unlink()
+    newest = checkpoint.path_of(run_dir, STEPS)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 16
+    newest.write_bytes({"flipped": content, "cut": content[: len(content) // 2], "emptied": b""}[how])
+    trained(phantoms, run_dir)
+    said = capfd.readouterr()
+    assert f"warning: {newest} is no whole checkpoint" in said.err
+    assert "it is kept as step_00000008.safetensors.damaged" in said.err
+    assert f"resuming {run_dir} at step 6" in said.out
+    assert [path.name for path in checkpoint.damaged(run_dir)] == ["step_00000008.safetensors.damaged"]
+    assert equal(run_dir, undisturbed)
+
+
+def test_only_damaged_checkpoints_are_no_reason_to_begin_anew(phantoms: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    trained(phantoms, run_dir)
+    (run_dir / "result.json").unlink()
+    for path in checkpoint.numbered(run_dir):
+        path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"{run_dir} has no whole checkpoint, only damaged ones"):
+            trained(phantoms, run_dir)

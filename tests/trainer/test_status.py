@@ -1,0 +1,114 @@
+"""The table of runs says of each what its folder allows to say."""
+
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trainer import heartbeat_file, status
+from trainer.status import run_folders, standing, table
+from trainer.tracking import Tracker, write_status
+
+NOW = time.time()
+
+
+def run_of(folder: Path, state: str | None, reason: str = "", age_s: float = 5.0, **beat: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    if state is not None:
+        content = {"state": state, "step": 40, "total_steps": 100, "reason": reason, "time": NOW - age_s}
+        (folder / "status.json").write_text(json.dumps(content))
+    if beat:
+        known = {"step": 55, "time": NOW - age_s, "step_s": 2.0, "host": "elsewhere", "pid": 1, "folder": "/job"}
+        (folder / "heartbeat.json").write_text(json.dumps(known | {"command": "python run"} | beat))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "options", "expected"),
+    [
+        ("running", "running", {"step": 55}, ("running", 55, 90.0, "", None)),
+        ("silent", "running", {"age_s": 1000.0, "step": 55}, ("stalled", 55, 90.0, "no sign", "cd /job && python run")),
+        (
+            "killed",
+            "running",
+            {"host": platform.node(), "pid": 2**22 + 1},
+            ("resumable", 55, 90.0, "gone without a word", "cd /job && python run"),
+        ),
+        ("alive", "running", {"host": platform.node(), "pid": os.getpid()}, ("running", 55, 90.0, "", None)),
+        ("stopped", "resumable", {"reason": "by SIGTERM", "step": 55}, ("resumable", 40, 120.0, "by SIGTERM", "cd")),
+        ("failed", "failed", {"reason": "the loss", "step": 55}, ("failed", 40, 120.0, "the loss", "cd /job &&")),
+        ("old", "running", {}, ("running", 40, None, "", None)),
+        ("begun", None, {}, ("unknown", 0, None, "cannot be read", None)),
+        (
+            "odd",
+            "ruined",
+            {"step": "many", "time": "now", "pid": [], "step_s": "fast", "command": 7},
+            ("unknown", 40, None, "", None),
+        ),
+    ],
+)
+def test_state_of_a_run(tmp_path: Path, name: str, state: str | None, options: dict, expected: tuple) -> None:
+    found = standing(run_of(tmp_path / name, state, **options), 900.0, NOW)
+    kind, step, left_s, error, command = expected
+    assert (found.state, found.step) == (kind, step)
+    assert found.left_s == (None if left_s is None else pytest.approx(left_s))
+    assert error in found.error
+    assert (found.command is None) if command is None else found.command.startswith(command)
+
+
+def test_finished_needs_its_result(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run", "finished")
+    assert standing(run, 900.0, NOW).state == "resumable"
+    (run / "result.json").write_text("{}")
+    found = standing(run, 900.0, NOW)
+    assert (found.state, found.left_s, found.command) == ("finished", None, None)
+
+
+def test_runs_of_sweeps_are_found_and_links_are_not_followed(tmp_path: Path) -> None:
+    names = ["pretrain", "transfer/source/digits/5-shot-seed-0", "transfer/source/digits/full-shot-seed-1"]
+    runs = [run_of(tmp_path / name, "running") for name in names]
+    (tmp_path / "loop").symlink_to(tmp_path)
+    assert list(run_folders(tmp_path)) == runs
+    assert list(run_folders(runs[1])) == runs[1:2]
+
+
+def test_command_prints_a_table_or_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_of(tmp_path / "a", "failed", "line one\x1b[31m\nline two", step=55)
+    run_of(tmp_path / "b", "running", age_s=-5.0, step=55)
+    monkeypatch.setattr(sys, "argv", ["status", str(tmp_path)])
+    status.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in (lines[1], lines[4])] == ["failed", "running"]
+    assert lines[2:4] == ["    line one?[31m", "    goes on by: cd /job && python run"]
+    assert lines[-1] == "1 failed, 1 running"
+    monkeypatch.setattr(sys, "argv", ["status", str(tmp_path), "--json"])
+    status.main()
+    assert [run["step"] for run in json.loads(capsys.readouterr().out)] == [40, 55]
+    monkeypatch.setattr(sys, "argv", ["status", str(tmp_path / "none")])
+    with pytest.raises(SystemExit, match="2"):
+        status.main()
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat_file, "EVERY_S", 0.0)
+    (tmp_path / "config.json").write_text("{}")
+    tracker = Tracker(tmp_path, 0, 10, 100, "demo")
+    write_status(tmp_path, 0, "running", 10, 100)
+    for _ in range(5):
+        tracker.advance()
+    tracker.close()
+    found = standing(tmp_path, 900.0, time.time())
+    assert (found.state, found.step, found.total_steps) == ("running", 15, 100)
+    assert found.left_s is not None
+    assert "1/1" not in table([found])
+    beat = json.loads((tmp_path / "heartbeat.json").read_text())
+    assert (beat["pid"], beat["folder"]) == (os.getpid(), os.getcwd())
+    assert "python" in beat["command"]

@@ -1,0 +1,319 @@
+"""Where each rank is, so that one that hangs is named and one that is slow is known.
+
+The thread that trains only notes its step and phase. A thread of its own tells the others through the store, another
+one watches, so that neither a store nor a collective that never returns keeps a rank from ending.
+"""
+
+import faulthandler
+import json
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from statistics import median
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.distributed as dist
+
+Phase = Literal["starting", "data", "exchange", "forward", "backward", "update", "evaluation", "saving", "finishing"]
+_ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
+_UNBOUNDED: tuple[Phase, ...] = ("evaluation", "saving", "finishing")
+HUNG = 75  # exit code of a run that can be resumed (EX_TEMPFAIL)
+_TICK_S = 0.5
+_BEAT_S = 1.0
+_RANKS_PER_BEAT_S = 256  # more of them tell less often, or the store would do nothing else
+_PATIENCE = 5  # a step may take so many times what the longest took before
+_ANSWER_S = 4.0  # to wait for what rank 0 says
+_SHOWN_RANKS = 4
+_Hung = Callable[[str], None]
+
+
+class Beat(NamedTuple):
+    """What a rank tells the others."""
+
+    rank: int
+    host: str
+    pulse: int
+    step: int
+    phase: Phase
+    in_phase_s: float
+    steps: int
+    """Begun since the start."""
+    data_s: float
+    forward_s: float
+    """In all since the start: what a rank does without waiting for another."""
+
+    def silent_for(self, seconds: float) -> str:
+        """What is known of a rank that says nothing any more."""
+        return (
+            f"rank {self.rank} on {self.host} gives no sign of life for {seconds:.0f} s, since phase {self.phase} of "
+            f"step {self.step} or soon after"
+        )
+
+    def stuck(self) -> str:
+        """What is known of a rank that lives, and does not get on."""
+        return (
+            f"rank {self.rank} on {self.host} makes no progress in phase {self.phase} of step {self.step} for "
+            f"{self.in_phase_s:.0f} s"
+        )
+
+
+class Heartbeat:
+    """One rank's beat, and its view of the others'. Without a store it watches over itself alone.
+
+    `hang_timeout_s` is how long a rank may make no progress; 0 switches watching off. It stays below `timeout_s`, after
+    which collectives fail by themselves; the first step gets more, and so do phases without a usual length.
+    """
+
+    def __init__(
+        self,
+        store: dist.Store | None,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        hang_timeout_s: float,
+        timeout_s: float,
+    ) -> None:
+        self._store, self._rank, self._world_size = store, rank, world_size
+        self._usual_s = min(hang_timeout_s, 0.8 * timeout_s)
+        self._long_s = max(self._usual_s, min(3 * hang_timeout_s, 0.9 * timeout_s))
+        self._first_s = 3 * timeout_s
+        self._interval_s = max(_BEAT_S, world_size / _RANKS_PER_BEAT_S)
+        self._device_clock = _DeviceClock() if device.type == "cuda" else None
+        self._host = os.environ.get("SLURMD_NODENAME", platform.node())
+        self._runs = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._step, self._steps, self._marks, self._pulse = 0, 0, 0, 0
+        self._phase: Phase = "starting"
+        self._since = time.monotonic()
+        self._seconds: dict[str, float] = dict.fromkeys(_ORDER, 0.0)
+        self._longest_s = 0.0
+        self._seen: dict[int, Beat] = {}
+        self._reported: dict[int, Beat] = {}
+        self._verdict: str | None = None
+
+    def enter(self, phase: Phase, step: int | None = None) -> None:
+        """Progress: this rank now begins a phase, of a step. Called by the thread that trains; takes a microsecond."""
+        now = time.monotonic()
+        lasted = now - self._since
+        self._seconds[self._phase] += lasted
+        if self._steps > 1 and self._phase not in _UNBOUNDED:
+            self._longest_s = max(self._longest_s, lasted)
+        if self._device_clock is not None:
+            self._device_clock.enter(phase)
+        if step is not None:
+            self._step = step
+            self._steps += 1
+        self._phase, self._since = phase, now
+        self._marks += 1
+
+    def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
+        """On rank 0, of the steps since the last call: the rank that takes longest for what it does without the others,
+        how much longer than the middle one per step, in seconds; and its phase and host in words."""
+        now, before = self._seen, self._reported
+        own = {}
+        for rank, beat in now.items():
+            old = before.get(rank)
+            steps = beat.steps - (old.steps if old else 0)
+            if steps > 0:
+                data_s, forward_s = (beat.data_s, beat.forward_s) if old is None else (
+                    beat.data_s - old.data_s, beat.forward_s - old.forward_s
+                )  # fmt: skip
+                own[rank] = (data_s / steps, forward_s / steps)
+        if len(own) < self._world_size or self._world_size == 1:
+            return {}, {}
+        self._reported = dict(now)
+        rank = max(own, key=lambda rank: sum(own[rank]))
+        usual = [median(part) for part in zip(*own.values(), strict=True)]
+        excess = [mine - theirs for mine, theirs in zip(own[rank], usual, strict=True)]
+        phase = ("data", "forward")[excess.index(max(excess))]
+        lag_s = sum(own[rank]) - median(map(sum, own.values()))
+        return {"ranks/slowest": rank, "ranks/slowest_lag_s": lag_s}, {
+            "ranks/slowest_phase": phase,
+            "ranks/slowest_host": now[rank].host,
+        }
+
+    @contextmanager
+    def watching(self, hung: _Hung) -> Iterator[None]:
+        """End this process if a rank makes no progress any more. Before that, one rank of the job tells `hung` why.
+        Collective."""
+        self._begin()
+        self._runs += 1
+        self._stopped = threading.Event()
+        threads = [threading.Thread(target=self._watch, args=(hung,), daemon=True)]
+        if self._store is not None:
+            # Clones have connections of their own: one that waits for an answer holds up no other.
+            prefix = f"beats/{self._runs}"
+            self._told, self._asked = (dist.PrefixStore(prefix, self._store.clone()) for _ in range(2))
+            self._told.set(str(self._rank), json.dumps(self._beat()))
+            threads.append(threading.Thread(target=self._tell, daemon=True))
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            for thread in threads:  # the watching one might set the timer below again
+                thread.join(_ANSWER_S)
+            faulthandler.cancel_dump_traceback_later()
+
+    def _beat(self) -> Beat:
+        self._pulse += 1
+        forward_s = self._seconds["forward"] if self._device_clock is None else self._device_clock.seconds()
+        in_phase_s = time.monotonic() - self._since
+        return Beat(
+            self._rank, self._host, self._pulse, self._step, self._phase, in_phase_s, self._steps,
+            self._seconds["data"], forward_s,
+        )  # fmt: skip
+
+    def _tell(self) -> None:
+        with suppress(RuntimeError):  # the store went first
+            while not self._stopped.wait(self._interval_s):
+                self._told.set(str(self._rank), json.dumps(self._beat()))
+                self._seen = _read(self._told, range(self._world_size) if self._rank == 0 else [0])
+                if self._told.check(["verdict"]):
+                    self._verdict = self._told.get("verdict").decode()
+
+    def _watch(self, hung: _Hung) -> None:
+        marks, idle_s, last = self._marks, 0.0, time.monotonic()
+        while not self._stopped.wait(_TICK_S):
+            now = time.monotonic()
+            # What a process sleeps through, stopped or suspended, does not count.
+            idle_s, last = idle_s + min(now - last, 2 * _TICK_S), now
+            if marks != self._marks:
+                marks, idle_s = self._marks, 0.0
+            if not self._usual_s:
+                continue
+            if self._world_size > 1:
+                self._set_alarm()
+            if self._verdict is not None:
+                self._leave(self._verdict, None)
+            if idle_s > self._limit_s():
+                if self._world_size == 1:
+                    self._warn(idle_s)
+                    idle_s = 0.0
+                else:
+                    self._leave(*self._judge(idle_s, hung))
+
+    def _limit_s(self) -> float:
+        if self._steps < 2:
+            return max(self._first_s, self._usual_s)
+        usual_s = max(self._usual_s, _PATIENCE * self._longest_s)
+        return max(usual_s, self._long_s) if self._phase in _UNBOUNDED else usual_s
+
+    def _set_alarm(self) -> None:
+        # Runs without Python's lock: code that holds it for ever stops all threads of Python, this one too.
+        if sys.__stderr__ is not None:
+            with suppress(OSError, ValueError):  # nowhere to write to
+                faulthandler.dump_traceback_later(2 * self._limit_s() + 60, exit=True, file=sys.__stderr__)
+
+    def _judge(self, idle_s: float, hung: _Hung) -> tuple[str, _Hung | None]:
+        """Who hangs, in words, and whom this rank has to tell. Takes some seconds."""
+        rank_0 = self._seen.get(0)
+        lost = rank_0.silent_for(idle_s) if rank_0 else "rank 0 gives no sign of life"
+        answers = [(f"{lost}: the store where ranks meet does not answer", hung if self._rank == 1 else None)]
+        if self._store is None:
+            return self._beat().stuck(), None
+        asking = threading.Thread(target=lambda: answers.append(self._ask(idle_s, hung)), daemon=True)
+        asking.start()
+        asking.join(_ANSWER_S + 8 * self._interval_s)
+        return answers[-1]
+
+    def _ask(self, idle_s: float, hung: _Hung) -> tuple[str, _Hung | None]:
+        deadline = time.monotonic() + (_ANSWER_S + 3 * self._interval_s if self._rank > 0 else 0)
+        while time.monotonic() < deadline:  # rank 0 speaks for all, if it can
+            if self._asked.check(["verdict"]):
+                return self._asked.get("verdict").decode(), None
+            time.sleep(_TICK_S)
+        before = _read(self._asked, range(self._world_size))
+        time.sleep(2.5 * self._interval_s)
+        after = _read(self._asked, range(self._world_size))
+        silent = [rank for rank in after if before.get(rank, after[rank]).pulse == after[rank].pulse]
+        verdict = _verdict(after, silent, idle_s, self._world_size)
+        speaker = min((rank for rank in after if rank not in silent), default=self._rank)
+        if speaker == self._rank:
+            self._asked.set("verdict", verdict)
+        return verdict, hung if speaker == self._rank else None
+
+    def _warn(self, idle_s: float) -> None:
+        where = f"phase {self._phase} of step {self._step}"
+        print(f"warning: no progress for {idle_s:.0f} s, in {where}; where it is:", file=sys.stderr, flush=True)
+        _dump_stacks()
+
+    def _leave(self, message: str, hung: _Hung | None) -> None:
+        print(
+            f"[rank {self._rank}] error: {message}; ending this rank, in phase {self._phase} of step {self._step}. "
+            "Start the same command again to resume. Where it is:",
+            file=sys.stderr,
+            flush=True,
+        )
+        _dump_stacks()
+        if hung is not None:
+            with suppress(Exception):  # whatever happens, it must end
+                hung(message)
+            time.sleep(2 * self._interval_s)  # the others may read it from a store in this very process
+        os._exit(HUNG)
+
+
+class _DeviceClock:
+    """Seconds of the forward passes on a GPU, from samples that are read when they are there."""
+
+    def __init__(self) -> None:
+        self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._state = "idle"
+        self._passes, self._sampled, self._sampled_s = 0, 0, 0.0
+
+    def enter(self, phase: Phase) -> None:
+        if phase == "forward":
+            self._passes += 1
+            if self._state == "ended" and self._end.query():
+                self._sampled += 1
+                self._sampled_s += self._start.elapsed_time(self._end) / 1e3
+                self._state = "idle"
+            if self._state == "idle":
+                self._start.record()
+                self._state = "begun"
+        elif self._state == "begun":
+            self._end.record()
+            self._state = "ended"
+
+    def seconds(self) -> float:
+        return self._sampled_s / max(1, self._sampled) * self._passes
+
+
+def _read(store: dist.Store, ranks: Any) -> dict[int, Beat]:
+    """The beats of ranks that have one."""
+    names = [str(rank) for rank in ranks]
+    if not store.check(names):
+        names = [name for name in names if store.check([name])]
+    beats = [Beat(*json.loads(text)) for text in store.multi_get(names)] if names else []
+    return {beat.rank: beat for beat in beats}
+
+
+def _verdict(beats: dict[int, Beat], silent: list[int], idle_s: float, world_size: int) -> str:
+    """Which ranks hang, and where: those without a pulse, or else those that are furthest behind."""
+    absent = [rank for rank in range(world_size) if rank not in beats]
+    behind = min((_place(beat) for beat in beats.values()), default=(0, 0))
+    culprits = silent or [rank for rank, beat in beats.items() if _place(beat) == behind and not absent]
+    if len(culprits) == len(beats) and not absent:
+        where = beats[0]
+        return f"all ranks wait in phase {where.phase} of step {where.step} for {idle_s:.0f} s; look at the network"
+    lines = [beats[rank].silent_for(idle_s) if silent else beats[rank].stuck() for rank in culprits[:_SHOWN_RANKS]]
+    lines += [f"rank {rank} was never heard of" for rank in absent[:_SHOWN_RANKS]]
+    more = len(culprits) + len(absent) - len(lines)
+    return "; ".join(lines) + (f"; and {more} more ranks" if more else "")
+
+
+def _place(beat: Beat) -> tuple[int, int]:
+    return beat.step, _ORDER[beat.phase]
+
+
+def _dump_stacks() -> None:
+    with suppress(Exception):
+        faulthandler.dump_traceback(sys.__stderr__ if sys.__stderr__ is not None else 2)

@@ -1,0 +1,228 @@
+"""Saving beside training: a copy to the host's memory that a thread of rank 0 writes, again and again if the disk
+fails."""
+
+import shutil
+import sys
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain, repeat
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipelines.errors import RunError
+from trainer import checkpoint
+from trainer.engines.base import Engine
+from trainer.job import Job
+from trainer.tracking import write_status
+
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
+_LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will be due
+
+
+class UnsavedError(RunError):
+    """A run that was asked to stop could not save; it can be resumed from an older checkpoint."""
+
+
+class _Target(NamedTuple):
+    path: Path
+    step: int
+    about: dict[str, Any]
+
+
+class _Failed(NamedTuple):
+    target: _Target
+    error: OSError
+
+
+class Saver:
+    """Writes the checkpoints of a run. All methods but `take_figures` are collective.
+
+    A write that fails is tried again until the next save is due. That many in a row that came to nothing, and the next
+    `save` raises RunError, on every rank.
+    """
+
+    def __init__(self, job: Job, engine: Engine, best: float | None) -> None:
+        self._job, self._engine = job, engine
+        self.best = best
+        """The primary metric of the best checkpoint, None without one."""
+        self._step = -1  # of the copy in the host's memory
+        self._copied: dict[str, Any] = {}
+        self._on_device: torch.cuda.Event | None = None
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writes: list[Future[_Failed | None]] = []
+        self._hurry = threading.Event()  # try once, and no more
+        self._failed_in_a_row = 0
+        self._figures: dict[str, float] = {}
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for a write that goes on, whatever comes of it."""
+        self._hurry.set()
+        self._thread.shutdown()
+
+    def save(self, step: int, best: float | None = None) -> None:
+        """Begin to write a checkpoint after `step` updates: that of its step, or the best one, with its metric.
+
+        Waits only for the write before. Raises RunError, with the checkpoints as they are, if a weight is not finite.
+        """
+        started = perf_counter()
+        if step != self._step:  # the best one and the numbered one of a step share a copy
+            self._agree(self._written())
+            self._count("save/wait_s", started)
+            state = self._engine.state_dict()
+            require_finite(state["model"].values(), step)
+            copying = perf_counter()
+            if self._engine.rank == 0:
+                self._copy(state)
+            self._step = step
+            self._count("save/copy_s", copying)
+        self.best = self.best if best is None else best
+        if self._engine.rank == 0:
+            run_dir = self._job.run_dir
+            path = checkpoint.path_of(run_dir, step) if best is None else run_dir / checkpoint.FOLDER / checkpoint.BEST
+            self._begin(_Target(path, step, {**self._job.about, "step": step, "best": self.best}))
+        self._count("save/stall_s", started)
+
+    def finish(self, stopping: bool = False) -> None:
+        """Wait until all is written. Raises RunError on every rank if that fails, `stopping` UnsavedError."""
+        started = perf_counter()
+        failed = self._written()
+        for pause_s in _LAST_PAUSES_S:
+            if not failed:
+                break
+            threading.Event().wait(pause_s)
+            for each in failed:
+                self._begin(each.target)
+            failed = self._written()
+        self._count("save/stall_s", started)
+        if self._engine.sum(torch.tensor(float(bool(failed)))):
+            why = _in_words(failed[-1]) if failed else "see the message of rank 0"
+            error = UnsavedError if stopping else RunError
+            raise error(f"the last checkpoint could not be saved: {why}. Make room and start the same command again")
+
+    def take_figures(self) -> dict[str, float]:
+        """Seconds since the last call that training stood still to save ("save/stall_s", of them "save/wait_s" for the
+        write before and "save/copy_s" for the copy), and that a write took beside it ("save/write_s")."""
+        figures, self._figures = self._figures, {}
+        return figures
+
+    def _count(self, name: str, started: float) -> None:
+        if self._engine.rank == 0:
+            self._figures[name] = self._figures.get(name, 0.0) + perf_counter() - started
+
+    def _written(self) -> list[_Failed]:
+        """Wait for the writes under way, and what became of none of them."""
+        self._hurry.set()
+        ended = [write.result() for write in self._writes]
+        self._hurry.clear()
+        self._writes.clear()
+        return [failed for failed in ended if failed is not None]
+
+    def _agree(self, failed: list[_Failed]) -> None:
+        """Count what failed, on every rank alike."""
+        best_lost = any(each.target.path.name == checkpoint.BEST for each in failed)
+        before = _best_on_disk(self._job.run_dir) if best_lost else None
+        number, lost, known, value = self._engine.sum(
+            torch.tensor([len(failed) > 0, best_lost, before is not None, before or 0.0], dtype=torch.float64)
+        ).tolist()
+        if lost:  # of the weights that were best, only those in the file count
+            self.best = value if known else None
+        self._failed_in_a_row = self._failed_in_a_row + 1 if number else 0
+        most = self._job.config.runtime.max_failed_saves
+        if self._failed_in_a_row >= most:
+            why = _in_words(failed[-1]) if failed else "see the message of rank 0"
+            raise RunError(
+                f"{most} saves in a row failed (--max-failed-saves): {why}. The last whole checkpoint is still there; "
+                "make room and start the same command again"
+            )
+
+    def _copy(self, state: dict[str, Any]) -> None:
+        self._on_device = None
+        for part in ("model", "momentum"):
+            buffers = self._copied.setdefault(part, {})
+            for name in buffers.keys() - state[part].keys():
+                del buffers[name]
+            for name, tensor in state[part].items():
+                if name not in buffers:
+                    # Pinned, so that the copy runs beside what the GPU does next.
+                    buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+                buffers[name].copy_(tensor.detach(), non_blocking=True)
+                if tensor.is_cuda and self._on_device is None:
+                    self._on_device = torch.cuda.Event()
+        self._copied["loss_scaler"] = dict(state["loss_scaler"])
+        if self._on_device is not None:
+            self._on_device.record()
+
+    def _begin(self, target: _Target) -> None:
+        self._writes.append(self._thread.submit(self._write, target))
+
+    def _write(self, target: _Target) -> _Failed | None:
+        """Try until it succeeds, or is in a hurry; what failed in the end."""
+        for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
+            started = perf_counter()
+            try:
+                if self._on_device is not None:
+                    self._on_device.synchronize()
+                checkpoint.save(target.path, self._copied, target.about)
+            except OSError as error:
+                failed = _Failed(target, error)
+                if tried == 0:
+                    _say(f"{_in_words(failed)}; training goes on, and it will be tried again")
+            else:
+                self._figures["save/write_s"] = perf_counter() - started
+                if tried:
+                    _say(f"{target.path} is saved after all")
+                self._tidy(target.path)
+                return None
+            if self._hurry.wait(pause_s):
+                return failed
+        raise AssertionError("there is no last pause")
+
+    def _tidy(self, path: Path) -> None:
+        if path.name == checkpoint.BEST:
+            return
+        run_dir = self._job.run_dir
+        write_status(run_dir, 0, "running", checkpoint.step_of(path), self._job.total_steps)
+        try:
+            checkpoint.point_to(path)
+            checkpoint.prune(run_dir, self._job.config.runtime.keep_checkpoints)
+        except OSError as error:
+            _say(f"{path} is saved, but {error}")
+
+
+def _best_on_disk(run_dir: Path) -> float | None:
+    with suppress(Exception):  # absent or damaged: there is none
+        best: float | None = checkpoint.describe(run_dir / checkpoint.FOLDER / checkpoint.BEST)["best"]
+        return best
+    return None
+
+
+def _in_words(failed: _Failed) -> str:
+    path, error = failed.target.path, failed.error
+    free = ""
+    with suppress(OSError, StopIteration):
+        folder = next(part for part in path.absolute().parents if part.is_dir())
+        free = f", {shutil.disk_usage(folder).free} bytes free"
+    return f"{path} cannot be saved ({error.strerror or error}{free})"
+
+
+def _say(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def require_finite(weights: Iterable[Tensor], step: int) -> None:
+    """Raise RunError if one of the weights after `step` updates is not finite."""
+    norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
+    if not norms.isfinite().all():
+        raise RunError(
+            f"the weights after step {step} are not finite although the loss was; they are not saved, the last "
+            "checkpoint is from before. Lower the learning rate or lengthen the warm-up"
+        )
