@@ -1,0 +1,99 @@
+"""Disturb runs in every way and see whether anything is lost: python -m tests.faults --rounds 100 --seed 0
+
+Exit code 0 only if every fault was survived: the same command went on, and in the end weights, momentum, losses and
+results were those of an undisturbed run bit for bit, with each sample seen once per epoch.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from tests.faults.figures import show, write_figures
+from tests.faults.rounds import Arena, Round, disturb, disturb_prepare
+from tests.faults.run import LAUNCHERS, processes_with
+from tests.faults.schedule import SHARES, all_layouts, deal
+from tests.faults.soak import soak
+from tests.faults.strikes import small_disk, unmount
+
+
+def main() -> int:
+    """Rounds, a soak, or both; returns the exit code."""
+    options = _parse()
+    folder = Path(tempfile.mkdtemp(prefix="bitscale-faults-", dir=options.folder))
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        rounds = _rounds(options, folder) if options.rounds else []
+        soaked = soak(folder / "soak", options.soak_minutes) if options.soak_minutes else None
+    finally:
+        for pid in processes_with(str(folder)):  # they have sessions of their own, and would go on
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    lost = [each for each in rounds if not each.survived]
+    if options.figures:
+        write_figures(options.figures, rounds, options.seed, soaked)
+    if soaked:
+        print(f"soak: {soaked}")
+    if lost:
+        print(f"kept for a look: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    minutes = (time.monotonic() - started) / 60
+    if rounds:
+        show(rounds)
+        print(f"survived {len(rounds) - len(lost)} of {len(rounds)} in {minutes:.1f} minutes, seed {options.seed}")
+    return 1 if lost or (soaked is not None and not soaked["passed"]) else 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=100, help="faults to inject; 0: none, for a soak alone")
+    parser.add_argument("--seed", type=int, default=0, help="decides which faults strike which runs when")
+    parser.add_argument("--faults", nargs="+", choices=SHARES, default=list(SHARES), help="only these")
+    parser.add_argument("--engines", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="only these")
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 3, 4], help="only these numbers of ranks")
+    parser.add_argument("--soak-minutes", type=float, default=0, help="then let a run of two ranks go on for so long")
+    parser.add_argument("--figures", type=Path, help="write what was found to this JSON file; its other parts stay")
+    parser.add_argument("--folder", type=Path, help="where to work; default: the system's folder for temporary files")
+    return parser.parse_args()
+
+
+def _rounds(options: argparse.Namespace, folder: Path) -> list[Round]:
+    faults = options.faults
+    if "disk-full" in faults and not _can_mount(folder / "probe"):
+        faults = [fault for fault in faults if fault != "disk-full"]
+        print("skipped: disk-full, which mounts a small file system and needs root for it")
+    planned, prepares = deal(options.rounds, options.seed, faults, all_layouts(options.engines, options.ranks))
+    rounds: list[Round] = []
+    arena = Arena(folder, lambda line: print(line, flush=True))
+    for run in planned:
+        for each in disturb(arena, run):
+            rounds.append(each)
+            _say(each, len(rounds), options.rounds)
+    for number in range(prepares):
+        rounds.append(disturb_prepare(arena, number, options.seed * 1000 + number))
+        _say(rounds[-1], len(rounds), options.rounds)
+    return rounds
+
+
+def _can_mount(folder: Path) -> bool:
+    mounted = small_disk(folder)
+    if mounted:
+        unmount(folder)
+    return mounted
+
+
+def _say(each: Round, number: int, total: int) -> None:
+    verdict = "survived" if each.survived else f"LOST: {'; '.join(each.wrong)}"
+    facts = ", ".join(f"{name} {value}" for name, value in each.facts.items() if name != "log" or each.wrong)
+    print(f"{number}/{total}  {each.fault}  {each.layout}  in {each.phase}  {verdict}  ({facts})", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
