@@ -1,0 +1,312 @@
+"""The parsers that `tests.fuzz` tries: for each a whole input in a folder, and what reads it."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from dicom_files import dicom_bytes
+from made_results import authors_row, transfer_result, write_authors, write_results
+from PIL import Image
+from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
+from tiny_sets import tiny_set
+from tiny_weights import save_npz, save_paper, save_run, save_timm, tensors_of
+
+from data_pipelines import torch_loader
+from data_pipelines.augment import Augmentation
+from data_pipelines.datasets import DATASETS
+from data_pipelines.dicom import dicom_facts
+from data_pipelines.errors import InputError
+from data_pipelines.faults import blank
+from data_pipelines.images import verify_image, verify_xray
+from data_pipelines.index import Index
+from data_pipelines.order import evaluation_order
+from data_pipelines.part import verified_or_reason
+from data_pipelines.prepare import Output, prepare
+from data_pipelines.verify import verify
+from launchers.job import read_plan, state
+from launchers.profiles import UsageError, load_site
+from trainer import checkpoint
+from trainer.evaluation import predictions
+from trainer.models.weights import describe_weights, load_weights
+from trainer.reporting.collect import collect
+from trainer.rows import Rows
+from trainer.status import run_folders, standing, table
+
+
+@dataclass(frozen=True)
+class Parser:
+    """`read` takes the path of one of `files`, changed; it may write below `folder` and nowhere else. is_part: they are
+    parts of files, which are refused as they are, so that headers are changed more often than numbers."""
+
+    folder: Path
+    files: list[Path]
+    read: Callable[[Path], object]
+    is_part: bool = False
+
+
+def _small_set(folder: Path) -> Path:
+    return tiny_set(folder / "set", [i % 3 for i in range(6)], ["a", "b", "c"], splits=("train", "test"), side=32)
+
+
+def _use_set(folder: Path) -> None:
+    """All that a run does with a set."""
+    index = Index.load(folder, "train")
+    index.keys(np.arange(len(index)))
+    index.facts()
+    index.read_ahead(np.arange(len(index)))
+    augmentation = Augmentation("squash", 32, 32, flip=False)
+    requests = evaluation_order(len(index), 0, 1, 4)
+    list(torch_loader.batches(index, requests, augmentation, torch.device("cpu"), 1, instead=blank))
+
+
+def index_columns(folder: Path) -> Parser:
+    data = _small_set(folder)
+    return Parser(folder, sorted((data / "train").glob("*.npy")), lambda _: _use_set(data))
+
+
+def manifest(folder: Path) -> Parser:
+    data = _small_set(folder)
+
+    def read(_: Path) -> None:
+        _use_set(data)
+        verify(data)
+
+    return Parser(folder, [data / "manifest.json"], read)
+
+
+def shard_tar(folder: Path) -> Parser:
+    """Of its right size, or it would be refused at once."""
+    data = _small_set(folder)
+    (tar,) = (data / "train").glob("*.tar")
+    size = tar.stat().st_size
+
+    def read(path: Path) -> None:
+        content = path.read_bytes()
+        path.write_bytes(content[:size].ljust(size, b"\0"))
+        _use_set(data)
+
+    return Parser(folder, [tar], read)
+
+
+def webdataset_tar(folder: Path) -> Parser:
+    """Foreign tars, prepared."""
+    data = _small_set(folder)
+    root = folder / "raw"
+    root.mkdir()
+    (tar,) = (data / "train").glob("*.tar")
+    shutil.copy(tar, root / "train-0.tar")
+
+    def read(_: Path) -> None:
+        shutil.rmtree(folder / "out", ignore_errors=True)
+        shutil.rmtree(folder / ".out.partial", ignore_errors=True)
+        raw = DATASETS["webdataset"](root=root, val_fraction=0.0, test_fraction=0.0)
+        prepare(raw, Output(folder / "out", max_bad=1.0))
+
+    return Parser(folder, [root / "train-0.tar"], read)
+
+
+def _weights(path: Path) -> None:
+    load_weights(str(path))
+    describe_weights(str(path))
+
+
+def _tensors() -> dict[str, Any]:
+    return {name: tensor[:1] if tensor.ndim == 4 else tensor[:2] for name, tensor in tensors_of().items()}
+
+
+def weights_npz(folder: Path) -> Parser:
+    return Parser(folder, [save_npz(folder / "weights.npz", _tensors())], _weights, is_part=True)
+
+
+def weights_pth_tar(folder: Path) -> Parser:
+    return Parser(folder, [save_paper(folder / "model.pth.tar", _tensors())], _weights, is_part=True)
+
+
+def weights_safetensors(folder: Path) -> Parser:
+    return Parser(folder, [save_timm(folder / "model.safetensors", _tensors())], _weights, is_part=True)
+
+
+def checkpoints(folder: Path) -> Parser:
+    run = save_run(folder / "run", _tensors())
+    files = sorted(path for path in (run / checkpoint.FOLDER).iterdir() if path.is_file())
+
+    def read(_: Path) -> None:
+        path = checkpoint.chosen(run)
+        checkpoint.describe(path)
+        checkpoint.load(path)
+
+    return Parser(folder, files, read)
+
+
+def result_json(folder: Path) -> Parser:
+    results = [transfer_result(source, "5", seed, 0.5 + seed / 10) for source in ("a", "b") for seed in (0, 1)]
+    write_results(folder / "runs", results)
+    return Parser(folder, sorted((folder / "runs").rglob("result.json")), lambda _: collect((folder / "runs",)))
+
+
+def authors_csv(folder: Path) -> Parser:
+    rows = [authors_row("imagenet1k_r50x1", "5", seed, 0.5 + seed / 10) for seed in (0, 1)]
+    path = write_authors(folder / "authors.csv", rows)
+    return Parser(folder, [path], lambda path: collect((path,)))
+
+
+def predictions_npz(folder: Path) -> Parser:
+    arrays = {
+        "classes": np.array(["a", "b"]),
+        "test_keys": np.array(["x", "y", "z"]),
+        "test_logits": np.zeros((3, 2), dtype=np.float32),
+        "test_labels": np.array([[0, 1], [1, np.nan], [0, 0]], dtype=np.float32),
+        "test_patients": np.array([0, 0, 1]),
+        "test_fact_sex": np.array(["F", "M", ""]),
+    }
+    np.savez(folder / "predictions.npz", **arrays)
+
+    def read(_: Path) -> None:
+        predictions.saved_splits(folder)
+        predictions.load(folder, "test")
+
+    return Parser(folder, [folder / "predictions.npz"], read)
+
+
+def site_profile(folder: Path) -> Parser:
+    source = Path(__file__).resolve().parents[1] / "launchers" / "slurm" / "sites" / "generic.toml"
+    shutil.copy(source, folder / "mine.toml")
+
+    def read(path: Path) -> None:
+        try:
+            load_site(str(path))
+        except UsageError as error:  # the launchers' own kind of message
+            raise InputError(str(error)) from error
+
+    return Parser(folder, [folder / "mine.toml"], read)
+
+
+def plan_json(folder: Path) -> Parser:
+    tasks = [{"name": f"t{i}", "command": ["python", "-c", "1"], "done": f"{i}.json", "nodes": 1} for i in range(3)]
+    (folder / "plan.json").write_text(json.dumps({"name": "p", "tasks": tasks, "gpus_per_task": 1}))
+
+    def read(path: Path) -> None:
+        try:
+            read_plan(path)
+        except ValueError as error:
+            if not str(error).startswith(str(path)):
+                raise
+            raise InputError(str(error)) from error
+
+    return Parser(folder, [folder / "plan.json"], read)
+
+
+def run_folder(folder: Path) -> Parser:
+    """What `trainer.status`, `submit` and a resumed run read."""
+    run = folder / "run"
+    run.mkdir()
+    status = {"state": "running", "step": 4, "total_steps": 9, "reason": "", "time": 1.0}
+    beat = {"step": 5, "time": 1.0, "step_s": 0.5, "host": "h", "pid": 1, "folder": "/", "command": "python x"}
+    for name, content in (("config", {}), ("status", status), ("heartbeat", beat)):
+        (run / f"{name}.json").write_text(json.dumps(content))
+    (run / "skipped_steps.csv").write_text("step,key\n1,a\n2,b\n")
+
+    def read(_: Path) -> None:
+        table([standing(found, 900.0, 2.0) for found in run_folders(folder)])
+        state(run, 0.0)
+        Rows(run / "skipped_steps.csv", ("step", "key"), enabled=True).cut_back(2)
+
+    files = [run / "status.json", run / "heartbeat.json", run / "skipped_steps.csv"]
+    return Parser(folder, files, read)
+
+
+def _xray_csv(name: str, make: Callable[[Path], Path], **options: Any) -> Callable[[Path], Parser]:
+    def parser(folder: Path) -> Parser:
+        root = folder / "raw"
+        root.mkdir()
+        make(root)
+        files = [path for path in sorted(root.rglob("*")) if path.suffix in (".csv", ".txt", ".gz")]
+
+        def read(_: Path) -> None:
+            raw = DATASETS[name](root=root, **options)
+            for image in raw.images:
+                assert len(image.key) < 100
+
+        return Parser(folder, files, read)
+
+    return parser
+
+
+def own_csv(folder: Path) -> Parser:
+    names = [f"films/{number}.png" for number in range(12)]
+    (folder / "films").mkdir()
+    for name in names:
+        Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(folder / name)
+    text = io.StringIO()
+    rows = [(name, number % 2, "" if number % 3 else 1, f"p{number // 2}") for number, name in enumerate(names)]
+    csv.writer(text).writerows([("path", "edema", "mass", "patient"), *rows])
+    (folder / "films.csv").write_text(text.getvalue())
+    labels: dict[str, Any] = {"label_columns": ("edema", "mass"), "patient_column": "patient", "xray_size": 32}
+
+    def read(path: Path) -> None:
+        for image in DATASETS["csv"](root=folder, table=path, **labels).images:
+            assert isinstance(image.image, Path)
+            assert folder in image.image.resolve().parents, "a path out of the root"
+
+    return Parser(folder, [folder / "films.csv"], read)
+
+
+def dicom(folder: Path) -> Parser:
+    (folder / "film.dcm").write_bytes(dicom_bytes())
+
+    def read(path: Path) -> None:
+        with suppress(ValueError, OSError):  # which for its caller is a row of the quarantine
+            dicom_facts(path)
+        _into_quarantine(path, lambda encoded: verify_xray(encoded, 16))
+
+    return Parser(folder, [folder / "film.dcm"], read)
+
+
+def image_files(folder: Path) -> Parser:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    files = [folder / f"image.{kind}" for kind in ("png", "jpg", "bmp", "tif", "webp")]
+    for path in files:
+        Image.fromarray(pixels).save(path)
+    return Parser(folder, files, lambda path: _into_quarantine(path, verify_image))
+
+
+def _into_quarantine(path: Path, check: Callable[[bytes], Any]) -> None:
+    """As `prepare` does: whatever a decoder throws is a reason, in one line."""
+    found = verified_or_reason(path.read_bytes, check)
+    if isinstance(found, str):
+        if "\n" in found or not found or found.startswith(("MemoryError", "AssertionError")):
+            raise RuntimeError(f"no reason for people: {found!r}")
+        raise InputError(found)
+
+
+PARSERS: dict[str, Callable[[Path], Parser]] = {
+    "index": index_columns,
+    "manifest": manifest,
+    "shard": shard_tar,
+    "webdataset tar": webdataset_tar,
+    "weights .npz": weights_npz,
+    "weights .pth.tar": weights_pth_tar,
+    "weights safetensors": weights_safetensors,
+    "checkpoint": checkpoints,
+    "predictions.npz": predictions_npz,
+    "result.json": result_json,
+    "authors' csv": authors_csv,
+    "site profile": site_profile,
+    "plan": plan_json,
+    "run folder": run_folder,
+    "own csv": own_csv,
+    "chexpert csv": _xray_csv("chexpert", lambda root: chexpert_root(root, 4), test_fraction=0.2),
+    "mimic csv": _xray_csv("mimic_cxr", lambda root: mimic_root(root, 6)),
+    "nih csv": _xray_csv("nih_cxr14", lambda root: nih_root(root, 4), val_fraction=0.2),
+    "padchest csv": _xray_csv("padchest", padchest_root, val_fraction=0.2, test_fraction=0.2),
+    "dicom": dicom,
+    "images": image_files,
+}

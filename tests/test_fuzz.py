@@ -1,0 +1,65 @@
+"""A bounded number of mutated inputs for every parser; `python -m tests.fuzz` tries as many as one likes."""
+
+import random
+from pathlib import Path
+
+import pytest
+from fuzz import fuzz, mutated, try_one
+from fuzz_parsers import PARSERS, Parser
+
+INPUTS, SEED = 20, 20261
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_mutated_inputs_are_taken_or_refused_with_a_message(name: str) -> None:
+    report = fuzz(name, PARSERS[name], INPUTS, SEED)
+    assert dict(report.findings) == {}, report.examples
+    assert report.inputs == INPUTS
+
+
+def bad_reader(kind: str, outside: Path) -> object:
+    def read(path: Path) -> None:
+        if path.read_bytes() == b"whole":
+            return
+        if kind == "crash":
+            raise IndexError("out of range")
+        if kind == "silent":
+            from data_pipelines.errors import InputError
+
+            raise InputError(" ")
+        if kind == "write":
+            outside.write_text("x")
+        if kind == "remove":
+            (path.parent.parent / "innocent").unlink()
+        if kind == "start":
+            import subprocess
+
+            subprocess.run(["true"], check=False)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("kind", "finding"),
+    [
+        ("crash", "IndexError"),
+        ("silent", "refused without a message"),
+        ("write", "touched the outside: open of"),
+        ("remove", "touched the outside: os.remove of"),
+        ("start", "touched the outside: subprocess.Popen"),
+    ],
+)
+def test_faults_of_a_parser_are_found(kind: str, finding: str, tmp_path: Path) -> None:
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    (tmp_path / "innocent").touch()
+    parser = Parser(folder, [folder / "file"], bad_reader(kind, tmp_path / "outside"))  # type: ignore[arg-type]
+    assert try_one(parser, b"whole", folder / "file") == "accepted"
+    assert try_one(parser, b"damaged", folder / "file").startswith(finding)
+
+
+def test_the_same_seed_makes_the_same_inputs() -> None:
+    content = b'{"a": [1, 2], "b": {"c": null}}'
+    inputs = [[mutated(content, random.Random(f"{seed} {i}"), i % 2 == 0) for i in range(50)] for seed in (1, 1, 2)]
+    assert inputs[0] == inputs[1] != inputs[2]
+    assert len(set(inputs[0])) > 40
