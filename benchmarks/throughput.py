@@ -1,8 +1,8 @@
 """Measure a training step: python benchmarks/throughput.py [--model r50x1] [--batch-size 8] [--out throughput.json]
 
-The shipped loop, engine, model, loss and optimiser on synthetic batches against timm's model of the same weights, eager and
-compiled, channels-first and channels-last, its BatchNorm twin, and the convolutions alone. First checks our loss and
-gradients against float64. `--plan` estimates memory and measures nothing.
+The shipped loop, engine, model, loss and optimiser on synthetic batches against timm's model of the same weights, eager
+and compiled, channels-first and channels-last, its BatchNorm twin, and the convolutions alone. First checks our loss
+and gradients against float64. `--plan` estimates memory and measures nothing.
 """
 
 import os
