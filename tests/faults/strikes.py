@@ -1,5 +1,6 @@
 """The faults: each strikes a run that is under way, and leaves it so that the same command may be given again."""
 
+import errno
 import json
 import os
 import random
@@ -18,7 +19,6 @@ from tests.faults.run import (
     LEFT_S,
     PATIENCE,
     PROGRESS_S,
-    SAVE_EVERY,
     TIMEOUT_S,
     Run,
     Started,
@@ -30,6 +30,7 @@ SMALL_DISK_MB = 120
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _FAILED_SAVES_S = 20.0 * PATIENCE
 _ORPHANED_S = 2.0 * PATIENCE
+_UNSAVED = f"cannot be saved ({os.strerror(errno.ENOSPC)}"
 
 
 class MissedError(Exception):
@@ -203,6 +204,8 @@ def stop_rank(scene: Scene) -> Struck:
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
     _must_end(started, struck)
+    if scene.run.is_finished and not struck.wrong:  # the others had no need of it any more
+        raise MissedError
     if f"rank {rank}" not in scene.run.status().get("reason", "") + started.said():
         struck.wrong.append(f"nobody said that it was rank {rank}")
     return struck
@@ -211,17 +214,21 @@ def stop_rank(scene: Scene) -> Struck:
 def disk_full(scene: Scene) -> Struck:
     """No byte is left while the run saves, then there is room again: it goes on all the time."""
     started = scene.arrive()
-    step = started.note(0)["step"]
+    before = started.said().count(_UNSAVED)
     filler = scene.run.folder.parent / "filler"
     _fill(filler)
     struck = Struck(started.number, time.time(), _phase(started.note(0)))
-    due = step + SAVE_EVERY + 2
     with suppress(TimedOutError):
         wait_until(
-            lambda: not started.is_running or started.note(0)["step"] >= due, "a save that fails", _FAILED_SAVES_S
+            lambda: not started.is_running or started.said().count(_UNSAVED) > before,
+            "a save that fails",
+            _FAILED_SAVES_S,
         )
     filler.unlink()
-    struck.facts["said"] = "No space left" in started.said()
+    if started.said().count(_UNSAVED) == before:
+        if scene.run.is_finished:
+            raise MissedError
+        struck.wrong.append("nobody said that the disk was full")
     if not started.is_running and not scene.run.is_finished:
         struck.wrong.append("the run ended instead of going on without a save")
         _must_end(started, struck)
