@@ -24,6 +24,7 @@ from trainer.experiment import Start, run
 from trainer.tracking import Tracker
 
 STEPS, HANGS_AFTER, TIMEOUT_S = 9, 5, 6
+TOLD_S = 3.0  # after which where a rank is has been told, even on a busy machine
 HOST = platform.node()
 
 
@@ -61,6 +62,7 @@ def hanging(data: str, folder: Path, rank: int, port: int, how: str) -> None:
         done += 1
         advance(tracker)
         if done == HANGS_AFTER and how == f"rank {rank} is stopped":
+            time.sleep(TOLD_S if rank else 0)  # rank 0 goes at once: of it alone others know from the beginning
             os.kill(os.getpid(), signal.SIGSTOP)
         if done == HANGS_AFTER and how == f"rank {rank} sleeps":
             time.sleep(1000)
@@ -108,7 +110,7 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], pha
     )
     assert found, said
     assert found[2] == HOST
-    assert re.search(f"since phase (data|exchange|forward|backward|update) of step [1-{HANGS_AFTER}]", found[1])
+    assert f"since phase update of step {HANGS_AFTER - 1} " in found[1]
     assert "Current thread" in said  # stacks
     assert "trainer/loop.py" in said
     status = json.loads((case.folder / "status.json").read_text())

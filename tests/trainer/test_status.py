@@ -81,7 +81,8 @@ def test_command_prints_a_table_or_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_of(tmp_path / "a", "failed", "line one\x1b[31m\nline two", step=55)
-    run_of(tmp_path / "b", "running", age_s=-5.0, step=55)
+    run_of(tmp_path / "b", "running", step=55)
+    monkeypatch.setattr(status.time, "time", lambda: NOW)
     monkeypatch.setattr(sys, "argv", ["status", str(tmp_path)])
     status.main()
     lines = capsys.readouterr().out.splitlines()

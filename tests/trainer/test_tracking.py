@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from trainer.tracking import METRICS, STATUS, Tracker, read_metrics, write_status
+
+
+@pytest.fixture(autouse=True)
+def files_numbered_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts within one second, as no run has them, are read by number as text, and a process's tenth before its
+    ninth."""
+    counter = type(event_file_writer._global_uid)
+    monkeypatch.setattr(event_file_writer, "_global_uid", counter(0))
 
 
 def track(run_dir: Path, first_step: int, losses: dict[int, float], rank: int = 0) -> None:

@@ -24,7 +24,7 @@ _ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
 _UNBOUNDED: tuple[Phase, ...] = ("evaluation", "saving", "finishing")
 HUNG = 75  # exit code of a run that can be resumed (EX_TEMPFAIL)
 _TICK_S = 0.5
-_BEAT_S = 1.0
+_BEAT_S, _FIRST_BEAT_S = 1.0, 0.1
 _RANKS_PER_BEAT_S = 256  # more of them tell less often, or the store would do nothing else
 _PATIENCE = 5  # a step may take so many times what the longest took before
 _ANSWER_S = 4.0  # to wait for what rank 0 says
@@ -174,7 +174,8 @@ class Heartbeat:
 
     def _tell(self) -> None:
         with suppress(RuntimeError):  # the store went first
-            while not self._stopped.wait(self._interval_s):
+            # Where rank 0 is has to be known before it can be missed.
+            while not self._stopped.wait(self._interval_s if 0 in self._seen else _FIRST_BEAT_S):
                 self._told.set(str(self._rank), json.dumps(self._beat()))
                 self._seen = _read(self._told, range(self._world_size) if self._rank == 0 else [0])
                 if self._told.check(["verdict"]):

@@ -5,7 +5,7 @@ On a CPU this package's own C++ does it, on CUDA one Triton launch for any numbe
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,17 +13,7 @@ from torch import Tensor
 from trainer.kernels.group_norm_relu import kernel_works
 from trainer.kernels.layout import rows_lie_together
 from trainer.kernels.native import library, pointer, pointers, threads
-from trainer.optim.agc import ClipStats
-
-
-class Rates(NamedTuple):
-    """What the update multiplies with. `clipping` 0: none."""
-
-    clipping: float
-    lr: float
-    momentum: float
-    weight_decay: float
-    nesterov: bool
+from trainer.optim.agc import ClipStats, Rates, units
 
 
 def takes(tensors: Sequence[Tensor]) -> bool:
@@ -57,11 +47,6 @@ def update(
     for tensor in (*weights, *(momenta or ())):
         torch.autograd.graph.increment_version(tensor)
     return stats
-
-
-def units(tensor: Tensor) -> tuple[int, int]:
-    """How many units it has, and how many numbers each."""
-    return (len(tensor), tensor.shape[1:].numel()) if tensor.ndim > 1 else (1, tensor.numel())
 
 
 def _update_natively(

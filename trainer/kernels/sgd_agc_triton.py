@@ -11,8 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.kernels.sgd_agc import Rates, units
-from trainer.optim.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, ClipStats
+from trainer.optim.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, ClipStats, Rates, units
 
 _BLOCK = 1024  # numbers of a unit that a program takes at a time
 _NUM_WARPS = 4

@@ -13,6 +13,16 @@ WEIGHT_NORM_FLOOR = 1e-3
 GRADIENT_NORM_FLOOR = 1e-6
 
 
+class Rates(NamedTuple):
+    """What the update multiplies with. `clipping` 0: none."""
+
+    clipping: float
+    lr: float
+    momentum: float
+    weight_decay: float
+    nesterov: bool
+
+
 class ClipStats(NamedTuple):
     """What clipping saw: scalar tensors, still on the device. `squared_norm`: of the gradient before clipping;
     `clipped`: units that were clipped; `units`: units there were."""
@@ -20,6 +30,11 @@ class ClipStats(NamedTuple):
     squared_norm: Tensor
     clipped: Tensor
     units: int
+
+
+def units(tensor: Tensor) -> tuple[int, int]:
+    """How many units it has, and how many numbers each."""
+    return (len(tensor), tensor.shape[1:].numel()) if tensor.ndim > 1 else (1, tensor.numel())
 
 
 def unit_norms(tensors: Sequence[Tensor]) -> list[Tensor]:

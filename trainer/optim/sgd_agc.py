@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trainer.kernels import sgd_agc as kernel
 from trainer.kernels.layout import laid_out_alike
-from trainer.optim.agc import ClipStats, clip_adaptively
+from trainer.optim.agc import ClipStats, Rates, clip_adaptively
 
 NO_CLIPPING = 0.0
 
@@ -94,9 +94,7 @@ class SGDAGC(torch.optim.SGD):
         if not weights:
             return None
         momenta = [self.state[p]["momentum_buffer"] for p in weights] if group["momentum"] else None
-        rates = kernel.Rates(
-            group["agc_clipping"], group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]
-        )
+        rates = Rates(group["agc_clipping"], group["lr"], group["momentum"], group["weight_decay"], group["nesterov"])
         return kernel.update(weights, [p.grad for p in weights], momenta, rates, getattr(self, "found_inf", None))
 
     def _note(self, stats: list[ClipStats | None]) -> None:
