@@ -59,6 +59,9 @@ def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     said = throughput.table(result)
     assert "not measured: out of" in said
     assert "energy" not in said
+    assert "(target" not in said  # of utilisation there is one on a GPU, for r152x4
+    result["utilisation_of_gemm"] = {"median": 0.61, "target": throughput.TARGET_UTILISATION_GPU["r152x4"]}
+    assert "ours at 61% of that (target >= 55%)" in throughput.table(result)
 
 
 def test_energy_is_that_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
