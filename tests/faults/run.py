@@ -22,6 +22,7 @@ TIMEOUT_S = ceil(8 * PATIENCE)  # after which a rank that says nothing counts as
 LEFT_S = 45.0 * PATIENCE  # that processes have to end by themselves after a fault
 PROGRESS_S = 120.0 * PATIENCE
 _STEP_S = 0.04
+_LOOK_S = 0.1  # at all processes of the machine, which takes a while
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class TimedOutError(AssertionError):
     """What should have happened by now has not."""
 
 
-def wait_until(happened: Callable[[], Any], what: str, seconds: float) -> None:
+def wait_until(happened: Callable[[], Any], what: str, seconds: float, every_s: float = 0.002) -> None:
     """Look again and again."""
     end = time.monotonic() + seconds
     while not happened():
         if time.monotonic() > end:
             raise TimedOutError(f"{what}: not within {seconds:.0f} s")
-        time.sleep(0.002)
+        time.sleep(every_s)
 
 
 class Started:
@@ -93,11 +94,15 @@ class Started:
     def wait_for_end(self, seconds: float = LEFT_S) -> bool:
         """Whether all of its processes ended by themselves in this time; what is left is killed."""
         try:
-            wait_until(lambda: not self.is_running and not self.left(), "end", seconds)
+            self.require_end(seconds)
         except TimedOutError:
             self.kill()
             return False
         return True
+
+    def require_end(self, seconds: float) -> None:
+        """Wait until nothing of it is left. Raises TimedOutError."""
+        wait_until(lambda: not self.left(), "end of all processes", seconds, _LOOK_S)
 
     def kill(self) -> None:
         """End all that is left of it."""

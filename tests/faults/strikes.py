@@ -128,9 +128,9 @@ def kill_launcher(scene: Scene) -> Struck:
     started.launcher.wait()
     scene.run.start()
     try:
-        wait_until(lambda: not started.left(), "end of the ranks without their launcher", LEFT_S)
-    except TimedOutError as error:
-        struck.wrong.append(str(error))
+        started.require_end(LEFT_S)
+    except TimedOutError:
+        struck.wrong.append(f"the ranks were still there {LEFT_S:.0f} s after their launcher died")
         started.kill()
     struck.facts["ended_after_s"] = round(time.time() - struck.time, 2)
     orphaned = [row for row in started.ledger(0) if row["time"] > struck.time + _ORPHANED_S]
