@@ -102,7 +102,7 @@ class Started:
 
     def require_end(self, seconds: float) -> None:
         """Wait until nothing of it is left. Raises TimedOutError."""
-        wait_until(lambda: not self.left(), "end of all processes", seconds, _LOOK_S)
+        wait_until(lambda: not self.is_running and not self.left(), "end of all processes", seconds, _LOOK_S)
 
     def kill(self) -> None:
         """End all that is left of it."""
