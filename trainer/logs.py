@@ -152,8 +152,15 @@ def _meeting_place() -> Path:
     """A folder of this start alone: beside the logs, or for the ranks of this node where these are not known yet."""
     if _log is not None and _log.start and _log.folder is not None:
         return _log.folder / f".errors-{_log.start}"
+    launcher, since = os.getppid(), "0"
+    with suppress(OSError, IndexError):  # a later launcher may have the same number
+        since = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return Path(tempfile.gettempdir()) / f"bitscale-{os.getuid()}-{os.getppid()}-{attempt}"
+    folder = Path(tempfile.gettempdir()) / f"bitscale-{os.getuid()}-{launcher}-{since}-{attempt}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} was made by somebody else")
+    return folder
 
 
 def _tell_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

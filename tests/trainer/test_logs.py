@@ -98,6 +98,19 @@ def test_error_is_told_though_the_rank_that_was_to_tell_it_is_gone(
     assert logs._with_others("lost", "2", 4) == 1
 
 
+def test_ranks_meet_where_nobody_else_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(logs, "_log", None)
+    place = logs._meeting_place()
+    assert place == logs._meeting_place()
+    assert place.stat().st_mode & 0o777 == 0o700
+    other = tmp_path / "other"
+    place.rename(other)
+    place.symlink_to(other)
+    with pytest.raises(PermissionError, match="somebody else"):
+        logs._meeting_place()
+
+
 def test_entry_point_tells_through_the_log(
     install: Callable[[], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
