@@ -11,8 +11,11 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from tests.faults.figures import show, write_figures
 from tests.faults.rounds import Arena, Round, disturb, disturb_prepare
@@ -27,14 +30,15 @@ def main() -> int:
     options = _parse()
     folder = Path(tempfile.mkdtemp(prefix="bitscale-faults-", dir=options.folder))
     started = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: _leave(folder, 128 + number))
     try:
         rounds = _rounds(options, folder) if options.rounds else []
         soaked = soak(folder / "soak", options.soak_minutes) if options.soak_minutes else None
-    finally:
-        for pid in processes_with(str(folder)):  # they have sessions of their own, and would go on
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    except BaseException:
+        traceback.print_exc()
+        _leave(folder, 1)
+    _kill_all(folder)
     lost = [each for each in rounds if not each.survived]
     if options.figures:
         write_figures(options.figures, rounds, options.seed, soaked)
@@ -51,6 +55,19 @@ def main() -> int:
     return 1 if lost or (soaked is not None and not soaked["passed"]) else 0
 
 
+def _kill_all(folder: Path) -> None:
+    """What was started has sessions of its own, and would go on."""
+    for pid in processes_with(str(folder)):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _leave(folder: Path, code: int) -> NoReturn:
+    """End at once, whatever other threads are at."""
+    _kill_all(folder)
+    os._exit(code)
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="faults to inject; 0: none, for a soak alone")
@@ -58,6 +75,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--faults", nargs="+", choices=SHARES, default=list(SHARES), help="only these")
     parser.add_argument("--engines", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="only these")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 3, 4], help="only these numbers of ranks")
+    parser.add_argument("--jobs", type=int, default=1, help="runs that are disturbed at a time; most of it is waiting")
     parser.add_argument("--soak-minutes", type=float, default=0, help="then let a run of two ranks go on for so long")
     parser.add_argument("--figures", type=Path, help="write what was found to this JSON file; its other parts stay")
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's folder for temporary files")
@@ -72,13 +90,13 @@ def _rounds(options: argparse.Namespace, folder: Path) -> list[Round]:
     planned, prepares = deal(options.rounds, options.seed, faults, all_layouts(options.engines, options.ranks))
     rounds: list[Round] = []
     arena = Arena(folder, lambda line: print(line, flush=True))
-    for run in planned:
-        for each in disturb(arena, run):
+    pool = ThreadPoolExecutor(options.jobs)
+    tasks = [pool.submit(disturb, arena, run) for run in planned]
+    tasks += [pool.submit(disturb_prepare, arena, number, options.seed * 1000 + number) for number in range(prepares)]
+    for task in as_completed(tasks):
+        for each in task.result():
             rounds.append(each)
             _say(each, len(rounds), options.rounds)
-    for number in range(prepares):
-        rounds.append(disturb_prepare(arena, number, options.seed * 1000 + number))
-        _say(rounds[-1], len(rounds), options.rounds)
     return rounds
 
 

@@ -1,12 +1,15 @@
 """Rounds of faults: prepare, run undisturbed, disturb, bring to the end, compare."""
 
 import hashlib
+import itertools
 import json
 import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -51,30 +54,34 @@ class Arena:
         subprocess.run(_prepare_command(self.raw, self.data), env=_plain(), check=True, capture_output=True)
         self.num_samples: int = read_manifest(self.data)["splits"]["train"]["images"]
         self._undisturbed: dict[Layout, tuple[Run, list[float]]] = {}
-        self._runs = 0
+        self._locks: defaultdict[Layout, threading.Lock] = defaultdict(threading.Lock)
+        self._numbers = itertools.count(1)
 
     def undisturbed(self, layout: Layout) -> tuple[Run, list[float]]:
         """A whole run, and when it took up its steps and ended, seconds after it was started."""
-        if layout not in self._undisturbed:
-            self.say(f"undisturbed: {layout}")
-            folder = self.folder / f"undisturbed-{layout.engine}-{layout.ranks}"
-            run = Run(layout, folder / "run", self.data, folder / "notes")
-            started = run.start()
-            if not started.wait_for_end(2 * PROGRESS_S) or not run.is_finished:
-                raise SystemExit(f"an undisturbed run of {layout} failed:\n{started.said()}")
-            ended = time.time()
-            wrong = judge.faults_of(run, run, self.num_samples)
-            if wrong:
-                raise SystemExit(f"an undisturbed run of {layout}: {'; '.join(wrong)}")
-            times = [row["time"] - started.spawned for row in started.ledger(0)]
-            self._undisturbed[layout] = run, [*times, ended - started.spawned]
-        return self._undisturbed[layout]
+        with self._locks[layout]:  # of several threads that need it, one makes it
+            if layout not in self._undisturbed:
+                self._undisturbed[layout] = self._make_undisturbed(layout)
+            return self._undisturbed[layout]
+
+    def _make_undisturbed(self, layout: Layout) -> tuple[Run, list[float]]:
+        self.say(f"undisturbed: {layout}")
+        folder = self.folder / f"undisturbed-{layout.engine}-{layout.ranks}"
+        run = Run(layout, folder / "run", self.data, folder / "notes")
+        started = run.start()
+        if not started.wait_for_end(2 * PROGRESS_S) or not run.is_finished:
+            raise RuntimeError(f"an undisturbed run of {layout} failed:\n{started.said()}")
+        ended = time.time()
+        wrong = judge.faults_of(run, run, self.num_samples)
+        if wrong:
+            raise RuntimeError(f"an undisturbed run of {layout}: {'; '.join(wrong)}")
+        times = [row["time"] - started.spawned for row in started.ledger(0)]
+        return run, [*times, ended - started.spawned]
 
     @contextmanager
     def new_run(self, layout: Layout, on_small_disk: bool) -> Iterator[Run]:
         """A run with a copy of the set, removed afterwards."""
-        self._runs += 1
-        folder = self.folder / f"run-{self._runs}"
+        folder = self.folder / f"run-{next(self._numbers)}"
         shutil.copytree(self.data, folder / "set")
         disk = folder / "disk"
         mounted = on_small_disk and small_disk(disk)
@@ -92,18 +99,18 @@ class Arena:
         shutil.rmtree(run.notes.parent, ignore_errors=True)
 
 
-def disturb(arena: Arena, planned: PlannedRun) -> Iterator[Round]:
+def disturb(arena: Arena, planned: PlannedRun) -> list[Round]:
     """Let the faults strike runs of this layout, bring each to its end and judge it. A fault that comes too late, when
     its run is over already, strikes another run, earlier."""
     blows = planned.blows
+    rounds: list[Round] = []
     for _ in range(_ATTEMPTS):
         struck, missed = _disturb_one(arena, planned.layout, blows)
-        yield from struck
+        rounds += struck
         if not missed:
-            return
+            return rounds
         blows = tuple(replace(blow, moment=Moment(blow.moment.share / 2), seed=blow.seed + 1) for blow in missed)
-    for blow in missed:
-        yield Round(blow.fault, str(planned.layout), "never", ["it never struck in time"])
+    return rounds + [Round(each.fault, str(planned.layout), "never", ["it never struck in time"]) for each in missed]
 
 
 def _disturb_one(arena: Arena, layout: Layout, blows: tuple[Blow, ...]) -> tuple[list[Round], list[Blow]]:
@@ -175,7 +182,7 @@ def _round(run: Run, blow: Blow, struck: Struck, wrong_at_end: list[str]) -> Rou
     return Round(blow.fault, str(run.layout), struck.phase, [*struck.wrong, *wrong_at_end], facts)
 
 
-def disturb_prepare(arena: Arena, number: int, seed: int) -> Round:
+def disturb_prepare(arena: Arena, number: int, seed: int) -> list[Round]:
     """Kill a preparation at any time, or inside a write, an fsync or a rename; the same command must make it whole."""
     draws = random.Random(seed)
     folder = arena.folder / f"prepare-{number}"
@@ -203,7 +210,7 @@ def disturb_prepare(arena: Arena, number: int, seed: int) -> Round:
             break
         shutil.rmtree(out, ignore_errors=True)  # it was done before it could be killed: once more
     else:
-        return Round("kill-prepare", "1", "never", ["it never struck in time"])
+        return [Round("kill-prepare", "1", "never", ["it never struck in time"])]
     where = phase if phase != "any" else at.get("disk") or "preparing"
     subprocess_run = subprocess.run(
         _prepare_command(arena.raw, out), env=_plain(), capture_output=True, text=True, check=False
@@ -218,7 +225,7 @@ def disturb_prepare(arena: Arena, number: int, seed: int) -> Round:
         wrong.append(f"left behind: {', '.join(left)}")
     if not wrong:
         shutil.rmtree(folder)
-    return Round("kill-prepare", "1", where, wrong, death)
+    return [Round("kill-prepare", "1", where, wrong, death)]
 
 
 def _prepare_command(raw: Path, out: Path) -> list[str]:

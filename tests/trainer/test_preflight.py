@@ -22,6 +22,8 @@ from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
 from trainer.environment import describe_environment
 from trainer.job import make_job
+from trainer.models.bit import build_model
+from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,6 +155,28 @@ def losing(run_dir: Path) -> str:
     except RankLostError as error:
         return str(error)
     return "nothing"
+
+
+def losing_at_the_first_step(run_dir: Path) -> str:
+    """The same in the first forward pass, in which DDP lays out its buckets anew."""
+    engine: Any = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, timeout_s=3), "fp32")
+    model = build_model("r14x0.5", 2)
+    images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    engine.prepare(model, SGDAGC(param_groups(model, 2, 0.01), lr=0.1), images)
+    if engine.rank == 1:
+        engine._rendezvous.close()
+        time.sleep(9)
+        return ""
+    try:
+        with engine.accumulate(last=True):
+            engine.model(images)
+    except RankLostError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_survivors_name_the_rank_that_is_lost_at_the_first_step(tmp_path: Path) -> None:
+    assert "lost: rank 1)" in run_ranks(2, losing_at_the_first_step, tmp_path)[0]
 
 
 def test_survivors_name_the_lost_rank_within_the_time_out(tmp_path: Path) -> None:

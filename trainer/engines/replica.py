@@ -136,7 +136,9 @@ class ReplicaEngine(Engine):
 
     @contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
-        with self._silence(last), self._autocast(), self._bare.filter_sharing.micro_batch(last or not self._gathers):
+        sharing = self._bare.filter_sharing.micro_batch(last or not self._gathers)
+        # DDP's first forward pass is an exchange, too.
+        with self._naming_lost_ranks(), self._silence(last), self._autocast(), sharing:
             yield
 
     def _silence(self, last: bool) -> AbstractContextManager[Any]:
