@@ -1,6 +1,7 @@
 """New images are seen as the evaluation saw its own; what cannot be read is a row that says why."""
 
 import csv
+import io
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tiny_weights import save_run, tensors_of
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint, predict
 from trainer.evaluation.operating import KEY, choose
-from trainer.evaluation.predictions import load
+from trainer.evaluation.predictions import load, saved_splits
 from trainer.predict import Predict
 from trainer.results import PREDICTIONS
 
@@ -151,3 +152,13 @@ def test_a_checkpoint_of_another_version(tmp_path: Path, films: Path) -> None:
         predicted(run, films, tmp_path / "out.csv")
     with pytest.raises(InputError, match="no run folder and no checkpoint"):
         predicted(tmp_path / "none", films, tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("kept", ["an array alone", "nothing"])
+def test_predictions_that_lost_their_beginning_are_refused(kept: str, tmp_path: Path) -> None:
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    (tmp_path / PREDICTIONS).write_bytes(array.getvalue() if kept == "an array alone" else b"")
+    for read in (saved_splits, lambda folder: load(folder, "test")):
+        with pytest.raises(InputError, match="cannot be read"):
+            read(tmp_path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 
 from data_pipelines.errors import InputError
 from data_pipelines.index import Array, Index, Split, Task
@@ -178,7 +179,10 @@ def joined(parts: Iterable[Predictions]) -> Predictions:
 
 def _opened(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, NpzFile):  # without its first bytes it passes for its first array
+            raise ValueError("a single array")
+        return opened
     except Exception as error:  # see `load`
         raise InputError(f"{path} cannot be read ({error}); run the same training command again to write it") from error
 
