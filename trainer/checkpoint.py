@@ -217,11 +217,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     try:
         with safe_open(path, framework="pt") as checked:
             header = checked.metadata() or {}
+        # First of all: what another bit made of the format is no other format.
+        if header.keys() & {"seal", "digests"} and _sealed(header) != header:
+            raise ValueError("its header is not what was written")
         if header.get("format") != FORMAT:
             found = header.get("format")
             raise InputError(f"{path} is no checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
-        if header.keys() & {"seal", "digests"} and _sealed(header) != header:
-            raise ValueError("its header is not what was written")
         with path.open("rb") as file:
             content = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
             yield file, content

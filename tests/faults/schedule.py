@@ -19,7 +19,8 @@ SHARES = {
     "damage-shard": 7,
     "signal": 5,
 }
-FAULTS_PER_RUN = 4
+FAULTS_PER_RUN = 5
+_FEW_RANKS = 2  # more of them take the longest to start: each such layout is tried once, and the others again
 _STARTING_SHARE = 1 / 8  # of the kills, before the first step
 # Where in a run a fault makes sense: damage needs two checkpoints, a failing save one that is still to come.
 _SHARE_OF_RUN = {"damage-checkpoint": (0.35, 0.9), "kill-in-save": (0.0, 0.8), "disk-full": (0.0, 0.7)}
@@ -70,11 +71,13 @@ def _runs(names: list[str], draws: random.Random, layouts: Sequence[Layout]) -> 
     others = [name for name in names if name not in for_many]
     if for_many and not several:
         raise SystemExit("stop-rank needs runs on several ranks")
-    order: list[Layout] = []
+    order = draws.sample(layouts, len(layouts))
     runs = []
     while others or for_many:
         if not order:
-            order = draws.sample(layouts, len(layouts))
+            few = [layout for layout in layouts if layout.ranks <= _FEW_RANKS]
+            again = layouts if for_many or not few else few
+            order = draws.sample(again, len(again))
         layout = order.pop()
         chosen = [for_many.pop()] if for_many and layout.ranks > 1 else []
         while others and len(chosen) < FAULTS_PER_RUN:

@@ -16,6 +16,7 @@ from trainer import checkpoint
 from trainer.checkpoint import (
     BEST,
     FOLDER,
+    DamagedError,
     chosen,
     describe,
     fingerprint,
@@ -150,26 +151,6 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
     load(path_of(tmp_path, 7))
 
 
-def test_any_byte_that_changed_is_noticed(tmp_path: Path) -> None:
-    path = path_of(tmp_path, 7)
-    save(path, some_state(), ABOUT)
-    whole = path.read_bytes()
-    header_bytes = 8 + int.from_bytes(whole[:8], "little")
-    places = [*range(0, header_bytes, 7), *range(header_bytes, len(whole), 11), len(whole) - 1]
-    for place in places:
-        changed = bytearray(whole)
-        changed[place] ^= 1
-        path.write_bytes(changed)
-        try:
-            state = load(path).state
-        except InputError:
-            continue
-        assert header_bytes > place, f"byte {place}"
-        # Of the header, only bytes without a meaning may change: the spaces at its end, between its words.
-        assert whole[place : place + 1] == b" ", f"byte {place}: {whole[place - 30 : place + 30]!r}"
-        assert bits(state["model"]["head.bias"]) == bits(some_state()["model"]["head.bias"])
-
-
 def test_files_without_a_manifest_load_as_they_did(tmp_path: Path) -> None:
     """Those of earlier versions."""
     path, state = path_of(tmp_path, 7), some_state()
@@ -297,3 +278,16 @@ def test_a_checkpoint_can_be_told_more(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match="no whole checkpoint"):
         checkpoint.add(path, points={})
+
+
+def test_any_wrong_bit_is_damage_and_nothing_else(tmp_path: Path) -> None:
+    """Not another format either, which nobody would fall back from."""
+    path = path_of(tmp_path, 7)
+    save(path, some_state(), ABOUT)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match="no whole checkpoint"):
+            load(path)
