@@ -65,6 +65,9 @@ def _kill_all(folder: Path) -> None:
 def _leave(folder: Path, code: int) -> NoReturn:
     """End at once, whatever other threads are at."""
     _kill_all(folder)
+    for line in Path("/proc/mounts").read_text().splitlines():
+        if line.split()[1].startswith(str(folder)):
+            unmount(Path(line.split()[1]))
     os._exit(code)
 
 
