@@ -57,6 +57,8 @@ start() {
         printf '%q ' "$@"
         echo
     else
+        # exec keeps the number: ranks that start after this has died know it by that.
+        export BITSCALE_LAUNCHER="$(uname -n) $$"
         exec "$@"
     fi
 }

@@ -1,6 +1,7 @@
 """A rank whose launcher was killed ends too."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -24,9 +25,14 @@ print("still here", flush=True)
 LAUNCHER = "import subprocess, sys; subprocess.run(sys.argv[2:])"
 
 
+def rank_for(seconds: int) -> list[str]:
+    """The command of a rank that takes so long."""
+    return [sys.executable, "-c", RANK, str(ROOT / "trainer/engines/orphans.py"), str(seconds)]
+
+
 def says_once_orphaned(environment: dict[str, str], *launchers: str) -> str:
     """What a rank says after it was ready and the first of its launchers was killed."""
-    command = [sys.executable, "-c", RANK, str(ROOT / "trainer/engines/orphans.py"), "60" if environment else "2"]
+    command = rank_for(60 if environment else 2)
     for name in reversed(launchers):
         command = [sys.executable, "-c", LAUNCHER, name, *command]
     names = ("LOCAL_SIZE", "TORCHELASTIC_RUN_ID", "HOROVOD_RANK")
@@ -49,6 +55,16 @@ def test_a_rank_does_not_outlive_its_launcher(name: str) -> None:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the launcher's own parent in /proc")
 def test_nor_the_command_above_the_launcher() -> None:
     assert says_once_orphaned({"LOCAL_SIZE": "2"}, "deepspeed", "launch") == "asked to stop"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the launcher in /proc")
+@pytest.mark.parametrize(("host", "said"), [(platform.node(), "asked to stop"), ("elsewhere", "still here")])
+def test_a_launcher_that_died_before_the_rank_could_look(host: str, said: str) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    environment = {"RANK": "0", "LOCAL_SIZE": "1", "BITSCALE_LAUNCHER": f"{host} {dead.pid}"}
+    done = subprocess.run(rank_for(2), env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.stdout.removeprefix("ready\n").strip() == said
 
 
 def test_a_process_that_nobody_launched_is_left_alone() -> None:

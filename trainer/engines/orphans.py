@@ -1,6 +1,7 @@
 """Ranks end when what launched them is gone: who starts the same command again must not have two jobs in one folder."""
 
 import os
+import platform
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 # What torchrun, DeepSpeed's launcher and horovodrun leave in a rank's environment. Who starts a process by hand may
 # well leave it behind.
 _LAUNCHED_BY = ("TORCHELASTIC_RUN_ID", "LOCAL_SIZE", "HOROVOD_RANK")
+_STARTED_BY = "BITSCALE_LAUNCHER"  # host and process, from launchers/*.sh: this one is known even if it died before
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0  # to finish the step and save
 
@@ -20,14 +22,22 @@ def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
     """From now on: once the launcher is gone, be as if it had sent SIGTERM, and later a second one. Does nothing in a
     process without a launcher."""
     if any(name in environ for name in _LAUNCHED_BY):
-        threading.Thread(target=_watch, name="launcher", daemon=True).start()
+        host, _, number = environ.get(_STARTED_BY, "").rpartition(" ")
+        launcher = int(number) if host == platform.node() and number.isdecimal() else None
+        threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True).start()
 
 
-def _watch() -> None:
+def _watch(launcher: int | None) -> None:
     parent, above = os.getppid(), _parent(os.getppid())
     # DeepSpeed's command starts one launcher per node, which goes on without it.
     watches_above = above is not None and "deepspeed" in _command(above)
-    while os.getppid() == parent and (not watches_above or _parent(parent) == above):
+    if _parent(os.getpid()) is None:  # the system does not say
+        launcher = None
+    while (
+        os.getppid() == parent
+        and (not watches_above or _parent(parent) == above)
+        and (launcher is None or _parent(launcher) is not None)
+    ):
         time.sleep(_LOOK_S)
     print("the launcher of this rank is gone; stopping as after SIGTERM", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
@@ -36,9 +46,10 @@ def _watch() -> None:
 
 
 def _parent(pid: int) -> int | None:
-    """None where the system does not say."""
+    """None for a process that is dead, or where the system does not say."""
     with suppress(OSError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        return int(parent) if state not in "ZX" else None
     return None
 
 
