@@ -30,6 +30,9 @@ SMALL_DISK_MB = 120
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _FAILED_SAVES_S = 20.0 * PATIENCE
 _ORPHANED_S = 2.0 * PATIENCE
+_NOTICED_S = (
+    3 * TIMEOUT_S + 15 * PATIENCE
+)  # the first steps may take three times as long, and asking who it is some more
 _UNSAVED = f"cannot be saved ({os.strerror(errno.ENOSPC)}"
 
 
@@ -197,10 +200,10 @@ def stop_rank(scene: Scene) -> Struck:
     struck = _strike(started, rank, pid, signal.SIGSTOP)
     others = [started.note(other)["pid"] for other in scene.run.ranks if other != rank]
     try:
-        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "", 3 * TIMEOUT_S)
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in others), "", _NOTICED_S)
         struck.facts["noticed_after_s"] = round(time.time() - struck.time, 2)
     except TimedOutError:
-        struck.wrong.append(f"the other ranks were still there {3 * TIMEOUT_S} s later")
+        struck.wrong.append(f"the other ranks were still there {_NOTICED_S:.0f} s later")
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGCONT)
     _must_end(started, struck)
