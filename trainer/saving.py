@@ -165,9 +165,9 @@ class Saver:
         self._writes.append(self._thread.submit(self._write, target))
 
     def _write(self, target: _Target) -> _Failed | None:
-        """Try until it succeeds, or is in a hurry; what failed in the end."""
+        """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
         for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
-            started = perf_counter()
+            started, is_last = perf_counter(), self._hurry.is_set()
             try:
                 if self._on_device is not None:
                     self._on_device.synchronize()
@@ -182,8 +182,9 @@ class Saver:
                     _say(f"{target.path} is saved after all")
                 self._tidy(target.path)
                 return None
-            if self._hurry.wait(pause_s):
+            if is_last:
                 return failed
+            self._hurry.wait(pause_s)
         raise AssertionError("there is no last pause")
 
     def _tidy(self, path: Path) -> None:

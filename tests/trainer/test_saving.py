@@ -97,6 +97,26 @@ def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
     assert (undisturbed / checkpoint.FOLDER / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
 
 
+def test_a_write_that_failed_is_tried_once_more_before_the_next_save(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no time to wait, and yet nothing is lost: not the best one, whose weights are nowhere else."""
+    refused = {"step_00000002.safetensors", checkpoint.BEST}
+
+    def first_of_some(path: Path, _: int) -> bool:
+        fails = path.name in refused
+        refused.discard(path.name)
+        return fails
+
+    monkeypatch.setattr(saving, "_PAUSES_S", (1000.0,))
+    monkeypatch.setattr(saving.checkpoint, "save", failing(first_of_some))
+    result = trained(phantoms, tmp_path / "run", max_failed_saves=1)
+    assert not refused
+    assert steps(tmp_path / "run") == [6, 8]
+    assert equal(tmp_path / "run", undisturbed)
+    assert result["val"] == json.loads((undisturbed / "result.json").read_text())["val"]
+
+
 def test_training_goes_on_while_a_checkpoint_is_written(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
