@@ -22,12 +22,12 @@ def write_figures(path: Path, rounds: list[Round], seed: int, soaked: dict[str, 
     known: dict[str, Any] = (
         json.loads(path.read_text()) if path.is_file() else {"benchmark": "reliability", "rounds": {}}
     )
-    known |= {"commit": _commit(), "machine": _machine(), "versions": {"python": platform.python_version()}}
-    known["versions"]["torch"] = torch.__version__
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    how = {"commit": _commit(), "machine": _machine(), "versions": versions}
     if rounds:
-        known["rounds"][str(seed)] = figures_of(rounds)
+        known["rounds"][str(seed)] = how | figures_of(rounds)
     if soaked:
-        known["soak"] = soaked
+        known["soak"] = how | soaked
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(known, indent=1) + "\n")
 
