@@ -55,7 +55,7 @@ class DamagedError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: an engine's state, and `about`: step, model, classes, best metric ..."""
+    """What a file holds: an engine's state, and `about`: step, model, classes, of the best one its metric ..."""
 
     state: dict[str, Any]
     about: dict[str, Any]
@@ -246,6 +246,11 @@ def path_of(run_dir: Path, step: int) -> Path:
     return run_dir / FOLDER / f"step_{step:08d}.safetensors"
 
 
+def best_path(run_dir: Path) -> Path:
+    """Where the checkpoint that was best on val lies."""
+    return run_dir / FOLDER / BEST
+
+
 def chosen(run: Path) -> Path:
     """The weights to use of a run: the best on val, or the last without one; or the path itself if it is a file.
 
@@ -253,7 +258,7 @@ def chosen(run: Path) -> Path:
     """
     if run.is_file():
         return run
-    best = run / FOLDER / BEST
+    best = best_path(run)
     candidates = [best] if best.is_file() else numbered(run)[-1:]
     if not candidates:
         raise InputError(f"{run} is neither a checkpoint nor a run folder with one ({run / FOLDER} has none)")

@@ -31,8 +31,9 @@ class UnsavedError(RunError):
 
 class _Target(NamedTuple):
     path: Path
-    step: int
     about: dict[str, Any]
+    copied: dict[str, Any]  # in the host's memory
+    on_device: torch.cuda.Event | None  # after which the copy is whole
 
 
 class _Failed(NamedTuple):
@@ -43,14 +44,15 @@ class _Failed(NamedTuple):
 class Saver:
     """Writes the checkpoints of a run. All methods but `take_figures` are collective.
 
-    A write that fails is tried again until the next save is due. That many in a row that came to nothing, and the next
-    `save` raises RunError, on every rank.
+    A write that fails is tried again until the next save is due; the best weights, which no later save holds, are kept
+    in memory beside the next copy until they are written or surpassed. Where `--max-failed-saves` in a row came to
+    nothing, `save` raises RunError, on every rank.
     """
 
     def __init__(self, job: Job, engine: Engine, best: float | None) -> None:
         self._job, self._engine = job, engine
         self.best = best
-        """The primary metric of the best checkpoint, None without one."""
+        """The primary metric of the best weights so far, None without any."""
         self._step = -1  # of the copy in the host's memory
         self._copied: dict[str, Any] = {}
         self._on_device: torch.cuda.Event | None = None
@@ -74,8 +76,11 @@ class Saver:
         Waits only for the write before. Raises RunError, with the checkpoints as they are, if a weight is not finite.
         """
         started = perf_counter()
+        unsaved_best = None
         if step != self._step:  # the best one and the numbered one of a step share a copy
-            self._agree(self._written())
+            failed = self._written()
+            self._agree(failed)
+            unsaved_best = self._keep_best(failed)
             self._count("save/wait_s", started)
             state = self._engine.state_dict()
             require_finite(state["model"].values(), step)
@@ -86,9 +91,9 @@ class Saver:
             self._count("save/copy_s", copying)
         self.best = self.best if best is None else best
         if self._engine.rank == 0:
-            run_dir = self._job.run_dir
-            path = checkpoint.path_of(run_dir, step) if best is None else run_dir / checkpoint.FOLDER / checkpoint.BEST
-            self._begin(_Target(path, step, {**self._job.about, "step": step, "best": self.best}))
+            self._begin(self._target(step, best))
+            if unsaved_best is not None and best is None:
+                self._begin(unsaved_best)
         self._count("save/stall_s", started)
 
     def finish(self, stopping: bool = False) -> None:
@@ -104,9 +109,10 @@ class Saver:
             failed = self._written()
         self._count("save/stall_s", started)
         if self._engine.sum(torch.tensor(float(bool(failed)))):
-            why = _in_words(failed[-1]) if failed else "see the message of rank 0"
             error = UnsavedError if stopping else RunError
-            raise error(f"the last checkpoint could not be saved: {why}. Make room and start the same command again")
+            raise error(
+                f"the last checkpoint could not be saved: {_why(failed)}. Make room and start the same command again"
+            )
 
     def take_figures(self) -> dict[str, float]:
         """Seconds since the last call that training stood still to save ("save/stall_s", of them "save/wait_s" for the
@@ -128,21 +134,29 @@ class Saver:
 
     def _agree(self, failed: list[_Failed]) -> None:
         """Count what failed, on every rank alike."""
-        best_lost = any(each.target.path.name == checkpoint.BEST for each in failed)
-        before = _best_on_disk(self._job.run_dir) if best_lost else None
-        number, lost, known, value = self._engine.sum(
-            torch.tensor([len(failed) > 0, best_lost, before is not None, before or 0.0], dtype=torch.float64)
-        ).tolist()
-        if lost:  # of the weights that were best, only those in the file count
-            self.best = value if known else None
-        self._failed_in_a_row = self._failed_in_a_row + 1 if number else 0
+        any_failed = self._engine.sum(torch.tensor(float(bool(failed))))
+        self._failed_in_a_row = self._failed_in_a_row + 1 if any_failed else 0
         most = self._job.config.runtime.max_failed_saves
         if self._failed_in_a_row >= most:
-            why = _in_words(failed[-1]) if failed else "see the message of rank 0"
             raise RunError(
-                f"{most} saves in a row failed (--max-failed-saves): {why}. The last whole checkpoint is still there; "
-                "make room and start the same command again"
+                f"{most} saves in a row failed (--max-failed-saves): {_why(failed)}. The last whole checkpoint is "
+                "still there; make room and start the same command again"
             )
+
+    def _keep_best(self, failed: list[_Failed]) -> _Target | None:
+        """The best weights if they are among what failed, safe from the next copy."""
+        unsaved = next((each.target for each in failed if each.target.path.name == checkpoint.BEST), None)
+        if unsaved is not None and unsaved.copied is self._copied:
+            self._copied = {}
+        return unsaved
+
+    def _target(self, step: int, best: float | None) -> _Target:
+        run_dir, about = self._job.run_dir, self._job.about | {"step": step}
+        if best is None:
+            path = checkpoint.path_of(run_dir, step)
+        else:
+            path, about = checkpoint.best_path(run_dir), about | {"best": best}
+        return _Target(path, about, self._copied, self._on_device)
 
     def _copy(self, state: dict[str, Any]) -> None:
         self._on_device = None
@@ -169,9 +183,9 @@ class Saver:
         for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
             started, is_last = perf_counter(), self._hurry.is_set()
             try:
-                if self._on_device is not None:
-                    self._on_device.synchronize()
-                checkpoint.save(target.path, self._copied, target.about)
+                if target.on_device is not None:
+                    target.on_device.synchronize()
+                checkpoint.save(target.path, target.copied, target.about)
             except OSError as error:
                 failed = _Failed(target, error)
                 if tried == 0:
@@ -199,11 +213,8 @@ class Saver:
             _say(f"{path} is saved, but {error}")
 
 
-def _best_on_disk(run_dir: Path) -> float | None:
-    with suppress(Exception):  # absent or damaged: there is none
-        best: float | None = checkpoint.describe(run_dir / checkpoint.FOLDER / checkpoint.BEST)["best"]
-        return best
-    return None
+def _why(failed: list[_Failed]) -> str:
+    return _in_words(failed[0]) if failed else "see the message of rank 0"
 
 
 def _in_words(failed: _Failed) -> str:

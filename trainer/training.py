@@ -55,8 +55,8 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
     wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
-    path = checkpoint.chosen(job.run_dir)
-    loaded = checkpoint.load(path)
+    found = [checkpoint.best_path(job.run_dir), *_newest_first(job)]
+    path, loaded = _load_first_whole(job, engine, [path for path in found if path.is_file()])
     engine.load_state_dict(loaded.state)
     details = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
     # The only time that test is read.
@@ -117,17 +117,45 @@ def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
-    """Load the newest whole checkpoint: steps done and the best metric so far; (0, None) without one.
+    """Load the newest whole checkpoint: steps done and the metric of the best one; (0, None) without any.
 
     Damaged ones are set aside. Raises InputError where there are no others.
     """
-    found = list(reversed(checkpoint.numbered(job.run_dir))) if engine.rank == 0 else []
-    # Rank 0 decides: another node's view of the folder may be older.
+    best = _best_so_far(job, engine)
+    found = _newest_first(job) if engine.rank == 0 else []
     left = checkpoint.damaged(job.run_dir) if engine.rank == 0 else []
     if not engine.sum(torch.tensor(len(found) + len(left))):
-        return 0, None
-    for step in engine.gather([checkpoint.step_of(path) for path in found])[0]:
-        path = checkpoint.path_of(job.run_dir, step)
+        return 0, best
+    _, loaded = _load_first_whole(job, engine, found)
+    engine.load_state_dict(loaded.state)
+    if engine.rank == 0:
+        print(f"resuming {job.run_dir} at step {loaded.about['step']}", flush=True)
+    return loaded.about["step"], best
+
+
+def _best_so_far(job: Job, engine: Engine) -> float | None:
+    """The metric of the best checkpoint, once its weights are seen to be whole: no other file has them."""
+    path, metric = checkpoint.best_path(job.run_dir), None
+    if engine.rank == 0 and path.is_file():
+        try:
+            metric = checkpoint.load(path, parts=("model",)).about["best"]
+        except checkpoint.DamagedError as error:
+            _set_aside(path, str(error))
+    found: float | None = engine.gather(metric)[0]
+    return found
+
+
+def _newest_first(job: Job) -> list[Path]:
+    return checkpoint.numbered(job.run_dir)[::-1]
+
+
+def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple[Path, checkpoint.Checkpoint]:
+    """The first of rank 0's candidates that is whole, and what every rank read of it; those before it are set aside.
+
+    Rank 0 decides: another node's view of the folder may be older. Raises InputError where none is whole.
+    """
+    for name in engine.gather([path.name for path in candidates])[0]:
+        path = job.run_dir / checkpoint.FOLDER / name
         loaded, problem = None, ""
         try:
             loaded = checkpoint.load(path)
@@ -135,10 +163,7 @@ def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
             problem = str(error)
         problems = engine.gather(problem)
         if loaded is not None and not any(problems):
-            engine.load_state_dict(loaded.state)
-            if engine.rank == 0:
-                print(f"resuming {job.run_dir} at step {loaded.about['step']}", flush=True)
-            return loaded.about["step"], loaded.about["best"]
+            return path, loaded
         if not problems[0]:
             rank, said = next((rank, said) for rank, said in enumerate(problems) if said)
             raise InputError(f"rank {rank} cannot read what rank 0 can: {said}")
