@@ -98,6 +98,9 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     partial = out.with_name(f".{out.name}.partial")
     folder = partial / _SET
     try:
+        if not output.force and _was_put_in_place(folder, out):
+            _tidy(partial, out)
+            return read_manifest(out)
         _require_free(out, output.force)
         parts = _agree_on_parts(raw, partial, output.part)
         if not (folder / MANIFEST).is_file():
@@ -112,7 +115,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             unfinished.unlink()
         _require_free(out, output.force)  # again: another process may have come first
         _put_in_place(folder, out)
-        shutil.rmtree(partial)
+        _tidy(partial, out)
     except OSError as error:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         raise InputError(
@@ -139,12 +142,26 @@ def _require_free(out: Path, force: bool) -> None:
 
 def _put_in_place(folder: Path, out: Path) -> None:
     """Give a finished set its name. Whenever this is stopped, the set is whole somewhere, and the next call ends it."""
-    former = out.with_name(f".{out.name}.replaced")
+    former = _former(out)
     if out.exists():
         shutil.rmtree(former, ignore_errors=True)
         out.rename(former)
     folder.rename(out)
-    shutil.rmtree(former, ignore_errors=True)
+
+
+def _former(out: Path) -> Path:
+    return out.with_name(f".{out.name}.replaced")
+
+
+def _was_put_in_place(folder: Path, out: Path) -> bool:
+    """Whether a call was killed after the set had got its name: the work lies there, but no longer the set in it."""
+    return folder.parent.is_dir() and not folder.is_dir() and (out / MANIFEST).is_file()
+
+
+def _tidy(partial: Path, out: Path) -> None:
+    for folder in (_former(out), partial):
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> int:

@@ -65,10 +65,15 @@ def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
     """Write a checkpoint so that it is either absent or whole. Raises OSError."""
     tensors = {f"{part}.{name}": tensor for part in ("model", "momentum") for name, tensor in state[part].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(".*.tmp"):  # by a start that was killed while it saved
+    for left in unfinished(path.parent):
         left.unlink(missing_ok=True)
     texts = {"format": FORMAT, "loss_scaler": json.dumps(state["loss_scaler"])}
     write_atomically(path, lambda temporary: _write(temporary, tensors, texts, about))
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """What a start that was killed while it saved has left; the next `save` there deletes it."""
+    return list(folder.glob(".*.tmp"))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str], about: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from data_pipelines.errors import InputError
+from trainer import checkpoint
 from trainer.config import Config
 from trainer.engines.agreement import disagreements, shared_gpus, wrong_clocks
 from trainer.engines.base import Engine
@@ -34,20 +35,14 @@ def preflight(engine: Engine, job: Job, settings: dict[str, Any], environment: d
     whole message on rank 0.
     """
     started = time.monotonic()
-    run_dir, keep = job.run_dir, job.config.runtime.keep_checkpoints
     by_rank = engine.gather(_facts(engine, job, settings, environment))
     problems = disagreements(by_rank, SAME) + shared_gpus(by_rank) + _wrong_layout(by_rank)
     warnings = wrong_clocks(by_rank)
     gbps = _all_reduce_gbps(engine)
     warnings += _slow(gbps) if engine.world_size > 1 else []
     free = min(facts["free_bytes"] for facts in by_rank)
-    needed = checkpoint_bytes(job.config, job.train.num_classes)
-    if free < 2 * needed:  # the old one stays until the new one is whole
-        problems.append(f"{run_dir} has {free / 1e9:.1f} GB free, two checkpoints take {2 * needed / 1e9:.1f} GB")
-    elif free < (keep + 2) * needed:
-        warnings.append(
-            f"{run_dir} has {free / 1e9:.1f} GB free, {keep + 2} checkpoints take {(keep + 2) * needed / 1e9:.1f} GB"
-        )
+    refused, tight = _room(job, free, *by_rank[0]["checkpoints"])
+    problems, warnings = problems + refused, warnings + tight
     if problems:
         whole = "pre-flight found what must not be:\n  " + "\n  ".join(problems)
         raise InputError(whole if engine.rank == 0 else "pre-flight failed, see the message of rank 0")
@@ -83,15 +78,35 @@ def _facts(engine: Engine, job: Job, settings: dict[str, Any], environment: dict
         "local_world_size": engine.local_world_size,
         "clock_s": time.time(),
         "free_bytes": _free_bytes(job.run_dir),
+        "checkpoints": (len(checkpoint.numbered(job.run_dir)), checkpoint.best_path(job.run_dir).is_file()),
     }
     if engine.device.type == "cuda":
         facts["gpu"] = str(getattr(torch.cuda.get_device_properties(engine.device), "uuid", engine.device))
     return facts
 
 
-def _free_bytes(folder: Path) -> int:
-    folder = folder.absolute()
-    return shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
+def _free_bytes(run_dir: Path) -> int:
+    """Free for checkpoints: also what a killed start has left, which the next save deletes."""
+    folder = run_dir.absolute()
+    free = shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
+    return free + sum(path.stat().st_size for path in checkpoint.unfinished(run_dir / checkpoint.FOLDER))
+
+
+def _room(job: Job, free: int, numbered: int, has_best: bool) -> tuple[list[str], list[str]]:
+    """What is wrong if not even the next save fits beside the checkpoints that are there, and a warning if not all that
+    the run is to keep."""
+    each, keep = checkpoint_bytes(job.config, job.train.num_classes), job.config.runtime.keep_checkpoints
+    least = 1 if numbered else 2  # the old one stays until the new one is whole
+    most = max(keep - numbered, 0) + (not has_best) + 1
+    count = next((count for count in (least, most) if free < count * each), None)
+    if count is None:
+        return [], []
+    needed = f"{count * each / 1e9:.2f} GB for {count} more checkpoint{'s' if count > 1 else ''}"
+    said = f"{job.run_dir} has {free / 1e9:.2f} GB free, and needs {needed}"
+    if count > least:
+        return [], [said]
+    aside = checkpoint.damaged(job.run_dir)
+    return [said + (f"; the damaged ones may be deleted: {', '.join(map(str, aside))}" if aside else "")], []
 
 
 def _wrong_layout(by_rank: list[dict[str, Any]]) -> list[str]:

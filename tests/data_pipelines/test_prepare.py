@@ -394,6 +394,25 @@ def test_split_folders_by_command(call: Call, class_folders: Callable[..., Path]
     assert "exists; choose another --out, or replace it with --force" in printed
 
 
+@pytest.mark.parametrize("killed_at", ["renamed", "removing"])
+def test_a_preparation_killed_after_its_set_got_its_name_is_done(
+    killed_at: str, class_folders: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The same command says so, leaves the set as it is, and tidies up."""
+    out = tmp_path / "out"
+    prepare_folder(class_folders(), out)
+    before = files_of(out)
+    partial, former = tmp_path / ".out.partial", tmp_path / ".out.replaced"
+    partial.mkdir()
+    if killed_at == "renamed":
+        (partial / "plan.json").write_text("{}")
+        shutil.copytree(out, former)
+    assert prepare_folder(tmp_path / "raw", out) == read_manifest(out)
+    assert files_of(out) == before
+    assert not partial.exists()
+    assert not former.exists()
+
+
 def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare_folder(class_folders(), out)

@@ -206,7 +206,8 @@ def disturb_prepare(arena: Arena, number: int, seed: int) -> list[Round]:
             started.launcher.kill()
         started.launcher.wait()
         at = started.note(0)
-        if started.launcher.returncode < 0:
+        is_done = set(folder.iterdir()) == {notes, out}
+        if started.launcher.returncode < 0 and not is_done:
             break
         shutil.rmtree(out, ignore_errors=True)  # it was done before it could be killed: once more
     else:

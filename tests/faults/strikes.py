@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.faults.judge import last_checkpoint
 from tests.faults.run import (
     LEFT_S,
     PATIENCE,
@@ -34,6 +35,7 @@ _NOTICED_S = (
     3 * TIMEOUT_S + 15 * PATIENCE
 )  # the first steps may take three times as long, and asking who it is some more
 _UNSAVED = f"cannot be saved ({os.strerror(errno.ENOSPC)}"
+_UNWRITTEN = f"{os.strerror(errno.ENOSPC)}); make room"
 
 
 class MissedError(Exception):
@@ -228,11 +230,15 @@ def disk_full(scene: Scene) -> Struck:
             _FAILED_SAVES_S,
         )
     filler.unlink()
+    ended = not started.is_running and not scene.run.is_finished
+    if ended and last_checkpoint(scene.run.folder).is_file() and _UNWRITTEN in started.said():
+        _must_end(started, struck)  # nothing was left to learn, only its result to write
+        return struck
     if started.said().count(_UNSAVED) == before:
         if scene.run.is_finished:
             raise MissedError
         struck.wrong.append("nobody said that the disk was full")
-    if not started.is_running and not scene.run.is_finished:
+    if ended:
         struck.wrong.append("the run ended instead of going on without a save")
         _must_end(started, struck)
     return struck

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from run_ranks import free_port, run_ranks
 
 from data_pipelines.errors import InputError
+from trainer import checkpoint
 from trainer import preflight as preflight_module
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES, rendezvous
@@ -86,13 +89,54 @@ def test_differences_are_named_on_rank_0_and_end_all(phantoms: Path, tmp_path: P
     assert "(rank 1)" in first["commit"]
     assert "commit: 0123abc on" in first["commit"]
     assert "torch: 2.11.0 on" in first["versions"]
-    assert "two checkpoints take 2305843009.2 GB" in first["disk"]
+    assert "needs 2305843009.21 GB for 2 more checkpoints" in first["disk"]
     for told in (first, second):  # before NCCL would hang
         assert "ranks 0, 1 on" in told["one GPU"]
         assert "share the GPU GPU-1" in told["one GPU"]
     assert [second[name] for name in ("seed", "commit", "versions", "disk")] == [
         "pre-flight failed, see the message of rank 0"
     ] * 4
+
+
+@pytest.mark.parametrize(
+    ("kept", "best", "free_gb", "refused", "warned"),
+    [
+        (0, False, 1.9, "needs 2.00 GB for 2 more checkpoints", ""),  # the old one stays until the new one is whole
+        (0, False, 4.9, "", "needs 5.00 GB for 5 more checkpoints"),  # three, the best one, and one being written
+        (0, False, 5.0, "", ""),
+        (3, True, 1.0, "", ""),  # all that it keeps is there
+        (3, True, 0.9, "needs 1.00 GB for 1 more checkpoint", ""),
+        (1, False, 3.9, "", "needs 4.00 GB for 4 more checkpoints"),
+    ],
+)
+def test_room_is_needed_for_what_is_not_there_yet(
+    kept: int, best: bool, free_gb: float, refused: str, warned: str, phantoms: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(preflight_module, "checkpoint_bytes", lambda *_: 10**9)
+    job = make_job(config_of(str(phantoms)), tmp_path)
+    assert job.config.runtime.keep_checkpoints == 3
+    problems, warnings = preflight_module._room(job, int(free_gb * 1e9), kept, best)
+    assert [refused in said for said in problems] == [True] * bool(refused)
+    assert [warned in said for said in warnings] == [True] * bool(warned)
+
+
+def test_what_a_killed_save_left_counts_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next save deletes it; without it a run on a full disk could not go on."""
+    (tmp_path / checkpoint.FOLDER).mkdir()
+    (tmp_path / checkpoint.FOLDER / ".step_00000005.safetensors.tmp").write_bytes(bytes(1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=7))
+    assert preflight_module._free_bytes(tmp_path) == 1007
+
+
+def test_damaged_checkpoints_are_named_where_room_lacks(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside = tmp_path / checkpoint.FOLDER / "step_00000005.safetensors.damaged"
+    aside.parent.mkdir()
+    aside.touch()
+    monkeypatch.setattr(preflight_module, "checkpoint_bytes", lambda *_: 10**9)
+    problems, _ = preflight_module._room(make_job(config_of(str(phantoms)), tmp_path), 0, 1, True)
+    assert problems[0].endswith(f"; the damaged ones may be deleted: {aside}")
 
 
 @pytest.fixture
