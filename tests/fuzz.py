@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ for _folder in (
 from fuzz_parsers import PARSERS, Parser  # noqa: E402
 
 from data_pipelines.errors import InputError, RunError  # noqa: E402
+from tests.faults.figures import put  # noqa: E402
 
 LIMIT_S, LIMIT_BYTES = 20, 3 << 30
 _STRANGE = (
@@ -247,9 +248,10 @@ def main() -> None:
     arguments.add_argument("--inputs", type=int, default=10_000, help="of each parser")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--only", nargs="*", choices=list(PARSERS), default=list(PARSERS))
+    arguments.add_argument("--figures", type=Path, help="put what was found into this JSON file; its other parts stay")
     chosen = arguments.parse_args()
     print(f"{'parser':<22}{'inputs':>8}{'refused':>9}{'accepted':>10}{'findings':>10}{'seconds':>9}", flush=True)
-    totals = [0, 0]
+    totals, reports = [0, 0], {}
     with limited_memory():
         for name in chosen.only:
             started = time.monotonic()
@@ -260,6 +262,9 @@ def main() -> None:
             print(f"{row}{time.monotonic() - started:>9.0f}", flush=True)
             for finding, times in report.findings.most_common():
                 print(f"    {times} x {finding} ({report.examples[finding]})", flush=True)
+            reports[name] = {"seed": chosen.seed} | asdict(report)
+    if chosen.figures:
+        put(chosen.figures, "fuzz", reports)
     print(f"{totals[0]} inputs, {totals[1]} findings")
     sys.exit(1 if totals[1] else 0)
 

@@ -18,16 +18,19 @@ ON_DISK = ("write", "fsync", "rename")
 
 
 def write_figures(path: Path, rounds: list[Round], seed: int, soaked: dict[str, Any] | None) -> None:
-    """Put them into a JSON file; rounds of other seeds and whatever else it holds stay."""
-    known: dict[str, Any] = (
-        json.loads(path.read_text()) if path.is_file() else {"benchmark": "reliability", "rounds": {}}
-    )
+    """Put them into a JSON file."""
+    if rounds:
+        put(path, "rounds", {str(seed): figures_of(rounds)})
+    if soaked:
+        put(path, "soak", {f"{soaked['ranks']} ranks": soaked})
+
+
+def put(path: Path, part: str, figures: dict[str, Any]) -> None:
+    """Put figures into a part of a JSON file, each with its commit, machine and versions; what else it holds stays."""
+    known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"benchmark": "reliability"}
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     how = {"commit": _commit(), "machine": _machine(), "versions": versions}
-    if rounds:
-        known["rounds"][str(seed)] = how | figures_of(rounds)
-    if soaked:
-        known["soak"] = how | soaked
+    known[part] = known.get(part, {}) | {name: how | value for name, value in figures.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(known, indent=1) + "\n")
 
