@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,10 @@ def _free_bytes(run_dir: Path) -> int:
     """Free for checkpoints: also what a killed start has left, which the next save deletes."""
     folder = run_dir.absolute()
     free = shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
-    return free + sum(path.stat().st_size for path in checkpoint.unfinished(run_dir / checkpoint.FOLDER))
+    for path in checkpoint.unfinished(run_dir / checkpoint.FOLDER):
+        with suppress(FileNotFoundError):  # ranks whose launcher died may still be saving
+            free += path.stat().st_size
+    return free
 
 
 def _room(job: Job, free: int, numbered: int, has_best: bool) -> tuple[list[str], list[str]]:
