@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,7 @@ def main() -> None:
     arguments.add_argument("--figures", type=Path, help="put what was found into this JSON file; its other parts stay")
     chosen = arguments.parse_args()
     print(f"{'parser':<22}{'inputs':>8}{'refused':>9}{'accepted':>10}{'findings':>10}{'seconds':>9}", flush=True)
-    totals, reports = [0, 0], {}
+    totals = [0, 0]
     with limited_memory():
         for name in chosen.only:
             started = time.monotonic()
@@ -262,9 +262,8 @@ def main() -> None:
             print(f"{row}{time.monotonic() - started:>9.0f}", flush=True)
             for finding, times in report.findings.most_common():
                 print(f"    {times} x {finding} ({report.examples[finding]})", flush=True)
-            reports[name] = {"seed": chosen.seed} | asdict(report)
-    if chosen.figures:
-        put(chosen.figures, "fuzz", reports)
+            if chosen.figures:
+                put(chosen.figures, "fuzz", {name: {"seed": chosen.seed} | vars(report)})
     print(f"{totals[0]} inputs, {totals[1]} findings")
     sys.exit(1 if totals[1] else 0)
 

@@ -1,10 +1,12 @@
 """A bounded number of mutated inputs for every parser; `python -m tests.fuzz` tries as many as one likes."""
 
+import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
-from fuzz import fuzz, mutated, try_one
+from fuzz import fuzz, main, mutated, try_one
 from fuzz_parsers import PARSERS, Parser
 
 INPUTS, SEED = 20, 20261
@@ -56,6 +58,24 @@ def test_faults_of_a_parser_are_found(kind: str, finding: str, tmp_path: Path) -
     parser = Parser(folder, [folder / "file"], bad_reader(kind, tmp_path / "outside"))  # type: ignore[arg-type]
     assert try_one(parser, b"whole", folder / "file") == "accepted"
     assert try_one(parser, b"damaged", folder / "file").startswith(finding)
+
+
+def test_findings_are_printed_and_put_into_the_file_of_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def parser(folder: Path) -> Parser:
+        (folder / "file").write_bytes(b"whole")
+        return Parser(folder, [folder / "file"], bad_reader("crash", folder))  # type: ignore[arg-type]
+
+    figures = tmp_path / "figures.json"
+    monkeypatch.setitem(PARSERS, "plan", parser)
+    monkeypatch.setattr(sys, "argv", ["fuzz", "--inputs", "5", "--only", "plan", "--figures", str(figures)])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "IndexError at " in capsys.readouterr().out
+    found = json.loads(figures.read_text())["fuzz"]["plan"]
+    assert found["inputs"] == 5 == found["accepted"] + sum(found["findings"].values())
+    assert found["findings"]
 
 
 def test_the_same_seed_makes_the_same_inputs() -> None:

@@ -88,7 +88,7 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows as a table with every column of `COLUMNS` and its type; what a row lacks is empty."""
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
     for name, default in _TEXT.items():
-        frame[name] = frame[name].astype(object).where(frame[name].notna(), default)
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), default).map(str)  # a folder may be "7"
     frame["seed"] = frame["seed"].astype(int)
     frame["not_a_number"] = frame["not_a_number"].astype(str) == "True"  # a table from a file may have empty places
     for name in _WHOLE:

@@ -202,6 +202,13 @@ def test_another_metric(tmp_path: Path) -> None:
         collect((tmp_path,), "auc")
 
 
+def test_names_that_are_no_text_are_taken_as_text(tmp_path: Path) -> None:
+    results = [transfer_result("mine", "5", 0, 0.5), transfer_result("mine", "5", 0, 0.6)]
+    results[1]["run"] = True
+    with pytest.raises(InputError, match=r"several results for the same cell: .*True"):
+        collect((write_results(tmp_path, results),))
+
+
 def test_a_null_metric_is_no_crash(tmp_path: Path) -> None:
     write_results(
         tmp_path, [transfer_result("mine", "5", 0, 0.5), transfer_result("mine", "5", 1, None, test={"top1": None})]
