@@ -98,7 +98,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     partial = out.with_name(f".{out.name}.partial")
     folder = partial / _SET
     try:
-        if not output.force and _was_put_in_place(folder, out):
+        if not output.force and _was_put_in_place(raw, folder, out):
             _tidy(partial, out)
             return read_manifest(out)
         _require_free(out, output.force)
@@ -153,9 +153,12 @@ def _former(out: Path) -> Path:
     return out.with_name(f".{out.name}.replaced")
 
 
-def _was_put_in_place(folder: Path, out: Path) -> bool:
+def _was_put_in_place(raw: RawSet, folder: Path, out: Path) -> bool:
     """Whether a call was killed after the set had got its name: the work lies there, but no longer the set in it."""
-    return folder.parent.is_dir() and not folder.is_dir() and (out / MANIFEST).is_file()
+    if not folder.parent.is_dir() or folder.is_dir() or not (out / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(out)
+    return (manifest["name"], manifest["task"], manifest["classes"]) == (raw.name, raw.task, list(raw.classes))
 
 
 def _tidy(partial: Path, out: Path) -> None:

@@ -407,6 +407,9 @@ def test_a_preparation_killed_after_its_set_got_its_name_is_done(
     if killed_at == "renamed":
         (partial / "plan.json").write_text("{}")
         shutil.copytree(out, former)
+    other = class_folders("other", classes=("cat", "fox"))
+    with pytest.raises(InputError, match="exists; choose another --out"):
+        prepare_folder(other, out)
     assert prepare_folder(tmp_path / "raw", out) == read_manifest(out)
     assert files_of(out) == before
     assert not partial.exists()
