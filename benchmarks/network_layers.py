@@ -1,16 +1,40 @@
-"""What one rank does in a step, layer by layer in the order of the backward pass: from arithmetic, or measured."""
+"""What one rank does in a step, in the order of its backward pass: the shipped model's order with durations from
+arithmetic, or all of it measured."""
 
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from benchmarks.network import Job, Layer
 from trainer.models.bit import build_model
 
 _BYTES_OF_UPDATE = 5 * 4  # the update reads weight, gradient and momentum and writes weight and momentum, fp32
+_aten = torch.ops.aten
+_NORMS = (_aten.native_group_norm, _aten.native_group_norm_backward)  # no FLOPs to speak of, but kernels
+
+
+class Gradient(NamedTuple):
+    """A gradient, and the floating-point operations of each kernel that the backward pass runs between the one before
+    and this one, for one image."""
+
+    name: str
+    elements: int
+    kernels: tuple[int, ...]
+
+
+class Trace(NamedTuple):
+    """What a step of the shipped model runs for one image: FLOPs of each kernel of the forward pass, and the gradients
+    in the order in which autograd has them ready."""
+
+    forward: tuple[int, ...]
+    backward: tuple[Gradient, ...]
 
 
 def job_of(
@@ -23,23 +47,44 @@ def job_of(
     kernel_us: float = 0.0,
     image_bytes: float = 0.0,
 ) -> Job:
-    """A job of `images` images per rank whose convolutions and head run at `tflops` 1e12 operations/s; each layer takes
-    at least `kernel_us`. The backward pass of a layer costs twice its forward pass."""
-    layers, forward_s, elements = [], 0.0, 0
-    for name, sizes, multiply_adds in _modules(model_name, num_classes, image_size):
-        seconds = max(2 * multiply_adds * images / (tflops * 1e12), kernel_us * 1e-6)
-        forward_s += seconds
-        layers.append(Layer(name, sizes, 2 * seconds))
-        elements += sum(sizes)
-    update_s = elements * _BYTES_OF_UPDATE / (update_gb_s * 1e9)
+    """A job of `images` images per rank whose convolutions and head run at `tflops` 1e12 operations/s; each kernel
+    takes at least `kernel_us`, one of the backward pass twice that, as it is two. Gradients come in the shipped
+    model's own order."""
+
+    def seconds(kernels: tuple[int, ...], launches: int) -> float:
+        return sum(max(flops * images / (tflops * 1e12), launches * kernel_us * 1e-6) for flops in kernels)
+
+    trace = trace_step(model_name, num_classes, image_size)
+    layers: list[Layer] = []
+    for _, ready in groupby(trace.backward, key=_Together()):
+        gradients = list(ready)
+        sizes = tuple(gradient.elements for gradient in gradients)
+        layers.append(Layer(gradients[0].name, sizes, seconds(gradients[0].kernels, 2)))
+    elements = sum(gradient.elements for gradient in trace.backward)
     return Job(
-        tuple(layers), forward_s, update_s, images, image_bytes, checkpoint_bytes=2.0 * 4 * elements
-    )  # fp32 weights and momentum
+        tuple(layers),
+        seconds(trace.forward, 1),
+        elements * _BYTES_OF_UPDATE / (update_gb_s * 1e9),
+        images,
+        image_bytes,
+        checkpoint_bytes=2.0 * 4 * elements,  # fp32 weights and momentum
+    )
+
+
+class _Together:
+    """A key by which gradients are grouped between which no kernel runs."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def __call__(self, gradient: Gradient) -> int:
+        self._number += bool(gradient.kernels)
+        return self._number
 
 
 def multiply_adds(model_name: str, num_classes: int, image_size: int) -> int:
     """Of the convolutions and the head in the forward pass of one image."""
-    return sum(count for _, _, count in _modules(model_name, num_classes, image_size))
+    return sum(trace_step(model_name, num_classes, image_size).forward) // 2
 
 
 def scaled_to(job: Job, compute_s: float) -> Job:
@@ -57,30 +102,46 @@ def scaled_to(job: Job, compute_s: float) -> Job:
     )
 
 
+class _Kernels(TorchDispatchMode):
+    """Notes the FLOPs of each convolution, matrix product and norm that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet in flop_registry:
+            self.flops.append(flop_registry[packet](*args, **(kwargs or {}), out_val=out))
+        elif packet in _NORMS:
+            self.flops.append(0)
+        return out
+
+    def take(self) -> tuple[int, ...]:
+        """What was noted since it was last asked for."""
+        taken, self.flops = tuple(self.flops), []
+        return taken
+
+
 @lru_cache
-def _modules(model_name: str, num_classes: int, image_size: int) -> list[tuple[str, tuple[int, ...], int]]:
-    """(name, parameter sizes, multiply-adds of one image) of every module with parameters, last first."""
+def trace_step(model_name: str, num_classes: int, image_size: int) -> Trace:
+    """Forward and backward pass of the shipped model as engines run it, on tensors without numbers."""
     with torch.device("meta"):
         model = build_model(model_name, num_classes)
         images = torch.empty(1, 3, image_size, image_size)
-    found: list[tuple[str, tuple[int, ...], int]] = []
+    backward: list[Gradient] = []
+    with _Kernels() as kernels, model.filter_sharing.micro_batch(last=True):
+        loss = model(images).sum()
+        forward = kernels.take()
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            count = 0
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                weight = module.weight
-                count = weight.numel() * output.numel() // weight.shape[0]  # one filter per output element
-            sizes = tuple(parameter.numel() for parameter in module.parameters(recurse=False))
-            found.append((name, tuple(reversed(sizes)), count))
+        def note(name: str) -> Callable[[Tensor], None]:
+            return lambda parameter: backward.append(Gradient(name, parameter.numel(), kernels.take()))
 
-        return hook
-
-    for name, module in model.named_modules():
-        if any(True for _ in module.parameters(recurse=False)):
-            module.register_forward_hook(note(name))
-    model(images)
-    return found[::-1]
+        for name, parameter in model.named_parameters():
+            parameter.register_post_accumulate_grad_hook(note(name))
+        loss.backward()
+    return Trace(forward, tuple(backward))
 
 
 def measured_layers(

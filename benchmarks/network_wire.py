@@ -24,8 +24,8 @@ TARGET = 0.07  # relative error of a step's time
 # Of Ethernet frames for 1500 bytes, TCP with timestamps. In a ring each link also carries the acknowledgements of what
 # its rank receives: a frame without data for every two of data (RFC 1122, 4.2.3.2).
 _DATA, _HEADERS = 1448, 66
-_PAYLOAD_SHARE = 2 * _DATA / (2 * (_DATA + _HEADERS) + _HEADERS)
-_GLOO_THREADS = 2
+PAYLOAD_SHARE = 2 * _DATA / (2 * (_DATA + _HEADERS) + _HEADERS)
+GLOO_THREADS = 2
 _SUBNET = "10.213.77"
 _PORT = 29517
 _LIMIT_S = 900
@@ -36,12 +36,12 @@ class Combination:
     """A link of `mbit_s` in each direction, gradients of `gradient_mb` in equal layers, buckets of `bucket_mb`."""
 
     mbit_s: int
-    gradient_mb: int
+    gradient_mb: float
     bucket_mb: int
 
     @property
     def bytes_in_bucket(self) -> int:
-        return min(self.gradient_mb, self.bucket_mb) << 20
+        return int(min(self.gradient_mb, self.bucket_mb) * (1 << 20))
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def measure_wire(worlds: tuple[int, ...], setting: Setting | None = None) -> dic
     rows = []
     for ranks in worlds:
         chosen = setting or Setting(combinations(ranks))
-        rows += [{"ranks": ranks, **row} for row in _compare(chosen, _run_ranks(chosen, ranks), ranks)]
+        measured = run_ranks("benchmarks.network_wire_rank", asdict(chosen), ranks)
+        rows += [{"ranks": ranks, **row} for row in _compare(chosen, measured, ranks)]
     worst = max(abs(row["error"]) for row in rows)
     return {
         "combinations": rows,
@@ -85,7 +86,7 @@ def machine_of(combination: Combination, ranks: int, cpu_s: float) -> Machine:
             "ranks_per_node": 1,
             "in_node_gb_s": 1.0,
             "net_gb_s": combination.mbit_s / 8000,
-            "wire_efficiency": _PAYLOAD_SHARE,
+            "wire_efficiency": PAYLOAD_SHARE,
             "tree_efficiency": 1.0,
             "read_gb_s": 1.0,
             "write_gb_s": 1.0,
@@ -106,7 +107,7 @@ def _compare(setting: Setting, measured: list[dict[str, Any]], ranks: int) -> li
             algorithm="ring",
             small_first=False,
             small_messages=0,
-            in_flight=_GLOO_THREADS,
+            in_flight=GLOO_THREADS,
         )
         machine = machine_of(combination, ranks, row["cpu_s"])
         predicted = simulate(job, machine, sync, ranks).seconds
@@ -125,11 +126,14 @@ def _compare(setting: Setting, measured: list[dict[str, Any]], ranks: int) -> li
     return rows
 
 
-def _run_ranks(setting: Setting, ranks: int) -> list[dict[str, Any]]:
+def run_ranks(module: str, setting: dict[str, Any], ranks: int) -> list[dict[str, Any]]:
+    """Run a module on so many ranks, each in a network namespace of its own, with `setting` as JSON on its standard
+    input; the JSON list on rank 0's last line of output. Raises InputError without namespaces, RunError where rank 0
+    fails."""
     with _namespaces(ranks) as names:
         processes = [
             subprocess.Popen(
-                ["ip", "netns", "exec", name, sys.executable, "-m", "benchmarks.network_wire_rank"],
+                ["ip", "netns", "exec", name, sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -141,10 +145,10 @@ def _run_ranks(setting: Setting, ranks: int) -> list[dict[str, Any]]:
         try:
             for process in processes[1:]:
                 assert process.stdin
-                process.stdin.write(json.dumps(asdict(setting)))
+                process.stdin.write(json.dumps(setting))
                 process.stdin.close()
                 process.stdin = None  # or communicate() would flush it
-            said, errors = processes[0].communicate(json.dumps(asdict(setting)), timeout=_LIMIT_S)
+            said, errors = processes[0].communicate(json.dumps(setting), timeout=_LIMIT_S)
         except subprocess.TimeoutExpired as error:
             raise RunError(f"{ranks} ranks had not ended after {_LIMIT_S} s") from error
         finally:
@@ -168,7 +172,9 @@ def _place(rank: int, ranks: int) -> dict[str, str]:
 def _namespaces(ranks: int) -> Iterator[list[str]]:
     """Namespaces whose interfaces `wire` meet in a bridge; removed at the end, whatever happens."""
     if os.geteuid() != 0 or not (shutil.which("ip") and shutil.which("tc")):
-        raise InputError("network namespaces need root, ip and tc (Debian: iproute2); leave out --parts wire")
+        raise InputError(
+            "network namespaces need root, ip and tc (Debian: iproute2); run this as root on Linux, or leave it out"
+        )
     bridge = f"bsw{os.getpid() % 1000000}"
     names = [f"{bridge}-{rank}" for rank in range(ranks)]
     try:
@@ -193,4 +199,4 @@ def _namespaces(ranks: int) -> Iterator[list[str]]:
 def _ip(*arguments: str) -> None:
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"ip {' '.join(arguments)} failed: {done.stderr.strip()}; leave out --parts wire")
+        raise InputError(f"ip {' '.join(arguments)} failed: {done.stderr.strip()}; leave this part out")

@@ -49,7 +49,7 @@ class _Sleeper(nn.Module):
 def main() -> None:
     """Measure every combination; rank 0 prints the list."""
     setting = json.load(sys.stdin)
-    _CONGESTION.write_text("reno")  # BBR, the default of some kernels, keeps below the rate of a link on purpose
+    use_reno()
     engine = DDPEngine(RuntimeConfig(device="cpu", threads=1), "fp32")
     rows = [_measure(engine, setting, combination) for combination in setting["combinations"]]
     if engine.rank == 0:
@@ -60,8 +60,8 @@ def main() -> None:
 def _measure(engine: Engine, setting: dict[str, Any], combination: dict[str, Any]) -> dict[str, Any]:
     elements = combination["gradient_mb"] * (1 << 20) // 4 // setting["layers"]
     bucket = torch.zeros(min(combination["bucket_mb"] * (1 << 20) // 4, elements * setting["layers"]))
-    cpu = [_timed(engine, lambda: engine.sum(bucket)) for _ in range(_SETTLE + _BUCKETS)][_SETTLE:]
-    _limit(combination["mbit_s"])
+    cpu = [timed(engine, lambda: engine.sum(bucket)) for _ in range(_SETTLE + _BUCKETS)][_SETTLE:]
+    limit(combination["mbit_s"])
     model = nn.Sequential(*(_Sleeper(elements, setting["layer_ms"] * 1e-3) for _ in range(setting["layers"])))
     wrapped = DistributedDataParallel(model, bucket_cap_mb=combination["bucket_mb"], gradient_as_bucket_view=True)
     x = torch.zeros(1, requires_grad=True)
@@ -71,14 +71,14 @@ def _measure(engine: Engine, setting: dict[str, Any], combination: dict[str, Any
 
     for _ in range(_SETTLE):  # DDP lays out its buckets anew after the first
         step()
-    times = [_timed(engine, step) for _ in range(setting["steps"])]
+    times = [timed(engine, step) for _ in range(setting["steps"])]
     with wrapped.no_sync():
         started = time.perf_counter()
         loss = wrapped(x).sum()
         forward_s = time.perf_counter() - started
-        alone = [_timed(engine, step) for _ in range(setting["steps"])]
+        alone = [timed(engine, step) for _ in range(setting["steps"])]
         layers = measured_layers(loss.backward, list(model.named_parameters()), "cpu")
-    _lift_limit()
+    lift_limit()
     # The hooks see when a gradient is there, not when the first layer began: the rest of the pass is its.
     first = median(alone) - forward_s - sum(layer.backward_s for layer in layers)
     return {
@@ -95,7 +95,7 @@ def _measure(engine: Engine, setting: dict[str, Any], combination: dict[str, Any
     }
 
 
-def _timed(engine: Engine, work: Any) -> float:
+def timed(engine: Engine, work: Any) -> float:
     """Seconds from a common start until the last rank is done."""
     engine.sum(torch.zeros(1))
     started = time.perf_counter()
@@ -105,11 +105,18 @@ def _timed(engine: Engine, work: Any) -> float:
     return float(engine.sum(seconds).max())
 
 
-def _lift_limit() -> None:
+def use_reno() -> None:
+    """BBR, the default of some kernels, keeps below the rate of a link on purpose."""
+    _CONGESTION.write_text("reno")
+
+
+def lift_limit() -> None:
+    """Give this rank's link its full speed again."""
     subprocess.run(["tc", "qdisc", "del", "dev", "wire", "root"], check=True)
 
 
-def _limit(mbit_s: int) -> None:
+def limit(mbit_s: int) -> None:
+    """Hold what this rank sends to a rate."""
     # Two milliseconds' worth, so that a timer that comes late on a busy machine wastes nothing.
     burst_bytes = max(32_000, mbit_s * 250)
     shaping = ["rate", f"{mbit_s}mbit", "burst", str(burst_bytes), "latency", "500ms"]

@@ -165,8 +165,8 @@ class _NoNorm(nn.Module):
 
 class _PlainFilters:
     @staticmethod
-    def filters(convolutions: list[StdConv2d]) -> list[Tensor]:
-        return [convolution.weight for convolution in convolutions]
+    def filters(units: list[list[StdConv2d]]) -> Iterator[tuple[Tensor, ...]]:
+        return iter([tuple(convolution.weight for convolution in unit) for unit in units])
 
 
 def bound_step(name: str, batch: tuple[Tensor, Tensor], device: torch.device) -> Step:

@@ -141,10 +141,19 @@ def test_buckets_are_those_of_ddp(limits: tuple[float, float]) -> None:
     assert buckets(sizes, limits[1] * MB, small_first=limits[0] == 1.0) == [list(bucket) for bucket in expected]
 
 
-def test_layers_come_last_first_and_hold_every_parameter() -> None:
+def test_layers_come_as_the_model_has_them_and_hold_every_parameter() -> None:
     job = job_of("r50x1", 1000, 224, 8, tflops=10.0, update_gb_s=1000.0)
-    assert job.layers[0].name == "head"
-    assert job.layers[-1].name == "stem.conv"
+    assert job.layers[0].name == "head.bias"
+    assert job.layers[-1].name == "stem.conv.weight"
+    # The filters of a unit come together, with its first norm, which the pass meets last in it.
+    unit = next(layer for layer in job.layers if layer.name == "stages.3.blocks.2.norm1.weight")
+    assert unit.elements == (2048, 2048, 2048 * 512, 512 * 512 * 9, 512 * 2048)
+    # A convolution takes two operations of its size backward, the stem one; the head's bias none.
+    convolutions = multiply_adds("r50x1", 1000, 224) - 2048 * 1000
+    stem = 9408 * 112 * 112
+    assert sum(layer.backward_s for layer in job.layers) == pytest.approx(
+        2 * 8 * (2 * convolutions - stem + 2 * 2048 * 1000) / 10e12, rel=1e-6
+    )
     assert sum(sum(layer.elements) for layer in job.layers) == 25_549_352
     assert multiply_adds("r50x1", 1000, 224) == pytest.approx(4.1e9, rel=0.05)
     stretched = scaled_to(job, 2.0)

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from data_pipelines.errors import InputError
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES
-from trainer.engines.compilation import compile_no_units, compile_units, units_of
+from trainer.engines.compilation import compile_no_units, compile_units
 from trainer.models.bit import BiTResNet, PreActBottleneck
 
 IMAGES = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ def run_as(monkeypatch: pytest.MonkeyPatch, run: Callable[[int, Tensor], Tensor]
 def test_compiled_units_have_the_same_gradients(graphs: bool) -> None:
     plain, model = small_model(), small_model()
     assert compile_units(model, IMAGES, nullcontext, graphs) is None
-    assert all(unit._compiled_call_impl is not None for unit in units_of(model))
+    assert all(unit._compiled_call_impl is not None for unit in model.units)
     assert all(parameter.grad is None for parameter in model.parameters())
     for each in (plain, model):
         each.features(IMAGES).square().mean().backward()
@@ -64,7 +64,7 @@ def test_graphs_that_replay_something_else_are_not_taken(monkeypatch: pytest.Mon
     assert problem is not None
     assert problem.startswith("CUDA graphs give another gradient of ")
     compile_no_units(model)
-    assert all(unit._compiled_call_impl is None for unit in units_of(model))
+    assert all(unit._compiled_call_impl is None for unit in model.units)
 
 
 def test_a_replay_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_gradients_outlive_the_graphs_memory(monkeypatch: pytest.MonkeyPatch) ->
     for each in (plain, model):
         for images in IMAGES.split(1):
             each.features(images).square().mean().backward()
-    for expected, found in zip(units_of(plain), units_of(model), strict=True):
+    for expected, found in zip(plain.units, model.units, strict=True):
         assert expected.norm2.weight.grad is not None
         assert found.norm2.weight.grad is not None
         torch.testing.assert_close(found.norm2.weight.grad, expected.norm2.weight.grad)

@@ -18,11 +18,6 @@ _GRAPH_TOLERANCE = 0.01  # of a gradient's norm: a replay runs the kernels of th
 _Autocast = Callable[[], AbstractContextManager[Any]]
 
 
-def units_of(model: BiTResNet) -> list[PreActBottleneck]:
-    """The residual units, in their order."""
-    return [module for module in model.modules() if isinstance(module, PreActBottleneck)]
-
-
 def compile_units(model: BiTResNet, images: Tensor, autocast: _Autocast, graphs: bool) -> str | None:
     """Compile in place and try it on images, uint8 [B, C, S, S]; returns why that failed, None if it did not.
 
@@ -31,9 +26,9 @@ def compile_units(model: BiTResNet, images: Tensor, autocast: _Autocast, graphs:
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # the default does not last
     # Each shape and mode of each unit takes one place in the compiler's cache for their code.
-    limit = 4 * len(units_of(model))
+    limit = 4 * len(model.units)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
-    for unit in units_of(model):
+    for unit in model.units:
         if graphs:
             _keep_off_graphs(unit)
             unit.compile(mode="reduce-overhead", dynamic=False)
@@ -54,7 +49,7 @@ def compile_units(model: BiTResNet, images: Tensor, autocast: _Autocast, graphs:
 
 def compile_no_units(model: BiTResNet) -> None:
     """Undo `compile_units`."""
-    for unit in units_of(model):
+    for unit in model.units:
         unit._compiled_call_impl = None
 
 

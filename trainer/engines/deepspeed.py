@@ -57,6 +57,7 @@ class DeepSpeedEngine(ReplicaEngine):
                 "stage": self._runtime.zero_stage,
                 "reduce_bucket_size": (self._runtime.bucket_mb << 20) // _BYTES_OF_GRADIENT,
                 "contiguous_gradients": True,
+                "overlap_comm": True,  # on GPUs: a stream of its own, beside the backward pass
                 "compute_grad_norm": False,  # the optimiser has it from its own all-reduce
             }
         return config

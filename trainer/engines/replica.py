@@ -16,7 +16,7 @@ from data_pipelines.errors import InputError
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import orphans
 from trainer.engines.base import Engine, Update
-from trainer.engines.compilation import begin_pass, compile_no_units, compile_units, units_of
+from trainer.engines.compilation import begin_pass, compile_no_units, compile_units
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
 from trainer.engines.heartbeat import Heartbeat
 from trainer.engines.ranks import Place, find_place
@@ -120,7 +120,7 @@ class ReplicaEngine(Engine):
     def _compile(self, example: Tensor, graphs: bool) -> None:
         """Compile the residual units; where a rank cannot, all warn and go on without."""
         if self.rank == 0:
-            number = len(units_of(self._bare))
+            number = len(self._bare.units)
             print(f"compiling {number} residual units; the first pass takes a while ...", file=sys.stderr, flush=True)
         problem = compile_units(self._bare, example.to(self.device), self._autocast, graphs)
         if problem is not None:

@@ -12,5 +12,7 @@ def rows_lie_together(tensor: Tensor) -> bool:
 def laid_out_alike(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape have their numbers in the same order; strides of dimensions of size 1 say
     nothing about that."""
+    if one.stride() == other.stride():
+        return True
     strides = zip(one.shape, one.stride(), other.stride(), strict=True)
     return all(mine == theirs for size, mine, theirs in strides if size > 1)

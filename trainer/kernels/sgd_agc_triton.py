@@ -4,18 +4,17 @@ A program finds its tensor in a table of addresses, so that any number of tensor
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from trainer.kernels.unit_tables import ALIGNED_BYTES, on_device, unit_tables
 from trainer.optim.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, ClipStats, Rates, units
 
 _BLOCK = 1024  # numbers of a unit that a program takes at a time
 _NUM_WARPS = 4
-_ALIGNED_BYTES = 16
 
 
 @triton.jit
@@ -78,18 +77,6 @@ def sgd_agc_units(
             tl.store(weight_ptr + done + place, weight - lr * step, mask=mask)
 
 
-@lru_cache(maxsize=16)
-def _tables(shapes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Which tensor each unit is in; the first unit of each tensor; how many numbers its units have."""
-    rows = torch.tensor([count for count, _ in shapes])
-    tensor_of_unit = torch.repeat_interleave(torch.arange(len(shapes)), rows)
-    first_unit = rows.cumsum(0) - rows
-    row_sizes = torch.tensor([size for _, size in shapes])
-    tables = (tensor_of_unit, first_unit, row_sizes)
-    first, second, third = (table.to(torch.int32).to(device) for table in tables)
-    return first, second, third
-
-
 def update(
     weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates,
     found_inf: Tensor | None,
@@ -113,23 +100,22 @@ def update(
 
 def _is_aligned(tensors: tuple[Tensor, ...]) -> bool:
     _, row_size = units(tensors[0])
-    return row_size % 4 == 0 and all(tensor.data_ptr() % _ALIGNED_BYTES == 0 for tensor in tensors)
+    return row_size % 4 == 0 and all(tensor.data_ptr() % ALIGNED_BYTES == 0 for tensor in tensors)
 
 
 def _launch(
     tensors: list[tuple[Tensor, ...]], has_momentum: bool, rates: Rates, found_inf: Tensor | None, aligned: bool
 ) -> tuple[Tensor, Tensor]:
     device = tensors[0][0].device
-    tensor_of_unit, first_unit, row_sizes = _tables(tuple(units(one[0]) for one in tensors), device)
-    addresses = torch.tensor([[one[i].data_ptr() for one in tensors] for i in range(3)])
-    if device.type == "cuda":
-        addresses = addresses.pin_memory().to(device, non_blocking=True)
+    tensor_of_unit, first_unit, row_sizes = unit_tables(tuple(units(one[0]) for one in tensors), device)
+    addresses = on_device([one[i].data_ptr() for i in range(3) for one in tensors], device)
     squares = torch.empty(len(tensor_of_unit), device=device)
     clipped = torch.zeros(len(tensor_of_unit), dtype=torch.int32, device=device)
     with torch.cuda.device_of(squares):
         sgd_agc_units[(len(tensor_of_unit),)](
             addresses, tensor_of_unit, first_unit, row_sizes, found_inf, squares, clipped, len(tensors),
             rates.clipping, rates.lr, rates.momentum, rates.weight_decay, WEIGHT_NORM_FLOOR, GRADIENT_NORM_FLOOR,
-            bool(rates.clipping), has_momentum, rates.nesterov, aligned, _BLOCK, num_warps=_NUM_WARPS,
+            bool(rates.clipping), has_momentum, rates.nesterov, aligned, _BLOCK,
+            num_warps=_NUM_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
     return squares, clipped

@@ -1,7 +1,7 @@
 """Weight standardisation of many banks of filters, forward and backward, each in one pass over memory.
 
-On a CPU this package's own C++ does it, for all banks at once; on CUDA Triton, a launch for each; elsewhere PyTorch.
-Source: Qiao et al., arXiv:1903.10520; eps inside the square root as in BiT.
+On a CPU this package's own C++ does it; on CUDA Triton, one launch for all banks forward and one for those of a unit
+backward; elsewhere PyTorch. Source: Qiao et al., arXiv:1903.10520; eps inside the square root as in BiT.
 """
 
 import ctypes
@@ -32,20 +32,37 @@ def standardise(weights: Sequence[Tensor], eps: float, dtype: torch.dtype) -> li
     They keep the memory layout of the weights. No gradients.
     """
     with torch.no_grad():
-        banks = [_empty(weight, dtype) for weight in weights]
-        native = [i for i, weight in enumerate(weights) if _native_takes(weight, dtype)]
-        if native:
-            _standardise_natively([weights[i] for i in native], [banks[i] for i in native], eps)
-        for i in sorted(set(range(len(weights))) - set(native)):
-            banks[i] = _standardise_one(weights[i], banks[i], eps)
-        return banks
+        if _triton_takes(weights):
+            from trainer.kernels import standardise_triton  # needs Triton
+
+            return [Standardised(*bank) for bank in standardise_triton.forward(weights, eps, dtype)]
+        native = [_native_takes(weight, dtype) for weight in weights]
+        made = iter(_standardise_natively([w for w, takes in zip(weights, native, strict=True) if takes], eps, dtype))
+        return [
+            next(made) if takes else _standardise_one(weight, eps, dtype)
+            for weight, takes in zip(weights, native, strict=True)
+        ]
 
 
-def standardise_backward(gradient: Tensor, gathered: Tensor | None, weight: Tensor, bank: Standardised) -> Tensor:
-    """The gradient of the weights, of their type, from that of the filters; `gathered`, of the weights' type and
-    layout, is added to that first."""
-    weight = weight.detach()
-    gradient = _laid_out_like(weight, gradient)
+def standardise_backward(
+    gradients: Sequence[Tensor],
+    gathered: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    banks: Sequence[Standardised],
+) -> list[Tensor]:
+    """The gradients of some weights, of their type, from those of their filters; `gathered`, of the weights' type and
+    layout, are added to these first. All banks have something gathered, or none has."""
+    weights = [weight.detach() for weight in weights]
+    gradients = [_laid_out_like(weight, gradient) for weight, gradient in zip(weights, gradients, strict=True)]
+    if _triton_takes(weights):
+        from trainer.kernels import standardise_triton  # needs Triton
+
+        means, rstds = ([getattr(bank, part) for bank in banks] for part in ("mean", "rstd"))
+        return standardise_triton.backward(gradients, gathered, weights, means, rstds)
+    return [_backward_one(*of_bank) for of_bank in zip(gradients, gathered, weights, banks, strict=True)]
+
+
+def _backward_one(gradient: Tensor, gathered: Tensor | None, weight: Tensor, bank: Standardised) -> Tensor:
     if _native_takes(weight, gradient.dtype):
         result = torch.empty_like(weight)
         kernels = library()
@@ -57,21 +74,12 @@ def standardise_backward(gradient: Tensor, gathered: Tensor | None, weight: Tens
             threads(),
         )
         return result
-    if _triton_takes(weight):
-        from trainer.kernels import standardise_triton  # needs Triton
-
-        return standardise_triton.backward(gradient, gathered, weight, bank.mean, bank.rstd)
     total = gradient.to(weight.dtype) if gathered is None else gathered + gradient
     dims = tuple(range(1, weight.ndim))
     mean, rstd = (moment.view(-1, *(1,) * (weight.ndim - 1)) for moment in (bank.mean, bank.rstd))
     normalised = (weight - mean) * rstd
     along = (total * normalised).mean(dims, keepdim=True)
     return rstd * (total - total.mean(dims, keepdim=True) - normalised * along)
-
-
-def _empty(weight: Tensor, dtype: torch.dtype) -> Standardised:
-    filters = torch.empty_like(weight, dtype=dtype, requires_grad=False)
-    return Standardised(filters, weight.new_empty(len(weight)), weight.new_empty(len(weight)))
 
 
 def _native_takes(weight: Tensor, dtype: torch.dtype) -> bool:
@@ -85,10 +93,15 @@ def _native_takes(weight: Tensor, dtype: torch.dtype) -> bool:
     )
 
 
-def _triton_takes(weight: Tensor) -> bool:
-    return (
-        weight.is_cuda and weight.dtype == torch.float32 and rows_lie_together(weight) and kernel_works(weight.device)
-    )
+def _triton_takes(weights: Sequence[Tensor]) -> bool:
+    """Whether Triton takes them all: they are of one device then."""
+    return all(
+        weight.is_cuda
+        and weight.dtype == torch.float32
+        and not isinstance(weight, FakeTensor)
+        and rows_lie_together(weight)
+        for weight in weights
+    ) and kernel_works(weights[0].device)
 
 
 def _shape(weight: Tensor) -> tuple[int, int]:
@@ -101,13 +114,23 @@ def _laid_out_like(weight: Tensor, gradient: Tensor) -> Tensor:
     return torch.empty_like(weight, dtype=gradient.dtype).copy_(gradient)
 
 
-def _standardise_natively(weights: list[Tensor], banks: list[Standardised], eps: float) -> None:
+def _standardise_natively(weights: list[Tensor], eps: float, dtype: torch.dtype) -> list[Standardised]:
+    if not weights:
+        return []
     kernels = library()
     assert kernels is not None
+    banks = [
+        Standardised(
+            torch.empty_like(weight, dtype=dtype, requires_grad=False),
+            weight.new_empty(len(weight)),
+            weight.new_empty(len(weight)),
+        )
+        for weight in weights
+    ]
     rows, row_sizes = zip(*map(_shape, weights), strict=True)
     numbers = ctypes.c_int64 * len(weights)
     kernels.standardise_forward(
-        ctypes.c_int(banks[0].filters.dtype == torch.bfloat16),
+        ctypes.c_int(dtype == torch.bfloat16),
         pointers(weights),
         *(pointers(part) for part in zip(*banks, strict=True)),
         numbers(*rows),
@@ -116,15 +139,11 @@ def _standardise_natively(weights: list[Tensor], banks: list[Standardised], eps:
         ctypes.c_int64(len(weights)),
         threads(),
     )
+    return banks
 
 
-def _standardise_one(weight: Tensor, bank: Standardised, eps: float) -> Standardised:
-    if _triton_takes(weight):
-        from trainer.kernels import standardise_triton  # needs Triton
-
-        standardise_triton.forward(weight, bank.filters, bank.mean, bank.rstd, eps)
-        return bank
+def _standardise_one(weight: Tensor, eps: float, dtype: torch.dtype) -> Standardised:
     variance, mean = torch.var_mean(weight, dim=tuple(range(1, weight.ndim)), keepdim=True, correction=0)
     deviation = torch.sqrt(variance + eps)
-    filters = bank.filters.copy_((weight - mean) / deviation)
+    filters = torch.empty_like(weight, dtype=dtype, requires_grad=False).copy_((weight - mean) / deviation)
     return Standardised(filters, mean.flatten(), deviation.reciprocal().flatten())

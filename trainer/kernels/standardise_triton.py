@@ -1,4 +1,11 @@
-"""Weight standardisation in Triton: a program for each filter, whose numbers lie together."""
+"""Weight standardisation in Triton: a program for each filter, whose numbers lie together.
+
+Forward, a program finds its filter in a table, so that any number of banks takes one launch; backward, a launch takes
+the banks of a unit.
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 import triton
@@ -6,18 +13,19 @@ import triton.language as tl
 from torch import Tensor
 
 from trainer.kernels.group_norm_parts import load
-from trainer.kernels.tiling import power_of_2
+from trainer.kernels.tiling import cdiv, power_of_2
+from trainer.kernels.unit_tables import ALIGNED_BYTES, on_device, unit_tables
+from trainer.optim.agc import units
 
-_MOST = 2048  # numbers of a filter that a program takes at a time
+_FORWARD_BLOCK, _FORWARD_WARPS = 1024, 4
+_MOST = 2048  # numbers of a filter that a program of the backward pass takes at a time
 _NUMBERS_PER_WARP = 256
+_SPACING = 64  # numbers; each bank's filters begin at a multiple of it
 
 
-@triton.jit(do_not_specialize=["eps"])
-def standardise_rows(
-    weight_ptr, filters_ptr, mean_ptr, rstd_ptr, row_size, eps, block: tl.constexpr
-):  # fmt: skip
-    """Mean, then deviations from it, then the filter."""
-    row = tl.cast(tl.program_id(0), tl.int64)
+@triton.jit
+def _standardise_row(weight_ptr, filters_ptr, mean_ptr, rstd_ptr, row, row_size, eps, block: tl.constexpr):
+    # Mean, then deviations from it, then the filter.
     place = tl.arange(0, block)
     start = row * row_size
     sums = tl.zeros([block], tl.float32)
@@ -34,16 +42,38 @@ def standardise_rows(
         mask = place < row_size - done
         apart = load(weight_ptr + start + done + place, mask) - mean
         tl.store(filters_ptr + start + done + place, apart * rstd, mask=mask)
-    tl.store(mean_ptr + row, mean)
-    tl.store(rstd_ptr + row, rstd)
+    tl.store(mean_ptr, mean)
+    tl.store(rstd_ptr, rstd)
+
+
+@triton.jit(do_not_specialize=["num_banks", "eps"])
+def standardise_rows(
+    banks_ptr, bank_of_row_ptr, first_row_ptr, row_size_ptr, filters_ptr, mean_ptr, rstd_ptr, num_banks, eps,
+    block: tl.constexpr,
+):  # fmt: skip
+    """`banks`: the address of each bank's weights, where its filters begin, and whether its rows are aligned."""
+    program = tl.program_id(0)
+    bank = tl.load(bank_of_row_ptr + program)
+    row = (program - tl.load(first_row_ptr + bank)).to(tl.int64)
+    row_size = tl.load(row_size_ptr + bank)
+    weight_ptr = tl.load(banks_ptr + bank).to(tl.pointer_type(tl.float32))
+    begin = tl.load(banks_ptr + num_banks + bank)
+    mean_ptr += program
+    rstd_ptr += program
+    if tl.load(banks_ptr + 2 * num_banks + bank) != 0:
+        weight_ptr = tl.multiple_of(weight_ptr, 16)
+        filters_ptr += tl.multiple_of(begin, 64)
+        row_size = tl.multiple_of(row_size, 8)
+        _standardise_row(weight_ptr, filters_ptr, mean_ptr, rstd_ptr, row, row_size, eps, block)
+    else:
+        _standardise_row(weight_ptr, filters_ptr + begin, mean_ptr, rstd_ptr, row, row_size, eps, block)
 
 
 @triton.jit
-def standardise_rows_backward(
-    gradient_ptr, gathered_ptr, weight_ptr, mean_ptr, rstd_ptr, result_ptr, row_size, block: tl.constexpr
+def _row_backward(
+    gradient_ptr, gathered_ptr, weight_ptr, mean_ptr, rstd_ptr, result_ptr, row, row_size, block: tl.constexpr
 ):  # fmt: skip
-    """Means of the gradient and of it along the filter, then what is left without them."""
-    row = tl.cast(tl.program_id(0), tl.int64)
+    # Means of the gradient and of it along the filter, then what is left without them.
     place = tl.arange(0, block)
     start = row * row_size
     mean = tl.load(mean_ptr + row)
@@ -70,26 +100,57 @@ def standardise_rows_backward(
         tl.store(result_ptr + here, rstd * (total - sum_all - normalised * dot_all), mask=mask)
 
 
-def forward(weight: Tensor, filters: Tensor, mean: Tensor, rstd: Tensor, eps: float) -> None:
-    """Fill filters, mean and rstd."""
-    row_size = weight.shape[1:].numel()
-    block, num_warps = _cut(row_size)
-    with torch.cuda.device_of(weight):
-        standardise_rows[(len(weight),)](weight, filters, mean, rstd, row_size, eps, block, num_warps=num_warps)
+@triton.jit
+def standardise_rows_backward(
+    gradients, gathered, weights, means, rstds, results, rows, row_sizes, blocks: tl.constexpr
+):  # fmt: skip
+    """Each argument is a tuple with an entry for each bank; a program takes one row of one of them."""
+    row = tl.cast(tl.program_id(0), tl.int64)
+    for i in tl.static_range(len(weights)):
+        if (row >= 0) & (row < rows[i]):
+            _row_backward(
+                gradients[i], gathered[i], weights[i], means[i], rstds[i], results[i], row, row_sizes[i], blocks[i]
+            )
+        row -= rows[i]
 
 
-def backward(gradient: Tensor, gathered: Tensor | None, weight: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
-    """The gradient of the weights."""
-    result = torch.empty_like(weight)
-    row_size = weight.shape[1:].numel()
-    block, num_warps = _cut(row_size)
-    with torch.cuda.device_of(weight):
-        standardise_rows_backward[(len(weight),)](
-            gradient, gathered, weight, mean, rstd, result, row_size, block, num_warps=num_warps
-        )
-    return result
+def forward(weights: Sequence[Tensor], eps: float, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Filters, mean and 1 / sqrt(variance + eps) of each bank; see `Standardised`."""
+    device, shapes = weights[0].device, tuple(map(units, weights))
+    *sizes, total = accumulate((cdiv(weight.numel(), _SPACING) * _SPACING for weight in weights), initial=0)
+    filters = torch.empty(total, dtype=dtype, device=device)
+    bank_of_row, first_row, row_sizes = unit_tables(shapes, device)
+    moments = torch.empty(2, len(bank_of_row), device=device)
+    addresses = [weight.data_ptr() for weight in weights]
+    aligned = [
+        address % ALIGNED_BYTES == 0 and size % 8 == 0 for address, (_, size) in zip(addresses, shapes, strict=True)
+    ]
+    banks = on_device((*addresses, *sizes, *aligned), device)
+    if len(bank_of_row):
+        with torch.cuda.device_of(filters):
+            standardise_rows[(len(bank_of_row),)](
+                banks, bank_of_row, first_row, row_sizes, filters, moments[0], moments[1], len(weights), eps,
+                _FORWARD_BLOCK, num_warps=_FORWARD_WARPS, enable_fp_fusion=True,
+            )  # fmt: skip
+    rows = [count for count, _ in shapes]
+    views = [filters.as_strided(w.shape, w.stride(), begin) for w, begin in zip(weights, sizes, strict=True)]
+    return list(zip(views, *(moment.split(rows) for moment in moments), strict=True))
 
 
-def _cut(row_size: int) -> tuple[int, int]:
-    block = min(power_of_2(row_size), _MOST)
-    return block, max(1, block // _NUMBERS_PER_WARP)
+def backward(
+    gradients: Sequence[Tensor],
+    gathered: Sequence[Tensor | None],
+    weights: Sequence[Tensor],
+    means: Sequence[Tensor],
+    rstds: Sequence[Tensor],
+) -> list[Tensor]:
+    """The gradients of the weights."""
+    results = [torch.empty_like(weight) for weight in weights]
+    rows, row_sizes = zip(*map(units, weights), strict=True)
+    blocks = tuple(min(power_of_2(size), _MOST) for size in row_sizes)
+    with torch.cuda.device_of(weights[0]):
+        standardise_rows_backward[(sum(rows),)](
+            *map(tuple, (gradients, gathered, weights, means, rstds, results)), rows, row_sizes, blocks,
+            num_warps=max(1, max(blocks) // _NUMBERS_PER_WARP), enable_fp_fusion=True,
+        )  # fmt: skip
+    return results

@@ -6,8 +6,8 @@ Parameters carry timm's names (`stages.0.blocks.0.conv1.weight`), except that th
 
 import math
 from collections.abc import Sequence
-from itertools import islice, pairwise
-from typing import Literal
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,12 @@ class PreActBottleneck(nn.Module):
         y = self.conv2(self.norm2(y)[0], filters[1])
         return self.conv3(self.norm3(y)[0], filters[2]), shortcut
 
+    @property
+    def convolutions(self) -> list[StdConv2d]:
+        """In the order in which `forward` takes their filters."""
+        own = [self.conv1, self.conv2, self.conv3]
+        return [*own, self.downsample["conv"]] if self.downsample else own  # type: ignore[list-item]
+
 
 class Stage(nn.Module):
     """Residual units of one width; the first one strides. Takes and returns what its units do."""
@@ -104,7 +110,14 @@ class BiTResNet(nn.Module):
         self.norm = GroupNormReLU(widths[-1])
         self.head = nn.Linear(widths[-1], num_classes)
         self.filter_sharing = FilterSharing()
+        stem: Any = self.stem["conv"]
+        self._convolutions = [[stem], *(unit.convolutions for unit in self.units)]
         self._init_weights(head_init)
+
+    @property
+    def units(self) -> list[PreActBottleneck]:
+        """The residual units, in their order."""
+        return [unit for stage in self.stages for unit in stage.blocks]  # type: ignore[union-attr, misc]
 
     def _init_weights(self, head_init: HeadInit) -> None:
         for module in self.modules():
@@ -122,14 +135,13 @@ class BiTResNet(nn.Module):
         if x.shape[1] == 1:
             # expand() would leave a stride of 0, which convolutions copy anyway, into the wrong memory format.
             x = x.repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)
-        convolutions = [module for module in self.modules() if isinstance(module, StdConv2d)]
-        filters = iter(self.filter_sharing.filters(convolutions))
-        x = self.stem["conv"](x, next(filters))
+        filters = self.filter_sharing.filters(self._convolutions)
+        x = self.stem["conv"](x, *next(filters))
         x, residual = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2), None
         for i, stage in enumerate(self.stages):
             assert isinstance(stage, Stage)
             for unit in stage.blocks:
-                its_filters = tuple(islice(filters, 4 if unit.downsample else 3))
+                its_filters = next(filters)
                 if i < self.checkpoint_stages and torch.is_grad_enabled():
                     total = x if residual is None else x + residual  # one tensor to keep instead of two
                     x, residual = checkpoint(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class StdConv2d(nn.Conv2d):
     def forward(self, x: Tensor, filters: Tensor | None = None) -> Tensor:
         """`filters`: the weight standardised, where the caller has it already."""
         if filters is None:
-            (filters,) = FilterSharing().filters([self])
+            ((filters,),) = FilterSharing().filters([[self]])
         return self._conv_forward(x, filters, self.bias)
 
 
@@ -37,25 +38,31 @@ class _Bank:
 
 
 class _Filters(torch.autograd.Function):
-    """The filters of a bank; their gradient goes on to the weight if this is the last pass, and is gathered if not."""
+    """The filters of a unit's banks; their gradients go on to the weights if this is the last pass, and are gathered if
+    not."""
 
     @staticmethod
-    def forward(ctx: Any, source: Tensor, bank: _Bank, last: bool) -> Tensor:
-        ctx.bank, ctx.last = bank, last
-        return bank.standardised.filters.detach()
+    def forward(ctx: Any, banks: Sequence[_Bank], last: bool, *sources: Tensor) -> tuple[Tensor, ...]:
+        ctx.banks, ctx.last = banks, last
+        return tuple(bank.standardised.filters.detach() for bank in banks)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None]:
-        bank = ctx.bank
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        banks = ctx.banks
         if ctx.last:
-            result = standardise_backward(gradient, bank.gathered, bank.weight, bank.standardised)
-            bank.gathered = None
-            return result, None, None
-        if bank.gathered is None:
-            bank.gathered = torch.empty_like(bank.weight, requires_grad=False).copy_(gradient)
-        else:
-            bank.gathered += gradient
+            gathered, weights, standardised = zip(
+                *((bank.gathered, bank.weight, bank.standardised) for bank in banks), strict=True
+            )
+            results = standardise_backward(gradients, gathered, weights, standardised)
+            for bank in banks:
+                bank.gathered = None
+            return None, None, *results
+        for bank, gradient in zip(banks, gradients, strict=True):
+            if bank.gathered is None:
+                bank.gathered = torch.empty_like(bank.weight, requires_grad=False).copy_(gradient)
+            else:
+                bank.gathered += gradient
         return None, None, None
 
 
@@ -95,19 +102,26 @@ class FilterSharing:
         """The gradients that wait for the step's last pass."""
         return [bank.gathered for bank in self._kept or () if bank.gathered is not None]
 
-    def filters(self, convolutions: Sequence[StdConv2d]) -> list[Tensor]:
-        """The standardised filters of each, of the type that convolutions compute in."""
+    def filters(self, units: Sequence[Sequence[StdConv2d]]) -> Iterator[tuple[Tensor, ...]]:
+        """The standardised filters of each unit's convolutions, of the type that convolutions compute in.
+
+        Take a unit's right before its forward pass. Autograd runs what was made last first: the weights of a unit then
+        have their gradients when the backward pass leaves the unit, and these travel while it goes on.
+        """
         banks = self._kept
         if banks is None:
-            banks = _standardised(convolutions)
+            banks = _standardised([convolution for unit in units for convolution in unit])
             self._kept = banks if self._keeps else None
-        if not torch.is_grad_enabled():
-            return [bank.standardised.filters for bank in banks]
         # Before the last pass nothing may reach the weights, not even a hook: what has the gradient is thrown away.
-        return [
-            _Filters.apply(bank.weight if self._last else torch.zeros((), requires_grad=True), bank, self._last)
-            for bank in banks
-        ]
+        discarded = None if self._last else torch.zeros((), requires_grad=True)
+        rest = iter(banks)
+        for unit in units:
+            of_unit = list(islice(rest, len(unit)))
+            if torch.is_grad_enabled():
+                sources = [bank.weight for bank in of_unit] if discarded is None else [discarded]
+                yield _Filters.apply(of_unit, self._last, *sources)
+            else:
+                yield tuple(bank.standardised.filters for bank in of_unit)
 
 
 def _standardised(convolutions: Sequence[StdConv2d]) -> list[_Bank]:

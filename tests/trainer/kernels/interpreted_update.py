@@ -1,5 +1,7 @@
 """The Triton kernels of standardisation and of the optimiser, in Triton's interpreter; run by test_interpreted.py."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,24 +17,67 @@ def draw(shapes: list[tuple[int, ...]], seed: int, scale: float = 1.0) -> list[T
     return [torch.randn(shape, generator=generator) * scale for shape in shapes]
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 7, 7), (3, 2050, 1, 1), (2, 64, 3, 3)], ids=str)
+BANKS = [(4, 3, 7, 7), (3, 2050, 1, 1), (2, 64, 3, 3), (5, 16, 1, 1)]
+
+
+def cut_from_one(tensors: list[Tensor]) -> list[Tensor]:
+    """The same as views of one vector, as ZeRO has weights: some begin anywhere."""
+    flat = torch.cat([tensors[0].new_zeros(1), *map(Tensor.flatten, tensors)])
+    return [part.view(t.shape) for part, t in zip(flat[1:].split([t.numel() for t in tensors]), tensors, strict=True)]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last, "flat"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_standardise(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    weight, gradient, gathered = (draw([shape], seed)[0] for seed in range(3))
-    weight = weight * 0.3 + 1
-    filters, mean, rstd = torch.empty_like(weight, dtype=dtype), torch.empty(shape[0]), torch.empty(shape[0])
-    standardise_triton.forward(weight, filters, mean, rstd, 1e-10)
-    wide = weight.double().requires_grad_()
-    variance, average = torch.var_mean(wide, dim=(1, 2, 3), keepdim=True, correction=0)
-    expected = (wide - average) / torch.sqrt(variance + 1e-10)
+def test_standardise(dtype: torch.dtype, layout: torch.memory_format | str) -> None:
+    weights, gradients, gathered = (draw(BANKS, seed) for seed in range(3))
+    weights = [weight * 0.3 + 1 for weight in weights]
+    if isinstance(layout, str):
+        weights = cut_from_one(weights)
+    else:
+        weights, gradients, gathered = (
+            [t.contiguous(memory_format=layout) for t in tensors] for tensors in (weights, gradients, gathered)
+        )
+    found = standardise_triton.forward(weights, 1e-10, dtype)
     # To bf16 the interpreter cuts off where a GPU rounds.
     tolerance = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 1e-2}[dtype]
-    assert (filters - expected.to(dtype)).norm() < tolerance * expected.norm()
-    for more in (None, gathered):
-        total = gradient.to(dtype).double() + (0 if more is None else more)
-        (truth,) = torch.autograd.grad(expected, wide, total, retain_graph=True)
-        found = standardise_triton.backward(gradient.to(dtype), more, weight, mean, rstd)
-        assert (found - truth).norm() < 2e-6 * truth.norm()
+    wide = [weight.double().requires_grad_() for weight in weights]
+    expected = []
+    for weight, (filters, _, _) in zip(wide, found, strict=True):
+        variance, average = torch.var_mean(weight, dim=(1, 2, 3), keepdim=True, correction=0)
+        expected.append((weight - average) / torch.sqrt(variance + 1e-10))
+        assert filters.dtype == dtype
+        assert (filters - expected[-1].to(dtype)).norm() < tolerance * expected[-1].norm()
+    assert [filters.stride() for filters, _, _ in found] == [weight.stride() for weight in weights]
+    gradients = [gradient.to(dtype) for gradient in gradients]
+    _, means, rstds = zip(*found, strict=True)
+    for more in ([None] * len(BANKS), gathered, [*gathered[:2], None, None]):
+        results = standardise_triton.backward(gradients, more, weights, means, rstds)
+        for i, result in enumerate(results):
+            total = gradients[i].double() + (0 if more[i] is None else more[i])
+            (truth,) = torch.autograd.grad(expected[i], wide[i], total, retain_graph=True)
+            assert (result - truth).norm() < 2e-6 * truth.norm()
+
+
+def count_launches(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
+    kernel, launches = getattr(standardise_triton, name), []
+
+    class Counted:
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            launches.append(grid[0])
+            return kernel[grid]
+
+    monkeypatch.setattr(standardise_triton, name, Counted())
+    return launches
+
+
+def test_a_launch_for_all_banks_and_one_back_for_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = count_launches(monkeypatch, "standardise_rows")
+    backward = count_launches(monkeypatch, "standardise_rows_backward")
+    weights = draw(BANKS * 2, 0)
+    _, means, rstds = zip(*standardise_triton.forward(weights, 1e-10, torch.float32), strict=True)
+    assert forward == [2 * sum(len(weight) for weight in draw(BANKS, 0))]
+    standardise_triton.backward(weights[:4], [None] * 4, weights[:4], means[:4], rstds[:4])
+    assert backward == [forward[0] // 2]
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

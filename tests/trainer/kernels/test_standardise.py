@@ -59,10 +59,10 @@ def test_against_float64(dtype: torch.dtype, layout: torch.memory_format) -> Non
         filters, expected = by_the_formula(weight, g.to(dtype).double() + more)
         assert (bank.filters.dtype, bank.filters.stride()) == (dtype, weight.stride())
         assert_close(bank.filters, filters.to(dtype), 1e-6 if dtype == torch.float32 else 1e-4)
-        found = standardise_backward(g.to(dtype), more, weight, bank)
+        (found,) = standardise_backward([g.to(dtype)], [more], [weight], [bank])
         assert found.dtype == torch.float32
         assert_close(found, expected, 2e-6)
-        alone = standardise_backward(g.to(dtype), None, weight, bank)
+        (alone,) = standardise_backward([g.to(dtype)], [None], [weight], [bank])
         assert_close(alone, by_the_formula(weight, g.to(dtype))[1], 2e-6)
 
 
@@ -71,7 +71,7 @@ def test_a_gradient_in_another_order() -> None:
     (weight, *_), (gradient, *_), _ = banks(torch.channels_last)
     (bank,) = standardise([weight], EPS, torch.float32)
     last, first = (
-        standardise_backward(gradient.contiguous(memory_format=layout), None, weight, bank)
+        standardise_backward([gradient.contiguous(memory_format=layout)], [None], [weight], [bank])[0]
         for layout in (torch.channels_last, torch.contiguous_format)
     )
     assert torch.equal(last, first)
@@ -84,7 +84,7 @@ def test_threads_change_nothing() -> None:
     for count in (1, 2, 3):
         torch.set_num_threads(count)
         made = standardise(weights, EPS, torch.bfloat16)
-        back = [standardise_backward(g, None, w, b) for g, w, b in zip(gradients, weights, made, strict=True)]
+        back = standardise_backward(gradients, [None] * len(weights), weights, made)
         results.append([bank.filters for bank in made] + back)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
@@ -96,4 +96,4 @@ def test_float64_stays_float64() -> None:
     ):
         filters, expected = by_the_formula(weight, g + more)
         assert_close(bank.filters, filters, 1e-14)
-        assert_close(standardise_backward(g, more, weight, bank), expected, 1e-12)
+        assert_close(standardise_backward([g], [more], [weight], [bank])[0], expected, 1e-12)
