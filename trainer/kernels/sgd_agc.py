@@ -44,8 +44,7 @@ def update(
     else:
         assert found_inf is None
         stats = _update_natively(weights, gradients, momenta, rates)
-    for tensor in (*weights, *(momenta or ())):
-        torch.autograd.graph.increment_version(tensor)
+    torch.autograd.graph.increment_version([*weights, *(momenta or ())])
     return stats
 
 
@@ -53,7 +52,7 @@ def _update_natively(
     weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates
 ) -> ClipStats:
     kernels: Any = library()
-    rows, row_sizes = zip(*map(units, weights), strict=True)
+    rows, row_sizes = zip(*(units(weight.shape) for weight in weights), strict=True)
     numbers = ctypes.c_int64 * len(weights)
     squares = torch.empty(sum(rows), dtype=torch.float64)
     kernels.sgd_agc_step.restype = ctypes.c_int64

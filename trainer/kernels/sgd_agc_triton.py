@@ -4,6 +4,8 @@ A program finds its tensor in a table of addresses, so that any number of tensor
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import triton
@@ -77,45 +79,56 @@ def sgd_agc_units(
             tl.store(weight_ptr + done + place, weight - lr * step, mask=mask)
 
 
+class _Launch(NamedTuple):
+    """What a launch is told of its tensors. `aligned`: units begin at multiples of 16 bytes."""
+
+    aligned: bool
+    num_tensors: int
+    addresses: Tensor
+    tensor_of_unit: Tensor
+    first_unit: Tensor
+    row_sizes: Tensor
+
+
 def update(
     weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates,
     found_inf: Tensor | None,
 ) -> ClipStats:  # fmt: skip
     """See `trainer.kernels.sgd_agc.update`; two launches, one if all units begin at multiples of 16 bytes."""
-    whole: list[tuple[Tensor, ...]] = list(zip(weights, gradients, momenta or weights, strict=True))
-    parts = [
-        (True, [one for one in whole if _is_aligned(one)]),
-        (False, [one for one in whole if not _is_aligned(one)]),
-    ]
+    device = weights[0].device
+    addresses = tuple(tensor.data_ptr() for tensor in (*weights, *gradients, *(momenta or weights)))
     squares, clipped, count = [], [], 0
-    for aligned, tensors in parts:
-        if tensors:
-            of_units, of_clipped = _launch(tensors, momenta is not None, rates, found_inf, aligned)
-            squares.append(of_units)
-            clipped.append(of_clipped)
-            count += len(of_units)
+    for launch in _launches(tuple(weight.shape for weight in weights), addresses, device):
+        num_units = len(launch.tensor_of_unit)
+        squares.append(torch.empty(num_units, device=device))
+        clipped.append(torch.zeros(num_units, dtype=torch.int32, device=device))
+        count += num_units
+        with torch.cuda.device_of(weights[0]):
+            sgd_agc_units[(num_units,)](
+                launch.addresses, launch.tensor_of_unit, launch.first_unit, launch.row_sizes, found_inf,
+                squares[-1], clipped[-1], launch.num_tensors,
+                rates.clipping, rates.lr, rates.momentum, rates.weight_decay, WEIGHT_NORM_FLOOR, GRADIENT_NORM_FLOOR,
+                bool(rates.clipping), momenta is not None, rates.nesterov, launch.aligned, _BLOCK,
+                num_warps=_NUM_WARPS, enable_fp_fusion=True,
+            )  # fmt: skip
     squared_norm = torch.cat(squares).sum(dtype=torch.float64).float()
     return ClipStats(squared_norm, torch.cat(clipped).sum(), count if rates.clipping else 0)
 
 
-def _is_aligned(tensors: tuple[Tensor, ...]) -> bool:
-    _, row_size = units(tensors[0])
-    return row_size % 4 == 0 and all(tensor.data_ptr() % ALIGNED_BYTES == 0 for tensor in tensors)
-
-
-def _launch(
-    tensors: list[tuple[Tensor, ...]], has_momentum: bool, rates: Rates, found_inf: Tensor | None, aligned: bool
-) -> tuple[Tensor, Tensor]:
-    device = tensors[0][0].device
-    tensor_of_unit, first_unit, row_sizes = unit_tables(tuple(units(one[0]) for one in tensors), device)
-    addresses = on_device([one[i].data_ptr() for i in range(3) for one in tensors], device)
-    squares = torch.empty(len(tensor_of_unit), device=device)
-    clipped = torch.zeros(len(tensor_of_unit), dtype=torch.int32, device=device)
-    with torch.cuda.device_of(squares):
-        sgd_agc_units[(len(tensor_of_unit),)](
-            addresses, tensor_of_unit, first_unit, row_sizes, found_inf, squares, clipped, len(tensors),
-            rates.clipping, rates.lr, rates.momentum, rates.weight_decay, WEIGHT_NORM_FLOOR, GRADIENT_NORM_FLOOR,
-            bool(rates.clipping), has_momentum, rates.nesterov, aligned, _BLOCK,
-            num_warps=_NUM_WARPS, enable_fp_fusion=True,
-        )  # fmt: skip
-    return squares, clipped
+@lru_cache(maxsize=4)
+def _launches(shapes: tuple[torch.Size, ...], addresses: tuple[int, ...], device: torch.device) -> list[_Launch]:
+    """Of tensors of these shapes, whose weights, gradients and momenta are at these addresses. From step to step they
+    are the same as a rule."""
+    all_units = [units(shape) for shape in shapes]
+    of_each = [addresses[i :: len(shapes)] for i in range(len(shapes))]
+    launches = []
+    for aligned in (True, False):
+        mine = [
+            i
+            for i, (_, row_size) in enumerate(all_units)
+            if aligned == (row_size % 4 == 0 and all(address % ALIGNED_BYTES == 0 for address in of_each[i]))
+        ]
+        if mine:
+            table = on_device([of_each[i][role] for role in range(3) for i in mine], device)
+            launches.append(_Launch(aligned, len(mine), table, *unit_tables(tuple(all_units[i] for i in mine), device)))
+    return launches

@@ -116,7 +116,7 @@ def standardise_rows_backward(
 
 def forward(weights: Sequence[Tensor], eps: float, dtype: torch.dtype) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Filters, mean and 1 / sqrt(variance + eps) of each bank; see `Standardised`."""
-    device, shapes = weights[0].device, tuple(map(units, weights))
+    device, shapes = weights[0].device, tuple(units(weight.shape) for weight in weights)
     *sizes, total = accumulate((cdiv(weight.numel(), _SPACING) * _SPACING for weight in weights), initial=0)
     filters = torch.empty(total, dtype=dtype, device=device)
     bank_of_row, first_row, row_sizes = unit_tables(shapes, device)
@@ -146,7 +146,7 @@ def backward(
 ) -> list[Tensor]:
     """The gradients of the weights."""
     results = [torch.empty_like(weight) for weight in weights]
-    rows, row_sizes = zip(*map(units, weights), strict=True)
+    rows, row_sizes = zip(*(units(weight.shape) for weight in weights), strict=True)
     blocks = tuple(min(power_of_2(size), _MOST) for size in row_sizes)
     with torch.cuda.device_of(weights[0]):
         standardise_rows_backward[(sum(rows),)](

@@ -32,9 +32,9 @@ class ClipStats(NamedTuple):
     units: int
 
 
-def units(tensor: Tensor) -> tuple[int, int]:
-    """How many units it has, and how many numbers each."""
-    return (len(tensor), tensor.shape[1:].numel()) if tensor.ndim > 1 else (1, tensor.numel())
+def units(shape: torch.Size) -> tuple[int, int]:
+    """How many units a tensor of this shape has, and how many numbers each."""
+    return (shape[0], shape[1:].numel()) if len(shape) > 1 else (1, shape.numel())
 
 
 def unit_norms(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """SGD with momentum whose gradients are clipped adaptively first."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class SGDAGC(torch.optim.SGD):
     clipped_share: Tensor = torch.zeros(())
     stats = ClipStats(torch.zeros(()), torch.zeros(()), 0)
     skip: Tensor | None = None
+    _lies_at: object = None  # where weights, gradients and momenta lay at the step before
+    _kernel_fits = False  # whether there is a kernel for tensors that lie so
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class SGDAGC(torch.optim.SGD):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Clip and update. Parameters without a gradient are left alone. What gradients hold afterwards is not said."""
-        self._make_ready()
+        self._look_at_memory()
         if self.skip is None:
             return self._update(closure)
         if not self.skip.is_cuda:  # where kernels have no such switch, and reading costs nothing
@@ -75,19 +78,39 @@ class SGDAGC(torch.optim.SGD):
         return super().step(closure) if fused is None else None
 
     def _kernel_takes(self, closure: Any) -> bool:
-        if closure is not None or getattr(self, "grad_scale", None) is not None:
+        if not self._kernel_fits or closure is not None or getattr(self, "grad_scale", None) is not None:
             return False
-        tensors = []
+        if any(
+            group["dampening"] or group["maximize"] or isinstance(group["lr"], Tensor) for group in self.param_groups
+        ):
+            return False
+        return getattr(self, "found_inf", None) is None or self.param_groups[0]["params"][0].is_cuda
+
+    def _look_at_memory(self) -> None:
+        """Make tensors ready and see whether the kernel takes them, where they do not all lie as at the step before:
+        looking at hundreds of tensors takes the host longer than launching the update."""
+        found = self._memory()
+        if found is None or found != self._lies_at:
+            self._make_ready()
+            tensors = [tensor for tensors in self._tensors() for tensor in tensors]
+            self._kernel_fits = bool(tensors) and kernel.takes(tensors)
+            self._lies_at = self._memory()
+
+    def _memory(self) -> object:
+        """Address and strides of each tensor of an update; None where one is not ready, or has no address."""
+        lies_at = []
+        for tensors in self._tensors():
+            if any(tensor is None or tensor.is_sparse for tensor in tensors):
+                return None
+            lies_at += [(tensor.data_ptr(), tensor.stride()) for tensor in tensors]
+        return lies_at
+
+    def _tensors(self) -> Iterator[tuple[Any, ...]]:
+        """Weight, gradient and momentum of every parameter that has a gradient; without momentum the first two."""
         for group in self.param_groups:
-            if group["dampening"] or group["maximize"] or isinstance(group["lr"], Tensor):
-                return False
             for p in group["params"]:
                 if p.grad is not None:
-                    tensors += [p, p.grad]
-                    if group["momentum"]:
-                        tensors.append(self.state[p]["momentum_buffer"])
-        found_inf = getattr(self, "found_inf", None)
-        return bool(tensors) and (found_inf is None or tensors[0].is_cuda) and kernel.takes(tensors)
+                    yield (p, p.grad, self.state[p].get("momentum_buffer")) if group["momentum"] else (p, p.grad)
 
     def _update_by_kernel(self, group: dict[str, Any]) -> ClipStats | None:
         weights = [p for p in group["params"] if p.grad is not None]

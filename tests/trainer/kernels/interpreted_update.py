@@ -58,21 +58,22 @@ def test_standardise(dtype: torch.dtype, layout: torch.memory_format | str) -> N
             assert (result - truth).norm() < 2e-6 * truth.norm()
 
 
-def count_launches(monkeypatch: pytest.MonkeyPatch, name: str) -> list[int]:
-    kernel, launches = getattr(standardise_triton, name), []
+def count_launches(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[int]:
+    """The programs of each launch of a kernel."""
+    kernel, launches = getattr(module, name), []
 
     class Counted:
         def __getitem__(self, grid: tuple[int, ...]) -> Any:
             launches.append(grid[0])
             return kernel[grid]
 
-    monkeypatch.setattr(standardise_triton, name, Counted())
+    monkeypatch.setattr(module, name, Counted())
     return launches
 
 
 def test_a_launch_for_all_banks_and_one_back_for_a_unit(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = count_launches(monkeypatch, "standardise_rows")
-    backward = count_launches(monkeypatch, "standardise_rows_backward")
+    forward = count_launches(monkeypatch, standardise_triton, "standardise_rows")
+    backward = count_launches(monkeypatch, standardise_triton, "standardise_rows_backward")
     weights = draw(BANKS * 2, 0)
     _, means, rstds = zip(*standardise_triton.forward(weights, 1e-10, torch.float32), strict=True)
     assert forward == [2 * sum(len(weight) for weight in draw(BANKS, 0))]
@@ -120,13 +121,26 @@ def test_an_overflow_leaves_all_as_it_was() -> None:
 
 
 def test_launches_do_not_grow_with_the_number_of_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
-    launches: list[int] = []
-    launch = sgd_agc_triton._launch
-    monkeypatch.setattr(
-        sgd_agc_triton, "_launch", lambda tensors, *rest: (launches.append(len(tensors)), launch(tensors, *rest))[1]
-    )
+    launches = count_launches(monkeypatch, sgd_agc_triton, "sgd_agc_units")
     for times in (1, 3):
         weights, gradients = draw(SHAPES * times, 0), draw(SHAPES * times, 1)
         sgd_agc_triton.update(weights, gradients, None, Rates(0.05, 0.1, 0.0, 0.0, False), None)
     assert len(launches) == 4
-    assert sum(launches) == 4 * len(SHAPES)
+    assert sum(launches) == 4 * sum(shape[0] if len(shape) > 1 else 1 for shape in SHAPES)
+
+
+def test_tables_go_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[int] = []
+    on_device = sgd_agc_triton.on_device
+    monkeypatch.setattr(
+        sgd_agc_triton,
+        "on_device",
+        lambda numbers, device: (copies.append(len(numbers)), on_device(numbers, device))[1],
+    )
+    weights, gradients = draw(SHAPES, 0), draw(SHAPES, 1)
+    for _ in range(3):
+        sgd_agc_triton.update(weights, gradients, None, Rates(0.05, 0.1, 0.0, 0.0, False), None)
+    assert sum(copies) == 3 * len(SHAPES)
+    moved = [gradient.clone() for gradient in gradients]
+    sgd_agc_triton.update(weights, moved, None, Rates(0.05, 0.1, 0.0, 0.0, False), None)
+    assert sum(copies) == 6 * len(SHAPES)

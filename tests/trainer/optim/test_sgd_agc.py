@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.kernels import sgd_agc as kernel
 from trainer.kernels.native import library
 from trainer.optim.agc import clip_adaptively
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -327,3 +328,28 @@ def test_autograd_notices_the_kernels_update(way: str) -> None:
     SGDAGC([weight], lr=0.1).step()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.sum().backward()
+
+
+def test_tensors_are_looked_at_again_only_where_they_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, looks = parameters(), []
+    takes = kernel.takes
+    monkeypatch.setattr(kernel, "takes", lambda tensors: (looks.append(1), takes(tensors))[1])
+    optimizer = SGDAGC(params, lr=0.1)
+    set_gradients(params, 0)
+    for _ in range(3):
+        optimizer.step()
+    assert len(looks) == 1
+    params[0].grad = params[0].grad.clone()
+    optimizer.step()
+    assert len(looks) == 2
+    # The same memory, read in another order: the update must still be SGD's.
+    reference = copy.deepcopy(params)
+    other = SGDAGC(reference, lr=0.1)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    params[1].grad = params[1].grad.flatten().view(6, 5).T
+    reference[1].grad = params[1].grad.contiguous()
+    reference[0].grad, reference[2].grad = params[0].grad.clone(), params[2].grad.clone()
+    optimizer.step()
+    other.step()
+    assert len(looks) == 4
+    assert_same(params, reference)
