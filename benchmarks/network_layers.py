@@ -2,7 +2,7 @@
 arithmetic, or all of it measured."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -46,17 +46,19 @@ def job_of(
     update_gb_s: float,
     kernel_us: float = 0.0,
     image_bytes: float = 0.0,
+    filters_last: bool = False,
 ) -> Job:
     """A job of `images` images per rank whose convolutions and head run at `tflops` 1e12 operations/s; each kernel
     takes at least `kernel_us`, one of the backward pass twice that, as it is two. Gradients come in the shipped
-    model's own order."""
+    model's own order, or with `filters_last` those of the filters after all others."""
 
     def seconds(kernels: tuple[int, ...], launches: int) -> float:
         return sum(max(flops * images / (tflops * 1e12), launches * kernel_us * 1e-6) for flops in kernels)
 
     trace = trace_step(model_name, num_classes, image_size)
+    order = _filters_last(trace.backward) if filters_last else trace.backward
     layers: list[Layer] = []
-    for _, ready in groupby(trace.backward, key=_Together()):
+    for _, ready in groupby(order, key=_Together()):
         gradients = list(ready)
         sizes = tuple(gradient.elements for gradient in gradients)
         layers.append(Layer(gradients[0].name, sizes, seconds(gradients[0].kernels, 2)))
@@ -69,6 +71,19 @@ def job_of(
         image_bytes,
         checkpoint_bytes=2.0 * 4 * elements,  # fp32 weights and momentum
     )
+
+
+def _filters_last(backward: Sequence[Gradient]) -> list[Gradient]:
+    kernels: tuple[int, ...] = ()
+    first, last = [], []
+    for gradient in backward:
+        kernels += gradient.kernels
+        if "conv" in gradient.name:
+            last.append(gradient._replace(kernels=()))
+        else:
+            first.append(gradient._replace(kernels=kernels))
+            kernels = ()
+    return [*first, last[0]._replace(kernels=kernels), *last[1:]]
 
 
 class _Together:

@@ -34,6 +34,8 @@ class Published:
     image_size: int
     images_per_rank: int
     source: str
+    note: str
+    """What else must be known of the points."""
 
     def points(self, held_out: bool) -> list[tuple[int, float]]:
         """(ranks, percent) to calibrate on, or those held out. One rank, 100 % by definition, is neither."""

@@ -19,9 +19,10 @@ import numpy as np
 import tyro
 
 from benchmarks.loading import versions
+from benchmarks.network import simulate
 from benchmarks.network_fit import FREE, calibrate, efficiency, predict
 from benchmarks.network_layers import job_of
-from benchmarks.network_profile import load_profile
+from benchmarks.network_profile import Profile, load_profile
 from benchmarks.network_wire import measure_wire
 from benchmarks.scaling_predict import sync_of
 from data_pipelines.entry import entry_point
@@ -92,12 +93,34 @@ def against_paper() -> dict[str, Any]:
         "free_parameters": {name: getattr(fit.profile.machine, name) for name in FREE},
         "residuals": fit.residuals,
         "held_out": rows,
+        "overlap": [overlap(fit.profile, size, engine) for engine in ("horovod", "ddp")],
         "misses_by_interference": {str(share): misses(share) for share in _INTERFERENCES},
         "target_points": _PAPER_TARGET,
         "met": all(
             abs(row["miss"]) <= _PAPER_TARGET and abs(row["miss"]) < abs(row["straight_line_miss"]) for row in rows
         ),
     }
+
+
+def overlap(profile: Profile, size: tuple[str, int, int, int], engine: str, ranks: int = 1024) -> dict[str, Any]:
+    """What a step of so many ranks waits for gradients, as a share of it, and its efficiency: with the gradients in the
+    shipped model's order, with those of the filters after all others, and exchanged after the backward pass."""
+    shipped, last = (
+        job_of(*size, profile.tflops, profile.update_gb_s, profile.kernel_us, filters_last=at_end)
+        for at_end in (False, True)
+    )
+    sync = sync_of(engine)
+    cases = {
+        "unit_by_unit": (shipped, sync),
+        "filters_last": (last, sync),
+        "after_the_pass": (shipped, replace(sync, packing="end")),
+    }
+    found: dict[str, Any] = {"engine": engine, "ranks": ranks}
+    for name, (job, how) in cases.items():
+        step = simulate(job, profile.machine, how, ranks)
+        share = efficiency(lambda _, job=job: job, profile.machine, how, ranks)  # type: ignore[misc]
+        found[name] = {"exposed_share": step.exposed_s / step.seconds, "efficiency": share}
+    return found
 
 
 def straight_line(points: Sequence[tuple[int, float]], ranks: Sequence[int]) -> list[float]:

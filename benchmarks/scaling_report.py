@@ -59,6 +59,8 @@ def markdown(rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> st
             + ".",
             "",
         ]
+    if profile.published is not None:
+        lines += [f"{profile.published.source}. {profile.published.note}", ""]
     lines += _accuracy_lines(about.get("accuracy", [])) + _advice_lines(about.get("advice", []))
     return "\n".join(lines) + "\n"
 

@@ -11,10 +11,11 @@ from torch._C import _distributed_c10d
 
 from benchmarks.network import Job, Layer, Machine, Sync, all_reduce_s, buckets, expected_maximum, simulate
 from benchmarks.network_fit import calibrate, efficiency, predict, uncalibrated
-from benchmarks.network_layers import job_of, multiply_adds, scaled_to
+from benchmarks.network_layers import job_of, multiply_adds, scaled_to, trace_step
 from benchmarks.network_profile import load_profile, profile_names
-from benchmarks.network_validate import _PAPER_TARGET, against_paper, straight_line
+from benchmarks.network_validate import _PAPER_TARGET, against_paper, overlap, straight_line
 from data_pipelines.errors import InputError
+from trainer.models.bit import build_model
 
 MB = 1 << 20
 QUIET = Machine(
@@ -159,6 +160,28 @@ def test_layers_come_as_the_model_has_them_and_hold_every_parameter() -> None:
     stretched = scaled_to(job, 2.0)
     assert stretched.compute_s == pytest.approx(2.0)
     assert isclose(stretched.forward_s / job.forward_s, 2.0 / job.compute_s)
+
+
+def test_the_order_is_that_of_a_real_backward_pass() -> None:
+    ready: list[str] = []
+    model = build_model("r14x0.5", 10)
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: ready.append(name))
+    with model.filter_sharing.micro_batch(last=True):
+        model(torch.zeros(1, 3, 32, 32)).sum().backward()
+    assert [gradient.name for gradient in trace_step("r14x0.5", 10, 32).backward] == ready
+
+
+def test_what_overlap_is_worth_at_1024_gpus() -> None:
+    size = "r50x1", 1000, 224, 16
+    shipped, last = (job_of(*size, 20.0, 1000.0, filters_last=at_end) for at_end in (False, True))
+    assert last.compute_s == pytest.approx(shipped.compute_s)
+    assert sum(last.layers[-1].elements) > 0.9 * sum(sum(layer.elements) for layer in shipped.layers)
+    for engine in ("horovod", "ddp"):
+        found = overlap(load_profile("juwels-booster"), size, engine)
+        shares = [found[name]["exposed_share"] for name in ("unit_by_unit", "filters_last", "after_the_pass")]
+        assert shares[0] < 0.3 * min(shares[1:])
+        assert found["unit_by_unit"]["efficiency"] > found["filters_last"]["efficiency"]
 
 
 def test_calibration_finds_what_made_the_points() -> None:
