@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from trainer.kernels.group_norm_relu import kernel_works
 from trainer.kernels.layout import laid_out_alike, rows_lie_together
 from trainer.kernels.native import library, pointer, pointers, threads
+from trainer.profiling.categories import STANDARDISATION
+from trainer.profiling.ranges import named_range
 
 
 class Standardised(NamedTuple):
@@ -31,7 +33,7 @@ def standardise(weights: Sequence[Tensor], eps: float, dtype: torch.dtype) -> li
 
     They keep the memory layout of the weights. No gradients.
     """
-    with torch.no_grad():
+    with torch.no_grad(), named_range(STANDARDISATION):
         banks = [_empty(weight, dtype) for weight in weights]
         native = [i for i, weight in enumerate(weights) if _native_takes(weight, dtype)]
         if native:
