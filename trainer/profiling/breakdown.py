@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 from trainer.profiling.categories import (
@@ -40,7 +41,8 @@ class Breakdown:
 
     ms: what each category takes, which adds up to step_ms; "communication" is what no computing overlaps. other_ms:
     the operations, or kernels, that "other" consists of. layout_copies: how often a step copies a 4-D tensor from
-    channels-last to channels-first or back, by operation and direction. launches: kernels of a step.
+    channels-last to channels-first or back, by operation and direction with the largest size. launches: kernels of a
+    step.
     """
 
     steps: int
@@ -86,7 +88,7 @@ class _ThreadLog:
         self.owned: list[tuple[Event, _Owner]] = []
         self.pieces: list[_Piece] = []
         self._around: list[tuple[float, _Owner]] = []
-        self._at = 0.0
+        self._at = float("-inf")
         for event in sorted(operations, key=lambda e: (e["ts"], -e["dur"])):
             self._leave_until(event["ts"])
             self._go_on(event["ts"])
@@ -230,12 +232,20 @@ def _partition(spans: Iterable[_Span], order: Sequence[Category], start: float, 
 
 def _layout_copies(logs: Iterable[_ThreadLog], kernels: Iterable[Event], steps: int) -> dict[tuple[str, str], float]:
     counts: Counter[tuple[str, str]] = Counter()
+    largest: dict[tuple[str, str], list[int]] = {}
     for log in logs:
         for event, owner in log.owned:
             if event["name"] == "aten::copy_" and (direction := _direction(event.get("args", {}))):
-                counts[owner.label or event["name"], direction] += 1
+                name, size = (owner.label or event["name"], direction), event["args"]["Input Dims"][0]
+                counts[name] += 1
+                largest[name] = max(largest.get(name, size), size, key=prod)
     counts.update((_short(kernel["name"]), "in cuDNN") for kernel in kernels if changes_layout(kernel["name"]))
-    return {name: count / steps for name, count in counts.most_common()}
+
+    def in_full(name: tuple[str, str]) -> tuple[str, str]:
+        size = largest.get(name)
+        return name if size is None else (name[0], f"{name[1]}, up to {'x'.join(map(str, size))}")
+
+    return {in_full(name): count / steps for name, count in counts.most_common()}
 
 
 def _direction(arguments: Event) -> str | None:

@@ -90,7 +90,7 @@ class _Recorder:
     def __init__(self, job: Job, engine: Engine, first_step: int, steps: int) -> None:
         self._job, self._engine, self._first = job, engine, first_step + WARM_UP_STEPS
         self._on_gpu = engine.device.type == "cuda"
-        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # or it reports on itself, and on GPUs that are not there
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it reports on itself, and on GPUs that are not there
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._on_gpu else [])]
         self._profile = profile(
             activities=activities,
