@@ -7,11 +7,13 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
+from trainer.config import Precision
 from trainer.energy import EnergyCounter
 from trainer.engines.base import Engine, Update
 from trainer.gpu_peaks import peak_flops
@@ -94,12 +96,19 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def _peak_of_all(job: Job, engine: Engine) -> float | None:
-    """Floating-point operations per second of all ranks' GPUs, taken to be like this one; None on a CPU, of which no
-    table says them, and where they are not known, which is said."""
+    """Floating-point operations per second of all ranks' GPUs, taken to be like this one; None where they are not
+    known, as on a CPU, of which no table says them."""
     if engine.device.type != "cuda":
         return None
-    gpu = torch.cuda.get_device_name(engine.device)
-    peak = peak_flops(gpu, job.config.precision, job.config.runtime.tf32)
-    if peak is None and engine.rank == 0:
-        print(f"the peak of {gpu} is not known here, so there is no train/mfu", file=sys.stderr, flush=True)
+    gpu, config = torch.cuda.get_device_name(engine.device), job.config
+    peak = _known_peak(gpu, config.precision, config.runtime.tf32, engine.rank == 0)
     return None if peak is None else peak * engine.world_size
+
+
+@cache
+def _known_peak(gpu: str, precision: Precision, tf32: bool, speaks: bool) -> float | None:
+    """Says, once, where it is not known."""
+    peak = peak_flops(gpu, precision, tf32)
+    if peak is None and speaks:
+        print(f"the peak of {gpu} in {precision} is not known, so there is no train/mfu", file=sys.stderr, flush=True)
+    return peak

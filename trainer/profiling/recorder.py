@@ -127,7 +127,8 @@ class _Recorder:
         try:
             self._leave_phase()
             if recorded < self._steps:
-                self._say(f"warning: --profile {self._steps}: the run ends after {max(0, recorded)} recorded steps")
+                number = _count(max(0, recorded), "recorded step")
+                self._say(f"warning: --profile {self._steps}: this start ends after {number}")
             if self._begun >= 0:
                 self._wait_for_device()
                 self._profile.stop()

@@ -48,8 +48,8 @@ def run_of(config: Config, run_dir: Path, **start: Any) -> dict[str, Any]:
 
 
 def runs_on_ranks(configs: list[Config], run_dirs: list[Path]) -> None:
+    engine = ENGINES[configs[0].runtime.engine](configs[0].runtime, "fp32")
     for config, run_dir in zip(configs, run_dirs, strict=True):
-        engine = ENGINES[config.runtime.engine](config.runtime, "fp32")
         run(config, Start(run_dir), engine, {"kind": "test"})
     engine.close()
 
@@ -170,7 +170,7 @@ def test_what_a_stopped_run_has_recorded_is_written_and_a_resumed_one_records_wh
     done = checkpoint.step_of(checkpoint.numbered(tmp_path)[-1])
     recorded = done - WARM_UP_STEPS
     assert 1 <= recorded < 8
-    assert f"warning: --profile 8: the run ends after {recorded} recorded step" in capfd.readouterr().err
+    assert f"warning: --profile 8: this start ends after {recorded} recorded step" in capfd.readouterr().err
     first = f"steps-4-{done - 1}"
     assert left_by(tmp_path) == [f"{first}.json.gz", f"{first}.md"]
     seen = read_trace(tmp_path, first)
@@ -188,10 +188,10 @@ def test_too_few_steps_left_are_said(
 ) -> None:
     config = config_of(str(phantoms), 3)
     with monkeypatch.context() as patch:
-        interrupt(patch, after=3)
+        interrupt(patch, after=2)
         with pytest.raises(Stopped):
             run_of(config, tmp_path)
-    assert "warning: --profile 3: the run ends after 0 recorded steps" in capfd.readouterr().err
+    assert "warning: --profile 3: this start ends after 0 recorded steps" in capfd.readouterr().err
     run_of(config, tmp_path)
     assert "warning: --profile 3: none is recorded, as this start has" in capfd.readouterr().err
     assert not (tmp_path / "profile").exists()
