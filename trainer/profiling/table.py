@@ -88,5 +88,5 @@ def _layouts(found: Breakdown) -> str:
     if not found.layout_copies:
         return "No operation copies a tensor from channels-last to channels-first or back."
     lines = ["| copies a 4-D tensor, activations or filters, into the other layout | times per step |", "|---|---:|"]
-    lines += [f"| `{name}`, {direction} | {count:g} |" for (name, direction), count in found.layout_copies.items()]
+    lines += [f"| `{name}`, {direction} | {count:.4g} |" for (name, direction), count in found.layout_copies.items()]
     return "\n".join(lines)
