@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from benchmarks.energy import EnergyCounter
+from trainer.energy import EnergyCounter
 from trainer.engines.base import Engine, Update
 
 
@@ -45,8 +45,8 @@ class Meter:
             self.joules = self._energy.stop()
         return update
 
-    def sum(self, tensor: Tensor) -> Tensor:
-        """The engine's; the first of the step after the last window ends the run, on all ranks alike."""
+    def set_lr(self, lr: float) -> None:
+        """The engine's; that of the step after the last window ends the run, on all ranks alike."""
         if self._steps == self.total_steps:
             raise MeasuredEnough("measured")
-        return self._engine.sum(tensor)
+        self._engine.set_lr(lr)

@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 import tyro
 
-from benchmarks.energy import EnergyCounter
 from benchmarks.outcome import leave, measured_device
 from benchmarks.throughput_memory import GPUS, kept_beside_timm, plan
 from benchmarks.throughput_models import (
@@ -34,7 +33,6 @@ from benchmarks.throughput_models import (
     Step,
     Turn,
     bound_step,
-    convolution_flops,
     images_and_labels,
     layout_probe,
     our_turn,
@@ -43,9 +41,11 @@ from benchmarks.throughput_models import (
 )
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
+from trainer.energy import EnergyCounter
 from trainer.engines.device import cpu_threads
 from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS, build_model
+from trainer.models.flops import training_flops
 
 OURS, OURS_COMPILED, OURS_GRAPHS, BOUND = "ours", "ours_compiled", "ours_graphs", "convolutions_only"
 EAGER_LAST, COMPILED_LAST = "timm_nhwc", "timm_nhwc_compiled"
@@ -203,7 +203,7 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
         if used_by_step:
             about[name]["joules_per_1000_images"] = median(used_by_step) / batch_size * 1000
     kept = kept_beside_timm(settings.model, TIMM_TWINS[settings.model], NUM_CLASSES, settings.image_size, device)
-    flops = convolution_flops(settings.model, settings.image_size) * batch_size
+    flops = training_flops(settings.model, NUM_CLASSES, settings.image_size) * batch_size
     on_gpu = device.type == "cuda"
     return {
         "benchmark": "throughput",

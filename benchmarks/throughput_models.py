@@ -195,29 +195,6 @@ def bound_step(name: str, batch: tuple[Tensor, Tensor], device: torch.device) ->
     return step
 
 
-def convolution_flops(name: str, image_size: int) -> int:
-    """Floating-point operations of one image's forward and backward pass in convolutions and head: 2 for each
-    multiply-add, three times the forward's, without the first layer's gradient of the image."""
-    total = 0
-
-    def count(module: nn.Module, _: Any, output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, StdConv2d):
-            multiply_adds = output.numel() * module.weight[0].numel()
-        elif isinstance(module, nn.Linear):
-            multiply_adds = module.weight.numel()
-        else:
-            return
-        total += 2 * multiply_adds * (2 if getattr(module, "in_channels", 0) == 3 else 3)
-
-    with torch.device("meta"):
-        model = build_model(name, NUM_CLASSES)
-        for module in model.modules():
-            module.register_forward_hook(count)
-        model(torch.empty(1, 3, image_size, image_size))
-    return total
-
-
 def layout_probe(name: str, batch: tuple[Tensor, Tensor], device: torch.device) -> list[str]:
     """Operations of a step whose input activations are channels-last and whose output is not."""
     from torch.utils._python_dispatch import TorchDispatchMode

@@ -207,6 +207,9 @@ class RuntimeConfig:
     """Let fp32 matrix products and convolutions use TF32 on GPUs that have it: faster, with 10 bits of mantissa."""
     log_every: int = 50
     """Steps between two rows of metrics."""
+    profile: int | None = None
+    """Record so many steps, after 4 that warm up, with torch.profiler: a trace, and a table of where their time goes,
+    in RUN/profile. None: none."""
     save_every: int = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
@@ -221,7 +224,7 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         _require_known_choices(self)
         counts = ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
-        for name in (*counts, "max_failed_saves", "connect_timeout_s", "timeout_s", "max_skipped_steps"):
+        for name in (*counts, "profile", "max_failed_saves", "connect_timeout_s", "timeout_s", "max_skipped_steps"):
             value = getattr(self, name)
             flag = f"--{name.replace('_', '-')}"
             if isinstance(value, str):
@@ -296,6 +299,10 @@ class Config:
         _require(self.global_batch_size > 0, f"--global-batch-size is {self.global_batch_size}; it must be at least 1")
         _require(self.eval_every is None or self.eval_every > 0, f"--eval-every is {self.eval_every}; at least 1")
         _require(bool(self.data.sets), "no data set; name one with --data.sets")
+        _require(
+            self.mode == "finetune" or self.runtime.profile is None,
+            f"--profile records training steps, and --mode {self.mode} has none; leave out one of them",
+        )
         if self.data.mixup_alpha:
             sizes = {
                 "--global-batch-size": self.global_batch_size,

@@ -23,6 +23,7 @@ from trainer.job import Job, make_job
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
 from trainer.preflight import preflight
+from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
 from trainer.resume_command import resume_command
 from trainer.saving import UnsavedError
@@ -63,17 +64,20 @@ def carry_out(
     run_dir = _run_dir(config, start, engine)
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
+    require_steps(job)
     settings = settings_of(config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
     result = finished(run_dir, settings, start)
     if start.preflight_only:
+        say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
         return {}
     if result is not None:
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
         if engine.rank == 0:
             print(f"{run_dir} is finished", flush=True)
+        say_nothing_is_recorded(job, engine, "the run is finished; --no-resume begins another one")
         return result
     if engine.rank == 0:
         for warning in job.warnings:

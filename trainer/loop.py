@@ -2,7 +2,6 @@
 
 import math
 from itertools import islice
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -13,10 +12,12 @@ from data_pipelines.faults import Unseen
 from data_pipelines.index import Index
 from data_pipelines.order import evaluation_order
 from trainer.account import UNJUDGED, note_unjudged
-from trainer.engines.base import Engine, Update
+from trainer.engines.base import Engine
 from trainer.job import Job
 from trainer.losses import count_labels, loss_sum, model_input, targets
+from trainer.meter import Meter
 from trainer.metrics import compute_metrics
+from trainer.profiling.recorder import recorded_steps
 from trainer.saving import Saver, require_finite
 from trainer.signals import NEVER, Stopped, StopSignals
 from trainer.tracking import Tracker
@@ -33,7 +34,8 @@ def train(
     step, once any of them was asked to `stop`. Raises RunError on every rank if it cannot be saved.
     """
     with Saver(job, engine, best) as saver:
-        _train(job, engine, tracker, first_step, saver, stop)
+        with recorded_steps(job, engine, first_step):
+            _train(job, engine, tracker, first_step, saver, stop)
         engine.heartbeat.enter("saving")
         saver.finish()
 
@@ -41,15 +43,14 @@ def train(
 def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
     task, num_classes, runtime = job.train.task, job.train.num_classes, job.config.runtime
     batches, num_micro_batches = job.training_batches(engine, first_step)
-    watch, meter = LossWatch(job, engine, first_step), Meter()
+    watch, meter = LossWatch(job, engine, first_step), Meter(job, engine)
     beat = engine.heartbeat
     for step in range(first_step, job.total_steps):
         beat.enter("data", step)
         lr = job.schedule(step)
         engine.set_lr(lr)
-        waiting = perf_counter()
-        micro_batches = list(islice(batches, num_micro_batches))
-        meter.waited_s += perf_counter() - waiting
+        with meter.waiting():
+            micro_batches = list(islice(batches, num_micro_batches))
         num_labels: Tensor | int = job.config.global_batch_size
         if task == "multi_label":
             beat.enter("exchange")
@@ -72,31 +73,28 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
         watch.see(step, lr, report, update, unseen)
         done = step + 1
         tracker.advance()
-        meter.images += job.config.global_batch_size
+        meter.advance()
         if due(done, runtime.log_every, job.total_steps):
             watch.settle()
             slowest, in_words = beat.slowest()
             loss_of_all = report[: engine.world_size].sum()
-            scalars = training_scalars(lr, loss_of_all, update, meter) | saver.take_figures() | slowest
+            scalars = meter.scalars(lr, loss_of_all, update) | saver.take_figures() | slowest
             tracker.scalars(done, scalars, in_words)
-            meter = Meter()
         if job.val is not None and due(done, job.config.eval_every, job.total_steps):
             watch.settle()
-            started = perf_counter()
-            require_finite(engine.model.parameters(), done)
-            metrics = evaluate(job, engine, job.val)
-            tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
-            metric = metrics[job.train.metric]  # NaN is never better: the last checkpoint counts then
-            if metric > (-math.inf if saver.best is None else saver.best):
-                saver.save(done, metric)
-            meter.paused_s += perf_counter() - started
+            with meter.paused():
+                require_finite(engine.model.parameters(), done)
+                metrics = evaluate(job, engine, job.val)
+                tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
+                metric = metrics[job.train.metric]  # NaN is never better: the last checkpoint counts then
+                if metric > (-math.inf if saver.best is None else saver.best):
+                    saver.save(done, metric)
         stopping = watch.stop_asked and done < job.total_steps
         if stopping or due(done, runtime.save_every, job.total_steps):
             watch.settle()
-            started = perf_counter()
             beat.enter("saving")
-            saver.save(done)
-            meter.paused_s += perf_counter() - started
+            with meter.paused():
+                saver.save(done)
         if stopping:
             saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
             raise Stopped(done, stop.received)
@@ -149,31 +147,6 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
             "metrics. Take --precision bf16 or fp32, lower the learning rate, or look at the weights it began with"
         )
     return outputs.contiguous(), lost
-
-
-class Meter:
-    """What happened since the last row of metrics."""
-
-    def __init__(self) -> None:
-        self.started = perf_counter()
-        self.images = 0
-        self.waited_s = 0.0
-        self.paused_s = 0.0
-
-
-def training_scalars(lr: float, loss: Tensor, update: Update, meter: Meter) -> dict[str, float]:
-    """One row of metrics. Throughput leaves out evaluation and saving; reading the tensors waits for the device."""
-    values = {
-        "train/loss": loss.item(),
-        "train/lr": lr,
-        "train/grad_norm": update.grad_norm.item(),
-        "train/clipped_share": update.clipped_share.item(),
-    }
-    elapsed_s = perf_counter() - meter.started - meter.paused_s
-    return values | {
-        "train/images_per_s": meter.images / elapsed_s,
-        "train/data_wait_share": meter.waited_s / elapsed_s,
-    }
 
 
 def due(done: int, every: int | None, total: int) -> bool:

@@ -86,6 +86,8 @@ class Heartbeat:
         self._device_clock = _DeviceClock() if device.type == "cuda" else None
         self._host = os.environ.get("SLURMD_NODENAME", platform.node())
         self._runs = 0
+        self.listener: Callable[[Phase, int | None], None] | None = None
+        """Is told of every phase, and of its step where one begins, by the thread that trains."""
         self._begin()
 
     def _begin(self) -> None:
@@ -107,6 +109,8 @@ class Heartbeat:
             self._longest_s = max(self._longest_s, lasted)
         if self._device_clock is not None:
             self._device_clock.enter(phase)
+        if self.listener is not None:
+            self.listener(phase, step)
         if step is not None:
             self._step = step
             self._steps += 1

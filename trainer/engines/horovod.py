@@ -18,6 +18,8 @@ from data_pipelines.errors import InputError
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous, interface_to
 from trainer.engines.replica import ReplicaEngine
+from trainer.profiling.categories import HOROVOD
+from trainer.profiling.ranges import named_range
 
 _INSTALL = "launchers/install_horovod.sh"
 
@@ -80,17 +82,19 @@ class HorovodEngine(ReplicaEngine):
         self._travelling.append((handle, sent, gradient))
 
     def _finish_reduction(self) -> None:
-        for handle, sent, gradient in self._travelling:
-            self._hvd.synchronize(handle)
-            if sent is not gradient:
-                gradient.copy_(sent)
+        with named_range(HOROVOD):
+            for handle, sent, gradient in self._travelling:
+                self._hvd.synchronize(handle)
+                if sent is not gradient:
+                    gradient.copy_(sent)
         self._travelling.clear()
 
     def _all_reduce(self, tensor: Tensor) -> Tensor:
         # Calls of one kind share a name, and never overlap: Horovod remembers names.
         flat = tensor.flatten()
         name = f"sum.{tensor.dtype}.{len(flat)}"
-        return self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum).view(tensor.shape)
+        with named_range(HOROVOD):
+            return self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum).view(tensor.shape)
 
     def close(self) -> None:
         super().close()

@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from trainer.kernels.group_norm_relu import kernel_works
 from trainer.kernels.layout import laid_out_alike, rows_lie_together
 from trainer.kernels.native import library, pointer, pointers, threads
+from trainer.profiling.categories import STANDARDISATION
+from trainer.profiling.ranges import named_range
 
 
 class Standardised(NamedTuple):
@@ -31,7 +33,7 @@ def standardise(weights: Sequence[Tensor], eps: float, dtype: torch.dtype) -> li
 
     They keep the memory layout of the weights. No gradients.
     """
-    with torch.no_grad():
+    with torch.no_grad(), named_range(STANDARDISATION):
         if _triton_takes(weights):
             from trainer.kernels import standardise_triton  # needs Triton
 
@@ -51,7 +53,7 @@ def standardise_backward(
     banks: Sequence[Standardised],
 ) -> list[Tensor]:
     """The gradients of some weights, of their type, from those of their filters; `gathered`, of the weights' type and
-    layout, are added to these first. All banks have something gathered, or none has."""
+    layout, are added to these first, where there are any."""
     weights = [weight.detach() for weight in weights]
     gradients = [_laid_out_like(weight, gradient) for weight, gradient in zip(weights, gradients, strict=True)]
     if _triton_takes(weights):
