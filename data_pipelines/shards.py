@@ -37,13 +37,14 @@ _MOST_DESCRIBED_BYTES = 1 << 20
 @dataclass(frozen=True)
 class EncodedImage:
     """A verified image as it goes into a shard: `encoded` is the file's bytes, `suffix` is "jpg" or "png", height and
-    width are in pixels, `channels` is 1 or 3."""
+    width are in pixels, `channels` is 1 or 3, `is_shrunk` a photograph that was larger."""
 
     encoded: bytes
     suffix: str
     height: int
     width: int
     channels: int
+    is_shrunk: bool = False
 
 
 @contextmanager
