@@ -55,7 +55,7 @@ def verify_image(encoded: bytes, shorter_side: int | None = None) -> EncodedImag
         pixels = np.asarray(image if is_plain else image.convert("RGB"))
     if side:
         return _shrunk(np.atleast_3d(pixels), side, "jpg" if _is_jpeg(encoded) else "png")
-    return EncodedImage(encode_png(pixels), "png", *pixels.shape[:2], 3)
+    return EncodedImage(encode_png(pixels), "png", pixels.shape[0], pixels.shape[1], 3)
 
 
 def _side_to_shrink_to(shorter_side: int | None, height: int, width: int) -> int | None:

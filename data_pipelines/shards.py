@@ -150,6 +150,8 @@ def _require_description(manifest: dict[str, Any]) -> None:
         raise ValueError("what it says of patients is not known")
     if manifest.get("metric", "top1") not in ("top1", "auc"):
         raise ValueError("its metric is not known")
+    if type(side := manifest.get("shorter_side", 1)) is not int or side < 1:
+        raise ValueError("the shorter side of its images is no number of pixels")
 
 
 class ShardReader:

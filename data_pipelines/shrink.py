@@ -1,4 +1,4 @@
-"""Photographs shrunk once by `prepare --shorter-side`, so that training need not decode twelve megapixels for a crop."""
+"""Photographs shrunk once by `prepare --shorter-side`, so that training decodes no megapixels for a crop."""
 
 from itertools import pairwise
 from math import ceil
@@ -45,7 +45,7 @@ def shrunk_size(height: int, width: int, side: int) -> tuple[int, int]:
 def shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     """uint8 [H, W, C] with the shorter side at `side`: each new pixel is the mean of the area that it covers, in which
     a pixel that is covered in part counts by that part."""
-    height, width = shrunk_size(*pixels.shape[:2], side)
+    height, width = shrunk_size(pixels.shape[0], pixels.shape[1], side)
     columns = _mean_rows(_mean_rows(pixels, height).swapaxes(0, 1), width)
     return np.ascontiguousarray(np.rint(columns).astype(np.uint8).swapaxes(0, 1))
 
@@ -77,8 +77,8 @@ def size_note(heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer])
         return None
     megapixels = (heights.astype(np.float64) * widths).mean() / 1e6
     return (
-        f"the images have {megapixels:.1f} megapixels on average; prepared with --shorter-side {SUGGESTED_SIDE}, reading "
-        f"them would be about {times:.0f} times faster, by the cost of decoding a pixel (or train with "
+        f"the images have {megapixels:.1f} megapixels on average; prepared with --shorter-side {SUGGESTED_SIDE}, "
+        f"reading them would be about {times:.0f} times faster, by the cost of decoding a pixel (or train with "
         "--data.scaled-decode, which leaves the files as they are)"
     )
 
@@ -88,6 +88,6 @@ def shrunk_note(side: int, shrunk: int, images: int) -> str:
     if not shrunk:
         return f"--shorter-side {side} changed nothing: no image has a longer shorter side; all are stored as they were"
     return (
-        f"{shrunk:,} of {images:,} photographs were shrunk to a shorter side of {side} pixels by an area filter, what was "
-        f"JPEG as JPEG of quality {JPEG_QUALITY}, the others without loss; the rest is stored as it was"
+        f"{shrunk:,} of {images:,} photographs were shrunk to a shorter side of {side} pixels by an area filter, what "
+        f"was JPEG as JPEG of quality {JPEG_QUALITY}, the others without loss; the rest is stored as it was"
     )

@@ -61,8 +61,8 @@ def csv_table(
         xray_size: The images are X-rays: store the central square as grey of this many pixels a side, e.g. 256. None
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
-        shorter_side: Shrink photographs whose shorter side is longer than this many pixels, e.g. 512, to it, once, by an
-            area filter: JPEG files become JPEG of quality 95, others PNG; smaller ones stay byte for byte.
+        shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
         horizontal_flip: Whether a mirrored image still shows the same.
     """
     choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
@@ -121,8 +121,8 @@ def image_folder(
         xray_size: The images are X-rays: store the central square as grey of this many pixels a side, e.g. 256. None
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
-        shorter_side: Shrink photographs whose shorter side is longer than this many pixels, e.g. 512, to it, once, by an
-            area filter: JPEG files become JPEG of quality 95, others PNG; smaller ones stay byte for byte.
+        shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
         horizontal_flip: Whether a mirrored image still shows the same.
     """
     choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
