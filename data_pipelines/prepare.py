@@ -212,6 +212,8 @@ def _require_space(raw: RawSet, partial: Path) -> None:
         num_bytes = _estimated_bytes(raw.images)
     if num_bytes is None:
         return
+    if raw.shorter_side and num_images:  # a photograph of 4:3 as JPEG, at most about a byte for each pixel
+        num_bytes = min(num_bytes, num_images * raw.shorter_side**2 * 4 // 3)
     num_bytes += (num_images or 0) * _TAR_BYTES_PER_IMAGE
     missing = num_bytes - sum(path.stat().st_size for path in partial.rglob("*.tar"))
     free = shutil.disk_usage(partial).free
