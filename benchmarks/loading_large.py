@@ -37,8 +37,8 @@ BLURS: dict[str, float | None] = {"soft": 0.05, "usual": 0.18, "sharp": None}
 _MORE_SHRUNK = 8  # a pass over shrunk images is that much longer, or it would end too soon to be timed
 _HOW = (
     "Each way runs in a process of its own, in turn, once a round, on the same cores, over files in the page cache: "
-    "the shipped order, views (random-resized crops of 224 pixels, mirrored) and torch loader. CPU seconds are user and "
-    "system time of the process over a pass, after a warm-up. Ratios are medians over rounds. `rule` is the line "
+    "the shipped order, views (random-resized crops of 224 pixels, mirrored) and torch loader. CPU seconds are user "
+    "and system time of the process over a pass, after a warm-up. Ratios are medians over rounds. `rule` is the line "
     "through the medians of the full and the shrunk images: time per stored pixel and per image. `difference` is "
     "between the bytes of the same views, decoded at a scale and in full, as means over each view, of 255."
 )

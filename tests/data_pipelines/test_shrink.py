@@ -199,10 +199,10 @@ def test_sides_that_cannot_be_trained_on_are_refused(photos: Path, side: int) ->
 
 
 def test_xrays_have_a_size_of_their_own(photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--xray-size 256 already shrinks .* leave out --shorter-side"):
+    with pytest.raises(InputError, match=r"--xray-size 256 already shrinks .* leave out --shorter-side"):
         image_folder(photos, split_by="image", xray_size=256, shorter_side=64)
     (photos / "dog" / "film.dcm").write_bytes(dicom_bytes(PatientID="p"))
-    with pytest.raises(InputError, match="DICOM files, which are taken for X-rays.* leave out --shorter-side"):
+    with pytest.raises(InputError, match=r"DICOM files, which are taken for X-rays.* leave out --shorter-side"):
         image_folder(photos, split_by="image", shorter_side=64)
 
 
