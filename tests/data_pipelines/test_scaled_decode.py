@@ -203,6 +203,17 @@ def test_damage_and_other_sizes_are_found_at_a_scale_too(photo: Callable, encode
         assert not batch.images.any()
 
 
+def test_what_is_shown_instead_is_decoded_at_a_scale_too(photo: Callable, encode: Callable) -> None:
+    whole = encode(photo(0, 900, 700), "JPEG", quality=90)
+    files = [whole[: len(whole) // 2], whole]
+    index = pictures([EncodedImage(encoded, "jpg", 900, 700, 3) for encoded in files], channels=3)
+    augmentation = Augmentation("squash", 64, 64, flip=False)
+    batch = batch_of(SCALED, index, [0, 1], augmentation, instead=lambda position, attempt: 1)
+    assert batch.samples.tolist() == [1, 1]
+    assert torch.equal(batch.images[0], batch.images[1])
+    assert not torch.equal(batch.images[0], batch_of(FULL, index, [1], augmentation).images[0])
+
+
 @pytest.fixture
 def tar_set(tmp_path: Path, photo: Callable, encode: Callable) -> Path:
     """Tars as others write them, prepared: progressive, CMYK, PNG, grey."""
