@@ -12,7 +12,6 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 
 import json
 import platform
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,7 +25,7 @@ from benchmarks.loading_contenders import CONTENDERS
 from benchmarks.loading_gpu import measure_gpu
 from benchmarks.loading_host import measure_host, measure_startup
 from benchmarks.loading_images import generated_photo, given_photos, lay_out
-from benchmarks.loading_pass import Setting, child_environment
+from benchmarks.loading_pass import Setting, run_apart
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from trainer.environment import commit, cpu_name
@@ -114,7 +113,7 @@ def measure_contenders(settings: Loading, setting: Setting) -> dict[str, Any]:
         else {
             **about[name],
             "images": rounds[name][0]["images"],
-            **{rate: _spread([cost[rate] for cost in rounds[name]]) for rate in _RATES},
+            **{rate: spread_of([cost[rate] for cost in rounds[name]]) for rate in _RATES},
             "rounds": rounds[name],
         }
         for name in settings.contenders
@@ -123,23 +122,12 @@ def measure_contenders(settings: Loading, setting: Setting) -> dict[str, Any]:
 
 def _run(name: str, setting: Setting, settings: Loading) -> dict[str, Any]:
     is_ffcv = name.removeprefix("write_") in FFCV
-    interpreter, module = (settings.ffcv_python, "ffcv") if is_ffcv else (sys.executable, "contenders")
-    command = [interpreter, "-m", f"benchmarks.loading_{module}", name, setting.to_json()]
-    limit_s = 600 + settings.num_images  # FFCV's writer waits for ever when one of its workers has failed
-    try:
-        finished = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        return {"not_run": f"had not ended after {limit_s} s"}
-    except OSError as error:
-        return {"not_run": str(error)}
-    if finished.returncode:
-        lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
-        return {"not_run": lines[-1]}
-    result: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
-    return result
+    interpreter, module = (settings.ffcv_python, "ffcv") if is_ffcv else (Path(sys.executable), "contenders")
+    return run_apart(name, setting, interpreter, f"benchmarks.loading_{module}")
 
 
-def _spread(values: list[float]) -> dict[str, float]:
+def spread_of(values: list[float]) -> dict[str, float]:
+    """Median, least and most."""
     return {"median": median(values), "min": min(values), "max": max(values)}
 
 
@@ -151,7 +139,7 @@ def ratios(contenders: dict[str, Any]) -> dict[str, Any]:
         if name == OURS or not ours or "rounds" not in other:
             continue
         pairs = zip(ours, other["rounds"], strict=True)
-        spread = _spread([one["images_per_cpu_s"] / two["images_per_cpu_s"] for one, two in pairs])
+        spread = spread_of([one["images_per_cpu_s"] / two["images_per_cpu_s"] for one, two in pairs])
         target = TARGETS.get(name)
         result[name] = {**spread, "target": target, "met": None if target is None else spread["median"] >= target}
     return result

@@ -16,7 +16,7 @@ from benchmarks.loading_pass import SIZE, Run, Setting, measure, run_contender
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def ours(loader_name: str, setting: Setting) -> Run:
+def ours(loader_name: str, setting: Setting, scaled_decode: bool = False) -> Run:
     """The shipped order, augmentation and loader over the shipped format; uint8 batches."""
     import torch
 
@@ -26,7 +26,7 @@ def ours(loader_name: str, setting: Setting) -> Run:
     from data_pipelines.order import Order
     from trainer.config import RuntimeConfig
 
-    name, loader = pick_loader(loader_name, on_gpu=False)
+    name, loader = pick_loader(loader_name, on_gpu=False, scaled_decode=scaled_decode)
     if name != loader_name:
         raise ImportError(f"the {loader_name} loader cannot be had")
     torch.set_num_threads(setting.threads)  # as the engine does in training
@@ -125,6 +125,14 @@ CONTENDERS: dict[str, Callable[[Setting], Run]] = {
 }
 
 
+# Those of loading_large.py.
+LARGE: dict[str, Callable[[Setting], Run]] = {
+    "full": partial(ours, "torch"),
+    "scaled": partial(ours, "torch", scaled_decode=True),
+    "shrunk": partial(ours, "torch"),
+}
+
+
 def measured(make: Callable[[Setting], Run], setting: Setting) -> dict[str, Any]:
     """The cost of one pass of a contender."""
     run = make(setting)
@@ -132,4 +140,4 @@ def measured(make: Callable[[Setting], Run], setting: Setting) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    run_contender({name: partial(measured, make) for name, make in CONTENDERS.items()})
+    run_contender({name: partial(measured, make) for name, make in (CONTENDERS | LARGE).items()})

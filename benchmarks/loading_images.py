@@ -17,12 +17,16 @@ from benchmarks.loading_pass import child_environment
 from data_pipelines.errors import InputError, RunError
 
 
-def generated_photo(number: int) -> bytes:
-    """A JPEG file of 500x375 or 375x500 pixels: noise whose amplitude falls with its frequency, as in photographs."""
+def generated_photo(number: int, shorter: int = 375, blur: float | None = None) -> bytes:
+    """A JPEG file of 4:3 or 3:4, its shorter side of so many pixels: noise whose amplitude falls with its frequency, as
+    in photographs. blur: of the lens, the frequency (1/pixel) of which 1/e passes; None for a perfect one."""
     rng = np.random.default_rng(number)
-    height, width = (375, 500) if number % 4 else (500, 375)
+    longer = shorter * 4 // 3
+    height, width = (shorter, longer) if number % 4 else (longer, shorter)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]) * width
     spectrum = np.fft.rfft2(rng.standard_normal((3, height, width))) / np.maximum(frequency, 1.0) ** 1.1
+    if blur:
+        spectrum *= np.exp(-((frequency / width / blur) ** 2))
     noise = np.fft.irfft2(spectrum, s=(height, width))
     noise = 0.8 * noise[:1] + 0.2 * noise  # colours go together in photographs
     pixels = np.clip(127 + 55 * noise / noise.std(), 0, 255).astype(np.uint8).transpose(1, 2, 0)
@@ -62,12 +66,17 @@ def lay_out(photos: Iterator[bytes], folder: Path) -> dict[str, Any]:
         sizes.append((height, width, len(encoded)))
     if not sizes:
         raise InputError("none of the images is a grey or colour JPEG file that every contender decodes")
-    command = [sys.executable, "-m", "data_pipelines.prepare", "image-folder", "--root", str(folder / "raw")]
-    command += ["--out", str(folder / "prepared"), "--val-fraction", "0", "--test-fraction", "0"]
-    finished = subprocess.run(command, capture_output=True, text=True, env=child_environment())
-    if finished.returncode:
-        raise RunError(f"the images could not be prepared: {finished.stderr.strip()}")
+    prepare_raw(folder / "raw", folder / "prepared")
     means = (round(mean(column)) for column in zip(*sizes, strict=True))
     return {"files": len(sizes), "left_out_cmyk": left_out} | dict(
         zip(("mean_height", "mean_width", "mean_bytes"), means, strict=True)
     )
+
+
+def prepare_raw(raw: Path, out: Path, *options: str) -> None:
+    """The shipped `prepare` on class folders. Raises RunError where it fails."""
+    command = [sys.executable, "-m", "data_pipelines.prepare", "image-folder", "--root", str(raw), "--out", str(out)]
+    command += ["--val-fraction", "0", "--test-fraction", "0", *options]
+    finished = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    if finished.returncode:
+        raise RunError(f"the images could not be prepared: {finished.stderr.strip()}")

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +34,23 @@ def child_environment() -> dict[str, str]:
     """The environment for a process that runs a module of ours, wherever this one was started from."""
     root = str(Path(__file__).resolve().parents[1])
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+
+
+def run_apart(name: str, setting: Setting, interpreter: Path, module: str) -> dict[str, Any]:
+    """What `run_contender` in a process of its own says, or "not_run" and why."""
+    command = [str(interpreter), "-m", module, name, setting.to_json()]
+    limit_s = 600 + setting.num_images  # FFCV's writer waits for ever when one of its workers has failed
+    try:
+        finished = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        return {"not_run": f"had not ended after {limit_s} s"}
+    except OSError as error:
+        return {"not_run": str(error)}
+    if finished.returncode:
+        lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
+        return {"not_run": lines[-1]}
+    result: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
+    return result
 
 
 def cpu_seconds() -> float:

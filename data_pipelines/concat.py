@@ -46,6 +46,7 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
         fingerprint=digest_of(*(index.fingerprint for index in indexes), list(names)),
         metric=first.metric if len({index.metric for index in indexes}) == 1 else METRIC[first.task],
         patients=next(state for state in _WORST_PATIENTS if state in patients),
+        shorter_side=first.shorter_side if len({index.shorter_side for index in indexes}) == 1 else None,
         shards=tuple(path for index in indexes for path in index.shards),
         origins=_origins(indexes),
         shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),

@@ -1,4 +1,5 @@
-"""What goes into a shard for the file of an image: decoded to its last byte, X-rays shrunk and made 8-bit grey."""
+"""What goes into a shard for the file of an image: decoded to its last byte, X-rays shrunk and made 8-bit grey,
+photographs shrunk if that is asked for."""
 
 import io
 import zlib
@@ -10,6 +11,7 @@ from PIL import Image
 
 from data_pipelines.dicom import dicom_pixels, is_dicom
 from data_pipelines.shards import EncodedImage
+from data_pipelines.shrink import JPEG_QUALITY, shrink
 
 MAX_PIXELS = 178_956_970  # of one image, as Pillow's limit: a header alone can ask for any amount of memory
 
@@ -26,15 +28,18 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def verify_image(encoded: bytes) -> EncodedImage:
+def verify_image(encoded: bytes, shorter_side: int | None = None) -> EncodedImage:
     """Decode a photograph to its last byte. 8-bit grey and RGB JPEG and PNG stay as they are, others become RGB PNG.
 
+    Those whose shorter side is above `shorter_side` (pixels) are shrunk to it: JPEG stays JPEG, others become PNG.
     Raises whatever the decoder raises for a damaged file, and ValueError for pictures of more than 8 bits.
     """
     if _is_jpeg(encoded):
         height, width, colours = _jpeg_header(encoded)
-        simplejpeg.decode_jpeg(encoded, strict=True)
+        pixels = simplejpeg.decode_jpeg(encoded, "GRAY" if colours == "Gray" else "RGB", strict=True)
         if colours in ("Gray", "YCbCr", "RGB"):
+            if side := _side_to_shrink_to(shorter_side, height, width):
+                return _shrunk(pixels, side, "jpg")
             return EncodedImage(encoded, "jpg", height, width, 1 if colours == "Gray" else 3)
     if encoded.startswith(PNG_SIGNATURE):
         require_whole_png(encoded)
@@ -43,10 +48,29 @@ def verify_image(encoded: bytes) -> EncodedImage:
         # Pillow reads 16-bit colour as 8-bit without a word: the bit depth stands in byte 24 of a PNG.
         if image.mode.startswith(("I", "F")) or (image.format == "PNG" and encoded[24] > 8):
             raise ValueError("pixels of more than 8 bits")
-        if image.format == "PNG" and image.mode in ("L", "RGB"):
+        is_plain = image.format == "PNG" and image.mode in ("L", "RGB")
+        side = _side_to_shrink_to(shorter_side, image.height, image.width)
+        if is_plain and side is None:
             return EncodedImage(encoded, "png", image.height, image.width, len(image.getbands()))
-        converted = image.convert("RGB")
-    return EncodedImage(encode_png(np.asarray(converted)), "png", converted.height, converted.width, 3)
+        pixels = np.asarray(image if is_plain else image.convert("RGB"))
+    if side:
+        return _shrunk(np.atleast_3d(pixels), side, "jpg" if _is_jpeg(encoded) else "png")
+    return EncodedImage(encode_png(pixels), "png", pixels.shape[0], pixels.shape[1], 3)
+
+
+def _side_to_shrink_to(shorter_side: int | None, height: int, width: int) -> int | None:
+    return shorter_side if shorter_side is not None and min(height, width) > shorter_side else None
+
+
+def _shrunk(pixels: npt.NDArray[np.uint8], side: int, suffix: str) -> EncodedImage:
+    small = shrink(pixels, side)
+    height, width, channels = small.shape
+    if suffix == "png":
+        encoded = encode_png(small[:, :, 0] if channels == 1 else small)
+    else:
+        colours = {"colorspace": "GRAY", "colorsubsampling": "Gray"} if channels == 1 else {"colorsubsampling": "420"}
+        encoded = simplejpeg.encode_jpeg(small, JPEG_QUALITY, **colours)
+    return EncodedImage(encoded, suffix, height, width, channels, is_shrunk=True)
 
 
 def require_whole_png(encoded: bytes | memoryview) -> None:

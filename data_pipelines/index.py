@@ -36,7 +36,8 @@ class Index:
     flip: whether a mirrored image still shows the same. fingerprint: hash of the manifests and of what was taken.
     metric: what is reported. patients: "apart" if no patient is in two splits, "may leak" if that is not known, "none"
     where there are none. origins: for each shard, the name of its set. weight: float [N], how often a sample is to be
-    shown in an epoch, or None for once.
+    shown in an epoch, or None for once. shorter_side: to which `prepare` shrank larger photographs, pixels; None where
+    it did not, or joined sets differ in it.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class Index:
     group: Array
     labels: Array
     weight: Array | None = None
+    shorter_side: int | None = None
     _reader: ShardReader = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class Index:
             fingerprint=digest_of(manifest | {"splits": {split: content}}),
             metric=manifest.get("metric", METRIC[manifest["task"]]),
             patients=manifest.get("patients", "none"),
+            shorter_side=manifest.get("shorter_side"),
             origins=(manifest["name"],) * len(content["shards"]),
             shards=tuple(folder / split / shard["file"] for shard in content["shards"]),
             **columns,

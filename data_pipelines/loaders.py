@@ -3,6 +3,7 @@
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -47,12 +48,21 @@ def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterato
     yield from waiting
 
 
-def pick_loader(name: str, on_gpu: bool) -> tuple[str, Loader]:
+def pick_loader(name: str, on_gpu: bool, scaled_decode: bool = False) -> tuple[str, Loader]:
     """The loader of that name, and its name. "auto" is DALI on a GPU, or torch with a warning without DALI, and
-    torch on a CPU, where it is faster.
+    torch on a CPU, where it is faster. With `scaled_decode` it is torch, as DALI cannot do that.
 
-    Raises InputError when "dali" is asked for and cannot be imported.
+    Raises InputError when "dali" is asked for and cannot be imported, or is to decode at a scale.
     """
+    if scaled_decode:
+        if name == "dali":
+            raise InputError(
+                "--data.scaled-decode cannot be had with DALI, which decodes every window at its full size; take "
+                "--loader torch, or train without --data.scaled-decode"
+            )
+        if name == "auto" and on_gpu:
+            print("note: --data.scaled-decode has images decoded by torch on the CPU, not by DALI.", file=sys.stderr)
+        return "torch", partial(torch_loader.batches, scaled_decode=True)
     if name == "torch" or (name == "auto" and not on_gpu):
         return "torch", torch_loader.batches
     try:

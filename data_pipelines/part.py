@@ -107,7 +107,7 @@ class _PartWriter:
     def __init__(self, raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]") -> None:
         self._raw, self._folder, self._part, self._parts, self._bar = raw, folder, part, parts, bar
         self._merges = raw.equal_images != "stored each"
-        self._verify = bind(verify_xray, size=raw.xray_size) if raw.xray_size else verify_image
+        self._verify = _verifier(raw)
         self._places: dict[str, Places] = {"train": {}, "val": {}, "test": {}}
         self._written = dict.fromkeys(self._places, 0)
         self.bad: list[Bad] = []
@@ -130,7 +130,7 @@ class _PartWriter:
             self._forget(split, number)
         shard = ShardWriter(self._folder / split, rows, name, number, self._raw.classes, self._raw.task)
         try:
-            bad, channels = self._fill(shard, self._places[split], images, pool)
+            bad, channels, shrunk = self._fill(shard, self._places[split], images, pool)
         except BaseException:
             shard.discard()
             raise
@@ -139,6 +139,7 @@ class _PartWriter:
             source=source,
             seen=len(images),
             channels=channels,
+            shrunk=shrunk,
             bad=[_bad(image, reason) for image, reason in bad],
             bad_keys=[image.key for image, _ in bad],
         )
@@ -159,15 +160,15 @@ class _PartWriter:
 
     def _fill(
         self, shard: ShardWriter, places: Places, images: list[RawImage], pool: ThreadPoolExecutor
-    ) -> tuple[list[tuple[RawImage, str]], int]:
-        """Add the images that are sound; returns the others, and the most channels of any."""
-        bad, channels = [], 1
+    ) -> tuple[list[tuple[RawImage, str]], int, int]:
+        """Add the images that are sound; returns the others, the most channels of any, and how many were shrunk."""
+        bad, channels, shrunk = [], 1, 0
         for image, verified in self._verified(images, pool):
             self._bar.update()
             if isinstance(verified, str):
                 bad.append((image, verified))
                 continue
-            channels = max(channels, verified.channels)
+            channels, shrunk = max(channels, verified.channels), shrunk + verified.is_shrunk
             digest = hash_bytes(verified.encoded) if self._merges else 0
             if digest in places:
                 shard.refer(places[digest], image.label)
@@ -175,7 +176,7 @@ class _PartWriter:
             place = shard.add(image.key, verified, image.label, image.group, digest, image.facts)
             if self._merges:
                 places[digest] = place
-        return bad, channels
+        return bad, channels, shrunk
 
     def _verified(
         self, images: Iterable[RawImage], pool: ThreadPoolExecutor
@@ -204,6 +205,12 @@ class _PartWriter:
             columns = {name: table[name].tolist() for name in table.files if name != "labels"}
         for row, digest in enumerate(columns["digest"]):
             self._places[split].setdefault(digest, {name: values[row] for name, values in columns.items()})
+
+
+def _verifier(raw: RawSet) -> Callable[[bytes], EncodedImage]:
+    if raw.xray_size:
+        return bind(verify_xray, size=raw.xray_size)
+    return bind(verify_image, shorter_side=raw.shorter_side)
 
 
 def verified_or_reason(read: Callable[[], bytes], verify: Callable[[bytes], EncodedImage]) -> EncodedImage | str:

@@ -17,9 +17,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import tyro
 
 from data_pipelines.datasets import DATASETS
@@ -31,6 +34,7 @@ from data_pipelines.part import ROWS, Bad, finished_shards, progress_bar, write_
 from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
 from data_pipelines.shard_writer import join_shards
 from data_pipelines.shards import MANIFEST, atomic_file, read_manifest, write_manifest
+from data_pipelines.shrink import JPEG_QUALITY, shrunk_note, size_note
 from data_pipelines.verify import verify
 
 SPLITS = ("train", "val", "test")
@@ -158,7 +162,8 @@ def _was_put_in_place(raw: RawSet, folder: Path, out: Path) -> bool:
     if not folder.parent.is_dir() or folder.is_dir() or not (out / MANIFEST).is_file():
         return False
     manifest = read_manifest(out)
-    return (manifest["name"], manifest["task"], manifest["classes"]) == (raw.name, raw.task, list(raw.classes))
+    found = (manifest["name"], manifest["task"], manifest["classes"], manifest.get("shorter_side"))
+    return found == (raw.name, raw.task, list(raw.classes), raw.shorter_side)
 
 
 def _tidy(partial: Path, out: Path) -> None:
@@ -175,6 +180,7 @@ def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) ->
         "task": raw.task,
         "classes": list(raw.classes),
         "xray size": raw.xray_size,
+        "shorter side": raw.shorter_side,
         "equal images": raw.equal_images,
         "parts": part[1] if part else 1,
     }
@@ -206,6 +212,8 @@ def _require_space(raw: RawSet, partial: Path) -> None:
         num_bytes = _estimated_bytes(raw.images)
     if num_bytes is None:
         return
+    if raw.shorter_side and num_images:  # a photograph of 4:3 as JPEG, at most about a byte for each pixel
+        num_bytes = min(num_bytes, num_images * raw.shorter_side**2 * 4 // 3)
     num_bytes += (num_images or 0) * _TAR_BYTES_PER_IMAGE
     missing = num_bytes - sum(path.stat().st_size for path in partial.rglob("*.tar"))
     free = shutil.disk_usage(partial).free
@@ -266,6 +274,10 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
     if raw.expected_images not in (None, num_seen):
         notes.append(f"{num_seen:,} images were found where the set has {raw.expected_images:,}")
         print(f"warning: {notes[-1]}", file=sys.stderr)
+    if raw.shorter_side:
+        shrunk = sum(shard["shrunk"] for shard in flat)
+        notes.append(shrunk_note(raw.shorter_side, shrunk, sum(shard["images"] for shard in flat)))
+        print(f"note: {notes[-1]}", file=sys.stderr)
     (folder / _QUARANTINE).unlink(missing_ok=True)
     if bad:
         _list_bad(bad, folder / _QUARANTINE)
@@ -286,6 +298,7 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
         "synthetic": raw.synthetic,
         "patients": raw.patients,
         **({"metric": raw.metric} if raw.metric else {}),
+        **({"shorter_side": raw.shorter_side, "jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
         "source": raw.source,
         "notes": notes,
         "quarantined": len(bad),
@@ -321,7 +334,15 @@ def summary(manifest: dict[str, Any], folder: Path) -> str:
     )
 
 
+def _sizes(manifest: dict[str, Any], folder: Path) -> list[npt.NDArray[Any]]:
+    """Heights and widths of all images, pixels."""
+    splits = [folder / name for name, split in manifest["splits"].items() if split["images"]]
+    return [np.concatenate([np.load(split / f"{name}.npy") for split in splits]) for name in ("height", "width")]
+
+
 def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
+    can_shrink = "shorter_side" in signature(reader).parameters
+
     def run(
         output: Annotated[Output, tyro.conf.arg(name="")],
         raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=reader)],
@@ -329,6 +350,9 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
         manifest = prepare(raw, output)
         if manifest:
             print(summary(manifest, output.out))
+            is_open = raw.shorter_side is None and raw.xray_size is None
+            if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out))):
+                print(f"note: {note}", file=sys.stderr)
         elif output.part:
             print(f"part {output.part[0]} of {output.part[1]} is done; after the last, repeat without --part")
 

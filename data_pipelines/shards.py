@@ -37,13 +37,14 @@ _MOST_DESCRIBED_BYTES = 1 << 20
 @dataclass(frozen=True)
 class EncodedImage:
     """A verified image as it goes into a shard: `encoded` is the file's bytes, `suffix` is "jpg" or "png", height and
-    width are in pixels, `channels` is 1 or 3."""
+    width are in pixels, `channels` is 1 or 3, `is_shrunk` a photograph that was larger."""
 
     encoded: bytes
     suffix: str
     height: int
     width: int
     channels: int
+    is_shrunk: bool = False
 
 
 @contextmanager
@@ -149,6 +150,8 @@ def _require_description(manifest: dict[str, Any]) -> None:
         raise ValueError("what it says of patients is not known")
     if manifest.get("metric", "top1") not in ("top1", "auc"):
         raise ValueError("its metric is not known")
+    if type(side := manifest.get("shorter_side", 1)) is not int or side < 1:
+        raise ValueError("the shorter side of its images is no number of pixels")
 
 
 class ShardReader:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,7 +276,12 @@ def image_files(folder: Path) -> Parser:
     files = [folder / f"image.{kind}" for kind in ("png", "jpg", "bmp", "tif", "webp")]
     for path in files:
         Image.fromarray(pixels).save(path)
-    return Parser(folder, files, lambda path: _into_quarantine(path, verify_image))
+
+    def read(path: Path) -> None:
+        for side in (None, 8):
+            _into_quarantine(path, partial(verify_image, shorter_side=side))
+
+    return Parser(folder, files, read)
 
 
 def _into_quarantine(path: Path, check: Callable[[bytes], Any]) -> None:

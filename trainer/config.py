@@ -13,6 +13,7 @@ from data_pipelines.augment import PolicyName
 from data_pipelines.errors import InputError
 from data_pipelines.index import Balance, nearest
 from data_pipelines.order import Shuffle
+from data_pipelines.shrink import SMALLEST_SIDE
 from trainer.models.bit import MODELS, HeadInit
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -56,6 +57,9 @@ class DataConfig:
     """RandAugment: their strength, 0 to 30."""
     mixup_alpha: float = 0.0
     """MixUp weights come from Beta(alpha, alpha); 0 switches it off."""
+    scaled_decode: bool = False
+    """Decode JPEG files at 1/2, 1/4 or 1/8 of their size where the window is so many times what is needed: faster for
+    large photographs, and slightly other pixels. Only the torch loader can."""
     shuffle: Shuffle = "full"
     """full: any image may follow any other; blocks: neighbours in the shards are shown at about the same time, for
     file systems that are slow at random reads."""
@@ -77,7 +81,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
-        _require(self.image_size >= 32, f"--data.image-size is {self.image_size}; the smallest is 32")
+        _require(
+            self.image_size >= SMALLEST_SIDE, f"--data.image-size is {self.image_size}; the smallest is {SMALLEST_SIDE}"
+        )
         crops = {"resize_random_crop", "center_crop"} & {self.train_view, self.eval_view}
         _require(
             self.resize >= self.image_size or not crops,
@@ -319,7 +325,12 @@ class Config:
 
 
 # Settings that configurations of earlier versions do not have, and what these versions did.
-_ADDED: dict[str, Any] = {"mode": "finetune", "data.one_label": False, "model.keep_head": False}
+_ADDED: dict[str, Any] = {
+    "mode": "finetune",
+    "data.one_label": False,
+    "data.scaled_decode": False,
+    "model.keep_head": False,
+}
 # Between two starts: how the run executes, and what to do about faults that may come.
 _MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad"}
 

@@ -91,7 +91,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
         raise InputError(f"{', '.join(data.sets)} has no train split")
     val, test = (open_split(data, folders, split, config.seed) for split in ("val", "test"))
     on_gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
-    loader_name, loader = pick_loader(config.runtime.loader, on_gpu)
+    loader_name, loader = pick_loader(config.runtime.loader, on_gpu, data.scaled_decode)
     order = Order(
         num_samples=len(train),
         global_batch_size=config.global_batch_size,
@@ -138,6 +138,8 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "eval_view": data.eval_view,
             "channels": train.channels,
             "xray_size": train.xray_side,
+            "shorter_side": train.shorter_side,
+            "scaled_decode": data.scaled_decode,
             "precision": config.precision,
             "data_fingerprint": train.fingerprint,
         },

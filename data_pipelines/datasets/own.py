@@ -36,6 +36,7 @@ def csv_table(
     test_fraction: float = 0.1,
     xray_size: int | None = None,
     laterals: Laterals = "keep",
+    shorter_side: int | None = None,
     horizontal_flip: bool = True,
 ) -> RawSet:
     """Your own images, named by a CSV file: a row for each image, with its path below ROOT, and either one class
@@ -60,9 +61,11 @@ def csv_table(
         xray_size: The images are X-rays: store the central square as grey of this many pixels a side, e.g. 256. None
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
+        shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
         horizontal_flip: Whether a mirrored image still shows the same.
     """
-    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals)
+    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
     _require_root(root)
     if (label_column is None) == (not label_columns):
         raise InputError("pass either --label-column NAME (one class) or --label-columns NAME NAME ... (findings)")
@@ -100,6 +103,7 @@ def image_folder(
     split_by: SplitBy = "patient",
     xray_size: int | None = None,
     laterals: Laterals = "keep",
+    shorter_side: int | None = None,
     horizontal_flip: bool = True,
 ) -> RawSet:
     """Class folders, either ROOT/<class>/... or ROOT/{train,val,test}/<class>/... of photographs, X-rays or DICOM.
@@ -117,9 +121,11 @@ def image_folder(
         xray_size: The images are X-rays: store the central square as grey of this many pixels a side, e.g. 256. None
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
+        shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
         horizontal_flip: Whether a mirrored image still shows the same.
     """
-    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals)
+    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
     _require_root(root)
     folders = _split_folders(root)
     classes = _class_folders(folders["train"])

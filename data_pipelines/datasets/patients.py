@@ -17,6 +17,7 @@ from data_pipelines.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
 from data_pipelines.shards import NO_GROUP
+from data_pipelines.shrink import require_shorter_side
 
 SplitBy = Literal["patient", "image"]
 Laterals = Literal["keep", "drop"]
@@ -51,11 +52,13 @@ class Choices:
     split_by: SplitBy
     xray_size: int | None
     laterals: Laterals
+    shorter_side: int | None = None
 
     def __post_init__(self) -> None:
         require_fractions(val=self.val_fraction, test=self.test_fraction)
         if self.xray_size is not None and self.xray_size < 1:
             raise InputError(f"--xray-size is {self.xray_size}; it is the side of the stored pictures in pixels")
+        require_shorter_side(self.shorter_side, self.xray_size, has_dicom=False)
 
 
 def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patients: bool, **about: Any) -> RawSet:
@@ -66,6 +69,7 @@ def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patient
     Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
     """
     facts = _headers(root, samples)
+    require_shorter_side(choices.shorter_side, choices.xray_size, has_dicom=bool(facts))
     if choices.laterals == "drop" and not facts:
         raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
     notes = _header_notes(list(filter(None, facts.values())), choices.laterals)
@@ -95,6 +99,7 @@ def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patient
         images=images,
         num_images=len(images),
         xray_size=choices.xray_size or (DICOM_XRAY_SIZE if facts else None),
+        shorter_side=choices.shorter_side,
         patients="none" if knows_none else "may leak" if leaks else "apart",
         notes=(*notes, *leaks, *_class_notes(images, about["classes"])),
         **about,

@@ -69,7 +69,8 @@ class RawSet:
     part: the i-th of n parts of `images`, for array jobs over sets whose listing takes long; None: every n-th image.
     source: where the set comes from and under what licence. horizontal_flip: whether a mirrored image still shows the
     same. synthetic: whether the images were generated. xray_size: X-rays are cropped to the central square, shrunk to
-    this many pixels and made 8-bit grey; None stores the files as they are. patients: "none" where there are none;
+    this many pixels and made 8-bit grey; None stores the files as they are. shorter_side: photographs with a longer
+    shorter side are shrunk to this many pixels there; None shrinks none. patients: "none" where there are none;
     "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric: what is reported; None:
     the task's own. equal_images: what becomes of files that are equal byte for byte: stored each, or stored once and
     paired with each label ("pairs"), sampled so that each such image counts as one ("uniform"). expected_images: as its
@@ -85,6 +86,7 @@ class RawSet:
     horizontal_flip: bool = True
     synthetic: bool = False
     xray_size: int | None = None
+    shorter_side: int | None = None
     patients: Patients = "none"
     metric: Literal["top1", "auc"] | None = None
     equal_images: Literal["stored each", "pairs", "uniform"] = "stored each"

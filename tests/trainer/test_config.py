@@ -167,7 +167,11 @@ def test_differences_name_settings_that_only_one_side_has() -> None:
 
 def test_settings_that_are_new_had_their_defaults() -> None:
     old = Config(data=SETS).to_dict()
-    del old["mode"], old["data"]["one_label"], old["model"]["keep_head"]
+    del old["mode"], old["data"]["one_label"], old["data"]["scaled_decode"], old["model"]["keep_head"]
     assert differences(old, Config(data=SETS).to_dict()) == []
-    new = Config(data=dataclasses.replace(SETS, one_label=True), mode="probe")
-    assert differences(old, new.to_dict()) == ["data.one_label: absent -> True", "mode: absent -> probe"]
+    new = Config(data=dataclasses.replace(SETS, one_label=True, scaled_decode=True), mode="probe")
+    assert differences(old, new.to_dict()) == [
+        "data.one_label: absent -> True",
+        "data.scaled_decode: absent -> True",
+        "mode: absent -> probe",
+    ]

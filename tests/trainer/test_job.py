@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny_sets import tiny_set
 
+from data_pipelines import torch_loader
 from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index
@@ -262,3 +263,20 @@ def test_a_checkpoint_names_its_sets(lungs: list[Path], skewed: Path) -> None:
 def test_frozen_backbones_take_no_steps(skewed: Path) -> None:
     config = job_of(skewed).config
     assert make_job(replace(config, mode="probe"), Path("run")).total_steps == 0
+
+
+def test_scaled_decode_is_the_loaders_and_stands_in_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(torch_loader, "batches", lambda *_, scaled_decode=False, **__: asked.append(scaled_decode))
+    folder = tiny_set(tmp_path / "set", [0, 1, 0, 1], ("cat", "dog"))
+    for scaled in (True, False):
+        job = job_of(folder, scaled_decode=scaled)
+        assert job.about["scaled_decode"] is scaled
+        assert job.about["shorter_side"] is None
+        job.load(CPU, job.train, [], job.evaluation)
+    assert asked == [True, False]
+    config = replace(job.config, data=replace(job.config.data, scaled_decode=True))
+    with pytest.raises(InputError, match=r"cannot be had with DALI.*take --loader torch"):
+        make_job(replace(config, runtime=RuntimeConfig(device="cpu", loader="dali")), tmp_path)

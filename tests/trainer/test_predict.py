@@ -13,6 +13,7 @@ from tiny_runs import FINDINGS, SIDE, prepare_films, train_tiny, write_films
 from tiny_weights import save_run, tensors_of
 
 from data_pipelines.errors import InputError, RunError
+from data_pipelines.images import verify_image
 from trainer import checkpoint, predict
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import load, saved_splits
@@ -144,6 +145,27 @@ def test_photographs_of_other_kinds_than_trained_on(tmp_path: Path, films: Path)
     assert (rows[2]["error"], rows[2]["remark"]) == ("", "grey; trained on colour")
     assert rows[2]["predicted"] in ("cat", "dog", "fish")
     assert sum(float(rows[2][f"{name} probability"]) for name in ("cat", "dog", "fish")) == pytest.approx(1)
+
+
+def test_photographs_are_shrunk_and_decoded_as_those_of_the_run(tmp_path: Path) -> None:
+    """A run on images of a shorter side of 96 pixels that were decoded at a scale, and one on images as they came."""
+    about = {"task": "single_label", "resize": SIDE, "eval_view": "squash", "channels": 3, "xray_size": None}
+    plain = save_run(tmp_path / "plain", tensors_of(), **about)
+    alike = save_run(tmp_path / "alike", tensors_of(), **about, shorter_side=96, scaled_decode=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.jpg", quality=95)
+    shrunk = verify_image((tmp_path / "large.jpg").read_bytes(), 96)
+    assert (shrunk.height, shrunk.width) == (96, 120)
+    (tmp_path / "small.jpg").write_bytes(shrunk.encoded)
+
+    def probability(run: Path, name: str) -> str:
+        return predicted(run, tmp_path / name, tmp_path / "out.csv")[0]["cat probability"]
+
+    assert probability(alike, "large.jpg") == probability(alike, "small.jpg")
+    assert probability(plain, "large.jpg") != probability(plain, "small.jpg")
+    assert probability(alike, "small.jpg") != probability(plain, "small.jpg")  # 1/2 or more of what 32 pixels need
+    with pytest.raises(InputError, match=r"cannot be had with DALI.*take --loader torch"):
+        predicted(alike, tmp_path / "large.jpg", tmp_path / "out.csv", loader="dali")
 
 
 def test_a_checkpoint_of_another_version(tmp_path: Path, films: Path) -> None:

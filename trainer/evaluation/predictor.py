@@ -50,11 +50,13 @@ class Predictor:
                 file=sys.stderr,
             )
         self._views = Augmentation(about["eval_view"], about["image_size"], about["resize"], flip=False)
+        self._shorter_side: int | None = about.get("shorter_side")
         self._runtime, self._path = runtime, run.path
         said = precision or about.get("precision") or run.settings.get("precision") or "fp32"
         self._engine = ENGINES["ddp"](runtime, said)
         self.precision, self.device = said, self._engine.device
-        self.loader_name, self._loader = pick_loader(runtime.loader, self.device.type == "cuda")
+        on_gpu, scaled_decode = self.device.type == "cuda", bool(about.get("scaled_decode"))
+        self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         model = build_model(about["model"], len(self.classes))
         try:
             model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
@@ -70,7 +72,7 @@ class Predictor:
             return verified_or_reason(lambda: encoded, partial(verify_xray, size=self.xray_size))
         if is_dicom(encoded[:132]):
             return "DICOM, and the run was trained on images that were not shrunk as X-rays are"
-        return verified_or_reason(lambda: encoded, verify_image)
+        return verified_or_reason(lambda: encoded, partial(verify_image, shorter_side=self._shorter_side))
 
     def of_images(self, images: Sequence[EncodedImage]) -> Array:
         """Logits of verified images, float32 [N, C]."""
