@@ -1,5 +1,6 @@
 """SGD with momentum whose gradients are clipped adaptively first."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ class SGDAGC(torch.optim.SGD):
     clipped_share: Tensor = torch.zeros(())
     stats = ClipStats(torch.zeros(()), torch.zeros(()), 0)
     skip: Tensor | None = None
+
+    # Torch's own, without the wrappers that keep the compiler off them and import all of it to do so.
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
 
     def __init__(
         self,
