@@ -1,6 +1,7 @@
 """What a GPU uses, from NVML."""
 
-import pynvml
+from typing import Any
+
 import torch
 
 
@@ -8,9 +9,14 @@ class EnergyCounter:
     """Joules of this rank's GPU, from NVML; None where there is none."""
 
     def __init__(self, device: torch.device) -> None:
-        self._handle = None
+        self._handle: Any = None
         if device.type != "cuda":
             return
+        try:
+            import pynvml  # of nvidia-ml-py, which a GPU can be measured without
+        except ImportError:
+            return
+        self._nvml = pynvml
         try:
             pynvml.nvmlInit()
             uuid = str(torch.cuda.get_device_properties(device).uuid)
@@ -20,7 +26,7 @@ class EnergyCounter:
             self._handle = None
 
     def _read(self) -> float:
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000.0  # millijoules
+        return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle)) / 1000.0  # millijoules
 
     def start(self) -> None:
         """Begin to count."""
