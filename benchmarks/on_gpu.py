@@ -61,8 +61,7 @@ class OnGpu:
             raise InputError(f"--limit-s is {self.limit_s:g}; it must be above 0")
         for name in self.part:
             if name not in RUNS and name not in PARTS:
-                known = [*RUNS, *PARTS]
-                raise InputError(f"unknown part {name!r}{nearest(name, known)}; known: {', '.join(known)}")
+                raise InputError(f"unknown part {name!r}{nearest(name, [*RUNS, *PARTS])}")
 
     def chosen(self) -> dict[str, Part]:
         """The parts, in their order."""
@@ -243,10 +242,13 @@ def report(results: dict[str, Any]) -> str:
 
 
 def keep(folder: Path, results: dict[str, Any]) -> None:
-    """Write what there is so far."""
-    write_json(folder / RESULTS, results)
+    """Write what there is so far. Raises RunError where that fails."""
     text = report(results)
-    write_atomically(folder / TABLES, lambda temporary: temporary.write_text(text))
+    try:
+        write_json(folder / RESULTS, results)
+        write_atomically(folder / TABLES, lambda temporary: temporary.write_text(text))
+    except OSError as error:
+        raise RunError(f"{folder} cannot be written any more ({error}); what was said above is not kept") from error
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -7,18 +7,23 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 has_torch() { command -v "$1" >/dev/null && "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; }
 
-if [ -z "${PYTHON:-}" ]; then
-    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then candidates=(python); else candidates=("$root/.venv/bin/python" python3 python); fi
-    for candidate in "${candidates[@]}"; do
-        if has_torch "$candidate"; then
-            PYTHON=$(command -v "$candidate")
-            break
-        fi
-    done
-    if [ -z "${PYTHON:-}" ]; then
-        echo "error: no torch in ${candidates[*]}; name a Python that has it, as in PYTHON=/opt/torch/bin/python $0" >&2
-        exit 2
+if [ -n "${PYTHON:-}" ]; then
+    candidates=("$PYTHON")
+elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    candidates=(python)
+else
+    candidates=("$root/.venv/bin/python" python3 python)
+fi
+PYTHON=
+for candidate in "${candidates[@]}"; do
+    if has_torch "$candidate"; then
+        PYTHON=$(command -v "$candidate")
+        break
     fi
+done
+if [ -z "$PYTHON" ]; then
+    echo "error: no torch in ${candidates[*]}; name a Python that has it, as in PYTHON=/opt/torch/bin/python $0" >&2
+    exit 2
 fi
 export PYTHON PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$PYTHON" "$root/benchmarks/on_gpu.py" "$@"

@@ -132,6 +132,20 @@ def test_a_part_is_ended_with_all_that_it_started_and_says_where_it_was(tmp_path
     assert "in stuck" in (tmp_path / LOG).read_text()
 
 
+def test_a_run_that_is_ended_ends_its_part(tmp_path: Path) -> None:
+    stub = tmp_path / "python"
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+    command = ["bash", str(SCRIPT), str(tmp_path / "out"), "--part", "group_norm", "--device", "cpu"]
+    running = subprocess.Popen(command, env=os.environ | {"PYTHON": str(stub)}, stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    while "layer 1 is done" not in running.stdout.readline():
+        assert running.poll() is None
+    running.terminate()
+    assert running.wait(60) == 128 + 15
+    assert running.stdout.read() is not None  # ends: nobody holds the other end any more
+
+
 def test_a_real_run_without_a_gpu_is_refused(tmp_path: Path) -> None:
     done = script(str(tmp_path / "out"), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2
