@@ -1,19 +1,29 @@
 #!/usr/bin/env bash
-# Every figure of step time, optimiser and memory that needs a GPU: first whether the results are right, the tables last.
-# usage: benchmarks/on_gpu.sh [FOLDER]   default: gpu-results
+# Every figure that needs a GPU, part by part, each under a limit of its own; benchmarks/on_gpu.py says which.
+# usage: benchmarks/on_gpu.sh [FOLDER] [--part first|second|later|NAME ...] [--device cuda|cpu]   default: gpu-results, all
+# Needs no virtual environment: $PYTHON, or the active environment's, or .venv's, or a python3 that has torch.
 set -euo pipefail
-out=$(realpath -m "${1:-gpu-results}")
-cd "$(dirname "$0")/.."
-source launchers/setup.sh
-find_python
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-mkdir -p "$out"
-"$PYTHON" -c 'from benchmarks.outcome import measured_device; measured_device("cuda")' 2>/dev/null ||
-    fail "$PYTHON has no GPU to use, or no bitscale: pip install -e '.[test]'"
-"$PYTHON" -m benchmarks.group_norm --out "$out/group_norm.json"
-"$PYTHON" benchmarks/throughput.py --device cuda --out "$out/throughput_r50x1.json"
-"$PYTHON" benchmarks/throughput.py --device cuda --model r152x4 --batch-size 32 --contenders timm_nhwc --rounds 3 \
-    --out "$out/throughput_r152x4.json"
-"$PYTHON" benchmarks/optimizer.py --device cuda --model r152x4 --out "$out/optimizer_r152x4.json"
-printf '\n'
-cat "$out"/*.md
+has_torch() { command -v "$1" >/dev/null && "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; }
+
+if [ -n "${PYTHON:-}" ]; then
+    candidates=("$PYTHON")
+elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    candidates=(python)
+else
+    candidates=("$root/.venv/bin/python" python3 python)
+fi
+PYTHON=
+for candidate in "${candidates[@]}"; do
+    if has_torch "$candidate"; then
+        PYTHON=$(command -v "$candidate")
+        break
+    fi
+done
+if [ -z "$PYTHON" ]; then
+    echo "error: no torch in ${candidates[*]}; name a Python that has it, as in PYTHON=/opt/torch/bin/python $0" >&2
+    exit 2
+fi
+export PYTHON PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+exec "$PYTHON" "$root/benchmarks/on_gpu.py" "$@"

@@ -38,6 +38,7 @@ from benchmarks.throughput_models import (
     our_turn,
     timm_step,
     turn_of,
+    with_cudnn_benchmark,
 )
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
@@ -48,6 +49,7 @@ from trainer.models.bit import MODELS, build_model
 from trainer.models.flops import training_flops
 
 OURS, OURS_COMPILED, OURS_GRAPHS, BOUND = "ours", "ours_compiled", "ours_graphs", "convolutions_only"
+OURS_CUDNN_BENCHMARK = "ours_cudnn_benchmark"
 EAGER_LAST, COMPILED_LAST = "timm_nhwc", "timm_nhwc_compiled"
 TARGETS_CPU = {EAGER_LAST: 4.0, BOUND: 0.65}
 TARGETS_GPU = {
@@ -82,6 +84,8 @@ class Throughput:
     """JSON file to write; the table goes beside it as .md."""
     contenders: tuple[str, ...] = ()
     """Which of them run beside ours; none: all."""
+    limit_s: float | None = None
+    """Seconds after which no contender is made ready any more, and no round but the first begins; None: no limit."""
     threads: int | None = None
     """CPU threads; None: all cores."""
     device: str = "auto"
@@ -124,6 +128,7 @@ def contenders(settings: Throughput, device: torch.device, batch: Any, threads: 
         made[OURS_COMPILED] = ours(True)
     else:
         made[OURS_GRAPHS] = ours("graphs")
+        made[OURS_CUDNN_BENCHMARK] = lambda: with_cudnn_benchmark(ours("auto")())
     if settings.model == "r50x1":
         made["batch_norm_twin_compiled"] = theirs(timm_step, BATCH_NORM_TWIN, last=True, compiled=True, clips=False)
     if unknown := set(settings.contenders) - set(made):
@@ -170,8 +175,16 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
     batch_size = settings.batch_size or (256 if device.type == "cuda" else 8)
     batch = images_and_labels(batch_size, settings.image_size, device)
     turns: dict[str, Turn] = {}
+    begun = time.perf_counter()
+
+    def is_late() -> bool:
+        return settings.limit_s is not None and time.perf_counter() - begun > settings.limit_s
+
     about: dict[str, dict[str, Any]] = {}
     for name, make in contenders(settings, device, batch, threads).items():
+        if name != OURS and is_late():
+            about[name] = {"not_measured": f"no time was left after {settings.limit_s:g} s"}
+            continue
         started = time.perf_counter()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -191,7 +204,9 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in turns}
     joules: dict[str, list[float]] = {name: [] for name in turns}
     energy, gemm = EnergyCounter(device), []
-    for _ in range(settings.rounds):
+    for number in range(settings.rounds):
+        if number and is_late():
+            break
         gemm.append(gemm_flops_per_s(device))
         for name, turn in turns.items():
             energy.start()
@@ -218,7 +233,7 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
             "model": settings.model,
             "batch_size": batch_size,
             "image_size": settings.image_size,
-            "rounds": settings.rounds,
+            "rounds": len(gemm),
         },
         "how": _HOW,
         "checked": checked,

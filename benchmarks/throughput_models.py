@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_pipelines.batch import Batch
-from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
+from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine
 from trainer.engines.replica import channels_last
 from trainer.job import make_job
@@ -54,11 +55,23 @@ class _MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong
 
 
 def our_turn(name: str, batch: tuple[Tensor, Tensor], device: torch.device, compiled: Compiled, threads: int) -> Turn:
+    """The turn of `our_loop`, in bf16."""
+    return our_loop(name, batch, device, compiled, threads, "bf16")[1]
+
+
+def our_loop(
+    name: str,
+    batch: tuple[Tensor, Tensor],
+    device: torch.device,
+    compiled: Compiled,
+    threads: int,
+    precision: Precision,
+) -> tuple[Engine, Turn]:
     """`loop.train` with the shipped engine, model, loss and optimiser; its loader hands over the same batch always."""
     images, labels = batch
     config = Config(
         global_batch_size=len(labels),
-        precision="bf16",
+        precision=precision,
         data=DataConfig(sets=("fashion_mnist",), image_size=images.shape[-1], resize=images.shape[-1]),
         model=ModelConfig(name=name),
         optim=OptimConfig(base_lr=1e-3, rescale_lr=False),
@@ -94,7 +107,20 @@ def our_turn(name: str, batch: tuple[Tensor, Tensor], device: torch.device, comp
             train(replace(job, run_dir=run_dir, loader=load), engine, tracker, 0, None)
         return watch.seconds_of_a_step()
 
-    return turn
+    return engine, turn
+
+
+def with_cudnn_benchmark(turn: Turn) -> Turn:
+    """The turn with convolution algorithms that cuDNN timed and chose; other turns are left as they are."""
+
+    def chosen(steps: int) -> float:
+        before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+        try:
+            return turn(steps)
+        finally:
+            torch.backends.cudnn.benchmark = before
+
+    return chosen
 
 
 def turn_of(step: Step, device: torch.device) -> Turn:

@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import betaincinv
 
 from data_pipelines.draws import integers, uniform
 from data_pipelines.randaugment import OPERATIONS, Operations, signed_operations
@@ -189,6 +188,8 @@ def mixup_weights(seed: int, positions: Ints, alpha: float) -> npt.NDArray[np.fl
 
     Both partners draw the same weight. Source: Zhang et al., arXiv:1710.09412.
     """
+    from scipy.special import betaincinv  # MixUp alone needs it
+
     weights: npt.NDArray[np.float32] = betaincinv(alpha, alpha, uniform(seed, positions >> 1, _MIXUP)).astype(
         np.float32
     )

@@ -21,7 +21,6 @@ from data_pipelines.faults import Instead, Unseen, one_line, readable, replaced
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 from data_pipelines.scaled_decode import decode_scale, scaled_window
-from data_pipelines.torch_randaugment import randaugment
 
 _PREFETCH = 2
 _JPEG = 0xFF  # its first byte
@@ -103,7 +102,10 @@ def _cut(
     top, left = views.offset[i].tolist()
     image = resized[:, top : top + views.size, left : left + views.size]
     image = image.flip(2) if views.flip[i] else image
-    image = image if views.operations is None else randaugment(image, views.operations, i)
+    if views.operations is not None:
+        from data_pipelines.torch_randaugment import randaugment  # by torchvision, which nothing else here needs
+
+        image = randaugment(image, views.operations, i)
     image = image if views.warp is None else _warp(image, views.warp[i])
     return image.permute(1, 2, 0).contiguous()
 

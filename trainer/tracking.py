@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from trainer.files import write_atomically, write_json
 from trainer.heartbeat_file import HeartbeatFile
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
@@ -34,7 +36,8 @@ class Tracker:
         self._run_dir = run_dir
         _cut_back(run_dir / METRICS, first_step)
         self._metrics = _Rows(run_dir / METRICS)
-        self._board: SummaryWriter | None = SummaryWriter(run_dir / "tensorboard", purge_step=first_step + 1)
+        self._board: SummaryWriter | None = None
+        self._purge_step: int | None = first_step + 1
         self._is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=title, unit="step", disable=not self._is_terminal, ncols=100
@@ -71,12 +74,17 @@ class Tracker:
     def _draw(self, step: int, values: dict[str, float]) -> None:
         try:
             if self._board is None:
-                self._board = SummaryWriter(self._run_dir / "tensorboard")
+                self._board, self._purge_step = self._open_board(), None
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
         except OSError as error:  # of its own thread, some rows late, which are lost
             self._board = None
             self.say(f"warning: TensorBoard's files cannot be written ({error})")
+
+    def _open_board(self) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter  # on rank 0, with its first row
+
+        return SummaryWriter(self._run_dir / "tensorboard", purge_step=self._purge_step)
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         shown = "  ".join(

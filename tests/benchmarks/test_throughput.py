@@ -11,7 +11,13 @@ import torch
 from benchmarks import optimizer, throughput
 from benchmarks.optimizer import OptimizerBenchmark
 from benchmarks.throughput import Throughput
-from benchmarks.throughput_models import bound_step, images_and_labels, layout_probe, our_turn
+from benchmarks.throughput_models import (
+    bound_step,
+    images_and_labels,
+    layout_probe,
+    our_turn,
+    with_cudnn_benchmark,
+)
 from data_pipelines.errors import InputError, RunError
 from trainer.memory_report import kept_per_image
 from trainer.models.bit import PreActBottleneck
@@ -35,6 +41,30 @@ def tiny_contenders(fail: bool = False) -> dict[str, Any]:
 
     ours = lambda: our_turn("r14x0.5", batch, CPU, False, 1)  # noqa: E731
     return {throughput.OURS: ours, throughput.EAGER_LAST: ours, throughput.COMPILED_LAST: broken if fail else ours}
+
+
+def test_what_is_late_is_left_out_and_ours_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders())
+    monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
+    monkeypatch.setattr(throughput, "gemm_flops_per_s", lambda _: 1e11)
+    settings = Throughput(rounds=3, steps=1, batch_size=2, image_size=32, threads=1, limit_s=0)
+    result = throughput.measure(settings, CPU)
+    assert result["arguments"]["rounds"] == 1
+    assert "images_per_s" in result["contenders"][throughput.OURS]
+    assert result["contenders"][throughput.EAGER_LAST] == {"not_measured": "no time was left after 0 s"}
+
+
+def test_cudnn_times_algorithms_in_that_contender_alone() -> None:
+    seen = []
+
+    def turn(steps: int) -> float:
+        seen.append(torch.backends.cudnn.benchmark)
+        return 1.0
+
+    before = torch.backends.cudnn.benchmark
+    assert with_cudnn_benchmark(turn)(2) == 1.0
+    assert seen == [True]
+    assert torch.backends.cudnn.benchmark == before
 
 
 def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import Tensor
 
 from trainer.kernels.native import cache_folder
@@ -24,6 +23,8 @@ def compile_units(model: BiTResNet, images: Tensor, autocast: _Autocast, graphs:
     With `graphs` each unit is recorded as CUDA graphs, for batches of this one shape, and what they replay is compared
     with what was computed without. Drops the gradients.
     """
+    import torch._dynamo  # takes more than a second, and most runs on CPUs do without
+
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))  # the default does not last
     # Each shape and mode of each unit takes one place in the compiler's cache for their code.
     limit = 4 * len(model.units)

@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
-from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.engines.base import Update
@@ -44,7 +43,7 @@ class DDPEngine(ReplicaEngine):
                 init_process_group(place, self.device, self._rendezvous, self._runtime.timeout_s)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
-        self._sharded: ZeroRedundancyOptimizer | None = None
+        self._sharded: Any = None  # torch.distributed.optim.ZeroRedundancyOptimizer
         if self.world_size == 1:
             return model
         for parameter in model.parameters():
@@ -60,6 +59,8 @@ class DDPEngine(ReplicaEngine):
         if self._runtime.gradient_compression != "none":
             wrapped.register_comm_hook(None, _COMPRESSION_HOOKS[self._runtime.gradient_compression])
         if self._runtime.zero_stage == 1:
+            from torch.distributed.optim import ZeroRedundancyOptimizer  # brings FSDP, DTensor and sympy along
+
             groups, shared = self._optimizer.param_groups, self._optimizer.defaults
             names = ("lr", "momentum", "weight_decay", "nesterov")
             self._sharded = ZeroRedundancyOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})

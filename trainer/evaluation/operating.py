@@ -4,8 +4,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, softmax
 
 from data_pipelines.index import Array, Task
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
@@ -70,6 +68,9 @@ def fit_temperature(val: Predictions) -> float:
 
     One number for all classes or findings. Source: Guo et al., arXiv:1706.04599, sec. 4.2.
     """
+    from scipy.optimize import minimize_scalar  # half a CPU-second that a start of training need not take
+    from scipy.special import log_softmax
+
     logits = np.asarray(val.logits, dtype=np.float64)
     if val.task == "single_label":
         rows, labels = np.arange(len(val)), np.asarray(val.labels)
@@ -94,6 +95,8 @@ def fit_temperature(val: Predictions) -> float:
 
 def probabilities(logits: Array, task: Task, temperature: float) -> Floats:
     """Calibrated probabilities, float64 [N, C]."""
+    from scipy.special import expit, softmax
+
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     return np.asarray(softmax(scaled, axis=1) if task == "single_label" else expit(scaled))
 

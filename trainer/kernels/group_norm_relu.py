@@ -19,6 +19,7 @@ from torch import Tensor
 from data_pipelines.errors import InputError
 from trainer.kernels import group_norm_cpu
 from trainer.kernels.native import library
+from trainer.kernels.operators import operator
 from trainer.kernels.tiling import split, tile
 
 layout_copies: Counter[str] = Counter()
@@ -86,10 +87,13 @@ def _is_native(device: torch.device) -> bool:
     return device.type == "cpu" and not _INTERPRETED
 
 
-@torch.compiler.assume_constant_result
 def kernel_works(device: torch.device) -> bool:
     """Whether the kernels run on this device, found out by running one; where they do not, says why, once."""
     return _found_to_work(device)  # a cache that the compiler saw would be traced through
+
+
+# As torch.compiler.assume_constant_result has it, which imports the whole compiler.
+kernel_works._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
@@ -153,7 +157,7 @@ def _channels_last(tensor: Tensor, what: str) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-@torch.library.custom_op("bitscale::group_norm_relu", mutates_args=())
+@operator("bitscale::group_norm_relu")
 def _group_norm_relu(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,12 +165,12 @@ def _group_norm_relu(
     return y, mean, rstd
 
 
-@_group_norm_relu.register_fake
+@torch.library.register_fake(_group_norm_relu)
 def _(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     return _outputs(x, num_groups)
 
 
-@torch.library.custom_op("bitscale::add_group_norm_relu", mutates_args=())
+@operator("bitscale::add_group_norm_relu")
 def _add_group_norm_relu(
     x: Tensor, residual: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -175,7 +179,7 @@ def _add_group_norm_relu(
     return y, total, mean, rstd
 
 
-@_add_group_norm_relu.register_fake
+@torch.library.register_fake(_add_group_norm_relu)
 def _(
     x: Tensor, residual: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -183,7 +187,7 @@ def _(
     return y, torch.empty_like(y), mean, rstd
 
 
-@torch.library.custom_op("bitscale::group_norm_relu_backward", mutates_args=())
+@operator("bitscale::group_norm_relu_backward")
 def _backward(
     dy: Tensor, dtotal: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -208,7 +212,7 @@ def _backward(
     return dx, dweight.to(weight.dtype, copy=True), dbias.to(bias.dtype, copy=True)
 
 
-@_backward.register_fake
+@torch.library.register_fake(_backward)
 def _(
     dy: Tensor, dtotal: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,5 +248,5 @@ def _gradients_of_sum(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, *_: An
     return dx, dx, None, dweight, dbias, None
 
 
-_group_norm_relu.register_autograd(_gradients, setup_context=_save)
-_add_group_norm_relu.register_autograd(_gradients_of_sum, setup_context=_save_total)
+torch.library.register_autograd(_group_norm_relu, _gradients, setup_context=_save)
+torch.library.register_autograd(_add_group_norm_relu, _gradients_of_sum, setup_context=_save_total)

@@ -1,5 +1,6 @@
 """SGD with momentum whose gradients are clipped adaptively first."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,6 +30,10 @@ class SGDAGC(torch.optim.SGD):
     skip: Tensor | None = None
     _lies_at: object = None  # where weights, gradients and momenta lay at the step before
     _kernel_fits = False  # whether there is a kernel for tensors that lie so
+
+    # Torch's own, without the wrappers that keep the compiler off them and import all of it to do so.
+    add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
 
     def __init__(
         self,
