@@ -82,6 +82,8 @@ class Code(NamedTuple):
     blocks_per_sm: int
     load_bits: tuple[int, ...]
     store_bits: tuple[int, ...]
+    handed_over: int
+    """How often a thread says that its whole program's stores, all ended, may be read by others."""
 
 
 class Layer(NamedTuple):
@@ -182,7 +184,15 @@ def examine(launch: Launch, capability: int) -> Code:
     registers, stack = map(int, found.groups())
     warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
     blocks = blocks_per_sm(registers, warps, shared, capability)
-    return Code(registers, stack, shared, warps, blocks, *(_widths(code, names) for names in ("LDG|LDGSTS", "STG")))
+    widths = (_widths(code, names) for names in ("LDG|LDGSTS", "STG"))
+    return Code(registers, stack, shared, warps, blocks, *widths, handed_over(kernel.asm["ptx"]))
+
+
+def handed_over(ptx: str) -> int:
+    """Releasing atomics, -1 if one of them does not come straight after a barrier of all the program's threads."""
+    events = re.findall(r"\b(bar\.sync|st\.global|atom\.global\.gpu\.(?:acq_rel|release))", ptx)
+    releases = [i for i, event in enumerate(events) if event.startswith("atom")]
+    return len(releases) if all(i and events[i - 1] == "bar.sync" for i in releases) else -1
 
 
 def _said(*command: str | Path) -> str:
@@ -213,6 +223,9 @@ def faults(launch: Launch, code: Code) -> list[str]:
     if code.blocks_per_sm < LEAST_BLOCKS and name not in EXCEPTIONS:
         found.append(f"{code.blocks_per_sm} block on a multiprocessor")
     if name.startswith(("forward_", "backward_")):  # these have activations
+        wanted = 2 if name.endswith("_split") else 0  # the end of a first pass, and of its merging
+        if code.handed_over != wanted:
+            found.append(f"hands stores over {code.handed_over} times in order, not {wanted}")
         for what, widths in (("reads", code.load_bits), ("writes", code.store_bits)):
             if 128 not in widths or min(widths) < 32:
                 found.append(f"{what} activations {' or '.join(map(str, widths))} bits at a time")

@@ -72,7 +72,7 @@ def merge_moments(
     mean_c_ptr, m2_c_ptr, mean_ptr, rstd_ptr, sample, block, rows, rows_each, splits, channels, eps,
     group_size: tl.constexpr, groups: tl.constexpr, block_g: tl.constexpr, block_c: tl.constexpr,
 ):  # fmt: skip
-    """Moments of channels and splits [N, splits, C] -> for a block of groups, mean and 1 / sqrt(variance + eps) [N, G]."""
+    """Moments of channels and splits [N, splits, C] -> of a block of groups, mean and 1 / sqrt(variance + eps)."""
     num_groups = channels // group_size
     channel, channel_mask, group, group_mask, member = groups_of(block, channels, group_size, groups, block_g, block_c)
     start = sample * splits * channels + channel
