@@ -1,10 +1,11 @@
 """Where prepared data sets lie."""
 
 import os
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
-from data_pipelines.datasets import DATASETS, OWN
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.shards import MANIFEST
@@ -28,10 +29,12 @@ def find(name: str) -> Path:
     for folder in candidates:
         if (folder / MANIFEST).is_file():
             return folder
+    from data_pipelines.datasets import DATASETS, OWN  # with all readers, and pandas: training needs none of them
+
     if name in DATASETS and name not in OWN:
         raise InputError(
             f"data set {name!r} is not prepared; prepare it with: "
-            f"python -m data_pipelines.prepare {name} {_root_flag(name)}--out {data_root() / name}"
+            f"python -m data_pipelines.prepare {name} {_root_flag(DATASETS[name])}--out {data_root() / name}"
         )
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
@@ -41,5 +44,5 @@ def find(name: str) -> Path:
     )
 
 
-def _root_flag(name: str) -> str:
-    return "--root DIR " if "root" in signature(DATASETS[name]).parameters else ""
+def _root_flag(reader: Callable[..., Any]) -> str:
+    return "--root DIR " if "root" in signature(reader).parameters else ""

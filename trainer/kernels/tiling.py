@@ -16,6 +16,7 @@ _TILE_ELEMENTS: dict[Direction, dict[int, tuple[int, ...]]] = {
 """Bytes of a row that one program has, by preference: a sector has 32, DRAM hands over 64 at a time. For each, how many
 fp32 values a tile may have, so that a GPU's registers hold the tiles of two programs or more at a time."""
 _ELEMENTS_PER_THREAD = 32
+_FULL_THREAD = {"forward": 64, "backward": 32}  # elements with which a thread takes about all registers it may
 _TILE_WARPS = (4, 8)
 _REGISTERS = 65536  # of a multiprocessor, each of 32 bits
 _MEMBERSHIP_ELEMENTS = 4096  # of the mask groups x channels
@@ -109,16 +110,16 @@ def tile(direction: Direction, rows: int, num_groups: int, group_size: int, item
         for elements in sizes:
             channels = channel_block(num_groups, group_size, elements // block_s)
             if channels and channels.groups * group_size * itemsize >= row_bytes:
-                return _tile(channels, block_s)
+                return _tile(direction, channels, block_s)
     return None
 
 
-def _tile(channels: ChannelBlock, block_s: int) -> Tile:
-    warps = power_of_2(block_s * channels.block_c // (32 * _ELEMENTS_PER_THREAD))
-    few, many = _TILE_WARPS
-    # Without a limit the compiler takes a few registers more than two programs of so many warps can have.
-    limit = _REGISTERS // (2 * 32 * many) if warps >= many else None
-    return Tile(channels, block_s, min(max(warps, few), many), limit)
+def _tile(direction: Direction, channels: ChannelBlock, block_s: int) -> Tile:
+    elements, (few, many) = block_s * channels.block_c, _TILE_WARPS
+    warps = min(max(power_of_2(elements // (32 * _ELEMENTS_PER_THREAD)), few), many)
+    # Left alone, the compiler takes a few registers more than two such programs can have.
+    is_full = elements >= 32 * warps * _FULL_THREAD[direction] and warps == many
+    return Tile(channels, block_s, warps, _REGISTERS // (2 * 32 * warps) if is_full else None)
 
 
 @cache
