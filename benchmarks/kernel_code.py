@@ -147,12 +147,11 @@ def _norm(layer: Layer, dtype: torch.dtype) -> None:
     shape = (_SAMPLES, layer.channels, layer.side, layer.side)
     x, residual, dy, dtotal = (torch.empty(shape, dtype=dtype, memory_format=torch.channels_last) for _ in range(4))
     weight, bias = torch.empty(2, layer.channels).unbind()
-    inputs = [t.requires_grad_() for t in (x, weight.clone(), bias.clone())]
+    inputs = (x, weight, bias) = tuple(t.requires_grad_() for t in (x, weight.clone(), bias.clone()))
     if not layer.adds:
-        y = group_norm_relu(inputs[0], NUM_GROUPS, *inputs[1:])
-        torch.autograd.grad(y, inputs, dy)
+        torch.autograd.grad(group_norm_relu(x, NUM_GROUPS, weight, bias), inputs, dy)
         return
-    both = add_group_norm_relu(inputs[0], residual, NUM_GROUPS, *inputs[1:])
+    both = add_group_norm_relu(x, residual, NUM_GROUPS, weight, bias)
     torch.autograd.grad(both, inputs, (dy, dtotal), retain_graph=True)
     torch.autograd.grad(both[0], inputs, dy)
 
@@ -184,8 +183,8 @@ def examine(launch: Launch, capability: int) -> Code:
     registers, stack = map(int, found.groups())
     warps, shared = kernel.metadata.num_warps, kernel.metadata.shared
     blocks = blocks_per_sm(registers, warps, shared, capability)
-    widths = (_widths(code, names) for names in ("LDG|LDGSTS", "STG"))
-    return Code(registers, stack, shared, warps, blocks, *widths, handed_over(kernel.asm["ptx"]))
+    loads, stores = _widths(code, "LDG|LDGSTS"), _widths(code, "STG")
+    return Code(registers, stack, shared, warps, blocks, loads, stores, handed_over(kernel.asm["ptx"]))
 
 
 def handed_over(ptx: str) -> int:

@@ -84,7 +84,7 @@ def pretend() -> list[Launch]:
     JITFunction.run = run
     torch.Tensor.device = property(lambda _: _CUDA)  # type: ignore[assignment, misc]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment, misc]
-    torch.cuda.get_device_capability = lambda _=None: (9, 0)
+    torch.cuda.get_device_capability = lambda device=None: (9, 0)
     _OnCpu().__enter__()
     return launches
 

@@ -140,8 +140,7 @@ def _forward(
     if x.numel() and _is_native(x.device):
         group_norm_cpu.forward(*arguments)
     elif x.numel():
-        from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
-
+        group_norm_split, group_norm_tile = _triton_kernels()
         shape = (x.shape[2] * x.shape[3], num_groups, x.shape[1] // num_groups, x.element_size())
         with torch.cuda.device_of(x):
             if in_registers := tile("forward", *shape):
@@ -149,6 +148,13 @@ def _forward(
             else:
                 group_norm_split.forward(*arguments, split(*shape))
     return y, total, mean, rstd
+
+
+@cache
+def _triton_kernels() -> Any:
+    from trainer.kernels import group_norm_split, group_norm_tile  # need Triton, which takes its time
+
+    return group_norm_split, group_norm_tile
 
 
 def _outputs(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,8 +216,7 @@ def _gradients(
     arguments = (dy, x, dtotal, dx, mean, rstd, weight.contiguous(), bias.contiguous())
     if _is_native(x.device):
         return dx, *group_norm_cpu.backward(*arguments)
-    from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
-
+    group_norm_split, group_norm_tile = _triton_kernels()
     num_groups = mean.shape[1]
     shape = (x.shape[2] * x.shape[3], num_groups, x.shape[1] // num_groups, x.element_size())
     with torch.cuda.device_of(x):
@@ -220,7 +225,9 @@ def _gradients(
         else:
             parts = group_norm_split.backward(*arguments, split(*shape))
     dweight, dbias = parts.sum(1).unbind()
-    return dx, dweight.to(weight.dtype), dbias.to(bias.dtype)
+    if weight.dtype != torch.float32 or bias.dtype != torch.float32:
+        dweight, dbias = dweight.to(weight.dtype), dbias.to(bias.dtype)
+    return dx, dweight, dbias
 
 
 class _GroupNormReLU(torch.autograd.Function):
