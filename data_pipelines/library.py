@@ -29,7 +29,7 @@ def find(name: str) -> Path:
     for folder in candidates:
         if (folder / MANIFEST).is_file():
             return folder
-    from data_pipelines.datasets import DATASETS, OWN  # the readers of every set, and pandas for their tables
+    from data_pipelines.datasets import DATASETS, OWN  # with all readers, and pandas: training needs none of them
 
     if name in DATASETS and name not in OWN:
         raise InputError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import group_norm as module
-from benchmarks.group_norm import COMPILED, NHWC, OURS, GroupNormBenchmark, check, layers, measure, table
+from benchmarks.group_norm import COMPILED, NHWC, OURS, GroupNormBenchmark, check, layers, measure, table, verdict
 from data_pipelines.errors import InputError, RunError
 
 CPU = torch.device("cpu")
@@ -37,6 +37,17 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert model["total_ms"][NHWC]["both"] == pytest.approx(sums)
     assert COMPILED not in model["total_ms"]
     assert table(result).count("\n| ") == 2 + len(model["layers"])
+
+
+@pytest.mark.parametrize(
+    ("share", "keeps", "expected"), [(0.9, True, "is needless"), (1.1, True, "stays"), (0.9, False, "stays")]
+)
+def test_the_rule_by_which_torchs_own_kernels_are_taken(share: float, keeps: bool, expected: str) -> None:
+    models = [{"total_ms": {OURS: {"both": 2.0}, NHWC: {"both": 2.0 * each}}} for each in (0.5, share)]
+    text = verdict({"models": models, "torch_keeps_channels_last": keeps})
+    assert f"so ours {expected}." in text
+    assert f"at most {share:.2f} times" in text
+    assert torch.__version__.partition("+")[0] in text
 
 
 @pytest.mark.usefixtures("plain_path")

@@ -5,9 +5,9 @@ import triton.language as tl
 
 
 @triton.jit
-def load(pointer, mask):
+def load(pointer, mask, eviction_policy: tl.constexpr = ""):
     """Values as fp32; 0 where masked."""
-    return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
+    return tl.load(pointer, mask=mask, other=0.0, eviction_policy=eviction_policy).to(tl.float32)
 
 
 @triton.jit

@@ -19,13 +19,13 @@ from torch import Tensor
 from data_pipelines.errors import InputError
 from trainer.kernels import group_norm_cpu
 from trainer.kernels.native import library
-from trainer.kernels.operators import operator
 from trainer.kernels.tiling import split, tile
 
 layout_copies: Counter[str] = Counter()
 """How often the kernel was handed a tensor that is not channels-last, "input" or "gradient", and so copied it first."""
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_PLAIN = (Tensor, torch.nn.Parameter)
 _OLDEST_GPU = (8, 0)  # of Triton; also the first with bf16
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -39,6 +39,8 @@ def group_norm_relu(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, ep
     """
     _check(x, num_groups)
     if _kernel_takes(x, weight):
+        if _is_eager(x):
+            return _GroupNormReLU.apply(x, None, num_groups, weight, bias, eps)
         return _group_norm_relu(x, num_groups, weight, bias, eps)[0]
     return _plain(x, num_groups, weight, bias, eps)
 
@@ -56,6 +58,8 @@ def add_group_norm_relu(
             f"cannot add {list(residual.shape)} {residual.dtype} to {list(x.shape)} {x.dtype}; both must be alike"
         )
     if _kernel_takes(x, weight):
+        if _is_eager(x):
+            return _GroupNormReLU.apply(x, residual, num_groups, weight, bias, eps)
         y, total, _, _ = _add_group_norm_relu(x, residual, num_groups, weight, bias, eps)
         return y, total
     total = x + residual
@@ -81,6 +85,16 @@ def _kernel_takes(x: Tensor, weight: Tensor) -> bool:
     if _is_native(x.device):
         return x.dtype in group_norm_cpu.DTYPES and weight.dtype == torch.float32 and kernel_works(x.device)
     return x.dtype in _DTYPES and kernel_works(x.device)
+
+
+def _is_eager(x: Tensor) -> bool:
+    """Whether nothing but autograd looks on: no compiler, no fake tensor, no dispatch mode, no transformation."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) in _PLAIN
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
 def _is_native(device: torch.device) -> bool:
@@ -129,8 +143,7 @@ def _forward(
     if x.numel() and _is_native(x.device):
         group_norm_cpu.forward(*arguments)
     elif x.numel():
-        from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
-
+        group_norm_split, group_norm_tile = _triton_kernels()
         shape = (x.shape[2] * x.shape[3], num_groups, x.shape[1] // num_groups, x.element_size())
         with torch.cuda.device_of(x):
             if in_registers := tile("forward", *shape):
@@ -138,6 +151,13 @@ def _forward(
             else:
                 group_norm_split.forward(*arguments, split(*shape))
     return y, total, mean, rstd
+
+
+@cache
+def _triton_kernels() -> Any:
+    from trainer.kernels import group_norm_split, group_norm_tile  # need Triton, which takes its time
+
+    return group_norm_split, group_norm_tile
 
 
 def _outputs(x: Tensor, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +177,7 @@ def _channels_last(tensor: Tensor, what: str) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-@operator("bitscale::group_norm_relu")
+@torch.library.custom_op("bitscale::group_norm_relu", mutates_args=())
 def _group_norm_relu(
     x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,12 +185,12 @@ def _group_norm_relu(
     return y, mean, rstd
 
 
-@torch.library.register_fake(_group_norm_relu)
+@_group_norm_relu.register_fake
 def _(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     return _outputs(x, num_groups)
 
 
-@operator("bitscale::add_group_norm_relu")
+@torch.library.custom_op("bitscale::add_group_norm_relu", mutates_args=())
 def _add_group_norm_relu(
     x: Tensor, residual: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -179,7 +199,7 @@ def _add_group_norm_relu(
     return y, total, mean, rstd
 
 
-@torch.library.register_fake(_add_group_norm_relu)
+@_add_group_norm_relu.register_fake
 def _(
     x: Tensor, residual: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -187,10 +207,10 @@ def _(
     return y, torch.empty_like(y), mean, rstd
 
 
-@operator("bitscale::group_norm_relu_backward")
-def _backward(
+def _gradients(
     dy: Tensor, dtotal: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the input, weight and bias; the last two may share their memory's beginning and end."""
     dy, x = _channels_last(dy, "gradient"), _channels_last(x, "input")
     dtotal = None if dtotal is None else _channels_last(dtotal, "gradient")
     dx = torch.empty_like(x)
@@ -199,8 +219,7 @@ def _backward(
     arguments = (dy, x, dtotal, dx, mean, rstd, weight.contiguous(), bias.contiguous())
     if _is_native(x.device):
         return dx, *group_norm_cpu.backward(*arguments)
-    from trainer.kernels import group_norm_split, group_norm_tile  # needs Triton
-
+    group_norm_split, group_norm_tile = _triton_kernels()
     num_groups = mean.shape[1]
     shape = (x.shape[2] * x.shape[3], num_groups, x.shape[1] // num_groups, x.element_size())
     with torch.cuda.device_of(x):
@@ -209,10 +228,43 @@ def _backward(
         else:
             parts = group_norm_split.backward(*arguments, split(*shape))
     dweight, dbias = parts.sum(1).unbind()
-    return dx, dweight.to(weight.dtype, copy=True), dbias.to(bias.dtype, copy=True)
+    if weight.dtype != torch.float32 or bias.dtype != torch.float32:
+        dweight, dbias = dweight.to(weight.dtype), dbias.to(bias.dtype)
+    return dx, dweight, dbias
 
 
-@torch.library.register_fake(_backward)
+class _GroupNormReLU(torch.autograd.Function):
+    """The operation as eager mode has it; through torch.library a call takes the host several times as long."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, residual: Tensor | None, num_groups: int, weight: Tensor, bias: Tensor, eps: float
+    ) -> Any:
+        y, total, mean, rstd = _forward(x, residual, num_groups, weight, bias, eps)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x if total is None else total, mean, rstd, weight, bias)
+        return y if total is None else (y, total)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, *dtotals: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        (dtotal,) = dtotals or (None,)
+        dx, dweight, dbias = dtotal, None, None
+        if dy is not None:
+            # The operation refuses to be differentiated a second time, where that is in question.
+            gradients = _backward if torch.is_grad_enabled() else _gradients
+            dx, dweight, dbias = gradients(dy, dtotal, *ctx.saved_tensors)
+        return dx, dx if dtotals else None, None, dweight, dbias, None
+
+
+@torch.library.custom_op("bitscale::group_norm_relu_backward", mutates_args=())
+def _backward(
+    dy: Tensor, dtotal: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dweight, dbias = _gradients(dy, dtotal, x, mean, rstd, weight, bias)
+    return dx, dweight.clone(), dbias.clone()  # an operation's results must not share memory
+
+
+@_backward.register_fake
 def _(
     dy: Tensor, dtotal: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -228,7 +280,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(x, mean, rstd, weight, bias)
 
 
-def _gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
+def _backward_of_norm(ctx: Any, dy: Tensor, *_: Any) -> tuple[Any, ...]:
     dx, dweight, dbias = _backward(dy, None, *ctx.saved_tensors)
     return dx, None, dweight, dbias, None
 
@@ -241,12 +293,12 @@ def _save_total(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -
     ctx.save_for_backward(total, mean, rstd, weight, bias)
 
 
-def _gradients_of_sum(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _backward_of_sum(ctx: Any, dy: Tensor | None, dtotal: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if dy is None:
         return dtotal, dtotal, None, None, None, None
     dx, dweight, dbias = _backward(dy, dtotal, *ctx.saved_tensors)
     return dx, dx, None, dweight, dbias, None
 
 
-torch.library.register_autograd(_group_norm_relu, _gradients, setup_context=_save)
-torch.library.register_autograd(_add_group_norm_relu, _gradients_of_sum, setup_context=_save_total)
+_group_norm_relu.register_autograd(_backward_of_norm, setup_context=_save)
+_add_group_norm_relu.register_autograd(_backward_of_sum, setup_context=_save_total)

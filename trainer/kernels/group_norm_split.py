@@ -1,6 +1,11 @@
-"""GroupNorm + ReLU of large samples: rows are split among programs, whose results are merged before a second pass.
+"""GroupNorm + ReLU of large samples, one launch a direction: rows are split among programs, which take turns.
 
-Activations are channels-last, read as [N, rows = H * W, C]. What programs add up is merged in a fixed order.
+The first pass over a sample takes sums, the second applies them. Second passes follow first ones at a distance of some
+programs, so that what they read again is still in the GPU's L2 cache; what is not read again is marked to leave it
+first. Turns are drawn, not taken from the program's
+number: a program that waits for a sample's first pass then waits for programs that already run, so none waits for ever.
+What programs add up is merged in a fixed order, by the one that ends last, so no number depends on who that is.
+Activations are channels-last, read as [N, rows = H * W, C].
 """
 
 import torch
@@ -18,62 +23,58 @@ from trainer.kernels.group_norm_parts import (
     relu,
     to_channels,
 )
-from trainer.kernels.tiling import Split, cdiv
+from trainer.kernels.launch import launch
+from trainer.kernels.tiling import Split
 
 
-@triton.jit(do_not_specialize=["rows", "rows_each", "splits"])
-def channel_moments(
-    x_ptr, residual_ptr, total_ptr, mean_ptr, m2_ptr, rows, rows_each, splits, channels,
-    block_c: tl.constexpr, block_s: tl.constexpr,
-):  # fmt: skip
-    """Mean and summed squared deviations of each channel over one split of one sample's rows: [N, splits, C].
+@triton.jit
+def of_turn(turn, units, ahead):
+    """Whether a turn is a second pass, and over which unit: `ahead` first passes, then one of each by turns, then the
+    second passes that are left."""
+    later = turn - ahead
+    pairs = units - ahead
+    alternates = (later >= 0) & (later < 2 * pairs)
+    is_second = (later >= 2 * pairs) | (alternates & (later % 2 == 0))
+    unit = tl.where(alternates, later // 2 + tl.where(later % 2 == 0, 0, ahead), later - pairs)
+    return is_second, tl.where(later < 0, turn, unit)
 
-    Welford's update in every place of the tile, the places merged at the end: sums of squares would lose small
-    variances beside large means.
-    """
+
+@triton.jit
+def arrive(arrived_ptr):
+    """How many programs of the sample came before; what they stored can be read."""
+    tl.debug_barrier()  # every thread's stores come before the one that counts
+    return tl.atomic_add(arrived_ptr, 1, sem="acq_rel")
+
+
+@triton.jit
+def wait_until(arrived_ptr, count):
+    """Return once `count` programs have arrived; what they stored can be read."""
+    while tl.atomic_add(arrived_ptr, 0, sem="acquire") < count:
+        pass
+    tl.debug_barrier()
+
+
+@triton.jit
+def rows_of(unit, rows, rows_each, splits, channels, block_c: tl.constexpr, block_s: tl.constexpr):
+    """Sample, split and channels of a unit: how many rows it has, where they begin, and offsets of one step's."""
     blocks = tl.cdiv(channels, block_c)
-    unit = tl.cast(tl.program_id(0) // blocks, tl.int64)
-    channel, channel_mask = channels_of(tl.program_id(0) % blocks, channels, block_c)
-    first_row = (unit % splits).to(tl.int32) * rows_each
-    num_rows = tl.minimum(rows - first_row, rows_each)
-    start = (unit // splits * rows + first_row) * channels
-    place = tl.arange(0, block_s)
-    offsets = place[:, None] * channels + channel[None, :]
-    mean = tl.zeros([block_s, block_c], tl.float32)
-    m2 = tl.zeros([block_s, block_c], tl.float32)
-    seen = 0.0
-    for done in range(0, num_rows, block_s):
-        mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
-        here = start + tl.cast(done, tl.int64) * channels
-        x = load(x_ptr + here + offsets, mask)
-        if residual_ptr is not None:
-            total = (x + load(residual_ptr + here + offsets, mask)).to(total_ptr.dtype.element_ty)
-            tl.store(total_ptr + here + offsets, total, mask=mask)
-            x = total.to(tl.float32)
-        seen += 1.0
-        deviation = tl.where(mask, x - mean, 0.0)
-        mean += deviation * (1.0 / seen)
-        m2 += tl.where(mask, deviation * (x - mean), 0.0)
-    counts = tl.maximum((num_rows - place + block_s - 1) // block_s, 0).to(tl.float32)
-    mean_c = tl.sum(mean * counts[:, None], axis=0) / num_rows
-    apart = mean - mean_c[None, :]
-    m2_c = tl.sum(m2 + apart * apart * counts[:, None], axis=0)
-    tl.store(mean_ptr + unit * channels + channel, mean_c, mask=channel_mask)
-    tl.store(m2_ptr + unit * channels + channel, m2_c, mask=channel_mask)
+    sample = tl.cast(unit // (splits * blocks), tl.int64)
+    split = unit // blocks % splits
+    channel, channel_mask = channels_of(unit % blocks, channels, block_c)
+    first_row = split * rows_each
+    start = (sample * rows + first_row) * channels
+    offsets = tl.arange(0, block_s)[:, None] * channels + channel[None, :]
+    return sample, split, tl.minimum(rows - first_row, rows_each), start, offsets, channel, channel_mask
 
 
-@triton.jit(do_not_specialize=["rows", "rows_each", "splits"])
+@triton.jit
 def merge_moments(
-    mean_c_ptr, m2_c_ptr, mean_ptr, rstd_ptr, rows, rows_each, splits, channels, eps,
+    mean_c_ptr, m2_c_ptr, mean_ptr, rstd_ptr, sample, block, rows, rows_each, splits, channels, eps,
     group_size: tl.constexpr, groups: tl.constexpr, block_g: tl.constexpr, block_c: tl.constexpr,
 ):  # fmt: skip
-    """Moments of channels and splits [N, splits, C] -> mean and 1 / sqrt(variance + eps) of the groups [N, G]."""
+    """Moments of channels and splits [N, splits, C] -> of a block of groups, mean and 1 / sqrt(variance + eps)."""
     num_groups = channels // group_size
-    blocks = tl.cdiv(num_groups, groups)
-    sample = tl.cast(tl.program_id(0) // blocks, tl.int64)
-    channel, channel_mask, group, group_mask, member = groups_of(
-        tl.program_id(0) % blocks, channels, group_size, groups, block_g, block_c
-    )
+    channel, channel_mask, group, group_mask, member = groups_of(block, channels, group_size, groups, block_g, block_c)
     start = sample * splits * channels + channel
     count = (rows * group_size).to(tl.float32)
     sum_c = tl.zeros([block_c], tl.float32)
@@ -92,84 +93,14 @@ def merge_moments(
     tl.store(rstd_ptr + sample * num_groups + group, rstd, mask=group_mask)
 
 
-@triton.jit(do_not_specialize=["rows", "group_size"])
-def forward_apply(
-    x_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, rows, channels, group_size,
-    block_c: tl.constexpr, block_s: tl.constexpr,
-):  # fmt: skip
-    """relu(normalised * weight + bias) of some rows of one sample."""
-    sample, start, mask, offsets, channel, channel_mask = _rows_of_program(rows, channels, block_c, block_s)
-    of_group = sample * (channels // group_size) + channel // group_size
-    _, pre = normalise(
-        load(x_ptr + start + offsets, mask),
-        load(mean_ptr + of_group, channel_mask),
-        load(rstd_ptr + of_group, channel_mask),
-        load(weight_ptr + channel, channel_mask),
-        load(bias_ptr + channel, channel_mask),
-    )
-    tl.store(y_ptr + start + offsets, relu(pre, pre), mask=mask)
-
-
 @triton.jit
-def _rows_of_program(rows, channels, block_c: tl.constexpr, block_s: tl.constexpr):
-    # Last things first: what the pass before read last is still in the GPU's L2 cache.
-    program = tl.num_programs(0) - 1 - tl.program_id(0)
-    blocks = tl.cdiv(channels, block_c)
-    chunks = tl.cdiv(rows, block_s)
-    channel, channel_mask = channels_of(program % blocks, channels, block_c)
-    sample = tl.cast(program // blocks // chunks, tl.int64)
-    first_row = program // blocks % chunks * block_s
-    place = tl.arange(0, block_s)
-    mask = (place < rows - first_row)[:, None] & channel_mask[None, :]
-    offsets = place[:, None] * channels + channel[None, :]
-    return sample, (sample * rows + first_row) * channels, mask, offsets, channel, channel_mask
-
-
-@triton.jit(do_not_specialize=["rows", "rows_each", "splits", "group_size"])
-def backward_sums(
-    dy_ptr, x_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, dot_ptr, sum_ptr,
-    rows, rows_each, splits, channels, group_size, block_c: tl.constexpr, block_s: tl.constexpr,
-):  # fmt: skip
-    """Sums over one split of one sample's rows: of the gradient before the ReLU (sum), and of it times the normalised
-    input (dot). [N, splits, C]."""
-    blocks = tl.cdiv(channels, block_c)
-    unit = tl.cast(tl.program_id(0) // blocks, tl.int64)
-    channel, channel_mask = channels_of(tl.program_id(0) % blocks, channels, block_c)
-    first_row = (unit % splits).to(tl.int32) * rows_each
-    num_rows = tl.minimum(rows - first_row, rows_each)
-    start = (unit // splits * rows + first_row) * channels
-    of_group = unit // splits * (channels // group_size) + channel // group_size
-    mean = load(mean_ptr + of_group, channel_mask)
-    rstd = load(rstd_ptr + of_group, channel_mask)
-    weight = load(weight_ptr + channel, channel_mask)
-    bias = load(bias_ptr + channel, channel_mask)
-    place = tl.arange(0, block_s)
-    offsets = place[:, None] * channels + channel[None, :]
-    sums = tl.zeros([block_s, block_c], tl.float32)
-    dots = tl.zeros([block_s, block_c], tl.float32)
-    for done in range(0, num_rows, block_s):
-        mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
-        here = start + tl.cast(done, tl.int64) * channels
-        normalised, pre = normalise(load(x_ptr + here + offsets, mask), mean, rstd, weight, bias)
-        dpre = relu(pre, load(dy_ptr + here + offsets, mask))
-        sums += dpre
-        dots += dpre * normalised
-    tl.store(dot_ptr + unit * channels + channel, tl.sum(dots, axis=0), mask=channel_mask)
-    tl.store(sum_ptr + unit * channels + channel, tl.sum(sums, axis=0), mask=channel_mask)
-
-
-@triton.jit(do_not_specialize=["rows", "splits"])
 def merge_sums(
-    dot_ptr, sum_ptr, weight_ptr, dot_g_ptr, sum_g_ptr, rows, splits, channels,
+    dot_ptr, sum_ptr, weight_ptr, dot_g_ptr, sum_g_ptr, sample, block, rows, splits, channels,
     group_size: tl.constexpr, groups: tl.constexpr, block_g: tl.constexpr, block_c: tl.constexpr,
 ):  # fmt: skip
-    """[N, splits, C] -> means over each group of what the scale multiplies: [N, G]."""
+    """[N, splits, C] -> means over each group of a block of what the scale multiplies: [N, G]."""
     num_groups = channels // group_size
-    blocks = tl.cdiv(num_groups, groups)
-    sample = tl.cast(tl.program_id(0) // blocks, tl.int64)
-    channel, channel_mask, group, group_mask, member = groups_of(
-        tl.program_id(0) % blocks, channels, group_size, groups, block_g, block_c
-    )
+    channel, channel_mask, group, group_mask, member = groups_of(block, channels, group_size, groups, block_g, block_c)
     start = sample * splits * channels + channel
     dot_c = tl.zeros([block_c], tl.float32)
     sum_c = tl.zeros([block_c], tl.float32)
@@ -182,29 +113,128 @@ def merge_sums(
     tl.store(sum_g_ptr + sample * num_groups + group, group_sum(sum_c * weight, member) / count, mask=group_mask)
 
 
-@triton.jit(do_not_specialize=["rows", "group_size"])
-def backward_apply(
-    dy_ptr, x_ptr, dtotal_ptr, dx_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, dot_g_ptr, sum_g_ptr,
-    rows, channels, group_size, block_c: tl.constexpr, block_s: tl.constexpr,
+@triton.jit(do_not_specialize=["rows", "rows_each", "splits", "units", "ahead"])
+def forward_split(
+    x_ptr, residual_ptr, total_ptr, y_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, mean_c_ptr, m2_c_ptr, turns_ptr,
+    rows, rows_each, splits, units, ahead, channels, eps,
+    block_c: tl.constexpr, block_s: tl.constexpr, stages: tl.constexpr,
+    group_size: tl.constexpr, groups: tl.constexpr, block_g: tl.constexpr, merged_c: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the input, of some rows of one sample; plus that of the residual sum where there is one."""
-    sample, start, mask, offsets, channel, channel_mask = _rows_of_program(rows, channels, block_c, block_s)
+    """First pass: moments of each channel over a unit's rows, [N, splits, C]; second: what they make of its rows.
+
+    Moments by Welford's update in every place of the step, the places merged at the end: sums of squares would lose
+    small variances beside large means.
+    """
+    is_second, unit = of_turn(tl.atomic_add(turns_ptr, 1, sem="relaxed"), units, ahead)
+    sample, split, num_rows, start, offsets, channel, channel_mask = rows_of(
+        unit, rows, rows_each, splits, channels, block_c, block_s
+    )
+    arrived_ptr = turns_ptr + 1 + sample
+    of_sample = splits * tl.cdiv(channels, block_c)
+    place = tl.arange(0, block_s)
+    if is_second:
+        wait_until(arrived_ptr, of_sample + 1)
+        of_group = sample * (channels // group_size) + channel // group_size
+        mean_c = load(mean_ptr + of_group, channel_mask)
+        rstd_c = load(rstd_ptr + of_group, channel_mask)
+        weight = load(weight_ptr + channel, channel_mask)
+        bias = load(bias_ptr + channel, channel_mask)
+        source_ptr = x_ptr
+        if residual_ptr is not None:
+            source_ptr = total_ptr
+        for done in tl.range(0, num_rows, block_s, num_stages=stages):
+            mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
+            here = start + tl.cast(done, tl.int64) * channels
+            _, pre = normalise(load(source_ptr + here + offsets, mask, "evict_first"), mean_c, rstd_c, weight, bias)
+            tl.store(y_ptr + here + offsets, relu(pre, pre), mask=mask, eviction_policy="evict_first")
+    else:
+        mean = tl.zeros([block_s, block_c], tl.float32)
+        m2 = tl.zeros([block_s, block_c], tl.float32)
+        seen = 0.0
+        for done in tl.range(0, num_rows, block_s, num_stages=stages):
+            mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
+            here = start + tl.cast(done, tl.int64) * channels
+            if residual_ptr is None:
+                x = load(x_ptr + here + offsets, mask)
+            else:
+                x = load(x_ptr + here + offsets, mask, "evict_first")
+                total = (x + load(residual_ptr + here + offsets, mask, "evict_first")).to(total_ptr.dtype.element_ty)
+                tl.store(total_ptr + here + offsets, total, mask=mask)
+                x = total.to(tl.float32)
+            seen += 1.0
+            deviation = tl.where(mask, x - mean, 0.0)
+            mean += deviation * (1.0 / seen)
+            m2 += tl.where(mask, deviation * (x - mean), 0.0)
+        counts = tl.maximum((num_rows - place + block_s - 1) // block_s, 0).to(tl.float32)
+        mean_c = tl.sum(mean * counts[:, None], axis=0) / num_rows
+        apart = mean - mean_c[None, :]
+        m2_c = tl.sum(m2 + apart * apart * counts[:, None], axis=0)
+        of_unit = (sample * splits + split) * channels + channel
+        tl.store(mean_c_ptr + of_unit, mean_c, mask=channel_mask)
+        tl.store(m2_c_ptr + of_unit, m2_c, mask=channel_mask)
+        if arrive(arrived_ptr) == of_sample - 1:
+            for block in range(tl.cdiv(channels // group_size, groups)):
+                merge_moments(
+                    mean_c_ptr, m2_c_ptr, mean_ptr, rstd_ptr, sample, block, rows, rows_each, splits, channels, eps,
+                    group_size, groups, block_g, merged_c,
+                )  # fmt: skip
+            arrive(arrived_ptr)
+
+
+@triton.jit(do_not_specialize=["rows", "splits", "rows_each", "units", "ahead"])
+def backward_split(
+    dy_ptr, x_ptr, dtotal_ptr, dx_ptr, mean_ptr, rstd_ptr, weight_ptr, bias_ptr, dot_ptr, sum_ptr, dot_g_ptr, sum_g_ptr,
+    turns_ptr, rows, rows_each, splits, units, ahead, channels,
+    block_c: tl.constexpr, block_s: tl.constexpr, stages: tl.constexpr,
+    group_size: tl.constexpr, groups: tl.constexpr, block_g: tl.constexpr, merged_c: tl.constexpr,
+):  # fmt: skip
+    """First pass: sums over a unit's rows, [N, splits, C], of the gradient before the ReLU (sum) and of it times the
+    normalised input (dot); second: the gradient of the input, plus that of the residual sum where there is one."""
+    is_second, unit = of_turn(tl.atomic_add(turns_ptr, 1, sem="relaxed"), units, ahead)
+    sample, split, num_rows, start, offsets, channel, channel_mask = rows_of(
+        unit, rows, rows_each, splits, channels, block_c, block_s
+    )
+    arrived_ptr = turns_ptr + 1 + sample
+    of_sample = splits * tl.cdiv(channels, block_c)
     of_group = sample * (channels // group_size) + channel // group_size
+    mean = load(mean_ptr + of_group, channel_mask)
     rstd = load(rstd_ptr + of_group, channel_mask)
     weight = load(weight_ptr + channel, channel_mask)
-    normalised, pre = normalise(
-        load(x_ptr + start + offsets, mask),
-        load(mean_ptr + of_group, channel_mask),
-        rstd,
-        weight,
-        load(bias_ptr + channel, channel_mask),
-    )
-    dpre = relu(pre, load(dy_ptr + start + offsets, mask))
-    dot_c = load(dot_g_ptr + of_group, channel_mask)
-    dx = input_gradient(dpre, normalised, rstd, weight, load(sum_g_ptr + of_group, channel_mask), dot_c)
-    if dtotal_ptr is not None:
-        dx += load(dtotal_ptr + start + offsets, mask)
-    tl.store(dx_ptr + start + offsets, dx, mask=mask)
+    bias = load(bias_ptr + channel, channel_mask)
+    place = tl.arange(0, block_s)
+    if is_second:
+        wait_until(arrived_ptr, of_sample + 1)
+        dot_c = load(dot_g_ptr + of_group, channel_mask)
+        sum_c = load(sum_g_ptr + of_group, channel_mask)
+        for done in tl.range(0, num_rows, block_s, num_stages=stages):
+            mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
+            here = start + tl.cast(done, tl.int64) * channels
+            normalised, pre = normalise(load(x_ptr + here + offsets, mask, "evict_first"), mean, rstd, weight, bias)
+            dpre = relu(pre, load(dy_ptr + here + offsets, mask, "evict_first"))
+            dx = input_gradient(dpre, normalised, rstd, weight, sum_c, dot_c)
+            if dtotal_ptr is not None:
+                dx += load(dtotal_ptr + here + offsets, mask, "evict_first")
+            tl.store(dx_ptr + here + offsets, dx, mask=mask, eviction_policy="evict_first")
+    else:
+        sums = tl.zeros([block_s, block_c], tl.float32)
+        dots = tl.zeros([block_s, block_c], tl.float32)
+        for done in tl.range(0, num_rows, block_s, num_stages=stages):
+            mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
+            here = start + tl.cast(done, tl.int64) * channels
+            normalised, pre = normalise(load(x_ptr + here + offsets, mask), mean, rstd, weight, bias)
+            dpre = relu(pre, load(dy_ptr + here + offsets, mask))
+            sums += dpre
+            dots += dpre * normalised
+        of_unit = (sample * splits + split) * channels + channel
+        tl.store(dot_ptr + of_unit, tl.sum(dots, axis=0), mask=channel_mask)
+        tl.store(sum_ptr + of_unit, tl.sum(sums, axis=0), mask=channel_mask)
+        if arrive(arrived_ptr) == of_sample - 1:
+            for block in range(tl.cdiv(channels // group_size, groups)):
+                merge_sums(
+                    dot_ptr, sum_ptr, weight_ptr, dot_g_ptr, sum_g_ptr, sample, block, rows, splits, channels,
+                    group_size, groups, block_g, merged_c,
+                )  # fmt: skip
+            arrive(arrived_ptr)
 
 
 def forward(
@@ -213,19 +243,14 @@ def forward(
 ) -> None:  # fmt: skip
     """Fill y, mean and rstd, and total = x + residual where there is one. Activations channels-last."""
     samples, channels, rows = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    group_size = channels // mean.shape[1]
     parts = x.new_empty((2, samples, split.splits, channels), dtype=torch.float32)
-    channel_moments[(samples * split.splits * cdiv(channels, split.block_c),)](
-        x, residual, total, parts[0], parts[1], rows, split.rows, split.splits, channels,
-        split.block_c, split.block_s, num_warps=split.num_warps, enable_fp_fusion=True,
-    )  # fmt: skip
-    merge_moments[(samples * split.merged.blocks,)](
-        parts[0], parts[1], mean, rstd, rows, split.rows, split.splits, channels, eps,
-        group_size, split.merged.groups, split.merged.block_g, split.merged.block_c, enable_fp_fusion=True,
-    )  # fmt: skip
-    forward_apply[(_apply_programs(x, split),)](
-        x if total is None else total, y, mean, rstd, weight, bias, rows, channels, group_size,
-        split.block_c, split.apply_rows, num_warps=split.num_warps, enable_fp_fusion=True,
+    units = samples * split.units
+    launch(
+        forward_split, 2 * units,
+        (x, residual, total, y, mean, rstd, weight, bias, *parts.unbind(), _turns(x)),
+        (rows, split.rows, split.splits, units, min(split.ahead, units), channels, eps,
+         *_blocks(split, channels // mean.shape[1])),
+        num_warps=split.num_warps, enable_fp_fusion=True,
     )  # fmt: skip
 
 
@@ -235,23 +260,23 @@ def backward(
 ) -> Tensor:  # fmt: skip
     """Fill dx; returns the gradients of weight and bias in parts to be added up, fp32 [2, parts, C]."""
     samples, channels, rows = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    group_size = channels // mean.shape[1]
     parts = x.new_empty((2, samples * split.splits, channels), dtype=torch.float32)
-    backward_sums[(samples * split.splits * cdiv(channels, split.block_c),)](
-        dy, x, mean, rstd, weight, bias, parts[0], parts[1], rows, split.rows, split.splits, channels, group_size,
-        split.block_c, split.block_s, num_warps=split.num_warps, enable_fp_fusion=True,
-    )  # fmt: skip
     of_groups = mean.new_empty((2, *mean.shape))
-    merge_sums[(samples * split.merged.blocks,)](
-        parts[0], parts[1], weight, of_groups[0], of_groups[1], rows, split.splits, channels,
-        group_size, split.merged.groups, split.merged.block_g, split.merged.block_c, enable_fp_fusion=True,
-    )  # fmt: skip
-    backward_apply[(_apply_programs(x, split),)](
-        dy, x, dtotal, dx, mean, rstd, weight, bias, of_groups[0], of_groups[1], rows, channels, group_size,
-        split.block_c, split.apply_rows, num_warps=split.num_warps, enable_fp_fusion=True,
+    units = samples * split.units
+    launch(
+        backward_split, 2 * units,
+        (dy, x, dtotal, dx, mean, rstd, weight, bias, *parts.unbind(), *of_groups.unbind(), _turns(x)),
+        (rows, split.rows, split.splits, units, min(split.ahead, units), channels,
+         *_blocks(split, channels // mean.shape[1])),
+        num_warps=split.num_warps, enable_fp_fusion=True,
     )  # fmt: skip
     return parts
 
 
-def _apply_programs(x: Tensor, split: Split) -> int:
-    return x.shape[0] * cdiv(x.shape[2] * x.shape[3], split.apply_rows) * cdiv(x.shape[1], split.block_c)
+def _turns(x: Tensor) -> Tensor:
+    """How many turns are taken; then how many programs of each sample have ended their first pass."""
+    return x.new_zeros(1 + len(x), dtype=torch.int32)
+
+
+def _blocks(split: Split, group_size: int) -> tuple[int, ...]:
+    return split.block_c, split.block_s, split.stages, group_size, *split.merged[:3]

@@ -17,6 +17,7 @@ from trainer.kernels.group_norm_parts import (
     relu,
     to_channels,
 )
+from trainer.kernels.launch import launch
 from trainer.kernels.tiling import Tile
 
 
@@ -98,9 +99,10 @@ def forward(
 ) -> None:  # fmt: skip
     """Fill y, mean and rstd, and total = x + residual where there is one. Activations channels-last."""
     samples, channels, rows = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
-    forward_tile[(samples * tile.channels.blocks,)](
-        x, residual, total, y, mean, rstd, weight, bias, rows, channels, eps,
-        channels // mean.shape[1], *_blocks(tile), num_warps=tile.num_warps, enable_fp_fusion=True,
+    launch(
+        forward_tile, samples * tile.channels.blocks, (x, residual, total, y, mean, rstd, weight, bias),
+        (rows, channels, eps, channels // mean.shape[1], *_blocks(tile)),
+        num_warps=tile.num_warps, maxnreg=tile.max_registers, enable_fp_fusion=True,
     )  # fmt: skip
 
 
@@ -111,9 +113,10 @@ def backward(
     """Fill dx; returns the gradients of weight and bias in parts to be added up, fp32 [2, N, C]."""
     samples, channels, rows = x.shape[0], x.shape[1], x.shape[2] * x.shape[3]
     parts = x.new_empty((2, samples, channels), dtype=torch.float32)
-    backward_tile[(samples * tile.channels.blocks,)](
-        dy, x, dtotal, dx, mean, rstd, weight, bias, parts[0], parts[1], rows, channels,
-        channels // mean.shape[1], *_blocks(tile), num_warps=tile.num_warps, enable_fp_fusion=True,
+    launch(
+        backward_tile, samples * tile.channels.blocks, (dy, x, dtotal, dx, mean, rstd, weight, bias, *parts.unbind()),
+        (rows, channels, channels // mean.shape[1], *_blocks(tile)),
+        num_warps=tile.num_warps, maxnreg=tile.max_registers, enable_fp_fusion=True,
     )  # fmt: skip
     return parts
 

@@ -9,20 +9,26 @@ from typing import Literal, NamedTuple
 
 Direction = Literal["forward", "backward"]
 
-_TILE_ELEMENTS = {
-    "forward": (4096, 8192, 16384, 32768),
-    "backward": (4096, 8192, 16384),
-}  # fp32 values that registers hold
-_ELEMENTS_PER_THREAD = {"forward": 32, "backward": 16}
-_TILE_WARPS = (4, 16)
-_TILE_ROW_BYTES = (64, 32)  # of one program, if possible: a sector has 32 bytes, DRAM hands over 64 at a time
+_TILE_ELEMENTS: dict[Direction, dict[int, tuple[int, ...]]] = {
+    "forward": {64: (4096, 8192, 16384), 32: (4096, 8192)},
+    "backward": {64: (4096, 8192), 32: (4096, 8192)},
+}
+"""Bytes of a row that one program has, by preference: a sector has 32, DRAM hands over 64 at a time. For each, how many
+fp32 values a tile may have, so that a GPU's registers hold the tiles of two programs or more at a time."""
+_ELEMENTS_PER_THREAD = 32
+_FULL_THREAD = {"forward": 64, "backward": 32}  # elements with which a thread takes about all registers it may
+_TILE_WARPS = (4, 8)
+_REGISTERS = 65536  # of a multiprocessor, each of 32 bits
 _MEMBERSHIP_ELEMENTS = 4096  # of the mask groups x channels
 
-_SPLIT_ROWS = 512
-_SPLIT_ROW_BYTES = 128  # a cache line
+_SPLIT_ROWS = 320
+_SPLIT_ROW_BYTES = 128  # a cache line; more where a program would have less than:
+_SPLIT_BYTES = 16384
+_SPLIT_CHANNELS = 512
 _SPLIT_ELEMENTS = 4096
 _SPLIT_WARPS = 8
-_APPLY_ELEMENTS = 8192
+_SPLIT_STAGES = {2: 3, 4: 2}  # by itemsize: so many bytes are on their way that memory is never waited for
+_AHEAD_PROGRAMS = 192  # half of what a GPU of 132 multiprocessors runs at a time; the other half are second passes
 _MERGED_CHANNELS = 256
 
 
@@ -37,23 +43,28 @@ class ChannelBlock(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """All rows of a sample and some of its groups, held in registers by one program of `num_warps` warps."""
+    """All rows of a sample and some of its groups, held in registers by one program of `num_warps` warps, with
+    at most `max_registers` a thread (None: as the compiler likes)."""
 
     channels: ChannelBlock
     block_s: int
     num_warps: int
+    max_registers: int | None
 
 
 class Split(NamedTuple):
-    """The rows of a sample in `splits` parts of `rows`, each walked by one program in steps of [block_s, block_c]; then
-    `merged` channels at a time are put together, and programs of [apply_rows, block_c] apply the result."""
+    """The rows of a sample in `splits` parts of `rows`, each walked by one program in steps of [block_s, block_c], with
+    `stages` steps on their way at a time; `units` programs for all rows and channels. The second pass comes `ahead`
+    programs after the first. What they add up is put together `merged` channels at a time."""
 
     rows: int
     splits: int
     block_s: int
     block_c: int
-    apply_rows: int
+    stages: int
     num_warps: int
+    units: int
+    ahead: int
     merged: ChannelBlock
 
 
@@ -94,22 +105,34 @@ def channel_block(num_groups: int, group_size: int, max_channels: int) -> Channe
 def tile(direction: Direction, rows: int, num_groups: int, group_size: int, itemsize: int) -> Tile | None:
     """The tile for samples of `rows` = H * W rows; None where registers hold none whose rows have 32 bytes."""
     block_s = power_of_2(rows)
-    for wanted_bytes in _TILE_ROW_BYTES:
+    for wanted_bytes, sizes in _TILE_ELEMENTS[direction].items():
         row_bytes = min(wanted_bytes, num_groups * group_size * itemsize)
-        for elements in _TILE_ELEMENTS[direction]:
+        for elements in sizes:
             channels = channel_block(num_groups, group_size, elements // block_s)
             if channels and channels.groups * group_size * itemsize >= row_bytes:
-                warps = power_of_2(block_s * channels.block_c // (32 * _ELEMENTS_PER_THREAD[direction]))
-                return Tile(channels, block_s, min(max(warps, _TILE_WARPS[0]), _TILE_WARPS[1]))
+                return _tile(direction, channels, block_s)
     return None
+
+
+def _tile(direction: Direction, channels: ChannelBlock, block_s: int) -> Tile:
+    elements, (few, many) = block_s * channels.block_c, _TILE_WARPS
+    warps = min(max(power_of_2(elements // (32 * _ELEMENTS_PER_THREAD)), few), many)
+    # Left alone, the compiler takes a few registers more than two such programs can have.
+    is_full = elements >= 32 * warps * _FULL_THREAD[direction] and warps == many
+    return Tile(channels, block_s, warps, _REGISTERS // (2 * 32 * warps) if is_full else None)
 
 
 @cache
 def split(rows: int, num_groups: int, group_size: int, itemsize: int) -> Split:
     """How samples of `rows` = H * W rows are split, whatever their size."""
-    block_c = min(power_of_2(num_groups * group_size), _SPLIT_ROW_BYTES // itemsize)
+    wanted = max(_SPLIT_ROW_BYTES // itemsize, min(power_of_2(_SPLIT_BYTES // (rows * itemsize)), _SPLIT_CHANNELS))
+    block_c = min(power_of_2(num_groups * group_size), wanted)
     block_s = _SPLIT_ELEMENTS // block_c
     each = cdiv(cdiv(rows, cdiv(rows, _SPLIT_ROWS)), block_s) * block_s
+    splits = cdiv(rows, each)
+    units = splits * cdiv(num_groups * group_size, block_c)
     merged = channel_block(num_groups, group_size, max(_MERGED_CHANNELS, power_of_2(group_size)))
     assert merged is not None
-    return Split(each, cdiv(rows, each), block_s, block_c, _APPLY_ELEMENTS // block_c, _SPLIT_WARPS, merged)
+    return Split(
+        each, splits, block_s, block_c, _SPLIT_STAGES[itemsize], _SPLIT_WARPS, units, units + _AHEAD_PROGRAMS, merged
+    )

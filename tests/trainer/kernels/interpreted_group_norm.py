@@ -3,6 +3,7 @@
 The interpreter cuts bf16 and fp16 off where a GPU rounds to the nearest; expected values are stored the same way.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,8 @@ from trainer.kernels import group_norm_relu as module
 from trainer.kernels import group_norm_split, group_norm_tile
 from trainer.kernels.group_norm_parts import groups_of
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu, layout_copies
-from trainer.kernels.tiling import channel_block
+from trainer.kernels.group_norm_split import of_turn
+from trainer.kernels.tiling import channel_block, power_of_2, split
 from trainer.models.bit import StdConv2d, build_model
 
 EPS = 1e-5
@@ -176,6 +178,66 @@ def test_residual(shape: tuple[int, ...]) -> None:
     assert peak_error(dx, expected["dx"] + case.dtotal.double()) < 1e-6
     assert peak_error(dweight, expected["dweight"]) < 1e-6
     assert peak_error(dbias, expected["dbias"]) < 1e-6
+
+
+@triton.jit
+def note_turns(seconds_ptr, units_ptr, units, ahead, block: tl.constexpr):
+    turn = tl.arange(0, block)
+    is_second, unit = of_turn(turn, units, ahead)
+    tl.store(seconds_ptr + turn, is_second.to(tl.int32), mask=turn < 2 * units)
+    tl.store(units_ptr + turn, unit, mask=turn < 2 * units)
+
+
+def turns(units: int, ahead: int) -> list[tuple[bool, int]]:
+    """(whether it is a second pass, the unit) of every turn, in their order."""
+    seconds, taken = torch.zeros(2, 2 * units, dtype=torch.int32).unbind()
+    note_turns[(1,)](seconds, taken, units, ahead, power_of_2(2 * units))
+    return list(zip(seconds.bool().tolist(), taken.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("samples", "of_sample", "ahead"), [(1, 1, 1), (5, 3, 3), (5, 3, 7), (9, 4, 36), (40, 10, 202)]
+)
+def test_no_program_waits_for_one_that_begins_later(samples: int, of_sample: int, ahead: int) -> None:
+    units = samples * of_sample
+    taken = turns(units, ahead)
+    assert sorted(taken) == [(is_second, unit) for is_second in (False, True) for unit in range(units)]
+    begun: set[int] = set()
+    for is_second, unit in taken:
+        if is_second:
+            first = unit // of_sample * of_sample
+            assert set(range(first, first + of_sample)) <= begun
+        else:
+            begun.add(unit)
+
+
+def read_again(order: list[tuple[bool, int]], unit_bytes: int, cache_bytes: int) -> float:
+    """Share of second passes that find their unit no more in a cache that drops what was used longest ago."""
+    cache: OrderedDict[int, None] = OrderedDict()
+    missed = 0
+    for is_second, unit in order:
+        missed += is_second and unit not in cache
+        cache.pop(unit, None)
+        if not is_second:  # what is not needed again is marked to leave the cache first
+            cache[unit] = None
+        while len(cache) * unit_bytes > cache_bytes:
+            cache.popitem(last=False)
+    return missed / (len(order) // 2)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(256, 64, 56, 56), (64, 256, 56, 56), (16, 1024, 56, 56), (128, 512, 28, 28), (64, 4096, 14, 14)],
+    ids=str,
+)
+@pytest.mark.parametrize("tensors", [1, 2])  # x forward; x and dy backward
+def test_second_passes_find_in_the_cache_what_they_read(shape: tuple[int, ...], tensors: int) -> None:
+    samples, channels, height, width = shape
+    cut = split(height * width, 32, channels // 32, 2)
+    units, l2_bytes = samples * cut.units, 40 * 2**20  # of an A100; an H200 has 50 MiB, a B200 126
+    unit_bytes = tensors * 2 * cut.rows * cut.block_c
+    assert read_again(turns(units, min(cut.ahead, units)), unit_bytes, l2_bytes * 3 // 4) == 0
+    assert read_again(turns(units, units), unit_bytes, l2_bytes) > 0.5  # a pass at a time
 
 
 def test_either_result_of_the_residual_alone() -> None:

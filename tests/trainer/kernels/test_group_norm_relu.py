@@ -148,3 +148,11 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     monkeypatch.setattr(module, "_HAS_TRITON", True)
     monkeypatch.setattr(module, "_forward", fail)
     assert "Failed to find C compiler." in why_not(monkeypatch, capsys, CPU)
+
+
+def test_the_compiler_takes_whether_kernels_work_for_a_constant() -> None:
+    def marked(device: torch.device) -> bool:
+        return device.type == "cpu"
+
+    assert vars(torch.compiler.assume_constant_result(marked)).items() <= vars(kernel_works).items()
+    assert vars(marked)
