@@ -25,7 +25,6 @@ from trainer.engines.replica import channels_last
 from trainer.environment import commit
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu, kernel_works
 from trainer.models.bit import MODELS, NUM_GROUPS, BiTResNet, GroupNormReLU, build_model
-from trainer.models.filters import StdConv2d
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -158,13 +157,13 @@ def _norm(layer: Layer, dtype: torch.dtype) -> None:
 
 def _filters(model: BiTResNet, dtype: torch.dtype) -> None:
     """Of one micro-batch, and of two: the gradients of the first are then added to those of the second."""
-    convolutions = [module for module in model.modules() if isinstance(module, StdConv2d)]
+    units: list[list[Any]] = [[model.stem["conv"]], *(unit.convolutions for unit in model.units)]
     torch.set_autocast_enabled("cuda", dtype != torch.float32)
     torch.set_autocast_dtype("cuda", torch.bfloat16 if dtype == torch.float32 else dtype)
     for passes in (1, 2):
         for last in [False] * (passes - 1) + [True]:
             with model.filter_sharing.micro_batch(last):
-                filters = list(model.filter_sharing.filters(convolutions))
+                filters = [each for unit in model.filter_sharing.filters(units) for each in unit]
                 torch.autograd.backward(filters, [torch.empty_like(each) for each in filters])
     torch.set_autocast_enabled("cuda", False)
     model.zero_grad()
@@ -235,10 +234,15 @@ def sampled(uses: Uses, capabilities: tuple[int, ...]) -> list[tuple[Launch, int
     """Of each kernel and precision the launch that has most tensors, for one GPU each."""
     kinds: dict[tuple[Any, ...], Launch] = {}
     for launch in uses:
-        kind = launch.kernel.__name__, frozenset(each.dtype for each in launch.arguments if isinstance(each, Address))
-        if kind not in kinds or launch.arguments.count(None) < kinds[kind].arguments.count(None):
+        tensors = _flat(launch.arguments)
+        kind = launch.kernel.__name__, frozenset(each.dtype for each in tensors if isinstance(each, Address))
+        if kind not in kinds or tensors.count(None) < _flat(kinds[kind].arguments).count(None):
             kinds[kind] = launch
     return [(launch, capabilities[i % len(capabilities)]) for i, launch in enumerate(kinds.values())]
+
+
+def _flat(arguments: tuple[Any, ...]) -> list[Any]:
+    return [each for one in arguments for each in (one if isinstance(one, tuple) else (one,))]
 
 
 def measure(settings: KernelCode) -> dict[str, Any]:

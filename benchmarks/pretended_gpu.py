@@ -100,6 +100,8 @@ def compiled(launch: Launch, capability: int) -> Any:
 
 def _seen(parameter: Any, value: Any) -> Any:
     """What the compiler makes a difference of; of numbers that it does not specialise for, any will do."""
+    if isinstance(value, tuple) and not parameter.is_constexpr:
+        return tuple(_seen(parameter, each) for each in value)
     if isinstance(value, torch.Tensor):
         return Address(value.dtype, value.data_ptr() % 16)
     if parameter.is_constexpr or value is None:
