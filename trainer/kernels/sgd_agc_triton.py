@@ -131,5 +131,6 @@ def _launch(
             addresses, tensor_of_unit, first_unit, row_sizes, found_inf, squares, clipped, len(tensors),
             rates.clipping, rates.lr, rates.momentum, rates.weight_decay, WEIGHT_NORM_FLOOR, GRADIENT_NORM_FLOOR,
             bool(rates.clipping), has_momentum, rates.nesterov, aligned, _BLOCK, num_warps=_NUM_WARPS,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return squares, clipped
