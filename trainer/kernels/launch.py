@@ -15,7 +15,8 @@ def launch(
     """kernel[(programs,)](*tensors, *numbers, **options) on the current device, that of the first tensor.
 
     What Triton compiles depends on the numbers, and on the tensors' types and whether their addresses divide by 16: for
-    the like of an earlier launch its kernel is launched again. `options` must be the same for the same numbers.
+    the like of an earlier launch its kernel is launched again. `options` must be the same for the same numbers, and no
+    number may change from step to step: what was compiled is kept for each.
     """
     first = tensors[0]
     assert first is not None
