@@ -7,7 +7,8 @@ All for one type of GPU and one precision take about a minute on one core; --sam
 import re
 import subprocess
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,24 +94,24 @@ class Layer(NamedTuple):
     adds: bool
 
 
-def norms(model: BiTResNet, side: int = 224) -> list[Layer]:
-    """The distinct norms of a model on the meta device."""
-    found: dict[Layer, None] = {}
+def norms(model: BiTResNet, side: int = 224) -> Counter[Layer]:
+    """The distinct norms of a model on the meta device, and how many there are of each."""
+    found: Counter[Layer] = Counter()
 
     def note(_: nn.Module, inputs: tuple[Tensor | None, ...], __: Any) -> None:
         x = inputs[0]
         assert x is not None
-        found[Layer(x.shape[1], x.shape[2], len(inputs) > 1 and inputs[1] is not None)] = None
+        found[Layer(x.shape[1], x.shape[2], len(inputs) > 1 and inputs[1] is not None)] += 1
 
     hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, GroupNormReLU)]
     with torch.no_grad():
         model(torch.empty(1, 3, side, side, device="meta"))
     for hook in hooks:
         hook.remove()
-    return list(found)
+    return found
 
 
-def collect(launches: list[Launch], name: str, model: BiTResNet, layers: list[Layer], dtype: str) -> Uses:
+def collect(launches: list[Launch], name: str, model: BiTResNet, layers: Iterable[Layer], dtype: str) -> Uses:
     """What a step launches, and by what. `launches` is where `pretend` notes it, `model` on the meta device."""
     uses: Uses = defaultdict(list)
 

@@ -204,7 +204,8 @@ class RuntimeConfig:
     threads: int | None = None
     """CPU threads of each rank; None: the cores this process may use, shared by the ranks of the node."""
     compile: bool | Literal["auto", "graphs"] = "auto"
-    """Compile the residual units with torch.compile. auto: on a GPU; graphs: and replay them as CUDA graphs, which pays
+    """Compile the residual units with torch.compile. auto: no, as a compiled unit runs the same convolutions and norms
+    with nothing fused between them, and has to be compiled first. graphs: and replay them as CUDA graphs, which pays
     where batches are small and all of one size."""
     checkpoint_stages: int = 0
     """The first so many stages keep only what enters their residual units and compute the rest again in the backward

@@ -49,7 +49,7 @@ class ReplicaEngine(Engine):
         if precision == "fp16" and not on_gpu:
             raise InputError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
         if runtime.compile == "graphs" and not on_gpu:
-            raise InputError("--compile graphs are CUDA graphs, which need a GPU; take --compile true on a CPU")
+            raise InputError("--compile graphs are CUDA graphs, which need a GPU; take --compile True on a CPU")
         if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
         torch.set_num_threads(self.threads)
@@ -100,9 +100,8 @@ class ReplicaEngine(Engine):
         self._place_weights(model)
         self.model: nn.Module = model
         model.checkpoint_stages = self._runtime.checkpoint_stages
-        wanted = self._runtime.compile
-        if wanted in (True, "graphs") or (wanted == "auto" and self.device.type == "cuda"):
-            self._compile(example, graphs=wanted == "graphs")
+        if self._runtime.compile in (True, "graphs"):
+            self._compile(example, graphs=self._runtime.compile == "graphs")
         self.model = self._wrap(model)
         self._dry_run(example)
 
