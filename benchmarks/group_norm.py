@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
@@ -103,6 +104,7 @@ def torch_pair(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.relu(F.group_norm(x, NUM_GROUPS, weight, bias))
 
 
+@exact_fp32()
 def check(device: torch.device, shapes: list[Shape], large: list[Shape]) -> list[dict[str, Any]]:
     """Errors against float64 rounded to the type, as a share of its norm. Raises RunError if one is too large."""
     results = []
