@@ -49,13 +49,14 @@ class ReplicaEngine(Engine):
         if precision == "fp16" and not on_gpu:
             raise InputError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
         if runtime.compile == "graphs" and not on_gpu:
-            raise InputError("--compile graphs are CUDA graphs, which need a GPU; take --compile true on a CPU")
+            raise InputError("--compile graphs are CUDA graphs, which need a GPU; take --compile True on a CPU")
         if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
             raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
         torch.set_num_threads(self.threads)
         if not on_gpu:
             keep_freed_memory()
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
+        torch.backends.cudnn.benchmark = runtime.cudnn_benchmark is True
         self._runtime = runtime
         self._scales_loss = precision == "fp16"
         self._rendezvous: Rendezvous | None = None
