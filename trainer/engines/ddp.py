@@ -15,6 +15,7 @@ from trainer.engines.base import Update
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
+from trainer.optim.agc import ClipStats
 from trainer.optim.sgd_agc import SGDAGC
 
 _DDP_BUCKET_MB = 25
@@ -62,7 +63,7 @@ class DDPEngine(ReplicaEngine):
         if self._runtime.zero_stage == 1:
             groups, shared = self._optimizer.param_groups, self._optimizer.defaults
             names = ("lr", "momentum", "weight_decay", "nesterov")
-            self._sharded = ZeroRedundancyOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})
+            self._sharded = _ShardedOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})
             self._optimizer = self._sharded
         return wrapped
 
@@ -84,9 +85,14 @@ class DDPEngine(ReplicaEngine):
             self._scaler.step(self._sharded)
             self._scaler.update()
             self._sharded.zero_grad()
-            stats = [torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in mine.stats]
-            squared_norm, clipped, units = self._all_reduce(torch.stack(stats))
+            squared_norm, clipped, units = self._all_reduce(self._in_one(mine.stats))
         return Update(squared_norm.sqrt(), clipped / units.clamp(min=1), skipped)
+
+    def _in_one(self, stats: ClipStats) -> Tensor:
+        units = torch.full(
+            (), float(stats.units), device=self.device, dtype=torch.float64
+        )  # a copy would be waited for
+        return torch.stack([stats.squared_norm.to(units), stats.clipped.to(units), units])
 
     def _momentum(self) -> dict[str, Tensor]:
         if self._sharded is None:
@@ -120,6 +126,26 @@ class DDPEngine(ReplicaEngine):
         super().close()
         if self.world_size > 1:
             dist.destroy_process_group()
+
+
+class _ShardedOptimizer(ZeroRedundancyOptimizer):
+    """Hands an overflow that the loss scaler found on to the optimiser of this rank's part, which leaves all as it is
+    then. The scaler would otherwise read it first, and wait for the device.
+
+    Gradients are averages over ranks by then, so that every rank finds the overflow of any.
+    """
+
+    _step_supports_amp_scaling = True
+
+    def step(self, closure: Any = None, **kwargs: Any) -> Any:
+        overflow: Tensor | None = getattr(self, "found_inf", None)
+        if overflow is None:
+            return super().step(closure, **kwargs)
+        self.optim.found_inf = overflow
+        try:
+            return super().step(closure, **kwargs)
+        finally:
+            del self.optim.found_inf
 
 
 def _contiguous_strides(gradient: Tensor) -> Tensor:
