@@ -150,7 +150,8 @@ class ReplicaEngine(Engine):
         return torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        with self._naming_lost_ranks():
+        # Under the autocast of `accumulate` the gradients of what ran in fp32, the head, would be rounded.
+        with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):
             self._scaler.scale(loss).backward()
 
     def step(self, ruined: Tensor | None = None) -> Update:

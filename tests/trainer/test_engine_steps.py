@@ -1,4 +1,5 @@
-"""No engine reads from the device in a step, which would make a GPU wait; and the loss scaler works without it."""
+"""What no engine does in a step: read from the device, for which a GPU would have to wait, with the loss scaler or
+without; and round the head's products."""
 
 import traceback
 from collections import Counter
@@ -80,9 +81,35 @@ def on_rank(names: list[str], data: str, folder: Path) -> dict[str, Any]:
             engine._scales_loss = scales  # as fp16 does, which needs a GPU
             seen[name, scales] = reads_of(engine, data, folder / name / str(scales))
         seen[name] = (scaled(engine, ["", "overflow", ""]), scaled(engine, ["", ""]))
+        engine._scales_loss, engine._amp_dtype = False, torch.bfloat16
+        seen[name, "bf16"] = products_of(engine)
+        engine._amp_dtype = None
     if engine is not None:
         engine.close()
     return seen
+
+
+class Products(TorchDispatchMode):
+    """The types of what matrix products take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default):
+            self.of |= {argument.dtype for argument in args}
+        return func(*args, **(kwargs or {}))
+
+
+def products_of(engine: Any) -> set[torch.dtype]:
+    """In the forward and backward pass of a step in bf16; the head alone has any."""
+    prepared(engine, 3, 3)
+    with Products() as products, engine.accumulate(last=True):
+        logits = engine.model(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
+        engine.backward(logits.square().mean())
+    engine.step()
+    return products.of
 
 
 def reads_of(engine: Any, data: str, folder: Path) -> dict[tuple[str, str], int]:
@@ -153,6 +180,12 @@ def test_a_step_reads_nothing_from_the_device(name: str, scales: bool, seen: lis
     for rank in seen:
         assert rank[name, scales].keys() == {READ_LATE}
         assert rank[name, scales][READ_LATE] >= STEPS - 1
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_head_is_fp32_in_both_passes_under_autocast(name: str, seen: list[dict[Any, Any]]) -> None:
+    require_installed(name)
+    assert [rank[name, "bf16"] for rank in seen] == [{torch.float32}] * 2
 
 
 @pytest.mark.parametrize("name", VARIANTS)
