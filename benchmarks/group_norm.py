@@ -20,6 +20,7 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
+from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave, measured_device
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
@@ -116,6 +117,7 @@ def keeps_channels_last(device: torch.device) -> bool:
     return all(each.is_contiguous(memory_format=torch.channels_last) for each in (y, dx))
 
 
+@exact_fp32()
 def check(device: torch.device, shapes: list[Shape], large: list[Shape]) -> list[dict[str, Any]]:
     """Errors against float64 rounded to the type, as a share of its norm. Raises RunError if one is too large."""
     results = []

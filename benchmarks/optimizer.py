@@ -23,6 +23,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave, measured_device
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
@@ -125,6 +126,7 @@ def timm_update(model: torch.nn.Module) -> Update:
     return step
 
 
+@exact_fp32()
 def check(name: str, device: torch.device) -> float:
     """Largest difference from the loop after two updates, as a share of a tensor's norm. Raises RunError if large."""
     ours, theirs = a_model(name, device), a_model(name, device)

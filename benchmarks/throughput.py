@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 import tyro
 
+from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave, measured_device
 from benchmarks.throughput_memory import GPUS, kept_beside_timm, plan
 from benchmarks.throughput_models import (
@@ -137,6 +138,7 @@ def contenders(settings: Throughput, device: torch.device, batch: Any, threads: 
     return {name: make for name, make in made.items() if name in wanted}
 
 
+@exact_fp32()
 def check(name: str, device: torch.device) -> dict[str, float]:
     """Errors of fp32 loss and gradients against float64, as shares of the norm. Raises RunError if they are large."""
     images, labels = images_and_labels(2, 64, device)

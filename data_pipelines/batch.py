@@ -40,11 +40,16 @@ def make_batch(
     mixup = augmentation.mixup(request.positions)
     return Batch(
         images=images.permute(0, 3, 1, 2),
-        labels=labels.to(images.device, non_blocking=True),
-        mixup=None if mixup is None else torch.from_numpy(mixup).to(images.device, non_blocking=True),
+        labels=_beside(images, labels),
+        mixup=None if mixup is None else _beside(images, torch.from_numpy(mixup)),
         samples=request.samples,
         unseen=tuple(unseen),
     )
+
+
+def _beside(images: Tensor, values: Tensor) -> Tensor:
+    """The values where the images are. From memory that is not pinned a copy to a GPU would be waited for."""
+    return values if images.device.type == "cpu" else values.pin_memory().to(images.device, non_blocking=True)
 
 
 def views_of(index: Index, request: Request, augmentation: Augmentation) -> Views:

@@ -1,6 +1,8 @@
 """Batches by NVIDIA DALI, on the CPU and on the GPU from one pipeline definition.
 
-DALI draws nothing: an external source hands it the encoded bytes and the parameters of each view.
+DALI draws nothing: an external source hands it the encoded bytes and the parameters of each view. Its default execution
+model, of 2.2 and newer, leaves its outputs to whoever holds them, and gives their memory back in the order of the
+stream that they were asked for on: batches are not copied, and no GPU is waited for.
 """
 
 from collections import deque
@@ -9,6 +11,7 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from nvidia.dali import fn, pipeline_def
 from nvidia.dali.types import DALIImageType, DALIInterpType
@@ -24,6 +27,19 @@ from data_pipelines.order import Request
 Inputs = tuple[Any, ...]
 HW_DECODER_LOAD = 0.65  # DALI's own default
 _PREFETCH = 2
+_NEARLY_ALL = 0.99
+_SIZED_ROWS = 10_000  # spread evenly, of however many there are
+_MOST_BUFFER_BYTES = 128 << 20
+
+
+class _Buffers(NamedTuple):
+    """Sizes of the GPU decoder's own buffers, at first DALI's defaults: the image that the hardware decoder makes room
+    for, pixels, and bytes for each thread. Those between operators need no hint: DALI takes them from a pool."""
+
+    height: int = 0
+    width: int = 0
+    device_bytes: int = 16 << 20
+    host_bytes: int = 8 << 20
 
 
 @pipeline_def(enable_conditionals=True)
@@ -34,6 +50,7 @@ def _cut(
     size: int,
     operations: int,
     warped: bool,
+    buffers: _Buffers,
     hw_decoder_load: float = HW_DECODER_LOAD,
 ) -> Any:
     count = 6 + INPUTS * operations + (1 if warped else 0)
@@ -51,6 +68,10 @@ def _cut(
         output_type=DALIImageType.GRAY if channels == 1 else DALIImageType.RGB,
         adjust_orientation=False,
         hw_decoder_load=hw_decoder_load,
+        preallocate_height_hint=buffers.height,
+        preallocate_width_hint=buffers.width,
+        device_memory_padding=buffers.device_bytes,
+        host_memory_padding=buffers.host_bytes,
     )
     images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
     images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
@@ -85,6 +106,7 @@ def batches(
     stream = chain([largest], stream)
     # DALI reads the inputs in place: they live until the batch does.
     in_flight: deque[tuple[_Read, Inputs]] = deque()
+    in_use = _InUse()
     again: deque[_Read] = deque()
 
     def source() -> Inputs:
@@ -101,18 +123,20 @@ def batches(
             size=augmentation.size,
             operations=augmentation.randaugment_ops,
             warped=views_of(index, largest, augmentation).warp is not None,
+            buffers=_buffers_for(index) if device.type == "cuda" else _Buffers(),
             hw_decoder_load=hw_decoder_load,
             batch_size=len(largest.samples),
             num_threads=threads,
             device_id=device.index or 0 if device.type == "cuda" else None,
             prefetch_queue_depth=_PREFETCH,
+            exec_dynamic=True,  # whose outputs may be kept
         )
 
     pipeline = build()
-    copying = torch.cuda.Stream(device) if device.type == "cuda" else None
     while True:
+        training = torch.cuda.current_stream(device) if device.type == "cuda" else None
         try:
-            (images,) = pipeline.run()
+            (images,) = pipeline.run(training)
         except StopIteration:
             return
         except RuntimeError as error:
@@ -120,11 +144,12 @@ def batches(
                 raise
             # A pipeline that has failed is of no use any more, and does not say which image it was.
             again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], instead, error)))
-            in_flight.clear()
             pipeline = build()
+            in_flight.clear()  # only now: the one before may still have been reading
             continue
-        read, _ = in_flight.popleft()
-        yield make_batch(index, read.request, augmentation, _copy(images.as_tensor(), copying), read.unseen)
+        read, inputs = in_flight.popleft()
+        in_use.keep(inputs, training)
+        yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unseen)
 
 
 class _Read(NamedTuple):
@@ -151,16 +176,40 @@ def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: Runti
     raise error
 
 
-def _copy(pixels: Any, stream: torch.cuda.Stream | None) -> torch.Tensor:
-    """DALI's pixels in memory of our own, because it uses its buffers again."""
-    if stream is None:
-        return torch.from_dlpack(pixels).clone()
-    # On a stream of its own that is waited for: behind the training kernels the copy would come after the reuse.
-    with torch.cuda.stream(stream):
-        copied = torch.from_dlpack(pixels).clone()
-    stream.synchronize()
-    copied.record_stream(torch.cuda.current_stream())
-    return copied
+class _InUse:
+    """Keeps what a GPU may still read, without waiting for it."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[Inputs, torch.cuda.Event]] = deque()
+
+    def keep(self, inputs: Inputs, stream: torch.cuda.Stream | None) -> None:
+        """Inputs of the batch that `stream` waits for; None: of one that is finished."""
+        if stream is None:
+            return
+        done = torch.cuda.Event()
+        done.record(stream)
+        self._kept.append((inputs, done))
+        while self._kept and self._kept[0][1].query():
+            self._kept.popleft()
+
+
+def _buffers_for(index: Index) -> _Buffers:
+    """For nearly all images of an index: the few others, which may be enormous, make the decoder allocate more."""
+    rows = np.linspace(0, len(index) - 1, min(len(index), _SIZED_ROWS), dtype=np.int64)
+    heights, widths = (np.asarray(column[rows], dtype=np.int64) for column in (index.height, index.width))
+    # nvJPEG's coefficients: two bytes for each pixel and channel.
+    needed = min(2 * index.channels * _nearly_largest(heights * widths), _MOST_BUFFER_BYTES)
+    usual = _Buffers()
+    return _Buffers(
+        _nearly_largest(heights),
+        _nearly_largest(widths),
+        max(needed, usual.device_bytes),
+        max(needed, usual.host_bytes),
+    )
+
+
+def _nearly_largest(values: npt.NDArray[np.int64]) -> int:
+    return int(np.quantile(values, _NEARLY_ALL, method="inverted_cdf"))
 
 
 def _inputs(index: Index, read: _Read, augmentation: Augmentation) -> Inputs:

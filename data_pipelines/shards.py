@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -166,6 +167,7 @@ class ShardReader:
         self._open: dict[int, _OpenShard] = {}
         self._known: dict[int, tuple[int, ...]] = {}
         self._bad: dict[int, str] = {}
+        self._opening = Lock()
 
     def encoded(self, shard: int, offset: int, length: int) -> npt.NDArray[np.uint8]:
         """The bytes of one image, uint8 [length]."""
@@ -230,6 +232,10 @@ class ShardReader:
         return content
 
     def _opened(self, shard: int) -> "_OpenShard":
+        with self._opening:  # a loader reads beside the thread that trains, which may ask for keys
+            return self._looked_at(shard)
+
+    def _looked_at(self, shard: int) -> "_OpenShard":
         now = time.monotonic()
         kept = self._open.get(shard)
         if kept is not None and now - kept.checked_s < RECHECK_S:
@@ -245,7 +251,7 @@ class ShardReader:
                 self._known[shard], kept = seen, None
             if kept is None:
                 while len(self._open) >= most_open():
-                    self._open.pop(next(iter(self._open)))
+                    self._open.pop(next(iter(self._open)), None)
                 kept = self._open[shard] = _OpenShard(path, found.st_size)
         except FileNotFoundError:
             self._refuse(shard, "has disappeared")

@@ -2,9 +2,12 @@
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +24,10 @@ from data_pipelines.faults import Instead, Unseen, one_line, readable, replaced
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 from data_pipelines.scaled_decode import decode_scale, scaled_window
+from data_pipelines.transfer import Buffers, CudaTransfer, Done, Transfer
 
-_PREFETCH = 2
+_PREFETCH = 2  # batches that are being decoded
+_SENT_AHEAD = 2  # batches that a GPU has or gets before they are asked for
 _JPEG = 0xFF  # its first byte
 
 
@@ -35,53 +40,123 @@ def batches(
     *,
     instead: Instead | None = None,
     scaled_decode: bool = False,
+    transfer: Transfer | None = None,
 ) -> Iterator[Batch]:
     """See loaders.Loader. Threads suffice: decoding and resizing leave the interpreter's lock.
 
     scaled_decode: JPEG files are decoded at 1/2, 1/4 or 1/8 where the window is so many times what is needed.
+    For a GPU, by `transfer`, all that is done beside the thread that asks for batches: it only waits.
     """
+    if transfer is None and device.type == "cuda":
+        transfer = CudaTransfer(device)
+    work = _Work(index, augmentation, instead, scaled_decode)
+    if transfer is not None:
+        buffers = Buffers(_PREFETCH + 1, transfer.allocate)
+        yield from _sent(_decoded(work, requests, threads, buffers.take), work, transfer, buffers)
+        return
+    with closing(_decoded(work, requests, threads, _memory)) as decoded:
+        for request, unseen, pixels in decoded:
+            yield make_batch(index, request, augmentation, pixels, unseen)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is the same for all requests."""
+
+    index: Index
+    augmentation: Augmentation
+    instead: Instead | None
+    scaled_decode: bool
+
+
+class _Decoded(NamedTuple):
+    """A request whose pixels, uint8 [B, S, S, C], are there, or on their way."""
+
+    request: Request
+    unseen: tuple[Unseen, ...]
+    pixels: Tensor
+
+
+def _memory(shape: tuple[int, ...]) -> Tensor:
+    with torch.inference_mode(False):  # other threads could not write into what evaluation makes
+        return torch.empty(shape, dtype=torch.uint8)
+
+
+def _sent(
+    decoded: Generator[_Decoded, None, None], work: _Work, transfer: Transfer, buffers: Buffers
+) -> Iterator[Batch]:
+    """Batches on the device; those to come are decoded and copied by a thread of their own."""
+
+    def make() -> tuple[Batch, Done] | None:
+        found = next(decoded, None)
+        if found is None:
+            return None
+        request, unseen, pixels = found
+        batch, done = transfer.send(
+            pixels, lambda images: make_batch(work.index, request, work.augmentation, images, unseen)
+        )
+        buffers.sent(done)
+        return batch, done
+
+    with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
+        waiting = deque(maker.submit(make) for _ in range(_SENT_AHEAD))
+        try:
+            while (sent := waiting.popleft().result()) is not None:
+                waiting.append(maker.submit(make))
+                yield transfer.receive(*sent)
+        finally:
+            for later in waiting:
+                later.cancel()
+
+
+def _decoded(
+    work: _Work, requests: Iterable[Request], threads: int, memory: Callable[[tuple[int, ...]], Tensor]
+) -> Generator[_Decoded, None, None]:
+    """Requests in order, with all their pixels in memory that was asked for; some of them are decoded ahead."""
+    index, augmentation, instead = work.index, work.augmentation, work.instead
     stream = iter(requests)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
-        def submit(request: Request) -> tuple[Request, tuple[Unseen, ...], list[Future[Tensor]]]:
+        def begin(request: Request) -> tuple[_Decoded, list[Future[None]]]:
             request, encoded, unseen = readable(index, request, instead)
             views, sizes = views_of(index, request, augmentation), _sizes(index, request)
+            pixels = memory((len(encoded), views.size, views.size, index.channels))
             images = [
-                pool.submit(_cut, data, size, index.channels, views, i, scaled_decode)
+                pool.submit(_cut_into, pixels[i], data, size, index.channels, views, i, work.scaled_decode)
                 for i, (data, size) in enumerate(zip(encoded, sizes, strict=True))
             ]
-            return request, unseen, images
+            return _Decoded(request, unseen, pixels), images
 
-        def finished(
-            request: Request, unseen: tuple[Unseen, ...], images: list[Future[Tensor]]
-        ) -> tuple[Request, tuple[Unseen, ...], Tensor]:
-            pixels = []
+        def finish(begun: _Decoded, images: list[Future[None]]) -> _Decoded:
+            request, unseen, pixels = begun
             for i, image in enumerate(images):
                 try:
-                    pixels.append(image.result())
+                    image.result()
                 except Exception as error:  # whatever a decoder throws at a broken file
                     if instead is None or isinstance(error, (InputError, MemoryError)):
                         raise
                     request, data, lost = replaced(index, request, i, one_line(error), False, instead)
                     unseen = (*unseen, lost)
                     alone = Request(request.samples[i : i + 1], request.positions[i : i + 1])
-                    (size,) = _sizes(index, alone)
-                    views = views_of(index, alone, augmentation)
-                    pixels.append(_cut(data, size, index.channels, views, 0, scaled_decode))
-            return request, unseen, torch.stack(pixels)
+                    (size,), views = _sizes(index, alone), views_of(index, alone, augmentation)
+                    place = pixels[i]
+                    pool.submit(_cut_into, place, data, size, index.channels, views, 0, work.scaled_decode).result()
+            return _Decoded(request, unseen, pixels)
 
-        waiting = deque(submit(request) for request in islice(stream, _PREFETCH))
+        waiting = deque(begin(request) for request in islice(stream, _PREFETCH))
         while waiting:
-            request, unseen, pixels = finished(*waiting.popleft())
-            waiting.extend(submit(request) for request in islice(stream, 1))
-            if device.type == "cuda":
-                pixels = pixels.pin_memory().to(device, non_blocking=True)
-            yield make_batch(index, request, augmentation, pixels, unseen)
+            done = finish(*waiting.popleft())
+            waiting.extend(begin(request) for request in islice(stream, 1))
+            yield done
 
 
 def _sizes(index: Index, request: Request) -> list[tuple[int, int]]:
     """Stored height and width of each image."""
     return list(zip(index.height[request.samples].tolist(), index.width[request.samples].tolist(), strict=True))
+
+
+def _cut_into(place: Tensor, *image: Any) -> None:
+    place.copy_(_cut(*image))
 
 
 def _cut(

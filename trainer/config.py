@@ -212,6 +212,9 @@ class RuntimeConfig:
     pass: less memory, more time. 4: all of them."""
     tf32: bool = False
     """Let fp32 matrix products and convolutions use TF32 on GPUs that have it: faster, with 10 bits of mantissa."""
+    cudnn_benchmark: bool | Literal["auto"] = "auto"
+    """Let cuDNN time its convolution algorithms on each new shape and keep the fastest. It may take others at the next
+    start, so that a resumed run is no longer bit-equal. auto: no, as nobody has measured on a GPU what it gains."""
     log_every: int = 50
     """Steps between two rows of metrics."""
     profile: int | None = None
@@ -242,6 +245,10 @@ class RuntimeConfig:
         _require(
             0 <= self.checkpoint_stages <= 4,
             f"--checkpoint-stages is {self.checkpoint_stages}; it must lie in 0 to 4, the number of stages",
+        )
+        _require(
+            isinstance(self.cudnn_benchmark, bool) or self.cudnn_benchmark == "auto",
+            f"--cudnn-benchmark is {self.cudnn_benchmark!r}; it must be True, False or auto",
         )
         _require(
             self.compile != "graphs" or self.checkpoint_stages == 0,

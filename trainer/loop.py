@@ -17,6 +17,7 @@ from trainer.job import Job
 from trainer.losses import count_labels, loss_sum, model_input, targets
 from trainer.meter import Meter
 from trainer.metrics import compute_metrics
+from trainer.outputs import Outputs
 from trainer.profiling.recorder import recorded_steps
 from trainer.saving import Saver, require_finite
 from trainer.signals import NEVER, Stopped, StopSignals
@@ -128,15 +129,17 @@ def predict(job: Job, engine: Engine, index: Index, num_outputs: int | None = No
 def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) -> tuple[Tensor, Tensor]:
     """Outputs, and whether a sample could not be read, bool [N]."""
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
-    outputs = torch.zeros(len(index), (num_outputs or index.num_classes) + 1)  # the last: could not be read
+    held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
     unseen: list[Unseen] = []
     with engine.evaluation():
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
-            outputs[torch.from_numpy(batch.samples), :-1] = engine.model(batch.images).float().cpu()
+            held.put(int(batch.samples[0]), engine.model(batch.images))  # a batch is samples side by side
             unseen += batch.unseen
-    outputs[[one.sample for one in unseen], -1] = 1
-    outputs = engine.sum(outputs)
+    outputs = held.whole()
+    for one in unseen:
+        outputs[one.sample, -1] = 1
+    outputs = engine.sum(outputs).cpu()
     lost, outputs = outputs[:, -1] > 0, outputs[:, :-1]
     if lost.any():
         note_unjudged(job, engine, index, unseen)

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from data_pipelines.errors import InputError
+from trainer.config import RuntimeConfig
+from trainer.engines.ddp import DDPEngine
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
 
 
@@ -137,3 +139,14 @@ def test_freed_memory_is_not_cleared_again_by_the_system() -> None:
     keep_freed_memory()
     counts = [page_faults() for _ in range(9)]
     assert median(counts[4:]) < 500  # a small block may lie in the way at first
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("auto", False), (False, False), (True, True)])
+@pytest.mark.parametrize("before", [True, False])
+def test_cudnn_tries_algorithms_only_where_asked(
+    chosen: bool | str, expected: bool, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier engine of the process chose does not count."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    DDPEngine(RuntimeConfig(device="cpu", threads=1, cudnn_benchmark=chosen), "fp32").close()
+    assert torch.backends.cudnn.benchmark is expected

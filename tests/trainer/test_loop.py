@@ -43,23 +43,25 @@ def prepared(engine: Engine, job: Job) -> BiTResNet:
     return model
 
 
-def predict_on_rank(data: str, run_dir: Path) -> np.ndarray:
+def predict_on_rank(data: str, run_dir: Path) -> list[np.ndarray]:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     job = job_of(data, run_dir)
     prepared(engine, job)
     assert job.test is not None
-    logits = predict(job, engine, job.test.take(np.arange(7))).numpy()
+    logits = [predict(job, engine, job.test.take(np.arange(count))).numpy() for count in (7, 2)]
     engine.close()
     return logits
 
 
 def test_evaluation_counts_every_sample_once(phantoms: Path, tmp_path: Path) -> None:
-    """Seven samples on three ranks: none is repeated to fill a batch, or the sum of logits would show it."""
+    """Seven samples on three ranks: none is repeated to fill a batch, or the sum of logits would show it. Two samples:
+    one rank has none."""
     (alone,) = run_ranks(1, predict_on_rank, str(phantoms), tmp_path)
-    assert alone.shape[0] == 7
-    assert np.abs(alone).min(axis=1).all()
-    for logits in run_ranks(3, predict_on_rank, str(phantoms), tmp_path):
-        np.testing.assert_allclose(logits, alone, rtol=1e-5, atol=1e-5)
+    assert [len(logits) for logits in alone] == [7, 2]
+    assert all(np.abs(logits).min(axis=1).all() for logits in alone)
+    for by_count in run_ranks(3, predict_on_rank, str(phantoms), tmp_path):
+        for logits, expected in zip(by_count, alone, strict=True):
+            np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from trainer.engines.base import Update
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
+from trainer.optim.agc import ClipStats
 from trainer.optim.sgd_agc import SGDAGC
 
 _DDP_BUCKET_MB = 25
@@ -59,11 +60,11 @@ class DDPEngine(ReplicaEngine):
         if self._runtime.gradient_compression != "none":
             wrapped.register_comm_hook(None, _COMPRESSION_HOOKS[self._runtime.gradient_compression])
         if self._runtime.zero_stage == 1:
-            from torch.distributed.optim import ZeroRedundancyOptimizer  # brings FSDP, DTensor and sympy along
+            from trainer.engines.sharded_optimizer import ShardedOptimizer  # brings FSDP, DTensor and sympy along
 
             groups, shared = self._optimizer.param_groups, self._optimizer.defaults
             names = ("lr", "momentum", "weight_decay", "nesterov")
-            self._sharded = ZeroRedundancyOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})
+            self._sharded = ShardedOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})
             self._optimizer = self._sharded
         return wrapped
 
@@ -85,9 +86,14 @@ class DDPEngine(ReplicaEngine):
             self._scaler.step(self._sharded)
             self._scaler.update()
             self._sharded.zero_grad()
-            stats = [torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in mine.stats]
-            squared_norm, clipped, units = self._all_reduce(torch.stack(stats))
+            squared_norm, clipped, units = self._all_reduce(self._in_one(mine.stats))
         return Update(squared_norm.sqrt(), clipped / units.clamp(min=1), skipped)
+
+    def _in_one(self, stats: ClipStats) -> Tensor:
+        units = torch.full(
+            (), float(stats.units), device=self.device, dtype=torch.float64
+        )  # a copy would be waited for
+        return torch.stack([stats.squared_norm.to(units), stats.clipped.to(units), units])
 
     def _momentum(self) -> dict[str, Tensor]:
         if self._sharded is None:

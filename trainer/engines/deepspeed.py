@@ -117,7 +117,7 @@ class DeepSpeedEngine(ReplicaEngine):
             yield
 
     def backward(self, loss: Tensor) -> None:
-        with self._naming_lost_ranks():
+        with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):  # see ReplicaEngine
             self._engine.backward(self._scaler.scale(loss), scale_wrt_gas=False)
 
     def set_lr(self, lr: float) -> None:

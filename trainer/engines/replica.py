@@ -56,6 +56,7 @@ class ReplicaEngine(Engine):
         if not on_gpu:
             keep_freed_memory()
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = runtime.tf32
+        torch.backends.cudnn.benchmark = runtime.cudnn_benchmark is True
         self._runtime = runtime
         self._scales_loss = precision == "fp16"
         self._rendezvous: Rendezvous | None = None
@@ -148,7 +149,8 @@ class ReplicaEngine(Engine):
         return torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
 
     def backward(self, loss: Tensor) -> None:
-        with self._naming_lost_ranks():
+        # Under the autocast of `accumulate` the gradients of what ran in fp32, the head, would be rounded.
+        with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):
             self._scaler.scale(loss).backward()
 
     def step(self, ruined: Tensor | None = None) -> Update:

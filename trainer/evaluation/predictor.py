@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data_pipelines.augment import Augmentation
 from data_pipelines.dicom import is_dicom
@@ -25,6 +24,7 @@ from trainer.engines import ENGINES
 from trainer.evaluation.runs import Run
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC
+from trainer.outputs import Outputs
 
 
 class Predictor:
@@ -81,13 +81,13 @@ class Predictor:
     def of_index(self, index: Index) -> Array:
         """Logits of every sample of an index, in its order, float32 [N, C]. Raises RunError if any is not finite."""
         index = replace(index, channels=self.channels)
-        logits = torch.zeros(len(index), len(self.classes))
+        held = Outputs(len(index), len(self.classes), self.device)
         requests = evaluation_order(len(index), 0, 1, self._runtime.eval_batch_size)
         early = read_ahead(index, requests, self._runtime.read_ahead)
         with self._engine.evaluation():
             for batch in self._loader(index, early, self._views, self.device, self._engine.threads):
-                outputs: Tensor = self._engine.model(batch.images)
-                logits[torch.from_numpy(batch.samples)] = outputs.float().cpu()
+                held.put(int(batch.samples[0]), self._engine.model(batch.images))
+        logits = held.whole().cpu()
         if not logits.isfinite().all():
             raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")
         return logits.numpy()

@@ -6,6 +6,7 @@ Parameters carry timm's names (`stages.0.blocks.0.conv1.weight`), except that th
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -86,7 +87,7 @@ class Stage(nn.Module):
 
 
 class BiTResNet(nn.Module):
-    """uint8 or float images [N, 1 or 3, H, W] in [0, 255] -> logits, float [N, num_classes].
+    """uint8 or float images [N, 1 or 3, H, W] in [0, 255] -> logits [N, num_classes], in the weights' type.
 
     Normalisation to [-1, 1] happens inside; grey images are replicated to three channels. The first
     `checkpoint_stages` stages keep only what enters their units and compute the rest again in the backward pass.
@@ -152,7 +153,17 @@ class BiTResNet(nn.Module):
         return self.norm(x, residual)[0].mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.features(images))
+        # In the weights' own type: of the scores of 4,000 images rounded to bf16 hardly a tenth differ.
+        features = self.features(images).to(self.norm.weight.dtype)
+        with _without_autocast(features.device.type):
+            return self.head(features)
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Nothing where there is none: the meta device does not know it, and exported graphs need not show it."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 # name -> (units per stage, width factor); the last two are for CPUs.

@@ -89,7 +89,8 @@ class SGDAGC(torch.optim.SGD):
             group["dampening"] or group["maximize"] or isinstance(group["lr"], Tensor) for group in self.param_groups
         ):
             return False
-        return getattr(self, "found_inf", None) is None or self.param_groups[0]["params"][0].is_cuda
+        found_inf = getattr(self, "found_inf", None)
+        return found_inf is None or found_inf.is_cuda
 
     def _look_at_memory(self) -> None:
         """Make tensors ready and see whether the kernel takes them, where they do not all lie as at the step before:

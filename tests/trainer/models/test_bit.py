@@ -143,6 +143,46 @@ def test_filters_are_standardised_in_fp32_under_autocast() -> None:
     assert torch.equal(found, expected.bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("training", [True, False])
+def test_head_is_fp32_under_autocast(dtype: torch.dtype, training: bool) -> None:
+    torch.manual_seed(2)
+    model, images = build_model(SMALL, 3, "fan_in").train(training), random_images(300, 1, 32, 32)
+    seen: list[tuple[torch.dtype, bool]] = []
+    model.head.register_forward_pre_hook(
+        lambda _, inputs: seen.append((inputs[0].dtype, torch.is_autocast_enabled("cpu")))
+    )
+    with torch.set_grad_enabled(training), torch.autocast("cpu", dtype):
+        logits = model(images)
+        assert torch.is_autocast_enabled("cpu")  # for what comes after the model
+        rounded = F.linear(model.features(images), model.head.weight, model.head.bias)
+    assert (logits.dtype, rounded.dtype) == (torch.float32, dtype)
+    assert seen == [(torch.float32, False)]
+    assert [len(of_class.unique()) for of_class in logits.T] == [300] * 3
+    assert min(len(of_class.unique()) for of_class in rounded.T) < 300  # so that the line before says something
+
+
+def test_gradient_of_the_head_is_summed_in_fp32() -> None:
+    torch.manual_seed(2)
+    model, images = build_model(SMALL, 3, "fan_in"), random_images(8, 1, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(images).sum()
+        expected = model.features(images).float().sum(0)
+    loss.backward()
+    assert relative_error(model.head.weight.grad[0], expected) < 1e-6  # rounded to bf16 it would be 1e-3
+
+
+def test_head_keeps_the_weights_type() -> None:
+    images = random_images(2, 3, 32, 32)
+    model = build_model(SMALL, 3, "fan_in").double()
+    assert model(images).dtype == torch.float64
+    model.float().head = nn.Identity()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(images), model.features(images).float())
+    with torch.device("meta"):
+        assert build_model(SMALL, 3)(torch.empty(2, 3, 32, 32)).shape == (2, 3)
+
+
 def test_inputs_of_every_form_show_the_same() -> None:
     torch.manual_seed(2)
     model, images = build_model(SMALL, 5, "fan_in"), random_images(2, 3, 32, 48)
