@@ -264,7 +264,8 @@ def measure(settings: KernelCode) -> dict[str, Any]:
         try:
             code = examine(launch, capability)
         except Exception as error:  # of Triton, LLVM or ptxas: they have no common base class
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            cause = error.__cause__ or error  # Triton's own error says where, and its cause what
+            text = (str(cause).strip() or type(cause).__name__).splitlines()[0]
             rows.append(about | {"faults": [f"does not compile: {text}"]})
         else:
             rows.append(about | code._asdict() | {"faults": faults(launch, code)})

@@ -5,9 +5,15 @@ import triton.language as tl
 
 
 @triton.jit
-def load(pointer, mask, eviction_policy: tl.constexpr = ""):
+def load(pointer, mask):
     """Values as fp32; 0 where masked."""
-    return tl.load(pointer, mask=mask, other=0.0, eviction_policy=eviction_policy).to(tl.float32)
+    return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def load_last(pointer, mask):
+    """The same, of what is not read again: it leaves the GPU's caches first."""
+    return tl.load(pointer, mask=mask, other=0.0, eviction_policy="evict_first").to(tl.float32)
 
 
 @triton.jit

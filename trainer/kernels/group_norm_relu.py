@@ -250,8 +250,8 @@ class _GroupNormReLU(torch.autograd.Function):
         (dtotal,) = dtotals or (None,)
         dx, dweight, dbias = dtotal, None, None
         if dy is not None:
-            # The operation refuses to be differentiated a second time, where that is in question.
-            gradients = _backward if torch.is_grad_enabled() else _gradients
+            # The library's operation can be seen, and refuses to be differentiated a second time.
+            gradients = _gradients if _is_eager(dy) and not torch.is_grad_enabled() else _backward
             dx, dweight, dbias = gradients(dy, dtotal, *ctx.saved_tensors)
         return dx, dx if dtotals else None, None, dweight, dbias, None
 

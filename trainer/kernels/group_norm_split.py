@@ -19,6 +19,7 @@ from trainer.kernels.group_norm_parts import (
     groups_of,
     input_gradient,
     load,
+    load_last,
     normalise,
     relu,
     to_channels,
@@ -145,7 +146,7 @@ def forward_split(
         for done in tl.range(0, num_rows, block_s, num_stages=stages):
             mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
             here = start + tl.cast(done, tl.int64) * channels
-            _, pre = normalise(load(source_ptr + here + offsets, mask, "evict_first"), mean_c, rstd_c, weight, bias)
+            _, pre = normalise(load_last(source_ptr + here + offsets, mask), mean_c, rstd_c, weight, bias)
             tl.store(y_ptr + here + offsets, relu(pre, pre), mask=mask, eviction_policy="evict_first")
     else:
         mean = tl.zeros([block_s, block_c], tl.float32)
@@ -157,8 +158,8 @@ def forward_split(
             if residual_ptr is None:
                 x = load(x_ptr + here + offsets, mask)
             else:
-                x = load(x_ptr + here + offsets, mask, "evict_first")
-                total = (x + load(residual_ptr + here + offsets, mask, "evict_first")).to(total_ptr.dtype.element_ty)
+                x = load_last(x_ptr + here + offsets, mask)
+                total = (x + load_last(residual_ptr + here + offsets, mask)).to(total_ptr.dtype.element_ty)
                 tl.store(total_ptr + here + offsets, total, mask=mask)
                 x = total.to(tl.float32)
             seen += 1.0
@@ -209,11 +210,11 @@ def backward_split(
         for done in tl.range(0, num_rows, block_s, num_stages=stages):
             mask = (place < num_rows - done)[:, None] & channel_mask[None, :]
             here = start + tl.cast(done, tl.int64) * channels
-            normalised, pre = normalise(load(x_ptr + here + offsets, mask, "evict_first"), mean, rstd, weight, bias)
-            dpre = relu(pre, load(dy_ptr + here + offsets, mask, "evict_first"))
+            normalised, pre = normalise(load_last(x_ptr + here + offsets, mask), mean, rstd, weight, bias)
+            dpre = relu(pre, load_last(dy_ptr + here + offsets, mask))
             dx = input_gradient(dpre, normalised, rstd, weight, sum_c, dot_c)
             if dtotal_ptr is not None:
-                dx += load(dtotal_ptr + here + offsets, mask, "evict_first")
+                dx += load_last(dtotal_ptr + here + offsets, mask)
             tl.store(dx_ptr + here + offsets, dx, mask=mask, eviction_policy="evict_first")
     else:
         sums = tl.zeros([block_s, block_c], tl.float32)

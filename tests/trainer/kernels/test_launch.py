@@ -136,3 +136,16 @@ def test_what_looks_on_sees_the_operation(norm: list[str], monkeypatch: pytest.M
     torch.func.vjp(lambda x: group_norm_relu(x, 32, weight, bias), x)
     assert called == ["Tensor", "FakeTensor", "Tensor"]
     assert norm == []
+
+
+def test_what_looks_on_in_the_backward_pass_alone_sees_the_operation(
+    norm: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_backward", lambda dy, *_: (norm.append("library"), (dy, None, None))[1])
+    x, weight, bias = inputs()
+    y = group_norm_relu(x, 32, weight, bias)
+    with FlopCounterMode(display=False):
+        y.sum().backward()
+    y = group_norm_relu(x, 32, weight, bias)
+    torch.autograd.grad(y.sum(), x, create_graph=True)
+    assert norm == ["direct", "library", "direct", "library"]
