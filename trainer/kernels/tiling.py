@@ -9,14 +9,9 @@ from typing import Literal, NamedTuple
 
 Direction = Literal["forward", "backward"]
 
-_TILE_ELEMENTS: dict[Direction, dict[int, tuple[int, ...]]] = {
-    "forward": {64: (4096, 8192, 16384), 32: (4096, 8192)},
-    "backward": {64: (4096, 8192), 32: (4096, 8192)},
-}
-"""Bytes of a row that one program has, by preference: a sector has 32, DRAM hands over 64 at a time. For each, how many
-fp32 values a tile may have, so that a GPU's registers hold the tiles of two programs or more at a time."""
+_TILE_ELEMENTS = (4096, 8192)  # fp32 values that registers hold, of two programs at a time
+_TILE_ROW_BYTES = (64, 32)  # of one program, if possible: a sector has 32 bytes, DRAM hands over 64 at a time
 _ELEMENTS_PER_THREAD = 32
-_FULL_THREAD = {"forward": 64, "backward": 32}  # elements with which a thread takes about all registers it may
 _TILE_WARPS = (4, 8)
 _REGISTERS = 65536  # of a multiprocessor, each of 32 bits
 _MEMBERSHIP_ELEMENTS = 4096  # of the mask groups x channels
@@ -105,9 +100,9 @@ def channel_block(num_groups: int, group_size: int, max_channels: int) -> Channe
 def tile(direction: Direction, rows: int, num_groups: int, group_size: int, itemsize: int) -> Tile | None:
     """The tile for samples of `rows` = H * W rows; None where registers hold none whose rows have 32 bytes."""
     block_s = power_of_2(rows)
-    for wanted_bytes, sizes in _TILE_ELEMENTS[direction].items():
+    for wanted_bytes in _TILE_ROW_BYTES:
         row_bytes = min(wanted_bytes, num_groups * group_size * itemsize)
-        for elements in sizes:
+        for elements in _TILE_ELEMENTS:
             channels = channel_block(num_groups, group_size, elements // block_s)
             if channels and channels.groups * group_size * itemsize >= row_bytes:
                 return _tile(direction, channels, block_s)
@@ -115,11 +110,11 @@ def tile(direction: Direction, rows: int, num_groups: int, group_size: int, item
 
 
 def _tile(direction: Direction, channels: ChannelBlock, block_s: int) -> Tile:
-    elements, (few, many) = block_s * channels.block_c, _TILE_WARPS
-    warps = min(max(power_of_2(elements // (32 * _ELEMENTS_PER_THREAD)), few), many)
-    # Left alone, the compiler takes a few registers more than two such programs can have.
-    is_full = elements >= 32 * warps * _FULL_THREAD[direction] and warps == many
-    return Tile(channels, block_s, warps, _REGISTERS // (2 * 32 * warps) if is_full else None)
+    few, many = _TILE_WARPS
+    warps = min(max(power_of_2(block_s * channels.block_c // (32 * _ELEMENTS_PER_THREAD)), few), many)
+    # Left alone, the compiler takes a few registers more for a backward pass than two such programs can have.
+    limited = direction == "backward" and warps == many
+    return Tile(channels, block_s, warps, _REGISTERS // (2 * 32 * many) if limited else None)
 
 
 @cache
