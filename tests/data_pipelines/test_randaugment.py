@@ -11,7 +11,7 @@ from torchvision.transforms import RandAugment
 
 from data_pipelines import dali_loader, torch_loader
 from data_pipelines.augment import Augmentation, Ints
-from data_pipelines.dali_loader import _cut
+from data_pipelines.dali_loader import _Buffers, _cut
 from data_pipelines.index import Index
 from data_pipelines.order import Request
 from data_pipelines.randaugment import (
@@ -180,6 +180,7 @@ def test_the_pipeline_for_gpus_is_put_together(channels: int) -> None:
             size=SIDE,
             operations=operations,
             warped=warped,
+            buffers=_Buffers(height=480, width=640),
             batch_size=4,
             num_threads=1,
             device_id=0,

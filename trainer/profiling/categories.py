@@ -23,7 +23,7 @@ _OPERATIONS: _Rules = (
 )
 _KERNELS: _Rules = (
     ("standardisation", re.compile(r"standardise")),
-    ("norms", re.compile(r"group_?norm|^(for|back)ward_(tile|apply|sums)|^(channel|merge)_(moments|sums)", re.I)),
+    ("norms", re.compile(r"group_?norm|^(for|back)ward_(tile|split)", re.IGNORECASE)),
     ("optimizer", re.compile(r"sgd_agc")),
     ("convolutions", re.compile(r"conv(?!ert)|[fdw](prop|grad)|xmma|cutlass|cudnn|gemm|nvjet", re.IGNORECASE)),
 )
