@@ -15,13 +15,13 @@ def launch(
     """kernel[(programs,)](*tensors, *numbers, **options) on the current device, that of the first tensor.
 
     What Triton compiles depends on the numbers, and on the tensors' types and whether their addresses divide by 16: for
-    the like of an earlier launch its kernel is launched again. `options` must be the same for the same numbers, and no
-    number may change from step to step: what was compiled is kept for each.
+    the like of an earlier launch its kernel is launched again. No number may change from step to step: what was
+    compiled is kept for each.
     """
     first = tensors[0]
     assert first is not None
     likeness = [None if t is None else (t.dtype, t.data_ptr() % _ALIGNED_BYTES == 0) for t in tensors]
-    key = (id(kernel), first.device.index, numbers, *likeness)
+    key = (id(kernel), first.device.index, numbers, *options.values(), *likeness)
     _, compiled = _compiled.get(key, (None, None))
     if compiled is None:
         compiled = kernel[(programs,)](*tensors, *numbers, **options)  # None where Triton interprets

@@ -67,6 +67,13 @@ def test_other_arguments_are_looked_up_anew(tensors: tuple[Tensor | None, ...], 
     assert kernel.launches == []
 
 
+def test_other_options_are_looked_up_anew() -> None:
+    kernel = Kernel()
+    for warps in (4, 8, 4):
+        launch(kernel, 3, (torch.zeros(8),), (7,), num_warps=warps)
+    assert [options["num_warps"] for *_, options in kernel.looked_up] == [4, 8]
+
+
 def test_an_interpreted_kernel_has_no_code_to_keep() -> None:
     kernel = Kernel(interpreted=True)
     launch(kernel, 3, (torch.zeros(8),), ())
