@@ -30,6 +30,7 @@ class SGDAGC(torch.optim.SGD):
     skip: Tensor | None = None
     _lies_at: object = None  # where weights, gradients and momenta lay at the step before
     _kernel_fits = False  # whether there is a kernel for tensors that lie so
+    _kernel_heeds_overflows = False  # and whether it leaves all as it was where a loss scaler found one
 
     # Torch's own, without the wrappers that keep the compiler off them and import all of it to do so.
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
@@ -89,8 +90,7 @@ class SGDAGC(torch.optim.SGD):
             group["dampening"] or group["maximize"] or isinstance(group["lr"], Tensor) for group in self.param_groups
         ):
             return False
-        found_inf = getattr(self, "found_inf", None)
-        return found_inf is None or found_inf.is_cuda
+        return self._kernel_heeds_overflows or getattr(self, "found_inf", None) is None
 
     def _look_at_memory(self) -> None:
         """Make tensors ready and see whether the kernel takes them, where they do not all lie as at the step before:
@@ -100,6 +100,7 @@ class SGDAGC(torch.optim.SGD):
             self._make_ready()
             tensors = [tensor for tensors in self._tensors() for tensor in tensors]
             self._kernel_fits = bool(tensors) and kernel.takes(tensors)
+            self._kernel_heeds_overflows = self._kernel_fits and tensors[0].is_cuda
             self._lies_at = self._memory()
 
     def _memory(self) -> object:
