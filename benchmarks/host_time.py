@@ -2,8 +2,8 @@
 nothing stands in for it. python -m benchmarks.host_time [--models r50x1 r152x4] [--out host_time.json]
 
 Norms, forward and backward; filters, standardised once and their gradients unit by unit; clipping and update. What
-PyTorch's own convolutions and additions take is not in it. On CPU tensors that nobody looks into;
-CPU time of one thread.
+PyTorch's own convolutions and additions take is not in it. On CPU tensors
+that nobody looks into; CPU time of one thread.
 """
 
 import os
@@ -146,11 +146,11 @@ def host_time(name: str, rounds: int) -> dict[str, dict[str, float]]:
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer = SGDAGC(param_groups(model, _NUM_CLASSES, 0.01), lr=0.1, weight_decay=1e-4)
-    weights = [convolution.weight for unit in model._convolutions for convolution in unit]
+    weights = [convolution.weight for unit in model.convolutions for convolution in unit]
 
     def filters() -> tuple[torch.Tensor, ...]:
         with torch.autocast("cpu", torch.bfloat16):
-            return tuple(each for unit in model.filter_sharing.filters(model._convolutions) for each in unit)
+            return tuple(each for unit in model.filter_sharing.filters(model.convolutions) for each in unit)
 
     gradients = [torch.empty_like(each) for each in filters()]
     forward, backward = [0.0] * (rounds - rounds // 4), [0.0] * (rounds - rounds // 4)

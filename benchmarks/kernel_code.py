@@ -158,13 +158,12 @@ def _norm(layer: Layer, dtype: torch.dtype) -> None:
 
 def _filters(model: BiTResNet, dtype: torch.dtype) -> None:
     """Of one micro-batch, and of two: the gradients of the first are then added to those of the second."""
-    units: list[list[Any]] = [[model.stem["conv"]], *(unit.convolutions for unit in model.units)]
     torch.set_autocast_enabled("cuda", dtype != torch.float32)
     torch.set_autocast_dtype("cuda", torch.bfloat16 if dtype == torch.float32 else dtype)
     for passes in (1, 2):
         for last in [False] * (passes - 1) + [True]:
             with model.filter_sharing.micro_batch(last):
-                filters = [each for unit in model.filter_sharing.filters(units) for each in unit]
+                filters = [each for unit in model.filter_sharing.filters(model.convolutions) for each in unit]
                 torch.autograd.backward(filters, [torch.empty_like(each) for each in filters])
     torch.set_autocast_enabled("cuda", False)
     model.zero_grad()

@@ -97,11 +97,6 @@ class _Together:
         return self._number
 
 
-def multiply_adds(model_name: str, num_classes: int, image_size: int) -> int:
-    """Of the convolutions and the head in the forward pass of one image."""
-    return sum(trace_step(model_name, num_classes, image_size).forward) // 2
-
-
 def scaled_to(job: Job, compute_s: float) -> Job:
     """The job with all its computing stretched to a measured time of a step."""
     factor = compute_s / job.compute_s

@@ -201,14 +201,15 @@ def run_part(name: str, part: Part, settings: OnGpu, absent: Sequence[str], log:
     rehearses = settings.device == "cpu"
     with tempfile.TemporaryDirectory(prefix="bitscale-on-gpu-") as scratch:
         out = Path(scratch) / f"{name}.json"
-        arguments = [*(part.rehearsal if rehearses else part.arguments), "--out", str(out)]
+        planned = part.rehearsal if rehearses else part.arguments
+        arguments = [*planned, "--out", str(out)]
         if part.module != "benchmarks.loading":  # which finds its devices itself
             arguments += ["--device", settings.device]
         log.say(f"\n=== {name}, at most {limit_s:g} s: python -m {part.module} {' '.join(arguments)}\n")
         started = time.monotonic()
         program = Program([interpreter(), "-m", part.module, *arguments], environment_of(part, settings.device), log)
         code = program.wait(limit_s)
-        about |= {"seconds": round(time.monotonic() - started, 1), "arguments": arguments[:-4]}
+        about |= {"seconds": round(time.monotonic() - started, 1), "arguments": list(planned)}
         result, table = read_json(out), out.with_suffix(".md")
         about |= {"result": result, "table": table.read_text() if table.is_file() else None}
     if code is None:

@@ -94,8 +94,8 @@ PARTS: dict[str, Part] = {
         300,
         "r50x1",
         256,
-        ("batch_norm_twin_compiled", "timm_nhwc_compiled", "timm_nchw_compiled"),
-        ("timm_nhwc_compiled",),
+        ("ours_compiled", "batch_norm_twin_compiled", "timm_nhwc_compiled", "timm_nchw_compiled"),
+        ("ours_compiled", "timm_nhwc_compiled"),
     ),
     "eager_r152x4": _throughput("later", 200, "r152x4", 32, ("timm_nhwc",), ("timm_nhwc",)),
     "group_norm_r152x4": Part(

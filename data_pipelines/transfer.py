@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from math import prod
 from typing import Protocol
 
@@ -32,11 +33,17 @@ class Transfer(Protocol):
         """The batch, for what the caller does next on the device."""
 
 
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    """One for all loaders: memory that was used on a stream is used again on that stream alone."""
+    return torch.cuda.Stream(device)
+
+
 class CudaTransfer:
     """See Transfer."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._device, self._stream = device, _copying(device)
 
     def allocate(self, size_bytes: int) -> Tensor:
         with torch.cuda.device(self._device):  # a new thread's is the first one, where nothing of this rank belongs

@@ -33,6 +33,9 @@ def _require_known_choices(config: Any) -> None:
             raise InputError(f"{name} is {value!r}{nearest(str(value), get_args(kind))}")
 
 
+_MOST_PROFILED_STEPS = 100  # each is some megabytes of trace
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """What is learnt from."""
@@ -218,8 +221,8 @@ class RuntimeConfig:
     log_every: int = 50
     """Steps between two rows of metrics."""
     profile: int | None = None
-    """Record so many steps, after 4 that warm up, with torch.profiler: a trace, and a table of where their time goes,
-    in RUN/profile. None: none."""
+    """Record so many steps, at most 100, after 4 that warm up, with torch.profiler: a trace, and a table of where their
+    time goes, in RUN/profile. None: none."""
     save_every: int = 1000
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
@@ -253,6 +256,10 @@ class RuntimeConfig:
         _require(
             self.compile != "graphs" or self.checkpoint_stages == 0,
             "--compile graphs has no place for --checkpoint-stages; leave out one of them",
+        )
+        _require(
+            self.profile is None or self.profile <= _MOST_PROFILED_STEPS,
+            f"--profile is {self.profile}; a trace of more than {_MOST_PROFILED_STEPS} steps is too large to look at",
         )
         _require(self.hang_timeout_s >= 0, f"--hang-timeout-s is {self.hang_timeout_s}; it must not be negative")
         _require(self.read_ahead >= 0, f"--read-ahead is {self.read_ahead}; it must not be negative")

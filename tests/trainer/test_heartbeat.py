@@ -198,3 +198,15 @@ def test_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     watched.enter("backward")
     assert watched._limit_s() == 250  # of steps that are that long
     assert Heartbeat(None, 0, 1, torch.device("cpu"), 900, 600)._usual_s == 480  # before collectives fail by themselves
+
+
+def test_what_a_listener_takes_is_not_the_next_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    beat = Heartbeat(None, 0, 1, torch.device("cpu"), 0, 60)
+    beat.enter("update")
+    beat.listener = lambda phase, step: clock.__setitem__(0, clock[0] + 5.0)
+    beat.enter("data", 0)
+    beat.listener = None
+    beat.enter("forward")
+    assert (beat._seconds["data"], beat._seconds["update"]) == (0.0, 5.0)

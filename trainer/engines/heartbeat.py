@@ -102,6 +102,8 @@ class Heartbeat:
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
         """Progress: this rank now begins a phase, of a step. Called by the thread that trains; takes a microsecond."""
+        if self.listener is not None:
+            self.listener(phase, step)
         now = time.monotonic()
         lasted = now - self._since
         self._seconds[self._phase] += lasted
@@ -109,8 +111,6 @@ class Heartbeat:
             self._longest_s = max(self._longest_s, lasted)
         if self._device_clock is not None:
             self._device_clock.enter(phase)
-        if self.listener is not None:
-            self.listener(phase, step)
         if step is not None:
             self._step = step
             self._steps += 1

@@ -88,7 +88,7 @@ def _kernel_takes(x: Tensor, weight: Tensor) -> bool:
 
 
 def _is_eager(x: Tensor) -> bool:
-    """Whether nothing but autograd looks on: no compiler, no fake tensor, no dispatch mode, no transformation."""
+    """Whether this is plain eager mode: no compiler, no fake tensor, no dispatch mode, no function transform."""
     return (
         not torch.compiler.is_compiling()
         and type(x) in _PLAIN

@@ -2,9 +2,9 @@
 
 The first pass over a sample takes sums, the second applies them. Second passes follow first ones at a distance of some
 programs, so that what they read again is still in the GPU's L2 cache; what is not read again is marked to leave it
-first. Turns are drawn, not taken from the program's
-number: a program that waits for a sample's first pass then waits for programs that already run, so none waits for ever.
-What programs add up is merged in a fixed order, by the one that ends last, so no number depends on who that is.
+first. Turns are drawn, not taken from the program's number: a program that waits for a sample's first pass then waits
+for programs that already run, so none waits for ever. What programs add up is merged in a fixed order, by the one that
+ends last, so no number depends on which that is.
 Activations are channels-last, read as [N, rows = H * W, C].
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from trainer.kernels.group_norm_relu import kernel_works
 from trainer.kernels.layout import rows_lie_together
@@ -21,6 +22,8 @@ def takes(tensors: Sequence[Tensor]) -> bool:
     together."""
     first = tensors[0]
     if any(t.device != first.device or t.dtype != first.dtype or t.is_sparse for t in tensors):
+        return False
+    if any(isinstance(t, FakeTensor) for t in tensors):
         return False
     if not all(rows_lie_together(t) for t in tensors):
         return False

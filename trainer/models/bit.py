@@ -111,14 +111,18 @@ class BiTResNet(nn.Module):
         self.norm = GroupNormReLU(widths[-1])
         self.head = nn.Linear(widths[-1], num_classes)
         self.filter_sharing = FilterSharing()
-        stem: Any = self.stem["conv"]
-        self._convolutions = [[stem], *(unit.convolutions for unit in self.units)]
         self._init_weights(head_init)
 
     @property
     def units(self) -> list[PreActBottleneck]:
         """The residual units, in their order."""
         return [unit for stage in self.stages for unit in stage.blocks]  # type: ignore[union-attr, misc]
+
+    @property
+    def convolutions(self) -> list[list[StdConv2d]]:
+        """That of the stem, then those of each unit, in the order in which `features` takes their filters."""
+        stem: Any = self.stem["conv"]
+        return [[stem], *(unit.convolutions for unit in self.units)]
 
     def _init_weights(self, head_init: HeadInit) -> None:
         for module in self.modules():
@@ -136,7 +140,7 @@ class BiTResNet(nn.Module):
         if x.shape[1] == 1:
             # expand() would leave a stride of 0, which convolutions copy anyway, into the wrong memory format.
             x = x.repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)
-        filters = self.filter_sharing.filters(self._convolutions)
+        filters = self.filter_sharing.filters(self.convolutions)
         x = self.stem["conv"](x, *next(filters))
         x, residual = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2), None
         for i, stage in enumerate(self.stages):

@@ -81,11 +81,13 @@ class FilterSharing:
         """Forward and backward pass of a micro-batch. The weights get the gradients of all micro-batches since the
         last `last` one in this one's backward pass if it is the `last`; until then they get none."""
         self._keeps, self._last = True, last
+        whole = False
         try:
             yield
+            whole = True
         finally:
             self._keeps, self._last = False, True
-            if last:
+            if last or not whole:  # what a failed pass leaves must not go into the next step
                 self._kept = None
 
     @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from trainer.kernels import sgd_agc as kernel
 from trainer.kernels.layout import laid_out_alike
@@ -30,7 +31,7 @@ class SGDAGC(torch.optim.SGD):
     skip: Tensor | None = None
     _lies_at: object = None  # where weights, gradients and momenta lay at the step before
     _kernel_fits = False  # whether there is a kernel for tensors that lie so
-    _kernel_heeds_overflows = False  # and whether it leaves all as it was where a loss scaler found one
+    _kernel_skips_on_overflow = False  # and whether it updates nothing where a loss scaler found an overflow
 
     # Torch's own, without the wrappers that keep the compiler off them and import all of it to do so.
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
@@ -90,7 +91,7 @@ class SGDAGC(torch.optim.SGD):
             group["dampening"] or group["maximize"] or isinstance(group["lr"], Tensor) for group in self.param_groups
         ):
             return False
-        return self._kernel_heeds_overflows or getattr(self, "found_inf", None) is None
+        return self._kernel_skips_on_overflow or getattr(self, "found_inf", None) is None
 
     def _look_at_memory(self) -> None:
         """Make tensors ready and see whether the kernel takes them, where they do not all lie as at the step before:
@@ -100,14 +101,14 @@ class SGDAGC(torch.optim.SGD):
             self._make_ready()
             tensors = [tensor for tensors in self._tensors() for tensor in tensors]
             self._kernel_fits = bool(tensors) and kernel.takes(tensors)
-            self._kernel_heeds_overflows = self._kernel_fits and tensors[0].is_cuda
+            self._kernel_skips_on_overflow = self._kernel_fits and tensors[0].is_cuda
             self._lies_at = self._memory()
 
     def _memory(self) -> object:
-        """Address and strides of each tensor of an update; None where one is not ready, or has no address."""
+        """Address and strides of each tensor of an update; None where one is not ready, or has none."""
         lies_at = []
         for tensors in self._tensors():
-            if any(tensor is None or tensor.is_sparse for tensor in tensors):
+            if any(tensor is None or tensor.is_sparse or isinstance(tensor, FakeTensor) for tensor in tensors):
                 return None
             lies_at += [(tensor.data_ptr(), tensor.stride()) for tensor in tensors]
         return lies_at

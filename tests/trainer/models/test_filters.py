@@ -134,3 +134,22 @@ def test_empty_micro_batch() -> None:
     model = a_model(torch.float32)
     model(torch.zeros(0, 3, 32, 32)).sum().backward()
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
+def test_a_failed_pass_leaves_nothing_to_the_next_step() -> None:
+    model = a_model(torch.float32)
+    (images, labels), *_ = micro_batches(torch.float32)
+    with pytest.raises(RuntimeError, match="made up"), model.filter_sharing.micro_batch(last=False):  # noqa: PT012
+        F.cross_entropy(model(images), labels).backward()
+        raise RuntimeError("made up")
+    model.zero_grad()
+    found = shared(model, torch.float32)
+    assert_same(found, separately(a_model(torch.float32), torch.float32), 1e-4)
+
+
+def test_a_convolution_that_was_replaced_is_the_one_that_trains() -> None:
+    model = a_model(torch.float32)
+    unit = model.stages[0].blocks[0]
+    unit.conv1 = module.StdConv2d(unit.conv1.in_channels, unit.conv1.out_channels, 1, bias=False)
+    model(torch.zeros(1, 3, 32, 32)).sum().backward()
+    assert unit.conv1.weight.grad is not None

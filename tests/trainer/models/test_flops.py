@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.network_layers import trace_step
 from trainer.models.bit import build_model
 from trainer.models.flops import training_flops
 
@@ -20,3 +21,9 @@ def test_flops_are_those_that_torch_counts() -> None:
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(2, 3, 64, 64)).sum().backward()
     assert training_flops("r14x0.5", 7, 64) == pytest.approx(counter.get_total_flops() / 2)
+
+
+def test_they_are_those_of_the_scaling_model() -> None:
+    trace = trace_step("r14x0.5", 7, 64)
+    backward = sum(sum(gradient.kernels) for gradient in trace.backward)
+    assert training_flops("r14x0.5", 7, 64) == sum(trace.forward) + backward

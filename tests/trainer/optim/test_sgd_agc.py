@@ -8,6 +8,7 @@ from itertools import chain
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.kernels import sgd_agc as kernel
 from trainer.kernels.native import library
@@ -353,3 +354,11 @@ def test_tensors_are_looked_at_again_only_where_they_moved(monkeypatch: pytest.M
     other.step()
     assert len(looks) == 4
     assert_same(params, reference)
+
+
+def test_tensors_without_numbers_go_to_torch() -> None:
+    with FakeTensorMode():
+        weight = nn.Parameter(torch.ones(3, 2))
+        weight.grad = torch.ones_like(weight)
+        SGDAGC([weight], lr=0.1, agc_clipping=0.0).step()
+        assert weight.shape == (3, 2)
