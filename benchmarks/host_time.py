@@ -8,9 +8,10 @@ that nobody looks into; CPU time of one thread.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 import triton
 import tyro
 from torch import nn
+from torch.autograd.graph import _engine_run_backward
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
@@ -116,22 +118,41 @@ def timed_ms(work: Callable[[], Any], rounds: int, begin: Callable[[], Any] = la
     return found[rounds // 4 :]  # the first ones compile, and fill caches
 
 
-def norm_ms(layer: Layer, rounds: int) -> tuple[list[float], list[float]]:
-    """Of a norm's forward and backward pass."""
-    shape = (1, layer.channels, layer.side, layer.side)
-    x, residual, dy = (torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last) for _ in range(3))
-    weight, bias = nn.Parameter(torch.empty(layer.channels)), nn.Parameter(torch.empty(layer.channels))
-    inputs = (x.requires_grad_(), weight, bias)
+def norms_ms(layers: Iterable[Layer], rounds: int) -> tuple[list[float], list[float]]:
+    """Of the forward pass of these norms, and of one backward pass through all of them."""
+    calls: list[Callable[[], Any]] = []
+    inputs: list[torch.Tensor] = []
+    gradients: list[torch.Tensor] = []
+    for layer in layers:
+        shape = (1, layer.channels, layer.side, layer.side)
+        x, residual, dy = (
+            torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last) for _ in range(3)
+        )
+        weight, bias = nn.Parameter(torch.empty(layer.channels)), nn.Parameter(torch.empty(layer.channels))
+        call: Any = group_norm.add_group_norm_relu if layer.adds else group_norm.group_norm_relu
+        arguments: tuple[Any, ...] = (x.requires_grad_(), *([residual] if layer.adds else []), NUM_GROUPS, weight, bias)
+        calls.append(partial(call, *arguments))
+        inputs += [x, weight, bias]
+        gradients += [dy] * (1 + layer.adds)
 
-    def forward() -> tuple[torch.Tensor, ...]:
-        if layer.adds:
-            return group_norm.add_group_norm_relu(x, residual, NUM_GROUPS, weight, bias)
-        return (group_norm.group_norm_relu(x, NUM_GROUPS, weight, bias),)
+    def forward() -> list[torch.Tensor]:
+        made: list[torch.Tensor] = []
+        for call in calls:
+            outputs = call()
+            made += outputs if isinstance(outputs, tuple) else [outputs]
+        return made
 
     def backward(*outputs: torch.Tensor) -> None:
-        torch.autograd.grad(outputs, inputs, (dy,) * len(outputs))
+        run_backward(outputs, inputs, gradients)
 
     return timed_ms(forward, rounds), timed_ms(backward, rounds, forward)
+
+
+def run_backward(
+    outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
+) -> None:
+    """Autograd's engine by itself: torch.autograd.grad would look at each of these outputs, where a step has one."""
+    _engine_run_backward(tuple(outputs), tuple(gradients), False, False, tuple(inputs), accumulate_grad=False)
 
 
 def host_time(name: str, rounds: int) -> dict[str, dict[str, float]]:
@@ -153,15 +174,12 @@ def host_time(name: str, rounds: int) -> dict[str, dict[str, float]]:
             return tuple(each for unit in model.filter_sharing.filters(model.convolutions) for each in unit)
 
     gradients = [torch.empty_like(each) for each in filters()]
-    forward, backward = [0.0] * (rounds - rounds // 4), [0.0] * (rounds - rounds // 4)
-    for layer, times in layers.items():
-        for total, of_layer in zip((forward, backward), norm_ms(layer, rounds), strict=True):
-            total[:] = [before + times * one for before, one in zip(total, of_layer, strict=True)]
+    forward, backward = norms_ms(layers.elements(), rounds)
     parts = {
         "norms, forward": forward,
         "norms, backward": backward,
         "filters, forward": timed_ms(filters, rounds),
-        "filters, backward": timed_ms(lambda *made: torch.autograd.grad(made, weights, gradients), rounds, filters),
+        "filters, backward": timed_ms(lambda *made: run_backward(made, weights, gradients), rounds, filters),
         "clipping and update": timed_ms(optimizer.step, rounds),
     }
     parts["all"] = [sum(row) for row in zip(*parts.values(), strict=True)]

@@ -5,6 +5,7 @@ the banks of a unit.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate
 
 import torch
@@ -13,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from trainer.kernels.group_norm_parts import load
+from trainer.kernels.launch import launch
 from trainer.kernels.tiling import cdiv, power_of_2
 from trainer.kernels.unit_tables import ALIGNED_BYTES, on_device, unit_tables
 from trainer.optim.agc import units
@@ -146,11 +148,19 @@ def backward(
 ) -> list[Tensor]:
     """The gradients of the weights."""
     results = [torch.empty_like(weight) for weight in weights]
-    rows, row_sizes = zip(*(units(weight.shape) for weight in weights), strict=True)
-    blocks = tuple(min(power_of_2(size), _MOST) for size in row_sizes)
+    programs, num_warps, numbers = _cut(tuple(weight.shape for weight in weights))
+    roles = (gradients, gathered, weights, means, rstds, results)
     with torch.cuda.device_of(weights[0]):
-        standardise_rows_backward[(sum(rows),)](
-            *map(tuple, (gradients, gathered, weights, means, rstds, results)), rows, row_sizes, blocks,
-            num_warps=max(1, max(blocks) // _NUMBERS_PER_WARP), enable_fp_fusion=True,
+        launch(
+            standardise_rows_backward, programs, [tensor for role in roles for tensor in role], numbers,
+            (*map(tuple, roles), *numbers), num_warps=num_warps, enable_fp_fusion=True,
         )  # fmt: skip
     return results
+
+
+@cache
+def _cut(shapes: tuple[torch.Size, ...]) -> tuple[int, int, tuple[tuple[int, ...], ...]]:
+    """Programs and warps of the backward pass for banks of these shapes; rows, row sizes and blocks of each bank."""
+    rows, row_sizes = zip(*map(units, shapes), strict=True)
+    blocks = tuple(min(power_of_2(size), _MOST) for size in row_sizes)
+    return sum(rows), max(1, max(blocks) // _NUMBERS_PER_WARP), (rows, row_sizes, blocks)

@@ -51,10 +51,12 @@ class _Filters(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         banks = ctx.banks
         if ctx.last:
-            gathered, weights, standardised = zip(
-                *((bank.gathered, bank.weight, bank.standardised) for bank in banks), strict=True
+            results = standardise_backward(
+                gradients,
+                [bank.gathered for bank in banks],
+                [bank.weight for bank in banks],
+                [bank.standardised for bank in banks],
             )
-            results = standardise_backward(gradients, gathered, weights, standardised)
             for bank in banks:
                 bank.gathered = None
             return None, None, *results
