@@ -15,7 +15,7 @@ from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, frame_of, row_of
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
 _AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}
-_AUTHORS_TARGET = {
+AUTHORS_TARGET = {
     "padchest": "padchest_cl",
     "covidx_cxr2": "covidx",
     "flowers_oversampling": "flowers102",
@@ -141,7 +141,7 @@ def _authors_row(row: dict[str, Any]) -> dict[str, Any]:
     stem, model = split_source(row["pretrained_model"])
     if model is None:
         raise InputError(f"{row['pretrained_model']!r} does not end in a model such as _bit50x1")
-    target = _AUTHORS_TARGET.get(row["dataset"], row["dataset"])
+    target = AUTHORS_TARGET.get(row["dataset"], row["dataset"])
     metric, value = _AUTHORS_METRIC[row["metric"]], row["metric_value"]
     return {
         "run": row["path"],
