@@ -20,6 +20,7 @@ class Batch:
     images: uint8 [B, C, S, S], a channels-last view of [B, S, S, C]. labels: int64 [B], or float32 [B, classes] with
     NaN = unlabelled. mixup: share of the own image in each mixture, float32 [B], or None. samples: rows of the index.
     unseen: images that could not be shown; others are in their places, in `samples` and `labels` too, or black ones.
+    repeated: none of them counts, see order.Request.
     """
 
     images: Tensor
@@ -27,6 +28,7 @@ class Batch:
     mixup: Tensor | None
     samples: Ints
     unseen: tuple[Unseen, ...] = ()
+    repeated: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -44,6 +46,7 @@ def make_batch(
         mixup=None if mixup is None else _beside(images, torch.from_numpy(mixup)),
         samples=request.samples,
         unseen=tuple(unseen),
+        repeated=request.repeated,
     )
 
 

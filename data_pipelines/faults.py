@@ -5,7 +5,7 @@ on whichever rank it falls and after a restart, nothing has to be remembered, an
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -87,7 +87,7 @@ def replaced(
     else:
         samples = np.array(request.samples)
         samples[i] = shown
-        request = Request(samples, request.positions)
+        request = replace(request, samples=samples)
     return request, content, Unseen(position, sample, reason, of_shard, shown)
 
 

@@ -95,15 +95,23 @@ def share(total: int, parts: int, part: int, unit: int = 1) -> range:
 
 @dataclass(frozen=True)
 class Request:
-    """Samples to load together: `samples` are rows of the index, `positions` decide their augmentation; int64 [B]."""
+    """Samples to load together: `samples` are rows of the index, `positions` decide their augmentation; int64 [B].
+
+    repeated: each of them is in another request of the same step as well, and counts there; here none does.
+    """
 
     samples: Int64s
     positions: Int64s
+    repeated: bool = False
 
     def split(self, size: int) -> list["Request"]:
         """Consecutive parts of at most `size` samples."""
         starts = range(0, len(self.samples), size)
         return [Request(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
+
+    def again(self, count: int) -> "Request":
+        """The first `count` samples once more, not to be counted."""
+        return Request(self.samples[:count], self.positions[:count], repeated=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,16 +170,27 @@ class Order:
         return found
 
     def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[Request]:
-        """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them."""
-        assert self.num_micro_batches(rank, world_size, micro_batch_size), "a rank without samples"
-        step = first_step
+        """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them.
+
+        A rank whose share makes fewer shows its first `unit` of the step again, `repeated`: engines exchange gradients
+        by micro-batch, and a rank with fewer than the others would never come to the exchange that they wait in.
+        """
+        assert share(self.global_batch_size, world_size, rank, self.unit), "a rank without samples"
+        number, step = self.num_micro_batches(world_size, micro_batch_size), first_step
         while True:
-            yield from self.step(step, rank, world_size).split(micro_batch_size)
+            mine = self.step(step, rank, world_size)
+            parts = mine.split(micro_batch_size)
+            yield from parts
+            yield from [mine.again(self.unit)] * (number - len(parts))
             step += 1
 
-    def num_micro_batches(self, rank: int, world_size: int, micro_batch_size: int) -> int:
-        """How many micro-batches one rank has in a step: the same in every step."""
-        return -(-len(share(self.global_batch_size, world_size, rank, self.unit)) // micro_batch_size)
+    def largest_share(self, world_size: int) -> int:
+        """Images of a step on the rank that has most of them."""
+        return max(len(share(self.global_batch_size, world_size, rank, self.unit)) for rank in range(world_size))
+
+    def num_micro_batches(self, world_size: int, micro_batch_size: int) -> int:
+        """How many micro-batches make a step: the same in every step, and on every rank."""
+        return -(-self.largest_share(world_size) // micro_batch_size)
 
 
 def _cumulative(weights: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -47,16 +47,24 @@ class Job:
 
     def training_batches(self, engine: Engine, first_step: int) -> tuple[Iterator[Batch], int]:
         """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
-        place = (engine.rank, engine.world_size, self.micro_batch_size(engine))
-        requests = self.order.micro_batches(first_step, *place)
+        world_size, limit = engine.world_size, self._most_in_one_pass(engine)
+        requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
         batches = self.load(engine, self.train, requests, self.augmentation, self.order.instead)
-        return batches, self.order.num_micro_batches(*place)
+        return batches, self.num_micro_batches(engine)
+
+    def num_micro_batches(self, engine: Engine) -> int:
+        """How many forward and backward passes make a step: the same on every rank."""
+        return self.order.num_micro_batches(engine.world_size, self._most_in_one_pass(engine))
+
+    def _most_in_one_pass(self, engine: Engine) -> int:
+        """The micro-batch size, the same on every rank, also where their shares of a step differ."""
+        limit = self.config.runtime.micro_batch_size
+        return limit if isinstance(limit, int) else self.order.largest_share(engine.world_size)
 
     def micro_batch_size(self, engine: Engine) -> int:
         """Images of the largest forward pass of this rank."""
         share = len(self.order.step(0, engine.rank, engine.world_size).samples)
-        limit = self.config.runtime.micro_batch_size
-        return share if limit is None or limit == "auto" else min(share, limit)
+        return min(share, self._most_in_one_pass(engine))
 
     @property
     def held_out(self) -> dict[Split, Index]:

@@ -14,7 +14,7 @@ from data_pipelines.order import evaluation_order
 from trainer.account import UNJUDGED, note_unjudged
 from trainer.engines.base import Engine
 from trainer.job import Job
-from trainer.losses import count_labels, loss_sum, model_input, targets
+from trainer.losses import batch_loss, count_labels, model_input
 from trainer.meter import Meter
 from trainer.metrics import compute_metrics
 from trainer.outputs import Outputs
@@ -42,7 +42,7 @@ def train(
 
 
 def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
-    task, num_classes, runtime = job.train.task, job.train.num_classes, job.config.runtime
+    task, runtime = job.train.task, job.config.runtime
     batches, num_micro_batches = job.training_batches(engine, first_step)
     watch, meter = LossWatch(job, engine, first_step), Meter(job, engine)
     beat = engine.heartbeat
@@ -56,13 +56,13 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
         if task == "multi_label":
             beat.enter("exchange")
             num_labels = engine.sum(count_labels(micro_batches)).clamp(min=1)
-        unseen = [lost for batch in micro_batches for lost in batch.unseen]
+        unseen = [lost for batch in micro_batches if not batch.repeated for lost in batch.unseen]
         report = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
         for i, batch in enumerate(micro_batches, 1):
             beat.enter("forward")
             with engine.accumulate(last=i == len(micro_batches)):
                 logits = engine.model(model_input(batch))
-                loss = loss_sum(logits, targets(batch, task, num_classes), task) / num_labels
+                loss = batch_loss(logits, batch, task) / num_labels
                 beat.enter("backward")
                 engine.backward(loss * engine.world_size)
             report[engine.rank] += loss.detach()

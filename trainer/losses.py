@@ -22,9 +22,20 @@ def loss_sum(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
     return losses.where(labelled, 0).sum()
 
 
+def batch_loss(logits: Tensor, batch: Batch, task: Task) -> Tensor:
+    """`loss_sum` of a batch's logits, [B, C]. Of a repeated batch it is 0, whatever the logits are, and so is every
+    gradient; the backward pass still reaches every parameter."""
+    wanted = targets(batch, task, logits.shape[1])
+    if batch.repeated:
+        return loss_sum(logits[:0], wanted[:0], task)
+    return loss_sum(logits, wanted, task)
+
+
 def count_labels(batches: list[Batch]) -> Tensor:
-    """How many findings are labelled in these multi-label batches, int64 scalar on their device."""
-    return torch.stack([_mixed(batch, batch.labels).isfinite().sum() for batch in batches]).sum()
+    """How many findings are labelled in these multi-label batches, int64 scalar on their device; repeated ones do not
+    count, and one of them at least is none."""
+    counted = [batch for batch in batches if not batch.repeated]
+    return torch.stack([_mixed(batch, batch.labels).isfinite().sum() for batch in counted]).sum()
 
 
 def model_input(batch: Batch) -> Tensor:

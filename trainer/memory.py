@@ -13,7 +13,7 @@ from data_pipelines.batch import Batch
 from data_pipelines.errors import RunError
 from trainer.engines.base import Engine
 from trainer.job import Job
-from trainer.losses import loss_sum, model_input, targets
+from trainer.losses import batch_loss, model_input
 
 AUTO = "auto"
 _SPARE = 0.06  # of a GPU's memory, for what comes later: the decoder's and the network's buffers
@@ -28,7 +28,7 @@ def with_batches_that_fit(job: Job, engine: Engine, make_ready: Callable[[Job], 
     runtime = job.config.runtime
     if runtime.micro_batch_size != AUTO:
         return job
-    unit, share = job.order.unit, _largest_share(job, engine)
+    unit, share = job.order.unit, job.order.largest_share(engine.world_size)
     model = replace(job.config.model, pretrained=None, keep_head=False)  # other weights need as much
     make_ready(_with(replace(job, config=replace(job.config, model=model)), unit, 1))
     micro_batch_size = share
@@ -50,12 +50,6 @@ def with_batches_that_fit(job: Job, engine: Engine, make_ready: Callable[[Job], 
 def _with(job: Job, micro_batch_size: int, eval_batch_size: int) -> Job:
     runtime = replace(job.config.runtime, micro_batch_size=micro_batch_size, eval_batch_size=eval_batch_size)
     return replace(job, config=replace(job.config, runtime=runtime))
-
-
-def _largest_share(job: Job, engine: Engine) -> int:
-    """Images of a step on the rank that has most of them."""
-    unit = job.order.unit
-    return -(-job.config.global_batch_size // (unit * engine.world_size)) * unit
 
 
 def _largest(size: int, unit: int, engine: Engine, job: Job, trial: Callable[[Job, Engine, int], None]) -> int:
@@ -110,8 +104,7 @@ def _train_once(job: Job, engine: Engine, size: int) -> None:
     mixup = torch.ones(size, device=device) if job.config.data.mixup_alpha else None
     batch = Batch(job.blank_images(size).to(device), labels.to(device), mixup, np.arange(size))
     with engine.accumulate(last=False):
-        loss = loss_sum(engine.model(model_input(batch)), targets(batch, task, num_classes), task)
-        engine.backward(loss)
+        engine.backward(batch_loss(engine.model(model_input(batch)), batch, task))
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

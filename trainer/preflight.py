@@ -22,7 +22,18 @@ from trainer.engines.base import Engine
 from trainer.job import Job
 from trainer.models.bit import build_model
 
-SAME = ("engine", "commit", "config", "data", "python", "torch", "bitscale", "world_size")
+SAME = (
+    "engine",
+    "commit",
+    "config",
+    "data",
+    "python",
+    "torch",
+    "bitscale",
+    "world_size",
+    "zero_stage",
+    "micro_batches",
+)
 EXPECTED_GBPS = "BITSCALE_ALLREDUCE_GBPS"  # set by a site's profile
 _PROBE_BYTES = 16 << 20
 _PROBES = 3
@@ -76,6 +87,8 @@ def _facts(engine: Engine, job: Job, settings: dict[str, Any], environment: dict
         "data": job.train.fingerprint,
         "python": environment["python"],
         "world_size": engine.world_size,
+        "zero_stage": job.config.runtime.zero_stage,
+        "micro_batches": job.num_micro_batches(engine),  # in each of which some engines exchange gradients
         "local_world_size": engine.local_world_size,
         "clock_s": time.time(),
         "free_bytes": _free_bytes(job.run_dir),

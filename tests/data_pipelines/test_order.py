@@ -241,17 +241,57 @@ def test_micro_batches_make_up_the_step_and_can_start_anywhere(
 ) -> None:
     order = Order(101, global_batch_size, seed=9)
     for rank in range(world_size):
-        each = order.num_micro_batches(rank, world_size, micro_batch_size)
+        each = order.num_micro_batches(world_size, micro_batch_size)
         stream = list(islice(order.micro_batches(0, rank, world_size, micro_batch_size), 8 * each))
         assert all(0 < len(request.samples) <= micro_batch_size for request in stream)
         for step in range(8):
-            of_step, whole = stream[step * each : (step + 1) * each], order.step(step, rank, world_size)
+            of_step, whole = counted(stream[step * each : (step + 1) * each]), order.step(step, rank, world_size)
             assert np.array_equal(samples_of(of_step), whole.samples)
             assert np.array_equal(positions_of(of_step), whole.positions)
         resumed = list(islice(order.micro_batches(5, rank, world_size, micro_batch_size), 3 * each))
         for one, other in zip(stream[5 * each :], resumed, strict=True):
             assert np.array_equal(one.samples, other.samples)
             assert np.array_equal(one.positions, other.positions)
+
+
+def counted(requests: list[Request]) -> list[Request]:
+    return [request for request in requests if not request.repeated]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    world_size=st.integers(1, 64),
+    more_units=st.integers(0, 200),
+    units_per_micro_batch=st.integers(1, 40),
+    unit=st.sampled_from([1, 2]),
+    step=st.integers(0, 30),
+)
+def test_every_rank_makes_the_same_number_of_micro_batches(
+    world_size: int, more_units: int, units_per_micro_batch: int, unit: int, step: int
+) -> None:
+    """Every position counts exactly once; what a rank repeats is of its own share, and pairs stay together."""
+    order = Order(53, unit * (world_size + more_units), seed=2, unit=unit)
+    micro_batch_size = unit * units_per_micro_batch
+    each = order.num_micro_batches(world_size, micro_batch_size)
+    positions: list[np.ndarray] = []
+    for rank in range(world_size):
+        stream = order.micro_batches(step, rank, world_size, micro_batch_size)
+        mine, following = list(islice(stream, each)), next(stream)
+        whole = order.step(step, rank, world_size)
+        split = whole.split(micro_batch_size)
+        for found, expected in zip(mine, split, strict=False):
+            assert np.array_equal(found.positions, expected.positions)
+            assert np.array_equal(found.samples, expected.samples)
+        assert [request.repeated for request in mine] == [False] * len(split) + [True] * (each - len(split))
+        assert all(request.positions.tolist() == whole.positions[:unit].tolist() for request in mine[len(split) :])
+        assert all(request.samples.tolist() == whole.samples[:unit].tolist() for request in mine[len(split) :])
+        assert following.positions[0] == order.step(step + 1, rank, world_size).positions[0]
+        assert not following.repeated
+        for request in mine if unit == 2 else ():
+            assert set(request.positions) == set(request.positions ^ 1)
+        assert each - len(split) <= 1
+        positions += [request.positions for request in counted(mine)]
+    assert np.array_equal(np.concatenate(positions), order.step(step).positions)
 
 
 @pytest.mark.parametrize("world_size", WORLDS)

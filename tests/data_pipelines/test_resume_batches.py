@@ -34,11 +34,11 @@ def step_by_step(
     """The batches of each step from the first, over all ranks, each of which starts a loader of its own."""
     steps: list[list[Batch]] = [[] for _ in range(first_step, STEPS)]
     for rank in range(world_size):
-        each = order.num_micro_batches(rank, world_size, 4)
+        each = order.num_micro_batches(world_size, 4)
         requests = read_ahead(index, order.micro_batches(first_step, rank, world_size, 4), world_size)
         batches = pick_loader(loader, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), 2)
         for batches_of_step in steps:
-            batches_of_step += islice(batches, each)
+            batches_of_step += [batch for batch in islice(batches, each) if not batch.repeated]
     return steps
 
 

@@ -57,7 +57,7 @@ def data(phantoms: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(phantoms, tmp_path / "set"))
 
 
-def train_on_rank(data: Path, starts: list[tuple[Path, int | None]]) -> list[str]:
+def train_on_rank(data: Path, starts: list[tuple[Path, int | None]], share_unequally: bool = False) -> list[str]:
     """Runs, each killed after some updates or not at all; how each ended."""
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     advance, endings = Tracker.advance, []
@@ -75,7 +75,11 @@ def train_on_rank(data: Path, starts: list[tuple[Path, int | None]]) -> list[str
         Tracker.advance = counted
         try:
             with suppress(KillError):
-                run(config_of(data), Start(run_dir), engine, {"kind": "test"})
+                config = config_of(data)
+                if share_unequally:
+                    runtime = replace(config.runtime, micro_batch_size=3)
+                    config = replace(config, global_batch_size=7, runtime=runtime)
+                run(config, Start(run_dir), engine, {"kind": "test"})
             endings.append("")
         except RunError as error:
             endings.append(str(error))
@@ -113,6 +117,26 @@ def test_killed_run_on_rotten_data_ends_like_an_undisturbed_one(data: Path, tmp_
     assert found == due
     assert len(due) > 1
     assert {row[2] for row in rows_of(whole / "quarantine.csv")} == {row[3] for row in rows_of(whole / "unseen.csv")}
+
+
+def test_what_a_rank_repeats_for_equal_work_is_not_listed_again(data: Path, tmp_path: Path) -> None:
+    """Shares of 3 and 4 in micro-batches of 3: the first rank shows the first image of its share again."""
+    from trainer.job import make_job  # after the ranks, which import it themselves
+
+    config = replace(config_of(data), global_batch_size=7)
+    order = make_job(config, tmp_path / "none").order
+    bad = {int(order.step(step).samples[0]) for step in (1, 4)}
+    for row in bad:
+        rot(data, "train", row)
+    assert run_ranks(2, train_on_rank, data, [(tmp_path / "run", None)], True) == [[""]] * 2
+    due = [
+        (step, int(position))
+        for step in range(STEPS)
+        for position, sample in zip(order.step(step).positions, order.step(step).samples, strict=True)
+        if sample in bad
+    ]
+    assert {(1, 7), (4, 28)} <= set(due)
+    assert [(int(row[0]), int(row[1])) for row in rows_of(tmp_path / "run" / "unseen.csv")] == due
 
 
 def start(data: Path, run_dir: Path, **options: object) -> dict:

@@ -52,6 +52,8 @@ class Case:
     agc_clipping: float
     mixup_alpha: float = 0.0
     global_batch_size: int = GLOBAL_BATCH_SIZE
+    micro_batch_size: int | None = None
+    """In place of what `micro_batches` makes of a rank's share."""
 
     def job(self, world_size: int, run_dir: Path) -> Job:
         """The job; val is taken away, because only the weights are looked at."""
@@ -66,7 +68,8 @@ class Case:
                 device="cpu",
                 loader="torch",
                 threads=1,
-                micro_batch_size=-(-self.global_batch_size // world_size // self.micro_batches),
+                micro_batch_size=self.micro_batch_size
+                or -(-self.global_batch_size // world_size // self.micro_batches),
             ),
         )
         return replace(make_job(config, run_dir), val=None)
@@ -92,9 +95,15 @@ def make_cases(phantoms: Path) -> dict[str, Case]:
     }
     mixed = Case(str(phantoms), 2, torch.float64, 5, 0.0007, mixup_alpha=0.5, global_batch_size=24)
     odd = Case("fashion_mnist", 1, torch.float64, 5, 0.006, global_batch_size=7)  # ranks cannot share this equally
+    # Shares that make unequal numbers of micro-batches: 3 and 4 images on two ranks, 3, 3 and 4 on three, 3, 3 and 4
+    # pairs on three.
+    of_two = Case("fashion_mnist", 2, torch.float32, 3, 0.006, global_batch_size=7, micro_batch_size=3)
+    of_three = Case("fashion_mnist", 2, torch.float32, 3, 0.006, global_batch_size=10, micro_batch_size=3)
+    pairs = replace(mixed, global_batch_size=20, micro_batch_size=6)
+    unequal = {"unequal-7-fp32": of_two, "unequal-10-fp32": of_three, "unequal-mixed-20-fp64": pairs}
     # From a checkpoint: momentum counts.
     resumed = Case("fashion_mnist", 2, torch.float32, 3, 0.005)
-    return cases | {"mixed-2-fp64": mixed, "odd-1-fp64": odd, "resumed-2-fp32": resumed}
+    return cases | {"mixed-2-fp64": mixed, "odd-1-fp64": odd} | unequal | {"resumed-2-fp32": resumed}
 
 
 RESUMED_AT = 2

@@ -1,6 +1,7 @@
 """Sums of losses equal PyTorch's, unlabelled findings count for nothing, and MixUp mixes neighbours."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipelines.batch import Batch
-from trainer.losses import count_labels, loss_sum, model_input, targets
+from trainer.losses import batch_loss, count_labels, loss_sum, model_input, targets
 
 NAN = math.nan
 
@@ -112,6 +113,33 @@ def test_mixup_mixes_images_and_labels_of_neighbours() -> None:
     found = targets(batch, "single_label", 3)
     torch.testing.assert_close(found, mixed_by_loop(F.one_hot(labels, 3), shares))
     torch.testing.assert_close(found.sum(dim=1), torch.ones(6))
+
+
+@pytest.mark.parametrize("mixup", [None, torch.tensor([0.9, 0.9])])
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+def test_a_repeated_batch_weighs_nothing_and_reaches_every_parameter(task: str, mixup: Tensor | None) -> None:
+    """Not even where its logits are not finite, of which no product with 0 is 0."""
+    labels = torch.tensor([0, 1]) if task == "single_label" else torch.tensor([[1, NAN], [0, 1]])
+    batch = batch_of(labels, mixup)
+    again = replace(batch, repeated=True)
+    for factor in (1.0, math.inf, NAN):
+        weight = torch.ones(2, 2, requires_grad=True)
+        logits = weight * random_logits(2, 2) * factor
+        loss = batch_loss(logits.detach().requires_grad_(), again, task)
+        assert loss.item() == 0
+        (gradient,) = torch.autograd.grad(batch_loss(logits, again, task), logits)
+        assert torch.equal(gradient, torch.zeros(2, 2, dtype=gradient.dtype))
+    weight = torch.ones(2, 2, requires_grad=True)
+    batch_loss(weight * random_logits(2, 2), again, task).backward()
+    assert weight.grad is not None  # whose hooks engines wait for
+    assert not weight.grad.any()
+    logits = random_logits(2, 2)
+    assert batch_loss(logits, batch, task) == loss_sum(logits, targets(batch, task, 2), task) > 0
+
+
+def test_labels_of_repeated_batches_are_not_counted() -> None:
+    batch = batch_of(torch.tensor([[1, NAN], [0, 0]]))
+    assert count_labels([batch, replace(batch, repeated=True)]).item() == 3
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])

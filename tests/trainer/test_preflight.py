@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CPU = RuntimeConfig(device="cpu", threads=1, loader="torch", connect_timeout_s=20)
 
 
-def config_of(data: str, lr_seed: int = 0) -> Config:
+def config_of(data: str, lr_seed: int = 0, micro_batch_size: int | None = None) -> Config:
     return Config(
         seed=lr_seed,
         global_batch_size=16,
@@ -41,7 +42,7 @@ def config_of(data: str, lr_seed: int = 0) -> Config:
         data=DataConfig(sets=(data,), image_size=32, resize=32),
         model=ModelConfig("r14x0.5"),
         schedule=ScheduleConfig("cosine", epochs=None, steps=1, warmup_steps=0),
-        runtime=CPU,
+        runtime=replace(CPU, micro_batch_size=micro_batch_size),
     )
 
 
@@ -61,6 +62,7 @@ def checks(data: str, run_dir: Path) -> dict[str, str]:
 
     check("well", config_of(data))
     check("seed", config_of(data, lr_seed=engine.rank))
+    check("unequal work", config_of(data, micro_batch_size=3 + engine.rank))
     check("commit", config_of(data), commit="0123abc")
     check("versions", config_of(data), packages={"torch": "2.11.0", "bitscale": "0.1.0"})
     preflight_module.checkpoint_bytes = lambda *_: 1 << 60
@@ -86,6 +88,8 @@ def test_differences_are_named_on_rank_0_and_end_all(phantoms: Path, tmp_path: P
     first, second = run_ranks(2, checks, str(phantoms), tmp_path / "run")
     assert first["well"] == second["well"] == ""
     assert "config: " in first["seed"]
+    assert "micro_batches: 2 on" in first["unequal work"]
+    assert "3 on the others" in first["unequal work"]
     assert "(rank 1)" in first["commit"]
     assert "commit: 0123abc on" in first["commit"]
     assert "torch: 2.11.0 on" in first["versions"]
@@ -199,6 +203,24 @@ def losing(run_dir: Path) -> str:
     except RankLostError as error:
         return str(error)
     return "nothing"
+
+
+def waiting_elsewhere() -> str:
+    """Rank 1 of two lives, but waits in another exchange than rank 0; what rank 0 is told."""
+    engine: Any = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, timeout_s=3), "fp32")
+    if engine.rank == 1:
+        time.sleep(9)
+        return ""
+    try:
+        engine.sum(torch.zeros(1))
+    except RankLostError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_ranks_that_are_all_alive_are_not_called_lost_nor_the_network_alone_blamed() -> None:
+    (message, _) = run_ranks(2, waiting_elsewhere)
+    assert "another rank stopped or did not answer (all ranks are alive: the network is at fault, or " in message
 
 
 def losing_at_the_first_step(run_dir: Path) -> str:

@@ -138,7 +138,9 @@ class Rendezvous:
         except RuntimeError:
             return f"rank 0 at {self.address} does not answer"
         lost = [name for name, old, new in zip(names, before, after, strict=True) if old == new]
-        return f"lost: rank {', '.join(lost)}" if lost else "all ranks are alive, so the network is at fault"
+        if lost:
+            return f"lost: rank {', '.join(lost)}"
+        return "all ranks are alive: the network is at fault, or they wait for each other in different exchanges"
 
     @contextmanager
     def naming_lost_ranks(self) -> Iterator[None]:
@@ -149,7 +151,9 @@ class Rendezvous:
             if isinstance(error, RankLostError) or not _is_of_a_lost_peer(error):
                 raise
             who = self.silent_ranks()
-            raise RankLostError(f"another rank stopped ({who}); start the run again to resume it ({error})") from error
+            raise RankLostError(
+                f"another rank stopped or did not answer ({who}); start the run again to resume it ({error})"
+            ) from error
 
     def close(self) -> None:
         self._stopped.set()
