@@ -172,7 +172,7 @@ def test_operations_follow_each_other(write_set: Callable[..., Path], photo: Cal
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_pipeline_for_gpus_is_put_together(channels: int) -> None:
     """DALI checks while it does so which inputs may lie where; that needs no GPU, running it would."""
-    for operations, warped in [(0, False), (2, False), (0, True), (2, True)]:
+    for operations, warped, reflections in [(0, False, 0), (2, False, 0), (0, True, 0), (2, True, 0), (2, True, 2)]:
         _cut(
             lambda: None,
             decoder="mixed",
@@ -180,6 +180,7 @@ def test_the_pipeline_for_gpus_is_put_together(channels: int) -> None:
             size=SIDE,
             operations=operations,
             warped=warped,
+            reflections=reflections,
             buffers=_Buffers(height=480, width=640),
             batch_size=4,
             num_threads=1,
