@@ -52,6 +52,7 @@ def _cut(
     warped: bool,
     buffers: _Buffers,
     hw_decoder_load: float = HW_DECODER_LOAD,
+    reflections: int = 0,
 ) -> Any:
     count = 6 + INPUTS * operations + (1 if warped else 0)
     inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)
@@ -80,8 +81,22 @@ def _cut(
         op, warp, value = inputs[first : first + INPUTS]
         images = randaugment(images, op, warp, value, size, channels)
     if warped:
-        images = fn.warp_affine(images, matrix=inputs[-1], fill_value=0, interp_type=DALIInterpType.INTERP_LINEAR)
+        for axis in (0, 1):
+            images = _reflected(images, reflections, axis, size) if reflections else images
+        images = fn.warp_affine(
+            images, matrix=inputs[-1], size=[size, size], fill_value=0, interp_type=DALIInterpType.INTERP_LINEAR
+        )
     return images
+
+
+def _reflected(images: Any, reflections: int, axis: int, size: int) -> Any:
+    """Images with so many mirrored copies on both sides along an axis, as DALI's warps do not reflect: the pixels
+    between two of them stand once. The image itself begins at reflections * (size - 1)."""
+    mirrored = fn.flip(images, horizontal=int(axis == 1), vertical=int(axis == 0))
+    places = range(-reflections, reflections + 1)
+    copies = [mirrored if place % 2 else images for place in places]
+    parts = [fn.slice(copy, start=[0], shape=[size - 1], axes=[axis]) for copy in copies[:-1]]
+    return fn.cat(*parts, copies[-1], axis=axis)
 
 
 def batches(
@@ -125,6 +140,7 @@ def batches(
             warped=views_of(index, largest, augmentation).warp is not None,
             buffers=_buffers_for(index) if device.type == "cuda" else _Buffers(),
             hw_decoder_load=hw_decoder_load,
+            reflections=augmentation.reflections,
             batch_size=len(largest.samples),
             num_threads=threads,
             device_id=device.index or 0 if device.type == "cuda" else None,
@@ -225,5 +241,6 @@ def _inputs(index: Index, read: _Read, augmentation: Augmentation) -> Inputs:
     if views.operations is not None:
         inputs += host_inputs(views.operations, views.size, index.channels)
     if views.warp is not None:
-        inputs.append(views.warp)
+        begins = np.array([[0, 0, augmentation.reflections * (views.size - 1)]], np.float32)
+        inputs.append(views.warp + begins)
     return tuple(inputs)

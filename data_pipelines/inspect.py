@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 import tyro
 
-from data_pipelines.augment import Augmentation, PolicyName
+from data_pipelines.augment import RESIZE_FIRST, Augmentation, PolicyName
 from data_pipelines.batch import Batch
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
@@ -30,7 +30,6 @@ from data_pipelines.order import Order
 from data_pipelines.shards import read_manifest
 
 _MAX_IMAGES = 512
-_RESIZE_FIRST: tuple[PolicyName, ...] = ("resize_random_crop", "center_crop")
 _PATIENTS: dict[Patients, str] = {
     "none": "no patients",
     "apart": "patients apart: none is in two splits",
@@ -72,7 +71,7 @@ class Inspect:
             raise InputError(f"--size is {self.size}; it must be at least 1")
         if self.seed < 0:
             raise InputError(f"--seed is {self.seed}; it must not be negative")
-        if self.view in _RESIZE_FIRST and self.resize < self.size:
+        if self.view in RESIZE_FIRST and self.resize < self.size:
             raise InputError(f"--resize is {self.resize}, below --size {self.size}; raise it to that at least")
         if self.randaugment_ops < 0 or not 0 <= self.randaugment_magnitude <= 30:
             raise InputError(
@@ -146,7 +145,7 @@ def make_page(look: Inspect) -> Page:
     folder = find(look.data)
     manifest, index = read_manifest(folder), Index.load(folder, look.split)
     batch, loader_name = first_batch(look, index)
-    cut = f"{look.resize} to " if look.view in _RESIZE_FIRST else ""
+    cut = f"{look.resize} to " if look.view in RESIZE_FIRST else ""
     operations = f", RandAugment({look.randaugment_ops}, {look.randaugment_magnitude})" if look.randaugment_ops else ""
     sizes, size_counts = count_sizes(index)
     return Page(

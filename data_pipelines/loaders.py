@@ -4,7 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -48,20 +48,34 @@ def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterato
     yield from waiting
 
 
-def pick_loader(name: str, on_gpu: bool, scaled_decode: bool = False) -> tuple[str, Loader]:
-    """The loader of that name, and its name. "auto" is DALI on a GPU, or torch with a warning without DALI, and
-    torch on a CPU, where it is faster. With `scaled_decode` it is torch, as DALI cannot do that.
+class _OnlyTorch(NamedTuple):
+    """A setting that DALI cannot fulfil, why, and how to train without it."""
 
-    Raises InputError when "dali" is asked for and cannot be imported, or is to decode at a scale.
+    setting: str
+    why: str
+    instead: str
+
+
+def pick_loader(
+    name: str, on_gpu: bool, scaled_decode: bool = False, augmentation: Augmentation | None = None
+) -> tuple[str, Loader]:
+    """The loader of that name, and its name. "auto" is DALI on a GPU, or torch with a warning without DALI, and
+    torch on a CPU, where it is faster. With `scaled_decode`, or for an `augmentation` whose RandAugment DALI does not
+    have, it is torch.
+
+    Raises InputError when "dali" is asked for and cannot be imported, or cannot do what is asked of it.
     """
-    if scaled_decode:
+    if only_torch := _only_torch(scaled_decode, augmentation):
+        settings = " and ".join(found.setting for found in only_torch)
         if name == "dali":
+            why, instead = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
             raise InputError(
-                "--data.scaled-decode cannot be had with DALI, which decodes every window at its full size; take "
-                "--loader torch, or train without --data.scaled-decode"
+                f"{settings} cannot be had with DALI, which {why}; take --loader torch, or train {instead}"
             )
         if name == "auto" and on_gpu:
-            print("note: --data.scaled-decode has images decoded by torch on the CPU, not by DALI.", file=sys.stderr)
+            print(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.", file=sys.stderr)
+        name = "torch"
+    if scaled_decode:
         return "torch", partial(torch_loader.batches, scaled_decode=True)
     if name == "torch" or (name == "auto" and not on_gpu):
         return "torch", torch_loader.batches
@@ -74,3 +88,19 @@ def pick_loader(name: str, on_gpu: bool, scaled_decode: bool = False) -> tuple[s
         print(f"warning: {remedy}. Going on with torch, which decodes on the CPU.", file=sys.stderr)
         return "torch", torch_loader.batches
     return "dali", dali_loader.batches
+
+
+def _only_torch(scaled_decode: bool, augmentation: Augmentation | None) -> list[_OnlyTorch]:
+    found = []
+    if scaled_decode:
+        setting, why = "--data.scaled-decode", "decodes every window at its full size"
+        found.append(_OnlyTorch(setting, why, f"without {setting}"))
+    if augmentation is None or not augmentation.randaugment_ops:
+        return found
+    if augmentation.randaugment_space == "ildoonet":
+        flag, why = "--data.randaugment-space", "has not all of its operations"
+        found.append(_OnlyTorch(f"{flag} ildoonet", why, f"with {flag} torchvision"))
+    if augmentation.randaugment_on == "image":
+        flag, why = "--data.randaugment-on", "decodes no more of a picture than the window"
+        found.append(_OnlyTorch(f"{flag} image", why, f"with {flag} crop"))
+    return found

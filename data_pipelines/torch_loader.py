@@ -17,12 +17,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from data_pipelines.augment import Augmentation, Views
+from data_pipelines.augment import Augmentation, Border, Views
 from data_pipelines.batch import Batch, make_batch, views_of
 from data_pipelines.errors import InputError
 from data_pipelines.faults import Instead, Unseen, one_line, readable, replaced
 from data_pipelines.index import Index
 from data_pipelines.order import Request
+from data_pipelines.randaugment import Operations
 from data_pipelines.scaled_decode import decode_scale, scaled_window
 from data_pipelines.transfer import Buffers, CudaTransfer, Done, Transfer
 
@@ -44,7 +45,8 @@ def batches(
 ) -> Iterator[Batch]:
     """See loaders.Loader. Threads suffice: decoding and resizing leave the interpreter's lock.
 
-    scaled_decode: JPEG files are decoded at 1/2, 1/4 or 1/8 where the window is so many times what is needed.
+    scaled_decode: JPEG files are decoded at 1/2, 1/4 or 1/8 where the window is so many times what is needed, unless
+    RandAugment is for the whole picture.
     For a GPU, by `transfer`, all that is done beside the thread that asks for batches: it only waits.
     """
     if transfer is None and device.type == "cuda":
@@ -164,25 +166,41 @@ def _cut(
 ) -> Tensor:
     """One view of one image, uint8 [S, S, C]."""
     window, target = views.window[i].tolist(), views.resized[i].tolist()
-    scale = decode_scale(window, target, size) if scaled_decode and encoded[0] == _JPEG else 1
+    before, after = _placed(views.operations)
+    may_scale = scaled_decode and encoded[0] == _JPEG and before is None
+    scale = decode_scale(window, target, size) if may_scale else 1
     if scale > 1:
         _require_size(simplejpeg.decode_jpeg_header(encoded)[:2], size)
         resized = torch.from_numpy(scaled_window(encoded, size, channels, window, target, scale)).permute(2, 0, 1)
     else:
         top, left, height, width = window
-        cut = torch.from_numpy(_decode(encoded, size, channels)[top : top + height, left : left + width])
+        picture = torch.from_numpy(_decode(encoded, size, channels)).permute(2, 0, 1)
+        picture = picture if before is None else _randaugmented(picture, before, i)
+        cut = picture[:, top : top + height, left : left + width]
         # torch resizes bytes that lie channels-last several times faster than DALI does.
-        stored = cut.permute(2, 0, 1)[None].contiguous(memory_format=torch.channels_last)
+        stored = cut[None].contiguous(memory_format=torch.channels_last)
         resized = interpolate(stored, target, mode="bilinear", antialias=True)[0]
     top, left = views.offset[i].tolist()
     image = resized[:, top : top + views.size, left : left + views.size]
     image = image.flip(2) if views.flip[i] else image
-    if views.operations is not None:
-        from data_pipelines.torch_randaugment import randaugment  # by torchvision, which nothing else here needs
-
-        image = randaugment(image, views.operations, i)
-    image = image if views.warp is None else _warp(image, views.warp[i])
+    image = image if after is None else _randaugmented(image, after, i)
+    image = image if views.warp is None else _warp(image, views.warp[i], views.border)
     return image.permute(1, 2, 0).contiguous()
+
+
+def _placed(operations: Operations | None) -> tuple[Operations | None, Operations | None]:
+    """RandAugment's operations before the cut, and those after it."""
+    on_image = operations is not None and operations.on == "image"
+    return (operations, None) if on_image else (None, operations)
+
+
+def _randaugmented(image: Tensor, operations: Operations, i: int) -> Tensor:
+    """The i-th image, uint8 [C, H, W], after its operations."""
+    if operations.space == "ildoonet":
+        from data_pipelines.pillow_randaugment import randaugment
+    else:
+        from data_pipelines.torch_randaugment import randaugment  # by torchvision, which nothing else here needs
+    return randaugment(image, operations, i)
 
 
 def _decode(encoded: npt.NDArray[np.uint8], size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
@@ -203,12 +221,16 @@ def _require_size(found: tuple[int, int], stored: tuple[int, int]) -> None:
         raise ValueError(f"it is {found[1]} x {found[0]} pixels, its index says {stored[1]} x {stored[0]}")
 
 
-def _warp(image: Tensor, warp: npt.NDArray[np.float32]) -> Tensor:
+def _warp(image: Tensor, warp: npt.NDArray[np.float32], border: Border) -> Tensor:
     """A square image, uint8 [C, S, S], warped by a map of pixels, [2, 3]."""
     # For affine_grid the square spans -1 to 1.
-    linear, start = warp[:, :2], warp[:, 2:]
-    start = linear.sum(axis=1, keepdims=True) + start * (2 / image.shape[-1]) - 1
+    side, linear, start = image.shape[-1], warp[:, :2], warp[:, 2:]
+    start = linear.sum(axis=1, keepdims=True) + start * (2 / side) - 1
     theta = torch.from_numpy(np.concatenate([linear, start], axis=1))[None]
     grid = affine_grid(theta, [1, *image.shape], align_corners=False)
-    pixels = grid_sample(image[None].float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    is_reflected = border == "reflect"
+    if is_reflected:  # about the centres of the outermost pixels, between which the square then spans
+        grid *= side / (side - 1)
+    padding = "reflection" if is_reflected else "zeros"
+    pixels = grid_sample(image[None].float(), grid, mode="bilinear", padding_mode=padding, align_corners=is_reflected)
     return pixels[0].round().to(torch.uint8)

@@ -9,10 +9,18 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from data_pipelines.augment import PolicyName
+from data_pipelines.augment import (
+    AUTHORS_TRANSLATION,
+    PAPER_TRANSLATION,
+    RESIZE_FIRST,
+    Border,
+    MixUpWeight,
+    PolicyName,
+)
 from data_pipelines.errors import InputError
 from data_pipelines.index import Balance, nearest
 from data_pipelines.order import Shuffle
+from data_pipelines.randaugment import Operand, Space
 from data_pipelines.shrink import SMALLEST_SIDE
 from trainer.models.bit import MODELS, HeadInit
 
@@ -49,17 +57,32 @@ class DataConfig:
     resize: int = 256
     """Side before the crop, for the views that resize first, pixels."""
     train_view: PolicyName = "random_resized_crop"
-    """How training images are cut."""
+    """How training images are cut. resize_random_crop squashes the picture to `resize` first, as BiT's transfer does;
+    shorter_side_random_crop keeps its aspect, as the authors' program of the paper does."""
     eval_view: PolicyName = "center_crop"
     """How evaluation images are cut."""
     flip: bool = True
     """Mirror half of the training images; never done for sets whose images change meaning when mirrored."""
+    translation: float = PAPER_TRANSLATION
+    """Furthest shift of xray_affine along each axis, as a share of the side; other views have none. The paper says
+    0.15, its authors' program does 0.25."""
+    border: Border = "black"
+    """What xray_affine shows outside the picture: black, or reflect, its reflection, as in the authors' program; other
+    views show nothing of it."""
     randaugment_ops: int = 0
     """RandAugment: operations on each training image; 0 switches it off."""
     randaugment_magnitude: int = 9
     """RandAugment: their strength, 0 to 30."""
+    randaugment_space: Space = "torchvision"
+    """RandAugment: which operations, and how strong. ildoonet: those of the package that the authors' program uses,
+    with cutouts, inversion and stronger posterization and solarization. Only the torch loader can."""
+    randaugment_on: Operand = "crop"
+    """RandAugment: on the view that was cut out, or on the whole picture before, as the authors' program does: there
+    it costs more the larger the pictures are. image: only the torch loader can."""
     mixup_alpha: float = 0.0
     """MixUp weights come from Beta(alpha, alpha); 0 switches it off."""
+    mixup_weight: MixUpWeight = "pair"
+    """MixUp: each pair of images draws a weight, or the whole step draws one, as in the authors' program."""
     scaled_decode: bool = False
     """Decode JPEG files at 1/2, 1/4 or 1/8 of their size where the window is so many times what is needed: faster for
     large photographs, and slightly other pixels. Only the torch loader can."""
@@ -87,7 +110,7 @@ class DataConfig:
         _require(
             self.image_size >= SMALLEST_SIDE, f"--data.image-size is {self.image_size}; the smallest is {SMALLEST_SIDE}"
         )
-        crops = {"resize_random_crop", "center_crop"} & {self.train_view, self.eval_view}
+        crops = {self.train_view, self.eval_view} & set(RESIZE_FIRST)
         _require(
             self.resize >= self.image_size or not crops,
             f"--data.resize is {self.resize}, below --data.image-size {self.image_size}; raise it to that at least",
@@ -99,6 +122,12 @@ class DataConfig:
             0 <= self.randaugment_magnitude <= 30,
             f"--data.randaugment-magnitude is {self.randaugment_magnitude}; it must lie in 0 to 30",
         )
+        _require(
+            not (self.scaled_decode and self.randaugment_ops and self.randaugment_on == "image"),
+            "--data.randaugment-on image needs the whole picture at its full size; leave out --data.scaled-decode, or "
+            "take --data.randaugment-on crop",
+        )
+        _require(0 <= self.translation < 1, f"--data.translation is {self.translation}; it must lie in [0, 1)")
         _require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {self.mixup_alpha}; it must not be negative")
         _require(self.max_bad >= 0, f"--data.max-bad is {self.max_bad}; it must not be negative")
         _require(self.shots is None or self.shots > 0, f"shots is {self.shots}; it must be at least 1, or 'full'")
@@ -344,6 +373,11 @@ _ADDED: dict[str, Any] = {
     "mode": "finetune",
     "data.one_label": False,
     "data.scaled_decode": False,
+    "data.translation": PAPER_TRANSLATION,
+    "data.border": "black",
+    "data.randaugment_space": "torchvision",
+    "data.randaugment_on": "crop",
+    "data.mixup_weight": "pair",
     "model.keep_head": False,
 }
 # Between two starts: how the run executes, and what to do about faults that may come.
@@ -353,6 +387,7 @@ _MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad"}
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     """One line per setting that differs between two configurations, `runtime` aside. A setting that an older program
     did not know yet had its default; where weights were read from does not count, but which they are."""
+    old = _with_translation(old) if not prefix else old
     lines = []
     weights = old.get("pretrained_weights")
     same_weights = weights is not None and weights == new.get("pretrained_weights")
@@ -372,3 +407,11 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         else:
             lines.append(f"{prefix}{name}: {before} -> {after}")
     return lines
+
+
+def _with_translation(old: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of an earlier version, in which paper_code chose the translation, with what it chose."""
+    data, optim = old.get("data"), old.get("optim")
+    if not isinstance(data, dict) or not isinstance(optim, dict) or "translation" in data:
+        return old
+    return {**old, "data": {**data, "translation": AUTHORS_TRANSLATION}} if optim.get("paper_code") else old

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines import library
-from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augmentation
+from data_pipelines.augment import Augmentation
 from data_pipelines.batch import Batch
 from data_pipelines.concat import concat, near_misses
 from data_pipelines.errors import InputError
@@ -99,7 +99,8 @@ def make_job(config: Config, run_dir: Path) -> Job:
         raise InputError(f"{', '.join(data.sets)} has no train split")
     val, test = (open_split(data, folders, split, config.seed) for split in ("val", "test"))
     on_gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
-    loader_name, loader = pick_loader(config.runtime.loader, on_gpu, data.scaled_decode)
+    augmentation = make_augmentation(config, train.flip)
+    loader_name, loader = pick_loader(config.runtime.loader, on_gpu, data.scaled_decode, augmentation)
     order = Order(
         num_samples=len(train),
         global_batch_size=config.global_batch_size,
@@ -121,17 +122,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
         total_steps=total_steps,
         schedule=make_schedule(config, total_steps, len(train)),
         order=order,
-        augmentation=Augmentation(
-            policy=data.train_view,
-            size=data.image_size,
-            resize=data.resize,
-            seed=config.seed,
-            flip=data.flip and train.flip,
-            mixup_alpha=data.mixup_alpha,
-            randaugment_ops=data.randaugment_ops,
-            randaugment_magnitude=data.randaugment_magnitude,
-            translation=AUTHORS_TRANSLATION if config.optim.paper_code else PAPER_TRANSLATION,
-        ),
+        augmentation=augmentation,
         evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
         loader_name=loader_name,
         loader=loader,
@@ -152,6 +143,26 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "data_fingerprint": train.fingerprint,
         },
         warnings=_warnings(config, folders, train, total_steps),
+    )
+
+
+def make_augmentation(config: Config, may_flip: bool) -> Augmentation:
+    """How training images are cut; `may_flip` says whether they mean the same when mirrored."""
+    data = config.data
+    return Augmentation(
+        policy=data.train_view,
+        size=data.image_size,
+        resize=data.resize,
+        seed=config.seed,
+        flip=data.flip and may_flip,
+        mixup_alpha=data.mixup_alpha,
+        mixup_group=config.global_batch_size if data.mixup_weight == "step" else 2,
+        randaugment_ops=data.randaugment_ops,
+        randaugment_magnitude=data.randaugment_magnitude,
+        randaugment_space=data.randaugment_space,
+        randaugment_on=data.randaugment_on,
+        translation=data.translation,
+        border=data.border,
     )
 
 

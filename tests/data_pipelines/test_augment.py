@@ -23,7 +23,12 @@ from data_pipelines.augment import (
 )
 from data_pipelines.randaugment import OPERATIONS
 
-RANDOM_POLICIES: list[PolicyName] = ["random_resized_crop", "resize_random_crop", "xray_affine"]
+RANDOM_POLICIES: list[PolicyName] = [
+    "random_resized_crop",
+    "resize_random_crop",
+    "shorter_side_random_crop",
+    "xray_affine",
+]
 MANY = np.arange(20_000)
 
 
@@ -155,7 +160,7 @@ def test_views_are_a_function_of_the_position_alone(policy: PolicyName) -> None:
     shuffled = rng.permutation(128)
     views = augmentation.views(positions[shuffled], heights[shuffled], widths[shuffled])
     assert np.array_equal(whole[shuffled], table(views))
-    described = {"window", "resized", "offset", "flip", "size", "warp", "operations"}
+    described = {"window", "resized", "offset", "flip", "size", "warp", "operations", "border"}
     assert {field.name for field in fields(views)} == described
 
 
@@ -346,7 +351,9 @@ def test_operations_are_drawn_evenly_and_independently() -> None:
     assert np.abs(np.corrcoef(drawn.op.T) - np.eye(3)).max() < 0.03
     assert abs(np.corrcoef(drawn.op[1:, 0], drawn.op[:-1, 0])[0, 1]) < 0.03
     # Fewer operations are the first of more; the cut and the flip know nothing of them.
-    one = Augmentation("squash", 224, 256, seed=2, randaugment_ops=1, randaugment_magnitude=20).operations(MANY)
+    one = Augmentation("squash", 224, 256, seed=2, randaugment_ops=1, randaugment_magnitude=20).operations(
+        MANY, MANY, MANY
+    )
     assert one is not None
     assert np.array_equal(one.op[:, 0], drawn.op[:, 0])
     assert np.array_equal(one.magnitude[:, 0], drawn.magnitude[:, 0])
@@ -357,7 +364,7 @@ def test_operations_go_with_every_policy_and_change_nothing_else(policy: PolicyN
     sizes = np.full((2, 50), 300)
     without = Augmentation(policy, 32, 40, seed=2).views(MANY[:50], *sizes)
     views = Augmentation(policy, 32, 40, seed=2, randaugment_ops=2).views(MANY[:50], *sizes)
-    drawn = Augmentation("squash", 32, 40, seed=2, randaugment_ops=2).operations(MANY[:50])
+    drawn = Augmentation("squash", 32, 40, seed=2, randaugment_ops=2).operations(MANY[:50], *sizes)
     assert without.operations is None
     assert views.operations is not None
     assert drawn is not None

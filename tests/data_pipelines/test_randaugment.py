@@ -44,7 +44,7 @@ class GivenOperations(Augmentation):
 
     given: Operations | None = None
 
-    def operations(self, positions: Ints) -> Operations | None:
+    def operations(self, positions: Ints, heights: Ints, widths: Ints) -> Operations | None:
         return self.given
 
 
@@ -91,7 +91,7 @@ def runs(request: pytest.FixtureRequest, write_set: Callable[..., Path], photo: 
     axes = np.meshgrid(np.arange(len(OPERATIONS)), [0, 1], STRENGTHS, np.arange(len(pictures)), indexing="ij")
     op, negative, strength, picture = (axis.ravel() for axis in axes)
     given = [
-        signed_operations(op[row : row + 1, None], negative[row : row + 1, None] > 0, int(strength[row]), SIDE)
+        signed_operations(op[row : row + 1, None], negative[row : row + 1, None] > 0, int(strength[row]), SIDE, SIDE)
         for row in range(len(op))
     ]
     operations = Operations(*(np.concatenate([getattr(one, name) for one in given]) for name in ("op", "magnitude")))
@@ -112,7 +112,7 @@ def test_names_and_magnitudes_are_torchvisions_at_every_strength(size: int) -> N
         np.testing.assert_allclose(row, np.broadcast_to(magnitudes, 31), rtol=3e-7)
         assert row.astype(int).tolist() == np.broadcast_to(magnitudes, 31).astype(int).tolist()
     for number, (_, signed) in enumerate(space.values()):
-        given = signed_operations(np.full((31, 2), number), np.array([[False, True]] * 31), 17, size)
+        given = signed_operations(np.full((31, 2), number), np.array([[False, True]] * 31), 17, size, size)
         plain, negated = given.magnitude.T
         assert (plain == table[number, 17]).all()
         assert (negated == (-1 if signed else 1) * table[number, 17]).all()
@@ -172,7 +172,7 @@ def test_operations_follow_each_other(write_set: Callable[..., Path], photo: Cal
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_pipeline_for_gpus_is_put_together(channels: int) -> None:
     """DALI checks while it does so which inputs may lie where; that needs no GPU, running it would."""
-    for operations, warped in [(0, False), (2, False), (0, True), (2, True)]:
+    for operations, warped, reflections in [(0, False, 0), (2, False, 0), (0, True, 0), (2, True, 0), (2, True, 2)]:
         _cut(
             lambda: None,
             decoder="mixed",
@@ -180,6 +180,7 @@ def test_the_pipeline_for_gpus_is_put_together(channels: int) -> None:
             size=SIDE,
             operations=operations,
             warped=warped,
+            reflections=reflections,
             buffers=_Buffers(height=480, width=640),
             batch_size=4,
             num_threads=1,

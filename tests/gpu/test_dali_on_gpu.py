@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.augment import POLICIES, Augmentation, PolicyName
+from data_pipelines.augment import POLICIES, Augmentation, Border, PolicyName
 from data_pipelines.index import Index
 from data_pipelines.library import EMBEDDED
 from data_pipelines.loaders import pick_loader
 from data_pipelines.order import Order
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_dali_agrees_with_torch(policy: PolicyName, device: torch.device) -> None:
+@pytest.mark.parametrize(
+    ("policy", "border"), [*((policy, "black") for policy in POLICIES), ("xray_affine", "reflect")]
+)
+def test_dali_agrees_with_torch(policy: PolicyName, border: Border, device: torch.device) -> None:
     pytest.importorskip("nvidia.dali")
     index = Index.load(EMBEDDED / "fashion_mnist", "val")
-    augmentation = Augmentation(policy, size=48, resize=56, seed=1, mixup_alpha=0.1)
+    augmentation = Augmentation(policy, size=48, resize=56, seed=1, mixup_alpha=0.1, border=border)
     requests = list(islice(Order(64, 36, seed=0).micro_batches(2, 0, 1, 18), 4))
     cpu = torch.device("cpu")
     oracle = pick_loader("torch", on_gpu=False)[1](index, requests, augmentation, cpu, 1)

@@ -44,6 +44,23 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     ),
     (DataConfig, {"mixup_alpha": -0.1}, "--data.mixup-alpha is -0.1; it must not be negative"),
     (DataConfig, {"mixup_alpha": float("nan")}, "--data.mixup-alpha is nan; it must not be negative"),
+    (
+        DataConfig,
+        {"train_view": "shorter_side_random_crop", "eval_view": "squash", "resize": 200},
+        "--data.resize is 200, below --data.image-size 224; raise it",
+    ),
+    (DataConfig, {"translation": 1.0}, "--data.translation is 1.0; it must lie in "),
+    (DataConfig, {"translation": -0.1}, "--data.translation is -0.1; it must lie in "),
+    (DataConfig, {"translation": float("nan")}, "--data.translation is nan; it must lie in "),
+    (DataConfig, {"border": "reflection"}, "border is 'reflection'; did you mean 'reflect'"),
+    (DataConfig, {"mixup_weight": "pairs"}, "mixup_weight is 'pairs'; did you mean 'pair'"),
+    (DataConfig, {"randaugment_space": "ildoone"}, "randaugment_space is 'ildoone'; did you mean 'ildoonet'"),
+    (DataConfig, {"randaugment_on": "images"}, "randaugment_on is 'images'; did you mean 'image'"),
+    (
+        DataConfig,
+        {"randaugment_ops": 2, "randaugment_on": "image", "scaled_decode": True},
+        "full size; leave out --data.scaled-decode, or take --data.randaugment-on crop",
+    ),
     (DataConfig, {"train_view": "xray_afine"}, "train_view is 'xray_afine'; did you mean 'xray_affine'"),
     (DataConfig, {"randaugment_ops": -1}, "--data.randaugment-ops is -1; it must not be negative"),
     (DataConfig, {"randaugment_magnitude": -1}, "--data.randaugment-magnitude is -1; it must lie in 0 to 30"),
@@ -102,6 +119,7 @@ def test_values_at_the_edge_are_taken() -> None:
     DataConfig(image_size=224, resize=32, eval_view="squash")  # no view of these uses `resize`
     DataConfig(randaugment_ops=0, randaugment_magnitude=0)
     DataConfig(randaugment_ops=1, randaugment_magnitude=30)
+    DataConfig(translation=0.0, mixup_weight="step", randaugment_on="image", scaled_decode=True)
     RuntimeConfig(read_ahead=0)
     OptimConfig(momentum=0.0, weight_decay=0.0, agc_clipping=0.0)
     ScheduleConfig(steps=1, epochs=None, warmup_steps=0)
@@ -165,6 +183,38 @@ def test_differences_name_settings_that_only_one_side_has() -> None:
         "b: absent -> 2",
         "data.runtime: 1 -> 2",
     ]
+
+
+ADDED_AUGMENTATION: dict[str, Any] = {
+    "border": "reflect",
+    "mixup_weight": "step",
+    "randaugment_on": "image",
+    "randaugment_space": "ildoonet",
+    "translation": 0.25,
+}
+
+
+def test_new_settings_of_augmentation_had_their_defaults() -> None:
+    old = Config(data=SETS).to_dict()
+    for name in ADDED_AUGMENTATION:
+        del old["data"][name]
+    assert differences(old, Config(data=SETS).to_dict()) == []
+    new = Config(data=dataclasses.replace(SETS, **ADDED_AUGMENTATION))
+    assert differences(old, new.to_dict()) == [
+        f"data.{name}: absent -> {value}" for name, value in ADDED_AUGMENTATION.items()
+    ]
+
+
+def test_paper_code_of_earlier_versions_chose_the_translation() -> None:
+    new = Config(data=dataclasses.replace(SETS, translation=0.25)).to_dict()
+    old = Config(data=SETS).to_dict()
+    del old["data"]["translation"]
+    old["optim"]["paper_code"] = new["optim"]["paper_code"] = True
+    before = json.dumps(old)
+    assert differences(old, new) == []
+    new["data"]["translation"] = 0.15
+    assert differences(old, new) == ["data.translation: 0.25 -> 0.15"]
+    assert json.dumps(old) == before
 
 
 def test_settings_that_are_new_had_their_defaults() -> None:
