@@ -19,6 +19,7 @@ from data_pipelines.loaders import Loader, pick_loader, read_ahead
 from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
 from data_pipelines.stage import stage
+from data_pipelines.xray_views import different_views
 from trainer.config import Config, DataConfig, RuntimeConfig
 from trainer.engines.base import Engine
 from trainer.schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
@@ -199,6 +200,9 @@ def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[st
     shots = config.data.shots
     if train.task == "single_label" and (short := train.below(shots or 1)):
         warnings.append(f"classes with fewer than {shots or 1} training images: {some_of(short)}")
+    manifests = [read_manifest(folder, check_shards=False) for folder in folders]
+    if confound := different_views([(found["name"], found["views"]) for found in manifests if "views" in found]):
+        warnings.append(confound)
     if len(folders) > 1 and not config.data.classes:
         alike = near_misses([Index.load(folder, "train", check_shards=False) for folder in folders])
     else:

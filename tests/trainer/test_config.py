@@ -182,7 +182,14 @@ def test_differences_name_settings_that_only_one_side_has() -> None:
 def test_settings_that_are_new_had_their_defaults() -> None:
     old = Config(data=SETS).to_dict()
     del old["mode"], old["data"]["one_label"], old["data"]["scaled_decode"], old["model"]["keep_head"]
+    del old["schedule"]["warmup_epochs"], old["schedule"]["allow_no_decay"]
     assert differences(old, Config(data=SETS).to_dict()) == []
+    assert differences(old, Config(data=SETS, schedule=ScheduleConfig(allow_no_decay=True)).to_dict()) == []
+    epochs = Config(data=SETS, schedule=ScheduleConfig(warmup_epochs=2, warmup_steps=0))
+    assert differences(old, epochs.to_dict()) == [
+        "schedule.warmup_epochs: absent -> 2",
+        "schedule.warmup_steps: 5000 -> 0",
+    ]
     new = Config(data=dataclasses.replace(SETS, one_label=True, scaled_decode=True), mode="probe")
     assert differences(old, new.to_dict()) == [
         "data.one_label: absent -> True",

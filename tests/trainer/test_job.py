@@ -201,6 +201,16 @@ def test_what_is_hardly_meant_is_warned_of(lungs: list[Path], tmp_path: Path) ->
     assert job_of(alike).warnings == ()
 
 
+def test_joined_sets_of_different_views_are_warned_of(lungs: list[Path], tmp_path: Path) -> None:
+    front = tiny_set(tmp_path / "front", [[1, 0]], ("edema", "mass"), name="front", views=("PA", "AP"))
+    lying = tiny_set(tmp_path / "lying", [[1, 0]], ("edema", "mass"), name="lying", views=("AP Supine",))
+    sides = tiny_set(tmp_path / "sides", [[1, 0]], ("edema", "mass"), name="sides", views=("PA", "L"))
+    assert job_of(front, lying).warnings == job_of(sides).warnings == job_of(sides, lungs[0]).warnings == ()
+    (warning,) = job_of(front, sides, classes=("mass",)).warnings
+    assert "differ in their views (front: PA, AP; sides: PA, L)" in warning
+    assert "--views frontal" in warning
+
+
 # Of 18 images in batches of 4, each shown once or twice in an epoch.
 @pytest.mark.parametrize(("times", "warmup_steps"), [(1, 9), (2, 18)])
 def test_warm_up_in_epochs_counts_the_images_shown(
