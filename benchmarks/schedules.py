@@ -164,7 +164,7 @@ def text(unions: dict[str, tuple[int, dict[str, Curve]]], figure: str) -> str:
             )
     sources = [
         "",
-        f"Images of the train splits, of all views: CheXpert {IMAGES['chexpert']:,} and PadChest {IMAGES['padchest']:,},",
+        f"Images of the train splits, all views: CheXpert {IMAGES['chexpert']:,} and PadChest {IMAGES['padchest']:,},",
         "counted in the tables that torchxrayvision ships, with the splits of `prepare`; MIMIC-CXR",
         f"{IMAGES['mimic_cxr']:,}, its official split, before images without labels are left out; NIH",
         f"{IMAGES['nih_cxr14']:,}, its official list, before `prepare` takes 2% of the patients for val.",
