@@ -162,8 +162,8 @@ def _was_put_in_place(raw: RawSet, folder: Path, out: Path) -> bool:
     if not folder.parent.is_dir() or folder.is_dir() or not (out / MANIFEST).is_file():
         return False
     manifest = read_manifest(out)
-    found = (manifest["name"], manifest["task"], manifest["classes"], manifest.get("shorter_side"))
-    return found == (raw.name, raw.task, list(raw.classes), raw.shorter_side)
+    found = [manifest.get(name) for name in ("name", "task", "classes", "shorter_side", "views")]
+    return found == [raw.name, raw.task, list(raw.classes), raw.shorter_side, list(raw.views) or None]
 
 
 def _tidy(partial: Path, out: Path) -> None:
@@ -182,6 +182,7 @@ def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) ->
         "xray size": raw.xray_size,
         "shorter side": raw.shorter_side,
         "equal images": raw.equal_images,
+        "views": list(raw.views) or None,
         "parts": part[1] if part else 1,
     }
     path = partial / _PLAN
@@ -191,7 +192,9 @@ def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) ->
     if not path.is_file():
         with atomic_file(path) as file:
             file.write(json.dumps(plan).encode())
-    former = json.loads(path.read_text())
+    former = {"views": plan["views"]} | json.loads(
+        path.read_text()
+    )  # earlier plans name none; the shards' images count
     if part is None:
         plan["parts"] = former["parts"]
     different = [name for name, value in plan.items() if former.get(name) != value]
@@ -298,6 +301,7 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
         "synthetic": raw.synthetic,
         "patients": raw.patients,
         **({"metric": raw.metric} if raw.metric else {}),
+        **({"views": list(raw.views)} if raw.views else {}),
         **({"shorter_side": raw.shorter_side, "jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
         "source": raw.source,
         "notes": notes,
@@ -360,6 +364,16 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
     return run
 
 
+def _require_views(name: str, arguments: Sequence[str]) -> None:
+    """Raise InputError for `--views` of a set whose images do not tell their view, with what can be done instead."""
+    having = [other for other, reader in DATASETS.items() if "views" in signature(reader).parameters]
+    if name in having or not any(word.split("=")[0] == "--views" for word in arguments):
+        return
+    laterals = "laterals" in signature(DATASETS[name]).parameters
+    remedy = "for DICOM files give --laterals drop" if laterals else "leave --views out"
+    raise InputError(f"{name} does not say the view of its images; {remedy}. --views is for {', '.join(having)}")
+
+
 @entry_point
 def main() -> None:
     """Parse the command line and prepare one set, or verify one."""
@@ -375,6 +389,7 @@ def main() -> None:
         return
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
+    _require_views(name, rest)
     tyro.cli(_command(DATASETS[name]), args=rest, prog=f"prepare {name}")
 
 

@@ -120,8 +120,9 @@ def smoke(request: Request, arguments: Sequence[str], run_dir: Path) -> str:
     folder = f"{_quoted(run_dir)}-smoke-$SLURM_JOB_ID"
     options = f"--run-dir {folder} --save-every 10 --log-every 10"
     command = _command(request, _without_run_dir(arguments))
-    body = f"""launch {command} {options} --schedule.steps 10 || exit
-launch {command} {options} --schedule.steps 20 --resume-anyway || exit
+    steps = "--schedule.allow-no-decay --schedule.steps"  # the warm-up is that of the whole run
+    body = f"""launch {command} {options} {steps} 10 || exit
+launch {command} {options} {steps} 20 --resume-anyway || exit
 read -r stands reached < <(python {_quoted(LAUNCHERS / "job.py")} state {folder})
 echo {folder} "is $stands at step $reached"
 [ "$stands $reached" = "finished 20" ]"""

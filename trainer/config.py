@@ -5,6 +5,7 @@ Everything outside `runtime` decides what is learnt and may not change when a ru
 
 import json
 from dataclasses import asdict, dataclass, field
+from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -189,15 +190,33 @@ class ScheduleConfig:
     """Passes over the training images; None if `steps` says it."""
     steps: int | None = None
     """Optimiser steps; comes before `epochs`."""
+    warmup_epochs: float | None = None
+    """Passes over the training images in which the learning rate rises linearly; None if `warmup_steps` says it."""
     warmup_steps: int = 5000
-    """Steps of linear warm-up. Not used by hyperrule, which brings its own."""
+    """Steps of linear warm-up; 0 beside `warmup_epochs`. Neither is used by hyperrule, which brings its own."""
+    allow_no_decay: bool = False
+    """Run a schedule whose warm-up does not end before its first decay, or before the end of the run."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
         _require(self.steps is None or self.steps > 0, f"--schedule.steps is {self.steps}; it must be at least 1")
-        _require(self.epochs is None or self.epochs > 0, f"--schedule.epochs is {self.epochs}; it must be above 0")
+        _require(
+            self.epochs is None or (isfinite(self.epochs) and self.epochs > 0),
+            f"--schedule.epochs is {self.epochs}; it must be above 0",
+        )
         _require(self.steps is not None or self.epochs is not None, "give --schedule.epochs or --schedule.steps")
         _require(self.warmup_steps >= 0, f"--schedule.warmup-steps is {self.warmup_steps}; it must not be negative")
+        if self.warmup_epochs is not None:
+            _require(
+                isfinite(self.warmup_epochs) and self.warmup_epochs >= 0,
+                f"--schedule.warmup-epochs is {self.warmup_epochs}; it must be 0 or more",
+            )
+            _require(
+                not self.warmup_steps,
+                f"--schedule.warmup-epochs {self.warmup_epochs:g} and --schedule.warmup-steps {self.warmup_steps} both "
+                "say how long the warm-up is; add --schedule.warmup-epochs None for the steps, or "
+                "--schedule.warmup-steps 0 for the epochs",
+            )
 
 
 @dataclass(frozen=True)
@@ -379,9 +398,10 @@ _ADDED: dict[str, Any] = {
     "data.randaugment_on": "crop",
     "data.mixup_weight": "pair",
     "model.keep_head": False,
+    "schedule.warmup_epochs": None,
 }
-# Between two starts: how the run executes, and what to do about faults that may come.
-_MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad"}
+# Between two starts: how the run executes, what to do about faults that may come, and what is refused.
+_MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad", "schedule.allow_no_decay"}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

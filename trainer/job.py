@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from data_pipelines.loaders import Loader, pick_loader, read_ahead
 from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
 from data_pipelines.stage import stage
+from data_pipelines.xray_views import different_views
 from trainer.config import Config, DataConfig, RuntimeConfig
 from trainer.engines.base import Engine
-from trainer.hyperrule import hyperrule_lr, schedule_for, stretched
-from trainer.schedules import decay_steps, learning_rate, rescaled
+from trainer.schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +108,8 @@ def make_job(config: Config, run_dir: Path) -> Job:
         shuffle=data.shuffle,
         weights=train.weights(data.balance),
     )
-    epochs = config.schedule.epochs or 0
-    total_steps = config.schedule.steps or ceil(epochs * order.epoch_size / config.global_batch_size)
-    if config.mode != "finetune":
-        total_steps = 0
+    total_steps = num_steps(config, order.epoch_size) if config.mode == "finetune" else 0
+    late = _accepted_late_warmup(config, total_steps, order.epoch_size)
     return Job(
         config=config,
         run_dir=run_dir,
@@ -120,7 +117,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
         val=val,
         test=test,
         total_steps=total_steps,
-        schedule=make_schedule(config, total_steps, len(train)),
+        schedule=make_schedule(config, total_steps, len(train), order.epoch_size),
         order=order,
         augmentation=augmentation,
         evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
@@ -142,7 +139,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "precision": config.precision,
             "data_fingerprint": train.fingerprint,
         },
-        warnings=_warnings(config, folders, train, total_steps),
+        warnings=(*late, *_warnings(config, folders, train)),
     )
 
 
@@ -201,25 +198,30 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
     return index
 
 
-def make_schedule(config: Config, total_steps: int, num_images: int) -> Callable[[int], float]:
-    """Learning rate as a function of the step."""
-    optim, schedule = config.optim, config.schedule
-    peak = rescaled(optim.base_lr, config.global_batch_size) if optim.rescale_lr else optim.base_lr
-    if schedule.kind == "hyperrule":
-        boundaries = stretched(schedule_for(num_images), total_steps)
-        return lambda step: hyperrule_lr(step, peak, boundaries)
-    kind, warmup_steps = schedule.kind, min(schedule.warmup_steps, total_steps)
-    return lambda step: learning_rate(step, peak, kind, total_steps, warmup_steps)
+def _accepted_late_warmup(config: Config, total_steps: int, images_per_epoch: int) -> tuple[str, ...]:
+    """A warning of a schedule that does not decay as it should, where the configuration allows that. Raises InputError
+    where it does not."""
+    schedule = config.schedule
+    late = late_warmup(schedule, total_steps, num_warmup_steps(config, images_per_epoch)) if total_steps else None
+    if late is None:
+        return ()
+    if not schedule.allow_no_decay:
+        raise InputError(
+            f"{late}; shorten it ({shorter_warmup(schedule, total_steps)}), train longer, or keep it all the same with "
+            "--schedule.allow-no-decay"
+        )
+    return (late,)
 
 
-def _warnings(config: Config, folders: Sequence[Path], train: Index, total_steps: int) -> tuple[str, ...]:
+def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[str, ...]:
     """What is allowed and hardly meant."""
     warnings = []
-    schedule, shots = config.schedule, config.data.shots
+    shots = config.data.shots
     if train.task == "single_label" and (short := train.below(shots or 1)):
         warnings.append(f"classes with fewer than {shots or 1} training images: {some_of(short)}")
-    if schedule.kind == "step" and schedule.warmup_steps > decay_steps(total_steps)[0]:
-        warnings.append(f"{schedule.warmup_steps} warm-up steps reach into the first decay")
+    manifests = [read_manifest(folder, check_shards=False) for folder in folders]
+    if confound := different_views([(found["name"], found["views"]) for found in manifests if "views" in found]):
+        warnings.append(confound)
     if len(folders) > 1 and not config.data.classes:
         alike = near_misses([Index.load(folder, "train", check_shards=False) for folder in folders])
     else:

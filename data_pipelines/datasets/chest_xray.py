@@ -20,9 +20,7 @@ from data_pipelines.datasets.padchest_table import (
 )
 from data_pipelines.datasets.raw import RawSet
 from data_pipelines.datasets.xray_tables import (
-    VIEWS,
     Labels,
-    View,
     find_table,
     label_rows,
     locate,
@@ -34,6 +32,7 @@ from data_pipelines.datasets.xray_tables import (
     xray_set,
 )
 from data_pipelines.errors import InputError
+from data_pipelines.xray_views import VIEWS, ViewNames, views_named
 
 CHEXPERT_HOME = "https://stanfordmlgroup.github.io/competitions/chexpert/"
 MIMIC_HOME = "https://physionet.org/content/mimic-cxr-jpg/"
@@ -75,7 +74,7 @@ NIH_FINDINGS = (
 )
 
 
-def chexpert(root: Path, test_fraction: float = 0.02, views: tuple[View, ...] = VIEWS, size: int = 256) -> RawSet:
+def chexpert(root: Path, test_fraction: float = 0.02, views: ViewNames = ("all",), size: int = 256) -> RawSet:
     """CheXpert v1.0, full or small: 13 findings, 223,648 X-rays (Irvin et al. 2019).
 
     ROOT holds train.csv, valid.csv, train/ and valid/, or a folder CheXpert-v1.0* with them, or the four folders
@@ -106,7 +105,7 @@ def chexpert(root: Path, test_fraction: float = 0.02, views: tuple[View, ...] = 
         classes=CHEXPERT_FINDINGS,
         source=f"CheXpert v1.0 (Irvin et al. 2019), {CHEXPERT_HOME}; Stanford's research use agreement",
         xray_size=size,
-        expected_images=223_631 if set(views) == set(VIEWS) else None,
+        expected_images=223_631 if views_named(views) == VIEWS else None,
     )
 
 
@@ -158,12 +157,12 @@ def _chexpert_labels(table: pd.DataFrame, path: Path) -> Labels:
     return labels
 
 
-def mimic_cxr(root: Path, views: tuple[View, ...] = VIEWS, size: int = 256) -> RawSet:
+def mimic_cxr(root: Path, views: ViewNames = ("all",), size: int = 256) -> RawSet:
     """MIMIC-CXR-JPG 2.0.0 or 2.1.0: 13 findings, 377,110 X-rays of all views (Johnson et al. 2019).
 
     ROOT holds mimic-cxr-2.*-metadata.csv.gz, -chexpert.csv.gz, -split.csv.gz and files/p10/p10000032/s50414267/*.jpg.
     Labels are CheXpert's, by study, as the chexpert command reads them. Splits are the official ones. MIMIC's views
-    LATERAL and LL count as L; torchxrayvision does not know them by that name and takes what --views PA AP takes.
+    LATERAL and LL count as L; torchxrayvision does not know them by that name and takes what --views frontal takes.
     PhysioNet's credentialed health data licence and data use agreement: named users only, not to be shared.
     """
     require_options(root, size)
@@ -218,7 +217,7 @@ def nih_cxr14(
     root: Path,
     val_fraction: float = 0.02,
     test_fraction: float = 0.02,
-    views: tuple[View, ...] = VIEWS,
+    views: ViewNames = ("all",),
     size: int = 256,
 ) -> RawSet:
     """NIH ChestX-ray14: 14 findings, 112,120 frontal X-rays of 30,805 patients (Wang et al. 2017).
@@ -248,7 +247,7 @@ def nih_cxr14(
         classes=NIH_FINDINGS,
         source=f"NIH ChestX-ray14 (Wang et al. 2017), {NIH_HOME}; provided by the NIH Clinical Center, free to use",
         xray_size=size,
-        expected_images=112_120 if {"PA", "AP"} <= set(views) else None,
+        expected_images=112_120 if {"PA", "AP"} <= set(views_named(views)) else None,
     )
 
 
@@ -287,7 +286,7 @@ def padchest(
     root: Path,
     val_fraction: float = 0.02,
     test_fraction: float = 0.02,
-    views: tuple[View, ...] = VIEWS,
+    views: ViewNames = ("all",),
     size: int = 256,
 ) -> RawSet:
     """PadChest: 27 findings, 158,597 X-rays of adults (Bustos et al. 2020).
@@ -312,5 +311,5 @@ def padchest(
         classes=PADCHEST_FINDINGS,
         source=f"PadChest (Bustos et al. 2020), {PADCHEST_HOME}; research use agreement of BIMCV",
         xray_size=size,
-        expected_images=158_597 if set(views) == set(VIEWS) else None,
+        expected_images=158_597 if views_named(views) == VIEWS else None,
     )

@@ -18,14 +18,15 @@ from data_pipelines.datasets.padchest_table import (
 )
 from data_pipelines.datasets.raw import RawSet, carved
 from data_pipelines.datasets.xray_tables import (
-    VIEWS,
     locate,
+    of_views,
     paper_test_rows,
     require_options,
     split_patients,
     xray_set,
 )
 from data_pipelines.errors import InputError
+from data_pipelines.xray_views import VIEWS, ViewNames, views_named
 
 SplitBy = Literal["patient", "image"]
 
@@ -41,6 +42,7 @@ def padchest_cl(
     split_by: SplitBy = "patient",
     val_fraction: float = 0.05,
     test_fraction: float = 0.1,
+    views: ViewNames = ("all",),
     size: int = 256,
 ) -> RawSet:
     """PadChest-Cl: the X-rays of PadChest that show exactly one of its 27 findings, as classes; reported as mean AUC.
@@ -48,10 +50,11 @@ def padchest_cl(
     ROOT as for padchest. --split-by patient draws val and test by patient. --split-by image is the paper's test set:
     the rows of the table in its order, with one of its five views and labels, without the 30 files that its code leaves
     out, but with children; shuffled by NumPy's RandomState(42); the last 10% are test. Patients are then in both. val
-    is drawn from the others by image. The research use agreement of BIMCV, accepted at the download: not to be shared.
+    is drawn from the others by image. --views takes some of the images of each split, and the classes that these show.
+    The research use agreement of BIMCV, accepted at the download: not to be shared.
     """
     require_options(root, size, val=val_fraction, test=test_fraction)
-    path, table, notes = read_padchest(root, VIEWS)
+    path, table, notes = read_padchest(root, ("all",))  # whose splits do not depend on what is taken of them
     if split_by == "image":
         table = table[~table["name"].isin(UNREADABLE_IN_PAPER)].reset_index(drop=True)
         table["split"] = _paper_split(table["name"], 0.9, "padchest", val_fraction)
@@ -60,6 +63,9 @@ def padchest_cl(
         table, left_out = readable_adults(table)
         notes += left_out
         table["split"] = split_patients(table["patient"], "padchest", val_fraction, test_fraction)
+    if views_named(views) != VIEWS:
+        table, left_out = of_views(table, views)
+        notes += left_out
     findings = padchest_labels(table)
     has_one = findings.sum(axis=1) == 1
     present = findings[has_one].any(axis=0)
@@ -81,7 +87,7 @@ def padchest_cl(
         metric="auc",
         source=f"PadChest (Bustos et al. 2020), {PADCHEST_HOME}; research use agreement of BIMCV",
         xray_size=size,
-        expected_images=41_540 if split_by == "image" else 40_939,
+        expected_images=(41_540 if split_by == "image" else 40_939) if views_named(views) == VIEWS else None,
     )
 
 

@@ -1,11 +1,11 @@
 """The table of PadChest, which is a source in one task and a target in another."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from data_pipelines.datasets.xray_tables import Labels, View, find_table, label_rows, locate, of_views, read_table
+from data_pipelines.datasets.xray_tables import Labels, find_table, label_rows, locate, of_views, read_table
+from data_pipelines.xray_views import ViewNames
 
 PADCHEST_HOME = "https://bimcv.cipf.es/bimcv-projects/padchest/"
 _TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -90,7 +90,7 @@ UNREADABLE_IN_PAPER = _UNREADABLE | {
 }
 
 
-def read_padchest(root: Path, views: Sequence[View]) -> tuple[Path, pd.DataFrame, list[str]]:
+def read_padchest(root: Path, views: ViewNames) -> tuple[Path, pd.DataFrame, list[str]]:
     """The table and its rows of these views that have labels, in its order: name, folder, patient, born, text."""
     path, notes = find_table(root, [_TABLE], PADCHEST_HOME, shipped=f"{_TABLE}.gz")
     texts = {"ImageID": "name", "ImageDir": "folder", "PatientID": "patient", "Projection": "view", "Labels": "text"}

@@ -74,7 +74,8 @@ class RawSet:
     "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric: what is reported; None:
     the task's own. equal_images: what becomes of files that are equal byte for byte: stored each, or stored once and
     paired with each label ("pairs"), sampled so that each such image counts as one ("uniform"). expected_images: as its
-    owner says, for a warning. notes: what a user must know; printed, and kept in the manifest.
+    owner says, for a warning. notes: what a user must know; printed, and kept in the manifest. views: those
+    that its X-rays are of, where every image tells its own; () where that is not known.
     """
 
     name: str
@@ -94,6 +95,7 @@ class RawSet:
     part: Callable[[int, int], Iterable[RawImage]] | None = None
     expected_images: int | None = None
     notes: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.task == "single_label" or self.equal_images == "stored each", "findings are not class numbers"

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,8 @@ import pandas as pd
 from data_pipelines.datasets.raw import RawImage, RawSet, carved, group_of, key_of
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.errors import InputError
+from data_pipelines.xray_views import VIEWS, ViewNames, views_named
 
-View = Literal["PA", "AP", "AP Supine", "L", "COSTAL"]
-VIEWS: tuple[View, ...] = ("PA", "AP", "AP Supine", "L", "COSTAL")
 Labels = npt.NDArray[np.float32]
 
 _FACTS = ("view", "sex", "age")
@@ -71,6 +70,9 @@ def xray_set(
     parted = int((table.groupby("patient")["split"].nunique() > 1).sum())
     if parted:
         notes = [*notes, f"patients with images in more than one split: {parted:,}"]
+    views = tuple(view for view in VIEWS if "view" in table and (table["view"] == view).any())
+    if views:
+        notes = [f"views: {', '.join(views)}", *notes]
     images = XrayImages(
         root,
         table["name"].tolist(),
@@ -86,6 +88,7 @@ def xray_set(
         patients="may leak" if parted else "apart",
         horizontal_flip=True,  # as the paper does, although it puts the heart on the wrong side
         notes=tuple(notes),
+        views=views,
         **about,
     )
 
@@ -145,13 +148,14 @@ def read_table(path: Path, texts: Mapping[str, str], numbers: Sequence[str] = ()
     return once.rename(columns=dict(texts)), notes
 
 
-def of_views(table: pd.DataFrame, views: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows whose column `view` is among `views`, with a note of how many are not. Raises InputError for none."""
-    chosen = table["view"].isin(list(views))
+def of_views(table: pd.DataFrame, views: ViewNames) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of these views, with a note of how many are not. Raises InputError for none."""
+    named = views_named(views)
+    chosen = table["view"].isin(named)
     if not chosen.any():
         raise InputError(f"no image has one of the --views {' '.join(views)}; the set has {_some(table['view'])}")
     left_out = int((~chosen).sum())
-    notes = [f"{left_out:,} images of other views than {', '.join(views)} left out"] if left_out else []
+    notes = [f"{left_out:,} images of other views than {', '.join(named)} left out"] if left_out else []
     return table[chosen].reset_index(drop=True), notes
 
 

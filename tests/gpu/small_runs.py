@@ -25,7 +25,7 @@ def config_of(data: Path, device: torch.device, precision: Precision = "fp32", *
         data=DataConfig(sets=(str(data),), image_size=32, resize=32, mixup_alpha=0.1),
         model=ModelConfig("r14x0.5", head_init="fan_in"),
         optim=OptimConfig(base_lr=0.05, rescale_lr=False),
-        schedule=ScheduleConfig("step", epochs=None, steps=STEPS, warmup_steps=2),
+        schedule=ScheduleConfig("step", epochs=None, steps=STEPS, warmup_steps=1),
         runtime=RuntimeConfig(device=device.type, threads=1, micro_batch_size=8, keep_checkpoints=10, **settings),
     )
 

@@ -129,6 +129,7 @@ class Hosts:
             "data.image-size": 32,
             "data.resize": 32,
             "schedule.steps": STEPS,
+            "schedule.warmup-steps": 4,
             "global-batch-size": 4,
             "device": "cpu",
             "threads": 1,

@@ -51,7 +51,8 @@ class User:
     def submit_run(self, run: str, *options: str) -> str:
         """The number of a job that trains in runs/RUN on two nodes."""
         trainer = ["--data.sets", self.folder / "phantom", "--data.image-size", "32", "--data.resize", "32"]
-        trainer += ["--schedule.steps", str(STEPS), "--global-batch-size", "4", "--device", "cpu", "--threads", "1"]
+        trainer += ["--schedule.steps", str(STEPS), "--schedule.warmup-steps", "4"]
+        trainer += ["--global-batch-size", "4", "--device", "cpu", "--threads", "1"]
         trainer += ["--eval-every", "1000", "--save-every", str(SAVE_EVERY), "--log-every", "1"]
         job = ["pretrain", "phantom", "--nodes", "2", "--site", "localhost", *options]
         done = self.submit(*job, "--", *trainer, "--run-dir", f"runs/{run}")

@@ -82,8 +82,19 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (ScheduleConfig, {"kind": "cosin"}, "kind is 'cosin'; did you mean 'cosine'"),
     (ScheduleConfig, {"steps": 0}, "--schedule.steps is 0; it must be at least 1"),
     (ScheduleConfig, {"epochs": 0}, "--schedule.epochs is 0; it must be above 0"),
+    (ScheduleConfig, {"epochs": float("inf")}, "--schedule.epochs is inf; it must be above 0"),
     (ScheduleConfig, {"epochs": None}, "give --schedule.epochs or --schedule.steps"),
     (ScheduleConfig, {"warmup_steps": -1}, "--schedule.warmup-steps is -1; it must not be negative"),
+    (
+        ScheduleConfig,
+        {"warmup_epochs": 15, "warmup_steps": 5000},
+        "--schedule.warmup-epochs 15 and --schedule.warmup-steps 5000 both .* --schedule.warmup-epochs None for the "
+        "steps, or --schedule.warmup-steps 0 for the epochs",
+    ),
+    *(
+        (ScheduleConfig, {"warmup_epochs": epochs, "warmup_steps": 0}, "--schedule.warmup-epochs is .*; it must be 0")
+        for epochs in (-1, float("inf"), float("nan"))
+    ),
     *(
         (RuntimeConfig, {name: 0}, f"--{name.replace('_', '-')} is 0; it must be at least 1")
         for name in ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
@@ -124,6 +135,7 @@ def test_values_at_the_edge_are_taken() -> None:
     OptimConfig(momentum=0.0, weight_decay=0.0, agc_clipping=0.0)
     ScheduleConfig(steps=1, epochs=None, warmup_steps=0)
     ScheduleConfig(epochs=0.5)
+    ScheduleConfig(warmup_epochs=0, warmup_steps=0)
     Config(seed=0, global_batch_size=127, eval_every=1, data=SETS)
     mixed(128, 8)
     mixed(128, "auto")
@@ -220,7 +232,14 @@ def test_paper_code_of_earlier_versions_chose_the_translation() -> None:
 def test_settings_that_are_new_had_their_defaults() -> None:
     old = Config(data=SETS).to_dict()
     del old["mode"], old["data"]["one_label"], old["data"]["scaled_decode"], old["model"]["keep_head"]
+    del old["schedule"]["warmup_epochs"], old["schedule"]["allow_no_decay"]
     assert differences(old, Config(data=SETS).to_dict()) == []
+    assert differences(old, Config(data=SETS, schedule=ScheduleConfig(allow_no_decay=True)).to_dict()) == []
+    epochs = Config(data=SETS, schedule=ScheduleConfig(warmup_epochs=2, warmup_steps=0))
+    assert differences(old, epochs.to_dict()) == [
+        "schedule.warmup_epochs: absent -> 2",
+        "schedule.warmup_steps: 5000 -> 0",
+    ]
     new = Config(data=dataclasses.replace(SETS, one_label=True, scaled_decode=True), mode="probe")
     assert differences(old, new.to_dict()) == [
         "data.one_label: absent -> True",

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,12 @@ import pytest
 
 from trainer import pretrain, report, transfer
 from trainer.checkpoint import load, numbered, path_of
+from trainer.config import ScheduleConfig
 from trainer.tracking import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--global-batch-size", "16", "--save-every", "2", "--log-every", "1", "--device", "cpu", "--threads", "1"]
+NO_WARMUP = ["--schedule.warmup-steps", "0"]
 MAINS = {"pretrain": pretrain.main, "transfer": transfer.main, "report": report.main}
 Run = Callable[..., tuple[int, str, str]]
 
@@ -41,7 +44,9 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], 
 
 
 def pretrain_tiny(command: Run, run_dir: Path, *arguments: object, steps: int = 4) -> tuple[int, str, str]:
-    return command("pretrain", "embedded", "--schedule.steps", steps, "--run-dir", run_dir, *TINY, *arguments)
+    return command(
+        "pretrain", "embedded", "--schedule.steps", steps, *NO_WARMUP, "--run-dir", run_dir, *TINY, *arguments
+    )
 
 
 def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
@@ -102,7 +107,7 @@ def test_bad_input_is_refused_without_a_traceback(
     arguments: list[str], message: str, command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    recipe = [] if arguments[0] == "embeded" else ["embedded", "--device", "cpu", "--schedule.steps", "1"]
+    recipe = [] if arguments[0] == "embeded" else ["embedded", "--device", "cpu", "--schedule.steps", "1", *NO_WARMUP]
     code, _, error = command("pretrain", *recipe, *arguments)
     assert code == 2
     assert message in error
@@ -165,6 +170,38 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "run-2" / "result.json").is_file()
 
 
+def test_a_schedule_that_does_not_decay_is_refused_with_what_to_type(command: Run, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    short = ["embedded", *TINY, "--run-dir", run_dir, "--schedule.steps", 2]
+    code, _, error = command("pretrain", *short)
+    assert code == 2
+    assert "the warm-up of 100 steps does not end before the end of the run, at step 2 of 2" in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.safetensors"))
+    (remedy,) = re.findall(r"shorten it \((.*?)\)", error)
+    assert command("pretrain", *short, *remedy.split())[0] == 0
+
+    shutil.rmtree(run_dir)
+    code, _, error = command("pretrain", *short, "--schedule.allow-no-decay")
+    assert (code, "warning: the warm-up of 100 steps does not end" in error) == (0, True), error
+    assert command("pretrain", *short)[0] == 2  # also of a run that is finished: what is typed is not what was run
+
+
+def test_what_one_types_of_the_warm_up_is_never_ignored(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def schedule_of(*typed: str) -> ScheduleConfig:
+        return pretrain.parse(list(typed))[0].schedule
+
+    for recipe, option in (("nih_r50x1", "--schedule.warmup-steps"), ("imagenet1k_r50x1", "--schedule.warmup-epochs")):
+        code, _, error = command("pretrain", recipe, option, 7)
+        assert (code, "both say how long the warm-up is" in error) == (2, True)
+        assert "Traceback" not in error
+    steps = schedule_of("nih_r50x1", "--schedule.warmup-steps", "7", "--schedule.warmup-epochs", "None")
+    assert (steps.warmup_steps, steps.warmup_epochs) == (7, None)
+    epochs = schedule_of("imagenet1k_r50x1", "--schedule.warmup-epochs", "7", "--schedule.warmup-steps", "0")
+    assert (epochs.warmup_steps, epochs.warmup_epochs) == (0, 7)
+    assert schedule_of("nih_r50x1", "--schedule.warmup-epochs", "7").warmup_epochs == 7
+
+
 def test_a_loss_that_is_not_finite(command: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     changes = ["--optim.base-lr", 1e30, "--schedule.warmup-steps", 0, "--save-every", 100]
@@ -185,7 +222,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     """A loss may still be finite when the update after it has ruined the weights."""
     run_dir = tmp_path / "run"
     schedule = [0.01, 0.01, 0.01, math.inf]
-    monkeypatch.setattr("trainer.job.learning_rate", lambda step, *_: schedule[step])
+    monkeypatch.setattr("trainer.schedules.learning_rate", lambda step, *_: schedule[step])
     code, _, error = pretrain_tiny(command, run_dir, "--save-every", 1)
     assert code == 1
     assert "the weights after step 4 are not finite" in error

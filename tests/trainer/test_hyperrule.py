@@ -63,6 +63,13 @@ def test_learning_rate(step: int, lr: float) -> None:
     assert hyperrule_lr(step, 3e-3, SMALL) == pytest.approx(lr, rel=1e-12)
 
 
+@pytest.mark.parametrize("total_steps", range(1, 40))
+def test_the_shortest_runs_reach_the_peak_too(total_steps: int) -> None:
+    for rule in (SMALL, MEDIUM):
+        rates = [hyperrule_lr(step, 1.0, stretched(rule, total_steps)) for step in range(total_steps)]
+        assert max(rates) == 1
+
+
 def test_schedules_stretch_in_proportion() -> None:
     assert stretched(SMALL, 100) == (20, 40, 60, 80, 100)
     assert stretched(MEDIUM, 10_000) == MEDIUM

@@ -1,5 +1,6 @@
 """What a configuration says of the data is what the job does."""
 
+import re
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -220,11 +221,65 @@ def test_what_is_hardly_meant_is_warned_of(lungs: list[Path], tmp_path: Path) ->
     (warning,) = job_of(*lungs, alike).warnings
     assert warning == "not joined, although they look alike: 'edema' and 'Edema'"
     assert job_of(alike).warnings == ()
-    config = job_of(alike).config
-    late = replace(config, schedule=ScheduleConfig("step", epochs=None, steps=90, warmup_steps=31))
-    assert make_job(late, Path("run")).warnings == ("31 warm-up steps reach into the first decay",)
-    late = replace(config, schedule=ScheduleConfig("step", epochs=None, steps=90, warmup_steps=30))
-    assert make_job(late, Path("run")).warnings == ()
+
+
+def test_joined_sets_of_different_views_are_warned_of(lungs: list[Path], tmp_path: Path) -> None:
+    front = tiny_set(tmp_path / "front", [[1, 0]], ("edema", "mass"), name="front", views=("PA", "AP"))
+    lying = tiny_set(tmp_path / "lying", [[1, 0]], ("edema", "mass"), name="lying", views=("AP Supine",))
+    sides = tiny_set(tmp_path / "sides", [[1, 0]], ("edema", "mass"), name="sides", views=("PA", "L"))
+    assert job_of(front, lying).warnings == job_of(sides).warnings == job_of(sides, lungs[0]).warnings == ()
+    (warning,) = job_of(front, sides, classes=("mass",)).warnings
+    assert "differ in their views (front: PA, AP; sides: PA, L)" in warning
+    assert "--views frontal" in warning
+
+
+# Of 18 images in batches of 4, each shown once or twice in an epoch.
+@pytest.mark.parametrize(("times", "warmup_steps"), [(1, 9), (2, 18)])
+def test_warm_up_in_epochs_counts_the_images_shown(
+    times: int, warmup_steps: int, skewed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Index, "weights", lambda index, _: np.full(len(index), float(times)))
+    schedule = ScheduleConfig("cosine", epochs=6, warmup_epochs=2, warmup_steps=0)
+    job = make_job(replace(job_of(skewed).config, schedule=schedule), Path("run"))
+    peak = 0.03 * 4 / 256
+    rates = [job.schedule(step) for step in range(job.total_steps)]
+    assert len(rates) == 27 * times
+    assert rates[: warmup_steps + 1] == pytest.approx([peak * step / warmup_steps for step in range(warmup_steps + 1)])
+    assert rates.index(max(rates)) == warmup_steps
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message", "shorter"),
+    [
+        (
+            ScheduleConfig("step", epochs=None, steps=90, warmup_steps=30),
+            "30 steps does not end before the first decay, at step 30 of 90",
+            {"warmup_steps": 9},
+        ),
+        (
+            ScheduleConfig("cosine", epochs=None, steps=20, warmup_steps=100),
+            "100 steps does not end before the end of the run, at step 20 of 20",
+            {"warmup_steps": 2},
+        ),
+        (
+            ScheduleConfig("step", epochs=None, steps=20, warmup_epochs=15, warmup_steps=0),
+            r"68 steps \(15 epochs\) does not end before the first decay, at step 7 of 20",
+            {"warmup_epochs": None, "warmup_steps": 2},
+        ),
+    ],
+)
+def test_a_schedule_that_does_not_decay_is_refused(
+    schedule: ScheduleConfig, message: str, shorter: dict[str, Any], skewed: Path
+) -> None:
+    config = replace(job_of(skewed).config, schedule=schedule)
+    typed = " ".join(f"--schedule.{name.replace('_', '-')} {value}" for name, value in shorter.items())
+    with pytest.raises(InputError, match=rf"{message}; shorten it \({typed}\).* --schedule.allow-no-decay"):
+        make_job(config, Path("run"))
+    assert make_job(replace(config, schedule=replace(schedule, **shorter)), Path("run")).warnings == ()
+    (warning,) = make_job(replace(config, schedule=replace(schedule, allow_no_decay=True)), Path("run")).warnings
+    assert re.search(message, warning)
+    probe = replace(config, mode="probe")  # which takes no steps
+    assert make_job(probe, Path("run")).warnings == ()
 
 
 def test_bytes_are_asked_for_before_they_are_decoded(skewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,14 @@
-"""The recipes are the paper's (arXiv:2106.00116, sections 3.1.1 and 3.1.2)."""
+"""The recipes are the paper's (arXiv:2106.00116, sections 3.1.1 and 3.1.2), of X-rays as its authors ran them."""
+
+from dataclasses import replace
 
 import pytest
 
 from data_pipelines.library import EMBEDDED, find
+from trainer.config import ScheduleConfig
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
+from trainer.schedules import late_warmup, make_schedule, num_steps, num_warmup_steps
 
 UNIONS = {
     "chexpert": ("chexpert",),
@@ -12,7 +16,9 @@ UNIONS = {
     "chexpert_mimic_nih": ("chexpert", "mimic_cxr", "nih_cxr14"),
     "chexpert_mimic_nih_padchest": ("chexpert", "mimic_cxr", "nih_cxr14", "padchest"),
 }
-SETS = {"imagenet1k": ("imagenet1k",), "imagenet21k": ("imagenet21k",), **UNIONS}
+ALONE = {"mimic": ("mimic_cxr",), "nih": ("nih_cxr14",), "padchest": ("padchest",)}
+XRAYS = UNIONS | ALONE
+SETS = {"imagenet1k": ("imagenet1k",), "imagenet21k": ("imagenet21k",), **XRAYS}
 MODELS = ("r50x1", "r152x4")
 PAPERS = [f"{name}_{model}" for name in SETS for model in MODELS]
 
@@ -29,7 +35,7 @@ def test_paper_values(name: str) -> None:
     assert config.model.name == model
     assert config.model.pretrained is None
     assert config.data.sets == SETS[source]
-    assert config.global_batch_size == 4096
+    assert config.global_batch_size == (1024 if source in XRAYS else 4096)
     assert config.optim.base_lr == (0.03 if source == "imagenet1k" else 0.01)
     assert config.optim.rescale_lr
     assert config.optim.momentum == 0.9
@@ -37,8 +43,10 @@ def test_paper_values(name: str) -> None:
     assert config.optim.agc_clipping == 0.01
     assert not config.optim.paper_code
     assert config.schedule.kind == ("cosine" if source == "imagenet1k" else "step")
-    assert (config.schedule.epochs, config.schedule.steps, config.schedule.warmup_steps) == (90, None, 5000)
-    views = ("xray_affine", "squash") if source in UNIONS else ("random_resized_crop", "center_crop")
+    assert (config.schedule.epochs, config.schedule.steps) == (90, None)
+    warmup = (15, 0) if source in XRAYS else (None, 5000)
+    assert (config.schedule.warmup_epochs, config.schedule.warmup_steps) == warmup
+    views = ("xray_affine", "squash") if source in XRAYS else ("random_resized_crop", "center_crop")
     assert (config.data.image_size, config.data.train_view, config.data.eval_view) == (224, *views)
     assert config.data.flip
     assert (config.data.randaugment_ops > 0) == (source == "imagenet1k")
@@ -55,11 +63,34 @@ def test_randaugment_is_that_of_imagenet_1k_alone(name: str) -> None:
         assert data.randaugment_ops == 0
 
 
-# The paper's GPUs for natural images: 128 for r50x1, 256 for r152x4.
+# The paper's GPUs: 128 for r50x1 and 256 for r152x4 on natural images, 64 for both on X-rays.
 @pytest.mark.parametrize(("model", "gpus"), [("r50x1", 128), ("r152x4", 256)])
 def test_one_forward_pass_on_as_many_gpus_as_the_paper(model: str, gpus: int) -> None:
     for source in SETS:
-        assert RECIPES[f"{source}_{model}"]().runtime.micro_batch_size == 4096 // gpus
+        config = RECIPES[f"{source}_{model}"]()
+        share = config.global_batch_size // (64 if source in XRAYS else gpus)
+        assert config.runtime.micro_batch_size == share
+
+
+# Images that the authors trained on, at least and at most: NIH's official list, and the largest union of all views.
+@pytest.mark.parametrize("images", [86_524, 860_000])
+@pytest.mark.parametrize("source", XRAYS)
+def test_xray_schedules_warm_up_for_15_epochs_and_decay_after_30_60_and_80(source: str, images: int) -> None:
+    config = RECIPES[f"{source}_r50x1"]()
+    total_steps = num_steps(config, images)
+    rate = make_schedule(config, total_steps, images, images)
+    epochs = (7.5, 15.1, 29.9, 30.1, 59.9, 60.1, 79.9, 80.1, 89.9)
+    rates = [rate(round(epoch * images / 1024)) for epoch in epochs]
+    expected = [0.02, 0.04, 0.04, 0.004, 0.004, 0.0004, 0.0004, 0.00004, 0.00004]
+    assert rates == pytest.approx(expected, rel=2e-3)
+    assert late_warmup(config.schedule, total_steps, num_warmup_steps(config, images)) is None
+
+
+def test_imagenet_1k_as_the_authors_configured_r50x1() -> None:
+    config, text = RECIPES["imagenet1k_r50x1_120"](), RECIPES["imagenet1k_r50x1"]()
+    assert config.schedule == ScheduleConfig("cosine", epochs=120, warmup_epochs=15, warmup_steps=0)
+    assert num_warmup_steps(config, 1_281_167) == 4692
+    assert replace(config, name=text.name, schedule=text.schedule) == text
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -38,7 +38,7 @@ def config_of(data: str, total_steps: int = TOTAL_STEPS) -> Config:
         model=ModelConfig("r14x0.5"),
         optim=OptimConfig(base_lr=0.1, rescale_lr=False),
         # Two warm-up steps and a schedule that does not depend on the length: runs of other lengths share a beginning.
-        schedule=ScheduleConfig("step", epochs=None, steps=total_steps, warmup_steps=2),
+        schedule=ScheduleConfig("step", epochs=None, steps=total_steps, warmup_steps=2, allow_no_decay=True),
         runtime=RuntimeConfig(device="cpu", threads=1, log_every=1, save_every=SAVE_EVERY, keep_checkpoints=10),
     )
 
@@ -120,6 +120,8 @@ def torchrun(world_size: int, run_dir: Path, *arguments: str) -> subprocess.Pope
     options = [
         "--schedule.steps",
         "24",
+        "--schedule.warmup-steps",
+        "4",
         "--save-every",
         "4",
         "--log-every",

@@ -17,8 +17,8 @@ from empty_files import splits_of, touch
 from data_pipelines.datasets import chest_xray, padchest_table, xray_tables
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
 from data_pipelines.datasets.raw import RawSet, group_of
-from data_pipelines.datasets.xray_tables import View
 from data_pipelines.errors import InputError
+from data_pipelines.xray_views import ViewNames
 
 VIEWS = ["PA", "AP", "AP Supine", "L", "COSTAL"]
 FINDINGS = [
@@ -254,10 +254,10 @@ def mimic_root(root: Path, studies: int = 120, packed: bool = True) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("views", "spelled"), [(("PA", "AP"), ["PA", "AP"]), (xray_tables.VIEWS, ["PA", "AP", "LATERAL", "LL"])]
+    ("views", "spelled"), [(("PA", "AP"), ["PA", "AP"]), (("all",), ["PA", "AP", "LATERAL", "LL"])]
 )
 def test_mimic_has_the_labels_of_torchxrayvision_and_its_support_devices(
-    xrv: Any, tmp_path: Path, views: tuple[View, ...], spelled: list[str]
+    xrv: Any, tmp_path: Path, views: ViewNames, spelled: list[str]
 ) -> None:
     root = mimic_root(tmp_path)
     tables = [str(root / f"mimic-cxr-2.0.0-{name}.csv.gz") for name in ("chexpert", "metadata")]
@@ -343,7 +343,7 @@ def test_nih_tests_on_the_official_list_and_carves_val_by_patient(tmp_path: Path
     test = {key for key, split in splits_of(raw).items() if split == "test"}
     assert test == {name.replace(".", "_") for name in (tmp_path / "test_list.txt").read_text().split()}
     assert raw.images[0].group == group_of("nih_cxr14:1")
-    assert raw.notes == ()
+    assert raw.notes == ("views: PA, AP",)
     assert raw.patients == "apart"
     assert set(splits_of(nih_cxr14(tmp_path, val_fraction=0)).values()) == {"train", "test"}
     listed = [line for line in (tmp_path / "train_val_list.txt").read_text().split() if not line.startswith("00000001")]
