@@ -57,7 +57,7 @@ class Predictor:
         self.precision, self.device = said, self._engine.device
         on_gpu, scaled_decode = self.device.type == "cuda", bool(about.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
-        model = build_model(about["model"], len(self.classes))
+        model = build_model(about["model"], len(self.classes), mean=run.mean, std=run.std)
         try:
             model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
         except RuntimeError as error:
