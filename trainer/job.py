@@ -146,6 +146,8 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "eval_view": data.eval_view,
             "channels": train.channels,
             "xray_size": train.xray_side,
+            "bits": train.depth.bits,
+            "bits_found": train.depth.is_found,
             "shorter_side": train.shorter_side,
             "scaled_decode": data.scaled_decode,
             "precision": config.precision,
