@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_pipelines.depth import AS_DECLARED, Depth
 from data_pipelines.errors import InputError
 from data_pipelines.index import METRIC, Array, Index, Patients, digest_of, nearest, require_distinct
 from data_pipelines.shards import COLUMNS
@@ -47,12 +48,19 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
         metric=first.metric if len({index.metric for index in indexes}) == 1 else METRIC[first.task],
         patients=next(state for state in _WORST_PATIENTS if state in patients),
         shorter_side=first.shorter_side if len({index.shorter_side for index in indexes}) == 1 else None,
+        depth=_depth(indexes),
         shards=tuple(path for index in indexes for path in index.shards),
         origins=_origins(indexes),
         shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),
         labels=np.concatenate([_aligned_labels(index, names) for index in indexes]),
         **columns,
     )
+
+
+def _depth(indexes: Sequence[Index]) -> Depth:
+    """That of those sets that have one: others had no picture of more than 8 bits whose file did not say it."""
+    depths = {index.depth for index in indexes if index.depth.bits is not None}
+    return depths.pop() if len(depths) == 1 else AS_DECLARED
 
 
 def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.depth import require_within
 from data_pipelines.errors import InputError
 
 Values = npt.NDArray[np.float64]
@@ -79,13 +80,14 @@ def dicom_facts(path: Path) -> DicomFacts:
     )
 
 
-def dicom_pixels(encoded: bytes) -> npt.NDArray[np.float32]:
+def dicom_pixels(encoded: bytes, bits: int | None = None) -> npt.NDArray[np.float32]:
     """Grey values of an X-ray, float32 [H, W] in [0, 1] with bright bone, as a viewer shows it at first.
 
-    Modality LUT or rescaling, then the first VOI LUT or window (C.11.1, C.11.2); without one, the least value becomes 0
-    and the largest 1. MONOCHROME1 is inverted. Padding (C.7.5.1.1.2) is 0 and no part of the range.
-    Raises ValueError, with the reason, for what is no single grey image or is damaged, and InputError without pydicom
-    or a decoder.
+    Modality LUT or rescaling, then the first VOI LUT or window (C.11.1, C.11.2); without one, the least value that the
+    bits of a pixel can hold becomes 0 and the largest 1, not those that this image has: `bits`, else BitsStored.
+    MONOCHROME1 is inverted. Padding (C.7.5.1.1.2) is 0.
+    Raises ValueError, with the reason, for what is no single grey image or is damaged, or has values of more than
+    `bits`, and InputError without pydicom or a decoder.
     """
     dataset = _read(io.BytesIO(encoded))
     _require_one_grey_image(dataset)
@@ -100,7 +102,7 @@ def dicom_pixels(encoded: bytes) -> npt.NDArray[np.float32]:
     occurs &= ~is_padding
     if not occurs.any():
         raise ValueError("DICOM image that is all padding")
-    grey = _displayed(dataset, values, occurs)
+    grey = _displayed(dataset, values, _range(dataset, values[occurs], bits))
     if np.ptp(grey[occurs]) == 0:
         raise ValueError("DICOM image of one shade only, as its window or LUT shows it")
     if _text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
@@ -191,15 +193,29 @@ def _require_whole_jpeg(dataset: Any, syntax: Any) -> None:
         raise ValueError("the stream is cut off before its end marker")
 
 
-def _displayed(dataset: Any, values: npt.NDArray[np.int64], occurs: npt.NDArray[np.bool_]) -> Values:
-    """Stored values [n] as grey values in [0, 1], before any inversion; `occurs` says which of them the image has."""
+def _range(dataset: Any, occurring: npt.NDArray[np.int64], bits: int | None) -> npt.NDArray[np.int64]:
+    """The least and the largest value that a pixel can have (C.7.6.3.1, BitsStored and PixelRepresentation)."""
+    is_signed = bool(_number(dataset, "PixelRepresentation"))
+    if bits is not None:
+        magnitudes = np.where(occurring < 0, ~occurring, occurring)  # -4096 takes as many bits as 4095
+        largest = int(np.argmax(magnitudes))
+        require_within(int(occurring[largest]), int(magnitudes[largest]).bit_length() + is_signed, bits)
+    held = int(bits or _number(dataset, "BitsStored") or _number(dataset, "BitsAllocated") or 16)
+    least = -(1 << (held - 1)) if is_signed else 0
+    return np.array([least, least + (1 << held) - 1])
+
+
+def _displayed(dataset: Any, values: npt.NDArray[np.int64], limits: npt.NDArray[np.int64]) -> Values:
+    """Stored values [n] as grey values in [0, 1], before any inversion; `limits`: what they can be."""
     modality_luts, voi_luts = _items(dataset, "ModalityLUTSequence"), _items(dataset, "VOILUTSequence")
     is_little_endian = dataset.original_encoding[1]
     if modality_luts:
-        rescaled = _look_up(modality_luts[0], values, is_little_endian)[0]
+        rescaled, ends = _look_up(modality_luts[0], values, is_little_endian)
     else:
         slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
-        rescaled = np.asarray(values * (1.0 if slope is None else slope) + (intercept or 0.0))
+        rescaled, ends = (
+            np.asarray(stored * (1.0 if slope is None else slope) + (intercept or 0.0)) for stored in (values, limits)
+        )
     if voi_luts:
         grey, table = _look_up(voi_luts[0], rescaled, is_little_endian)
         # Of the entries, not of the bits announced: a 12-bit table announced as 16-bit would come out black.
@@ -207,7 +223,7 @@ def _displayed(dataset: Any, values: npt.NDArray[np.int64], occurs: npt.NDArray[
     windowed = _windowed(dataset, rescaled)
     if windowed is not None:
         return windowed
-    low, high = rescaled[occurs].min(), rescaled[occurs].max()
+    low, high = ends.min(), ends.max()
     return np.clip((rescaled - low) / (high - low), 0, 1) if low < high else np.zeros(len(values))
 
 

@@ -3,12 +3,15 @@ photographs shrunk if that is asked for."""
 
 import io
 import zlib
+from collections.abc import Iterator
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
+from data_pipelines.depth import AS_DECLARED, Depth, declared_bits, scaled
 from data_pipelines.dicom import dicom_pixels, is_dicom
 from data_pipelines.shards import EncodedImage
 from data_pipelines.shrink import JPEG_QUALITY, shrink
@@ -75,24 +78,39 @@ def _shrunk(pixels: npt.NDArray[np.uint8], side: int, suffix: str) -> EncodedIma
 
 def require_whole_png(encoded: bytes | memoryview) -> None:
     """Raise ValueError unless every chunk up to the last is there and has its check sum: Pillow looks at neither."""
+    for kind, start, end in _png_chunks(encoded):
+        if zlib.crc32(encoded[start - 4 : end]).to_bytes(4, "big") != encoded[end : end + 4]:
+            raise ValueError(f"PNG that is cut off or damaged in its chunk {kind!r}")
+
+
+def has_sbit(encoded: bytes) -> bool:
+    """Whether this is a PNG that says how many bits of its pixels are significant. Raises ValueError if it is cut off
+    before its pixels."""
+    if not encoded.startswith(PNG_SIGNATURE):
+        return False
+    before_pixels = takewhile(lambda kind: kind != b"IDAT", (kind for kind, _, _ in _png_chunks(encoded)))
+    return b"sBIT" in before_pixels
+
+
+def _png_chunks(encoded: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Each chunk of a PNG up to the last: its kind, and where its data begin and end. Raises ValueError without one."""
     place, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
         if place + _PNG_CHUNK_BYTES > len(encoded):
             raise ValueError("PNG that is cut off")
         length, kind = int.from_bytes(encoded[place : place + 4], "big"), bytes(encoded[place + 4 : place + 8])
-        end = place + 8 + length
-        if zlib.crc32(encoded[place + 4 : end]).to_bytes(4, "big") != encoded[end : end + 4]:
-            raise ValueError(f"PNG that is cut off or damaged in its chunk {kind!r}")
-        place = end + 4
+        yield kind, place + 8, place + 8 + length
+        place += _PNG_CHUNK_BYTES + length
 
 
-def verify_xray(encoded: bytes, size: int) -> EncodedImage:
+def verify_xray(encoded: bytes, size: int, depth: Depth = AS_DECLARED) -> EncodedImage:
     """Decode an X-ray to its last byte; its central square, shrunk or enlarged to `size` pixels, as 8-bit grey PNG.
 
-    JPEG, PNG of 8 or 16 bits, and DICOM. What is such a picture already is kept as it is. Raises whatever the decoder
-    raises for a damaged file, and ValueError for pixels that are no grey values.
+    JPEG, PNG of 8 or 16 bits, and DICOM; `depth`: of those of more than 8 bits. What is such a picture already is kept
+    as it is. Raises whatever the decoder raises for a damaged file, and ValueError for pixels that are no grey values,
+    larger than their depth allows, or of unknown depth.
     """
-    pixels, is_done = _grey(encoded, size)
+    pixels, is_done = _grey(encoded, size, depth)
     if is_done:
         return EncodedImage(encoded, "jpg" if _is_jpeg(encoded) else "png", size, size, 1)
     side = min(pixels.shape)
@@ -102,14 +120,14 @@ def verify_xray(encoded: bytes, size: int) -> EncodedImage:
     return EncodedImage(encode_png(np.rint(np.asarray(shrunk)).astype(np.uint8)), "png", size, size, 1)
 
 
-def _grey(encoded: bytes, size: int) -> tuple[Pixels, bool]:
+def _grey(encoded: bytes, size: int, depth: Depth) -> tuple[Pixels, bool]:
     """Grey values [H, W] from 0 to 255, and whether the file itself is 8-bit grey of `size` x `size`."""
     if _is_jpeg(encoded):
         height, width, colours = _jpeg_header(encoded)
         pixels = simplejpeg.decode_jpeg(encoded, "GRAY", strict=True)[:, :, 0]
         return pixels, colours == "Gray" and height == width == size
     if is_dicom(encoded):
-        return dicom_pixels(encoded) * np.float32(255), False
+        return dicom_pixels(encoded, None if depth.is_found else depth.bits) * np.float32(255), False
     if encoded.startswith(PNG_SIGNATURE):
         require_whole_png(encoded)
     with Image.open(io.BytesIO(encoded)) as image:
@@ -117,21 +135,11 @@ def _grey(encoded: bytes, size: int) -> tuple[Pixels, bool]:
         if image.mode.startswith("F"):
             raise ValueError("pixels that are floating-point numbers")
         if image.mode.startswith("I"):
-            return _scaled(np.asarray(image)), False
+            return scaled(np.asarray(image), depth, declared_bits(image, has_sbit(encoded))), False
         if image.format == "PNG" and encoded[24] > 8:
             raise ValueError("colours of more than 8 bits")
         is_done = image.format == "PNG" and image.mode == "L" and image.size == (size, size)
         return np.asarray(image.convert("L")), is_done
-
-
-def _scaled(pixels: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-    """Grey values from 0 to 255, of pixels of as many bits as the largest of them needs: 12-bit pixels in a 16-bit file
-    would come down to sixteen shades by the file's own depth."""
-    if pixels.min() < 0:
-        raise ValueError("negative pixels")
-    largest = (1 << max(8, int(pixels.max()).bit_length())) - 1
-    scaled: npt.NDArray[np.float32] = pixels.astype(np.float32) * np.float32(255 / largest)
-    return scaled
 
 
 def _is_jpeg(encoded: bytes) -> bool:

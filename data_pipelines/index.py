@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.depth import AS_DECLARED, Depth
 from data_pipelines.draws import hash64
 from data_pipelines.errors import InputError, ShardError
 from data_pipelines.shards import COLUMNS, ShardReader, read_manifest
@@ -37,7 +38,8 @@ class Index:
     metric: what is reported. patients: "apart" if no patient is in two splits, "may leak" if that is not known, "none"
     where there are none. origins: for each shard, the name of its set. weight: float [N], how often a sample is to be
     shown in an epoch, or None for once. shorter_side: to which `prepare` shrank larger photographs, pixels; None where
-    it did not, or joined sets differ in it.
+    it did not, or joined sets differ in it. depth: of pictures of more than 8 bits, as `prepare` took them;
+    where joined sets differ in it, as each file says.
     """
 
     task: Task
@@ -58,6 +60,7 @@ class Index:
     labels: Array
     weight: Array | None = None
     shorter_side: int | None = None
+    depth: Depth = AS_DECLARED
     _reader: ShardReader = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +100,7 @@ class Index:
             metric=manifest.get("metric", METRIC[manifest["task"]]),
             patients=manifest.get("patients", "none"),
             shorter_side=manifest.get("shorter_side"),
+            depth=Depth(manifest.get("bits"), manifest.get("bits_found", False)),
             origins=(manifest["name"],) * len(content["shards"]),
             shards=tuple(folder / split / shard["file"] for shard in content["shards"]),
             **columns,

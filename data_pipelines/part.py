@@ -17,6 +17,7 @@ from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from data_pipelines.datasets.raw import Member, RawImage, RawSet
+from data_pipelines.depth import Depth
 from data_pipelines.errors import InputError
 from data_pipelines.images import verify_image, verify_xray
 from data_pipelines.index import Split
@@ -61,7 +62,7 @@ def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]
     if parts > 1:
         images = raw.part(part, parts) if raw.part else islice(raw.images, part, None, parts)
     writer = _PartWriter(raw, folder, part, parts, bar)
-    with ThreadPoolExecutor(_num_threads(), thread_name_prefix="verify") as pool:
+    with ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as pool:
         try:
             for split, number, chunk in _chunks(_listed(raw.name, images)):
                 writer.write(split, number, chunk, pool)
@@ -74,7 +75,8 @@ def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]
     return writer.bad
 
 
-def _num_threads() -> int:
+def num_threads() -> int:
+    """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -183,7 +185,7 @@ class _PartWriter:
     ) -> Iterator[tuple[RawImage, EncodedImage | str]]:
         """Each image with what goes into the shard, or with the reason why it cannot; in order, decoded in parallel."""
         stream = ((image, pool.submit(self._verify_one, image)) for image in images)
-        waiting: deque[tuple[RawImage, Future[EncodedImage | str]]] = deque(islice(stream, _IN_FLIGHT * _num_threads()))
+        waiting: deque[tuple[RawImage, Future[EncodedImage | str]]] = deque(islice(stream, _IN_FLIGHT * num_threads()))
         while waiting:
             image, verified = waiting.popleft()
             yield image, verified.result()
@@ -209,7 +211,7 @@ class _PartWriter:
 
 def _verifier(raw: RawSet) -> Callable[[bytes], EncodedImage]:
     if raw.xray_size:
-        return bind(verify_xray, size=raw.xray_size)
+        return bind(verify_xray, size=raw.xray_size, depth=Depth(raw.bits, raw.bits_found))
     return bind(verify_image, shorter_side=raw.shorter_side)
 
 

@@ -16,7 +16,7 @@ import errno
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,6 +27,8 @@ import tyro
 
 from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.raw import RawImage, RawSet
+from data_pipelines.depth import LEAST_BITS, MOST_BITS
+from data_pipelines.depth_of_set import depth_note, find_bits
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
@@ -39,6 +41,7 @@ from data_pipelines.verify import verify
 
 SPLITS = ("train", "val", "test")
 _SET, _PLAN, _QUARANTINE = "set", "plan.json", "quarantine.csv"
+_BITS_FOUND = "bits found"  # in the plan
 _TAR_BYTES_PER_IMAGE = 2048  # headers, the label's file, padding
 _SAMPLED_FILES = 256
 
@@ -84,6 +87,14 @@ class Output:
     """Fail when more than this share of the images cannot be decoded: 0.1% or 0.001."""
     part: Annotated[tuple[int, int] | None, _from_text(_part, "K/N", "{0[0]}/{0[1]}".format)] = None
     """Do the K-th of N parts only (K from 0), as one task of an array job."""
+    bits: int | None = None
+    """Of the pixels of X-rays in files that hold more than 8, such as 12 for 12-bit pixels in 16-bit PNG: 2^bits - 1 is
+    white. None: as the set or each file says; where neither does, all files are read once before, and the largest value
+    of the set decides."""
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
+            raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
 
 
 def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
@@ -95,6 +106,10 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
     is not the one whose preparation was interrupted.
     """
+    if output.bits is not None:
+        if not raw.xray_size:
+            raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")
+        raw = replace(raw, bits=output.bits)
     secret, open_raw = (salt(), raw) if hides(raw) else (None, raw)
     if secret is not None:
         raw = pseudonymous(raw, secret)
@@ -106,7 +121,8 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             _tidy(partial, out)
             return read_manifest(out)
         _require_free(out, output.force)
-        parts = _agree_on_parts(raw, partial, output.part)
+        parts, found = _agree_on_plan(raw, partial, output.part)
+        raw = raw if found is None else replace(raw, bits=found, bits_found=True)
         if not (folder / MANIFEST).is_file():
             _require_space(raw, partial)
             _write_parts(raw, folder, output, parts)
@@ -163,7 +179,8 @@ def _was_put_in_place(raw: RawSet, folder: Path, out: Path) -> bool:
         return False
     manifest = read_manifest(out)
     found = [manifest.get(name) for name in ("name", "task", "classes", "shorter_side", "views")]
-    return found == [raw.name, raw.task, list(raw.classes), raw.shorter_side, list(raw.views) or None]
+    is_as_deep = raw.bits in (None, manifest.get("bits"))
+    return is_as_deep and found == [raw.name, raw.task, list(raw.classes), raw.shorter_side, list(raw.views) or None]
 
 
 def _tidy(partial: Path, out: Path) -> None:
@@ -172,14 +189,15 @@ def _tidy(partial: Path, out: Path) -> None:
             shutil.rmtree(folder)
 
 
-def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> int:
-    """How many parts the work has, by the plan that the first process left. Raises InputError where that had another
-    set or other settings in mind."""
+def _agree_on_plan(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> tuple[int, int | None]:
+    """How many parts the work has, and the bits of its pixels if only reading tells, by the plan that the first process
+    left. Raises InputError where that had another set or other settings in mind."""
     plan: dict[str, Any] = {
         "name": raw.name,
         "task": raw.task,
         "classes": list(raw.classes),
         "xray size": raw.xray_size,
+        "bits": raw.bits,
         "shorter side": raw.shorter_side,
         "equal images": raw.equal_images,
         "views": list(raw.views) or None,
@@ -189,6 +207,7 @@ def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) ->
     if not (partial / _SET).is_dir():
         shutil.rmtree(partial, ignore_errors=True)  # left behind by a preparation that ended
     (partial / _SET).mkdir(parents=True, exist_ok=True)
+    plan[_BITS_FOUND] = _bits_found(raw, path)
     if not path.is_file():
         with atomic_file(path) as file:
             file.write(json.dumps(plan).encode())
@@ -203,7 +222,17 @@ def _agree_on_parts(raw: RawSet, partial: Path, part: tuple[int, int] | None) ->
             f"{partial} holds an interrupted preparation with other {', '.join(different)}; go on with its command, or "
             f"remove it: rm -r {partial}"
         )
-    return int(plan["parts"])
+    return int(plan["parts"]), plan[_BITS_FOUND]
+
+
+def _bits_found(raw: RawSet, plan: Path) -> int | None:
+    """What the first process found; tasks of an array job that start together look through the same files, and find the
+    same. A plan of an earlier version does not say it, and pictures were then scaled one by one."""
+    former = json.loads(plan.read_text()) if plan.is_file() else {}
+    if _BITS_FOUND in former or not raw.xray_size or raw.bits is not None:
+        bits: int | None = former.get(_BITS_FOUND)
+        return bits
+    return find_bits(raw)
 
 
 def _require_space(raw: RawSet, partial: Path) -> None:
@@ -281,6 +310,10 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
         shrunk = sum(shard["shrunk"] for shard in flat)
         notes.append(shrunk_note(raw.shorter_side, shrunk, sum(shard["images"] for shard in flat)))
         print(f"note: {notes[-1]}", file=sys.stderr)
+    if raw.bits_found:
+        assert raw.bits is not None
+        notes.append(depth_note(raw.bits))
+        print(f"note: {notes[-1]}", file=sys.stderr)
     (folder / _QUARANTINE).unlink(missing_ok=True)
     if bad:
         _list_bad(bad, folder / _QUARANTINE)
@@ -303,6 +336,7 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
         **({"metric": raw.metric} if raw.metric else {}),
         **({"views": list(raw.views)} if raw.views else {}),
         **({"shorter_side": raw.shorter_side, "jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
+        **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
         "source": raw.source,
         "notes": notes,
         "quarantined": len(bad),

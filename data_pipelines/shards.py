@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.depth import LEAST_BITS, MOST_BITS
 from data_pipelines.errors import InputError, ShardError
 
 FORMAT_VERSION = 1
@@ -153,6 +154,9 @@ def _require_description(manifest: dict[str, Any]) -> None:
         raise ValueError("its metric is not known")
     if type(side := manifest.get("shorter_side", 1)) is not int or side < 1:
         raise ValueError("the shorter side of its images is no number of pixels")
+    bits, is_found = manifest.get("bits", MOST_BITS), manifest.get("bits_found", False)
+    if type(bits) is not int or not LEAST_BITS <= bits <= MOST_BITS or type(is_found) is not bool:
+        raise ValueError("the bits of its pixels are not known")
 
 
 class ShardReader:

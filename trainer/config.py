@@ -24,6 +24,7 @@ from data_pipelines.order import Shuffle
 from data_pipelines.randaugment import Operand, Space
 from data_pipelines.shrink import SMALLEST_SIDE
 from trainer.models.bit import MODELS, HeadInit
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
@@ -146,9 +147,17 @@ class ModelConfig:
     """Weights to start from: a run folder, a file, or a published name; the head is new unless --keep-head."""
     keep_head: bool = False
     """Start from the pre-trained head, too: the classes must be its own."""
+    mean: PerChannel | None = None
+    """Of the inputs, red, green and blue, for pixels in [0, 1]. None: that of the pre-trained weights, else 0.5."""
+    std: PerChannel | None = None
+    """Their standard deviation, likewise."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
+        if self.mean is not None:
+            require_mean(self.mean, "--model.mean:")
+        if self.std is not None:
+            require_std(self.std, "--model.std:")
         _require(self.name in MODELS, f"unknown model {self.name!r}{nearest(self.name, list(MODELS))}")
         _require(
             self.pretrained is not None or not self.keep_head,
@@ -398,6 +407,8 @@ _ADDED: dict[str, Any] = {
     "data.randaugment_on": "crop",
     "data.mixup_weight": "pair",
     "model.keep_head": False,
+    "model.mean": list(BIT_MEAN),
+    "model.std": list(BIT_STD),
     "schedule.warmup_epochs": None,
 }
 # Between two starts: how the run executes, what to do about faults that may come, and what is refused.

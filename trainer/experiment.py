@@ -19,6 +19,7 @@ from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
 from trainer.files import read_json, write_json
+from trainer.job import CONFIG as CONFIG
 from trainer.job import Job, make_job
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
@@ -31,7 +32,6 @@ from trainer.signals import Stopped
 from trainer.tracking import write_status
 from trainer.training import train_and_predict, wait_for_all
 
-CONFIG = "config.json"
 RESULT = "result.json"
 
 
@@ -65,7 +65,7 @@ def carry_out(
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
     require_steps(job)
-    settings = settings_of(config, job.train.fingerprint)
+    settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)

@@ -95,6 +95,8 @@ def _notes(weights: Weights) -> list[str]:
         notes.append("Trained on grey images, which the model sees three times: load them as RGB.")
     if weights.image_size is None:
         notes.append(f"The size of its images is not known; {DEFAULT_SIZE} pixels are a guess.")
+    if weights.mean is None:
+        notes.append("How its inputs were normalised is not known; a mean and standard deviation of 0.5 are a guess.")
     if not weights.classes:
         notes.append("The names of its classes are not known.")
     return notes

@@ -1,7 +1,7 @@
 """A job: a configuration together with the data it names, ready to run on any number of ranks."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,21 @@ from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
 from data_pipelines.stage import stage
 from data_pipelines.xray_views import different_views
-from trainer.config import Config, DataConfig, RuntimeConfig
+from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig
 from trainer.engines.base import Engine
+from trainer.files import read_json
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
+from trainer.models.weights import describe_weights
 from trainer.schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
+
+CONFIG = "config.json"
+"""In the folder of a run: its settings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What `loop.train` needs to know. `about` goes into every checkpoint; `loader_name` is the loader in use."""
+    """What `loop.train` needs to know. `config` says mean and std of the inputs, `about` goes into every checkpoint,
+    `loader_name` is the loader in use."""
 
     config: Config
     run_dir: Path
@@ -91,6 +98,7 @@ class Job:
 
 def make_job(config: Config, run_dir: Path) -> Job:
     """Open the data of a configuration. Raises InputError where they do not fit it."""
+    config = replace(config, model=normalised(config.model, run_dir))
     data = config.data
     folders = folders_of(data, config.runtime)
     train = open_split(data, folders, "train", config.seed)
@@ -134,9 +142,13 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "eval_view": data.eval_view,
             "channels": train.channels,
             "xray_size": train.xray_side,
+            "bits": train.depth.bits,
+            "bits_found": train.depth.is_found,
             "shorter_side": train.shorter_side,
             "scaled_decode": data.scaled_decode,
             "precision": config.precision,
+            "mean": config.model.mean,
+            "std": config.model.std,
             "data_fingerprint": train.fingerprint,
         },
         warnings=(*late, *_warnings(config, folders, train)),
@@ -161,6 +173,23 @@ def make_augmentation(config: Config, may_flip: bool) -> Augmentation:
         translation=data.translation,
         border=data.border,
     )
+
+
+def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
+    """The same with mean and std of the inputs: those of the configuration, else of the run that is in the folder, else
+    of the pre-trained weights, else 0.5. Raises InputError for weights that cannot be read."""
+    if model.mean is not None and model.std is not None:
+        return model
+    begun = read_json(run_dir / CONFIG)
+    if isinstance(begun, dict) and isinstance(begun.get("model"), dict):
+        # Runs of earlier versions, which do not say it, took 0.5 for all weights.
+        mean, std = (tuple(begun["model"].get(name) or BIT_MEAN) for name in ("mean", "std"))
+        require_mean(mean, f"{run_dir / CONFIG}: model")
+        require_std(std, f"{run_dir / CONFIG}: model")
+    else:
+        weights = describe_weights(model.pretrained) if model.pretrained is not None else None
+        mean, std = (weights and weights.mean) or BIT_MEAN, (weights and weights.std) or BIT_STD
+    return replace(model, mean=model.mean or mean, std=model.std or std)
 
 
 def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:

@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from data_pipelines.depth import LEAST_BITS, MOST_BITS
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.index import Array
@@ -62,8 +63,13 @@ class Predict:
     loader: Literal["auto", "dali", "torch"] = "auto"
     xray_size: int | None = None
     """Side to which X-rays are shrunk, for a run that does not say it."""
+    bits: int | None = None
+    """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white. None: as those of the run's set,
+    else as each file says; files that do not say it are then not read."""
 
     def __post_init__(self) -> None:
+        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
+            raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
         for name in ("batch_size", "threads", "xray_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -85,7 +91,7 @@ def predict(settings: Predict) -> Counter[str]:
     first = next(inputs, None)
     if first is None:
         raise InputError(f"{settings.input} has no image, DICOM file or shard")
-    predictor = Predictor(run, runtime, settings.precision, settings.xray_size)
+    predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:

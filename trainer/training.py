@@ -74,8 +74,10 @@ def starting_model(job: Job, engine: Engine) -> BiTResNet:
     """The model as the run begins with it, on the CPU."""
     config = job.config
     torch.manual_seed(config.seed)
-    model = build_model(config.model.name, job.train.num_classes, config.model.head_init)
-    if config.model.pretrained is not None:
+    settings = config.model
+    assert settings.mean is not None and settings.std is not None  # noqa: PT018 - `make_job` has seen to it
+    model = build_model(settings.name, job.train.num_classes, settings.head_init, settings.mean, settings.std)
+    if settings.pretrained is not None:
         _load_pretrained(model, job, engine)
     return model
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipelines.datasets.padchest_table import (
+    PADCHEST_BITS,
     PADCHEST_FINDINGS,
     PADCHEST_HOME,
     find_padchest,
@@ -311,5 +312,6 @@ def padchest(
         classes=PADCHEST_FINDINGS,
         source=f"PadChest (Bustos et al. 2020), {PADCHEST_HOME}; research use agreement of BIMCV",
         xray_size=size,
+        bits=PADCHEST_BITS,
         expected_images=158_597 if views_named(views) == VIEWS else None,
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipelines.datasets.padchest_table import (
+    PADCHEST_BITS,
     PADCHEST_FINDINGS,
     PADCHEST_HOME,
     UNREADABLE_IN_PAPER,
@@ -87,6 +88,7 @@ def padchest_cl(
         metric="auc",
         source=f"PadChest (Bustos et al. 2020), {PADCHEST_HOME}; research use agreement of BIMCV",
         xray_size=size,
+        bits=PADCHEST_BITS,
         expected_images=(41_540 if split_by == "image" else 40_939) if views_named(views) == VIEWS else None,
     )
 

@@ -8,6 +8,8 @@ from data_pipelines.datasets.xray_tables import Labels, find_table, label_rows, 
 from data_pipelines.xray_views import ViewNames
 
 PADCHEST_HOME = "https://bimcv.cipf.es/bimcv-projects/padchest/"
+# 16-bit PNG, which arXiv:2106.00116's program and torchxrayvision divide by 65,535.
+PADCHEST_BITS = 16
 _TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 
 # Each finding with what it is called in PadChest's labels; part of a label is enough. torchxrayvision has a 28th, Tube.

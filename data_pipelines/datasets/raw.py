@@ -44,14 +44,16 @@ class RawImage:
     facts: Mapping[str, str] = field(default_factory=dict)
     is_hidden: bool = False
 
-    def read(self) -> bytes:
-        """The encoded bytes. Raises OSError."""
+    def read(self, most: int = -1) -> bytes:
+        """The encoded bytes, or the first `most` of them. Raises OSError."""
         if isinstance(self.image, bytes):
-            return self.image
+            return self.image if most < 0 else self.image[:most]
         if isinstance(self.image, Path):
-            return self.image.read_bytes()
+            with self.image.open("rb") as file:
+                return file.read(most)
         with self.image.tar.open("rb") as tar:
-            return os.pread(tar.fileno(), self.image.length, self.image.offset)
+            length = self.image.length if most < 0 else min(most, self.image.length)
+            return os.pread(tar.fileno(), length, self.image.offset)
 
     def num_bytes(self) -> int:
         """Length of the encoded bytes. Raises OSError."""
@@ -69,7 +71,9 @@ class RawSet:
     part: the i-th of n parts of `images`, for array jobs over sets whose listing takes long; None: every n-th image.
     source: where the set comes from and under what licence. horizontal_flip: whether a mirrored image still shows the
     same. synthetic: whether the images were generated. xray_size: X-rays are cropped to the central square, shrunk to
-    this many pixels and made 8-bit grey; None stores the files as they are. shorter_side: photographs with a longer
+    this many pixels and made 8-bit grey; None stores the files as they are. bits: of the pixels of X-rays whose files
+    hold them in more than 8, whatever these say; None: what each says, and where one does not, `prepare` looks through
+    all of them. bits_found: it did. shorter_side: photographs with a longer
     shorter side are shrunk to this many pixels there; None shrinks none. patients: "none" where there are none;
     "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric: what is reported; None:
     the task's own. equal_images: what becomes of files that are equal byte for byte: stored each, or stored once and
@@ -87,6 +91,8 @@ class RawSet:
     horizontal_flip: bool = True
     synthetic: bool = False
     xray_size: int | None = None
+    bits: int | None = None
+    bits_found: bool = False
     shorter_side: int | None = None
     patients: Patients = "none"
     metric: Literal["top1", "auc"] | None = None

@@ -48,10 +48,41 @@ def lut(first: int, bits: int, entries: np.ndarray) -> pydicom.Sequence:
     return pydicom.Sequence([item])
 
 
-def test_without_a_window_the_range_is_that_of_the_pixels() -> None:
+def test_without_a_window_the_range_is_that_of_the_stored_bits() -> None:
     pixels = dicom_pixels(dicom_bytes(PIXELS + 7))
     assert pixels.dtype == np.float32
-    np.testing.assert_allclose(pixels, PIXELS / PIXELS.max(), atol=1e-7)
+    np.testing.assert_allclose(pixels, (PIXELS + 7) / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("rescaling", [{}, {"RescaleSlope": -2, "RescaleIntercept": 100}])
+def test_a_shade_does_not_depend_on_the_others_of_its_image(kind: str, rescaling: dict[str, Any]) -> None:
+    """Two films of one value in most places; the brightest of one is a bit longer than the other's."""
+    shades = []
+    for brightest in (2047, 2048, 4095):
+        pixels = np.full((6, 8), 1000, dtype=np.uint16)
+        pixels[0, 0] = brightest
+        shades.append(
+            dicom_pixels(dicom_bytes(pixels, BitsStored=12, PhotometricInterpretation=kind, **rescaling))[1, 1]
+        )
+    is_dark = (kind == "MONOCHROME1") != bool(rescaling)
+    assert shades == pytest.approx([1 - 1000 / 4095 if is_dark else 1000 / 4095] * 3, abs=1e-6)
+
+
+def test_the_range_of_a_lut_is_that_of_its_entries() -> None:
+    table = np.arange(4096, dtype=np.uint16) * 2
+    for largest in (1000, 4095):
+        shown = dicom_pixels(dicom_bytes(RAMP.clip(max=largest), ModalityLUTSequence=lut(0, 16, table)))
+        np.testing.assert_allclose(shown, RAMP.clip(max=largest) / 4095, atol=1e-6)
+
+
+def test_the_bits_may_be_given_instead_and_must_hold_all_values() -> None:
+    np.testing.assert_allclose(dicom_pixels(dicom_bytes(RAMP), 12), RAMP / 4095, atol=1e-6)
+    signed = (RAMP.astype(np.int16) - 2048).astype(np.int16)
+    np.testing.assert_allclose(dicom_pixels(dicom_bytes(signed), 12), RAMP / 4095, atol=1e-6)
+    for pixels in (RAMP, signed):
+        with pytest.raises(ValueError, match=r"a pixel of -?[24],?0\d\d, more than 11 bits hold; --bits 12 takes it"):
+            dicom_pixels(dicom_bytes(pixels), 11)
 
 
 @pytest.mark.parametrize("window", [{}, {"WindowCenter": 100, "WindowWidth": 90}])
@@ -138,9 +169,8 @@ def test_negative_slope_makes_large_values_dark() -> None:
 def test_signed_pixels() -> None:
     pixels = (np.arange(4096) - 2048).astype(np.int16).reshape(64, 64)
     for bits in (12, 16):
-        np.testing.assert_allclose(
-            dicom_pixels(dicom_bytes(pixels, BitsStored=bits)).ravel(), np.arange(4096) / 4095, atol=1e-6
-        )
+        shown = dicom_pixels(dicom_bytes(pixels, BitsStored=bits)).ravel()
+        np.testing.assert_allclose(shown, (np.arange(4096) - 2048 + 2 ** (bits - 1)) / (2**bits - 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -170,20 +200,21 @@ def test_lut_of_eight_bit_entries_and_of_fewer_bits_than_announced() -> None:
 
 
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "MONOCHROME2"])
-def test_padding_is_black_and_no_part_of_the_range(kind: str) -> None:
+def test_padding_is_black_and_no_value_of_the_image(kind: str) -> None:
     pixels = PIXELS.astype(np.uint16) + 100
     expected = dicom_pixels(dicom_bytes(pixels, PhotometricInterpretation=kind))
     expected[0, :3] = 0
     pixels[0, :3] = (60000, 60001, 60002)
     padding = {"PixelPaddingValue": 60002, "PixelPaddingRangeLimit": 60000}
-    # The pixels at (0, 0) .. (0, 2) were the darkest three: the range begins at the fourth.
     shown = dicom_pixels(dicom_bytes(pixels, PhotometricInterpretation=kind, **padding))
-    np.testing.assert_array_equal(shown[0, :3], 0)
-    assert {shown[0, 3], shown[-1, -1]} == {0, 1}
-    np.testing.assert_allclose(np.diff(shown[1:].ravel()), (1 if kind == "MONOCHROME2" else -1) / 44, atol=1e-6)
+    np.testing.assert_array_equal(shown, expected)
     single = dicom_pixels(dicom_bytes(pixels, PhotometricInterpretation=kind, PixelPaddingValue=60002))
-    assert single[0, 1] == (1 if kind == "MONOCHROME2" else 0)
+    bright = 60001 / 65535
+    assert single[0, 1] == pytest.approx(bright if kind == "MONOCHROME2" else 1 - bright)
     assert single[0, 2] == 0
+    with pytest.raises(ValueError, match="60,001, more than 12 bits"):
+        dicom_pixels(dicom_bytes(pixels, PhotometricInterpretation=kind, PixelPaddingValue=60002), 12)
+    dicom_pixels(dicom_bytes(pixels, PhotometricInterpretation=kind, **padding), 12)  # padding is no value
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -240,7 +271,7 @@ def test_preamble_may_be_missing(syntax: UID) -> None:
     encoded = saved(make_dicom(pixels, syntax), with_preamble=False)
     assert encoded[128:132] != b"DICM"
     assert is_dicom(encoded[:132])
-    np.testing.assert_allclose(dicom_pixels(encoded), RAMP / RAMP.max(), atol=1e-6)
+    np.testing.assert_allclose(dicom_pixels(encoded), RAMP / 65535, atol=1e-6)
 
 
 def test_other_files_are_no_dicom(photo: Callable, encode: Callable) -> None:
@@ -302,7 +333,8 @@ def test_compressed_pixels(syntax: UID) -> None:
     dataset, expected = compressed(syntax)
     shown = dicom_pixels(saved(dataset))
     lossy = syntax == JPEGBaseline8Bit
-    np.testing.assert_allclose(shown, (expected - expected.min()) / np.ptp(expected), atol=0.01 if lossy else 1e-6)
+    white = 255 if lossy else 4095
+    np.testing.assert_allclose(shown, expected / white, atol=0.01 if lossy else 1e-6)
 
 
 @pytest.mark.parametrize("syntax", COMPRESSED, ids=lambda syntax: syntax.name[:14])
@@ -470,7 +502,7 @@ def test_elements_of_wrong_types_are_tolerated(tmp_path: Path) -> None:
     path.write_bytes(saved(dataset))
     assert dicom_facts(path) == DicomFacts(patient="p1", view="PA", lateral=False, modality="DX")
     dataset.NumberOfFrames = "1"
-    np.testing.assert_allclose(dicom_pixels(saved(dataset)), PIXELS / PIXELS.max(), atol=1e-7)
+    np.testing.assert_allclose(dicom_pixels(saved(dataset)), PIXELS / 255, atol=1e-7)
 
 
 def test_every_file_of_pydicom_is_read_or_refused_with_a_reason() -> None:

@@ -13,6 +13,7 @@ import pytest
 from dicom_files import dicom_bytes
 from PIL import Image
 
+from data_pipelines.depth import Depth
 from data_pipelines.images import encode_png, verify_image, verify_xray
 from data_pipelines.shards import EncodedImage
 
@@ -177,7 +178,7 @@ def test_xrays_become_8_bit_grey_of_the_size_asked_for(name: str, size: int, enc
     dtype = {"I;16": np.uint16, "I": np.int32}.get(mode or "", np.uint8)
     pixels = ((shades + 3 * (shades == 252)) * bits).astype(dtype)
     encoded = encode(pixels, file_format, None if bits > 1 else mode, **options)
-    image = verify_xray(encoded, size)
+    image = verify_xray(encoded, size, Depth(16))  # of those that have more than 8
     assert (image.suffix, image.height, image.width, image.channels) == ("png", size, size, 1)
     inner = opened(image)[2:-2, 2:-2].astype(float)
     expected = ((np.arange(size) + 0.5) * 64 / size - 0.5) * 4
@@ -188,9 +189,9 @@ def test_xrays_become_8_bit_grey_of_the_size_asked_for(name: str, size: int, enc
 @pytest.mark.parametrize("bits", [16, 14, 12, 10, 8, 7])
 @pytest.mark.parametrize(("kind", "dtype"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)])
 def test_deep_xrays_keep_their_shades(bits: int, kind: str, dtype: type, encode: Callable) -> None:
-    """Whatever the depth of the file: scanners put 12 bits into 16."""
+    """Whatever the file could hold: scanners put 12 bits into 16."""
     pixels = SHADES >> (16 - bits)
-    stored = opened(verify_xray(encode(pixels.astype(dtype), kind), 256))
+    stored = opened(verify_xray(encode(pixels.astype(dtype), kind), 256, Depth(max(8, bits))))
     np.testing.assert_array_equal(stored, np.rint(pixels * (255 / (max(256, 2**bits) - 1))))
     assert len(np.unique(stored)) == min(256, 2**bits)
 
@@ -210,7 +211,7 @@ def test_the_central_square_is_taken(shape: tuple[int, int], size: int, encode: 
 def test_one_shade_stays_that_shade(value: int, shape: tuple[int, int], encode: Callable) -> None:
     pixels = np.full(shape, value, np.uint8)
     for encoded in (encode(pixels), encode(pixels, "JPEG", quality=95), encode(pixels.astype(np.uint16))):
-        assert np.abs(opened(verify_xray(encoded, 32)).astype(int) - value).max() <= 1
+        assert np.abs(opened(verify_xray(encoded, 32, Depth(8))).astype(int) - value).max() <= 1
 
 
 def test_shrinking_averages_what_it_leaves_out(encode: Callable) -> None:
@@ -249,10 +250,10 @@ def test_colours_become_their_brightness(photo: Callable, encode: Callable) -> N
 def test_dicom() -> None:
     pixels = np.zeros((80, 60), np.uint16)
     pixels[10:70] = np.linspace(100, 3000, 60).astype(np.uint16)
-    image = verify_xray(dicom_bytes(pixels), 60)
+    image = verify_xray(dicom_bytes(pixels, BitsStored=12), 60)
     assert (image.suffix, image.height, image.width, image.channels) == ("png", 60, 60, 1)
     stored = opened(image)
-    assert np.abs(stored - np.linspace(100, 3000, 60) / 3000 * 255).max() <= 1
+    assert np.abs(stored - np.linspace(100, 3000, 60) / 4095 * 255).max() <= 1
     with pytest.raises(ValueError, match="DICOM"):
         verify_xray(dicom_bytes(pixels)[:-100], 60)
 

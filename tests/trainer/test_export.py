@@ -147,7 +147,7 @@ def test_grey_models_and_unknown_facts_are_said(tmp_path: Path) -> None:
     assert config["pretrained_cfg"]["notes"] == notes
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
     notes = export(Export(str(save_npz(tmp_path / "some.npz", TENSORS)), tmp_path / "b"))
-    assert sum("not known" in note for note in notes) == 2
+    assert sum("not known" in note for note in notes) == 3
     assert "label_names" not in json.loads((tmp_path / "b" / "config.json").read_text())
 
 

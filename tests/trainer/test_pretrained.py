@@ -71,15 +71,6 @@ def test_a_head_of_other_classes_is_refused(animals: Path, engine: Engine, tmp_p
         run(config_of(animals, source, keep_head=True), Start(tmp_path / "run"), engine, {})
 
 
-def test_other_normalisation_is_warned_about(
-    animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = save_paper(tmp_path / "imagenet1k_bit50x1" / "model.pth.tar", TENSORS)
-    run(config_of(animals, source.parent), Start(tmp_path / "run"), engine, {})
-    assert "warning: " in (error := capsys.readouterr().err)
-    assert "mean (0.485, 0.456, 0.406)" in error
-
-
 def test_transfers_know_what_their_sources_are(tmp_path: Path) -> None:
     paper = str(save_paper(tmp_path / "chexpert_mimic_bit50x1" / "model.pth.tar", TENSORS))
     own = str(save_run(tmp_path / "mine", TENSORS))

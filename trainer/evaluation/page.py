@@ -163,18 +163,23 @@ def _run_items(evaluation: Evaluation) -> list[str]:
         items.append(
             f"Trained on {environment.get('device', 'unknown')}, Python {environment.get('python')}, {packages}"
         )
-    items.append(f"Preparation: {_preparation(run.about)}")
+    items.append(f"Preparation: {_preparation(run)}")
     if run.settings:
         items.append(f"Configuration: `{json.dumps(run.settings, sort_keys=True)}`")
     return items
 
 
-def _preparation(about: dict[str, Any]) -> str:
+def _preparation(run: Run) -> str:
+    about = run.about
     if not about:
         return "not known"
     shrunk = f"the central square shrunk to {about['xray_size']} pixels, " if about.get("xray_size") else ""
     colour = "grey" if about.get("channels") == 1 else "RGB"
-    return f"{shrunk}{colour}, then {about.get('eval_view')} to {about.get('image_size')} pixels"
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (run.mean, run.std))
+    return (
+        f"{shrunk}{colour}, then {about.get('eval_view')} to {about.get('image_size')} pixels, normalised by mean "
+        f"{mean} and standard deviation {std}"
+    )
 
 
 def methods(assessment: Assessment) -> list[str]:
@@ -230,6 +235,6 @@ def _model_items(run: Run) -> list[str]:
         f"Trained on {', '.join(about.get('sets') or ['unknown'])}, {result.get('train_images', 'unknown')} images, "
         f"{result.get('total_steps', 'unknown')} steps, seed {run.settings.get('seed')}",
         f"Labels: {shown}",
-        f"Preparation: {_preparation(about)}",
+        f"Preparation: {_preparation(run)}",
         f"Commit {environment.get('commit') or 'unknown'}",
     ]

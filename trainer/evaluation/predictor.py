@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from data_pipelines.augment import Augmentation
+from data_pipelines.depth import Depth
 from data_pipelines.dicom import is_dicom
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.images import verify_image, verify_xray
@@ -30,12 +31,18 @@ from trainer.outputs import Outputs
 class Predictor:
     """One process with one device. precision: None for that of the run, which gives the logits of its evaluation.
 
-    xray_size: for runs that do not say to what side their X-rays were shrunk; None goes by the run.
+    xray_size: for runs that do not say to what side their X-rays were shrunk; None goes by the run. bits: of the pixels
+    of X-rays whose files hold them in more than 8; None: as `prepare` took those of the run's set, else as each says.
     Raises InputError for a checkpoint that does not say what is needed, or a device that cannot do it.
     """
 
     def __init__(
-        self, run: Run, runtime: RuntimeConfig, precision: Precision | None = None, xray_size: int | None = None
+        self,
+        run: Run,
+        runtime: RuntimeConfig,
+        precision: Precision | None = None,
+        xray_size: int | None = None,
+        bits: int | None = None,
     ) -> None:
         about = run.described()
         assert run.path is not None
@@ -49,6 +56,14 @@ class Predictor:
                 "what side with --xray-size",
                 file=sys.stderr,
             )
+        known = Depth(about.get("bits"), bool(about.get("bits_found")))
+        self._depth = known if bits is None else Depth(bits)
+        if self.xray_size and "bits" not in about:
+            print(
+                f"warning: {run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
+                "window, by the values of each: prepare and train again if the run saw such",
+                file=sys.stderr,
+            )
         self._views = Augmentation(about["eval_view"], about["image_size"], about["resize"], flip=False)
         self._shorter_side: int | None = about.get("shorter_side")
         self._runtime, self._path = runtime, run.path
@@ -57,7 +72,7 @@ class Predictor:
         self.precision, self.device = said, self._engine.device
         on_gpu, scaled_decode = self.device.type == "cuda", bool(about.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
-        model = build_model(about["model"], len(self.classes))
+        model = build_model(about["model"], len(self.classes), mean=run.mean, std=run.std)
         try:
             model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
         except RuntimeError as error:
@@ -69,7 +84,7 @@ class Predictor:
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The bytes of a file as `prepare` would have stored them, or why that is not possible."""
         if self.xray_size:
-            return verified_or_reason(lambda: encoded, partial(verify_xray, size=self.xray_size))
+            return verified_or_reason(lambda: encoded, partial(verify_xray, size=self.xray_size, depth=self._depth))
         if is_dicom(encoded[:132]):
             return "DICOM, and the run was trained on images that were not shrunk as X-rays are"
         return verified_or_reason(lambda: encoded, partial(verify_image, shorter_side=self._shorter_side))

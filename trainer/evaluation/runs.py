@@ -15,6 +15,7 @@ from trainer.evaluation.predictions import load, saved_splits
 from trainer.experiment import CONFIG, RESULT
 from trainer.files import read_json
 from trainer.job import open_split
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
 
@@ -42,6 +43,20 @@ class Run:
             known = {entry.name for entry in fields(OperatingPoints)}
             return OperatingPoints(**{name: value for name, value in said.items() if name in known})
         return choose(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
+
+    @property
+    def mean(self) -> PerChannel:
+        """Of the inputs, for pixels in [0, 1]; earlier versions knew 0.5 only. Raises InputError for what is none."""
+        mean: PerChannel = tuple(self.about.get("mean") or BIT_MEAN)
+        require_mean(mean, f"{self.path}:")
+        return mean
+
+    @property
+    def std(self) -> PerChannel:
+        """Their standard deviation, likewise."""
+        std: PerChannel = tuple(self.about.get("std") or BIT_STD)
+        require_std(std, f"{self.path}:")
+        return std
 
     def described(self) -> dict[str, Any]:
         """What the checkpoint says. Raises InputError where there is none, or it is of a version that said less."""

@@ -20,6 +20,7 @@ from data_pipelines.index import nearest
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu
 from trainer.models.filters import STANDARDISATION_EPS as STANDARDISATION_EPS
 from trainer.models.filters import FilterSharing, StdConv2d
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel
 
 NUM_GROUPS = 32
 HeadInit = Literal["zero", "fan_in"]
@@ -89,16 +90,24 @@ class Stage(nn.Module):
 class BiTResNet(nn.Module):
     """uint8 or float images [N, 1 or 3, H, W] in [0, 255] -> logits [N, num_classes], in the weights' type.
 
-    Normalisation to [-1, 1] happens inside; grey images are replicated to three channels. The first
-    `checkpoint_stages` stages keep only what enters their units and compute the rest again in the backward pass.
+    Normalisation happens inside, by `mean` and `std` of pixels in [0, 1]; grey images are replicated to three channels.
+    The first `checkpoint_stages` stages keep only what enters their units and compute the rest again in the backward
+    pass.
     """
 
     checkpoint_stages = 0
 
     def __init__(
-        self, depths: tuple[int, ...], width_factor: float, num_classes: int, head_init: HeadInit = "zero"
+        self,
+        depths: tuple[int, ...],
+        width_factor: float,
+        num_classes: int,
+        head_init: HeadInit = "zero",
+        mean: PerChannel = BIT_MEAN,
+        std: PerChannel = BIT_STD,
     ) -> None:
         super().__init__()
+        self.mean, self.std = mean, std
         stem_channels = int(64 * width_factor)
         widths = [stem_channels, *(int(256 * width_factor) * 2**i for i in range(len(depths)))]
         self.stem = nn.ModuleDict({"conv": StdConv2d(3, stem_channels, 7, stride=2, padding=3, bias=False)})
@@ -112,6 +121,7 @@ class BiTResNet(nn.Module):
         self.head = nn.Linear(widths[-1], num_classes)
         self.filter_sharing = FilterSharing()
         self._init_weights(head_init)
+        self._place_normalisation()
 
     @property
     def units(self) -> list[PreActBottleneck]:
@@ -134,12 +144,37 @@ class BiTResNet(nn.Module):
         else:
             nn.init.normal_(self.head.weight, std=math.sqrt(1 / self.head.in_features))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "BiTResNet":
+        super()._apply(fn, recurse)
+        self._place_normalisation()
+        return self
+
+    def _place_normalisation(self) -> None:
+        """Mean and standard deviation of pixels in [0, 255], [1, 3, 1, 1], where the weights are and of their type.
+
+        No buffers: DDP would send these from rank to rank in every forward pass. Made anew, not moved: in float64 they
+        are as exact as they were given, and a model that leaves the meta device has them.
+        """
+        weight = self.norm.weight
+        self._pixel_mean, self._pixel_std = (
+            torch.tensor([255 * value for value in values], dtype=weight.dtype, device=weight.device).view(1, 3, 1, 1)
+            for values in (self.mean, self.std)
+        )
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        x = images.to(self.norm.weight.dtype)
+        is_grey = x.shape[1] == 1
+        if len({*zip(self.mean, self.std, strict=True)}) == 1:  # all channels alike: grey images stay one until here
+            x = (x - 255 * self.mean[0]) / (255 * self.std[0])
+            # expand() would leave a stride of 0, which convolutions copy anyway, into the wrong memory format.
+            x = x.repeat(1, 3, 1, 1) if is_grey else x
+        else:
+            x = (x - self._pixel_mean.to(x)) / self._pixel_std.to(x)
+        return x.contiguous(memory_format=torch.channels_last) if is_grey else x
+
     def features(self, images: Tensor) -> Tensor:
         """What the head sees: float [N, C] after the last norm and global average pooling."""
-        x = (images.to(self.norm.weight.dtype) - 127.5) / 127.5
-        if x.shape[1] == 1:
-            # expand() would leave a stride of 0, which convolutions copy anyway, into the wrong memory format.
-            x = x.repeat(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)
+        x = self._normalised(images)
         filters = self.filter_sharing.filters(self.convolutions)
         x = self.stem["conv"](x, *next(filters))
         x, residual = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2), None
@@ -183,10 +218,16 @@ MODELS: dict[str, tuple[tuple[int, ...], float]] = {
 }
 
 
-def build_model(name: str, num_classes: int, head_init: HeadInit = "zero") -> BiTResNet:
+def build_model(
+    name: str,
+    num_classes: int,
+    head_init: HeadInit = "zero",
+    mean: PerChannel = BIT_MEAN,
+    std: PerChannel = BIT_STD,
+) -> BiTResNet:
     """A freshly initialised model of `MODELS`; draws from torch's global generator. Raises InputError naming the
     nearest model for an unknown name."""
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}{nearest(name, list(MODELS))}")
     depths, width_factor = MODELS[name]
-    return BiTResNet(depths, width_factor, num_classes, head_init)
+    return BiTResNet(depths, width_factor, num_classes, head_init, mean, std)

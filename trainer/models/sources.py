@@ -8,6 +8,7 @@ from pathlib import Path
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from trainer import checkpoint
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
 
 _SIZES = ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")
 _GOOGLE = "https://storage.googleapis.com/bit_models"
@@ -30,8 +31,6 @@ FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "model.npz", "mo
 _ENDINGS = re.compile(r"(\.(safetensors|npz|pth|pt|bin|tar|ckpt))+$")
 _PREFIX = re.compile(r"(hf-hub:|local-dir:)")
 
-BIT_MEAN = BIT_STD = (0.5, 0.5, 0.5)
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _AUTHORS_NAME = re.compile(r"((?:imagenet1k|imagenet21k|chexpert|mimic|nih|padchest)(?:_[a-z]+)*)_bit(?:50x1|152x4)")
 _AUTHORS_SETS = {"mimic": "mimic_cxr", "nih": "nih_cxr14"}
 
@@ -42,8 +41,8 @@ class Origin:
     standard deviation of their inputs, for pixels in [0, 1]."""
 
     sets: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: PerChannel
+    std: PerChannel
 
 
 def locate(source: str) -> Path:
@@ -105,7 +104,7 @@ def origin_of(name: str) -> Origin | None:
     if match is None:
         return None
     sets = tuple(sorted(_AUTHORS_SETS.get(part, part) for part in match[1].split("_")))
-    return Origin(sets, _IMAGENET_MEAN, _IMAGENET_STD) if "imagenet" in name else Origin(sets, BIT_MEAN, BIT_STD)
+    return Origin(sets, IMAGENET_MEAN, IMAGENET_STD) if "imagenet" in name else Origin(sets, BIT_MEAN, BIT_STD)
 
 
 def _path(source: str) -> Path:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainer.models.bit import MODELS, STANDARDISATION_EPS
 from trainer.models.layouts import TIMM, scaled, standardised
-from trainer.models.sources import BIT_MEAN, BIT_STD
+from trainer.models.normalisation import BIT_MEAN, BIT_STD
 from trainer.models.weights import Weights
 
 ARCHITECTURES = {

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data_pipelines.errors import InputError
 from trainer.files import read_json
+from trainer.models.normalisation import PerChannel, require_mean, require_std
 
 # Where exports speak of themselves: a key of the header of safetensors and of config.json.
 OWN_KEY = "bitscale"
@@ -43,13 +44,14 @@ class About:
     resize: int | None = None
     eval_view: str | None = None
     channels: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
+    mean: PerChannel | None = None
+    std: PerChannel | None = None
     filters_times: float = 1.0
 
 
-def parse_about(raw: Mapping[str, Any]) -> About:
-    """Raises ValueError or TypeError for values of another type."""
+def parse_about(raw: Mapping[str, Any], path: Path) -> About:
+    """What is said of the weights in `path`. Raises ValueError or TypeError for values of another type, and InputError
+    for a mean or standard deviation by which no input can be normalised."""
 
     def known(key: str, convert: Callable[[Any], Any]) -> Any:
         return None if raw.get(key) is None else convert(raw[key])
@@ -57,6 +59,8 @@ def parse_about(raw: Mapping[str, Any]) -> About:
     times = float(raw.get("filters_times") or 1)
     if not 0 < times < float("inf"):
         raise ValueError(f"filters_times is {times}")
+    mean, std = known("mean", _numbers), known("std", _numbers)
+    _require_normalisation(mean, std, path)
     return About(
         classes=tuple(_text(name) for name in raw.get("classes") or ()),
         sets=tuple(_text(name) for name in raw.get("sets") or ()),
@@ -64,8 +68,8 @@ def parse_about(raw: Mapping[str, Any]) -> About:
         resize=known("resize", int),
         eval_view=known("eval_view", _text),
         channels=known("channels", int),
-        mean=known("mean", _numbers),
-        std=known("std", _numbers),
+        mean=mean,
+        std=std,
         filters_times=times,
     )
 
@@ -75,7 +79,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], About]:
     read, or that holds no weights."""
     try:
         tensors, said = _reader_of(path)(path)
-        about = parse_about(_beside(path) | said)
+        about = parse_about(_beside(path) | said, path)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -161,6 +165,16 @@ def _beside(path: Path) -> dict[str, Any]:
         "mean": settings.get("mean"),
         "std": settings.get("std"),
     }
+
+
+def _require_normalisation(mean: Any, std: Any, path: Path) -> None:
+    where = f"{path} (its header, or {CONFIG} beside it):"
+    if (mean is None) != (std is None):
+        lacking = "mean" if mean is None else "std"
+        raise InputError(f"{where} {lacking} is missing; give both mean and std in {CONFIG}, or neither")
+    if mean is not None:
+        require_mean(mean, where)
+        require_std(std, where)
 
 
 def _numbers(values: Any) -> tuple[float, ...]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipelines.errors import InputError
 from trainer import checkpoint
-from trainer.models.bit import MODELS, build_model
+from trainer.models.bit import MODELS, BiTResNet, build_model
 from trainer.models.layouts import HEAD, LAYOUTS, STEM, is_filter, layout_of
-from trainer.models.sources import BIT_MEAN, BIT_STD, locate, name_of, origin_of
+from trainer.models.normalisation import BIT_MEAN, BIT_STD
+from trainer.models.sources import locate, name_of, origin_of
 from trainer.models.weight_files import About, own_metadata, parse_about, read
 
 _SHOWN = 5
@@ -99,12 +100,12 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _about(path: Path, header: dict[str, Any]) -> About:
     try:
-        return parse_about({**header, "mean": BIT_MEAN, "std": BIT_STD})
+        return parse_about({"mean": BIT_MEAN, "std": BIT_STD} | header, path)  # earlier versions knew no others
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error} in its header") from error
 
 
-def install(weights: Weights, model: nn.Module, name: str, classes: Sequence[str], keep_head: bool) -> list[str]:
+def install(weights: Weights, model: BiTResNet, name: str, classes: Sequence[str], keep_head: bool) -> list[str]:
     """Put weights into a freshly built model of `MODELS`; its head stays as it is unless `keep_head`.
 
     Returns what the user should be warned of. Raises InputError where they do not fit; a head that is kept is brought
@@ -115,7 +116,7 @@ def install(weights: Weights, model: nn.Module, name: str, classes: Sequence[str
             f"{weights.path} holds a {weights.model_name}, not a {name}; take --model {weights.model_name}"
         )
     tensors = dict(weights.tensors)
-    warnings = [] if weights.mean is None else _normalisation(weights)
+    warnings = _normalisation(weights, model)
     if keep_head:
         tensors |= _kept_head(weights, classes)
         if not weights.classes:
@@ -152,12 +153,13 @@ def _kept_head(weights: Weights, classes: Sequence[str]) -> dict[str, Tensor]:
     return {part: weights.tensors[part][rows] for part in HEAD}
 
 
-def _normalisation(weights: Weights) -> list[str]:
-    if weights.mean == BIT_MEAN and weights.std == BIT_STD:
+def _normalisation(weights: Weights, model: BiTResNet) -> list[str]:
+    if weights.mean is None or (weights.mean, weights.std) == (model.mean, model.std):
         return []
     return [
         f"{weights.path} was trained on inputs normalised by mean {weights.mean} and standard deviation {weights.std}; "
-        "here they are normalised by 0.5 and 0.5, so its features are not quite those that it learnt"
+        f"here they are normalised by {model.mean} and {model.std}, as --model.mean and --model.std say or this run "
+        "began, so its features are not quite those that it learnt"
     ]
 
 

@@ -26,6 +26,7 @@ from trainer.fine_tuning import (
     source_name,
     target_name,
 )
+from trainer.job import normalised
 from trainer.tracking import read_metrics
 
 
@@ -155,6 +156,7 @@ def _plan_cell(cell: Sequence[Transfer], models: dict[str, str], notes: list[str
 def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
     config, _ = make_config(transfer, model, target)
     run_dir = transfer.options.out / config.name
+    config = replace(config, model=normalised(config.model, run_dir))
     start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
     result = finished(run_dir, settings_of(config, target.train.fingerprint), start)
     found = checkpoint.numbered(run_dir)

@@ -17,6 +17,7 @@ from data_pipelines.errors import InputError
 from trainer import checkpoint
 from trainer.models.bit import MODELS, build_model
 from trainer.models.layouts import BIT_PYTORCH, TIMM
+from trainer.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from trainer.models.weights import Weights, describe_weights, identify, install, load_weights
 
 TENSORS = tensors_of()
@@ -249,8 +250,9 @@ def test_another_model_is_refused() -> None:
 
 
 def test_other_normalisation_is_warned_about() -> None:
-    def warnings(**about: Any) -> list[str]:
-        return install(weights_with(**about), build_model(SMALL, 3), SMALL, CLASSES, keep_head=False)
+    def warnings(*normalisation: PerChannel) -> list[str]:
+        model = build_model(SMALL, 3, "zero", *normalisation)
+        return install(weights_with(mean=IMAGENET_MEAN, std=IMAGENET_STD), model, SMALL, CLASSES, keep_head=False)
 
-    assert warnings(mean=(0.5,) * 3, std=(0.5,) * 3) == []
-    assert "mean (0.485, 0.456, 0.406)" in warnings(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))[0]
+    assert warnings(IMAGENET_MEAN, IMAGENET_STD) == []
+    assert "mean (0.485, 0.456, 0.406)" in warnings()[0]

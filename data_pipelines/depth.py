@@ -1,0 +1,68 @@
+"""Which pixel value is white in pictures of more than 8 bits: what their files say of it, or their set; never what one
+picture happens to hold, whose brightness would halve where its largest value passes a power of two."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+LEAST_BITS, MOST_BITS = 8, 31
+_PNG_BITS = 16
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
+
+
+class Depth(NamedTuple):
+    """How many bits the pixels of a set have, where its files hold them in more than 8; None: as each file says.
+
+    is_found: of a set that was looked through, for the files that do not say it themselves.
+    """
+
+    bits: int | None = None
+    is_found: bool = False
+
+    def of(self, declared: int | None) -> int:
+        """The bits of a picture whose file declares so many. Raises ValueError where nobody says it."""
+        bits = declared or self.bits if self.is_found else self.bits or declared
+        if bits is None:
+            raise ValueError("pixels of more than 8 bits, and the file does not say how many: say it with --bits")
+        return bits
+
+
+def declared_bits(picture: Any, has_sbit: bool) -> int | None:
+    """What a file says of the depth of its grey pixels of 16 or 32 bits; None where it only says how it holds them.
+
+    picture: opened by Pillow. has_sbit: it is a PNG with a chunk sBIT, whose writer knew of fewer bits: it has to scale
+    them to 65,535 (W3C, PNG, "sBIT: significant bits"). Of TIFF's MaxSampleValue only 255, 511, ... count: the standard
+    lets it be the largest value of the picture, too.
+    """
+    if has_sbit:
+        return _PNG_BITS
+    tags = getattr(picture, "tag_v2", {})
+    try:
+        held, white = (int(np.ravel(tags.get(tag, 0))[0]) for tag in (_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE))
+    except (TypeError, ValueError, IndexError):  # tags of another type
+        return None
+    if LEAST_BITS < held < _PNG_BITS:
+        return held
+    is_depth = white & (white + 1) == 0 and LEAST_BITS <= white.bit_length() <= min(held, MOST_BITS)
+    return white.bit_length() if is_depth else None
+
+
+AS_DECLARED = Depth()
+
+
+def require_within(value: int, needed: int, bits: int) -> None:
+    """Raise ValueError for a pixel of this value, which needs so many bits, if it has fewer."""
+    if needed > bits:
+        raise ValueError(f"a pixel of {value:,}, more than {bits} bits hold; --bits {needed} takes it")
+
+
+def scaled(pixels: npt.NDArray[np.integer], depth: Depth, declared: int | None) -> npt.NDArray[np.float32]:
+    """Grey values from 0 to 255, of a picture of this depth whose file declares so many bits. Raises ValueError for
+    values that do not fit, and where nobody says the depth."""
+    if pixels.min() < 0:
+        raise ValueError("negative pixels")
+    bits, largest = depth.of(declared), int(pixels.max())
+    require_within(largest, largest.bit_length(), bits)
+    values: npt.NDArray[np.float32] = pixels.astype(np.float32) * np.float32(255 / ((1 << bits) - 1))
+    return values
