@@ -1,6 +1,7 @@
 """Join several prepared sets into one index."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any, Literal
@@ -47,12 +48,18 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
         metric=first.metric if len({index.metric for index in indexes}) == 1 else METRIC[first.task],
         patients=next(state for state in _WORST_PATIENTS if state in patients),
         shorter_side=first.shorter_side if len({index.shorter_side for index in indexes}) == 1 else None,
+        xray_cut=first.xray_cut if len({index.xray_cut for index in indexes}) == 1 else None,
         shards=tuple(path for index in indexes for path in index.shards),
         origins=_origins(indexes),
         shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),
         labels=np.concatenate([_aligned_labels(index, names) for index in indexes]),
         **columns,
     )
+
+
+def with_val(train: Index, val: Index) -> Index:
+    """The training and the validation samples of one prepared set, as samples of that one set."""
+    return replace(concat([train, val]), origins=train.origins + val.origins)
 
 
 def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ...]:

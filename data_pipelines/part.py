@@ -209,7 +209,7 @@ class _PartWriter:
 
 def _verifier(raw: RawSet) -> Callable[[bytes], EncodedImage]:
     if raw.xray_size:
-        return bind(verify_xray, size=raw.xray_size)
+        return bind(verify_xray, size=raw.xray_size, cut=raw.xray_cut)
     return bind(verify_image, shorter_side=raw.shorter_side)
 
 

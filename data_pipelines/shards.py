@@ -153,6 +153,8 @@ def _require_description(manifest: dict[str, Any]) -> None:
         raise ValueError("its metric is not known")
     if type(side := manifest.get("shorter_side", 1)) is not int or side < 1:
         raise ValueError("the shorter side of its images is no number of pixels")
+    if manifest.get("xray_cut", "square") not in ("square", "whole"):
+        raise ValueError("what was kept of its X-rays is not known")
 
 
 class ShardReader:
