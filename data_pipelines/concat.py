@@ -1,6 +1,7 @@
 """Join several prepared sets into one index."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any, Literal
@@ -49,6 +50,7 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
         patients=next(state for state in _WORST_PATIENTS if state in patients),
         shorter_side=first.shorter_side if len({index.shorter_side for index in indexes}) == 1 else None,
         depth=_depth(indexes),
+        xray_cut=first.xray_cut if len({index.xray_cut for index in indexes}) == 1 else None,
         shards=tuple(path for index in indexes for path in index.shards),
         origins=_origins(indexes),
         shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),
@@ -61,6 +63,11 @@ def _depth(indexes: Sequence[Index]) -> Depth:
     """That of those sets that have one: others had no picture of more than 8 bits whose file did not say it."""
     depths = {index.depth for index in indexes if index.depth.bits is not None}
     return depths.pop() if len(depths) == 1 else AS_DECLARED
+
+
+def with_val(train: Index, val: Index) -> Index:
+    """The training and the validation samples of one prepared set, as samples of that one set."""
+    return replace(concat([train, val]), origins=train.origins + val.origins)
 
 
 def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ...]:

@@ -8,6 +8,10 @@ class InputError(Exception):
     """
 
 
+class ImpossibleError(InputError):
+    """What is asked for needs more images of some classes, or other labels, than a set has."""
+
+
 class ShardError(InputError):
     """A shard that is gone, cut off, or no longer what was prepared. The message names it."""
 

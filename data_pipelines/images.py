@@ -13,8 +13,9 @@ from PIL import Image
 
 from data_pipelines.depth import AS_DECLARED, Depth, declared_bits, scaled
 from data_pipelines.dicom import dicom_pixels, is_dicom
+from data_pipelines.index import XrayCut
 from data_pipelines.shards import EncodedImage
-from data_pipelines.shrink import JPEG_QUALITY, shrink
+from data_pipelines.shrink import JPEG_QUALITY, shrink, shrunk_size
 
 MAX_PIXELS = 178_956_970  # of one image, as Pillow's limit: a header alone can ask for any amount of memory
 
@@ -103,29 +104,37 @@ def _png_chunks(encoded: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]
         place += _PNG_CHUNK_BYTES + length
 
 
-def verify_xray(encoded: bytes, size: int, depth: Depth = AS_DECLARED) -> EncodedImage:
-    """Decode an X-ray to its last byte; its central square, shrunk or enlarged to `size` pixels, as 8-bit grey PNG.
+def verify_xray(encoded: bytes, size: int, depth: Depth = AS_DECLARED, cut: XrayCut = "square") -> EncodedImage:
+    """Decode an X-ray to its last byte; its central square, or the whole of it, shrunk or enlarged to a shorter side of
+    `size` pixels, as 8-bit grey PNG.
 
     JPEG, PNG of 8 or 16 bits, and DICOM; `depth`: of those of more than 8 bits. What is such a picture already is kept
     as it is. Raises whatever the decoder raises for a damaged file, and ValueError for pixels that are no grey values,
-    larger than their depth allows, or of unknown depth.
+    larger than their depth allows, or of unknown depth, and for pictures that would get too large.
     """
-    pixels, is_done = _grey(encoded, size, depth)
-    if is_done:
-        return EncodedImage(encoded, "jpg" if _is_jpeg(encoded) else "png", size, size, 1)
+    pixels, is_plain = _grey(encoded, depth)
+    kept = pixels if cut == "whole" else _central_square(pixels)
+    height, width = shrunk_size(kept.shape[0], kept.shape[1], size)
+    if is_plain and pixels.shape == (height, width):
+        return EncodedImage(encoded, "jpg" if _is_jpeg(encoded) else "png", height, width, 1)
+    if height * width > MAX_PIXELS:  # a stripe a few pixels wide
+        raise ValueError(f"{width} x {height} pixels with a shorter side of {size}, more than {MAX_PIXELS:,}")
+    picture = Image.fromarray(np.ascontiguousarray(kept, dtype=np.float32))
+    resized = picture.resize((width, height), Image.Resampling.BILINEAR)  # Pillow averages over what it leaves out
+    return EncodedImage(encode_png(np.rint(np.asarray(resized)).astype(np.uint8)), "png", height, width, 1)
+
+
+def _central_square(pixels: Pixels) -> Pixels:
     side = min(pixels.shape)
     top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
-    square = Image.fromarray(np.ascontiguousarray(pixels[top : top + side, left : left + side], dtype=np.float32))
-    shrunk = square.resize((size, size), Image.Resampling.BILINEAR)  # Pillow averages over the pixels it leaves out
-    return EncodedImage(encode_png(np.rint(np.asarray(shrunk)).astype(np.uint8)), "png", size, size, 1)
+    return pixels[top : top + side, left : left + side]
 
 
-def _grey(encoded: bytes, size: int, depth: Depth) -> tuple[Pixels, bool]:
-    """Grey values [H, W] from 0 to 255, and whether the file itself is 8-bit grey of `size` x `size`."""
+def _grey(encoded: bytes, depth: Depth) -> tuple[Pixels, bool]:
+    """Grey values [H, W] from 0 to 255, and whether the file itself is JPEG or PNG of 8-bit grey."""
     if _is_jpeg(encoded):
-        height, width, colours = _jpeg_header(encoded)
-        pixels = simplejpeg.decode_jpeg(encoded, "GRAY", strict=True)[:, :, 0]
-        return pixels, colours == "Gray" and height == width == size
+        _, _, colours = _jpeg_header(encoded)
+        return simplejpeg.decode_jpeg(encoded, "GRAY", strict=True)[:, :, 0], colours == "Gray"
     if is_dicom(encoded):
         return dicom_pixels(encoded, None if depth.is_found else depth.bits) * np.float32(255), False
     if encoded.startswith(PNG_SIGNATURE):
@@ -138,8 +147,7 @@ def _grey(encoded: bytes, size: int, depth: Depth) -> tuple[Pixels, bool]:
             return scaled(np.asarray(image), depth, declared_bits(image, has_sbit(encoded))), False
         if image.format == "PNG" and encoded[24] > 8:
             raise ValueError("colours of more than 8 bits")
-        is_done = image.format == "PNG" and image.mode == "L" and image.size == (size, size)
-        return np.asarray(image.convert("L")), is_done
+        return np.asarray(image.convert("L")), image.format == "PNG" and image.mode == "L"
 
 
 def _is_jpeg(encoded: bytes) -> bool:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from data_pipelines.depth import AS_DECLARED, Depth
 from data_pipelines.draws import hash64
-from data_pipelines.errors import InputError, ShardError
+from data_pipelines.errors import ImpossibleError, InputError, ShardError
 from data_pipelines.shards import COLUMNS, ShardReader, read_manifest
 
 Task = Literal["single_label", "multi_label"]
@@ -21,6 +21,7 @@ Split = Literal["train", "val", "test"]
 Patients = Literal["none", "apart", "may leak"]
 Metric = Literal["top1", "auc"]
 Balance = Literal["none", "class", "set"]
+XrayCut = Literal["square", "whole"]
 METRIC: dict[Task, Metric] = {"single_label": "top1", "multi_label": "auc"}
 Array = npt.NDArray[Any]
 
@@ -38,8 +39,9 @@ class Index:
     metric: what is reported. patients: "apart" if no patient is in two splits, "may leak" if that is not known, "none"
     where there are none. origins: for each shard, the name of its set. weight: float [N], how often a sample is to be
     shown in an epoch, or None for once. shorter_side: to which `prepare` shrank larger photographs, pixels; None where
-    it did not, or joined sets differ in it. depth: of pictures of more than 8 bits, as `prepare` took them;
-    where joined sets differ in it, as each file says.
+    it did not, or joined sets differ in it. xray_cut: what `prepare` kept of X-rays, the central square or the whole;
+    None where joined sets differ in it. depth: of pictures of more than 8 bits, as `prepare` took them; where joined
+    sets differ in it, as each file says.
     """
 
     task: Task
@@ -61,6 +63,7 @@ class Index:
     weight: Array | None = None
     shorter_side: int | None = None
     depth: Depth = AS_DECLARED
+    xray_cut: XrayCut | None = "square"
     _reader: ShardReader = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +104,7 @@ class Index:
             patients=manifest.get("patients", "none"),
             shorter_side=manifest.get("shorter_side"),
             depth=Depth(manifest.get("bits"), manifest.get("bits_found", False)),
+            xray_cut=manifest.get("xray_cut", "square"),
             origins=(manifest["name"],) * len(content["shards"]),
             shards=tuple(folder / split / shard["file"] for shard in content["shards"]),
             **columns,
@@ -138,10 +142,15 @@ class Index:
 
     @property
     def xray_side(self) -> int | None:
-        """The side of images that are grey squares of one size, of patients: X-rays that `prepare` shrank."""
-        side = int(self.height[0]) if len(self) else 0
-        is_shrunk = side > 0 and self.patients != "none" and self.channels == 1
-        return side if is_shrunk and (self.height == side).all() and (self.width == side).all() else None
+        """The shorter side, pixels, of grey images of patients that have all the same, and are squares unless X-rays
+        were kept whole: X-rays that `prepare` resized. None for others, and where joined sets differ in what was kept.
+        """
+        if not len(self) or self.patients == "none" or self.channels != 1 or self.xray_cut is None:
+            return None
+        shorter = np.minimum(self.height, self.width)
+        sides = shorter if self.xray_cut == "whole" else np.maximum(self.height, self.width)
+        side = int(shorter[0])
+        return side if (shorter == side).all() and (sides == side).all() else None
 
     def read_ahead(self, rows: Array) -> None:
         """Ask the system to fetch the bytes of some samples, without waiting for them."""
@@ -215,12 +224,12 @@ class Index:
     def few_shot(self, shots: int, seed: int, at_most: bool = False) -> "Index":
         """`shots` samples of each class, drawn by `seed`; the draw for fewer shots is part of the draw for more.
 
-        Raises InputError when a class has fewer, unless `at_most` takes what there is.
+        Raises ImpossibleError when a class has fewer, unless `at_most` takes what there is, and for a multi-label set.
         """
         self._require_single_label("few-shot selection")
         short = self.below(shots)
         if short and not at_most:
-            raise InputError(
+            raise ImpossibleError(
                 f"{shots} shots asked for, but some classes have fewer training images: {some_of(short)}; "
                 "ask for fewer shots, or take what there is with --shots-at-most"
             )
@@ -232,7 +241,7 @@ class Index:
 
     def _require_single_label(self, what: str) -> None:
         if self.task != "single_label":
-            raise InputError(
+            raise ImpossibleError(
                 f"{what} needs one label per image; this set is multi-label (--one-label takes the images with exactly "
                 "one positive finding)"
             )

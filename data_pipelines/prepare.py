@@ -178,9 +178,20 @@ def _was_put_in_place(raw: RawSet, folder: Path, out: Path) -> bool:
     if not folder.parent.is_dir() or folder.is_dir() or not (out / MANIFEST).is_file():
         return False
     manifest = read_manifest(out)
-    found = [manifest.get(name) for name in ("name", "task", "classes", "shorter_side", "views")]
+    wanted = {"name": raw.name, "task": raw.task, "classes": list(raw.classes), **_ways(raw)}
     is_as_deep = raw.bits in (None, manifest.get("bits"))
-    return is_as_deep and found == [raw.name, raw.task, list(raw.classes), raw.shorter_side, list(raw.views) or None]
+    return is_as_deep and all(manifest.get(name) == value for name, value in wanted.items())
+
+
+def _ways(raw: RawSet) -> dict[str, Any]:
+    """What was chosen among ways to prepare a set, as its manifest has it; None for what every set was once, and what
+    manifests do not name."""
+    return {
+        "shorter_side": raw.shorter_side,
+        "split": raw.split,
+        "views": list(raw.views) or None,
+        "xray_cut": None if raw.xray_size is None or raw.xray_cut == "square" else raw.xray_cut,
+    }
 
 
 def _tidy(partial: Path, out: Path) -> None:
@@ -198,10 +209,9 @@ def _agree_on_plan(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> 
         "classes": list(raw.classes),
         "xray size": raw.xray_size,
         "bits": raw.bits,
-        "shorter side": raw.shorter_side,
         "equal images": raw.equal_images,
-        "views": list(raw.views) or None,
         "parts": part[1] if part else 1,
+        **{name.replace("_", " "): value for name, value in _ways(raw).items()},
     }
     path = partial / _PLAN
     if not (partial / _SET).is_dir():
@@ -240,6 +250,7 @@ def _require_space(raw: RawSet, partial: Path) -> None:
     num_images, num_bytes = raw.num_images, raw.num_bytes
     if raw.xray_size and num_images:
         num_bytes = num_images * raw.xray_size**2  # a PNG of grey pixels is hardly larger than they are
+        num_bytes = num_bytes * 5 // 4 if raw.xray_cut == "whole" else num_bytes  # films are 4:5
     elif num_bytes is None and isinstance(raw.images, Sequence):
         num_bytes = _estimated_bytes(raw.images)
     if num_bytes is None:
@@ -334,8 +345,8 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
         "synthetic": raw.synthetic,
         "patients": raw.patients,
         **({"metric": raw.metric} if raw.metric else {}),
-        **({"views": list(raw.views)} if raw.views else {}),
-        **({"shorter_side": raw.shorter_side, "jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
+        **{name: value for name, value in _ways(raw).items() if value is not None},
+        **({"jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
         **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
         "source": raw.source,
         "notes": notes,

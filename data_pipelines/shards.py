@@ -157,6 +157,8 @@ def _require_description(manifest: dict[str, Any]) -> None:
     bits, is_found = manifest.get("bits", MOST_BITS), manifest.get("bits_found", False)
     if type(bits) is not int or not LEAST_BITS <= bits <= MOST_BITS or type(is_found) is not bool:
         raise ValueError("the bits of its pixels are not known")
+    if manifest.get("xray_cut", "square") not in ("square", "whole"):
+        raise ValueError("what was kept of its X-rays is not known")
 
 
 class ShardReader:

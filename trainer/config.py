@@ -29,6 +29,7 @@ from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
 Mode = Literal["finetune", "probe", "knn"]
+TrainOn = Literal["train", "train+val"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -101,6 +102,9 @@ class DataConfig:
     """Training images per class, drawn by the seed; None for all."""
     shots_at_most: bool = False
     """Take what there is of classes with fewer images than shots, or with none, instead of refusing."""
+    train_on: TrainOn = "train"
+    """train+val: on the images of both splits. Nothing is chosen on val then: the last checkpoint counts, and no
+    thresholds and no temperature are fitted."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
     """What a shard does that is gone, cut off or changed: stop the run, or have other images shown in the places of
     its own, which unseen.csv lists."""
@@ -381,6 +385,16 @@ class Config:
             self.mode == "finetune" or self.runtime.profile is None,
             f"--profile records training steps, and --mode {self.mode} has none; leave out one of them",
         )
+        if self.data.train_on == "train+val":
+            _require(
+                self.eval_every is None,
+                f"--eval-every {self.eval_every} chooses the best checkpoint on val, which --data.train-on train+val "
+                "trains on; take --eval-every None, or --data.train-on train",
+            )
+            _require(
+                self.mode != "probe",
+                "a linear probe chooses its L2 on val, which train+val trains on; take --train-on train",
+            )
         if self.data.mixup_alpha:
             sizes = {
                 "--global-batch-size": self.global_batch_size,
@@ -401,6 +415,7 @@ _ADDED: dict[str, Any] = {
     "mode": "finetune",
     "data.one_label": False,
     "data.scaled_decode": False,
+    "data.train_on": "train",
     "data.translation": PAPER_TRANSLATION,
     "data.border": "black",
     "data.randaugment_space": "torchvision",

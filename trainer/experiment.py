@@ -99,6 +99,7 @@ def carry_out(
             "task": job.train.task,
             "metric": job.train.metric,
             "patients": job.train.patients,
+            "trained_on": job.about["trained_on"],
             "settings": settings,
             "total_steps": job.total_steps,
             "train_images": len(job.train),

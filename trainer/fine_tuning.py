@@ -12,9 +12,19 @@ import tyro
 from data_pipelines import library
 from data_pipelines.datasets.overlap import shares_images
 from data_pipelines.errors import InputError
-from data_pipelines.index import Balance, Index, splits_of
+from data_pipelines.index import Balance, Index, Split, splits_of
 from data_pipelines.shards import read_manifest
-from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
+from trainer.config import (
+    Config,
+    DataConfig,
+    Mode,
+    ModelConfig,
+    OptimConfig,
+    Precision,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainOn,
+)
 from trainer.engines import ENGINES
 from trainer.experiment import Start, run, summary
 from trainer.frozen import run_frozen
@@ -27,6 +37,9 @@ SCRATCH = "scratch"
 FULL = "full"
 # As the paper: these are small in some classes, and their full sets are sampled by class. By the names of the sets.
 _OVERSAMPLED = {"flowers102", "covidx"}
+# As the paper, which holds nothing out for val. Of the others val is kept for thresholds and temperature.
+_TRAINED_WHOLE = {"cifar10", "cifar100", "pets", "flowers102"}
+_AUTHORS_TARGETS = _TRAINED_WHOLE | {"padchest_cl", "covidx", "tuberculosis"}
 # As the authors' configuration: these are trained and tested as in the pre-training on X-rays, at this size.
 _XRAY_VIEW_SIZES = {"padchest_cl": 224}
 
@@ -45,6 +58,9 @@ class Options:
     """Only the images of these classes; empty for all."""
     one_label: bool = False
     """Of a set with several findings per image only the images with exactly one, as classes."""
+    train_on: TrainOn | None = None
+    """train+val: on the images of both splits, so that nothing is chosen on val; None: train+val for fine-tuning on
+    cifar10, cifar100, pets and flowers102, as in the paper, otherwise train."""
     shots_at_most: bool = False
     """Take what there is of classes with fewer images than shots, instead of refusing."""
     keep_head: bool = False
@@ -105,13 +121,13 @@ class Transfer:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The images of a target. name: as its manifest says. train: those of the run. images: how many each split has.
-    height, width: medians over the whole training split as stored, pixels. xray_side: pixels to which `prepare` shrank
-    its X-rays; None for photographs."""
+    """The images of a target. name: as its manifest says. train: those of the run. held_out: how many each other split
+    has. height, width: medians over all training images as stored, pixels. xray_side: pixels of the shorter side to
+    which `prepare` brought its X-rays; None for photographs."""
 
     name: str
     train: Index
-    images: dict[str, int]
+    held_out: dict[Split, int]
     height: int
     width: int
     xray_side: int | None
@@ -119,9 +135,9 @@ class Target:
 
 def open_target(transfer: Transfer) -> Target:
     """The target of a run. Raises InputError for an unknown set, one without train or test split, or too few images."""
-    data = _data(transfer)
     folder = library.find(transfer.target)
     manifest = read_manifest(folder)
+    data = _data(transfer, manifest["name"])
     splits = splits_of(manifest)
     if "train" not in splits:
         raise InputError(f"{folder} has no train split")
@@ -134,23 +150,32 @@ def open_target(transfer: Transfer) -> Target:
     train = whole if data.shots is None else open_split(data, [folder], "train", transfer.seed)
     assert whole is not None
     assert train is not None
+    held_out: list[Split] = ["test"] if data.train_on == "train+val" else ["val", "test"]
     return Target(
         name=manifest["name"],
         train=train,
-        images={split: manifest["splits"][split]["images"] for split in splits},
+        held_out={split: manifest["splits"][split]["images"] for split in held_out if split in splits},
         height=int(np.median(whole.height)),
         width=int(np.median(whole.width)),
         xray_side=whole.xray_side,
     )
 
 
-def _data(transfer: Transfer) -> DataConfig:
+def train_on_of(name: str, mode: Mode, match_authors: bool = False) -> TrainOn:
+    """What a run on the target of that name is trained on unless it is said: all training images where the paper does
+    so, or under `match_authors` of each of its targets. On frozen features val is held out, for the L2 of the probe."""
+    whole = _AUTHORS_TARGETS if match_authors else _TRAINED_WHOLE
+    return "train+val" if mode == "finetune" and name in whole else "train"
+
+
+def _data(transfer: Transfer, name: str) -> DataConfig:
     return DataConfig(
         sets=(transfer.target,),
         classes=transfer.options.classes,
         one_label=transfer.options.one_label,
         shots=transfer.config_shots,
         shots_at_most=transfer.options.shots_at_most,
+        train_on=transfer.options.train_on or train_on_of(name, transfer.options.mode),
         train_view="resize_random_crop",
         eval_view="squash",
     )
@@ -179,7 +204,7 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
         precision=options.precision,
         mode=options.mode,
         data=replace(
-            _data(transfer),
+            _data(transfer, target.name),
             image_size=size,
             resize=resize,
             train_view="xray_affine" if xray_view else "resize_random_crop",

@@ -11,8 +11,8 @@ from torch import Tensor
 from data_pipelines import library
 from data_pipelines.augment import Augmentation
 from data_pipelines.batch import Batch
-from data_pipelines.concat import concat, near_misses
-from data_pipelines.errors import InputError
+from data_pipelines.concat import concat, near_misses, with_val
+from data_pipelines.errors import ImpossibleError, InputError
 from data_pipelines.faults import Instead, blank
 from data_pipelines.index import Index, Split, some_of, splits_of
 from data_pipelines.loaders import Loader, pick_loader, read_ahead
@@ -20,7 +20,7 @@ from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
 from data_pipelines.stage import stage
 from data_pipelines.xray_views import different_views
-from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig
+from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
 from trainer.engines.base import Engine
 from trainer.files import read_json
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
@@ -137,6 +137,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "metric": train.metric,
             "classes": list(train.classes),
             "sets": sorted(set(train.origins)),
+            "trained_on": trained_on(data, folders),
             "image_size": data.image_size,
             "resize": data.resize,
             "eval_view": data.eval_view,
@@ -144,6 +145,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "xray_size": train.xray_side,
             "bits": train.depth.bits,
             "bits_found": train.depth.is_found,
+            "xray_cut": train.xray_cut,
             "shorter_side": train.shorter_side,
             "scaled_decode": data.scaled_decode,
             "precision": config.precision,
@@ -200,16 +202,16 @@ def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
 
 def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:
     """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
-    it. Raises InputError if only some have it: a metric over part of the sets would pass for one over all; and for
-    classes without training images, unless shots_at_most."""
+    it, and for val if that is trained on. Raises InputError if only some have it: a metric over part of the sets would
+    pass for one over all; and ImpossibleError for classes with too few training images, unless shots_at_most."""
     strict = data.on_bad_shard == "stop"
     having = [folder for folder in folders if split in splits_of(read_manifest(folder, strict))]
-    if not having:
+    if not having or (split == "val" and data.train_on == "train+val"):
         return None
     if len(having) < len(folders):
         lacking = ", ".join(str(folder) for folder in folders if folder not in having)
         raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
-    indexes = [Index.load(folder, split, strict) for folder in folders]
+    indexes = [_load(data, folder, split, strict) for folder in folders]
     if data.one_label:  # over all findings: those that are not chosen count as well
         index = concat(indexes, data.join).one_label()
         index = index.take_classes(data.classes) if data.classes else index
@@ -220,11 +222,25 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
     if data.shots is not None:
         return index.few_shot(data.shots, seed, data.shots_at_most)
     if index.task == "single_label" and not data.shots_at_most and (missing := index.below(1)):
-        raise InputError(
+        raise ImpossibleError(
             f"some classes have no training image: {some_of(missing)}; choose the others with --classes, or train "
             "without images of these with --shots-at-most"
         )
     return index
+
+
+def _load(data: DataConfig, folder: Path, split: Split, strict: bool) -> Index:
+    """One split of a set as it is held in this run, where val may be part of train."""
+    index = Index.load(folder, split, strict)
+    if split == "train" and trained_on(data, [folder]) == "train+val":
+        return with_val(index, Index.load(folder, "val", strict))
+    return index
+
+
+def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
+    """The splits that are trained on: "train+val" only where a set has val."""
+    has_val = any("val" in splits_of(read_manifest(folder, check_shards=False)) for folder in folders)
+    return "train+val" if has_val and data.train_on == "train+val" else "train"
 
 
 def _accepted_late_warmup(config: Config, total_steps: int, images_per_epoch: int) -> tuple[str, ...]:

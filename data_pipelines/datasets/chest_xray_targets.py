@@ -34,6 +34,7 @@ SplitBy = Literal["patient", "image"]
 COVIDX_HOME = "https://www.kaggle.com/datasets/andyczhao/covidx-cxr2"
 TUBERCULOSIS_HOME = "https://lhncbc.nlm.nih.gov/LHC-downloads/downloads.html#tuberculosis-image-data-sets"
 
+WHOLE_SIZE = 512  # pixels of the shorter side: what BiT-HyperRule resizes such pictures to
 _COVIDX_CLASSES = (("negative", "positive"), ("normal", "pneumonia", "COVID-19"))
 _COVIDX_LABELS = {label for classes in _COVIDX_CLASSES for label in classes}
 
@@ -100,12 +101,13 @@ def _paper_split(names: "pd.Series[Any]", train_share: float, of: str, val_fract
     return ["test" if is_tested else split for is_tested, split in zip(tested, rest, strict=True)]
 
 
-def covidx(root: Path, val_fraction: float = 0.05, size: int = 256) -> RawSet:
+def covidx(root: Path, val_fraction: float = 0.05, size: int = WHOLE_SIZE) -> RawSet:
     """COVIDx: COVID-19 negative or positive; with the older lists normal, pneumonia or COVID-19 (Wang et al. 2020).
 
     ROOT holds the official lists train.txt and test.txt (or one train_*.txt and one test_*.txt) with lines of "patient
     file label source", and the images in train/ and test/; a val.txt with val/ is used where there is one, else val is
-    drawn from train by patient. A collection of public sets, each under its own licence; not for diagnosis.
+    drawn from train by patient. X-rays are kept whole, as in the paper; --size is their shorter side. A collection of
+    public sets, each under its own licence; not for diagnosis.
     """
     require_options(root, size, val=val_fraction)
     parts, notes, lists = [], [], []
@@ -137,6 +139,7 @@ def covidx(root: Path, val_fraction: float = 0.05, size: int = 256) -> RawSet:
         classes=classes,
         source=f"COVIDx (Wang et al. 2020), {COVIDX_HOME}; each image under the licence of the set that it is from",
         xray_size=size,
+        xray_cut="whole",
     )
 
 
@@ -187,7 +190,7 @@ def tuberculosis(
     split_by: SplitBy = "patient",
     val_fraction: float = 0.1,
     test_fraction: float = 0.15,
-    size: int = 256,
+    size: int = WHOLE_SIZE,
 ) -> RawSet:
     """Tuberculosis: the X-rays of Shenzhen (662) and Montgomery (138), normal or tuberculosis (Jaeger et al. 2014).
 
@@ -195,7 +198,8 @@ def tuberculosis(
     possibly one folder deeper; the last digit is the label. Each image counts as a patient of its own, as in the paper.
     --split-by patient draws val and test by a hash of the file; --split-by image is the paper's test set: the files of
     each of the two, sorted by name, shuffled by NumPy's RandomState(42), the last 15% of each; val is drawn from the
-    rest. Free for research; the National Library of Medicine asks to be named and the paper to be cited.
+    rest. X-rays are kept whole, as in the paper; --size is their shorter side. Free for research; the National Library
+    of Medicine asks to be named and the paper to be cited.
     """
     require_options(root, size, val=val_fraction, test=test_fraction)
     parts = []
@@ -218,6 +222,7 @@ def tuberculosis(
         classes=("normal", "tuberculosis"),
         source=f"Shenzhen and Montgomery X-ray sets (Jaeger et al. 2014), {TUBERCULOSIS_HOME}; free for research",
         xray_size=size,
+        xray_cut="whole",
         expected_images=800,
     )
 

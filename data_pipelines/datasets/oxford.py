@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,14 +13,23 @@ from data_pipelines.index import Split
 
 _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/"
-_FLOWER_SPLITS: dict[str, Split] = {"trnid": "train", "valid": "val", "tstid": "test"}
+FlowerSplit = Literal["official", "authors"]
+_FLOWER_SPLITS: dict[FlowerSplit, dict[str, Split]] = {
+    "official": {"trnid": "train", "valid": "val", "tstid": "test"},
+    "authors": {"trnid": "test", "valid": "test", "tstid": "train"},
+}
+_FLOWER_LISTS = {"trnid": 1_020, "valid": 1_020, "tstid": 6_149}
+_AUTHORS_NOTE = "trained on the official test list and tested on the official train and val, as the paper's numbers are"
 
 
-def flowers102(root: Path) -> RawSet:
+def flowers102(root: Path, split: FlowerSplit = "official") -> RawSet:
     """Oxford 102 Flowers: 8,189 photographs, in the official split of 1,020 train, 1,020 val and 6,149 test.
 
     ROOT holds the folder jpg (unpack it: tar -xzf 102flowers.tgz), imagelabels.mat and setid.mat. Classes: the numbers
     1 to 102; no names are distributed with them.
+
+    --split authors is what the numbers of arXiv:2106.00116 are of: 6,149 train, of 20 to 238 images for each class (the
+    official test list), 2,040 test (the official train and val), no val. Other publications use the official one.
 
     To be had at https://www.robots.ox.ac.uk/~vgg/data/flowers/102/; no licence is stated.
     Source: M.-E. Nilsback and A. Zisserman, "Automated flower classification over a large number of classes", 2008.
@@ -27,16 +37,18 @@ def flowers102(root: Path) -> RawSet:
     if (root / "102flowers.tgz").is_file() and not (root / "jpg").is_dir():
         raise InputError(f"{root / '102flowers.tgz'} is still packed: tar -xzf 102flowers.tgz, in {root}")
     labels = _numbers(root / "imagelabels.mat", "labels")
-    splits = {split: _numbers(root / "setid.mat", name) for name, split in _FLOWER_SPLITS.items()}
-    _require_partition(np.concatenate(list(splits.values())), len(labels), root)
+    lists = {name: _numbers(root / "setid.mat", name) for name in _FLOWER_LISTS}
+    _require_partition(np.concatenate(list(lists.values())), len(labels), root)
+    if split == "authors":
+        _require_oxfords_lists({name: len(numbers) for name, numbers in lists.items()}, root)
     if labels.min() < 1:
         raise InputError(f"{root / 'imagelabels.mat'} has the label {labels.min()}; they count from 1; see {_FLOWERS}")
     paths = [root / "jpg" / f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)]
     require_files(paths, f"see {_FLOWERS}")
     images = [
-        RawImage(key_of(paths[number - 1].name), split, paths[number - 1], int(labels[number - 1]) - 1)
-        for split, numbers in splits.items()
-        for number in numbers
+        RawImage(key_of(paths[number - 1].name), role, paths[number - 1], int(labels[number - 1]) - 1)
+        for name, role in _FLOWER_SPLITS[split].items()
+        for number in lists[name]
     ]
     return RawSet(
         name="flowers102",
@@ -46,6 +58,8 @@ def flowers102(root: Path) -> RawSet:
         num_images=len(images),
         source=f"Oxford 102 Flowers, Nilsback and Zisserman 2008, {_FLOWERS}; no licence is stated",
         expected_images=8_189,
+        split=None if split == "official" else split,
+        notes=(_AUTHORS_NOTE,) if split == "authors" else (),
     )
 
 
@@ -99,6 +113,16 @@ def _require_partition(numbers: np.ndarray, num_labels: int, root: Path) -> None
         raise InputError(
             f"{root}: setid.mat has {len(numbers)} image numbers, imagelabels.mat {num_labels} labels; each image must "
             f"be in one split and have a label; fetch both again from {_FLOWERS}"
+        )
+
+
+def _require_oxfords_lists(sizes: dict[str, int], root: Path) -> None:
+    """Of other lists there is no saying what the authors would have trained on."""
+    if sizes != _FLOWER_LISTS:
+        found, expected = (", ".join(f"{name} {size:,}" for name, size in of.items()) for of in (sizes, _FLOWER_LISTS))
+        raise InputError(
+            f"{root / 'setid.mat'} has other lists than Oxford's ({found}; Oxford's: {expected}), and --split authors "
+            f"is defined by those; fetch setid.mat again from {_FLOWERS}, or take --split official"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.index import Patients, Split, Task
+from data_pipelines.index import Patients, Split, Task, XrayCut
 from data_pipelines.shards import NO_GROUP, hash_name
 
 _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
@@ -70,16 +70,17 @@ class RawSet:
     where there are many. num_images: None where only reading tells. num_bytes: of the files; None for `prepare` to ask.
     part: the i-th of n parts of `images`, for array jobs over sets whose listing takes long; None: every n-th image.
     source: where the set comes from and under what licence. horizontal_flip: whether a mirrored image still shows the
-    same. synthetic: whether the images were generated. xray_size: X-rays are cropped to the central square, shrunk to
-    this many pixels and made 8-bit grey; None stores the files as they are. bits: of the pixels of X-rays whose files
-    hold them in more than 8, whatever these say; None: what each says, and where one does not, `prepare` looks through
-    all of them. bits_found: it did. shorter_side: photographs with a longer
-    shorter side are shrunk to this many pixels there; None shrinks none. patients: "none" where there are none;
-    "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric: what is reported; None:
-    the task's own. equal_images: what becomes of files that are equal byte for byte: stored each, or stored once and
-    paired with each label ("pairs"), sampled so that each such image counts as one ("uniform"). expected_images: as its
-    owner says, for a warning. notes: what a user must know; printed, and kept in the manifest. views: those
-    that its X-rays are of, where every image tells its own; () where that is not known.
+    same. synthetic: whether the images were generated. xray_size: pixels of the shorter side to which X-rays are
+    brought, as 8-bit grey; None stores the files as they are. xray_cut: whether the central square of an X-ray is kept
+    or the whole of it. bits: of the pixels of X-rays whose files hold them in more than 8, whatever these say; None:
+    what each says, and where one does not, `prepare` looks through all of them. bits_found: it did. shorter_side:
+    photographs with a longer shorter side are shrunk to this many pixels there; None shrinks none. patients: "none"
+    where there are none; "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric:
+    what is reported; None: the task's own. equal_images: what becomes of files that are equal byte for byte: stored
+    each, or stored once and paired with each label ("pairs"), sampled so that each such image counts as one
+    ("uniform"). expected_images: as its owner says, for a warning. split: its name, where it is another than the
+    owner's. notes: what a user must know; printed, and kept in the manifest. views: those that its X-rays are of, where
+    every image tells its own; () where that is not known.
     """
 
     name: str
@@ -91,6 +92,7 @@ class RawSet:
     horizontal_flip: bool = True
     synthetic: bool = False
     xray_size: int | None = None
+    xray_cut: XrayCut = "square"
     bits: int | None = None
     bits_found: bool = False
     shorter_side: int | None = None
@@ -100,6 +102,7 @@ class RawSet:
     num_bytes: int | None = None
     part: Callable[[int, int], Iterable[RawImage]] | None = None
     expected_images: int | None = None
+    split: str | None = None
     notes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
 

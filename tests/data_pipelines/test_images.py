@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from dicom_files import dicom_bytes
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from data_pipelines.depth import Depth
 from data_pipelines.images import encode_png, verify_image, verify_xray
 from data_pipelines.shards import EncodedImage
+from data_pipelines.shrink import shrunk_size
 
 SHADES = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
 
@@ -204,6 +207,40 @@ def test_the_central_square_is_taken(shape: tuple[int, int], size: int, encode: 
     top, left = (height - side) // 2, (width - side) // 2
     pixels[top : top + side, left : left + side] = 200
     assert np.unique(opened(verify_xray(encode(pixels), size))).tolist() == [200]
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=st.integers(8, 90), width=st.integers(8, 90), size=st.sampled_from([16, 32, 64]))
+def test_whole_xrays_keep_their_borders_and_their_aspect(height: int, width: int, size: int) -> None:
+    """A ramp from the top left to the bottom right ends in the shades of the corners, shrunk or enlarged."""
+    ramp = np.add.outer(np.linspace(0, 100, height), np.linspace(0, 100, width)).astype(np.uint8)
+    image = verify_xray(encode_png(ramp), size, "whole")
+    assert (image.height, image.width) == shrunk_size(height, width, size)
+    assert min(image.height, image.width) == size
+    assert image.channels == 1
+    stored = opened(image).astype(int)
+    step = 100 / (min(height, width) - 1) * max(1, min(height, width) / size)
+    corners = [(0, 0, 0), (0, -1, 100), (-1, 0, 100), (-1, -1, 200)]
+    assert all(abs(stored[row, column] - shade) <= 2 * step + 2 for row, column, shade in corners)
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("PNG", "png"), ("JPEG", "jpg")])
+def test_whole_xrays_of_the_side_asked_for_stay_byte_for_byte(
+    kind: str, suffix: str, photo: Callable, encode: Callable
+) -> None:
+    for height, width in ((48, 60), (60, 48), (48, 48)):
+        encoded = encode(photo(4, height, width, 1), kind)
+        assert verify_xray(encoded, 48, "whole") == EncodedImage(encoded, suffix, height, width, 1)
+        colour = verify_xray(encode(photo(4, height, width, 3), kind), 48, "whole")
+        assert (colour.suffix, opened(colour).shape) == ("png", (height, width))
+        assert verify_xray(colour.encoded, 48, "whole") == colour
+
+
+def test_stripes_are_not_enlarged_beyond_memory(encode: Callable) -> None:
+    stripe = encode(np.zeros((2, 4_000), np.uint8))
+    with pytest.raises(ValueError, match=r"1024000 x 512 pixels with a shorter side of 512, more than 178,956,970"):
+        verify_xray(stripe, 512, "whole")
+    assert verify_xray(stripe, 512).height == 512
 
 
 @pytest.mark.parametrize("value", [0, 1, 127, 254, 255])

@@ -340,6 +340,8 @@ def test_bad_images_stay_listed_and_are_no_reason_to_begin_again(
         ({"classes": ("cat", "eel")}, "other classes;"),
         ({"name": "other"}, "other name;"),
         ({"xray_size": 32}, "other xray size;"),
+        ({"xray_size": 32, "xray_cut": "whole"}, "other xray size, xray cut;"),
+        ({"split": "authors"}, "other split;"),
         ({"shorter_side": 32}, "other shorter side;"),
         ({"equal_images": "pairs"}, "other equal images;"),
         ({"task": "multi_label"}, "other task;"),

@@ -17,12 +17,13 @@ _COLDEST, _HOTTEST = 0.02, 50.0
 @dataclass(frozen=True)
 class OperatingPoints:
     """thresholds: by class or finding, in log odds before the temperature; those that val could not choose are 0, and
-    `unfitted` says why. images: of val, 0 where there was none."""
+    `unfitted` says why. images: of val; where there were none to choose on, 0, and `no_val` says why."""
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
     unfitted: dict[str, str] = field(default_factory=dict)
     images: int = 0
+    no_val: str = "there is no val split to choose it on"
 
     def threshold(self, name: str) -> float:
         return self.thresholds.get(name, 0.0)
@@ -31,10 +32,13 @@ class OperatingPoints:
         """Why the threshold of a class or finding is the default; empty where it was chosen."""
         if name in self.thresholds:
             return ""
-        return self.unfitted.get(name, "there is no val split to choose it on")
+        return self.unfitted.get(name, self.no_val)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+NOTHING_CHOSEN = OperatingPoints(no_val="val was trained on")  # of runs on train+val
 
 
 def choose(val: Predictions) -> OperatingPoints:
@@ -46,7 +50,7 @@ def choose(val: Predictions) -> OperatingPoints:
         else:
             missing = "positives" if negative.any() else "negatives" if positive.any() else "labels"
             unfitted[name] = f"val has no {missing} of it"
-    return OperatingPoints(fit_temperature(val), thresholds, unfitted, len(val))
+    return OperatingPoints(fit_temperature(val), thresholds, unfitted, len(val), no_val="")
 
 
 def youden(scores: Floats, positive: Bools, negative: Bools) -> float:

@@ -75,7 +75,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
     elif (unknown := int((assessment.predictions.patients < 0).sum())) > 0:
         found.append(f"The patients of {unknown:,} images are not known: each of these is resampled by itself.")
     if not assessment.points.images:
-        found.append("There was no val split: the thresholds are 0.5, and the temperature is 1.")
+        found.append(f"The thresholds are 0.5, and the temperature is 1: {assessment.points.no_val}.")
     return found
 
 
@@ -98,7 +98,7 @@ def _summary(assessment: Assessment) -> str:
 
 def _temperature(assessment: Assessment) -> str:
     if not assessment.points.images:
-        return "There was no val split to fit a temperature on."
+        return f"No temperature was fitted: {assessment.points.no_val}."
     temperature = assessment.points.temperature
     kind = "too sure of itself" if temperature > 1 else "not sure enough of itself"
     return (
@@ -173,7 +173,9 @@ def _preparation(run: Run) -> str:
     about = run.about
     if not about:
         return "not known"
-    shrunk = f"the central square shrunk to {about['xray_size']} pixels, " if about.get("xray_size") else ""
+    size = about.get("xray_size")
+    square, whole = f"the central square shrunk to {size} pixels, ", f"shrunk to a shorter side of {size} pixels, "
+    shrunk = (whole if about.get("xray_cut") == "whole" else square) if size else ""
     colour = "grey" if about.get("channels") == 1 else "RGB"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (run.mean, run.std))
     return (
@@ -229,10 +231,11 @@ def _model_items(run: Run) -> list[str]:
     classes = about.get("classes") or []
     shown = ", ".join(classes[:30]) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
     environment = result.get("environment") or {}
+    sets = ", ".join(about.get("sets") or ["unknown"])
     return [
         f"BiT ResNet {about.get('model') or result.get('model')}, {result.get('mode', 'finetune')}, starting from "
         f"{result.get('source', 'random weights')}",
-        f"Trained on {', '.join(about.get('sets') or ['unknown'])}, {result.get('train_images', 'unknown')} images, "
+        f"Trained on {sets} ({run.trained_on}), {result.get('train_images', 'unknown')} images, "
         f"{result.get('total_steps', 'unknown')} steps, seed {run.settings.get('seed')}",
         f"Labels: {shown}",
         f"Preparation: {_preparation(run)}",

@@ -13,7 +13,7 @@ from data_pipelines.depth import Depth
 from data_pipelines.dicom import is_dicom
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.images import verify_image, verify_xray
-from data_pipelines.index import Array, Index
+from data_pipelines.index import Array, Index, XrayCut
 from data_pipelines.loaders import pick_loader, read_ahead
 from data_pipelines.order import evaluation_order
 from data_pipelines.part import verified_or_reason
@@ -50,6 +50,7 @@ class Predictor:
         self.task = about["task"]
         self.channels: int = about["channels"]
         self.xray_size: int | None = about.get("xray_size") if xray_size is None else xray_size
+        self.xray_cut: XrayCut = about.get("xray_cut") or "square"
         if "xray_size" not in about and xray_size is None and self.channels == 1:
             print(
                 f"warning: {run.path} does not say whether its grey images were X-rays that were shrunk; if so, say to "
@@ -84,7 +85,8 @@ class Predictor:
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The bytes of a file as `prepare` would have stored them, or why that is not possible."""
         if self.xray_size:
-            return verified_or_reason(lambda: encoded, partial(verify_xray, size=self.xray_size, depth=self._depth))
+            verify = partial(verify_xray, size=self.xray_size, depth=self._depth, cut=self.xray_cut)
+            return verified_or_reason(lambda: encoded, verify)
         if is_dicom(encoded[:132]):
             return "DICOM, and the run was trained on images that were not shrunk as X-rays are"
         return verified_or_reason(lambda: encoded, partial(verify_image, shorter_side=self._shorter_side))

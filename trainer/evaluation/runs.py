@@ -10,7 +10,7 @@ from data_pipelines.index import Index, Split
 from data_pipelines.library import find
 from trainer import checkpoint
 from trainer.config import Config, DataConfig
-from trainer.evaluation.operating import KEY, OperatingPoints, choose
+from trainer.evaluation.operating import KEY, NOTHING_CHOSEN, OperatingPoints, choose
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.experiment import CONFIG, RESULT
 from trainer.files import read_json
@@ -36,12 +36,19 @@ class Run:
         """The run in words: the name in its configuration, or of its folder."""
         return str(self.settings.get("name") or self.folder.name)
 
+    @property
+    def trained_on(self) -> str:
+        """The splits that it was trained on: "train", or "train+val"."""
+        return str(self.about.get("trained_on") or self.result.get("trained_on") or "train")
+
     def points(self) -> OperatingPoints:
         """What was fitted on val: as the checkpoint says, else by the predictions for val."""
         said = self.about.get(KEY)
         if isinstance(said, dict):
             known = {entry.name for entry in fields(OperatingPoints)}
             return OperatingPoints(**{name: value for name, value in said.items() if name in known})
+        if self.trained_on == "train+val":
+            return NOTHING_CHOSEN
         return choose(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
 
     @property

@@ -48,6 +48,8 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     """The run's saved predictions for its own val or test split. Raises InputError where there are none."""
     if split not in ("val", "test"):
         raise InputError(f"a run keeps predictions for val and test, not for {split}; name the set with --data")
+    if split == "val" and run.trained_on == "train+val":
+        raise InputError(f"{run.folder} was trained on train and val: val says nothing of it; take --split test")
     chosen: Split = "val" if split == "val" else "test"
     predictions = load(run.folder, chosen)
     index: Index | None = None
@@ -169,12 +171,18 @@ def _mismatches(run: Run, predictor: Predictor, index: Index) -> list[str]:
             f"The set stores {stored}, the run was trained on X-rays of {predictor.xray_size}: prepare it with "
             f"--xray-size {predictor.xray_size}."
         )
+    if predictor.xray_size and index.xray_side and predictor.xray_cut != index.xray_cut:
+        what = "whole X-rays" if predictor.xray_cut == "whole" else "central squares of X-rays"
+        found.append(
+            f"The set does not store {what}, which the run was trained on. bitscale-predict, given the original files, "
+            "prepares them as the run's own."
+        )
     return found
 
 
 def _leaks(run: Run, name: str, splits: Sequence[str]) -> list[str]:
     known = {*(run.about.get("sets") or ()), *(run.result.get("source_sets") or ())}
-    if name in known and "train" in splits:
+    if name in known and set(run.trained_on.split("+")) & set(splits):
         return [f"The run was trained on a set called {name}: its training images are among these."]
     if name in known:
         return [f"The run was trained on a set called {name}: this is no external validation."]

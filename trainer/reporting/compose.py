@@ -107,6 +107,7 @@ def _small_print(runs: pd.DataFrame) -> list[Block]:
     blocks: list[Block] = []
     sections = {
         "Sizes of images": notes.sizes(runs),
+        "Trained on train and val": notes.trained_on_val(runs),
         "Left out of means over classes, lacking positives or negatives in test": notes.left_out(runs),
         "Not as BiT-HyperRule and the paper have it": notes.deviations(runs),
         "Made by": notes.origins(runs),

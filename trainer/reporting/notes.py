@@ -33,7 +33,7 @@ def not_numbers(runs: pd.DataFrame) -> list[str]:
 
 def unlike_seeds(runs: pd.DataFrame) -> list[str]:
     """The cells whose seeds were run with different settings."""
-    settings = ["total_steps", "image_size", "resize", "base_lr", "balance", "departures"]
+    settings = ["total_steps", "image_size", "resize", "base_lr", "balance", "trained_on", "departures"]
     distinct = runs.groupby(CELL, sort=False)[settings].nunique(dropna=False)
     cells = [
         f"{source}, {model} on {target}, {shots} ({', '.join(row.index[row > 1])})"
@@ -81,6 +81,19 @@ def sizes(runs: pd.DataFrame) -> list[str]:
             resized = "" if pd.isna(resize) or resize == size else f"resized to {resize}, "
             ways.append(f"{stored}, {resized}trained at {size} x {size}")
         lines.append(f"{target_title(str(target))}: {'; or '.join(ways)}")
+    return lines
+
+
+def trained_on_val(runs: pd.DataFrame) -> list[str]:
+    """The targets whose fine-tunings were trained on val, too, and how many of them."""
+    own = runs[(runs["origin"] != PUBLISHED) & (runs["kind"] == "transfer")]
+    lines = []
+    for target, found in own.groupby("target", sort=False)["trained_on"]:
+        count = int((found == "train+val").sum())
+        if count:
+            some = "all" if count == len(found) else f"{count} of {len(found)}"
+            compare = "" if count == len(found) else "; they do not compare with the others"
+            lines.append(f"{target_title(str(target))}: {some} runs, for which nothing was chosen on val{compare}")
     return lines
 
 

@@ -47,6 +47,8 @@ class Sweep:
     """How many seeds, from 0."""
     jobs: int | None = None
     """Runs at a time; None: one per GPU, or one on a CPU. They share the CPU cores."""
+    skip_impossible: bool = False
+    """List the cells that need more images than a target has, and run the others, instead of refusing all."""
     dry_run: bool = False
     """Print the plan with estimated hours, and stop."""
     plan: Path | None = None
@@ -87,11 +89,17 @@ def main_sweep(arguments: list[str]) -> None:
 
 def _plan(sweep: Sweep) -> Plan:
     """The plan, with what it leaves out said. Raises InputError if nothing is left in it."""
-    plan = make_plan(sweep.sources, sweep.targets, sweep.shots, sweep.seeds, sweep.options)
+    plan = make_plan(
+        sweep.sources, sweep.targets, sweep.shots, sweep.seeds, sweep.options, skip_impossible=sweep.skip_impossible
+    )
     for line in plan.left_out:
         print(f"left out (--overlap-excluded runs it): {line}", file=sys.stderr)
+    for line in plan.impossible:
+        print(f"skipped as impossible: {line}", file=sys.stderr)
     for line in plan.notes:
         print(f"note: {line}", file=sys.stderr)
+    if not plan.runs and plan.impossible:
+        raise InputError("every cell is impossible or left out; nothing is left to run")
     if not plan.runs:
         raise InputError("every source shares images with every target; nothing is left to run")
     return plan

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines import library
 from data_pipelines.datasets.overlap import shares_images
-from data_pipelines.errors import InputError
+from data_pipelines.errors import ImpossibleError, InputError
 from data_pipelines.shards import read_manifest
 from trainer import checkpoint
 from trainer.config import Config
@@ -68,10 +68,12 @@ class PlannedRun:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """runs: in the order of their start. left_out: cells that are not run, and why. notes: what to know of them."""
+    """runs: in the order of their start. left_out: cells whose source has seen the target, and why. impossible: cells
+    that are skipped, and why. notes: what to know of the others."""
 
     runs: list[PlannedRun]
     left_out: list[str]
+    impossible: list[str]
     notes: list[str]
 
     @property
@@ -81,12 +83,17 @@ class Plan:
 
 
 def make_plan(
-    sources: Sequence[str], targets: Sequence[str], shots: Sequence[str], seeds: int, options: Options
+    sources: Sequence[str],
+    targets: Sequence[str],
+    shots: Sequence[str],
+    seeds: int,
+    options: Options,
+    skip_impossible: bool = False,
 ) -> Plan:
     """The runs of all sources on all targets, seeds outermost, so that every cell has its first number early.
 
-    Raises InputError where a source, a target or a folder does not allow a run; what is wrong with targets, in one
-    message.
+    Raises InputError where a source, a target or a folder does not allow a run; what is wrong with targets, and all
+    cells that their images do not allow, in one message. With `skip_impossible` these cells are left out.
     """
     _require_distinct("sources", [source_name(source) for source in sources])
     _require_distinct("targets", [target_name(target) for target in targets])
@@ -95,7 +102,7 @@ def make_plan(
         raise InputError(f"--seeds is {seeds}; it is the number of seeds, at least 1")
     models = models_of(sources, options.model)
     excluded, left_out = _overlapping(sources, targets, options)
-    plan = Plan([], left_out, [])
+    plan = Plan([], left_out, [], [])
     troubles: list[str] = []
     for seed, target, count in product(range(seeds), targets, shots):
         cell = [
@@ -106,9 +113,15 @@ def make_plan(
         try:
             if cell:
                 plan.runs.extend(_plan_cell(cell, models, plan.notes))
+        except ImpossibleError as error:
+            if seed == 0:  # each seed draws from the same images
+                cells = (f"{source_name(run.pretrained)}/{target_name(target)}/{count}-shot" for run in cell)
+                plan.impossible.append(f"{', '.join(cells)}: {error}")
         except InputError as error:
             if str(error) not in troubles:
                 troubles.append(str(error))
+    if plan.impossible and not skip_impossible:
+        troubles += ["these cells are impossible, and --skip-impossible runs the others:", *plan.impossible]
     if troubles:
         raise InputError("\n  ".join(["nothing was started:", *troubles]) if troubles[1:] else troubles[0])
     return plan
@@ -170,7 +183,7 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
 
 
 def _predicted_images(transfer: Transfer, target: Target) -> int:
-    val, test = target.images.get("val", 0), target.images["test"]
+    val, test = target.held_out.get("val", 0), target.held_out["test"]
     # val at the end of training and, like test, for the result; frozen features once, those of train as well
     return 2 * val + test if transfer.options.mode == "finetune" else len(target.train) + val + test
 

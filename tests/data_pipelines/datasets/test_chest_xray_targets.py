@@ -59,7 +59,7 @@ def parted_patients(raw: RawSet) -> int:
 def assert_about_xrays(raw: RawSet) -> None:
     """What all these sets have in common."""
     assert raw.task == "single_label"
-    assert raw.xray_size == 256
+    assert (raw.xray_size, raw.xray_cut) == ((256, "square") if raw.name == "padchest_cl" else (512, "whole"))
     assert raw.horizontal_flip
     assert "http" in raw.source
     assert len(raw.images) == raw.num_images == len({image.key for image in raw.images})

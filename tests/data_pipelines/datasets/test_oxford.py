@@ -1,5 +1,7 @@
 """Flowers and pets: which file has which label and split, and what is said of tables that do not fit."""
 
+import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
+from PIL import Image
 
+from data_pipelines import prepare
+from data_pipelines.datasets import oxford
 from data_pipelines.datasets.oxford import flowers102, pets
 from data_pipelines.errors import InputError
 
@@ -41,6 +46,49 @@ def test_flowers_are_split_as_their_owner_says(flowers: Path) -> None:
         for number in numbers
     }
     assert {image.key: (image.split, image.label, image.read()) for image in raw.images} == expected
+
+
+def test_flowers_of_the_papers_authors(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They train on the list that its owner tests on, and test on the other two."""
+    monkeypatch.setattr(oxford, "_FLOWER_LISTS", {"trnid": 3, "valid": 3, "tstid": 4})
+    raw = flowers102(flowers, split="authors")
+    places = {image.key: image.split for image in raw.images}
+    tested = {f"image_{number:05d}_jpg" for number in FLOWER_SPLITS["trnid"] + FLOWER_SPLITS["valid"]}
+    assert {key for key, split in places.items() if split == "test"} == tested
+    assert {key for key, split in places.items() if split == "train"} == places.keys() - tested
+    assert len(places) == 10
+    assert raw.split == "authors"
+    assert "official test list" in raw.notes[0]
+    official = flowers102(flowers)
+    assert (official.split, official.notes) == (None, ())
+    assert {image.key: image.label for image in raw.images} == {image.key: image.label for image in official.images}
+
+
+def test_the_authors_split_is_of_oxfords_lists(flowers: Path) -> None:
+    message = (
+        r"setid.mat has other lists than Oxford's \(trnid 3, valid 3, tstid 4; Oxford's: trnid 1,020, valid 1,020, "
+    )
+    with pytest.raises(InputError, match=f"{message}tstid 6,149.*or take --split official"):
+        flowers102(flowers, split="authors")
+
+
+def test_the_split_stands_in_the_manifest(
+    flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(oxford, "_FLOWER_LISTS", {"trnid": 3, "valid": 3, "tstid": 4})
+    for path in (flowers / "jpg").glob("*.jpg"):
+        Image.fromarray(np.full((8, 8, 3), int(path.stem[-2:]), np.uint8)).save(path)
+    for arguments, counts in (((), (3, 3, 4)), (("--split", "authors"), (4, 0, 6))):
+        out = tmp_path / f"out{len(arguments)}"
+        monkeypatch.setattr(
+            sys, "argv", ["prepare", "flowers102", "--root", str(flowers), "--out", str(out), *arguments]
+        )
+        prepare.main()
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert tuple(manifest["splits"][split]["images"] for split in ("train", "val", "test")) == counts
+        assert manifest.get("split") == (arguments[1] if arguments else None)
+        assert any("official test list" in note for note in manifest["notes"]) == bool(arguments)
+    assert "note: trained on the official test list" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

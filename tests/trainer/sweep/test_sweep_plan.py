@@ -45,16 +45,17 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
 
     def plan(
         sources: tuple[str, ...] = ("scratch",),
-        targets: tuple[str, ...] = ("pets",),
+        targets: tuple[str, ...] = ("cats",),
         shots: tuple[str, ...] = ("1",),
         seeds: int = 1,
+        skip_impossible: bool = False,
         **options: Any,
     ) -> Plan:
         for target in targets:
             if not (tmp_path / "data" / target).exists() and target != "unknown":
                 tiny_set(tmp_path / "data" / target, LABELS, CLASSES, name=target, splits=("train", "val", "test"))
         given = Options(**{"model": "r14x0.5", "out": Path("out"), "image_size": 32, **options})
-        return make_plan(sources, targets, shots, seeds, given)
+        return make_plan(sources, targets, shots, seeds, given, skip_impossible)
 
     return plan
 
@@ -70,13 +71,13 @@ def leave_result(run: PlannedRun, **changes: Any) -> Path:
 
 def test_every_source_on_every_target_with_every_shot_and_seed(planned: Planned, tmp_path: Path) -> None:
     source = source_of(tmp_path / "mine", "photos")
-    plan = planned((source, "scratch"), ("pets", "tulips"), ("2", "full"), seeds=2, model=None)
+    plan = planned((source, "scratch"), ("cats", "tulips"), ("2", "full"), seeds=2, model=None)
     assert len(plan.runs) == len({run.name for run in plan.runs}) == len(plan.pending) == 2 * 2 * 2 * 2
     assert [run.name for run in plan.runs[:4]] == [
-        "mine/pets/2-shot-seed-0",
-        "scratch/pets/2-shot-seed-0",
-        "mine/pets/full-shot-seed-0",
-        "scratch/pets/full-shot-seed-0",
+        "mine/cats/2-shot-seed-0",
+        "scratch/cats/2-shot-seed-0",
+        "mine/cats/full-shot-seed-0",
+        "scratch/cats/full-shot-seed-0",
     ]
     assert {run.transfer.seed for run in plan.runs[:8]} == {0}
     assert (plan.left_out, plan.notes) == ([], [])
@@ -90,8 +91,8 @@ def test_a_finished_run_is_not_made_again(planned: Planned) -> None:
     done, *_ = planned(seeds=3).runs
     leave_result(done)
     assert [run.name for run in planned(seeds=3).pending] == [
-        "scratch/pets/1-shot-seed-1",
-        "scratch/pets/1-shot-seed-2",
+        "scratch/cats/1-shot-seed-1",
+        "scratch/cats/1-shot-seed-2",
     ]
     assert not planned(seeds=1).pending
 
@@ -138,7 +139,7 @@ def test_a_run_that_was_stopped_goes_on(planned: Planned) -> None:
     [
         ({"sources": ("scratch", "scratch")}, "--sources: several are scratch"),
         ({"sources": ("x/a", "y/a")}, "--sources: several are a; name each once, and rename"),
-        ({"targets": ("pets", "data/pets")}, "--targets: several are pets"),
+        ({"targets": ("cats", "data/cats")}, "--targets: several are cats"),
         ({"shots": ("1", "1")}, "--shots: several are 1"),
         ({"shots": ("0",)}, "--shots 0 is neither"),
         ({"shots": ("some",)}, "--shots some is neither"),
@@ -156,27 +157,63 @@ def test_refused(changes: dict[str, Any], message: str, planned: Planned) -> Non
     assert not Path("out").exists()
 
 
-def test_shots_that_a_target_does_not_have(planned: Planned) -> None:
+def test_shots_that_a_target_does_not_have(planned: Planned, tmp_path: Path) -> None:
+    cells = {
+        "sources": (source_of(tmp_path / "mine"), "scratch"),
+        "targets": ("cats", "tulips"),
+        "shots": ("2", "3", "9"),
+        "seeds": 2,
+        "model": None,
+    }
     with pytest.raises(InputError) as refused:
-        planned(targets=("pets", "tulips"), shots=("2", "3", "9"), seeds=2)
-    told = str(refused.value)
-    assert told.startswith("nothing was started:")
-    assert told.count("few (2)") == 2  # once for each number of shots, not for each seed
-    assert "9 shots asked for" in told
-    plan = planned(targets=("pets",), shots=("2", "3", "9"), seeds=2, shots_at_most=True)
+        planned(**cells)
+    start, hint, *impossible = str(refused.value).split("\n  ")
+    assert (start, hint) == (
+        "nothing was started:",
+        "these cells are impossible, and --skip-impossible runs the others:",
+    )
+    assert [line.partition(": ")[0] for line in impossible] == [
+        f"mine/{target}/{shots}-shot, scratch/{target}/{shots}-shot"
+        for target in ("cats", "tulips")
+        for shots in (3, 9)
+    ]  # once for each number of shots, not for each seed
+    assert impossible[0].endswith("few (2); ask for fewer shots, or take what there is with --shots-at-most")
+    assert "few (2), many (4)" in impossible[1]
+    plan = planned(**cells, skip_impossible=True)
+    assert plan.impossible == impossible
+    assert {run.transfer.shots for run in plan.runs} == {"2"}
+    assert len(plan.runs) == 2 * 2 * 2
+    plan = planned(targets=("cats",), shots=("2", "3", "9"), seeds=2, shots_at_most=True)
     assert len(plan.runs) == 6
     assert plan.notes == [
-        "pets has fewer than 3 training images of: few (2)",
-        "pets has fewer than 9 training images of: few (2), many (4)",
+        "cats has fewer than 3 training images of: few (2)",
+        "cats has fewer than 9 training images of: few (2), many (4)",
     ]
+
+
+def test_only_cells_without_images_are_skipped(planned: Planned, tmp_path: Path) -> None:
+    """A set that is not there, or pictures stored too small, can be mended; they are told beside the cells."""
+    tiny_set(
+        tmp_path / "data" / "lungs", LABELS, CLASSES, name="lungs", splits=("train", "test"), side=32, patients="apart"
+    )
+    with pytest.raises(InputError, match=r"^the X-rays of lungs are stored at 32 pixels"):
+        planned(targets=("lungs",), image_size=64, skip_impossible=True)
+    with pytest.raises(InputError) as refused:
+        planned(targets=("lungs",), image_size=64, shots=("1", "3"))
+    assert "the X-rays of lungs are stored at 32 pixels" in str(refused.value)
+    assert "scratch/lungs/3-shot: 3 shots asked for" in str(refused.value)
+    tiny_set(tmp_path / "data" / "findings", [[1, 0], [0, 1]], ("mass", "edema"), splits=("train", "test"))
+    plan = planned(targets=("findings",), shots=("1", "full"), skip_impossible=True)
+    assert [run.name for run in plan.runs] == ["scratch/findings/full-shot-seed-0"]
+    assert plan.impossible[0].startswith("scratch/findings/1-shot: few-shot selection needs one label per image")
 
 
 def test_sources_that_have_seen_the_target_are_left_out(planned: Planned, tmp_path: Path) -> None:
     seen, other = source_of(tmp_path / "seen", "chexpert", "padchest"), source_of(tmp_path / "other", "chexpert")
-    sweep = {"sources": (seen, other, "scratch"), "targets": ("padchest_cl", "pets"), "model": None}
+    sweep = {"sources": (seen, other, "scratch"), "targets": ("padchest_cl", "cats"), "model": None}
     plan = planned(**sweep)
     assert sorted(run.name.rpartition("/")[0] for run in plan.runs) == [
-        "other/padchest_cl", "other/pets", "scratch/padchest_cl", "scratch/pets", "seen/pets",
+        "other/cats", "other/padchest_cl", "scratch/cats", "scratch/padchest_cl", "seen/cats",
     ]  # fmt: skip
     (told,) = plan.left_out
     assert told.startswith("seen to padchest_cl: the source was pre-trained on padchest, which shares images")
@@ -188,7 +225,7 @@ def test_overlaps() -> None:
     assert shares_images(["nih_cxr14"], "covidx")
     assert shares_images(["covidx"], "nih_cxr14")
     assert shares_images(["chexpert", "padchest"], "padchest_cl")
-    assert "the target itself" in str(shares_images(["a", "pets"], "pets"))
+    assert "the target itself" in str(shares_images(["a", "cats"], "cats"))
     for sources, target in (
         ([], "covidx"),
         (["chexpert", "mimic_cxr", "padchest"], "covidx"),
@@ -204,7 +241,7 @@ def test_a_head_is_kept_where_there_is_one(planned: Planned, tmp_path: Path) -> 
 
 def test_frozen_features_take_one_pass(planned: Planned) -> None:
     (run,) = planned(mode="knn").runs
-    assert (run.name, run.steps, run.predicted_images) == ("scratch/pets/1-shot-seed-0-knn", 1, 2 + 6 + 6)
+    assert (run.name, run.steps, run.predicted_images) == ("scratch/cats/1-shot-seed-0-knn", 1, 2 + 6 + 6)
 
 
 EVERYTHING = Options(
@@ -213,6 +250,7 @@ EVERYTHING = Options(
     out=Path("some where"),
     classes=("a b", "c"),
     one_label=True,
+    train_on="train",
     shots_at_most=True,
     keep_head=True,
     batch_size=64,
@@ -233,7 +271,7 @@ EVERYTHING = Options(
 
 @pytest.mark.parametrize("options", [Options(), EVERYTHING])
 def test_the_command_line_of_a_run(options: Options) -> None:
-    transfer = Transfer("runs/a b", "pets", "5", 3, options)
+    transfer = Transfer("runs/a b", "cats", "5", 3, options)
     assert tyro.cli(Transfer, args=flags_of(transfer)) == transfer
     assert all(getattr(EVERYTHING, name) != value for name, value in vars(Options()).items())
 
@@ -245,9 +283,9 @@ def test_plan_file(planned: Planned, tmp_path: Path) -> None:
     written = json.loads(Path("plans/a.json").read_text())
     assert (written["name"], written["gpus_per_task"]) == ("a", 1)
     first, second = written["tasks"]
-    assert first["name"] == "scratch/pets/1-shot-seed-0"
+    assert first["name"] == "scratch/cats/1-shot-seed-0"
     assert json.loads(Path(first["done"]).read_text())
-    assert second["done"] == "out/scratch/pets/1-shot-seed-1/result.json"
+    assert second["done"] == "out/scratch/cats/1-shot-seed-1/result.json"
     assert second["command"][:3] == ["python", "-m", "trainer.transfer"]
     assert tyro.cli(Transfer, args=second["command"][3:]) == plan.runs[1].transfer
     write_plan(Path("plan.json"), "a", planned(runtime=RuntimeConfig(device="cpu")).runs)
@@ -285,7 +323,7 @@ def test_hours_by_the_speed_of_finished_runs(planned: Planned, monkeypatch: pyte
     assert first.endswith("finished")
     hours = (500 * 128 + (2 * 6 + 6) / 3) / 200 / 3600  # an image that is only predicted takes a third
     assert hours_of(plan.runs[1], 200) == pytest.approx(hours)
-    assert second.split() == ["scratch/pets/1-shot-seed-1", "r14x0.5", "32", "500", f"{hours:.3f}"]
+    assert second.split() == ["scratch/cats/1-shot-seed-1", "r14x0.5", "32", "500", f"{hours:.3f}"]
     assert "2 runs, 1 of them to be made: about 0.09 hours, 0.04 with 2 at a time" in total
     assert "200 (of finished runs)" in how
     for other in (here | {"device": "a GPU"}, here | {"world_size": 2}, here | {"threads_per_rank": 1}):
