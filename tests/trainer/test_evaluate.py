@@ -87,6 +87,27 @@ def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data
     assert numbers["operating_points"] == checkpoint.describe(checkpoint.chosen(run_dir))["operating_points"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"temperature": 1.0, "temperature_unfitted": "every prediction for val is right"}, "every prediction"),
+        ({"temperature": 1.0, "temperature_unfitted": None}, "searched a narrower range"),  # of an earlier version
+        ({"temperature": 1.5, "temperature_unfitted": None}, ""),
+    ],
+)
+def test_a_temperature_that_was_not_fitted_is_said(
+    changed: dict[str, Any], reason: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = checkpoint.describe(checkpoint.chosen(run_dir))
+    said = {name: value for name, value in (about["operating_points"] | changed).items() if value is not None}
+    monkeypatch.setattr("trainer.evaluation.runs.checkpoint.describe", lambda path: about | {"operating_points": said})
+    page, numbers = evaluated(run_dir, out=tmp_path, images=False)
+    assert ("No temperature was fitted, because" in page) == bool(reason)
+    assert reason in page
+    assert reason in numbers["calibration_error"].get("temperature_not_fitted", "")
+    assert ("temperature_not_fitted" in numbers["calibration_error"]) == bool(reason)
+
+
 def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
     """It has one of the findings, and one that the run does not know."""
     films = write_films(tmp_path / "raw", 60, findings=("Nodule", "Hernia"), seed=1)
@@ -145,6 +166,7 @@ def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     assert any("MAY LEAK" in warning for warning in numbers["warnings"])
     assert any("no val split" in warning for warning in numbers["warnings"])
     assert numbers["findings"]["dog"]["threshold"] == 0.5
+    assert numbers["calibration_error"]["temperature_not_fitted"] == "there is no val split to fit it on"
 
     cats = tiny_set(tmp_path / "cats", [0] * 12, ("cat",), splits=("test",), name="cats")
     _, numbers = evaluated(run, data=str(cats))

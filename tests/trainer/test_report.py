@@ -133,9 +133,10 @@ def test_own_results_beside_the_authors_files_and_the_paper(tmp_path: Path) -> N
     assert "Of 4 rows of cifar100.csv, 2 are exact duplicates and dropped; 2 are left." in text
     assert "| CIFAR-100 | 71.00 ± 1.41 |" in text
     assert "| CIFAR-100, authors' files | 75.90 ± 0.14 |" in text
-    assert "| CIFAR-100, paper | 75.90 ± 0.05 | 82.47 ± 0.20 | 83.90 ± 0.08 | **88.54 ± 0.13** |" in text
+    printed = ("75.90 ± 0.05 [0.05]", "82.47 ± 0.20 [0.21]", "83.90 ± 0.08 [0.09]", "**88.54 ± 0.13 [0.14]**")
+    assert f"| CIFAR-100, paper | {' | '.join(printed)} |" in text
     assert "- 1 of 2 means are the printed ones to 0.011 points." in text
-    assert "- Different: CIFAR-100: ImageNet-1k, r50x1 (71.00 ± 1.41 here, 75.90 ± 0.05 in the paper)." in text
+    assert "- Different: CIFAR-100: ImageNet-1k, r50x1 (71.00 ± 1.41 here, 75.90 ± 0.05 [0.05] in the paper)." in text
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,10 @@ def test_a_published_cell_is_that_of_its_different_rows(published_report: Path) 
     assert (beside["n"] == different["count"]).all()
     same = (beside["mean"] - beside["mean_paper"]).abs() <= 0.011
     assert (standing["mean"] - beside["mean_paper"])[same].abs().max() < 0.0051
-    assert (standing["std"] - beside["std_paper"])[same].abs().max() < 0.0051
+    assert (standing["std"] - beside["printed_std_paper"])[same].abs().max() < 0.0051
+    assert (different["std"] - beside["std_paper"])[same].abs().max() < 0.000051  # as the table corrects it
+    assert (different["count"] == beside["n_paper"])[same].all()
+    assert beside["printed_std_paper"][~same].isna().all()
     n, doubled = different["count"], standing["count"] == 2 * different["count"]
     too_small = (standing["std"] / different["std"])[doubled]
     assert (too_small - (2 * (n - 1) / (2 * n - 1)).pow(0.5)[doubled]).abs().max() < 1e-6

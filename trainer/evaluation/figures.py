@@ -59,7 +59,7 @@ def reliability(assessment: Assessment, folder: Path) -> Picture:
     what = "share of correct predictions" if assessment.predictions.task == "single_label" else "share of positives"
     curves = [("as trained", assessment.raw_reliability, _COLOURS[1])]
     if assessment.points.images:
-        curves.append((f"temperature {assessment.points.temperature:.2f}", assessment.reliability, _COLOURS[0]))
+        curves.append((f"temperature {assessment.points.temperature:.3g}", assessment.reliability, _COLOURS[0]))
     with plt.rc_context(STYLE):
         figure, (axes, bars) = plt.subplots(
             2, 1, figsize=(4.4, 4.2), layout="constrained", sharex=True, height_ratios=[3, 1]

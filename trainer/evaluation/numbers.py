@@ -13,6 +13,7 @@ from trainer.evaluation.runs import over_seeds
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Everything on the page in full precision; what has no value is null."""
     assessment, tested = evaluation.assessment, evaluation.tested
+    why_none = assessment.points.why_no_temperature()
     seeds = over_seeds(evaluation.run) if tested.own and tested.split == "test" else []
     return {
         "run": str(evaluation.run.folder),
@@ -33,6 +34,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "calibration_error": {
             "as_trained": _number(assessment.raw_reliability.error),
             "with_temperature": _number(assessment.reliability.error),
+            **({"temperature_not_fitted": why_none} if why_none else {}),
         },
         "findings": {finding.name: _finding(finding) for finding in assessment.findings},
         "subgroups": [_subgroup(part, assessment.predictions.classes) for part in assessment.subgroups],

@@ -11,18 +11,21 @@ from trainer.evaluation.predictions import Predictions
 
 BINS = 15  # of equal width, as in Guo et al.
 KEY = "operating_points"  # where a checkpoint has them
-_COLDEST, _HOTTEST = 0.02, 50.0
+_STRIDE = 2.0  # in the logarithm of the temperature, in which it is searched
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class OperatingPoints:
     """thresholds: by class or finding, in log odds before the temperature; those that val could not choose are 0, and
-    `unfitted` says why. images: of val; where there were none to choose on, 0, and `no_val` says why."""
+    `unfitted` says why. temperature: 1 where val could not tell one, and `temperature_unfitted` says why. images: of
+    val; where there were none to choose on, 0, and `no_val` says why."""
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
     unfitted: dict[str, str] = field(default_factory=dict)
     images: int = 0
+    temperature_unfitted: str = ""
     no_val: str = "there is no val split to choose it on"
 
     def threshold(self, name: str) -> float:
@@ -33,6 +36,10 @@ class OperatingPoints:
         if name in self.thresholds:
             return ""
         return self.unfitted.get(name, self.no_val)
+
+    def why_no_temperature(self) -> str:
+        """Why the temperature is 1; empty where it was fitted."""
+        return self.temperature_unfitted if self.images else self.no_val
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,7 +57,8 @@ def choose(val: Predictions) -> OperatingPoints:
         else:
             missing = "positives" if negative.any() else "negatives" if positive.any() else "labels"
             unfitted[name] = f"val has no {missing} of it"
-    return OperatingPoints(fit_temperature(val), thresholds, unfitted, len(val), no_val="")
+    temperature, why_none = fit_temperature(val)
+    return OperatingPoints(temperature, thresholds, unfitted, len(val), why_none, no_val="")
 
 
 def youden(scores: Floats, positive: Bools, negative: Bools) -> float:
@@ -66,35 +74,47 @@ def youden(scores: Floats, positive: Bools, negative: Bools) -> float:
     return float((ordered[best] + following) / 2)
 
 
-def fit_temperature(val: Predictions) -> float:
-    """What logits are to be divided by so that the loss on val is least; 1 where val cannot tell, as where every
-    prediction for it is right: the least loss is then that of a temperature of 0.
+def fit_temperature(val: Predictions) -> tuple[float, str]:
+    """What logits are to be divided by so that the loss on val is least, however small or large they are; and where no
+    such temperature exists, 1 and why.
 
-    One number for all classes or findings. Source: Guo et al., arXiv:1706.04599, sec. 4.2.
+    One number for all classes or findings. The loss is convex in 1 / temperature, so its slope there has one root, or
+    none: then a temperature of 0, or an infinite one, would be best. Source: Guo et al., arXiv:1706.04599, sec. 4.2.
     """
-    from scipy.optimize import minimize_scalar  # half a CPU-second that a start of training need not take
-    from scipy.special import log_softmax
+    from scipy.optimize import brentq  # half a CPU-second that a start of training need not take
+    from scipy.special import softmax
 
+    margins = _margins(val)
+    if not len(margins):
+        return 1.0, "val has no labels"
+    if np.ptp(val.logits) == 0 or not margins.any():
+        return 1.0, "the logits for val tell nothing apart"
+    if margins.max() <= 0:
+        return 1.0, "every prediction for val is right, so that of all temperatures 0 has the least loss"
+
+    def slope(log_inverse: float) -> float:
+        return float((softmax(np.exp(log_inverse) * margins, axis=1) * margins).sum(axis=1).mean())
+
+    if margins.mean() >= -_ROUNDING * np.abs(margins).mean():
+        return 1.0, "val is predicted no better than by chance, so that the higher the temperature the less the loss"
+    low = high = -float(np.log(np.sqrt(np.square(margins).mean())))  # where the logits have a spread of about 1
+    while slope(high) < 0:
+        high += _STRIDE
+    while slope(low) > 0:
+        low -= _STRIDE
+    return float(np.exp(-brentq(slope, low, high))), ""
+
+
+def _margins(val: Predictions) -> Floats:
+    """By how much each logit is above that of the label, float64 [N, C]; of each labelled finding, with 0 as the logit
+    of its absence, [M, 2]."""
     logits = np.asarray(val.logits, dtype=np.float64)
     if val.task == "single_label":
-        rows, labels = np.arange(len(val)), np.asarray(val.labels)
-
-        def loss(log_temperature: float) -> float:
-            return float(-log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean())
-    else:
-        known = ~np.isnan(val.labels)
-        signed = np.where(val.labels[known] == 1, logits[known], -logits[known])
-        if not len(signed):
-            return 1.0
-
-        def loss(log_temperature: float) -> float:
-            return float(np.logaddexp(0, -signed / np.exp(log_temperature)).mean())
-
-    if not len(val) or np.ptp(logits) == 0:
-        return 1.0
-    bounds = (np.log(_COLDEST), np.log(_HOTTEST))
-    found = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
-    return found if 2 * _COLDEST < found < _HOTTEST / 2 else 1.0
+        margins: Floats = logits - logits[np.arange(len(val)), np.asarray(val.labels)][:, None]
+        return margins
+    known = ~np.isnan(val.labels)
+    against = np.where(val.labels[known] == 1, -logits[known], logits[known])
+    return np.stack([np.zeros_like(against), against], axis=1)
 
 
 def probabilities(logits: Array, task: Task, temperature: float) -> Floats:

@@ -97,12 +97,12 @@ def _summary(assessment: Assessment) -> str:
 
 
 def _temperature(assessment: Assessment) -> str:
-    if not assessment.points.images:
-        return f"No temperature was fitted: {assessment.points.no_val}."
+    if why_none := assessment.points.why_no_temperature():
+        return f"No temperature was fitted, because {why_none}: the logits stay as they are."
     temperature = assessment.points.temperature
     kind = "too sure of itself" if temperature > 1 else "not sure enough of itself"
     return (
-        f"Fitted on the {assessment.points.images:,} images of val, the temperature is {temperature:.3f}: logits are "
+        f"Fitted on the {assessment.points.images:,} images of val, the temperature is {temperature:.4g}: logits are "
         f"divided by it. As trained, the model was {kind} there."
     )
 

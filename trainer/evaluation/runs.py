@@ -1,6 +1,6 @@
 """A finished run as it lies on the disk: what it says of itself, its model, its data."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from trainer.job import open_split
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
+_NARROW = "the version of the program that fitted it searched a narrower range"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,10 @@ class Run:
         said = self.about.get(KEY)
         if isinstance(said, dict):
             known = {entry.name for entry in fields(OperatingPoints)}
-            return OperatingPoints(**{name: value for name, value in said.items() if name in known})
+            points = OperatingPoints(**{name: value for name, value in said.items() if name in known})
+            if points.temperature == 1 and "temperature_unfitted" not in said:
+                return replace(points, temperature_unfitted=_NARROW)
+            return points
         if self.trained_on == "train+val":
             return NOTHING_CHOSEN
         return choose(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()

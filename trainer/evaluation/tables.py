@@ -129,7 +129,7 @@ def calibration(assessment: Assessment) -> Table:
         name="calibration",
         caption="Expected calibration error, 15 bins of equal width.",
         stub=_noun(assessment),
-        columns=(Heading("", "as trained"), Heading("", f"temperature {assessment.points.temperature:.3f}")),
+        columns=(Heading("", "as trained"), Heading("", f"temperature {assessment.points.temperature:.4g}")),
         rows=tuple(rows),
     )
 

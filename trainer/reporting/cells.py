@@ -16,18 +16,22 @@ SIGNIFICANT = 0.05
 @dataclass(frozen=True)
 class Cell:
     """A metric over seeds, in percent. std: sample standard deviation, NaN below two seeds; n: the seeds of the mean;
-    not_numbers: further seeds, whose metric is NaN."""
+    not_numbers: further seeds, whose metric is NaN. printed_std: what a publication prints, where `std` corrects it."""
 
     mean: float
     std: float
     n: int
     not_numbers: int = 0
+    printed_std: float | None = None
 
     def text(self, plus_minus: str = " ± ") -> str:
-        """Mean and spread as a table has them; says so where seeds are missing from the mean."""
+        """Mean and spread as a table has them; says so where seeds are missing from the mean. A printed spread comes
+        first, the corrected one in brackets."""
         if self.n == 0:
             return f"NaN ({self.not_numbers} of {self.not_numbers})" if self.not_numbers else ""
         spread = f"{plus_minus}{self.std:.2f}" if self.n > 1 else ""
+        if self.printed_std is not None:
+            spread = f"{plus_minus}{self.printed_std:.2f} [{self.std:.2f}]"
         missing = f" ({self.not_numbers} of {self.n + self.not_numbers} NaN)" if self.not_numbers else ""
         return f"{self.mean:.2f}{spread}{missing}"
 

@@ -9,10 +9,12 @@ from trainer.reporting.cells import Cell, best, cell_of, welch
 from trainer.reporting.names import DOMAINS, FULL, METRIC_TITLE, SET_TITLE, domain, is_smaller, target_title
 from trainer.reporting.paper import Published
 from trainer.reporting.tables import (
+    PRINTED_SPREADS,
     Entry,
     Heading,
     Source,
     Table,
+    fewer_seeds,
     in_order,
     overlap_notes,
     row_keys,
@@ -153,4 +155,6 @@ def _notes(
         notes.append(
             "Italic: no significant difference to the same model's next smaller source (Welch's t-test, p ≥ 0.05)."
         )
-    return (*notes, *overlap_notes(runs))
+    if any(entry.cell and entry.cell.printed_std is not None for _, entries in rows for entry in entries):
+        notes.append(PRINTED_SPREADS)
+    return (*notes, *fewer_seeds(runs), *overlap_notes(runs))

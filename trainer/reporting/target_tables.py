@@ -12,7 +12,18 @@ from trainer.reporting.names import (
     target_title,
 )
 from trainer.reporting.paper import Published
-from trainer.reporting.tables import Entry, Heading, Table, overlap_notes, row_keys, row_title, seeds_text, sources_of
+from trainer.reporting.tables import (
+    PRINTED_SPREADS,
+    Entry,
+    Heading,
+    Table,
+    fewer_seeds,
+    overlap_notes,
+    row_keys,
+    row_title,
+    seeds_text,
+    sources_of,
+)
 
 _PRINTED_TO = 0.011  # points: the paper prints two places, and rounds means of float32
 
@@ -46,7 +57,9 @@ def few_shot_table(runs: pd.DataFrame) -> Table:
     )
     columns = tuple(Heading("", shots_title(shots)) for shots in order)
     notes = ("Bold: the best of a column.",) if len(rows) > 1 else ()
-    return Table(f"few_shot_{target}", caption, "source", columns, marked, (*notes, *overlap_notes(runs)))
+    return Table(
+        f"few_shot_{target}", caption, "source", columns, marked, (*notes, *fewer_seeds(runs), *overlap_notes(runs))
+    )
 
 
 def _marked(cell: Cell, highest: float, num_rows: int) -> Entry:
@@ -106,9 +119,11 @@ def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, lis
     said.append(f"{len(rows) - len(differing)} of {len(rows)} means are the printed ones to {_PRINTED_TO} points")
     said += [f"different: {text}" for text in differing]
     columns = tuple(Heading("", title) for title in ("here", "paper", "difference", "Welch's t-test"))
-    seeds = f"over {seeds_text(full)} here and {paper.seeds} in the paper"
+    printed_seeds = sorted({words[1].cell.n for _, words, _ in rows if words[1].cell})
+    seeds = f"over {seeds_text(full)} here and {' to '.join(map(str, printed_seeds))} in the paper"
     caption = f"Full-shot results beside the published ones, percent; mean ± standard deviation {seeds}."
-    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows)), said
+    notes = (PRINTED_SPREADS,) if any("[" in words[1].text for _, words, _ in rows) else ()
+    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows), (*notes, *fewer_seeds(full))), said
 
 
 def _compared(mine: Cell, printed: Cell) -> tuple[tuple[Entry, ...], float]:

@@ -102,9 +102,13 @@ def _latex_heading(column: Heading, groups: list[tuple[str, int]] | None) -> str
 
 def _latex_entry(entry: Entry, wide: bool) -> str:
     text = _latex_text(entry.text)
-    mean, bracket, limits = text.partition(" [")
-    if wide and bracket:  # an interval below its mean
-        return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{mean}\\{{}}[{limits}\end{{tabular}}"
+    mean, bracket, rest = text.partition(" [")
+    if wide and bracket:  # an interval, or another spread, below its mean
+        return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{_latex_marked(mean, entry)}\\{{}}[{rest}\end{{tabular}}"
+    return _latex_marked(text, entry)
+
+
+def _latex_marked(text: str, entry: Entry) -> str:
     if text and entry.insignificant:
         text = rf"\textit{{{text}}}"
     return rf"\textbf{{{text}}}" if text and entry.best else text
@@ -161,6 +165,7 @@ def as_rows(tables: Iterable[Table]) -> pd.DataFrame:
             "column": column.title,
             "mean": entry.cell.mean,
             "std": entry.cell.std,
+            "printed_std": entry.cell.printed_std,
             "n": entry.cell.n,
             "not_a_number": entry.cell.not_numbers,
             "best": entry.best,

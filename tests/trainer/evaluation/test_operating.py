@@ -1,5 +1,7 @@
 """Thresholds, temperature and calibration, against their definitions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import expit
@@ -43,10 +45,76 @@ def test_temperature_is_found_again() -> None:
     assert choose(of(2 * scores, classes, "a", "b", "c")).temperature == pytest.approx(2, rel=0.05)
 
 
-def test_val_without_an_error_fits_no_temperature() -> None:
-    labels = np.array([[1.0], [0.0], [1.0]], dtype=np.float32)
-    assert choose(of(np.array([[2.0], [-1.0], [3.0]]), labels, "x")).temperature == 1
-    assert choose(of(np.zeros((3, 1)), labels, "x")).temperature == 1
+@pytest.fixture(scope="module")
+def calibrated() -> dict[str, Predictions]:
+    """Logits that are right as they are, by task."""
+    draws = np.random.default_rng(2)
+    logits = draws.normal(0, 2, (8000, 3))
+    findings = (draws.random(logits.shape) < expit(logits)).astype(np.float32)
+    findings[draws.random(logits.shape) < 0.2] = np.nan
+    shares = probabilities(logits, "single_label", 1)
+    classes = (draws.random(len(logits))[:, None] > shares.cumsum(axis=1)).sum(axis=1)
+    offsets = draws.normal(0, 50, (len(logits), 1))  # which a softmax does not see
+    return {
+        "multi_label": of(logits, findings, "a", "b", "c"),
+        "single_label": of(logits + offsets, classes, "a", "b", "c"),
+    }
+
+
+@pytest.mark.parametrize("true", [0.003, 0.01, 0.03, 0.3, 1, 7, 60, 300])
+@pytest.mark.parametrize("task", ["multi_label", "single_label"])
+def test_temperature_is_found_however_large_the_logits_are(
+    task: str, true: float, calibrated: dict[str, Predictions]
+) -> None:
+    right = calibrated[task]
+    assert right.task == task
+    points = choose(replace(right, logits=(right.logits * true).astype(np.float32)))
+    assert points.temperature == pytest.approx(true, rel=0.06)
+    assert points.why_no_temperature() == ""
+    least = loss_of(right, points.temperature / true)
+    assert all(least < loss_of(right, points.temperature / true * factor) for factor in (0.95, 1.05))
+
+
+def loss_of(predictions: Predictions, temperature: float) -> float:
+    predicted = probabilities(predictions.logits, predictions.task, temperature)
+    if predictions.task == "single_label":
+        return float(-np.log(predicted[np.arange(len(predicted)), predictions.labels]).mean())
+    known = ~np.isnan(predictions.labels)
+    hit = predictions.labels[known] == 1
+    return float(-np.log(np.where(hit, predicted[known], 1 - predicted[known])).mean())
+
+
+RIGHT, CHANCE, NOTHING = "every prediction for val is right", "no better than by chance", "tell nothing apart"
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "reason"),
+    [
+        ([[2.0], [-1.0], [3.0]], [[1.0], [0.0], [1.0]], RIGHT),
+        ([[0.0], [-1.0], [3.0]], [[1.0], [0.0], [1.0]], RIGHT),  # undecided is no error: colder is still better
+        ([[-2.0], [1.0], [3.0]], [[1.0], [0.0], [1.0]], CHANCE),
+        ([[-2.0], [2.0]], [[1.0], [1.0]], CHANCE),
+        ([[0.0], [0.0]], [[1.0], [0.0]], NOTHING),
+        ([[2.0], [2.0]], [[1.0], [0.0]], NOTHING),
+        ([[2.0], [1.0]], [[np.nan], [np.nan]], "val has no labels"),
+        ([[0.0, 1e-6, 0.0], [5.0, 0.0, 0.0]], [1, 0], RIGHT),
+        ([[0.0, 1.0, 0.0], [5.0, 0.0, 0.0]], [0, 1], CHANCE),
+        ([[1.0, 1.0, 1.0], [5.0, 5.0, 5.0]], [0, 1], NOTHING),
+    ],
+)
+def test_where_no_temperature_helps_the_reason_is_said(logits: list, labels: list, reason: str) -> None:
+    kind = np.int64 if isinstance(labels[0], int) else np.float32
+    points = choose(of(np.array(logits), np.array(labels, dtype=kind), *"abc"[: len(logits[0])]))
+    assert points.temperature == 1
+    assert reason in points.why_no_temperature()
+    assert OperatingPoints(**points.to_dict()) == points
+
+
+def test_one_error_suffices_for_a_temperature() -> None:
+    points = choose(of(np.array([[2.0], [-1.0], [3.0], [0.5]]), np.array([[1.0], [0], [1], [0]], np.float32), "x"))
+    assert 0 < points.temperature != 1
+    assert points.why_no_temperature() == ""
+    assert "no val split" in OperatingPoints().why_no_temperature()
 
 
 def test_what_val_cannot_choose_has_a_reason() -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 from trainer.reporting.paper import published
 from trainer.reporting.rows import PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
-from trainer.reporting.tables import Entry, Table
+from trainer.reporting.tables import PRINTED_SPREADS, Entry, Table
 
 LOW, MIDDLE, HIGH = (0.50, 0.51, 0.52), (0.505, 0.512, 0.522), (0.70, 0.71, 0.72)
 X = "chexpert"
@@ -132,14 +132,24 @@ def test_published_values_stand_below_the_targets_own_with_the_papers_other_colu
     assert [title for title, _ in table.rows] == ["CIFAR-100", "CIFAR-100, paper", "digits"]
     of = entries(table, "CIFAR-100, paper")
     assert {key: entry.text for key, entry in of.items()} == {
-        ("r50x1", "mine"): "75.90 ± 0.05",
-        ("r50x1", "ImageNet-21k"): "82.47 ± 0.20",
-        ("r152x4", "ImageNet-1k"): "83.90 ± 0.08",
-        ("r152x4", "ImageNet-21k"): "88.54 ± 0.13",
+        ("r50x1", "mine"): "75.90 ± 0.05 [0.05]",
+        ("r50x1", "ImageNet-21k"): "82.47 ± 0.20 [0.21]",
+        ("r152x4", "ImageNet-1k"): "83.90 ± 0.08 [0.09]",
+        ("r152x4", "ImageNet-21k"): "88.54 ± 0.13 [0.14]",
     }
     assert of["r152x4", "ImageNet-21k"].best
+    assert PRINTED_SPREADS in table.notes
     few = only(transfer_tables(frame(seeds("mine", LOW, "5", target="cifar100")), "5", published()))
     assert [title for title, _ in few.rows] == ["CIFAR-100"]
+    assert PRINTED_SPREADS not in few.notes
+
+
+def test_cells_of_fewer_seeds_than_others_are_named() -> None:
+    results = seeds("imagenet1k", LOW[:-1], "full") + seeds("imagenet21k", LOW, "full") + seeds("other", LOW, "5")
+    table = only(transfer_tables(frame(results), "full"))
+    n = len(LOW)
+    assert f"Fewer than {n} seeds: Pets, r50x1, ImageNet-1k, full ({n - 1})." in table.notes
+    assert not any("Fewer" in note for note in only(transfer_tables(frame(results), "5")).notes)
 
 
 def test_another_metric_is_not_put_beside_the_papers() -> None:

@@ -5,11 +5,12 @@ import statistics
 
 import pytest
 from made_results import frame, seeds, transfer_result
+from scipy import stats
 
 from trainer.reporting.cells import Cell
 from trainer.reporting.paper import Published, published
 from trainer.reporting.rows import PUBLISHED
-from trainer.reporting.tables import Table
+from trainer.reporting.tables import PRINTED_SPREADS, Table
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
 
 # Quantiles 0.975 of Student's t from a printed table, by degrees of freedom.
@@ -117,6 +118,19 @@ def test_differences_to_the_paper_are_shown_and_named() -> None:
     ]
 
 
+def test_the_corrected_spread_of_the_paper_is_tested_against() -> None:
+    """Values alike but for their mean: by the printed spread, which is too small, p would be smaller."""
+    printed = Cell(60.5, 0.1, 5, printed_std=0.05)
+    paper = Published("someone", 5, {"pets": "top1"}, {"pets": {("r50x1", ("imagenet1k",)): printed}})
+    table, _ = paper_table(frame(seeds("imagenet1k", (0.599, 0.60, 0.601))), paper)
+    expected = stats.ttest_ind_from_stats(60, 0.1, 3, 60.5, 0.1, 5, equal_var=False).pvalue
+    assert texts(table, "Pets: ImageNet-1k, r50x1") == [
+        "60.00 ± 0.10", "60.50 ± 0.05 [0.10]", "-0.50", f"p = {expected:.3f}"
+    ]  # fmt: skip
+    assert table is not None
+    assert PRINTED_SPREADS in table.notes
+
+
 def test_only_what_the_paper_has_is_compared_with_it() -> None:
     by_area = {"metric": "auc", "test": {"auc": 0.75, "images": 1}}
     results = [
@@ -140,8 +154,16 @@ def test_the_published_values_are_whole() -> None:
     assert sum(len(cells) for cells in paper.cells.values()) == 7 * 4 + 3 * 8 - 2
     assert (
         paper.cells["tuberculosis"]["r152x4", ("chexpert", "mimic_cxr", "nih_cxr14", "padchest")].text()
-        == "90.91 ± 0.78"
+        == "90.91 ± 0.78 [0.83]"
     )
+    pets = paper.cells["pets"]["r50x1", ("imagenet1k",)]
+    assert (pets.n, pets.std, pets.printed_std) == (4, 0.5780, 0.54)
+    corrected = [cell for cells in paper.cells.values() for cell in cells.values() if cell.printed_std is not None]
+    assert len(corrected) == 48  # the authors' files have another mean in two cells, whose spread they cannot correct
+    assert [cell.n for cell in corrected].count(5) == 47
+    for cell in corrected:
+        twice, once = cell.std * (2 * (cell.n - 1) / (2 * cell.n - 1)) ** 0.5, cell.std
+        assert twice - 0.006 <= cell.printed_std <= once + 0.006
     assert paper.metric["padchest_cl"] == "auc"
     assert {metric for target, metric in paper.metric.items() if target != "padchest_cl"} == {"top1"}
 

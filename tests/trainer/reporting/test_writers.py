@@ -65,6 +65,9 @@ def test_wide_intervals_stand_below_their_means() -> None:
     wide = Table("t", "c.", "", (Heading("", "1-shot"),) * 6, (("a", entries * 6),))
     assert r"\begin{tabular}[t]{@{}r@{}}+6.91\\{}[-5.64, +19.46]\end{tabular}" in latex([wide])
     assert "<td>+6.91<small>[-5.64, +19.46]</small></td>" in as_html(narrow)
+    best = (Entry(Cell(88.54, 0.135, 5, printed_std=0.13), best=True),)
+    wide = Table("t", "c.", "", (Heading("", "1-shot"),) * 6, (("a", best * 6),))
+    assert r"{@{}r@{}}\textbf{88.54 $\pm$ 0.13}\\{}[0.14]\end{tabular}" in latex([wide])
 
 
 class Tags(html.parser.HTMLParser):
