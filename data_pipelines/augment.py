@@ -17,7 +17,9 @@ from data_pipelines.randaugment import OPERATIONS, Operations, signed_operations
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-PolicyName = Literal["random_resized_crop", "resize_random_crop", "center_crop", "squash", "xray_affine"]
+PolicyName = Literal[
+    "random_resized_crop", "resize_random_crop", "shorter_side_random_crop", "center_crop", "squash", "xray_affine"
+]
 
 # Furthest shift of a chest X-ray, as a share of its side: what arXiv:2106.00116 says, and what its program does.
 PAPER_TRANSLATION, AUTHORS_TRANSLATION = 0.15, 0.25

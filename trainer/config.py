@@ -81,6 +81,18 @@ class DataConfig:
     its own, which unseen.csv lists."""
     max_bad: int = 100
     """Most images that may turn out to be undecodable in a run; others are shown in their places."""
+    train_on: Literal["train", "train+val"] = "train"
+    """Which splits are trained on."""
+    border: Literal["black", "reflect"] = "black"
+    """What xray_affine shows outside the picture."""
+    translation: float = 0.15
+    """xray_affine: largest shift along each axis, a share of the side."""
+    mixup_weight: Literal["pair", "step"] = "pair"
+    """MixUp draws one weight for each pair, or one for the whole step."""
+    randaugment_space: Literal["torchvision", "ildoonet"] = "torchvision"
+    """Whose RandAugment operations and magnitudes."""
+    randaugment_on: Literal["crop", "image"] = "crop"
+    """RandAugment changes the crop, or the whole picture before the crop."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -116,6 +128,10 @@ class ModelConfig:
     """Weights to start from: a run folder, a file, or a published name; the head is new unless --keep-head."""
     keep_head: bool = False
     """Start from the pre-trained head, too: the classes must be its own."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of each channel, as a share of 255; None: that of the pre-trained weights, else 0.5."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of each channel, as a share of 255; None: that of the pre-trained weights, else 0.5."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -162,6 +178,10 @@ class ScheduleConfig:
     """Optimiser steps; comes before `epochs`."""
     warmup_steps: int = 5000
     """Steps of linear warm-up. Not used by hyperrule, which brings its own."""
+    warmup_epochs: float | None = None
+    """Epochs of linear warm-up; comes before `warmup_steps`."""
+    allow_no_decay: bool = False
+    """Allow a warm-up that does not end before the first decay."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -345,6 +365,16 @@ _ADDED: dict[str, Any] = {
     "data.one_label": False,
     "data.scaled_decode": False,
     "model.keep_head": False,
+    "data.train_on": "train",
+    "data.border": "black",
+    "data.translation": 0.15,
+    "data.mixup_weight": "pair",
+    "data.randaugment_space": "torchvision",
+    "data.randaugment_on": "crop",
+    "model.mean": None,
+    "model.std": None,
+    "schedule.warmup_epochs": None,
+    "schedule.allow_no_decay": False,
 }
 # Between two starts: how the run executes, and what to do about faults that may come.
 _MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines import library
-from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augmentation
+from data_pipelines.augment import Augmentation
 from data_pipelines.batch import Batch
 from data_pipelines.concat import concat, near_misses
 from data_pipelines.errors import InputError
@@ -122,7 +122,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
             mixup_alpha=data.mixup_alpha,
             randaugment_ops=data.randaugment_ops,
             randaugment_magnitude=data.randaugment_magnitude,
-            translation=AUTHORS_TRANSLATION if config.optim.paper_code else PAPER_TRANSLATION,
+            translation=data.translation,
         ),
         evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
         loader_name=loader_name,
