@@ -9,16 +9,17 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from data_pipelines.augment import PolicyName
+from data_pipelines.augment import AUTHORS_TRANSLATION, PolicyName
 from data_pipelines.errors import InputError
 from data_pipelines.index import Balance, nearest
 from data_pipelines.order import Shuffle
 from data_pipelines.shrink import SMALLEST_SIDE
-from trainer.models.bit import MODELS, HeadInit
+from trainer.models.bit import MODELS, FilterInit, HeadInit
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
 Mode = Literal["finetune", "probe", "knn"]
+AgcHead = Literal["name", "shape"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -123,7 +124,9 @@ class ModelConfig:
     name: str = "r50x1"
     """Depth and width, as in the BiT paper."""
     head_init: HeadInit = "zero"
-    """Initial weights of the classification head."""
+    """Initial weights of the classification head: zeros; fan_in: normal, variance 1/inputs; torch: nn.Linear's own."""
+    filter_init: FilterInit = "kaiming"
+    """Initial weights of the convolutions: kaiming: normal, variance 2/inputs; torch: nn.Conv2d's own."""
     pretrained: str | None = None
     """Weights to start from: a run folder, a file, or a published name; the head is new unless --keep-head."""
     keep_head: bool = False
@@ -154,9 +157,11 @@ class OptimConfig:
     weight_decay: float = 1e-4
     agc_clipping: float = 0.01
     """Largest ratio of a unit's gradient norm to its weight norm; 0 switches clipping off."""
-    paper_code: bool = False
-    """Do as the authors' program does where their text differs: Nesterov momentum, and clipping that leaves out the
-    weights whose first dimension equals the number of classes but not the head's bias."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+    agc_head: AgcHead = "name"
+    """What clipping leaves out. name: the head; shape: every weight whose first dimension equals the number of classes,
+    but not the head's bias, as the authors' program does."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -164,6 +169,10 @@ class OptimConfig:
         _require(0 <= self.momentum < 1, f"--optim.momentum is {self.momentum}; it must lie in [0, 1)")
         _require(self.weight_decay >= 0, f"--optim.weight-decay is {self.weight_decay}; it must not be negative")
         _require(self.agc_clipping >= 0, f"--optim.agc-clipping is {self.agc_clipping}; it must not be negative")
+        _require(
+            self.momentum > 0 or not self.nesterov,
+            "--optim.nesterov needs momentum; give --optim.momentum above 0, or --optim.no-nesterov",
+        )
 
 
 @dataclass(frozen=True)
@@ -359,12 +368,27 @@ class Config:
         return plain
 
 
+def translated(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a run of any version saved, in the words of this one: `optim.paper_code` stood for three."""
+    optim = settings.get("optim")
+    if not isinstance(optim, dict) or "paper_code" not in optim:
+        return settings
+    rest = {name: value for name, value in optim.items() if name != "paper_code"}
+    if not optim["paper_code"]:
+        return settings | {"optim": rest}
+    data = {"translation": AUTHORS_TRANSLATION} | settings.get("data", {})
+    return settings | {"optim": {"nesterov": True, "agc_head": "shape"} | rest, "data": data}
+
+
 # Settings that configurations of earlier versions do not have, and what these versions did.
 _ADDED: dict[str, Any] = {
     "mode": "finetune",
     "data.one_label": False,
     "data.scaled_decode": False,
     "model.keep_head": False,
+    "model.filter_init": "kaiming",
+    "optim.nesterov": False,
+    "optim.agc_head": "name",
     "data.train_on": "train",
     "data.border": "black",
     "data.translation": 0.15,
@@ -380,9 +404,13 @@ _ADDED: dict[str, Any] = {
 _MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad"}
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line per setting that differs between two configurations, `runtime` aside. A setting that an older program
     did not know yet had its default; where weights were read from does not count, but which they are."""
+    return _differences(translated(old), translated(new), "")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
     lines = []
     weights = old.get("pretrained_weights")
     same_weights = weights is not None and weights == new.get("pretrained_weights")
@@ -398,7 +426,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         if prefix + name == "model.pretrained" and same_weights:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{name}.")
+            lines += _differences(before, after, f"{prefix}{name}.")
         else:
             lines.append(f"{prefix}{name}: {before} -> {after}")
     return lines

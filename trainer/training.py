@@ -74,7 +74,8 @@ def starting_model(job: Job, engine: Engine) -> BiTResNet:
     """The model as the run begins with it, on the CPU."""
     config = job.config
     torch.manual_seed(config.seed)
-    model = build_model(config.model.name, job.train.num_classes, config.model.head_init)
+    settings = config.model
+    model = build_model(settings.name, job.train.num_classes, settings.head_init, settings.filter_init)
     if config.model.pretrained is not None:
         _load_pretrained(model, job, engine)
     return model
@@ -83,11 +84,11 @@ def starting_model(job: Job, engine: Engine) -> BiTResNet:
 def _hand_over_model(job: Job, engine: Engine) -> None:
     model, optim = starting_model(job, engine), job.config.optim
     optimizer = SGDAGC(
-        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.paper_code),
+        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),
         lr=0.0,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
-        nesterov=optim.paper_code,
+        nesterov=optim.nesterov,
     )
     engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
 

@@ -13,22 +13,21 @@ import torch
 from tiny_sets import tiny_set
 
 from data_pipelines import torch_loader
-from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION
+from data_pipelines.augment import PAPER_TRANSLATION
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index
 from data_pipelines.order import Order
-from trainer.config import Config, DataConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
 from trainer.job import Job, folders_of, make_job, open_split
 
 CPU = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
 NAN = np.nan
 
 
-def job_of(*folders: Path, batch: int = 4, paper_code: bool = False, epochs: float = 3, **data: Any) -> Job:
+def job_of(*folders: Path, batch: int = 4, epochs: float = 3, **data: Any) -> Job:
     config = Config(
         global_batch_size=batch,
         data=DataConfig(sets=tuple(map(str, folders)), image_size=32, resize=32, **data),
-        optim=OptimConfig(paper_code=paper_code),
         schedule=ScheduleConfig("cosine", epochs=epochs, warmup_steps=0),
         runtime=RuntimeConfig(device="cpu", loader="torch"),
     )
@@ -125,8 +124,7 @@ def test_epochs_are_counted_in_images_shown(data: dict[str, Any], images: int, t
 
 def test_translation_is_the_papers_or_its_programs(skewed: Path) -> None:
     assert job_of(skewed, train_view="xray_affine").augmentation.translation == PAPER_TRANSLATION == 0.15
-    assert job_of(skewed, train_view="xray_affine", paper_code=True).augmentation.translation == AUTHORS_TRANSLATION
-    assert AUTHORS_TRANSLATION == 0.25
+    assert job_of(skewed, train_view="xray_affine", translation=0.25).augmentation.translation == 0.25
 
 
 def test_augmentation_is_for_training_alone(skewed: Path) -> None:

@@ -35,7 +35,7 @@ def test_paper_values(name: str) -> None:
     assert config.optim.momentum == 0.9
     assert config.optim.weight_decay == 1e-4
     assert config.optim.agc_clipping == 0.01
-    assert not config.optim.paper_code
+    assert (config.optim.nesterov, config.optim.agc_head) == (False, "name")
     assert config.schedule.kind == ("cosine" if source == "imagenet1k" else "step")
     assert (config.schedule.epochs, config.schedule.steps, config.schedule.warmup_steps) == (90, None, 5000)
     views = ("xray_affine", "squash") if source in UNIONS else ("random_resized_crop", "center_crop")

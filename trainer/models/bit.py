@@ -22,7 +22,8 @@ from trainer.models.filters import STANDARDISATION_EPS as STANDARDISATION_EPS
 from trainer.models.filters import FilterSharing, StdConv2d
 
 NUM_GROUPS = 32
-HeadInit = Literal["zero", "fan_in"]
+HeadInit = Literal["zero", "fan_in", "torch"]
+FilterInit = Literal["kaiming", "torch"]
 
 
 class GroupNormReLU(nn.GroupNorm):
@@ -96,7 +97,12 @@ class BiTResNet(nn.Module):
     checkpoint_stages = 0
 
     def __init__(
-        self, depths: tuple[int, ...], width_factor: float, num_classes: int, head_init: HeadInit = "zero"
+        self,
+        depths: tuple[int, ...],
+        width_factor: float,
+        num_classes: int,
+        head_init: HeadInit = "zero",
+        filter_init: FilterInit = "kaiming",
     ) -> None:
         super().__init__()
         stem_channels = int(64 * width_factor)
@@ -111,7 +117,7 @@ class BiTResNet(nn.Module):
         self.norm = GroupNormReLU(widths[-1])
         self.head = nn.Linear(widths[-1], num_classes)
         self.filter_sharing = FilterSharing()
-        self._init_weights(head_init)
+        self._init_weights(head_init, filter_init)
 
     @property
     def units(self) -> list[PreActBottleneck]:
@@ -124,10 +130,13 @@ class BiTResNet(nn.Module):
         stem: Any = self.stem["conv"]
         return [[stem], *(unit.convolutions for unit in self.units)]
 
-    def _init_weights(self, head_init: HeadInit) -> None:
+    def _init_weights(self, head_init: HeadInit, filter_init: FilterInit) -> None:
+        """torch: as the layers drew them when they were made, uniformly, variance 1/(3 inputs); the head's bias too."""
         for module in self.modules():
-            if isinstance(module, StdConv2d):
+            if isinstance(module, StdConv2d) and filter_init == "kaiming":
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if head_init == "torch":
+            return
         nn.init.zeros_(self.head.bias)
         if head_init == "zero":
             nn.init.zeros_(self.head.weight)
@@ -183,10 +192,12 @@ MODELS: dict[str, tuple[tuple[int, ...], float]] = {
 }
 
 
-def build_model(name: str, num_classes: int, head_init: HeadInit = "zero") -> BiTResNet:
+def build_model(
+    name: str, num_classes: int, head_init: HeadInit = "zero", filter_init: FilterInit = "kaiming"
+) -> BiTResNet:
     """A freshly initialised model of `MODELS`; draws from torch's global generator. Raises InputError naming the
     nearest model for an unknown name."""
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}{nearest(name, list(MODELS))}")
     depths, width_factor = MODELS[name]
-    return BiTResNet(depths, width_factor, num_classes, head_init)
+    return BiTResNet(depths, width_factor, num_classes, head_init, filter_init)
