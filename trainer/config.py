@@ -4,7 +4,7 @@ Everything outside `runtime` decides what is learnt and may not change when a ru
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -20,6 +20,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
 Mode = Literal["finetune", "probe", "knn"]
 AgcHead = Literal["name", "shape"]
+TrainOn = Literal["train", "train+val"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -82,7 +83,7 @@ class DataConfig:
     its own, which unseen.csv lists."""
     max_bad: int = 100
     """Most images that may turn out to be undecodable in a run; others are shown in their places."""
-    train_on: Literal["train", "train+val"] = "train"
+    train_on: TrainOn = "train"
     """Which splits are trained on."""
     border: Literal["black", "reflect"] = "black"
     """What xray_affine shows outside the picture."""
@@ -378,6 +379,20 @@ def translated(settings: dict[str, Any]) -> dict[str, Any]:
         return settings | {"optim": rest}
     data = {"translation": AUTHORS_TRANSLATION} | settings.get("data", {})
     return settings | {"optim": {"nesterov": True, "agc_head": "shape"} | rest, "data": data}
+
+
+def config_of(settings: dict[str, Any]) -> Config:
+    """The configuration that a run of any version saved. What it did not know yet has its default; what this version
+    does not know is left out."""
+    settings = translated(settings)
+    sections = {entry.name: entry.default_factory for entry in fields(Config) if entry.default_factory is not MISSING}
+    parts = {name: section(**_known(section, settings.get(name, {}))) for name, section in sections.items()}  # type: ignore[operator]
+    return Config(**_known(Config, settings) | parts)
+
+
+def _known(section: Any, values: dict[str, Any]) -> dict[str, Any]:
+    known = {entry.name for entry in fields(section)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known}
 
 
 # Settings that configurations of earlier versions do not have, and what these versions did.

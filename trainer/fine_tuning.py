@@ -14,7 +14,8 @@ from data_pipelines.datasets.overlap import shares_images
 from data_pipelines.errors import InputError
 from data_pipelines.index import Balance, Index, splits_of
 from data_pipelines.shards import read_manifest
-from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
+from trainer.authors import departures, match_authors
+from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
 from trainer.engines import ENGINES
 from trainer.experiment import Start, run, summary
 from trainer.frozen import run_frozen
@@ -22,11 +23,14 @@ from trainer.hyperrule import HyperRule, hyperrule
 from trainer.job import open_split
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
+from trainer.protocol_options import ProtocolOptions
 
 SCRATCH = "scratch"
 FULL = "full"
 # As the paper: these are small in some classes, and their full sets are sampled by class. By the names of the sets.
 _OVERSAMPLED = {"flowers102", "covidx"}
+# Of the options those that say what is fine-tuned by which protocol, not how.
+_NO_PROTOCOL = ("mode", "match_authors", "model", "classes", "one_label", "shots_at_most", "runtime")
 # As the authors' configuration: these are trained and tested as in the pre-training on X-rays, at this size.
 _XRAY_VIEW_SIZES = {"padchest_cl": 224}
 
@@ -37,10 +41,13 @@ class Options:
 
     mode: Mode = "finetune"
     """finetune: all layers; probe: a linear classifier on frozen features; knn: nearest neighbours among them."""
+    match_authors: bool = False
+    """Fine-tune as the authors' program does where BiT or the paper's text says less or something else: see
+    docs/fidelity.md, and the protocol options below, each of which beats this."""
     model: str | None = None
     """Model of "scratch"; None: that of the first pre-trained source."""
     out: Path = Path("runs/transfer")
-    """Each run goes to OUT/<source>/<target>/<shots>-shot-seed-<seed>, with -probe or -knn behind it."""
+    """Each run goes to OUT/<source>/<target>/<shots>-shot-seed-<seed>, with -probe, -knn or -authors behind it."""
     classes: tuple[str, ...] = ()
     """Only the images of these classes; empty for all."""
     one_label: bool = False
@@ -63,14 +70,18 @@ class Options:
     balance: Balance | None = None
     """class: every class has the same share of an epoch; None: class for all images of flowers102 and covidx, as in the
     paper, otherwise none."""
-    precision: Precision = "bf16"
+    train_on: TrainOn | None = None
+    """train+val: on the images of both splits, for which nothing is chosen on val."""
     overlap_excluded: bool = False
     """Vouch that the source was pre-trained without the target's images and patients, where their sets share some."""
     resume_anyway: bool = False
     """Go on although the configuration of a run changed: with more --steps, say."""
+    protocol: Annotated[ProtocolOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ProtocolOptions)
     runtime: Annotated[RuntimeConfig, tyro.conf.arg(name="")] = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
+        if self.match_authors and self.mode != "finetune":
+            raise InputError(f"the authors' program only fine-tunes; leave out --match-authors or --mode {self.mode}")
         for name in ("batch_size", "base_lr", "steps", "image_size", "resize"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -163,25 +174,38 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
     Raises InputError where X-rays would be enlarged.
     Source: arXiv:1912.11370, sec. 3.3; batch size, learning rate and weight decay of arXiv:2106.00116.
     """
+    config, rule = _config(transfer, model, target)
+    size = config.data.image_size
+    is_whole = config.data.train_view == "xray_affine"
+    _require_stored_pixels(transfer, target, size if is_whole else config.data.resize, size)
+    return config, rule
+
+
+def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
+    """What `make_config` gives where nothing is asked for but the protocol and the images."""
+    options = transfer.options
+    kept = {name: getattr(options, name) for name in _NO_PROTOCOL}
+    return _config(replace(transfer, options=Options(**kept)), model, target)[0]
+
+
+def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
     options, source = transfer.options, transfer.pretrained
     rule = hyperrule(len(target.train), target.height, target.width)
     xray_view = _XRAY_VIEW_SIZES.get(target.name)
     if xray_view:
         rule = replace(rule, size=xray_view, resize=xray_view)
     size = options.image_size or rule.size
-    resize = options.resize or round(size * rule.resize / rule.size)
-    _require_stored_pixels(transfer, target, size if xray_view else resize, size)
     by_class = transfer.shots == FULL and target.name in _OVERSAMPLED
     config = Config(
         name=run_name(transfer),
         seed=transfer.seed,
         global_batch_size=options.batch_size,
-        precision=options.precision,
+        precision="bf16",
         mode=options.mode,
         data=replace(
             _data(transfer),
             image_size=size,
-            resize=resize,
+            resize=options.resize or round(size * rule.resize / rule.size),
             train_view="xray_affine" if xray_view else "resize_random_crop",
             balance=options.balance or ("class" if by_class else "none"),
             mixup_alpha=rule.mixup_alpha if options.mixup_alpha is None else options.mixup_alpha,
@@ -198,7 +222,11 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
         ),
         runtime=options.runtime,
     )
-    return config, rule
+    if options.match_authors:
+        config = match_authors(config, target.name)
+    if options.train_on is not None:
+        config = replace(config, data=replace(config.data, train_on=options.train_on))
+    return options.protocol.applied(config), rule
 
 
 def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size: int) -> None:
@@ -212,7 +240,8 @@ def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size
 
 def run_name(transfer: Transfer) -> str:
     """Names a run, and its folder below OUT."""
-    behind = "" if transfer.options.mode == "finetune" else f"-{transfer.options.mode}"
+    options = transfer.options
+    behind = f"-{options.mode}" if options.mode != "finetune" else "-authors" if options.match_authors else ""
     source, target = source_name(transfer.pretrained), target_name(transfer.target)
     return f"{source}/{target}/{transfer.shots}-shot-seed-{transfer.seed}{behind}"
 
@@ -264,8 +293,13 @@ def fine_tune(transfer: Transfer) -> None:
         "shots": transfer.shots,
         "seed": transfer.seed,
         "rule": asdict(rule),
+        "protocol": "authors" if options.match_authors else "default",
+        "departures": departures(config, by_protocol(transfer, model, target)),
     }
-    engine = ENGINES[options.runtime.engine](options.runtime, options.precision)
+    engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
+    if engine.rank == 0:
+        for warning in options.protocol.without_effect(config):
+            print(f"warning: {warning}", file=sys.stderr)
     overlap = shares_images(sets, target.name)
     if engine.rank == 0 and overlap and not options.overlap_excluded:
         print(f"warning: {overlap}; reports leave this run out without --overlap-excluded", file=sys.stderr)

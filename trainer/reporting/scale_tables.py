@@ -11,10 +11,12 @@ from trainer.reporting.paper import Published
 from trainer.reporting.tables import (
     Entry,
     Heading,
+    RowKey,
     Source,
     Table,
     in_order,
     overlap_notes,
+    protocol_notes,
     row_keys,
     row_title,
     seeds_text,
@@ -63,18 +65,18 @@ def _rows(
     """The rows that have a number, each target followed by what the paper prints of it."""
     mixed, keys = runs["origin"].nunique() > 1, row_keys(runs)
     rows = []
-    for place, (target, mode, origin) in enumerate(keys):
-        own = {source: cells.get((target, mode, origin, source.model, source.title)) for source in sources}
-        rows.append((row_title(target, mode, origin, mixed), entries_of(sources, own)))
-        last_of_target = place + 1 == len(keys) or keys[place + 1][0] != target
-        if target in printed and last_of_target:
-            rows.append((f"{target_title(target)}, paper", entries_of(sources, printed[target])))
+    for place, key in enumerate(keys):
+        own = {source: cells.get((*key, source.model, source.title)) for source in sources}
+        rows.append((row_title(key, mixed), entries_of(sources, own)))
+        last_of_target = place + 1 == len(keys) or keys[place + 1].target != key.target
+        if key.target in printed and last_of_target:
+            rows.append((f"{target_title(key.target)}, paper", entries_of(sources, printed[key.target])))
     return tuple(row for row in rows if any(entry.text for entry in row[1]))
 
 
 def _cells(runs: pd.DataFrame) -> dict[tuple[str, ...], Cell]:
     shown = runs[runs["overlap"] == ""]
-    by_cell = shown.groupby(["target", "mode", "origin", "model", "title"], sort=False)
+    by_cell = shown.groupby([*RowKey._fields, "model", "title"], sort=False)
     return {key: cell_of(of_cell) for key, of_cell in by_cell}
 
 
@@ -136,7 +138,7 @@ def _headings(sources: Sequence[Source]) -> list[Heading]:
 
 def _metrics(runs: pd.DataFrame) -> str:
     """Which metric the numbers are: "Top-1 accuracy on test (PadChest-Cl: mean AUC), percent"."""
-    order = list(dict.fromkeys(target for target, _, _ in row_keys(runs)))
+    order = list(dict.fromkeys(key.target for key in row_keys(runs)))
     by_target = runs.groupby("target")["metric"].first()[order]
     main = str(Counter(by_target).most_common(1)[0][0])
     others = [f"{target_title(t)}: {METRIC_TITLE.get(m, m)}" for t, m in by_target.items() if m != main]
@@ -153,4 +155,4 @@ def _notes(
         notes.append(
             "Italic: no significant difference to the same model's next smaller source (Welch's t-test, p ≥ 0.05)."
         )
-    return (*notes, *overlap_notes(runs))
+    return (*notes, *protocol_notes(runs), *overlap_notes(runs))
