@@ -8,7 +8,10 @@ from data_pipelines.datasets.overlap import shares_images
 from trainer.reporting.names import METRIC_TITLE, listed, target_title
 from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED
 
-_PROTOCOL = {DEFAULT: "BiT and the paper's text (default)", AUTHORS: "the authors' program (authors' protocol)"}
+_PROTOCOL = {
+    DEFAULT: "by BiT and the paper's text, the default",
+    AUTHORS: "by the authors' program, here called the authors' protocol",
+}
 _SEVERAL_PROTOCOLS = (
     "**Different protocols**: fine-tunings by BiT and the paper's text stand beside numbers by the authors' program, "
     "which differs in head, momentum, precision, augmentation and training images. They do not compare; "
@@ -88,12 +91,11 @@ def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[str], list[str
     counts = Counter(runs["protocol"])
     if not counts[AUTHORS] and not with_paper:
         return [], []
-    parts = [f"{_PROTOCOL[name]}: {counts[name]} run{'s' * (counts[name] > 1)}" for name in _PROTOCOL if counts[name]]
-    parts += ["the paper's own values are by the authors' protocol"] if with_paper else []
-    remarks = [f"By protocol: {'; '.join(parts)}. `docs/fidelity.md` lists in what the two differ"]
+    parts = [f"{counts[name]} {words}" for name, words in _PROTOCOL.items() if counts[name]]
     published = sum(runs["origin"] == PUBLISHED)
-    if published:
-        remarks.append(f"The {published} published runs are by the authors' protocol")
+    parts[-1] += f", {published} of them published" if published else ""
+    parts += ["the paper's own values are by the authors' protocol"] if with_paper else []
+    remarks = [f"Runs by protocol: {'; '.join(parts)}. `docs/fidelity.md` lists in what the two differ"]
     transfers = runs[runs["kind"] == "transfer"]
     theirs = with_paper or (transfers["protocol"] == AUTHORS).any()
     if not (theirs and (transfers["protocol"] == DEFAULT).any()):

@@ -130,7 +130,7 @@ def _departures(result: dict[str, Any]) -> list[str]:
         return []
     found = result["departures"] if "departures" in result else _of_earlier_versions(result)
     return [
-        f"{SETTINGS.get(name, name)}: {_said(values['used'])} instead of {_said(values['protocol'])}"
+        f"{SETTINGS.get(name, name)}: {_said(name, values['used'])} instead of {_said(name, values['protocol'])}"
         for name, values in found.items()
     ]
 
@@ -155,10 +155,12 @@ def _of_earlier_versions(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"used": used, "protocol": by} for name, (used, by) in pairs.items() if used != by}
 
 
-def _said(value: Any) -> str:
+def _said(name: str, value: Any) -> str:
     """A value of a setting in words."""
-    if value is None or isinstance(value, bool):
-        return {None: "none", True: "yes", False: "no"}[value]
+    if value is None:
+        return "that of the weights" if name in ("model.mean", "model.std") else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 

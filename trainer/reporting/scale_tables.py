@@ -42,7 +42,9 @@ def transfer_tables(runs: pd.DataFrame, shots: str, paper: Published | None = No
             shown = of_shots[[pair in {(s.model, s.title) for s in group} for pair in _pairs(of_shots)]]
             name = f"{shots}_shot" + (f"_{kind.split()[0].lower()}" if kind else "")
             caption = f"{_what(shots)}{f', sources: {kind}' if kind else ''}. {_metrics(shown)}."
-            tables.append(Table(name, caption, "target", tuple(_headings(group)), rows, _notes(shown, group, rows)))
+            tables.append(
+                Table(name, caption, "target", tuple(_headings(group)), rows, _notes(shown, group, rows, bool(printed)))
+            )
     return tables
 
 
@@ -148,11 +150,14 @@ def _metrics(runs: pd.DataFrame) -> str:
 
 
 def _notes(
-    runs: pd.DataFrame, sources: Sequence[Source], rows: Iterable[tuple[str, tuple[Entry, ...]]]
+    runs: pd.DataFrame,
+    sources: Sequence[Source],
+    rows: Iterable[tuple[str, tuple[Entry, ...]]],
+    with_paper: bool,
 ) -> tuple[str, ...]:
     notes = ["Bold: the best of a row."] if len(sources) > 1 else []
     if any(entry.p is not None for _, entries in rows for entry in entries):
         notes.append(
             "Italic: no significant difference to the same model's next smaller source (Welch's t-test, p ≥ 0.05)."
         )
-    return (*notes, *protocol_notes(runs), *overlap_notes(runs))
+    return (*notes, *protocol_notes(runs, with_paper), *overlap_notes(runs))

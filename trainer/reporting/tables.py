@@ -18,7 +18,7 @@ from trainer.reporting.names import (
     source_title,
     target_title,
 )
-from trainer.reporting.rows import DEFAULT, OWN, PUBLISHED
+from trainer.reporting.rows import AUTHORS, DEFAULT, OWN, PUBLISHED
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ def row_title(key: RowKey, mixed: bool, with_target: bool = True) -> str:
     return ", ".join(parts)
 
 
-def protocol_notes(runs: pd.DataFrame) -> tuple[str, ...]:
-    """What to know of a table with runs of more than one protocol."""
-    if runs["protocol"].nunique() < 2:
+def protocol_notes(runs: pd.DataFrame, with_paper: bool = False) -> tuple[str, ...]:
+    """What to know of a table with numbers of more than one protocol; the paper's are by the authors'."""
+    if len({*runs["protocol"], *([AUTHORS] if with_paper else [])}) < 2:
         return ()
     return ("Rows of different protocols do not compare: see the top of the report.",)
 

@@ -119,7 +119,8 @@ def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, lis
     columns = tuple(Heading("", title) for title in ("here", "paper", "difference", "Welch's t-test"))
     seeds = f"over {seeds_text(full)} here and {paper.seeds} in the paper"
     caption = f"Full-shot results beside the published ones, percent; mean ± standard deviation {seeds}."
-    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows)), said
+    several = protocol_notes(full, with_paper=True)
+    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows), several), said
 
 
 def _compared(mine: Cell, printed: Cell) -> tuple[tuple[Entry, ...], float]:
