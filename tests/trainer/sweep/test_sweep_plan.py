@@ -258,6 +258,22 @@ def test_the_command_line_of_a_run(options: Options) -> None:
     assert all(getattr(EVERYTHING.protocol, name) != value for name, value in vars(ProtocolOptions()).items())
 
 
+def test_a_sweep_by_the_authors_protocol(planned: Planned) -> None:
+    """Beside one by the default, in the same folder, and the plan file has the commands of it."""
+    leave_result(planned().runs[0])
+    single = ProtocolOptions(nesterov=False)
+    plan = planned(match_authors=True, protocol=single)
+    (run,) = plan.pending
+    assert run.name == "scratch/pets/1-shot-seed-0-authors"
+    assert (run.config.precision, run.config.optim.nesterov, run.config.model.head_init) == ("fp32", False, "torch")
+    write_plan(Path("plan.json"), "a", plan.runs)
+    (task,) = json.loads(Path("plan.json").read_text())["tasks"]
+    assert " ".join(task["command"]).find("--match-authors") < " ".join(task["command"]).find("--nesterov False")
+    transfer = tyro.cli(Transfer, args=task["command"][3:])
+    assert transfer == run.transfer
+    assert (transfer.options.match_authors, transfer.options.protocol) == (True, single)
+
+
 def test_plan_file(planned: Planned, tmp_path: Path) -> None:
     plan = planned(seeds=2)
     leave_result(plan.runs[0])
