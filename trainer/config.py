@@ -4,7 +4,7 @@ Everything outside `runtime` decides what is learnt and may not change when a ru
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from math import isfinite
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -23,12 +23,13 @@ from data_pipelines.index import Balance, nearest
 from data_pipelines.order import Shuffle
 from data_pipelines.randaugment import Operand, Space
 from data_pipelines.shrink import SMALLEST_SIDE
-from trainer.models.bit import MODELS, HeadInit
+from trainer.models.bit import MODELS, FilterInit, HeadInit
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
 Mode = Literal["finetune", "probe", "knn"]
+AgcHead = Literal["name", "shape"]
 TrainOn = Literal["train", "train+val"]
 
 
@@ -146,7 +147,9 @@ class ModelConfig:
     name: str = "r50x1"
     """Depth and width, as in the BiT paper."""
     head_init: HeadInit = "zero"
-    """Initial weights of the classification head."""
+    """Initial weights of the classification head: zeros; fan_in: normal, variance 1/inputs; torch: nn.Linear's own."""
+    filter_init: FilterInit = "kaiming"
+    """Initial weights of the convolutions: kaiming: normal, variance 2/inputs; torch: nn.Conv2d's own."""
     pretrained: str | None = None
     """Weights to start from: a run folder, a file, or a published name; the head is new unless --keep-head."""
     keep_head: bool = False
@@ -181,9 +184,11 @@ class OptimConfig:
     weight_decay: float = 1e-4
     agc_clipping: float = 0.01
     """Largest ratio of a unit's gradient norm to its weight norm; 0 switches clipping off."""
-    paper_code: bool = False
-    """Do as the authors' program does where their text differs: Nesterov momentum, and clipping that leaves out the
-    weights whose first dimension equals the number of classes but not the head's bias."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+    agc_head: AgcHead = "name"
+    """What clipping leaves out. name: the head; shape: every weight whose first dimension equals the number of classes,
+    but not the head's bias, as the authors' program does."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -191,6 +196,10 @@ class OptimConfig:
         _require(0 <= self.momentum < 1, f"--optim.momentum is {self.momentum}; it must lie in [0, 1)")
         _require(self.weight_decay >= 0, f"--optim.weight-decay is {self.weight_decay}; it must not be negative")
         _require(self.agc_clipping >= 0, f"--optim.agc-clipping is {self.agc_clipping}; it must not be negative")
+        _require(
+            self.momentum > 0 or not self.nesterov,
+            "--optim.nesterov needs momentum; give --optim.momentum above 0, or --optim.no-nesterov",
+        )
 
 
 @dataclass(frozen=True)
@@ -410,6 +419,32 @@ class Config:
         return plain
 
 
+def translated(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a run of any version saved, in the words of this one: `optim.paper_code` stood for three."""
+    optim = settings.get("optim")
+    if not isinstance(optim, dict) or "paper_code" not in optim:
+        return settings
+    rest = {name: value for name, value in optim.items() if name != "paper_code"}
+    if not optim["paper_code"]:
+        return settings | {"optim": rest}
+    data = {"translation": AUTHORS_TRANSLATION} | settings.get("data", {})
+    return settings | {"optim": {"nesterov": True, "agc_head": "shape"} | rest, "data": data}
+
+
+def config_of(settings: dict[str, Any]) -> Config:
+    """The configuration that a run of any version saved. What it did not know yet has its default; what this version
+    does not know is left out."""
+    settings = translated(settings)
+    sections = {entry.name: entry.default_factory for entry in fields(Config) if entry.default_factory is not MISSING}
+    parts = {name: section(**_known(section, settings.get(name, {}))) for name, section in sections.items()}  # type: ignore[operator]
+    return Config(**_known(Config, settings) | parts)
+
+
+def _known(section: Any, values: dict[str, Any]) -> dict[str, Any]:
+    known = {entry.name for entry in fields(section)}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if name in known}
+
+
 # Settings that configurations of earlier versions do not have, and what these versions did.
 _ADDED: dict[str, Any] = {
     "mode": "finetune",
@@ -422,18 +457,24 @@ _ADDED: dict[str, Any] = {
     "data.randaugment_on": "crop",
     "data.mixup_weight": "pair",
     "model.keep_head": False,
+    "model.filter_init": "kaiming",
     "model.mean": list(BIT_MEAN),
     "model.std": list(BIT_STD),
     "schedule.warmup_epochs": None,
+    "optim.nesterov": False,
+    "optim.agc_head": "name",
 }
 # Between two starts: how the run executes, what to do about faults that may come, and what is refused.
 _MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad", "schedule.allow_no_decay"}
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """One line per setting that differs between two configurations, `runtime` aside. A setting that an older program
     did not know yet had its default; where weights were read from does not count, but which they are."""
-    old = _with_translation(old) if not prefix else old
+    return _differences(translated(old), translated(new), "")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
     lines = []
     weights = old.get("pretrained_weights")
     same_weights = weights is not None and weights == new.get("pretrained_weights")
@@ -449,15 +490,7 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         if prefix + name == "model.pretrained" and same_weights:
             continue
         if isinstance(before, dict) and isinstance(after, dict):
-            lines += differences(before, after, f"{prefix}{name}.")
+            lines += _differences(before, after, f"{prefix}{name}.")
         else:
             lines.append(f"{prefix}{name}: {before} -> {after}")
     return lines
-
-
-def _with_translation(old: dict[str, Any]) -> dict[str, Any]:
-    """A configuration of an earlier version, in which paper_code chose the translation, with what it chose."""
-    data, optim = old.get("data"), old.get("optim")
-    if not isinstance(data, dict) or not isinstance(optim, dict) or "translation" in data:
-        return old
-    return {**old, "data": {**data, "translation": AUTHORS_TRANSLATION}} if optim.get("paper_code") else old

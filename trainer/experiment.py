@@ -93,6 +93,8 @@ def carry_out(
             "mode": config.mode,
             "source_sets": [],
             "overlap_excluded": False,
+            "protocol": "default",
+            "departures": {},
             "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
             **about,
             "run": str(run_dir),
@@ -151,8 +153,13 @@ def summary(result: dict[str, Any]) -> str:
     return f"{result['run']}: {', '.join(reached) or 'no val or test split'}, by {result['checkpoint']}"
 
 
+def run_dir_of(config: Config, start: Start) -> Path:
+    """The folder of a run, where it is to go on."""
+    return start.run_dir or Path("runs") / config.name
+
+
 def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
-    run_dir = start.run_dir or Path("runs") / config.name
+    run_dir = run_dir_of(config, start)
     if start.resume:
         return run_dir
     # Rank 0 decides: by the time the others look, it may have made the folder.

@@ -14,17 +14,8 @@ from data_pipelines.datasets.overlap import shares_images
 from data_pipelines.errors import InputError
 from data_pipelines.index import Balance, Index, Split, splits_of
 from data_pipelines.shards import read_manifest
-from trainer.config import (
-    Config,
-    DataConfig,
-    Mode,
-    ModelConfig,
-    OptimConfig,
-    Precision,
-    RuntimeConfig,
-    ScheduleConfig,
-    TrainOn,
-)
+from trainer.authors import departures, match_authors, trains_on_all
+from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
 from trainer.engines import ENGINES
 from trainer.experiment import Start, run, summary
 from trainer.frozen import run_frozen
@@ -32,6 +23,7 @@ from trainer.hyperrule import HyperRule, hyperrule
 from trainer.job import open_split
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
+from trainer.protocol_options import ProtocolOptions
 
 SCRATCH = "scratch"
 FULL = "full"
@@ -39,7 +31,8 @@ FULL = "full"
 _OVERSAMPLED = {"flowers102", "covidx"}
 # As the paper, which holds nothing out for val. Of the others val is kept for thresholds and temperature.
 _TRAINED_WHOLE = {"cifar10", "cifar100", "pets", "flowers102"}
-_AUTHORS_TARGETS = _TRAINED_WHOLE | {"padchest_cl", "covidx", "tuberculosis"}
+# Of the options those that say what is fine-tuned by which protocol, not how.
+_NO_PROTOCOL = ("mode", "match_authors", "model", "classes", "one_label", "shots_at_most", "runtime")
 # As the authors' configuration: these are trained and tested as in the pre-training on X-rays, at this size.
 _XRAY_VIEW_SIZES = {"padchest_cl": 224}
 
@@ -50,17 +43,21 @@ class Options:
 
     mode: Mode = "finetune"
     """finetune: all layers; probe: a linear classifier on frozen features; knn: nearest neighbours among them."""
+    match_authors: bool = False
+    """Fine-tune as the authors' program does where BiT or the paper's text says less or something else: see
+    docs/fidelity.md, and the protocol options below, each of which beats this."""
     model: str | None = None
     """Model of "scratch"; None: that of the first pre-trained source."""
     out: Path = Path("runs/transfer")
-    """Each run goes to OUT/<source>/<target>/<shots>-shot-seed-<seed>, with -probe or -knn behind it."""
+    """Each run goes to OUT/<source>/<target>/<shots>-shot-seed-<seed>, with -probe, -knn or -authors behind it."""
     classes: tuple[str, ...] = ()
     """Only the images of these classes; empty for all."""
     one_label: bool = False
     """Of a set with several findings per image only the images with exactly one, as classes."""
     train_on: TrainOn | None = None
     """train+val: on the images of both splits, so that nothing is chosen on val; None: train+val for fine-tuning on
-    cifar10, cifar100, pets and flowers102, as in the paper, otherwise train."""
+    cifar10, cifar100, pets and flowers102, as in the paper, with --match-authors on all of its targets; otherwise
+    train."""
     shots_at_most: bool = False
     """Take what there is of classes with fewer images than shots, instead of refusing."""
     keep_head: bool = False
@@ -79,14 +76,16 @@ class Options:
     balance: Balance | None = None
     """class: every class has the same share of an epoch; None: class for all images of flowers102 and covidx, as in the
     paper, otherwise none."""
-    precision: Precision = "bf16"
     overlap_excluded: bool = False
     """Vouch that the source was pre-trained without the target's images and patients, where their sets share some."""
     resume_anyway: bool = False
     """Go on although the configuration of a run changed: with more --steps, say."""
+    protocol: Annotated[ProtocolOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ProtocolOptions)
     runtime: Annotated[RuntimeConfig, tyro.conf.arg(name="")] = field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
+        if self.match_authors and self.mode != "finetune":
+            raise InputError(f"the authors' program only fine-tunes; leave out --match-authors or --mode {self.mode}")
         for name in ("batch_size", "base_lr", "steps", "image_size", "resize"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -164,8 +163,8 @@ def open_target(transfer: Transfer) -> Target:
 def train_on_of(name: str, mode: Mode, match_authors: bool = False) -> TrainOn:
     """What a run on the target of that name is trained on unless it is said: all training images where the paper does
     so, or under `match_authors` of each of its targets. On frozen features val is held out, for the L2 of the probe."""
-    whole = _AUTHORS_TARGETS if match_authors else _TRAINED_WHOLE
-    return "train+val" if mode == "finetune" and name in whole else "train"
+    is_whole = trains_on_all(name) if match_authors else name in _TRAINED_WHOLE
+    return "train+val" if mode == "finetune" and is_whole else "train"
 
 
 def _data(transfer: Transfer, name: str) -> DataConfig:
@@ -175,7 +174,7 @@ def _data(transfer: Transfer, name: str) -> DataConfig:
         one_label=transfer.options.one_label,
         shots=transfer.config_shots,
         shots_at_most=transfer.options.shots_at_most,
-        train_on=transfer.options.train_on or train_on_of(name, transfer.options.mode),
+        train_on=transfer.options.train_on or train_on_of(name, transfer.options.mode, transfer.options.match_authors),
         train_view="resize_random_crop",
         eval_view="squash",
     )
@@ -188,25 +187,38 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
     Raises InputError where X-rays would be enlarged.
     Source: arXiv:1912.11370, sec. 3.3; batch size, learning rate and weight decay of arXiv:2106.00116.
     """
+    config, rule = _config(transfer, model, target)
+    size = config.data.image_size
+    is_whole = config.data.train_view == "xray_affine"
+    _require_stored_pixels(transfer, target, size if is_whole else config.data.resize, size)
+    return config, rule
+
+
+def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
+    """What `make_config` gives where nothing is asked for but the protocol and the images."""
+    options = transfer.options
+    kept = {name: getattr(options, name) for name in _NO_PROTOCOL}
+    return _config(replace(transfer, options=Options(**kept)), model, target)[0]
+
+
+def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
     options, source = transfer.options, transfer.pretrained
     rule = hyperrule(len(target.train), target.height, target.width)
     xray_view = _XRAY_VIEW_SIZES.get(target.name)
     if xray_view:
         rule = replace(rule, size=xray_view, resize=xray_view)
     size = options.image_size or rule.size
-    resize = options.resize or round(size * rule.resize / rule.size)
-    _require_stored_pixels(transfer, target, size if xray_view else resize, size)
     by_class = transfer.shots == FULL and target.name in _OVERSAMPLED
     config = Config(
         name=run_name(transfer),
         seed=transfer.seed,
         global_batch_size=options.batch_size,
-        precision=options.precision,
+        precision="bf16",
         mode=options.mode,
         data=replace(
             _data(transfer, target.name),
             image_size=size,
-            resize=resize,
+            resize=options.resize or round(size * rule.resize / rule.size),
             train_view="xray_affine" if xray_view else "resize_random_crop",
             balance=options.balance or ("class" if by_class else "none"),
             mixup_alpha=rule.mixup_alpha if options.mixup_alpha is None else options.mixup_alpha,
@@ -223,7 +235,11 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
         ),
         runtime=options.runtime,
     )
-    return config, rule
+    if options.match_authors:
+        config = match_authors(config, target.name)
+    if options.train_on is not None:
+        config = replace(config, data=replace(config.data, train_on=options.train_on))
+    return options.protocol.applied(config), rule
 
 
 def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size: int) -> None:
@@ -237,7 +253,8 @@ def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size
 
 def run_name(transfer: Transfer) -> str:
     """Names a run, and its folder below OUT."""
-    behind = "" if transfer.options.mode == "finetune" else f"-{transfer.options.mode}"
+    options = transfer.options
+    behind = f"-{options.mode}" if options.mode != "finetune" else "-authors" if options.match_authors else ""
     source, target = source_name(transfer.pretrained), target_name(transfer.target)
     return f"{source}/{target}/{transfer.shots}-shot-seed-{transfer.seed}{behind}"
 
@@ -289,8 +306,13 @@ def fine_tune(transfer: Transfer) -> None:
         "shots": transfer.shots,
         "seed": transfer.seed,
         "rule": asdict(rule),
+        "protocol": "authors" if options.match_authors else "default",
+        "departures": departures(config, by_protocol(transfer, model, target)),
     }
-    engine = ENGINES[options.runtime.engine](options.runtime, options.precision)
+    engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
+    if engine.rank == 0:
+        for warning in options.protocol.without_effect(config):
+            print(f"warning: {warning}", file=sys.stderr)
     overlap = shares_images(sets, target.name)
     if engine.rank == 0 and overlap and not options.overlap_excluded:
         print(f"warning: {overlap}; reports leave this run out without --overlap-excluded", file=sys.stderr)

@@ -12,9 +12,8 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -24,49 +23,102 @@ from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from trainer import logs
-from trainer.config import Config
+from trainer.authors import departures, match_authors, match_paper_code
+from trainer.config import Config, differences
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run, summary
+from trainer.experiment import CONFIG, Start, run, run_dir_of, summary
+from trainer.files import read_json
 from trainer.job import make_job
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
-Command = tuple[Config, Start, bool]
+_OLD_SWITCH = "--optim.paper-code"  # of earlier versions, which queued jobs may still give
+_OLD_MEANING = (
+    f"the run was begun by an earlier version with {_OLD_SWITCH} and goes on so: Nesterov momentum, clipping by the "
+    "head's shape, shifts of X-rays by up to 25%"
+)
+_SWITCH_HELP = (
+    "Pre-train as the authors' program does where the paper's text says less or something else: see docs/fidelity.md. "
+    f"Any other flag beats it. {_OLD_SWITCH} is an older name of it."
+)
 
 
-def _command(recipe: Callable[[], Config]) -> Callable[..., Command]:
-    default = recipe()
+@dataclass(frozen=True)
+class Command:
+    """What a command line says. default: the configuration that it began with, of the recipe and the switch."""
+
+    config: Config
+    start: Start
+    plan: bool
+    match_authors: bool
+    default: Config
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the result is to say of the run."""
+        planned = match_authors(self.default) if self.match_authors else self.default
+        return {
+            "kind": "pretrain",
+            "protocol": "authors" if self.match_authors else "default",
+            "departures": departures(self.config, planned),
+        }
+
+
+def _command(recipe: Callable[[], Config], default: Config) -> Callable[..., Command]:
 
     def command(
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
         start: Annotated[Start, tyro.conf.arg(name="")] = _DEFAULT_START,
         plan: Annotated[bool, tyro.conf.arg(help="Print steps, batch and checkpoint size as JSON, and stop.")] = False,
+        match_authors: Annotated[bool, tyro.conf.arg(help=_SWITCH_HELP, aliases=[_OLD_SWITCH])] = False,
     ) -> Command:
-        return config, start, plan
+        return Command(config, start, plan, match_authors, default)
 
     command.__doc__ = inspect.getdoc(recipe.func if isinstance(recipe, partial) else recipe)
     return command
 
 
 def parse(arguments: list[str]) -> Command:
-    """Configuration, start and whether only the plan is wanted. Raises InputError for an unknown recipe."""
+    """What a command line says. Raises InputError for an unknown recipe."""
     if arguments[:1] in (["-h"], ["--help"]):
-        commands = {name: _command(recipe) for name, recipe in RECIPES.items()}
+        commands = {name: _command(recipe, recipe()) for name, recipe in RECIPES.items()}
         tyro.extras.subcommand_cli_from_dict(commands, args=["--help"], description=__doc__)
     if not arguments or arguments[0].startswith("-"):
         arguments = [DEFAULT_RECIPE, *arguments]
     name, *rest = arguments
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}{nearest(name, list(RECIPES))}")
-    return tyro.cli(_command(RECIPES[name]), args=rest, prog=f"pretrain.py {name}")
+    recipe = RECIPES[name]
+
+    def from_default(default: Config) -> Command:
+        return tyro.cli(_command(recipe, default), args=rest, prog=f"pretrain.py {name}")
+
+    command = from_default(recipe())
+    if not command.match_authors:
+        return command
+    command, old = from_default(match_authors(recipe())), from_default(match_paper_code(recipe()))
+    if not _goes_on_with(old, rather_than=command):
+        return command
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {_OLD_MEANING}", file=sys.stderr)
+    return old
+
+
+def _goes_on_with(old: Command, rather_than: Command) -> bool:
+    """Whether the run in the folder was begun by an earlier version, when the switch stood for three settings only."""
+    begun = read_json(run_dir_of(old.config, old.start) / CONFIG) if old.start.resume else None
+    if not isinstance(begun, dict):
+        return False
+    before, now = (differences(begun, command.config.to_dict()) for command in (old, rather_than))
+    return len(before) < len(now)
 
 
 def make_plan(config: Config, start: Start) -> dict[str, Any]:
     """What a run would be: steps, batch, images and the bytes of one checkpoint."""
     planned = replace(config, runtime=replace(config.runtime, stage=None))  # a plan copies nothing
-    job = make_job(planned, start.run_dir or Path("runs") / config.name)
+    job = make_job(planned, run_dir_of(config, start))
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_model(config.model.name, job.train.num_classes).parameters())
     return {
@@ -84,12 +136,13 @@ def make_plan(config: Config, start: Start) -> dict[str, Any]:
 def main() -> None:
     """Parse the command line and pre-train."""
     logs.install()
-    config, start, plan = parse(sys.argv[1:])
-    if plan:
+    command = parse(sys.argv[1:])
+    config, start = command.config, command.start
+    if command.plan:
         print(json.dumps(make_plan(config, start), indent=1))
         return
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
-    result = run(config, start, engine, {"kind": "pretrain"})
+    result = run(config, start, engine, command.about)
     if engine.rank == 0 and not start.preflight_only:
         print(summary(result))
     engine.close()

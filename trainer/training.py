@@ -76,7 +76,9 @@ def starting_model(job: Job, engine: Engine) -> BiTResNet:
     torch.manual_seed(config.seed)
     settings = config.model
     assert settings.mean is not None and settings.std is not None  # noqa: PT018 - `make_job` has seen to it
-    model = build_model(settings.name, job.train.num_classes, settings.head_init, settings.mean, settings.std)
+    model = build_model(
+        settings.name, job.train.num_classes, settings.head_init, settings.filter_init, settings.mean, settings.std
+    )
     if settings.pretrained is not None:
         _load_pretrained(model, job, engine)
     return model
@@ -85,11 +87,11 @@ def starting_model(job: Job, engine: Engine) -> BiTResNet:
 def _hand_over_model(job: Job, engine: Engine) -> None:
     model, optim = starting_model(job, engine), job.config.optim
     optimizer = SGDAGC(
-        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.paper_code),
+        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),
         lr=0.0,
         momentum=optim.momentum,
         weight_decay=optim.weight_decay,
-        nesterov=optim.paper_code,
+        nesterov=optim.nesterov,
     )
     engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
 

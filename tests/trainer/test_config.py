@@ -246,3 +246,35 @@ def test_settings_that_are_new_had_their_defaults() -> None:
         "data.scaled_decode: absent -> True",
         "mode: absent -> probe",
     ]
+
+
+PAPER_CODE = ("optim.agc_head", "optim.nesterov", "data.translation")
+
+
+def of_an_earlier_version(config: Config, paper_code: bool) -> dict[str, Any]:
+    """What that version wrote of such a run, in which `paper_code` stood for three settings."""
+    plain = config.to_dict()
+    for name in PAPER_CODE:
+        section, _, setting = name.partition(".")
+        del plain[section][setting]
+    return plain | {"optim": plain["optim"] | {"paper_code": paper_code}}
+
+
+def test_paper_code_of_earlier_versions_is_three_settings() -> None:
+    default = Config(data=SETS)
+    authors = dataclasses.replace(
+        default,
+        data=dataclasses.replace(SETS, translation=0.25),
+        optim=OptimConfig(nesterov=True, agc_head="shape"),
+    )
+    for paper_code, config, other in ((False, default, authors), (True, authors, default)):
+        old = of_an_earlier_version(config, paper_code)
+        assert differences(old, config.to_dict()) == []
+        assert [line.partition(":")[0] for line in differences(old, other.to_dict())] == sorted(PAPER_CODE)
+        assert old == of_an_earlier_version(config, paper_code)  # it was not changed by reading it
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(InputError, match=r"--optim.nesterov needs momentum; .*--optim.no-nesterov"):
+        OptimConfig(nesterov=True, momentum=0.0)
+    assert OptimConfig(nesterov=False, momentum=0.0).momentum == 0

@@ -41,7 +41,7 @@ def test_paper_values(name: str) -> None:
     assert config.optim.momentum == 0.9
     assert config.optim.weight_decay == 1e-4
     assert config.optim.agc_clipping == 0.01
-    assert not config.optim.paper_code
+    assert (config.optim.nesterov, config.optim.agc_head) == (False, "name")
     assert config.schedule.kind == ("cosine" if source == "imagenet1k" else "step")
     assert (config.schedule.epochs, config.schedule.steps) == (90, None)
     warmup = (15, 0) if source in XRAYS else (None, 5000)

@@ -43,7 +43,7 @@ def test_report_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     text = path.read_text()
     assert "| target | r50x1, scratch | r50x1, mine |" in text
     assert "| Pets | 21.00 ± 1.00 | **51.00 ± 1.00** |" in text
-    assert "| big | r50x1 | chexpert+mimic_cxr | 9000 | mean AUC | 81.25 | NaN | 120.0 |" in text
+    assert "| big | r50x1 | chexpert+mimic_cxr | default | 9000 | mean AUC | 81.25 | NaN | 120.0 |" in text
     assert "## Transfer to Pets" in text
     assert "| mine minus scratch, r50x1 | +30.00 [+30.00, +30.00] | +30.00 [+30.00, +30.00] |" in text
     assert "](few_shot_pets.png)" in text

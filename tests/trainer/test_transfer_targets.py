@@ -90,7 +90,7 @@ def test_other_targets_follow_the_rule(name: str, side: int, resize: int, size: 
     assert (data.randaugment_ops, data.shuffle, data.mixup_alpha) == (0, "full", rule.mixup_alpha)
     assert config.schedule.steps == rule.schedule[-1] == 500
     assert (config.optim.base_lr, config.optim.rescale_lr, config.optim.weight_decay) == (0.001, False, 0.0)
-    assert (config.global_batch_size, config.seed, config.optim.paper_code) == (128, 3, False)
+    assert (config.global_batch_size, config.seed, config.optim.nesterov) == (128, 3, False)
 
 
 def test_given_numbers_come_before_the_rule(make: Make) -> None:

@@ -9,7 +9,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.index import Index, Split
 from data_pipelines.library import find
 from trainer import checkpoint
-from trainer.config import Config, DataConfig
+from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, NOTHING_CHOSEN, OperatingPoints, choose
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.experiment import CONFIG, RESULT
@@ -109,10 +109,7 @@ def own_data(run: Run, split: Split) -> tuple[Index, list[Path]]:
     said = run.settings.get("data")
     if not isinstance(said, dict):
         raise InputError(f"{run.folder} has no readable {CONFIG}")
-    known = {entry.name for entry in fields(DataConfig)}
-    values: dict[str, Any] = {name: value for name, value in said.items() if name in known}
-    lists: dict[str, Any] = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    data = DataConfig(**values | lists)
+    data = config_of({"data": said}).data
     folders = [find(name) for name in data.sets]
     index = open_split(data, folders, split, int(run.settings.get("seed", Config.seed)))
     if index is None:
@@ -130,11 +127,15 @@ class Seed:
 
 def over_seeds(run: Run) -> list[Seed]:
     """This run and those beside its folder that differ in the seed alone, by seed; nothing where there is no other."""
-    metric = run.result.get("metric")
+    metric, own = run.result.get("metric"), _less_seed(run.result)
     found: dict[int, float] = {}
     for path in run.folder.resolve().parent.glob(f"*/{RESULT}"):
         other = read_json(path)
-        if isinstance(other, dict) and _less_seed(other) == _less_seed(run.result) and metric in other.get("test", {}):
+        if not isinstance(other, dict) or metric not in other.get("test", {}):
+            continue
+        settings = _less_seed(other)
+        # A run of an earlier version lacks the settings that were added since.
+        if not differences(own, settings) or not differences(settings, own):
             found[int(other["settings"]["seed"])] = float(other["test"][metric])
     return [Seed(seed, found[seed]) for seed in sorted(found)] if len(found) > 1 else []
 

@@ -23,7 +23,8 @@ from trainer.models.filters import FilterSharing, StdConv2d
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel
 
 NUM_GROUPS = 32
-HeadInit = Literal["zero", "fan_in"]
+HeadInit = Literal["zero", "fan_in", "torch"]
+FilterInit = Literal["kaiming", "torch"]
 
 
 class GroupNormReLU(nn.GroupNorm):
@@ -103,6 +104,7 @@ class BiTResNet(nn.Module):
         width_factor: float,
         num_classes: int,
         head_init: HeadInit = "zero",
+        filter_init: FilterInit = "kaiming",
         mean: PerChannel = BIT_MEAN,
         std: PerChannel = BIT_STD,
     ) -> None:
@@ -120,7 +122,7 @@ class BiTResNet(nn.Module):
         self.norm = GroupNormReLU(widths[-1])
         self.head = nn.Linear(widths[-1], num_classes)
         self.filter_sharing = FilterSharing()
-        self._init_weights(head_init)
+        self._init_weights(head_init, filter_init)
         self._place_normalisation()
 
     @property
@@ -134,10 +136,13 @@ class BiTResNet(nn.Module):
         stem: Any = self.stem["conv"]
         return [[stem], *(unit.convolutions for unit in self.units)]
 
-    def _init_weights(self, head_init: HeadInit) -> None:
+    def _init_weights(self, head_init: HeadInit, filter_init: FilterInit) -> None:
+        """torch: as the layers drew them when they were made, uniformly, variance 1/(3 inputs); the head's bias too."""
         for module in self.modules():
-            if isinstance(module, StdConv2d):
+            if isinstance(module, StdConv2d) and filter_init == "kaiming":
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        if head_init == "torch":
+            return
         nn.init.zeros_(self.head.bias)
         if head_init == "zero":
             nn.init.zeros_(self.head.weight)
@@ -222,6 +227,7 @@ def build_model(
     name: str,
     num_classes: int,
     head_init: HeadInit = "zero",
+    filter_init: FilterInit = "kaiming",
     mean: PerChannel = BIT_MEAN,
     std: PerChannel = BIT_STD,
 ) -> BiTResNet:
@@ -230,4 +236,4 @@ def build_model(
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}{nearest(name, list(MODELS))}")
     depths, width_factor = MODELS[name]
-    return BiTResNet(depths, width_factor, num_classes, head_init, mean, std)
+    return BiTResNet(depths, width_factor, num_classes, head_init, filter_init, mean, std)

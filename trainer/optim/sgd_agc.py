@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -165,17 +165,18 @@ def _clip(group: dict[str, Any]) -> ClipStats | None:
 
 
 def param_groups(
-    model: nn.Module, num_classes: int, agc_clipping: float, paper_code: bool = False
+    model: nn.Module, num_classes: int, agc_clipping: float, agc_head: Literal["name", "shape"] = "name"
 ) -> list[dict[str, Any]]:
-    """The model's parameters in two groups: clipped, and not clipped (the head, by name).
+    """The model's parameters in two groups: clipped, and not clipped.
 
-    A zero-initialised head would be clipped to nothing. `paper_code` does what the authors' program did instead: leave
-    out every weight matrix or filter bank whose first dimension equals the number of classes, and clip the head's bias.
+    name: the head is not clipped, since zeros would be clipped to nothing. shape: as in the program of the authors of
+    arXiv:2106.00116, every weight matrix or filter bank whose first dimension equals the number of classes is not
+    clipped, and the head's bias is.
     """
     clipped: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         by_shape, by_name = parameter.ndim > 1 and parameter.shape[0] == num_classes, name.startswith("head.")
-        (free if (by_shape if paper_code else by_name) else clipped).append(parameter)
+        (free if (by_shape if agc_head == "shape" else by_name) else clipped).append(parameter)
     groups = [{"params": clipped, "agc_clipping": agc_clipping}, {"params": free, "agc_clipping": NO_CLIPPING}]
     return [group for group in groups if group["params"]]

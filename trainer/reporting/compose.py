@@ -12,7 +12,7 @@ from trainer.reporting.collect import Collected, write_runs
 from trainer.reporting.document import Block, Items, Title, Words, as_markdown, as_page
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
-from trainer.reporting.rows import PUBLISHED
+from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import Entry, Heading, Table, row_keys, sources_of, with_titles
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
@@ -31,8 +31,10 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
     """Lay out a report and draw its figures into `folder`."""
     runs = collected.runs
     transfers = with_titles(runs[runs["kind"] == "transfer"])
+    by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
     warnings = (
         *(f"{warning}." for warning in collected.warnings),
+        *protocol_warnings,
         *notes.mixed_versions(runs),
         *notes.not_numbers(runs),
         *notes.several_metrics(transfers),
@@ -45,7 +47,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
     page = "[This report as one page](report.html) also says the number of seeds and the p value of each cell."
     blocks: list[Block] = [Title("Report", 1), Words(about), Words(page, on_page=False)]
     blocks += [Words(text, warning=True) for text in warnings]
-    blocks += [Words(f"{remark}.") for remark in collected.remarks]
+    blocks += [Words(f"{remark}.") for remark in (*by_protocol, *collected.remarks)]
     pretrained = runs[runs["kind"] == "pretrain"]
     if not pretrained.empty:
         blocks += [Title("Pre-training"), _pretraining_table(pretrained)]
@@ -67,7 +69,7 @@ def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) 
         blocks += [Title("Beside the paper"), Words(f"Published values: {paper.source}.")]
         blocks += [compared] if compared else []
         blocks.append(Items(tuple(f"{text[0].upper()}{text[1:]}." for text in said)))
-    for target in dict.fromkeys(key[0] for key in row_keys(runs)):
+    for target in dict.fromkeys(key.target for key in row_keys(runs)):
         blocks += _target_blocks(runs[runs["target"] == target], folder, looks, paper)
     if len(row_keys(runs)) == 1:
         return blocks  # its own section has every number
@@ -91,10 +93,11 @@ def _target_blocks(runs: pd.DataFrame, folder: Path, looks: figures.Looks, paper
 def _pretraining_table(runs: pd.DataFrame) -> Table:
     rows = []
     for row in runs.itertuples():
-        words = [row.model, row.target, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
+        protocol = "authors'" if row.protocol == AUTHORS else row.protocol
+        words = [row.model, row.target, protocol, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
         words += [_percent(row.val), "NaN" if row.not_a_number else _percent(row.test), f"{row.seconds / 60:.1f}"]
         rows.append((row.source, tuple(Entry(words=word) for word in words)))
-    titles = ("model", "data", "steps", "metric", "val", "test", "minutes")
+    titles = ("model", "data", "protocol", "steps", "metric", "val", "test", "minutes")
     columns = tuple(Heading("", title) for title in titles)
     return Table("pretraining", "Pre-trainings; metrics in percent.", "run", columns, tuple(rows))
 

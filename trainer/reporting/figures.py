@@ -117,7 +117,7 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
     """Full-shot fine-tuning against the size of the model, a panel per target; None where no target has two models."""
     full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
     full = full[full["model"].isin(MODELS)]
-    targets = [key for key in row_keys(full) if full.loc[full["target"] == key[0], "model"].nunique() > 1]
+    targets = [key for key in row_keys(full) if full.loc[full["target"] == key.target, "model"].nunique() > 1]
     if not targets:
         return None
     models = sorted(full["model"].unique(), key=model_order)
@@ -126,12 +126,12 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
     with plt.rc_context(STYLE):
         size = (max(4.2, _PANEL[0] * 0.85 * columns), _PANEL[1] * lines + 0.5)
         figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
-        for axes, (target, mode, origin) in zip(grid.flat, targets, strict=False):
-            mine = full[(full["target"] == target) & (full["origin"] == origin)]
+        for axes, key in zip(grid.flat, targets, strict=False):
+            mine = key.of(full)
             metric = mine["metric"].iloc[0]
-            theirs = paper.cells[target] if paper and paper.metric.get(target) == metric else {}
+            theirs = paper.cells[key.target] if paper and paper.metric.get(key.target) == metric else {}
             _draw_sizes(axes, mine, looks, theirs)
-            axes.set_title(row_title(target, mode, origin, full["origin"].nunique() > 1), loc="left", weight="bold")
+            axes.set_title(row_title(key, full["origin"].nunique() > 1), loc="left", weight="bold")
             axes.set_xscale("log")
             axes.set_xticks([_millions(model) for model in models], [_size_label(model) for model in models])
             axes.minorticks_off()
@@ -200,10 +200,9 @@ def _panels(
         sharey=True,
     )
     for axes, (way, model) in zip(grid.flat, product(ways, models), strict=True):
-        _, mode, origin = way
-        mine = runs[(runs["mode"] == mode) & (runs["origin"] == origin) & (runs["model"] == model)]
-        _draw_panel(axes, mine[mine["overlap"] == ""], order, looks, curve, paper if mode == "finetune" else None)
-        aside = row_title("", mode, origin, runs["origin"].nunique() > 1)
+        mine = way.of(runs[runs["model"] == model])
+        _draw_panel(axes, mine[mine["overlap"] == ""], order, looks, curve, paper if way.mode == "finetune" else None)
+        aside = row_title(way, runs["origin"].nunique() > 1, with_target=False)
         axes.set_title(f"{model}{f', {aside}' if aside else ''}", loc="left", weight="bold")
         axes.set_xticks(range(len(order)), order)
     for axes in grid[:, 0]:

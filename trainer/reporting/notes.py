@@ -6,7 +6,17 @@ import pandas as pd
 
 from data_pipelines.datasets.overlap import shares_images
 from trainer.reporting.names import METRIC_TITLE, listed, target_title
-from trainer.reporting.rows import CELL, PUBLISHED
+from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED
+
+_PROTOCOL = {
+    DEFAULT: "by BiT and the paper's text, the default",
+    AUTHORS: "by the authors' program, here called the authors' protocol",
+}
+_SEVERAL_PROTOCOLS = (
+    "**Different protocols**: fine-tunings by BiT and the paper's text stand beside numbers by the authors' program, "
+    "which differs in head, momentum, precision, augmentation and training images. They do not compare; "
+    "`--match-authors` makes runs by the second protocol."
+)
 
 
 def mixed_versions(runs: pd.DataFrame) -> list[str]:
@@ -37,7 +47,7 @@ def unlike_seeds(runs: pd.DataFrame) -> list[str]:
     distinct = runs.groupby(CELL, sort=False)[settings].nunique(dropna=False)
     cells = [
         f"{source}, {model} on {target}, {shots} ({', '.join(row.index[row > 1])})"
-        for (_, _, source, model, target, shots), row in distinct[(distinct > 1).any(axis=1)].iterrows()
+        for (*_, source, model, target, shots), row in distinct[(distinct > 1).any(axis=1)].iterrows()
     ]
     return [f"**Seeds of different settings** in one mean: {listed(cells)}."] if cells else []
 
@@ -65,8 +75,32 @@ def leaks(runs: pd.DataFrame) -> list[str]:
 
 
 def deviations(runs: pd.DataFrame) -> list[str]:
-    """Where fine-tunings left BiT-HyperRule and the paper's learning rate, one line per difference."""
-    return sorted({line for lines in runs["departures"] for line in lines.split("; ") if line})
+    """Where runs left their protocol, one line per difference."""
+    lines = set()
+    for kind, source, protocol, departures in runs[["kind", "source", "protocol", "departures"]].itertuples(
+        index=False
+    ):
+        whose = f"pre-training {source}, " if kind == "pretrain" else ""
+        whose += "authors' protocol, " if protocol == AUTHORS else ""
+        lines |= {f"{whose}{line}" for line in departures.split("; ") if line}
+    return sorted(lines)
+
+
+def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[str], list[str]]:
+    """By which protocol the runs are, and whether numbers of different ones stand side by side: remarks, warnings."""
+    counts = Counter(runs["protocol"])
+    if not counts[AUTHORS] and not with_paper:
+        return [], []
+    parts = [f"{counts[name]} {words}" for name, words in _PROTOCOL.items() if counts[name]]
+    published = sum(runs["origin"] == PUBLISHED)
+    parts[-1] += f", {published} of them published" if published else ""
+    parts += ["the paper's own values are by the authors' protocol"] if with_paper else []
+    remarks = [f"Runs by protocol: {'; '.join(parts)}. `docs/fidelity.md` lists in what the two differ"]
+    transfers = runs[runs["kind"] == "transfer"]
+    theirs = with_paper or (transfers["protocol"] == AUTHORS).any()
+    if not (theirs and (transfers["protocol"] == DEFAULT).any()):
+        return remarks, []
+    return remarks, [_SEVERAL_PROTOCOLS]
 
 
 def sizes(runs: pd.DataFrame) -> list[str]:

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 
 from data_pipelines.datasets.overlap import shares_images
+from trainer.authors import SETTINGS, Protocol, departures, match_authors, setting
+from trainer.config import config_of, translated
 from trainer.metrics import metric_of
 from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, split_source
 
 OWN, PUBLISHED = "own", "published"
+DEFAULT, AUTHORS = get_args(Protocol)
 # A run is one seed of one cell of a table.
-CELL = ["origin", "mode", "source", "model", "target", "shots"]
+CELL = ["origin", "mode", "protocol", "source", "model", "target", "shots"]
 _PAPER_LR, _PAPER_BATCH = 0.001, 128
 _TEXT = {
     "kind": "transfer",
@@ -24,6 +27,7 @@ _TEXT = {
     "target": "",
     "target_sets": "",
     "mode": "finetune",
+    "protocol": DEFAULT,
     "model": "",
     "shots": FULL,
     "metric": "",
@@ -59,6 +63,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         "target": result["target"] if transfer else "+".join(sets),
         "target_sets": "+".join(sets),
         "mode": result.get("mode", "finetune"),
+        "protocol": _protocol(result),
         "model": settings["model"]["name"],
         "shots": str(result.get("shots", FULL)),
         "seed": settings["seed"],
@@ -80,7 +85,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         "commit": _version(result["environment"]),
         "made_by": _made_by(result["environment"]),
         "patients": result.get("patients", "none"),
-        "departures": "; ".join(_departures(result)) if transfer else "",
+        "departures": "; ".join(_departures(result)),
         "overlap": _overlap(result, sets) if transfer else "",
         "left_out": "; ".join(result.get("left_out", {}).get("test", ())),
     }
@@ -91,6 +96,7 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
     for name, default in _TEXT.items():
         frame[name] = frame[name].astype(object).where(frame[name].notna(), default).map(str)  # a folder may be "7"
+    frame.loc[frame["origin"] == PUBLISHED, "protocol"] = AUTHORS  # also in tables of versions that knew no protocols
     frame["seed"] = frame["seed"].astype(int)
     frame["not_a_number"] = frame["not_a_number"].astype(str) == "True"  # a table from a file may have empty places
     for name in _WHOLE:
@@ -111,20 +117,53 @@ def _made_by(environment: dict[str, Any]) -> str:
     return f"{commit}, {ranks}, torch {environment['packages']['torch']}"
 
 
+def _protocol(result: dict[str, Any]) -> str:
+    """By which protocol a run was made; earlier versions had the authors' optimiser as `paper_code`."""
+    old = AUTHORS if setting(result["settings"], "optim.paper_code") is True else DEFAULT
+    protocol = result.get("protocol", old)
+    if protocol not in (DEFAULT, AUTHORS):
+        raise KeyError("protocol")
+    return str(protocol)
+
+
 def _departures(result: dict[str, Any]) -> list[str]:
-    """Where a fine-tuning left BiT-HyperRule and the paper's learning rate."""
+    """Where a run left its protocol, in words."""
     if result.get("mode", "finetune") != "finetune":
         return []
-    settings, rule = result["settings"], result["rule"]
-    pairs = [
-        ("optimiser steps", result["total_steps"], rule["schedule"][-1]),
-        ("pixels", settings["data"]["image_size"], rule["size"]),
-        ("pixels before the random crop", settings["data"]["resize"], rule["resize"]),
-        ("MixUp alpha", settings["data"]["mixup_alpha"], rule["mixup_alpha"]),
-        ("base learning rate", settings["optim"]["base_lr"], _PAPER_LR),
-        ("batch size", settings["global_batch_size"], _PAPER_BATCH),
+    found = result["departures"] if "departures" in result else _of_earlier_versions(result)
+    return [
+        f"{SETTINGS.get(name, name)}: {_said(name, values['used'])} instead of {_said(name, values['protocol'])}"
+        for name, values in found.items()
     ]
-    return [f"{what}: {used} instead of {by_rule}" for what, used, by_rule in pairs if used != by_rule]
+
+
+def _of_earlier_versions(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a result of a version that listed no departures leaves to be seen of them."""
+    settings = translated(result["settings"])
+    if result["kind"] == "pretrain":
+        if _protocol(result) != AUTHORS:
+            return {}
+        config = config_of(settings)  # with paper_code, which did less than the authors' program
+        return departures(config, match_authors(config))
+    rule = result["rule"]
+    pairs = {
+        "schedule.steps": (result["total_steps"], rule["schedule"][-1]),
+        "data.image_size": (setting(settings, "data.image_size"), rule["size"]),
+        "data.resize": (setting(settings, "data.resize"), rule["resize"]),
+        "data.mixup_alpha": (setting(settings, "data.mixup_alpha"), rule["mixup_alpha"]),
+        "optim.base_lr": (setting(settings, "optim.base_lr"), _PAPER_LR),
+        "global_batch_size": (settings["global_batch_size"], _PAPER_BATCH),
+    }
+    return {name: {"used": used, "protocol": by} for name, (used, by) in pairs.items() if used != by}
+
+
+def _said(name: str, value: Any) -> str:
+    """A value of a setting in words."""
+    if value is None:
+        return "that of the weights" if name in ("model.mean", "model.std") else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _overlap(result: dict[str, Any], target_sets: Sequence[str]) -> str:

@@ -12,11 +12,13 @@ from trainer.reporting.tables import (
     PRINTED_SPREADS,
     Entry,
     Heading,
+    RowKey,
     Source,
     Table,
     fewer_seeds,
     in_order,
     overlap_notes,
+    protocol_notes,
     row_keys,
     row_title,
     seeds_text,
@@ -42,7 +44,9 @@ def transfer_tables(runs: pd.DataFrame, shots: str, paper: Published | None = No
             shown = of_shots[[pair in {(s.model, s.title) for s in group} for pair in _pairs(of_shots)]]
             name = f"{shots}_shot" + (f"_{kind.split()[0].lower()}" if kind else "")
             caption = f"{_what(shots)}{f', sources: {kind}' if kind else ''}. {_metrics(shown)}."
-            tables.append(Table(name, caption, "target", tuple(_headings(group)), rows, _notes(shown, group, rows)))
+            tables.append(
+                Table(name, caption, "target", tuple(_headings(group)), rows, _notes(shown, group, rows, bool(printed)))
+            )
     return tables
 
 
@@ -65,18 +69,18 @@ def _rows(
     """The rows that have a number, each target followed by what the paper prints of it."""
     mixed, keys = runs["origin"].nunique() > 1, row_keys(runs)
     rows = []
-    for place, (target, mode, origin) in enumerate(keys):
-        own = {source: cells.get((target, mode, origin, source.model, source.title)) for source in sources}
-        rows.append((row_title(target, mode, origin, mixed), entries_of(sources, own)))
-        last_of_target = place + 1 == len(keys) or keys[place + 1][0] != target
-        if target in printed and last_of_target:
-            rows.append((f"{target_title(target)}, paper", entries_of(sources, printed[target])))
+    for place, key in enumerate(keys):
+        own = {source: cells.get((*key, source.model, source.title)) for source in sources}
+        rows.append((row_title(key, mixed), entries_of(sources, own)))
+        last_of_target = place + 1 == len(keys) or keys[place + 1].target != key.target
+        if key.target in printed and last_of_target:
+            rows.append((f"{target_title(key.target)}, paper", entries_of(sources, printed[key.target])))
     return tuple(row for row in rows if any(entry.text for entry in row[1]))
 
 
 def _cells(runs: pd.DataFrame) -> dict[tuple[str, ...], Cell]:
     shown = runs[runs["overlap"] == ""]
-    by_cell = shown.groupby(["target", "mode", "origin", "model", "title"], sort=False)
+    by_cell = shown.groupby([*RowKey._fields, "model", "title"], sort=False)
     return {key: cell_of(of_cell) for key, of_cell in by_cell}
 
 
@@ -138,7 +142,7 @@ def _headings(sources: Sequence[Source]) -> list[Heading]:
 
 def _metrics(runs: pd.DataFrame) -> str:
     """Which metric the numbers are: "Top-1 accuracy on test (PadChest-Cl: mean AUC), percent"."""
-    order = list(dict.fromkeys(target for target, _, _ in row_keys(runs)))
+    order = list(dict.fromkeys(key.target for key in row_keys(runs)))
     by_target = runs.groupby("target")["metric"].first()[order]
     main = str(Counter(by_target).most_common(1)[0][0])
     others = [f"{target_title(t)}: {METRIC_TITLE.get(m, m)}" for t, m in by_target.items() if m != main]
@@ -148,7 +152,10 @@ def _metrics(runs: pd.DataFrame) -> str:
 
 
 def _notes(
-    runs: pd.DataFrame, sources: Sequence[Source], rows: Iterable[tuple[str, tuple[Entry, ...]]]
+    runs: pd.DataFrame,
+    sources: Sequence[Source],
+    rows: Iterable[tuple[str, tuple[Entry, ...]]],
+    with_paper: bool,
 ) -> tuple[str, ...]:
     notes = ["Bold: the best of a row."] if len(sources) > 1 else []
     if any(entry.p is not None for _, entries in rows for entry in entries):
@@ -157,4 +164,4 @@ def _notes(
         )
     if any(entry.cell and entry.cell.printed_std is not None for _, entries in rows for entry in entries):
         notes.append(PRINTED_SPREADS)
-    return (*notes, *fewer_seeds(runs), *overlap_notes(runs))
+    return (*notes, *fewer_seeds(runs), *protocol_notes(runs, with_paper), *overlap_notes(runs))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ from trainer.reporting.names import (
     source_title,
     target_title,
 )
-from trainer.reporting.rows import OWN, PUBLISHED
+from trainer.reporting.rows import AUTHORS, DEFAULT, OWN, PUBLISHED
 
 _SHOWN_CELLS = 6
 
@@ -104,27 +105,57 @@ def in_order(sources: Iterable[Source]) -> list[Source]:
     return sorted(sources, key=key)
 
 
-def row_keys(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """The rows of the paper's layout: (target, mode, origin), the paper's targets in its order, then the others."""
-    keys = list(dict.fromkeys(zip(runs["target"], runs["mode"], runs["origin"], strict=True)))
-    targets = list(TARGET_TITLE) + [target for target, _, _ in keys]
-    modes = [*MODE_TITLE, *(mode for _, mode, _ in keys)]
-    return sorted(keys, key=lambda key: (targets.index(key[0]), modes.index(key[1]), key[2] != OWN))
+class RowKey(NamedTuple):
+    """What tells the rows of a table apart: runs of different keys are never averaged."""
+
+    target: str
+    mode: str
+    protocol: str
+    origin: str
+
+    def of(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """The runs of this row."""
+        return runs[(runs[list(self._fields)] == list(self)).all(axis=1)]
 
 
-def row_title(target: str, mode: str, origin: str, mixed: bool) -> str:
+def row_keys(runs: pd.DataFrame) -> list[RowKey]:
+    """The rows of the paper's layout: the paper's targets in its order, then the others."""
+    keys = list(dict.fromkeys(map(RowKey._make, runs[list(RowKey._fields)].itertuples(index=False))))
+    targets = list(TARGET_TITLE) + [key.target for key in keys]
+    modes = [*MODE_TITLE, *(key.mode for key in keys)]
+    return sorted(
+        keys,
+        key=lambda key: (
+            targets.index(key.target),
+            modes.index(key.mode),
+            key.origin != OWN,
+            key.protocol != DEFAULT,
+        ),
+    )
+
+
+def row_title(key: RowKey, mixed: bool, with_target: bool = True) -> str:
     """How a row is called; `mixed`: the report holds published runs beside the user's own."""
-    parts = [target_title(target)] if target else []
-    if mode != "finetune":
-        parts.append(MODE_TITLE.get(mode, mode))
-    if origin == PUBLISHED and mixed:
-        parts.append("authors' files")
+    parts = [target_title(key.target)] if with_target else []
+    if key.mode != "finetune":
+        parts.append(MODE_TITLE.get(key.mode, key.mode))
+    if key.origin == PUBLISHED:
+        parts += ["authors' files"] if mixed else []
+    elif key.protocol != DEFAULT:
+        parts.append("authors' protocol")
     return ", ".join(parts)
+
+
+def protocol_notes(runs: pd.DataFrame, with_paper: bool = False) -> tuple[str, ...]:
+    """What to know of a table with numbers of more than one protocol; the paper's are by the authors'."""
+    if len({*runs["protocol"], *([AUTHORS] if with_paper else [])}) < 2:
+        return ()
+    return ("Rows of different protocols do not compare: see the top of the report.",)
 
 
 def seeds_text(runs: pd.DataFrame) -> str:
     """Over how many seeds the cells of some runs are: "5 seeds", or "4 to 5 seeds"."""
-    counts = runs.groupby(["target", "mode", "origin", "model", "source", "shots"])["seed"].nunique()
+    counts = runs.groupby([*RowKey._fields, "model", "source", "shots"])["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
     return f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
 

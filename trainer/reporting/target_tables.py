@@ -16,9 +16,11 @@ from trainer.reporting.tables import (
     PRINTED_SPREADS,
     Entry,
     Heading,
+    Source,
     Table,
     fewer_seeds,
     overlap_notes,
+    protocol_notes,
     row_keys,
     row_title,
     seeds_text,
@@ -34,32 +36,31 @@ def few_shot_table(runs: pd.DataFrame) -> Table:
     mixed = runs["origin"].nunique() > 1
     shown = runs[runs["overlap"] == ""]
     for source in sources_of(runs):
-        of_source = runs[(runs["model"] == source.model) & (runs["title"] == source.title)]
-        for _, mode, origin in row_keys(of_source):
-            mine = shown[
-                (shown["model"] == source.model)
-                & (shown["title"] == source.title)
-                & (shown["mode"] == mode)
-                & (shown["origin"] == origin)
-            ]
-            aside = row_title("", mode, origin, mixed)
+        for key in row_keys(_of(source, runs)):
+            mine = key.of(_of(source, shown))
+            aside = row_title(key, mixed, with_target=False)
             title = f"{source.title}, {source.model}" + (f", {aside}" if aside else "")
-            rows.append((title, [cell_of(mine[mine["shots"] == shots]) for shots in order]))
-    highest = [best(cells[i] for _, cells in rows) for i in range(len(order))]
-    marked = tuple(
-        (title, tuple(_marked(cell, high, len(rows)) for cell, high in zip(cells, highest, strict=True)))
-        for title, cells in rows
-    )
+            rows.append((title, key.protocol, [cell_of(mine[mine["shots"] == shots]) for shots in order]))
+    marked = []
+    for title, protocol, cells in rows:
+        comparable = [others for _, its_protocol, others in rows if its_protocol == protocol]
+        highest = [best(column) for column in zip(*comparable, strict=True)]
+        entries = [_marked(cell, high, len(comparable)) for cell, high in zip(cells, highest, strict=True)]
+        marked.append((title, tuple(entries)))
     target, metric = runs["target"].iloc[0], runs["metric"].iloc[0]
     caption = (
         f"{target_title(target)}: {METRIC_TITLE.get(metric, metric)} on test, percent; "
         f"mean ± standard deviation over {seeds_text(runs)}."
     )
     columns = tuple(Heading("", shots_title(shots)) for shots in order)
-    notes = ("Bold: the best of a column.",) if len(rows) > 1 else ()
-    return Table(
-        f"few_shot_{target}", caption, "source", columns, marked, (*notes, *fewer_seeds(runs), *overlap_notes(runs))
-    )
+    several = runs["protocol"].nunique() > 1
+    notes = (f"Bold: the best of a column{' within its protocol' * several}.",) if len(rows) > 1 else ()
+    notes = (*notes, *fewer_seeds(runs), *protocol_notes(runs), *overlap_notes(runs))
+    return Table(f"few_shot_{target}", caption, "source", columns, tuple(marked), notes)
+
+
+def _of(source: Source, runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[(runs["model"] == source.model) & (runs["title"] == source.title)]
 
 
 def _marked(cell: Cell, highest: float, num_rows: int) -> Entry:
@@ -71,16 +72,16 @@ def gains_over_scratch(runs: pd.DataFrame) -> Table | None:
     both."""
     order, rows = shots_order(runs["shots"]), []
     shown, mixed = runs[runs["overlap"] == ""], runs["origin"].nunique() > 1
-    pairing = ["mode", "origin", "model", "shots", "seed"]
+    pairing = ["mode", "protocol", "origin", "model", "shots", "seed"]
     scratch = shown[shown["source"] == SCRATCH].set_index(pairing)["test"]
     for source in sources_of(runs):
-        mine = shown[(shown["model"] == source.model) & (shown["title"] == source.title)]
-        for _, mode, origin in row_keys(mine) if source.title != SCRATCH else ():
-            of_row = mine[(mine["mode"] == mode) & (mine["origin"] == origin)]
+        mine = _of(source, shown)
+        for key in row_keys(mine) if source.title != SCRATCH else ():
+            of_row = key.of(mine)
             paired = (of_row.set_index(pairing)["test"] - scratch).dropna() * 100
             of_shots = paired.index.get_level_values("shots")
             cells = [interval(paired[of_shots == shots].to_numpy(dtype=float)) for shots in order]
-            aside = row_title("", mode, origin, mixed)
+            aside = row_title(key, mixed, with_target=False)
             title = f"{source.title} minus {SCRATCH}, {source.model}" + (f", {aside}" if aside else "")
             if any(cells):
                 rows.append((title, tuple(Entry(words=words) for words in cells)))
@@ -96,8 +97,8 @@ def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, lis
     """The full-shot fine-tunings beside the published values, and what is to be said of the two; None without any."""
     full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
     mixed, rows, said = runs["origin"].nunique() > 1, [], []
-    for target, mode, origin in row_keys(full):
-        of_row = full[(full["target"] == target) & (full["origin"] == origin)]
+    for key in row_keys(full):
+        target, of_row = key.target, key.of(full)
         metric = of_row["metric"].iloc[0]
         if paper.metric.get(target, metric) != metric:
             theirs = METRIC_TITLE[paper.metric[target]]
@@ -106,9 +107,8 @@ def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, lis
         for source in sources_of(of_row):
             printed = paper.cells.get(target, {}).get((source.model, source.sets))
             if printed:
-                mine = of_row[(of_row["model"] == source.model) & (of_row["title"] == source.title)]
-                title = f"{row_title(target, mode, origin, mixed)}: {source.title}, {source.model}"
-                rows.append((title, *_compared(cell_of(mine), printed)))
+                title = f"{row_title(key, mixed)}: {source.title}, {source.model}"
+                rows.append((title, *_compared(cell_of(_of(source, of_row)), printed)))
     if not rows:
         return None, [*said, "no full-shot result here has the target, model and source of a published one"]
     differing = [
@@ -123,7 +123,8 @@ def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, lis
     seeds = f"over {seeds_text(full)} here and {' to '.join(map(str, printed_seeds))} in the paper"
     caption = f"Full-shot results beside the published ones, percent; mean ± standard deviation {seeds}."
     notes = (PRINTED_SPREADS,) if any("[" in words[1].text for _, words, _ in rows) else ()
-    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows), (*notes, *fewer_seeds(full))), said
+    notes = (*notes, *fewer_seeds(full), *protocol_notes(full, with_paper=True))
+    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows), notes), said
 
 
 def _compared(mine: Cell, printed: Cell) -> tuple[tuple[Entry, ...], float]:

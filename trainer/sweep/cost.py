@@ -61,7 +61,7 @@ def timed(config: Config, threads: int) -> float:
     engine = ENGINES[runtime.engine](runtime, config.precision)
     size = config.data.image_size
     model = build_model(config.model.name, _CLASSES)
-    optimizer = SGDAGC(param_groups(model, _CLASSES, config.optim.agc_clipping, False), lr=0.0, momentum=0.9)
+    optimizer = SGDAGC(param_groups(model, _CLASSES, config.optim.agc_clipping), lr=0.0, momentum=0.9)
     images = torch.zeros(_FEWEST, 3, size, size, dtype=torch.uint8).to(memory_format=torch.channels_last)
     engine.prepare(model, optimizer, images)
     images = images.to(engine.device)

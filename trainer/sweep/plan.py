@@ -197,11 +197,11 @@ def flags_of(options: Any) -> list[str]:
             words += flags_of(value)
         elif value == _default(field):
             continue
-        elif isinstance(value, bool):
+        elif isinstance(_default(field), bool):
             words.append(flag if value else f"--no-{flag[2:]}")
         elif isinstance(value, tuple):
             words += [flag, *map(str, value)]
-        else:
+        else:  # also True and False where the default is another word, such as auto
             words += [flag, str(value)]
     return words
 

@@ -1,6 +1,7 @@
 """The model is BiT: timm's weights give timm's logits and gradients, and every size has timm's parameters."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import timm
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from data_pipelines.errors import InputError
 from trainer.models import bit
-from trainer.models.bit import PreActBottleneck, StdConv2d, build_model
+from trainer.models.bit import HeadInit, PreActBottleneck, StdConv2d, build_model
 
 TIMM_NAMES = {
     "r50x1": "resnetv2_50x1_bit",
@@ -206,12 +207,41 @@ def test_head_starts_at_zero_or_fan_in() -> None:
     assert not model.head.bias.any()
 
 
-def test_weights_follow_the_global_seed() -> None:
-    torch.manual_seed(5)
-    first = build_model(SMALL, 5, "fan_in").state_dict()
-    torch.manual_seed(5)
-    second = build_model(SMALL, 5, "fan_in").state_dict()
+def test_torchs_own_initial_weights_are_those_of_its_layers() -> None:
+    """Linear and Conv2d of torch 1.9, which the authors ran, draw uniformly from +-1/sqrt(inputs), biases too."""
+    torch.manual_seed(6)
+    model = build_model(SMALL, 400, "torch", "torch")
+    bound = model.head.in_features**-0.5
+    for drawn in (model.head.weight, model.head.bias):
+        assert 0.95 * bound < drawn.abs().max().item() <= bound
+        assert drawn.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+    for convolution in [layer for layers in model.convolutions for layer in layers]:
+        inputs = convolution.weight[0].numel()
+        assert convolution.weight.abs().max().item() <= inputs**-0.5
+        assert convolution.weight.std().item() == pytest.approx((3 * inputs) ** -0.5, rel=0.05)
+
+
+HEADS: list[HeadInit] = ["zero", "fan_in", "torch"]
+
+
+@pytest.mark.parametrize("head_init", HEADS)
+def test_weights_follow_the_global_seed(head_init: HeadInit) -> None:
+    def drawn(seed: int, *how: Any) -> dict[str, torch.Tensor]:
+        torch.manual_seed(seed)
+        return build_model(SMALL, 5, *how).state_dict()
+
+    first, second, zero = drawn(5, head_init), drawn(5, head_init), drawn(5, "zero")
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(first[name], zero[name]) for name in first if not name.startswith("head."))
+    assert torch.equal(first["head.weight"], drawn(6, head_init)["head.weight"]) == (head_init == "zero")
+    assert not torch.equal(drawn(5)["stem.conv.weight"], drawn(5, "zero", "torch")["stem.conv.weight"])
+
+
+def test_the_draws_of_other_initial_weights_are_those_of_earlier_versions() -> None:
+    torch.manual_seed(7)
+    model = build_model(SMALL, 5, "fan_in")
+    first = [weight.flatten()[0].item() for weight in (model.stem["conv"].weight, model.head.weight)]
+    assert first == pytest.approx([0.192645073, 0.036754146], abs=1e-7)
 
 
 def test_unknown_model_is_refused_with_the_nearest() -> None:

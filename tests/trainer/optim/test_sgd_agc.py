@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 from itertools import chain
+from typing import Literal
 
 import pytest
 import torch
@@ -248,7 +249,7 @@ def test_an_overflow_leaves_the_update_of_torchs_state_out_too() -> None:
         assert torch.equal(optimizer.state[p]["momentum_buffer"], buffer)
 
 
-def grouped_names(num_classes: int, paper_code: bool) -> list[tuple[float, list[str]]]:
+def grouped_names(num_classes: int, agc_head: Literal["name", "shape"]) -> list[tuple[float, list[str]]]:
     model = nn.ModuleDict(
         {
             "conv": nn.Conv2d(3, 10, 3),
@@ -258,19 +259,19 @@ def grouped_names(num_classes: int, paper_code: bool) -> list[tuple[float, list[
         }
     )
     names = {p: name for name, p in model.named_parameters()}
-    groups = param_groups(model, num_classes, 0.01, paper_code)
+    groups = param_groups(model, num_classes, 0.01, agc_head)
     return [(group["agc_clipping"], [names[p] for p in group["params"]]) for group in groups]
 
 
 def test_the_head_is_left_out_by_name() -> None:
-    assert grouped_names(10, paper_code=False) == [
+    assert grouped_names(10, "name") == [
         (0.01, ["conv.weight", "conv.bias", "norm.weight", "norm.bias", "headroom.weight"]),
         (0.0, ["head.weight", "head.bias"]),
     ]
 
 
 def test_the_papers_code_leaves_out_by_first_dimension_and_clips_the_heads_bias() -> None:
-    assert grouped_names(10, paper_code=True) == [
+    assert grouped_names(10, "shape") == [
         (0.01, ["conv.bias", "norm.weight", "norm.bias", "headroom.weight", "head.bias"]),
         (0.0, ["conv.weight", "head.weight"]),
     ]

@@ -19,6 +19,7 @@ from trainer.environment import cpu_name
 from trainer.experiment import settings_of
 from trainer.files import write_json
 from trainer.fine_tuning import Options, Transfer, open_target
+from trainer.protocol_options import ProtocolOptions
 from trainer.sweep.command import Sweep
 from trainer.sweep.cost import describe, hours_of
 from trainer.sweep.drive import Device
@@ -260,20 +261,54 @@ EVERYTHING = Options(
     resize=40,
     mixup_alpha=0.0,
     balance="none",
-    precision="fp16",
     overlap_excluded=True,
     resume_anyway=True,
+    protocol=ProtocolOptions(
+        precision="fp16",
+        head_init="fan_in",
+        filter_init="torch",
+        nesterov=False,
+        agc_head="shape",
+        keep_aspect=True,
+        border="reflect",
+        translation=0.2,
+        mixup_weight="step",
+        mean=(0.1, 0.2, 0.3),
+        std=(1.0, 0.5, 0.25),
+    ),
     runtime=RuntimeConfig(
         device="cpu", micro_batch_size="auto", loader="torch", threads=3, stage="/dev/shm", tf32=True
     ),
 )
 
 
-@pytest.mark.parametrize("options", [Options(), EVERYTHING])
+MATCHED = replace(EVERYTHING, mode="finetune", match_authors=True)
+COMPILED = Options(runtime=RuntimeConfig(compile=True, cudnn_benchmark=False))  # words of which auto is another
+
+
+@pytest.mark.parametrize("options", [Options(), EVERYTHING, MATCHED, COMPILED])
 def test_the_command_line_of_a_run(options: Options) -> None:
     transfer = Transfer("runs/a b", "cats", "5", 3, options)
     assert tyro.cli(Transfer, args=flags_of(transfer)) == transfer
-    assert all(getattr(EVERYTHING, name) != value for name, value in vars(Options()).items())
+    others = vars(Options()).items() - {("match_authors", False)}  # which probes do not go with
+    assert all(getattr(EVERYTHING, name) != value for name, value in others)
+    assert all(getattr(EVERYTHING.protocol, name) != value for name, value in vars(ProtocolOptions()).items())
+
+
+def test_a_sweep_by_the_authors_protocol(planned: Planned) -> None:
+    """Beside one by the default, in the same folder, and the plan file has the commands of it."""
+    leave_result(planned().runs[0])
+    single = ProtocolOptions(nesterov=False)
+    plan = planned(match_authors=True, protocol=single)
+    (run,) = plan.pending
+    assert run.name == "scratch/pets/1-shot-seed-0-authors"
+    assert (run.config.precision, run.config.optim.nesterov, run.config.model.head_init) == ("fp32", False, "torch")
+    write_plan(Path("plan.json"), "a", plan.runs)
+    (task,) = json.loads(Path("plan.json").read_text())["tasks"]
+    assert " ".join(task["command"]).find("--match-authors") < " ".join(task["command"]).find("--nesterov False")
+    transfer = tyro.cli(Transfer, args=task["command"][3:])
+    assert transfer == run.transfer
+    assert (transfer.options.match_authors, transfer.options.protocol) == (True, single)
 
 
 def test_plan_file(planned: Planned, tmp_path: Path) -> None:

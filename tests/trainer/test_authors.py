@@ -1,0 +1,276 @@
+"""--match-authors sets what the authors' program does, and nothing else; what a user asks for beats it."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tyro
+from tiny_sets import tiny_set
+
+from data_pipelines.errors import InputError
+from trainer import pretrain, transfer
+from trainer.authors import SETTINGS, departures, match_authors, match_paper_code, setting
+from trainer.config import Config, RuntimeConfig, differences
+from trainer.files import write_json
+from trainer.fine_tuning import SCRATCH, Options, Transfer, by_protocol, make_config, open_target
+from trainer.pretrain import parse
+from trainer.protocol_options import ProtocolOptions
+from trainer.recipes import RECIPES
+from trainer.sweep.plan import flags_of
+
+EVERYWHERE = {
+    "optim.nesterov": True,
+    "optim.agc_head": "shape",
+    "model.head_init": "torch",
+    "model.filter_init": "torch",
+}
+ON_XRAYS = {"data.border": "reflect", "data.translation": 0.25}
+ON_NATURAL = {"model.mean": [0.485, 0.456, 0.406], "model.std": [0.229, 0.224, 0.225]}
+RANDAUGMENT = {"data.randaugment_space": "ildoonet", "data.randaugment_on": "image"}
+FP16 = {"precision": "fp16"}
+# By the beginning of a recipe's name, what the switch changes besides.
+RECIPE_CHANGES: dict[str, dict[str, Any]] = {
+    "embedded": {},
+    "phantom": {},
+    "imagenet1k_r50x1": FP16 | ON_NATURAL | RANDAUGMENT | {"schedule.warmup_epochs": 15, "schedule.epochs": 120},
+    "imagenet1k_r152x4": FP16 | ON_NATURAL | RANDAUGMENT | {"schedule.warmup_epochs": 15},
+    "imagenet21k_": FP16 | ON_NATURAL | {"schedule.warmup_epochs": 2},
+    "chexpert_": FP16 | ON_XRAYS,
+    "mimic_": FP16 | ON_XRAYS,
+    "nih_": FP16 | ON_XRAYS,
+    "padchest_": FP16 | ON_XRAYS,
+}
+FINE_TUNING = EVERYWHERE | {"precision": "fp32", "data.mixup_weight": "step"}
+
+
+def changes(before: Config, after: Config) -> dict[str, Any]:
+    """The settings that differ, by name, and what they are afterwards."""
+    lines = differences(before.to_dict(), after.to_dict())
+    return {name: setting(after.to_dict(), name) for name in (line.partition(":")[0] for line in lines)}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_the_switch_changes_of_a_recipe(name: str) -> None:
+    (expected,) = (found for start, found in RECIPE_CHANGES.items() if name.startswith(start))
+    recipe = RECIPES[name]()
+    matched = match_authors(recipe)
+    assert changes(recipe, matched) == EVERYWHERE | expected
+    assert changes(recipe, matched).keys() <= SETTINGS.keys()
+    assert match_authors(matched) == matched
+    assert matched.runtime == recipe.runtime
+
+
+def configured(folder: Path, options: Options | None = None, **single: Any) -> tuple[Config, Config]:
+    """The configuration of a fine-tuning, and the one of its protocol."""
+    options = replace(options or Options(), runtime=RuntimeConfig(device="cpu"), **single)
+    given = Transfer(SCRATCH, str(folder), options=options)
+    target = open_target(given)
+    return make_config(given, "r14x0.5", target)[0], by_protocol(given, "r14x0.5", target)
+
+
+def target_of(folder: Path, name: str) -> Path:
+    return tiny_set(folder, [0, 0, 1, 1], ("a", "b"), name=name, splits=("train", "val", "test"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, {"data.train_on": "train+val"}) for name in ("cifar10", "cifar100", "pets", "flowers102")),
+        *((name, {"data.train_on": "train+val"}) for name in ("covidx", "tuberculosis")),
+        ("mine", {}),
+        (
+            "padchest_cl",
+            ON_XRAYS | {"data.train_on": "train+val", "model.mean": [0.5] * 3, "model.std": [0.5] * 3},
+        ),
+    ],
+)
+def test_what_the_switch_changes_of_a_fine_tuning(name: str, expected: dict[str, Any], tmp_path: Path) -> None:
+    folder = target_of(tmp_path / "set", name)
+    options = Options(train_on="train", image_size=32)
+    default, _ = configured(folder, options)
+    matched, _ = configured(folder, replace(options, train_on=None), match_authors=True)
+    found = changes(default, matched)
+    assert found.pop("name") == "scratch/set/full-shot-seed-0-authors"
+    if name != "padchest_cl":
+        expected = expected | {"data.train_view": "shorter_side_random_crop"}
+    assert found == FINE_TUNING | expected
+    assert found.keys() <= SETTINGS.keys()
+
+
+def test_without_a_manifest_the_folder_names_the_target() -> None:
+    config = replace(RECIPES["embedded"](), schedule=replace(RECIPES["embedded"]().schedule, kind="hyperrule"))
+    named = replace(config, data=replace(config.data, sets=("/data/pets",)))
+    assert match_authors(named).data.train_on == "train+val"
+    assert match_authors(named, "mine").data.train_on == "train"
+    assert match_authors(config).data.train_on == "train"
+
+
+# Of each option what the default and the authors' protocol have, and another value.
+SINGLE: list[tuple[str, Any, str, Any, Any]] = [
+    ("precision", "bf16", "precision", "bf16", "fp32"),
+    ("head_init", "zero", "model.head_init", "zero", "torch"),
+    ("filter_init", "kaiming", "model.filter_init", "kaiming", "torch"),
+    ("nesterov", False, "optim.nesterov", False, True),
+    ("agc_head", "name", "optim.agc_head", "name", "shape"),
+    ("keep_aspect", False, "data.train_view", "resize_random_crop", "shorter_side_random_crop"),
+    ("border", "black", "data.border", "black", "reflect"),
+    ("translation", 0.15, "data.translation", 0.15, 0.25),
+    ("mixup_weight", "pair", "data.mixup_weight", "pair", "step"),
+    ("mean", (0.1, 0.2, 0.3), "model.mean", [0.1, 0.2, 0.3], [0.5, 0.5, 0.5]),
+    ("std", (0.1, 0.2, 0.3), "model.std", [0.1, 0.2, 0.3], [0.5, 0.5, 0.5]),
+]
+
+
+def test_every_single_option_is_tested() -> None:
+    assert [name for name, *_ in SINGLE] == list(vars(ProtocolOptions()))
+
+
+@pytest.mark.parametrize(("option", "value", "name", "used", "authors"), SINGLE, ids=[row[0] for row in SINGLE])
+def test_a_flag_beats_the_switch_and_is_a_departure(
+    option: str, value: Any, name: str, used: Any, authors: Any, tmp_path: Path
+) -> None:
+    of_xrays = option in ("border", "translation", "mean", "std")
+    folder = target_of(tmp_path / "set", "padchest_cl" if of_xrays else "pets")
+    options = Options(match_authors=True, image_size=32, protocol=ProtocolOptions(**{option: value}))
+    arguments = flags_of(Transfer(SCRATCH, str(folder), options=options))
+    config, planned = configured(folder, tyro.cli(Transfer, args=arguments).options)
+    assert setting(config.to_dict(), name) == used
+    found = departures(config, planned)
+    assert found.pop("data.image_size")["used"] == 32
+    found.pop("data.resize", None)
+    assert found == {name: {"used": used, "protocol": authors}}
+
+
+def test_without_the_switch_options_are_departures_from_the_default(tmp_path: Path) -> None:
+    folder = target_of(tmp_path / "set", "pets")
+    config, planned = configured(folder, Options(), train_on="train")
+    assert departures(config, planned).keys() <= {"data.train_on"}
+    given = Options(batch_size=16, base_lr=0.01, steps=7, mixup_alpha=0.5, protocol=ProtocolOptions(nesterov=True))
+    found = departures(*configured(folder, given))
+    assert found["optim.nesterov"] == {"used": True, "protocol": False}
+    assert found["schedule.steps"] == {"used": 7, "protocol": 500}
+    assert found.keys() == {
+        "optim.nesterov",
+        "schedule.steps",
+        "data.mixup_alpha",
+        "optim.base_lr",
+        "global_batch_size",
+    }
+
+
+def test_departures_are_told_of_xrays_too_small_for_the_protocol(tmp_path: Path) -> None:
+    """The run asks for less than is stored, its protocol for more."""
+    folder = tiny_set(
+        tmp_path / "lungs", [0, 0, 1, 1], ("a", "b"), splits=("train", "val", "test"), side=128, patients="apart"
+    )
+    found = departures(*configured(folder, Options(match_authors=True), image_size=100))
+    assert found["data.image_size"] == {"used": 100, "protocol": 480}
+
+
+def test_options_without_effect_are_said(tmp_path: Path) -> None:
+    folder = target_of(tmp_path / "set", "pets")
+    single = ProtocolOptions(border="reflect", translation=0.2, mixup_weight="step", keep_aspect=True, nesterov=True)
+    config, _ = configured(folder, protocol=single)
+    assert [line.split()[0] for line in single.without_effect(config)] == [
+        "--border",
+        "--translation",
+        "--mixup-weight",
+    ]
+    assert not single.without_effect(configured(folder, mixup_alpha=0.1)[0])[2:]
+    (line,) = ProtocolOptions(nesterov=True).without_effect(configured(folder, mode="knn")[0])
+    assert line == "--nesterov has no effect: --mode knn trains no model"
+    xrays = target_of(tmp_path / "xrays", "padchest_cl")
+    (line,) = ProtocolOptions(keep_aspect=True, border="reflect").without_effect(configured(xrays)[0])
+    assert line == "--keep-aspect has no effect: training images are seen by xray_affine"
+
+
+@pytest.mark.parametrize("mode", ["probe", "knn"])
+def test_the_authors_only_fine_tune(mode: Any) -> None:
+    with pytest.raises(InputError, match=f"leave out --match-authors or --mode {mode}"):
+        Options(mode=mode, match_authors=True)
+
+
+@pytest.mark.parametrize("switch", ["--match-authors", "--optim.paper-code", "--optim.paper_code"])
+def test_the_switch_on_the_command_line(switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = RECIPES["imagenet1k_r50x1"]
+    command = parse(["imagenet1k_r50x1", switch])
+    assert command.config == match_authors(recipe())
+    assert command.about == {"kind": "pretrain", "protocol": "authors", "departures": {}}
+    for words in ([switch, "--optim.no-nesterov"], ["--optim.no-nesterov", switch]):
+        command = parse(["imagenet1k_r50x1", *words, "--schedule.epochs", "90", "--seed", "3"])
+        assert (command.config.optim.nesterov, command.config.model.head_init, command.config.seed) == (
+            False,
+            "torch",
+            3,
+        )
+        assert command.about["departures"] == {
+            "schedule.epochs": {"used": 90.0, "protocol": 120},
+            "optim.nesterov": {"used": False, "protocol": True},
+        }
+
+
+def test_without_the_switch_the_protocol_is_the_recipe() -> None:
+    command = parse(["imagenet1k_r50x1", "--no-match-authors", "--data.border", "reflect"])
+    assert command.about == {
+        "kind": "pretrain",
+        "protocol": "default",
+        "departures": {"data.border": {"used": "reflect", "protocol": "black"}},
+    }
+    assert parse(["embedded"]).config == RECIPES["embedded"]()
+
+
+def test_a_run_that_began_with_paper_code_goes_on_as_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["chexpert_r50x1", "--run-dir", "run", "--optim.paper-code", "--seed", "5"]
+    assert parse(arguments).config == replace(match_authors(RECIPES["chexpert_r50x1"]()), seed=5)
+    old = replace(match_paper_code(RECIPES["chexpert_r50x1"]()), seed=5).to_dict() | {"data_fingerprint": "abc"}
+    old["optim"] = {"paper_code": True} | {k: v for k, v in old["optim"].items() if k not in ("nesterov", "agc_head")}
+    for name in ("border", "translation", "mixup_weight"):
+        del old["data"][name]
+    del old["model"]["filter_init"]
+    Path("run").mkdir()
+    assert "began" not in capsys.readouterr().err
+    for _ in range(2):  # by this version, which writes the settings again in its own words, and by the next start
+        write_json(Path("run/config.json"), old)
+        command = parse(arguments)
+        assert differences(old, command.config.to_dict() | {"data_fingerprint": "abc"}) == []
+        assert "begun by an earlier version" in capsys.readouterr().err
+        assert command.about["protocol"] == "authors"
+        assert command.about["departures"]["model.head_init"] == {"used": "zero", "protocol": "torch"}
+        old = command.config.to_dict() | {"data_fingerprint": "abc"}
+    assert parse([*arguments, "--no-resume"]).config.model.head_init == "torch"
+    write_json(Path("run/config.json"), match_authors(RECIPES["chexpert_r50x1"]()).to_dict())
+    assert parse(arguments).config.model.head_init == "torch"
+
+
+def test_results_say_their_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--device", "cpu", "--threads", "1"]
+    pictures = target_of(tmp_path / "pictures", "mine")
+    arguments = ["embedded", "--match-authors", "--data.sets", str(pictures), "--schedule.steps", "1", *tiny]
+    monkeypatch.setattr(sys, "argv", ["pretrain", *arguments, "--optim.no-nesterov"])
+    pretrain.main()
+    result = json.loads(Path("runs/embedded/result.json").read_text())
+    assert result["protocol"] == "authors"
+    assert result["departures"]["optim.nesterov"] == {"used": False, "protocol": True}
+    assert result["settings"]["model"]["head_init"] == "torch"
+
+    folder = target_of(tmp_path / "lungs", "padchest_cl")
+    words = ["--pretrained", "runs/embedded", "--target", str(folder), "--match-authors", "--image-size", "32"]
+    monkeypatch.setattr(sys, "argv", ["transfer", *words, "--steps", "1", "--batch-size", "4", *tiny])
+    transfer.main()
+    run = Path("runs/transfer/embedded/lungs/full-shot-seed-0-authors")
+    result, settings = json.loads((run / "result.json").read_text()), json.loads((run / "config.json").read_text())
+    assert result["protocol"] == "authors"
+    assert result["departures"].keys() == {"global_batch_size", "schedule.steps", "data.image_size", "data.resize"}
+    assert (settings["precision"], settings["optim"]["nesterov"], settings["model"]["head_init"]) == (
+        "fp32",
+        True,
+        "torch",
+    )

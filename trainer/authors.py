@@ -1,0 +1,135 @@
+"""What the program of the paper's authors does where their text says less or something else, as settings of a run.
+
+Source: SLAMPAI/large-scale-pretraining-transfer at commit fe6232b; docs/fidelity.md compares it row by row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipelines.augment import AUTHORS_TRANSLATION
+from trainer.config import Config, DataConfig
+
+Protocol = Literal["default", "authors"]
+
+# Of all that a protocol decides, the settings that a run can have otherwise, and what reports call them.
+SETTINGS = {
+    "precision": "precision",
+    "global_batch_size": "batch size",
+    "schedule.steps": "optimiser steps",
+    "schedule.epochs": "epochs",
+    "schedule.warmup_epochs": "epochs of warm-up",
+    "schedule.warmup_steps": "steps of warm-up",
+    "optim.base_lr": "base learning rate",
+    "optim.momentum": "momentum",
+    "optim.weight_decay": "weight decay",
+    "optim.agc_clipping": "clipping",
+    "optim.agc_head": "clipping leaves out the head by",
+    "optim.nesterov": "Nesterov momentum",
+    "model.head_init": "initial head",
+    "model.filter_init": "initial filters",
+    "model.keep_head": "head of the source kept",
+    "model.mean": "mean of the normalisation",
+    "model.std": "standard deviation of the normalisation",
+    "data.train_on": "trained on",
+    "data.image_size": "pixels",
+    "data.resize": "pixels before the random crop",
+    "data.train_view": "training view",
+    "data.flip": "mirroring",
+    "data.balance": "balance",
+    "data.border": "border of X-rays",
+    "data.translation": "largest shift of X-rays",
+    "data.mixup_alpha": "MixUp alpha",
+    "data.mixup_weight": "a MixUp weight for each",
+    "data.randaugment_ops": "RandAugment operations",
+    "data.randaugment_magnitude": "RandAugment magnitude",
+    "data.randaugment_space": "RandAugment operations of",
+    "data.randaugment_on": "RandAugment on the",
+}
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_XRAY_MEAN = _XRAY_STD = (0.5, 0.5, 0.5)
+# The targets of the paper; nothing of their training images is set aside.
+_TARGETS = {"cifar10", "cifar100", "flowers102", "pets", "padchest_cl", "covidx", "tuberculosis"}
+# The one target whose configuration has a mean of its own, which beats that of natural images.
+_XRAY_NORMALISED = {"padchest_cl"}
+_WARMUP_EPOCHS = {"imagenet1k": 15, "imagenet21k": 2}
+_EPOCHS = {("imagenet1k", "r50x1"): 120}
+
+
+def match_authors(config: Config, target: str | None = None) -> Config:
+    """The configuration with everything that the authors' program does set. Of a fine-tuning (schedule hyperrule)
+    `target` names the set, as its manifest does; None: its folder's name."""
+    config = replace(
+        config,
+        optim=replace(config.optim, nesterov=True, agc_head="shape"),
+        model=replace(config.model, head_init="torch", filter_init="torch"),
+        data=_data(config.data),
+    )
+    names = [Path(name).name for name in config.data.sets]
+    if config.schedule.kind == "hyperrule":
+        return _fine_tuning(config, target or names[0])
+    return _pretraining(config, names[0] if len(names) == 1 else "")
+
+
+def _data(data: DataConfig) -> DataConfig:
+    if data.train_view == "xray_affine":
+        return replace(data, border="reflect", translation=AUTHORS_TRANSLATION)
+    if data.randaugment_ops:
+        return replace(data, randaugment_space="ildoonet", randaugment_on="image")
+    return data
+
+
+def _fine_tuning(config: Config, target: str) -> Config:
+    data, model = replace(config.data, mixup_weight="step"), config.model
+    if data.train_view == "resize_random_crop":
+        data = replace(data, train_view="shorter_side_random_crop")
+    if trains_on_all(target):
+        data = replace(data, train_on="train+val")
+    if target in _XRAY_NORMALISED:
+        model = replace(model, mean=_XRAY_MEAN, std=_XRAY_STD)
+    return replace(config, precision="fp32", data=data, model=model)
+
+
+def trains_on_all(target: str) -> bool:
+    """Whether the authors' program trains on the validation images of this target, too."""
+    return target in _TARGETS
+
+
+def _pretraining(config: Config, name: str) -> Config:
+    if config.precision == "bf16":  # PyTorch's mixed precision had fp16 alone, behind a loss scaler
+        config = replace(config, precision="fp16")
+    if name not in _WARMUP_EPOCHS:
+        return config
+    epochs = _EPOCHS.get((name, config.model.name), config.schedule.epochs)
+    return replace(
+        config,
+        model=replace(config.model, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        schedule=replace(config.schedule, epochs=epochs, warmup_epochs=_WARMUP_EPOCHS[name], warmup_steps=0),
+    )
+
+
+def match_paper_code(config: Config) -> Config:
+    """The configuration as `--optim.paper-code` of earlier versions made it, for the runs that began so."""
+    return replace(
+        config,
+        optim=replace(config.optim, nesterov=True, agc_head="shape"),
+        data=replace(config.data, translation=AUTHORS_TRANSLATION),
+    )
+
+
+def departures(config: Config, by_protocol: Config) -> dict[str, dict[str, Any]]:
+    """The settings of a run that its protocol has otherwise: {"optim.nesterov": {"used": False, "protocol": True}}."""
+    used, planned = config.to_dict(), by_protocol.to_dict()
+    return {
+        name: {"used": setting(used, name), "protocol": setting(planned, name)}
+        for name in SETTINGS
+        if setting(used, name) != setting(planned, name)
+    }
+
+
+def setting(settings: Mapping[str, Any], name: str) -> Any:
+    """Of plain settings, the one of a name such as "optim.nesterov"; None where there is none."""
+    section, _, inside = name.rpartition(".")
+    return (settings.get(section, {}) if section else settings).get(inside)
