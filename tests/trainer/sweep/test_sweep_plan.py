@@ -301,7 +301,7 @@ def test_a_sweep_by_the_authors_protocol(planned: Planned) -> None:
     single = ProtocolOptions(nesterov=False)
     plan = planned(match_authors=True, protocol=single)
     (run,) = plan.pending
-    assert run.name == "scratch/pets/1-shot-seed-0-authors"
+    assert run.name == "scratch/cats/1-shot-seed-0-authors"
     assert (run.config.precision, run.config.optim.nesterov, run.config.model.head_init) == ("fp32", False, "torch")
     write_plan(Path("plan.json"), "a", plan.runs)
     (task,) = json.loads(Path("plan.json").read_text())["tasks"]
