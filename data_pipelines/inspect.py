@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 import tyro
 
-from data_pipelines.augment import RESIZE_FIRST, Augmentation, PolicyName
+from data_pipelines.augment import PAPER_TRANSLATION, RESIZE_FIRST, Augmentation, Border, PolicyName
 from data_pipelines.batch import Batch
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
@@ -27,6 +27,7 @@ from data_pipelines.inspect_page import Counts, Page, draw, rows_to_draw, shorte
 from data_pipelines.library import find
 from data_pipelines.loaders import pick_loader
 from data_pipelines.order import Order
+from data_pipelines.randaugment import Operand, Space
 from data_pipelines.shards import read_manifest
 
 _MAX_IMAGES = 512
@@ -57,6 +58,14 @@ class Inspect:
     """RandAugment's operations on each image; 0 for none."""
     randaugment_magnitude: int = 9
     """Their strength, 0 to 30."""
+    randaugment_space: Space = "torchvision"
+    """Which operations, and how strong; only the torch loader has those of ildoonet."""
+    randaugment_on: Operand = "crop"
+    """On the view, or on the whole picture before, which only the torch loader can."""
+    translation: float = PAPER_TRANSLATION
+    """Furthest shift of xray_affine, as a share of the side."""
+    border: Border = "black"
+    """What xray_affine shows outside the picture."""
     seed: int = 0
     """Decides which images, and how each is cut."""
     images: int = 32
@@ -78,11 +87,12 @@ class Inspect:
                 f"--randaugment-ops is {self.randaugment_ops}, --randaugment-magnitude {self.randaugment_magnitude}; "
                 "they must be at least 0 and lie in 0 to 30"
             )
+        if not 0 <= self.translation < 1:
+            raise InputError(f"--translation is {self.translation}; it must lie in [0, 1)")
 
 
 def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
     """The first images that a training run of this seed sees, by the shipped order and loader; the loader's name."""
-    name, loader = pick_loader(look.loader, on_gpu=False)
     order = Order(len(index), look.images, look.seed, weights=index.weights("none"))
     augmentation = Augmentation(
         look.view,
@@ -92,7 +102,12 @@ def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
         flip=index.flip,
         randaugment_ops=look.randaugment_ops,
         randaugment_magnitude=look.randaugment_magnitude,
+        randaugment_space=look.randaugment_space,
+        randaugment_on=look.randaugment_on,
+        translation=look.translation,
+        border=look.border,
     )
+    name, loader = pick_loader(look.loader, on_gpu=False, augmentation=augmentation)
     return next(loader(index, [order.step(0)], augmentation, torch.device("cpu"), os.cpu_count() or 1)), name
 
 

@@ -140,11 +140,13 @@ def test_operations_signs_and_cutouts_are_drawn_evenly_and_independently() -> No
     assert (drawn.op.shape, drawn.magnitude.dtype, drawn.cutout.shape) == ((20_000, 2), np.float64, (20_000, 2, 2))
     for turn in range(2):
         assert chisquare(np.bincount(drawn.op[:, turn], minlength=16)).pvalue > 1e-4
-        signs = drawn.magnitude[drawn.op[:, turn] == ILDOONET.index("Rotate"), turn]
+        rotated = drawn.op[:, turn] == ILDOONET.index("Rotate")
+        signs = drawn.magnitude[rotated, turn]
         assert set(signs.tolist()) == {-9.0, 9.0}
         assert abs((signs > 0).mean() - 0.5) < 4 * 0.5 * len(signs) ** -0.5
         for axis in range(2):
             assert kstest(drawn.cutout[:, turn, axis], "uniform").pvalue > 1e-3
+            assert abs(np.corrcoef(signs, drawn.cutout[rotated, turn, axis])[0, 1]) < 0.15
     together = np.concatenate([drawn.op, drawn.cutout.reshape(-1, 4)], axis=1)
     assert np.abs(np.corrcoef(together.T) - np.eye(6)).max() < 0.03
     some = augmentation.views(MANY[77:99], *np.full((2, 22), 50)).operations

@@ -140,6 +140,16 @@ def test_options_reach_the_augmentation(animals: Path) -> None:
         assert not torch.equal(first_batch(replace(look, **option), index)[0].images, plain)
     weak, strong = (replace(look, randaugment_ops=2, randaugment_magnitude=m) for m in (1, 30))
     assert not torch.equal(first_batch(weak, index)[0].images, first_batch(strong, index)[0].images)
+    for start, option in (
+        (strong, {"randaugment_space": "ildoonet"}),
+        (strong, {"randaugment_on": "image"}),
+        (replace(look, view="xray_affine"), {"border": "reflect"}),
+        (replace(look, view="xray_affine"), {"translation": 0.25}),
+    ):
+        changed = replace(start, **option)  # type: ignore[arg-type]
+        assert not torch.equal(first_batch(changed, index)[0].images, first_batch(start, index)[0].images)
+    with pytest.raises(InputError, match="take --loader torch"):
+        first_batch(replace(strong, randaugment_on="image", loader="dali"), index)
 
 
 def test_images_of_no_weight_are_not_shown(animals: Path) -> None:
@@ -219,6 +229,7 @@ def test_summary() -> None:
         ({"seed": -1}, "--seed is -1"),
         ({"view": "center_crop", "resize": 200}, "--resize is 200"),
         ({"randaugment_magnitude": 31}, "--randaugment-magnitude 31"),
+        ({"translation": 1.0}, "--translation is 1.0"),
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
