@@ -131,6 +131,7 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
     held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
     unseen: list[Unseen] = []
+    engine.heartbeat.enter("evaluation")  # also where there are fewer samples than ranks, and this one has none
     with engine.evaluation():
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
