@@ -241,7 +241,7 @@ def test_a_set_without_such_pictures_says_nothing_of_depth(tmp_path: Path) -> No
 
 
 def test_tasks_of_an_array_job_and_later_starts_keep_the_depth(tmp_path: Path) -> None:
-    films = {f"{number}.png": png(film(2000, 4000 + 100 * number)) for number in range(4)}
+    films = {f"{number}.png": png(film(2000, 3300 + 300 * number)) for number in range(4)}
     raw = folder_of(tmp_path / "films", films)
     prepare(raw, Output(tmp_path / "whole"))
     for part in (1, 0):  # the brightest is in the first to be done
