@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,17 @@ from tiny_sets import tiny_set
 from data_pipelines.errors import InputError
 from trainer import pretrain, transfer
 from trainer.authors import SETTINGS, departures, match_authors, match_paper_code, setting
-from trainer.config import Config, RuntimeConfig, differences
+from trainer.config import Config, Precision, RuntimeConfig, differences
+from trainer.engines import ENGINES
+from trainer.engines.base import Engine
 from trainer.files import write_json
 from trainer.fine_tuning import SCRATCH, Options, Transfer, by_protocol, make_config, open_target
+from trainer.job import make_job
 from trainer.pretrain import parse
 from trainer.protocol_options import ProtocolOptions
 from trainer.recipes import RECIPES
 from trainer.sweep.plan import flags_of
+from trainer.training import _hand_over_model
 
 EVERYWHERE = {
     "optim.nesterov": True,
@@ -249,8 +254,35 @@ def test_a_run_that_began_with_paper_code_goes_on_as_it_began(
     assert parse(arguments).config.model.head_init == "torch"
 
 
+@pytest.mark.parametrize("by_authors", [False, True])
+def test_training_does_what_the_settings_say(by_authors: bool, tmp_path: Path) -> None:
+    recipe = RECIPES["embedded"]()
+    data = replace(recipe.data, sets=(str(target_of(tmp_path / "set", "mine")),))
+    config = replace(recipe, data=data, runtime=RuntimeConfig(device="cpu", loader="torch"))
+    job = make_job(match_authors(config) if by_authors else config, tmp_path / "run")
+    prepared: list[Any] = []
+    engine: Any = SimpleNamespace(rank=0, world_size=1, prepare=lambda *given: prepared.extend(given))
+    _hand_over_model(job, engine)
+    model, optimizer, _ = prepared
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    (free,) = (group for group in optimizer.param_groups if not group["agc_clipping"])
+    assert {group["nesterov"] for group in optimizer.param_groups} == {by_authors}
+    assert [names[p] for p in free["params"]] == ["head.weight"] + ["head.bias"] * (not by_authors)
+    assert bool(model.head.weight.any()) == by_authors
+    stem = model.stem["conv"].weight
+    assert (stem.abs().max().item() <= stem[0].numel() ** -0.5) == by_authors
+
+
 def test_results_say_their_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    precisions: list[str] = []
+    engine = ENGINES["ddp"]
+
+    def noted(runtime: RuntimeConfig, precision: Precision) -> Engine:
+        precisions.append(precision)
+        return engine(runtime, precision)
+
+    monkeypatch.setitem(ENGINES, "ddp", noted)
     tiny = ["--device", "cpu", "--threads", "1"]
     pictures = target_of(tmp_path / "pictures", "mine")
     arguments = ["embedded", "--match-authors", "--data.sets", str(pictures), "--schedule.steps", "1", *tiny]
@@ -268,6 +300,7 @@ def test_results_say_their_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run = Path("runs/transfer/embedded/lungs/full-shot-seed-0-authors")
     result, settings = json.loads((run / "result.json").read_text()), json.loads((run / "config.json").read_text())
     assert result["protocol"] == "authors"
+    assert precisions == ["fp32", settings["precision"]]
     assert result["departures"].keys() == {"global_batch_size", "schedule.steps", "data.image_size", "data.resize"}
     assert (settings["precision"], settings["optim"]["nesterov"], settings["model"]["head_init"]) == (
         "fp32",
