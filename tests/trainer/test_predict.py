@@ -97,13 +97,15 @@ def test_what_cannot_be_read_is_a_row_with_a_reason(run_dir: Path, films: Path, 
     Image.fromarray(np.arange(1440, dtype=np.uint16).reshape(40, 36) * 40).save(folder / "g.png")
     rows = {row["file"]: row for row in predicted(run_dir, folder, tmp_path / "out.csv")}
     assert list(rows) == ["a.dcm", "b.dcm", "c.png", "d.tar", "e0001", "f.png", "g.png"]
-    assert [name for name, row in rows.items() if row["error"]] == ["b.dcm", "c.png", "d.tar"]
+    assert [name for name, row in rows.items() if row["error"]] == ["b.dcm", "c.png", "d.tar", "g.png"]
     assert rows["c.png"]["error"] == "no image format that is known"
     assert "damaged tar" in rows["d.tar"]["error"]
     assert rows["b.dcm"]["Nodule logit"] == rows["b.dcm"]["predicted"] == ""
     assert rows["a.dcm"]["Nodule logit"] == rows["e0001"]["Nodule logit"]
     assert rows["f.png"]["remark"] == "colour, made grey"
-    assert rows["g.png"]["remark"] == ""  # 16 bits are grey values like others
+    assert "does not say how many: say it with --bits" in rows["g.png"]["error"]
+    (deep,) = predicted(run_dir, folder / "g.png", tmp_path / "out.csv", bits=16)
+    assert (deep["error"], deep["remark"]) == ("", "")  # 16 bits are grey values like others
 
 
 def test_a_table_that_names_absent_files(run_dir: Path, films: Path, tmp_path: Path) -> None:
