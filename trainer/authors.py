@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from data_pipelines.augment import AUTHORS_TRANSLATION
 from trainer.config import Config, DataConfig
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 
 Protocol = Literal["default", "authors"]
 
@@ -48,8 +49,6 @@ SETTINGS = {
     "data.randaugment_on": "RandAugment on the",
 }
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_XRAY_MEAN = _XRAY_STD = (0.5, 0.5, 0.5)
 # The targets of the paper; nothing of their training images is set aside.
 _TARGETS = {"cifar10", "cifar100", "flowers102", "pets", "padchest_cl", "covidx", "tuberculosis"}
 # The one target whose configuration has a mean of its own, which beats that of natural images.
@@ -88,7 +87,7 @@ def _fine_tuning(config: Config, target: str) -> Config:
     if trains_on_all(target):
         data = replace(data, train_on="train+val")
     if target in _XRAY_NORMALISED:
-        model = replace(model, mean=_XRAY_MEAN, std=_XRAY_STD)
+        model = replace(model, mean=BIT_MEAN, std=BIT_STD)
     return replace(config, precision="fp32", data=data, model=model)
 
 
