@@ -214,7 +214,7 @@ def test_the_central_square_is_taken(shape: tuple[int, int], size: int, encode: 
 def test_whole_xrays_keep_their_borders_and_their_aspect(height: int, width: int, size: int) -> None:
     """A ramp from the top left to the bottom right ends in the shades of the corners, shrunk or enlarged."""
     ramp = np.add.outer(np.linspace(0, 100, height), np.linspace(0, 100, width)).astype(np.uint8)
-    image = verify_xray(encode_png(ramp), size, "whole")
+    image = verify_xray(encode_png(ramp), size, cut="whole")
     assert (image.height, image.width) == shrunk_size(height, width, size)
     assert min(image.height, image.width) == size
     assert image.channels == 1
@@ -230,16 +230,16 @@ def test_whole_xrays_of_the_side_asked_for_stay_byte_for_byte(
 ) -> None:
     for height, width in ((48, 60), (60, 48), (48, 48)):
         encoded = encode(photo(4, height, width, 1), kind)
-        assert verify_xray(encoded, 48, "whole") == EncodedImage(encoded, suffix, height, width, 1)
-        colour = verify_xray(encode(photo(4, height, width, 3), kind), 48, "whole")
+        assert verify_xray(encoded, 48, cut="whole") == EncodedImage(encoded, suffix, height, width, 1)
+        colour = verify_xray(encode(photo(4, height, width, 3), kind), 48, cut="whole")
         assert (colour.suffix, opened(colour).shape) == ("png", (height, width))
-        assert verify_xray(colour.encoded, 48, "whole") == colour
+        assert verify_xray(colour.encoded, 48, cut="whole") == colour
 
 
 def test_stripes_are_not_enlarged_beyond_memory(encode: Callable) -> None:
     stripe = encode(np.zeros((2, 4_000), np.uint8))
     with pytest.raises(ValueError, match=r"1024000 x 512 pixels with a shorter side of 512, more than 178,956,970"):
-        verify_xray(stripe, 512, "whole")
+        verify_xray(stripe, 512, cut="whole")
     assert verify_xray(stripe, 512).height == 512
 
 

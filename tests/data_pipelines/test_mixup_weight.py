@@ -37,8 +37,9 @@ def test_a_step_has_one_weight_on_every_rank_and_after_a_resume(
     assert len({float(weights[0]) for weights in steps}) == 3
     # Going on from the second of them, in other micro-batches.
     for rank in range(world_size):
-        place = (rank, world_size, 2 * half_micro)
-        requests = islice(order.micro_batches(first_step + 1, *place), order.num_micro_batches(*place))
+        ranks, micro_batch = (rank, world_size), 2 * half_micro
+        count = order.num_micro_batches(world_size, micro_batch)
+        requests = islice(order.micro_batches(first_step + 1, *ranks, micro_batch), count)
         for request in requests:
             assert (augmentation.mixup(request.positions) == steps[1][0]).all()
 

@@ -250,9 +250,9 @@ def test_another_model_is_refused() -> None:
 
 
 def test_other_normalisation_is_warned_about() -> None:
-    def warnings(*normalisation: PerChannel) -> list[str]:
-        model = build_model(SMALL, 3, "zero", *normalisation)
+    def warnings(**normalisation: PerChannel) -> list[str]:
+        model = build_model(SMALL, 3, **normalisation)
         return install(weights_with(mean=IMAGENET_MEAN, std=IMAGENET_STD), model, SMALL, CLASSES, keep_head=False)
 
-    assert warnings(IMAGENET_MEAN, IMAGENET_STD) == []
+    assert warnings(mean=IMAGENET_MEAN, std=IMAGENET_STD) == []
     assert "mean (0.485, 0.456, 0.406)" in warnings()[0]

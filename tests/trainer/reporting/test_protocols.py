@@ -93,11 +93,12 @@ def test_the_papers_values_are_by_the_authors_protocol() -> None:
     assert set(marked) <= set(table.notes)
     compared, _ = paper_table(runs, published())
     assert compared is not None
-    assert compared.notes == marked
+    assert set(marked) <= set(compared.notes)
     theirs = frame(of_authors(seeds("imagenet1k", (0.5, 0.6))))
     compared, _ = paper_table(theirs, published())
     assert compared is not None
-    assert (compared.notes, compared.rows[0][0]) == ((), "Pets, authors' protocol: ImageNet-1k, r50x1")
+    assert not set(marked) & set(compared.notes)
+    assert compared.rows[0][0] == "Pets, authors' protocol: ImageNet-1k, r50x1"
     assert not set(marked) & set(transfer_tables(theirs, "full", published())[0].notes)
 
 
