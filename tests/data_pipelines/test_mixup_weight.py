@@ -13,7 +13,7 @@ from data_pipelines.augment import Augmentation, mixup_weights
 from data_pipelines.order import Order
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     half_batch=st.integers(1, 40),
     half_micro=st.integers(1, 12),

@@ -258,7 +258,7 @@ def counted(requests: list[Request]) -> list[Request]:
     return [request for request in requests if not request.repeated]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     world_size=st.integers(1, 64),
     more_units=st.integers(0, 200),

@@ -113,7 +113,8 @@ def test_what_the_switch_changes_of_a_fine_tuning(name: str, expected: dict[str,
 
 
 def test_without_a_manifest_the_folder_names_the_target() -> None:
-    config = replace(RECIPES["embedded"](), schedule=replace(RECIPES["embedded"]().schedule, kind="hyperrule"))
+    recipe = RECIPES["embedded"]()
+    config = replace(recipe, eval_every=None, schedule=replace(recipe.schedule, kind="hyperrule"))
     named = replace(config, data=replace(config.data, sets=("/data/pets",)))
     assert match_authors(named).data.train_on == "train+val"
     assert match_authors(named, "mine").data.train_on == "train"
