@@ -189,7 +189,7 @@ def test_a_schedule_that_does_not_decay_is_refused_with_what_to_type(command: Ru
 
 def test_what_one_types_of_the_warm_up_is_never_ignored(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def schedule_of(*typed: str) -> ScheduleConfig:
-        return pretrain.parse(list(typed))[0].schedule
+        return pretrain.parse(list(typed)).config.schedule
 
     for recipe, option in (("nih_r50x1", "--schedule.warmup-steps"), ("imagenet1k_r50x1", "--schedule.warmup-epochs")):
         code, _, error = command("pretrain", recipe, option, 7)

@@ -166,7 +166,7 @@ def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     assert any("MAY LEAK" in warning for warning in numbers["warnings"])
     assert any("no val split" in warning for warning in numbers["warnings"])
     assert numbers["findings"]["dog"]["threshold"] == 0.5
-    assert numbers["calibration_error"]["temperature_not_fitted"] == "there is no val split to fit it on"
+    assert numbers["calibration_error"]["temperature_not_fitted"] == "there is no val split to choose it on"
 
     cats = tiny_set(tmp_path / "cats", [0] * 12, ("cat",), splits=("test",), name="cats")
     _, numbers = evaluated(run, data=str(cats))

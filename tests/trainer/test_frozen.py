@@ -14,7 +14,7 @@ from tiny_sets import tiny_set
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
 from data_pipelines.order import evaluation_order
-from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig
+from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.experiment import Start, summary
@@ -34,6 +34,7 @@ def config_of(data: Path, **runtime: Any) -> Config:
         precision="fp32",
         data=DataConfig(sets=(str(data),), image_size=32, resize=32, eval_view="squash"),
         model=ModelConfig("r14x0.5"),
+        schedule=ScheduleConfig(warmup_steps=0),
         runtime=RuntimeConfig(device="cpu", threads=1, **{"eval_batch_size": 5, **runtime}),
     )
 
