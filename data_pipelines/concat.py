@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.depth import AS_DECLARED, Depth
 from data_pipelines.errors import InputError
-from data_pipelines.index import METRIC, Array, Index, Patients, digest_of, nearest, require_distinct
+from data_pipelines.index import METRIC, Array, Index, Patients, XrayCut, digest_of, nearest, require_distinct
 from data_pipelines.shards import COLUMNS
 
 Classes = Literal["intersection", "union"] | Sequence[str]
@@ -24,12 +24,13 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
     classes: those that every set has; those that any has, with NaN where a set knows no such finding; or these, in this
     order. Only multi-label sets can be joined over classes that not all of them have: an image with one label must keep
     it. Naming classes of single-label sets takes the images of these classes.
-    Raises InputError for sets of different tasks, for no class in common, and for names that no set has, with the names
-    that nearly fit.
+    Raises InputError for sets of different tasks, for X-rays that are cut in two ways, for no class in common, and for
+    names that no set has, with the names that nearly fit.
     """
     if indexes[0].task == "single_label" and not isinstance(classes, str):
         return concat(indexes).take_classes(classes)
     names = _joined_classes(indexes, classes)
+    _require_one_cut(indexes)
     if len(indexes) == 1 and names == indexes[0].classes:
         return indexes[0]
     first = indexes[0]
@@ -60,9 +61,25 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
 
 
 def _depth(indexes: Sequence[Index]) -> Depth:
-    """That of those sets that have one: others had no picture of more than 8 bits whose file did not say it."""
-    depths = {index.depth for index in indexes if index.depth.bits is not None}
-    return depths.pop() if len(depths) == 1 else AS_DECLARED
+    """That of those sets that have one: others had no picture of more than 8 bits whose file did not say it. What the
+    user said of some of the sets is for no file of the others that says its depth."""
+    bits = {index.depth.bits for index in indexes if index.depth.bits is not None}
+    return Depth(bits.pop(), all(index.depth.is_given for index in indexes)) if len(bits) == 1 else AS_DECLARED
+
+
+def _require_one_cut(indexes: Sequence[Index]) -> None:
+    """Raise InputError for X-rays that are whole in some sets and squares in others: new ones could be cut only like
+    either of them."""
+    cuts: dict[XrayCut, list[str]] = {}
+    for index in indexes:
+        if index.xray_side is not None and index.xray_cut is not None:
+            cuts.setdefault(index.xray_cut, []).append(str(index.shards[0].parents[1]))
+    if len(cuts) > 1:
+        raise InputError(
+            f"X-rays of {_some(cuts['whole'])} are whole, those of {_some(cuts['square'])} are central squares: "
+            "predictions of new images need one way to prepare them; prepare these sets again so that all are alike: "
+            "covidx and tuberculosis keep X-rays whole, other readers, such as csv, keep the square"
+        )
 
 
 def with_val(train: Index, val: Index) -> Index:

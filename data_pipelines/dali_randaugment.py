@@ -36,7 +36,9 @@ def host_inputs(operations: Operations, size: int, channels: int) -> list[npt.ND
     op: int32 [B]. warp: float32 [B, 2, 3], as in Views. value: float32 [B], the factor of brightness, color, contrast
     and sharpness, the bits that posterize keeps as a mask, the value from which solarize inverts.
     """
-    assert (operations.space, operations.on) == ("torchvision", "crop"), "DALI has others neither there nor of these"
+    assert (operations.space, operations.on) == ("torchvision", "crop"), (
+        "DALI has only the operations of torchvision, on crops"
+    )
     inputs: list[npt.NDArray[Any]] = []
     for op, magnitude in zip(operations.op.T, operations.magnitude.T, strict=True):
         bits = np.where(op == _POSTERIZE, magnitude, 8)

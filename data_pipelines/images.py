@@ -136,7 +136,7 @@ def _grey(encoded: bytes, depth: Depth) -> tuple[Pixels, bool]:
         _, _, colours = _jpeg_header(encoded)
         return simplejpeg.decode_jpeg(encoded, "GRAY", strict=True)[:, :, 0], colours == "Gray"
     if is_dicom(encoded):
-        return dicom_pixels(encoded, None if depth.is_found else depth.bits) * np.float32(255), False
+        return dicom_pixels(encoded, depth.given) * np.float32(255), False
     if encoded.startswith(PNG_SIGNATURE):
         require_whole_png(encoded)
     with Image.open(io.BytesIO(encoded)) as image:

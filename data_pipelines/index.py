@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.depth import AS_DECLARED, Depth
+from data_pipelines.depth import AS_DECLARED, Depth, depth_of
 from data_pipelines.draws import hash64
 from data_pipelines.errors import ImpossibleError, InputError, ShardError
 from data_pipelines.shards import COLUMNS, ShardReader, read_manifest
@@ -103,7 +103,7 @@ class Index:
             metric=manifest.get("metric", METRIC[manifest["task"]]),
             patients=manifest.get("patients", "none"),
             shorter_side=manifest.get("shorter_side"),
-            depth=Depth(manifest.get("bits"), manifest.get("bits_found", False)),
+            depth=depth_of(manifest),
             xray_cut=manifest.get("xray_cut", "square"),
             origins=(manifest["name"],) * len(content["shards"]),
             shards=tuple(folder / split / shard["file"] for shard in content["shards"]),

@@ -211,7 +211,7 @@ class _PartWriter:
 
 def _verifier(raw: RawSet) -> Callable[[bytes], EncodedImage]:
     if raw.xray_size:
-        depth = Depth(raw.bits, raw.bits_found)
+        depth = Depth(raw.bits, raw.bits_given)
         return bind(verify_xray, size=raw.xray_size, depth=depth, cut=raw.xray_cut)
     return bind(verify_image, shorter_side=raw.shorter_side)
 

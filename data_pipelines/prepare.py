@@ -13,7 +13,6 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 
 import csv
 import errno
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,21 +26,21 @@ import tyro
 
 from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.raw import RawImage, RawSet
-from data_pipelines.depth import LEAST_BITS, MOST_BITS
-from data_pipelines.depth_of_set import depth_note, find_bits
+from data_pipelines.depth import LEAST_BITS, MOST_BITS, depth_of
+from data_pipelines.depth_of_set import depth_note
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.part import ROWS, Bad, finished_shards, progress_bar, write_part
+from data_pipelines.plan import SET, agree_on_plan, removal, ways
 from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
 from data_pipelines.shard_writer import join_shards
-from data_pipelines.shards import MANIFEST, atomic_file, read_manifest, write_manifest
+from data_pipelines.shards import MANIFEST, read_manifest, write_manifest
 from data_pipelines.shrink import JPEG_QUALITY, shrunk_note, size_note
 from data_pipelines.verify import verify
 
 SPLITS = ("train", "val", "test")
-_SET, _PLAN, _QUARANTINE = "set", "plan.json", "quarantine.csv"
-_BITS_FOUND = "bits found"  # in the plan
+_QUARANTINE = "quarantine.csv"
 _TAR_BYTES_PER_IMAGE = 2048  # headers, the label's file, padding
 _SAMPLED_FILES = 256
 
@@ -89,8 +88,9 @@ class Output:
     """Do the K-th of N parts only (K from 0), as one task of an array job."""
     bits: int | None = None
     """Of the pixels of X-rays in files that hold more than 8, such as 12 for 12-bit pixels in 16-bit PNG: 2^bits - 1 is
-    white. None: as the set or each file says; where neither does, all files are read once before, and the largest value
-    of the set decides."""
+    white, in DICOM without a window too, whatever BitsStored says. None: as each file says (DICOM always does), else as
+    is known of the set; where neither says it, all files are read once before, and the largest value of the set
+    decides."""
 
     def __post_init__(self) -> None:
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
@@ -108,20 +108,20 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     """
     if output.bits is not None:
         if not raw.xray_size:
-            raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")
-        raw = replace(raw, bits=output.bits)
+            raise InputError(f"--bits is for sets that are stored as X-rays, and {raw.name} is none; leave it out")
+        raw = replace(raw, bits=output.bits, bits_given=True)
     secret, open_raw = (salt(), raw) if hides(raw) else (None, raw)
     if secret is not None:
         raw = pseudonymous(raw, secret)
     out = output.out.resolve()
-    partial = out.with_name(f".{out.name}.partial")
-    folder = partial / _SET
+    partial = _partial(out)
+    folder = partial / SET
     try:
         if not output.force and _was_put_in_place(raw, folder, out):
             _tidy(partial, out)
             return read_manifest(out)
         _require_free(out, output.force)
-        parts, found = _agree_on_plan(raw, partial, output.part)
+        parts, found = agree_on_plan(raw, partial, output.part)
         raw = raw if found is None else replace(raw, bits=found, bits_found=True)
         if not (folder / MANIFEST).is_file():
             _require_space(raw, partial)
@@ -146,6 +146,10 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
         print(f"interrupted; the same command goes on where it was (in {partial})", file=sys.stderr)
         raise
     return read_manifest(out)
+
+
+def _partial(out: Path) -> Path:
+    return out.with_name(f".{out.name}.partial")
 
 
 def _require_free(out: Path, force: bool) -> None:
@@ -178,71 +182,16 @@ def _was_put_in_place(raw: RawSet, folder: Path, out: Path) -> bool:
     if not folder.parent.is_dir() or folder.is_dir() or not (out / MANIFEST).is_file():
         return False
     manifest = read_manifest(out)
-    wanted = {"name": raw.name, "task": raw.task, "classes": list(raw.classes), **_ways(raw)}
-    is_as_deep = raw.bits in (None, manifest.get("bits"))
+    wanted = {"name": raw.name, "task": raw.task, "classes": list(raw.classes), **ways(raw)}
+    depth = depth_of(manifest)
+    is_as_deep = raw.bits in (None, depth.bits) and raw.bits_given == depth.is_given
     return is_as_deep and all(manifest.get(name) == value for name, value in wanted.items())
-
-
-def _ways(raw: RawSet) -> dict[str, Any]:
-    """What was chosen among ways to prepare a set, as its manifest has it; None for what every set was once, and what
-    manifests do not name."""
-    return {
-        "shorter_side": raw.shorter_side,
-        "split": raw.split,
-        "views": list(raw.views) or None,
-        "xray_cut": None if raw.xray_size is None or raw.xray_cut == "square" else raw.xray_cut,
-    }
 
 
 def _tidy(partial: Path, out: Path) -> None:
     for folder in (_former(out), partial):
         if folder.exists():
             shutil.rmtree(folder)
-
-
-def _agree_on_plan(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> tuple[int, int | None]:
-    """How many parts the work has, and the bits of its pixels if only reading tells, by the plan that the first process
-    left. Raises InputError where that had another set or other settings in mind."""
-    plan: dict[str, Any] = {
-        "name": raw.name,
-        "task": raw.task,
-        "classes": list(raw.classes),
-        "xray size": raw.xray_size,
-        "bits": raw.bits,
-        "equal images": raw.equal_images,
-        "parts": part[1] if part else 1,
-        **{name.replace("_", " "): value for name, value in _ways(raw).items()},
-    }
-    path = partial / _PLAN
-    if not (partial / _SET).is_dir():
-        shutil.rmtree(partial, ignore_errors=True)  # left behind by a preparation that ended
-    (partial / _SET).mkdir(parents=True, exist_ok=True)
-    plan[_BITS_FOUND] = _bits_found(raw, path)
-    if not path.is_file():
-        with atomic_file(path) as file:
-            file.write(json.dumps(plan).encode())
-    former = {"views": plan["views"]} | json.loads(
-        path.read_text()
-    )  # earlier plans name none; the shards' images count
-    if part is None:
-        plan["parts"] = former["parts"]
-    different = [name for name, value in plan.items() if former.get(name) != value]
-    if different:
-        raise InputError(
-            f"{partial} holds an interrupted preparation with other {', '.join(different)}; go on with its command, or "
-            f"remove it: rm -r {partial}"
-        )
-    return int(plan["parts"]), plan[_BITS_FOUND]
-
-
-def _bits_found(raw: RawSet, plan: Path) -> int | None:
-    """What the first process found; tasks of an array job that start together look through the same files, and find the
-    same. A plan of an earlier version does not say it, and pictures were then scaled one by one."""
-    former = json.loads(plan.read_text()) if plan.is_file() else {}
-    if _BITS_FOUND in former or not raw.xray_size or raw.bits is not None:
-        bits: int | None = former.get(_BITS_FOUND)
-        return bits
-    return find_bits(raw)
 
 
 def _require_space(raw: RawSet, partial: Path) -> None:
@@ -345,9 +294,10 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
         "synthetic": raw.synthetic,
         "patients": raw.patients,
         **({"metric": raw.metric} if raw.metric else {}),
-        **{name: value for name, value in _ways(raw).items() if value is not None},
+        **{name: value for name, value in ways(raw).items() if value is not None},
         **({"jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
         **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
+        **({"bits_given": True} if raw.bits_given else {}),
         "source": raw.source,
         "notes": notes,
         "quarantined": len(bad),
@@ -358,12 +308,14 @@ def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str
 
 
 def _refuse(bad: list[Bad], num_images: int, output: Output) -> None:
-    listed = output.out.resolve().with_name(f"{output.out.resolve().name}.quarantine.csv")
+    out = output.out.resolve()
+    listed = out.with_name(f"{out.name}.quarantine.csv")
     _list_bad(bad, listed)
     examples = "; ".join(f"{file}: {reason}" for file, reason in bad[:3])
     raise InputError(
         f"{len(bad)} of {num_images} images cannot be used, more than --max-bad {output.max_bad} allows: {examples}; "
-        f"all that were found are listed in {listed}"
+        f"all that were found are listed in {listed}. The same command goes on where it was, also with another "
+        f"--max-bad; before one with other options, such as --bits, remove what is done: {removal(_partial(out))}"
     )
 
 
@@ -390,12 +342,14 @@ def _sizes(manifest: dict[str, Any], folder: Path) -> list[npt.NDArray[Any]]:
 
 
 def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
-    can_shrink = "shorter_side" in signature(reader).parameters
+    can_shrink, can_be_xrays = (name in signature(reader).parameters for name in ("shorter_side", "xray_size"))
 
     def run(
         output: Annotated[Output, tyro.conf.arg(name="")],
         raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=reader)],
     ) -> None:
+        if output.bits is not None and can_be_xrays and raw.xray_size is None:
+            raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")
         manifest = prepare(raw, output)
         if manifest:
             print(summary(manifest, output.out))

@@ -154,11 +154,13 @@ def _require_description(manifest: dict[str, Any]) -> None:
         raise ValueError("its metric is not known")
     if type(side := manifest.get("shorter_side", 1)) is not int or side < 1:
         raise ValueError("the shorter side of its images is no number of pixels")
-    bits, is_found = manifest.get("bits", MOST_BITS), manifest.get("bits_found", False)
-    if type(bits) is not int or not LEAST_BITS <= bits <= MOST_BITS or type(is_found) is not bool:
+    bits, sources = manifest.get("bits", MOST_BITS), (manifest.get(f"bits_{by}", False) for by in ("found", "given"))
+    if type(bits) is not int or not LEAST_BITS <= bits <= MOST_BITS or any(type(one) is not bool for one in sources):
         raise ValueError("the bits of its pixels are not known")
     if manifest.get("xray_cut", "square") not in ("square", "whole"):
         raise ValueError("what was kept of its X-rays is not known")
+    if manifest.get("split_by", "patient") not in ("patient", "image"):
+        raise ValueError("by what it was split is not known")
 
 
 class ShardReader:

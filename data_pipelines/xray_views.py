@@ -23,13 +23,21 @@ def views_named(names: ViewNames) -> tuple[View, ...]:
 
 
 def different_views(sets: Sequence[tuple[str, Sequence[str]]]) -> str | None:
-    """What to say of sets (name, views) of which some have views from the front, or others, and some have none; None
-    where all are alike."""
+    """What to say of sets (name, views) of which some have views from the front, or others, and some have none, or of
+    which some views are not known, (); None where all are alike, or no views are known."""
     frontal = set(FRONTAL_VIEWS)
-    kinds = {(bool(frontal & set(views)), bool(set(views) - frontal)) for _, views in sets}
+    known = [(name, views) for name, views in sets if views]
+    unknown = [name for name, views in sets if not views]
+    kinds = {(bool(frontal & set(views)), bool(set(views) - frontal)) for _, views in known}
+    listed = "; ".join(f"{name}: {', '.join(views)}" for name, views in known)
+    if kinds and unknown:
+        return (
+            f"the views of {', '.join(unknown)} are not known, those of the other joined sets are ({listed}): the "
+            "effect of a set cannot be told from that of its views; to compare the sets, prepare them again with "
+            "--views frontal, which the sets that know their views take"
+        )
     if len(kinds) < 2:
         return None
-    listed = "; ".join(f"{name}: {', '.join(views)}" for name, views in sets)
     return (
         f"the joined sets differ in their views ({listed}): the effect of a set cannot be told from that of its views; "
         "prepare all of them with --views frontal to compare them"

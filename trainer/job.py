@@ -144,7 +144,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "channels": train.channels,
             "xray_size": train.xray_side,
             "bits": train.depth.bits,
-            "bits_found": train.depth.is_found,
+            "bits_given": train.depth.is_given,
             "xray_cut": train.xray_cut,
             "shorter_side": train.shorter_side,
             "scaled_decode": data.scaled_decode,
@@ -265,7 +265,7 @@ def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[st
     if train.task == "single_label" and (short := train.below(shots or 1)):
         warnings.append(f"classes with fewer than {shots or 1} training images: {some_of(short)}")
     manifests = [read_manifest(folder, check_shards=False) for folder in folders]
-    if confound := different_views([(found["name"], found["views"]) for found in manifests if "views" in found]):
+    if confound := different_views([(found["name"], found.get("views", ())) for found in manifests]):
         warnings.append(confound)
     if len(folders) > 1 and not config.data.classes:
         alike = near_misses([Index.load(folder, "train", check_shards=False) for folder in folders])

@@ -64,8 +64,9 @@ class Predict:
     xray_size: int | None = None
     """Side to which X-rays are shrunk, for a run that does not say it."""
     bits: int | None = None
-    """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white. None: as those of the run's set,
-    else as each file says; files that do not say it are then not read."""
+    """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white, whatever the files say. None: as the
+    run's set was prepared: by --bits if it was given there, else as each file says (DICOM always does), else as is
+    known of the set; files that do not say it are not read where that is not known either."""
 
     def __post_init__(self) -> None:
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:

@@ -90,6 +90,7 @@ def padchest_cl(
         source=f"PadChest (Bustos et al. 2020), {PADCHEST_HOME}; research use agreement of BIMCV",
         xray_size=size,
         bits=PADCHEST_BITS,
+        split_by="image" if split_by == "image" else None,
         expected_images=(41_540 if split_by == "image" else 40_939) if views_named(views) == VIEWS else None,
     )
 
@@ -223,6 +224,7 @@ def tuberculosis(
         source=f"Shenzhen and Montgomery X-ray sets (Jaeger et al. 2014), {TUBERCULOSIS_HOME}; free for research",
         xray_size=size,
         xray_cut="whole",
+        split_by="image" if split_by == "image" else None,
         expected_images=800,
     )
 

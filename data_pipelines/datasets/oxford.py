@@ -40,7 +40,7 @@ def flowers102(root: Path, split: FlowerSplit = "official") -> RawSet:
     lists = {name: _numbers(root / "setid.mat", name) for name in _FLOWER_LISTS}
     _require_partition(np.concatenate(list(lists.values())), len(labels), root)
     if split == "authors":
-        _require_oxfords_lists({name: len(numbers) for name, numbers in lists.items()}, root)
+        _require_official_lists({name: len(numbers) for name, numbers in lists.items()}, root)
     if labels.min() < 1:
         raise InputError(f"{root / 'imagelabels.mat'} has the label {labels.min()}; they count from 1; see {_FLOWERS}")
     paths = [root / "jpg" / f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)]
@@ -116,7 +116,7 @@ def _require_partition(numbers: np.ndarray, num_labels: int, root: Path) -> None
         )
 
 
-def _require_oxfords_lists(sizes: dict[str, int], root: Path) -> None:
+def _require_official_lists(sizes: dict[str, int], root: Path) -> None:
     """Of other lists there is no saying what the authors would have trained on."""
     if sizes != _FLOWER_LISTS:
         found, expected = (", ".join(f"{name} {size:,}" for name, size in of.items()) for of in (sizes, _FLOWER_LISTS))

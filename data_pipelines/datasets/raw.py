@@ -72,15 +72,15 @@ class RawSet:
     source: where the set comes from and under what licence. horizontal_flip: whether a mirrored image still shows the
     same. synthetic: whether the images were generated. xray_size: pixels of the shorter side to which X-rays are
     brought, as 8-bit grey; None stores the files as they are. xray_cut: whether the central square of an X-ray is kept
-    or the whole of it. bits: of the pixels of X-rays whose files hold them in more than 8, whatever these say; None:
-    what each says, and where one does not, `prepare` looks through all of them. bits_found: it did. shorter_side:
+    or the whole of it. bits: of the pixels of X-rays whose files hold them in more than 8 and do not say their depth;
+    None: `prepare` looks through them. bits_found: it did. bits_given: the user said it, for all files. shorter_side:
     photographs with a longer shorter side are shrunk to this many pixels there; None shrinks none. patients: "none"
     where there are none; "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric:
     what is reported; None: the task's own. equal_images: what becomes of files that are equal byte for byte: stored
     each, or stored once and paired with each label ("pairs"), sampled so that each such image counts as one
     ("uniform"). expected_images: as its owner says, for a warning. split: its name, where it is another than the
-    owner's. notes: what a user must know; printed, and kept in the manifest. views: those that its X-rays are of, where
-    every image tells its own; () where that is not known.
+    owner's. split_by: "image" where that was chosen instead of patients. notes: what a user must know; printed, and in
+    the manifest. views: those that its X-rays are of, where every image tells its own; () where that is not known.
     """
 
     name: str
@@ -95,6 +95,7 @@ class RawSet:
     xray_cut: XrayCut = "square"
     bits: int | None = None
     bits_found: bool = False
+    bits_given: bool = False
     shorter_side: int | None = None
     patients: Patients = "none"
     metric: Literal["top1", "auc"] | None = None
@@ -103,6 +104,7 @@ class RawSet:
     part: Callable[[int, int], Iterable[RawImage]] | None = None
     expected_images: int | None = None
     split: str | None = None
+    split_by: Literal["image"] | None = None
     notes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
 

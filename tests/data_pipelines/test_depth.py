@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -17,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from data_pipelines import depth_of_set
+from data_pipelines import depth_of_set, plan
 from data_pipelines import prepare as module
 from data_pipelines.concat import concat
 from data_pipelines.datasets.own import image_folder
 from data_pipelines.datasets.raw import RawSet
-from data_pipelines.depth import AS_DECLARED, Depth, scaled
+from data_pipelines.depth import AS_DECLARED, Depth, depth_of, scaled
 from data_pipelines.depth_of_set import find_bits
 from data_pipelines.errors import InputError
 from data_pipelines.images import PNG_SIGNATURE, verify_xray
@@ -121,7 +122,7 @@ def test_a_set_that_says_no_depth_is_looked_through_and_has_one(
     assert note in capsys.readouterr().err
     same = round(2000 / 8191 * 255)
     assert shades(tmp_path / "out") == {round(value / 8191 * 255): same for value in (4095, 4096, 3000)}
-    assert Index.load(tmp_path / "out", "train").depth == Depth(13, is_found=True)
+    assert Index.load(tmp_path / "out", "train").depth == Depth(13)
 
 
 def test_the_brightest_of_all_splits_decides(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_where_16_bits_are_in_use_no_further_16_bit_png_is_decoded(
 
 def test_a_file_that_says_its_depth_is_believed_until_the_user_says_another() -> None:
     declared = tiff(film(1000, 2000), 4095)
-    for depth, white in ((AS_DECLARED, 4095), (Depth(16, is_found=True), 4095), (Depth(16), 65_535)):
+    for depth, white in ((AS_DECLARED, 4095), (Depth(16), 4095), (Depth(16, is_given=True), 65_535)):
         assert shade(declared, depth) == round(1000 / white * 255)
     assert shade(packed_tiff(film(1000, 2000))) == round(1000 / 4095 * 255)
     # A writer of PNG has to scale fewer bits to all 16.
@@ -189,7 +190,7 @@ def test_a_file_that_says_its_depth_is_believed_until_the_user_says_another() ->
         with pytest.raises(ValueError, match="the file does not say how many: say it with --bits"):
             verify_xray(encoded, SIDE)
     dicom = dicom_bytes(film(1000, 2000), BitsStored=16)
-    for depth, white in ((AS_DECLARED, 65_535), (Depth(12, is_found=True), 65_535), (Depth(12), 4095)):
+    for depth, white in ((AS_DECLARED, 65_535), (Depth(12), 65_535), (Depth(12, is_given=True), 4095)):
         assert shade(dicom, depth) == round(1000 / white * 255)
 
 
@@ -223,7 +224,7 @@ def test_larger_values_than_the_bits_given_go_into_quarantine(tmp_path: Path) ->
 
 def test_a_set_of_known_depth_is_not_looked_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = replace(folder_of(tmp_path / "films", UNDECLARED), bits=16)
-    monkeypatch.setattr(module, "find_bits", lambda _: pytest.fail("it was looked through"))
+    monkeypatch.setattr(plan, "find_bits", lambda _: pytest.fail("it was looked through"))
     manifest = prepare(raw, Output(tmp_path / "out"))
     assert manifest is not None
     assert (manifest["bits"], manifest["bits_found"]) == (16, False)
@@ -246,8 +247,7 @@ def test_tasks_of_an_array_job_and_later_starts_keep_the_depth(tmp_path: Path) -
     prepare(raw, Output(tmp_path / "whole"))
     for part in (1, 0):  # the brightest is in the first to be done
         assert prepare(raw, Output(tmp_path / "out", part=(part, 2))) is None
-        plan = json.loads((tmp_path / ".out.partial" / "plan.json").read_text())
-        assert plan["bits found"] == 13
+        assert json.loads((tmp_path / ".out.partial" / "plan.json").read_text())["bits found"] == 13
         brightest = tmp_path / "films" / "train" / "chest" / "3.png"
         brightest.write_bytes(png(film(2000, 2001)))  # by now 12 bits would do
     prepare(raw, Output(tmp_path / "out"))
@@ -260,10 +260,10 @@ def test_a_preparation_is_not_gone_on_with_by_other_bits(tmp_path: Path) -> None
     with pytest.raises(InputError, match="interrupted preparation with other bits; go on with its command"):
         prepare(raw, Output(tmp_path / "out", part=(1, 2), bits=16))
     path = tmp_path / ".out.partial" / "plan.json"
-    plan = json.loads(path.read_text())
-    earlier = {name: value for name, value in plan.items() if not name.startswith("bits")}
+    whole_plan = json.loads(path.read_text())
+    earlier = {name: value for name, value in whole_plan.items() if not name.startswith("bits")}
     path.write_text(json.dumps(earlier))  # as the version before left it, which scaled each picture by itself
-    with pytest.raises(InputError, match="interrupted preparation with other bits found"):
+    with pytest.raises(InputError, match=r"an earlier version of this program began, .* other bits found; remove it"):
         prepare(raw, Output(tmp_path / "out", part=(1, 2)))
     shallow = folder_of(tmp_path / "shallow", {name: png(film(3, 200, np.uint8)) for name in ("a.png", "b.png")})
     prepare(shallow, Output(tmp_path / "second", part=(0, 2)))
@@ -277,13 +277,79 @@ def test_joined_sets_have_a_depth_where_they_agree(tmp_path: Path) -> None:
     prepare(folder_of(tmp_path / "deep", UNDECLARED), Output(tmp_path / "b"))
     prepare(folder_of(tmp_path / "flat", {"a.png": png(film(3, 200, np.uint8))}), Output(tmp_path / "c"))
     a, b, c = (Index.load(tmp_path / name, "train") for name in "abc")
-    assert concat([a, c]).depth == concat([c, a]).depth == concat([a, a]).depth == Depth(16)
+    assert concat([a, a]).depth == a.depth == Depth(16, is_given=True)
+    assert (
+        concat([a, c]).depth == concat([c, a]).depth == Depth(16)
+    )  # nobody said it of the DICOM files that c may have
+    assert concat([b, c]).depth == Depth(13)
     assert concat([a, b]).depth == AS_DECLARED
 
 
 @pytest.mark.parametrize(
+    ("about", "depth"),
+    [
+        ({}, AS_DECLARED),
+        ({"bits": None, "bits_given": False}, AS_DECLARED),
+        ({"bits": 12, "bits_found": False, "bits_given": True}, Depth(12, is_given=True)),
+        ({"bits": 16, "bits_given": True}, Depth(16, is_given=True)),
+        ({"bits": 12, "bits_given": False}, Depth(12)),
+        # Of earlier versions: looked through, of PadChest, by --bits 12.
+        ({"bits": 12, "bits_found": True}, Depth(12)),
+        ({"bits": 16, "bits_found": False}, Depth(16)),
+        ({"bits": 12, "bits_found": False}, Depth(12, is_given=True)),
+    ],
+)
+def test_who_said_the_depth_is_known_of_earlier_sets_too(about: dict[str, Any], depth: Depth) -> None:
+    assert depth_of(about) == depth
+
+
+@pytest.mark.parametrize(("given", "bits_stored", "bits"), [(None, 12, 12), (None, 14, 14), (16, 12, 16), (13, 12, 13)])
+def test_dicom_in_a_set_of_known_depth_goes_by_its_own_bits(
+    given: int | None, bits_stored: int, bits: int, tmp_path: Path
+) -> None:
+    """As where DICOM lies among the PNG of PadChest."""
+    films = {"a.dcm": dicom_bytes(film(2000, 4095), BitsStored=bits_stored)}
+    prepare(replace(folder_of(tmp_path / "films", films), bits=16), Output(tmp_path / "out", bits=given))
+    assert set(shades(tmp_path / "out").values()) == {round(2000 / (2**bits - 1) * 255)}
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest.get("bits_given") == (None if given is None else True)
+    assert Index.load(tmp_path / "out", "train").depth == Depth(given or 16, is_given=given is not None)
+
+
+def test_other_bits_that_are_the_remedy_work_as_it_says(tmp_path: Path) -> None:
+    raw = folder_of(tmp_path / "films with spaces", UNDECLARED)
+    out = tmp_path / "a set"
+    with pytest.raises(InputError, match=r"--bits 13 takes it.*such as --bits, remove what is done: rm -r") as refused:
+        prepare(raw, Output(out, bits=12))
+    with pytest.raises(InputError, match="interrupted preparation with other bits; go on"):
+        prepare(raw, Output(out, bits=13))
+    subprocess.run(str(refused.value).rpartition(": ")[2], shell=True, check=True)
+    assert prepare(raw, Output(out, bits=13))
+
+
+def test_the_same_bits_said_by_the_user_are_another_preparation(tmp_path: Path) -> None:
+    raw = replace(folder_of(tmp_path / "films", UNDECLARED), bits=16)
+    prepare(raw, Output(tmp_path / "out", part=(0, 2)))
+    with pytest.raises(InputError, match="interrupted preparation with other bits; go on"):
+        prepare(raw, Output(tmp_path / "out", part=(1, 2), bits=16))
+    path = tmp_path / ".out.partial" / "plan.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "bits given"}))
+    assert prepare(raw, Output(tmp_path / "out"))  # begun by a version that did not tell them apart
+    (tmp_path / ".out.partial").mkdir()  # killed before it had tidied up
+    with pytest.raises(InputError, match="exists; choose another --out"):
+        prepare(raw, Output(tmp_path / "out", bits=16))
+    assert prepare(raw, Output(tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"bits": 40}, "the bits of its pixels"), ({"bits": "12"}, "the bits"), ({"bits_found": 1}, "the bits")],
+    [
+        ({"bits": 40}, "the bits of its pixels"),
+        ({"bits": "12"}, "the bits"),
+        ({"bits_found": 1}, "the bits"),
+        ({"bits_given": "yes"}, "the bits"),
+        ({"split_by": "site"}, "by what it was split"),
+    ],
 )
 def test_a_manifest_of_impossible_bits_is_refused(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     prepare(folder_of(tmp_path / "films", UNDECLARED), Output(tmp_path / "out"))
@@ -295,11 +361,33 @@ def test_a_manifest_of_impossible_bits_is_refused(tmp_path: Path, changes: dict[
 
 def test_bits_are_for_xrays_and_in_range(tmp_path: Path) -> None:
     raw = folder_of(tmp_path / "films", UNDECLARED)
-    with pytest.raises(InputError, match=r"--bits is for X-rays; .*--xray-size 256"):
+    with pytest.raises(
+        InputError, match=r"--bits is for sets that are stored as X-rays, .* films is none; leave it out"
+    ):
         prepare(replace(raw, xray_size=None), Output(tmp_path / "out", bits=12))
     for bits in (7, 32, -1):
         with pytest.raises(InputError, match=f"--bits is {bits}; it must lie in 8 to 31"):
             Output(tmp_path / "out", bits=bits)
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        ("digits", "and digits is none; leave it out"),
+        ("image-folder --root films --split-by image", "make these images such with --xray-size 256, or leave it out"),
+    ],
+)
+def test_the_remedy_for_bits_is_an_option_that_the_set_has(
+    words: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder_of(tmp_path / "films", UNDECLARED)
+    monkeypatch.setattr(sys, "argv", ["prepare", *words.split(), "--out", "out", "--bits", "12"])
+    with pytest.raises(SystemExit):
+        module.main()
+    printed = capsys.readouterr().err
+    assert remedy in printed
+    assert ("--xray-size" in printed) == ("--xray-size" in remedy)
 
 
 def test_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,12 +49,16 @@ def test_the_shorter_side_is_the_size(tmp_path: Path) -> None:
 def test_of_other_sizes_there_is_no_side(tmp_path: Path) -> None:
     whole, square = index_of(tmp_path / "films"), index_of(tmp_path / "squares", xray_cut="square")
     assert concat([whole, whole]).xray_side == 40
-    assert concat([whole, square]).xray_cut is None
-    for rows in ([0, 1, 2, 3], [3]):  # the last is a square by itself
-        assert concat([whole.take(np.array(rows)), square]).xray_side is None
+    for joined in ([whole, square], [square, whole.take(np.array([3]))]):  # the last is a square by itself
+        with pytest.raises(
+            InputError, match=rf"{tmp_path}/films are whole, .* {tmp_path}/squares are .*; prepare these"
+        ):
+            concat(joined)
     assert concat([whole, index_of(tmp_path / "smaller", xray_size=36)]).xray_side is None
     photographs = index_of(tmp_path / "photographs", patients="none", xray_size=None, xray_cut="square")
     assert photographs.xray_side is None
+    assert concat([square, photographs]).xray_side is None
+    assert concat([whole, photographs]).xray_side is None
 
 
 def test_what_was_kept_is_part_of_an_interrupted_preparation(tmp_path: Path) -> None:
@@ -68,14 +72,27 @@ def test_what_was_kept_is_part_of_an_interrupted_preparation(tmp_path: Path) -> 
             prepare(films(**other), Output(tmp_path / "films"))
 
 
+def test_by_what_a_set_was_split_is_written_down(tmp_path: Path) -> None:
+    assert "split_by" not in (prepare(films(), Output(tmp_path / "patients")) or {})  # as earlier versions left it
+    prepare(films(split_by="image"), Output(tmp_path / "images", part=(0, 2)))
+    with pytest.raises(InputError, match="interrupted preparation with other split by; go on with its command"):
+        prepare(films(), Output(tmp_path / "images"))
+    path = tmp_path / ".images.partial" / "plan.json"
+    plan = json.loads(path.read_text())
+    assert plan.pop("split by") == "image"
+    path.write_text(json.dumps(plan))  # of a version that did not write it down, but split alike
+    assert (prepare(films(split_by="image"), Output(tmp_path / "images")) or {})["split_by"] == "image"
+
+
 def test_a_preparation_of_an_earlier_version_goes_on_with_squares(tmp_path: Path) -> None:
-    """It had no choice of what to keep."""
+    """It had no choice of what to keep, so that there is no command that goes on with it otherwise."""
     prepare(films(xray_cut="square"), Output(tmp_path / "films", part=(0, 2)))
     path = tmp_path / ".films.partial" / "plan.json"
     plan = json.loads(path.read_text())
     path.write_text(json.dumps({name: value for name, value in plan.items() if name not in ("xray cut", "split")}))
-    with pytest.raises(InputError, match="other xray cut"):
+    with pytest.raises(InputError, match=r"an earlier version .*other xray cut; remove it.*: rm -r \S+") as refused:
         prepare(films(), Output(tmp_path / "films"))
+    assert "go on with its command" not in str(refused.value)
     assert prepare(films(xray_cut="square"), Output(tmp_path / "films"))
 
 

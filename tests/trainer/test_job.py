@@ -227,7 +227,9 @@ def test_joined_sets_of_different_views_are_warned_of(lungs: list[Path], tmp_pat
     front = tiny_set(tmp_path / "front", [[1, 0]], ("edema", "mass"), name="front", views=("PA", "AP"))
     lying = tiny_set(tmp_path / "lying", [[1, 0]], ("edema", "mass"), name="lying", views=("AP Supine",))
     sides = tiny_set(tmp_path / "sides", [[1, 0]], ("edema", "mass"), name="sides", views=("PA", "L"))
-    assert job_of(front, lying).warnings == job_of(sides).warnings == job_of(sides, lungs[0]).warnings == ()
+    assert job_of(front, lying).warnings == job_of(sides).warnings == job_of(*lungs).warnings == ()
+    (warning,) = job_of(sides, lungs[0]).warnings
+    assert "are not known, those of the other joined sets are (sides: PA, L)" in warning
     (warning,) = job_of(front, sides, classes=("mass",)).warnings
     assert "differ in their views (front: PA, AP; sides: PA, L)" in warning
     assert "--views frontal" in warning

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_files import dicom_bytes
 from PIL import Image
 from tiny_runs import SIDE, train_tiny
 from tiny_weights import save_run, tensors_of
@@ -78,7 +79,34 @@ def test_a_run_knows_the_depth_of_its_set(tmp_path: Path) -> None:
     prepare(raw, Output(tmp_path / "set"))
     run = train_tiny(tmp_path / "set", tmp_path / "run")
     about = checkpoint.describe(checkpoint.chosen(run))
-    assert (about["bits"], about["bits_found"]) == (12, True)
+    assert (about["bits"], about["bits_given"]) == (12, False)
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "bits"),
+    [
+        ({"bits": 16, "bits_given": False}, None, 12),
+        ({"bits": 16, "bits_found": False}, None, 12),  # a run of an earlier version on PadChest
+        ({"bits": 16, "bits_given": True}, None, 16),
+        ({"bits": 16, "bits_given": False}, 14, 14),
+    ],
+)
+def test_new_dicom_goes_by_its_own_bits_until_the_user_says_others(
+    known: dict[str, Any], given: int | None, bits: int, tmp_path: Path
+) -> None:
+    pixels = np.full((SIDE, SIDE), 1000, dtype=np.uint16)
+    pixels[0] = 4095
+    encoded = dicom_bytes(pixels, BitsStored=12)
+    assert shade(predictor_of(tmp_path / "run", given, **known), encoded) == round(1000 / (2**bits - 1) * 255)
+
+
+def test_bits_are_refused_for_a_run_on_photographs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--bits is for X-rays, .* was not trained on such; leave it out$"):
+        predictor_of(tmp_path / "photographs", 12, xray_size=None)
+    unsaid = save_run(tmp_path / "earlier", tensors_of(), **{k: v for k, v in XRAYS.items() if k != "xray_size"})
+    with pytest.raises(InputError, match="leave it out, or say their side with --xray-size"):
+        Predictor(open_run(unsaid), RUNTIME, bits=12)
+    Predictor(open_run(unsaid), RUNTIME, xray_size=SIDE, bits=12)
 
 
 @pytest.mark.parametrize("bits", [7, 32])

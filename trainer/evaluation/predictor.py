@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from data_pipelines.augment import Augmentation
-from data_pipelines.depth import Depth
+from data_pipelines.depth import Depth, depth_of
 from data_pipelines.dicom import is_dicom
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.images import verify_image, verify_xray
@@ -32,8 +32,9 @@ class Predictor:
     """One process with one device. precision: None for that of the run, which gives the logits of its evaluation.
 
     xray_size: for runs that do not say to what side their X-rays were shrunk; None goes by the run. bits: of the pixels
-    of X-rays whose files hold them in more than 8; None: as `prepare` took those of the run's set, else as each says.
-    Raises InputError for a checkpoint that does not say what is needed, or a device that cannot do it.
+    of X-rays whose files hold them in more than 8, whatever these say; None: as `prepare` took those of the run's set.
+    Raises InputError for a checkpoint that does not say what is needed, for bits where a run has no X-rays, or a device
+    that cannot do it.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Predictor:
                 "what side with --xray-size",
                 file=sys.stderr,
             )
-        known = Depth(about.get("bits"), bool(about.get("bits_found")))
-        self._depth = known if bits is None else Depth(bits)
+        if bits is not None and not self.xray_size:
+            remedy = "leave it out" if "xray_size" in about else "leave it out, or say their side with --xray-size"
+            raise InputError(f"--bits is for X-rays, and {run.path} was not trained on such; {remedy}")
+        self._depth = depth_of(about) if bits is None else Depth(bits, is_given=True)
         if self.xray_size and "bits" not in about:
             print(
                 f"warning: {run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "

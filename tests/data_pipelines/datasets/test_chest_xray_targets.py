@@ -144,6 +144,7 @@ def test_padchest_cl_reads_a_folder(tmp_path: Path, split_by: Any) -> None:
     assert raw.images[0].group == group_of(f"padchest:{84 * 10**37}")
     assert splits_of(raw) == splits_of(padchest_cl(tmp_path, split_by, val_fraction=0.2, test_fraction=0.2))
     assert (parted_patients(raw) == 0) == (split_by == "patient") == (raw.patients == "apart")
+    assert raw.split_by == (None if split_by == "patient" else "image")  # as manifests had it that did not say it
 
 
 def test_padchest_cl_without_a_single_finding_is_refused(tmp_path: Path) -> None:
@@ -272,6 +273,7 @@ def test_tuberculosis_reads_both_sets(tmp_path: Path) -> None:
     raw = tuberculosis(tuberculosis_root(tmp_path / "a"))
     assert_about_xrays(raw)
     assert raw.num_images == raw.expected_images == 800
+    assert raw.split_by is None
     assert raw.classes == ("normal", "tuberculosis")
     assert Counter(image.label for image in raw.images) == {0: 326 + 80, 1: 336 + 58}
     assert all(str(image.label) == image.key[-5] for image in raw.images)
@@ -289,6 +291,7 @@ def test_tuberculosis_by_image_tests_on_the_images_of_the_paper(tmp_path: Path) 
     """Each of the two: its sorted list of files, shuffled by RandomState(42), from 85% on."""
     root = tuberculosis_root(tmp_path)
     raw = tuberculosis(root, split_by="image")
+    assert raw.split_by == "image"
     expected = set()
     for folder in ("ChinaSet_AllFiles", "MontgomerySet"):
         files = sorted(str(path) for path in (root / folder / "CXR_png").glob("[!.]*.png"))

@@ -141,3 +141,13 @@ def test_sets_that_differ_in_views() -> None:
     assert confound is not None
     assert "(a: PA, AP; b: PA, AP, L)" in confound
     assert different_views([("a", ("L",)), ("b", sides)]) is not None
+
+
+def test_sets_whose_views_are_not_known_are_named_beside_those_that_are() -> None:
+    assert different_views([("a", ()), ("b", ())]) is None
+    for others in ([("c", ("PA", "AP"))], [("c", ("PA", "AP")), ("d", ("L",))]):
+        said = different_views([("a", ()), *others, ("b", ())])
+        assert said is not None
+        assert "the views of a, b are not known" in said
+        assert "c: PA, AP" in said
+        assert "--views frontal" in said
