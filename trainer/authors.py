@@ -11,22 +11,25 @@ from typing import Any, Literal
 from data_pipelines.augment import AUTHORS_TRANSLATION
 from trainer.config import Config, DataConfig
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
+from trainer.paper_targets import paper_target
 
 Protocol = Literal["default", "authors"]
 
-# Of all that a protocol decides, the settings that a run can have otherwise, and what reports call them.
+# What reports call the settings that a protocol decides.
 SETTINGS = {
     "precision": "precision",
     "global_batch_size": "batch size",
+    "schedule.kind": "schedule",
     "schedule.steps": "optimiser steps",
     "schedule.epochs": "epochs",
     "schedule.warmup_epochs": "epochs of warm-up",
     "schedule.warmup_steps": "steps of warm-up",
     "optim.base_lr": "base learning rate",
+    "optim.rescale_lr": "learning rate rescaled by the batch size",
     "optim.momentum": "momentum",
     "optim.weight_decay": "weight decay",
     "optim.agc_clipping": "clipping",
-    "optim.agc_head": "clipping leaves out the head by",
+    "optim.agc_head": "AGC excludes the head by",
     "optim.nesterov": "Nesterov momentum",
     "model.head_init": "initial head",
     "model.filter_init": "initial filters",
@@ -34,32 +37,51 @@ SETTINGS = {
     "model.mean": "mean of the normalisation",
     "model.std": "standard deviation of the normalisation",
     "data.train_on": "trained on",
+    "data.join": "findings of several sets",
+    "data.classes": "classes",
+    "data.one_label": "images with one finding alone",
+    "data.shots_at_most": "classes with fewer images than shots",
     "data.image_size": "pixels",
     "data.resize": "pixels before the random crop",
     "data.train_view": "training view",
+    "data.eval_view": "evaluation view",
+    "data.scaled_decode": "JPEG files decoded at a smaller size",
+    "data.shuffle": "shuffling",
     "data.flip": "mirroring",
     "data.balance": "balance",
     "data.border": "border of X-rays",
     "data.translation": "largest shift of X-rays",
     "data.mixup_alpha": "MixUp alpha",
-    "data.mixup_weight": "a MixUp weight for each",
+    "data.mixup_weight": "MixUp weight per",
     "data.randaugment_ops": "RandAugment operations",
     "data.randaugment_magnitude": "RandAugment magnitude",
-    "data.randaugment_space": "RandAugment operations of",
-    "data.randaugment_on": "RandAugment on the",
+    "data.randaugment_space": "RandAugment operation set",
+    "data.randaugment_on": "RandAugment applied to",
+}
+# What a run is of, how it executes, and what only decides whether it goes on: of no protocol.
+NO_PROTOCOL = {
+    "name",
+    "seed",
+    "mode",
+    "eval_every",
+    "runtime",
+    "data.sets",
+    "data.shots",
+    "data.on_bad_shard",
+    "data.max_bad",
+    "model.name",
+    "model.pretrained",
+    "schedule.allow_no_decay",
 }
 
-# The targets of the paper; nothing of their training images is set aside.
-_TARGETS = {"cifar10", "cifar100", "flowers102", "pets", "padchest_cl", "covidx", "tuberculosis"}
-# The one target whose configuration has a mean of its own, which beats that of natural images.
-_XRAY_NORMALISED = {"padchest_cl"}
 _WARMUP_EPOCHS = {"imagenet1k": 15, "imagenet21k": 2}
 _EPOCHS = {("imagenet1k", "r50x1"): 120}
 
 
 def match_authors(config: Config, target: str | None = None) -> Config:
     """The configuration with everything that the authors' program does set. Of a fine-tuning (schedule hyperrule)
-    `target` names the set, as its manifest does; None: its folder's name."""
+    `target` names the set, as its manifest does; None: its folder's name. Which images a fine-tuning has
+    (data.train_on) is for `fine_tuning.train_on_of` to say."""
     config = replace(
         config,
         optim=replace(config.optim, nesterov=True, agc_head="shape"),
@@ -84,16 +106,9 @@ def _fine_tuning(config: Config, target: str) -> Config:
     data, model = replace(config.data, mixup_weight="step"), config.model
     if data.train_view == "resize_random_crop":
         data = replace(data, train_view="shorter_side_random_crop")
-    if trains_on_all(target):
-        data = replace(data, train_on="train+val")
-    if target in _XRAY_NORMALISED:
+    if paper_target(target).bit_normalised:
         model = replace(model, mean=BIT_MEAN, std=BIT_STD)
     return replace(config, precision="fp32", data=data, model=model)
-
-
-def trains_on_all(target: str) -> bool:
-    """Whether the authors' program trains on the validation images of this target, too."""
-    return target in _TARGETS
 
 
 def _pretraining(config: Config, name: str) -> Config:
@@ -120,12 +135,21 @@ def match_paper_code(config: Config) -> Config:
 
 def departures(config: Config, by_protocol: Config) -> dict[str, dict[str, Any]]:
     """The settings of a run that its protocol has otherwise: {"optim.nesterov": {"used": False, "protocol": True}}."""
-    used, planned = config.to_dict(), by_protocol.to_dict()
+    used, planned = flat(config), flat(by_protocol)
     return {
-        name: {"used": setting(used, name), "protocol": setting(planned, name)}
-        for name in SETTINGS
-        if setting(used, name) != setting(planned, name)
+        name: {"used": value, "protocol": planned[name]}
+        for name, value in used.items()
+        if name not in NO_PROTOCOL and value != planned[name]
     }
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """All settings outside `runtime` by name, such as "optim.nesterov"; `runtime` as one."""
+    found: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        is_section = isinstance(value, dict) and name != "runtime"
+        found |= {f"{name}.{inside}": of_it for inside, of_it in value.items()} if is_section else {name: value}
+    return found
 
 
 def setting(settings: Mapping[str, Any], name: str) -> Any:

@@ -14,7 +14,7 @@ from data_pipelines.datasets.overlap import shares_images
 from data_pipelines.errors import InputError
 from data_pipelines.index import Balance, Index, Split, splits_of
 from data_pipelines.shards import read_manifest
-from trainer.authors import departures, match_authors, trains_on_all
+from trainer.authors import departures, match_authors
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
 from trainer.engines import ENGINES
 from trainer.experiment import Start, run, summary
@@ -23,18 +23,13 @@ from trainer.hyperrule import HyperRule, hyperrule
 from trainer.job import open_split
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
+from trainer.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
 from trainer.protocol_options import ProtocolOptions
 
 SCRATCH = "scratch"
 FULL = "full"
-# As the paper: these are small in some classes, and their full sets are sampled by class. By the names of the sets.
-_OVERSAMPLED = {"flowers102", "covidx"}
-# As the paper, which holds nothing out for val. Of the others val is kept for thresholds and temperature.
-_TRAINED_WHOLE = {"cifar10", "cifar100", "pets", "flowers102"}
 # Of the options those that say what is fine-tuned by which protocol, not how.
-_NO_PROTOCOL = ("mode", "match_authors", "model", "classes", "one_label", "shots_at_most", "runtime")
-# As the authors' configuration: these are trained and tested as in the pre-training on X-rays, at this size.
-_XRAY_VIEW_SIZES = {"padchest_cl": 224}
+_NO_PROTOCOL = ("mode", "match_authors", "model", "runtime")
 
 
 @dataclass(frozen=True)
@@ -122,14 +117,16 @@ class Transfer:
 class Target:
     """The images of a target. name: as its manifest says. train: those of the run. held_out: how many each other split
     has. height, width: medians over all training images as stored, pixels. xray_side: pixels of the shorter side to
-    which `prepare` brought its X-rays; None for photographs."""
+    which `prepare` brought its X-rays; None for photographs. unlike_authors: see `data_departures`."""
 
     name: str
+    folder: Path
     train: Index
     held_out: dict[Split, int]
     height: int
     width: int
     xray_side: int | None
+    unlike_authors: dict[str, dict[str, Any]]
 
 
 def open_target(transfer: Transfer) -> Target:
@@ -152,18 +149,20 @@ def open_target(transfer: Transfer) -> Target:
     held_out: list[Split] = ["test"] if data.train_on == "train+val" else ["val", "test"]
     return Target(
         name=manifest["name"],
+        folder=folder,
         train=train,
         held_out={split: manifest["splits"][split]["images"] for split in held_out if split in splits},
         height=int(np.median(whole.height)),
         width=int(np.median(whole.width)),
         xray_side=whole.xray_side,
+        unlike_authors=data_departures(manifest),
     )
 
 
 def train_on_of(name: str, mode: Mode, match_authors: bool = False) -> TrainOn:
     """What a run on the target of that name is trained on unless it is said: all training images where the paper does
     so, or under `match_authors` of each of its targets. On frozen features val is held out, for the L2 of the probe."""
-    is_whole = trains_on_all(name) if match_authors else name in _TRAINED_WHOLE
+    is_whole = name in PAPER_TARGETS if match_authors else paper_target(name).trained_whole
     return "train+val" if mode == "finetune" and is_whole else "train"
 
 
@@ -198,17 +197,25 @@ def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
     """What `make_config` gives where nothing is asked for but the protocol and the images."""
     options = transfer.options
     kept = {name: getattr(options, name) for name in _NO_PROTOCOL}
+    if options.match_authors and paper_target(target.name).fewer_than_shots:
+        kept["shots_at_most"] = options.shots_at_most  # which is needed where the authors' program takes what there is
     return _config(replace(transfer, options=Options(**kept)), model, target)[0]
+
+
+def departures_of(config: Config, transfer: Transfer, target: Target) -> dict[str, dict[str, Any]]:
+    """Where a run of this configuration leaves its protocol: in its settings, and the authors' in its data, too."""
+    found = departures(config, by_protocol(transfer, config.model.name, target))
+    return found | target.unlike_authors if transfer.options.match_authors else found
 
 
 def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
     options, source = transfer.options, transfer.pretrained
     rule = hyperrule(len(target.train), target.height, target.width)
-    xray_view = _XRAY_VIEW_SIZES.get(target.name)
-    if xray_view:
-        rule = replace(rule, size=xray_view, resize=xray_view)
+    special = paper_target(target.name)
+    if special.xray_size:
+        rule = replace(rule, size=special.xray_size, resize=special.xray_size)
     size = options.image_size or rule.size
-    by_class = transfer.shots == FULL and target.name in _OVERSAMPLED
+    by_class = transfer.shots == FULL and special.oversampled
     config = Config(
         name=run_name(transfer),
         seed=transfer.seed,
@@ -219,7 +226,7 @@ def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, Hyp
             _data(transfer, target.name),
             image_size=size,
             resize=options.resize or round(size * rule.resize / rule.size),
-            train_view="xray_affine" if xray_view else "resize_random_crop",
+            train_view="xray_affine" if special.xray_size else "resize_random_crop",
             balance=options.balance or ("class" if by_class else "none"),
             mixup_alpha=rule.mixup_alpha if options.mixup_alpha is None else options.mixup_alpha,
         ),
@@ -237,8 +244,6 @@ def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, Hyp
     )
     if options.match_authors:
         config = match_authors(config, target.name)
-    if options.train_on is not None:
-        config = replace(config, data=replace(config.data, train_on=options.train_on))
     return options.protocol.applied(config), rule
 
 
@@ -287,6 +292,18 @@ def sets_of(source: str) -> list[str]:
     return list(describe_weights(source).sets)
 
 
+def warnings_of(transfer: Transfer, config: Config, target: Target, sets: Sequence[str]) -> list[str]:
+    """What to say before a run begins. sets: those that its source was pre-trained on."""
+    options = transfer.options
+    lines = options.protocol.without_effect(config)
+    if options.match_authors and target.unlike_authors:
+        lines.append(data_warning(target.name, target.folder, target.unlike_authors))
+    overlap = shares_images(sets, target.name)
+    if overlap and not options.overlap_excluded:
+        lines.append(f"{overlap}; reports leave this run out without --overlap-excluded")
+    return lines
+
+
 def fine_tune(transfer: Transfer) -> None:
     """Run one fine-tuning to its end, on all ranks of the job, and say what it reached."""
     options = transfer.options
@@ -307,15 +324,12 @@ def fine_tune(transfer: Transfer) -> None:
         "seed": transfer.seed,
         "rule": asdict(rule),
         "protocol": "authors" if options.match_authors else "default",
-        "departures": departures(config, by_protocol(transfer, model, target)),
+        "departures": departures_of(config, transfer, target),
     }
     engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
     if engine.rank == 0:
-        for warning in options.protocol.without_effect(config):
+        for warning in warnings_of(transfer, config, target, sets):
             print(f"warning: {warning}", file=sys.stderr)
-    overlap = shares_images(sets, target.name)
-    if engine.rank == 0 and overlap and not options.overlap_excluded:
-        print(f"warning: {overlap}; reports leave this run out without --overlap-excluded", file=sys.stderr)
     carry_out = run if options.mode == "finetune" else run_frozen
     result = carry_out(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)
     if engine.rank == 0:

@@ -31,13 +31,14 @@ class ProtocolOptions:
     border: Border | None = None
     """What warped X-rays show outside the picture. None: black; authors: reflect."""
     translation: float | None = None
-    """Largest shift of X-rays, a share of the side. None: 0.15; authors: 0.25."""
+    """Largest shift of X-rays along each axis, as a fraction of the side. None: 0.15; authors: 0.25."""
     mixup_weight: MixUpWeight | None = None
     """MixUp draws a weight for each pair, or one per step. None: pair; authors: step."""
     mean: PerChannel | None = None
-    """Mean of the channels, of 1. None: that of the pre-trained weights; authors: 0.5 for padchest_cl."""
+    """Mean of the channels, for pixels in [0, 1]. None: that of the pre-trained weights; authors: 0.5 for
+    padchest_cl."""
     std: PerChannel | None = None
-    """Standard deviation of the channels, of 1. None: as for the mean."""
+    """Standard deviation of the channels, for pixels in [0, 1]. None: as for the mean."""
 
     def applied(self, config: Config) -> Config:
         """The configuration with what is given here."""

@@ -1,6 +1,7 @@
 """--match-authors sets what the authors' program does, and nothing else; what a user asks for beats it."""
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,28 @@ import pytest
 import tyro
 from tiny_sets import tiny_set
 
+from data_pipelines.datasets import DATASETS
 from data_pipelines.errors import InputError
+from data_pipelines.shards import read_manifest, write_manifest
 from trainer import pretrain, transfer
-from trainer.authors import SETTINGS, departures, match_authors, match_paper_code, setting
+from trainer.authors import NO_PROTOCOL, SETTINGS, departures, flat, match_authors, match_paper_code, setting
 from trainer.config import Config, Precision, RuntimeConfig, differences
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.files import write_json
-from trainer.fine_tuning import SCRATCH, Options, Transfer, by_protocol, make_config, open_target
+from trainer.fine_tuning import (
+    SCRATCH,
+    Options,
+    Transfer,
+    by_protocol,
+    departures_of,
+    make_config,
+    open_target,
+    train_on_of,
+    warnings_of,
+)
 from trainer.job import make_job
+from trainer.paper_targets import PAPER_TARGETS, PREPARED
 from trainer.pretrain import parse
 from trainer.protocol_options import ProtocolOptions
 from trainer.recipes import RECIPES
@@ -115,10 +129,11 @@ def test_what_the_switch_changes_of_a_fine_tuning(name: str, expected: dict[str,
 def test_without_a_manifest_the_folder_names_the_target() -> None:
     recipe = RECIPES["embedded"]()
     config = replace(recipe, eval_every=None, schedule=replace(recipe.schedule, kind="hyperrule"))
-    named = replace(config, data=replace(config.data, sets=("/data/pets",)))
-    assert match_authors(named).data.train_on == "train+val"
-    assert match_authors(named, "mine").data.train_on == "train"
-    assert match_authors(config).data.train_on == "train"
+    named = replace(config, data=replace(config.data, sets=("/data/padchest_cl",)))
+    assert match_authors(named).model.mean == (0.5, 0.5, 0.5)
+    assert match_authors(named, "mine").model.mean is None
+    assert match_authors(config).model.mean is None
+    assert match_authors(named).data.train_on == "train"  # which images there are is not for the switch to say
 
 
 # Of each option what the default and the authors' protocol have, and another value.
@@ -172,6 +187,109 @@ def test_without_the_switch_options_are_departures_from_the_default(tmp_path: Pa
         "optim.base_lr",
         "global_batch_size",
     }
+
+
+def test_every_setting_is_of_the_protocol_or_not() -> None:
+    names = flat(RECIPES["embedded"]()).keys()
+    assert SETTINGS.keys() | NO_PROTOCOL == names
+    assert not SETTINGS.keys() & NO_PROTOCOL
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "used", "recipe"),
+    [
+        ("--schedule.kind step", "schedule.kind", "step", "cosine"),
+        ("--data.eval-view squash", "data.eval_view", "squash", "center_crop"),
+        ("--optim.no-rescale-lr", "optim.rescale_lr", False, True),
+        ("--data.scaled-decode --data.randaugment-on crop", "data.scaled_decode", True, False),
+        ("--data.shuffle blocks", "data.shuffle", "blocks", "full"),
+        ("--data.join union", "data.join", "union", "intersection"),
+        ("--data.classes a b", "data.classes", ["a", "b"], []),
+        ("--data.one-label", "data.one_label", True, False),
+        ("--data.shots-at-most", "data.shots_at_most", True, False),
+    ],
+)
+def test_no_departure_of_a_pre_training_is_lost(flags: str, name: str, used: Any, recipe: Any) -> None:
+    found = parse(["imagenet1k_r50x1", "--match-authors", *flags.split()]).about["departures"]
+    assert found[name] == {"used": used, "protocol": recipe}
+    assert found.keys() <= {name, "data.randaugment_on"}
+
+
+def test_images_that_a_fine_tuning_leaves_out_are_departures(tmp_path: Path) -> None:
+    folder = target_of(tmp_path / "set", "pets")
+    found = departures(*configured(folder, classes=("a",), shots_at_most=True))
+    assert found["data.classes"] == {"used": ["a"], "protocol": []}
+    assert found["data.shots_at_most"] == {"used": True, "protocol": False}
+    folder = target_of(tmp_path / "xrays", "padchest_cl")
+    assert "data.shots_at_most" in departures(*configured(folder, shots_at_most=True))
+    assert departures(*configured(folder, shots_at_most=True, match_authors=True)) == {}  # they take what there is
+
+
+@pytest.mark.parametrize("name", PAPER_TARGETS)
+def test_what_a_run_is_trained_on_is_decided_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever `train_on_of` says, the images and the configuration of a run agree with it."""
+    folder = target_of(tmp_path / "set", name)
+    assert train_on_of(name, "finetune", match_authors=True) == "train+val"
+    monkeypatch.setattr("trainer.fine_tuning.train_on_of", lambda *given: "train")
+    config, _ = configured(folder, match_authors=True)
+    assert config.data.train_on == "train"
+    assert open_target(Transfer(SCRATCH, str(folder), options=Options(match_authors=True))).held_out == {
+        "val": 4,
+        "test": 4,
+    }
+
+
+# What manifests of a target may say, and what of it the authors' program has otherwise.
+SPLIT = {"prepared.split": {"used": "official", "protocol": "authors"}}
+CUT = {"prepared.xray_cut": {"used": "square", "protocol": "whole"}}
+DRAWN = {"prepared.split_by": {"used": "patient", "protocol": "image"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "expected"),
+    [
+        ("flowers102", {}, SPLIT),
+        ("flowers102", {"split": "authors"}, {}),
+        ("covidx", {}, CUT),
+        ("covidx", {"xray_cut": "whole"}, {}),
+        ("tuberculosis", {}, CUT | DRAWN),
+        ("tuberculosis", {"xray_cut": "whole"}, DRAWN),
+        ("tuberculosis", {"xray_cut": "whole", "split_by": "image"}, {}),
+        ("padchest_cl", {}, DRAWN),
+        ("padchest_cl", {"split_by": "image"}, {}),
+        *((name, {}, {}) for name in ("cifar10", "cifar100", "pets", "mine")),
+    ],
+)
+def test_other_data_than_the_authors_is_a_departure(
+    name: str, said: dict[str, str], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = target_of(tmp_path / "data" / "set", name)
+    manifest = {key: value for key, value in read_manifest(folder).items() if key != "format_version"}
+    write_manifest(folder, manifest | said)
+    for by_authors in (True, False):
+        given = Transfer(SCRATCH, str(folder), options=Options(match_authors=by_authors))
+        target = open_target(given)
+        config, _ = make_config(given, "r14x0.5", target)
+        assert departures_of(config, given, target) == (expected if by_authors else {})
+        warnings = warnings_of(given, config, target, [])
+        assert len(warnings) == bool(by_authors and expected)
+        for warning in warnings:
+            for key, pair in expected.items():
+                assert f"{PREPARED[key]}: {pair['used']} instead of {pair['protocol']}" in warning
+            assert prepared_as(shlex.split(warning.partition("for theirs: ")[2])) == tmp_path / "data-authors" / "set"
+
+
+def prepared_as(command: list[str]) -> Path:
+    """Where a command prepares a set as the authors' program has it; its options must be those of the set's reader."""
+    assert command[:3] == ["python", "-m", "data_pipelines.prepare"]
+    name, *flags, out_flag, out = command[3:]
+    wanted = {key: value for key, value in PAPER_TARGETS[name].prepared.items() if key != "xray_cut"}
+    pairs = zip(flags[::2], flags[1::2], strict=True)
+    given = {flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs}
+    assert (given, out_flag) == ({"root": "DIR"} | wanted, "--out")
+    with pytest.raises(InputError, match="DIR"):  # it is understood, but there is no such folder
+        tyro.cli(DATASETS[name], args=flags)
+    return Path(out)
 
 
 def test_departures_are_told_of_xrays_too_small_for_the_protocol(tmp_path: Path) -> None:
@@ -281,7 +399,9 @@ def test_training_does_what_the_settings_say(by_authors: bool, tmp_path: Path) -
     assert (stem.abs().max().item() <= stem[0].numel() ** -0.5) == by_authors
 
 
-def test_results_say_their_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_say_their_protocol(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     precisions: list[str] = []
     engine = ENGINES["ddp"]
@@ -310,7 +430,9 @@ def test_results_say_their_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result, settings = json.loads((run / "result.json").read_text()), json.loads((run / "config.json").read_text())
     assert result["protocol"] == "authors"
     assert precisions == ["fp32", settings["precision"]]
-    assert result["departures"].keys() == {"global_batch_size", "schedule.steps", "data.image_size", "data.resize"}
+    asked_for = {"global_batch_size", "schedule.steps", "data.image_size", "data.resize"}
+    assert result["departures"].keys() == asked_for | {"prepared.split_by"}
+    assert capsys.readouterr().err.count("warning: the authors' program has other data than") == 1
     assert (settings["precision"], settings["optim"]["nesterov"], settings["model"]["head_init"]) == (
         "fp32",
         True,

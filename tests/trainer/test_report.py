@@ -43,12 +43,12 @@ def test_report_of_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     text = path.read_text()
     assert "| target | r50x1, scratch | r50x1, mine |" in text
     assert "| Pets | 21.00 ± 1.00 | **51.00 ± 1.00** |" in text
-    assert "| big | r50x1 | chexpert+mimic_cxr | default | 9000 | mean AUC | 81.25 | NaN | 120.0 |" in text
+    assert "| big | r50x1 | chexpert+mimic_cxr | the recipe's | 9000 | mean AUC | 81.25 | NaN | 120.0 |" in text
     assert "## Transfer to Pets" in text
     assert "| mine minus scratch, r50x1 | +30.00 [+30.00, +30.00] | +30.00 [+30.00, +30.00] |" in text
     assert "](few_shot_pets.png)" in text
     assert "](spread_pets.png)" in text
-    assert "Not as BiT-HyperRule" not in text
+    assert "Departures" not in text
     assert "- commit c0ffee, 4 x some GPU (16 CPU threads), torch 2.11.0" in text
     assert "15 runs." in text
     assert "Transfer with 5 training images per class" in text
@@ -112,7 +112,7 @@ def test_report_without_test_split_or_second_seed(tmp_path: Path) -> None:
     text = write_report(Report((runs,), tmp_path / "out")).read_text()
     assert "points gained" not in text
     assert "spread_" not in text
-    assert "## Not as BiT-HyperRule and the paper have it\n\n- optimiser steps: 50 instead of 500\n" in text
+    assert "## Departures from the protocol\n\n- optimiser steps: 50 instead of 500\n" in text
     with Image.open(tmp_path / "out" / "few_shot_pets.png") as figure:
         figure.load()
 

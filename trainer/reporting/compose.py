@@ -93,7 +93,7 @@ def _target_blocks(runs: pd.DataFrame, folder: Path, looks: figures.Looks, paper
 def _pretraining_table(runs: pd.DataFrame) -> Table:
     rows = []
     for row in runs.itertuples():
-        protocol = "authors'" if row.protocol == AUTHORS else row.protocol
+        protocol = "authors'" if row.protocol == AUTHORS else "the recipe's"
         words = [row.model, row.target, protocol, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
         words += [_percent(row.val), "NaN" if row.not_a_number else _percent(row.test), f"{row.seconds / 60:.1f}"]
         rows.append((row.source, tuple(Entry(words=word) for word in words)))
@@ -112,7 +112,7 @@ def _small_print(runs: pd.DataFrame) -> list[Block]:
         "Sizes of images": notes.sizes(runs),
         "Trained on train and val": notes.trained_on_val(runs),
         "Left out of means over classes, lacking positives or negatives in test": notes.left_out(runs),
-        "Not as BiT-HyperRule and the paper have it": notes.deviations(runs),
+        "Departures from the protocol": notes.deviations(runs),
         "Made by": notes.origins(runs),
     }
     for title, lines in sections.items():

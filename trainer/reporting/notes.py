@@ -8,10 +8,9 @@ from data_pipelines.datasets.overlap import shares_images
 from trainer.reporting.names import METRIC_TITLE, listed, target_title
 from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED
 
-_PROTOCOL = {
-    DEFAULT: "by BiT and the paper's text, the default",
-    AUTHORS: "by the authors' program, here called the authors' protocol",
-}
+_BY_TEXT = "fine-tuned by BiT and the paper's text, the default"
+_BY_RECIPE = "pre-trained as the recipe has it"
+_BY_AUTHORS = "by the authors' program, here called the authors' protocol"
 _SEVERAL_PROTOCOLS = (
     "**Different protocols**: fine-tunings by BiT and the paper's text stand beside numbers by the authors' program, "
     "which differs in head, momentum, precision, augmentation and training images. They do not compare; "
@@ -88,10 +87,11 @@ def deviations(runs: pd.DataFrame) -> list[str]:
 
 def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[str], list[str]]:
     """By which protocol the runs are, and whether numbers of different ones stand side by side: remarks, warnings."""
-    counts = Counter(runs["protocol"])
-    if not counts[AUTHORS] and not with_paper:
+    by_authors, is_transfer = runs["protocol"] == AUTHORS, runs["kind"] == "transfer"
+    if not by_authors.any() and not with_paper:
         return [], []
-    parts = [f"{counts[name]} {words}" for name, words in _PROTOCOL.items() if counts[name]]
+    kinds = {_BY_TEXT: ~by_authors & is_transfer, _BY_RECIPE: ~by_authors & ~is_transfer, _BY_AUTHORS: by_authors}
+    parts = [f"{which.sum()} {words}" for words, which in kinds.items() if which.any()]
     published = sum(runs["origin"] == PUBLISHED)
     parts[-1] += f", {published} of them published" if published else ""
     parts += ["the paper's own values are by the authors' protocol"] if with_paper else []

@@ -11,6 +11,7 @@ from data_pipelines.datasets.overlap import shares_images
 from trainer.authors import SETTINGS, Protocol, departures, match_authors, setting
 from trainer.config import config_of, translated
 from trainer.metrics import metric_of
+from trainer.paper_targets import PREPARED
 from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, split_source
 
 OWN, PUBLISHED = "own", "published"
@@ -18,6 +19,7 @@ DEFAULT, AUTHORS = get_args(Protocol)
 # A run is one seed of one cell of a table.
 CELL = ["origin", "mode", "protocol", "source", "model", "target", "shots"]
 _PAPER_LR, _PAPER_BATCH = 0.001, 128
+_LABELS = SETTINGS | PREPARED
 _TEXT = {
     "kind": "transfer",
     "run": "",
@@ -132,7 +134,7 @@ def _departures(result: dict[str, Any]) -> list[str]:
         return []
     found = result["departures"] if "departures" in result else _of_earlier_versions(result)
     return [
-        f"{SETTINGS.get(name, name)}: {_said(name, values['used'])} instead of {_said(name, values['protocol'])}"
+        f"{_LABELS.get(name, name)}: {_said(name, values['used'])} instead of {_said(name, values['protocol'])}"
         for name, values in found.items()
     ]
 
@@ -163,6 +165,8 @@ def _said(name: str, value: Any) -> str:
         return "that of the weights" if name in ("model.mean", "model.std") else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if name == "data.classes" and not value:
+        return "all"
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 

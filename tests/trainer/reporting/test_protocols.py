@@ -70,8 +70,13 @@ def test_what_the_top_of_a_report_says() -> None:
     runs = frame([*both("mine", (0.5, 0.6), (0.7,)), pretrain_result("big", **BY_AUTHORS)])
     (remark,), (warning,) = notes.protocols(runs, with_paper=False)
     assert remark == (
-        "Runs by protocol: 2 by BiT and the paper's text, the default; 2 by the authors' program, here called the "
-        "authors' protocol. `docs/fidelity.md` lists in what the two differ"
+        "Runs by protocol: 2 fine-tuned by BiT and the paper's text, the default; 2 by the authors' program, here "
+        "called the authors' protocol. `docs/fidelity.md` lists in what the two differ"
+    )
+    (remark,), _ = notes.protocols(frame([*both("mine", (0.5,), (0.7,)), pretrain_result("big")]), with_paper=False)
+    assert remark.startswith(
+        "Runs by protocol: 1 fine-tuned by BiT and the paper's text, the default; 1 pre-trained as the recipe has "
+        "it; 1 by the authors' program"
     )
     assert warning.startswith("**Different protocols**: ")
     assert "`--match-authors`" in warning
@@ -144,11 +149,15 @@ def test_an_unknown_protocol_is_no_result(tmp_path: Path) -> None:
 
 
 def test_single_flags_are_listed_with_what_they_depart_from() -> None:
-    departing = transfer_result("mine", "5", 0, 0.5) | BY_AUTHORS | {"departures": NESTEROV}
+    of_data = {"prepared.split": {"used": "official", "protocol": "authors"}}
+    departing = transfer_result("mine", "5", 0, 0.5) | BY_AUTHORS | {"departures": NESTEROV | of_data}
     mean = {"model.mean": {"used": [0.1, 0.2, 0.3], "protocol": None}}
+    mean |= {"data.classes": {"used": ["a", "b"], "protocol": []}}
     big = pretrain_result("big", protocol="default", departures=mean)
     assert notes.deviations(frame([departing, big])) == [
         "authors' protocol, Nesterov momentum: no instead of yes",
+        "authors' protocol, split of the data: official instead of authors",
+        "pre-training big, classes: a, b instead of all",
         "pre-training big, mean of the normalisation: 0.1, 0.2, 0.3 instead of that of the weights",
     ]
     seeds_differ = [departing, transfer_result("mine", "5", 1, 0.5) | BY_AUTHORS]

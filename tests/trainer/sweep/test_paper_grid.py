@@ -1,6 +1,7 @@
 """Every cell of the paper's full and few-shot transfer is planned, on sets of as many images as the real ones."""
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from data_pipelines.images import encode_png
 from data_pipelines.prepare import SPLITS, Output, prepare
 from data_pipelines.shards import read_manifest, write_manifest
 from trainer import transfer
+from trainer.paper_targets import PAPER_TARGETS
 
 # As in the files of results that the paper's authors published.
 GRID = {
@@ -73,8 +75,7 @@ def imitated_set(folder: Path, name: str) -> None:
             sides = {"height": longer, "width": shorter}
             whole = np.full(len(of_split), sides.get(path.stem, column[0]), dtype=column.dtype)
             np.save(path, of_split.astype(column.dtype) if path.stem == "labels" else whole)
-    if name in ("covidx", "tuberculosis"):
-        manifest["xray_cut"] = "whole"
+    manifest |= PAPER_TARGETS[name].prepared
     del manifest["format_version"]
     write_manifest(folder, manifest)
 
@@ -115,13 +116,20 @@ def planned(output: str) -> Counter[str]:
     return Counter(line.split("-shot")[0].rpartition("/")[2] for line in output.splitlines() if "-shot-seed-" in line)
 
 
-@pytest.mark.parametrize("protocol", ["by default", "all of it trained on"])
-@pytest.mark.parametrize("target", GRID)
-def test_every_cell_of_the_paper(target: str, protocol: str, sweep: Sweep) -> None:
-    trained_on = [] if protocol == "by default" else ["--train-on", "train+val"]
-    code, output, error = sweep(target, GRID[target], "--dry-run", *trained_on)
+PROTOCOLS = [
+    *((target, ()) for target in GRID),
+    *((target, ("--train-on", "train+val")) for target in sorted(XRAYS)),  # by default the others are, too
+    *((target, ("--match-authors",)) for target in GRID),
+]
+
+
+@pytest.mark.parametrize(("target", "protocol"), PROTOCOLS)
+def test_every_cell_of_the_paper(target: str, protocol: Sequence[str], sweep: Sweep) -> None:
+    code, output, error = sweep(target, GRID[target], "--dry-run", *protocol)
     assert (code, error) == (0, "")
     assert planned(output) == dict.fromkeys(GRID[target], SEEDS)
+    by_authors = len(GRID[target]) * SEEDS if protocol == ("--match-authors",) else 0
+    assert len(re.findall(r"-shot-seed-\d-authors\b", output)) == by_authors
 
 
 def test_cells_that_a_target_has_no_images_for(sweep: Sweep, place: Path) -> None:
