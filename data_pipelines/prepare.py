@@ -314,8 +314,8 @@ def _refuse(bad: list[Bad], num_images: int, output: Output) -> None:
     examples = "; ".join(f"{file}: {reason}" for file, reason in bad[:3])
     raise InputError(
         f"{len(bad)} of {num_images} images cannot be used, more than --max-bad {output.max_bad} allows: {examples}; "
-        f"all that were found are listed in {listed}. The same command goes on where it was, also with another "
-        f"--max-bad; before one with other options, such as --bits, remove what is done: {removal(_partial(out))}"
+        "the same command goes on where it was, also with another --max-bad; before one with other options, such as "
+        f"--bits, remove what is done: {removal(_partial(out))}; all that were found are listed in {listed}"
     )
 
 

@@ -267,10 +267,14 @@ def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[st
     manifests = [read_manifest(folder, check_shards=False) for folder in folders]
     if confound := different_views([(found["name"], found.get("views", ())) for found in manifests]):
         warnings.append(confound)
-    if len(folders) > 1 and not config.data.classes:
-        alike = near_misses([Index.load(folder, "train", check_shards=False) for folder in folders])
-    else:
-        alike = []
-    if alike:
+    joined = [Index.load(folder, "train", check_shards=False) for folder in folders] if len(folders) > 1 else []
+    if joined and not config.data.classes and (alike := near_misses(joined)):
         warnings.append(f"not joined, although they look alike: {', '.join(alike)}")
+    sides = dict(zip(folders, (index.xray_side for index in joined), strict=False))
+    if None not in sides.values() and len(set(sides.values())) > 1:
+        listed = ", ".join(f"{folder.name}: {side}" for folder, side in sides.items())
+        warnings.append(
+            f"the joined X-rays have different sizes in pixels ({listed}), so that predictions of new ones do not know "
+            "theirs; prepare the sets again with equal ones, or give bitscale-predict --xray-size"
+        )
     return tuple(warnings)

@@ -235,6 +235,29 @@ def test_joined_sets_of_different_views_are_warned_of(lungs: list[Path], tmp_pat
     assert "--views frontal" in warning
 
 
+def test_joined_xrays_of_different_sizes_are_warned_of(tmp_path: Path) -> None:
+    names = {"small": 8, "alike": 8, "large": 12}
+    about = {"patients": "apart", "classes": ("edema", "mass")}
+    small, alike, large = (
+        tiny_set(tmp_path / name, [[1, 0]], name=name, side=side, xray_size=side, **about)
+        for name, side in names.items()
+    )
+    assert job_of(small, alike).warnings == job_of(large).warnings == ()
+    (warning,) = job_of(small, large).warnings
+    assert "different sizes in pixels (small: 8, large: 12)" in warning
+    assert "--xray-size" in warning
+    photographs = tiny_set(tmp_path / "photographs", [[1, 0]], side=12, classes=about["classes"])
+    assert job_of(small, photographs).warnings == ()
+
+
+def test_whole_and_square_xrays_are_not_joined(tmp_path: Path) -> None:
+    about = {"patients": "apart", "classes": ("edema", "mass"), "xray_size": 8}
+    square = tiny_set(tmp_path / "square", [[1, 0]], **about)
+    whole = tiny_set(tmp_path / "whole", [[1, 0]], xray_cut="whole", **about)
+    with pytest.raises(InputError, match=r"whole are whole, .*square are central squares: .*prepare these sets again"):
+        job_of(square, whole)
+
+
 # Of 18 images in batches of 4, each shown once or twice in an epoch.
 @pytest.mark.parametrize(("times", "warmup_steps"), [(1, 9), (2, 18)])
 def test_warm_up_in_epochs_counts_the_images_shown(
