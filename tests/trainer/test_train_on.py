@@ -26,6 +26,7 @@ from trainer.fine_tuning import SCRATCH, Options, Transfer, fine_tune, make_conf
 from trainer.frozen import run_frozen
 from trainer.job import Job, make_job
 from trainer.predict import Predict, predict
+from trainer.protocol_options import ProtocolOptions
 
 ALL: tuple[Split, ...] = ("train", "val", "test")
 CLASSES = ("cat", "dog")
@@ -266,10 +267,15 @@ def test_fine_tuning_goes_by_the_name_of_the_set(name: str, given: Any, images: 
     assert opened.held_out == ({"test": 6} if images == 12 else {"val": 6, "test": 6})
 
 
+def options_of(out: Path, **given: Any) -> Options:
+    """Of two steps on the CPU."""
+    protocol = ProtocolOptions(precision="fp32")
+    small: dict[str, Any] = {"model": "r14x0.5", "steps": 2, "image_size": 32, "batch_size": 4, "runtime": ON_CPU}
+    return Options(out=out, protocol=protocol, **small | given)
+
+
 def test_a_fine_tuning_from_end_to_end(target: Any, tmp_path: Path) -> None:
-    options = Options(
-        model="r14x0.5", out=tmp_path, steps=2, image_size=32, batch_size=4, precision="fp32", runtime=ON_CPU
-    )
+    options = options_of(tmp_path)
     fine_tune(Transfer(SCRATCH, str(target("cifar100")), "5", 0, options))
     result = json.loads((tmp_path / "scratch" / "mine" / "5-shot-seed-0" / "result.json").read_text())
     assert (result["trained_on"], result["train_images"], "val" in result) == ("train+val", 10, False)
