@@ -85,7 +85,11 @@ def loss_of(predictions: Predictions, temperature: float) -> float:
     return float(-np.log(np.where(hit, predicted[known], 1 - predicted[known])).mean())
 
 
-RIGHT, CHANCE, NOTHING = "every prediction for val is right", "no better than by chance", "the logits for val are constant"
+RIGHT, CHANCE, NOTHING = (
+    "every prediction for val is right",
+    "no better than by chance",
+    "the logits for val are constant",
+)
 
 
 @pytest.mark.parametrize(
