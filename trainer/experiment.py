@@ -200,10 +200,20 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str,
     if changed and not start.resume_anyway:
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-            "Start a new run in another folder, or go on all the same with --resume-anyway"
+            f"Start a new run in another folder, or {_way_on(before, settings)}"
         )
     result = read_json(run_dir / RESULT)
     return result if isinstance(result, dict) and not differences(result.get("settings", {}), settings) else None
+
+
+def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
+    """How a run goes on whose settings are not those of this start."""
+    was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
+    if was == now:
+        return "go on all the same with --resume-anyway"
+    # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
+    flag = "--train-on" if settings["schedule"]["kind"] == "hyperrule" else "--data.train-on"
+    return f"go on with the images that it was trained on so far: {flag} {was}"
 
 
 @contextmanager

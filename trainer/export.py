@@ -54,6 +54,7 @@ def export(settings: Export) -> list[str]:
     """Write the folder, whole or not at all, and return what is to be known of it. Raises InputError for a source that
     cannot be read, or a folder that is there already or cannot be written."""
     weights = load_weights(settings.source)
+    weights.require_normalisation("mend it there first")
     if weights.num_classes is None:
         raise InputError(f"{weights.path} has no head; fine-tune it first and export that run")
     notes = _notes(weights)

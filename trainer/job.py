@@ -27,6 +27,10 @@ from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, requir
 from trainer.models.weights import describe_weights
 from trainer.schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
 
+_NORMALISE = (
+    "mend it there, or give both values, which then count, with --mean and --std (pretrain.py: --model.mean and "
+    "--model.std)"
+)
 CONFIG = "config.json"
 """In the folder of a run: its settings."""
 
@@ -190,6 +194,8 @@ def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
         require_std(std, f"{run_dir / CONFIG}: model")
     else:
         weights = describe_weights(model.pretrained) if model.pretrained is not None else None
+        if weights:
+            weights.require_normalisation(_NORMALISE)
         mean, std = (weights and weights.mean) or BIT_MEAN, (weights and weights.std) or BIT_STD
     return replace(model, mean=model.mean or mean, std=model.std or std)
 

@@ -111,7 +111,7 @@ def predict(settings: Predict) -> Counter[str]:
     for name in predictor.classes:
         if reason := points.why_unfitted(name):
             print(f"note: {name}: the threshold is a probability of 0.5, because {reason}", file=sys.stderr)
-    if reason := points.why_no_temperature():
+    if reason := points.why_temperature_unfitted():
         print(f"note: the probabilities are of a temperature of 1, because {reason}", file=sys.stderr)
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")

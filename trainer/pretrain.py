@@ -35,6 +35,7 @@ from trainer.recipes import RECIPES
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
 _OLD_SWITCH = "--optim.paper-code"  # of earlier versions, which queued jobs may still give
+_OLD_SWITCH_OFF = "--optim.no-paper-code"
 _OLD_MEANING = (
     f"the run was begun by an earlier version with {_OLD_SWITCH} and goes on so: Nesterov momentum, clipping by the "
     "head's shape, shifts of X-rays by up to 25%"
@@ -95,24 +96,30 @@ def parse(arguments: list[str]) -> Command:
     def from_default(default: Config) -> Command:
         return tyro.cli(_command(recipe, default), args=rest, prog=f"pretrain.py {name}")
 
-    command = from_default(recipe())
-    if not command.match_authors:
+    # The other flags are checked against the values that the switch sets, so it is looked for first.
+    switched = _is_switched_on(rest)
+    command = from_default(match_authors(recipe()) if switched else recipe())
+    assert command.match_authors == switched
+    begun = read_json(run_dir_of(command.config, command.start) / CONFIG) if command.start.resume else None
+    if not command.match_authors or not isinstance(begun, dict):
         return command
-    command, old = from_default(match_authors(recipe())), from_default(match_paper_code(recipe()))
-    if not _goes_on_with(old, rather_than=command):
+    try:
+        old = from_default(match_paper_code(recipe()))
+    except InputError:  # by a flag that the earlier version did not have
+        return command
+    # Begun by an earlier version, when the switch stood for three settings only?
+    if len(differences(begun, old.config.to_dict())) >= len(differences(begun, command.config.to_dict())):
         return command
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {_OLD_MEANING}", file=sys.stderr)
     return old
 
 
-def _goes_on_with(old: Command, rather_than: Command) -> bool:
-    """Whether the run in the folder was begun by an earlier version, when the switch stood for three settings only."""
-    begun = read_json(run_dir_of(old.config, old.start) / CONFIG) if old.start.resume else None
-    if not isinstance(begun, dict):
-        return False
-    before, now = (differences(begun, command.config.to_dict()) for command in (old, rather_than))
-    return len(before) < len(now)
+def _is_switched_on(arguments: list[str]) -> bool:
+    """Whether the switch is given, by either of its names; of several times the last counts."""
+    states = {"--match-authors": True, "--no-match-authors": False, _OLD_SWITCH: True, _OLD_SWITCH_OFF: False}
+    given = [states[word] for word in (argument.replace("_", "-") for argument in arguments) if word in states]
+    return given[-1] if given else False
 
 
 def make_plan(config: Config, start: Start) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from data_pipelines.augment import Border, MixUpWeight
+from data_pipelines.errors import InputError
 from trainer.config import AgcHead, Config, DataConfig, ModelConfig, OptimConfig, Precision
 from trainer.models.bit import FilterInit, HeadInit
-from trainer.models.normalisation import PerChannel
+from trainer.models.normalisation import PerChannel, require_mean, require_std
 
 Part = TypeVar("Part", DataConfig, ModelConfig, OptimConfig)
 
@@ -39,6 +40,14 @@ class ProtocolOptions:
     padchest_cl."""
     std: PerChannel | None = None
     """Standard deviation of the channels, for pixels in [0, 1]. None: as for the mean."""
+
+    def __post_init__(self) -> None:
+        if self.translation is not None and not 0 <= self.translation < 1:
+            raise InputError(f"--translation is {self.translation}; it must lie in [0, 1)")
+        if self.mean is not None:
+            require_mean(self.mean, "--mean:")
+        if self.std is not None:
+            require_std(self.std, "--std:")
 
     def applied(self, config: Config) -> Config:
         """The configuration with what is given here."""

@@ -148,8 +148,8 @@ def _best_so_far(job: Job, engine: Engine) -> float | None:
     found: float | None = engine.gather(metric)[0]
     if found is not None and job.config.data.train_on == "train+val":
         raise InputError(
-            f"{path} was chosen on val, which this run trains on; begin anew in another folder, or remove that file to "
-            "go on from the last checkpoint"
+            f"{path} was chosen on val, which this run trains on; train on train alone as before, begin anew in "
+            "another folder, or remove that file to go on from the last checkpoint"
         )
     return found
 

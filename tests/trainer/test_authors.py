@@ -318,6 +318,19 @@ def test_options_without_effect_are_said(tmp_path: Path) -> None:
     assert line == "--keep-aspect has no effect: training images are seen by xray_affine"
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--translation", "2"], r"^--translation is 2\.0; it must lie in \[0, 1\)"),
+        (["--mean", "3", "3", "3"], "^--mean: mean is 3, 3, 3; it must lie in 0 to 1"),
+        (["--std", "0.2", "0", "0.2"], "^--std: std is 0.2, 0, 0.2; it must lie above 0"),
+    ],
+)
+def test_impossible_options_are_called_as_they_were_given(given: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        tyro.cli(Transfer, args=["--pretrained", SCRATCH, "--target", "digits", *given])
+
+
 @pytest.mark.parametrize("mode", ["probe", "knn"])
 def test_the_authors_only_fine_tune(mode: Any) -> None:
     with pytest.raises(InputError, match=f"leave out --match-authors or --mode {mode}"):
@@ -342,6 +355,38 @@ def test_the_switch_on_the_command_line(switch: str, tmp_path: Path, monkeypatch
             "schedule.epochs": {"used": 90.0, "protocol": 120},
             "optim.nesterov": {"used": False, "protocol": True},
         }
+
+
+@pytest.mark.parametrize(
+    ("words", "is_on"),
+    [
+        (["--match_authors"], True),
+        (["--no-match-authors"], False),
+        (["--optim.no-paper-code"], False),
+        (["--match-authors", "--no-match_authors"], False),
+        (["--optim.no-paper-code", "--match-authors"], True),
+    ],
+)
+def test_of_several_switches_the_last_counts(
+    words: list[str], is_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = parse(["embedded", *words])
+    assert (command.match_authors, command.config.optim.nesterov) == (is_on, is_on)
+
+
+def test_other_flags_are_checked_against_what_the_switch_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain recipe has 5,000 steps of warm-up, which nobody has asked for here."""
+    monkeypatch.chdir(tmp_path)
+    words = ["imagenet1k_r50x1", "--match-authors", "--schedule.warmup-epochs", "5", "--run-dir", "run"]
+    command = parse(words)
+    assert (command.config.schedule.warmup_epochs, command.config.schedule.warmup_steps) == (5, 0)
+    assert command.about["departures"] == {"schedule.warmup_epochs": {"used": 5.0, "protocol": 15}}
+    Path("run").mkdir()
+    write_json(Path("run/config.json"), command.config.to_dict())
+    assert parse(words).config == command.config
+    with pytest.raises(InputError, match=r"--schedule\.warmup-epochs 5 and --schedule\.warmup-steps 5000"):
+        parse([word for word in words if word != "--match-authors"])
 
 
 def test_without_the_switch_the_protocol_is_the_recipe() -> None:

@@ -26,6 +26,7 @@ from trainer.fine_tuning import SCRATCH, Options, Transfer, fine_tune, make_conf
 from trainer.frozen import run_frozen
 from trainer.job import Job, make_job
 from trainer.predict import Predict, predict
+from trainer.protocol_options import ProtocolOptions
 
 ALL: tuple[Split, ...] = ("train", "val", "test")
 CLASSES = ("cat", "dog")
@@ -180,23 +181,28 @@ def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys:
     assert "cat: the threshold is a probability of 0.5, because val was trained on" in capsys.readouterr().err
 
 
-def test_val_says_nothing_of_such_a_run(run_dir: Path, animals: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"was trained on train and val: .*; take --split test"):
-        evaluate(Evaluate(run_dir, split="val"))
-    said = Evaluate(run_dir, data=str(animals), device="cpu", threads=1, out=tmp_path, resamples=100)
-    for split in ("val", "all"):
-        evaluate(replace(said, split=split))  # type: ignore[arg-type]
-        warnings = json.loads((tmp_path / "evaluation.json").read_text())["warnings"]
+def test_such_a_run_is_not_tested_on_its_val(run_dir: Path, animals: Path, tmp_path: Path) -> None:
+    said = Evaluate(run_dir, data=str(animals), device="cpu", threads=1, out=tmp_path / "out", resamples=100)
+    refused = r"was trained on train and val, so it cannot be tested on val; take --split test"
+    copy = shutil.copytree(animals, tmp_path / "copy")
+    for data in (None, str(animals), str(copy)):
+        with pytest.raises(InputError, match=refused):
+            evaluate(replace(said, split="val", data=data))
+    # Another set may be called alike: what it shares is not known.
+    namesake = tiny_set(tmp_path / "namesake", [0, 1, 1], CLASSES, name="animals", pictures=[7, 8, 9], splits=ALL)
+    for split, data in (("val", namesake), ("all", animals)):
+        evaluate(replace(said, split=split, data=str(data)))
+        warnings = json.loads((tmp_path / "out" / "evaluation.json").read_text())["warnings"]
         assert any("its training images are among these" in warning for warning in warnings), split
     evaluate(replace(said, split="test"))
-    warnings = json.loads((tmp_path / "evaluation.json").read_text())["warnings"]
+    warnings = json.loads((tmp_path / "out" / "evaluation.json").read_text())["warnings"]
     assert not any("training images are among these" in warning for warning in warnings)
 
 
 def test_a_run_that_chose_on_val_does_not_go_on_so(animals: Path, tmp_path: Path) -> None:
     """Its best checkpoint would pass for the result of what is trained on val from now on."""
     train(config_of(animals, eval_every=2), tmp_path / "run")
-    with pytest.raises(InputError, match=r"data.train_on: train -> train\+val"):
+    with pytest.raises(InputError, match=r"data.train_on: train -> train\+val\n[^$]* --data\.train-on train$"):
         train(config_of(animals, train_on="train+val"), tmp_path / "run")
     with pytest.raises(InputError, match=r"best.safetensors was chosen on val, which this run trains on"):
         train(config_of(animals, train_on="train+val"), tmp_path / "run", resume_anyway=True)
@@ -266,10 +272,35 @@ def test_fine_tuning_goes_by_the_name_of_the_set(name: str, given: Any, images: 
     assert opened.held_out == ({"test": 6} if images == 12 else {"val": 6, "test": 6})
 
 
+def test_runs_from_before_all_images_were_the_default_go_on(
+    target: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the four targets, by the flag that the refusal names."""
+    given = Transfer(SCRATCH, str(target("pets")), "2", 0, options_of(tmp_path))
+    before = replace(given, options=options_of(tmp_path, train_on="train"))
+    fine_tune(before)
+    path = tmp_path / "scratch" / "mine" / "2-shot-seed-0" / "config.json"
+    settings = json.loads(path.read_text())
+    del settings["data"]["train_on"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r"data.train_on: absent -> train\+val") as refusal:
+        fine_tune(given)
+    assert str(refusal.value).endswith(" --train-on train")
+    assert "--resume-anyway" not in str(refusal.value)
+    capsys.readouterr()
+    fine_tune(before)
+    assert "is finished" in capsys.readouterr().out
+
+
+def options_of(out: Path, **given: Any) -> Options:
+    """Of two steps on the CPU."""
+    protocol = ProtocolOptions(precision="fp32")
+    small: dict[str, Any] = {"model": "r14x0.5", "steps": 2, "image_size": 32, "batch_size": 4, "runtime": ON_CPU}
+    return Options(out=out, protocol=protocol, **small | given)
+
+
 def test_a_fine_tuning_from_end_to_end(target: Any, tmp_path: Path) -> None:
-    options = Options(
-        model="r14x0.5", out=tmp_path, steps=2, image_size=32, batch_size=4, precision="fp32", runtime=ON_CPU
-    )
+    options = options_of(tmp_path)
     fine_tune(Transfer(SCRATCH, str(target("cifar100")), "5", 0, options))
     result = json.loads((tmp_path / "scratch" / "mine" / "5-shot-seed-0" / "result.json").read_text())
     assert (result["trained_on"], result["train_images"], "val" in result) == ("train+val", 10, False)

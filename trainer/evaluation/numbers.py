@@ -13,7 +13,7 @@ from trainer.evaluation.runs import over_seeds
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """Everything on the page in full precision; what has no value is null."""
     assessment, tested = evaluation.assessment, evaluation.tested
-    why_none = assessment.points.why_no_temperature()
+    why_none = assessment.points.why_temperature_unfitted()
     seeds = over_seeds(evaluation.run) if tested.own and tested.split == "test" else []
     return {
         "run": str(evaluation.run.folder),

@@ -13,12 +13,13 @@ BINS = 15  # of equal width, as in Guo et al.
 KEY = "operating_points"  # where a checkpoint has them
 _STRIDE = 2.0  # in the logarithm of the temperature, in which it is searched
 _ROUNDING = 1e-12
+_NOT_FINITE = "some logits for val are not finite"
 
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """thresholds: by class or finding, in log odds before the temperature; those that val could not choose are 0, and
-    `unfitted` says why. temperature: 1 where val could not tell one, and `temperature_unfitted` says why. images: of
+    """thresholds: by class or finding, in log odds before the temperature; those that could not be chosen on val are 0,
+    and `unfitted` says why. temperature: 1 where none could be fitted, and `temperature_unfitted` says why. images: of
     val; where there were none to choose on, 0, and `no_val` says why."""
 
     temperature: float = 1.0
@@ -37,7 +38,7 @@ class OperatingPoints:
             return ""
         return self.unfitted.get(name, self.no_val)
 
-    def why_no_temperature(self) -> str:
+    def why_temperature_unfitted(self) -> str:
         """Why the temperature is 1; empty where it was fitted."""
         return self.temperature_unfitted if self.images else self.no_val
 
@@ -45,14 +46,17 @@ class OperatingPoints:
         return asdict(self)
 
 
-NOTHING_CHOSEN = OperatingPoints(no_val="val was trained on")  # of runs on train+val
+UNFITTED = OperatingPoints(no_val="val was trained on")  # of runs on train+val
 
 
 def choose(val: Predictions) -> OperatingPoints:
     """Fit the temperature, and choose the thresholds of the largest sensitivity + specificity - 1 (Youden 1950)."""
     thresholds, unfitted = {}, {}
     for name, scores, (positive, negative) in zip(val.classes, val.scores(), val.known(), strict=True):
-        if positive.any() and negative.any():
+        known = positive | negative
+        if not np.isfinite(scores[known]).all():
+            unfitted[name] = _NOT_FINITE
+        elif positive.any() and negative.any():
             thresholds[name] = youden(scores, positive, negative)
         else:
             missing = "positives" if negative.any() else "negatives" if positive.any() else "labels"
@@ -84,19 +88,21 @@ def fit_temperature(val: Predictions) -> tuple[float, str]:
     from scipy.optimize import brentq  # half a CPU-second that a start of training need not take
     from scipy.special import softmax
 
+    if not np.isfinite(val.logits).all():
+        return 1.0, _NOT_FINITE
     margins = _margins(val)
     if not len(margins):
         return 1.0, "val has no labels"
     if np.ptp(val.logits) == 0 or not margins.any():
-        return 1.0, "the logits for val tell nothing apart"
+        return 1.0, "the logits for val are constant"
     if margins.max() <= 0:
-        return 1.0, "every prediction for val is right, so that of all temperatures 0 has the least loss"
+        return 1.0, "every prediction for val is right, so the loss on val is least at a temperature of 0"
 
     def slope(log_inverse: float) -> float:
         return float((softmax(np.exp(log_inverse) * margins, axis=1) * margins).sum(axis=1).mean())
 
     if margins.mean() >= -_ROUNDING * np.abs(margins).mean():
-        return 1.0, "val is predicted no better than by chance, so that the higher the temperature the less the loss"
+        return 1.0, "val is predicted no better than by chance, so no finite temperature has the least loss"
     low = high = -float(np.log(np.sqrt(np.square(margins).mean())))  # where the logits have a spread of about 1
     while slope(high) < 0:
         high += _STRIDE

@@ -97,7 +97,7 @@ def _summary(assessment: Assessment) -> str:
 
 
 def _temperature(assessment: Assessment) -> str:
-    if why_none := assessment.points.why_no_temperature():
+    if why_none := assessment.points.why_temperature_unfitted():
         return f"No temperature was fitted, because {why_none}: the logits stay as they are."
     temperature = assessment.points.temperature
     kind = "too sure of itself" if temperature > 1 else "not sure enough of itself"

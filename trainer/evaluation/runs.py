@@ -10,7 +10,7 @@ from data_pipelines.index import Index, Split
 from data_pipelines.library import find
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
-from trainer.evaluation.operating import KEY, NOTHING_CHOSEN, OperatingPoints, choose
+from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.experiment import CONFIG, RESULT
 from trainer.files import read_json
@@ -52,7 +52,7 @@ class Run:
                 return replace(points, temperature_unfitted=_NARROW)
             return points
         if self.trained_on == "train+val":
-            return NOTHING_CHOSEN
+            return UNFITTED
         return choose(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
 
     @property

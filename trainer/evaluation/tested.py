@@ -49,7 +49,7 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     if split not in ("val", "test"):
         raise InputError(f"a run keeps predictions for val and test, not for {split}; name the set with --data")
     if split == "val" and run.trained_on == "train+val":
-        raise InputError(f"{run.folder} was trained on train and val: val says nothing of it; take --split test")
+        raise _trained_on_val(run)
     chosen: Split = "val" if split == "val" else "test"
     predictions = load(run.folder, chosen)
     index: Index | None = None
@@ -69,6 +69,10 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     lines += [line for folder in folders for line in _of_manifest(folder)]
     name = ", ".join(sorted(set(index.origins))) if index else str(run.result.get("target_set") or names)
     return Tested(name, split, True, predictions, lines, warnings, index, why)
+
+
+def _trained_on_val(run: Run) -> InputError:
+    return InputError(f"{run.folder} was trained on train and val, so it cannot be tested on val; take --split test")
 
 
 def _require_same(index: Index, predictions: Predictions) -> Index:
@@ -95,6 +99,8 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         raise InputError(
             f"{folder} is a {parts[0].task} set and the run is {predictor.task}: their labels cannot be compared"
         )
+    if split == "val" and run.trained_on == "train+val" and _is_own_val(run, manifest["name"], parts[0]):
+        raise _trained_on_val(run)
     indexes, warnings = [], _mismatches(run, predictor, parts[0])
     for part in parts:
         aligned, remarks = align_labels(part, predictor.classes)
@@ -104,6 +110,18 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
     predictions = joined([of_index(index, predictor.of_index(index)) for index in indexes])
     provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
     return Tested(manifest["name"], split, False, predictions, provenance, warnings, concat(indexes))
+
+
+def _is_own_val(run: Run, name: str, val: Index) -> bool:
+    """Whether these are images of a set that the run was trained on; by its name alone where that is not at hand."""
+    if name not in (run.about.get("sets") or ()):
+        return False
+    try:
+        _, folders = own_data(run, "train")
+    except InputError:
+        return True
+    having = [folder for folder in folders if "val" in splits_of(read_manifest(folder))]
+    return any(Index.load(folder, "val").fingerprint == val.fingerprint for folder in having)
 
 
 def align_labels(index: Index, classes: Sequence[str]) -> tuple[Index, list[str]]:

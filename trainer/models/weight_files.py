@@ -34,8 +34,9 @@ class About:
     """What is known of weights; empty or None where it is not.
 
     classes: names of the head's outputs. sets: what they were trained on. image_size, resize (pixels) and eval_view:
-    how images were cut in evaluation. channels: 1 for grey images. mean, std: of the inputs, for pixels in [0, 1].
-    filters_times: what the filters were multiplied by when they were exported.
+    how images were cut in evaluation. channels: 1 for grey images. mean, std: of the inputs, for pixels in [0, 1];
+    where what is said of them cannot be used, `unusable` says why. filters_times: what the filters were multiplied by
+    when they were exported.
     """
 
     classes: tuple[str, ...] = ()
@@ -46,12 +47,18 @@ class About:
     channels: int | None = None
     mean: PerChannel | None = None
     std: PerChannel | None = None
+    unusable: str = ""
     filters_times: float = 1.0
 
+    def require_normalisation(self, remedy: str) -> None:
+        """Raise InputError, with this remedy, where the mean and standard deviation are given but cannot be used."""
+        if self.unusable:
+            raise InputError(f"{self.unusable}; {remedy}")
 
-def parse_about(raw: Mapping[str, Any], path: Path) -> About:
-    """What is said of the weights in `path`. Raises ValueError or TypeError for values of another type, and InputError
-    for a mean or standard deviation by which no input can be normalised."""
+
+def parse_about(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> About:
+    """What is said of weights. places: what each place, by its name for people, says of mean and std; the same, unless
+    one says nothing. Raises ValueError or TypeError for other values of another type."""
 
     def known(key: str, convert: Callable[[Any], Any]) -> Any:
         return None if raw.get(key) is None else convert(raw[key])
@@ -59,8 +66,6 @@ def parse_about(raw: Mapping[str, Any], path: Path) -> About:
     times = float(raw.get("filters_times") or 1)
     if not 0 < times < float("inf"):
         raise ValueError(f"filters_times is {times}")
-    mean, std = known("mean", _numbers), known("std", _numbers)
-    _require_normalisation(mean, std, path)
     return About(
         classes=tuple(_text(name) for name in raw.get("classes") or ()),
         sets=tuple(_text(name) for name in raw.get("sets") or ()),
@@ -68,10 +73,32 @@ def parse_about(raw: Mapping[str, Any], path: Path) -> About:
         resize=known("resize", int),
         eval_view=known("eval_view", _text),
         channels=known("channels", int),
-        mean=mean,
-        std=std,
         filters_times=times,
+        **_normalisation(places),
     )
+
+
+def _normalisation(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean and std of `About`, or what is wrong with them."""
+    found: dict[str, tuple[PerChannel, PerChannel]] = {}
+    for place, said in places.items():
+        mean, std = said.get("mean"), said.get("std")
+        if mean is None and std is None:
+            continue
+        if mean is None or std is None:
+            return {"unusable": f"{place}: {'mean' if mean is None else 'std'} is missing beside the other"}
+        try:
+            found[place] = _numbers(mean), _numbers(std)
+            require_mean(found[place][0], f"{place}:")
+            require_std(found[place][1], f"{place}:")
+        except InputError as error:
+            return {"unusable": str(error)}
+        except (TypeError, ValueError):
+            return {"unusable": f"{place}: mean {mean} and std {std} are not lists of numbers"}
+    if len(set(found.values())) > 1:
+        differing = [f"{place} has mean {mean} and std {std}" for place, (mean, std) in found.items()]
+        return {"unusable": ", but ".join(differing)}
+    return dict(zip(("mean", "std"), next(iter(found.values()), (None, None)), strict=True))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], About]:
@@ -79,7 +106,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], About]:
     read, or that holds no weights."""
     try:
         tensors, said = _reader_of(path)(path)
-        about = parse_about(_beside(path) | said, path)
+        beside, places = _beside(path)
+        about = parse_about(beside | said, {f"the header of {path}": said} | places)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -143,41 +171,35 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }, {}
 
 
-def _beside(path: Path) -> dict[str, Any]:
-    """What the config.json of an exported or downloaded model says. Raises InputError if it is of another network."""
-    config = read_json(path.parent / CONFIG)
+def _beside(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
+    """What the config.json of an exported or downloaded model says, and its places of a mean and std. Raises InputError
+    if it is of another network."""
+    where = path.parent / CONFIG
+    config = read_json(where)
     if not isinstance(config, dict):
-        return {}
+        return {}, {}
     if OWN_KEY in config:
         said = dict(config[OWN_KEY])
         said.pop("filters_times", None)  # true of the file that it was written with: the file itself says it
-        return said
+        places: dict[str, Mapping[str, Any]] = {f"{OWN_KEY} in {where}": said}
+        if said.get("mean") is not None:  # else timm is told a guess
+            places[f"pretrained_cfg in {where}"] = config.get("pretrained_cfg", {})
+        return said, places
     if "architecture" not in config:
-        return {}
+        return {}, {}
     architecture = _text(config["architecture"])
     if not _BIT_ARCHITECTURE.fullmatch(architecture):
         raise InputError(f"{path} holds a {architecture}, which is no BiT ResNet")
     settings = config.get("pretrained_cfg", config)
     size = settings.get("input_size")
-    return {
+    said = {
         "classes": config.get("label_names") or settings.get("label_names"),
         "image_size": size[-1] if size else None,
-        "mean": settings.get("mean"),
-        "std": settings.get("std"),
     }
+    return said, {str(where): settings}
 
 
-def _require_normalisation(mean: Any, std: Any, path: Path) -> None:
-    where = f"{path} (its header, or {CONFIG} beside it):"
-    if (mean is None) != (std is None):
-        lacking = "mean" if mean is None else "std"
-        raise InputError(f"{where} {lacking} is missing; give both mean and std in {CONFIG}, or neither")
-    if mean is not None:
-        require_mean(mean, where)
-        require_std(std, where)
-
-
-def _numbers(values: Any) -> tuple[float, ...]:
+def _numbers(values: Any) -> Any:
     return tuple(map(float, values))
 
 

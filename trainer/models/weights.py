@@ -88,9 +88,9 @@ def _weights(path: Path, model_name: str, tensors: dict[str, Tensor], digest: st
     """By its own word, else by what is known of its published name."""
     origin = origin_of(name_of(str(path)))
     if origin:
-        about = replace(
-            about, sets=about.sets or origin.sets, mean=about.mean or origin.mean, std=about.std or origin.std
-        )
+        about = replace(about, sets=about.sets or origin.sets)
+    if origin and about.mean is None and not about.unusable:
+        about = replace(about, mean=origin.mean, std=origin.std)
     return Weights(path=path, model_name=model_name, tensors=tensors, digest=digest, **vars(about))
 
 
@@ -100,7 +100,8 @@ def _is_checkpoint(path: Path) -> bool:
 
 def _about(path: Path, header: dict[str, Any]) -> About:
     try:
-        return parse_about({"mean": BIT_MEAN, "std": BIT_STD} | header, path)  # earlier versions knew no others
+        # Earlier versions knew no other mean and standard deviation.
+        return parse_about(header, {str(path): {"mean": BIT_MEAN, "std": BIT_STD} | header})
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error} in its header") from error
 
@@ -158,8 +159,8 @@ def _normalisation(weights: Weights, model: BiTResNet) -> list[str]:
         return []
     return [
         f"{weights.path} was trained on inputs normalised by mean {weights.mean} and standard deviation {weights.std}; "
-        f"here they are normalised by {model.mean} and {model.std}, as --model.mean and --model.std say or this run "
-        "began, so its features are not quite those that it learnt"
+        f"here they are normalised by {model.mean} and {model.std}, by the settings of this run (mean and std of the "
+        "model in config.json), so its features are not quite those that it learnt"
     ]
 
 

@@ -1,5 +1,6 @@
 """Thresholds, temperature and calibration, against their definitions."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_temperature_is_found_however_large_the_logits_are(
     assert right.task == task
     points = choose(replace(right, logits=(right.logits * true).astype(np.float32)))
     assert points.temperature == pytest.approx(true, rel=0.06)
-    assert points.why_no_temperature() == ""
+    assert points.why_temperature_unfitted() == ""
     least = loss_of(right, points.temperature / true)
     assert all(least < loss_of(right, points.temperature / true * factor) for factor in (0.95, 1.05))
 
@@ -84,7 +85,11 @@ def loss_of(predictions: Predictions, temperature: float) -> float:
     return float(-np.log(np.where(hit, predicted[known], 1 - predicted[known])).mean())
 
 
-RIGHT, CHANCE, NOTHING = "every prediction for val is right", "no better than by chance", "tell nothing apart"
+RIGHT, CHANCE, NOTHING = (
+    "every prediction for val is right",
+    "no better than by chance",
+    "the logits for val are constant",
+)
 
 
 @pytest.mark.parametrize(
@@ -106,15 +111,33 @@ def test_where_no_temperature_helps_the_reason_is_said(logits: list, labels: lis
     kind = np.int64 if isinstance(labels[0], int) else np.float32
     points = choose(of(np.array(logits), np.array(labels, dtype=kind), *"abc"[: len(logits[0])]))
     assert points.temperature == 1
-    assert reason in points.why_no_temperature()
+    assert reason in points.why_temperature_unfitted()
     assert OperatingPoints(**points.to_dict()) == points
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("task", ["multi_label", "single_label"])
+def test_logits_that_are_not_finite_end_no_run(task: str, broken: float, calibrated: dict[str, Predictions]) -> None:
+    right = calibrated[task].take(np.arange(200))
+    logits = right.logits.copy()
+    row = int(np.flatnonzero(~np.isnan(right.labels.reshape(200, -1)[:, 0]))[0])
+    logits[row, 0] = broken
+    points = choose(replace(right, logits=logits))
+    assert (points.temperature, points.why_temperature_unfitted()) == (1.0, "some logits for val are not finite")
+    assert points.why_unfitted("a") == "some logits for val are not finite"
+    assert points.threshold("a") == 0
+    # Each finding has logits of its own; classes share a softmax, in which -inf alone is a probability, of 0.
+    others_are_known = task == "multi_label" or broken == -np.inf
+    assert set(points.thresholds) == ({"b", "c"} if others_are_known else set())
+    json.dumps(points.to_dict(), allow_nan=False)
 
 
 def test_one_error_suffices_for_a_temperature() -> None:
     points = choose(of(np.array([[2.0], [-1.0], [3.0], [0.5]]), np.array([[1.0], [0], [1], [0]], np.float32), "x"))
     assert 0 < points.temperature != 1
-    assert points.why_no_temperature() == ""
-    assert "no val split" in OperatingPoints().why_no_temperature()
+    assert points.why_temperature_unfitted() == ""
+    assert "no val split" in OperatingPoints().why_temperature_unfitted()
 
 
 def test_what_val_cannot_choose_has_a_reason() -> None:

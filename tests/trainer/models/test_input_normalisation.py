@@ -1,6 +1,7 @@
 """A model normalises its images by its own mean and standard deviation, wherever and in whatever type it computes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from data_pipelines.errors import InputError
 from trainer.config import ModelConfig
+from trainer.export import Export, export
+from trainer.job import normalised
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.layouts import TIMM
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
-from trainer.models.weights import describe_weights, load_weights
+from trainer.models.weights import describe_weights, install, load_weights
 
 TENSORS = tensors_of()
 IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -111,7 +114,7 @@ BAD: dict[str, tuple[Any, Any, str]] = {
     "of bytes": ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], "to be divided by 255"),
     "std of bytes": ([0.485, 0.456, 0.406], [58.395, 57.12, 57.375], "std is 58.* to be divided by 255"),
     "negative mean": ([-0.1, 0.5, 0.5], [0.5] * 3, r"it must lie in 0 to 1"),
-    "mean alone": ([0.5] * 3, None, r"std is missing; give both mean and std in config\.json"),
+    "mean alone": ([0.5] * 3, None, "std is missing"),
     "std alone": (None, [0.5] * 3, "mean is missing"),
 }
 
@@ -131,9 +134,40 @@ def test_files_by_which_no_image_can_be_normalised_are_refused(tmp_path: Path, n
     else:
         path = save_npz(tmp_path / "model.npz", TENSORS)
         (tmp_path / "config.json").write_text(json.dumps({"bitscale": said}))
+    place = f"the header of {path}" if place == "header" else str(tmp_path / "config.json")
+    config = ModelConfig(SMALL, pretrained=str(path))
     with pytest.raises(InputError, match=message) as refusal:
-        load_weights(str(path))
-    assert str(path) in str(refusal.value)
+        normalised(config, tmp_path / "run")
+    assert f"{place}: " in str(refusal.value)
+    assert "--mean and --std" in str(refusal.value)
+    with pytest.raises(InputError, match=message):
+        export(Export(str(path), tmp_path / "out"))
+    # As the refusal says.
+    config = replace(config, **IMAGENET)
+    assert normalised(config, tmp_path / "run") == config
+    model = build_model(SMALL, len(CLASSES), **IMAGENET)
+    assert install(load_weights(str(path)), model, SMALL, CLASSES, keep_head=False) == []
+
+
+@pytest.mark.parametrize("changed", ["bitscale", "pretrained_cfg"])
+@pytest.mark.parametrize(
+    ("mean", "message"), [([0.1, 0.2, 0.3], r"mean \(0\.1, 0\.2, 0\.3\)"), ([0.5], "must be three")]
+)
+def test_a_config_that_contradicts_its_export_is_refused(
+    tmp_path: Path, changed: str, mean: list[float], message: str
+) -> None:
+    large = tensors_of("r50x1")
+    export(Export(str(save_run(tmp_path / "run", large, "r50x1", **IMAGENET)), tmp_path / "out"))
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text())
+    describe_weights(str(tmp_path / "out")).require_normalisation("")
+    config[changed]["mean"] = mean
+    path.write_text(json.dumps(config))
+    weights = load_weights(str(tmp_path / "out"))
+    assert (weights.mean, weights.std) == (None, None)
+    with pytest.raises(InputError, match=message) as refusal:
+        weights.require_normalisation("")
+    assert f"{changed} in {path}" in str(refusal.value)
 
 
 def test_checkpoints_say_theirs_and_those_of_earlier_versions_had_a_half(tmp_path: Path) -> None:
@@ -143,8 +177,7 @@ def test_checkpoints_say_theirs_and_those_of_earlier_versions_had_a_half(tmp_pat
         old = load(str(save_run(tmp_path / "imagenet1k_bit50x1", TENSORS)))
         assert (old.mean, old.std) == (BIT_MEAN, BIT_STD)
     bad = save_run(tmp_path / "bad", TENSORS, mean=[0.5], std=[0.5])
-    with pytest.raises(InputError, match="must be three numbers"):
-        describe_weights(str(bad))
+    assert "must be three numbers" in describe_weights(str(bad)).unusable
 
 
 @pytest.mark.parametrize(
