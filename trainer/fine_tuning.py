@@ -20,7 +20,7 @@ from trainer.engines import ENGINES
 from trainer.experiment import Start, run, summary
 from trainer.frozen import run_frozen
 from trainer.hyperrule import HyperRule, hyperrule
-from trainer.job import open_split
+from trainer.job import lacks_val, open_split
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.protocol_options import ProtocolOptions
@@ -311,7 +311,8 @@ def fine_tune(transfer: Transfer) -> None:
     }
     engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
     if engine.rank == 0:
-        for warning in options.protocol.without_effect(config):
+        missing = lacks_val(config.data) if options.train_on else []
+        for warning in (*options.protocol.without_effect(config), *missing):
             print(f"warning: {warning}", file=sys.stderr)
     overlap = shares_images(sets, target.name)
     if engine.rank == 0 and overlap and not options.overlap_excluded:
