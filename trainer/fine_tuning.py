@@ -20,7 +20,7 @@ from trainer.engines import ENGINES
 from trainer.experiment import Start, run, summary
 from trainer.frozen import run_frozen
 from trainer.hyperrule import HyperRule, hyperrule
-from trainer.job import open_split
+from trainer.job import lacks_val, open_split
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
@@ -296,6 +296,7 @@ def warnings_of(transfer: Transfer, config: Config, target: Target, sets: Sequen
     """What to say before a run begins. sets: those that its source was pre-trained on."""
     options = transfer.options
     lines = options.protocol.without_effect(config)
+    lines += lacks_val(config.data) if options.train_on else []
     if options.match_authors and target.unlike_authors:
         lines.append(data_warning(target.name, target.folder, target.unlike_authors))
     overlap = shares_images(sets, target.name)

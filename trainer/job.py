@@ -249,6 +249,13 @@ def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
     return "train+val" if has_val and data.train_on == "train+val" else "train"
 
 
+def lacks_val(data: DataConfig) -> list[str]:
+    """What to say where train+val is asked for and no set has val."""
+    if data.train_on != "train+val" or trained_on(data, [library.find(name) for name in data.sets]) == "train+val":
+        return []
+    return [f"train+val was asked for, but {', '.join(data.sets)} has no val split: only train is trained on"]
+
+
 def _accepted_late_warmup(config: Config, total_steps: int, images_per_epoch: int) -> tuple[str, ...]:
     """A warning of a schedule that does not decay as it should, where the configuration allows that. Raises InputError
     where it does not."""

@@ -28,7 +28,7 @@ from trainer.config import Config, differences
 from trainer.engines import ENGINES
 from trainer.experiment import CONFIG, Start, run, run_dir_of, summary
 from trainer.files import read_json
-from trainer.job import make_job
+from trainer.job import lacks_val, make_job
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
 
@@ -149,6 +149,9 @@ def main() -> None:
         print(json.dumps(make_plan(config, start), indent=1))
         return
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
+    if engine.rank == 0:
+        for warning in lacks_val(config.data):
+            print(f"warning: {warning}", file=sys.stderr)
     result = run(config, start, engine, command.about)
     if engine.rank == 0 and not start.preflight_only:
         print(summary(result))

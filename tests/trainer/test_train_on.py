@@ -292,6 +292,31 @@ def test_runs_from_before_all_images_were_the_default_go_on(
     assert "is finished" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("name", "given", "warned"), [("pets", None, 0), ("pets", "train+val", 1)])
+def test_a_target_without_val_is_warned_of_where_val_is_asked_for(
+    name: str, given: Any, warned: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny_set(tmp_path / "set", [0, 1] * 3, CLASSES, name=name, splits=("train", "test"))
+    fine_tune(Transfer(SCRATCH, str(folder), "2", 0, options_of(tmp_path, train_on=given)))
+    assert capsys.readouterr().err.count("has no val split: only train is trained on") == warned
+
+
+def test_pre_training_warns_of_it_too(
+    animals: Path,
+    without_val: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one_step = ["--schedule.steps", "1", "--schedule.warmup-steps", "0", "--global-batch-size", "4", "--device", "cpu"]
+    for folder, warned in ((without_val, 1), (animals, 0)):
+        given = ["embedded", "--data.sets", str(folder), "--data.train-on", "train+val", "--eval-every", "None"]
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *given, *one_step, "--run-dir", folder.name, "--threads", "1"])
+        pretrain.main()
+        assert capsys.readouterr().err.count("has no val split: only train is trained on") == warned
+
+
 def options_of(out: Path, **given: Any) -> Options:
     """Of two steps on the CPU."""
     protocol = ProtocolOptions(precision="fp32")
