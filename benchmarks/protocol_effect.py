@@ -91,7 +91,13 @@ def compare(folders: tuple[Path, ...]) -> tuple[dict[str, Any], str]:
             row[name] = {"points": [round(points, 3) for points in differences], "mean_and_95%": cells[-1]}
         rows.append(row)
         lines.append(f"| {key[3]} | {key[4]} | {row['default']} | {' | '.join(cells)} |")
-    result = {"benchmark": "protocol_effect", "commit": commit(), "runs": sum(map(len, found.values()))}
+    made_by = sorted({line for runs in found.values() for line in runs["made_by"]})
+    result = {
+        "benchmark": "protocol_effect",
+        "commit": commit(),
+        "runs": sum(map(len, found.values())),
+        "made_by": made_by,
+    }
     return result | {"cells": rows}, "\n".join(lines) + "\n"
 
 
