@@ -52,7 +52,7 @@ def unlike_seeds(runs: pd.DataFrame) -> list[str]:
 
 
 def several_metrics(runs: pd.DataFrame) -> list[str]:
-    """The targets whose runs report different metrics, so that their numbers do not compare."""
+    """The targets whose runs report different metrics, so that their numbers cannot be compared."""
     metrics = runs.groupby("target", sort=False)["metric"].unique()
     return [
         f"**Different metrics** on {target_title(str(target))}: {', '.join(METRIC_TITLE.get(m, m) for m in found)}."
@@ -95,7 +95,7 @@ def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[str], list[str
     published = sum(runs["origin"] == PUBLISHED)
     parts[-1] += f", {published} of them published" if published else ""
     parts += ["the paper's own values are by the authors' protocol"] if with_paper else []
-    remarks = [f"Runs by protocol: {'; '.join(parts)}. `docs/fidelity.md` lists in what the two differ"]
+    remarks = [f"Runs by protocol: {'; '.join(parts)}. `docs/fidelity.md` lists the differences"]
     transfers = runs[runs["kind"] == "transfer"]
     theirs = with_paper or (transfers["protocol"] == AUTHORS).any()
     if not (theirs and (transfers["protocol"] == DEFAULT).any()):
@@ -126,7 +126,7 @@ def trained_on_val(runs: pd.DataFrame) -> list[str]:
         count = int((found == "train+val").sum())
         if count:
             some = "all" if count == len(found) else f"{count} of {len(found)}"
-            compare = "" if count == len(found) else "; they do not compare with the others"
+            compare = "" if count == len(found) else "; they cannot be compared with the others"
             lines.append(f"{target_title(str(target))}: {some} runs, for which nothing was chosen on val{compare}")
     return lines
 

@@ -150,7 +150,7 @@ def protocol_notes(runs: pd.DataFrame, with_paper: bool = False) -> tuple[str, .
     """What to know of a table with numbers of more than one protocol; the paper's are by the authors'."""
     if len({*runs["protocol"], *([AUTHORS] if with_paper else [])}) < 2:
         return ()
-    return ("Rows of different protocols do not compare: see the top of the report.",)
+    return ("Rows of different protocols cannot be compared directly: see the top of the report.",)
 
 
 def seeds_text(runs: pd.DataFrame) -> str:

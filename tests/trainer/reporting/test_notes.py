@@ -114,7 +114,7 @@ def test_targets_that_were_trained_on_val_are_named() -> None:
     assert notes.trained_on_val(frame(SWEEP)) == []  # older results do not say it, and were not
     whole = seeds("other", (0.5, 0.6), trained_on="train+val")
     assert notes.trained_on_val(frame([*SWEEP, *whole])) == [
-        "Pets: 2 of 4 runs, for which nothing was chosen on val; they do not compare with the others"
+        "Pets: 2 of 4 runs, for which nothing was chosen on val; they cannot be compared with the others"
     ]
     covidx = transfer_result("mine", "full", 0, 0.5, "covidx", trained_on="train")
     assert notes.trained_on_val(frame([*whole, covidx])) == ["Pets: all runs, for which nothing was chosen on val"]

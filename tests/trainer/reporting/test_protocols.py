@@ -41,7 +41,7 @@ def test_cells_are_of_one_protocol() -> None:
         "Pets": ["25.00 ± 0.00", "55.00 ± 7.07"],
         "Pets, authors' protocol": ["12.50 ± 0.00", "75.00 ± 7.07"],
     }
-    assert "Rows of different protocols do not compare: see the top of the report." in table.notes
+    assert "Rows of different protocols cannot be compared directly: see the top of the report." in table.notes
     table = few_shot_table(runs)
     assert texts(table) == {
         "scratch, r50x1": ["25.00 ± 0.00"],
@@ -71,7 +71,7 @@ def test_what_the_top_of_a_report_says() -> None:
     (remark,), (warning,) = notes.protocols(runs, with_paper=False)
     assert remark == (
         "Runs by protocol: 2 fine-tuned by BiT and the paper's text, the default; 2 by the authors' program, here "
-        "called the authors' protocol. `docs/fidelity.md` lists in what the two differ"
+        "called the authors' protocol. `docs/fidelity.md` lists the differences"
     )
     (remark,), _ = notes.protocols(frame([*both("mine", (0.5,), (0.7,)), pretrain_result("big")]), with_paper=False)
     assert remark.startswith(
@@ -93,7 +93,7 @@ def test_the_papers_values_are_by_the_authors_protocol() -> None:
     (remark,), warnings = notes.protocols(runs, with_paper=True)
     assert "the paper's own values are by the authors' protocol" in remark
     assert len(warnings) == 1
-    marked = ("Rows of different protocols do not compare: see the top of the report.",)
+    marked = ("Rows of different protocols cannot be compared directly: see the top of the report.",)
     (table,) = transfer_tables(runs, "full", published())
     assert set(marked) <= set(table.notes)
     compared, _ = paper_table(runs, published())
