@@ -47,7 +47,7 @@ _CROP_SCALE = (0.08, 1.0)
 _CROP_RATIO_RANGE = (3 / 4, 4 / 3)
 _LARGEST_ANGLE = 45.0
 _LARGEST_SCALING = 0.1
-_PAIR = 2  # positions that mix with each other
+PAIR = 2  # positions that mix with each other
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Augmentation:
     randaugment_magnitude: int = 9
     translation: float = PAPER_TRANSLATION
     border: Border = "black"
-    mixup_group: int = _PAIR
+    mixup_group: int = PAIR
     randaugment_space: Space = "torchvision"
     randaugment_on: Operand = "crop"
 
@@ -236,7 +236,7 @@ class Augmentation:
         return ceil((from_centre - self.size / 2 + 1) / (self.size - 1))
 
 
-def mixup_weights(seed: int, positions: Ints, alpha: float, group: int = _PAIR) -> npt.NDArray[np.float32]:
+def mixup_weights(seed: int, positions: Ints, alpha: float, group: int = PAIR) -> npt.NDArray[np.float32]:
     """Share of the own image in each mixture, float32 [B], from Beta(alpha, alpha); position p mixes with p XOR 1.
 
     That is a random partner: the order of the images is random. `group` positions in a row draw the same weight: 2, or

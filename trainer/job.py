@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines import library
-from data_pipelines.augment import Augmentation
+from data_pipelines.augment import PAIR, Augmentation
 from data_pipelines.batch import Batch
 from data_pipelines.concat import concat, near_misses, with_val
 from data_pipelines.errors import ImpossibleError, InputError
@@ -171,7 +171,7 @@ def make_augmentation(config: Config, may_flip: bool) -> Augmentation:
         seed=config.seed,
         flip=data.flip and may_flip,
         mixup_alpha=data.mixup_alpha,
-        mixup_group=config.global_batch_size if data.mixup_weight == "step" else 2,
+        mixup_group=config.global_batch_size if data.mixup_weight == "step" else PAIR,
         randaugment_ops=data.randaugment_ops,
         randaugment_magnitude=data.randaugment_magnitude,
         randaugment_space=data.randaugment_space,
