@@ -264,6 +264,18 @@ def splits_of(manifest: dict[str, Any]) -> list[str]:
     return [name for name, split in manifest["splits"].items() if split["images"]]
 
 
+def content_digest(manifest: dict[str, Any]) -> str:
+    """What identifies a prepared set, whatever it is called and wherever it lies: its images, labels and classes."""
+    splits = {
+        split: {
+            "shards": [shard.get("sha256", "") for shard in content["shards"]],
+            "columns": content.get("columns", {}),
+        }
+        for split, content in manifest["splits"].items()
+    }
+    return digest_of(manifest["task"], list(manifest["classes"]), splits)
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of an error message: "; did you mean ...?" or "; known: ..."."""
     close = get_close_matches(name, known, n=1)

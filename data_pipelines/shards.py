@@ -39,7 +39,8 @@ _MOST_DESCRIBED_BYTES = 1 << 20
 @dataclass(frozen=True)
 class EncodedImage:
     """A verified image as it goes into a shard: `encoded` is the file's bytes, `suffix` is "jpg" or "png", height and
-    width are in pixels, `channels` is 1 or 3, `is_shrunk` a photograph that was larger."""
+    width are in pixels, `channels` is 1 or 3, `is_shrunk` a photograph that was larger, `is_turned` one that lay on its
+    side, `remark` what its decoder found fault with although no pixel is damaged."""
 
     encoded: bytes
     suffix: str
@@ -47,6 +48,8 @@ class EncodedImage:
     width: int
     channels: int
     is_shrunk: bool = False
+    is_turned: bool = False
+    remark: str = ""
 
 
 @contextmanager

@@ -107,6 +107,9 @@ class RawSet:
     split_by: Literal["image"] | None = None
     notes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
+    is_own: bool = False
+    upright: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.task == "single_label" or self.equal_images == "stored each", "findings are not class numbers"

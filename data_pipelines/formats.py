@@ -1,0 +1,49 @@
+"""Which format a file has by how it begins: names end as people and phones like them to."""
+
+from typing import Literal
+
+from data_pipelines.dicom import is_dicom
+
+Format = Literal["jpeg", "png", "gif", "bmp", "webp", "tiff", "ppm", "jp2", "avif", "heic", "dicom"]
+
+HEAD_BYTES = 132  # what tells DICOM; all others need less
+
+_BEGINNINGS: tuple[tuple[bytes, Format], ...] = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF87a", "gif"),
+    (b"GIF89a", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+    (b"II+\0", "tiff"),  # of more than 4 GB
+    (b"MM\0+", "tiff"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
+    (b"\xff\x4f\xff\x51", "jp2"),
+)
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+def format_of(head: bytes) -> Format | None:
+    """The format of a picture or DICOM file whose first HEAD_BYTES bytes, or all of them, are `head`; None for what is
+    neither, such as a video or the raw data of a camera that does not call itself TIFF."""
+    for beginning, name in _BEGINNINGS:
+        if head.startswith(beginning):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "ppm"
+    if head[4:8] == b"ftyp":
+        return _of_media_file(head)
+    return "dicom" if is_dicom(head) else None
+
+
+def _of_media_file(head: bytes) -> Format | None:
+    """By the brands of an ISO base media file, the major one and those that it is compatible with."""
+    length = min(len(head), int.from_bytes(head[:4], "big"))
+    brands = {head[8:12], *(head[start : start + 4] for start in range(16, length - 3, 4))}
+    if brands & _AVIF_BRANDS:
+        return "avif"
+    return "heic" if brands & _HEIC_BRANDS else None
