@@ -72,11 +72,12 @@ def run_variant(name: str, settings: EnginesBenchmark) -> dict[str, Any]:
             [*command, json.dumps({**task, "runtime": runtime}), folder],
             env=child_environment() | {key: str(value) for key, value in job.items()},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_LIMIT_S,
             check=False,
         )
-        results = [json.loads(path.read_text()) for path in Path(folder).iterdir()]
+        results = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).iterdir()]
     if len(results) < _RANKS:
         raise RunError(f"{name}: {done.stderr[-2000:]}")
     mean = {key: sum(result[key] for result in results) / _RANKS for key in results[0]}

@@ -94,12 +94,12 @@ def _clipping_ms(engine: Any, model: torch.nn.Module) -> float:
 
 def _sent_bytes() -> int:
     """Bytes that this network namespace has sent, over all its interfaces."""
-    lines = Path("/proc/self/net/dev").read_text().splitlines()[2:]
+    lines = Path("/proc/self/net/dev").read_text(encoding="utf-8").splitlines()[2:]
     return sum(int(line.partition(":")[2].split()[8]) for line in lines)
 
 
 def _memory_mb(name: str) -> float:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{name}:")[1].split()[0]) / 1e3
 
 
@@ -107,8 +107,10 @@ def _forget_peak(device: torch.device) -> None:
     """What placing and flattening the weights took is not what a step takes."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2], f"{os.environ['RANK']}.json").write_text(json.dumps(measure(json.loads(sys.argv[1]))))
+    Path(sys.argv[2], f"{os.environ['RANK']}.json").write_text(
+        json.dumps(measure(json.loads(sys.argv[1]))), encoding="utf-8"
+    )

@@ -194,7 +194,7 @@ def handed_over(ptx: str) -> int:
 
 
 def _said(*command: str | Path) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout
 
 
 def _widths(code: str, names: str) -> tuple[int, ...]:

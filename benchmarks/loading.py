@@ -224,7 +224,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bitscale-loading-") as folder:
         result = measure(settings, Path(folder))
     settings.out.parent.mkdir(parents=True, exist_ok=True)
-    settings.out.write_text(json.dumps(result, indent=1) + "\n")
+    settings.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(result))
     print(settings.out)
 

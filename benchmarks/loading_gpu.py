@@ -74,10 +74,10 @@ def train(setting: Setting, model: str, steps: int, log_every: int, *options: st
         *("--schedule.steps", str(steps), "--schedule.warmup-steps", "1", "--log-every", str(log_every)),
         *("--save-every", str(10 * steps), "--threads", str(setting.threads), *options),
     ]
-    finished = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment())
     if finished.returncode:
         return {"not_measured": finished.stderr.strip().splitlines()[-1]}
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     measured = [row for row in rows if "train/data_wait_share" in row][1:]
     return {
         "model": model,

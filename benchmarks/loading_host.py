@@ -77,7 +77,8 @@ def measure_startup(num_samples: int) -> dict[str, Any]:
                 [*command, str(rank), str(RANKS)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 env=child_environment(),
             )
             for rank in range(RANKS)
@@ -130,7 +131,7 @@ def resident_mb() -> dict[str, float]:
     """Resident memory of this process in MB: `private`, `shared` with other processes that map the same files, and
     `peak`, the most it ever was. Empty where the system does not say."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return {}
     fields = {name: value.split()[0] for name, _, value in (line.partition(":") for line in lines) if value.split()}

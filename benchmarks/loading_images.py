@@ -77,6 +77,6 @@ def prepare_raw(raw: Path, out: Path, *options: str) -> None:
     """The shipped `prepare` on class folders. Raises RunError where it fails."""
     command = [sys.executable, "-m", "data_pipelines.prepare", "image-folder", "--root", str(raw), "--out", str(out)]
     command += ["--val-fraction", "0", "--test-fraction", "0", *options]
-    finished = subprocess.run(command, capture_output=True, text=True, env=child_environment())
+    finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment())
     if finished.returncode:
         raise RunError(f"the images could not be prepared: {finished.stderr.strip()}")

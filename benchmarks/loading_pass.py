@@ -41,7 +41,9 @@ def run_apart(name: str, setting: Setting, interpreter: Path, module: str) -> di
     command = [str(interpreter), "-m", module, name, setting.to_json()]
     limit_s = 600 + setting.num_images  # FFCV's writer waits for ever when one of its workers has failed
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=limit_s)
+        finished = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment(), timeout=limit_s
+        )
     except subprocess.TimeoutExpired:
         return {"not_run": f"had not ended after {limit_s} s"}
     except OSError as error:

@@ -80,7 +80,7 @@ def load_profile(name: str) -> Profile:
     if not path.is_file():
         raise InputError(f"no hardware profile {name!r}{nearest(name, profile_names())}; or name a .toml file")
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path} is no TOML file: {error}") from error
     values: dict[str, float] = {}

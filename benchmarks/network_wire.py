@@ -137,7 +137,8 @@ def run_ranks(module: str, setting: dict[str, Any], ranks: int) -> list[dict[str
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 env=child_environment() | _place(rank, ranks),
             )
             for rank, name in enumerate(names)
@@ -197,6 +198,6 @@ def _namespaces(ranks: int) -> Iterator[list[str]]:
 
 
 def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    done = subprocess.run(["ip", *arguments], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise InputError(f"ip {' '.join(arguments)} failed: {done.stderr.strip()}; leave this part out")

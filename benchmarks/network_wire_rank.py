@@ -107,7 +107,7 @@ def timed(engine: Engine, work: Any) -> float:
 
 def use_reno() -> None:
     """BBR, the default of some kernels, keeps below the rate of a link on purpose."""
-    _CONGESTION.write_text("reno")
+    _CONGESTION.write_text("reno", encoding="utf-8")
 
 
 def lift_limit() -> None:

@@ -77,7 +77,7 @@ class Log:
     """What the programs say, on the terminal and in a file."""
 
     def __init__(self, path: Path) -> None:
-        self._file: TextIO = path.open("a", errors="backslashreplace")
+        self._file: TextIO = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def say(self, text: str) -> None:
         """Add text that ends its own lines."""
@@ -97,7 +97,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            text=True,
+            encoding="utf-8",
             errors="backslashreplace",
             start_new_session=True,
         )
@@ -153,7 +153,8 @@ def describe(settings: OnGpu) -> dict[str, Any]:
             cwd=ROOT,
             env=environment_of(None, settings.device),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_ABOUT_LIMIT_S,
         )
     except subprocess.TimeoutExpired as error:
@@ -175,7 +176,7 @@ def open_results(folder: Path, described: dict[str, Any]) -> dict[str, Any]:
     """What the folder holds, or its beginning. Raises InputError where it cannot be written or is another machine's."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOG).open("a"):
+        with (folder / LOG).open("a", encoding="utf-8"):
             pass
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); name another folder") from error
@@ -211,7 +212,7 @@ def run_part(name: str, part: Part, settings: OnGpu, absent: Sequence[str], log:
         code = program.wait(limit_s)
         about |= {"seconds": round(time.monotonic() - started, 1), "arguments": list(planned)}
         result, table = read_json(out), out.with_suffix(".md")
-        about |= {"result": result, "table": table.read_text() if table.is_file() else None}
+        about |= {"result": result, "table": table.read_text(encoding="utf-8") if table.is_file() else None}
     if code is None:
         return about | {"state": "too slow", "reason": f"ended after {limit_s:g} s: {program.last_line}"}
     if code or result is None:
@@ -247,7 +248,7 @@ def keep(folder: Path, results: dict[str, Any]) -> None:
     text = report(results)
     try:
         write_json(folder / RESULTS, results)
-        write_atomically(folder / TABLES, lambda temporary: temporary.write_text(text))
+        write_atomically(folder / TABLES, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{folder} cannot be written any more ({error}); what was said above is not kept") from error
 

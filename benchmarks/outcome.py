@@ -21,5 +21,5 @@ def leave(out: Path, result: dict[str, Any], table: str) -> None:
     """Write the result as JSON, its table as Markdown beside it, and print that."""
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
-    out.with_suffix(".md").write_text(table)
+    out.with_suffix(".md").write_text(table, encoding="utf-8")
     print(table)

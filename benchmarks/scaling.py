@@ -227,7 +227,7 @@ def main() -> None:
         print(settings.out / "dry_world.json")
         return
     scale(settings)
-    print((settings.out / MARKDOWN).read_text())
+    print((settings.out / MARKDOWN).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

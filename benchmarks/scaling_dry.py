@@ -59,7 +59,7 @@ def _run(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     environment = child_environment() | {name: str(value) for name, value in place.items()}
     command = [sys.executable, "-m", "benchmarks.scaling_dry", folder]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     if done.returncode:
         raise RunError(f"rank {rank} of {world_size} failed: {done.stderr.strip()[-1000:]}")
     row: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])

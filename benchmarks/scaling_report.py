@@ -15,7 +15,7 @@ CSV, JSON, MARKDOWN = "scaling.csv", "scaling.json", "scaling.md"
 
 def write_tables(out: Path, rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> None:
     """Write all three."""
-    with (out / CSV).open("w", newline="") as file:
+    with (out / CSV).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
         writer.writerows({name: "" if value is None else value for name, value in asdict(row).items()} for row in rows)
@@ -26,7 +26,7 @@ def write_tables(out: Path, rows: Sequence[Row], about: dict[str, Any], profile:
     }
     profiled = {"name": profile.name, "title": profile.title, "numbers": described}
     write_json(out / JSON, {**about, "profile": profiled, "rows": [asdict(row) for row in rows]})
-    (out / MARKDOWN).write_text(markdown(rows, about, profile))
+    (out / MARKDOWN).write_text(markdown(rows, about, profile), encoding="utf-8")
 
 
 def markdown(rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> str:

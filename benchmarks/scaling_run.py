@@ -82,7 +82,9 @@ def run_here(ranks: int, program: Sequence[str]) -> str:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     command = [sys.executable, *launcher, str(ROOT / program[0]), *program[1:]]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, env=child_environment(), timeout=_LIMIT_S)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment(), timeout=_LIMIT_S
+        )
     except subprocess.TimeoutExpired:
         return f"had not ended after {_LIMIT_S} s"
     if not done.returncode:

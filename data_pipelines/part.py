@@ -49,7 +49,7 @@ def finished_shards(folder: Path, split: str, part: int, parts: int) -> list[dic
     """What is known of the finished shards of a part, in the order of their numbers; `folder` is that of the set."""
     shards: list[dict[str, Any]] = []
     while (path := folder.parent / ROWS / split / f"{shard_name(len(shards), part, parts)}.json").is_file():
-        shards.append(json.loads(path.read_text()))
+        shards.append(json.loads(path.read_text(encoding="utf-8")))
     return shards
 
 
@@ -120,7 +120,7 @@ class _PartWriter:
         source, done = _digest(images), rows / f"{name}.json"
         self._written[split] = number + 1
         if done.is_file():
-            content = json.loads(done.read_text())
+            content = json.loads(done.read_text(encoding="utf-8"))
             tar = self._folder / split / content["file"]
             is_whole = tar.is_file() and tar.stat().st_size == content["bytes"]
             is_same = content["source"] == source

@@ -53,7 +53,7 @@ def agree_on_plan(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> t
     if not path.is_file():
         with atomic_file(path) as file:
             file.write(json.dumps(plan).encode())
-    former = {name: plan[name] for name in _MAY_LACK} | json.loads(path.read_text())
+    former = {name: plan[name] for name in _MAY_LACK} | json.loads(path.read_text(encoding="utf-8"))
     if part is None:
         plan["parts"] = former["parts"]
     _require_same(plan, former, partial)
@@ -83,7 +83,7 @@ def _require_same(plan: dict[str, Any], former: dict[str, Any], partial: Path) -
 def _bits_found(raw: RawSet, plan: Path) -> int | None:
     """What the first process found; tasks of an array job that start together look through the same files, and find the
     same. A plan of an earlier version does not say it, and pictures were then scaled one by one."""
-    former = json.loads(plan.read_text()) if plan.is_file() else {}
+    former = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else {}
     if _BITS_FOUND in former or not raw.xray_size or raw.bits is not None:
         bits: int | None = former.get(_BITS_FOUND)
         return bits

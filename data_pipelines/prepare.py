@@ -321,7 +321,7 @@ def _refuse(bad: list[Bad], num_images: int, output: Output) -> None:
 
 def _list_bad(bad: Iterable[Bad], path: Path) -> None:
     # File names may hold bytes that are no text.
-    with path.open("w", newline="", errors="backslashreplace") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         csv.writer(file).writerows([("file", "reason"), *bad])
 
 

@@ -111,7 +111,7 @@ def write_keymap(raw: RawSet, content: bytes, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "w", newline="", errors="backslashreplace") as file:
+        with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             rows = csv.writer(file)
             rows.writerow(("key", "patient", "name", "file"))
             for image in raw.images:

@@ -97,7 +97,7 @@ def read_manifest(folder: Path, check_shards: bool = True) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is no prepared data set: {path} is missing or was never finished; {prepare_again}")
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text())
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
         if version != FORMAT_VERSION:
             raise InputError(
@@ -322,7 +322,7 @@ def most_open() -> int:
 def _sums(manifest: Path, written_ns: int) -> dict[tuple[str, str], tuple[int, str]]:
     """Bytes and SHA-256 by split and file; empty without a manifest that says so."""
     try:
-        splits = json.loads(manifest.read_text())["splits"]
+        splits = json.loads(manifest.read_text(encoding="utf-8"))["splits"]
         return {
             (split, shard["file"]): (int(shard["bytes"]), str(shard["sha256"]))
             for split, content in splits.items()

@@ -29,7 +29,7 @@ def stage(folder: Path, storage: Path) -> Path:
         ours = storage / f"bitscale-{os.getuid()}"
         ours.mkdir(mode=0o700, parents=True, exist_ok=True)
         copy = ours / f"{manifest['name']}-{digest_of(manifest)}"
-        with (ours / f".{copy.name}.lock").open("w") as lock:
+        with (ours / f".{copy.name}.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by the end of the process at the latest
             if not (copy / MANIFEST).is_file():
                 shutil.rmtree(copy, ignore_errors=True)  # what an interrupted copy left
@@ -39,7 +39,7 @@ def stage(folder: Path, storage: Path) -> Path:
                 except BaseException:  # memory of the node, if /dev/shm: not to be left behind
                     shutil.rmtree(copy, ignore_errors=True)
                     raise
-                (copy / f".{MANIFEST}").write_text(json.dumps(manifest))
+                (copy / f".{MANIFEST}").write_text(json.dumps(manifest), encoding="utf-8")
                 (copy / f".{MANIFEST}").rename(copy / MANIFEST)
     except OSError as error:
         raise InputError(f"{folder} cannot be staged to {storage} ({error}); choose another --stage") from error

@@ -29,7 +29,7 @@ class Task(NamedTuple):
 def read_json(path: Path) -> Any:
     """The content of a JSON file; None when it is absent or cannot be read."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -53,7 +53,7 @@ def state(run_dir: Path, since: float, done: Path | None = None) -> tuple[str, i
 def read_plan(path: Path) -> tuple[str, list[Task], int]:
     """Name, tasks and GPUs per task of a plan file. Raises ValueError saying what is wrong with it."""
     try:
-        plan = json.loads(path.read_text())
+        plan = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a plan: {error}") from error
     if not isinstance(plan, dict) or not isinstance(plan.get("name"), str) or not isinstance(plan.get("tasks"), list):

@@ -47,7 +47,9 @@ def _submit_array(
     sbatch.refuse_second(request.name)
     content = [{"name": task.name, "command": task.command, "done": str(task.done)} for task in tasks]
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"name": name, "tasks": content, "gpus_per_task": gpus_per_task}, indent=1))
+    kept.write_text(
+        json.dumps({"name": name, "tasks": content, "gpus_per_task": gpus_per_task}, indent=1), encoding="utf-8"
+    )
     sbatch.submit(request, text)
 
 

@@ -72,7 +72,7 @@ def load_site(name: str) -> Site:
             f"no site {name!r}{nearest(name, site_names())}; or name a TOML file like {SITES}/generic.toml"
         )
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from error
     kinds = {one.name: one.type for one in fields(Site)}

@@ -85,7 +85,15 @@ def submit(request: script.Request, text: str, after: str | None = None) -> str:
 def _ask(command: Sequence[str], text: str = "") -> str:
     # What an enclosing job says of itself would be taken for options of the new one.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_JOB", "SLURM_STEP"))}
-    done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command,
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        env=environment,
+        check=False,
+    )
     if done.returncode:
         raise UsageError(f"{command[0]} refuses: {done.stderr.strip()}")
     return done.stdout.strip()

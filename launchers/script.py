@@ -165,7 +165,7 @@ def _without_run_dir(arguments: Sequence[str]) -> list[str]:
 
 def _render(request: Request, title: str, body: str, directives: Mapping[str, str] | None = None) -> str:
     site = request.site
-    template = _Template((LAUNCHERS / "slurm" / "job.sbatch").read_text())
+    template = _Template((LAUNCHERS / "slurm" / "job.sbatch").read_text(encoding="utf-8"))
     return template.substitute(
         directives=_directives(request, directives or {}),
         title=title,

@@ -73,7 +73,9 @@ def ask_plan(python: str, arguments: Sequence[str]) -> dict[str, Any]:
     """What the trainer says of a run. Raises UsageError with its message when it refuses."""
     command = [python, str(script.TRAINER), *arguments, "--plan"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PLAN_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PLAN_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"the trainer does not say what the run would be: {error}") from error
     if done.returncode:
@@ -100,7 +102,7 @@ def measured_rate(run_dir: Path, ranks: int) -> tuple[float, str] | None:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:

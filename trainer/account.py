@@ -101,7 +101,10 @@ def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unseen]
     of_shards = [one for one in every if one["shard"]]
     if engine.rank == 0:
         lines = [f"{one['place']},{one['key']},{one['reason']!r}\n" for one in every]
-        write_atomically(job.run_dir / UNJUDGED, lambda path: path.write_text("".join(["place,key,reason\n", *lines])))
+        write_atomically(
+            job.run_dir / UNJUDGED,
+            lambda path: path.write_text("".join(["place,key,reason\n", *lines]), encoding="utf-8"),
+        )
         named = "; ".join(f"{one['place']}: {one['reason']}" for one in every[:_SHOWN])
         print(
             f"warning: {len(every)} of {len(index)} images cannot be read and are left out of the metrics, see "

@@ -272,7 +272,7 @@ def chosen(run: Path) -> Path:
 
 def point_to(path: Path) -> None:
     """Let `latest` beside a checkpoint hold its name. Raises OSError."""
-    write_atomically(path.with_name(LATEST), lambda temporary: temporary.write_text(f"{path.name}\n"))
+    write_atomically(path.with_name(LATEST), lambda temporary: temporary.write_text(f"{path.name}\n", encoding="utf-8"))
 
 
 def prune(run_dir: Path, keep: int) -> None:

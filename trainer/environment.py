@@ -30,7 +30,7 @@ def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
 
 def cpu_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
 
@@ -48,7 +48,9 @@ def commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", "-C", root, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True
+    ).stdout.strip()
 
 
 def _version(package: str) -> str | None:

@@ -46,5 +46,5 @@ class HeartbeatFile:
         }
         temporary = self._path.with_name(f".{HEARTBEAT}.tmp")
         with suppress(OSError):
-            temporary.write_text(json.dumps(content))
+            temporary.write_text(json.dumps(content), encoding="utf-8")
             temporary.replace(self._path)

@@ -52,7 +52,8 @@ class _Log:
     def follow(self, folder: Path, name: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         former = self._file
-        self._file, self.folder = (folder / name).open("a", buffering=1, errors="backslashreplace"), folder
+        self._file = (folder / name).open("a", buffering=1, encoding="utf-8", errors="backslashreplace")
+        self.folder = folder
         self._file.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S %z')} process {os.getpid()}\n")
         faulthandler.enable(self._file)
         if former is not None:
@@ -154,7 +155,9 @@ def _meeting_place() -> Path:
         return _log.folder / f".errors-{_log.start}"
     launcher, since = os.getppid(), "0"
     with suppress(OSError, IndexError):  # a later launcher may have the same number
-        since = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()[19]
+        since = (
+            Path(f"/proc/{launcher}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+        )
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     folder = Path(tempfile.gettempdir()) / f"bitscale-{os.getuid()}-{launcher}-{since}-{attempt}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -107,7 +107,7 @@ def write_subset(run_dir: Path, index: Index) -> None:
     """Write `subset.csv`: key and class of every training image of a few-shot run."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(("key", "class"))
             rows.writerows(zip(index.keys(np.arange(len(index))), _names(index), strict=True))

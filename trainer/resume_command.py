@@ -18,7 +18,9 @@ def _given(parent: int, script: str, own: Sequence[str]) -> list[str]:
     for _ in range(8):
         try:
             words = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            parent = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[1])
+            parent = int(
+                Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+            )
         except (OSError, ValueError, IndexError):  # the first process, or no Linux
             break
         if script not in words and not is_worker:

@@ -26,12 +26,12 @@ class Rows:
         """Drop the rows from `first_step` on, and lines that a kill left unfinished; returns those that stay."""
         if not self._enabled or not self.path.is_file():
             return []
-        with self.path.open(newline="", errors="replace") as file:
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
             lines = [line for line in csv.reader(file) if len(line) == len(self._columns)]
         kept = [line for line in lines if line[0].isdecimal() and int(line[0]) < first_step]
 
         def write(temporary: Path) -> None:
-            with temporary.open("w", newline="") as file:
+            with temporary.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([self._columns, *kept])
 
         write_atomically(self.path, write)
@@ -44,7 +44,7 @@ class Rows:
             self._waiting = []
             return
         try:
-            with self.path.open("a", newline="", errors="backslashreplace") as file:
+            with self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 size = file.tell()
                 try:
                     csv.writer(file).writerows(self._waiting if size else [self._columns, *self._waiting])

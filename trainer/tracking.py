@@ -149,7 +149,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, less a last line that a kill left unfinished."""
     path = run_dir / METRICS
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -159,7 +159,9 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 def _cut_back(path: Path, step: int) -> None:
     rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
-    write_atomically(path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows)))
+    write_atomically(
+        path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -262,7 +262,10 @@ def _nih_splits(root: Path, table: pd.DataFrame, val: float, test: float) -> tup
         note = f"{root.name} has no {' and no '.join(absent)}: test is no official split, but drawn by patient"
         return table.assign(split=split_patients(table["patient"], "nih_cxr14", val, test)), [note]
     splits = split_patients(table["patient"], "nih_cxr14", val, 0.0)
-    listed = {name: table["name"].isin(path.read_text(errors="replace").split()) for name, path in lists.items()}
+    listed = {
+        name: table["name"].isin(path.read_text(encoding="utf-8", errors="replace").split())
+        for name, path in lists.items()
+    }
     splits = splits.mask(listed["test_list.txt"], "test")
     known = listed["train_val_list.txt"] | listed["test_list.txt"]
     if not known.any():

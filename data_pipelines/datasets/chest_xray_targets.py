@@ -161,7 +161,7 @@ def _covidx_list(root: Path, part: str) -> Path | None:
 def _read_covidx(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
     rows = []
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again from where it came") from error
     for number, line in enumerate(lines, 1):

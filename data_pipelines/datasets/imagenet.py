@@ -258,7 +258,7 @@ def _val_truth(root: Path) -> tuple[dict[str, str], Path]:
     """The classes of the validation images by file name without suffix, and the table that says so."""
     table = root / _KAGGLE_TRUTH
     if table.is_file():
-        with table.open(newline="") as file:
+        with table.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         try:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in rows}, table

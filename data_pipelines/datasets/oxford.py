@@ -131,7 +131,7 @@ def _pets_rows(path: Path) -> list[tuple[str, int]]:
     if not path.is_file():
         raise InputError(f"{path} is missing: unpack images.tar.gz and annotations.tar.gz from {_PETS} in --root")
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#") or not line.strip():
             continue
         stem, number, *_ = [*line.split(), "", ""]

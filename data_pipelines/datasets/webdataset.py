@@ -114,7 +114,7 @@ def _split_in_name(path: Path) -> Split | None:
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        names = tuple(path.read_text().split("\n"))
+        names = tuple(path.read_text(encoding="utf-8").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--classes-file {path} cannot be read: {error}") from error
     names = tuple(name.strip() for name in (names[:-1] if names[-1] == "" else names))

@@ -53,7 +53,9 @@ def _driver_cuda_version() -> tuple[int, int] | None:
     if shutil.which("nvidia-smi") is None:
         return None
     try:
-        answer = subprocess.run(["nvidia-smi"], capture_output=True, text=True, timeout=60, check=False)
+        answer = subprocess.run(
+            ["nvidia-smi"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise InputError(f"nvidia-smi fails ({error}); {_MEND_DRIVER}") from error
     version = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", answer.stdout)

@@ -169,7 +169,7 @@ def _import_horovod(device: torch.device) -> Any:
             import horovod.torch as hvd
     except ImportError as error:
         raise InputError(f"Horovod cannot be imported ({error}); build it for this torch with {_INSTALL}") from error
-    built = json.loads((Path(hvd.__file__).parents[1] / "metadata.json").read_text()).get("pytorch")
+    built = json.loads((Path(hvd.__file__).parents[1] / "metadata.json").read_text(encoding="utf-8")).get("pytorch")
     if built != torch.__version__:
         raise InputError(
             f"Horovod was built for torch {built}, this is {torch.__version__}; build it again with {_INSTALL}"

@@ -48,12 +48,14 @@ def _watch(launcher: int | None) -> None:
 def _parent(pid: int) -> int | None:
     """None for a process that is dead, or where the system does not say."""
     with suppress(OSError):
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+        state, parent = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]
+        )
         return int(parent) if state not in "ZX" else None
     return None
 
 
 def _command(pid: int) -> str:
     with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
     return ""

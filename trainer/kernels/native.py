@@ -54,7 +54,7 @@ def _built() -> Path:
         raise OSError(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, or say where it is in CXX")
     flags = [*_FLAGS, *([_WIDE] if "avx512f" in _processor() else [])]
     sources = sorted(_SOURCES.iterdir())
-    about = [compiler, *flags, _processor(), *(source.read_text() for source in sources)]
+    about = [compiler, *flags, _processor(), *(source.read_text(encoding="utf-8") for source in sources)]
     target = cache_folder() / f"cpu-{hashlib.sha256(chr(0).join(about).encode()).hexdigest()[:16]}.so"
     if not target.exists():
         _compile([compiler, *flags, *(str(source) for source in sources if source.suffix == ".cpp")], target)
@@ -77,7 +77,9 @@ def _compile(command: list[str], target: Path) -> None:
     handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
     os.close(handle)
     try:
-        done = subprocess.run([*command, "-o", name], capture_output=True, text=True, timeout=_COMPILE_LIMIT_S)
+        done = subprocess.run(
+            [*command, "-o", name], capture_output=True, encoding="utf-8", errors="replace", timeout=_COMPILE_LIMIT_S
+        )
         if done.returncode:
             said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
             raise OSError(f"{command[0]} fails: {said or done.returncode}")
@@ -90,7 +92,7 @@ def _compile(command: list[str], target: Path) -> None:
 def _processor() -> str:
     """What decides the code that -march=native makes."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()} {platform.node()}"
     wanted = ("model name", "flags", "Features", "CPU implementer", "CPU part")

@@ -143,7 +143,7 @@ def _cached(repository: str | None, file: str | None, download: str) -> Path:
 def _snapshots(repository: Path) -> list[Path]:
     """The snapshots of a repository in the cache: first the one that its main branch means, then the newest."""
     folder, main = repository / "snapshots", repository / "refs" / "main"
-    commit = main.read_text().strip() if main.is_file() else ""
+    commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
     found = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted(found, key=lambda path: (path.name == commit, path.stat().st_mtime), reverse=True)
 

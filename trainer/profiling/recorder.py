@@ -172,7 +172,7 @@ class _Recorder:
         try:
             target.parent.mkdir(exist_ok=True)
             # Not with_suffix: the file's name has no suffix that could be replaced.
-            write_atomically(Path(f"{target}.md"), lambda temporary: temporary.write_text(words))
+            write_atomically(Path(f"{target}.md"), lambda temporary: temporary.write_text(words, encoding="utf-8"))
             write_atomically(Path(f"{target}.json.gz"), lambda temporary: _compress(trace, temporary))
             self._say(f"profile: {headline(found)} {target}.md has the rest, {target.name}.json.gz the trace")
         except OSError as error:

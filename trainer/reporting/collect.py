@@ -72,7 +72,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _header(path: Path) -> set[str]:
-    with path.open(errors="replace") as file:
+    with path.open(encoding="utf-8", errors="replace") as file:
         return set(file.readline().strip().split(","))
 
 

@@ -160,7 +160,7 @@ def _locked(out: Path) -> Iterator[int]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        file = (out / LOCK).open("a+")
+        file = (out / LOCK).open("a+", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
     with file:

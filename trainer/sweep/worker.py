@@ -71,7 +71,7 @@ def log_to(path: Path) -> None:
 def main() -> None:
     """Make runs until there is none left."""
     logs.install()
-    events = os.fdopen(os.dup(1), "w")
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the log of the first run, which the sweep opened
     _tell(events, event="ready")
     tasks = _Tasks()
