@@ -20,6 +20,7 @@ from data_pipelines.entry import entry_point
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
 from trainer.reporting.paper import published
+from trainer.reporting.words import plain
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def write_report(report: Report) -> Path:
     for remark in collected.remarks:
         print(f"note: {remark}", file=sys.stderr)
     for warning in composed.warnings:
-        print(f"warning: {warning.replace('**', '')}", file=sys.stderr)
+        print(f"warning: {plain(warning)}", file=sys.stderr)
     return write(composed, collected.runs, report.out)
 
 

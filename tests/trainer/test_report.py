@@ -88,7 +88,7 @@ def test_names_with_markup_stay_text_on_the_page(tmp_path: Path) -> None:
     assert "<img src=x" not in page
     assert "<b>t</b>" not in page
     assert "&lt;img src=x&gt;" in page
-    assert "| <img src=x>, r50x1 | NaN (2 of 2) |" in text
+    assert "| \\<img src=x>, r50x1 | NaN (2 of 2) |" in text
 
 
 def test_what_must_not_be_missed_is_in_the_report_and_on_the_screen(

@@ -1,6 +1,7 @@
 """The evaluation page as blocks, and the model card made of the same."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,7 @@ from trainer.evaluation.runs import Run, Seed, over_seeds
 from trainer.evaluation.tested import Tested
 from trainer.metrics import METRIC_NAME
 from trainer.reporting.document import Block, Items, Title, Words
+from trainer.reporting.words import Bold, Code, Text, joined, pieces
 
 CARD_SECTION = "Evaluation on "
 NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient may rest on it."
@@ -79,20 +81,21 @@ def warnings(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def _summary(assessment: Assessment) -> str:
+def _summary(assessment: Assessment) -> Text:
     patients = f" of {assessment.patients:,} patients" if assessment.patients else ""
     single = assessment.predictions.task == "single_label"
     kind = "classes" if single else "findings"
-    values = [f"accuracy **{assessment.accuracy.text()}**"] if single else []
+    values: list[Text] = [("accuracy ", Bold(assessment.accuracy.text()))] if single else []
     if assessment.averaged:
         over = f"over {assessment.averaged} of the {kind}" if assessment.averaged < len(assessment.findings) else ""
-        values.append(f"mean AUC **{assessment.mean_auc.text()}**{f' ({over})' if over else ''}")
+        values.append(("mean AUC ", Bold(assessment.mean_auc.text()), f" ({over})" if over else ""))
         values.append(f"mean average precision {assessment.mean_ap.text()}")
     else:
         values.append(f"no mean AUC, because {assessment.mean_auc.reason}")
     return (
-        f"{len(assessment.predictions):,} images{patients}, {len(assessment.findings)} {kind}: {', '.join(values)}. "
-        "In brackets: 95% intervals for the images of this test set, not the spread over training runs."
+        f"{len(assessment.predictions):,} images{patients}, {len(assessment.findings)} {kind}: ",
+        *pieces(joined(values, ", ")),
+        ". In brackets: 95% intervals for the images of this test set, not the spread over training runs.",
     )
 
 
@@ -148,13 +151,13 @@ def _with_pixels(evaluation: Evaluation, found: list[Mistake]) -> tuple[list[Mis
         return [], str(error)
 
 
-def _run_items(evaluation: Evaluation) -> list[str]:
+def _run_items(evaluation: Evaluation) -> list[Text]:
     run = evaluation.run
     environment: dict[str, Any] = run.result.get("environment") or {}
     weights = f", weights {run.about['weights']}" if "weights" in run.about else ""
-    items = [
-        f"Folder: `{run.folder}`; checkpoint: {run.result.get('checkpoint', run.path.name if run.path else 'none')}"
-        f"{weights}",
+    checkpoint = run.result.get("checkpoint", run.path.name if run.path else "none")
+    items: list[Text] = [
+        ("Folder: ", Code(str(run.folder)), f"; checkpoint: {checkpoint}{weights}"),
         f"Trained by commit {environment.get('commit') or 'unknown'}; evaluated by "
         f"{evaluation.commit or 'an installed package'}",
     ]
@@ -165,7 +168,7 @@ def _run_items(evaluation: Evaluation) -> list[str]:
         )
     items.append(f"Preparation: {_preparation(run)}")
     if run.settings:
-        items.append(f"Configuration: `{json.dumps(run.settings, sort_keys=True)}`")
+        items.append(("Configuration: ", Code(json.dumps(run.settings, sort_keys=True))))
     return items
 
 
@@ -207,7 +210,7 @@ def card_head(run: Run, assessment: Assessment) -> list[Block]:
         Title("Model"),
         Items(tuple(_model_items(run))),
         Title("Use"),
-        Words(f"`bitscale-predict {run.folder} INPUT --out predictions.csv`"),
+        Words((Code(f"bitscale-predict {shlex.quote(str(run.folder))} INPUT --out predictions.csv"),)),
         Words("Meant for images like those it was trained on; see the data of each evaluation."),
         Title("How the numbers were computed"),
         Items(tuple(methods(assessment))),
@@ -218,7 +221,7 @@ def card_section(evaluation: Evaluation) -> list[Block]:
     """One evaluation in the model card."""
     assessment, tested = evaluation.assessment, evaluation.tested
     page: list[Block] = [Title(f"{CARD_SECTION}{tested.name}, {tested.split}")]
-    page += [Words(f"**{warning}**") for warning in warnings(evaluation)]
+    page += [Words((Bold(warning),)) for warning in warnings(evaluation)]
     page += [Words(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
     page += [Words(_temperature(assessment)), tables.calibration(assessment)]
     for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):

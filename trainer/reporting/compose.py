@@ -16,6 +16,7 @@ from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import Entry, Heading, Table, row_keys, sources_of, with_titles
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
+from trainer.reporting.words import Link, Text
 from trainer.reporting.writers import as_rows, latex
 
 
@@ -24,7 +25,7 @@ class Report:
     """A composed report: its blocks, and what must not be missed."""
 
     blocks: list[Block]
-    warnings: tuple[str, ...]
+    warnings: tuple[Text, ...]
 
 
 def compose(collected: Collected, folder: Path, paper: Published | None = None) -> Report:
@@ -32,7 +33,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
     runs = collected.runs
     transfers = with_titles(runs[runs["kind"] == "transfer"])
     by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
-    warnings = (
+    warnings: tuple[Text, ...] = (
         *(f"{warning}." for warning in collected.warnings),
         *protocol_warnings,
         *notes.mixed_versions(runs),
@@ -42,12 +43,18 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         *notes.published_overlaps(transfers),
         *notes.leaks(runs),
     )
-    about = f"{len(runs)} runs. Every run is a row of [results.csv](results.csv), every number of a table one of "
-    about += "[tables.csv](tables.csv); [tables.tex](tables.tex) has the tables for LaTeX."
-    page = "[This report as one page](report.html) also says the number of seeds and the p value of each cell."
+    about = (
+        f"{len(runs)} runs. Every run is a row of ",
+        *(Link("results.csv", "results.csv"), ", every number of a table one of ", Link("tables.csv", "tables.csv")),
+        *("; ", Link("tables.tex", "tables.tex"), " has the tables for LaTeX."),
+    )
+    page = (
+        Link("This report as one page", "report.html"),
+        " also says the number of seeds and the p value of each cell.",
+    )
     blocks: list[Block] = [Title("Report", 1), Words(about), Words(page, on_page=False)]
     blocks += [Words(text, warning=True) for text in warnings]
-    blocks += [Words(f"{remark}.") for remark in (*by_protocol, *collected.remarks)]
+    blocks += [Words(remark) for remark in (*by_protocol, *(f"{remark}." for remark in collected.remarks))]
     pretrained = runs[runs["kind"] == "pretrain"]
     if not pretrained.empty:
         blocks += [Title("Pre-training"), _pretraining_table(pretrained)]
@@ -126,7 +133,7 @@ def write(report: Report, runs: pd.DataFrame, folder: Path) -> Path:
     tables = [block for block in report.blocks if isinstance(block, Table)]
     _write(folder / "report.html", as_page(report.blocks, folder))
     _write(folder / "tables.tex", latex(tables))
-    as_rows(tables).to_csv(folder / "tables.csv", index=False)
+    as_rows(tables).to_csv(folder / "tables.csv", index=False, encoding="utf-8", errors="backslashreplace")
     write_runs(runs, folder / "results.csv")
     return _write(folder / "report.md", as_markdown(report.blocks))
 

@@ -1,13 +1,13 @@
 """A report as blocks, and its two forms: report.md beside its figures, and report.html, which stands alone."""
 
 import base64
-import html
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.printable import printable
 from trainer.reporting.figures import Picture
 from trainer.reporting.tables import Table
+from trainer.reporting.words import Text, html_text, html_words, markdown_text, markdown_words
 from trainer.reporting.writers import as_html, markdown
 
 _CSS = """
@@ -41,9 +41,9 @@ class Title:
 
 @dataclass(frozen=True)
 class Words:
-    """A paragraph; **bold**, `code` and [links](to) as in Markdown. on_page: it is part of the page too."""
+    """A paragraph. on_page: it is part of the page too."""
 
-    text: str
+    text: Text
     warning: bool = False
     on_page: bool = True
 
@@ -52,7 +52,7 @@ class Words:
 class Items:
     """A list of such paragraphs."""
 
-    texts: tuple[str, ...]
+    texts: tuple[Text, ...]
 
 
 Block = Title | Words | Items | Table | Picture
@@ -63,16 +63,16 @@ def as_markdown(blocks: list[Block]) -> str:
     parts = []
     for block in blocks:
         if isinstance(block, Title):
-            parts.append(f"{'#' * block.level} {block.text}")
+            parts.append(f"{'#' * block.level} {markdown_text(printable(block.text))}")
         elif isinstance(block, Words):
-            parts.append(block.text)
+            parts.append(markdown_words(block.text))
         elif isinstance(block, Items):
-            parts.append("\n".join(f"- {text}" for text in block.texts))
+            parts.append("\n".join(f"- {markdown_words(text)}" for text in block.texts))
         elif isinstance(block, Picture):
-            parts.append(f"![{block.caption}]({block.name}.png)")
+            parts.append(f"![{markdown_text(block.caption, in_brackets=True)}]({block.name}.png)")
         else:
-            parts += [block.caption, "\n".join(markdown(block))]
-            parts += [" ".join(block.notes)] if block.notes else []
+            parts += [markdown_words(block.caption), "\n".join(markdown(block))]
+            parts += [markdown_words(" ".join(block.notes))] if block.notes else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,7 +81,7 @@ def as_page(blocks: list[Block], folder: Path) -> str:
     title = next(block.text for block in blocks if isinstance(block, Title))
     body = "\n".join(_block_html(block, folder) for block in blocks if not isinstance(block, Words) or block.on_page)
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html_text(title)}</title>\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<style>{_CSS}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
@@ -89,23 +89,15 @@ def as_page(blocks: list[Block], folder: Path) -> str:
 
 def _block_html(block: Block, folder: Path) -> str:
     if isinstance(block, Title):
-        return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
+        return f"<h{block.level}>{html_text(printable(block.text))}</h{block.level}>"
     if isinstance(block, Words):
-        return f"<p{' class=warning' if block.warning else ''}>{_inline(block.text)}</p>"
+        return f"<p{' class=warning' if block.warning else ''}>{html_words(block.text)}</p>"
     if isinstance(block, Items):
-        return "\n".join(["<ul>", *(f"<li>{_inline(text)}</li>" for text in block.texts), "</ul>"])
+        return "\n".join(["<ul>", *(f"<li>{html_words(text)}</li>" for text in block.texts), "</ul>"])
     if isinstance(block, Picture):
         data = base64.b64encode((folder / f"{block.name}.svg").read_bytes()).decode()
-        caption = html.escape(block.caption)
+        caption = html_text(block.caption)
         width = f"{block.width * _REM_PER_INCH:g}rem"
         image = f'<img alt="{caption}" style="width:{width}" src="data:image/svg+xml;base64,{data}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
     return as_html(block)
-
-
-def _inline(text: str) -> str:
-    """Markdown's bold and code as HTML; of a link only its words, for the page stands alone."""
-    text = html.escape(text)
-    text = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text)
-    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)

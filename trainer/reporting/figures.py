@@ -1,6 +1,5 @@
 """Figures in the manner of the paper's: few-shot curves, full shot against model size, spread over seeds by shots."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import matplotlib
 import pandas as pd
 import torch
 
+from data_pipelines.figure_text import bold, drawable, legend, text_style
+from data_pipelines.printable import file_name, shortened, width_of
 from trainer.models.bit import MODELS, build_model
 from trainer.reporting.cells import Cell, cell_of
 from trainer.reporting.names import (
@@ -39,6 +40,7 @@ from matplotlib.figure import Figure
 
 Look = dict[str, Any]  # keywords of a curve: colour, marker, line
 Looks = dict[str, Look]  # by the title of the source
+Handles = dict[str, Artist]  # for a legend, likewise; those of the paper by `_PAPER`
 # Told apart by everybody (after Okabe and Ito); the more data of a kind, the darker. Markers tell them apart in print.
 _SHADES = {
     NATURAL: ["#56b4e9", "#0072b2"],
@@ -70,7 +72,9 @@ _WIDTHS, _MOST_BESIDE = {1: 4.6, 3: 7.2}, 3
 # factor on that of sizes; and from there to the published values.
 _DODGE, _DODGE_FACTOR = 0.07, 1.06
 _TO_PAPER, _TO_PAPER_FACTOR = 0.42, 1.45
-_PAPER_LABEL = "the paper"
+_PAPER, _PAPER_LABEL = "\0", "the paper"  # no source has that name
+_LONGEST_SOURCE, _LONGEST_TARGET = 60, 30  # letters in a figure; captions and tables have all
+_LETTERS_PER_INCH, _HANDLE_LETTERS = 16, 8  # of a legend
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,9 @@ def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | 
     with_paper = paper if paper and paper.metric.get(target) == metric else None
 
     spread = f"mean ± standard deviation over {seeds_text(runs)}"
-    with plt.rc_context(STYLE):
-        figure = _panels(
-            runs, looks, _mean_curve, f"{title} on test, %", f"{target_title(target)}: {spread}", with_paper
-        )
-        width = _save(figure, folder, name := f"few_shot_{_safe(target)}")
+    with plt.rc_context(STYLE | text_style([*runs["title"], target])):
+        figure = _panels(runs, looks, _mean_curve, f"{title} on test, %", f"{_short(target)}: {spread}", with_paper)
+        width = _save(figure, folder, name := f"few_shot_{file_name(target)}")
     theirs = " Hollow: the paper, full shot." if with_paper else ""
     caption = f"{target_title(target)}: {title} on test by training images per class; {spread}.{theirs}"
     return Picture(name, caption, width)
@@ -104,13 +106,13 @@ def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture |
     target = str(runs["target"].iloc[0])
     if runs.groupby(CELL)["test"].count().max() < 2:
         return None
-    title = f"{target_title(target)}: standard deviation over {seeds_text(runs)}"
-    with plt.rc_context(STYLE):
-        figure = _panels(runs, looks, _spread_curve, "standard deviation, points", title)
+    what = f"standard deviation over {seeds_text(runs)}"
+    with plt.rc_context(STYLE | text_style([*runs["title"], target])):
+        figure = _panels(runs, looks, _spread_curve, "standard deviation, points", f"{_short(target)}: {what}")
         for axes in figure.axes:
             axes.set_ylim(bottom=0)
-        width = _save(figure, folder, name := f"spread_{_safe(target)}")
-    return Picture(name, f"{title}, by training images per class.", width)
+        width = _save(figure, folder, name := f"spread_{file_name(target)}")
+    return Picture(name, f"{target_title(target)}: {what}, by training images per class.", width)
 
 
 def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | None = None) -> Picture | None:
@@ -123,15 +125,17 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
     models = sorted(full["model"].unique(), key=model_order)
     columns = min(3, len(targets))
     lines = -(-len(targets) // columns)
-    with plt.rc_context(STYLE):
+    handles: Handles = {}
+    with plt.rc_context(STYLE | text_style([*full["title"], *full["target"]])):
         size = (max(4.2, _PANEL[0] * 0.85 * columns), _PANEL[1] * lines + 0.5)
         figure, grid = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
         for axes, key in zip(grid.flat, targets, strict=False):
             mine = key.of(full)
             metric = mine["metric"].iloc[0]
             theirs = paper.cells[key.target] if paper and paper.metric.get(key.target) == metric else {}
-            _draw_sizes(axes, mine, looks, theirs)
-            axes.set_title(row_title(key, full["origin"].nunique() > 1), loc="left", weight="bold")
+            _add(handles, _draw_sizes(axes, mine, looks, theirs))
+            name = row_title(key, full["origin"].nunique() > 1)
+            axes.set_title(shortened(drawable(name), _LONGEST_TARGET), loc="left", weight=bold(name))
             axes.set_xscale("log")
             axes.set_xticks([_millions(model) for model in models], [_size_label(model) for model in models])
             axes.minorticks_off()
@@ -139,7 +143,7 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
             axes.set_ylabel(f"{METRIC_TITLE.get(metric, metric)}, %")
         for axes in list(grid.flat)[len(targets) :]:
             axes.remove()
-        _legend(figure, list(grid.flat)[: len(targets)])
+        _legend(figure, handles)
         width = _save(figure, folder, name := "model_size")
     caption = (
         "Full shot on test against the size of the model, parameters without the head; "
@@ -148,16 +152,16 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
     return Picture(name, caption + (" Hollow: the paper." if paper else ""), width)
 
 
-def _mean_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> None:
+def _mean_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> Any:
     shown = [(place, cell) for place, cell in zip(places, cells, strict=True) if cell.n]
     spreads = [cell.std if cell.n > 1 else 0.0 for _, cell in shown]
     means = [cell.mean for _, cell in shown]
-    axes.errorbar([place for place, _ in shown], means, yerr=spreads, label=label, **_BARS, **look)
+    return axes.errorbar([place for place, _ in shown], means, yerr=spreads, label=label, **_BARS, **look)
 
 
-def _spread_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> None:
+def _spread_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> Any:
     shown = [(place, cell.std) for place, cell in zip(places, cells, strict=True) if cell.n > 1]
-    axes.plot([place for place, _ in shown], [std for _, std in shown], label=label, **look)
+    return axes.plot([place for place, _ in shown], [std for _, std in shown], label=label, **look)[0]
 
 
 def _draw_sizes(
@@ -165,23 +169,25 @@ def _draw_sizes(
     runs: pd.DataFrame,
     looks: Looks,
     theirs: dict[tuple[str, tuple[str, ...]], Cell],
-) -> None:
+) -> Handles:
+    handles: Handles = {}
     sets = {source.title: source.sets for source in sources_of(runs)}
     for place, title in enumerate(sorted(sets, key=list(looks).index)):
         of_title = runs[runs["title"] == title]
         models = sorted(of_title["model"].unique(), key=model_order)
         cells = [cell_of(of_title[of_title["model"] == model]) for model in models]
         dodge = _DODGE_FACTOR ** (place - (len(sets) - 1) / 2)
-        _mean_curve(axes, [_millions(model) * dodge for model in models], cells, title, looks[title])
+        handles[title] = _mean_curve(axes, [_millions(model) * dodge for model in models], cells, title, looks[title])
         for model in models:
             if cell := theirs.get((model, sets[title])):
-                _hollow(axes, _millions(model) * dodge * _TO_PAPER_FACTOR, cell, looks[title])
+                handles[_PAPER] = _hollow(axes, _millions(model) * dodge * _TO_PAPER_FACTOR, cell, looks[title])
+    return handles
 
 
 def _panels(
     runs: pd.DataFrame,
     looks: Looks,
-    curve: Callable[..., None],
+    curve: Callable[..., Any],
     ylabel: str,
     title: str,
     paper: Published | None = None,
@@ -199,9 +205,11 @@ def _panels(
         sharex=True,
         sharey=True,
     )
+    handles: Handles = {}
     for axes, (way, model) in zip(grid.flat, product(ways, models), strict=True):
         mine = way.of(runs[runs["model"] == model])
-        _draw_panel(axes, mine[mine["overlap"] == ""], order, looks, curve, paper if way.mode == "finetune" else None)
+        theirs = paper if way.mode == "finetune" else None
+        _add(handles, _draw_panel(axes, mine[mine["overlap"] == ""], order, looks, curve, theirs))
         aside = row_title(way, runs["origin"].nunique() > 1, with_target=False)
         axes.set_title(f"{model}{f', {aside}' if aside else ''}", loc="left", weight="bold")
         axes.set_xticks(range(len(order)), order)
@@ -210,7 +218,7 @@ def _panels(
     for axes in grid[-1]:
         axes.set_xlabel("training images per class")
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
-    _legend(figure, list(grid.flat))
+    _legend(figure, handles)
     return figure
 
 
@@ -219,27 +227,28 @@ def _draw_panel(
     runs: pd.DataFrame,
     order: Sequence[str],
     looks: Looks,
-    curve: Callable[..., None],
+    curve: Callable[..., Any],
     paper: Published | None,
-) -> None:
+) -> Handles:
     """The curves of one model, mode and origin, and at full shot what the paper prints of them."""
-    sources = sources_of(runs)
+    sources, handles = sources_of(runs), {}
     for place, source in enumerate(sources):
         of_source = runs[runs["title"] == source.title]
         cells = [cell_of(of_source[of_source["shots"] == shots]) for shots in order]
         dodge = (place - (len(sources) - 1) / 2) * _DODGE
-        curve(axes, [i + dodge for i in range(len(order))], cells, source.title, looks[source.title])
+        places = [i + dodge for i in range(len(order))]
+        handles[source.title] = curve(axes, places, cells, source.title, looks[source.title])
         printed = paper.cells[runs["target"].iloc[0]].get((source.model, source.sets)) if paper else None
         if printed and FULL in order:
-            _hollow(axes, len(order) - 1 + _TO_PAPER + dodge, printed, looks[source.title])
+            handles[_PAPER] = _hollow(axes, len(order) - 1 + _TO_PAPER + dodge, printed, looks[source.title])
+    return handles
 
 
-def _hollow(axes: Axes, place: float, cell: Cell, look: Look) -> None:
+def _hollow(axes: Axes, place: float, cell: Cell, look: Look) -> Artist:
     """A published value, in the colour and marker of its source."""
     hollow = look | {"mfc": "white", "mec": look["color"], "ls": "none"}
     axes.errorbar([place], [cell.mean], yerr=[cell.std], **_BARS, **hollow)
-    if _PAPER_LABEL not in axes.get_legend_handles_labels()[1]:
-        axes.plot([], [], label=_PAPER_LABEL, color=_GREY, mfc="white", mec=_GREY, marker="o", ls="none")
+    return axes.plot([], [], label=_PAPER_LABEL, color=_GREY, mfc="white", mec=_GREY, marker="o", ls="none")[0]
 
 
 def looks_of(sources: Sequence[Source]) -> Looks:
@@ -259,16 +268,27 @@ def looks_of(sources: Sequence[Source]) -> Looks:
     return looks
 
 
-def _legend(figure: Figure, panels: list[Axes]) -> None:
-    handles: dict[str, Artist] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    if _PAPER_LABEL in handles:
-        handles[_PAPER_LABEL] = handles.pop(_PAPER_LABEL)  # last
-    if handles:
-        columns = min(_LEGEND_COLUMNS, len(handles))
-        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns, frameon=False)
+def _add(handles: Handles, further: Handles) -> None:
+    for title, handle in further.items():
+        handles.setdefault(title, handle)
+
+
+def _legend(figure: Figure, handles: Handles) -> None:
+    titles = [title for title in handles if title != _PAPER]
+    labels = [shortened(drawable(title), _LONGEST_SOURCE) for title in titles]
+    artists = [handles[title] for title in titles]
+    if _PAPER in handles:  # last
+        labels.append(_PAPER_LABEL)
+        artists.append(handles[_PAPER])
+    if labels:
+        letters = max(map(width_of, labels)) + _HANDLE_LETTERS
+        fitting = max(1, int(figure.get_figwidth() * _LETTERS_PER_INCH / letters))
+        columns = min(_LEGEND_COLUMNS, len(labels), fitting)
+        legend(figure, artists, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _short(target: str) -> str:
+    return shortened(drawable(target_title(target)), _LONGEST_TARGET)
 
 
 @cache
@@ -281,10 +301,6 @@ def _millions(model: str) -> float:
 
 def _size_label(model: str) -> str:
     return f"{model}\n{_millions(model):.3g} M"
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _save(figure: Figure, folder: Path, name: str) -> float:

@@ -7,18 +7,21 @@ import pandas as pd
 from data_pipelines.datasets.overlap import shares_images
 from trainer.reporting.names import METRIC_TITLE, listed, target_title
 from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED
+from trainer.reporting.words import Bold, Code, Text
 
 _BY_TEXT = "fine-tuned by BiT and the paper's text, the default"
 _BY_RECIPE = "pre-trained as the recipe has it"
 _BY_AUTHORS = "by the authors' program, here called the authors' protocol"
 _SEVERAL_PROTOCOLS = (
-    "**Different protocols**: fine-tunings by BiT and the paper's text stand beside numbers by the authors' program, "
-    "which differs in head, momentum, precision, augmentation and training images. They do not compare; "
-    "`--match-authors` makes runs by the second protocol."
+    Bold("Different protocols"),
+    ": fine-tunings by BiT and the paper's text stand beside numbers by the authors' program, which differs in head, "
+    "momentum, precision, augmentation and training images. They do not compare; ",
+    Code("--match-authors"),
+    " makes runs by the second protocol.",
 )
 
 
-def mixed_versions(runs: pd.DataFrame) -> list[str]:
+def mixed_versions(runs: pd.DataFrame) -> list[Text]:
     """That the results come from different versions of the code, and which runs from which; [] for a single one."""
     own = runs[runs["commit"] != ""]
     counts = Counter(own["commit"])
@@ -28,19 +31,19 @@ def mixed_versions(runs: pd.DataFrame) -> list[str]:
         f"{commit} ({count} run{'s' * (count > 1)}: {listed(list(own.loc[own['commit'] == commit, 'run']), 2)})"
         for commit, count in counts.most_common()
     ]
-    return [f"**Mixed code versions**: {len(counts)} commits in one report: {'; '.join(parts)}."]
+    return [(Bold("Mixed code versions"), f": {len(counts)} commits in one report: {'; '.join(parts)}.")]
 
 
-def not_numbers(runs: pd.DataFrame) -> list[str]:
+def not_numbers(runs: pd.DataFrame) -> list[Text]:
     """The runs whose metric is NaN; the tables leave them out of the means and say how many."""
     failed = runs[runs["not_a_number"]]
     if failed.empty:
         return []
     names = listed(list(failed["run"]), 10)
-    return [f"**Not a number**: the test metric of {len(failed)} of {len(runs)} runs is NaN: {names}."]
+    return [(Bold("Not a number"), f": the test metric of {len(failed)} of {len(runs)} runs is NaN: {names}.")]
 
 
-def unlike_seeds(runs: pd.DataFrame) -> list[str]:
+def unlike_seeds(runs: pd.DataFrame) -> list[Text]:
     """The cells whose seeds were run with different settings."""
     settings = ["total_steps", "image_size", "resize", "base_lr", "balance", "trained_on", "departures"]
     distinct = runs.groupby(CELL, sort=False)[settings].nunique(dropna=False)
@@ -48,28 +51,34 @@ def unlike_seeds(runs: pd.DataFrame) -> list[str]:
         f"{source}, {model} on {target}, {shots} ({', '.join(row.index[row > 1])})"
         for (*_, source, model, target, shots), row in distinct[(distinct > 1).any(axis=1)].iterrows()
     ]
-    return [f"**Seeds of different settings** in one mean: {listed(cells)}."] if cells else []
+    return [(Bold("Seeds of different settings"), f" in one mean: {listed(cells)}.")] if cells else []
 
 
-def several_metrics(runs: pd.DataFrame) -> list[str]:
+def several_metrics(runs: pd.DataFrame) -> list[Text]:
     """The targets whose runs report different metrics, so that their numbers cannot be compared."""
     metrics = runs.groupby("target", sort=False)["metric"].unique()
     return [
-        f"**Different metrics** on {target_title(str(target))}: {', '.join(METRIC_TITLE.get(m, m) for m in found)}."
+        (
+            Bold("Different metrics"),
+            f" on {target_title(str(target))}: {', '.join(METRIC_TITLE.get(m, m) for m in found)}.",
+        )
         for target, found in metrics.items()
         if len(found) > 1
     ]
 
 
-def leaks(runs: pd.DataFrame) -> list[str]:
+def leaks(runs: pd.DataFrame) -> list[Text]:
     """The sets whose patients may be in training and test images alike."""
     leaking = runs[runs["patients"] == "may leak"]["target_sets"]
     names = sorted({name for sets in leaking for name in sets.split("+")})
     if not names:
         return []
     return [
-        f"**Patients may leak** in {', '.join(names)}: images of one patient may be among the training and the "
-        "test images, so the numbers may be better than those on new patients."
+        (
+            Bold("Patients may leak"),
+            f" in {', '.join(names)}: images of one patient may be among the training and the test images, so the "
+            "numbers may be better than those on new patients.",
+        )
     ]
 
 
@@ -85,7 +94,7 @@ def deviations(runs: pd.DataFrame) -> list[str]:
     return sorted(lines)
 
 
-def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[str], list[str]]:
+def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[Text], list[Text]]:
     """By which protocol the runs are, and whether numbers of different ones stand side by side: remarks, warnings."""
     by_authors, is_transfer = runs["protocol"] == AUTHORS, runs["kind"] == "transfer"
     if not by_authors.any() and not with_paper:
@@ -95,12 +104,12 @@ def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[str], list[str
     published = sum(runs["origin"] == PUBLISHED)
     parts[-1] += f", {published} of them published" if published else ""
     parts += ["the paper's own values are by the authors' protocol"] if with_paper else []
-    remarks = [f"Runs by protocol: {'; '.join(parts)}. `docs/fidelity.md` lists the differences"]
+    remark = (f"Runs by protocol: {'; '.join(parts)}. ", Code("docs/fidelity.md"), " lists the differences.")
     transfers = runs[runs["kind"] == "transfer"]
     theirs = with_paper or (transfers["protocol"] == AUTHORS).any()
     if not (theirs and (transfers["protocol"] == DEFAULT).any()):
-        return remarks, []
-    return remarks, [_SEVERAL_PROTOCOLS]
+        return [remark], []
+    return [remark], [_SEVERAL_PROTOCOLS]
 
 
 def sizes(runs: pd.DataFrame) -> list[str]:
@@ -147,7 +156,7 @@ def origins(runs: pd.DataFrame) -> list[str]:
     return [*lines, f"{published} rows of the files that the paper's authors published"] if published else lines
 
 
-def published_overlaps(runs: pd.DataFrame) -> list[str]:
+def published_overlaps(runs: pd.DataFrame) -> list[Text]:
     """The published results whose source shares images with the target: shown as published, not left blank."""
     published = runs[runs["origin"] == PUBLISHED]
     pairs = published[["title", "source_sets", "target"]].drop_duplicates().itertuples(index=False)
@@ -156,4 +165,4 @@ def published_overlaps(runs: pd.DataFrame) -> list[str]:
     cells = list(dict.fromkeys(cells))
     if not cells:
         return []
-    return [f"**Shown as published**, though source and target share images: {'; '.join(cells)}."]
+    return [(Bold("Shown as published"), f", though source and target share images: {'; '.join(cells)}.")]

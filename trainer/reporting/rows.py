@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data_pipelines.datasets.overlap import shares_images
+from data_pipelines.printable import printable
 from trainer.authors import SETTINGS, Protocol, departures, match_authors, setting
 from trainer.config import config_of, translated
 from trainer.metrics import metric_of
@@ -94,8 +95,9 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The rows as a table with every column of `COLUMNS` and its type; what a row lacks is empty."""
-    frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    """The rows as a table with every column of `COLUMNS` and its type; what a row lacks is empty. Names are printable,
+    so that a row is the same whether it comes from a result or from a table of results."""
+    frame = pd.DataFrame([_readable(row) for row in rows]).reindex(columns=COLUMNS)
     for name, default in _TEXT.items():
         frame[name] = frame[name].astype(object).where(frame[name].notna(), default).map(str)  # a folder may be "7"
     frame.loc[frame["origin"] == PUBLISHED, "protocol"] = AUTHORS  # also in tables of versions that knew no protocols
@@ -106,6 +108,10 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     for name in _REAL:
         frame[name] = frame[name].astype(float)
     return frame
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _version(environment: dict[str, Any]) -> str:

@@ -1,14 +1,15 @@
 """Tables as Markdown, LaTeX, HTML and rows of a CSV file."""
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import pandas as pd
 
+from data_pipelines.printable import printable
 from trainer.reporting.cells import p_text
 from trainer.reporting.tables import Entry, Heading, Table
+from trainer.reporting.words import html_text, markdown_text
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -24,11 +25,14 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
     "±": r"$\pm$",
     "×": r"$\times$",
     "≥": r"$\geq$",
     "–": "--",
 }
+_LATEX_SIGN = re.compile(rf"([-',])(?=\1)|[{re.escape(''.join(_LATEX))}]")  # TeX makes one sign of two such
+_LIMITS = re.compile(r" \[(?=[-+]?\d|not available)")
 _FITS = 100  # characters of a row that fit the page in footnotesize
 
 
@@ -42,7 +46,7 @@ def markdown(table: Table) -> list[str]:
 
 
 def _markdown_text(text: str) -> str:
-    return text.replace("|", "\\|")
+    return markdown_text(printable(text)).replace("|", "\\|")
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -54,14 +58,15 @@ def _markdown_entry(entry: Entry) -> str:
 def latex(tables: Iterable[Table]) -> str:
     r"""Tables for \input; they need \usepackage{booktabs}. Full width of a page, also in two columns."""
     parts = ["% Needs \\usepackage{booktabs} in the preamble."]
-    for table in tables:
+    tables = list(tables)
+    for table, label in zip(tables, _labels(tables), strict=True):
         groups = _groups(table.columns)
         wide = max((len(title) + sum(len(entry.text) for entry in row) for title, row in table.rows), default=0) > _FITS
         lines = [
             r"\begin{table*}",
             rf"\centering\{'script' if wide else 'footnote'}size\setlength{{\tabcolsep}}{{4pt}}",
             rf"\caption{{{_latex_text(' '.join([table.caption, *table.notes]))}}}\vspace{{4pt}}",
-            rf"\label{{tab:{re.sub('[^A-Za-z0-9]+', '-', table.name)}}}",
+            rf"\label{{tab:{label}}}",
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"\toprule",
             *([] if groups is None else _latex_groups(groups)),
@@ -80,7 +85,16 @@ def latex(tables: Iterable[Table]) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+    found = _LATEX_SIGN.sub(lambda match: _LATEX.get(match[0], f"{match[0]}{{}}"), printable(text))
+    return f"{{{found[0]}}}{found[1:]}" if found[:1] in ("[", "*") else found  # options of what ends the row before
+
+
+def _labels(tables: Sequence[Table]) -> list[str]:
+    labels: list[str] = []
+    for table in tables:
+        label = re.sub("[^A-Za-z0-9]+", "-", table.name)
+        labels.append(f"{label}-{len(labels) + 1}" if label in labels else label)
+    return labels
 
 
 def _latex_row(cells: Sequence[str]) -> str:
@@ -102,9 +116,9 @@ def _latex_heading(column: Heading, groups: list[tuple[str, int]] | None) -> str
 
 def _latex_entry(entry: Entry, wide: bool) -> str:
     text = _latex_text(entry.text)
-    mean, bracket, rest = text.partition(" [")
-    if wide and bracket:  # an interval, or another spread, below its mean
-        return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{_latex_marked(mean, entry)}\\{{}}[{rest}\end{{tabular}}"
+    mean, limits = _without_limits(text)
+    if wide and limits:  # below the mean
+        return rf"\begin{{tabular}}[t]{{@{{}}r@{{}}}}{_latex_marked(mean, entry)}\\{{}}{limits}\end{{tabular}}"
     return _latex_marked(text, entry)
 
 
@@ -124,33 +138,39 @@ def _groups(columns: Sequence[Heading]) -> list[tuple[str, int]] | None:
 def as_html(table: Table) -> str:
     """A table as HTML with its caption above and its notes below; each cell says its seeds and its p value."""
     groups = _groups(table.columns)
-    lines = ["<figure class=table>", f"<figcaption>{html.escape(table.caption)}</figcaption>", "<table>", "<thead>"]
+    lines = ["<figure class=table>", f"<figcaption>{html_text(table.caption)}</figcaption>", "<table>", "<thead>"]
     if groups is not None:
-        heads = [f"<th class=group colspan={width} scope=colgroup>{html.escape(name)}</th>" for name, width in groups]
+        heads = [f"<th class=group colspan={width} scope=colgroup>{html_text(name)}</th>" for name, width in groups]
         lines.append(f"<tr><th></th>{''.join(heads)}</tr>")
     titles = [column.title if groups is None else column.short or column.title for column in table.columns]
-    heads = [f"<th scope=col>{html.escape(title)}</th>" for title in titles]
-    lines += [f"<tr><th>{html.escape(table.stub)}</th>{''.join(heads)}</tr>", "</thead>", "<tbody>"]
+    heads = [f"<th scope=col>{html_text(printable(title))}</th>" for title in titles]
+    lines += [f"<tr><th>{html_text(table.stub)}</th>{''.join(heads)}</tr>", "</thead>", "<tbody>"]
     for title, entries in table.rows:
         paper = " class=paper" if title.endswith(", paper") else ""
         cells = "".join(map(_html_entry, entries))
-        lines.append(f"<tr{paper}><th scope=row>{html.escape(title)}</th>{cells}</tr>")
+        lines.append(f"<tr{paper}><th scope=row>{html_text(printable(title))}</th>{cells}</tr>")
     lines += ["</tbody>", "</table>"]
-    lines += [f"<p class=note>{html.escape(' '.join(table.notes))}</p>"] if table.notes else []
+    lines += [f"<p class=note>{html_text(' '.join(table.notes))}</p>"] if table.notes else []
     return "\n".join([*lines, "</figure>"])
 
 
+def _without_limits(text: str) -> tuple[str, str]:
+    """A value, and what stands in brackets behind it: an interval, or another spread; "" for neither, as in a name."""
+    found = _LIMITS.search(text)
+    return (text[: found.start()], text[found.start() + 1 :]) if found else (text, "")
+
+
 def _html_entry(entry: Entry) -> str:
-    text, bracket, limits = html.escape(entry.text).partition(" [")
+    text, limits = _without_limits(html_text(printable(entry.text)))
     if entry.insignificant:
         text = f"<i>{text}</i>"
     if entry.best:
         text = f"<b>{text}</b>"
-    small = [f"[{limits}"] if bracket else []
+    small = [limits] if limits else []
     if entry.cell and entry.cell.n:
         small.append(f"n = {entry.cell.n}")
     if entry.p is not None:
-        small.append(html.escape(f"{p_text(entry.p)} against {entry.against}"))
+        small.append(html_text(f"{p_text(entry.p)} against {entry.against}"))
     aside = f"<small>{'; '.join(small)}</small>" if small else ""
     return f"<td>{text}{aside}</td>"
 

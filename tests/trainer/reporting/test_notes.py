@@ -7,6 +7,7 @@ from made_results import ENVIRONMENT, frame, pretrain_result, seeds, settings_of
 
 from trainer.reporting import notes
 from trainer.reporting.rows import PUBLISHED
+from trainer.reporting.words import markdown_words
 
 SWEEP = seeds("mine", (0.5, 0.6))
 
@@ -15,7 +16,7 @@ def test_mixed_versions_of_the_code_are_named() -> None:
     assert notes.mixed_versions(frame([*SWEEP, pretrain_result("big")])) == []
     other = seeds("other", (0.5,), environment=ENVIRONMENT | {"commit": "bad"})
     none = seeds("third", (0.5,), environment=ENVIRONMENT | {"commit": None})
-    (line,) = notes.mixed_versions(frame([*SWEEP, *other, *none]))
+    line = markdown_words(*notes.mixed_versions(frame([*SWEEP, *other, *none])))
     assert line.startswith(
         "**Mixed code versions**: 3 commits in one report: c0ffee (2 runs: mine-r50x1/pets/full-shot-seed-0"
     )
@@ -25,7 +26,7 @@ def test_mixed_versions_of_the_code_are_named() -> None:
 
 def test_runs_that_are_not_a_number_are_named() -> None:
     assert notes.not_numbers(frame([*SWEEP, transfer_result("mine", "5", 0, None)])) == []
-    (line,) = notes.not_numbers(frame(seeds("mine", (0.5, math.nan))))
+    line = markdown_words(*notes.not_numbers(frame(seeds("mine", (0.5, math.nan)))))
     assert line == (
         "**Not a number**: the test metric of 1 of 2 runs is NaN: mine-r50x1/pets/full-shot-seed-1-finetune."
     )
@@ -34,7 +35,7 @@ def test_runs_that_are_not_a_number_are_named() -> None:
 def test_seeds_of_different_settings_are_named() -> None:
     assert notes.unlike_seeds(frame(SWEEP)) == []
     shorter = transfer_result("mine", "full", 2, 0.5, total_steps=100)
-    (line,) = notes.unlike_seeds(frame([*SWEEP, shorter]))
+    line = markdown_words(*notes.unlike_seeds(frame([*SWEEP, shorter])))
     assert line == ("**Seeds of different settings** in one mean: mine, r50x1 on pets, full (total_steps, departures).")
     assert notes.unlike_seeds(frame([*SWEEP, transfer_result("mine", "5", 2, 0.5, total_steps=100)])) == []
 
@@ -42,9 +43,8 @@ def test_seeds_of_different_settings_are_named() -> None:
 def test_different_metrics_of_one_target_are_named() -> None:
     by_area = transfer_result("other", "full", 0, None, metric="auc", test={"auc": 0.75})
     assert notes.several_metrics(frame(SWEEP)) == []
-    assert notes.several_metrics(frame([*SWEEP, by_area])) == [
-        "**Different metrics** on Pets: top-1 accuracy, mean AUC."
-    ]
+    line = markdown_words(*notes.several_metrics(frame([*SWEEP, by_area])))
+    assert line == "**Different metrics** on Pets: top-1 accuracy, mean AUC."
 
 
 @pytest.mark.parametrize("patients", ["none", "apart", None])
@@ -59,7 +59,7 @@ def test_sets_whose_patients_may_leak_are_named() -> None:
         transfer_result("mine", "5", 0, 0.5, "tuberculosis", patients="may leak"),
         transfer_result("mine", "5", 1, 0.5, patients="none"),
     ]
-    (line,) = notes.leaks(frame(leaking))
+    line = markdown_words(*notes.leaks(frame(leaking)))
     assert line.startswith("**Patients may leak** in chexpert, mimic_cxr, tuberculosis: ")
 
 
@@ -95,7 +95,7 @@ def test_classes_left_out_of_means_are_named() -> None:
 
 def test_published_results_that_share_images_are_shown_and_named() -> None:
     overlapping = frame(seeds("chexpert_mimic_nih", (0.5, 0.6), target="covidx")).assign(origin=PUBLISHED)
-    (line,) = notes.published_overlaps(overlapping)
+    line = markdown_words(*notes.published_overlaps(overlapping))
     assert line.startswith(
         "**Shown as published**, though source and target share images: CheXpert+MIMIC+NIH on COVIDx ("
     )
@@ -120,5 +120,6 @@ def test_targets_that_were_trained_on_val_are_named() -> None:
     assert notes.trained_on_val(frame([*whole, covidx])) == ["Pets: all runs, for which nothing was chosen on val"]
     published = frame(whole).assign(origin=PUBLISHED)
     assert notes.trained_on_val(published) == []
-    (line,) = notes.unlike_seeds(frame([*SWEEP, transfer_result("mine", "full", 2, 0.5, trained_on="train+val")]))
+    mixed = frame([*SWEEP, transfer_result("mine", "full", 2, 0.5, trained_on="train+val")])
+    line = markdown_words(*notes.unlike_seeds(mixed))
     assert line.endswith("full (trained_on).")

@@ -16,6 +16,7 @@ from trainer.reporting.rows import AUTHORS, DEFAULT, row_of
 from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import sources_of
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
+from trainer.reporting.words import markdown_words, plain
 
 BY_AUTHORS: dict[str, Any] = {"protocol": "authors", "departures": {}}
 NESTEROV = {"optim.nesterov": {"used": False, "protocol": True}}
@@ -69,17 +70,17 @@ def test_one_protocol_is_not_spoken_of() -> None:
 def test_what_the_top_of_a_report_says() -> None:
     runs = frame([*both("mine", (0.5, 0.6), (0.7,)), pretrain_result("big", **BY_AUTHORS)])
     (remark,), (warning,) = notes.protocols(runs, with_paper=False)
-    assert remark == (
+    assert markdown_words(remark) == (
         "Runs by protocol: 2 fine-tuned by BiT and the paper's text, the default; 2 by the authors' program, here "
-        "called the authors' protocol. `docs/fidelity.md` lists the differences"
+        "called the authors' protocol. `docs/fidelity.md` lists the differences."
     )
     (remark,), _ = notes.protocols(frame([*both("mine", (0.5,), (0.7,)), pretrain_result("big")]), with_paper=False)
-    assert remark.startswith(
+    assert plain(remark).startswith(
         "Runs by protocol: 1 fine-tuned by BiT and the paper's text, the default; 1 pre-trained as the recipe has "
         "it; 1 by the authors' program"
     )
-    assert warning.startswith("**Different protocols**: ")
-    assert "`--match-authors`" in warning
+    assert markdown_words(warning).startswith("**Different protocols**: ")
+    assert "`--match-authors`" in markdown_words(warning)
     assert len(notes.protocols(runs[runs["protocol"] == AUTHORS], with_paper=False)[0]) == 1
     assert notes.protocols(runs[runs["protocol"] == AUTHORS], with_paper=True)[1] == []
     # a source by the authors' program, fine-tuned by the default only: nothing to confuse
@@ -91,7 +92,7 @@ def test_what_the_top_of_a_report_says() -> None:
 def test_the_papers_values_are_by_the_authors_protocol() -> None:
     runs = frame(seeds("imagenet1k", (0.5, 0.6)))
     (remark,), warnings = notes.protocols(runs, with_paper=True)
-    assert "the paper's own values are by the authors' protocol" in remark
+    assert "the paper's own values are by the authors' protocol" in plain(remark)
     assert len(warnings) == 1
     marked = ("Rows of different protocols cannot be compared directly: see the top of the report.",)
     (table,) = transfer_tables(runs, "full", published())
@@ -114,7 +115,7 @@ def test_published_files_are_by_the_authors_protocol(tmp_path: Path) -> None:
     write_runs(runs.drop(columns="protocol").assign(protocol=""), tmp_path / "old.csv")
     assert list(collect((tmp_path / "old.csv",)).runs["protocol"]) == [AUTHORS]
     (remark,), warnings = notes.protocols(runs, with_paper=False)
-    assert ", 1 of them published." in remark
+    assert ", 1 of them published." in plain(remark)
     assert warnings == []
     mine = written(tmp_path / "runs", both("imagenet1k", (0.5,), (0.7,)))
     report = compose(collect((theirs, mine)), tmp_path)
@@ -162,7 +163,7 @@ def test_single_flags_are_listed_with_what_they_depart_from() -> None:
     ]
     seeds_differ = [departing, transfer_result("mine", "5", 1, 0.5) | BY_AUTHORS]
     (line,) = notes.unlike_seeds(frame(seeds_differ))
-    assert line.endswith("mine, r50x1 on pets, 5 (departures).")
+    assert plain(line).endswith("mine, r50x1 on pets, 5 (departures).")
 
 
 def test_figures_have_a_panel_for_each_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,11 +181,11 @@ def test_figures_have_a_panel_for_each_protocol(tmp_path: Path, monkeypatch: pyt
 def test_the_report_begins_with_it(tmp_path: Path) -> None:
     folder = written(tmp_path / "runs", [*both("mine", (0.5,), (0.7,)), pretrain_result("big", **BY_AUTHORS)])
     report = compose(collect((folder,)), tmp_path)
-    assert report.warnings[0].startswith("**Different protocols**")
-    words = [block.text for block in report.blocks if isinstance(block, Words)]
+    assert plain(report.warnings[0]).startswith("Different protocols")
+    words = [plain(block.text) for block in report.blocks if isinstance(block, Words)]
     assert any("docs/fidelity.md" in text for text in words)
     first_section = next(i for i, block in enumerate(report.blocks) if isinstance(block, Title) and block.level == 2)
-    assert any(isinstance(b, Words) and "docs/fidelity.md" in b.text for b in report.blocks[:first_section])
+    assert any(isinstance(b, Words) and "docs/fidelity.md" in plain(b.text) for b in report.blocks[:first_section])
     assert (
         "| big | r50x1 | chexpert+mimic_cxr | authors' |"
         in write(report, collect((folder,)).runs, tmp_path).read_text()

@@ -1,0 +1,80 @@
+"""Names as text: by whatever bytes a folder, a label or a run is called, it can be written, shown and told from others.
+
+A name itself is kept as it is, wherever programs read it again; these are for people and for the names of files.
+"""
+
+import hashlib
+import re
+import textwrap
+import unicodedata
+
+_NONCHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+# What no encoding has, what ends a line or gives commands to a terminal, and what is invisible or turns the text around
+# it. Joiners stay: Persian, Hindi and emoji are spelt with them.
+_ESCAPED = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufdd0-\ufdef" + _NONCHARACTERS + "]"
+)
+_EDGES = re.compile(r"^\s+|\s+$")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST = 80  # characters of the name of a file, where file systems take 255 bytes
+_WIDE = "WF"
+
+
+def printable(name: str) -> str:
+    r"""The name, with what cannot be written or seen by its number: "Katze \xfc" of a folder whose name is no UTF-8 is
+    "Katze \udcfc", and blanks at either end are \x20. Given the result again, returns it as it is."""
+    return _EDGES.sub(_numbers, visible(name))
+
+
+def visible(text: str) -> str:
+    """The same of a text that may begin or end with a blank, such as a part of a sentence."""
+    return _ESCAPED.sub(_numbers, text)
+
+
+def escape(character: str) -> str:
+    r"""A character by its number: \x0a, \udcfc or \U0001f600."""
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 1 << 8 else f"\\u{number:04x}" if number < 1 << 16 else f"\\U{number:08x}"
+
+
+def _numbers(match: re.Match[str]) -> str:
+    return "".join(map(escape, match[0]))
+
+
+def file_name(name: str) -> str:
+    """A name for a file or folder: of letters, digits and "._-" as it is; else with a digest that tells it from others
+    of which as much is left."""
+    kept = _UNSAFE.sub("_", name)
+    if kept == name and 0 < len(name) <= _LONGEST and name[0] not in ".-":
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return "-".join(filter(None, (kept[:_LONGEST].strip("._-"), digest)))
+
+
+def width_of(text: str) -> int:
+    """How many letters wide a text is, where those of East Asia count two and accents none."""
+    return sum(2 if unicodedata.east_asian_width(c) in _WIDE else 0 if unicodedata.combining(c) else 1 for c in text)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text that is at most about so many columns wide: its middle is left out, since names often end in what tells
+    them apart."""
+    if width_of(text) <= most:
+        return text
+    kept = max(2, _letters(text, most) - 1)
+    end = kept // 3
+    return f"{text[: kept - end].rstrip()}…{text[len(text) - end :].lstrip()}"
+
+
+def wrapped(text: str, width: int, most_lines: int) -> str:
+    """A text in at most so many lines of about so many columns."""
+    text = shortened(text, width * most_lines)
+    lines = textwrap.wrap(text, _letters(text, width))
+    if len(lines) > most_lines:  # words are longer than what is left of their lines
+        lines = [text[start : start + _letters(text, width)] for start in range(0, len(text), _letters(text, width))]
+    return "\n".join(lines[:most_lines])
+
+
+def _letters(text: str, width: int) -> int:
+    """How many of its letters fill some columns."""
+    return max(1, width * len(text) // max(1, width_of(text)))
