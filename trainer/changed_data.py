@@ -48,11 +48,18 @@ def require_same_outputs(run_dir: Path, before: Mapping[str, Any], now: Mapping[
         remedy = "Start a new run in another folder: --out DIR"
     else:
         begin = shlex.join(["--model.pretrained", str(run_dir)])
-        remedy = f"Start a new run in another folder, --run-dir DIR; with {begin} it begins with the weights of this one"
+        remedy = f"Start a new run in another folder, --run-dir DIR; with {begin} it begins with these weights"
     raise InputError(
         f"{run_dir} holds a run on other data, and its model cannot go on with these:\n  " + "\n  ".join(found) + "\n"
         f"{remedy}"
     )
+
+
+def make_anew(run_dir: Path, changed: Sequence[str]) -> str:
+    """How a finished run comes by a result on its set where nothing but the training images changed: there is nothing
+    left to be learnt from them. "" otherwise. changed: as `config.differences`."""
+    fingerprints = [line for line in changed if line.startswith("data_fingerprint: ")]
+    return f"have this one made anew: {shlex.join(['rm', '-r', str(run_dir)])}" if changed == fingerprints != [] else ""
 
 
 def _classes(was: Sequence[str] | None, are: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint, logs
-from trainer.changed_data import changed_sets, data_before, require_same_outputs
+from trainer.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
@@ -204,15 +204,16 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     former = data_before(run_dir, RESULT)
     if changed:
         require_same_outputs(run_dir, former, data, _is_transfer(settings))
-    other_sets = changed_sets(former, data)
-    changed += other_sets
-    if changed and not start.resume_anyway:
+    other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
+    if (changed or other_sets) and not start.resume_anyway:
+        anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
-            f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-            f"Start a new run in another folder, or {_way_on(before, settings)}"
+            f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
+            f"Start a new run in another folder, or {anew or _way_on(before, settings)}"
         )
-    result = None if other_sets else read_json(run_dir / RESULT)
-    return result if isinstance(result, dict) and not differences(result.get("settings", {}), settings) else None
+    if other_sets or not isinstance(result, dict) or differences(result.get("settings", {}), settings):
+        return None
+    return result
 
 
 def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
