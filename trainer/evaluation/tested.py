@@ -66,7 +66,6 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     except InputError as error:
         why = str(error)
     patients = run.result.get("patients", "none")
-    names = ", ".join(run.about.get("sets") or run.result.get("source_sets") or ["unknown"])
     warnings = [_SPLIT_RULE[patients]] if patients == "may leak" else []
     if split == "val":
         warnings.append("This is val: the checkpoint, the thresholds and the temperature were chosen on it.")
@@ -74,7 +73,8 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     lines = [f"{SPLIT_RULE} {_SPLIT_RULE.get(patients, 'unknown')}"]
     lines += [line for folder in folders for line in _of_manifest(folder)]
     lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
-    name = ", ".join(sorted(set(index.origins))) if index else str(run.result.get("target_set") or names)
+    names = sorted(set(index.origins)) if index else run.about.get("sets") or sorted(digests)
+    name = ", ".join(names) or str(run.result.get("target_set") or "unknown")
     return Tested(name, split, True, predictions, lines, digests, warnings=warnings, index=index, no_index=why)
 
 
