@@ -57,12 +57,11 @@ def collect(places: tuple[Path, ...], metric: str | None = None) -> Collected:
     if runs.empty:
         aside = f" ({'; '.join(warnings)})" if warnings else ""
         raise InputError(f"no finished run below {', '.join(map(str, places))}: no readable {RESULT}{aside}")
-    runs, copies = _without_copies(runs)
     runs, namesakes = _told_apart(runs)
-    remarks += namesakes
+    runs, copies = _without_copies(runs)
     runs = _with_metric(runs, metric) if metric else runs
     _require_distinct(runs[runs["kind"] == "transfer"])
-    return Collected(runs, (*remarks, *copies), tuple(warnings))
+    return Collected(runs, (*remarks, *copies, *namesakes), tuple(warnings))
 
 
 def _files(place: Path) -> list[Path]:
