@@ -178,7 +178,7 @@ def table(runs: Sequence[Standing]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for i, run in enumerate(runs, 1):
         notes = [f"    {_first_line(run.error)}"] if run.error and run.state != "finished" else []
-        notes += [f"    {run.holder}"] if run.holder else []
+        notes += [f"    {_printable(run.holder)}"] if run.holder else []
         notes += [f"    goes on by: {run.command}"] if run.command else []
         lines[i] = "\n".join([lines[i], *notes])
     counts = {state: sum(run.state == state for run in runs) for state in dict.fromkeys(run.state for run in runs)}
@@ -187,9 +187,12 @@ def table(runs: Sequence[Standing]) -> str:
 
 
 def _first_line(text: str) -> str:
-    line = (text.splitlines() or [""])[0]
-    line = "".join(character if character.isprintable() else "?" for character in line)
+    line = _printable((text.splitlines() or [""])[0])
     return line if len(line) <= _ERROR_CHARACTERS else f"{line[: _ERROR_CHARACTERS - 3]}..."
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _duration(seconds: float) -> str:
