@@ -1,17 +1,15 @@
 """The life of a run: open, resume, train, test once, and leave a result. Pre-training and transfer differ only in their
 configuration."""
 
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint, logs
@@ -22,12 +20,15 @@ from trainer.environment import describe_environment
 from trainer.files import read_json, write_json
 from trainer.job import CONFIG as CONFIG
 from trainer.job import Job, make_job
+from trainer.lock_file import job_name
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
+from trainer.new_folder import ENVIRONMENT, claim, next_free
 from trainer.preflight import preflight
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
 from trainer.resume_command import resume_command
+from trainer.run_lock import locked, release, require_lock, taken_over
 from trainer.saving import UnsavedError
 from trainer.signals import Stopped
 from trainer.tracking import write_status
@@ -75,15 +76,39 @@ def carry_out(
         say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
         return {}
     if result is not None:
-        write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
-        if engine.rank == 0:
-            print(f"{run_dir} is finished", flush=True)
-        say_nothing_is_recorded(job, engine, "the run is finished; --no-resume begins another one")
-        return result
+        return _as_it_is(job, engine, result)
     if engine.rank == 0:
         for warning in job.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     wait_for_all(engine)  # every rank has looked at the folder before one writes to it
+    if not start.resume:
+        job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
+    with locked(job.run_dir, engine, config.runtime.timeout_s):
+        result = _finished_meanwhile(job, settings, start, engine)
+        if result is not None:
+            return _as_it_is(job, engine, result)
+        return _made(config, job, engine, about, work, settings, environment)
+
+
+def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
+    write_status(job.run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
+    if engine.rank == 0:
+        print(f"{job.run_dir} is finished", flush=True)
+    say_nothing_is_recorded(job, engine, "the run is finished; --no-resume begins another one")
+    return result
+
+
+def _made(
+    config: Config,
+    job: Job,
+    engine: Engine,
+    about: dict[str, Any],
+    work: Callable[[Job, Engine], Outcome],
+    settings: dict[str, Any],
+    environment: dict[str, Any],
+) -> dict[str, Any]:
+    """Carry it out in a folder that is this start's alone."""
+    run_dir = job.run_dir
     if engine.rank == 0:
         _open_folder(job, settings, environment)
     logs.tell_together(engine)
@@ -114,8 +139,10 @@ def carry_out(
             **outcome.details,
             **final_metrics(outcome.predicted),
         }
+        require_lock(run_dir, engine)
         if engine.rank == 0:
             save_predictions(run_dir, outcome.predicted)
+    require_lock(run_dir, engine)
     if engine.rank == 0:
         write_json(run_dir / RESULT, result)
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
@@ -137,7 +164,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         for name in (RESULT, PREDICTIONS, SUBSET):  # of other settings, or the result would have been returned
             (run_dir / name).unlink(missing_ok=True)
         write_json(run_dir / CONFIG, settings)
-        write_json(run_dir / "environment.json", environment)
+        write_json(run_dir / ENVIRONMENT, environment | {"job": job_name()})
         if job.config.data.shots is not None:
             write_subset(run_dir, job.train)
     except OSError as error:
@@ -165,15 +192,7 @@ def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
     run_dir = run_dir_of(config, start)
     if start.resume:
         return run_dir
-    # Rank 0 decides: by the time the others look, it may have made the folder.
-    number = 1
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    while (run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")).exists():
-        number += 1
-    if restarted:  # by torchrun's --max-restarts: go on with the folder that the first attempt made
-        number = max(1, number - 1)
-    number = int(engine.sum(torch.tensor(number if engine.rank == 0 else 0)))
-    return run_dir if number == 1 else run_dir.with_name(f"{run_dir.name}-{number}")
+    return next_free(run_dir, engine)
 
 
 def _check_batch(config: Config, job: Job, engine: Engine) -> None:
@@ -216,6 +235,20 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     return result
 
 
+def _finished_meanwhile(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
+    """What `finished` says now that no other start is at work there, on every rank. Collective."""
+    result, error = None, None
+    if engine.rank == 0:
+        try:
+            result = finished(job.run_dir, settings, start)
+        except InputError as objection:
+            error = str(objection)
+    result, error = engine.gather((result, error))[0]
+    if error is not None:
+        raise InputError(error)
+    return result
+
+
 def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
     """How a run goes on whose settings are not those of this start."""
     was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
@@ -240,6 +273,7 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
 
     def leave(state: str, reason: str) -> None:
         write_status(job.run_dir, engine.rank, state, step(), job.total_steps, reason)
+        release(job.run_dir)  # now: a launcher may end this rank at any time
 
     def terminated(number: int, frame: Any) -> None:
         sys.exit(128 + number)
@@ -274,6 +308,8 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         raise RunError(f"interrupted. This goes on from step {step()}:\n  {resume_command(job.run_dir)}") from None
     except SystemExit:
         leave("resumable", "terminated")
+        if lost := taken_over(job.run_dir):
+            raise RunError(lost) from None
         raise
     except BaseException as error:
         leave("failed", f"{type(error).__name__}: {error}")

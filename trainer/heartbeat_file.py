@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.resume_command import resume_command
+from trainer.run_lock import taken_over
 
 HEARTBEAT = "heartbeat.json"
 EVERY_S = 10.0
@@ -35,8 +36,10 @@ class HeartbeatFile:
             self.beat(self._step)
 
     def beat(self, step: int) -> None:
-        """Write now. A disk that is full is no reason to stop."""
+        """Write now, unless the folder is another start's by now. A disk that is full is no reason to stop."""
         self._written = time.monotonic()
+        if taken_over(self._path.parent):
+            return
         done = step - self._first_step
         content = {
             "step": step,

@@ -2,7 +2,6 @@
 fails."""
 
 import shutil
-import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +18,8 @@ from data_pipelines.errors import RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.job import Job
+from trainer.messages import say
+from trainer.run_lock import require_lock, taken_over
 from trainer.tracking import write_status
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
@@ -73,9 +74,11 @@ class Saver:
     def save(self, step: int, best: float | None = None) -> None:
         """Begin to write a checkpoint after `step` updates: that of its step, or the best one, with its metric.
 
-        Waits only for the write before. Raises RunError, with the checkpoints as they are, if a weight is not finite.
+        Waits only for the write before. Raises RunError, with the checkpoints as they are, if a weight is not finite,
+        and if another start has taken over the folder.
         """
         started = perf_counter()
+        require_lock(self._job.run_dir, self._engine)
         unsaved_best = None
         if step != self._step:  # the best one and the numbered one of a step share a copy
             failed = self._written()
@@ -100,6 +103,7 @@ class Saver:
         """Wait until all is written. Raises RunError on every rank if that fails, `stopping` UnsavedError."""
         started = perf_counter()
         failed = self._written()
+        require_lock(self._job.run_dir, self._engine)
         for pause_s in _LAST_PAUSES_S:
             if not failed:
                 break
@@ -139,9 +143,16 @@ class Saver:
         most = self._job.config.runtime.max_failed_saves
         if self._failed_in_a_row >= most:
             raise RunError(
-                f"{most} saves in a row failed (--max-failed-saves): {_why(failed)}. The last whole checkpoint is "
-                "still there; make room and start the same command again"
+                f"{most} saves in a row failed (--max-failed-saves): {_why(failed)}. {self._left()}; make room and "
+                "start the same command again"
             )
+
+    def _left(self) -> str:
+        """Which checkpoints there are to go on from."""
+        with suppress(OSError):
+            found = checkpoint.numbered(self._job.run_dir)
+            return f"{found[-1].name} is still there" if found else "There is no checkpoint yet"
+        return "Which checkpoints are left cannot be seen"
 
     def _keep_best(self, failed: list[_Failed]) -> _Target | None:
         """The best weights if they are among what failed, safe from the next copy."""
@@ -182,6 +193,8 @@ class Saver:
         """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
         for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
             started, is_last = perf_counter(), self._hurry.is_set()
+            if lost := taken_over(self._job.run_dir):
+                return _Failed(target, OSError(lost))
             try:
                 if target.on_device is not None:
                     target.on_device.synchronize()
@@ -189,11 +202,11 @@ class Saver:
             except OSError as error:
                 failed = _Failed(target, error)
                 if tried == 0:
-                    _say(f"{_in_words(failed)}; training goes on, and it will be tried again")
+                    say(f"warning: {_in_words(failed)}; training goes on, and it will be tried again")
             else:
                 self._figures["save/write_s"] = perf_counter() - started
                 if tried:
-                    _say(f"{target.path} is saved after all")
+                    say(f"warning: {target.path} is saved after all")
                 self._tidy(target.path)
                 return None
             if is_last:
@@ -202,7 +215,7 @@ class Saver:
         raise AssertionError("there is no last pause")
 
     def _tidy(self, path: Path) -> None:
-        if path.name == checkpoint.BEST:
+        if path.name == checkpoint.BEST or taken_over(self._job.run_dir):
             return
         run_dir = self._job.run_dir
         write_status(run_dir, 0, "running", checkpoint.step_of(path), self._job.total_steps)
@@ -210,7 +223,7 @@ class Saver:
             checkpoint.point_to(path)
             checkpoint.prune(run_dir, self._job.config.runtime.keep_checkpoints)
         except OSError as error:
-            _say(f"{path} is saved, but {error}")
+            say(f"warning: {path} is saved, but {error}")
 
 
 def _why(failed: list[_Failed]) -> str:
@@ -226,15 +239,11 @@ def _in_words(failed: _Failed) -> str:
     return f"{path} cannot be saved ({error.strerror or error}{free})"
 
 
-def _say(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
-
-
 def require_finite(weights: Iterable[Tensor], step: int) -> None:
     """Raise RunError if one of the weights after `step` updates is not finite."""
     norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
     if not norms.isfinite().all():
         raise RunError(
-            f"the weights after step {step} are not finite although the loss was; they are not saved, the last "
-            "checkpoint is from before. Lower the learning rate or lengthen the warm-up"
+            f"the weights after step {step} are not finite although the loss was; they are not saved, and what was "
+            "saved before stays as it is. Lower the learning rate or lengthen the warm-up"
         )

@@ -26,6 +26,7 @@ from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from trainer.files import read_json
 from trainer.heartbeat_file import HEARTBEAT
+from trainer.lock_file import holder_of
 
 CONFIG, STATUS, RESULT = "config.json", "status.json", "result.json"
 State = Literal["running", "stalled", "resumable", "failed", "finished", "unknown"]
@@ -36,7 +37,7 @@ _ERROR_CHARACTERS = 100
 @dataclass(frozen=True)
 class Standing:
     """Of one run. `left_s`: seconds to its end at its present speed; `silent_s`: since it last gave a sign; `command`:
-    what goes on with it. None: not known."""
+    what goes on with it; `holder`: which process is at work on it, where and since when. None: not known."""
 
     run: str
     state: State
@@ -46,6 +47,7 @@ class Standing:
     silent_s: float | None
     error: str
     command: str | None
+    holder: str | None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,23 @@ def standing(run_dir: Path, stalled_after_s: float, now: float) -> Standing:
         silent_s=silent_s,
         error=error,
         command=None if state in ("running", "finished") else _command(beat),
+        holder=_holder(run_dir, state, beat),
     )
+
+
+def _holder(run_dir: Path, state: str, beat: dict[str, Any]) -> str | None:
+    holder = holder_of(run_dir)
+    if holder is None or state == "finished":
+        return None
+    here = holder.process if holder.is_here else None
+    if not (state in ("running", "stalled") if here is None else here.lives()):
+        return None
+    number, written = _number(beat, "pid"), _number(beat, "time") or 0.0
+    is_other = holder.process is None or (holder.host, holder.process.number) != (beat.get("host"), number)
+    if number is None or not is_other or holder.since is None or written <= holder.since:
+        return holder.in_words()
+    # An earlier version, which knows no lock.
+    return f"{holder.in_words()}, and process {number:.0f} on {beat.get('host')} as well: stop one of them"
 
 
 def _state_of_running(
@@ -160,6 +178,7 @@ def table(runs: Sequence[Standing]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for i, run in enumerate(runs, 1):
         notes = [f"    {_first_line(run.error)}"] if run.error and run.state != "finished" else []
+        notes += [f"    {_printable(run.holder)}"] if run.holder else []
         notes += [f"    goes on by: {run.command}"] if run.command else []
         lines[i] = "\n".join([lines[i], *notes])
     counts = {state: sum(run.state == state for run in runs) for state in dict.fromkeys(run.state for run in runs)}
@@ -168,9 +187,12 @@ def table(runs: Sequence[Standing]) -> str:
 
 
 def _first_line(text: str) -> str:
-    line = (text.splitlines() or [""])[0]
-    line = "".join(character if character.isprintable() else "?" for character in line)
+    line = _printable((text.splitlines() or [""])[0])
     return line if len(line) <= _ERROR_CHARACTERS else f"{line[: _ERROR_CHARACTERS - 3]}..."
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _duration(seconds: float) -> str:

@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from trainer.files import write_atomically, write_json
 from trainer.heartbeat_file import HeartbeatFile
+from trainer.messages import say
+from trainer.run_lock import taken_over
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -137,12 +139,12 @@ class _Rows:
 
 def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:
     """Say how a run stands: "running", "finished", "resumable" or "failed". Rank 0 only."""
-    if rank == 0:
+    if rank == 0 and not taken_over(run_dir):
         status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, "time": time.time()}
         try:
             write_json(run_dir / STATUS, status)
         except OSError as error:  # a full disk is no reason to stop
-            print(f"warning: {run_dir / STATUS} cannot be written ({error})", file=sys.stderr, flush=True)
+            say(f"warning: {run_dir / STATUS} cannot be written ({error})")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -188,6 +189,48 @@ def test_too_many_failed_saves_end_the_run(
     monkeypatch.undo()
     trained(phantoms, run_dir)
     assert equal(run_dir, undisturbed)
+
+
+def test_what_is_left_after_failed_saves_is_told_as_it_is(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: True))
+    with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; make room and start the same"):
+        trained(phantoms, tmp_path / "run", max_failed_saves=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(saving, "_LAST_PAUSES_S", ())
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: "step_00000002" not in path.name))
+    with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; make room and start the same"):
+        trained(phantoms, tmp_path / "run", max_failed_saves=1)
+
+
+class Gone:
+    """A terminal that is not there any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def flush(self) -> None:
+        raise ValueError("I/O operation on closed file")
+
+
+def test_a_warning_that_nobody_can_read_costs_no_run(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warnings come from the thread that saves."""
+    begin, stderr = saving.Saver._begin, sys.stderr
+
+    def unheard(saver: saving.Saver, target: Any) -> None:
+        monkeypatch.setattr(sys, "stderr", Gone())
+        begin(saver, target)
+        saver._writes[-1].result()
+        monkeypatch.setattr(sys, "stderr", stderr)
+
+    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(saving.Saver, "_begin", unheard)
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
+    trained(phantoms, tmp_path / "run")
+    assert equal(tmp_path / "run", undisturbed)
 
 
 def test_the_last_save_must_succeed(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

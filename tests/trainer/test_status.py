@@ -5,11 +5,14 @@ import os
 import platform
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainer import heartbeat_file, status
+from trainer import heartbeat_file, lock_file, status
+from trainer.processes import Process, machine
 from trainer.status import run_folders, standing, table
 from trainer.tracking import Tracker, write_status
 
@@ -96,6 +99,48 @@ def test_command_prints_a_table_or_json(
     with pytest.raises(SystemExit, match="2"):
         status.main()
     assert "is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "holder", "beat", "expected"),
+    [
+        ("running", {"process": 7}, {"pid": 7}, "process 7 on node7 since {since} (SLURM job 5)"),
+        ("running", {"process": 8}, {"pid": 7, "time": NOW - 90}, "process 8 on node7 since {since} (SLURM job 5)"),
+        ("running", {"process": 8}, {"pid": 7}, "(SLURM job 5), and process 7 on node7 as well: stop one of them"),
+        ("resumable", {"process": 7}, {"pid": 7}, None),  # left behind
+        (
+            "resumable",
+            {"process": os.getpid(), "here": True},
+            {"pid": 7, "time": NOW - 90},
+            f"process {os.getpid()} on",
+        ),
+        ("running", {"process": 2**22 + 1, "here": True}, {"pid": 7}, None),
+        ("finished", {"process": os.getpid(), "here": True}, {}, None),
+    ],
+)
+def test_who_is_at_work_on_a_run(
+    state: str, holder: dict[str, Any], beat: dict[str, Any], expected: str | None, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path / "run", state, **{"host": "node7"} | beat)
+    (run / "result.json").write_text("{}")
+    known = replace(
+        lock_file.this_start(run),
+        host="node7",
+        job="SLURM job 5",
+        since=NOW - 60,
+        process=Process(holder["process"], None),
+        machine=machine() if "here" in holder else "another",
+    )
+    lock_file.create(run / lock_file.LOCK, known)
+    found = standing(run, 900.0, NOW)
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOW - 60))
+    if expected is None:
+        assert found.holder is None
+    else:
+        assert expected.format(since=since) in str(found.holder)
+        assert f"\n    {found.holder}" in table([found])
+    (run / lock_file.LOCK).write_text('{"host": "\x1b[31m"}')
+    assert "\x1b" not in table([standing(run, 900.0, NOW)])
 
 
 def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

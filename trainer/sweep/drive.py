@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines.errors import RunError
 from trainer.files import read_json
+from trainer.lock_file import JOB_VARIABLE, job_name
 from trainer.sweep.plan import PlannedRun, flags_of
 from trainer.sweep.progress import Progress
 from trainer.tracking import STATUS
@@ -46,6 +47,7 @@ class Drive:
 
     def __init__(self, runs: Sequence[PlannedRun], devices: Sequence[Device], lock: int) -> None:
         self._waiting = list(reversed(runs))
+        self._held: list[PlannedRun] = []  # by other starts; the last of the waiting come before them
         self._free = list(reversed(devices))
         self._lock = lock
         self._workers: list[_Worker] = []
@@ -59,7 +61,7 @@ class Drive:
         Raises RunError when worker processes do not even start.
         """
         try:
-            while self._waiting or self._busy():
+            while self._waiting or self._held or self._busy():
                 self._give_out()
                 for key, _ in self._selector.select(_POLL_S):
                     for event in key.data.listen():
@@ -74,20 +76,29 @@ class Drive:
 
     def _give_out(self) -> None:
         for worker in self._workers:
-            if worker.run is None and not worker.is_leaving and self._waiting:
-                worker.start(self._waiting.pop())
-        while self._free and self._waiting:
-            run = self._waiting.pop()
+            if worker.run is None and not worker.is_leaving and (self._waiting or self._held):
+                worker.start(*self._next())
+        while self._free and (self._waiting or self._held):
+            run, is_last_try = self._next()
             worker = _Worker(self._free.pop(), _log_of(run), self._lock)
             self._workers.append(worker)
             self._selector.register(worker.output, selectors.EVENT_READ, worker)
-            worker.start(run)
+            worker.start(run, is_last_try)
+
+    def _next(self) -> tuple[PlannedRun, bool]:
+        """The next run, and whether its folder is to be waited for: only once there is nothing else to do."""
+        return (self._waiting.pop(), False) if self._waiting else (self._held.pop(0), True)
 
     def _take(self, worker: "_Worker", event: dict[str, Any] | None) -> None:
         if event is None:
             self._bury(worker)
         elif event["event"] == "ready":
             worker.is_ready = True
+        elif event["event"] == "held":
+            run, worker.run = worker.run, None
+            assert run is not None
+            self._held.append(run)
+            self._progress.held(run, event["reason"])
         else:
             run, worker.run, worker.is_leaving = worker.run, None, event["is_last"]
             assert run is not None
@@ -155,12 +166,18 @@ class _Worker:
         assert self.process.stdout
         self._input, self.output = self.process.stdin, self.process.stdout
 
-    def start(self, run: PlannedRun) -> None:
-        """Begin a run."""
+    def start(self, run: PlannedRun, waits: bool) -> None:
+        """Begin a run; with `waits` also where another start may be at work on it."""
         self.run = run
         options = run.transfer.options
         options = replace(options, runtime=replace(options.runtime, threads=self.device.threads))
-        task = {"arguments": flags_of(replace(run.transfer, options=options)), "log": str(_log_of(run))}
+        task = {
+            "arguments": flags_of(replace(run.transfer, options=options)),
+            "log": str(_log_of(run)),
+            "folder": str(run.run_dir),
+            "waits": waits,
+            "timeout_s": options.runtime.timeout_s,
+        }
         with suppress(BrokenPipeError):  # it has died, as its output will tell
             self._input.write(json.dumps(task).encode() + b"\n")
             self._input.flush()
@@ -207,5 +224,6 @@ def _environment(device: Device) -> dict[str, str]:
     """A rank by itself, whatever job the sweep is part of; it finds this package from any folder."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PMI", "OMPI_"))}
     ours |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    ours |= {JOB_VARIABLE: job} if (job := job_name()) else {}
     ours["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_ROOT), ours.get("PYTHONPATH")]))
     return ours if device.gpu is None else ours | {"CUDA_VISIBLE_DEVICES": device.gpu}

@@ -53,6 +53,10 @@ class Progress:
             said = f"{run.run_dir} failed: {reason}"
         self._say(f"[{self._num_ended}/{self._num_runs}] {said}")
 
+    def held(self, run: PlannedRun, reason: str) -> None:
+        """Another start is at work on a run, or was."""
+        self._say(f"{run.name} comes last: {reason}")
+
     def line(self) -> str:
         """Steps done and the time left, if the rest goes on as fast as what was done so far."""
         done, elapsed = sum(self._steps.values()), time.monotonic() - self._started

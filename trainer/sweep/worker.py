@@ -1,8 +1,9 @@
 """A process that fine-tunes for a sweep, one run after the other; `transfer.py sweep` starts it.
 
-Standard input has a line of JSON for each run: its arguments and its log file. Its end, which is also that of a sweep
-that was killed, means to stop: what is under way is saved, to be resumed. Standard output has a line of JSON when the
-process is ready, and for each run that ended.
+Standard input has a line of JSON for each run: its arguments, its log file, and whether to wait where another start is
+at work in its folder. Its end, which is also that of a sweep that was killed, means to stop: what is under way is
+saved, to be resumed. Standard output has a line of JSON when the process is ready, and for each run that ended or was
+not begun.
 """
 
 import json
@@ -20,6 +21,7 @@ import tyro
 from data_pipelines.errors import InputError, RunError
 from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
+from trainer.run_lock import in_use
 
 
 class _Tasks:
@@ -77,6 +79,10 @@ def main() -> None:
     tasks = _Tasks()
     while task := tasks.next():
         log_to(Path(task["log"]))
+        if not task["waits"] and (held := in_use(Path(task["folder"]), task["timeout_s"])):
+            tasks.is_busy.clear()
+            _tell(events, event="held", reason=held)
+            continue
         reason, can_go_on = execute(task["arguments"])
         tasks.is_busy.clear()
         _tell(events, event="ended", reason=reason, is_last=not can_go_on)

@@ -92,6 +92,27 @@ def test_a_failed_run_costs_nothing_but_itself(
     assert "[7/7]" in capfd.readouterr().err
 
 
+def test_what_another_start_is_at_work_on_comes_last(
+    driven: Driven, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert not driven("held", "good", "held", "good").failures
+    said = [line.rstrip() for line in capfd.readouterr().err.splitlines()]
+    assert [
+        line.split("/")[1] + line.partition("seed-")[2][0] for line in said if "comes last: it is in use" in line
+    ] == [
+        "held0",
+        "held2",
+    ]
+    begun = [line.split(f"{tmp_path}/scratch/")[1][:4] for line in said if line.startswith("[")]
+    assert begun == ["good", "good", "held", "held"]
+
+
+def test_workers_know_the_job_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BITSCALE_JOB", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    assert drive._environment(CPU)["BITSCALE_JOB"] == "SLURM job 77"
+
+
 def test_a_process_for_each_device(driven: Driven, tmp_path: Path) -> None:
     devices = (Device("GPU-a", 1), Device("3", 1), Device("9", 1))
     assert not driven("good", "good", devices=devices).failures

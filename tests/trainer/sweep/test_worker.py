@@ -13,6 +13,7 @@ import pytest
 
 from data_pipelines.errors import InputError
 from trainer.fine_tuning import Transfer
+from trainer.lock_file import LOCK, create, this_start
 from trainer.sweep import worker as sweep_worker
 
 
@@ -22,9 +23,10 @@ class Worker:
     def __init__(self, process: int, tasks: IO[str], events: IO[str]) -> None:
         self.process, self.tasks, self.events = process, tasks, events
 
-    def give(self, target: str, log: Path) -> None:
+    def give(self, target: str, log: Path, waits: bool = True) -> None:
         arguments = ["--pretrained", "scratch", "--target", target]
-        self.tasks.write(json.dumps({"arguments": arguments, "log": str(log)}) + "\n")
+        task = {"arguments": arguments, "log": str(log), "folder": str(log.parent), "waits": waits, "timeout_s": 600}
+        self.tasks.write(json.dumps(task) + "\n")
         self.tasks.flush()
 
     def says(self) -> dict[str, Any]:
@@ -93,6 +95,19 @@ def test_runs_one_after_the_other(start: Callable[..., Worker], tmp_path: Path) 
     assert (tmp_path / "tulips").read_text() == "to tulips\nalso tulips\n"
     worker.tasks.close()
     assert worker.exit_code() == 0
+
+
+def test_a_run_that_another_start_is_at_work_on_is_not_begun(start: Callable[..., Worker], tmp_path: Path) -> None:
+    worker = start(played)
+    worker.says()
+    worker.give("pets", tmp_path / "log", waits=False)
+    assert worker.says() == {"event": "ended", "reason": None, "is_last": False}
+    assert create(tmp_path / LOCK, this_start(tmp_path))  # of this process, which is not the worker
+    worker.give("tulips", tmp_path / "log", waits=False)
+    said = worker.says()
+    assert (said["event"], f"{tmp_path} is in use by process {os.getpid()}" in said["reason"]) == ("held", True)
+    worker.give("tulips", tmp_path / "log", waits=True)
+    assert worker.says()["event"] == "ended"
 
 
 def test_it_does_not_go_on_after_a_fault(start: Callable[..., Worker], tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ def main() -> None:
         folder = Path(task["log"]).parent
         fates = json.loads(os.environ.get("FATES", "{}"))
         fate = fates.get("/".join(folder.parts[-3:]), words[words.index("--target") + 1])
+        if fate == "held" and not task["waits"]:
+            tell(event="held", reason="it is in use")
+            continue
         with Path(task["log"]).open("a") as log:
             log.write(
                 json.dumps({"process": os.getpid(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"), "words": words})
@@ -37,7 +40,7 @@ def main() -> None:
             (folder / "status.json").write_text('{"state": "resumable", "reason": "stopped by SIGTERM"}')
             sys.exit(143)
         reasons = {"bad": "no such luck", "fatal": "CUDA error"}
-        if fate == "good":
+        if fate in ("good", "held"):
             result = {
                 "run": str(folder),
                 "task": "single_label",

@@ -1,0 +1,86 @@
+"""Processes, told apart over machines, containers and restarts of either."""
+
+import os
+import platform
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_ANCESTORS = 4  # a rank's launcher may itself be the child of one, behind a shell
+_BOOT, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+
+
+class Process(NamedTuple):
+    """A process of one machine. started: clock ticks since the machine started, so that a number that is given again
+    does not pass for the same process; None where the system does not say."""
+
+    number: int
+    started: int | None
+
+    def lives(self) -> bool:
+        """Whether it has not ended; asked on the machine that it is on."""
+        try:
+            os.kill(self.number, 0)
+        except ProcessLookupError:
+            return False
+        except (OSError, OverflowError):  # somebody else's, or no number of a process
+            pass
+        known = _stat(self.number)
+        if known is None:  # others' processes may be hidden
+            return True
+        return known.state not in "ZX" and self.started in (None, known.started)
+
+
+class _Stat(NamedTuple):
+    state: str
+    parent: int
+    started: int
+
+
+def _stat(number: int) -> _Stat | None:
+    with suppress(OSError, ValueError, IndexError):
+        text = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+        words = text.rpartition(")")[2].split()  # the name before it may hold anything
+        return _Stat(words[0], int(words[1]), int(words[19]))
+    return None
+
+
+def this_process() -> Process:
+    """The one that asks."""
+    return _process(os.getpid())
+
+
+def ancestors() -> list[Process]:
+    """Its parent, that one's parent, and so on: the nearest few."""
+    found: list[Process] = []
+    known = _stat(os.getpid())
+    while known is not None and known.parent > 0 and len(found) < _ANCESTORS:
+        found.append(_process(known.parent))
+        known = _stat(known.parent)
+    return found
+
+
+def _process(number: int) -> Process:
+    known = _stat(number)
+    return Process(number, None if known is None else known.started)
+
+
+def parsed(value: Any) -> Process | None:
+    """A process from JSON; None for what is none."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    number, started = value
+    if type(number) is not int or number < 1 or not (started is None or type(started) is int):
+        return None
+    return Process(number, started)
+
+
+@cache
+def machine() -> str:
+    """Names what shares one numbering of processes, until it is started again: containers may have the same host name,
+    and one machine several numberings."""
+    try:
+        return f"{_BOOT.read_text(encoding='utf-8').strip()} {_PID_NAMESPACE.stat().st_ino}"
+    except OSError:
+        return platform.node()
