@@ -56,6 +56,8 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 def format_of(head: bytes) -> Format | None:
     """The format of a picture or DICOM file whose first HEAD_BYTES bytes, or all of them, are `head`; None for what is
     neither, such as a video or the raw data of a camera that does not call itself TIFF."""
+    if head[128:HEAD_BYTES] == b"DICM":  # what stands before it may be a TIFF as well
+        return "dicom"
     for beginning, name in _BEGINNINGS:
         if head.startswith(beginning):
             return name

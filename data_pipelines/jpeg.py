@@ -4,8 +4,8 @@ What libjpeg warns of (jerror.h) is damage to pixels, or a remark on something e
 taken if the stream decodes without any warning once what was remarked on is left out: libjpeg tells but the first, and
 behind a harmless one may be damage. That stream is stored, with the same pixels, for DALI stops at stray bytes.
 
-JWRN_EXTRANEOUS_DATA, between segments       remark: nothing reads these bytes; damage if they may be what is left of
-                                             the segment that tells the colours
+JWRN_EXTRANEOUS_DATA, between segments       remark if they are zeros, or behind metadata; else they may be the rest of
+                                             a table that got longer, or whose marker is lost
 JWRN_EXTRANEOUS_DATA, behind a scan          remark if they are zeros, and the scan is whole without them; else damage:
                                              a decoder that lost its way ends too early
 JWRN_EXTRANEOUS_DATA, JWRN_MUST_RESYNC       damage, before a restart marker
@@ -47,17 +47,19 @@ def decode_jpeg(encoded: bytes, as_grey: bool = False) -> Jpeg:
     one that is damaged, or too large."""
     try:
         return _strictly_decoded(encoded, as_grey)
-    except ValueError:
-        streams = _streams_without_remarks(encoded)
-        if not streams:
-            raise
-    reasons = []
+    except ValueError as error:
+        warning = error
+    try:
+        streams = [without_remarks(encoded, keep_zeros) for keep_zeros in (True, False)]
+    except ValueError as reason:
+        raise ValueError(f"{reason} ({warning})") from warning
+    damage = []
     for stream in streams:
         try:
             return _strictly_decoded(stream, as_grey)._replace(remark=REMARK)
         except ValueError as error:
-            reasons.append(error)
-    raise reasons[0]
+            damage.append(error)
+    raise damage[0]
 
 
 def _strictly_decoded(encoded: bytes, as_grey: bool) -> Jpeg:
@@ -65,12 +67,3 @@ def _strictly_decoded(encoded: bytes, as_grey: bool) -> Jpeg:
     require_pixels(height, width, "JPEG")
     wanted = "GRAY" if as_grey or colours == "Gray" else "RGB"
     return Jpeg(encoded, simplejpeg.decode_jpeg(encoded, wanted, strict=True), colours)
-
-
-def _streams_without_remarks(encoded: bytes) -> list[bytes]:
-    """The stream with all zeros behind its scans, without them, and with one, which may be the last byte of pixels."""
-    try:
-        streams = [without_remarks(encoded, kept_zeros) for kept_zeros in (len(encoded), 0, 1)]
-    except ValueError:
-        return []
-    return list(dict.fromkeys(streams))

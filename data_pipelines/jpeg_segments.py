@@ -13,7 +13,7 @@ _SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
 _JFIF, _EXIF, _ADOBE = (0xE0, b"JFIF\0"), (0xE1, b"Exif\0\0"), (0xEE, b"Adobe")
 _TELLING = {_JFIF: 14, _ADOBE: 12}  # what tells the colours, and the bytes below which decoders overlook it
 _JFIF_REVISION, _KNOWN_REVISION = len(_JFIF[1]), b"\1"
-_WHOLE_SPECTRUM = bytes([0, 63, 0])  # the end of SOS, which means nothing in a sequential picture
+_WHOLE_SPECTRUM, _NO_SPECTRUM = bytes([0, 63, 0]), bytes(3)  # the end of SOS, without a meaning if sequential
 
 
 class Segment(NamedTuple):
@@ -28,6 +28,11 @@ class Segment(NamedTuple):
     def is_a(self, kind: tuple[int, bytes]) -> bool:
         """Whether it has this marker and begins with these bytes."""
         return self.marker == kind[0] and self.content.startswith(kind[1])
+
+    @property
+    def is_metadata(self) -> bool:
+        """Whether pixels do not depend on it, nor their colours."""
+        return (self.marker in _APPS or self.marker == _COM) and not any(map(self.is_a, _TELLING))
 
 
 def segments(encoded: bytes) -> Iterator[Segment]:
@@ -81,45 +86,52 @@ def exif_of(encoded: bytes) -> bytes:
     return b""
 
 
-def without_remarks(encoded: bytes, kept_zeros: int) -> bytes:
+def without_remarks(encoded: bytes, keep_zeros: bool) -> bytes:
     """The same pixels without what is no part of them: bytes that belong to nothing, metadata but for those that tell
-    the colours, an unknown revision of JFIF, the numbers of a scan that mean nothing, and all but so many of the zeros
-    with which the coded pixels of each scan end.
+    the colours, an unknown revision of JFIF, the numbers of a scan that mean nothing, and, unless `keep_zeros`, the
+    zeros with which the coded pixels of each scan end.
 
     Raises ValueError where such bytes may be what is left of a segment that matters.
     """
     found = list(segments(encoded))
-    _require_colours_told(found)
+    _require_nothing_lost(found)
     is_sequential = any(segment.marker in _SEQUENTIAL for segment in found)
-    return b"\xff\xd8" + b"".join(_written(segment, is_sequential, kept_zeros) for segment in found)
+    return b"\xff\xd8" + b"".join(_written(segment, is_sequential, keep_zeros) for segment in found)
 
 
-def _require_colours_told(found: Sequence[Segment]) -> None:
-    """A table that is lost shows in the pixels; the segment that tells their colours does not."""
-    told = False
+def _require_nothing_lost(found: Sequence[Segment]) -> None:
+    """Zeros between segments are padding. Other bytes may be the rest of the segment before them, which counts unless
+    that is metadata, or another one, of which only the segment that tells the colours is not missed by decoders."""
+    told, is_metadata = False, True
     for segment in found:
         told |= segment.marker in _FRAMES and segment.content[5:6] == b"\1"  # of grey there is one kind
         for kind, least_bytes in _TELLING.items():
             told |= segment.is_a(kind)
             if segment.is_a(kind) and len(segment.content) < least_bytes:
                 raise ValueError("JPEG whose colours are told by a segment that is cut off")
+        if segment.stray.strip(b"\0") and not is_metadata:
+            raise ValueError("JPEG with stray bytes that may be of a table")
+        is_metadata = segment.is_metadata
     if not told and any(segment.stray.strip(b"\0") for segment in found):
-        raise ValueError("JPEG with stray bytes, among which may be what tells its colours")
+        raise ValueError("JPEG with stray bytes that may be of the segment that tells its colours")
 
 
-def _written(segment: Segment, is_sequential: bool, kept_zeros: int) -> bytes:
+def _has_no_spectrum(segment: Segment) -> bool:
+    """As some encoders write it; not as by zeros that reach into the coded pixels."""
+    return segment.content.endswith(_NO_SPECTRUM) and not segment.scan.startswith(b"\0")
+
+
+def _written(segment: Segment, is_sequential: bool, keep_zeros: bool) -> bytes:
     marker, content, _, scan = segment
     if marker == _EOI:
         return b"\xff\xd9"
-    tells_colours = any(segment.is_a(kind) for kind in _TELLING)
-    if _stands_alone(marker) or ((marker in _APPS or marker == _COM) and not tells_colours):
+    if segment.is_metadata or _stands_alone(marker):
         return b""
     if segment.is_a(_JFIF):
         content = content[:_JFIF_REVISION] + _KNOWN_REVISION + content[_JFIF_REVISION + 1 :]
-    if marker == _SOS and is_sequential:
+    if marker == _SOS and is_sequential and _has_no_spectrum(segment):
         content = content[: -len(_WHOLE_SPECTRUM)] + _WHOLE_SPECTRUM
-    coded = scan.rstrip(b"\0")
+    coded = scan if keep_zeros else scan.rstrip(b"\0")
     if coded.endswith(b"\xff"):  # a byte of pixels, which a zero has to follow
         coded = scan[: len(coded) + 1]
-    zeros = min(kept_zeros, len(scan) - len(coded))
-    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content + coded + bytes(zeros)
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content + coded

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.tiff import ORDERS, entry_of
+
 Pixels = npt.NDArray[Any]
 
 UPRIGHT = 1
 _ORIENTATION = 274
 _PREFIX = b"Exif\0\0"  # in some files
-_ORDERS = {b"II": "<", b"MM": ">"}
-_TYPES = {1: "B", 3: "H", 4: "L"}  # the standard says the second; writers take others
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     2: np.fliplr,
     3: lambda pixels: np.rot90(pixels, 2),
@@ -28,18 +28,14 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 def orientation_in(exif: bytes) -> int:
     """What an EXIF block says of how to show its picture, 2 to 8; UPRIGHT where it says nothing that is known."""
     exif = exif.removeprefix(_PREFIX)
-    order = _ORDERS.get(exif[:2], "<")
+    order = ORDERS.get(exif[:2], "<")
     try:
         (start,) = struct.unpack_from(f"{order}L", exif, 4)
-        (entries,) = struct.unpack_from(f"{order}H", exif, start)
-        for place in range(start + 2, start + 2 + 12 * entries, 12):
-            tag, kind = struct.unpack_from(f"{order}HH", exif, place)
-            if tag == _ORIENTATION and kind in _TYPES:
-                (said,) = struct.unpack_from(order + _TYPES[kind], exif, place + 8)
-                return said if said in _TURNS else UPRIGHT
+        found = entry_of(exif, start, _ORIENTATION, order)
+        said = struct.unpack_from(order + found.kind, exif, found.place)[0] if found else UPRIGHT
     except struct.error:  # a bad block is no fault of the picture
-        pass
-    return UPRIGHT
+        return UPRIGHT
+    return said if said in _TURNS else UPRIGHT
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:

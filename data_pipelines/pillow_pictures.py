@@ -57,6 +57,8 @@ def opened(encoded: bytes, upright: bool = False) -> Iterator[Picture]:
         encoded, white_is_zero = one_picture(encoded)
     elif kind == "heic":
         _register_heic()
+    elif kind == "dicom":
+        raise ValueError("DICOM, which is read as an X-ray only (--xray-size)")
     with _open(encoded, kind) as image:
         require_pixels(image.height, image.width, _name(kind))
         if kind in _OF_FRAMES and (frames := _num_frames(encoded, kind)) > 1:
@@ -99,4 +101,4 @@ def _register_heic() -> None:
         from pillow_heif import register_heif_opener
     except ImportError as error:
         raise ValueError("HEIC, for which pillow-heif is needed: pip install 'bitscale[heic]'") from error
-    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+    register_heif_opener()

@@ -6,7 +6,7 @@ Sources: TIFF 6.0; of raw files, Adobe's specification of DNG 1.7.
 import io
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -17,8 +17,29 @@ _OLD_REDUCED = 2  # value of _OLD_SUBFILE
 _RAW_COLOURS = {32803, 34892}  # behind a filter for each pixel, and raw in another way
 _WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _BIG, _HEADER_BYTES, _BIG_HEADER_BYTES = 43, 8, 16
+_KINDS = {1: "B", 3: "H", 4: "L"}  # of whole numbers; the standard says the second, writers take others
+ORDERS = {b"II": "<", b"MM": ">"}
 _CANON = b"CR"  # behind the header
-_MOST_DIRECTORIES = 10_000  # a chain of them may be a ring
+
+
+class Entry(NamedTuple):
+    """Where the value of a tag stands, and its type for `struct`."""
+
+    kind: str
+    place: int
+
+
+def entry_of(content: bytes, directory: int, tag: int, order: str, is_big: bool = False) -> Entry | None:
+    """A tag of one whole number without a sign, in the directory that stands at that byte; None where it has none.
+    order: that of the bytes. Raises struct.error where the directory is cut off."""
+    count, entry_bytes, to_value = ("Q", 20, 12) if is_big else ("H", 12, 8)
+    (entries,) = struct.unpack_from(order + count, content, directory)
+    first = directory + struct.calcsize(order + count)
+    for place in range(first, first + entries * entry_bytes, entry_bytes):
+        found, kind = struct.unpack_from(f"{order}HH", content, place)
+        if found == tag and kind in _KINDS:
+            return Entry(_KINDS[kind], place + to_value)
+    return None
 
 
 def one_picture(encoded: bytes) -> tuple[bytes, bool]:
@@ -48,20 +69,25 @@ def one_picture(encoded: bytes) -> tuple[bytes, bool]:
 
 def _directories(encoded: bytes, start: int | None = None) -> Iterator[tuple[int, ImageFileDirectory_v2]]:
     """The directories of a chain, with where they stand, up to one that cannot be read; start: None for the first."""
-    is_big = encoded[2:4] in (bytes([_BIG, 0]), bytes([0, _BIG]))
-    header, file = encoded[: _BIG_HEADER_BYTES if is_big else _HEADER_BYTES], io.BytesIO(encoded)
-    for _ in range(_MOST_DIRECTORIES):
+    header, file = encoded[: _BIG_HEADER_BYTES if _is_big(encoded) else _HEADER_BYTES], io.BytesIO(encoded)
+    seen = {0}
+    while True:
         try:
             directory = ImageFileDirectory_v2(header)
             place = directory.next if start is None else start
-            if not place:
+            if place in seen:  # 0 is behind the last; the chain may be a ring, too
                 return
+            seen.add(place)
             file.seek(place)
             directory.load(file)
         except Exception:  # whatever Pillow stumbles over
             return
         yield place, directory
         start = directory.next
+
+
+def _is_big(encoded: bytes) -> bool:
+    return _BIG in encoded[2:4]
 
 
 def _numbers(directory: ImageFileDirectory_v2, tag: int) -> list[int]:
@@ -80,13 +106,11 @@ def _belongs_to_another(directory: ImageFileDirectory_v2) -> bool:
 
 
 def _with_black_as_zero(encoded: bytes, directory: int) -> bytes:
-    """The same file, but for what its first directory says of zero."""
-    order, is_big = ("<" if encoded[:2] == b"II" else ">"), _BIG in encoded[2:4]
-    count, bytes_of_count, bytes_of_entry, value = ("Q", 8, 20, 12) if is_big else ("H", 2, 12, 8)
-    (entries,) = struct.unpack_from(order + count, encoded, directory)
-    first = directory + bytes_of_count
-    tags = [struct.unpack_from(order + "H", encoded, first + number * bytes_of_entry)[0] for number in range(entries)]
-    place = first + tags.index(_PHOTOMETRIC) * bytes_of_entry + value
+    """The same file, but for what its first directory says of zero. Raises ValueError where that cannot be changed."""
+    order = ORDERS[encoded[:2]]
+    found = entry_of(encoded, directory, _PHOTOMETRIC, order, is_big=_is_big(encoded))
+    if found is None:
+        raise ValueError("TIFF that says in a way of its own whether zero is black")
     changed = bytearray(encoded)
-    struct.pack_into(order + "H", changed, place, _BLACK_IS_ZERO)
+    struct.pack_into(order + found.kind, changed, found.place, _BLACK_IS_ZERO)
     return bytes(changed)
