@@ -71,7 +71,7 @@ def format_of(head: bytes) -> Format | None:
 
 
 def what_else(content: bytes) -> str:
-    """What a file is that is no picture: "a video", "text" ... `content`: all of it, or its beginning."""
+    """What a file is that is no picture, such as "a video". content: all of it, or its beginning."""
     if not content:
         return "an empty file"
     for beginning, name in _OTHERS:
@@ -86,9 +86,9 @@ def what_else(content: bytes) -> str:
         return "a file of zeros"
     words = head.lstrip(b"\xef\xbb\xbf").lower().split()
     if words and words[0].startswith((b"<!doctype", b"<html")):
-        return "a web page"
+        return "a web page, no picture"
     is_text = all(byte >= 32 or byte in b"\t\n\r" for byte in head)
-    return "text" if is_text else "a file of no format that is known"
+    return "text, no picture" if is_text else "no image format that is known"
 
 
 def _of_media_file(head: bytes) -> Format | None:

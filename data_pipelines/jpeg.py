@@ -52,7 +52,7 @@ def decode_jpeg(encoded: bytes, as_grey: bool = False) -> Jpeg:
     try:
         streams = [without_remarks(encoded, keep_zeros) for keep_zeros in (True, False)]
     except ValueError as reason:
-        raise ValueError(f"{reason} ({warning})") from warning
+        raise ValueError(f"{warning}; {reason}") from warning
     damage = []
     for stream in streams:
         try:

@@ -47,7 +47,7 @@ def segments(encoded: bytes) -> Iterator[Segment]:
             length = int.from_bytes(encoded[place : place + 2], "big")
             content, place = encoded[place + 2 : place + length], place + length
             if marker == _SOI or length < 2 or len(content) < length - 2:
-                raise ValueError("JPEG with a segment that cannot be")
+                raise ValueError("it has a segment that cannot be")
         if marker == _SOS:
             end = _end_of_scan(encoded, place)
             scan, place = encoded[place:end], end
@@ -64,7 +64,7 @@ def _next_marker(encoded: bytes, place: int) -> int:
         if encoded[place + 1] not in (0, 0xFF):
             return place
         place += 1
-    raise ValueError("JPEG that is cut off")
+    raise ValueError("it is cut off")
 
 
 def _end_of_scan(encoded: bytes, place: int) -> int:
@@ -108,12 +108,12 @@ def _require_nothing_lost(found: Sequence[Segment]) -> None:
         for kind, least_bytes in _TELLING.items():
             told |= segment.is_a(kind)
             if segment.is_a(kind) and len(segment.content) < least_bytes:
-                raise ValueError("JPEG whose colours are told by a segment that is cut off")
+                raise ValueError("the segment that tells its colours is cut off")
         if segment.stray.strip(b"\0") and not is_metadata:
-            raise ValueError("JPEG with stray bytes that may be of a table")
+            raise ValueError("stray bytes may be of a table")
         is_metadata = segment.is_metadata
     if not told and any(segment.stray.strip(b"\0") for segment in found):
-        raise ValueError("JPEG with stray bytes that may be of the segment that tells its colours")
+        raise ValueError("stray bytes may be of the segment that tells its colours")
 
 
 def _has_no_spectrum(segment: Segment) -> bool:

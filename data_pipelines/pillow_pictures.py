@@ -47,8 +47,8 @@ class Picture(NamedTuple):
 def opened(encoded: bytes, upright: bool = False) -> Iterator[Picture]:
     """Decode a picture; `upright`: as its EXIF block says that it is to be shown.
 
-    Raises ValueError for what is none, has several frames or too many pixels, or needs a decoder that is not there, and
-    whatever Pillow raises for a damaged file.
+    Raises UnidentifiedImageError, saying what it is, for what is none, ValueError for one that has several frames or
+    too many pixels, or needs a decoder that is not there, and whatever Pillow raises for a damaged file.
     """
     kind, white_is_zero = format_of(encoded[:HEAD_BYTES]), False
     if kind == "png":
@@ -78,7 +78,7 @@ def _open(encoded: bytes, kind: Format | None) -> Image.Image:
         raise ValueError(too_many_pixels(f"{_name(kind)} of a huge size")) from error
     except (UnidentifiedImageError, KeyError) as error:  # the latter for a format that is new in Pillow
         if kind is None:
-            raise ValueError(f"no picture: {what_else(encoded)}") from error
+            raise UnidentifiedImageError(what_else(encoded)) from error
         name = _name(kind)
         raise ValueError(f"{name} that is damaged, or of a kind that Pillow {PIL.__version__} cannot read") from error
 

@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Callable[[bytes, bytes], bytes], str, str]] = {
         "colours of more than 8",
     ),
     "no bytes": (lambda jpeg, png: b"", "an empty file", "an empty file"),
-    "text": (lambda jpeg, png: b"404 not found" * 20, "no picture: text", "no picture: text"),
+    "text": (lambda jpeg, png: b"404 not found" * 20, "text, no picture", "text, no picture"),
 }
 REFUSALS = (ValueError, OSError, SyntaxError)
 

@@ -1,6 +1,7 @@
 """JPEGs of which decoders warn: taken where only metadata or padding is concerned, refused where pixels are damaged."""
 
 import io
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -159,7 +160,7 @@ def test_damage_is_refused_also_behind_a_harmless_remark(name: str, photo: Calla
             continue
         with pytest.raises(ValueError, match=r".") as refusal:
             verify_image(SOUND[harmless](damaged))
-        assert not str(refusal.value).startswith("Warning: unknown JFIF revision")
+        assert not re.fullmatch(r"Warning: unknown JFIF revision number [\d.]+", str(refusal.value))
         with pytest.raises(ValueError, match=r"."):
             verify_xray(SOUND[harmless](damaged), 32)
 
