@@ -52,6 +52,7 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
         shorter_side=first.shorter_side if len({index.shorter_side for index in indexes}) == 1 else None,
         depth=_depth(indexes),
         xray_cut=first.xray_cut if len({index.xray_cut for index in indexes}) == 1 else None,
+        upright=first.upright if len({index.upright for index in indexes}) == 1 else None,
         shards=tuple(path for index in indexes for path in index.shards),
         origins=_origins(indexes),
         shard=np.concatenate([index.shard + start for index, start in zip(indexes, starts, strict=True)]),

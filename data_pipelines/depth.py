@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 LEAST_BITS, MOST_BITS = 8, 31
 _PNG_BITS = 16
+_SCALED_BY_PILLOW = {"PPM", "JPEG2000"}  # to 16 bits, from those that their headers say
 _BITS_OF_PADCHEST = 16
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
 
@@ -42,7 +43,7 @@ def declared_bits(picture: Any, has_sbit: bool) -> int | None:
     them to 65,535 (W3C, PNG, "sBIT: significant bits"). Of TIFF's MaxSampleValue only 255, 511, ... count: the standard
     lets it be the largest value of the picture, too.
     """
-    if has_sbit:
+    if has_sbit or picture.format in _SCALED_BY_PILLOW:
         return _PNG_BITS
     tags = getattr(picture, "tag_v2", {})
     try:
@@ -74,12 +75,16 @@ def require_within(value: int, needed: int, bits: int) -> None:
         raise ValueError(f"a pixel of {value:,}, more than {bits} bits hold; --bits {needed} takes it")
 
 
-def scaled(pixels: npt.NDArray[np.integer], depth: Depth, declared: int | None) -> npt.NDArray[np.float32]:
+def scaled(
+    pixels: npt.NDArray[np.integer], depth: Depth, declared: int | None, white_is_zero: bool = False
+) -> npt.NDArray[np.float32]:
     """Grey values from 0 to 255, of a picture of this depth whose file declares so many bits. Raises ValueError for
     values that do not fit, and where nobody says the depth."""
     if pixels.min() < 0:
         raise ValueError("negative pixels")
     bits, largest = depth.of(declared), int(pixels.max())
     require_within(largest, largest.bit_length(), bits)
-    values: npt.NDArray[np.float32] = pixels.astype(np.float32) * np.float32(255 / ((1 << bits) - 1))
+    white = (1 << bits) - 1
+    shades = white - pixels.astype(np.int64) if white_is_zero else pixels
+    values: npt.NDArray[np.float32] = shades.astype(np.float32) * np.float32(255 / white)
     return values

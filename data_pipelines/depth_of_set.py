@@ -1,19 +1,18 @@
 """A set whose files do not say how many bits their pixels have is looked through before it is prepared."""
 
-import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines.datasets.raw import RawImage, RawSet
 from data_pipelines.depth import LEAST_BITS, declared_bits
 from data_pipelines.dicom import is_dicom
-from data_pipelines.images import PNG_SIGNATURE, has_sbit, require_whole_png
 from data_pipelines.part import num_threads, progress_bar
+from data_pipelines.pillow_pictures import opened
+from data_pipelines.png import PNG_SIGNATURE, has_sbit
 
 _HEAD_BYTES = 132  # what tells DICOM
 _JPEG_SUFFIXES = {".jpg", ".jpeg"}
@@ -66,12 +65,10 @@ def _largest(image: RawImage, is_full: bool) -> int:
         if head.startswith(_OF_8_BITS) or is_dicom(head) or (is_png and (is_full or head[24:26] != b"\x10\0")):
             return -1
         encoded = image.read()
-        if is_png:
-            require_whole_png(encoded)
-        with Image.open(io.BytesIO(encoded)) as picture:
-            if not picture.mode.startswith("I") or declared_bits(picture, has_sbit(encoded)) is not None:
+        with opened(encoded) as picture:
+            if not picture.image.mode.startswith("I") or declared_bits(picture.image, has_sbit(encoded)) is not None:
                 return -1
-            pixels = np.asarray(picture)
+            pixels = np.asarray(picture.image)
         return int(pixels.max()) if pixels.min() >= 0 else -1
     except Exception:  # whatever a decoder throws at a broken file
         return -1

@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from data_pipelines.depth import require_within
 from data_pipelines.errors import InputError
+from data_pipelines.pixel_limit import require_pixels
 
 Values = npt.NDArray[np.float64]
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
 
 _HEAD_BYTES = 132  # a preamble of 128 bytes that mean nothing, then the letters
-_MAX_PIXELS = 1 << 28  # a header alone can ask for any amount of memory
 _MAX_JPEG_TAIL = 64  # bytes from the end marker on: some writers pad
 _FACTS = ("PatientID", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "Modality", "PatientSex", "PatientAge")
 _VIEW_OF_WORD = {
@@ -150,8 +150,7 @@ def _require_one_grey_image(dataset: Any) -> None:
     height, width = _number(dataset, "Rows"), _number(dataset, "Columns")
     if not height or not width:
         raise ValueError(f"DICOM without an image (modality {_text(dataset, 'Modality') or 'unknown'})")
-    if height * width > _MAX_PIXELS:
-        raise ValueError(f"DICOM of {width:.0f} x {height:.0f} pixels, more than {_MAX_PIXELS:,}")
+    require_pixels(int(height), int(width), "DICOM")
     frames = _number(dataset, "NumberOfFrames") or 1
     if frames > 1:
         raise ValueError(f"multi-frame DICOM ({frames:.0f} frames); an X-ray is one frame, export each as a file")

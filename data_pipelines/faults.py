@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.errors import InputError, ShardError
-from data_pipelines.images import MAX_PIXELS, PNG_SIGNATURE, encode_png, require_whole_png, verify_image
+from data_pipelines.images import verify_image
 from data_pipelines.index import Index
 from data_pipelines.order import Request
+from data_pipelines.pixel_limit import MAX_PIXELS
+from data_pipelines.png import PNG_SIGNATURE, encode_png, require_whole_png
 
 Encoded = npt.NDArray[np.uint8]
 Instead = Callable[[int, int], int | None]
@@ -101,7 +103,7 @@ def damage(index: Index, row: int, encoded: Encoded) -> str | None:
         return one_line(error)
     if (found.height, found.width) != (index.height[row], index.width[row]):
         return f"it is {found.width} x {found.height} pixels, its index says {index.width[row]} x {index.height[row]}"
-    return None
+    return found.remark or None  # `prepare` stores none that decoders remark on
 
 
 def one_line(error: BaseException) -> str:

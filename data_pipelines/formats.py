@@ -7,6 +7,19 @@ from data_pipelines.dicom import is_dicom
 Format = Literal["jpeg", "png", "gif", "bmp", "webp", "tiff", "ppm", "jp2", "avif", "heic", "dicom"]
 
 HEAD_BYTES = 132  # what tells DICOM; all others need less
+NAMES: dict[Format, str] = {
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "gif": "GIF",
+    "bmp": "BMP",
+    "webp": "WebP",
+    "tiff": "TIFF",
+    "ppm": "PPM",
+    "jp2": "JPEG 2000",
+    "avif": "AVIF",
+    "heic": "HEIC",
+    "dicom": "DICOM",
+}
 
 _BEGINNINGS: tuple[tuple[bytes, Format], ...] = (
     (b"\xff\xd8\xff", "jpeg"),
@@ -21,6 +34,21 @@ _BEGINNINGS: tuple[tuple[bytes, Format], ...] = (
     (b"\0\0\0\x0cjP  \r\n\x87\n", "jp2"),
     (b"\xff\x4f\xff\x51", "jp2"),
 )
+# What else lies in people's folders.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"%PDF", "a PDF"),
+    (b"PK\3\4", "a ZIP archive"),
+    (b"\x1f\x8b", "compressed by gzip"),
+    (b"\x1aE\xdf\xa3", "a video"),
+    (b"version https://git-lfs", "a pointer of Git LFS, whose file comes with git lfs pull"),
+    (b"\0\5\x16\7", "what macOS keeps beside a file"),
+    (b"FUJIFILMCCD-RAW", "raw file of a camera"),
+    (b"IIRO", "raw file of a camera"),
+    (b"IIRS", "raw file of a camera"),
+    (b"IIU\0", "raw file of a camera"),
+    (b"<svg", "a drawing (SVG)"),
+)
+_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # of videos
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
@@ -28,6 +56,8 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 def format_of(head: bytes) -> Format | None:
     """The format of a picture or DICOM file whose first HEAD_BYTES bytes, or all of them, are `head`; None for what is
     neither, such as a video or the raw data of a camera that does not call itself TIFF."""
+    if head[128:HEAD_BYTES] == b"DICM":  # what stands before it may be a TIFF as well
+        return "dicom"
     for beginning, name in _BEGINNINGS:
         if head.startswith(beginning):
             return name
@@ -38,6 +68,27 @@ def format_of(head: bytes) -> Format | None:
     if head[4:8] == b"ftyp":
         return _of_media_file(head)
     return "dicom" if is_dicom(head) else None
+
+
+def what_else(content: bytes) -> str:
+    """What a file is that is no picture, such as "a video". content: all of it, or its beginning."""
+    if not content:
+        return "an empty file"
+    for beginning, name in _OTHERS:
+        if content.startswith(beginning):
+            return name
+    if content[4:12] == b"ftypcrx ":
+        return "raw file of a camera"
+    if content[4:8] in _BOXES or (content[:4] == b"RIFF" and content[8:12] == b"AVI "):
+        return "a video"
+    head = content[:HEAD_BYTES]
+    if not any(head):
+        return "a file of zeros"
+    words = head.lstrip(b"\xef\xbb\xbf").lower().split()
+    if words and words[0].startswith((b"<!doctype", b"<html")):
+        return "a web page, no picture"
+    is_text = all(byte >= 32 or byte in b"\t\n\r" for byte in head)
+    return "text, no picture" if is_text else "no image format that is known"
 
 
 def _of_media_file(head: bytes) -> Format | None:

@@ -41,7 +41,8 @@ class Index:
     shown in an epoch, or None for once. shorter_side: to which `prepare` shrank larger photographs, pixels; None where
     it did not, or joined sets differ in it. xray_cut: what `prepare` kept of X-rays, the central square or the whole;
     None where joined sets differ in it. depth: of pictures of more than 8 bits, as `prepare` took them; where joined
-    sets differ in it, as each file says.
+    sets differ in it, as each file says. upright: whether `prepare` turned pictures as they are to be shown; None where
+    joined sets differ in it.
     """
 
     task: Task
@@ -64,6 +65,7 @@ class Index:
     shorter_side: int | None = None
     depth: Depth = AS_DECLARED
     xray_cut: XrayCut | None = "square"
+    upright: bool | None = False
     _reader: ShardReader = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,6 +107,7 @@ class Index:
             shorter_side=manifest.get("shorter_side"),
             depth=depth_of(manifest),
             xray_cut=manifest.get("xray_cut", "square"),
+            upright=bool(manifest.get("upright", False)),
             origins=(manifest["name"],) * len(content["shards"]),
             shards=tuple(folder / split / shard["file"] for shard in content["shards"]),
             **columns,

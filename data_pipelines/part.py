@@ -222,8 +222,8 @@ def verified_or_reason(read: Callable[[], bytes], verify: Callable[[bytes], Enco
         return verify(read())
     except InputError:  # a decoder that is not installed is no fault of the image
         raise
-    except UnidentifiedImageError:
-        return "no image format that is known"
+    except UnidentifiedImageError as error:
+        return str(error)
     except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
         return (f"{type(error).__name__}: {error}".splitlines() or ["unknown"])[0]
 

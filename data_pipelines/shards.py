@@ -162,6 +162,8 @@ def _require_description(manifest: dict[str, Any]) -> None:
         raise ValueError("the bits of its pixels are not known")
     if manifest.get("xray_cut", "square") not in ("square", "whole"):
         raise ValueError("what was kept of its X-rays is not known")
+    if not isinstance(manifest.get("upright", False), bool):
+        raise ValueError("whether its images were turned is not known")
     if manifest.get("split_by", "patient") not in ("patient", "image"):
         raise ValueError("by what it was split is not known")
 

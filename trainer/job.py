@@ -152,6 +152,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "bits_given": train.depth.is_given,
             "xray_cut": train.xray_cut,
             "shorter_side": train.shorter_side,
+            "upright": train.upright,
             "scaled_decode": data.scaled_decode,
             "precision": config.precision,
             "mean": config.model.mean,

@@ -11,8 +11,9 @@ from PIL import Image, TiffImagePlugin
 from data_pipelines.datasets.own import image_folder
 from data_pipelines.datasets.raw import RawSet
 from data_pipelines.depth import AS_DECLARED, Depth
-from data_pipelines.images import PNG_SIGNATURE, verify_xray
+from data_pipelines.images import verify_xray
 from data_pipelines.index import Index
+from data_pipelines.png import PNG_SIGNATURE
 
 SIDE = 8
 

@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_a_row_with_a_reason(run_dir: Path, films: Path, 
     rows = {row["file"]: row for row in predicted(run_dir, folder, tmp_path / "out.csv")}
     assert list(rows) == ["a.dcm", "b.dcm", "c.png", "d.tar", "e0001", "f.png", "g.png"]
     assert [name for name, row in rows.items() if row["error"]] == ["b.dcm", "c.png", "d.tar", "g.png"]
-    assert rows["c.png"]["error"] == "no image format that is known"
+    assert rows["c.png"]["error"] == "text, no picture"
     assert "damaged tar" in rows["d.tar"]["error"]
     assert rows["b.dcm"]["Nodule logit"] == rows["b.dcm"]["predicted"] == ""
     assert rows["a.dcm"]["Nodule logit"] == rows["e0001"]["Nodule logit"]

@@ -70,6 +70,13 @@ class Predictor:
             )
         self._views = Augmentation(about["eval_view"], about["image_size"], about["resize"], flip=False)
         self._shorter_side: int | None = about.get("shorter_side")
+        self._upright: bool = about.get("upright", False) is not False
+        if about.get("upright", False) is None:
+            print(
+                f"warning: some sets of {run.path} hold photographs turned as a viewer shows them, and others as they "
+                "are stored; new ones are turned",
+                file=sys.stderr,
+            )
         self._runtime, self._path = runtime, run.path
         said = precision or about.get("precision") or run.settings.get("precision") or "fp32"
         self._engine = ENGINES["ddp"](runtime, said)
@@ -88,11 +95,12 @@ class Predictor:
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The bytes of a file as `prepare` would have stored them, or why that is not possible."""
         if self.xray_size:
-            verify = partial(verify_xray, size=self.xray_size, depth=self._depth, cut=self.xray_cut)
-            return verified_or_reason(lambda: encoded, verify)
+            xray = partial(verify_xray, size=self.xray_size, depth=self._depth, cut=self.xray_cut)
+            return verified_or_reason(lambda: encoded, partial(xray, upright=self._upright))
         if is_dicom(encoded[:132]):
             return "DICOM, and the run was trained on images that were not shrunk as X-rays are"
-        return verified_or_reason(lambda: encoded, partial(verify_image, shorter_side=self._shorter_side))
+        photo = partial(verify_image, shorter_side=self._shorter_side, upright=self._upright)
+        return verified_or_reason(lambda: encoded, photo)
 
     def of_images(self, images: Sequence[EncodedImage]) -> Array:
         """Logits of verified images, float32 [N, C]."""

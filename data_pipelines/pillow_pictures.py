@@ -1,0 +1,104 @@
+"""Pictures that Pillow opens, by their content: of one frame, of a size that can be, and no thumbnails of others."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import NamedTuple
+
+import PIL
+from PIL import Image, UnidentifiedImageError
+
+from data_pipelines.formats import HEAD_BYTES, NAMES, Format, format_of, what_else
+from data_pipelines.orientation import UPRIGHT, orientation_in
+from data_pipelines.pixel_limit import MAX_PIXELS, require_pixels, too_many_pixels
+from data_pipelines.png import require_whole_png
+from data_pipelines.tiff import one_picture
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own is lower, and loaders have to open what was prepared
+
+# What Pillow calls the formats.
+_PLUGINS: dict[Format, tuple[str, ...]] = {
+    "jpeg": ("JPEG", "MPO"),
+    "png": ("PNG",),
+    "gif": ("GIF",),
+    "bmp": ("BMP",),
+    "webp": ("WEBP",),
+    "tiff": ("TIFF",),
+    "ppm": ("PPM",),
+    "jp2": ("JPEG2000",),
+    "avif": ("AVIF",),
+    "heic": ("HEIF",),
+}
+_OF_FRAMES = ("gif", "png", "webp", "avif")  # others show their first or main picture everywhere; TIFF has pages
+
+
+class Picture(NamedTuple):
+    """image: decoded. white_is_zero: its values have to be inverted. turn: what is left to do to show it upright.
+    is_turned: whether it lay otherwise."""
+
+    image: Image.Image
+    white_is_zero: bool
+    turn: int
+    is_turned: bool
+
+
+@contextmanager
+def opened(encoded: bytes, upright: bool = False) -> Iterator[Picture]:
+    """Decode a picture; `upright`: as its EXIF block says that it is to be shown.
+
+    Raises UnidentifiedImageError, saying what it is, for what is none, ValueError for one that has several frames or
+    too many pixels, or needs a decoder that is not there, and whatever Pillow raises for a damaged file.
+    """
+    kind, white_is_zero = format_of(encoded[:HEAD_BYTES]), False
+    if kind == "png":
+        require_whole_png(encoded)
+    elif kind == "tiff":
+        encoded, white_is_zero = one_picture(encoded)
+    elif kind == "heic":
+        _register_heic()
+    elif kind == "dicom":
+        raise ValueError("DICOM, which is read as an X-ray only (--xray-size)")
+    with _open(encoded, kind) as image:
+        require_pixels(image.height, image.width, _name(kind))
+        if kind in _OF_FRAMES and (frames := _num_frames(encoded, kind)) > 1:
+            raise ValueError(f"{_name(kind)} of {frames} frames; only pictures of one are taken")
+        image.load()
+        # Pillow turns every TIFF as it decodes it, and pillow-heif every HEIC; neither leaves the note to turn it.
+        exif = encoded if kind == "tiff" else image.info.get("exif")
+        said = orientation_in(exif) if upright and isinstance(exif, bytes) else UPRIGHT
+        yield Picture(image, white_is_zero, UPRIGHT if kind == "tiff" else said, said != UPRIGHT)
+
+
+def _open(encoded: bytes, kind: Format | None) -> Image.Image:
+    try:
+        # What has no format that is known by its beginning may have one that Pillow knows otherwise.
+        return Image.open(io.BytesIO(encoded), formats=None if kind is None else _PLUGINS[kind])
+    except Image.DecompressionBombError as error:
+        raise ValueError(too_many_pixels(f"{_name(kind)} of a huge size")) from error
+    except (UnidentifiedImageError, KeyError) as error:  # the latter for a format that is new in Pillow
+        if kind is None:
+            raise UnidentifiedImageError(what_else(encoded)) from error
+        name = _name(kind)
+        raise ValueError(f"{name} that is damaged, or of a kind that Pillow {PIL.__version__} cannot read") from error
+
+
+def _name(kind: Format | None) -> str:
+    return "picture" if kind is None else NAMES[kind]
+
+
+def _num_frames(encoded: bytes, kind: Format) -> int:
+    try:
+        with _open(encoded, kind) as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # what follows the first one is damaged
+        return 1
+
+
+@lru_cache(maxsize=1)
+def _register_heic() -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ValueError("HEIC, for which pillow-heif is needed: pip install 'bitscale[heic]'") from error
+    register_heif_opener()

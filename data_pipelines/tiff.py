@@ -1,0 +1,116 @@
+"""What a TIFF tells that Pillow does not look at: that it is the raw file of a camera, its pages, white as zero.
+
+Sources: TIFF 6.0; of raw files, Adobe's specification of DNG 1.7.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+_SUBFILE, _OLD_SUBFILE, _BITS, _PHOTOMETRIC, _SUB_DIRECTORIES, _DNG_VERSION = 254, 255, 258, 262, 330, 50706
+_REDUCED, _MASK = 1, 4  # bits of _SUBFILE: a smaller copy of a picture, and where another is transparent
+_OLD_REDUCED = 2  # value of _OLD_SUBFILE
+_RAW_COLOURS = {32803, 34892}  # behind a filter for each pixel, and raw in another way
+_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
+_BIG, _HEADER_BYTES, _BIG_HEADER_BYTES = 43, 8, 16
+_KINDS = {1: "B", 3: "H", 4: "L"}  # of whole numbers; the standard says the second, writers take others
+ORDERS = {b"II": "<", b"MM": ">"}
+_CANON = b"CR"  # behind the header
+
+
+class Entry(NamedTuple):
+    """Where the value of a tag stands, and its type for `struct`."""
+
+    kind: str
+    place: int
+
+
+def entry_of(content: bytes, directory: int, tag: int, order: str, is_big: bool = False) -> Entry | None:
+    """A tag of one whole number without a sign, in the directory that stands at that byte; None where it has none.
+    order: that of the bytes. Raises struct.error where the directory is cut off."""
+    count, entry_bytes, to_value = ("Q", 20, 12) if is_big else ("H", 12, 8)
+    (entries,) = struct.unpack_from(order + count, content, directory)
+    first = directory + struct.calcsize(order + count)
+    for place in range(first, first + entries * entry_bytes, entry_bytes):
+        found, kind = struct.unpack_from(f"{order}HH", content, place)
+        if found == tag and kind in _KINDS:
+            return Entry(_KINDS[kind], place + to_value)
+    return None
+
+
+def one_picture(encoded: bytes) -> tuple[bytes, bool]:
+    """The TIFF for Pillow to open, and whether the pixels that it finds have to be inverted.
+
+    Pillow inverts pictures of up to 8 bits where zero is white. Of deeper ones it takes some as they are and refuses
+    the others, so that it gets them as if zero was black.
+    Raises ValueError for the raw file of a camera, of which Pillow would take a thumbnail, and for several pages.
+    """
+    directories = list(_directories(encoded))
+    if not directories:  # Pillow will say what is wrong
+        return encoded, False
+    place, first = directories[0]
+    inner = [found for start in _numbers(first, _SUB_DIRECTORIES) for _, found in _directories(encoded, start)]
+    colours = {number for found in [first, *inner] for number in _numbers(found, _PHOTOMETRIC)}
+    if encoded[8:10] == _CANON or _DNG_VERSION in first or colours & _RAW_COLOURS or _belongs_to_another(first):
+        raise ValueError(
+            "raw file of a camera, or TIFF that begins with a thumbnail; save the picture itself as JPEG, PNG or TIFF"
+        )
+    pages = 1 + sum(not _belongs_to_another(found) for _, found in directories[1:])
+    if pages > 1:
+        raise ValueError(f"TIFF of {pages} pages; only pictures of one are taken")
+    if _numbers(first, _PHOTOMETRIC) != [_WHITE_IS_ZERO] or max(_numbers(first, _BITS), default=1) <= 8:
+        return encoded, False
+    return _with_black_as_zero(encoded, place), True
+
+
+def _directories(encoded: bytes, start: int | None = None) -> Iterator[tuple[int, ImageFileDirectory_v2]]:
+    """The directories of a chain, with where they stand, up to one that cannot be read; start: None for the first."""
+    header, file = encoded[: _BIG_HEADER_BYTES if _is_big(encoded) else _HEADER_BYTES], io.BytesIO(encoded)
+    seen = {0}
+    while True:
+        try:
+            directory = ImageFileDirectory_v2(header)
+            place = directory.next if start is None else start
+            if place in seen:  # 0 is behind the last; the chain may be a ring, too
+                return
+            seen.add(place)
+            file.seek(place)
+            directory.load(file)
+        except Exception:  # whatever Pillow stumbles over
+            return
+        yield place, directory
+        start = directory.next
+
+
+def _is_big(encoded: bytes) -> bool:
+    return _BIG in encoded[2:4]
+
+
+def _numbers(directory: ImageFileDirectory_v2, tag: int) -> list[int]:
+    """The values of a tag of whole numbers; [] where it has none."""
+    try:
+        values: Any = np.ravel(directory[tag])
+        return [int(value) for value in values]
+    except Exception:  # it is not there, or of another type
+        return []
+
+
+def _belongs_to_another(directory: ImageFileDirectory_v2) -> bool:
+    """Whether this is no picture of its own: a smaller copy, or the mask of another."""
+    kind = sum(_numbers(directory, _SUBFILE))
+    return bool(kind & (_REDUCED | _MASK)) or _numbers(directory, _OLD_SUBFILE) == [_OLD_REDUCED]
+
+
+def _with_black_as_zero(encoded: bytes, directory: int) -> bytes:
+    """The same file, but for what its first directory says of zero. Raises ValueError where that cannot be changed."""
+    order = ORDERS[encoded[:2]]
+    found = entry_of(encoded, directory, _PHOTOMETRIC, order, is_big=_is_big(encoded))
+    if found is None:
+        raise ValueError("TIFF that says in a way of its own whether zero is black")
+    changed = bytearray(encoded)
+    struct.pack_into(order + found.kind, changed, found.place, _BLACK_IS_ZERO)
+    return bytes(changed)
