@@ -111,7 +111,7 @@ def test_what_cannot_be_read_is_a_row_with_a_reason(run_dir: Path, films: Path, 
 def test_a_table_that_names_absent_files(run_dir: Path, films: Path, tmp_path: Path) -> None:
     table = films / "some.csv"
     table.write_text("file\n003.dcm\nabsent.dcm\n")
-    with pytest.raises(InputError, match="has no column 'path'; name it with --path-column"):
+    with pytest.raises(InputError, match="has no column 'path'; known: file; name it with --path-column"):
         predicted(run_dir, table, tmp_path / "out.csv")
     rows = predicted(run_dir, table, tmp_path / "out.csv", path_column="file")
     assert [row["error"] for row in rows] == ["", "No such file or directory"]
