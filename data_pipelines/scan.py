@@ -81,11 +81,10 @@ def suffix_of(name: str) -> str:
     return suffix if stem and _SUFFIX.fullmatch(suffix) else ""
 
 
-def in_words(left_out: Mapping[str, int]) -> str:
-    """Such as "12 .mov, 3 hidden files", the most first."""
-    return ", ".join(
-        f"{count:,} {words}" for words, count in sorted(left_out.items(), key=lambda item: (-item[1], item))
-    )
+def counted(left_out: Mapping[str, int]) -> str:
+    """Such as ".mov (12), hidden files (3)", the most first."""
+    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{words} ({count:,})" for words, count in ordered)
 
 
 def is_taken_unseen(name: str) -> bool | None:

@@ -27,7 +27,7 @@ from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.index import Array
 from data_pipelines.part import progress_bar
-from data_pipelines.scan import in_words
+from data_pipelines.scan import counted
 from data_pipelines.shards import EncodedImage
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
@@ -95,7 +95,7 @@ def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         print(f"note: {note}", file=sys.stderr)
     first = next(inputs.each, None)
     if first is None:
-        others = f", but {in_words(inputs.left_out)}" if inputs.left_out else ""
+        others = f", but {counted(inputs.left_out)}" if inputs.left_out else ""
         raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     counts: Counter[str] = Counter()
@@ -178,7 +178,7 @@ def main() -> None:
     settings = tyro.cli(Predict, description=__doc__)
     counts, left_out = predict(settings)
     unreadable = f", {counts['unreadable']} could not be read" if counts["unreadable"] else ""
-    others = f", {left_out.total()} files left out: {in_words(left_out)}" if left_out else ""
+    others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""
     print(f"{settings.out}: {counts['read']} images{unreadable}{others}")
 
 

@@ -10,7 +10,7 @@ from data_pipelines.datasets.reading import class_name_notes, split_of, splits_i
 from data_pipelines.datasets.table import is_missing
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
-from data_pipelines.scan import Found, Scan, in_words, path_of
+from data_pipelines.scan import Found, Scan, counted, path_of
 
 _AS_CLASSES = "--no-split-folders"
 _BESIDE = "pictures beside the class folders"
@@ -50,7 +50,7 @@ def class_folders(root: Path, tree: Scan, has_splits: bool) -> ClassFolders:
     files = []
     for split, folder in splits.items():
         if not classes[split]:
-            raise InputError(_no_classes(root / path_of(folder), _directly_in(beside, folder)))
+            raise InputError(_no_classes(root, folder, split, _directly_in(beside, folder)))
         for name in classes[split]:
             if name not in numbers:
                 raise InputError(_new_class(root / path_of(_joined(folder, name)), name, split))
@@ -83,14 +83,12 @@ def _split_folders(root: Path, tree: Scan) -> dict[Split, str]:
     ordered = {split: splits[split] for split in ("train", "val", "test") if split in splits}
     if others:
         raise InputError(
-            f"{root} has {', '.join(ordered.values())}, called as splits are, beside {_listed(others)}; if all are "
-            f"classes, give {_AS_CLASSES}; if the former are splits, move the others out of {root}"
+            f"{root} has folders named like splits ({', '.join(ordered.values())}) beside others ({_listed(others)}); "
+            f"if all are classes, give {_AS_CLASSES}; if the former are splits, move the others out of {root}"
         )
     if "train" not in ordered:
-        raise InputError(
-            f"{root} has {', '.join(ordered.values())}, but no folder train beside it; if these are classes, give "
-            f"{_AS_CLASSES}"
-        )
+        found = ", ".join(ordered.values())
+        raise InputError(f"{root} has {found}, but no folder train beside it; if all are classes, give {_AS_CLASSES}")
     return ordered
 
 
@@ -107,7 +105,7 @@ def _require_classes(root: Path, tree: Scan, tops: Sequence[str]) -> None:
     suspects = [name for name, splits in named.items() if splits and name not in holding and _below(tree, name)]
     if len(set().union(*(named[name] for name in suspects))) > 1:
         raise InputError(
-            f"{root} has {_listed(suspects)}, which hold folders and may be splits; if they are, call them train, val "
+            f"{root} has {_listed(suspects)}, which hold folders and may be splits; if they are, name them train, val "
             f"and test; if they are classes, give {_AS_CLASSES}"
         )
 
@@ -132,9 +130,11 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_NAMED])}{more}"
 
 
-def _no_classes(folder: Path, num_pictures: int) -> str:
-    holds = f", but {num_pictures:,} pictures" if num_pictures else ""
-    return f"{folder} has no class folders{holds}: expected {folder}/<class>/<image>.jpg|png|dcm"
+def _no_classes(root: Path, name: str, split: Split, num_pictures: int) -> str:
+    folder = root / path_of(name)
+    holds = f"no class folders, but {num_pictures:,} pictures" if num_pictures else "no class folders"
+    remedy = "" if split == "train" else f"; else move it out of {root}, and a {split} split is carved out of train"
+    return f"{folder} has {holds}: expected {folder}/<class>/<image>.jpg|png|dcm{remedy}"
 
 
 def _new_class(folder: Path, name: str, split: Split) -> str:
@@ -143,7 +143,7 @@ def _new_class(folder: Path, name: str, split: Split) -> str:
 
 def _no_pictures(root: Path, tree: Scan, folder: str) -> str:
     others = tree.left_out_below(folder)
-    holds = f"no image, but {in_words(others)}" if others else "no image"
+    holds = f"no image, but others: {counted(others)}" if others else "no image"
     return f"{root / path_of(folder)} holds {holds}; remove or fill it"
 
 

@@ -136,7 +136,7 @@ def test_mistakes_are_named(touch: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"test/dog: the train split has no class 'dog'"):
         image_folder(root)
     touch("train/dog", ["readme.txt"])
-    with pytest.raises(InputError, match=r"train/dog holds no image, but 1 \.txt; remove or fill it"):
+    with pytest.raises(InputError, match=r"train/dog holds no image, but others: \.txt \(1\); remove or fill it"):
         image_folder(root)
     for name in ("val", "test"):
         with pytest.raises(InputError, match=f"--{name}-fraction is 0.5; it must lie in"):
