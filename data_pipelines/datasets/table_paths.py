@@ -7,8 +7,8 @@ from pathlib import Path
 
 from data_pipelines.scan import path_of, text_of
 
-_FORM, _BYTES = "in another Unicode form", "with names in Latin-1"
-_CASE, _SLASHES = "with a suffix in other letters, such as .JPG for .jpg", "with / for \\"
+_FORM, _BYTES = "in another Unicode form than they have", "in UTF-8 where they have Latin-1"
+_CASE, _SLASHES = "with a suffix in other letters, such as .JPG for .jpg", "with \\ for /"
 
 
 class Listing:
@@ -46,9 +46,8 @@ class Listing:
 
     def notes(self, table: Path) -> list[str]:
         """What is to be said of names that are not as the table has them."""
-        return [
-            f"{count:,} files that {table.name} names were found {way}" for way, count in self.found_otherwise.items()
-        ]
+        name = text_of(table.name)
+        return [f"files that {name} names {way}, and that were found: {n:,}" for way, n in self.found_otherwise.items()]
 
     def _listed(self, folder: str) -> set[str] | None:
         """The names in a folder; None where it cannot be listed."""
