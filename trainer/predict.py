@@ -95,7 +95,7 @@ def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         print(f"note: {note}", file=sys.stderr)
     first = next(inputs.each, None)
     if first is None:
-        others = f", but {counted(inputs.left_out)}" if inputs.left_out else ""
+        others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
         raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     counts: Counter[str] = Counter()

@@ -214,7 +214,7 @@ def _named(members: Iterator[Member], left_out: Counter[str]) -> Iterator[tuple[
         if is_hidden(member.name):
             left_out[HIDDEN_FILES] += 1
         elif not match:
-            left_out[left_out_as(member.name)] += 1
+            left_out["files without a suffix"] += 1
         elif not _META.match(member.name):
             yield match["key"], match["extension"].lower(), member
 
@@ -227,8 +227,7 @@ def _image(tar: OpenTar, files: dict[str, Member], left_out: Counter[str]) -> Me
     for extension, member in [] if images else files.items():
         unseen = is_taken_unseen(member.name) is not None  # labels, texts, and DICOM, which is no photograph
         found, words = (None, left_out_as(member.name)) if unseen else look(tar.file(member), member.name)
-        if found == "dicom":
-            words = left_out_as(member.name)
+        words = "DICOM files" if found == "dicom" else words
         if not words:
             images.append(member)
         elif extension not in _LABELS:
