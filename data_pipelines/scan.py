@@ -100,14 +100,17 @@ def left_out_as(name: str) -> str:
     return suffix_of(name) or _NO_SUFFIX
 
 
-def look(file: IO[bytes], name: str) -> tuple[Format | None, str]:
-    """The format of a file that can seek, None where it is damaged, and as what it is left out, "" if it is taken."""
+def look(file: IO[bytes], name: str, whole: bool = True) -> tuple[Format | None, str]:
+    """The format of a file that can seek, None where it is damaged, and as what it is left out, "" if it is taken.
+
+    whole: read as much as it takes to count its frames, else its first bytes only.
+    """
     found = format_of(file.read(HEAD_BYTES))
     if found is None:
         return None, "" if suffix_of(name) in PICTURE_SUFFIXES else left_out_as(name)
     if found == "heic" and find_spec("pillow_heif") is None:
         return found, _HEIC
-    return found, why_not_one(file, found) or ""
+    return found, (why_not_one(file, found) or "") if whole else ""
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,11 @@ def _of_tar(path: Path, name: str, left_out: Counter[str]) -> Iterator[Input]:
                     continue
                 content = tar.extractfile(member)
                 assert content is not None
-                words = _left_out_as(content, member.name)
+                is_small = member.size <= _MOST_BYTES
+                words = _left_out_as(content, member.name, is_small)
                 if words:
                     left_out.update([] if suffix_of(member.name) in _LABELS else [words])
-                elif member.size > _MOST_BYTES:
+                elif not is_small:
                     reason = f"{member.size:,} bytes, too many for an image"
                     yield Input(f"{name}:{member.name}", _refusal(reason))
                 else:
@@ -116,13 +117,13 @@ def _of_tar(path: Path, name: str, left_out: Counter[str]) -> Iterator[Input]:
         yield Input(name, _refusal(f"damaged tar: {error}"))
 
 
-def _left_out_as(content: IO[bytes], name: str) -> str:
+def _left_out_as(content: IO[bytes], name: str, is_small: bool) -> str:
     """As what a member of a tar is left out; "" if it is taken."""
     if is_hidden(name):
         return HIDDEN_FILES
     is_taken = is_taken_unseen(name)
     if is_taken is None:
-        return look(content, name)[1]
+        return look(content, name, whole=is_small)[1]
     return "" if is_taken else left_out_as(name)
 
 
