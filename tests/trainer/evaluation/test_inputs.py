@@ -7,7 +7,6 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from dicom_files import dicom_bytes
 from PIL import Image
 
 from data_pipelines.datasets.own import image_folder
@@ -30,7 +29,7 @@ FILES = {
     "e.gif": picture("GIF", 2),
     "f.mov": b"\0\0\0\x14ftypqt  ",
     "g.nef": b"II*\0",
-    "IM0001": dicom_bytes(),
+    "IM0001": bytes(128) + b"DICM",
     "._a.jpg": b"AppleDouble",
     "notes": b"text",
 }
