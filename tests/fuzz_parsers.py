@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,11 +32,13 @@ from data_pipelines.index import Index
 from data_pipelines.order import evaluation_order
 from data_pipelines.part import verified_or_reason
 from data_pipelines.prepare import Output, prepare
+from data_pipelines.scan import path_of, text_of
 from data_pipelines.verify import verify
 from launchers.job import read_plan, state
 from launchers.profiles import UsageError, load_site
 from trainer import checkpoint
 from trainer.evaluation import predictions
+from trainer.evaluation.inputs import inputs_of
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
 from trainer.rows import Rows
@@ -260,6 +263,48 @@ def own_csv(folder: Path) -> Parser:
     return Parser(folder, [folder / "films.csv"], read)
 
 
+def own_folder(folder: Path) -> Parser:
+    """Pictures whose contents tell what they are."""
+    files = {f"cat/{number}": kind for number, kind in enumerate(("GIF", "WEBP", "TIFF", "AVIF"))}
+    (folder / "root" / "cat").mkdir(parents=True)
+    frames = [Image.new("RGB", (8, 8), (90 * number, 20, 30)) for number in range(2)]
+    for name, kind in files.items():
+        frames[0].save(folder / "root" / name, kind, save_all=True, append_images=frames[1:])
+    (folder / "root" / "cat" / "still.png").touch()
+
+    def read(path: Path) -> None:
+        raw = DATASETS["image-folder"](root=folder / "root")
+        assert raw.num_images + sum(raw.left_out.values()) == 5
+        assert [item.name for item in inputs_of(folder / "root").each] == [
+            str(image.image.relative_to(folder / "root")) for image in raw.images
+        ]
+
+    return Parser(folder, [folder / "root" / name for name in files], read)
+
+
+def file_names(folder: Path) -> Parser:
+    """Names of files, one in a line."""
+    names = ["Train/cat/é.jpg", "Train/cat/a.b.png", "Train/cat/._c.jpg", "Train/nan/d", "val/cat/e", "notes"]
+    (folder / "names").write_text("\n".join(names))
+
+    def read(path: Path) -> None:
+        root = folder / "root"
+        shutil.rmtree(root, ignore_errors=True)
+        root.mkdir()
+        for name in path.read_bytes().split(b"\n"):
+            parts = [part[:60] for part in name.split(b"\0")[0].split(b"/")[:4] if part not in (b"", b".", b"..")]
+            if parts:
+                place = Path(os.fsdecode(os.path.join(os.fsencode(root), *parts)))
+                with suppress(OSError):  # a folder of that name
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(b"GIF89a")
+        for image in DATASETS["image-folder"](root=root).images:
+            assert path_of(text_of(image.image)) == image.image
+            assert image.key.isprintable()
+
+    return Parser(folder, [folder / "names"], read)
+
+
 def dicom(folder: Path) -> Parser:
     (folder / "film.dcm").write_bytes(dicom_bytes())
 
@@ -309,6 +354,8 @@ PARSERS: dict[str, Callable[[Path], Parser]] = {
     "plan": plan_json,
     "run folder": run_folder,
     "own csv": own_csv,
+    "own folder": own_folder,
+    "file names": file_names,
     "chexpert csv": _xray_csv("chexpert", lambda root: chexpert_root(root, 4), test_fraction=0.2),
     "mimic csv": _xray_csv("mimic_cxr", lambda root: mimic_root(root, 6)),
     "nih csv": _xray_csv("nih_cxr14", lambda root: nih_root(root, 4), val_fraction=0.2),

@@ -5,6 +5,7 @@ import gzip
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,12 +83,13 @@ def test_run_folders_are_as_open_as_the_umask_says(umask: int, mode: int, tmp_pa
     assert {oct(path.stat().st_mode & 0o777) for path in files} == {oct(mode)}
 
 
-def test_compressed_tar_that_claims_too_much_is_refused_by_its_header(tmp_path: Path) -> None:
-    member = tarfile.TarInfo("bomb.png")
+@pytest.mark.parametrize(("name", "head"), [("bomb.png", b""), ("bomb", b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0\x02")])
+def test_compressed_tar_that_claims_too_much_is_refused_by_its_header(tmp_path: Path, name: str, head: bytes) -> None:
+    member = tarfile.TarInfo(name)
     member.size = 1 << 40
     with gzip.open(tmp_path / "bomb.tar.gz", "wb") as file:
-        file.write(member.tobuf())
-    inputs = list(_of_tar(tmp_path / "bomb.tar.gz", "bomb"))
+        file.write(member.tobuf() + head)
+    inputs = list(_of_tar(tmp_path / "bomb.tar.gz", "bomb", Counter()))
     reads: list[Callable[[], bytes]] = [one.read for one in inputs]
     with pytest.raises(ValueError, match="too many for an image"):
         reads[0]()

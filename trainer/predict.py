@@ -27,6 +27,7 @@ from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.index import Array
 from data_pipelines.part import progress_bar
+from data_pipelines.scan import counted
 from data_pipelines.shards import EncodedImage
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
@@ -77,8 +78,9 @@ class Predict:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def predict(settings: Predict) -> Counter[str]:
-    """Write a row for each input; returns how many were "read" and "unreadable".
+def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
+    """Write a row for each input; returns how many were "read" and "unreadable", and how many files were left out, by
+    what they are.
 
     Raises InputError for a run or an input that is none, and RunError, after the rows are written, if nothing could be
     read.
@@ -89,9 +91,12 @@ def predict(settings: Predict) -> Counter[str]:
     )
     points = run.points()
     inputs = inputs_of(settings.input, settings.path_column)
-    first = next(inputs, None)
+    for note in inputs.notes:
+        print(f"note: {note}", file=sys.stderr)
+    first = next(inputs.each, None)
     if first is None:
-        raise InputError(f"{settings.input} has no image, DICOM file or shard")
+        others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
+        raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     counts: Counter[str] = Counter()
 
@@ -99,7 +104,7 @@ def predict(settings: Predict) -> Counter[str]:
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.writer(file)
             table.writerow(_header(predictor.classes))
-            for chunk in _verified(predictor, [first], inputs, settings):
+            for chunk in _verified(predictor, [first], inputs.each, settings):
                 table.writerows(_rows(predictor, points, chunk))
                 counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
 
@@ -115,7 +120,7 @@ def predict(settings: Predict) -> Counter[str]:
         print(f"note: the probabilities are of a temperature of 1, because {reason}", file=sys.stderr)
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
-    return counts
+    return counts, inputs.left_out
 
 
 def _verified(
@@ -171,9 +176,10 @@ def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verifie
 def main() -> None:
     """Parse the command line and predict."""
     settings = tyro.cli(Predict, description=__doc__)
-    counts = predict(settings)
+    counts, left_out = predict(settings)
     unreadable = f", {counts['unreadable']} could not be read" if counts["unreadable"] else ""
-    print(f"{settings.out}: {counts['read']} images{unreadable}")
+    others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""
+    print(f"{settings.out}: {counts['read']} images{unreadable}{others}")
 
 
 if __name__ == "__main__":

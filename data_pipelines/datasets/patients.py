@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,16 +13,17 @@ from tqdm import tqdm
 
 from data_pipelines.datasets.raw import RawImage, RawSet, carved, group_of, key_of
 from data_pipelines.datasets.reading import require_fractions
-from data_pipelines.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts
+from data_pipelines.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts, is_dicom
 from data_pipelines.errors import InputError
+from data_pipelines.formats import HEAD_BYTES, Format
 from data_pipelines.index import Split
+from data_pipelines.scan import PICTURE_SUFFIXES, suffix_of
 from data_pipelines.shards import NO_GROUP
 from data_pipelines.shrink import require_shorter_side
 
 SplitBy = Literal["patient", "image"]
 Laterals = Literal["keep", "drop"]
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 DICOM_XRAY_SIZE = 256  # pixels a side; a DICOM cannot be stored as it is
 
 _XRAY_MODALITIES = {"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX", "OT", "SC", ""}
@@ -33,14 +34,16 @@ _BLOCK = 4096  # headers asked for at once: bounds the memory
 
 @dataclass(frozen=True)
 class Sample:
-    """A file before its header is read. name: relative to the root; patient: of a table, None where that is blank;
-    facts: of a table."""
+    """A file before its header is read. name: relative to the root, as text; patient: of a table, None where that is
+    blank; facts: of a table; format: None where nobody has looked at it."""
 
     name: str
+    path: Path
     label: int | npt.NDArray[np.float32]
     split: Split = "train"
     patient: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    format: Format | None = None
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,20 @@ class Choices:
         require_shorter_side(self.shorter_side, self.xray_size, has_dicom=False)
 
 
-def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patients: bool, **about: Any) -> RawSet:
-    """The RawSet of files below `root`; `about` goes into it.
+def own_set(
+    samples: Sequence[Sample], choices: Choices, has_patients: bool, notes: Sequence[str], **about: Any
+) -> RawSet:
+    """The RawSet of some files; `about` goes into it, and `notes` behind those on patients and classes.
 
     Val and test are carved out of train unless some samples are of them: by patient or, without patients, by key.
     has_patients: those of the samples are taken, instead of those of DICOM headers.
     Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
     """
-    facts = _headers(root, samples)
+    facts = _headers(samples)
     require_shorter_side(choices.shorter_side, choices.xray_size, has_dicom=bool(facts))
     if choices.laterals == "drop" and not facts:
         raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
-    notes = _header_notes(list(filter(None, facts.values())), choices.laterals)
+    views = _header_notes(list(filter(None, facts.values())), choices.laterals)
     if choices.laterals == "drop":
         samples = [sample for sample in samples if not _is_lateral(facts.get(sample.name))]
     if not has_patients:
@@ -88,7 +93,7 @@ def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patient
         RawImage(
             key=key_of(sample.name),
             split=split,
-            image=root / sample.name,
+            image=sample.path,
             label=sample.label,
             group=NO_GROUP if sample.patient is None else group_of(sample.patient),
             facts=_known_facts(facts.get(sample.name), sample.facts),
@@ -101,7 +106,9 @@ def own_set(root: Path, samples: Sequence[Sample], choices: Choices, has_patient
         xray_size=choices.xray_size or (DICOM_XRAY_SIZE if facts else None),
         shorter_side=choices.shorter_side,
         patients="none" if knows_none else "may leak" if leaks else "apart",
-        notes=(*notes, *leaks, *_class_notes(images, about["classes"])),
+        notes=(*views, *leaks, *_class_notes(images, about["classes"]), *notes),
+        is_own=True,
+        upright=True,
         **about,
     )
 
@@ -121,29 +128,39 @@ def _patient(header: DicomFacts | None) -> str | None:
     return header.patient if header else None
 
 
-def _headers(root: Path, samples: Sequence[Sample]) -> dict[str, DicomFacts | None]:
+def _headers(samples: Sequence[Sample]) -> dict[str, DicomFacts | None]:
     """By name, what the header of each DICOM file tells; None where it is damaged, which the quarantine will say."""
-    suffixes = {sample.name: PurePosixPath(sample.name).suffix.lower() for sample in samples}
-    names = [name for name, suffix in suffixes.items() if suffix not in IMAGE_SUFFIXES]
+    candidates = [sample for sample in samples if _may_be_dicom(sample)]
 
-    def read(name: str) -> DicomFacts | None:
+    def read(sample: Sample) -> DicomFacts | None:
         try:
-            return dicom_facts(root / name)
+            with sample.path.open("rb") as file:
+                if not is_dicom(file.read(HEAD_BYTES)):  # what reads DICOM need not be installed for others
+                    return None
+            return dicom_facts(sample.path)
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         except OSError as error:  # might be readable later, and then the patient would not be known
-            raise InputError(f"{root / name} cannot be read ({error.strerror}); mend that, or leave it out") from error
+            raise InputError(f"{sample.path} cannot be read ({error.strerror}); mend that, or leave it out") from error
 
     facts: dict[str, DicomFacts | None] = {}
     with (
         ThreadPoolExecutor(_THREADS, thread_name_prefix="headers") as pool,
-        tqdm(total=len(names), desc="DICOM headers", unit="file", disable=None if names else True) as bar,
+        tqdm(total=len(candidates), desc="DICOM headers", unit="file", disable=None if candidates else True) as bar,
     ):
-        for start in range(0, len(names), _BLOCK):
-            block = names[start : start + _BLOCK]
-            facts |= zip(block, pool.map(read, block), strict=True)
+        for start in range(0, len(candidates), _BLOCK):
+            block = candidates[start : start + _BLOCK]
+            for sample, found in zip(block, pool.map(read, block), strict=True):
+                if found or suffix_of(sample.name) in DICOM_SUFFIXES:
+                    facts[sample.name] = found
             bar.update(len(block))
-    return {name: found for name, found in facts.items() if found or suffixes[name] in DICOM_SUFFIXES}
+    return facts
+
+
+def _may_be_dicom(sample: Sample) -> bool:
+    if sample.format is not None:
+        return sample.format == "dicom"
+    return suffix_of(sample.name) not in PICTURE_SUFFIXES - DICOM_SUFFIXES
 
 
 def _header_notes(headers: Sequence[DicomFacts], laterals: Laterals) -> list[str]:

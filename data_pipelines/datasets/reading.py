@@ -2,6 +2,8 @@
 
 import io
 import os
+import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,16 @@ from data_pipelines.datasets.raw import RawImage
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
 
-# What splits are called in folders, files and tables.
-SPLIT_NAMES: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# What splits are called in folders, tars and tables, in small or capital letters, also as in "train_set". Not eval,
+# which is val to some and test to others.
+SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_SPLIT = rf"({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:set|data|images|split))?"
+_SPLIT_IN_NAME = re.compile(rf"(?<![a-z]){_SPLIT}(?![a-z])")
+_NAMED = 5  # classes in a note
 _MISSING_SHARE = 0.05  # more than that is no damage but a wrong or unfinished root
 
 
@@ -33,13 +43,44 @@ def require_fractions(**fractions: float) -> None:
             raise InputError(f"--{name}-fraction is {fraction}; it must lie in [0, 0.5)")
 
 
+def split_of(name: str) -> Split | None:
+    """The split that is called so, if any is."""
+    whole = re.fullmatch(_SPLIT, name.strip().lower())
+    return SPLIT_NAMES[whole[1]] if whole else None
+
+
+def splits_in(name: str) -> set[Split]:
+    """The splits that words of a name are of, as in "images-train-000" or "seg_test"."""
+    return {SPLIT_NAMES[word[1]] for word in _SPLIT_IN_NAME.finditer(name.lower())}
+
+
+def class_name_notes(classes: Sequence[str]) -> list[str]:
+    """What is to be said of classes whose names differ so little that they may be one."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(unicodedata.normalize("NFC", name).lower(), []).append(name)
+    pairs = [names for names in alike.values() if len(names) > 1]
+    notes = []
+    for names in pairs[:_NAMED]:
+        is_form = len({unicodedata.normalize("NFC", name) for name in names}) == 1
+        differ = "their Unicode form" if is_form else "capital and small letters"
+        notes.append(f"classes that differ only in {differ}: {', '.join(map(repr, names))}; are they one?")
+    more = len(pairs) - _NAMED
+    return [*notes, f"the same is true of {more:,} others"] if more > 0 else notes
+
+
+def require_present(missing: Sequence[Path], num_files: int, remedy: str) -> None:
+    """Raise InputError if more than one in twenty files is missing."""
+    if len(missing) > _MISSING_SHARE * num_files:
+        raise InputError(f"{len(missing)} of {num_files} images are missing, the first is {missing[0]}; {remedy}")
+
+
 def require_files(paths: Sequence[Path], remedy: str) -> None:
     """Raise InputError if more than one in twenty of these files is missing; lists folders instead of asking each."""
     folders = {path.parent for path in paths}
     present = {folder: set(os.listdir(folder)) if os.path.isdir(folder) else set() for folder in folders}
     missing = [path for path in paths if path.name not in present[path.parent]]
-    if len(missing) > _MISSING_SHARE * len(paths):
-        raise InputError(f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}; {remedy}")
+    require_present(missing, len(paths), remedy)
 
 
 def read_mat(contents: bytes, name: str, where: str) -> Any:

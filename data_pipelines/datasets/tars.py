@@ -5,6 +5,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from data_pipelines.datasets.raw import Member
 from data_pipelines.errors import InputError
@@ -50,6 +51,10 @@ class OpenTar:
         except OSError as error:
             raise InputError(f"{member} cannot be read: {error}") from error
 
+    def file(self, member: Member) -> IO[bytes]:
+        """A member to read and seek in, while the tar is open."""
+        return _Window(self._file.fileno(), member.offset, member.length)  # type: ignore[return-value]
+
     def members(self) -> Iterator[Member]:
         """The files, in the order in which they lie in the tar; their contents are jumped over.
 
@@ -63,7 +68,7 @@ class OpenTar:
 
     def _walk(self) -> Iterator[Member]:
         self._window.seek(0)
-        with tarfile.TarFile(fileobj=self._window, mode="r") as tar:  # type: ignore[arg-type]  # IO asks for more
+        with tarfile.TarFile(fileobj=self._window, mode="r", encoding="utf-8") as tar:  # type: ignore[arg-type]  # IO asks for more
             for info in tar:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
                 self._require_plain(info)
@@ -115,7 +120,7 @@ class _Window(io.RawIOBase):
         self._descriptor, self._offset, self._position = descriptor, offset, 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = offset + (self._position if whence == os.SEEK_CUR else 0)
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.length}[whence]
         return self._position
 
     def read(self, size: int = -1) -> bytes:

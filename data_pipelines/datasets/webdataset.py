@@ -2,25 +2,30 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial as bind
 from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.datasets.raw import Member, RawImage, RawSet, carved, key_of
-from data_pipelines.datasets.reading import SPLIT_NAMES, Repeatable, require_fractions
+from data_pipelines.datasets.reading import Repeatable, class_name_notes, require_fractions, split_of, splits_in
+from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
+from data_pipelines.scan import HIDDEN_FILES, Found, is_hidden, is_taken_unseen, left_out_as, look, scan, text_of
 
 Label = int | str
 
-_IMAGE_EXTENSIONS = {"jpg", "jpeg", "png", "webp"}
-_SPLIT_IN_NAME = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?![a-z])")
+_USUAL = {"jpg", "jpeg", "png"}  # extensions of images, taken without a look at their contents
+_LABELS = {"cls", "json"}
+_COMPRESSED = {".gz": "gunzip", ".tgz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
 _MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/]+)", re.DOTALL)
 _META = re.compile(r"__[^/]*__(?:$|/)")  # not a sample, by webdataset's convention
+_NUMBER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")  # some programs write 1 as 1.0
 _MOST_CLASSES = 1_000_000
 
 
@@ -38,37 +43,50 @@ class _Sample:
     label: Label
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """How labels are read. classes: names that are known; left_out: what is passed over, of the tars in `counted`."""
+
+    label_field: str | None
+    literal_nan: bool
+    classes: frozenset[str]
+    left_out: Counter[str]
+    counted: set[Path] = field(default_factory=set)
+
+
 def webdataset(
     root: Path,
     label_field: str | None = None,
     classes_file: Path | None = None,
     val_fraction: float = 0.01,
     test_fraction: float = 0.01,
+    literal_nan: bool = False,
 ) -> RawSet:
     """Existing webdataset tars: members that follow each other and share a name up to its first dot are a sample, with
-    one image (jpg, jpeg, png or webp) and a label.
+    one image (a photograph: jpg, png, webp, or what is one by its contents) and a label.
 
     The label is the number or name in the sample's .cls, else in the field "label" of its .json; --label-field NAME
     takes it from that field of .json. Classes: the lines of --classes-file, which numbers count from 0, else the names
-    or numbers that are found, for which all tars are looked through first. Samples without an image are passed over.
+    or numbers that are found, for which all tars are looked through first. Samples without an image are left out and
+    counted, by what else they have.
 
-    ROOT holds *.tar, in itself or in folders train, val and test. Split: the folder, else the word train, val or test
+    ROOT holds *.tar, in itself or in folders. Split: the folder, if it is called train, val or test, else such a word
     in the name of the tar; a val or test split that is not there is carved out of the rest by a hash of each sample's
-    tar and key, and a fraction of 0 leaves it out.
+    tar and key, and a fraction of 0 leaves it out. Names such as nan, None or NA are refused, unless --classes-file has
+    them, or --literal-nan takes them as they stand.
     """
     require_fractions(val=val_fraction, test=test_fraction)
-    shards = _shards(root)
+    shards, left_out = _shards(root)
     splits = {shard.split for shard in shards}
     carve = (0.0 if "val" in splits else val_fraction, 0.0 if "test" in splits else test_fraction)
-    if classes_file is None:
-        classes, num_images, notes = _survey(shards, label_field)
-    else:
-        classes, num_images, notes = _lines(classes_file), None, ()
+    known = () if classes_file is None else _lines(classes_file)
+    reader = _Reader(label_field and text_of(label_field), literal_nan, frozenset(known), left_out)
+    classes, num_images, notes = (known, None, ()) if known else _survey(shards, reader)
     number_of = {name: number for number, name in enumerate(classes)}
 
     def images(chosen: Sequence[_Shard]) -> Iterator[RawImage]:
         for shard in chosen:
-            for sample in _samples(shard.path, label_field):
+            for sample in _samples(shard.path, reader):
                 key = key_of(f"{shard.name}/{sample.key}")
                 split = carved(key, *carve) if shard.split in (None, "train") else shard.split
                 yield RawImage(key, split, sample.image, _class_number(sample, number_of))
@@ -76,59 +94,81 @@ def webdataset(
     def part(number: int, parts: int) -> Iterator[RawImage]:
         return images(shards[number::parts]) if parts <= len(shards) else islice(images(shards), number, None, parts)
 
+    name = text_of(root.resolve().name)
     return RawSet(
-        name=root.resolve().name,
+        name=name,
         task="single_label",
         classes=classes,
         images=Repeatable(bind(images, shards)),
         num_images=num_images,
-        source=f"webdataset tars under {root.resolve().name}; licence as of the original",
+        source=f"webdataset tars under {name}; licence as of the original",
         num_bytes=sum(shard.path.stat().st_size for shard in shards),
         part=lambda number, parts: Repeatable(bind(part, number, parts)),
-        notes=notes,
+        notes=(*notes, *class_name_notes(classes)),
+        is_own=True,
+        upright=True,
+        left_out=left_out,
     )
 
 
-def _shards(root: Path) -> list[_Shard]:
-    shards = [_Shard(path, path.stem, _split_in_name(path)) for path in sorted(root.glob("*.tar"))]
-    for word, split in SPLIT_NAMES.items():
-        shards += [_Shard(path, f"{word}/{path.stem}", split) for path in sorted((root / word).glob("*.tar"))]
-    if not shards:
+def _shards(root: Path) -> tuple[list[_Shard], Counter[str]]:
+    """The tars, and what else lies beside them."""
+    if not root.is_dir():
+        raise InputError(f"--root {root} is no folder")
+    tree = scan(root, also=(".tar", *_COMPRESSED))
+    tars = [file for file in tree.files if file.name.lower().endswith(".tar")]
+    compressed = [file for file in tree.files if re.search(r"\.tgz$|\.tar\.[a-z0-9]+$", file.name.lower())]
+    if compressed:
+        program = _COMPRESSED["." + compressed[0].name.lower().rpartition(".")[2]]
         raise InputError(
-            f"{root} holds no *.tar, in itself or in folders train, val and test; unpack .tar.gz with gunzip"
+            f"{compressed[0].path} is compressed, so its members cannot be found; unpack it with {program}"
         )
+    if not tars:
+        raise InputError(f"{root} holds no *.tar, in itself or in folders")
+    left_out = tree.left_out_below()
+    left_out.update(left_out_as(file.name) for file in tree.files if not file.name.lower().endswith(".tar"))
+    shards = sorted(map(_shard, tars), key=_place)
     unmarked = [shard.path for shard in shards if shard.split is None]
     if unmarked and len(unmarked) < len(shards):
         raise InputError(f"{unmarked[0]} names no split, others do; put train, val or test into the name of each tar")
     if not unmarked and all(shard.split != "train" for shard in shards):
         raise InputError(f"{root} has tars of val or test, but none of train beside them")
-    return shards
+    return shards, left_out
 
 
-def _split_in_name(path: Path) -> Split | None:
-    splits = {SPLIT_NAMES[word] for word in _SPLIT_IN_NAME.findall(path.stem.lower())}
-    if len(splits) > 1:
-        raise InputError(f"{path} names several splits; put it into a folder train, val or test")
-    return splits.pop() if splits else None
+def _shard(tar: Found) -> _Shard:
+    folder, _, name = tar.name.rpartition("/")
+    in_name = splits_in(name[: -len(".tar")])
+    split = split_of(folder.split("/")[0])
+    if split is None and len(in_name) > 1:
+        raise InputError(f"{tar.path} names several splits; put it into a folder train, val or test")
+    return _Shard(tar.path, tar.name[: -len(".tar")], split or next(iter(in_name), None))
+
+
+def _place(shard: _Shard) -> tuple[bool, int, list[str]]:
+    """Tars of the folder itself come first, then those in others: train, val, test."""
+    parts = shard.name.split("/")
+    order = ("train", "val", "test", None).index(shard.split) if len(parts) > 1 else 0
+    return len(parts) > 1, order, parts
 
 
 def _lines(path: Path) -> tuple[str, ...]:
     try:
-        names = tuple(path.read_text(encoding="utf-8").split("\n"))
+        names = tuple(path.read_text(encoding="utf-8-sig").split("\n"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes-file {path} cannot be read: {error}") from error
+        raise InputError(f"--classes-file {path} cannot be read: {error}; it must be UTF-8 text") from error
     names = tuple(name.strip() for name in (names[:-1] if names[-1] == "" else names))
     if "" in names or len(set(names)) < len(names) or not names:
         raise InputError(f"--classes-file {path} must name one class on each line, each once, without empty lines")
     return names
 
 
-def _survey(shards: Sequence[_Shard], label_field: str | None) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+def _survey(shards: Sequence[_Shard], reader: _Reader) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
     """The classes, the number of images, and what is to be said of them."""
     numbers: set[int] = set()
     names: set[str] = set()
     num_images = 0
-    for sample in chain.from_iterable(_samples(shard.path, label_field) for shard in shards):
+    for sample in chain.from_iterable(_samples(shard.path, reader) for shard in shards):
         num_images += 1
         if isinstance(sample.label, int):
             numbers.add(sample.label)
@@ -148,9 +188,10 @@ def _survey(shards: Sequence[_Shard], label_field: str | None) -> tuple[tuple[st
     return tuple(map(str, range(num_classes))), num_images, notes
 
 
-def _samples(path: Path, label_field: str | None) -> Iterator[_Sample]:
+def _samples(path: Path, reader: _Reader) -> Iterator[_Sample]:
+    left_out: Counter[str] = Counter()
     with OpenTar(path) as tar:
-        for key, group in groupby(_named(tar.members()), key=lambda found: found[0]):
+        for key, group in groupby(_named(tar.members(), left_out), key=lambda found: found[0]):
             files: dict[str, Member] = {}
             for _, extension, member in group:
                 if extension in files:
@@ -158,31 +199,62 @@ def _samples(path: Path, label_field: str | None) -> Iterator[_Sample]:
                         f"{member}: the sample has two files .{extension}; names must differ from sample to sample"
                     )
                 files[extension] = member
-            images = [
-                member for extension, member in files.items() if extension.rpartition(".")[2] in _IMAGE_EXTENSIONS
-            ]
-            if len(images) > 1:
-                raise InputError(f"{images[1]} is the second image of its sample; a sample must have one")
-            if images:
-                yield _Sample(key, images[0], _label(tar, files, images[0], label_field))
+            image = _image(tar, files, left_out)
+            if image:
+                yield _Sample(key, image, _label(tar, files, image, reader))
+    if path not in reader.counted:  # a tar may be read several times
+        reader.counted.add(path)
+        reader.left_out.update(left_out)
 
 
-def _named(members: Iterator[Member]) -> Iterator[tuple[str, str, Member]]:
+def _named(members: Iterator[Member], left_out: Counter[str]) -> Iterator[tuple[str, str, Member]]:
     """Key and extension, in lower case, of each member that has them."""
     for member in members:
         match = _MEMBER.fullmatch(member.name)
-        if match and not _META.match(member.name):
+        if is_hidden(member.name):
+            left_out[HIDDEN_FILES] += 1
+        elif not match:
+            left_out["files without a suffix"] += 1
+        elif not _META.match(member.name):
             yield match["key"], match["extension"].lower(), member
 
 
-def _label(tar: OpenTar, files: dict[str, Member], image: Member, label_field: str | None) -> Label:
-    if label_field is None and "cls" in files:
-        text = tar.read(files["cls"]).decode(errors="replace").strip()
-        label: Any = int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else text
+def _image(tar: OpenTar, files: dict[str, Member], left_out: Counter[str]) -> Member | None:
+    """The image of a sample; where none has a usual extension, what is one by its contents. None if there is none, and
+    then what the sample has is counted."""
+    images = [member for extension, member in files.items() if extension.rpartition(".")[2] in _USUAL]
+    others: Counter[str] = Counter()
+    for extension, member in [] if images else files.items():
+        unseen = is_taken_unseen(member.name) is not None  # labels, texts, and DICOM, which is no photograph
+        found, words = (None, left_out_as(member.name)) if unseen else look(tar.file(member), member.name)
+        words = "DICOM files" if found == "dicom" else words
+        if not words:
+            images.append(member)
+        elif extension not in _LABELS:
+            others[words] += 1
+    if len(images) > 1:
+        raise InputError(f"{images[1]} is the second image of its sample; a sample must have one")
+    if not images:
+        left_out.update(others or Counter(left_out_as(member.name) for member in files.values()))
+    return images[0] if images else None
+
+
+def _label(tar: OpenTar, files: dict[str, Member], image: Member, reader: _Reader) -> Label:
+    if reader.label_field is None and "cls" in files:
+        label: Any = tar.read(files["cls"]).decode(errors="surrogateescape").strip()
+        number = _NUMBER.fullmatch(label)
+        label = int(number[1]) if number else label
     else:
-        label = _json_field(tar, files, image, label_field or "label")
+        label = _json_field(tar, files, image, reader.label_field or "label")
+    if isinstance(label, float) and label.is_integer():
+        label = int(label)
     if not isinstance(label, (int, str)) or isinstance(label, bool) or label == "":
         raise InputError(f"{image}: its label {label!r} is neither a whole number nor a name; see --label-field")
+    if isinstance(label, str) and is_missing(label) and not reader.literal_nan and label not in reader.classes:
+        raise InputError(
+            f"{image}: its label is {label!r}, which most programs write for a value that is missing; leave the sample "
+            f"out, or take such words as they stand with {LITERAL}"
+        )
     return label
 
 

@@ -111,7 +111,7 @@ def test_what_cannot_be_read_is_a_row_with_a_reason(run_dir: Path, films: Path, 
 def test_a_table_that_names_absent_files(run_dir: Path, films: Path, tmp_path: Path) -> None:
     table = films / "some.csv"
     table.write_text("file\n003.dcm\nabsent.dcm\n")
-    with pytest.raises(InputError, match="has no column 'path'; name it with --path-column"):
+    with pytest.raises(InputError, match="has no column 'path'; known: file; name it with --path-column"):
         predicted(run_dir, table, tmp_path / "out.csv")
     rows = predicted(run_dir, table, tmp_path / "out.csv", path_column="file")
     assert [row["error"] for row in rows] == ["", "No such file or directory"]
@@ -131,6 +131,31 @@ def test_nothing_readable_is_an_error_after_the_rows(
             predict.main()
         assert end.value.code == code
     assert "has no image, DICOM file or shard" in capsys.readouterr().err
+    (tmp_path / "empty" / "a.mov").write_bytes(b"a video")
+    (tmp_path / "empty" / ".hidden.jpg").touch()
+    with pytest.raises(
+        InputError, match=r"has no image, DICOM file or shard, but others: \.mov \(1\), hidden files \(1\)"
+    ):
+        predicted(run_dir, tmp_path / "empty", tmp_path / "out.csv")
+
+
+def test_files_that_are_left_out_are_counted(
+    run_dir: Path, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "raw").mkdir()
+    shutil.copy(films / "000.dcm", tmp_path / "raw" / "000")
+    for name in ("a.txt", "b.txt", "c.mov", "Thumbs.db"):
+        (tmp_path / "raw" / name).write_bytes(b"no picture")
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["predict", str(run_dir), str(tmp_path / "raw"), "--out", str(out), "--device", "cpu", "--threads", "1"],
+    )
+    predict.main()
+    said = capsys.readouterr().out
+    assert said.endswith(f"{out}: 1 images, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
+    assert [row["file"] for row in rows_of(out)] == ["000"]
 
 
 def test_photographs_of_other_kinds_than_trained_on(tmp_path: Path, films: Path) -> None:

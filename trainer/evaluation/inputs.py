@@ -1,93 +1,130 @@
 """Images to predict, wherever they lie: files, folders, DICOM, tars, and tables that name files."""
 
-import csv
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
-from data_pipelines.datasets.patients import IMAGE_SUFFIXES
-from data_pipelines.dicom import DICOM_SUFFIXES, is_dicom
+from data_pipelines.datasets.table import read_table
+from data_pipelines.datasets.table_paths import Listing
 from data_pipelines.errors import InputError
+from data_pipelines.scan import (
+    HIDDEN_FILES,
+    Found,
+    is_hidden,
+    is_taken_unseen,
+    left_out_as,
+    look,
+    path_of,
+    scan,
+    suffix_of,
+    text_of,
+)
 
-_TABLE, _TAR = ".csv", ".tar"
-_DICOM_HEAD = 132  # bytes that tell
+_TABLES, _TAR = {".csv", ".tsv"}, ".tar"
+_LABELS = {".cls", ".json", ".txt"}  # in a tar they belong to an image
 _MOST_BYTES = 1 << 30  # of one file: the header of a compressed tar can claim any amount
 _FEWER_COLOURS = {"1", "L", "I", "F"}
 
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """name: relative to what was given. read: its bytes; raises OSError or ValueError."""
+    """name: relative to what was given, as text. read: its bytes; raises OSError or ValueError."""
 
     name: str
     read: Callable[[], bytes]
 
 
-def inputs_of(source: Path, path_column: str = "path") -> Iterator[Input]:
+@dataclass(frozen=True)
+class Inputs:
+    """What is to be predicted; iterated once. left_out: by what it is counted, complete after the last; notes: what is
+    to be said of a table."""
+
+    each: Iterator[Input]
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
+
+
+def inputs_of(source: Path, path_column: str = "path") -> Inputs:
     """Every image of a file, a folder and the folders in it, a tar such as a shard, or a CSV file with a column of
-    paths relative to it. Files that are neither images nor DICOM are passed over in folders.
+    paths, absolute or relative to it. What is no image is left out as `prepare` leaves it out.
 
-    Raises InputError for a source that is not there, or a table without that column.
+    Raises InputError for a source that is not there, a folder that cannot be read, or a table without that column.
     """
+    left_out: Counter[str] = Counter()
     if source.is_dir():
-        yield from _of_folder(source)
-    elif not source.is_file():
+        tree = scan(source, also=(_TAR,))
+        left_out.update(tree.left_out_below())
+        return Inputs(_of_folder(tree.files, left_out), left_out)
+    if not source.is_file():
         raise InputError(f"{source} is neither a file nor a folder")
-    elif source.suffix.lower() == _TABLE:
-        yield from _of_table(source, path_column)
-    elif source.suffix.lower() == _TAR:
-        yield from _of_tar(source, source.name)
-    else:
-        yield Input(source.name, source.read_bytes)
+    name = text_of(source.name)
+    if suffix_of(name) in _TABLES:
+        return _of_table(source, text_of(path_column))
+    if suffix_of(name) == _TAR:
+        return Inputs(_of_tar(source, name, left_out), left_out)
+    return Inputs(iter([Input(name, source.read_bytes)]))
 
 
-def _of_folder(folder: Path) -> Iterator[Input]:
-    for path in sorted(folder.rglob("*")):
-        name, suffix = path.relative_to(folder).as_posix(), path.suffix.lower()
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if suffix == _TAR:
-            yield from _of_tar(path, name)
-        elif suffix in IMAGE_SUFFIXES | DICOM_SUFFIXES or (not suffix.strip(".0123456789") and _looks_like_dicom(path)):
-            yield Input(name, path.read_bytes)
+def _of_folder(files: list[Found], left_out: Counter[str]) -> Iterator[Input]:
+    for file in files:
+        if suffix_of(file.name) == _TAR:
+            yield from _of_tar(file.path, file.name, left_out)
+        else:
+            yield Input(file.name, file.path.read_bytes)
 
 
-def _looks_like_dicom(path: Path) -> bool:
-    """Scanners and archives name DICOM files by number, without a suffix."""
+def _of_table(table: Path, column: str) -> Inputs:
+    """A row for each row of the table, also where there is no such file."""
+    content = read_table(table, [column], remedy="; name it with --path-column")
+    beside, anywhere = Listing(table.parent), Listing(Path("/"))
+
+    def file_of(row: int, cell: str) -> Input:
+        if not cell:
+            return Input(cell, _refusal(f"line {content.lines[row]} of the table names no file"))
+        name = beside.slashed(cell)
+        found = anywhere.path(name.lstrip("/")) if name.startswith("/") else beside.path(name)
+        return Input(cell, (found or table.parent / path_of(name)).read_bytes)
+
+    inputs = [file_of(row, cell) for row, cell in enumerate(content.cells[column])]
+    return Inputs(iter(inputs), notes=(*beside.notes(table), *anywhere.notes(table)))
+
+
+def _of_tar(path: Path, name: str, left_out: Counter[str]) -> Iterator[Input]:
     try:
-        with path.open("rb") as file:
-            return is_dicom(file.read(_DICOM_HEAD))
-    except OSError:
-        return False
-
-
-def _of_table(table: Path, column: str) -> Iterator[Input]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if column not in (rows.fieldnames or ()):
-            raise InputError(f"{table} has no column {column!r}; name it with --path-column")
-        for row in rows:
-            yield Input(row[column] or "", (table.parent / (row[column] or "")).read_bytes)
-
-
-def _of_tar(path: Path, name: str) -> Iterator[Input]:
-    try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, encoding="utf-8") as tar:
             for member in tar:
-                suffix = Path(member.name).suffix.lower()
-                if member.isfile() and suffix in IMAGE_SUFFIXES | DICOM_SUFFIXES:
-                    if member.size > _MOST_BYTES:
-                        yield Input(f"{name}:{member.name}", _refusal(f"{member.size:,} bytes, too many for an image"))
-                        continue
-                    content = tar.extractfile(member)
-                    assert content is not None
+                if not member.isfile():
+                    continue
+                content = tar.extractfile(member)
+                assert content is not None
+                is_small = member.size <= _MOST_BYTES
+                words = _left_out_as(content, member.name, is_small)
+                if words:
+                    left_out.update([] if suffix_of(member.name) in _LABELS else [words])
+                elif not is_small:
+                    reason = f"{member.size:,} bytes, too many for an image"
+                    yield Input(f"{name}:{member.name}", _refusal(reason))
+                else:
+                    content.seek(0)
                     yield Input(f"{name}:{member.name}", _given(content.read()))
     except (tarfile.TarError, OSError) as error:
         yield Input(name, _refusal(f"damaged tar: {error}"))
+
+
+def _left_out_as(content: IO[bytes], name: str, is_small: bool) -> str:
+    """As what a member of a tar is left out; "" if it is taken."""
+    if is_hidden(name):
+        return HIDDEN_FILES
+    is_taken = is_taken_unseen(name)
+    if is_taken is None:
+        return look(content, name, whole=is_small)[1]
+    return "" if is_taken else left_out_as(name)
 
 
 def _given(content: bytes) -> Callable[[], bytes]:

@@ -1,0 +1,71 @@
+"""Whether a file shows one picture: animations, documents of several pages, and previews of raw data do not."""
+
+from typing import IO
+
+from PIL.GifImagePlugin import GifImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from data_pipelines.formats import Format
+
+_WEBP_ANIMATION = 0x02  # among the flags of an extended WebP file
+_BRANDS_BYTES = 64  # of an AVIF file, more than its brands take
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _DNG_VERSION = 254, 255, 50706  # tags of TIFF
+_REDUCED_OR_MASK = 1 | 4  # of NewSubfileType: another picture's thumbnail or transparency
+_OLD_REDUCED = 2  # of SubfileType
+
+
+def why_not_one(file: IO[bytes], name: Format) -> str | None:
+    """As what a file of this format is left out because it does not show one picture, such as "GIFs of several frames";
+    None if it shows one, or cannot be read, which its decoder will say. `file` can seek."""
+    file.seek(0)
+    try:
+        if name == "gif":
+            return "GIFs of several frames" if GifImageFile(file).is_animated else None
+        if name == "webp":
+            return "WebPs of several frames" if _is_animated_webp(file) else None
+        if name == "avif":
+            return "AVIFs of several frames" if _is_avif_sequence(file) else None
+        return _why_not_one_tiff(file) if name == "tiff" else None
+    except Exception:  # whatever a decoder throws at a broken file
+        return None
+
+
+def _is_animated_webp(file: IO[bytes]) -> bool:
+    head = file.read(21)  # the rest is only needed where this says that frames follow, which may be one
+    if head[12:16] != b"VP8X" or not head[20] & _WEBP_ANIMATION:
+        return False
+    file.seek(0)
+    return bool(WebPImageFile(file).is_animated)
+
+
+def _is_avif_sequence(file: IO[bytes]) -> bool:
+    if b"avis" not in file.read(_BRANDS_BYTES):
+        return False
+    from PIL.AvifImagePlugin import AvifImageFile  # here because Pillow before 11.3 has none
+
+    file.seek(0)
+    return bool(AvifImageFile(file).is_animated)
+
+
+def _why_not_one_tiff(file: IO[bytes]) -> str | None:
+    if file.read(10)[8:] == b"CR":  # Canon's
+        return "raw files of cameras"
+    file.seek(0)
+    pages = TiffImageFile(file)
+    if _DNG_VERSION in pages.tag_v2:
+        return "raw files of cameras"
+    if _is_reduced(pages):
+        return "TIFFs whose first picture is a thumbnail"
+    while True:
+        try:
+            pages.seek(pages.tell() + 1)
+        except EOFError:
+            return None
+        if not _is_reduced(pages):
+            return "TIFFs of several pages"
+
+
+def _is_reduced(pages: TiffImageFile) -> bool:
+    kind = pages.tag_v2.get(_NEW_SUBFILE_TYPE, 0)
+    return bool(kind & _REDUCED_OR_MASK) or pages.tag_v2.get(_SUBFILE_TYPE) == _OLD_REDUCED
