@@ -40,8 +40,10 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
         rows.mkdir(parents=True, exist_ok=True)
         self._temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
-        # Open across calls.
-        self._tar = tarfile.open(self._temporary, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        # Open across calls; names that are no text keep their bytes, whatever the locale.
+        self._tar = tarfile.open(  # noqa: SIM115
+            self._temporary, "w", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="surrogateescape"
+        )
         self._columns: dict[str, list[int]] = {name: [] for name in _ROW_COLUMNS}
         self._labels: list[Any] = []
         self._num_images = 0

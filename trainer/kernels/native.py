@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -41,14 +42,17 @@ _COMPILE_LIMIT_S = 300
 def library() -> ctypes.CDLL | None:
     """The kernels; None, with one warning that says why, where they cannot be had."""
     try:
-        return ctypes.CDLL(str(_built()), mode=os.RTLD_NOW)
+        path = _built()
+        with suppress(OSError):
+            return ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+        return ctypes.CDLL(str(_built(again=True)), mode=os.RTLD_NOW)  # in place of one that is not whole any more
     except (OSError, subprocess.SubprocessError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(f"warning: CPU kernels are not used, PyTorch's own are, slower: {reason}", file=sys.stderr, flush=True)
     return None
 
 
-def _built() -> Path:
+def _built(again: bool = False) -> Path:
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise OSError(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, or say where it is in CXX")
@@ -56,7 +60,7 @@ def _built() -> Path:
     sources = sorted(_SOURCES.iterdir())
     about = [compiler, *flags, _processor(), *(source.read_text() for source in sources)]
     target = cache_folder() / f"cpu-{hashlib.sha256(chr(0).join(about).encode()).hexdigest()[:16]}.so"
-    if not target.exists():
+    if again or not target.exists():
         _compile([compiler, *flags, *(str(source) for source in sources if source.suffix == ".cpp")], target)
     return target
 

@@ -48,6 +48,35 @@ def test_other_flags_or_processors_have_a_library_of_their_own(cache: Path, monk
     assert len(list(cache.iterdir())) == 3
 
 
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+def test_a_library_that_is_not_whole_any_more_is_compiled_again(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(native, "_FLAGS", tuple(flag for flag in native._FLAGS if flag != "-O3"))  # takes less time
+    made = native._built()
+    content = made.read_bytes()
+    for damaged in (b"", content[:1000]):
+        made.write_bytes(damaged)
+        native.library.cache_clear()
+        assert native.library() is not None
+        assert made.stat().st_size == len(content)
+    assert not capsys.readouterr().err
+
+
+def test_other_sources_or_compilers_have_a_library_of_their_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sources").mkdir()
+    source = tmp_path / "sources" / "kernel.cpp"
+    monkeypatch.setattr(native, "_SOURCES", source.parent)
+    monkeypatch.setattr(native, "_compile", lambda command, target: target.write_bytes(b""))
+    for content, compiler in (("int one;", "a++"), ("int two;", "a++"), ("int two;", "b++"), ("int one;", "a++")):
+        source.write_text(content)
+        monkeypatch.setenv("CXX", compiler)
+        native._built()
+    assert len(list(cache.iterdir())) == 3
+
+
 def warning_of(capsys: pytest.CaptureFixture[str]) -> str:
     """What is said the first time; PyTorch trains."""
     native.library.cache_clear()
