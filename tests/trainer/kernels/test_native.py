@@ -1,9 +1,10 @@
 """The C++ kernels are compiled once, for this processor, by any number of processes at once; or not, with a reason."""
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,18 +49,32 @@ def test_other_flags_or_processors_have_a_library_of_their_own(cache: Path, monk
     assert len(list(cache.iterdir())) == 3
 
 
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
-def test_a_library_that_is_not_whole_any_more_is_compiled_again(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("change", [lambda file: os.truncate(file, 0), lambda file: os.truncate(file, 1000), damage])
+def test_a_library_that_is_cut_off_or_damaged_is_compiled_again(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
 ) -> None:
-    monkeypatch.setattr(native, "_FLAGS", tuple(flag for flag in native._FLAGS if flag != "-O3"))  # takes less time
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "kernel.cpp").write_text('extern "C" int answer() { return 42; }')
+    monkeypatch.setattr(native, "_SOURCES", tmp_path / "sources")
     made = native._built()
     content = made.read_bytes()
-    for damaged in (b"", content[:1000]):
-        made.write_bytes(damaged)
-        native.library.cache_clear()
-        assert native.library() is not None
-        assert made.stat().st_size == len(content)
+    change(made)
+    assert native._built() == made
+    assert made.read_bytes() == content
+    library = native.library()
+    assert library is not None
+    assert library.answer() == 42
     assert not capsys.readouterr().err
 
 
