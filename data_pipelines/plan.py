@@ -51,12 +51,13 @@ def agree_on_plan(
     different = _different(raw, plan, former)
     if force and part is None and (different or not (plan["parts"] > 1 or _anew(partial, 0).exists())):
         shutil.rmtree(partial, ignore_errors=True)
-        former, different = {}, []
-        plan["parts"] = 1
+        former, different, plan["parts"] = {}, [], 1
     if different and any((partial / ROWS).glob("*/*.json")):
         _refuse(different, former, partial, part)
+    if different:
+        former, plan["parts"] = {}, part[1] if part else 1
     (partial / SET).mkdir(parents=True, exist_ok=True)
-    plan |= _bits_found(raw, {} if different else former, part)
+    plan |= _bits_found(raw, former, part)
     if plan != former:
         with atomic_file(partial / _PLAN) as file:
             file.write(json.dumps(plan).encode())
