@@ -48,7 +48,7 @@ def without_duplicates(raw: RawSet, partial: Path) -> RawSet:
         return raw
     kept_one = order[np.maximum.accumulate(np.where(is_again, 0, np.arange(len(order))))]
     others = int(np.count_nonzero(labels[order] != labels[kept_one]))
-    note = f"{others:,} of the pictures that are dropped had another label than their equal that is kept"
+    note = f"of the pictures that are dropped, {others:,} had another label than the equal one that is kept"
     return _without(raw, set(contents.keys[order[is_again]].tolist()), (note,) if others else ())
 
 
@@ -158,14 +158,14 @@ def notes_on(equal: Equal, raw: RawSet) -> list[tuple[str, str]]:
     named = _names(raw, wanted) if wanted else {}
     remedy = "; --drop-duplicates keeps each once, in test before val before train"
     facts = [
-        (equal.across, equal.examples_across, "are in more than one split", remedy),
-        (equal.differing, equal.examples_differing, "are in one split with different labels", ""),
+        (equal.across, equal.examples_across, "in more than one split", remedy),
+        (equal.differing, equal.examples_differing, "in one split with different labels", ""),
     ]
     notes = []
     for count, examples, fact, advice in facts:
         if not count:
             continue
-        begin = f"{count:,} pictures {fact}, byte for byte, such as"
+        begin = f"{count:,} {'picture is' if count == 1 else 'pictures are'} {fact}, byte for byte, such as"
         said = [", ".join(" = ".join(named[key][which] for key in pair) for pair in examples) for which in (0, 1)]
         advice = advice if raw.equal_images == "stored each" else ""
         notes.append((f"{begin} {said[0]}{advice}", f"{begin} {said[1]}"))

@@ -69,7 +69,7 @@ def agree_on_plan(
 def read_plan(partial: Path) -> dict[str, Any]:
     """The plan of an interrupted preparation; empty where there is none."""
     path = partial / _PLAN
-    plan: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return plan
 
 

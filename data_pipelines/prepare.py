@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -255,6 +256,8 @@ def _require_views(name: str, arguments: Sequence[str]) -> None:
 @entry_point
 def main() -> None:
     """Parse the command line and prepare one set, or verify one."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of folders may hold bytes that are no text
     arguments = sys.argv[1:] or ["--help"]
     name, *rest = arguments
     if name in ("-h", "--help"):

@@ -30,7 +30,7 @@ def finished_shards(folder: Path, split: str, part: int, parts: int) -> list[dic
     """What is known of the finished shards of a part, in the order of their numbers; `folder` is that of the set."""
     shards: list[dict[str, Any]] = []
     while (path := folder.parent / ROWS / split / f"{shard_name(len(shards), part, parts)}.json").is_file():
-        shards.append(json.loads(path.read_text()))
+        shards.append(json.loads(path.read_text(encoding="utf-8")))
     return shards
 
 
@@ -77,7 +77,7 @@ def valid_record(
     path, contents = rows / f"{name}.json", Contents.load(contents_path(rows, name))
     if contents is None or not path.is_file():  # earlier versions did not keep what they made a shard of
         return None
-    known: dict[str, Any] = json.loads(path.read_text())
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if known["source"] != digest_of_images(images, settings):
         return None
     now = look_again(images, contents, lookers)

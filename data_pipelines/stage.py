@@ -35,7 +35,7 @@ def stage(folder: Path, storage: Path) -> Path:
         ours.mkdir(mode=0o700, parents=True, exist_ok=True)
         unsummed = [sha256_of(folder / path) for path, sha256 in files.items() if not sha256]
         copy = ours / f"{manifest['name']}-{digest_of(manifest, *unsummed)}"
-        with (ours / f".{copy.name}.lock").open("w") as lock:
+        with (ours / f".{copy.name}.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by the end of the process at the latest
             if not _is_whole(copy, folder, files):
                 _make(manifest, folder, files, copy, storage)
@@ -53,7 +53,7 @@ def _make(manifest: dict[str, Any], folder: Path, files: Files, copy: Path, stor
         shutil.rmtree(copy, ignore_errors=True)
         raise
     _note_states(copy, files)
-    (copy / f".{MANIFEST}").write_text(json.dumps(manifest))
+    (copy / f".{MANIFEST}").write_text(json.dumps(manifest), encoding="utf-8")
     (copy / f".{MANIFEST}").rename(copy / MANIFEST)
 
 
@@ -62,7 +62,7 @@ def _is_whole(copy: Path, folder: Path, files: Files) -> bool:
     as after something tidied up in /tmp, its sum decides."""
     if not (copy / MANIFEST).is_file():
         return False
-    known = json.loads((copy / _STATES).read_text()) if (copy / _STATES).is_file() else {}
+    known = json.loads((copy / _STATES).read_text(encoding="utf-8")) if (copy / _STATES).is_file() else {}
     states = _states(copy, files)
     changed = [path for path in files if states[str(path)] != known.get(str(path), [])]
     if any(states[str(path)] is None for path in changed):
