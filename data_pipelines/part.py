@@ -1,32 +1,43 @@
-"""Write one part of a set: its images, verified in parallel, as shards; finished ones are not written again."""
+"""Write one part of a set: its images, verified in parallel, as shards; finished ones are not written again while they
+are what the images would give now."""
 
-import hashlib
-import json
 import os
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial as bind
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
-from data_pipelines.datasets.raw import Member, RawImage, RawSet
+from data_pipelines.contents import LOOKERS, UNREADABLE, Contents, State, state_of
+from data_pipelines.datasets.raw import RawImage, RawSet
 from data_pipelines.depth import Depth
 from data_pipelines.errors import InputError
 from data_pipelines.images import verify_image, verify_xray
 from data_pipelines.index import Split
+from data_pipelines.quarantine import Bad, bad_row
+from data_pipelines.shard_records import (
+    ROWS,
+    SPLITS,
+    chunks,
+    contents_path,
+    digest_of_images,
+    forget_from,
+    images_of,
+    settings_of,
+    shard_name,
+    valid_record,
+)
 from data_pipelines.shard_writer import ShardWriter
 from data_pipelines.shards import EncodedImage, hash_bytes
 
-ROWS = "rows"  # folder, beside that of the set, of what the index needs of each finished shard
-SHARD_IMAGES = 4096  # images of the source for each shard: what an interruption costs at most
-Bad = tuple[str, str]  # file, reason
 Places = dict[int, dict[str, int]]  # by the digest of an image, where it lies
 
 _IN_FLIGHT = 8  # images for each thread: bounds the memory
@@ -40,32 +51,19 @@ def progress_bar(**options: Any) -> "tqdm[Any]":
     return tqdm(**options, mininterval=_QUIET_SECONDS, delay=_QUIET_SECONDS, ascii=True)
 
 
-def shard_name(number: int, part: int, parts: int) -> str:
-    """File name of a shard, without its suffix."""
-    return f"{number:06d}" if parts == 1 else f"{part:03d}-{number:06d}"
-
-
-def finished_shards(folder: Path, split: str, part: int, parts: int) -> list[dict[str, Any]]:
-    """What is known of the finished shards of a part, in the order of their numbers; `folder` is that of the set."""
-    shards: list[dict[str, Any]] = []
-    while (path := folder.parent / ROWS / split / f"{shard_name(len(shards), part, parts)}.json").is_file():
-        shards.append(json.loads(path.read_text(encoding="utf-8")))
-    return shards
-
-
 def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]", most_bad: int | None) -> list[Bad]:
     """Write the shards of a part that are not finished yet, or were made of other images than they would be now.
 
     Returns the bad images of all of its shards. Stops early once there are more than `most_bad`.
     """
-    images: Iterable[RawImage] = raw.images
-    if parts > 1:
-        images = raw.part(part, parts) if raw.part else islice(raw.images, part, None, parts)
-    writer = _PartWriter(raw, folder, part, parts, bar)
-    with ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as pool:
+    with (
+        ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as pool,
+        ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as lookers,
+    ):
+        writer = _PartWriter(raw, folder, part, parts, bar, pool, lookers)
         try:
-            for split, number, chunk in _chunks(_listed(raw.name, images)):
-                writer.write(split, number, chunk, pool)
+            for split, number, chunk in chunks(images_of(raw, part, parts)):
+                writer.write(split, number, chunk)
                 if most_bad is not None and len(writer.bad) > most_bad:
                     return writer.bad
         except BaseException:
@@ -80,97 +78,110 @@ def num_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _listed(name: str, images: Iterable[RawImage]) -> Iterator[RawImage]:
-    """The images; what cannot be listed is the fault of the source, not of the output."""
-    try:
-        yield from images
-    except OSError as error:
-        raise InputError(f"the images of {name} cannot be listed ({error}); mend --root") from error
+@dataclass
+class _Filled:
+    """What came of the images of a shard."""
+
+    bad: list[tuple[RawImage, str]] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    hashes: list[int] = field(default_factory=list)
+    channels: int = 1
+    shrunk: int = 0
+    turned: int = 0
+    remarks: Counter[str] = field(default_factory=Counter)
+
+    def count(self, verified: EncodedImage) -> None:
+        self.channels = max(self.channels, verified.channels)
+        self.shrunk += verified.is_shrunk
+        self.turned += verified.is_turned
+        if verified.remark:
+            self.remarks[verified.remark] += 1
 
 
-def _chunks(images: Iterable[RawImage]) -> Iterator[tuple[Split, int, list[RawImage]]]:
-    """The images of each shard, with its split and its number in it."""
-    waiting: dict[Split, list[RawImage]] = {"train": [], "val": [], "test": []}
-    numbers: dict[Split, int] = dict.fromkeys(waiting, 0)
-    for image in images:
-        waiting[image.split].append(image)
-        if len(waiting[image.split]) == SHARD_IMAGES:
-            yield image.split, numbers[image.split], waiting[image.split]
-            numbers[image.split] += 1
-            waiting[image.split] = []
-    for split, chunk in waiting.items():
-        if chunk:
-            yield split, numbers[split], chunk
+class _Verified(NamedTuple):
+    """What goes into a shard for an image, or the reason why it cannot, and what it was made of."""
+
+    found: EncodedImage | str
+    state: State
+    content: int
 
 
 class _PartWriter:
     """Writes the shards of one part one by one and remembers where equal images lie."""
 
-    def __init__(self, raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]") -> None:
+    def __init__(
+        self, raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]", pool: Executor, lookers: Executor
+    ) -> None:
         self._raw, self._folder, self._part, self._parts, self._bar = raw, folder, part, parts, bar
+        self._pool, self._lookers = pool, lookers
         self._merges = raw.equal_images != "stored each"
-        self._verify = _verifier(raw)
-        self._places: dict[str, Places] = {"train": {}, "val": {}, "test": {}}
-        self._written = dict.fromkeys(self._places, 0)
+        self._verify, self._settings = _verifier(raw), settings_of(raw)
+        self._places: dict[str, Places] = {split: {} for split in SPLITS}
+        self._written = dict.fromkeys(SPLITS, 0)
         self.bad: list[Bad] = []
 
-    def write(self, split: Split, number: int, images: list[RawImage], pool: ThreadPoolExecutor) -> None:
+    def write(self, split: Split, number: int, images: list[RawImage]) -> None:
         """Write a shard, unless that is done."""
         name, rows = shard_name(number, self._part, self._parts), self._folder.parent / ROWS / split
-        source, done = _digest(images), rows / f"{name}.json"
         self._written[split] = number + 1
-        if done.is_file():
-            content = json.loads(done.read_text(encoding="utf-8"))
-            tar = self._folder / split / content["file"]
-            is_whole = tar.is_file() and tar.stat().st_size == content["bytes"]
-            is_same = content["source"] == source
-            if is_whole and is_same and not self._any_mended(images, content["bad_keys"], pool):
+        if (rows / f"{name}.json").is_file():
+            known = valid_record(rows, name, images, self._settings, self._lookers)
+            if known and self._is_whole(split, known) and not self._any_mended(images, known["bad_keys"]):
                 self._remember(split, rows / f"{name}.npz")
-                self.bad += [(file, reason) for file, reason in content["bad"]]
+                self.bad += [(file, reason) for file, reason in known["bad"]]
                 self._bar.update(len(images))
                 return
             self._forget(split, number)
         shard = ShardWriter(self._folder / split, rows, name, number, self._raw.classes, self._raw.task)
         try:
-            bad, channels, shrunk = self._fill(shard, self._places[split], images, pool)
+            filled = self._fill(shard, self._places[split], images)
+            Contents.of(images, filled.states, filled.hashes).save(contents_path(rows, name))
         except BaseException:
             shard.discard()
             raise
-        self.bad += [_bad(image, reason) for image, reason in bad]
+        bad = [bad_row(image, reason) for image, reason in filled.bad]
+        self.bad += bad
         shard.close(
-            source=source,
+            source=digest_of_images(images, self._settings),
             seen=len(images),
-            channels=channels,
-            shrunk=shrunk,
-            bad=[_bad(image, reason) for image, reason in bad],
-            bad_keys=[image.key for image, _ in bad],
+            channels=filled.channels,
+            shrunk=filled.shrunk,
+            turned=filled.turned,
+            remarks=filled.remarks,
+            bad=bad,
+            bad_keys=[image.key for image, _ in filled.bad],
         )
 
+    def _is_whole(self, split: str, known: dict[str, Any]) -> bool:
+        tar = self._folder / split / known["file"]
+        return tar.is_file() and tar.stat().st_size == known["bytes"]
+
     def _forget(self, split: Split, number: int) -> None:
-        """Make a shard count as not finished, and with equal images the later ones too: they may refer to places in it.
-        The last goes first, so that a stop in between leaves none that does."""
-        shards = finished_shards(self._folder, split, self._part, self._parts)
-        for other in reversed(shards[number:] if self._merges else shards[number : number + 1]):
-            (self._folder.parent / ROWS / split / other["file"]).with_suffix(".json").unlink()
+        """Make a shard count as not finished, and with equal images the later ones too: they may refer to places in
+        it."""
+        if self._merges:
+            forget_from(self._folder, split, self._part, self._parts, number)
+        else:
+            name = shard_name(number, self._part, self._parts)
+            (self._folder.parent / ROWS / split / f"{name}.json").unlink()
 
     def remove_others(self) -> None:
         """Remove the shards of an earlier start that had more images."""
         for split, number in self._written.items():
-            for other in reversed(finished_shards(self._folder, split, self._part, self._parts)[number:]):
-                (self._folder.parent / ROWS / split / other["file"]).with_suffix(".json").unlink()
+            for other in reversed(forget_from(self._folder, split, self._part, self._parts, number)):
                 (self._folder / split / other["file"]).unlink(missing_ok=True)
 
-    def _fill(
-        self, shard: ShardWriter, places: Places, images: list[RawImage], pool: ThreadPoolExecutor
-    ) -> tuple[list[tuple[RawImage, str]], int, int]:
-        """Add the images that are sound; returns the others, the most channels of any, and how many were shrunk."""
-        bad, channels, shrunk = [], 1, 0
-        for image, verified in self._verified(images, pool):
+    def _fill(self, shard: ShardWriter, places: Places, images: list[RawImage]) -> _Filled:
+        """Add the images that are sound."""
+        filled = _Filled()
+        for image, (verified, state, content) in self._verified(images):
             self._bar.update()
+            filled.states.append(state)
+            filled.hashes.append(content)
             if isinstance(verified, str):
-                bad.append((image, verified))
+                filled.bad.append((image, verified))
                 continue
-            channels, shrunk = max(channels, verified.channels), shrunk + verified.is_shrunk
+            filled.count(verified)
             digest = hash_bytes(verified.encoded) if self._merges else 0
             if digest in places:
                 shard.refer(places[digest], image.label)
@@ -178,27 +189,33 @@ class _PartWriter:
             place = shard.add(image.key, verified, image.label, image.group, digest, image.facts)
             if self._merges:
                 places[digest] = place
-        return bad, channels, shrunk
+        return filled
 
-    def _verified(
-        self, images: Iterable[RawImage], pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[RawImage, EncodedImage | str]]:
-        """Each image with what goes into the shard, or with the reason why it cannot; in order, decoded in parallel."""
-        stream = ((image, pool.submit(self._verify_one, image)) for image in images)
-        waiting: deque[tuple[RawImage, Future[EncodedImage | str]]] = deque(islice(stream, _IN_FLIGHT * num_threads()))
+    def _verified(self, images: Iterable[RawImage]) -> Iterator[tuple[RawImage, _Verified]]:
+        """Each image with what comes of it; in order, decoded in parallel."""
+        stream = ((image, self._pool.submit(self._verify_one, image)) for image in images)
+        waiting: deque[tuple[RawImage, Future[_Verified]]] = deque(islice(stream, _IN_FLIGHT * num_threads()))
         while waiting:
             image, verified = waiting.popleft()
             yield image, verified.result()
             waiting.extend(islice(stream, 1))
 
-    def _verify_one(self, image: RawImage) -> EncodedImage | str:
-        return verified_or_reason(image.read, self._verify)
+    def _verify_one(self, image: RawImage) -> _Verified:
+        state, content = state_of(image), UNREADABLE
 
-    def _any_mended(self, images: list[RawImage], bad_keys: list[str], pool: ThreadPoolExecutor) -> bool:
-        """Whether an image that was bad is sound by now."""
+        def read() -> bytes:
+            nonlocal content
+            encoded = image.read()
+            content = hash_bytes(encoded)
+            return encoded
+
+        return _Verified(verified_or_reason(read, self._verify), state, content)
+
+    def _any_mended(self, images: list[RawImage], bad_keys: list[str]) -> bool:
+        """Whether an image that was bad can be used by now, as where a decoder was installed."""
         bad = set(bad_keys)
-        again = self._verified([image for image in images if image.key in bad], pool)
-        return any(not isinstance(verified, str) for _, verified in again)
+        again = self._verified([image for image in images if image.key in bad])
+        return any(not isinstance(verified.found, str) for _, verified in again)
 
     def _remember(self, split: Split, rows: Path) -> None:
         if not self._merges:
@@ -210,44 +227,23 @@ class _PartWriter:
 
 
 def _verifier(raw: RawSet) -> Callable[[bytes], EncodedImage]:
+    turned: dict[str, Any] = {"upright": True} if raw.upright else {}
     if raw.xray_size:
         depth = Depth(raw.bits, raw.bits_given)
-        return bind(verify_xray, size=raw.xray_size, depth=depth, cut=raw.xray_cut)
-    return bind(verify_image, shorter_side=raw.shorter_side)
+        return bind(verify_xray, size=raw.xray_size, depth=depth, cut=raw.xray_cut, **turned)
+    return bind(verify_image, shorter_side=raw.shorter_side, **turned)
 
 
 def verified_or_reason(read: Callable[[], bytes], verify: Callable[[bytes], EncodedImage]) -> EncodedImage | str:
     """What `verify` makes of the bytes that are read, or why it cannot. Raises InputError for a missing decoder."""
     try:
-        return verify(read())
+        encoded = read()
+        return verify(encoded) if encoded else "an empty file"
     except InputError:  # a decoder that is not installed is no fault of the image
         raise
     except UnidentifiedImageError as error:
         return str(error)
+    except OSError as error:  # the file is named beside the reason
+        return f"{type(error).__name__}: {error.strerror or error}"
     except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
         return (f"{type(error).__name__}: {error}".splitlines() or ["unknown"])[0]
-
-
-def _bad(image: RawImage, reason: str) -> Bad:
-    if image.is_hidden:
-        return image.key, "it cannot be opened" if _names_a_file(image, reason) else reason
-    return (image.key if isinstance(image.image, bytes) else str(image.image)), reason
-
-
-def _names_a_file(image: RawImage, reason: str) -> bool:
-    return not isinstance(image.image, bytes) and Path(str(image.image)).name in reason
-
-
-def _digest(images: list[RawImage]) -> str:
-    """Changes with any key, split, label, group or fact, with images that are made on the spot, and with places in
-    tars; of files, which may have been moved, only their keys count."""
-    digest = hashlib.sha256()
-    for image in images:
-        label = image.label.tobytes() if isinstance(image.label, np.ndarray) else b"%d" % image.label
-        source = image.image if isinstance(image.image, bytes) else b""
-        place = image.image.offset if isinstance(image.image, Member) else 0
-        key, split = image.key.encode(errors="surrogateescape"), image.split.encode()
-        digest.update(b"%s\0%s\0%s\0%d\0%d\0%s\0" % (key, split, label, image.group, place, source))
-        if image.facts:
-            digest.update(json.dumps(dict(image.facts), sort_keys=True).encode())
-    return digest.hexdigest()

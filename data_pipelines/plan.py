@@ -4,19 +4,23 @@ with it."""
 import json
 import shlex
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.contents import LOOKERS, digest_of_states
 from data_pipelines.datasets.raw import RawSet
 from data_pipelines.depth_of_set import find_bits
 from data_pipelines.errors import InputError
+from data_pipelines.shard_records import ROWS, forget_part
 from data_pipelines.shards import atomic_file
 
 SET = "set"  # folder of the set to be, beside the plan
 _PLAN = "plan.json"
-_BITS_FOUND = "bits found"
+_BITS_FOUND, _LOOKED_AT = "bits found", "looked at"
 # Plans of earlier versions do not have these, and what they change, finished shards tell by their images.
-_MAY_LACK = ("views", "split by", "bits given")
+_MAY_LACK = ("views", "split by", "bits given", "upright", "drop duplicates")
 
 
 def ways(raw: RawSet) -> dict[str, Any]:
@@ -28,36 +32,56 @@ def ways(raw: RawSet) -> dict[str, Any]:
         "split_by": raw.split_by,
         "views": list(raw.views) or None,
         "xray_cut": None if raw.xray_size is None or raw.xray_cut == "square" else raw.xray_cut,
+        "upright": raw.upright or None,
     }
 
 
-def agree_on_plan(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> tuple[int, int | None]:
-    """How many parts the work has, and the bits of its pixels if only reading tells, by the plan that the first process
-    left. Raises InputError where that had another set or other settings in mind."""
-    plan: dict[str, Any] = {
-        "name": raw.name,
-        "task": raw.task,
-        "classes": list(raw.classes),
-        "xray size": raw.xray_size,
-        "bits": raw.bits,
-        "bits given": raw.bits_given,
-        "equal images": raw.equal_images,
-        "parts": part[1] if part else 1,
-        **{name.replace("_", " "): value for name, value in ways(raw).items()},
-    }
-    path = partial / _PLAN
-    if not (partial / SET).is_dir():
+def agree_on_plan(
+    raw: RawSet, partial: Path, part: tuple[int, int] | None, force: bool = False, drop_duplicates: bool = False
+) -> dict[str, Any]:
+    """The plan: in how many "parts" the work is done, and what `with_bits` needs; where a former process left one, that
+    one. `force` begins anew, with a part only that one; what was itself begun so goes on.
+
+    Raises InputError where finished shards are of another set or of other settings.
+    """
+    if partial.is_dir() and not (partial / SET).is_dir():
         shutil.rmtree(partial, ignore_errors=True)  # left behind by a preparation that ended
+    former = read_plan(partial)
+    plan = _plan(raw, part, drop_duplicates, former)
+    different = _different(raw, plan, former)
+    if force and part is None and (different or not (plan["parts"] > 1 or _anew(partial, 0).exists())):
+        shutil.rmtree(partial, ignore_errors=True)
+        former, different, plan["parts"] = {}, [], 1
+    if different and any((partial / ROWS).glob("*/*.json")):
+        _refuse(different, former, partial, part)
+    if different:
+        former, plan["parts"] = {}, part[1] if part else 1
     (partial / SET).mkdir(parents=True, exist_ok=True)
-    plan[_BITS_FOUND] = _bits_found(raw, path)
-    if not path.is_file():
-        with atomic_file(path) as file:
+    plan |= _bits_found(raw, former, part)
+    if plan != former:
+        with atomic_file(partial / _PLAN) as file:
             file.write(json.dumps(plan).encode())
-    former = {name: plan[name] for name in _MAY_LACK} | json.loads(path.read_text(encoding="utf-8"))
-    if part is None:
-        plan["parts"] = former["parts"]
-    _require_same(plan, former, partial)
-    return int(plan["parts"]), plan[_BITS_FOUND]
+    if force:
+        _begin_anew(partial, part, plan["parts"])
+    return plan
+
+
+def read_plan(partial: Path) -> dict[str, Any]:
+    """The plan of an interrupted preparation; empty where there is none."""
+    path = partial / _PLAN
+    plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return plan
+
+
+def with_bits(raw: RawSet, plan: dict[str, Any]) -> RawSet:
+    """The set with the bits of its pixels, where only reading told them."""
+    found = plan.get(_BITS_FOUND)
+    return raw if found is None else replace(raw, bits=found, bits_found=True)
+
+
+def was_begun_anew(partial: Path) -> bool:
+    """Whether --force began what was interrupted."""
+    return any(partial.glob("anew-*"))
 
 
 def removal(partial: Path) -> str:
@@ -65,26 +89,70 @@ def removal(partial: Path) -> str:
     return f"rm -r {shlex.quote(str(partial))}"
 
 
-def _require_same(plan: dict[str, Any], former: dict[str, Any], partial: Path) -> None:
-    different = [name for name, value in plan.items() if former.get(name) != value]
-    different = list(dict.fromkeys(name.removesuffix(" given") for name in different))
+def _plan(raw: RawSet, part: tuple[int, int] | None, drop_duplicates: bool, former: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": raw.name,
+        "task": raw.task,
+        "classes": list(raw.classes),
+        "xray size": raw.xray_size,
+        "bits": raw.bits,
+        "bits given": raw.bits_given,
+        "equal images": raw.equal_images,
+        "drop duplicates": drop_duplicates,
+        "parts": part[1] if part else former.get("parts", 1),
+        **{name.replace("_", " "): value for name, value in ways(raw).items()},
+    }
+
+
+def _different(raw: RawSet, plan: dict[str, Any], former: dict[str, Any]) -> list[str]:
+    """What was otherwise in the plan that a former process left, if one did."""
+    if not former:
+        return []
+    known = {name: plan[name] for name in _MAY_LACK} | former
+    if raw.is_own:  # earlier versions called it as the folder of its images
+        known["name"] = plan["name"]
+    different = [name for name, value in plan.items() if known.get(name) != value]
+    return list(dict.fromkeys(name.removesuffix(" given") for name in different))
+
+
+def _refuse(different: list[str], former: dict[str, Any], partial: Path, part: tuple[int, int] | None) -> None:
     if lacking := [name for name in different if name not in former]:
         raise InputError(
             f"{partial} holds a preparation that an earlier version of this program began, which prepared the set with "
             f"other {', '.join(lacking)}; remove it, and repeat the command: {removal(partial)}"
         )
-    if different:
-        raise InputError(
-            f"{partial} holds an interrupted preparation with other {', '.join(different)}; go on with its command, or "
-            f"remove it: {removal(partial)}"
-        )
+    anew = "" if part else "begin anew with --force, "
+    raise InputError(
+        f"{partial} holds an interrupted preparation with other {', '.join(different)}; go on with its command, {anew}"
+        f"or remove it: {removal(partial)}"
+    )
 
 
-def _bits_found(raw: RawSet, plan: Path) -> int | None:
-    """What the first process found; tasks of an array job that start together look through the same files, and find the
-    same. A plan of an earlier version does not say it, and pictures were then scaled one by one."""
-    former = json.loads(plan.read_text(encoding="utf-8")) if plan.is_file() else {}
-    if _BITS_FOUND in former or not raw.xray_size or raw.bits is not None:
-        bits: int | None = former.get(_BITS_FOUND)
-        return bits
-    return find_bits(raw)
+def _begin_anew(partial: Path, part: tuple[int, int] | None, parts: int) -> None:
+    """Forget what is finished of a part, unless that was itself begun anew: then it was interrupted, and goes on."""
+    if part is None and parts > 1:
+        return  # it ends an array job
+    number = part[0] if part else 0
+    if not _anew(partial, number).exists():
+        forget_part(partial / SET, number, parts)
+        _anew(partial, number).touch()
+
+
+def _anew(partial: Path, number: int) -> Path:
+    """Stands for a part that was begun anew."""
+    return partial / f"anew-{number}"
+
+
+def _bits_found(raw: RawSet, former: dict[str, Any], part: tuple[int, int] | None) -> dict[str, Any]:
+    """The bits that the first process found, and at which files it looked: at others, or where these have changed, the
+    set is looked through again. Tasks of an array job keep what was found, and who ends it looks at all."""
+    if not raw.xray_size or raw.bits is not None:
+        return {_BITS_FOUND: None}
+    known = {name: former[name] for name in (_BITS_FOUND, _LOOKED_AT) if name in former}
+    if part and _BITS_FOUND in known:
+        return known
+    with ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as lookers:
+        looked_at = digest_of_states(raw.images, lookers)
+    if known.get(_LOOKED_AT) == looked_at:
+        return known
+    return {_BITS_FOUND: find_bits(raw), _LOOKED_AT: looked_at}

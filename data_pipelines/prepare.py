@@ -11,12 +11,12 @@ import sys
 if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
     sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
 
-import csv
 import errno
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,23 +26,22 @@ import tyro
 
 from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.raw import RawImage, RawSet
-from data_pipelines.depth import LEAST_BITS, MOST_BITS, depth_of
-from data_pipelines.depth_of_set import depth_note
+from data_pipelines.depth import LEAST_BITS, MOST_BITS
+from data_pipelines.disk_space import require_space
+from data_pipelines.duplicates import without_duplicates
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
-from data_pipelines.part import ROWS, Bad, finished_shards, progress_bar, write_part
-from data_pipelines.plan import SET, agree_on_plan, removal, ways
+from data_pipelines.join import join_parts, left_out_note, summary
+from data_pipelines.part import progress_bar, write_part
+from data_pipelines.plan import SET, agree_on_plan, read_plan, removal, was_begun_anew, ways, with_bits
 from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
-from data_pipelines.shard_writer import join_shards
-from data_pipelines.shards import MANIFEST, read_manifest, write_manifest
-from data_pipelines.shrink import JPEG_QUALITY, shrunk_note, size_note
+from data_pipelines.quarantine import TooManyBadError, most_bad, refusal
+from data_pipelines.set_folder import keymap_of, partial_of, put_in_place, require_free, tidy
+from data_pipelines.shard_records import is_made_of
+from data_pipelines.shards import MANIFEST, read_manifest
+from data_pipelines.shrink import size_note
 from data_pipelines.verify import verify
-
-SPLITS = ("train", "val", "test")
-_QUARANTINE = "quarantine.csv"
-_TAR_BYTES_PER_IMAGE = 2048  # headers, the label's file, padding
-_SAMPLED_FILES = 256
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -81,11 +80,13 @@ class Output:
     out: Path
     """Folder to write; it must not exist."""
     force: bool = False
-    """Replace an existing prepared set, once the new one is whole."""
+    """Replace an existing prepared set, once the new one is whole, and begin anew what was begun without --force."""
     max_bad: Annotated[float, _from_text(_share, "SHARE", str)] = 0.001
-    """Fail when more than this share of the images cannot be decoded: 0.1% or 0.001."""
+    """Fail when more than this share of the images cannot be decoded, and more than one: 0.1% or 0.001; 0 for none."""
     part: Annotated[tuple[int, int] | None, _from_text(_part, "K/N", "{0[0]}/{0[1]}".format)] = None
     """Do the K-th of N parts only (K from 0), as one task of an array job."""
+    drop_duplicates: bool = False
+    """Keep each picture once, by its bytes: in test if it is there, else in val, else in train."""
     bits: int | None = None
     """Of the pixels of X-rays in files that hold more than 8, such as 12 for 12-bit pixels in 16-bit PNG: 2^bits - 1 is
     white, in DICOM without a window too, whatever BitsStored says. None: as each file says (DICOM always does), else as
@@ -101,41 +102,29 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     """Write a prepared set; returns its manifest, or None where only a part was asked for.
 
     The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it (the
-    set to be, the plan, and the rows of finished shards), and the next call goes on there. Unreadable images go to
-    `quarantine.csv`. Of patients neither names nor paths go into the set; `NAME.keymap.csv` beside it leads back.
+    set to be, the plan, and what is known of finished shards), and the next call goes on there, with what the images
+    are by then. Unreadable images go to `quarantine.csv`. Of patients neither names nor paths go into the set;
+    `NAME.keymap.csv` beside it leads back. One's own images are called as the folder.
     Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
     is not the one whose preparation was interrupted.
     """
-    if output.bits is not None:
-        if not raw.xray_size:
-            raise InputError(f"--bits is for sets that are stored as X-rays, and {raw.name} is none; leave it out")
-        raw = replace(raw, bits=output.bits, bits_given=True)
-    secret, open_raw = (salt(), raw) if hides(raw) else (None, raw)
-    if secret is not None:
-        raw = pseudonymous(raw, secret)
     out = output.out.resolve()
-    partial = _partial(out)
-    folder = partial / SET
+    raw, keymap, about = _as_asked(raw, output, out)
     try:
-        if not output.force and _was_put_in_place(raw, folder, out):
-            _tidy(partial, out)
+        if _was_put_in_place(raw, output, out):
+            tidy(out)
             return read_manifest(out)
-        _require_free(out, output.force)
-        parts, found = agree_on_plan(raw, partial, output.part)
-        raw = raw if found is None else replace(raw, bits=found, bits_found=True)
-        if not (folder / MANIFEST).is_file():
-            _require_space(raw, partial)
-            _write_parts(raw, folder, output, parts)
-            if output.part:
-                return None
-            _join(raw, folder, parts, output, {} if secret is None else {"salt": name_of(secret)})
-        if secret is not None:
-            write_keymap(open_raw, secret, out.with_name(f"{out.name}.keymap.csv"))
-        for unfinished in folder.rglob(".*.tmp"):  # of a process that was killed
-            unfinished.unlink()
-        _require_free(out, output.force)  # again: another process may have come first
-        _put_in_place(folder, out)
-        _tidy(partial, out)
+        require_free(out, output.force)
+        if not _write(raw, output, out, about):
+            return None
+        if keymap is not None:
+            keymap(keymap_of(out))
+        require_free(out, output.force)  # again: another process may have come first
+        put_in_place(partial_of(out) / SET, out)
+        tidy(out)
+    except TooManyBadError as found:
+        by_hand = removal(partial_of(out)) if output.part else None
+        raise refusal(found, out, output.max_bad, by_hand, keymap) from None
     except OSError as error:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         raise InputError(
@@ -143,105 +132,79 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             "choose another --out"
         ) from error
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on where it was (in {partial})", file=sys.stderr)
+        print(f"interrupted; the same command goes on where it was (in {partial_of(out)})", file=sys.stderr)
         raise
     return read_manifest(out)
 
 
-def _partial(out: Path) -> Path:
-    return out.with_name(f".{out.name}.partial")
-
-
-def _require_free(out: Path, force: bool) -> None:
-    """Raise InputError unless `out` is absent, empty, or a prepared set that may be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
-        raise InputError(
-            f"{out} is something else than a prepared set; --force does not delete it, choose another --out"
-        )
-    if not force:
-        raise InputError(f"{out} exists; choose another --out, or replace it with --force")
-
-
-def _put_in_place(folder: Path, out: Path) -> None:
-    """Give a finished set its name. Whenever this is stopped, the set is whole somewhere, and the next call ends it."""
-    former = _former(out)
-    if out.exists():
-        shutil.rmtree(former, ignore_errors=True)
-        out.rename(former)
-    folder.rename(out)
-
-
-def _former(out: Path) -> Path:
-    return out.with_name(f".{out.name}.replaced")
-
-
-def _was_put_in_place(raw: RawSet, folder: Path, out: Path) -> bool:
-    """Whether a call was killed after the set had got its name: the work lies there, but no longer the set in it."""
-    if not folder.parent.is_dir() or folder.is_dir() or not (out / MANIFEST).is_file():
-        return False
-    manifest = read_manifest(out)
-    wanted = {"name": raw.name, "task": raw.task, "classes": list(raw.classes), **ways(raw)}
-    depth = depth_of(manifest)
-    is_as_deep = raw.bits in (None, depth.bits) and raw.bits_given == depth.is_given
-    return is_as_deep and all(manifest.get(name) == value for name, value in wanted.items())
-
-
-def _tidy(partial: Path, out: Path) -> None:
-    for folder in (_former(out), partial):
-        if folder.exists():
-            shutil.rmtree(folder)
-
-
-def _require_space(raw: RawSet, partial: Path) -> None:
-    """Raise InputError if the file system cannot hold what is still to be written."""
-    num_images, num_bytes = raw.num_images, raw.num_bytes
-    if raw.xray_size and num_images:
-        num_bytes = num_images * raw.xray_size**2  # a PNG of grey pixels is hardly larger than they are
-        num_bytes = num_bytes * 5 // 4 if raw.xray_cut == "whole" else num_bytes  # films are 4:5
-    elif num_bytes is None and isinstance(raw.images, Sequence):
-        num_bytes = _estimated_bytes(raw.images)
-    if num_bytes is None:
-        return
-    if raw.shorter_side and num_images:  # a photograph of 4:3 as JPEG, at most about a byte for each pixel
-        num_bytes = min(num_bytes, num_images * raw.shorter_side**2 * 4 // 3)
-    num_bytes += (num_images or 0) * _TAR_BYTES_PER_IMAGE
-    missing = num_bytes - sum(path.stat().st_size for path in partial.rglob("*.tar"))
-    free = shutil.disk_usage(partial).free
-    if missing > free:
-        raise InputError(
-            f"{partial.parent} has {free / 1e9:.1f} GB free, the prepared set needs about {missing / 1e9:.1f} GB more; "
-            "free some space, or choose another --out"
-        )
-
-
-def _estimated_bytes(images: Sequence[RawImage]) -> int | None:
-    """Bytes of all files, by the mean over some of them."""
-    sizes = []
-    for image in images[:: max(1, len(images) // _SAMPLED_FILES)]:
-        try:
-            sizes.append(image.num_bytes())
-        except OSError:
-            continue  # a missing file has its row in the quarantine to come
-    return sum(sizes) * len(images) // len(sizes) if sizes else None
-
-
-def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
+def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, Callable[[Path], None] | None, dict[str, str]]:
+    """The set as it is to be written; of patients what writes, to a file, what leads back to them, and the name of the
+    salt for the manifest."""
+    if output.bits is not None:
+        if not raw.xray_size:
+            raise InputError(f"--bits is for sets that are stored as X-rays, and {raw.name} is none; leave it out")
+        raw = replace(raw, bits=output.bits, bits_given=True)
+    if raw.is_own:
+        raw = replace(raw, name=out.name)
     if isinstance(raw.images, Sequence):
         _require_distinct_keys(raw.images)
         if not raw.images:
             raise InputError(f"{raw.name} has no images")
-    for note in raw.notes:
+    if not hides(raw):
+        return raw, None, {}
+    secret = salt()
+    return pseudonymous(raw, secret), partial(write_keymap, raw, secret), {"salt": name_of(secret)}
+
+
+def _was_put_in_place(raw: RawSet, output: Output, out: Path) -> bool:
+    """Whether a call for just this was killed after the set had got its name: what it was made of is still there, but
+    no longer the set beside it."""
+    unfinished = partial_of(out)
+    plan = read_plan(unfinished)
+    if not plan or (unfinished / SET).is_dir() or not (out / MANIFEST).is_file():
+        return False
+    if output.force and not was_begun_anew(unfinished):
+        return False
+    if raw.bits is None:
+        raw = with_bits(raw, plan)
+    if output.drop_duplicates:
+        raw = without_duplicates(raw, unfinished)
+    manifest = read_manifest(out)
+    wanted = {"name": raw.name, **ways(raw)}
+    is_same = all(manifest.get(name) == value for name, value in wanted.items())
+    return is_same and is_made_of(raw, unfinished / SET, plan["parts"])
+
+
+def _write(raw: RawSet, output: Output, out: Path, about: dict[str, str]) -> bool:
+    """Write the set beside the place where it is to lie; whether it is whole, and not a part only."""
+    unfinished = partial_of(out)
+    plan = agree_on_plan(raw, unfinished, output.part, output.force, output.drop_duplicates)
+    raw = with_bits(raw, plan)
+    if output.drop_duplicates:
+        raw = without_duplicates(raw, unfinished)
+    if not (unfinished / SET / MANIFEST).is_file():
+        require_space(raw, unfinished)
+    _write_parts(raw, unfinished / SET, output, plan["parts"])
+    if output.part:
+        return False
+    join_parts(raw, unfinished / SET, plan["parts"], output.max_bad, out, about)
+    for left in (unfinished / SET).rglob(".*.tmp"):  # of a process that was killed
+        left.unlink()
+    return True
+
+
+def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
+    """Write what is not there yet. Raises TooManyBadError as soon as there are more than the set may have."""
+    for note in [*raw.notes, *([left_out_note(raw)] if raw.left_out else [])]:
         print(f"note: {note}", file=sys.stderr)
     chosen = range(parts) if output.part is None else [output.part[0]]
     total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
-    most_bad = None if raw.num_images is None else int(output.max_bad * raw.num_images)
+    allowed = None if raw.num_images is None else most_bad(output.max_bad, raw.num_images)
     with progress_bar(desc=raw.name, total=total, unit="image") as bar:
         for part in chosen:
-            bad = write_part(raw, folder, part, parts, bar, most_bad)
-            if most_bad is not None and len(bad) > most_bad:
-                _refuse(bad, raw.num_images or 0, output)
+            bad = write_part(raw, folder, part, parts, bar, allowed)
+            if allowed is not None and len(bad) > allowed:
+                raise TooManyBadError(bad, raw.num_images or 0)
 
 
 def _require_distinct_keys(images: Sequence[RawImage]) -> None:
@@ -250,89 +213,6 @@ def _require_distinct_keys(images: Sequence[RawImage]) -> None:
         if image.key in seen:
             raise InputError(f"two images have the key {image.key!r}; rename one of the files")
         seen.add(image.key)
-
-
-def _join(raw: RawSet, folder: Path, parts: int, output: Output, about: dict[str, str]) -> None:
-    """Columns, quarantine and, last, the manifest of a set whose parts are all written."""
-    shards = {split: [finished_shards(folder, split, part, parts) for part in range(parts)] for split in SPLITS}
-    flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
-    bad: list[Bad] = [(file, reason) for shard in flat for file, reason in shard["bad"]]
-    num_seen = sum(shard["seen"] for shard in flat)
-    if not num_seen:
-        raise InputError(f"{raw.name} has no images")
-    if len(bad) > output.max_bad * num_seen:
-        _refuse(bad, num_seen, output)
-    notes = list(raw.notes)
-    if raw.expected_images not in (None, num_seen):
-        notes.append(f"{num_seen:,} images were found where the set has {raw.expected_images:,}")
-        print(f"warning: {notes[-1]}", file=sys.stderr)
-    if raw.shorter_side:
-        shrunk = sum(shard["shrunk"] for shard in flat)
-        notes.append(shrunk_note(raw.shorter_side, shrunk, sum(shard["images"] for shard in flat)))
-        print(f"note: {notes[-1]}", file=sys.stderr)
-    if raw.bits_found:
-        assert raw.bits is not None
-        notes.append(depth_note(raw.bits))
-        print(f"note: {notes[-1]}", file=sys.stderr)
-    (folder / _QUARANTINE).unlink(missing_ok=True)
-    if bad:
-        _list_bad(bad, folder / _QUARANTINE)
-    for split in SPLITS:
-        names = {shard["file"] for of_part in shards[split] for shard in of_part}
-        for stray in (path for path in (folder / split).glob("*.tar") if path.name not in names):
-            stray.unlink()
-    splits = {
-        split: join_shards(folder / split, folder.parent / ROWS / split, shards[split], raw.equal_images)
-        for split in SPLITS
-    }
-    manifest = {
-        "name": raw.name,
-        "task": raw.task,
-        "classes": list(raw.classes),
-        "channels": max((shard["channels"] for shard in flat), default=1),
-        "horizontal_flip": raw.horizontal_flip,
-        "synthetic": raw.synthetic,
-        "patients": raw.patients,
-        **({"metric": raw.metric} if raw.metric else {}),
-        **{name: value for name, value in ways(raw).items() if value is not None},
-        **({"jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
-        **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
-        **({"bits_given": True} if raw.bits_given else {}),
-        "source": raw.source,
-        "notes": notes,
-        "quarantined": len(bad),
-        **about,
-        "splits": splits,
-    }
-    write_manifest(folder, manifest)
-
-
-def _refuse(bad: list[Bad], num_images: int, output: Output) -> None:
-    out = output.out.resolve()
-    listed = out.with_name(f"{out.name}.quarantine.csv")
-    _list_bad(bad, listed)
-    examples = "; ".join(f"{file}: {reason}" for file, reason in bad[:3])
-    raise InputError(
-        f"{len(bad)} of {num_images} images cannot be used, more than --max-bad {output.max_bad} allows: {examples}; "
-        "the same command goes on where it was, also with another --max-bad; before one with other options, such as "
-        f"--bits, remove what is done: {removal(_partial(out))}; all that were found are listed in {listed}"
-    )
-
-
-def _list_bad(bad: Iterable[Bad], path: Path) -> None:
-    # File names may hold bytes that are no text.
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        csv.writer(file).writerows([("file", "reason"), *bad])
-
-
-def summary(manifest: dict[str, Any], folder: Path) -> str:
-    """What was written, in one paragraph."""
-    splits = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
-    synthetic = " (synthetic)" if manifest["synthetic"] else ""
-    return (
-        f"{folder}: {manifest['name']}{synthetic}, {manifest['task']}, {len(manifest['classes'])} classes, images: "
-        f"{splits}; {manifest['quarantined']} quarantined"
-    )
 
 
 def _sizes(manifest: dict[str, Any], folder: Path) -> list[npt.NDArray[Any]]:
@@ -376,6 +256,8 @@ def _require_views(name: str, arguments: Sequence[str]) -> None:
 @entry_point
 def main() -> None:
     """Parse the command line and prepare one set, or verify one."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of folders may hold bytes that are no text
     arguments = sys.argv[1:] or ["--help"]
     name, *rest = arguments
     if name in ("-h", "--help"):

@@ -11,12 +11,15 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from data_pipelines.datasets.raw import RawImage, RawSet
+from data_pipelines.datasets.reading import Repeatable
 from data_pipelines.errors import InputError
+from data_pipelines.quarantine import place_of
 from data_pipelines.shards import NO_GROUP
 
 SALT_VARIABLE = "BITSCALE_SALT"
@@ -55,7 +58,7 @@ def salt() -> bytes:
             f"${SALT_VARIABLE}"
         ) from error
     if mode & 0o077:
-        raise InputError(f"{path} can be read by others, so that it is no secret; chmod 600 {path}")
+        raise InputError(f"{path} can be read by others, so that it is no secret; chmod 600 {shlex.quote(str(path))}")
     if len(content) < _SALT_BYTES:
         raise InputError(f"{path} holds {len(content)} bytes, a salt has at least {_SALT_BYTES}; bring it back")
     return content
@@ -84,17 +87,9 @@ def pseudonymous(raw: RawSet, content: bytes) -> RawSet:
         return hidden(part(number, parts))
 
     images: Iterable[RawImage] = (
-        list(hidden(raw.images)) if isinstance(raw.images, Sequence) else _Again(lambda: hidden(raw.images))
+        list(hidden(raw.images)) if isinstance(raw.images, Sequence) else Repeatable(lambda: hidden(raw.images))
     )
     return replace(raw, images=images, part=hidden_part if part else None)
-
-
-class _Again:
-    def __init__(self, begin: Callable[[], Iterator[RawImage]]) -> None:
-        self._begin = begin
-
-    def __iter__(self) -> Iterator[RawImage]:
-        return self._begin()
 
 
 def _hidden(image: RawImage, content: bytes) -> RawImage:
@@ -116,7 +111,7 @@ def write_keymap(raw: RawSet, content: bytes, path: Path) -> None:
             rows.writerow(("key", "patient", "name", "file"))
             for image in raw.images:
                 hidden = _hidden(image, content)
-                place = "" if isinstance(image.image, bytes) else str(image.image)
+                place = "" if isinstance(image.image, bytes) else place_of(image)
                 rows.writerow((hidden.key, hidden.group, image.key, place))
             file.flush()
             os.fsync(file.fileno())

@@ -190,7 +190,7 @@ class ShardReader:
         """The sample's key, read from the tar header before its image."""
         header = self._read(int(shard), offset - BLOCK_BYTES, BLOCK_BYTES).tobytes()
         try:
-            return tarfile.TarInfo.frombuf(header, "utf-8", "strict").name.rpartition(".")[0]
+            return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name.rpartition(".")[0]
         except (tarfile.TarError, ValueError) as error:
             raise ShardError(f"{self._shards[shard]} has no image at byte {offset} ({error})") from error
 
@@ -199,7 +199,7 @@ class ShardReader:
         start = offset + -(-length // BLOCK_BYTES) * BLOCK_BYTES
         try:
             header = self._read(shard, start, BLOCK_BYTES).tobytes()
-            size = tarfile.TarInfo.frombuf(header, "utf-8", "strict").size
+            size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
             if size > _MOST_DESCRIBED_BYTES:
                 raise ValueError(f"{size} bytes of description")
             content = json.loads(self._read(shard, start + BLOCK_BYTES, size).tobytes())
@@ -219,7 +219,7 @@ class ShardReader:
             if not BLOCK_BYTES <= offset <= self._opened(int(shard)).size:
                 raise ValueError("beyond its end")
             header = self._read(int(shard), offset - BLOCK_BYTES, BLOCK_BYTES).tobytes()
-            found = tarfile.TarInfo.frombuf(header, "utf-8", "strict").size
+            found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
         except (tarfile.TarError, ValueError) as error:
             found = f"no member ({error})"
         if found != length:

@@ -240,7 +240,7 @@ def _finished_meanwhile(job: Job, settings: dict[str, Any], start: Start, engine
     result, error = None, None
     if engine.rank == 0:
         try:
-            result = finished(job.run_dir, settings, start)
+            result = finished(job.run_dir, settings, start, job.about)
         except InputError as objection:
             error = str(objection)
     result, error = engine.gather((result, error))[0]

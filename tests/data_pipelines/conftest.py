@@ -10,7 +10,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from data_pipelines.datasets.raw import RawSet
 from data_pipelines.images import verify_image
+from data_pipelines.prepare import Output, prepare
 from data_pipelines.shard_writer import ShardWriter, join_shards
 from data_pipelines.shards import write_manifest
 
@@ -80,6 +82,23 @@ def write_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def prepare_untidily(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawSet, Output], None]:
+    """A function that prepares and is killed when the set has got its name."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def prepare_and_stop(raw: RawSet, output: Output) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr("data_pipelines.prepare.tidy", stop)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(raw, output)
+        assert output.out.exists()
+
+    return prepare_and_stop
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,7 @@ def test_where_16_bits_are_in_use_no_further_16_bit_png_is_decoded(
 def test_larger_values_than_the_bits_given_go_into_quarantine(tmp_path: Path) -> None:
     raw = folder_of(tmp_path / "films", UNDECLARED)
     with pytest.raises(InputError, match=r"1 of 3 images .*: a pixel of 4,096, more than 12 bits.*--bits 13 takes"):
-        prepare(raw, Output(tmp_path / "out", bits=12))
+        prepare(raw, Output(tmp_path / "out", bits=12, max_bad=0))
     manifest = prepare(raw, Output(tmp_path / "out", bits=12, max_bad=0.5))
     assert manifest is not None
     assert (manifest["bits"], manifest["bits_found"], manifest["quarantined"]) == (12, False, 1)
@@ -125,17 +127,31 @@ def test_a_set_without_such_pictures_says_nothing_of_depth(tmp_path: Path) -> No
     assert Index.load(tmp_path / "out", "train").depth == AS_DECLARED
 
 
-def test_tasks_of_an_array_job_and_later_starts_keep_the_depth(tmp_path: Path) -> None:
+def test_tasks_of_an_array_job_and_later_starts_keep_the_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     films = {f"{number}.png": png(film(2000, 3300 + 300 * number)) for number in range(4)}
-    raw = folder_of(tmp_path / "films", films)
+    raw, looks = folder_of(tmp_path / "films", films), []
     prepare(raw, Output(tmp_path / "whole"))
+    monkeypatch.setattr(plan, "find_bits", lambda raw: (looks.append(1), find_bits(raw))[1])
     for part in (1, 0):  # the brightest is in the first to be done
         assert prepare(raw, Output(tmp_path / "out", part=(part, 2))) is None
         assert json.loads((tmp_path / ".out.partial" / "plan.json").read_text())["bits found"] == 13
-        brightest = tmp_path / "films" / "train" / "chest" / "3.png"
-        brightest.write_bytes(png(film(2000, 2001)))  # by now 12 bits would do
     prepare(raw, Output(tmp_path / "out"))
+    assert len(looks) == 1
     assert set(shades(tmp_path / "out").values()) == set(shades(tmp_path / "whole").values()) == {62}
+
+
+@pytest.mark.parametrize(("brightest", "bits"), [(2001, 12), (60_000, 16), (4201, 13)])
+def test_pictures_that_are_replaced_meanwhile_decide_the_depth_anew(tmp_path: Path, brightest: int, bits: int) -> None:
+    films = {f"{number}.png": png(film(2000, 3300 + 300 * number)) for number in range(4)}
+    raw = folder_of(tmp_path / "films", films)
+    for part in (1, 0):
+        prepare(raw, Output(tmp_path / "out", part=(part, 2)))
+    (tmp_path / "films" / "train" / "chest" / "3.png").write_bytes(png(film(2000, brightest)))
+    manifest = prepare(raw, Output(tmp_path / "out"))
+    prepare(raw, Output(tmp_path / "at once"))
+    assert manifest is not None
+    assert manifest["bits"] == bits
+    assert shades(tmp_path / "out") == shades(tmp_path / "at once")
 
 
 def test_a_preparation_is_not_gone_on_with_by_other_bits(tmp_path: Path) -> None:
@@ -145,10 +161,14 @@ def test_a_preparation_is_not_gone_on_with_by_other_bits(tmp_path: Path) -> None
         prepare(raw, Output(tmp_path / "out", part=(1, 2), bits=16))
     path = tmp_path / ".out.partial" / "plan.json"
     whole_plan = json.loads(path.read_text())
-    earlier = {name: value for name, value in whole_plan.items() if not name.startswith("bits")}
+    earlier = {name: value for name, value in whole_plan.items() if not name.startswith(("bits", "looked"))}
     path.write_text(json.dumps(earlier))  # as the version before left it, which scaled each picture by itself
-    with pytest.raises(InputError, match=r"an earlier version of this program began, .* other bits found; remove it"):
-        prepare(raw, Output(tmp_path / "out", part=(1, 2)))
+    for shard in (tmp_path / ".out.partial" / "rows").rglob("*.contents.npz"):
+        shard.unlink()
+    prepare(raw, Output(tmp_path / "out", part=(1, 2)))
+    prepare(raw, Output(tmp_path / "out"))
+    prepare(raw, Output(tmp_path / "at once"))
+    assert shades(tmp_path / "out") == shades(tmp_path / "at once")
     shallow = folder_of(tmp_path / "shallow", {name: png(film(3, 200, np.uint8)) for name in ("a.png", "b.png")})
     prepare(shallow, Output(tmp_path / "second", part=(0, 2)))
     path = tmp_path / ".second.partial" / "plan.json"
@@ -185,10 +205,15 @@ def test_dicom_in_a_set_of_known_depth_goes_by_its_own_bits(
 def test_other_bits_that_are_the_remedy_work_as_it_says(tmp_path: Path) -> None:
     raw = folder_of(tmp_path / "films with spaces", UNDECLARED)
     out = tmp_path / "a set"
-    with pytest.raises(InputError, match=r"--bits 13 takes it.*such as --bits, remove what is done: rm -r") as refused:
-        prepare(raw, Output(out, bits=12))
-    with pytest.raises(InputError, match="interrupted preparation with other bits; go on"):
+    anew = r"--bits 13 takes it.*one with other options, such as --bits, begins anew with --force"
+    with pytest.raises(InputError, match=anew):
+        prepare(raw, Output(out, bits=12, max_bad=0))
+    with pytest.raises(InputError, match="other bits; go on with its command, begin anew with --force, or") as refused:
         prepare(raw, Output(out, bits=13))
+    shutil.copytree(tmp_path / ".a set.partial", tmp_path / "kept")
+    assert (prepare(raw, Output(out, bits=13, force=True)) or {})["bits"] == 13
+    shutil.rmtree(out)
+    shutil.copytree(tmp_path / "kept", tmp_path / ".a set.partial")
     remedy = re.search(r"rm -r [^;]+", str(refused.value))
     assert remedy is not None
     command = shlex.split(remedy[0])
@@ -197,15 +222,16 @@ def test_other_bits_that_are_the_remedy_work_as_it_says(tmp_path: Path) -> None:
     assert prepare(raw, Output(out, bits=13))
 
 
-def test_the_same_bits_said_by_the_user_are_another_preparation(tmp_path: Path) -> None:
+def test_the_same_bits_said_by_the_user_are_another_preparation(
+    tmp_path: Path, prepare_untidily: Callable[..., None]
+) -> None:
     raw = replace(folder_of(tmp_path / "films", UNDECLARED), bits=16)
     prepare(raw, Output(tmp_path / "out", part=(0, 2)))
     with pytest.raises(InputError, match="interrupted preparation with other bits; go on"):
         prepare(raw, Output(tmp_path / "out", part=(1, 2), bits=16))
     path = tmp_path / ".out.partial" / "plan.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "bits given"}))
-    assert prepare(raw, Output(tmp_path / "out"))  # begun by a version that did not tell them apart
-    (tmp_path / ".out.partial").mkdir()  # killed before it had tidied up
+    prepare_untidily(raw, Output(tmp_path / "out"))  # begun by a version that did not tell them apart
     with pytest.raises(InputError, match="exists; choose another --out"):
         prepare(raw, Output(tmp_path / "out", bits=16))
     assert prepare(raw, Output(tmp_path / "out"))

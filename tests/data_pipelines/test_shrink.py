@@ -182,9 +182,10 @@ def test_an_interrupted_preparation_keeps_its_count_and_its_side(photos: Path, t
     assert "4 of 6 photographs" in manifest["notes"][0]
 
 
-def test_a_finished_set_of_another_side_is_not_taken_for_this_ones_end(photos: Path, tmp_path: Path) -> None:
-    prepare(image_folder(photos, 0, 0, shorter_side=64), Output(tmp_path / "set"))
-    (tmp_path / ".set.partial").mkdir()  # killed before it had tidied up
+def test_a_finished_set_of_another_side_is_not_taken_for_this_ones_end(
+    photos: Path, tmp_path: Path, prepare_untidily: Callable[..., None]
+) -> None:
+    prepare_untidily(image_folder(photos, 0, 0, shorter_side=64), Output(tmp_path / "set"))
     with pytest.raises(InputError, match="exists; choose another --out"):
         prepare(image_folder(photos, 0, 0, shorter_side=48), Output(tmp_path / "set"))
     assert prepare(image_folder(photos, 0, 0, shorter_side=64), Output(tmp_path / "set"))

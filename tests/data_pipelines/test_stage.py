@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import data_pipelines
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index
+from data_pipelines.shards import sha256_of
 from data_pipelines.stage import stage
 
 
@@ -43,8 +45,7 @@ def whole_copies(storage: Path) -> list[Path]:
 def test_the_copy_is_the_same_set(prepared: Path, storage: Path) -> None:
     copy = stage(prepared, storage)
     assert copy.is_relative_to(storage)
-    columns_and_shards = {name: content for name, content in files_of(prepared).items() if name != "manifest.json"}
-    assert {name: content for name, content in files_of(copy).items() if name != "manifest.json"} == columns_and_shards
+    assert files_of(copy / "train") == files_of(prepared / "train")
     index, of_copy = Index.load(prepared, "train"), Index.load(copy, "train")
     assert of_copy.fingerprint == index.fingerprint
     assert of_copy.labels.tolist() == index.labels.tolist()
@@ -57,6 +58,51 @@ def test_the_copy_is_made_once(prepared: Path, storage: Path) -> None:
     before = states_of(copy)
     assert stage(prepared, storage) == copy
     assert states_of(copy) == before
+
+
+def rewrite(path: Path) -> None:
+    """Other bytes, of the same length and date."""
+    found, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["000001.tar", "labels.npy"])
+@pytest.mark.parametrize("change", [rewrite, Path.unlink, lambda path: os.truncate(path, 100)])
+def test_a_copy_that_was_changed_since_is_made_again(
+    prepared: Path, storage: Path, name: str, change: Callable[[Path], None]
+) -> None:
+    copy = stage(prepared, storage)
+    change(copy / "train" / name)
+    assert stage(prepared, storage) == copy
+    assert files_of(copy / "train") == files_of(prepared / "train")
+
+
+def test_files_of_another_date_are_looked_at_once(
+    prepared: Path, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, looked = stage(prepared, storage), []
+    before = files_of(copy / "train")
+    monkeypatch.setattr("data_pipelines.stage.sha256_of", lambda path: (looked.append(path), sha256_of(path))[1])
+    monkeypatch.setattr("data_pipelines.stage._copy", lambda *_: pytest.fail("it was copied again"))
+    os.utime(copy / "train" / "labels.npy")
+    for _ in range(2):
+        assert stage(prepared, storage) == copy
+    assert looked == [copy / "train" / "labels.npy"]
+    (copy / ".states.json").unlink()  # as an earlier version left it
+    assert stage(prepared, storage) == copy
+    assert len(looked) == 1 + len(before)
+
+
+def test_columns_without_sums_are_part_of_what_a_set_is(prepared: Path, storage: Path) -> None:
+    text = (prepared / "manifest.json").read_text()
+    (prepared / "manifest.json").write_text(re.sub(r',\s*"columns": \{[^}]*\}', "", text))
+    first = stage(prepared, storage)
+    rewrite(prepared / "train" / "labels.npy")
+    second = stage(prepared, storage)
+    assert first != second
+    assert files_of(second / "train") == files_of(prepared / "train")
 
 
 def test_other_sets_and_other_users_have_copies_of_their_own(
@@ -77,12 +123,21 @@ def test_a_damaged_source_is_refused_and_leaves_no_copy(prepared: Path, storage:
     content[-1] ^= 1
     (prepared / "train" / name).write_bytes(content)
     for _ in range(2):  # nor is what the first attempt left taken for a copy
-        with pytest.raises(InputError, match=rf"{name} is not as it was prepared; check all: .* --verify {prepared}"):
+        with pytest.raises(InputError, match=rf"{name} is not as it was prepared; check all: .* --verify {prepared}$"):
             stage(prepared, storage)
         assert not whole_copies(storage)
     content[-1] ^= 1
     (prepared / "train" / name).write_bytes(content)
     assert files_of(stage(prepared, storage) / "train") == files_of(prepared / "train")
+
+
+def test_the_check_that_is_advised_can_be_typed(prepared: Path, storage: Path, tmp_path: Path) -> None:
+    spaced = tmp_path / "my set"
+    shutil.copytree(prepared, spaced)
+    rewrite(spaced / "train" / "000001.tar")
+    with pytest.raises(InputError) as refused:
+        stage(spaced, storage)
+    assert shlex.split(str(refused.value))[-2:] == ["--verify", str(spaced)]
 
 
 def test_an_interrupted_copy_is_made_again(prepared: Path, storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """X-rays that are kept whole, from `prepare` to the index, beside those of which the central square is kept."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,13 @@ def test_of_other_sizes_there_is_no_side(tmp_path: Path) -> None:
     assert concat([whole, photographs]).xray_side is None
 
 
-def test_what_was_kept_is_part_of_an_interrupted_preparation(tmp_path: Path) -> None:
+def test_what_was_kept_is_part_of_an_interrupted_preparation(
+    tmp_path: Path, prepare_untidily: Callable[..., None]
+) -> None:
     prepare(films(), Output(tmp_path / "films", part=(0, 2)))
     with pytest.raises(InputError, match="interrupted preparation with other xray cut; go on with its command"):
         prepare(films(xray_cut="square"), Output(tmp_path / "films"))
-    assert prepare(films(), Output(tmp_path / "films"))
-    (tmp_path / ".films.partial").mkdir()  # killed before it had tidied up
+    prepare_untidily(films(), Output(tmp_path / "films"))
     for other in ({"xray_cut": "square"}, {"split": "another"}):
         with pytest.raises(InputError, match="exists; choose another --out"):
             prepare(films(**other), Output(tmp_path / "films"))

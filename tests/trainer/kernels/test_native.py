@@ -1,9 +1,10 @@
 """The C++ kernels are compiled once, for this processor, by any number of processes at once; or not, with a reason."""
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,49 @@ def test_other_flags_or_processors_have_a_library_of_their_own(cache: Path, monk
     native._built()
     monkeypatch.setattr(native, "_FLAGS", ("-O1",))
     native._built()
+    assert len(list(cache.iterdir())) == 3
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("change", [lambda file: os.truncate(file, 0), lambda file: os.truncate(file, 1000), damage])
+def test_a_library_that_is_cut_off_or_damaged_is_compiled_again(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[Path], None],
+) -> None:
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "sources" / "kernel.cpp").write_text('extern "C" int answer() { return 42; }')
+    monkeypatch.setattr(native, "_SOURCES", tmp_path / "sources")
+    made = native._built()
+    content = made.read_bytes()
+    change(made)
+    assert native._built() == made
+    assert made.read_bytes() == content
+    library = native.library()
+    assert library is not None
+    assert library.answer() == 42
+    assert not capsys.readouterr().err
+
+
+def test_other_sources_or_compilers_have_a_library_of_their_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sources").mkdir()
+    source = tmp_path / "sources" / "kernel.cpp"
+    monkeypatch.setattr(native, "_SOURCES", source.parent)
+    monkeypatch.setattr(native, "_compile", lambda command, target: target.write_bytes(b""))
+    for content, compiler in (("int one;", "a++"), ("int two;", "a++"), ("int two;", "b++"), ("int one;", "a++")):
+        source.write_text(content)
+        monkeypatch.setenv("CXX", compiler)
+        native._built()
     assert len(list(cache.iterdir())) == 3
 
 

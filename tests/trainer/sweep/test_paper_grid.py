@@ -12,7 +12,8 @@ import pytest
 
 from data_pipelines.datasets.raw import RawImage, RawSet, carved
 from data_pipelines.images import encode_png
-from data_pipelines.prepare import SPLITS, Output, prepare
+from data_pipelines.prepare import Output, prepare
+from data_pipelines.shard_records import SPLITS
 from data_pipelines.shards import read_manifest, write_manifest
 from trainer import transfer
 from trainer.paper_targets import PAPER_TARGETS
