@@ -25,7 +25,7 @@ def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def raw(class_folders: Callable[..., Path]) -> RawSet:
-    return image_folder(class_folders(), 0, 0)
+    return replace(image_folder(class_folders(), 0, 0), is_own=False, upright=False)
 
 
 def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ def test_notes_and_what_is_said_of_the_set_are_kept(
 @pytest.mark.parametrize("images", [[], Repeatable(lambda: iter(()))], ids=["listed", "not listed"])
 def test_a_set_without_images_is_refused(class_folders: Callable[..., Path], tmp_path: Path, images: Any) -> None:
     raw = replace(image_folder(class_folders(), 0, 0), images=images, num_images=0)
-    with pytest.raises(InputError, match="raw has no images"):
+    with pytest.raises(InputError, match="out has no images"):
         prepare(raw, Output(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
@@ -372,8 +372,8 @@ def test_same_images_give_the_same_bytes(class_folders: Callable[..., Path], tmp
     root = class_folders()
     (root / "cat" / "bad.jpg").write_bytes(b"no image, but jpg in name")
     for name in ("one", "two"):
-        prepare(image_folder(root, 0.2, 0.2), Output(tmp_path / name, max_bad=0.1))
-        (tmp_path / name / "quarantine.csv").unlink()
+        prepare(image_folder(root, 0.2, 0.2), Output(tmp_path / name / "set", max_bad=0.1))
+        (tmp_path / name / "set" / "quarantine.csv").unlink()
         for path in root.rglob("*.png"):
             path.touch()
     assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
@@ -385,7 +385,7 @@ def test_split_folders_by_command(call: Call, class_folders: Callable[..., Path]
         class_folders(f"raw/{split}", count=count)
     code, printed = run_command("image-folder", "--root", tmp_path / "raw", "--out", tmp_path / "out")
     assert code == 0
-    assert "raw, single_label, 2 classes, images: train 10, val 4, test 6; 0 quarantined" in printed
+    assert "out, single_label, 2 classes, images: train 10, val 4, test 6; 0 quarantined" in printed
     counts: dict[Split, int] = {"train": 5, "val": 2, "test": 3}
     for split, count in counts.items():
         index = Index.load(tmp_path / "out", split)
@@ -461,7 +461,7 @@ def test_parts_by_command(call: Call, class_folders: Callable[..., Path], tmp_pa
     assert "interrupted preparation with other parts" in printed
     code, printed = call(*command)
     assert code == 0
-    assert "out: raw, single_label, 2 classes, images: train 12, val 0, test 0; 0 quarantined" in printed
+    assert "out: out, single_label, 2 classes, images: train 12, val 0, test 0; 0 quarantined" in printed
     assert len(Index.load(tmp_path / "out", "train")) == 12
 
 

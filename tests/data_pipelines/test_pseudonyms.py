@@ -98,10 +98,10 @@ def test_keymap_leads_back_and_is_for_its_owner_alone(films: Path, tmp_path: Pat
 def test_same_salt_same_bytes_and_another_salt_the_same_splits(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = prepared(films, tmp_path / "one"), prepared(films, tmp_path / "two")
+    one, two = prepared(films, tmp_path / "one" / "set"), prepared(films, tmp_path / "two" / "set")
     assert files_of(one) == files_of(two)
     monkeypatch.setenv(SALT_VARIABLE, str(tmp_path / "other"))
-    other = prepared(films, tmp_path / "three")
+    other = prepared(films, tmp_path / "three" / "set")
     assert keys_of(one).keys().isdisjoint(keys_of(other))
     groups = [set(Index.load(folder, "train").group.tolist()) for folder in (one, other)]
     assert groups[0].isdisjoint(groups[1])
