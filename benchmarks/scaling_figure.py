@@ -151,7 +151,8 @@ def _finish(axes: Axes, rows: Sequence[Row], title: str) -> None:
     axes.set_title(title, fontsize=10)
     axes.margins(x=0.09)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, loc="upper left")
+    for text in axes.legend(fontsize=7, loc="upper left").get_texts():
+        text.set_parse_math(False)  # names of hardware; those of ticks are formulas
 
 
 def _cycled() -> list[str]:

@@ -23,14 +23,16 @@ from data_pipelines.batch import Batch
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index, Patients, Split
-from data_pipelines.inspect_page import Counts, Page, draw, rows_to_draw, shortened
+from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to_draw
 from data_pipelines.library import find
 from data_pipelines.loaders import pick_loader
 from data_pipelines.order import Order
+from data_pipelines.printable import printable, width_of
 from data_pipelines.randaugment import Operand, Space
 from data_pipelines.shards import read_manifest
 
 _MAX_IMAGES = 512
+_NAME_COLUMNS = 26
 _PATIENTS: dict[Patients, str] = {
     "none": "no patients",
     "apart": "patients apart: none is in two splits",
@@ -184,14 +186,15 @@ def summary(page: Page) -> str:
     height, width = page.sizes.T
     rows, gap = rows_to_draw(next(iter(page.counts.values())))
     lines = [
-        page.name,
-        *page.facts,
+        *map(printable, [page.name, *page.facts]),
         f"images: {', '.join(f'{name} {count:,}' for name, count in page.splits.items())}",
         f"{page.split}: height {height.min()} to {height.max()}, width {width.min()} to {width.max()} pixels",
     ]
     for row in rows:
         numbers = ", ".join(f"{counts[row]:,} {name}" for name, counts in page.counts.items())
-        lines.append(f"  {shortened(page.classes[row]):26} {numbers}" if row >= 0 else f"  ({gap:,} more between)")
+        name = class_title(page.classes[row])
+        beside = " " * (_NAME_COLUMNS - width_of(name))
+        lines.append(f"  {name}{beside} {numbers}" if row >= 0 else f"  ({gap:,} more between)")
     return "\n".join(lines)
 
 

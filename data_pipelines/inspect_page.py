@@ -1,6 +1,5 @@
 """The page that `inspect` draws: a contact sheet, labels, splits and sizes."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+
+from data_pipelines.figure_text import bold, drawable, text_style
+from data_pipelines.printable import printable, shortened, wrapped
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no display
@@ -20,8 +22,9 @@ Counts = npt.NDArray[np.int64]
 
 MAX_BARS, SHOWN_ENDS = 30, 14  # of more classes than the first, so many of either end have a bar
 _MAX_SIZE_BARS = 8  # more different sizes become a map
-_MAX_NAME = 26  # characters beside a bar
-_CAPTION_LINE = 25  # characters under an image
+_MAX_NAME, _MAX_SET_NAME = 26, 90  # letters beside a bar, and of the heading
+_FACT_LINE = 150
+_CAPTION_LINE, _CAPTION_LINES = 25, 2  # letters under an image
 _COLUMNS = 8  # of the contact sheet
 _WIDTH_INCHES, _DPI = 14.0, 110
 _LEFT = 0.012  # of the width
@@ -53,7 +56,12 @@ class Page:
 
 def draw(page: Page) -> Figure:
     """The page as a figure, for the caller to save and close."""
-    facts = [line for fact in page.facts for line in textwrap.wrap(fact, 150)]
+    with plt.rc_context(text_style([page.name, *page.facts, *page.captions, *page.classes])):
+        return _drawn(page)
+
+
+def _drawn(page: Page) -> Figure:
+    facts = [line for fact in page.facts for line in wrapped(drawable(fact), _FACT_LINE).split("\n")]
     sheet_rows = -(-len(page.images) // _COLUMNS)
     bars = min(len(page.classes), MAX_BARS)
     heights = [0.62 + 0.24 * len(facts), 0.5 + 2.05 * sheet_rows, max(4.6, 1.2 + 0.23 * bars)]
@@ -62,9 +70,10 @@ def draw(page: Page) -> Figure:
     parts: Any = figure.subfigures(3, 1, height_ratios=heights)
     head, sheet, bottom = parts
     top = 1 - 0.15 / heights[0]
-    head.text(_LEFT, top, page.name, fontsize=19, fontweight="bold", va="top", parse_math=False)
+    name = shortened(drawable(page.name), _MAX_SET_NAME)
+    head.text(_LEFT, top, name, fontsize=19, fontweight=bold(page.name), va="top")
     text = "\n".join(facts)
-    head.text(_LEFT, top - 0.45 / heights[0], text, fontsize=11, va="top", linespacing=1.4, parse_math=False)
+    head.text(_LEFT, top - 0.45 / heights[0], text, fontsize=11, va="top", linespacing=1.4)
     _draw_sheet(sheet, page, sheet_rows)
     labels, right = bottom.subfigures(1, 2, width_ratios=[1.55, 1])
     _draw_labels(labels.subplots(), page)
@@ -82,9 +91,9 @@ def rows_to_draw(counts: Counts) -> tuple[Counts, int]:
     return np.concatenate([order[:SHOWN_ENDS], [-1], order[-SHOWN_ENDS:]]), len(counts) - 2 * SHOWN_ENDS
 
 
-def shortened(name: str) -> str:
+def class_title(name: str) -> str:
     """A class name that fits beside a bar."""
-    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
+    return shortened(printable(name), _MAX_NAME)
 
 
 def _draw_sheet(figure: SubFigure, page: Page, rows: int) -> None:
@@ -94,18 +103,14 @@ def _draw_sheet(figure: SubFigure, page: Page, rows: int) -> None:
         axes.set_axis_off()
     for axes, image, caption in zip(all_axes, page.images, page.captions, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        lines = textwrap.wrap(caption, _CAPTION_LINE)
-        if len(lines) > 2:
-            lines = [lines[0], f"{lines[1][: _CAPTION_LINE - 1]}…"]
         axes.text(
             0.5,
             -0.04,
-            "\n".join(lines),
+            wrapped(drawable(caption), _CAPTION_LINE, _CAPTION_LINES),
             transform=axes.transAxes,
             fontsize=8.5,
             ha="center",
             va="top",
-            parse_math=False,
             in_layout=False,  # a long caption would push its column away from the others
         )
 
@@ -127,8 +132,8 @@ def _draw_labels(axes: Axes, page: Page) -> None:
         if several:
             axes.text(column, -0.9, name, fontsize=9, ha="right", va="center")
             axes.barh(-0.58, 0.13 * longest, left=column - 0.13 * longest, height=0.1, color=_SHADES[name])
-    names = [shortened(page.classes[row]) if row >= 0 else f"({gap:,} more between)" for row in rows]
-    axes.set_yticks(places, names, fontsize=9, parse_math=False)
+    names = [class_title(drawable(page.classes[row])) if row >= 0 else f"({gap:,} more between)" for row in rows]
+    axes.set_yticks(places, names, fontsize=9)
     axes.set_ylim(len(rows) - 0.4, -1.2 if several else -0.6)
     axes.set_xlim(0, longest * (0.99 + 0.18 * len(page.counts)))
     _count_axis(axes, longest, page.split)

@@ -61,18 +61,21 @@ def shortened(text: str, most: int) -> str:
     them apart."""
     if width_of(text) <= most:
         return text
-    kept = max(2, _letters(text, most) - 1)
+    kept = max(1, _letters(text, most) - 1)
     end = kept // 3
     return f"{text[: kept - end].rstrip()}…{text[len(text) - end :].lstrip()}"
 
 
-def wrapped(text: str, width: int, most_lines: int) -> str:
-    """A text in at most so many lines of about so many columns."""
-    text = shortened(text, width * most_lines)
-    lines = textwrap.wrap(text, _letters(text, width))
-    if len(lines) > most_lines:  # words are longer than what is left of their lines
-        lines = [text[start : start + _letters(text, width)] for start in range(0, len(text), _letters(text, width))]
-    return "\n".join(lines[:most_lines])
+def wrapped(text: str, width: int, most_lines: int | None = None) -> str:
+    """A text in lines of about so many columns; of more lines than are allowed, the middle is left out."""
+    if most_lines is None:
+        return "\n".join(textwrap.wrap(text, _letters(text, width)))
+    for most in range(width * most_lines, 0, -1):
+        short = shortened(text, most)
+        lines = textwrap.wrap(short, _letters(short, width))
+        if len(lines) <= most_lines:
+            break
+    return "\n".join(lines)
 
 
 def _letters(text: str, width: int) -> int:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from data_pipelines.errors import InputError
-from trainer.files import write_atomically
+from trainer.files import utf8_path, write_atomically
 
 FAMILY = "bitscale checkpoint"
 FORMAT = f"{FAMILY} 1"
@@ -220,7 +220,7 @@ def _about(header: dict[str, str]) -> dict[str, Any]:
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     """The file, at the first tensor, and its header as safetensors has checked it."""
     try:
-        with safe_open(path, framework="pt") as checked:
+        with utf8_path(path) as name, safe_open(name, framework="pt") as checked:
             header = checked.metadata() or {}
         # First of all: what another bit made of the format is no other format.
         if header.keys() & {"seal", "digests"} and _sealed(header) != header:

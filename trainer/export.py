@@ -23,7 +23,7 @@ from torch import Tensor
 
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
-from trainer.files import write_json
+from trainer.files import utf8_path, write_json
 from trainer.models.layouts import BIT_NPZ
 from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors
 from trainer.models.weight_files import CONFIG, OWN_KEY
@@ -82,7 +82,12 @@ def export(settings: Export) -> list[str]:
     notes += _notes_on_filters(weights.model_name, filters["filters"])
     config = timm_config(weights, notes) | {OWN_KEY: said}
     header = {"format": "pt", OWN_KEY: json.dumps(said)}
-    _write(settings, config, lambda folder: save_file(tensors, folder / SAFETENSORS, metadata=header))
+
+    def save(folder: Path) -> None:
+        with utf8_path(folder / SAFETENSORS) as name:
+            save_file(tensors, name, metadata=header)
+
+    _write(settings, config, save)
     return notes
 
 

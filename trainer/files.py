@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,28 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)  # the new name is on the disk too
     finally:
         os.close(folder)
+
+
+@contextmanager
+def utf8_path(path: Path) -> Iterator[str]:
+    """What libraries that take no other names than UTF-8 may call a file: what this process has open has such names."""
+    if _is_utf8(path):
+        yield str(path)
+        return
+    by_folder = _is_utf8(Path(path.name))  # so that the file need not be there yet
+    opened = os.open(path.parent if by_folder else path, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{opened}/{path.name}" if by_folder else f"/proc/self/fd/{opened}"
+    finally:
+        os.close(opened)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data_pipelines.index import Index, Split
+from data_pipelines.printable import printable
 from trainer.files import write_atomically
 from trainer.metrics import all_metrics, compute_metrics, left_out
 
@@ -82,7 +83,7 @@ def columns_of(index: Index) -> dict[str, Any]:
     }
     facts = index.facts()
     for name in dict.fromkeys(name for known_facts in facts for name in known_facts):
-        columns[f"fact_{name}"] = np.array([known_facts.get(name, "") for known_facts in facts], dtype=str)
+        columns[f"fact_{printable(name)}"] = np.array([known_facts.get(name, "") for known_facts in facts], dtype=str)
     if len(set(index.origins)) > 1:
         columns["fact_set"] = np.array(index.origins, dtype=str)[index.shard]
     return columns
@@ -92,7 +93,7 @@ def recompute(run_dir: Path) -> dict[str, dict[str, float]]:
     """The metrics of each split in a run's `predictions.npz`, as `result.json` has them. Raises OSError or ValueError
     for a file that is not there or not whole."""
     with np.load(run_dir / PREDICTIONS, allow_pickle=False) as file:
-        splits = [name.removesuffix("_logits") for name in file.files if name.endswith("_logits")]
+        splits = [split for split in get_args(Split) if f"{split}_logits" in file.files]
         return {
             split: all_metrics(
                 torch.from_numpy(file[f"{split}_logits"]),
@@ -107,7 +108,7 @@ def write_subset(run_dir: Path, index: Index) -> None:
     """Write `subset.csv`: key and class of every training image of a few-shot run."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             rows = csv.writer(file)
             rows.writerow(("key", "class"))
             rows.writerows(zip(index.keys(np.arange(len(index))), _names(index), strict=True))

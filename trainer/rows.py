@@ -31,7 +31,7 @@ class Rows:
         kept = [line for line in lines if line[0].isdecimal() and int(line[0]) < first_step]
 
         def write(temporary: Path) -> None:
-            with temporary.open("w", newline="", encoding="utf-8") as file:
+            with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 csv.writer(file).writerows([self._columns, *kept])
 
         write_atomically(self.path, write)

@@ -24,6 +24,7 @@ import tyro
 
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
+from data_pipelines.printable import printable
 from trainer.files import read_json
 from trainer.heartbeat_file import HEARTBEAT
 from trainer.lock_file import holder_of
@@ -64,16 +65,17 @@ class Status:
 
 def run_folders(folder: Path, depth: int = _DEEPEST) -> Iterator[Path]:
     """The run folders at or below a folder, by name. Links are not followed."""
-    if (folder / CONFIG).is_file() or (folder / STATUS).is_file():
-        yield folder
+    try:
+        is_run = (folder / CONFIG).is_file() or (folder / STATUS).is_file()
+        inside = [] if is_run or not depth else sorted(path for path in folder.iterdir() if path.is_dir())
+        inside = [path for path in inside if not path.is_symlink()]
+    except OSError as error:
+        print(f"warning: {folder} cannot be read ({error.strerror}); what runs are in it is not known", file=sys.stderr)
         return
-    if depth:
-        try:
-            inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
-        except OSError:
-            return
-        for path in inside:
-            yield from run_folders(path, depth - 1)
+    if is_run:
+        yield folder
+    for path in inside:
+        yield from run_folders(path, depth - 1)
 
 
 def standing(run_dir: Path, stalled_after_s: float, now: float) -> Standing:
@@ -166,7 +168,7 @@ def table(runs: Sequence[Standing]) -> str:
     rows = [("run", "state", "step", "left", "last sign")]
     rows += [
         (
-            run.run,
+            printable(run.run),
             run.state,
             f"{run.step}/{'?' if run.total_steps is None else run.total_steps}",
             "" if run.left_s is None or run.state == "failed" else _duration(run.left_s),
@@ -178,8 +180,8 @@ def table(runs: Sequence[Standing]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for i, run in enumerate(runs, 1):
         notes = [f"    {_first_line(run.error)}"] if run.error and run.state != "finished" else []
-        notes += [f"    {_printable(run.holder)}"] if run.holder else []
-        notes += [f"    goes on by: {run.command}"] if run.command else []
+        notes += [f"    {printable(run.holder)}"] if run.holder else []
+        notes += [f"    goes on by: {printable(run.command)}"] if run.command else []
         lines[i] = "\n".join([lines[i], *notes])
     counts = {state: sum(run.state == state for run in runs) for state in dict.fromkeys(run.state for run in runs)}
     lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))

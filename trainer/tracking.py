@@ -5,14 +5,15 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from trainer.files import write_atomically, write_json
+from data_pipelines.printable import printable
+from trainer.files import utf8_path, write_atomically, write_json
 from trainer.heartbeat_file import HeartbeatFile
 from trainer.messages import say
 from trainer.run_lock import taken_over
@@ -39,6 +40,7 @@ class Tracker:
         _cut_back(run_dir / METRICS, first_step)
         self._metrics = _Rows(run_dir / METRICS)
         self._board: SummaryWriter | None = None
+        self._kept_open = ExitStack()
         self._purge_step: int | None = first_step + 1
         self._is_terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -78,7 +80,7 @@ class Tracker:
             if self._board is None:
                 self._board, self._purge_step = self._open_board(), None
             for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+                self._board.add_scalar(printable(name), value, step)
         except OSError as error:  # of its own thread, some rows late, which are lost
             self._board = None
             self.say(f"warning: TensorBoard's files cannot be written ({error})")
@@ -86,7 +88,8 @@ class Tracker:
     def _open_board(self) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # on rank 0, with its first row
 
-        return SummaryWriter(self._run_dir / "tensorboard", purge_step=self._purge_step)
+        folder = self._kept_open.enter_context(utf8_path(self._run_dir / "tensorboard"))
+        return SummaryWriter(folder, purge_step=self._purge_step)
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         shown = "  ".join(
@@ -113,6 +116,7 @@ class Tracker:
             with suppress(OSError):
                 if self._board is not None:
                     self._board.close()
+            self._kept_open.close()
             self._metrics.close()
 
 

@@ -199,7 +199,7 @@ def test_the_page_of_many_classes_and_sizes() -> None:
     page = replace(PAGE, classes=names, counts={"images": np.arange(40)}, sizes=sizes, size_counts=np.arange(1, 21))
     shown = texts(page)
     assert "(12 more between)" in shown
-    assert "class $_39 with quite a l…" in shown
+    assert "class $_39 with q…ong name" in shown
     assert {"width", "height", "stored height × width, pixels (20 different)"} <= set(shown)
 
 

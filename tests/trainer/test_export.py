@@ -169,8 +169,8 @@ def test_an_export_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(InputError, match="holds an earlier export; replace it with --force"):
         export(Export(str(run), out))
 
-    def fill_the_disk(tensors: Any, path: Path, metadata: Any) -> None:
-        path.write_bytes(b"half")
+    def fill_the_disk(tensors: Any, path: str, metadata: Any) -> None:
+        Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:

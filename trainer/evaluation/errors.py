@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index
+from data_pipelines.printable import printable
 from trainer.evaluation.operating import OperatingPoints, probabilities
 from trainer.evaluation.predictions import Predictions
 
@@ -53,9 +54,9 @@ def most_confident(predictions: Predictions, points: OperatingPoints, most: int 
 
 
 def _described(predictions: Predictions, row: int, finding: int, probability: float) -> Mistake:
-    name = predictions.classes[finding]
+    name = printable(predictions.classes[finding])
     if predictions.task == "single_label":
-        label = predictions.classes[int(predictions.labels[row])]
+        label = printable(predictions.classes[int(predictions.labels[row])])
     else:
         label = f"{'' if predictions.labels[row, finding] == 1 else 'no '}{name}"
     return Mistake(row, predictions.keys[row], f"{name} {probability:.2f}", label)

@@ -1,6 +1,5 @@
 """Figures of the evaluation page: ROC and reliability curves, confusion, and the most confident errors."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from data_pipelines.figure_text import drawable, legend, text_style
+from data_pipelines.printable import shortened, wrapped
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.errors import Mistake
 from trainer.evaluation.operating import Reliability
@@ -23,7 +24,8 @@ _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _LINES = ["-", "--"]
 _GREY = "#999999"
 _COLUMNS = 6
-_CAPTION_LINE = 26
+_CAPTION_LINE, _CAPTION_LINES = 26, 2
+_LONGEST_CURVE, _LONGEST_CLASS = 32, 22  # letters of a name beside a curve, and beside the table
 
 
 def _look(number: int) -> dict[str, Any]:
@@ -38,17 +40,19 @@ def roc(assessment: Assessment, folder: Path) -> Picture | None:
     shown = having[:MOST_CURVES]
     if not shown:
         return None
-    with plt.rc_context(STYLE):
+    curves, labels = [], []
+    with plt.rc_context(STYLE | text_style(finding.name for finding in shown)):
         figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
         axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8)
         for number, finding in enumerate(shown):
             look = _look(number)
-            axes.plot(*finding.roc, label=f"{finding.name}, {finding.auc.value:.3f}", lw=1.2, **look)
+            curves += axes.plot(*finding.roc, lw=1.2, **look)
+            labels.append(f"{shortened(drawable(finding.name), _LONGEST_CURVE)}, {finding.auc.value:.3f}")
             specificity, sensitivity = (finding.shares[name].value for name in ("specificity", "sensitivity"))
             axes.plot(1 - specificity, sensitivity, "o", color=look["color"], mec="white", ms=5)
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
-        figure.legend(loc="outside right center", frameon=False, title="AUC")
+        legend(figure, curves, labels, loc="outside right center", frameon=False, title="AUC")
         width = _save(figure, folder, "roc")
     some = f"; the {len(shown)} most frequent of {len(having)}" if len(shown) < len(having) else ""
     return Picture("roc", f"ROC curves{some}. Dots: the thresholds that were chosen on val.", width)
@@ -95,14 +99,14 @@ def confusion(assessment: Assessment, folder: Path) -> Picture | None:
     np.add.at(table, (predictions.labels, predictions.logits.argmax(axis=1)), 1)
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = 1.6 + 0.55 * number
-    with plt.rc_context(STYLE | {"axes.grid": False}):
+    with plt.rc_context(STYLE | text_style(predictions.classes) | {"axes.grid": False}):
         figure, axes = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(table):
             axes.text(
                 column, row, f"{count:,}", ha="center", va="center", color="w" if shares[row, column] > 0.6 else "k"
             )
-        names = [textwrap.shorten(name, 22, placeholder="…") for name in predictions.classes]
+        names = [shortened(drawable(name), _LONGEST_CLASS) for name in predictions.classes]
         axes.set_xticks(range(number), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(number), names)
         axes.set(xlabel="predicted (most probable class)", ylabel="label")
@@ -113,7 +117,8 @@ def confusion(assessment: Assessment, folder: Path) -> Picture | None:
 def gallery(mistakes: Sequence[Mistake], folder: Path) -> Picture:
     """The images of the most confident errors, the most confident first."""
     lines = -(-len(mistakes) // _COLUMNS)
-    with plt.rc_context(STYLE):
+    texts = [text for mistake in mistakes for text in (mistake.said, mistake.label)]
+    with plt.rc_context(STYLE | text_style(texts)):
         figure, grid = plt.subplots(lines, _COLUMNS, figsize=(8.6, 2.15 * lines), layout="constrained", squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
@@ -121,13 +126,10 @@ def gallery(mistakes: Sequence[Mistake], folder: Path) -> Picture:
             assert mistake.pixels is not None
             axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=255)
             words = [
-                *textwrap.wrap(f"said {mistake.said}", _CAPTION_LINE)[:2],
-                *textwrap.wrap(f"label {mistake.label}", _CAPTION_LINE)[:2],
+                wrapped(drawable(text), _CAPTION_LINE, _CAPTION_LINES)
+                for text in (f"said {mistake.said}", f"label {mistake.label}")
             ]
-            axes.text(
-                0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5,
-                parse_math=False,
-            )  # fmt: skip
+            axes.text(0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
         width = _save(figure, folder, "errors")
     return Picture("errors", "The most confident errors, the most confident first; names in the table below.", width)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipelines.errors import InputError
 from data_pipelines.index import Metric
+from data_pipelines.printable import printable
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.errors import Mistake, most_confident, with_pixels
@@ -232,7 +233,7 @@ def card_section(evaluation: Evaluation) -> list[Block]:
 def _model_items(run: Run) -> list[str]:
     about, result = run.about, run.result
     classes = about.get("classes") or []
-    shown = ", ".join(classes[:30]) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
+    shown = ", ".join(map(printable, classes[:30])) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
     environment = result.get("environment") or {}
     sets = ", ".join(about.get("sets") or ["unknown"])
     return [

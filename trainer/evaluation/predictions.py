@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ def saved_splits(run_dir: Path) -> list[str]:
     if not path.is_file():
         return []
     with _opened(path) as file:  # reads the directory alone
-        return [name.removesuffix("_logits") for name in file.files if name.endswith("_logits")]
+        return [split for split in get_args(Split) if f"{split}_logits" in file.files]
 
 
 def load(run_dir: Path, split: Split) -> Predictions:

@@ -1,5 +1,6 @@
 """A finished run as it lies on the disk: what it says of itself, its model, its data."""
 
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -155,12 +156,11 @@ def over_seeds(run: Run) -> list[Seed]:
     found: dict[int, float] = {}
     for path in run.folder.resolve().parent.glob(f"*/{RESULT}"):
         other = read_json(path)
-        if not isinstance(other, dict) or metric not in other.get("test", {}):
-            continue
-        settings = _less_seed(other)
-        # A run of an earlier version lacks the settings that were added since.
-        if not differences(own, settings) or not differences(settings, own):
-            found[int(other["settings"]["seed"])] = float(other["test"][metric])
+        with suppress(AttributeError, KeyError, TypeError, ValueError):  # a broken one says nothing of the others
+            settings, value = _less_seed(other), float(other["test"][metric])
+            # A run of an earlier version lacks the settings that were added since.
+            if not differences(own, settings) or not differences(settings, own):
+                found[int(other["settings"]["seed"])] = value
     return [Seed(seed, found[seed]) for seed in sorted(found)] if len(found) > 1 else []
 
 

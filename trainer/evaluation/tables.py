@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from data_pipelines.printable import printable
 from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.errors import Mistake
 from trainer.evaluation.intervals import Estimate
@@ -52,7 +53,7 @@ def discrimination(assessment: Assessment) -> Table:
     if assessment.averaged:
         means = (entry(assessment.mean_auc), entry(assessment.mean_ap))
         rows.append((f"mean of {assessment.averaged}", (_words(""), _words(""), _words(""), *means)))
-    reasons = {finding.name: finding.auc.reason for finding in shown if finding.auc.reason}
+    reasons = {printable(finding.name): finding.auc.reason for finding in shown if finding.auc.reason}
     notes = [f"Interval of {name} not available: {reason}." for name, reason in reasons.items()]
     if len(shown) < len(assessment.findings):
         notes.append(
@@ -97,9 +98,11 @@ def at_threshold(assessment: Assessment) -> Table:
         )
         for finding in shown
     )
-    notes = [f"{finding.name}: 0.5, because {finding.why_unfitted}." for finding in shown if finding.why_unfitted]
+    notes = [
+        f"{printable(finding.name)}: 0.5, because {finding.why_unfitted}." for finding in shown if finding.why_unfitted
+    ]
     missing = {
-        f"{finding.name}, {_TITLES[name]}: {share.reason}"
+        f"{printable(finding.name)}, {_TITLES[name]}: {share.reason}"
         for finding in shown
         for name, share in finding.shares.items()
         if share.reason and not math.isnan(share.value)
@@ -138,7 +141,13 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
     """One fact, such as sex: the AUC in each of its groups."""
     names = assessment.predictions.classes if len(assessment.predictions.classes) <= _MOST_COLUMNS else ()
     is_single = assessment.predictions.task == "single_label"
-    columns = ["images", "patients", *(["accuracy"] if is_single else []), "mean AUC", *(f"AUC, {n}" for n in names)]
+    columns = [
+        "images",
+        "patients",
+        *(["accuracy"] if is_single else []),
+        "mean AUC",
+        *(f"AUC, {printable(name)}" for name in names),
+    ]
     rows = tuple(
         (
             part.value,

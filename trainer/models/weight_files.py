@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from data_pipelines.errors import InputError
-from trainer.files import read_json
+from trainer.files import read_json, utf8_path
 from trainer.models.normalisation import PerChannel, require_mean, require_std
 
 # Where exports speak of themselves: a key of the header of safetensors and of config.json.
@@ -127,7 +127,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], About]:
 def own_metadata(path: Path) -> dict[str, str]:
     """The header of a safetensors file, less its tensors; empty for any other file."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as name, safe_open(name, framework="pt") as file:
             return file.metadata() or {}
     except Exception:  # no safetensors file: whoever reads it will say so
         return {}
@@ -148,7 +148,7 @@ def _reader_of(path: Path) -> Callable[[Path], tuple[dict[str, Tensor], dict[str
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with safe_open(path, framework="pt") as file:
+    with utf8_path(path) as opened, safe_open(opened, framework="pt") as file:
         said = json.loads((file.metadata() or {}).get(OWN_KEY, "{}"))
         return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118 - safe_open is no mapping
 
@@ -161,8 +161,8 @@ def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     # Training programs save their command line, too; a Namespace only holds values.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    with torch.serialization.safe_globals([argparse.Namespace]), utf8_path(path) as opened:
+        content = torch.load(opened, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(opened))
     if not isinstance(content, Mapping):
         raise InputError(f"{path} holds a {type(content).__name__}, not a state dict")
     state = next((content[key] for key in _CONTAINERS if isinstance(content.get(key), Mapping)), content)

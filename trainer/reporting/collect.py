@@ -1,6 +1,7 @@
 """Find results: `result.json` below run folders, results.csv of an earlier report, the paper's authors' CSV files."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from data_pipelines.errors import InputError
 from trainer.experiment import RESULT
 from trainer.files import read_json
 from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
-from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, frame_of, row_of
+from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
 _AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}
@@ -45,9 +46,16 @@ def collect(places: tuple[Path, ...], metric: str | None = None) -> Collected:
     when there is nothing to report.
     """
     paths = [path.resolve() for place in places for path in _files(place)]
+    named = {place.resolve() for place in places}
     frames, remarks, warnings = [], [], []
     for path in dict.fromkeys(path for path in paths if path.name != RESULT):
-        frame, copies, left_out = _read_csv(path)
+        try:
+            frame, copies, left_out = _read_csv(path)
+        except InputError as error:
+            if path in named:
+                raise
+            warnings.append(f"Left out: {error}")
+            continue
         frames.append(frame)
         remarks += copies
         warnings += left_out
@@ -70,13 +78,17 @@ def _files(place: Path) -> list[Path]:
         return [place]
     if not place.is_dir():
         raise InputError(f"{place} is no folder of runs and no CSV file")
-    tables = [path for path in sorted(place.rglob("*.csv")) if _header(path) >= _AUTHORS_COLUMNS]
+    tables = [path for path in sorted(place.rglob("*.csv")) if _columns(path) >= _AUTHORS_COLUMNS]
     return [*tables, *place.rglob(RESULT)]
 
 
-def _header(path: Path) -> set[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return set(file.readline().strip().split(","))
+def _columns(path: Path) -> set[str]:
+    """Those of a CSV file; none where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            return set(file.readline().strip().split(","))
+    except OSError:  # a folder or a link that leads nowhere
+        return set()
 
 
 def _read_results(paths: list[Path]) -> tuple[pd.DataFrame, list[str]]:
@@ -103,19 +115,27 @@ def _read_results(paths: list[Path]) -> tuple[pd.DataFrame, list[str]]:
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     """The rows of a table of either layout, which copies were dropped, and what was left out."""
-    columns = _header(path)
+    columns = _columns(path)
+    if not columns - {""}:
+        raise InputError(f"{path} is empty, or cannot be read")
     try:
         if columns >= _AUTHORS_COLUMNS:
             return _read_authors(path)
         if columns >= _OWN_COLUMNS:
-            text = dict.fromkeys(("shots", "source", "target", "run", "commit", "prepared"), str)
-            return _read_own(pd.read_csv(path, dtype=text)), [], []
-    except _NO_RESULT as error:
+            return _read_own(_table(path, TEXT_COLUMNS)), [], []
+    except (*_NO_RESULT, OSError) as error:
         raise InputError(f"{path} is damaged, or was edited: {str(error) or type(error).__name__}") from error
     raise InputError(
         f"{path} is neither results.csv of a report nor a table of the paper's authors; it lacks "
         f"{listed(sorted(_OWN_COLUMNS - columns), 9)}, or {listed(sorted(_AUTHORS_COLUMNS - columns), 9)}"
     )
+
+
+def _table(path: Path, text: Iterable[str]) -> pd.DataFrame:
+    """A CSV file with some columns of text, in which no name passes for a number or for nothing."""
+    types = dict.fromkeys(text, str)
+    missing = {name: [""] if name in types else ["", "nan", "NaN"] for name in _columns(path)}
+    return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, encoding="utf-8-sig")
 
 
 def _read_own(table: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +149,7 @@ def _read_own(table: pd.DataFrame) -> pd.DataFrame:
 
 def _read_authors(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
     """The rows of a table of the paper's authors, a row per run and metric."""
-    table = pd.read_csv(path, dtype={"shot": str})
+    table = _table(path, _AUTHORS_COLUMNS - {"metric_value", "seed", "last_step"})
     whole = table.drop_duplicates()
     known = whole[whole["metric"].isin(_AUTHORS_METRIC)]
     copies, others = len(table) - len(whole), len(whole) - len(known)
@@ -220,4 +240,4 @@ def _require_distinct(runs: pd.DataFrame) -> None:
 
 def write_runs(runs: pd.DataFrame, path: Path) -> None:
     """Write a row per run, in full precision; `collect` reads it again."""
-    runs[COLUMNS].to_csv(path, index=False)
+    runs[COLUMNS].to_csv(path, index=False, encoding="utf-8")

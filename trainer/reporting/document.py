@@ -21,11 +21,12 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; border: s
 thead tr:last-child { border-bottom: 1px solid; }
 th, td { padding: .3rem .75rem; text-align: right; vertical-align: top; white-space: nowrap; font-weight: normal; }
 th[scope=row], tr th:first-child { text-align: left; } th.group { text-align: center; border-bottom: 1px solid #999; }
+th.long { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; max-width: 30rem; }
 td small { display: block; font-size: .72rem; line-height: 1.25; color: #666; white-space: normal; max-width: 8rem;
   margin-left: auto; }
 tr.paper { background: #f5f5f5; } .note { font-size: .82rem; color: #444; margin: .4rem 0 0; max-width: 60rem; }
 .warning { border-left: 4px solid #d55e00; background: #fdf3ec; padding: .5rem .9rem; margin: .6rem 0; }
-li, .warning { overflow-wrap: anywhere; }
+h1, h2, p, li, figcaption { overflow-wrap: anywhere; }
 @media print { body { max-width: none; margin: 0; font-size: 10pt; } figure, table { break-inside: avoid; } }
 """
 _REM_PER_INCH = 8.5  # figures are set in small print for paper; on a screen they may be larger

@@ -48,6 +48,7 @@ _TEXT = {
 }
 _WHOLE = ["train_images", "image_size", "resize", "total_steps"]
 _REAL = ["base_lr", "seconds", "val", "test", *(f"test_{name}" for name in METRIC_TITLE)]
+TEXT_COLUMNS = tuple(_TEXT)
 COLUMNS = [*_TEXT, "seed", "not_a_number", *_WHOLE, *_REAL]
 
 

@@ -33,6 +33,7 @@ _LATEX = {
 }
 _LATEX_SIGN = re.compile(rf"([-',])(?=\1)|[{re.escape(''.join(_LATEX))}]")  # TeX makes one sign of two such
 _LIMITS = re.compile(r" \[(?=[-+]?\d|not available)")
+_LONG = 60  # characters of a heading, which then has several lines
 _FITS = 100  # characters of a row that fit the page in footnotesize
 
 
@@ -143,15 +144,20 @@ def as_html(table: Table) -> str:
         heads = [f"<th class=group colspan={width} scope=colgroup>{html_text(name)}</th>" for name, width in groups]
         lines.append(f"<tr><th></th>{''.join(heads)}</tr>")
     titles = [column.title if groups is None else column.short or column.title for column in table.columns]
-    heads = [f"<th scope=col>{html_text(printable(title))}</th>" for title in titles]
+    heads = [_html_head("col", title) for title in titles]
     lines += [f"<tr><th>{html_text(table.stub)}</th>{''.join(heads)}</tr>", "</thead>", "<tbody>"]
     for title, entries in table.rows:
         paper = " class=paper" if title.endswith(", paper") else ""
         cells = "".join(map(_html_entry, entries))
-        lines.append(f"<tr{paper}><th scope=row>{html_text(printable(title))}</th>{cells}</tr>")
+        lines.append(f"<tr{paper}>{_html_head('row', title)}{cells}</tr>")
     lines += ["</tbody>", "</table>"]
     lines += [f"<p class=note>{html_text(' '.join(table.notes))}</p>"] if table.notes else []
     return "\n".join([*lines, "</figure>"])
+
+
+def _html_head(scope: str, title: str) -> str:
+    long = " class=long" * (len(title) > _LONG)
+    return f"<th{long} scope={scope}>{html_text(printable(title))}</th>"
 
 
 def _without_limits(text: str) -> tuple[str, str]:
