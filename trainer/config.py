@@ -258,7 +258,8 @@ class RuntimeConfig:
     connect_timeout_s: int = 60
     """Seconds to wait at the start until all ranks are there."""
     timeout_s: int = 600
-    """Seconds without an answer after which another rank counts as lost."""
+    """Seconds without an answer after which another rank counts as lost; and without a sign of life, after which a
+    start of another job, on another host, has lost its claim to the run folder."""
     hang_timeout_s: int = 300
     """Seconds without progress of a rank after which it is named, with its host and phase, and the run ends, to be
     resumed; at most 0.8 of timeout_s, more for the first step, evaluation and saving. 0: never."""

@@ -28,7 +28,7 @@ from trainer.preflight import preflight
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
 from trainer.resume_command import resume_command
-from trainer.run_lock import locked, release, require_lock, taken_over
+from trainer.run_lock import ELSEWHERE, locked, release, require_lock, taken_over
 from trainer.saving import UnsavedError
 from trainer.signals import Stopped
 from trainer.tracking import write_status
@@ -168,7 +168,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         if job.config.data.shots is not None:
             write_subset(run_dir, job.train)
     except OSError as error:
-        raise InputError(f"{run_dir} cannot be written ({error}); choose another --run-dir") from error
+        raise InputError(f"{run_dir} cannot be written ({error}); {ELSEWHERE}") from error
 
 
 def summary(result: dict[str, Any]) -> str:

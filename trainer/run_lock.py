@@ -22,7 +22,7 @@ _BEAT_S, _POLL_S = 10.0, 1.0
 _MISSED_BEATS = 3  # a disk may be slow
 _ENDING_S = 45.0  # that a start of the same job, or one whose launcher is gone, may take to save and end
 _PATIENCE_S = 30.0  # from asking this start to end until it is ended
-ELSEWHERE = "choose another folder with --run-dir (transfer.py: --out)"
+ELSEWHERE = "choose another --run-dir (transfer.py: --out)"
 """A remedy where the folder of a run cannot be had."""
 Verdict = Literal["free", "wait", "busy"]
 
