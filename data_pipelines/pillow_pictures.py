@@ -61,7 +61,8 @@ def opened(encoded: bytes, upright: bool = False) -> Iterator[Picture]:
         raise ValueError("DICOM, which is read as an X-ray only (--xray-size)")
     with _open(encoded, kind) as image:
         require_pixels(image.height, image.width, _name(kind))
-        if kind in _OF_FRAMES and (frames := _num_frames(encoded, kind)) > 1:
+        frames = _num_gif_frames(encoded) if kind == "gif" else getattr(image, "n_frames", 1)
+        if kind in _OF_FRAMES and frames > 1:
             raise ValueError(f"{_name(kind)} of {frames} frames; only pictures of one are taken")
         image.load()
         # Pillow turns every TIFF as it decodes it, and pillow-heif every HEIC; neither leaves the note to turn it.
@@ -87,9 +88,10 @@ def _name(kind: Format | None) -> str:
     return "picture" if kind is None else NAMES[kind]
 
 
-def _num_frames(encoded: bytes, kind: Format) -> int:
+def _num_gif_frames(encoded: bytes) -> int:
+    """Counted in a picture of its own: it is moved to its last frame."""
     try:
-        with _open(encoded, kind) as image:
+        with _open(encoded, "gif") as image:
             return int(getattr(image, "n_frames", 1))
     except Exception:  # what follows the first one is damaged
         return 1

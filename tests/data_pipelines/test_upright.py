@@ -187,6 +187,8 @@ def test_turning_goes_by_the_file_not_by_what_is_stored_of_it(photo: Callable) -
     image = verify_image(jpeg, upright=True)
     assert (image.height, image.width, image.is_turned, image.remark) == (WIDTH, HEIGHT, True, REMARK)
     assert verify_image(jpeg).height == HEIGHT
+    film = verify_xray(jpeg, 32, cut="whole", upright=True)
+    assert (film.height < film.width, film.is_turned, film.remark) == (True, True, REMARK)
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
