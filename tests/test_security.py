@@ -83,8 +83,12 @@ def test_run_folders_are_as_open_as_the_umask_says(umask: int, mode: int, tmp_pa
     assert {oct(path.stat().st_mode & 0o777) for path in files} == {oct(mode)}
 
 
-@pytest.mark.parametrize(("name", "head"), [("bomb.png", b""), ("bomb", b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0\x02")])
-def test_compressed_tar_that_claims_too_much_is_refused_by_its_header(tmp_path: Path, name: str, head: bytes) -> None:
+@pytest.mark.parametrize("name", ["bomb.png", "bomb"])
+def test_compressed_tar_that_claims_too_much_is_refused_by_its_header(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_pipelines.scan.why_not_one", None)  # it would read all of it
+    head = b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0\x02".ljust(1 << 20, b"\0")
     member = tarfile.TarInfo(name)
     member.size = 1 << 40
     with gzip.open(tmp_path / "bomb.tar.gz", "wb") as file:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from data_pipelines.datasets.reading import class_name_notes, split_of, splits_in
 from data_pipelines.datasets.table import is_missing
+from data_pipelines.dicom import DICOM_SUFFIXES
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
-from data_pipelines.scan import Found, Scan, counted, path_of
+from data_pipelines.scan import Found, Scan, counted, path_of, suffix_of
 
 _AS_CLASSES = "--no-split-folders"
 _BESIDE = "pictures beside the class folders"
@@ -27,9 +28,9 @@ class ClassFolders:
     left_out: Counter[str]
 
 
-def class_folders(root: Path, tree: Scan, has_splits: bool) -> ClassFolders:
+def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> ClassFolders:
     """What `tree`, the scan of `root`, holds: ROOT/<class>/... or, if has_splits and there are folders that are called
-    so, ROOT/<split>/<class>/...
+    so, ROOT/<split>/<class>/... Notes name no file of X-rays, which may be called after a patient.
 
     Raises InputError for folders that may be of either, classes without pictures, and classes that train does not have.
     """
@@ -60,7 +61,12 @@ def class_folders(root: Path, tree: Scan, has_splits: bool) -> ClassFolders:
             files += [(file, numbers[name], split) for file in found]
     left_out = tree.left_out_below()
     left_out.update({_BESIDE: len(beside)} if beside else {})
-    notes = [*_beside_notes(beside), *class_name_notes(list(numbers)), *_missing_notes(list(numbers))]
+    are_xrays = are_xrays or any(map(_is_dicom, tree.files))
+    notes = [
+        *_beside_notes([] if are_xrays else beside, len(beside)),
+        *class_name_notes(list(numbers)),
+        *_missing_notes(list(numbers)),
+    ]
     return ClassFolders(tuple(numbers), files, notes, left_out)
 
 
@@ -147,11 +153,14 @@ def _no_pictures(root: Path, tree: Scan, folder: str) -> str:
     return f"{root / path_of(folder)} holds {holds}; remove or fill it"
 
 
-def _beside_notes(beside: Sequence[Found]) -> list[str]:
-    if not beside:
-        return []
-    names = _listed([file.name for file in beside])
-    return [f"{len(beside):,} pictures lie beside the class folders, belong to no class and are left out: {names}"]
+def _is_dicom(file: Found) -> bool:
+    return file.format == "dicom" or suffix_of(file.name) in DICOM_SUFFIXES
+
+
+def _beside_notes(named: Sequence[Found], count: int) -> list[str]:
+    names = f": {_listed([file.name for file in named])}" if named else ""
+    note = f"{count:,} pictures lie beside the class folders, belong to no class and are left out{names}"
+    return [note] if count else []
 
 
 def _missing_notes(classes: Sequence[str]) -> list[str]:

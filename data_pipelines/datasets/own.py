@@ -121,8 +121,8 @@ def image_folder(
     counted. Splits may also be called training, valid, validation, dev or testing, in small or capital letters.
 
     A val or test split that the folder does not have is carved out of train by a hash of each file's path, or of its
-    patient, which only DICOM files (.dcm, .dicom) name: the split is the same everywhere and stays when files are
-    added. X-rays without patients need --split-by image; to name their patients, use the reader csv.
+    patient, which only DICOM files name: the split is the same everywhere and stays when files are added. X-rays
+    without patients need --split-by image; to name their patients, use the reader csv.
     Raises InputError for a missing root, a class folder without images, a test class that train does not have, or
     folders beside those of splits.
 
@@ -141,7 +141,7 @@ def image_folder(
     """
     choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
     _require_root(root)
-    found = class_folders(root, scan(root), split_folders)
+    found = class_folders(root, scan(root), split_folders, are_xrays=xray_size is not None)
     name = text_of(root.resolve().name)
     return own_set(
         [Sample(file.name, file.path, label, split, format=file.format) for file, label, split in found.files],

@@ -67,13 +67,14 @@ class Table:
 
     def require_one_spelling(self, column: str) -> None:
         """Raise InputError where a number stands as 1 in one row and as 1.0 in another."""
-        known = set(self.cells[column])
-        for row, cell in enumerate(self.cells[column]):
+        cells = self.cells[column]
+        known = set(cells)
+        for row, cell in enumerate(cells):
             whole = _WHOLE.fullmatch(cell)
-            if whole and whole[1] in known:
+            if whole and whole[1] in known:  # the number itself may be a patient's
                 raise InputError(
-                    f"{self.at(row)}: {column!r} is {cell!r}, and {whole[1]!r} in line "
-                    f"{self.lines[self.cells[column].index(whole[1])]}; write a number in one way"
+                    f"{self.at(row)}: {column!r} is a number with a point that line "
+                    f"{self.lines[cells.index(whole[1])]} has without one; write 1 instead of 1.0"
                 )
 
 

@@ -132,6 +132,15 @@ def test_pictures_beside_class_folders_are_counted_and_named(touch: Touch) -> No
     assert raw.num_images == 2
 
 
+def test_notes_name_no_file_of_xrays(touch: Touch) -> None:
+    root = touch("Jane Doe.png", "cat/0.png")
+    note = "1 pictures lie beside the class folders, belong to no class and are left out"
+    assert f"{note}: Jane Doe.png" in image_folder(root).notes
+    assert note in image_folder(root, xray_size=32, split_by="image").notes
+    (root / "cat" / "1.dcm").write_bytes(bytes(128) + b"DICM")
+    assert note in image_folder(root, split_by="image").notes
+
+
 def test_classes_without_images_say_what_they_have(touch: Touch) -> None:
     root = touch("cat/0.jpg", "dog/a.mov", "dog/b.mov", "dog/.c.jpg", "dog/sub/d.txt")
     assert "dog holds no image, but others: .mov (2), .txt (1), hidden files (1); remove or fill it" in refusal(root)

@@ -165,9 +165,7 @@ def test_blanks_mean_what_they_meant(write: Write) -> None:
 def test_a_number_written_in_two_ways_is_refused(column: str, write: Write) -> None:
     first, second = {"label": ("1,p", "1.0,q"), "patient": ("x,17", "y,17.0")}[column]
     root, table = write(f"path,label,patient\na.jpg,{first}\nb.jpg,{second}\n")
-    with pytest.raises(
-        InputError, match=rf"line 3: '{column}' is '17?\.0', and '17?' in line 2; write a number in one"
-    ):
+    with pytest.raises(InputError, match=f"line 3: '{column}' is a number with a point that line 2 has without one"):
         read(root, table, patient_column="patient")
     root, table = write("path,label,patient\na.jpg,1.0,p\nb.jpg,2.0,q\n")
     assert read(root, table, patient_column="patient").classes == ("1.0", "2.0")
