@@ -2,11 +2,11 @@
 with it."""
 
 import json
-import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.advice import quoted
 from data_pipelines.datasets.raw import RawSet
 from data_pipelines.depth_of_set import find_bits
 from data_pipelines.errors import InputError
@@ -62,7 +62,7 @@ def agree_on_plan(raw: RawSet, partial: Path, part: tuple[int, int] | None) -> t
 
 def removal(partial: Path) -> str:
     """The command that removes an interrupted preparation."""
-    return f"rm -r {shlex.quote(str(partial))}"
+    return f"rm -r {quoted(partial)}"
 
 
 def _require_same(plan: dict[str, Any], former: dict[str, Any], partial: Path) -> None:

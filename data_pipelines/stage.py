@@ -10,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_pipelines.advice import flag, quoted
 from data_pipelines.errors import InputError
 from data_pipelines.index import digest_of
 from data_pipelines.shards import MANIFEST, read_manifest
@@ -42,7 +43,9 @@ def stage(folder: Path, storage: Path) -> Path:
                 (copy / f".{MANIFEST}").write_text(json.dumps(manifest), encoding="utf-8")
                 (copy / f".{MANIFEST}").rename(copy / MANIFEST)
     except OSError as error:
-        raise InputError(f"{folder} cannot be staged to {storage} ({error}); choose another --stage") from error
+        raise InputError(
+            f"{folder} cannot be staged to {storage} ({error}); choose another {flag('--stage')}"
+        ) from error
     return copy
 
 
@@ -62,7 +65,7 @@ def _require_space(folder: Path, files: dict[Path, str | None], storage: Path) -
     if needed > free:
         raise InputError(
             f"{folder} needs {needed / 1e9:.2f} GB, {storage} has {free / 1e9:.2f} GB free; remove what older runs "
-            "staged there, choose another --stage, or leave it out"
+            f"staged there, choose another {flag('--stage')}, or leave it out"
         )
 
 
@@ -80,5 +83,5 @@ def _copy(folder: Path, files: dict[Path, str | None], copy: Path) -> None:
             if expected not in (None, digest.hexdigest()):
                 raise InputError(
                     f"{folder / path} is not as it was prepared; check all: python -m data_pipelines.prepare --verify "
-                    f"{folder}"
+                    f"{quoted(folder)}"
                 )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from data_pipelines.advice import flag, has_flag
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint, logs
 from trainer.config import Config, differences
@@ -77,7 +78,7 @@ def carry_out(
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
         if engine.rank == 0:
             print(f"{run_dir} is finished", flush=True)
-        say_nothing_is_recorded(job, engine, "the run is finished; --no-resume begins another one")
+        say_nothing_is_recorded(job, engine, _finished())
         return result
     if engine.rank == 0:
         for warning in job.warnings:
@@ -138,7 +139,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         if job.config.data.shots is not None:
             write_subset(run_dir, job.train)
     except OSError as error:
-        raise InputError(f"{run_dir} cannot be written ({error}); choose another --run-dir") from error
+        raise InputError(f"{run_dir} cannot be written ({error}); choose another {flag('--run-dir')}") from error
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -177,7 +178,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
     units, parts = config.global_batch_size // job.order.unit, engine.world_size
     if units < parts:
         raise InputError(
-            f"--global-batch-size {config.global_batch_size} is too small for {parts} ranks; raise it to "
+            f"{flag('--global-batch-size')} {config.global_batch_size} is too small for {parts} ranks; raise it to "
             f"{parts * job.order.unit} or start fewer ranks"
         )
     if units % parts and engine.rank == 0:
@@ -189,7 +190,9 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str,
     before = read_json(run_dir / CONFIG)
     if before is None:
         if checkpoint.numbered(run_dir):
-            raise InputError(f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with --run-dir")
+            raise InputError(
+                f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--run-dir')}"
+            )
         return None
     changed = differences(before, settings)
     other_model = [line for line in changed if line.startswith("model.")]
@@ -200,20 +203,23 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str,
     if changed and not start.resume_anyway:
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-            f"Start a new run in another folder, or {_way_on(before, settings)}"
+            f"Start a new run in another folder{_way_on(before, settings)}"
         )
     result = read_json(run_dir / RESULT)
     return result if isinstance(result, dict) and not differences(result.get("settings", {}), settings) else None
+
+
+def _finished() -> str:
+    return "the run is finished" + ("; --no-resume begins another one" if has_flag("--no-resume") else "")
 
 
 def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
     """How a run goes on whose settings are not those of this start."""
     was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
     if was == now:
-        return "go on all the same with --resume-anyway"
+        return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
     # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
-    flag = "--train-on" if settings["schedule"]["kind"] == "hyperrule" else "--data.train-on"
-    return f"go on with the images that it was trained on so far: {flag} {was}"
+    return f", or go on with the images that it was trained on so far: {flag('--data.train-on')} {was}"
 
 
 @contextmanager

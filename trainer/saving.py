@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipelines.advice import flag, has_flag
 from data_pipelines.errors import RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
@@ -111,7 +112,7 @@ class Saver:
         if self._engine.sum(torch.tensor(float(bool(failed)))):
             error = UnsavedError if stopping else RunError
             raise error(
-                f"the last checkpoint could not be saved: {_why(failed)}. Make room and start the same command again"
+                f"the last checkpoint could not be saved: {_why(failed)}. Mend that and start the same command again"
             )
 
     def take_figures(self) -> dict[str, float]:
@@ -138,9 +139,11 @@ class Saver:
         self._failed_in_a_row = self._failed_in_a_row + 1 if any_failed else 0
         most = self._job.config.runtime.max_failed_saves
         if self._failed_in_a_row >= most:
+            saved = checkpoint.numbered(self._job.run_dir)
+            kept = f"{saved[-1].name} is still there" if saved else "There is no checkpoint yet"
             raise RunError(
-                f"{most} saves in a row failed (--max-failed-saves): {_why(failed)}. The last whole checkpoint is "
-                "still there; make room and start the same command again"
+                f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. {kept}; mend that and "
+                "start the same command again"
             )
 
     def _keep_best(self, failed: list[_Failed]) -> _Target | None:
@@ -234,7 +237,8 @@ def require_finite(weights: Iterable[Tensor], step: int) -> None:
     """Raise RunError if one of the weights after `step` updates is not finite."""
     norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
     if not norms.isfinite().all():
+        longer = " or lengthen the warm-up" if has_flag("--schedule.warmup-steps") else ""
         raise RunError(
-            f"the weights after step {step} are not finite although the loss was; they are not saved, the last "
-            "checkpoint is from before. Lower the learning rate or lengthen the warm-up"
+            f"the weights after step {step} are not finite although the loss was; they are not saved, checkpoints are "
+            f"from before. Lower the learning rate{longer}"
         )

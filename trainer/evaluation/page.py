@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.advice import quoted
 from data_pipelines.errors import InputError
 from data_pipelines.index import Metric
 from trainer.evaluation import figures, tables
@@ -207,7 +208,7 @@ def card_head(run: Run, assessment: Assessment) -> list[Block]:
         Title("Model"),
         Items(tuple(_model_items(run))),
         Title("Use"),
-        Words(f"`bitscale-predict {run.folder} INPUT --out predictions.csv`"),
+        Words(f"`bitscale-predict {quoted(run.folder)} INPUT --out predictions.csv`"),
         Words("Meant for images like those it was trained on; see the data of each evaluation."),
         Title("How the numbers were computed"),
         Items(tuple(methods(assessment))),

@@ -14,7 +14,7 @@ _BY_AUTHORS = "by the authors' program, here called the authors' protocol"
 _SEVERAL_PROTOCOLS = (
     "**Different protocols**: fine-tunings by BiT and the paper's text stand beside numbers by the authors' program, "
     "which differs in head, momentum, precision, augmentation and training images. They do not compare; "
-    "`--match-authors` makes runs by the second protocol."
+    "`trainer/transfer.py --match-authors` makes runs by the second protocol."
 )
 
 
