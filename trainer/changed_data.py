@@ -59,7 +59,11 @@ def make_anew(run_dir: Path, changed: Sequence[str]) -> str:
     """How a finished run comes by a result on its set where nothing but the training images changed: there is nothing
     left to be learnt from them. "" otherwise. changed: as `config.differences`."""
     fingerprints = [line for line in changed if line.startswith("data_fingerprint: ")]
-    return f"have this one made anew: {shlex.join(['rm', '-r', str(run_dir)])}" if changed == fingerprints != [] else ""
+    return (
+        f", or have this one made anew: {shlex.join(['rm', '-r', str(run_dir)])}"
+        if changed == fingerprints != []
+        else ""
+    )
 
 
 def _classes(was: Sequence[str] | None, are: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from data_pipelines.index import Array
 from trainer.config import Precision, RuntimeConfig
@@ -149,7 +149,7 @@ def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
 @entry_point
 def main() -> None:
     """Parse the command line and evaluate."""
-    print(evaluate(tyro.cli(Evaluate, description=__doc__)))
+    print(evaluate(parse(Evaluate, __doc__)))
 
 
 if __name__ == "__main__":
