@@ -297,6 +297,7 @@ def test_what_another_start_finished_meanwhile_is_not_done_again(
 def test_who_only_looks_takes_no_lock(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = trained(str(phantoms), tmp_path / "run")
     monkeypatch.setattr(run_lock, "create", lambda *_: pytest.fail("a lock"))
+    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
     with subprocess.Popen(["sleep", "300"]) as other:
         holder = replace(this_start(tmp_path / "run"), process=lock_file.parsed([other.pid, None]))
         (tmp_path / "run" / LOCK).write_bytes(lock_file.to_bytes(holder))
@@ -351,8 +352,11 @@ def test_a_restart_goes_on_in_the_new_folder_of_its_job(
     assert new_folder.claim(tmp_path / "run", chosen, OneRank()) == chosen
 
 
-def test_a_new_folder_is_made_only_for_a_run_that_begins(phantoms: Path, tmp_path: Path) -> None:
+def test_a_new_folder_is_made_only_for_a_run_that_begins(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = tmp_path / "run"
+    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
     with pytest.raises(InputError):
         trained(str(tmp_path / "no set"), run_dir, resume=False)
     assert trained(str(phantoms), run_dir, resume=False, preflight_only=True) == {}
