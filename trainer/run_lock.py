@@ -95,7 +95,7 @@ class _Attempt:
         if may_end:
             self.words = f"{self._in_use(holder)}, which may be about to end; waiting up to {_ENDING_S:.0f} s for that"
             return "wait"
-        self.words = f"{self._in_use(holder)}. {self._remedy(f'have it save and end by: kill {process.number}')}"
+        self.words = f"{self._in_use(holder)}. {self._remedy(f'have it save and end with: kill {process.number}')}"
         return "busy"
 
     def _judge_silence(self, found: Found, of_this_job: bool) -> Verdict:
