@@ -225,7 +225,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
         )
     former = data_before(run_dir, RESULT)
     if changed:
-        require_same_outputs(run_dir, former, data, _is_transfer(settings))
+        require_same_outputs(run_dir, former, data)
     other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
     if (changed or other_sets) and not start.resume_anyway:
         anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
@@ -263,10 +263,6 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
         return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
     # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
     return f", or go on with the images that it was trained on so far: {flag('--data.train-on')} {was}"
-
-
-def _is_transfer(settings: dict[str, Any]) -> bool:
-    return bool(settings["schedule"]["kind"] == "hyperrule")
 
 
 @contextmanager
