@@ -2,11 +2,12 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.datasets.reading import class_name_notes, split_of, splits_in
+from data_pipelines.datasets.near_names import class_name_notes, near_one
+from data_pipelines.datasets.reading import split_of, splits_in
 from data_pipelines.datasets.table import is_missing
 from data_pipelines.dicom import DICOM_SUFFIXES
 from data_pipelines.errors import InputError
@@ -54,7 +55,7 @@ def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> 
             raise InputError(_no_classes(root, folder, split, _directly_in(beside, folder)))
         for name in classes[split]:
             if name not in numbers:
-                raise InputError(_new_class(root / path_of(_joined(folder, name)), name, split))
+                raise InputError(_new_class(root / path_of(_joined(folder, name)), name, split, numbers))
             found = pictures.get(_joined(folder, name), [])
             if not found:
                 raise InputError(_no_pictures(root, tree, _joined(folder, name)))
@@ -143,8 +144,9 @@ def _no_classes(root: Path, name: str, split: Split, num_pictures: int) -> str:
     return f"{folder} has {holds}: expected {folder}/<class>/<image>.jpg|png|dcm{remedy}"
 
 
-def _new_class(folder: Path, name: str, split: Split) -> str:
-    return f"{folder}: the train split has no class {name!r}; add pictures of it there, or move it out of {split}"
+def _new_class(folder: Path, name: str, split: Split, classes: Iterable[str]) -> str:
+    remedy = near_one(name, classes) or f"; add pictures of it there, or move it out of {split}"
+    return f"{folder}: the train split has no class {name!r}{remedy}"
 
 
 def _no_pictures(root: Path, tree: Scan, folder: str) -> str:
