@@ -201,6 +201,8 @@ def _paths(table: Table, column: str, names: Sequence[str], files: Listing) -> l
     table.require_text(column, missing)
     literal = [files.root / path_of(name) for name in names]
     remedy = f"{table.path} names paths relative to --root {files.root}: is it the right one?"
+    if missing and (whole := files.with_suffix(names[missing[0]])):
+        remedy = f"a path in {table.path} must end as its file does: is {whole!r} meant?"
     require_present([literal[row] for row in missing], len(names), remedy)
     lines: dict[Path, int] = {}
     paths = [path or other for path, other in zip(found, literal, strict=True)]

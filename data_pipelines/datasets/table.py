@@ -82,8 +82,8 @@ class Table:
         for row, cell in enumerate(self.cells[column]):
             if counts[cell] > 1 and is_nobody(cell):
                 raise InputError(
-                    f"{self.at(row)}: {column!r} is {cell!r}, as in {counts[cell]:,} rows, which would make one patient "
-                    f"of all whose names were removed; {remedy}, or take such words as they stand with {LITERAL}"
+                    f"{self.at(row)}: {column!r} is {cell!r}, as in {counts[cell]:,} rows: all whose names were "
+                    f"removed would be one patient; {remedy}, or take such words as they stand with {LITERAL}"
                 )
 
     def require_one_spelling(self, column: str) -> None:
