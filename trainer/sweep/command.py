@@ -21,6 +21,7 @@ from typing import IO, Annotated, Any
 import torch
 import tyro
 
+from data_pipelines.entry import world_size
 from data_pipelines.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.files import read_json
@@ -74,7 +75,7 @@ def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
 def main_sweep(arguments: list[str]) -> None:
     """Parse the command line and sweep."""
     sweep = tyro.cli(Sweep, args=arguments, prog="transfer.py sweep", description=__doc__)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
     if sweep.plan is not None:
         plan = _plan(sweep)
