@@ -76,6 +76,10 @@ def own_set(
     Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
     """
     facts = _headers(samples)
+    without = {name: header.left_out for name, header in facts.items() if header and header.left_out}
+    samples = [sample for sample in samples if sample.name not in without]
+    facts = {name: header for name, header in facts.items() if name not in without}
+    left_out = Counter(about.pop("left_out", {})) + Counter(without.values())
     require_shorter_side(choices.shorter_side, choices.xray_size, has_dicom=bool(facts))
     if choices.laterals == "drop" and not facts:
         raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
@@ -112,6 +116,7 @@ def own_set(
         notes=(*views, *leaks, *near_ones, *_class_notes(images, about["classes"]), *notes),
         is_own=True,
         upright=True,
+        left_out=left_out,
         **about,
     )
 
