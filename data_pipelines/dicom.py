@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.depth import require_within
+from data_pipelines.dicom_kinds import left_out_as
 from data_pipelines.errors import InputError
 from data_pipelines.pixel_limit import require_pixels
 
@@ -28,7 +29,10 @@ DICOM_SUFFIXES = {".dcm", ".dicom"}
 
 _HEAD_BYTES = 132  # a preamble of 128 bytes that mean nothing, then the letters
 _MAX_JPEG_TAIL = 64  # bytes from the end marker on: some writers pad
-_FACTS = ("PatientID", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "Modality", "PatientSex", "PatientAge")
+_FACTS = (
+    "PatientID", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "Modality", "PatientSex", "PatientAge",
+    "Rows",
+)  # fmt: skip
 _VIEW_OF_WORD = {
     "PA": "PA", "POSTERO": "PA", "POSTEROANTERIOR": "PA", "AP": "AP", "ANTERO": "AP", "ANTEROPOSTERIOR": "AP",
     "LAT": "LATERAL", "LATERAL": "LATERAL",
@@ -41,7 +45,8 @@ _LATERAL_VIEWS = {"LATERAL", "LL", "RL"}
 class DicomFacts:
     """What a header tells. patient: the PatientID, None where it is blank; view: PA, AP, LATERAL, LL, RL, or "" where
     it is none of them or not said; lateral: None where the view is not said; modality: "DX", "CR" ..., or ""; sex: M,
-    F, O or ""; age: whole years, above 89 as 90, or ""."""
+    F, O or ""; age: whole years, above 89 as 90, or ""; left_out: as what it is counted if it is of a kind that has no
+    picture, else ""."""
 
     patient: str | None
     view: str
@@ -49,6 +54,7 @@ class DicomFacts:
     modality: str
     sex: str = ""
     age: str = ""
+    left_out: str = ""
 
 
 def is_dicom(head: bytes) -> bool:
@@ -66,18 +72,33 @@ def dicom_facts(path: Path) -> DicomFacts:
     Raises OSError, ValueError for what is no DICOM, and InputError without pydicom.
     """
     with path.open("rb") as file:
-        dataset = _read(file, stop_before_pixels=True, specific_tags=list(_FACTS))
+        return _facts_of(file)
+
+
+def _facts_of(file: BinaryIO) -> DicomFacts:
+    dataset = _read(file, stop_before_pixels=True, specific_tags=list(_FACTS))
     meanings = [_text(code, "CodeMeaning") for code in _items(dataset, "ViewCodeSequence")]
     sources = [_text(dataset, "ViewPosition"), " ".join(meanings), _text(dataset, "SeriesDescription")]
     view = next(filter(None, map(_view, sources)), "")
+    modality = _text(dataset, "Modality").upper()
+    sop_class = _text(dataset.file_meta, "MediaStorageSOPClassUID")
     return DicomFacts(
         patient=_text(dataset, "PatientID") or None,
         view=view,
         lateral=view in _LATERAL_VIEWS if view else None,
-        modality=_text(dataset, "Modality").upper(),
+        modality=modality,
         sex=sex if (sex := _text(dataset, "PatientSex").upper()) in ("M", "F", "O") else "",
         age=_years(_text(dataset, "PatientAge")),
+        left_out=left_out_as(modality, sop_class, has_size=bool(_number(dataset, "Rows"))),
     )
+
+
+def why_no_picture(encoded: bytes) -> str:
+    """As what a file is left out if it is DICOM of a kind that has no picture, such as a report; else ""."""
+    try:
+        return _facts_of(io.BytesIO(encoded)).left_out
+    except ValueError:
+        return ""
 
 
 def dicom_pixels(encoded: bytes, bits: int | None = None) -> npt.NDArray[np.float32]:

@@ -12,13 +12,14 @@ import tyro
 
 from data_pipelines import advice, streams
 from data_pipelines.errors import InputError, RunError
+from data_pipelines.typed_paths import ON_COMMAND_LINE
 
 Command = TypeVar("Command")
 
 
 def tell(message: str) -> None:
     """Print an error, naming the rank where there are several. A program may put another in its place."""
-    rank = f"[rank {os.environ.get('RANK')}] " if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+    rank = f"[rank {os.environ.get('RANK')}] " if world_size() > 1 else ""
     print(f"{rank}{message}", file=sys.stderr, flush=True)
 
 
@@ -26,6 +27,12 @@ def parse(command: type[Command], description: str | None, **options: Any) -> Co
     """What the command line says, as a dataclass, whose flags messages name from now on. `options` are tyro's."""
     advice.belong_to(command)
     return tyro.cli(command, description=description, **options)
+
+
+def world_size() -> int:
+    """How many ranks the launcher says there are; 1 where it says no number."""
+    said = os.environ.get("WORLD_SIZE", "")
+    return int(said) if said.isdecimal() else 1
 
 
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
@@ -54,7 +61,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 def _to_the_last_word(main: Callable[[], None]) -> None:
     """Run it, and write out what it printed, while an error of that can still be told."""
     try:
-        main()
+        with ON_COMMAND_LINE:
+            main()
     except SystemExit:  # of a parser that has printed its help
         sys.stdout.flush()
         raise

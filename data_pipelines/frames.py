@@ -3,16 +3,13 @@
 from typing import IO
 
 from PIL.GifImagePlugin import GifImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from data_pipelines import tiff
 from data_pipelines.formats import Format
 
 _WEBP_ANIMATION = 0x02  # among the flags of an extended WebP file
 _BRANDS_BYTES = 64  # of an AVIF file, more than its brands take
-_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _DNG_VERSION = 254, 255, 50706  # tags of TIFF
-_REDUCED_OR_MASK = 1 | 4  # of NewSubfileType: another picture's thumbnail or transparency
-_OLD_REDUCED = 2  # of SubfileType
 
 
 def why_not_one(file: IO[bytes], name: Format) -> str | None:
@@ -26,7 +23,7 @@ def why_not_one(file: IO[bytes], name: Format) -> str | None:
             return "WebPs of several frames" if _is_animated_webp(file) else None
         if name == "avif":
             return "AVIFs of several frames" if _is_avif_sequence(file) else None
-        return _why_not_one_tiff(file) if name == "tiff" else None
+        return tiff.why_not_one(file) if name == "tiff" else None
     except Exception:  # whatever a decoder throws at a broken file
         return None
 
@@ -46,26 +43,3 @@ def _is_avif_sequence(file: IO[bytes]) -> bool:
 
     file.seek(0)
     return bool(AvifImageFile(file).is_animated)
-
-
-def _why_not_one_tiff(file: IO[bytes]) -> str | None:
-    if file.read(10)[8:] == b"CR":  # Canon's
-        return "raw files of cameras"
-    file.seek(0)
-    pages = TiffImageFile(file)
-    if _DNG_VERSION in pages.tag_v2:
-        return "raw files of cameras"
-    if _is_reduced(pages):
-        return "TIFFs whose first picture is a thumbnail"
-    while True:
-        try:
-            pages.seek(pages.tell() + 1)
-        except EOFError:
-            return None
-        if not _is_reduced(pages):
-            return "TIFFs of several pages"
-
-
-def _is_reduced(pages: TiffImageFile) -> bool:
-    kind = pages.tag_v2.get(_NEW_SUBFILE_TYPE, 0)
-    return bool(kind & _REDUCED_OR_MASK) or pages.tag_v2.get(_SUBFILE_TYPE) == _OLD_REDUCED

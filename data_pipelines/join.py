@@ -13,6 +13,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.index import Split
 from data_pipelines.plan import ways
 from data_pipelines.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
+from data_pipelines.scan import counted
 from data_pipelines.shard_records import ROWS, SPLITS, finished_shards
 from data_pipelines.shard_writer import join_shards
 from data_pipelines.shards import write_manifest
@@ -84,11 +85,6 @@ def left_out_note(raw: RawSet) -> str:
     files = sum(raw.left_out.values())
     of_all = "" if raw.num_images is None else f"{files:,} of {files + raw.num_images:,} files: "
     return f"left out: {of_all}{counted(raw.left_out)}"
-
-
-def counted(counts: Mapping[str, int]) -> str:
-    """Names with their counts, the largest first."""
-    return ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _bad(shards: Iterable[Shard], num_seen: int, max_bad: float, folder: Path, out: Path) -> list[Bad]:

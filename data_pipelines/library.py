@@ -10,13 +10,14 @@ from data_pipelines.advice import quoted
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.shards import MANIFEST
+from data_pipelines.typed_paths import typed_path
 
 EMBEDDED = Path(__file__).parent / "embedded"
 
 
 def data_root() -> Path:
     """The folder of prepared sets: $BITSCALE_DATA, or `data` in the current folder."""
-    return Path(os.environ.get("BITSCALE_DATA", "data"))
+    return typed_path(os.environ.get("BITSCALE_DATA") or "data", "BITSCALE_DATA")
 
 
 def find(name: str) -> Path:
@@ -24,6 +25,7 @@ def find(name: str) -> Path:
 
     Raises InputError with the line that prepares it, or with the nearest name.
     """
+    name = str(typed_path(name, "the name of a data set"))
     candidates = [data_root() / name, EMBEDDED / name]
     if Path(name).is_dir():
         candidates.insert(0, Path(name))

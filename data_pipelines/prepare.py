@@ -235,7 +235,7 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
         if manifest:
             print(summary(manifest, output.out))
             is_open = raw.shorter_side is None and raw.xray_size is None
-            if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out))):
+            if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
                 print(f"note: {note}", file=sys.stderr)
         elif output.part:
             print(f"part {output.part[0]} of {output.part[1]} is done; after the last, repeat without --part")

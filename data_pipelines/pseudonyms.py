@@ -21,6 +21,7 @@ from data_pipelines.datasets.reading import Repeatable
 from data_pipelines.errors import InputError
 from data_pipelines.quarantine import place_of
 from data_pipelines.shards import NO_GROUP
+from data_pipelines.typed_paths import typed_path
 
 SALT_VARIABLE = "BITSCALE_SALT"
 _SALT_BYTES, _KEY_DIGITS = 32, 32
@@ -29,7 +30,7 @@ _SALT_BYTES, _KEY_DIGITS = 32, 32
 def salt_path() -> Path:
     """$BITSCALE_SALT, or a file in the configuration folder of this account."""
     default = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "bitscale" / "salt"
-    return Path(os.environ.get(SALT_VARIABLE) or default)
+    return typed_path(os.environ.get(SALT_VARIABLE) or str(default), SALT_VARIABLE)
 
 
 def salt() -> bytes:

@@ -17,6 +17,7 @@ from data_pipelines.dicom import DICOM_SUFFIXES
 from data_pipelines.errors import InputError
 from data_pipelines.formats import HEAD_BYTES, Format, format_of
 from data_pipelines.frames import why_not_one
+from data_pipelines.shards import MANIFEST, read_manifest
 
 # Taken without a look at their contents, which a large set has no time for.
 SURE_SUFFIXES = {".jpg", ".jpeg", ".png"} | DICOM_SUFFIXES
@@ -144,11 +145,12 @@ class Scan:
 def scan(root: Path, also: Iterable[str] = ()) -> Scan:
     """The pictures and DICOM files below a folder, and in folders that links lead to, unless they lead to one above.
 
-    also: other suffixes to take. Raises InputError for a folder that cannot be read.
+    also: other suffixes to take; without .tar, prepared sets are passed over.
+    Raises InputError for a folder that cannot be read.
     """
     found = Scan()
-    _walk(root, "", (root.stat(),), found)
     also = frozenset(also)
+    _walk(root, "", (root.stat(),), found, takes_sets=".tar" in also)
     fates = {file.name: True if suffix_of(file.name) in also else is_taken_unseen(file.name) for file in found.files}
     open_ones = [file for file in found.files if fates[file.name] is None]
     seen = dict(zip((file.name for file in open_ones), _looked_at(open_ones), strict=True))
@@ -181,7 +183,7 @@ def _looked_at(files: list[Found]) -> list[tuple[Format | None, str]]:
     return results
 
 
-def _walk(folder: Path, name: str, above: tuple[os.stat_result, ...], found: Scan) -> None:
+def _walk(folder: Path, name: str, above: tuple[os.stat_result, ...], found: Scan, takes_sets: bool) -> None:
     try:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: text_of(entry.name))
@@ -191,7 +193,7 @@ def _walk(folder: Path, name: str, above: tuple[os.stat_result, ...], found: Sca
             if _is_hidden(text):
                 _count(found, name, _HIDDEN_FOLDERS if entry.is_dir(follow_symlinks=False) else HIDDEN_FILES)
             elif (kind := _kind(entry)) == "folder":
-                _enter(entry, below, above, found)
+                _enter(entry, below, above, found, takes_sets)
             elif kind == "file":
                 found.files.append(Found(below, Path(entry.path)))
             else:
@@ -202,13 +204,26 @@ def _walk(folder: Path, name: str, above: tuple[os.stat_result, ...], found: Sca
         ) from error
 
 
-def _enter(entry: os.DirEntry[str], name: str, above: tuple[os.stat_result, ...], found: Scan) -> None:
+def _enter(
+    entry: os.DirEntry[str], name: str, above: tuple[os.stat_result, ...], found: Scan, takes_sets: bool
+) -> None:
     this = entry.stat()
+    if not takes_sets and _is_prepared(Path(entry.path)):
+        _count(found, name.rpartition("/")[0], "prepared sets")
+        return
     if entry.is_symlink() and any(os.path.samestat(this, other) for other in above):
         _count(found, name.rpartition("/")[0], "links to a folder above them")
         return
     found.folders.append(name)
-    _walk(Path(entry.path), name, (*above, this), found)
+    _walk(Path(entry.path), name, (*above, this), found, takes_sets)
+
+
+def _is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared set, whose pictures are in tars."""
+    try:
+        return (folder / MANIFEST).is_file() and bool(read_manifest(folder, check_shards=False))
+    except InputError:  # the file is of another program
+        return False
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

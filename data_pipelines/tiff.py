@@ -5,8 +5,8 @@ Sources: TIFF 6.0; of raw files, Adobe's specification of DNG 1.7.
 
 import io
 import struct
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -20,6 +20,7 @@ _BIG, _HEADER_BYTES, _BIG_HEADER_BYTES = 43, 8, 16
 _KINDS = {1: "B", 3: "H", 4: "L"}  # of whole numbers; the standard says the second, writers take others
 ORDERS = {b"II": "<", b"MM": ">"}
 _CANON = b"CR"  # behind the header
+Directory = tuple[int, ImageFileDirectory_v2]  # with where it stands
 
 
 class Entry(NamedTuple):
@@ -49,27 +50,52 @@ def one_picture(encoded: bytes) -> tuple[bytes, bool]:
     the others, so that it gets them as if zero was black.
     Raises ValueError for the raw file of a camera, of which Pillow would take a thumbnail, and for several pages.
     """
-    directories = list(_directories(encoded))
+    file = io.BytesIO(encoded)
+    directories = list(_directories(file))
     if not directories:  # Pillow will say what is wrong
         return encoded, False
     place, first = directories[0]
-    inner = [found for start in _numbers(first, _SUB_DIRECTORIES) for _, found in _directories(encoded, start)]
-    colours = {number for found in [first, *inner] for number in _numbers(found, _PHOTOMETRIC)}
-    if encoded[8:10] == _CANON or _DNG_VERSION in first or colours & _RAW_COLOURS or _belongs_to_another(first):
+    if _is_raw(file, first) or _belongs_to_another(first):
         raise ValueError(
             "raw file of a camera, or TIFF that begins with a thumbnail; save the picture itself as JPEG, PNG or TIFF"
         )
-    pages = 1 + sum(not _belongs_to_another(found) for _, found in directories[1:])
-    if pages > 1:
+    if (pages := _num_pages(directories)) > 1:
         raise ValueError(f"TIFF of {pages} pages; only pictures of one are taken")
     if _numbers(first, _PHOTOMETRIC) != [_WHITE_IS_ZERO] or max(_numbers(first, _BITS), default=1) <= 8:
         return encoded, False
     return _with_black_as_zero(encoded, place), True
 
 
-def _directories(encoded: bytes, start: int | None = None) -> Iterator[tuple[int, ImageFileDirectory_v2]]:
-    """The directories of a chain, with where they stand, up to one that cannot be read; start: None for the first."""
-    header, file = encoded[: _BIG_HEADER_BYTES if _is_big(encoded) else _HEADER_BYTES], io.BytesIO(encoded)
+def why_not_one(file: IO[bytes]) -> str | None:
+    """As what a TIFF is left out because it does not show one picture; None if it does, or cannot be read."""
+    directories = list(_directories(file))
+    if not directories:
+        return None
+    _, first = directories[0]
+    if _is_raw(file, first):
+        return "raw files of cameras"
+    if _belongs_to_another(first):
+        return "TIFFs whose first picture is a thumbnail"
+    return "TIFFs of several pages" if _num_pages(directories) > 1 else None
+
+
+def _is_raw(file: IO[bytes], first: ImageFileDirectory_v2) -> bool:
+    inner = [found for start in _numbers(first, _SUB_DIRECTORIES) for _, found in _directories(file, start)]
+    colours = {number for found in [first, *inner] for number in _numbers(found, _PHOTOMETRIC)}
+    file.seek(_HEADER_BYTES)
+    return file.read(len(_CANON)) == _CANON or _DNG_VERSION in first or bool(colours & _RAW_COLOURS)
+
+
+def _num_pages(directories: Sequence[Directory]) -> int:
+    return 1 + sum(not _belongs_to_another(found) for _, found in directories[1:])
+
+
+def _directories(file: IO[bytes], start: int | None = None) -> Iterator[Directory]:
+    """The directories of a chain, up to one that cannot be read; start: where the first stands, None for that of the
+    file."""
+    file.seek(0)
+    header = file.read(_BIG_HEADER_BYTES)
+    header = header if _is_big(header) else header[:_HEADER_BYTES]
     seen = {0}
     while True:
         try:

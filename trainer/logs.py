@@ -109,7 +109,7 @@ def tell_together(engine: Engine) -> None:
 
 def tell_error(message: str) -> None:
     """Print an error once for all ranks that end with it: at once for a rank by itself, else by the first of them."""
-    rank, world_size = os.environ.get("RANK", "0"), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = os.environ.get("RANK", "0"), entry.world_size()
     if world_size == 1:
         print(message, file=sys.stderr, flush=True)
         return

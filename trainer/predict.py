@@ -23,6 +23,7 @@ import numpy as np
 import tyro
 
 from data_pipelines.depth import LEAST_BITS, MOST_BITS
+from data_pipelines.dicom import why_no_picture
 from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.index import Array
@@ -31,7 +32,7 @@ from data_pipelines.scan import counted
 from data_pipelines.shards import EncodedImage
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
-from trainer.evaluation.inputs import Input, colours_remark, inputs_of
+from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
 from trainer.evaluation.operating import OperatingPoints, probabilities
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
@@ -104,7 +105,7 @@ def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.writer(file)
             table.writerow(_header(predictor.classes))
-            for chunk in _verified(predictor, [first], inputs.each, settings):
+            for chunk in _verified(predictor, [first], inputs, settings):
                 table.writerows(_rows(predictor, points, chunk))
                 counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
 
@@ -118,34 +119,41 @@ def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
             print(f"note: {name}: the threshold is a probability of 0.5, because {reason}", file=sys.stderr)
     if reason := points.why_temperature_unfitted():
         print(f"note: the probabilities are of a temperature of 1, because {reason}", file=sys.stderr)
+    if not counts:
+        raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
     return counts, inputs.left_out
 
 
 def _verified(
-    predictor: Predictor, first: Sequence[Input], rest: Iterator[Input], settings: Predict
+    predictor: Predictor, first: Sequence[Input], inputs: Inputs, settings: Predict
 ) -> Iterator[list[Verified]]:
-    """The inputs, some batches at a time, as `prepare` would store them."""
+    """The inputs, some batches at a time, as `prepare` would store them; those without a picture are counted."""
 
-    def verify(item: Input) -> Verified:
+    def verify(item: Input) -> Verified | str:
         try:
             encoded = item.read()
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else None
             return item, reason or str(error) or type(error).__name__, ""
         image = predictor.verified(encoded)
+        if isinstance(image, str) and predictor.xray_size and not item.was_named and (words := why_no_picture(encoded)):
+            return words
         return item, image, "" if isinstance(image, str) else colours_remark(encoded, predictor.channels)
 
-    chunk = list(first) + list(islice(rest, settings.batch_size * _BATCHES_AT_ONCE - len(first)))
+    rest, most = inputs.each, settings.batch_size * _BATCHES_AT_ONCE
+    chunk = list(first) + list(islice(rest, most - len(first)))
     with (
         ThreadPoolExecutor(cpu_threads(settings.threads), thread_name_prefix="verify") as pool,
         progress_bar(desc="predict", unit="image") as bar,
     ):
         while chunk:
-            yield list(pool.map(verify, chunk))
+            found = list(pool.map(verify, chunk))
+            inputs.left_out.update(words for words in found if isinstance(words, str))
+            yield [verified for verified in found if not isinstance(verified, str)]
             bar.update(len(chunk))
-            chunk = list(islice(rest, settings.batch_size * _BATCHES_AT_ONCE))
+            chunk = list(islice(rest, most))
 
 
 def _header(classes: Iterable[str]) -> list[str]:

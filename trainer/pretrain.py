@@ -110,7 +110,7 @@ def parse(arguments: list[str]) -> Command:
     # Begun by an earlier version, when the switch stood for three settings only?
     if len(differences(begun, old.config.to_dict())) >= len(differences(begun, command.config.to_dict())):
         return command
-    if os.environ.get("RANK", "0") == "0":
+    if (os.environ.get("RANK") or "0") == "0":
         print(f"note: {_OLD_MEANING}", file=sys.stderr)
     return old
 

@@ -2,11 +2,12 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.datasets.reading import class_name_notes, split_of, splits_in
+from data_pipelines.datasets.near_names import class_name_notes, near_one
+from data_pipelines.datasets.reading import split_of, splits_in
 from data_pipelines.datasets.table import is_missing
 from data_pipelines.dicom import DICOM_SUFFIXES
 from data_pipelines.errors import InputError
@@ -54,7 +55,7 @@ def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> 
             raise InputError(_no_classes(root, folder, split, _directly_in(beside, folder)))
         for name in classes[split]:
             if name not in numbers:
-                raise InputError(_new_class(root / path_of(_joined(folder, name)), name, split))
+                raise InputError(_new_class(root / path_of(_joined(folder, name)), name, split, numbers))
             found = pictures.get(_joined(folder, name), [])
             if not found:
                 raise InputError(_no_pictures(root, tree, _joined(folder, name)))
@@ -66,6 +67,7 @@ def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> 
         *_beside_notes([] if are_xrays else beside, len(beside)),
         *class_name_notes(list(numbers)),
         *_missing_notes(list(numbers)),
+        *_wrapper_notes(root, tree, list(numbers)),
     ]
     return ClassFolders(tuple(numbers), files, notes, left_out)
 
@@ -114,6 +116,20 @@ def _require_classes(root: Path, tree: Scan, tops: Sequence[str]) -> None:
             f"{root} has {_listed(suspects)}, which hold folders and may be splits; if they are, name them train, val "
             f"and test; if they are classes, give {_AS_CLASSES}"
         )
+    _refuse_splits_of_classes(root, tree, tops)
+
+
+def _refuse_splits_of_classes(root: Path, tree: Scan, tops: Sequence[str]) -> None:
+    """Raise InputError where several classes are split within, as ROOT/<class>/{train,test}."""
+    inner = {name: [below for below in _below(tree, name) if split_of(below)] for name in tops}
+    parted = [(name, below) for name, found in inner.items() for below in found]
+    if sum(map(bool, inner.values())) < 2 or len({split_of(below) for _, below in parted}) < 2:
+        return
+    name, below = parted[0]
+    raise InputError(
+        f"{root} has classes with folders named like splits ({_listed(list(map('/'.join, parted)))}); if they are, put "
+        f"the classes into them, as in {root / path_of(f'{below}/{name}')}; to mix them, give {_AS_CLASSES}"
+    )
 
 
 def _below(tree: Scan, folder: str) -> list[str]:
@@ -139,12 +155,15 @@ def _listed(names: Sequence[str]) -> str:
 def _no_classes(root: Path, name: str, split: Split, num_pictures: int) -> str:
     folder = root / path_of(name)
     holds = f"no class folders, but {num_pictures:,} pictures" if num_pictures else "no class folders"
-    remedy = "" if split == "train" else f"; else move it out of {root}, and a {split} split is carved out of train"
+    carves = f"; else move it out of {root}, and a {split} split is carved out of train"
+    carves += "; pictures without a class are for predict" if num_pictures else ""
+    remedy = "" if split == "train" else carves
     return f"{folder} has {holds}: expected {folder}/<class>/<image>.jpg|png|dcm{remedy}"
 
 
-def _new_class(folder: Path, name: str, split: Split) -> str:
-    return f"{folder}: the train split has no class {name!r}; add pictures of it there, or move it out of {split}"
+def _new_class(folder: Path, name: str, split: Split, classes: Iterable[str]) -> str:
+    remedy = near_one(name, classes) or f"; add pictures of it there, or move it out of {split}"
+    return f"{folder}: the train split has no class {name!r}{remedy}"
 
 
 def _no_pictures(root: Path, tree: Scan, folder: str) -> str:
@@ -165,3 +184,12 @@ def _beside_notes(named: Sequence[Found], count: int) -> list[str]:
 
 def _missing_notes(classes: Sequence[str]) -> list[str]:
     return [f"the folder {name!r} is taken for a class of that name" for name in classes if is_missing(name)]
+
+
+def _wrapper_notes(root: Path, tree: Scan, classes: Sequence[str]) -> list[str]:
+    """What is to be said of one folder around those that may be the classes, as archives have it."""
+    inner = _below(tree, classes[0]) if len(classes) == 1 else []
+    if len(inner) < 2 or any(file.name.rpartition("/")[0] == classes[0] for file in tree.files):
+        return []
+    option = shlex.quote(str(root / path_of(classes[0])))
+    return [f"the one folder {classes[0]} holds {_listed(inner)}; if those are the classes, give --root {option}"]

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.datasets.class_folders import class_folders
+from data_pipelines.datasets.near_names import class_name_notes, near_one
 from data_pipelines.datasets.patients import Choices, Laterals, Sample, SplitBy, own_set
 from data_pipelines.datasets.raw import RawSet
-from data_pipelines.datasets.reading import SPLIT_NAMES, class_name_notes, require_present, split_of
+from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
 from data_pipelines.datasets.table import Table, read_table
 from data_pipelines.datasets.table_paths import Listing
 from data_pipelines.errors import InputError
@@ -71,7 +72,7 @@ def csv_table(
             filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
         horizontal_flip: Whether a mirrored image still shows the same.
         literal_nan: Take words such as nan, None, NULL, NA or - as they stand, for a class, a patient or a fact of that
-            name, instead of refusing them as values that are missing.
+            name, instead of refusing them as values that are missing; likewise ANONYMOUS and the like for a patient.
     """
     choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
     _require_root(root)
@@ -174,6 +175,8 @@ def _require_names(
         table.require_text(column)
         if not literal_nan:
             table.require_said(column, remedy)
+            if column == patient:
+                table.require_somebody(column, remedy)
         if column in (label, patient):
             table.require_one_spelling(column)
 
@@ -198,6 +201,8 @@ def _paths(table: Table, column: str, names: Sequence[str], files: Listing) -> l
     table.require_text(column, missing)
     literal = [files.root / path_of(name) for name in names]
     remedy = f"{table.path} names paths relative to --root {files.root}: is it the right one?"
+    if missing and (whole := files.with_suffix(names[missing[0]])):
+        remedy = f"a path in {table.path} must end as its file does: is {whole!r} meant?"
     require_present([literal[row] for row in missing], len(names), remedy)
     lines: dict[Path, int] = {}
     paths = [path or other for path, other in zip(found, literal, strict=True)]
@@ -216,7 +221,8 @@ def _classes(table: Table, column: str, splits: Sequence[Split]) -> tuple[Sequen
     numbers = {name: number for number, name in enumerate(classes)}
     for row, cell in enumerate(cells):
         if cell not in numbers:
-            raise InputError(f"{table.at(row)}: the train split has no {column!r} {cell!r}; add images of it there")
+            remedy = near_one(cell, classes) or "; add images of it there"
+            raise InputError(f"{table.at(row)}: the train split has no {column!r} {cell!r}{remedy}")
     return [numbers[cell] for cell in cells], classes
 
 

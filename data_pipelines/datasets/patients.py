@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from data_pipelines.datasets.near_names import difference, near, plain
 from data_pipelines.datasets.raw import RawImage, RawSet, carved, group_of, key_of
 from data_pipelines.datasets.reading import require_fractions
+from data_pipelines.datasets.table import is_missing, is_nobody
 from data_pipelines.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts, is_dicom
 from data_pipelines.errors import InputError
 from data_pipelines.formats import HEAD_BYTES, Format
@@ -74,6 +76,10 @@ def own_set(
     Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
     """
     facts = _headers(samples)
+    without = {name: header.left_out for name, header in facts.items() if header and header.left_out}
+    samples = [sample for sample in samples if sample.name not in without]
+    facts = {name: header for name, header in facts.items() if name not in without}
+    left_out = Counter(about.pop("left_out", {})) + Counter(without.values())
     require_shorter_side(choices.shorter_side, choices.xray_size, has_dicom=bool(facts))
     if choices.laterals == "drop" and not facts:
         raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
@@ -81,7 +87,7 @@ def own_set(
     if choices.laterals == "drop":
         samples = [sample for sample in samples if not _is_lateral(facts.get(sample.name))]
     if not has_patients:
-        samples = [replace(sample, patient=_patient(facts.get(sample.name))) for sample in samples]
+        samples = _with_patients(samples, facts)
     damaged = {name for name, header in facts.items() if header is None}
     nameless = [sample.name for sample in samples if sample.patient is None and sample.name not in damaged]
     knows_none = not has_patients and not facts and choices.xray_size is None  # photographs
@@ -89,6 +95,7 @@ def own_set(
         _require_patients(samples, nameless, choices)
     splits = _splits(samples, choices)
     leaks = [] if knows_none else _leaks(samples, splits, nameless)
+    near_ones = [] if knows_none else _near_notes(samples)
     images = [
         RawImage(
             key=key_of(sample.name),
@@ -106,9 +113,10 @@ def own_set(
         xray_size=choices.xray_size or (DICOM_XRAY_SIZE if facts else None),
         shorter_side=choices.shorter_side,
         patients="none" if knows_none else "may leak" if leaks else "apart",
-        notes=(*views, *leaks, *_class_notes(images, about["classes"]), *notes),
+        notes=(*views, *leaks, *near_ones, *_class_notes(images, about["classes"]), *notes),
         is_own=True,
         upright=True,
+        left_out=left_out,
         **about,
     )
 
@@ -124,8 +132,18 @@ def _is_lateral(header: DicomFacts | None) -> bool:
     return header is not None and header.lateral is True
 
 
-def _patient(header: DicomFacts | None) -> str | None:
-    return header.patient if header else None
+def _with_patients(samples: Sequence[Sample], facts: Mapping[str, DicomFacts | None]) -> list[Sample]:
+    """With the patients of DICOM headers; a word such as ANONYMOUS, which several images have, names none beside names
+    of others."""
+    headers = (facts.get(sample.name) for sample in samples)
+    patients = [header.patient if header else None for header in headers]
+    counts = Counter(patients)
+
+    def names_none(patient: str) -> bool:
+        return 1 < counts[patient] < len(patients) and (is_missing(patient) or is_nobody(patient))
+
+    known = [patient if patient and not names_none(patient) else None for patient in patients]
+    return [replace(sample, patient=patient) for sample, patient in zip(samples, known, strict=True)]
 
 
 def _headers(samples: Sequence[Sample]) -> dict[str, DicomFacts | None]:
@@ -180,9 +198,9 @@ def _header_notes(headers: Sequence[DicomFacts], laterals: Laterals) -> list[str
 def _require_patients(samples: Sequence[Sample], nameless: Sequence[str], choices: Choices) -> None:
     if nameless:
         raise InputError(
-            f"{len(nameless):,} of {len(samples):,} images name no patient, the first is {nameless[0]}: one patient "
-            "could be in train and in test. Name them all (PatientID of DICOM, or --patient-column of the csv reader), "
-            "leave those images out, or accept it with --split-by image"
+            f"{len(nameless):,} of {len(samples):,} images name no patient, the first is {nameless[0]} (words such "
+            "as ANONYMOUS name none): one patient could be in train and in test. Name them all (PatientID of DICOM, or "
+            "--patient-column of the csv reader), leave those images out, or accept it with --split-by image"
         )
     carves = choices.val_fraction > 0 or choices.test_fraction > 0
     if carves and len(samples) > 1 and len({sample.patient for sample in samples if sample.patient is not None}) == 1:
@@ -217,7 +235,23 @@ def _leaks(samples: Sequence[Sample], splits: Sequence[Split], nameless: Sequenc
         if sample.patient is not None:
             splits_of[sample.patient].add(split)
     parted = sum(len(found) > 1 for found in splits_of.values())
-    return [f"{parted:,} of {len(splits_of):,} patients have images in more than one split"] if parted else []
+    if parted:
+        return [f"{parted:,} of {len(splits_of):,} patients have images in more than one split"]
+    of_near: dict[str, set[Split]] = defaultdict(set)
+    for patient, found in splits_of.items():
+        of_near[plain(patient)] |= found
+    parted = sum(len(found) > 1 for found in of_near.values())
+    return [f"patients in more than one split, if those of near names are one: {parted:,}"] if parted else []
+
+
+def _near_notes(samples: Sequence[Sample]) -> list[str]:
+    """What is to be said of patients that may be one; their names are nobody's business."""
+    groups = near(dict.fromkeys(sample.patient for sample in samples if sample.patient is not None))
+    if not groups:
+        return []
+    ways = sorted({difference(group) for group in groups})
+    count = sum(map(len, groups))
+    return [f"{count:,} patients have names that differ from others only in {' or '.join(ways)}; are they one?"]
 
 
 def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,6 @@ SPLIT_NAMES: dict[str, Split] = {
 }
 _SPLIT = rf"({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:set|data|images|split))?"
 _SPLIT_IN_NAME = re.compile(rf"(?<![a-z]){_SPLIT}(?![a-z])")
-_NAMED = 5  # classes in a note
 _MISSING_SHARE = 0.05  # more than that is no damage but a wrong or unfinished root
 
 
@@ -52,21 +50,6 @@ def split_of(name: str) -> Split | None:
 def splits_in(name: str) -> set[Split]:
     """The splits that words of a name are of, as in "images-train-000" or "seg_test"."""
     return {SPLIT_NAMES[word[1]] for word in _SPLIT_IN_NAME.finditer(name.lower())}
-
-
-def class_name_notes(classes: Sequence[str]) -> list[str]:
-    """What is to be said of classes whose names differ so little that they may be one."""
-    alike: dict[str, list[str]] = {}
-    for name in classes:
-        alike.setdefault(unicodedata.normalize("NFC", name).lower(), []).append(name)
-    pairs = [names for names in alike.values() if len(names) > 1]
-    notes = []
-    for names in pairs[:_NAMED]:
-        is_form = len({unicodedata.normalize("NFC", name) for name in names}) == 1
-        differ = "their Unicode form" if is_form else "capital and small letters"
-        notes.append(f"classes that differ only in {differ}: {', '.join(map(repr, names))}; are they one?")
-    more = len(pairs) - _NAMED
-    return [*notes, f"the same is true of {more:,} others"] if more > 0 else notes
 
 
 def require_present(missing: Sequence[Path], num_files: int, remedy: str) -> None:

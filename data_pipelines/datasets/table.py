@@ -6,6 +6,7 @@ import io
 import re
 import shlex
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,11 @@ _MISSING = {
     "nan", "-nan", "+nan", "none", "null", "nil", "na", "n/a", "#n/a", "#n/a n/a", "#na", "<na>", "nat", "-1.#ind",
     "1.#qnan", "\\n", "-", "--", ".", "#ref!", "#value!", "#name?", "#div/0!", "#num!", "#null!",
 }  # fmt: skip
+# What programs that remove names write for all patients.
+_NOBODY = {
+    "anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified", "de-identified", "patient", "redacted",
+    "removed", "unknown", "xxx", "xxxx", "xxxxx",
+}  # fmt: skip
 _WHOLE = re.compile(r"([+-]?[0-9]+)\.0*")
 LITERAL = "--literal-nan"
 
@@ -37,6 +43,11 @@ LITERAL = "--literal-nan"
 def is_missing(cell: str) -> bool:
     """Whether a cell that is not blank is what programs write for one: nan, None, NULL, NA, n/a, - ..."""
     return cell.casefold() in _MISSING
+
+
+def is_nobody(patient: str) -> bool:
+    """Whether a name of a patient is what stands for those whose names were removed: ANONYMOUS, unknown ..."""
+    return patient.casefold() in _NOBODY
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,16 @@ class Table:
                 raise InputError(
                     f"{self.at(row)}: {column!r} is {cell!r}, which most programs write for a value that is missing; "
                     f"{remedy}, or take such words as they stand with {LITERAL}"
+                )
+
+    def require_somebody(self, column: str, remedy: str) -> None:
+        """Raise InputError, with the remedy, where a word for nobody stands as the patient of several rows."""
+        counts = Counter(self.cells[column])
+        for row, cell in enumerate(self.cells[column]):
+            if counts[cell] > 1 and is_nobody(cell):
+                raise InputError(
+                    f"{self.at(row)}: {column!r} is {cell!r}, as in {counts[cell]:,} rows: all whose names were "
+                    f"removed would be one patient; {remedy}, or take such words as they stand with {LITERAL}"
                 )
 
     def require_one_spelling(self, column: str) -> None:

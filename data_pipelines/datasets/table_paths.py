@@ -44,6 +44,12 @@ class Listing:
         self.found_otherwise.update(sorted(ways))
         return self.root / path_of(found)
 
+    def with_suffix(self, name: str) -> str:
+        """The name of a file that is called so but for its suffix; "" where there is none."""
+        folder, last = _parted(name)
+        found = [other for other in self._listed(folder) or () if other.rpartition(".")[0] == last]
+        return f"{folder}/{min(found)}".lstrip("/") if found else ""
+
     def notes(self, table: Path) -> list[str]:
         """What is to be said of names that are not as the table has them."""
         name = text_of(table.name)

@@ -10,8 +10,9 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.datasets.near_names import class_name_notes
 from data_pipelines.datasets.raw import Member, RawImage, RawSet, carved, key_of
-from data_pipelines.datasets.reading import Repeatable, class_name_notes, require_fractions, split_of, splits_in
+from data_pipelines.datasets.reading import Repeatable, require_fractions, split_of, splits_in
 from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
 from data_pipelines.errors import InputError
@@ -196,7 +197,8 @@ def _samples(path: Path, reader: _Reader) -> Iterator[_Sample]:
             for _, extension, member in group:
                 if extension in files:
                     raise InputError(
-                        f"{member}: the sample has two files .{extension}; names must differ from sample to sample"
+                        f"{member}: the sample has two files .{extension}; names must differ from sample to sample, "
+                        "up to their first dot"
                     )
                 files[extension] = member
             image = _image(tar, files, left_out)
@@ -233,7 +235,9 @@ def _image(tar: OpenTar, files: dict[str, Member], left_out: Counter[str]) -> Me
         elif extension not in _LABELS:
             others[words] += 1
     if len(images) > 1:
-        raise InputError(f"{images[1]} is the second image of its sample; a sample must have one")
+        raise InputError(
+            f"{images[1]} is the second image of its sample; a sample must have one, and its name ends at its first dot"
+        )
     if not images:
         left_out.update(others or Counter(left_out_as(member.name) for member in files.values()))
     return images[0] if images else None
@@ -260,7 +264,10 @@ def _label(tar: OpenTar, files: dict[str, Member], image: Member, reader: _Reade
 
 def _json_field(tar: OpenTar, files: dict[str, Member], image: Member, field: str) -> Any:
     if "json" not in files:
-        raise InputError(f"{image} has no label: its sample has neither .cls nor .json, only .{', .'.join(files)}")
+        raise InputError(
+            f"{image} has no label: its sample has neither .cls nor .json, only .{', .'.join(files)}; the "
+            "files of a sample must follow each other in the tar (tar --sort=name)"
+        )
     try:
         content = json.loads(tar.read(files["json"]))
     except ValueError as error:

@@ -7,7 +7,7 @@ from data_pipelines.errors import InputError, RunError
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError, 2), (RunError, 1)])
-@pytest.mark.parametrize(("world_size", "prefix"), [(None, ""), ("1", ""), ("4", "[rank 3] ")])
+@pytest.mark.parametrize(("world_size", "prefix"), [(None, ""), ("", ""), ("1", ""), ("4", "[rank 3] ")])
 def test_errors_for_people(
     error: type[Exception],
     code: int,
@@ -18,7 +18,7 @@ def test_errors_for_people(
 ) -> None:
     monkeypatch.setenv("RANK", "3")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    if world_size:
+    if world_size is not None:
         monkeypatch.setenv("WORLD_SIZE", world_size)
 
     @entry_point

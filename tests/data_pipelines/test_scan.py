@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,11 @@ from dicom_files import dicom_bytes
 from PIL import Image
 
 from data_pipelines import scan as scanning
+from data_pipelines.datasets.own import image_folder
 from data_pipelines.errors import InputError
+from data_pipelines.prepare import Output, prepare
 from data_pipelines.scan import counted, is_hidden, path_of, scan, suffix_of, text_of
+from data_pipelines.shards import MANIFEST
 
 NO_SUFFIX = "files without a suffix that are no pictures"
 
@@ -245,3 +249,16 @@ def test_suffixes(name: str, suffix: str) -> None:
 
 def test_counts_in_words() -> None:
     assert counted({".mov": 2, "dead links": 2, ".txt": 1200}) == ".txt (1,200), .mov (2), dead links (2)"
+
+
+def test_prepared_sets_are_passed_over_where_no_tars_are_read(class_folders: Callable[..., Path]) -> None:
+    root = class_folders()
+    for out in (root / "prepared", root / "cat" / "prepared"):
+        prepare(image_folder(root, 0, 0), Output(out))
+        shutil.copy(root / "cat" / "0.png", out / "example.png")
+    (root / "dog" / MANIFEST).write_text('{"name": "of another program"}')
+    found = scan(root)
+    assert [file.name for file in found.files] == [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(6)]
+    assert found.folders == ["cat", "dog"]
+    assert found.left_out_below() == {"prepared sets": 2, ".json": 1}
+    assert any("prepared/" in file.name for file in scan(root, also=(".tar",)).files)

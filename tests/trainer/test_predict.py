@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import dicom_bytes
 from PIL import Image
 from tiny_runs import FINDINGS, SIDE, prepare_films, train_tiny, write_films
 from tiny_weights import save_run, tensors_of
@@ -106,6 +107,25 @@ def test_what_cannot_be_read_is_a_row_with_a_reason(run_dir: Path, films: Path, 
     assert "does not say how many: say it with --bits" in rows["g.png"]["error"]
     (deep,) = predicted(run_dir, folder / "g.png", tmp_path / "out.csv", bits=16)
     assert (deep["error"], deep["remark"]) == ("", "")  # 16 bits are grey values like others
+
+
+def test_dicom_without_a_picture_is_counted_unless_it_was_named(run_dir: Path, films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes((films / "001.dcm").read_bytes())
+    report = dicom_bytes(Modality="SR", Rows=None, Columns=None, PixelData=None)
+    (folder / "report.dcm").write_bytes(report)
+    (folder / "table.csv").write_text("path\na.dcm\nreport.dcm\n")
+    counts, left_out = predict.predict(Predict(run_dir, folder, tmp_path / "out.csv", device="cpu", threads=1))
+    assert (counts, left_out) == ({"read": 1}, {"DICOM files without a picture (SR)": 1, ".csv": 1})
+    assert [row["file"] for row in rows_of(tmp_path / "out.csv")] == ["a.dcm"]
+    rows = predicted(run_dir, folder / "table.csv", tmp_path / "out.csv")
+    assert [bool(row["error"]) for row in rows] == [False, True]
+    with pytest.raises(RunError, match="none of 1 inputs could be read"):
+        predicted(run_dir, folder / "report.dcm", tmp_path / "out.csv")
+    (folder / "a.dcm").unlink()
+    with pytest.raises(InputError, match=r"has no image, but others: .*DICOM files without a picture \(SR\) \(1\)"):
+        predicted(run_dir, folder, tmp_path / "out.csv")
 
 
 def test_a_table_that_names_absent_files(run_dir: Path, films: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ HOROVODRUN = {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1
     ("environ", "place"),
     [
         ({}, Place(0, 1, 0, 1, "none")),
+        ({"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": ""}, Place(0, 1, 0, 1, "none")),
         (TORCHRUN, Place(3, 8, 1, 2, "torchrun")),
         (HOROVODRUN, Place(3, 8, 1, 2, "horovodrun")),
         (SRUN, Place(5, 6, 1, 2, "srun")),

@@ -30,6 +30,10 @@ def find_place(environ: MutableMapping[str, str] = os.environ) -> Place:
 
     Raises InputError for a job smaller than what SLURM started: ranks that train alone and overwrite each other.
     """
+    if not (environ.get("RANK") or environ.get("WORLD_SIZE")):
+        for name in _NAMES:  # of a job script that sets them to nothing
+            if environ.get(name) == "":
+                del environ[name]
     if "RANK" in environ and "WORLD_SIZE" in environ:
         deepspeed = "LOCAL_SIZE" in environ and "LOCAL_WORLD_SIZE" not in environ  # its launcher's name for the last
         place = _named(environ, (*_NAMES[:3], "LOCAL_SIZE") if deepspeed else _NAMES, "torchrun")

@@ -34,10 +34,12 @@ _FEWER_COLOURS = {"1", "L", "I", "F"}
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """name: relative to what was given, as text. read: its bytes; raises OSError or ValueError."""
+    """name: relative to what was given, as text. read: its bytes; raises OSError or ValueError. was_named: by the user,
+    who wants a row for it whatever it is."""
 
     name: str
     read: Callable[[], bytes]
+    was_named: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def _of_folder(files: list[Found], left_out: Counter[str]) -> Iterator[Input]:
         if suffix_of(file.name) == _TAR:
             yield from _of_tar(file.path, file.name, left_out)
         else:
-            yield Input(file.name, file.path.read_bytes)
+            yield Input(file.name, file.path.read_bytes, was_named=False)
 
 
 def _of_table(table: Path, column: str) -> Inputs:
@@ -112,7 +114,7 @@ def _of_tar(path: Path, name: str, left_out: Counter[str]) -> Iterator[Input]:
                     yield Input(f"{name}:{member.name}", _refusal(reason))
                 else:
                     content.seek(0)
-                    yield Input(f"{name}:{member.name}", _given(content.read()))
+                    yield Input(f"{name}:{member.name}", _given(content.read()), was_named=False)
     except (tarfile.TarError, OSError) as error:
         yield Input(name, _refusal(f"damaged tar: {error}"))
 

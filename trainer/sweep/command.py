@@ -23,7 +23,7 @@ import tyro
 
 from data_pipelines import streams
 from data_pipelines.advice import quoted
-from data_pipelines.entry import parse
+from data_pipelines.entry import parse, world_size
 from data_pipelines.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.files import read_json
@@ -78,7 +78,7 @@ def main_sweep(arguments: list[str]) -> None:
     """Parse the command line and sweep."""
     streams.outlive_readers()
     sweep = parse(Sweep, __doc__, args=arguments, prog="transfer.py sweep")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
     if sweep.plan is not None:
         plan = _plan(sweep)

@@ -201,3 +201,30 @@ def test_classes_that_may_be_one_are_noted(touch: Touch) -> None:
     assert "classes that differ only in capital and small letters: 'Cat', 'cat'; are they one?" in raw.notes
     assert f"classes that differ only in their Unicode form: {parted!r}, {composed!r}; are they one?" in raw.notes
     assert "the folder 'nan' is taken for a class of that name" in raw.notes
+
+
+def test_splits_within_classes_are_not_mixed_without_a_word(touch: Touch) -> None:
+    root = touch(
+        *(f"{part}/{name}/good/{n}.jpg" for part in ("cable", "nut") for name in ("train", "Test") for n in "12")
+    )
+    said = refusal(root)
+    assert "folders named like splits (cable/Test, cable/train, nut/Test, nut/train)" in said
+    assert f"put the classes into them, as in {root}/Test/cable" in said
+    assert image_folder(root, 0, 0, split_folders=False).num_images == 8
+    (root / "nut").rename(root.parent / "nut")
+    (root / "plug").mkdir()
+    (root / "plug" / "0.jpg").touch()
+    assert image_folder(root, 0, 0).classes == ("cable", "plug")
+
+
+def test_one_folder_around_the_classes_is_named(touch: Touch) -> None:
+    root = touch("Pet Images/cat/1.jpg", "Pet Images/dog/1.jpg")
+    note = next(note for note in image_folder(root, 0, 0).notes if "holds cat, dog" in note)
+    option = shlex.split(note[note.index("--root") :])
+    assert image_folder(Path(option[1]), 0, 0).classes == ("cat", "dog")
+    touch("Pet Images/3.jpg")
+    assert not any("holds cat, dog" in note for note in image_folder(root, 0, 0).notes)
+
+
+def test_a_split_without_classes_may_be_for_predict(touch: Touch) -> None:
+    assert "pictures without a class are for predict" in refusal(touch("train/cat/1.jpg", "test/1.jpg"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tyro
-from dicom_files import dicom_bytes
+from dicom_files import dicom_bytes, make_dicom, saved
 
 from data_pipelines.datasets.own import csv_table, image_folder
 from data_pipelines.datasets.raw import RawSet, carved, group_of, key_of
@@ -288,6 +288,33 @@ def test_dicom_that_the_file_system_does_not_give_stops_the_work(
     (films.root / "sick" / "zzz.dcm").mkdir()
     with pytest.raises(InputError, match=r"sick/zzz\.dcm cannot be read \(Is a directory\)"):
         csv_table(films.root, table, label_column="label")
+
+
+NO_PICTURE = {"Rows": None, "Columns": None, "PixelData": None, "PatientID": None}
+
+
+def test_dicom_of_kinds_without_a_picture_is_left_out(films: Films, tmp_path: Path) -> None:
+    before = image_folder(films.root)
+    for number, kind in enumerate(("SR", "SR", "pr", "KO")):
+        write_dicom(films.root / "sick" / f"report {number}.dcm", Modality=kind, **NO_PICTURE)
+    directory = make_dicom(Modality=None, **NO_PICTURE)
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    del directory.SOPClassUID, directory.SOPInstanceUID
+    (films.root / "sick" / "index").write_bytes(saved(directory))
+    raw = image_folder(films.root)
+    assert (raw.patients, raw.notes) == (before.patients, before.notes)
+    assert [(image.key, image.split) for image in raw.images] == [(image.key, image.split) for image in before.images]
+    kinds = {"SR": 2, "PR": 1, "KO": 1, "DICOMDIR": 1}
+    assert raw.left_out == {f"DICOM files without a picture ({kind})": count for kind, count in kinds.items()}
+
+
+def test_an_xray_cut_off_before_its_size_is_left_to_the_quarantine(films: Films) -> None:
+    whole = (films.root / "sick" / "000.DICOM").read_bytes()
+    (films.root / "sick" / "000.DICOM").write_bytes(whole[: whole.index(b"\x28\x00\x10\x00")])
+    write_dicom(films.root / "sick" / "report.dcm", Modality="SR", PixelData=None)  # says a size: who decodes it tells
+    raw = image_folder(films.root)
+    assert (raw.num_images, raw.left_out) == (91, {})
 
 
 def test_given_splits_of_dicom_are_kept_and_their_patients_compared(tmp_path: Path) -> None:

@@ -234,3 +234,8 @@ def test_files_whose_names_are_no_text(cell: bytes, write: Write) -> None:
 def test_classes_that_may_be_one_are_noted(write: Write) -> None:
     raw = read(*write("path,label\na.jpg,Cat\nb.jpg,cat\n"))
     assert "classes that differ only in capital and small letters: 'Cat', 'cat'; are they one?" in raw.notes
+
+
+def test_names_without_their_suffix_are_explained(write: Write) -> None:
+    with pytest.raises(InputError, match=r"must end as its file does: is 'x/a\.b\.jpg' meant\?"):
+        read(*write("path,label\nx/a.b,cat\n", names=("x/a.b.jpg",)))
