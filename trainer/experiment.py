@@ -72,7 +72,7 @@ def carry_out(
     environment = describe_environment(engine, job.loader_name)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
-    result = finished(run_dir, settings, start, job.about)
+    result = _finished_as_rank_0_sees(job, settings, start, engine)
     if start.preflight_only:
         say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
         return {}
@@ -85,7 +85,7 @@ def carry_out(
     if not start.resume:
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
     with locked(job.run_dir, engine, config.runtime.timeout_s):
-        result = _finished_meanwhile(job, settings, start, engine)
+        result = _finished_as_rank_0_sees(job, settings, start, engine)  # another start may have ended it meanwhile
         if result is not None:
             return _as_it_is(job, engine, result)
         return _made(config, job, engine, about, work, settings, environment)
@@ -95,7 +95,7 @@ def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any
     write_status(job.run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     if engine.rank == 0:
         print(f"{job.run_dir} is finished", flush=True)
-    say_nothing_is_recorded(job, engine, _finished())
+    say_nothing_is_recorded(job, engine, _why_nothing_is_recorded())
     return result
 
 
@@ -238,13 +238,14 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     return result
 
 
-def _finished_meanwhile(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
-    """What `finished` says now that no other start is at work there, on every rank. Collective."""
+def _finished_as_rank_0_sees(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
+    """What `finished` says, the same on every rank: another start may write to the folder meanwhile, and file systems
+    show that to some hosts sooner than to others. Collective."""
     result, error = None, None
     if engine.rank == 0:
         try:
             result = finished(job.run_dir, settings, start, job.about)
-        except InputError as objection:
+        except (InputError, OSError) as objection:
             error = str(objection)
     result, error = engine.gather((result, error))[0]
     if error is not None:
@@ -252,7 +253,7 @@ def _finished_meanwhile(job: Job, settings: dict[str, Any], start: Start, engine
     return result
 
 
-def _finished() -> str:
+def _why_nothing_is_recorded() -> str:
     return "the run is finished" + ("; --no-resume begins another one" if has_flag("--no-resume") else "")
 
 

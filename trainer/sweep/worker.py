@@ -16,8 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-import tyro
-
+from data_pipelines.entry import parse
 from data_pipelines.errors import InputError, RunError
 from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
@@ -50,7 +49,7 @@ class _Tasks:
 def execute(arguments: list[str]) -> tuple[str | None, bool]:
     """Make one run. Returns why it failed, None if it did not, and whether this process can make another."""
     try:
-        fine_tune(tyro.cli(Transfer, args=arguments))
+        fine_tune(parse(Transfer, None, args=arguments))
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return str(error), True
