@@ -15,11 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from benchmarks.loading_pass import child_environment
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import RunError
 from trainer.environment import commit, cpu_name
 
@@ -111,7 +109,7 @@ def table(result: dict[str, Any]) -> str:
 @entry_point
 def main() -> None:
     """Measure every variant, one after the other, and write JSON and Markdown."""
-    settings = tyro.cli(EnginesBenchmark, description=__doc__)
+    settings = parse(EnginesBenchmark, __doc__)
     rows = []
     for name in settings.variants:
         rows.append(run_variant(name, settings))

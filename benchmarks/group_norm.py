@@ -17,12 +17,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave, measured_device
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from trainer.environment import commit, cpu_name
 from trainer.kernels import group_norm_cpu
@@ -321,7 +320,7 @@ def _cell(spread: dict[str, float]) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, check, measure, write JSON and Markdown, and print the table."""
-    settings = tyro.cli(GroupNormBenchmark, description=__doc__)
+    settings = parse(GroupNormBenchmark, __doc__)
     result = measure(settings, measured_device(settings.device))
     leave(settings.out, result, table(result))
     print(settings.out)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import triton
-import tyro
 from torch import nn
 from torch.autograd.graph import _engine_run_backward
 from triton.backends.compiler import GPUTarget
@@ -26,7 +25,7 @@ from triton.runtime import driver
 
 from benchmarks.kernel_code import Layer, norms
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from trainer.engines.replica import channels_last
 from trainer.environment import commit, cpu_name
 from trainer.kernels import group_norm_relu as group_norm
@@ -202,7 +201,7 @@ def table(found: dict[str, dict[str, dict[str, float]]]) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, measure, and write JSON and Markdown."""
-    settings = tyro.cli(HostTime, description=__doc__)
+    settings = parse(HostTime, __doc__)
     torch.set_num_threads(1)
     launch_nothing()
     found = {name: host_time(name, settings.rounds) for name in settings.models}

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from scipy import stats
 
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from data_pipelines.part import progress_bar
 from trainer.environment import commit
@@ -137,7 +136,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, simulate, and write JSON and Markdown."""
-    settings = tyro.cli(Coverage, description=__doc__)
+    settings = parse(Coverage, __doc__)
     rows = [cover(design, settings) for design in DESIGNS]
     about = {"sets": settings.sets, "resamples": settings.resamples, "seed": settings.seed}
     result = {"benchmark": "interval_coverage", "commit": commit(), **about, "designs": rows}

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-import tyro
 from torch import Tensor, nn
 
 from benchmarks.outcome import leave
 from benchmarks.pretended_gpu import Address, Launch, compiled, pretend
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from trainer.engines.replica import channels_last
 from trainer.environment import commit
@@ -290,7 +289,7 @@ def table(result: dict[str, Any]) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, compile, write JSON and Markdown, and print the table."""
-    settings = tyro.cli(KernelCode, description=__doc__)
+    settings = parse(KernelCode, __doc__)
     result = measure(settings)
     leave(settings.out, result, table(result))
     print(settings.out)

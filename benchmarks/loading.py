@@ -19,14 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
-import tyro
-
 from benchmarks.loading_contenders import CONTENDERS
 from benchmarks.loading_gpu import measure_gpu
 from benchmarks.loading_host import measure_host, measure_startup
 from benchmarks.loading_images import generated_photo, given_photos, lay_out
 from benchmarks.loading_pass import Setting, run_apart
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from trainer.environment import commit, cpu_name
 
@@ -220,7 +218,7 @@ def _verdict(measured: dict[str, Any], target: Any, sign: str) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, measure, write the JSON file and print a table."""
-    settings = tyro.cli(Loading, description=__doc__)
+    settings = parse(Loading, __doc__)
     with tempfile.TemporaryDirectory(prefix="bitscale-loading-") as folder:
         result = measure(settings, Path(folder))
     settings.out.parent.mkdir(parents=True, exist_ok=True)

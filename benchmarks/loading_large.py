@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 
 from benchmarks.loading import spread_of, usable_cores, versions
 from benchmarks.loading_contenders import LARGE
@@ -23,7 +22,7 @@ from benchmarks.loading_images import generated_photo, given_photos, lay_out, pr
 from benchmarks.loading_pass import SIZE, Setting, run_apart
 from benchmarks.outcome import leave
 from data_pipelines.augment import Augmentation
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.index import Index
 from data_pipelines.loaders import pick_loader
@@ -186,7 +185,7 @@ def _range(spread: dict[str, float], form: str) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, measure, and leave JSON and table."""
-    settings = tyro.cli(LoadingLarge, description=__doc__)
+    settings = parse(LoadingLarge, __doc__)
     result = measure(settings)
     leave(settings.out, result, table(result))
 

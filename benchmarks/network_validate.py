@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import tyro
 
 from benchmarks.loading import versions
 from benchmarks.network import simulate
@@ -25,7 +24,7 @@ from benchmarks.network_layers import job_of
 from benchmarks.network_profile import Profile, load_profile
 from benchmarks.network_wire import measure_wire
 from benchmarks.scaling_predict import sync_of
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from trainer.environment import commit, cpu_name
 from trainer.files import write_json
@@ -143,7 +142,7 @@ def here(window_steps: int) -> dict[str, Any]:
 @entry_point
 def main() -> None:
     """Parse the command line, compare, and write the JSON file."""
-    settings = tyro.cli(Validation, description=__doc__)
+    settings = parse(Validation, __doc__)
     result: dict[str, Any] = {
         "benchmark": "network",
         "commit": commit(),

@@ -26,7 +26,7 @@ from typing import Annotated, Any, TextIO
 import tyro
 
 from benchmarks.on_gpu_parts import PARTS, Part
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.index import nearest
 from trainer.files import read_json, write_atomically, write_json
@@ -261,7 +261,7 @@ def _terminated(number: int, frame: object) -> None:
 def main() -> None:
     """Parse the command line, run the parts, and tell how they ended."""
     signal.signal(signal.SIGTERM, _terminated)  # a part's `finally` ends its processes
-    settings = tyro.cli(OnGpu, description=__doc__)
+    settings = parse(OnGpu, __doc__)
     folder = settings.folder.resolve()
     described = describe(settings)
     results = open_results(folder, described)

@@ -20,12 +20,11 @@ from statistics import median
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave, measured_device
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, keep_freed_memory
 from trainer.engines.replica import channels_last
@@ -243,7 +242,7 @@ def _cell(spread: dict[str, float]) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, check, measure, write JSON and Markdown, and print the table."""
-    settings = tyro.cli(OptimizerBenchmark, description=__doc__)
+    settings = parse(OptimizerBenchmark, __doc__)
     result = measure(settings, measured_device(settings.device))
     leave(settings.out, result, table(result))
 

@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any
 
 import torch
-import tyro
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.loading import versions
@@ -25,7 +24,7 @@ from benchmarks.network import Job, Layer, Sync, simulate
 from benchmarks.network_wire import GLOO_THREADS, Combination, machine_of, run_ranks
 from benchmarks.outcome import leave
 from benchmarks.overlap_rank import ORDERS, filters_at_once
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from trainer.environment import commit, cpu_name
 from trainer.models.bit import BiTResNet, build_model
 
@@ -155,7 +154,7 @@ def gradient_memory(names: tuple[str, ...] = _MODELS) -> dict[str, dict[str, int
 @entry_point
 def main() -> None:
     """Parse the command line, measure, and write the JSON file."""
-    settings = tyro.cli(Overlap, description=__doc__)
+    settings = parse(Overlap, __doc__)
     rows, peaks = measure(settings), gradient_memory()
     result = {
         "benchmark": "overlap",

@@ -18,7 +18,7 @@ import pandas as pd
 import tyro
 
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from trainer.environment import commit
 from trainer.reporting.cells import cell_of, interval
@@ -108,7 +108,7 @@ def _of(runs: pd.DataFrame, key: tuple[Any, ...]) -> pd.DataFrame:
 @entry_point
 def main() -> None:
     """Parse the command line and compare."""
-    settings = tyro.cli(Settings, description=__doc__)
+    settings = parse(Settings, __doc__)
     result, table = compare(settings.runs)
     if settings.out is None:
         print(table)

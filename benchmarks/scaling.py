@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import tyro
 
 from benchmarks import scaling_run as runs
 from benchmarks.loading import versions
@@ -28,7 +27,7 @@ from benchmarks.scaling_point import SYNTHETIC, Point
 from benchmarks.scaling_predict import Asked, advise, changed, predictions, sync_of
 from benchmarks.scaling_report import MARKDOWN, write_tables
 from benchmarks.scaling_rows import measured_rows
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from trainer.environment import commit, cpu_name
 from trainer.files import write_json
@@ -220,7 +219,7 @@ def _device_name(device: str) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, measure, predict, and write tables and figures."""
-    settings = tyro.cli(Scaling, description=__doc__)
+    settings = parse(Scaling, __doc__)
     if settings.dry_world is not None:
         settings.out.mkdir(parents=True, exist_ok=True)
         write_json(settings.out / "dry_world.json", measure_dry_worlds(settings.dry_world))

@@ -18,12 +18,11 @@ from statistics import median
 from typing import Any, Literal, cast
 
 import torch
-import tyro
 
 from benchmarks.loading_host import resident_mb
 from benchmarks.loading_images import generated_photo, lay_out
 from benchmarks.scaling_meter import MeasuredEnough, Meter
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.shards import MANIFEST
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
@@ -140,7 +139,7 @@ def _from_all(engine: Engine, value: float) -> list[float]:
 @entry_point
 def main() -> None:
     """Parse the command line and measure."""
-    point = tyro.cli(Point, description=__doc__)
+    point = parse(Point, __doc__)
     config = config_of(point)
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
     if point.data == SYNTHETIC:

@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.network_profile import Profile
 from benchmarks.scaling_rows import MEASURED, Row
+from data_pipelines.advice import quoted
 from trainer.files import write_json
 
 CSV, JSON, MARKDOWN = "scaling.csv", "scaling.json", "scaling.md"
@@ -35,7 +36,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> st
     if about["plan"]:
         lines += [
             f"Counts that do not fit this machine are planned in `{about['plan']}`: `python -m launchers.submit "
-            f"{about['plan']} --site SITE`, then the same command with `--collect {about['out']}`.",
+            f"{quoted(about['plan'])} --site SITE`, then the same command with `--collect {quoted(about['out'])}`.",
             "",
         ]
     lines += [

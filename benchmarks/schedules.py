@@ -17,10 +17,9 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import tyro
 
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from trainer.config import Config
 from trainer.environment import commit
 from trainer.recipes import RECIPES
@@ -175,7 +174,7 @@ def text(unions: dict[str, tuple[int, dict[str, Curve]]], figure: str) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, draw, and write JSON, PNG and Markdown."""
-    drawing = tyro.cli(Drawing, description=__doc__)
+    drawing = parse(Drawing, __doc__)
     unions = {union: curves_of(union) for union in UNIONS}
     result = {
         "commit": commit(),

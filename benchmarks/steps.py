@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 from torch.autograd import DeviceType
 
 from benchmarks.outcome import leave, measured_device
 from benchmarks.throughput_models import Turn, images_and_labels, our_loop
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from trainer.config import Precision
 from trainer.engines.base import Engine
@@ -211,7 +210,7 @@ def table(result: dict[str, Any]) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, try, measure, write JSON and Markdown, and print the tables."""
-    settings = tyro.cli(Steps, description=__doc__)
+    settings = parse(Steps, __doc__)
     result = measure(settings, measured_device(settings.device))
     leave(settings.out, result, table(result))
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import tyro
 
 from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave, measured_device
@@ -41,7 +40,7 @@ from benchmarks.throughput_models import (
     turn_of,
     with_cudnn_benchmark,
 )
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from trainer.energy import EnergyCounter
 from trainer.engines.device import cpu_threads
@@ -310,7 +309,7 @@ def _cell(spread: dict[str, float], form: str) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, check, measure, write JSON and Markdown, and print the table."""
-    settings = tyro.cli(Throughput, description=__doc__)
+    settings = parse(Throughput, __doc__)
     if settings.plan is not None:
         print(plan(settings.plan, settings.gpu, settings.image_size))
         return

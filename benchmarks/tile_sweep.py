@@ -15,13 +15,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-import tyro
 from torch import Tensor
 
 from benchmarks.group_norm import Shape, copied_bytes_per_ms, layers, tensors
 from benchmarks.group_norm import Stopwatch as ColdStopwatch
 from benchmarks.outcome import leave, measured_device
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from trainer.environment import commit, cpu_name
 from trainer.kernels import group_norm_relu as kernel
@@ -198,7 +197,7 @@ def table(result: dict[str, Any]) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, measure, write JSON and Markdown, and print the table."""
-    settings = tyro.cli(TileSweep, description=__doc__)
+    settings = parse(TileSweep, __doc__)
     result = measure(settings, measured_device(settings.device))
     leave(settings.out, result, table(result))
 

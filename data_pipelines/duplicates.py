@@ -126,9 +126,9 @@ def equal_pictures(rows: Path, shards: Mapping[Split, Sequence[str]], merges: bo
     differs = ~is_across & (not merges) & _differs(labels[first], labels[second])
 
     def some(chosen: npt.NDArray[np.bool_]) -> tuple[int, tuple[Pair, ...]]:
-        one, other = first[chosen], second[chosen]
-        pairs = zip(keys[one[:_NAMED]].tolist(), keys[other[:_NAMED]].tolist(), strict=True)
-        return len(np.unique(hashes[one])), tuple(pairs)
+        of_each = np.flatnonzero(chosen)[np.unique(hashes[first[chosen]], return_index=True)[1]]
+        one, other = (keys[rows[np.sort(of_each)[:_NAMED]]].tolist() for rows in (first, second))
+        return len(of_each), tuple(zip(one, other, strict=True))
 
     (across, of_across), (differing, of_differing) = some(is_across), some(differs)
     return Equal(across, differing, of_across, of_differing)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.advice import flag
 from data_pipelines.depth import AS_DECLARED, Depth, depth_of
 from data_pipelines.draws import hash64
 from data_pipelines.errors import ImpossibleError, InputError, ShardError
@@ -234,7 +235,7 @@ class Index:
         if short and not at_most:
             raise ImpossibleError(
                 f"{shots} shots asked for, but some classes have fewer training images: {some_of(short)}; "
-                "ask for fewer shots, or take what there is with --shots-at-most"
+                f"ask for fewer shots, or take what there is with {flag('--data.shots-at-most')}"
             )
         counts = np.bincount(self.labels, minlength=self.num_classes)
         by_class = np.lexsort([hash64(seed, np.arange(len(self))), self.labels])
@@ -245,8 +246,8 @@ class Index:
     def _require_single_label(self, what: str) -> None:
         if self.task != "single_label":
             raise ImpossibleError(
-                f"{what} needs one label per image; this set is multi-label (--one-label takes the images with exactly "
-                "one positive finding)"
+                f"{what} needs one label per image; this set is multi-label ({flag('--data.one-label')} takes the "
+                "images with exactly one positive finding)"
             )
 
 

@@ -20,7 +20,7 @@ import tyro
 
 from data_pipelines.augment import PAPER_TRANSLATION, RESIZE_FIRST, Augmentation, Border, PolicyName
 from data_pipelines.batch import Batch
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index, Patients, Split
 from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to_draw
@@ -205,7 +205,7 @@ def _noun(index: Index) -> str:
 @entry_point
 def main() -> None:
     """Parse the command line, draw the page and print the summary."""
-    look = tyro.cli(Inspect, description=__doc__)
+    look = parse(Inspect, __doc__)
     page = make_page(look)
     try:
         look.out.parent.mkdir(parents=True, exist_ok=True)

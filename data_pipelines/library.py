@@ -6,6 +6,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.advice import quoted
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.shards import MANIFEST
@@ -36,13 +37,13 @@ def find(name: str) -> Path:
     if name in DATASETS and name not in OWN:
         raise InputError(
             f"data set {name!r} is not prepared; prepare it with: "
-            f"python -m data_pipelines.prepare {name} {_root_flag(DATASETS[name])}--out {data_root() / name}"
+            f"python -m data_pipelines.prepare {name} {_root_flag(DATASETS[name])}--out {quoted(data_root() / name)}"
         )
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
         f"{nearest(name, sorted((prepared | set(DATASETS)) - set(OWN)))}; class folders are prepared with: "
-        f"python -m data_pipelines.prepare image-folder --root DIR --out {data_root() / Path(name).name}"
+        f"python -m data_pipelines.prepare image-folder --root DIR --out {quoted(data_root() / Path(name).name)}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from data_pipelines import torch_loader
+from data_pipelines.advice import flag
 from data_pipelines.augment import Augmentation
 from data_pipelines.batch import Batch
 from data_pipelines.errors import InputError
@@ -70,7 +71,7 @@ def pick_loader(
         if name == "dali":
             why, instead = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
             raise InputError(
-                f"{settings} cannot be had with DALI, which {why}; take --loader torch, or train {instead}"
+                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {instead}"
             )
         if name == "auto" and on_gpu:
             print(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.", file=sys.stderr)
@@ -84,7 +85,7 @@ def pick_loader(
     except ImportError as error:
         remedy = f"DALI cannot be imported ({error}); install it with: pip install nvidia-dali-cuda130"
         if name == "dali":
-            raise InputError(f"{remedy}, or take --loader torch") from error
+            raise InputError(f"{remedy}, or take {flag('--loader')} torch") from error
         print(f"warning: {remedy}. Going on with torch, which decodes on the CPU.", file=sys.stderr)
         return "torch", torch_loader.batches
     return "dali", dali_loader.batches
@@ -93,14 +94,14 @@ def pick_loader(
 def _only_torch(scaled_decode: bool, augmentation: Augmentation | None) -> list[_OnlyTorch]:
     found = []
     if scaled_decode:
-        setting, why = "--data.scaled-decode", "decodes every window at its full size"
+        setting, why = flag("--data.scaled-decode"), "decodes every window at its full size"
         found.append(_OnlyTorch(setting, why, f"without {setting}"))
     if augmentation is None or not augmentation.randaugment_ops:
         return found
     if augmentation.randaugment_space == "ildoonet":
-        flag, why = "--data.randaugment-space", "has not all of its operations"
-        found.append(_OnlyTorch(f"{flag} ildoonet", why, f"with {flag} torchvision"))
+        named, why = flag("--data.randaugment-space"), "has not all of its operations"
+        found.append(_OnlyTorch(f"{named} ildoonet", why, f"with {named} torchvision"))
     if augmentation.randaugment_on == "image":
-        flag, why = "--data.randaugment-on", "decodes no more of a picture than the window"
-        found.append(_OnlyTorch(f"{flag} image", why, f"with {flag} crop"))
+        named, why = flag("--data.randaugment-on"), "decodes no more of a picture than the window"
+        found.append(_OnlyTorch(f"{named} image", why, f"with {named} crop"))
     return found

@@ -2,13 +2,13 @@
 with it."""
 
 import json
-import shlex
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.advice import quoted
 from data_pipelines.contents import LOOKERS, digest_of_states
 from data_pipelines.datasets.raw import RawSet
 from data_pipelines.depth_of_set import find_bits
@@ -86,7 +86,7 @@ def was_begun_anew(partial: Path) -> bool:
 
 def removal(partial: Path) -> str:
     """The command that removes an interrupted preparation."""
-    return f"rm -r {shlex.quote(str(partial))}"
+    return f"rm -r {quoted(partial)}"
 
 
 def _plan(raw: RawSet, part: tuple[int, int] | None, drop_duplicates: bool, former: dict[str, Any]) -> dict[str, Any]:

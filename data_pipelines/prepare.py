@@ -115,16 +115,17 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             tidy(out)
             return read_manifest(out)
         require_free(out, output.force)
-        if not _write(raw, output, out, about):
-            return None
+        try:
+            if not _write(raw, output, out, about):
+                return None
+        except TooManyBadError as found:
+            by_hand = removal(partial_of(out)) if output.part else None
+            raise refusal(found, out, output.max_bad, by_hand, keymap) from None
         if keymap is not None:
             keymap(keymap_of(out))
         require_free(out, output.force)  # again: another process may have come first
         put_in_place(partial_of(out) / SET, out)
         tidy(out)
-    except TooManyBadError as found:
-        by_hand = removal(partial_of(out)) if output.part else None
-        raise refusal(found, out, output.max_bad, by_hand, keymap) from None
     except OSError as error:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         raise InputError(

@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_pipelines.advice import flag, quoted
 from data_pipelines.errors import InputError
 from data_pipelines.file_names import file_name_of
 from data_pipelines.index import digest_of
@@ -41,7 +41,9 @@ def stage(folder: Path, storage: Path) -> Path:
             if not _is_whole(copy, folder, files):
                 _make(manifest, folder, files, copy, storage)
     except OSError as error:
-        raise InputError(f"{folder} cannot be staged to {storage} ({error}); choose another --stage") from error
+        raise InputError(
+            f"{folder} cannot be staged to {storage} ({error}); choose another {flag('--stage')}"
+        ) from error
     return copy
 
 
@@ -106,7 +108,7 @@ def _require_space(folder: Path, files: Files, storage: Path) -> None:
     if needed > free:
         raise InputError(
             f"{folder} needs {needed / 1e9:.2f} GB, {storage} has {free / 1e9:.2f} GB free; remove what older runs "
-            "staged there, choose another --stage, or leave it out"
+            f"staged there, choose another {flag('--stage')}, or leave it out"
         )
 
 
@@ -124,5 +126,5 @@ def _copy(folder: Path, files: Files, copy: Path) -> None:
             if expected and expected != digest.hexdigest():
                 raise InputError(
                     f"{folder / path} is not as it was prepared; check all: python -m data_pipelines.prepare --verify "
-                    f"{shlex.quote(str(folder))}"
+                    f"{quoted(folder)}"
                 )

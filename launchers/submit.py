@@ -113,7 +113,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence[str]) -> None:
     """`pretrain RECIPE`: one job that queues itself again, a chain of jobs, or a smoke test."""
     if "--no-resume" in arguments:
-        raise UsageError("--no-resume would start anew in every job; name another --run-dir instead")
+        raise UsageError("--no-resume would start anew in every job; name another --run-dir behind -- instead")
     arguments = [options.recipe, *arguments]
     if site.stage and not any(argument.split("=")[0] == "--stage" for argument in arguments):
         arguments += ["--stage", site.stage]
@@ -146,9 +146,8 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         previous = sbatch.submit(request, text, previous)
 
 
-def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Options, and what comes after `--`. Raises UsageError."""
-    cut = arguments.index("--") if "--" in arguments else len(arguments)
+def make_parser() -> argparse.ArgumentParser:
+    """What the command line may say, before `--`."""
     parser = argparse.ArgumentParser(
         "python -m launchers.submit",
         description=__doc__,
@@ -174,6 +173,13 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--logs", default="logs", help="folder of the jobs' output")
     parser.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="a further directive")
     parser.add_argument("--dry-run", action="store_true", help="show the script and what it costs; submit nothing")
+    return parser
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and what comes after `--`. Raises UsageError."""
+    cut = arguments.index("--") if "--" in arguments else len(arguments)
+    parser = make_parser()
     options, unknown = parser.parse_known_args(arguments[:cut])
     if unknown:
         known = [flag for action in parser._actions for flag in action.option_strings]

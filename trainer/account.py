@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from data_pipelines.advice import flag, has_flag, quoted
 from data_pipelines.errors import RunError
 from data_pipelines.faults import BLANK, Unseen, key_of, place_of
 from data_pipelines.index import Index
@@ -26,6 +27,7 @@ def describe(index: Index, one: Unseen) -> dict[str, Any]:
         "key": key_of(index, one.sample),
         "shard": str(index.shards[int(index.shard[one.sample])]) if one.of_shard else "",
         "set": index.origins[int(index.shard[one.sample])],
+        "folder": str(index.shards[int(index.shard[one.sample])].parent.parent),
         "reason": one.reason,
         "instead": key_of(index, one.instead) if shown else "",
     }
@@ -78,13 +80,13 @@ class Account:
         if of_shards and data.on_bad_shard == "stop":
             first = of_shards[0]
             raise RunError(
-                f"step {step}: {first['reason'].partition(';')[0]}; it is a shard of {first['set']}. Bring the file "
-                "back and repeat the command, or go on without it: --data.on-bad-shard skip"
+                f"step {step}: {first['reason'].partition(';')[0]}; it is a shard of {first['set']}. "
+                f"{_bring_it_back('go on')}"
             )
         if len(self._bad) > data.max_bad:
             raise RunError(
-                f"{len(self._bad)} images cannot be decoded any more, more than --data.max-bad {data.max_bad}; they "
-                f"are in {self._quarantine.path}. Check the set: python -m data_pipelines.prepare --verify"
+                f"{len(self._bad)} images cannot be decoded any more, more than {flag('--data.max-bad')} "
+                f"{data.max_bad}; they are in {self._quarantine.path}. Check the set: {_check(every)}"
             )
         if lost := [one for one in every if not one["instead"]]:
             raise RunError(
@@ -114,8 +116,22 @@ def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unseen]
         )
     if of_shards and job.config.data.on_bad_shard == "stop":
         raise RunError(
-            f"{of_shards[0]['reason'].partition(';')[0]}; it is a shard of {of_shards[0]['set']}. Bring the file back "
-            "and repeat the command, or judge without it: --data.on-bad-shard skip"
+            f"{of_shards[0]['reason'].partition(';')[0]}; it is a shard of {of_shards[0]['set']}. "
+            f"{_bring_it_back('judge')}"
         )
     if len(every) - len(of_shards) > job.config.data.max_bad:
-        raise RunError(f"{len(every)} images cannot be decoded any more, more than --data.max-bad allows")
+        raise RunError(
+            f"{len(every)} images cannot be decoded any more, more than {flag('--data.max-bad')} allows. Check the "
+            f"set: {_check(every)}"
+        )
+
+
+def _bring_it_back(go_on: str) -> str:
+    without = f", or {go_on} without it: --data.on-bad-shard skip" if has_flag("--data.on-bad-shard") else ""
+    return f"Bring the file back and repeat the command{without}"
+
+
+def _check(every: Sequence[dict[str, Any]]) -> str:
+    """The command that compares a set with its sums: that of the last image which could not be decoded."""
+    folder = next(one["folder"] for one in reversed(every) if not one["shard"])
+    return f"python -m data_pipelines.prepare --verify {quoted(folder)}"

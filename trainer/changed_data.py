@@ -1,10 +1,10 @@
 """What became of the data of a run since it was begun, and whether its model can go on with them."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.advice import flag, quoted
 from data_pipelines.errors import InputError
 from data_pipelines.index import some_of
 from trainer import checkpoint
@@ -38,17 +38,15 @@ def changed_sets(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     return [f"contents of the sets: {shown[0]} -> {shown[1]}"]
 
 
-def require_same_outputs(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any], is_transfer: bool) -> None:
+def require_same_outputs(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise InputError where the outputs of the model mean something else than in the data: it cannot go on with them.
     before, now: as `data_before`."""
     found = [*_classes(before.get("classes"), now["classes"]), *_kinds(before, now)]
     if not found:
         return
-    if is_transfer:
-        remedy = "Start a new run in another folder: --out DIR"
-    else:
-        begin = shlex.join(["--model.pretrained", str(run_dir)])
-        remedy = f"Start a new run in another folder, --run-dir DIR; with {begin} it begins with these weights"
+    remedy = f"Start a new run in another folder: {flag('--run-dir')} DIR"
+    if (begin := "--model.pretrained") == flag(begin):  # a transfer begins with those of its source
+        remedy += f"; with {begin} {quoted(run_dir)} it begins with these weights"
     raise InputError(
         f"{run_dir} holds a run on other data, and its model cannot go on with these:\n  " + "\n  ".join(found) + "\n"
         f"{remedy}"
@@ -59,7 +57,7 @@ def make_anew(run_dir: Path, changed: Sequence[str]) -> str:
     """How a finished run comes by a result on its set where nothing but the training images changed: there is nothing
     left to be learnt from them. "" otherwise. changed: as `config.differences`."""
     fingerprints = [line for line in changed if line.startswith("data_fingerprint: ")]
-    return f"have this one made anew: {shlex.join(['rm', '-r', str(run_dir)])}" if changed == fingerprints != [] else ""
+    return f", or have this one made anew: rm -r {quoted(run_dir)}" if changed == fingerprints != [] else ""
 
 
 def _classes(was: Sequence[str] | None, are: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
+from data_pipelines.advice import flag, with_own_flags
 from data_pipelines.augment import (
     AUTHORS_TRANSLATION,
     PAPER_TRANSLATION,
@@ -34,8 +35,9 @@ TrainOn = Literal["train", "train+val"]
 
 
 def _require(condition: bool, message: str) -> None:
+    """Raise InputError with the message, which names flags of pretrain.py, unless the condition holds."""
     if not condition:
-        raise InputError(message)
+        raise InputError(with_own_flags(message))
 
 
 def _require_known_choices(config: Any) -> None:
@@ -137,7 +139,7 @@ class DataConfig:
         _require(0 <= self.translation < 1, f"--data.translation is {self.translation}; it must lie in [0, 1)")
         _require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {self.mixup_alpha}; it must not be negative")
         _require(self.max_bad >= 0, f"--data.max-bad is {self.max_bad}; it must not be negative")
-        _require(self.shots is None or self.shots > 0, f"shots is {self.shots}; it must be at least 1, or 'full'")
+        _require(self.shots is None or self.shots > 0, f"--data.shots is {self.shots}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class ModelConfig:
     filter_init: FilterInit = "kaiming"
     """Initial weights of the convolutions: kaiming: normal, variance 2/inputs; torch: nn.Conv2d's own."""
     pretrained: str | None = None
-    """Weights to start from: a run folder, a file, or a published name; the head is new unless --keep-head."""
+    """Weights to start from: a run folder, a file, or a published name; the head is new unless --model.keep-head."""
     keep_head: bool = False
     """Start from the pre-trained head, too: the classes must be its own."""
     mean: PerChannel | None = None
@@ -162,13 +164,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _require_known_choices(self)
         if self.mean is not None:
-            require_mean(self.mean, "--model.mean:")
+            require_mean(self.mean, f"{flag('--model.mean')}:")
         if self.std is not None:
-            require_std(self.std, "--model.std:")
+            require_std(self.std, f"{flag('--model.std')}:")
         _require(self.name in MODELS, f"unknown model {self.name!r}{nearest(self.name, list(MODELS))}")
         _require(
             self.pretrained is not None or not self.keep_head,
-            "--keep-head needs pre-trained weights: there is no head yet",
+            "--model.keep-head needs pre-trained weights: there is no head yet",
         )
 
 
@@ -310,12 +312,12 @@ class RuntimeConfig:
         counts = ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
         for name in (*counts, "profile", "max_failed_saves", "connect_timeout_s", "timeout_s", "max_skipped_steps"):
             value = getattr(self, name)
-            flag = f"--{name.replace('_', '-')}"
+            named = f"--{name.replace('_', '-')}"
             if isinstance(value, str):
                 is_auto = (name, value) == ("micro_batch_size", "auto")
-                _require(is_auto, f"{flag} is {value!r}, neither a number nor 'auto'")
+                _require(is_auto, f"{named} is {value!r}, neither a number nor 'auto'")
                 continue
-            _require(value is None or value > 0, f"{flag} is {value}; it must be at least 1")
+            _require(value is None or value > 0, f"{named} is {value}; it must be at least 1")
         _require(
             0 <= self.checkpoint_stages <= 4,
             f"--checkpoint-stages is {self.checkpoint_stages}; it must lie in 0 to 4, the number of stages",
@@ -389,7 +391,9 @@ class Config:
         _require_known_choices(self)
         _require(self.seed >= 0, f"--seed is {self.seed}; it must not be negative")
         _require(self.global_batch_size > 0, f"--global-batch-size is {self.global_batch_size}; it must be at least 1")
-        _require(self.eval_every is None or self.eval_every > 0, f"--eval-every is {self.eval_every}; at least 1")
+        _require(
+            self.eval_every is None or self.eval_every > 0, f"--eval-every is {self.eval_every}; it must be at least 1"
+        )
         _require(bool(self.data.sets), "no data set; name one with --data.sets")
         _require(
             self.mode == "finetune" or self.runtime.profile is None,
@@ -403,16 +407,16 @@ class Config:
             )
             _require(
                 self.mode != "probe",
-                "a linear probe chooses its L2 on val, which train+val trains on; take --train-on train",
+                "a linear probe chooses its L2 on val, which train+val trains on; take --data.train-on train",
             )
         if self.data.mixup_alpha:
             sizes = {
                 "--global-batch-size": self.global_batch_size,
                 "--micro-batch-size": self.runtime.micro_batch_size,
             }
-            for flag, size in sizes.items():
+            for named, size in sizes.items():
                 even = not isinstance(size, int) or size % 2 == 0
-                _require(even, f"MixUp mixes neighbours in pairs: {flag} {size} must be even")
+                _require(even, f"MixUp mixes neighbours in pairs: {named} {size} must be even")
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON types."""

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from data_pipelines.index import Array
 from trainer.config import Precision, RuntimeConfig
@@ -35,7 +35,7 @@ from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.tested import AnySplit, Tested, test_elsewhere, test_own
 from trainer.files import write_atomically, write_json
-from trainer.reporting.document import as_markdown, as_page
+from trainer.reporting.document import Title, as_markdown, as_page
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 
@@ -87,7 +87,7 @@ def evaluate(settings: Evaluate) -> Path:
     assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
     differences, other = _compare(tested, settings)
     sections = _card_sections(run)
-    label = label_of(run, tested, sections)
+    label = label_of(run, tested, lambda title: sections.get(_heading(title), ""))
     evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
     folder = settings.out or run.folder / label.folder
     try:
@@ -129,17 +129,22 @@ def _same_labels(one: Array, other: Array) -> bool:
     return np.array_equal(one.astype(np.float64), other.astype(np.float64), equal_nan=True)
 
 
+def _heading(title: str) -> str:
+    """Of an evaluation, as it stands in the model card."""
+    return as_markdown([Title(f"{CARD_SECTION}{title}")]).strip()
+
+
 def _card_sections(run: Run) -> dict[str, str]:
-    """The evaluations in the model card of the run, by their titles."""
+    """The evaluations in the model card of the run, by their headings."""
     path = run.folder / CARD
     former = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = re.split(rf"(?m)^## {CARD_SECTION}", former)[1:]
-    return {text.splitlines()[0]: f"## {CARD_SECTION}{text}" for text in found}
+    found = re.split(rf"(?m)^(?=## {CARD_SECTION})", former)[1:]
+    return {text.splitlines()[0]: text for text in found}
 
 
 def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
     """Put this evaluation into the model card of the run, beside those that are there."""
-    sections = sections | {evaluation.title: as_markdown(card_section(evaluation))}
+    sections = sections | {_heading(evaluation.title): as_markdown(card_section(evaluation))}
     head = as_markdown(card_head(evaluation.run, evaluation.assessment))
     text = "\n".join(part.rstrip() + "\n" for part in (head, *sections.values()))
     path = evaluation.run.folder / CARD
@@ -149,7 +154,7 @@ def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
 @entry_point
 def main() -> None:
     """Parse the command line and evaluate."""
-    print(evaluate(tyro.cli(Evaluate, description=__doc__)))
+    print(evaluate(parse(Evaluate, __doc__)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.advice import flag, has_flag
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint, logs
 from trainer.changed_data import changed_sets, data_before, make_anew, require_same_outputs
@@ -28,7 +29,7 @@ from trainer.preflight import preflight
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
 from trainer.resume_command import resume_command
-from trainer.run_lock import ELSEWHERE, locked, release, require_lock, taken_over
+from trainer.run_lock import elsewhere, locked, release, require_lock, taken_over
 from trainer.saving import UnsavedError
 from trainer.signals import Stopped
 from trainer.tracking import write_status
@@ -94,7 +95,7 @@ def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any
     write_status(job.run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     if engine.rank == 0:
         print(f"{job.run_dir} is finished", flush=True)
-    say_nothing_is_recorded(job, engine, "the run is finished; --no-resume begins another one")
+    say_nothing_is_recorded(job, engine, _finished())
     return result
 
 
@@ -168,7 +169,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         if job.config.data.shots is not None:
             write_subset(run_dir, job.train)
     except OSError as error:
-        raise InputError(f"{run_dir} cannot be written ({error}); {ELSEWHERE}") from error
+        raise InputError(f"{run_dir} cannot be written ({error}); {elsewhere()}") from error
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -199,7 +200,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
     units, parts = config.global_batch_size // job.order.unit, engine.world_size
     if units < parts:
         raise InputError(
-            f"--global-batch-size {config.global_batch_size} is too small for {parts} ranks; raise it to "
+            f"{flag('--global-batch-size')} {config.global_batch_size} is too small for {parts} ranks; raise it to "
             f"{parts * job.order.unit} or start fewer ranks"
         )
     if units % parts and engine.rank == 0:
@@ -212,7 +213,9 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     before = read_json(run_dir / CONFIG)
     if before is None:
         if checkpoint.numbered(run_dir):
-            raise InputError(f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with --run-dir")
+            raise InputError(
+                f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--run-dir')}"
+            )
         return None
     changed = differences(before, settings)
     other_model = [line for line in changed if line.startswith("model.")]
@@ -222,13 +225,13 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
         )
     former = data_before(run_dir, RESULT)
     if changed:
-        require_same_outputs(run_dir, former, data, _is_transfer(settings))
+        require_same_outputs(run_dir, former, data)
     other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
     if (changed or other_sets) and not start.resume_anyway:
         anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
-            f"Start a new run in another folder, or {anew or _way_on(before, settings)}"
+            f"Start a new run in another folder{anew or _way_on(before, settings)}"
         )
     if other_sets or not isinstance(result, dict) or differences(result.get("settings", {}), settings):
         return None
@@ -249,18 +252,17 @@ def _finished_meanwhile(job: Job, settings: dict[str, Any], start: Start, engine
     return result
 
 
+def _finished() -> str:
+    return "the run is finished" + ("; --no-resume begins another one" if has_flag("--no-resume") else "")
+
+
 def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
     """How a run goes on whose settings are not those of this start."""
     was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
     if was == now:
-        return "go on all the same with --resume-anyway"
+        return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
     # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
-    flag = "--train-on" if _is_transfer(settings) else "--data.train-on"
-    return f"go on with the images that it was trained on so far: {flag} {was}"
-
-
-def _is_transfer(settings: dict[str, Any]) -> bool:
-    return bool(settings["schedule"]["kind"] == "hyperrule")
+    return f", or go on with the images that it was trained on so far: {flag('--data.train-on')} {was}"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from trainer.files import utf8_path, write_json
 from trainer.models.layouts import BIT_NPZ
@@ -82,13 +82,16 @@ def export(settings: Export) -> list[str]:
     notes += _notes_on_filters(weights.model_name, filters["filters"])
     config = timm_config(weights, notes) | {OWN_KEY: said}
     header = {"format": "pt", OWN_KEY: json.dumps(said)}
-
-    def save(folder: Path) -> None:
-        with utf8_path(folder / SAFETENSORS) as name:
-            save_file(tensors, name, metadata=header)
-
-    _write(settings, config, save)
+    _write(settings, config, lambda folder: _save_safetensors(folder / SAFETENSORS, tensors, header))
     return notes
+
+
+def _save_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    with utf8_path(path) as name:
+        save_file(tensors, name, metadata=header)  # which leaves a file that nobody else may read, whatever the umask
+    path.chmod(mode)
 
 
 def _save_npz(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -165,11 +168,12 @@ def _require_free(out: Path, force: bool) -> None:
 @entry_point
 def main() -> None:
     """Parse the command line and export."""
-    settings = tyro.cli(Export, description=__doc__)
+    settings = parse(Export, __doc__)
     notes = export(settings)
     for note in notes:
         print(note)
-    load = f'timm.create_model("local-dir:{settings.out}", pretrained=True)' if settings.format == "timm" else ""
+    source = json.dumps(f"local-dir:{settings.out}", ensure_ascii=False)
+    load = f"timm.create_model({source}, pretrained=True)" if settings.format == "timm" else ""
     print(f"{settings.out}  {load}".rstrip())
 
 

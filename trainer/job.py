@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines import library
+from data_pipelines.advice import flag
 from data_pipelines.augment import PAIR, Augmentation
 from data_pipelines.batch import Batch
 from data_pipelines.concat import concat, near_misses, told_apart, with_val
@@ -27,10 +28,6 @@ from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, requir
 from trainer.models.weights import describe_weights
 from trainer.schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
 
-_NORMALISE = (
-    "mend it there, or give both values, which then count, with --mean and --std (pretrain.py: --model.mean and "
-    "--model.std)"
-)
 CONFIG = "config.json"
 """In the folder of a run: its settings."""
 
@@ -197,7 +194,10 @@ def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
     else:
         weights = describe_weights(model.pretrained) if model.pretrained is not None else None
         if weights:
-            weights.require_normalisation(_NORMALISE)
+            weights.require_normalisation(
+                f"mend it there, or give both values, which then count, with {flag('--model.mean')} and "
+                f"{flag('--model.std')}"
+            )
         mean, std = (weights and weights.mean) or BIT_MEAN, (weights and weights.std) or BIT_STD
     return replace(model, mean=model.mean or mean, std=model.std or std)
 
@@ -238,8 +238,8 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
         return index.few_shot(data.shots, seed, data.shots_at_most)
     if index.task == "single_label" and not data.shots_at_most and (missing := index.below(1)):
         raise ImpossibleError(
-            f"some classes have no training image: {some_of(missing)}; choose the others with --classes, or train "
-            "without images of these with --shots-at-most"
+            f"some classes have no training image: {some_of(missing)}; choose the others with "
+            f"{flag('--data.classes')}, or train without images of these with {flag('--data.shots-at-most')}"
         )
     return index
 

@@ -16,11 +16,11 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 
-from data_pipelines import entry
+from data_pipelines import entry, streams
 from trainer.engines.base import Engine
 
 FOLDER = "logs"
@@ -63,18 +63,16 @@ class _Log:
             self.write(text)
 
 
-class _Tee:
+class _Tee(streams.Stream):
     """A stream whose text goes into the log too."""
 
     def __init__(self, stream: TextIO, log: _Log) -> None:
-        self._stream, self._log = stream, log
+        super().__init__(stream)
+        self._log = log
 
     def write(self, text: str) -> int:
         self._log.write(text)
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return super().write(text)
 
 
 _log: _Log | None = None
@@ -85,6 +83,8 @@ def install() -> None:
     their start."""
     global _log
     if not isinstance(sys.stderr, _Tee):
+        streams.guard()
+        streams.outlive_readers()
         _log = _Log()
         sys.stdout, sys.stderr = _Tee(sys.stdout, _log), _Tee(sys.stderr, _log)  # type: ignore[assignment]
         sys.excepthook = _tell_exception

@@ -22,7 +22,7 @@ from trainer.profiling.recorder import recorded_steps
 from trainer.saving import Saver, require_finite
 from trainer.signals import NEVER, Stopped, StopSignals
 from trainer.tracking import Tracker
-from trainer.watch import LossWatch
+from trainer.watch import LossWatch, ways_to_stay_finite
 
 
 def train(
@@ -148,7 +148,7 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     if ruined:
         raise RunError(
             f"{job.run_dir}: the model's outputs for {ruined} of {len(index)} images are not finite, so there are no "
-            "metrics. Take --precision bf16 or fp32, lower the learning rate, or look at the weights it began with"
+            f"metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
         )
     return outputs.contiguous(), lost
 

@@ -9,8 +9,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from data_pipelines.advice import flag
 from data_pipelines.batch import Batch
 from data_pipelines.errors import RunError
+from trainer.config import Precision
 from trainer.engines.base import Engine
 from trainer.job import Job
 from trainer.losses import batch_loss, model_input
@@ -43,7 +45,7 @@ def with_batches_that_fit(job: Job, engine: Engine, make_ready: Callable[[Job], 
         if job.total_steps:
             passes = -(-share // micro_batch_size)
             sizes = f"{micro_batch_size} images per rank in one pass, {passes} of them make a step; {sizes}"
-        print(f"--micro-batch-size auto: {sizes}", file=sys.stderr, flush=True)
+        print(f"{flag('--micro-batch-size')} auto: {sizes}", file=sys.stderr, flush=True)
     return _with(job, micro_batch_size, eval_batch_size)
 
 
@@ -61,9 +63,13 @@ def _largest(size: int, unit: int, engine: Engine, job: Job, trial: Callable[[Jo
         if size == unit:
             raise RunError(
                 f"{job.run_dir}: not even {unit} image{'s' * (unit > 1)} of {job.config.data.image_size} pixels fit "
-                "into memory; take a smaller model or images, or --precision bf16"
+                f"into memory; take a smaller model or smaller images{_narrower(job.config.precision)}"
             )
         size = -(-size // (2 * unit)) * unit
+
+
+def _narrower(precision: Precision) -> str:
+    return f", or {flag('--precision')} bf16" if precision == "fp32" else ""
 
 
 def _fits(attempt: Callable[[], None], engine: Engine) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipelines.errors import InputError
 from trainer.files import read_json
 from trainer.lock_file import job_name
-from trainer.run_lock import ELSEWHERE, Ranks
+from trainer.run_lock import Ranks, elsewhere
 
 ENVIRONMENT = "environment.json"
 """In the folder of a run: where its last start was made, and by which job."""
@@ -52,7 +52,7 @@ def _claim(run_dir: Path, chosen: Path) -> tuple[str, str | None]:
         except FileExistsError:
             continue
         except OSError as error:
-            return folder.name, f"{folder} cannot be made ({error}); {ELSEWHERE}"
+            return folder.name, f"{folder} cannot be made ({error}); {elsewhere()}"
         return folder.name, None
     raise AssertionError("there is no last number")
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.advice import quoted
+
 
 @dataclass(frozen=True)
 class PaperTarget:
@@ -69,7 +71,8 @@ def data_warning(name: str, folder: Path, found: Mapping[str, Mapping[str, Any]]
     said = [f"{PREPARED[key]}: {pair['used']} instead of {pair['protocol']}" for key, pair in found.items()]
     wanted = paper_target(name).prepared.items()
     options = [f"--{key.replace('_', '-')} {value}" for key, value in wanted if key != "xray_cut"]  # whole by default
-    given = " ".join(["--root DIR", *options, f"--out {folder.resolve().parent}-authors/{folder.name}"])
+    out = Path(f"{folder.resolve().parent}-authors", folder.name)
+    given = " ".join(["--root DIR", *options, f"--out {quoted(out)}"])
     return (
         f"the authors' program has other data than {folder} ({'; '.join(said)}); for theirs: "
         f"python -m data_pipelines.prepare {name} {given}"

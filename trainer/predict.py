@@ -24,7 +24,7 @@ import tyro
 
 from data_pipelines.depth import LEAST_BITS, MOST_BITS
 from data_pipelines.dicom import why_no_picture
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError, RunError
 from data_pipelines.index import Array
 from data_pipelines.part import progress_bar
@@ -183,7 +183,7 @@ def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verifie
 @entry_point
 def main() -> None:
     """Parse the command line and predict."""
-    settings = tyro.cli(Predict, description=__doc__)
+    settings = parse(Predict, __doc__)
     counts, left_out = predict(settings)
     unreadable = f", {counts['unreadable']} could not be read" if counts["unreadable"] else ""
     others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
 from trainer.reporting.paper import published
@@ -55,7 +55,7 @@ def write_report(report: Report) -> Path:
 @entry_point
 def main() -> None:
     """Parse the command line and write the report."""
-    print(write_report(tyro.cli(Report, description=__doc__)))
+    print(write_report(parse(Report, __doc__)))
 
 
 if __name__ == "__main__":

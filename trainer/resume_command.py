@@ -1,15 +1,16 @@
 """The command line that goes on with a run, as its user gave it."""
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_pipelines.advice import as_word, no_option
+
 
 def resume_command(run_dir: Path) -> str:
     """What to type to go on with this process's run: its command, or that of the launcher which started it."""
-    return shlex.join(_goes_on_with(run_dir, _given(os.getppid(), sys.argv[0], sys.orig_argv)))
+    return " ".join(map(as_word, _goes_on_with(run_dir, _given(os.getppid(), sys.argv[0], sys.orig_argv))))
 
 
 def _given(parent: int, script: str, own: Sequence[str]) -> list[str]:
@@ -17,7 +18,7 @@ def _given(parent: int, script: str, own: Sequence[str]) -> list[str]:
     command, is_worker = list(own), Path(script).name == "worker.py"  # of a sweep, which was given another
     for _ in range(8):
         try:
-            words = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            words = os.fsdecode(Path(f"/proc/{parent}/cmdline").read_bytes()).split("\0")[:-1]
             parent = int(
                 Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
             )
@@ -39,4 +40,4 @@ def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
         if not skip and word not in ("--no-resume", "--run-dir") and not word.startswith("--run-dir="):
             words.append(word)
         skip = word == "--run-dir"
-    return [*words, "--run-dir", str(run_dir)]
+    return [*words, "--run-dir", no_option(run_dir)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Any, Literal, Protocol
 
+from data_pipelines.advice import flag
 from data_pipelines.errors import InputError, RunError
 from trainer.lock_file import LOCK, Found, Holder, after, chain_of, clock_ns, create, put_first, this_start
 from trainer.messages import say
@@ -22,9 +23,12 @@ _BEAT_S, _POLL_S = 10.0, 1.0
 _MISSED_BEATS = 3  # a disk may be slow
 _ENDING_S = 45.0  # that a start of the same job, or one whose launcher is gone, may take to save and end
 _PATIENCE_S = 30.0  # from asking this start to end until it is ended
-ELSEWHERE = "choose another --run-dir (transfer.py: --out)"
-"""A remedy where the folder of a run cannot be had."""
 Verdict = Literal["free", "wait", "busy"]
+
+
+def elsewhere() -> str:
+    """A remedy where the folder of a run cannot be had."""
+    return f"choose another {flag('--run-dir')}"
 
 
 class Ranks(Protocol):
@@ -91,7 +95,7 @@ class _Attempt:
         if may_end:
             self.words = f"{self._in_use(holder)}, which may be about to end; waiting up to {_ENDING_S:.0f} s for that"
             return "wait"
-        self.words = f"{self._in_use(holder)}. {self._remedy(f'have it save and end by: kill {process.number}')}"
+        self.words = f"{self._in_use(holder)}. {self._remedy(f'have it save and end with: kill {process.number}')}"
         return "busy"
 
     def _judge_silence(self, found: Found, of_this_job: bool) -> Verdict:
@@ -109,7 +113,7 @@ class _Attempt:
         return f"{self._folder} is in use by {holder.in_words()}"
 
     def _remedy(self, stop: str) -> str:
-        return f"Wait for it, {ELSEWHERE}, or {stop}"
+        return f"Wait for it, {elsewhere()}, or {stop}"
 
 
 class _Lock:
@@ -209,7 +213,7 @@ def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
                 attempt = attempt or _Attempt(run_dir, timeout_s)
                 outcome = [attempt.take(), attempt.words]
             except OSError as error:
-                outcome = ["failed", f"{run_dir} cannot be written ({error}); {ELSEWHERE}"]
+                outcome = ["failed", f"{run_dir} cannot be written ({error}); {elsewhere()}"]
         # All ranks go round together: a single long wait would be longer than they wait for each other.
         verdict, words = engine.gather(outcome)[0]
         if verdict == "free":

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipelines.advice import flag, has_flag
 from data_pipelines.errors import RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
@@ -115,7 +116,7 @@ class Saver:
         if self._engine.sum(torch.tensor(float(bool(failed)))):
             error = UnsavedError if stopping else RunError
             raise error(
-                f"the last checkpoint could not be saved: {_why(failed)}. Make room and start the same command again"
+                f"the last checkpoint could not be saved: {_why(failed)}. Mend that and start the same command again"
             )
 
     def take_figures(self) -> dict[str, float]:
@@ -143,8 +144,8 @@ class Saver:
         most = self._job.config.runtime.max_failed_saves
         if self._failed_in_a_row >= most:
             raise RunError(
-                f"{most} saves in a row failed (--max-failed-saves): {_why(failed)}. {self._left()}; make room and "
-                "start the same command again"
+                f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. {self._left()}; mend "
+                "that and start the same command again"
             )
 
     def _left(self) -> str:
@@ -243,7 +244,8 @@ def require_finite(weights: Iterable[Tensor], step: int) -> None:
     """Raise RunError if one of the weights after `step` updates is not finite."""
     norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
     if not norms.isfinite().all():
+        longer = " or lengthen the warm-up" if has_flag("--schedule.warmup-steps") else ""
         raise RunError(
             f"the weights after step {step} are not finite although the loss was; they are not saved, and what was "
-            "saved before stays as it is. Lower the learning rate or lengthen the warm-up"
+            f"saved before stays as it is. Lower the learning rate{longer}"
         )

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from data_pipelines.errors import InputError
 from data_pipelines.printable import printable
 from trainer.files import read_json
@@ -204,7 +204,7 @@ def _duration(seconds: float) -> str:
 @entry_point
 def main() -> None:
     """Print how the runs stand."""
-    settings = tyro.cli(Status, description=__doc__)
+    settings = parse(Status, __doc__)
     absent = [str(folder) for folder in settings.runs if not folder.is_dir()]
     if absent:
         raise InputError(f"{', '.join(absent)} is no folder; name run folders, or folders of them")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from data_pipelines.advice import has_flag, quoted
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
@@ -179,8 +180,8 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
         if engine.rank == 0:
             _set_aside(path, problem)
     raise InputError(
-        f"{job.run_dir} has no whole checkpoint, only damaged ones; copy one back from elsewhere, or begin anew "
-        "with --no-resume"
+        f"{job.run_dir} has no whole checkpoint, only damaged ones; copy one back from elsewhere, or begin anew: "
+        + ("--no-resume" if has_flag("--no-resume") else f"rm -r {quoted(job.run_dir)}")
     )
 
 

@@ -10,9 +10,8 @@ import sys
 if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
     sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
 
-import tyro
 
-from data_pipelines.entry import entry_point
+from data_pipelines.entry import entry_point, parse
 from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
 from trainer.sweep.command import main_sweep
@@ -25,7 +24,7 @@ def main() -> None:
         main_sweep(sys.argv[2:])
     else:
         logs.install()
-        fine_tune(tyro.cli(Transfer, description=__doc__))
+        fine_tune(parse(Transfer, __doc__))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from data_pipelines.advice import flag, has_flag
 from data_pipelines.errors import RunError
 from data_pipelines.faults import Unseen, keys_of
 from trainer.account import Account
+from trainer.config import Config
 from trainer.engines.base import Engine, Update
 from trainer.files import write_json
 from trainer.job import Job
@@ -101,9 +103,9 @@ class LossWatch:
             )
         if self.num_skipped > most:
             raise RunError(
-                f"{self.num_skipped} steps had a loss or gradient that was not finite, more than --max-skipped-steps "
-                f"{most}; their images are in {self._skipped.path}. Look at these, lower the learning rate, lengthen "
-                "the warm-up, or take --precision fp32"
+                f"{self.num_skipped} steps had a loss or gradient that was not finite, more than "
+                f"{flag('--max-skipped-steps')} {most}; their images are in {self._skipped.path}. Look at these, "
+                f"{ways_to_stay_finite(self._job.config)}"
             )
 
     def _warn_of_spike(self, step: int, loss: float) -> None:
@@ -120,10 +122,18 @@ class LossWatch:
         path = self._job.run_dir / f"nonfinite_step_{step:08d}.json"
         if self._rank == 0:
             write_json(path, {"step": step, "lr": lr, "keys_by_rank": keys})
+        another = f"leave out such updates with {flag('--non-finite')} skip"
         shown = [key for rank_keys in keys.values() for key in rank_keys][:_SHOWN_KEYS]
         raise RunError(
             f"the {what} of step {step} is not finite at learning rate {lr:.4g}, on rank {', '.join(map(str, ranks))}; "
             f"samples: {', '.join(shown)} ... (all in {path}). What was saved before stays as it is. Look at these, "
-            "lower the learning rate, lengthen the warm-up, take --precision fp32, or leave out such updates with "
-            "--non-finite skip"
+            f"{ways_to_stay_finite(self._job.config, another)}"
         )
+
+
+def ways_to_stay_finite(config: Config, another: str | None = None) -> str:
+    """What a run can be given whose numbers became too large, and `another` way."""
+    ways = ["lower the learning rate", "lengthen the warm-up" if has_flag("--schedule.warmup-steps") else None]
+    ways += [f"take {flag('--precision')} fp32" if config.precision != "fp32" else None, another]
+    *most, last = filter(None, ways)
+    return f"{', '.join(most)}, or {last}" if most else last

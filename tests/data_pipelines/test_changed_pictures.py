@@ -366,6 +366,16 @@ def test_tasks_of_an_array_job_begin_their_own_part_anew_and_the_last_command_ke
     assert not work["decoded"]
 
 
+def test_the_last_command_keeps_parts_that_were_begun_without_force(
+    films: Path, tmp_path: Path, work: dict[str, list[str]]
+) -> None:
+    for part in range(2):
+        prepare(reader(films), Output(tmp_path / "out", part=(part, 2)))
+    work.update(read=[], decoded=[])
+    prepare(reader(films), Output(tmp_path / "out", force=True))
+    assert not work["decoded"]
+
+
 def test_a_task_of_other_options_removes_nothing(films: Path, tmp_path: Path) -> None:
     prepare(reader(films), Output(tmp_path / "a set", part=(0, 2)))
     other = reader(films, shorter_side=32)

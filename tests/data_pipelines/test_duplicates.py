@@ -54,7 +54,7 @@ def keys_of(folder: Path) -> dict[str, list[str]]:
 
 
 def test_equal_pictures_are_named(make_set: MakeSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = make_set("train 0 0", "train 1 1", "val 2 0", "test 0 0", "val 1 0", "train 3 0", "train 3 1", "train 4 0")
+    raw = make_set("train 0 0", "train 1 1", "val 2 0", "test 0 0", "val 1 0", "train 3 0", "train 3 1", "train 3 0")
     manifest = prepare(raw, Output(tmp_path / "out"))
     assert manifest
     said = capsys.readouterr().err

@@ -183,7 +183,7 @@ def test_classes_below_a_number_of_images(animals: Index) -> None:
 
 
 def test_few_shot_refuses_small_classes_or_takes_what_there_is(animals: Index) -> None:
-    with pytest.raises(InputError, match=r"7 shots .*: cat \(6\); .*--shots-at-most"):
+    with pytest.raises(InputError, match=r"7 shots .*: cat \(6\); .*--data.shots-at-most"):
         animals.few_shot(7, seed=0)
     assert np.bincount(animals.few_shot(9, seed=0, at_most=True).labels).tolist() == [6, 9, 8]
 
@@ -200,7 +200,7 @@ def test_take_classes_renumbers_in_the_given_order(animals: Index) -> None:
 
 def test_selections_need_one_label_per_image(load: Callable[..., Index]) -> None:
     findings = load([[0, 1]], ("edema", "mass"))
-    with pytest.raises(InputError, match=r"few-shot selection needs one label per image.*--one-label"):
+    with pytest.raises(InputError, match=r"few-shot selection needs one label per image.*--data.one-label"):
         findings.few_shot(1, seed=0)
     with pytest.raises(InputError, match="a choice of classes needs one label per image"):
         findings.take_classes(["edema"])

@@ -131,6 +131,15 @@ def test_what_a_refusal_left_goes_with_the_set_that_is_prepared(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out [1]", "raw"]
 
 
+def test_a_list_that_cannot_be_written_is_said(class_folders: Callable[..., Path], tmp_path: Path) -> None:
+    root = class_folders()
+    for name in ("a.png", "b.png"):
+        (root / "cat" / name).write_bytes(b"no picture")
+    (tmp_path / "out.quarantine.csv").mkdir()
+    with pytest.raises(InputError, match=r"out cannot be written .*quarantine\.csv.*mend that"):
+        prepare(image_folder(root, 0, 0), Output(tmp_path / "out"))
+
+
 @pytest.mark.parametrize("with_bits", [False, True])
 def test_bits_are_named_where_they_are_a_remedy(films: Path, tmp_path: Path, encode: Callable, with_bits: bool) -> None:
     for name in ("0.png", "6.png"):

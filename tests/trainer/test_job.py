@@ -344,7 +344,9 @@ def test_one_label_of_several_findings(tmp_path: Path) -> None:
 
 def test_classes_without_training_images(tmp_path: Path) -> None:
     folder = tiny_set(tmp_path / "some", [0, 0, 2], ("cat", "dog", "eel"))
-    with pytest.raises(InputError, match=r"no training image: dog \(0\); choose the others with --classes, .*at-most"):
+    with pytest.raises(
+        InputError, match=r"no training image: dog \(0\); choose the others with --data.classes, .*at-most"
+    ):
         job_of(folder)
     with pytest.raises(InputError, match=r"1 shots asked for, .* fewer training images: dog \(0\)"):
         job_of(folder, shots=1)

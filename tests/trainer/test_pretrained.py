@@ -96,5 +96,5 @@ def test_runs_from_before_heads_could_be_kept_go_on() -> None:
 
 
 def test_a_head_cannot_be_kept_of_nothing() -> None:
-    with pytest.raises(InputError, match="--keep-head needs pre-trained weights"):
+    with pytest.raises(InputError, match=r"--model.keep-head needs pre-trained weights"):
         ModelConfig(SMALL, keep_head=True)

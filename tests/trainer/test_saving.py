@@ -195,7 +195,7 @@ def test_what_is_left_after_failed_saves_is_told_as_it_is(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: True))
-    with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; make room and start the same"):
+    with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; mend that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
     monkeypatch.undo()
     monkeypatch.setattr(saving, "_LAST_PAUSES_S", ())

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_sets import tiny_set
 
+from data_pipelines import advice
 from data_pipelines.errors import ImpossibleError, InputError
 from data_pipelines.index import Index, Split
 from trainer import checkpoint, pretrain
@@ -276,9 +277,10 @@ def test_fine_tuning_goes_by_the_name_of_the_set(name: str, given: Any, images: 
 
 
 def test_runs_from_before_all_images_were_the_default_go_on(
-    target: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    target: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the four targets, by the flag that the refusal names."""
+    monkeypatch.setattr(advice, "_command", Transfer)
     given = Transfer(SCRATCH, str(target("pets")), "2", 0, options_of(tmp_path))
     before = replace(given, options=options_of(tmp_path, train_on="train"))
     fine_tune(before)

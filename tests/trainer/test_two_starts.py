@@ -17,13 +17,15 @@ import torch
 from run_ranks import run_ranks
 
 from data_pipelines.entry import entry_point
-from data_pipelines.errors import InputError
-from trainer import checkpoint, lock_file, new_folder, run_lock, status
+from data_pipelines.errors import InputError, RunError
+from trainer import checkpoint, heartbeat_file, lock_file, new_folder, run_lock, status
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
+from trainer.engines.ddp import DDPEngine
 from trainer.experiment import Start, run
 from trainer.lock_file import LOCK, this_start
 from trainer.processes import Process
+from trainer.signals import Stopped
 from trainer.tracking import Tracker
 
 STEPS, PAUSED_AT = 8, 5
@@ -197,6 +199,7 @@ def test_a_run_that_was_taken_over_ends_and_writes_nothing(
 ) -> None:
     """It stood still for so long that another start took it for dead."""
     monkeypatch.setattr(run_lock, "_BEAT_S", 0.2)
+    monkeypatch.setattr(heartbeat_file, "EVERY_S", 0.0)
     first = begin()
     os.kill(first.number, signal.SIGSTOP)
     newer = replace(this_start(first.run_dir), host="node7", process=Process(12, 5), machine="another")
@@ -210,6 +213,43 @@ def test_a_run_that_was_taken_over_ends_and_writes_nothing(
     after = contents(first.run_dir)
     assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl"}
     assert lock_file.holder_of(first.run_dir) == newer
+
+
+def test_a_run_that_is_taken_over_in_its_last_evaluation_leaves_no_result(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, before = tmp_path / "run", {}
+
+    def judged(*_: Any) -> None:
+        newer = replace(this_start(run_dir), host="node7", process=Process(12, 5), machine="another")
+        before.update(contents(run_dir))
+        (run_dir / LOCK).write_bytes(lock_file.to_bytes(newer))
+        time.sleep(PATIENCE_S)
+
+    monkeypatch.setattr(run_lock, "_BEAT_S", 0.2)
+    monkeypatch.setattr("trainer.training.judge", judged)
+    with pytest.raises(RunError, match="taken over by process 12 on node7"):
+        trained(str(phantoms), run_dir)
+    assert contents(run_dir) == before
+    assert (run_dir / LOCK).exists()
+
+
+def test_the_folder_is_free_before_a_stopped_run_leaves_its_job(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that a launcher may end it before it comes to anything else."""
+    held: list[bool] = []
+    advance = Tracker.advance
+
+    def stopping(tracker: Tracker) -> None:
+        advance(tracker)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr(Tracker, "advance", stopping)
+    monkeypatch.setattr(DDPEngine, "close", lambda _: held.append((tmp_path / "run" / LOCK).exists()))
+    with pytest.raises(Stopped):
+        trained(str(phantoms), tmp_path / "run")
+    assert held[0] is False
 
 
 def refusal(data: str, run_dir: Path) -> str:
@@ -257,6 +297,7 @@ def test_what_another_start_finished_meanwhile_is_not_done_again(
 def test_who_only_looks_takes_no_lock(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = trained(str(phantoms), tmp_path / "run")
     monkeypatch.setattr(run_lock, "create", lambda *_: pytest.fail("a lock"))
+    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
     with subprocess.Popen(["sleep", "300"]) as other:
         holder = replace(this_start(tmp_path / "run"), process=lock_file.parsed([other.pid, None]))
         (tmp_path / "run" / LOCK).write_bytes(lock_file.to_bytes(holder))
@@ -311,8 +352,11 @@ def test_a_restart_goes_on_in_the_new_folder_of_its_job(
     assert new_folder.claim(tmp_path / "run", chosen, OneRank()) == chosen
 
 
-def test_a_new_folder_is_made_only_for_a_run_that_begins(phantoms: Path, tmp_path: Path) -> None:
+def test_a_new_folder_is_made_only_for_a_run_that_begins(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = tmp_path / "run"
+    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
     with pytest.raises(InputError):
         trained(str(tmp_path / "no set"), run_dir, resume=False)
     assert trained(str(phantoms), run_dir, resume=False, preflight_only=True) == {}

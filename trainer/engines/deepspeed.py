@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from data_pipelines.advice import flag
 from data_pipelines.errors import InputError
 from trainer.engines.base import Update
 from trainer.engines.ddp import init_process_group
@@ -71,7 +72,7 @@ class DeepSpeedEngine(ReplicaEngine):
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
-            raise InputError("DeepSpeed trains fp32 weights only; take --engine ddp or horovod")
+            raise InputError(f"DeepSpeed trains fp32 weights only; take {flag('--engine')} ddp or horovod")
         self._whole: SGDAGC | None = self._optimizer
         self._gathers = self._runtime.zero_stage < 2  # which exists to hold a part of the gradients only
         if self._runtime.zero_stage:

@@ -8,10 +8,10 @@ import subprocess
 
 import torch
 
+from data_pipelines.advice import flag
 from data_pipelines.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_MEND_DRIVER = "mend the driver, or run on the CPU with --device cpu"
 
 
 def pick_device(device: str, local_rank: int, bound: bool = False) -> torch.device:
@@ -24,16 +24,16 @@ def pick_device(device: str, local_rank: int, bound: bool = False) -> torch.devi
     if not torch.cuda.is_available():
         if "CUDA_VISIBLE_DEVICES" in os.environ and shutil.which("nvidia-smi"):
             hidden = os.environ["CUDA_VISIBLE_DEVICES"]
-            raise InputError(f"CUDA_VISIBLE_DEVICES={hidden!r} shows no usable GPU; unset it, or take --device cpu")
+            raise InputError(f"CUDA_VISIBLE_DEVICES={hidden!r} shows no usable GPU; unset it, or {_on_the_cpu()}")
         driver = _driver_cuda_version()
         if driver is not None:
             raise InputError(
                 f"this machine has an NVIDIA GPU, but torch {torch.__version__} cannot use it (the driver supports "
                 f"CUDA {driver[0]}.{driver[1]}, torch was built for {torch.version.cuda or 'the CPU'}); "
-                f"{_install_line(driver)}, or run on the CPU with --device cpu"
+                f"{_install_line(driver)}, or {_on_the_cpu()}"
             )
         if device == "cuda":
-            raise InputError("no GPU found; run on the CPU with --device cpu")
+            raise InputError(f"no GPU found; {_on_the_cpu()}")
         return torch.device("cpu")
     if bound and torch.cuda.device_count() == 1:
         return torch.device("cuda", 0)  # whether it is this rank's own is checked when the ranks meet
@@ -43,6 +43,10 @@ def pick_device(device: str, local_rank: int, bound: bool = False) -> torch.devi
             "start as many ranks per node as it has GPUs (torchrun --nproc-per-node)"
         )
     return torch.device("cuda", local_rank)
+
+
+def _on_the_cpu() -> str:
+    return f"run on the CPU with {flag('--device')} cpu"
 
 
 def _driver_cuda_version() -> tuple[int, int] | None:
@@ -57,14 +61,14 @@ def _driver_cuda_version() -> tuple[int, int] | None:
             ["nvidia-smi"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"nvidia-smi fails ({error}); {_MEND_DRIVER}") from error
+        raise InputError(f"nvidia-smi fails ({error}); mend the driver, or {_on_the_cpu()}") from error
     version = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", answer.stdout)
     if version:
         return int(version[1]), int(version[2])
     said = (answer.stdout + answer.stderr).strip()
     if "No devices were found" in said:
         return None
-    raise InputError(f"nvidia-smi fails ({said[:200]}); {_MEND_DRIVER}")
+    raise InputError(f"nvidia-smi fails ({said[:200]}); mend the driver, or {_on_the_cpu()}")
 
 
 def _install_line(driver: tuple[int, int]) -> str:

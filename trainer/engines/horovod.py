@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from data_pipelines.advice import flag
 from data_pipelines.errors import InputError
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous, interface_to
@@ -176,6 +177,7 @@ def _import_horovod(device: torch.device) -> Any:
         )
     if device.type == "cuda" and not hvd.nccl_built():
         raise InputError(
-            f"this Horovod was built for the CPU; build it for NCCL with {_INSTALL} --nccl, or take --device cpu"
+            f"this Horovod was built for the CPU; build it for NCCL with {_INSTALL} --nccl, or take "
+            f"{flag('--device')} cpu"
         )
     return hvd

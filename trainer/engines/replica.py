@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from data_pipelines.advice import flag
 from data_pipelines.errors import InputError
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import orphans
@@ -47,11 +48,11 @@ class ReplicaEngine(Engine):
         if on_gpu:
             torch.cuda.set_device(self.device)
         if precision == "fp16" and not on_gpu:
-            raise InputError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
+            raise InputError(f"{flag('--precision')} fp16 needs a GPU; take bf16 or fp32 on a CPU")
         if runtime.compile == "graphs" and not on_gpu:
-            raise InputError("--compile graphs are CUDA graphs, which need a GPU; take --compile True on a CPU")
+            raise InputError(f"{flag('--compile')} graphs are CUDA graphs, which need a GPU; take True on a CPU")
         if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take --precision fp16")
+            raise InputError(f"{torch.cuda.get_device_name(self.device)} has no bf16; take {flag('--precision')} fp16")
         torch.set_num_threads(self.threads)
         if not on_gpu:
             keep_freed_memory()

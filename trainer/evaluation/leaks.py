@@ -13,7 +13,7 @@ from data_pipelines.shards import read_manifest
 from trainer.evaluation.runs import Run, own_data
 
 How = Literal["content", "name", "prepared otherwise", "namesake", "no"]
-_MOST_READ_BYTES = 2 << 30  # to compare images, or keys: seconds to minutes
+_MOST_READ_BYTES = 2 << 30  # to compare images: at most minutes
 _MOST_KEYS = 500_000
 _SAMPLED = 1000  # images of a set that is too large to be compared as a whole
 _FACTORS = np.array([1 << 40, 1 << 20, 1], dtype=np.uint64)
@@ -37,28 +37,15 @@ def how_trained_on(run: Run, manifest: Mapping[str, Any], with_sources: bool = T
 
 def leaks(run: Run, manifest: Mapping[str, Any], splits: Sequence[Split], indexes: Sequence[Index]) -> list[str]:
     """What must be said of what the run has seen of these images of a set."""
-    how, name = how_trained_on(run, manifest), manifest["name"]
-    said = {
-        "content": f"The run was trained on this set, {name}",
-        "name": f"The run was trained on a set called {name}, by which name alone it is known",
-        "prepared otherwise": f"The run was trained on {name}, prepared in another way",
-    }
-    found = []
-    if how == "namesake":
-        found.append(
-            f"The run was trained on another set that is called {name}, too: by its content this one is external, "
-            "unless it is the same images, prepared in another way."
-        )
-    elif how != "no":
-        trained = set(run.trained_on.split("+")) & set(splits)
-        found.append(
-            f"{said[how]}: "
-            + ("its training images are among these." if trained else "this is no external validation.")
-        )
+    how = how_trained_on(run, manifest)
+    found = _of_the_set(run, manifest["name"], how, splits)
+    indexes = [index for index in indexes if len(index)]
     try:
         own, folders = own_data(run, "train")
     except InputError:
         return [*found, "The training set is not at hand: whether it has the same patients was not looked at."]
+    if not indexes:
+        return found
     if how != "content":
         found += _equal_images(own, indexes)
     if how == "namesake":
@@ -70,6 +57,24 @@ def leaks(run: Run, manifest: Mapping[str, Any], splits: Sequence[Split], indexe
     shared = np.intersect1d(own.group, np.concatenate([index.group for index in indexes]))
     count = int((shared >= 0).sum())
     return found + ([f"PATIENTS LEAK: {count:,} patients of these images were trained on."] if count else [])
+
+
+def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[str]:
+    if how == "no":
+        return []
+    if how == "namesake":
+        return [
+            f"The run was trained on another set that is called {name}, too: by its content this one is external, "
+            "unless it is the same images, prepared in another way."
+        ]
+    said = {
+        "content": f"this set, {name}",
+        "name": f"a set called {name}, by which name alone it is known",
+        "prepared otherwise": f"{name}, prepared in another way",
+    }
+    is_among = set(run.trained_on.split("+")) & set(splits)
+    what = "its training images are among these" if is_among else "this is no external validation"
+    return [f"The run was trained on {said[how]}: {what}."]
 
 
 def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:

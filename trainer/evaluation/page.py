@@ -1,13 +1,13 @@
 """The evaluation page as blocks, and the model card made of the same."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.advice import quoted
 from data_pipelines.errors import InputError
 from data_pipelines.index import Metric
 from data_pipelines.printable import printable
@@ -211,7 +211,7 @@ def card_head(run: Run, assessment: Assessment) -> list[Block]:
         Title("Model"),
         Items(tuple(_model_items(run))),
         Title("Use"),
-        Words((Code(f"bitscale-predict {shlex.quote(str(run.folder))} INPUT --out predictions.csv"),)),
+        Words((Code(f"bitscale-predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
         Words("Meant for images like those it was trained on; see the data of each evaluation."),
         Title("How the numbers were computed"),
         Items(tuple(methods(assessment))),

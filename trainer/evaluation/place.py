@@ -1,7 +1,7 @@
 """What an evaluation is called, and where it goes: nothing of another set is overwritten."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,10 +42,10 @@ class Label(NamedTuple):
         return "-".join(filter(None, ("evaluation", file_name_of(self.name), self.mark, self.split)))
 
 
-def label_of(run: Run, tested: Tested, sections: Mapping[str, str]) -> Label:
-    """What to call a set. sections: the text of those in the model card, by their titles."""
+def label_of(run: Run, tested: Tested, section_of: Callable[[str], str]) -> Label:
+    """What to call a set. section_of: what the model card says under a title."""
     plain = Label(" ".join(tested.name.split()), "", tested.split)
-    former = (sections.get(plain.title, ""), _said(run.folder / plain.folder))
+    former = (section_of(plain.title), _said(run.folder / plain.folder))
     if tested.is_namesake or any(text and is_of_another_set(text, tested) for text in former):
         return plain._replace(mark=_mark(tested))
     return plain

@@ -54,8 +54,8 @@ class Predictor:
         self.xray_cut: XrayCut = about.get("xray_cut") or "square"
         if "xray_size" not in about and xray_size is None and self.channels == 1:
             print(
-                f"warning: {run.path} does not say whether its grey images were X-rays that were shrunk; if so, say to "
-                "what side with --xray-size",
+                f"warning: {run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
+                "bitscale-predict needs their side: --xray-size",
                 file=sys.stderr,
             )
         if bits is not None and not self.xray_size:

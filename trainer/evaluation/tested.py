@@ -193,7 +193,7 @@ def _mismatches(run: Run, predictor: Predictor, index: Index) -> list[str]:
         )
         found.append(
             f"The set stores {stored}, the run was trained on X-rays of {predictor.xray_size}: prepare it with "
-            f"--xray-size {predictor.xray_size}."
+            f"--size {predictor.xray_size} (your own sets: --xray-size)."
         )
     if predictor.xray_size and index.xray_side and predictor.xray_cut != index.xray_cut:
         what = "whole X-rays" if predictor.xray_cut == "whole" else "central squares of X-rays"

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -75,22 +76,25 @@ def cache_folder() -> Path:
 
 def _compile(command: list[str], target: Path) -> None:
     """Ranks may do this at the same time: each its own file, of which one name is made."""
-    handle, name = tempfile.mkstemp(suffix=".so", dir=target.parent)
-    os.close(handle)
+    own = target.with_name(f".{target.stem}.{uuid4().hex}.so")  # made by the compiler, so that others may read it, too
     try:
         done = subprocess.run(
-            [*command, "-o", name], capture_output=True, encoding="utf-8", errors="replace", timeout=_COMPILE_LIMIT_S
+            [*command, "-o", str(own)],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_COMPILE_LIMIT_S,
         )
         if done.returncode:
             said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
             raise OSError(f"{command[0]} fails: {said or done.returncode}")
-        with Path(name).open("ab") as file:
-            file.write(_sum(Path(name).read_bytes()))
+        with own.open("ab") as file:
+            file.write(_sum(own.read_bytes()))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, target)
+        own.replace(target)
     finally:
-        Path(name).unlink(missing_ok=True)
+        own.unlink(missing_ok=True)
 
 
 def _is_whole(library: Path) -> bool:

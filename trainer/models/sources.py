@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.advice import quoted
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from trainer import checkpoint
@@ -59,7 +60,7 @@ def locate(source: str) -> Path:
         return _cached(f"timm/{name}", TIMM_NAMES[name], f"hf download timm/{name}")
     if name in GOOGLE_NAMES:
         file = GOOGLE_NAMES[name]
-        return _cached(None, file, f"curl --create-dirs -Lo {_in_torch_cache(file)} {_GOOGLE}/{file}")
+        return _cached(None, file, f"curl --create-dirs -Lo {quoted(_in_torch_cache(file))} {_GOOGLE}/{file}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and _repository(source).is_dir():
         return _cached(source, None, f"hf download {source}")
     known = nearest(name, [*TIMM_NAMES, *GOOGLE_NAMES]) if re.match(r"resnetv2|bit", name, re.IGNORECASE) else ""

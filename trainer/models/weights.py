@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data_pipelines.advice import flag
 from data_pipelines.errors import InputError
 from trainer import checkpoint
 from trainer.models.bit import MODELS, BiTResNet, build_model
@@ -114,7 +115,8 @@ def install(weights: Weights, model: BiTResNet, name: str, classes: Sequence[str
     """
     if weights.model_name != name:
         raise InputError(
-            f"{weights.path} holds a {weights.model_name}, not a {name}; take --model {weights.model_name}"
+            f"{weights.path} holds a {weights.model_name}, not a {name}; take {flag('--model.name')} "
+            f"{weights.model_name}"
         )
     tensors = dict(weights.tensors)
     warnings = _normalisation(weights, model)
@@ -134,7 +136,7 @@ def install(weights: Weights, model: BiTResNet, name: str, classes: Sequence[str
 
 
 def _kept_head(weights: Weights, classes: Sequence[str]) -> dict[str, Tensor]:
-    remedy = "leave out --keep-head to train a new head"
+    remedy = f"leave out {flag('--model.keep-head')} to train a new head"
     count = weights.num_classes
     if count is None:
         raise InputError(f"{weights.path} has no head to keep; {remedy}")

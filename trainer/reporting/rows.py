@@ -13,7 +13,7 @@ from trainer.authors import SETTINGS, Protocol, departures, match_authors, setti
 from trainer.config import config_of, translated
 from trainer.metrics import metric_of
 from trainer.paper_targets import PREPARED
-from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, split_source
+from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, shots_order, split_source
 
 OWN, PUBLISHED = "own", "published"
 DEFAULT, AUTHORS = get_args(Protocol)
@@ -99,11 +99,13 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The rows as a table with every column of `COLUMNS` and its type; what a row lacks is empty. Names are printable,
-    so that a row is the same whether it comes from a result or from a table of results."""
+    so that a row is the same whether it comes from a result or from a table of results. Raises ValueError or TypeError
+    for values that no run has."""
     frame = pd.DataFrame([_readable(row) for row in rows]).reindex(columns=COLUMNS)
     for name, default in _TEXT.items():
         frame[name] = frame[name].astype(object).where(frame[name].notna(), default).map(str)  # a folder may be "7"
     frame.loc[frame["origin"] == PUBLISHED, "protocol"] = AUTHORS  # also in tables of versions that knew no protocols
+    shots_order(frame["shots"])  # refuses what is no number
     frame["seed"] = frame["seed"].astype(int)
     frame["not_a_number"] = frame["not_a_number"].astype(str) == "True"  # a table from a file may have empty places
     for name in _WHOLE:

@@ -9,14 +9,14 @@ from data_pipelines.printable import visible
 
 # What Markdown, also GitHub's, takes for markup: not an underscore within a word, nor the brackets of "[0.1, 0.2]".
 _MARKUP = re.compile(
-    r"""\\(?=[!-/:-@\[-`{-~])
+    r"""\\(?=[!-/:-@\[-`{-~]|$)
     | [`*$]
     | (?<![^\W_])_ | _(?![^\W_])
     | (?<!/)~
     | \](?=[(\[:])
     | <(?=[a-zA-Z/!?])
     | &(?=\#?\w+;)
-    | (?<=\s)\#(?=\#*$)""",
+    | (?<!\S)\#(?=\#*$)""",
     re.VERBOSE,
 )
 _MARKUP_IN_BRACKETS = re.compile(_MARKUP.pattern + r" | [\[\]]", re.VERBOSE)

@@ -21,7 +21,9 @@ from typing import IO, Annotated, Any
 import torch
 import tyro
 
-from data_pipelines.entry import world_size
+from data_pipelines import streams
+from data_pipelines.advice import quoted
+from data_pipelines.entry import parse, world_size
 from data_pipelines.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.files import read_json
@@ -74,13 +76,15 @@ def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
 
 def main_sweep(arguments: list[str]) -> None:
     """Parse the command line and sweep."""
-    sweep = tyro.cli(Sweep, args=arguments, prog="transfer.py sweep", description=__doc__)
+    streams.outlive_readers()
+    sweep = parse(Sweep, __doc__, args=arguments, prog="transfer.py sweep")
     if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
     if sweep.plan is not None:
         plan = _plan(sweep)
         write_plan(sweep.plan, sweep.options.out.resolve().name, plan.runs)
-        print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: python -m launchers.submit {sweep.plan}")
+        submit = f"python -m launchers.submit {quoted(sweep.plan)}"
+        print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: {submit}")
     elif sweep.dry_run:
         print("\n".join(describe(_plan(sweep), devices(sweep))))
     else:
@@ -136,7 +140,7 @@ def _make(sweep: Sweep, lock: int) -> None:
         raise RunError(
             f"{len(drive.failures)} of {len(plan.runs)} runs failed; the same command tries them again{listed}"
         )
-    print(f"all {len(plan.runs)} runs are finished: python trainer/report.py {sweep.options.out}")
+    print(f"all {len(plan.runs)} runs are finished: python trainer/report.py {quoted(sweep.options.out)}")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_runs import train_tiny
 from tiny_sets import tiny_set
@@ -16,6 +17,7 @@ from data_pipelines.index import Index, content_digest
 from data_pipelines.shards import MANIFEST, read_manifest
 from trainer import checkpoint
 from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
+from trainer.evaluation.leaks import leaks
 from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
 from trainer.experiment import RESULT
@@ -136,6 +138,15 @@ def test_images_that_were_trained_on_are_counted(work: Path) -> None:
     assert "IMAGES LEAK" not in warnings
     assert "4 of these 4 images have the names of images that were trained on" in warnings
     assert "LEAK" not in numbers_of(work, "theirs")[2]
+
+
+def test_splits_without_a_class_of_the_run_are_passed_over(work: Path) -> None:
+    own = own_data(open_run(work / "run"), "train")[0]
+    empty = own.take(np.array([], dtype=np.int64))
+    manifest = read_manifest(work / "theirs")
+    assert leaks(open_run(work / "run"), manifest | {"name": "other"}, ["test"], [empty]) == []
+    found = leaks(open_run(work / "run"), manifest | {"name": "other"}, ["test"], [empty, own])
+    assert found == ["IMAGES LEAK: 4 of 4 images are byte for byte among those trained on."]
 
 
 def test_large_sets_are_compared_by_some_of_their_images(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

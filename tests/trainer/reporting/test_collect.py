@@ -7,8 +7,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from made_results import ENVIRONMENT, authors_row, pretrain_result, seeds, transfer_result, write_authors, write_results
+from nasty_names import NAMES
 
 from data_pipelines.errors import InputError
+from data_pipelines.printable import printable
 from trainer.experiment import RESULT
 from trainer.reporting.collect import collect, write_runs
 from trainer.reporting.rows import COLUMNS
@@ -59,6 +61,7 @@ def test_half_written_and_foreign_results_are_left_out_and_named(tmp_path: Path)
         "other": "{}",
         "empty": "",
         "kind": '{"kind": "x"}',
+        "shots": json.dumps(transfer_result("mine", "many", 0, 0.5)),
     }
     for name, content in strange.items():
         (runs / name).mkdir()
@@ -66,7 +69,7 @@ def test_half_written_and_foreign_results_are_left_out_and_named(tmp_path: Path)
     collected = collect((runs,))
     assert list(collected.runs["source"]) == ["mine"]
     (warning,) = collected.warnings
-    assert f"Left out: 5 {RESULT}" in warning
+    assert f"Left out: 6 {RESULT}" in warning
     assert str(runs / "empty" / RESULT) in warning
 
 
@@ -167,6 +170,36 @@ def test_results_csv_is_read_again_as_it_was(tmp_path: Path) -> None:
     both = collect((tmp_path / "results.csv", tmp_path / "runs"))
     assert len(both.runs) == len(first)
     assert f"Found twice and counted once: {len(first)} results" in both.remarks
+
+
+def test_names_are_the_same_in_a_result_and_in_the_table_of_it(tmp_path: Path) -> None:
+    results = [r for name in NAMES for r in seeds(name, (0.5,), target=name, left_out={"test": [name]}, run=name)]
+    collected = collect((write_results(tmp_path / "runs", results),))
+    first = collected.runs
+    assert collected.warnings == ()
+    assert set(first["target"]) == set(first["source"]) == set(map(printable, NAMES))
+    write_runs(first, tmp_path / "results.csv")
+    again = collect((tmp_path / "results.csv",)).runs
+    pd.testing.assert_frame_equal(again[COLUMNS], first[COLUMNS])
+    assert len(collect((tmp_path / "results.csv", tmp_path / "runs")).runs) == len(first)
+
+
+def test_a_broken_table_among_runs_spoils_nothing(tmp_path: Path) -> None:
+    write_results(tmp_path / "runs", [transfer_result("mine", "5", 0, 0.5)])
+    (tmp_path / "runs" / "folder.csv").mkdir()
+    (tmp_path / "runs" / "nowhere.csv").symlink_to(tmp_path / "absent.csv")
+    (tmp_path / "runs" / "bytes.csv").write_bytes(b"\xff\xfe\0,\n")
+    broken = write_authors(tmp_path / "runs" / "theirs.csv", [authors_row("imagenet1k_bit50x1", "1", 0, 0.5)])
+    broken.write_bytes(broken.read_bytes() + b'"\xff')
+    collected = collect((tmp_path / "runs",))
+    assert list(collected.runs["source"]) == ["mine"]
+    (warning,) = collected.warnings
+    assert warning.startswith(f"Left out: {broken} is damaged, or was edited: ")
+    with pytest.raises(InputError, match=r"theirs\.csv is damaged"):
+        collect((broken,))
+    (tmp_path / "nothing.csv").touch()
+    with pytest.raises(InputError, match=r"nothing\.csv is empty, or cannot be read"):
+        collect((tmp_path / "nothing.csv",))
 
 
 def test_a_table_of_an_older_report_is_read(tmp_path: Path) -> None:

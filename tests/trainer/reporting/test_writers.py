@@ -5,7 +5,10 @@ import math
 import re
 
 import pytest
+from hypothesis import given
+from nasty_names import names
 
+from data_pipelines.printable import printable
 from trainer.reporting.cells import Cell
 from trainer.reporting.tables import Entry, Heading, Table
 from trainer.reporting.writers import as_html, as_rows, latex, markdown
@@ -122,3 +125,61 @@ def test_rows_of_a_file_are_in_full_precision() -> None:
     )
     assert (first["mean"], first["std"], first["n"], first["best"]) == (75.904, 0.0534, 5, True)
     assert (second["p"], second["against"]) == (0.25, "one_a")
+
+
+COMMANDS = {
+    r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", r"\textless{}": "<",
+    r"\textgreater{}": ">", r"\textbar{}": "|", r"\textasciigrave{}": "`", r"$\pm$": "±", r"$\times$": "×",
+    r"$\geq$": "≥", r"-{}": "-", r"'{}": "'", r",{}": ",", "{[}": "[", "{*}": "*",
+    **{f"\\{sign}": sign for sign in "{}&%$#_"},
+}  # fmt: skip
+TOKEN = re.compile("|".join(map(re.escape, sorted(COMMANDS, key=len, reverse=True))) + "|.", re.DOTALL)
+
+
+def of(name: str) -> Table:
+    """A table that has this name wherever one may stand."""
+    heading = Heading(name, name, name)
+    return Table(name, name, name, (heading,), ((name, (Entry(CELL),)), (name, (Entry(words=name),))), (name,))
+
+
+def of_latex(text: str) -> str:
+    """What TeX prints of an escaped text; fails where a special character is not escaped."""
+    parts = [COMMANDS.get(token, token) for token in TOKEN.findall(text)]
+    assert not {"\\", "{", "}", "&", "%", "$", "#", "_", "~", "^"} & {
+        token for token in TOKEN.findall(text) if token not in COMMANDS
+    }
+    return "".join(parts)
+
+
+@given(names(1))
+def test_any_name_in_latex(name: str) -> None:
+    text = latex([of(name)])
+    text.encode("utf-8")
+    row = text.split("\\midrule\n")[1].split(" & ")[0]
+    assert not row.startswith(("[", "*"))
+    assert not re.search(r"--|''|,,", row) or "–" in name
+    assert of_latex(row).replace("--", "–") == printable(name).replace("--", "–")
+    assert re.search(r"\\label\{tab:[A-Za-z0-9-]*\}", text)
+
+
+def test_labels_of_tables_differ() -> None:
+    labels = re.findall(r"tab:[A-Za-z0-9-]+", latex([of("猫"), of("犬"), of("a b")]))
+    assert len(labels) == len(set(labels)) == 3
+
+
+@given(names(1))
+def test_any_name_in_html_and_markdown(name: str) -> None:
+    tags = Tags()
+    page = as_html(of(name))
+    tags.feed(page)
+    assert tags.open == []
+    assert printable(name) in tags.text
+    lines = markdown(of(name))
+    assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines}) == 1
+    "\n".join([page, *lines]).encode("utf-8")
+
+
+def test_names_that_end_like_an_interval_are_whole() -> None:
+    assert "<td>left [upper] lobe 0.93</td>" in as_html(
+        Table("t", "c", "", (Heading("", "a"),), (("b", (Entry(words="left [upper] lobe 0.93"),)),))
+    )

@@ -178,7 +178,7 @@ def test_shots_that_a_target_does_not_have(planned: Planned, tmp_path: Path) -> 
         for target in ("cats", "tulips")
         for shots in (3, 9)
     ]  # once for each number of shots, not for each seed
-    assert impossible[0].endswith("few (2); ask for fewer shots, or take what there is with --shots-at-most")
+    assert impossible[0].endswith("few (2); ask for fewer shots, or take what there is with --data.shots-at-most")
     assert "few (2), many (4)" in impossible[1]
     plan = planned(**cells, skip_impossible=True)
     assert plan.impossible == impossible

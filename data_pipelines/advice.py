@@ -1,0 +1,75 @@
+"""Advice that works when it is typed: flags that the running command has, and paths as a shell takes them.
+
+Code that several commands share says the flag of pretrain.py, and is given that of the command at hand.
+"""
+
+import re
+import shlex
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+_OTHER_NAMES = {
+    "--data.sets": "--target",
+    "--eval-batch-size": "--batch-size",
+    "--global-batch-size": "--batch-size",
+    "--model.name": "--model",
+    "--run-dir": "--out",
+}
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
+_command: Any = None
+
+
+def belong_to(command: Any) -> None:
+    """From now on `flag` speaks of this command, the dataclass that tyro takes its flags from; None: of pretrain.py."""
+    global _command
+    _command = command
+
+
+def flag(of_pretrain: str) -> str:
+    """The flag of a setting in the running command, by that of pretrain.py: "--data.classes" there is "--classes" in
+    transfer.py. Where the command has no flag for it, the name that the setting has in config.json: "data.classes"."""
+    if _command is None:
+        return of_pretrain
+    own = _flags(_command)
+    called = (f"--{of_pretrain[2:].rpartition('.')[2]}", _OTHER_NAMES.get(of_pretrain))
+    return next((name for name in called if name in own), of_pretrain[2:].replace("-", "_"))
+
+
+def has_flag(of_pretrain: str) -> bool:
+    """Whether the running command has a flag for a setting."""
+    return flag(of_pretrain).startswith("--")
+
+
+def with_own_flags(text: str) -> str:
+    """A message that names flags of pretrain.py, with those of the running command."""
+    return _FLAG.sub(lambda found: flag(found[0]), text)
+
+
+def quoted(path: str | Path) -> str:
+    """A path as one word of a shell command, which takes it for no option."""
+    return as_word(no_option(path))
+
+
+def no_option(path: str | Path) -> str:
+    """A path that no command takes for an option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
+def as_word(text: str) -> str:
+    """A text as one word of a shell command; where a terminal cannot show it, as bash writes it."""
+    if text.isprintable():
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").encode(errors="surrogateescape")
+    return f"$'{escaped.decode(errors='backslashreplace')}'"
+
+
+@cache
+def _flags(command: Any) -> frozenset[str]:
+    """Of a dataclass and those in it, which have no prefix in any command but pretrain.py."""
+    kinds = get_type_hints(command)
+    inner: list[frozenset[str]] = [
+        _flags(kind) for kind in kinds.values() if isinstance(kind, type) and is_dataclass(kind)
+    ]
+    return frozenset(f"--{each.name.replace('_', '-')}" for each in fields(command)).union(*inner)

@@ -1,0 +1,147 @@
+"""Every remedy that a command prints works with that command: the flags in it are its own."""
+
+import ast
+
+import pytest
+from commands import dataclasses_of_commands, flags_of, modules, parsers, reached_by, sources
+from printed import FLAG, asked_for, printed
+
+from data_pipelines import advice
+
+TUNING = {"transfer", "sweep", "worker"}
+TRAINING = {"pretrain"} | TUNING
+OWN = {"prepare csv", "prepare image-folder"}
+WITH_VIEWS = {name for name in parsers() if "--views" in flags_of(name)}
+PHOTOGRAPHS = {name for name in parsers() if "--shorter-side" in flags_of(name)}
+PREPARE = {name for name in sources() if name.startswith("prepare")}
+# Modules whose messages fewer commands print than import them; by the beginning of their names.
+PRINTED_BY = {
+    "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
+    "trainer.schedules": {"pretrain"},  # a warm-up; the others have none
+    "trainer.sweep": {"sweep"},
+    "data_pipelines.depth": PREPARE | {"predict"},  # of files, not of prepared pictures
+    "data_pipelines.part": PREPARE,
+    "data_pipelines.shrink": PREPARE,
+    "benchmarks.group_norm": {"group_norm"},
+    "benchmarks.loading": {"loading", "loading_large"},
+    "benchmarks.scaling": {"scaling"},
+}
+# Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
+ONLY = {
+    ("trainer.experiment", "--preflight-only"): {"pretrain"},
+    ("trainer.job", "--schedule.allow-no-decay"): {"pretrain"},
+    ("trainer.config", "--mode"): TUNING,
+    ("trainer.evaluation.predictor", "--bits"): {"predict"},
+    ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
+    ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
+    ("data_pipelines.datasets.own", "--table"): {"prepare csv"},
+    ("data_pipelines.datasets.own", "--label-column"): {"prepare csv"},
+    ("data_pipelines.datasets.own", "--label-columns"): {"prepare csv"},
+    ("data_pipelines.datasets.oxford", "--split"): {"prepare flowers102"},
+    ("data_pipelines.datasets.patients", "--patient-column"): {"prepare csv"},  # "of the csv reader"
+    ("data_pipelines.datasets.xray_tables", "--views"): WITH_VIEWS,
+    ("data_pipelines.prepare", "--views"): WITH_VIEWS,
+    ("data_pipelines.prepare", "--laterals"): OWN,
+    ("data_pipelines.prepare", "--xray-size"): OWN,
+    ("data_pipelines.shrink", "--shorter-side"): PHOTOGRAPHS,
+    ("data_pipelines.shrink", "--xray-size"): OWN,
+    ("data_pipelines.xray_views", "--views"): WITH_VIEWS,
+    ("benchmarks.loading", "--threads"): {"loading"},
+    ("benchmarks.outcome", "--device"): {"group_norm", "on_gpu", "optimizer", "steps", "throughput"},
+}
+# Said only where `has_flag` says that the command has it.
+ASKED_BEFORE = {
+    ("trainer.account", "--data.on-bad-shard"),
+    ("trainer.experiment", "--no-resume"),
+    ("trainer.experiment", "--resume-anyway"),
+}
+# Flags of another program, which the message names or hands them on to; None: a part of a flag, or of a shell's line.
+OF_ANOTHER = {
+    ("trainer.engines.horovod", "--nccl"): None,  # launchers/install_horovod.sh
+    ("trainer.evaluation.tested", "--size"): "prepare",
+    ("trainer.evaluation.tested", "--xray-size"): "prepare",
+    ("trainer.fine_tuning", "--size"): "prepare",
+    ("trainer.fine_tuning", "--test-fraction"): "prepare",
+    ("trainer.fine_tuning", "--xray-size"): "prepare",
+    ("trainer.paper_targets", "--out"): "prepare",
+    ("trainer.paper_targets", "--root"): "prepare",
+    ("trainer.sweep.plan", "--no"): None,
+    ("data_pipelines.library", "--root"): "prepare",
+    ("benchmarks.loading_large", "--shorter-side"): "prepare",
+    ("benchmarks.protocol_effect", "--head-init"): "transfer",
+    ("benchmarks.protocol_effect", "--match-authors"): "transfer",
+    ("benchmarks.throughput_memory", "--checkpoint-stages"): "pretrain",
+    ("launchers.sbatch", "--run-dir"): "pretrain",
+    ("launchers.script", "--done"): None,  # launchers/job.py
+    ("launchers.script", "--since"): None,
+    ("launchers.submit", "--no-resume"): "pretrain",
+    ("launchers.submit", "--run-dir"): "pretrain",
+} | {
+    ("launchers.script", flag): "pretrain"
+    for flag in (
+        *("--log-every", "--resume-anyway", "--run-dir", "--save-every"),
+        *("--schedule.allow-no-decay", "--schedule.steps"),
+    )
+}
+# Flags of other programs in descriptions; elsewhere only torchrun's.
+SAID_IN_HELP = {"loading_large": {"--data.scaled-decode", "--shorter-side"}, "protocol_effect": {"--match-authors"}}
+_FOUND = {module: printed(tree) for module, tree in modules().items()}
+
+
+def reaching(module: str) -> frozenset[str]:
+    """The commands that can print what is in a module."""
+    narrower = [commands for start, commands in PRINTED_BY.items() if module.startswith(start)]
+    return reached_by(module).intersection(*narrower)
+
+
+def wrong_flags(module: str) -> list[str]:
+    """The flags that a command can name without having them."""
+    found = []
+    for text in _FOUND[module]:
+        for flag in sorted(FLAG.findall(text.text) if text.is_translated else text.own_flags()):
+            key = (module, flag)
+            if key in ASKED_BEFORE or (key in OF_ANOTHER and not text.is_translated):
+                continue
+            commands = ONLY.get(key, {"pretrain"} if text.is_translated else reaching(module))
+            lacking = sorted(name for name in commands if flag not in flags_of(name))
+            found += [f"line {text.line}: {flag} in {', '.join(lacking)}"] * bool(lacking)
+    return found
+
+
+@pytest.mark.parametrize("module", [name for name, texts in _FOUND.items() if texts])
+def test_flags_in_messages_are_those_of_the_command(module: str) -> None:
+    assert wrong_flags(module) == []
+
+
+def test_flags_of_other_programs_are_theirs() -> None:
+    wrong = [key for key, program in OF_ANOTHER.items() if program and key[1] not in flags_of(program)]
+    assert wrong == []
+
+
+def test_the_tables_name_what_is_printed() -> None:
+    """A row that nothing needs any more would hide the next mistake."""
+    named = {(module, flag) for module, texts in _FOUND.items() for text in texts for flag in FLAG.findall(text.text)}
+    assert {*ONLY, *ASKED_BEFORE, *OF_ANOTHER} - named == set()
+
+
+def test_flags_that_are_asked_for_are_those_of_pretrain() -> None:
+    asked = {flag for tree in modules().values() for flag in asked_for(tree)}
+    assert len(asked) > 20
+    assert asked - flags_of("pretrain") == set()
+
+
+@pytest.mark.parametrize("command", sorted(dataclasses_of_commands()))
+def test_a_command_has_the_flag_that_it_is_given(command: str) -> None:
+    advice.belong_to(dataclasses_of_commands()[command])
+    try:
+        called = [advice.flag(flag) for flag in flags_of("pretrain") if flag != "-h"]
+    finally:
+        advice.belong_to(None)
+    assert {name for name in called if name.startswith("--")} - flags_of(command) == set()
+
+
+@pytest.mark.parametrize("command", sorted(parsers()))
+def test_flags_in_the_help_of_a_command_are_its_own(command: str) -> None:
+    description = ast.get_docstring(modules()[sources()[command]]) or ""
+    said = FLAG.findall(parsers()[command].format_help() + description)
+    assert set(said) - flags_of(command) - SAID_IN_HELP.get(command, {"--nproc-per-node"}) == set()
