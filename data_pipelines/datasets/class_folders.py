@@ -67,7 +67,7 @@ def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> 
         *_beside_notes([] if are_xrays else beside, len(beside)),
         *class_name_notes(list(numbers)),
         *_missing_notes(list(numbers)),
-        *_wrapper_notes(root, tree, list(numbers)),
+        *_wrapper_notes(tree, list(numbers)),
     ]
     return ClassFolders(tuple(numbers), files, notes, left_out)
 
@@ -186,10 +186,9 @@ def _missing_notes(classes: Sequence[str]) -> list[str]:
     return [f"the folder {name!r} is taken for a class of that name" for name in classes if is_missing(name)]
 
 
-def _wrapper_notes(root: Path, tree: Scan, classes: Sequence[str]) -> list[str]:
+def _wrapper_notes(tree: Scan, classes: Sequence[str]) -> list[str]:
     """What is to be said of one folder around those that may be the classes, as archives have it."""
     inner = _below(tree, classes[0]) if len(classes) == 1 else []
     if len(inner) < 2 or any(file.name.rpartition("/")[0] == classes[0] for file in tree.files):
         return []
-    option = shlex.quote(str(root / path_of(classes[0])))
-    return [f"the one folder {classes[0]} holds {_listed(inner)}; if those are the classes, give --root {option}"]
+    return [f"the one folder {classes[0]} holds {_listed(inner)}; if those are the classes, give it as --root"]

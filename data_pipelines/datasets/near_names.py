@@ -23,7 +23,7 @@ def _with_few_zeros(name: str) -> str:
 
 
 _WAYS: dict[str, Callable[[str], str]] = {
-    "their Unicode form": _composed,
+    "Unicode form": _composed,
     "capital and small letters": str.lower,
     "spaces": _with_few_spaces,
     "zeros": _with_few_zeros,
@@ -54,7 +54,7 @@ def near_one(name: str, names: Iterable[str]) -> str:
     """What is to be said where a name that is none of `names` is taken for one of them; else ""."""
     for other in names:
         if plain(other) == plain(name):
-            return f"; it has {other!r}, which differs only in {difference((name, other))}: give both one name"
+            return f"; it has {other!r}, which differs from it only in {difference((name, other))}: give both one name"
     return ""
 
 

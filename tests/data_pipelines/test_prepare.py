@@ -157,7 +157,7 @@ def test_too_many_bad_files_leave_no_set(class_folders: Callable[..., Path], tmp
     code, printed = run_command("image-folder", "--root", root, "--out", tmp_path / "out", "--max-bad", 0.05)
     assert code == 2
     assert "error: 2 of 14 images cannot be used, more than --max-bad 0.05 allows" in printed
-    assert f"{root / 'cat' / 'bad.jpg'}: no image format that is known" in printed
+    assert f"{root / 'cat' / 'bad.jpg'}: text, no picture" in printed
     assert f"{root / 'dog' / 'bad.jpg'}: an empty file" in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "out").exists()
