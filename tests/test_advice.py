@@ -21,6 +21,8 @@ PRINTED_BY = {
     "trainer.sweep": {"sweep"},
     "data_pipelines.depth": PREPARE | {"predict"},  # of files, not of prepared pictures
     "data_pipelines.part": PREPARE,
+    "data_pipelines.quarantine": PREPARE,
+    "data_pipelines.shard_records": PREPARE,
     "data_pipelines.shrink": PREPARE,
     "benchmarks.group_norm": {"group_norm"},
     "benchmarks.loading": {"loading", "loading_large"},
@@ -34,12 +36,12 @@ ONLY = {
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
-    ("data_pipelines.datasets.own", "--table"): {"prepare csv"},
     ("data_pipelines.datasets.own", "--label-column"): {"prepare csv"},
     ("data_pipelines.datasets.own", "--label-columns"): {"prepare csv"},
     ("data_pipelines.datasets.oxford", "--split"): {"prepare flowers102"},
     ("data_pipelines.datasets.patients", "--patient-column"): {"prepare csv"},  # "of the csv reader"
     ("data_pipelines.datasets.xray_tables", "--views"): WITH_VIEWS,
+    ("data_pipelines.pillow_pictures", "--xray-size"): OWN,
     ("data_pipelines.prepare", "--views"): WITH_VIEWS,
     ("data_pipelines.prepare", "--laterals"): OWN,
     ("data_pipelines.prepare", "--xray-size"): OWN,
@@ -66,6 +68,7 @@ OF_ANOTHER = {
     ("trainer.paper_targets", "--out"): "prepare",
     ("trainer.paper_targets", "--root"): "prepare",
     ("trainer.sweep.plan", "--no"): None,
+    ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.library", "--root"): "prepare",
     ("benchmarks.loading_large", "--shorter-side"): "prepare",
     ("benchmarks.protocol_effect", "--head-init"): "transfer",

@@ -64,9 +64,7 @@ def test_a_class_that_train_has_in_another_form(tmp_path: Path) -> None:
     for name in ("train/Café", f"val/{PARTED}"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "0.jpg").touch()
-    with pytest.raises(
-        InputError, match="differs from it only in Unicode form: give both one name"
-    ):
+    with pytest.raises(InputError, match="differs from it only in Unicode form: give both one name"):
         image_folder(tmp_path)
 
 
