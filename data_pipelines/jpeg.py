@@ -4,11 +4,11 @@ What libjpeg warns of (jerror.h) is damage to pixels, or a remark on something e
 taken if the stream decodes without any warning once what was remarked on is left out: libjpeg tells but the first, and
 behind a harmless one may be damage. That stream is stored, with the same pixels, for DALI stops at stray bytes.
 
-JWRN_EXTRANEOUS_DATA, between segments       remark if they are zeros, or behind metadata; else they may be the rest of
-                                             a table that got longer, or whose marker is lost
-JWRN_EXTRANEOUS_DATA, behind a scan          remark if they are zeros, and the scan is whole without them; else damage:
-                                             a decoder that lost its way ends too early
-JWRN_EXTRANEOUS_DATA, JWRN_MUST_RESYNC       damage, before a restart marker
+JWRN_EXTRANEOUS_DATA, between segments       remark before the first scan, if they are zeros or behind metadata; else
+                                             damage: the rest of a table that got longer, or a scan that is lost
+JWRN_EXTRANEOUS_DATA, before the end         remark if they are zeros, and the last scan is whole without them; else
+                                             damage: a decoder that lost its way is done too early
+JWRN_EXTRANEOUS_DATA, JWRN_MUST_RESYNC       damage within a scan, and between two
 JWRN_JFIF_MAJOR                              remark: the revision changes nothing
 JWRN_BOGUS_ICC                               remark: profiles are not applied
 JWRN_NOT_SEQUENTIAL                          remark: the numbers mean nothing in a sequential picture

@@ -3,11 +3,13 @@
 Sources: ITU-T T.81, annex B; of JFIF T.871; of the segment that tells colours, Adobe's technical note 5116.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 _RESTARTS, _APPS = range(0xD0, 0xD8), range(0xE0, 0xF0)
+_MARKER, _BEHIND_SCAN = re.compile(rb"\xff[^\x00\xff]"), re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the others define tables, or nothing
 _SEQUENTIAL = frozenset({0xC0, 0xC1, 0xC9})
 _JFIF, _EXIF, _ADOBE = (0xE0, b"JFIF\0"), (0xE1, b"Exif\0\0"), (0xEE, b"Adobe")
@@ -40,7 +42,7 @@ def segments(encoded: bytes) -> Iterator[Segment]:
     stream is cut off or has a segment that cannot be."""
     place, marker = 2, _SOI
     while marker != _EOI:
-        start = _next_marker(encoded, place)
+        start = _place_of(_MARKER, encoded, place)
         stray, marker = encoded[place:start].rstrip(b"\xff"), encoded[start + 1]  # any number of them may precede it
         place, content, scan = start + 2, b"", b""
         if marker != _EOI and not _stands_alone(marker):
@@ -49,7 +51,7 @@ def segments(encoded: bytes) -> Iterator[Segment]:
             if marker == _SOI or length < 2 or len(content) < length - 2:
                 raise ValueError("it has a segment that cannot be")
         if marker == _SOS:
-            end = _end_of_scan(encoded, place)
+            end = len(encoded[: _place_of(_BEHIND_SCAN, encoded, place)].rstrip(b"\xff"))
             scan, place = encoded[place:end], end
         yield Segment(marker, content, stray, scan)
 
@@ -58,19 +60,12 @@ def _stands_alone(marker: int) -> bool:
     return marker in _RESTARTS or marker == 1
 
 
-def _next_marker(encoded: bytes, place: int) -> int:
-    """Where the next 0xFF stands that something else than 0 or another 0xFF follows."""
-    while 0 <= (place := encoded.find(b"\xff", place)) < len(encoded) - 1:
-        if encoded[place + 1] not in (0, 0xFF):
-            return place
-        place += 1
-    raise ValueError("it is cut off")
-
-
-def _end_of_scan(encoded: bytes, place: int) -> int:
-    while encoded[(place := _next_marker(encoded, place)) + 1] in _RESTARTS:
-        place += 2
-    return len(encoded[:place].rstrip(b"\xff"))
+def _place_of(marker: "re.Pattern[bytes]", encoded: bytes, place: int) -> int:
+    """Where the next such marker stands. Raises ValueError without one."""
+    found = marker.search(encoded, place)
+    if found is None:
+        raise ValueError("it is cut off")
+    return found.start()
 
 
 def exif_of(encoded: bytes) -> bytes:
@@ -89,20 +84,23 @@ def exif_of(encoded: bytes) -> bytes:
 def without_remarks(encoded: bytes, keep_zeros: bool) -> bytes:
     """The same pixels without what is no part of them: bytes that belong to nothing, metadata but for those that tell
     the colours, an unknown revision of JFIF, the numbers of a scan that mean nothing, and, unless `keep_zeros`, the
-    zeros with which the coded pixels of each scan end.
+    zeros behind the coded pixels of the last scan.
 
     Raises ValueError where such bytes may be what is left of a segment that matters.
     """
     found = list(segments(encoded))
     _require_nothing_lost(found)
     is_sequential = any(segment.marker in _SEQUENTIAL for segment in found)
-    return b"\xff\xd8" + b"".join(_written(segment, is_sequential, keep_zeros) for segment in found)
+    if not keep_zeros:
+        found[-2:-1] = map(_without_zeros, found[-2:-1])  # what stands before the end
+    return b"\xff\xd8" + b"".join(_written(segment, is_sequential) for segment in found)
 
 
 def _require_nothing_lost(found: Sequence[Segment]) -> None:
     """Zeros between segments are padding. Other bytes may be the rest of the segment before them, which counts unless
-    that is metadata, or another one, of which only the segment that tells the colours is not missed by decoders."""
-    told, is_metadata = False, True
+    that is metadata, or another segment, of which decoders do not miss the one that tells the colours, and scans but
+    for the first."""
+    told, is_metadata, is_scanned = False, True, False
     for segment in found:
         told |= segment.marker in _FRAMES and segment.content[5:6] == b"\1"  # of grey there is one kind
         for kind, least_bytes in _TELLING.items():
@@ -111,17 +109,26 @@ def _require_nothing_lost(found: Sequence[Segment]) -> None:
                 raise ValueError("the segment that tells its colours is cut off")
         if segment.stray.strip(b"\0") and not is_metadata:
             raise ValueError("stray bytes may be of a table")
-        is_metadata = segment.is_metadata
+        if segment.stray and is_scanned:
+            raise ValueError("stray bytes may be of a scan")
+        is_metadata, is_scanned = segment.is_metadata, is_scanned or segment.marker == _SOS
     if not told and any(segment.stray.strip(b"\0") for segment in found):
         raise ValueError("stray bytes may be of the segment that tells its colours")
 
 
 def _has_no_spectrum(segment: Segment) -> bool:
-    """As some encoders write it; not as by zeros that reach into the coded pixels."""
-    return segment.content.endswith(_NO_SPECTRUM) and not segment.scan.startswith(b"\0")
+    """As some encoders write it; not by zeros that reach into the coded pixels, or that were put in."""
+    return segment.content.endswith(_NO_SPECTRUM) and not segment.scan.startswith((b"\0", _WHOLE_SPECTRUM[1:]))
 
 
-def _written(segment: Segment, is_sequential: bool, keep_zeros: bool) -> bytes:
+def _without_zeros(segment: Segment) -> Segment:
+    coded = segment.scan.rstrip(b"\0")
+    if coded.endswith(b"\xff"):  # a byte of pixels, which a zero has to follow
+        coded += b"\0"
+    return segment._replace(scan=coded)
+
+
+def _written(segment: Segment, is_sequential: bool) -> bytes:
     marker, content, _, scan = segment
     if marker == _EOI:
         return b"\xff\xd9"
@@ -131,7 +138,4 @@ def _written(segment: Segment, is_sequential: bool, keep_zeros: bool) -> bytes:
         content = content[:_JFIF_REVISION] + _KNOWN_REVISION + content[_JFIF_REVISION + 1 :]
     if marker == _SOS and is_sequential and _has_no_spectrum(segment):
         content = content[: -len(_WHOLE_SPECTRUM)] + _WHOLE_SPECTRUM
-    coded = scan if keep_zeros else scan.rstrip(b"\0")
-    if coded.endswith(b"\xff"):  # a byte of pixels, which a zero has to follow
-        coded = scan[: len(coded) + 1]
-    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content + coded
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content + scan

@@ -165,6 +165,25 @@ def test_damage_is_refused_also_behind_a_harmless_remark(name: str, photo: Calla
             verify_xray(SOUND[harmless](damaged), 32)
 
 
+def test_a_scan_that_is_lost_is_not_taken_for_padding(photo: Callable, encode: Callable) -> None:
+    """Pillow shows what there is of a progressive picture without a word."""
+    jpeg = kinds_of(photo, encode)["progressive"]
+    start = jpeg.rindex(bytes([0xFF, SCAN]), 0, jpeg.rindex(bytes([0xFF, SCAN])))
+    for lost in (bytes(jpeg.index(b"\xff\xc4", start) - start), jpeg[start + 1 : jpeg.index(b"\xff\xc4", start)]):
+        damaged = jpeg[:start] + lost + jpeg[jpeg.index(b"\xff\xc4", start) :]
+        Image.open(io.BytesIO(damaged)).load()
+        with pytest.raises(ValueError, match="extraneous bytes before marker 0xc4; stray bytes may be of a"):
+            verify_image(damaged)
+
+
+def test_stray_bytes_within_the_pixels_are_damage(photo: Callable, encode: Callable) -> None:
+    """Also zeros, before a mark at which decoders start anew."""
+    jpeg = kinds_of(photo, encode)["restarts"]
+    for stray in (bytes(40), b"\x12" * 40):
+        with pytest.raises(ValueError, match=r"extraneous bytes before marker 0xd1"):
+            verify_image(before(jpeg, 0xD1, stray))
+
+
 def test_stray_bytes_where_the_colours_may_be_lost(photo: Callable, encode: Callable) -> None:
     """Without JFIF, only the segment of Adobe tells that these are no YCbCr."""
     rgb = of_numbered_colours(encode(photo(1, 40, 56), "JPEG", keep_rgb=True))
