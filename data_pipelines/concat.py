@@ -135,15 +135,26 @@ def _hint(indexes: Sequence[Index]) -> str:
     return "; they have: " + "; ".join(_some(index.classes) for index in indexes)
 
 
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names of joined sets, where one is given again with its number behind: films, films (2)."""
+    found: list[str] = []
+    for number, name in enumerate(names, 1):
+        free, at = name, number
+        while free in found:
+            free, at = f"{name} ({at})", at + 1
+        found.append(free)
+    return found
+
+
 def _origins(indexes: Sequence[Index]) -> tuple[str, ...]:
     """The sets of the shards, by names that tell them apart."""
-    names = [{name: name for name in index.origins} for index in indexes]
-    seen: set[str] = set()
-    for number, of_index in enumerate(names, 1):
-        for name in of_index:
-            of_index[name] = f"{name} ({number})" if name in seen else name
-        seen |= set(of_index)
-    return tuple(of_index[name] for index, of_index in zip(indexes, names, strict=True) for name in index.origins)
+    names = [name for index in indexes for name in dict.fromkeys(index.origins)]
+    apart = iter(told_apart(names))
+    found: list[str] = []
+    for index in indexes:
+        of_index = {name: next(apart) for name in dict.fromkeys(index.origins)}
+        found += [of_index[name] for name in index.origins]
+    return tuple(found)
 
 
 def _some(names: Iterable[str]) -> str:

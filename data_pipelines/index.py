@@ -265,15 +265,18 @@ def splits_of(manifest: dict[str, Any]) -> list[str]:
 
 
 def content_digest(manifest: dict[str, Any]) -> str:
-    """What identifies a prepared set, whatever it is called and wherever it lies: its images, labels and classes."""
-    splits = {
-        split: {
-            "shards": [shard.get("sha256", "") for shard in content["shards"]],
-            "columns": content.get("columns", {}),
-        }
-        for split, content in manifest["splits"].items()
-    }
+    """What identifies a prepared set, whatever it is called and wherever it lies: its images, labels and classes, as
+    they were prepared. The same images in another size, or in other shards, are another set by it."""
+    splits = {split: _contents(manifest["splits"][split]) for split in splits_of(manifest)}
     return digest_of(manifest["task"], list(manifest["classes"]), splits)
+
+
+def _contents(split: dict[str, Any]) -> list[Any]:
+    """What tells the samples of a split, in manifests of every version: keys, labels and facts lie in the shards."""
+    shards = [shard.get("sha256") or [shard["images"], shard["bytes"], shard["file"]] for shard in split["shards"]]
+    is_merged = split["images"] != sum(shard["images"] for shard in split["shards"])
+    # An image that stands for several labels has one of them in its shard.
+    return [shards, split.get("columns", {}).get("labels")] if is_merged else [shards]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from data_pipelines.errors import InputError
+from data_pipelines.file_names import file_name_of
 from data_pipelines.index import digest_of
 from data_pipelines.shards import MANIFEST, read_manifest
 
@@ -28,7 +29,7 @@ def stage(folder: Path, storage: Path) -> Path:
     try:
         ours = storage / f"bitscale-{os.getuid()}"
         ours.mkdir(mode=0o700, parents=True, exist_ok=True)
-        copy = ours / f"{manifest['name']}-{digest_of(manifest)}"
+        copy = ours / f"{file_name_of(manifest['name'])}-{digest_of(manifest)}"
         with (ours / f".{copy.name}.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, by the end of the process at the latest
             if not (copy / MANIFEST).is_file():

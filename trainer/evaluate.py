@@ -29,14 +29,15 @@ from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.numbers import as_json
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
 from trainer.evaluation.paired import Difference, paired
+from trainer.evaluation.place import NUMBERS, label_of, require_no_other
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.tested import AnySplit, Tested, test_elsewhere, test_own
 from trainer.files import write_atomically, write_json
-from trainer.reporting.document import as_markdown, as_page
+from trainer.reporting.document import Title, as_markdown, as_page
 
-PAGE, NUMBERS, CARD = "evaluation.html", "evaluation.json", "MODEL_CARD.md"
+PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,21 @@ def evaluate(settings: Evaluate) -> Path:
     """
     run = open_run(settings.run)
     tested = _test(run, settings)
+    if settings.out is not None:
+        require_no_other(settings.out, tested)
     assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
     differences, other = _compare(tested, settings)
-    evaluation = Evaluation(run, tested, assessment, differences, other, commit(), settings.images)
-    folder = settings.out or run.folder / f"evaluation-{re.sub(r'[^A-Za-z0-9._-]+', '_', tested.name)}-{tested.split}"
+    sections = _card_sections(run)
+    label = label_of(run, tested, lambda title: sections.get(_heading(title), ""))
+    evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
+    folder = settings.out or run.folder / label.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as drawn:
             page = as_page(blocks(evaluation, Path(drawn)), Path(drawn))
         write_atomically(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
         write_json(folder / NUMBERS, as_json(evaluation))
-        _write_card(evaluation)
+        _write_card(evaluation, sections)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error
     for warning in warnings(evaluation):
@@ -124,16 +129,25 @@ def _same_labels(one: Array, other: Array) -> bool:
     return np.array_equal(one.astype(np.float64), other.astype(np.float64), equal_nan=True)
 
 
-def _write_card(evaluation: Evaluation) -> None:
-    """Put this evaluation into the model card of the run, beside those that are there."""
-    path = evaluation.run.folder / CARD
+def _heading(title: str) -> str:
+    """Of an evaluation, as it stands in the model card."""
+    return as_markdown([Title(f"{CARD_SECTION}{title}")]).strip()
+
+
+def _card_sections(run: Run) -> dict[str, str]:
+    """The evaluations in the model card of the run, by their headings."""
+    path = run.folder / CARD
     former = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = re.split(rf"(?m)^(?=## {CARD_SECTION})", former)[1:]
-    sections = {text.splitlines()[0]: text for text in found}
-    new = as_markdown(card_section(evaluation))
-    sections[new.splitlines()[0]] = new
+    return {text.splitlines()[0]: text for text in found}
+
+
+def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
+    """Put this evaluation into the model card of the run, beside those that are there."""
+    sections = sections | {_heading(evaluation.title): as_markdown(card_section(evaluation))}
     head = as_markdown(card_head(evaluation.run, evaluation.assessment))
     text = "\n".join(part.rstrip() + "\n" for part in (head, *sections.values()))
+    path = evaluation.run.folder / CARD
     write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))
 
 

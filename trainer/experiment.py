@@ -4,7 +4,7 @@ configuration."""
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from data_pipelines.errors import InputError, RunError
 from trainer import checkpoint, logs
+from trainer.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
 from trainer.environment import describe_environment
@@ -69,7 +70,7 @@ def carry_out(
     environment = describe_environment(engine, job.loader_name)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
-    result = finished(run_dir, settings, start)
+    result = finished(run_dir, settings, start, job.about)
     if start.preflight_only:
         say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
         return {}
@@ -92,6 +93,7 @@ def carry_out(
         result = {
             "mode": config.mode,
             "source_sets": [],
+            "source_set_digests": {},
             "overlap_excluded": False,
             "protocol": "default",
             "departures": {},
@@ -102,6 +104,7 @@ def carry_out(
             "metric": job.train.metric,
             "patients": job.train.patients,
             "trained_on": job.about["trained_on"],
+            "set_digests": job.about["set_digests"],
             "settings": settings,
             "total_steps": job.total_steps,
             "train_images": len(job.train),
@@ -184,8 +187,9 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
         print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally", file=sys.stderr)
 
 
-def finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str, Any] | None:
-    """The result of a finished run with these settings. Raises InputError if the folder holds a run with others."""
+def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a finished run with these settings and data, of which a checkpoint would say `data`. Raises
+    InputError if the folder holds a run with others."""
     before = read_json(run_dir / CONFIG)
     if before is None:
         if checkpoint.numbered(run_dir):
@@ -197,13 +201,19 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start) -> dict[str,
         raise InputError(
             f"{run_dir} holds a run of another model:\n  " + "\n  ".join(other_model) + "\nName another folder"
         )
-    if changed and not start.resume_anyway:
+    former = data_before(run_dir, RESULT)
+    if changed:
+        require_same_outputs(run_dir, former, data, _is_transfer(settings))
+    other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
+    if (changed or other_sets) and not start.resume_anyway:
+        anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
-            f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed) + "\n"
-            f"Start a new run in another folder, or {_way_on(before, settings)}"
+            f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
+            f"Start a new run in another folder, or {anew or _way_on(before, settings)}"
         )
-    result = read_json(run_dir / RESULT)
-    return result if isinstance(result, dict) and not differences(result.get("settings", {}), settings) else None
+    if other_sets or not isinstance(result, dict) or differences(result.get("settings", {}), settings):
+        return None
+    return result
 
 
 def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -212,8 +222,12 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
     if was == now:
         return "go on all the same with --resume-anyway"
     # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
-    flag = "--train-on" if settings["schedule"]["kind"] == "hyperrule" else "--data.train-on"
+    flag = "--train-on" if _is_transfer(settings) else "--data.train-on"
     return f"go on with the images that it was trained on so far: {flag} {was}"
+
+
+def _is_transfer(settings: dict[str, Any]) -> bool:
+    return bool(settings["schedule"]["kind"] == "hyperrule")
 
 
 @contextmanager

@@ -63,6 +63,7 @@ def export(settings: Export) -> list[str]:
         "weights": weights.digest,
         "classes": weights.classes,
         "sets": weights.sets,
+        "set_digests": dict(weights.set_digests),
         "image_size": weights.image_size,
         "resize": weights.resize,
         "eval_view": weights.eval_view,

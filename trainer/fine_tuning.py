@@ -1,7 +1,8 @@
 """Fine-tuning: what one run on a target is, by BiT-HyperRule unless given, and carrying it out."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,9 @@ import numpy as np
 import tyro
 
 from data_pipelines import library
-from data_pipelines.datasets.overlap import shares_images
+from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.errors import InputError
-from data_pipelines.index import Balance, Index, Split, splits_of
+from data_pipelines.index import Balance, Index, Split, content_digest, splits_of
 from data_pipelines.shards import read_manifest
 from trainer.authors import departures, match_authors
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
@@ -115,11 +116,13 @@ class Transfer:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The images of a target. name: as its manifest says. train: those of the run. held_out: how many each other split
-    has. height, width: medians over all training images as stored, pixels. xray_side: pixels of the shorter side to
-    which `prepare` brought its X-rays; None for photographs. unlike_authors: see `data_departures`."""
+    """The images of a target. name: as its manifest says. digest: of its contents. train: those of the run. held_out:
+    how many each other split has. height, width: medians over all training images as stored, pixels. xray_side: pixels
+    of the shorter side to which `prepare` brought its X-rays; None for photographs. unlike_authors: see
+    `data_departures`."""
 
     name: str
+    digest: str
     folder: Path
     train: Index
     held_out: dict[Split, int]
@@ -127,6 +130,15 @@ class Target:
     width: int
     xray_side: int | None
     unlike_authors: dict[str, dict[str, Any]]
+
+    def described(self) -> dict[str, Any]:
+        """What a checkpoint of a run on it says of its data."""
+        return {
+            "task": self.train.task,
+            "classes": list(self.train.classes),
+            "channels": self.train.channels,
+            "set_digests": {self.name: self.digest},
+        }
 
 
 def open_target(transfer: Transfer) -> Target:
@@ -149,6 +161,7 @@ def open_target(transfer: Transfer) -> Target:
     held_out: list[Split] = ["test"] if data.train_on == "train+val" else ["val", "test"]
     return Target(
         name=manifest["name"],
+        digest=content_digest(manifest),
         folder=folder,
         train=train,
         held_out={split: manifest["splits"][split]["images"] for split in held_out if split in splits},
@@ -271,7 +284,7 @@ def source_name(source: str) -> str:
 
 def target_name(target: str) -> str:
     """How reports call a target: the name of its folder."""
-    return Path(target).name
+    return Path(os.path.abspath(target)).name
 
 
 def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
@@ -287,22 +300,28 @@ def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
 
 def sets_of(source: str) -> list[str]:
     """The names of the sets that a source was pre-trained on; empty where that is not known."""
-    if source == SCRATCH:
-        return []
-    return list(describe_weights(source).sets)
+    return [] if source == SCRATCH else list(describe_weights(source).sets)
 
 
-def warnings_of(transfer: Transfer, config: Config, target: Target, sets: Sequence[str]) -> list[str]:
-    """What to say before a run begins. sets: those that its source was pre-trained on."""
+def set_digests_of(source: str) -> dict[str, str]:
+    """What identifies these sets, by their names; without those whose content is not known."""
+    return {} if source == SCRATCH else dict(describe_weights(source).set_digests)
+
+
+def warnings_of(
+    transfer: Transfer, config: Config, target: Target, sets: Sequence[str], digests: Mapping[str, str] | None = None
+) -> list[str]:
+    """What to say before a run begins. sets: those that its source was pre-trained on. digests: of their contents."""
     options = transfer.options
     lines = options.protocol.without_effect(config)
     lines += lacks_val(config.data) if options.train_on else []
     if options.match_authors and target.unlike_authors:
         lines.append(data_warning(target.name, target.folder, target.unlike_authors))
-    overlap = shares_images(sets, target.name)
+    overlap = shares_images(sets, target.name, digests, target.digest)
     if overlap and not options.overlap_excluded:
         lines.append(f"{overlap}; reports leave this run out without --overlap-excluded")
-    return lines
+    note = namesake_note(sets, target.name, digests or {}, target.digest)
+    return [*lines, note] if note else lines
 
 
 def fine_tune(transfer: Transfer) -> None:
@@ -311,12 +330,13 @@ def fine_tune(transfer: Transfer) -> None:
     model = models_of([transfer.pretrained], options.model)[transfer.pretrained]
     target = open_target(transfer)
     config, rule = make_config(transfer, model, target)
-    sets = sets_of(transfer.pretrained)
+    sets, digests = sets_of(transfer.pretrained), set_digests_of(transfer.pretrained)
     about: dict[str, Any] = {
         "kind": "transfer",
         "mode": options.mode,
         "source": source_name(transfer.pretrained),
         "source_sets": sets,
+        "source_set_digests": digests,
         "target": target_name(transfer.target),
         "target_set": target.name,
         "overlap_excluded": options.overlap_excluded,
@@ -329,7 +349,7 @@ def fine_tune(transfer: Transfer) -> None:
     }
     engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
     if engine.rank == 0:
-        for warning in warnings_of(transfer, config, target, sets):
+        for warning in warnings_of(transfer, config, target, sets, digests):
             print(f"warning: {warning}", file=sys.stderr)
     carry_out = run if options.mode == "finetune" else run_frozen
     result = carry_out(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)

@@ -11,10 +11,10 @@ from torch import Tensor
 from data_pipelines import library
 from data_pipelines.augment import PAIR, Augmentation
 from data_pipelines.batch import Batch
-from data_pipelines.concat import concat, near_misses, with_val
+from data_pipelines.concat import concat, near_misses, told_apart, with_val
 from data_pipelines.errors import ImpossibleError, InputError
 from data_pipelines.faults import Instead, blank
-from data_pipelines.index import Index, Split, some_of, splits_of
+from data_pipelines.index import Index, Split, content_digest, some_of, splits_of
 from data_pipelines.loaders import Loader, pick_loader, read_ahead
 from data_pipelines.order import Order, Request
 from data_pipelines.shards import read_manifest
@@ -141,6 +141,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
             "metric": train.metric,
             "classes": list(train.classes),
             "sets": sorted(set(train.origins)),
+            "set_digests": set_digests(folders),
             "trained_on": trained_on(data, folders),
             "image_size": data.image_size,
             "resize": data.resize,
@@ -204,6 +205,13 @@ def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
     """The folders of the sets that a configuration names, copied to the node's own storage if it says so."""
     folders = [library.find(name) for name in data.sets]
     return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
+
+
+def set_digests(folders: Sequence[Path]) -> dict[str, str]:
+    """What identifies the sets of a run, by the names that its joined index has for them."""
+    manifests = [read_manifest(folder, check_shards=False) for folder in folders]
+    names = told_apart([manifest["name"] for manifest in manifests])
+    return dict(zip(names, map(content_digest, manifests), strict=True))
 
 
 def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:

@@ -124,7 +124,8 @@ def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
         evaluated(run_dir, out=tmp_path / "own")
     card = (run_dir / CARD).read_text()
     headings = re.findall(r"(?m)^## Evaluation on (.*)$", card)
-    assert sorted(headings) == ["films, all", "films, test"]
+    assert len(headings) == 2
+    assert {heading.rpartition(", ")[2] for heading in headings} == {"all", "test"}
     assert card.count("# Model card") == 1
     with pytest.raises(InputError, match=r"has no val split|has none of the run's labels"):
         evaluated(run_dir, data=str(tiny_set(tmp_path / "x", [[1.0], [0.0]], ("Fracture",))), split="train")

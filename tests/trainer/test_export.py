@@ -22,6 +22,7 @@ from trainer.models.timm_folder import ARCHITECTURES
 from trainer.models.weights import load_weights
 
 TENSORS = tensors_of()
+DIGESTS = {"digits": "0123456789abcdef"}
 IMAGES = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 
 
@@ -45,7 +46,8 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Tensors]:
     """A run of r50x1 with filters so small, a variance of about 1e-9, that an epsilon shows."""
     tensors = {name: tensor * 1e-3 if is_filter(name) else tensor for name, tensor in tensors_of("r50x1").items()}
-    return save_run(tmp_path_factory.mktemp("large") / "run", tensors, "r50x1"), tensors
+    folder = tmp_path_factory.mktemp("large") / "run"
+    return save_run(folder, tensors, "r50x1", set_digests=DIGESTS), tensors
 
 
 def test_timm_loads_and_agrees(large: tuple[Path, Tensors], tmp_path: Path) -> None:
@@ -57,6 +59,7 @@ def test_timm_loads_and_agrees(large: tuple[Path, Tensors], tmp_path: Path) -> N
     assert model.pretrained_cfg["label_names"] == list(CLASSES)
     back = load_weights(str(tmp_path / "exact"))
     assert (back.classes, back.sets, back.image_size, back.model_name) == (CLASSES, ("digits",), 32, "r50x1")
+    assert back.set_digests == DIGESTS
     for name, tensor in tensors.items():  # 10 times and a tenth: rounded twice
         torch.testing.assert_close(back.tensors[name], tensor, atol=0, rtol=2e-7)
 
@@ -79,7 +82,7 @@ def test_timm_reads_the_npz_and_agrees(large: tuple[Path, Tensors], tmp_path: Pa
     assert relative_error(timm_logits(model), our_logits("r50x1", tensors)) < 1e-5
     back = load_weights(str(tmp_path / "npz"))
     assert back.digest == load_weights(str(run)).digest
-    assert (back.classes, back.sets) == (CLASSES, ("digits",))
+    assert (back.classes, back.sets, back.set_digests) == (CLASSES, ("digits",), DIGESTS)
     assert all(torch.equal(back.tensors[name], tensor) for name, tensor in tensors.items())
 
 

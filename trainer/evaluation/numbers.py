@@ -20,6 +20,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "weights": evaluation.run.about.get("weights"),
         "data": tested.name,
         "split": tested.split,
+        "set_digests": tested.digests,
         "provenance": tested.provenance,
         "warnings": warnings(evaluation),
         "commit": evaluation.commit,

@@ -27,10 +27,11 @@ NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What goes onto the page. other: the name of the run that `differences` are to."""
+    """What goes onto the page. title: of the data. other: the name of the run that `differences` are to."""
 
     run: Run
     tested: Tested
+    title: str
     assessment: Assessment
     differences: Sequence[Difference]
     other: str
@@ -41,8 +42,7 @@ class Evaluation:
 def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     """The page; figures go to `folder`."""
     run, tested, assessment = evaluation.run, evaluation.tested, evaluation.assessment
-    where = f"{tested.name}, {tested.split}"
-    page: list[Block] = [Title(f"{run.name} on {where}", 1)]
+    page: list[Block] = [Title(f"{run.name} on {evaluation.title}", 1)]
     page += [Words(warning, warning=True) for warning in warnings(evaluation)]
     page += [Words(_summary(assessment)), Words(NOT_A_DEVICE)]
     page += [Title("How well"), tables.discrimination(assessment), *_some(figures.roc(assessment, folder))]
@@ -221,7 +221,7 @@ def card_head(run: Run, assessment: Assessment) -> list[Block]:
 def card_section(evaluation: Evaluation) -> list[Block]:
     """One evaluation in the model card."""
     assessment, tested = evaluation.assessment, evaluation.tested
-    page: list[Block] = [Title(f"{CARD_SECTION}{tested.name}, {tested.split}")]
+    page: list[Block] = [Title(f"{CARD_SECTION}{evaluation.title}")]
     page += [Words((Bold(warning),)) for warning in warnings(evaluation)]
     page += [Words(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
     page += [Words(_temperature(assessment)), tables.calibration(assessment)]

@@ -15,7 +15,7 @@ from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.experiment import CONFIG, RESULT
 from trainer.files import read_json
-from trainer.job import open_split
+from trainer.job import open_split, set_digests
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
@@ -42,6 +42,27 @@ class Run:
     def trained_on(self) -> str:
         """The splits that it was trained on: "train", or "train+val"."""
         return str(self.about.get("trained_on") or self.result.get("trained_on") or "train")
+
+    def set_digests(self) -> dict[str, str]:
+        """What identifies the sets of the run, by name; {} of one of an earlier version whose sets are not at hand."""
+        noted = self.about.get("set_digests") or self.result.get("set_digests")
+        if isinstance(noted, dict):
+            return {str(name): str(digest) for name, digest in noted.items()}
+        try:
+            index, folders = own_data(self, "train")
+        except InputError:
+            return {}
+        return set_digests(folders) if index.fingerprint == self.settings.get("data_fingerprint") else {}
+
+    def sets(self) -> list[tuple[str, str]]:
+        """The sets that it was trained on, and what identifies each, "" where that is not known."""
+        digests = self.set_digests()
+        return [(name, digests.get(name, "")) for name in self.about.get("sets") or digests]
+
+    def source_sets(self) -> list[tuple[str, str]]:
+        """Those that the weights it began with were trained on."""
+        digests = self.result.get("source_set_digests") or {}
+        return [(name, digests.get(name, "")) for name in self.result.get("source_sets") or ()]
 
     def points(self) -> OperatingPoints:
         """What was fitted on val: as the checkpoint says, else by the predictions for val."""
@@ -112,6 +133,9 @@ def own_data(run: Run, split: Split) -> tuple[Index, list[Path]]:
         raise InputError(f"{run.folder} has no readable {CONFIG}")
     data = config_of({"data": said}).data
     folders = [find(name) for name in data.sets]
+    noted = run.about.get("set_digests") or run.result.get("set_digests")
+    if noted and sorted(noted.values()) != sorted(set_digests(folders).values()):
+        raise InputError(f"{', '.join(data.sets)} was prepared again since the run was trained, or is another set")
     index = open_split(data, folders, split, int(run.settings.get("seed", Config.seed)))
     if index is None:
         raise InputError(f"{', '.join(data.sets)} has no {split} split")

@@ -11,15 +11,17 @@ import numpy as np
 
 from data_pipelines.concat import concat
 from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split, some_of, splits_of
+from data_pipelines.index import Index, Split, content_digest, some_of, splits_of
 from data_pipelines.library import find
 from data_pipelines.shards import MANIFEST, read_manifest
+from trainer.evaluation.leaks import how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, joined, load, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
 
 AnySplit = Literal["train", "val", "test", "all"]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
 _SPLIT_RULE = {
     "none": "The images are of no patients.",
     "apart": "No patient is in two splits of it: they were parted by patient.",
@@ -30,15 +32,18 @@ _SPLIT_RULE = {
 
 @dataclass(frozen=True, eq=False)
 class Tested:
-    """name: of the data. own: the run's own sets. provenance: a line each on what the data are. warnings: what must not
-    be missed. index: of the images in the order of the predictions; None where they are not at hand, and `no_index`
-    says why."""
+    """name: of the data. own: the run's own sets. provenance: a line each on what the data are. digests: what
+    identifies these sets, by name; {} where it is not known. is_namesake: the run was trained on another set of that
+    name. warnings: what must not be missed. index: of the images in the order of the predictions; None where they are
+    not at hand, and `no_index` says why."""
 
     name: str
     split: AnySplit
     own: bool
     predictions: Predictions
     provenance: list[str]
+    digests: dict[str, str]
+    is_namesake: bool = False
     warnings: list[str] = field(default_factory=list)
     index: Index | None = None
     no_index: str = ""
@@ -61,14 +66,16 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     except InputError as error:
         why = str(error)
     patients = run.result.get("patients", "none")
-    names = ", ".join(run.about.get("sets") or run.result.get("source_sets") or ["unknown"])
     warnings = [_SPLIT_RULE[patients]] if patients == "may leak" else []
     if split == "val":
         warnings.append("This is val: the checkpoint, the thresholds and the temperature were chosen on it.")
-    lines = [f"Split rule: {_SPLIT_RULE.get(patients, 'unknown')}"]
+    digests = run.set_digests()
+    lines = [f"{SPLIT_RULE} {_SPLIT_RULE.get(patients, 'unknown')}"]
     lines += [line for folder in folders for line in _of_manifest(folder)]
-    name = ", ".join(sorted(set(index.origins))) if index else str(run.result.get("target_set") or names)
-    return Tested(name, split, True, predictions, lines, warnings, index, why)
+    lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
+    names = sorted(set(index.origins)) if index else run.about.get("sets") or sorted(digests)
+    name = ", ".join(names) or str(run.result.get("target_set") or "unknown")
+    return Tested(name, split, True, predictions, lines, digests, warnings=warnings, index=index, no_index=why)
 
 
 def _trained_on_val(run: Run) -> InputError:
@@ -99,29 +106,28 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         raise InputError(
             f"{folder} is a {parts[0].task} set and the run is {predictor.task}: their labels cannot be compared"
         )
-    if split == "val" and run.trained_on == "train+val" and _is_own_val(run, manifest["name"], parts[0]):
+    is_val = split == "val" and run.trained_on == "train+val"
+    if is_val and how_trained_on(run, manifest, with_sources=False) in ("content", "name"):
         raise _trained_on_val(run)
     indexes, warnings = [], _mismatches(run, predictor, parts[0])
     for part in parts:
         aligned, remarks = align_labels(part, predictor.classes)
         indexes.append(aligned)
         warnings += [remark for remark in remarks if remark not in warnings]
-    warnings += _leaks(run, manifest["name"], list(chosen)) + _shared_patients(run, indexes)
+    warnings += leaks(run, manifest, list(chosen), indexes)
     predictions = joined([of_index(index, predictor.of_index(index)) for index in indexes])
     provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
-    return Tested(manifest["name"], split, False, predictions, provenance, warnings, concat(indexes))
-
-
-def _is_own_val(run: Run, name: str, val: Index) -> bool:
-    """Whether these are images of a set that the run was trained on; by its name alone where that is not at hand."""
-    if name not in (run.about.get("sets") or ()):
-        return False
-    try:
-        _, folders = own_data(run, "train")
-    except InputError:
-        return True
-    having = [folder for folder in folders if "val" in splits_of(read_manifest(folder))]
-    return any(Index.load(folder, "val").fingerprint == val.fingerprint for folder in having)
+    return Tested(
+        name=manifest["name"],
+        split=split,
+        own=False,
+        predictions=predictions,
+        provenance=provenance,
+        digests={manifest["name"]: content_digest(manifest)},
+        is_namesake=how_trained_on(run, manifest) == "namesake",
+        warnings=warnings,
+        index=concat(indexes),
+    )
 
 
 def align_labels(index: Index, classes: Sequence[str]) -> tuple[Index, list[str]]:
@@ -198,35 +204,12 @@ def _mismatches(run: Run, predictor: Predictor, index: Index) -> list[str]:
     return found
 
 
-def _leaks(run: Run, name: str, splits: Sequence[str]) -> list[str]:
-    known = {*(run.about.get("sets") or ()), *(run.result.get("source_sets") or ())}
-    if name in known and set(run.trained_on.split("+")) & set(splits):
-        return [f"The run was trained on a set called {name}: its training images are among these."]
-    if name in known:
-        return [f"The run was trained on a set called {name}: this is no external validation."]
-    return []
-
-
-def _shared_patients(run: Run, indexes: Sequence[Index]) -> list[str]:
-    """Whether patients of these images were trained on, as far as both sets name them in the same way."""
-    try:
-        own, trained_on = own_data(run, "train")
-    except InputError:
-        return ["The training set is not at hand: whether it has the same patients was not looked at."]
-    folders = {path.parent.parent for index in indexes for path in index.shards} | set(trained_on)
-    if len({read_manifest(folder).get("salt") for folder in folders}) > 1:
-        return ["Patients of the two sets are hashed with different salts: whether they share some cannot be told."]
-    shared = np.intersect1d(own.group, np.concatenate([index.group for index in indexes]))
-    count = int((shared >= 0).sum())
-    return [f"PATIENTS LEAK: {count:,} patients of these images were trained on."] if count else []
-
-
 def _of_manifest(folder: Path) -> list[str]:
     manifest = read_manifest(folder)
     content = (folder / MANIFEST).read_bytes()
     lines = [
         f"{manifest['name']}: {manifest.get('source', 'source not stated')}; manifest SHA-256 "
-        f"{hashlib.sha256(content).hexdigest()[:16]}; images: "
+        f"{hashlib.sha256(content).hexdigest()[:16]}; content {content_digest(manifest)}; images: "
         + ", ".join(f"{name} {split['images']:,}" for name, split in manifest["splits"].items())
         + f"; {manifest.get('quarantined', 0)} quarantined."
     ]

@@ -7,7 +7,7 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,15 @@ _BIT_ARCHITECTURE = re.compile(r"resnetv2_\d+x\d+_bit\w*")
 class About:
     """What is known of weights; empty or None where it is not.
 
-    classes: names of the head's outputs. sets: what they were trained on. image_size, resize (pixels) and eval_view:
-    how images were cut in evaluation. channels: 1 for grey images. mean, std: of the inputs, for pixels in [0, 1];
-    where what is said of them cannot be used, `unusable` says why. filters_times: what the filters were multiplied by
-    when they were exported.
+    classes: names of the head's outputs. sets: what they were trained on. set_digests: what identifies these sets, by
+    name. image_size, resize (pixels) and eval_view: how images were cut in evaluation. channels: 1 for grey images.
+    mean, std: of the inputs, for pixels in [0, 1]; where what is said of them cannot be used, `unusable` says why.
+    filters_times: what the filters were multiplied by when they were exported.
     """
 
     classes: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
+    set_digests: Mapping[str, str] = field(default_factory=dict)
     image_size: int | None = None
     resize: int | None = None
     eval_view: str | None = None
@@ -69,6 +70,7 @@ def parse_about(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]])
     return About(
         classes=tuple(_text(name) for name in raw.get("classes") or ()),
         sets=tuple(_text(name) for name in raw.get("sets") or ()),
+        set_digests={_text(name): _text(digest) for name, digest in dict(raw.get("set_digests") or {}).items()},
         image_size=known("image_size", int),
         resize=known("resize", int),
         eval_view=known("eval_view", _text),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from data_pipelines.datasets.overlap import is_published
 from data_pipelines.errors import InputError
 from trainer.experiment import RESULT
 from trainer.files import read_json
@@ -22,6 +23,7 @@ AUTHORS_TARGET = {
     "flowers_oversampling": "flowers102",
     "tuberculosis_full": "tuberculosis",
 }
+_SHOWN_DIGITS = 8  # of a set's digest
 _BY_AREA = {"padchest_cl"}  # the paper reports AUC of this target, and top-1 accuracy of all others
 _OWN_COLUMNS = {"kind", "run", "source", "target", "model", "shots", "seed", "metric", "test"}
 _NO_RESULT = (KeyError, TypeError, AttributeError, ValueError, IndexError, ArithmeticError, pd.errors.ParserError)
@@ -63,10 +65,11 @@ def collect(places: tuple[Path, ...], metric: str | None = None) -> Collected:
     if runs.empty:
         aside = f" ({'; '.join(warnings)})" if warnings else ""
         raise InputError(f"no finished run below {', '.join(map(str, places))}: no readable {RESULT}{aside}")
+    runs, namesakes = _told_apart(runs)
     runs, copies = _without_copies(runs)
     runs = _with_metric(runs, metric) if metric else runs
     _require_distinct(runs[runs["kind"] == "transfer"])
-    return Collected(runs, (*remarks, *copies), tuple(warnings))
+    return Collected(runs, (*remarks, *copies, *namesakes), tuple(warnings))
 
 
 def _files(place: Path) -> list[Path]:
@@ -189,6 +192,18 @@ def _without_copies(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     published = kept["origin"] == PUBLISHED
     whole = pd.concat([_one_row_each(kept[published]), kept[~published]]) if published.any() else kept
     return whole.reset_index(drop=True), said
+
+
+def _told_apart(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The runs, with the beginning of the digest behind the names of targets that several sets have, and what to say of
+    them. Published sets are the same however they were prepared."""
+    known = runs[(runs["kind"] == "transfer") & (runs["content"] != "")]
+    contents = known.groupby("target")["content"].unique()
+    several = [name for name, found in contents.items() if len(found) > 1 and not is_published(str(name))]
+    rows = known[known["target"].isin(several)]
+    names = rows["target"] + " (" + rows["content"].str[:_SHOWN_DIGITS] + ")"
+    runs = runs.assign(target=names.reindex(runs.index).fillna(runs["target"]))
+    return runs, [f"Several sets are called {name}: they are told apart by their contents" for name in several]
 
 
 def _one_row_each(runs: pd.DataFrame) -> pd.DataFrame:

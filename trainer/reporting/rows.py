@@ -29,6 +29,7 @@ _TEXT = {
     "source_sets": "",
     "target": "",
     "target_sets": "",
+    "content": "",
     "mode": "finetune",
     "protocol": DEFAULT,
     "model": "",
@@ -66,6 +67,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         "source_sets": "+".join(source_sets),
         "target": result["target"] if transfer else "+".join(sets),
         "target_sets": "+".join(sets),
+        "content": "+".join(sorted(result.get("set_digests", {}).values())),
         "mode": result.get("mode", "finetune"),
         "protocol": _protocol(result),
         "model": settings["model"]["name"],
@@ -184,5 +186,7 @@ def _overlap(result: dict[str, Any], target_sets: Sequence[str]) -> str:
     if result.get("overlap_excluded"):
         return ""
     names = {*target_sets, result.get("target_set", "")}  # as its folder is called, and as its manifest says
-    reasons = (shares_images(result.get("source_sets", ()), name) for name in sorted(names))
+    sources, digests = result.get("source_sets", ()), result.get("source_set_digests")
+    content = "+".join(result.get("set_digests", {}).values())
+    reasons = (shares_images(sources, name, digests, content) for name in sorted(names))
     return next((reason for reason in reasons if reason), "")

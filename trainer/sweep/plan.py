@@ -1,14 +1,16 @@
 """What a sweep is to run: every run's configuration, made and checked before the first one starts."""
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 from data_pipelines import library
-from data_pipelines.datasets.overlap import shares_images
+from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.errors import ImpossibleError, InputError
+from data_pipelines.index import content_digest
 from data_pipelines.shards import read_manifest
 from trainer import checkpoint
 from trainer.config import Config
@@ -22,6 +24,7 @@ from trainer.fine_tuning import (
     make_config,
     models_of,
     open_target,
+    set_digests_of,
     sets_of,
     source_name,
     target_name,
@@ -95,18 +98,18 @@ def make_plan(
     Raises InputError where a source, a target or a folder does not allow a run; what is wrong with targets, and all
     cells that their images do not allow, in one message. With `skip_impossible` these cells are left out.
     """
-    _require_distinct("sources", [source_name(source) for source in sources])
-    _require_distinct("targets", [target_name(target) for target in targets])
+    _require_distinct("sources", sources, source_name)
+    _require_distinct("targets", targets, target_name)
     _require_distinct("shots", shots)
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; it is the number of seeds, at least 1")
     models = models_of(sources, options.model)
-    excluded, left_out = _overlapping(sources, targets, options)
-    plan = Plan([], left_out, [], [])
+    excluded, left_out, notes = _overlapping(sources, targets, options)
+    plan = Plan([], left_out, [], notes)
     troubles: list[str] = []
-    for seed, target, count in product(range(seeds), targets, shots):
+    for seed, target, number in product(range(seeds), targets, shots):
         cell = [
-            Transfer(source, target, count, seed, _options_for(source, options, models))
+            Transfer(source, target, number, seed, _options_for(source, options, models))
             for source in sources
             if (source, target) not in excluded
         ]
@@ -115,7 +118,7 @@ def make_plan(
                 plan.runs.extend(_plan_cell(cell, models, plan.notes))
         except ImpossibleError as error:
             if seed == 0:  # each seed draws from the same images
-                cells = (f"{source_name(run.pretrained)}/{target_name(target)}/{count}-shot" for run in cell)
+                cells = (f"{source_name(run.pretrained)}/{target_name(target)}/{number}-shot" for run in cell)
                 plan.impossible.append(f"{', '.join(cells)}: {error}")
         except InputError as error:
             if str(error) not in troubles:
@@ -127,25 +130,43 @@ def make_plan(
     return plan
 
 
-def _require_distinct(what: str, names: Sequence[str]) -> None:
+def _require_distinct(what: str, given: Sequence[str], name_of: Callable[[str], str] = str) -> None:
+    names = [name_of(word) for word in given]
     twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        hint = "" if what == "shots" else "; name each once, and rename folders that are called alike"
-        raise InputError(f"--{what}: several are {', '.join(twice)}{hint}")
+    if not twice:
+        return
+    hint = "" if what == "shots" else "; name each once, and rename folders that are called alike"
+    alike = {Path(word).resolve() for word, name in zip(given, names, strict=True) if name == twice[0]}
+    folders = sorted(path for path in alike if path.is_dir())
+    if len(folders) > 1:
+        hint += f": {shlex.join(['mv', str(folders[-1]), str(_free_name(folders[-1]))])}"
+    raise InputError(f"--{what}: several are {', '.join(twice)}{hint}")
+
+
+def _free_name(folder: Path) -> Path:
+    """A name beside a folder that is not taken yet."""
+    return next(path for n in count(2) if not (path := folder.with_name(f"{folder.name}-{n}")).exists())
 
 
 def _overlapping(
     sources: Sequence[str], targets: Sequence[str], options: Options
-) -> tuple[set[tuple[str, str]], list[str]]:
-    """The pairs of source and target that share images, and why."""
-    reasons = {
-        (source, target): reason
-        for source, target in product(sources, targets)
-        if (reason := shares_images(sets_of(source), read_manifest(library.find(target))["name"]))
-    }
+) -> tuple[set[tuple[str, str]], list[str], list[str]]:
+    """The pairs of source and target that share images, why, and what to know of others whose sets share a name."""
     if options.overlap_excluded:
-        return set(), []
-    return set(reasons), [f"{source_name(s)} to {target_name(t)}: {reason}" for (s, t), reason in reasons.items()]
+        return set(), [], []
+    pairs, left_out, notes = set(), [], []
+    for target in targets:
+        manifest = read_manifest(library.find(target))
+        name, digest = manifest["name"], content_digest(manifest)
+        for source in sources:
+            sets, digests = sets_of(source), set_digests_of(source)
+            cells = f"{source_name(source)} to {target_name(target)}"
+            if reason := shares_images(sets, name, digests, digest):
+                pairs.add((source, target))
+                left_out.append(f"{cells}: {reason}")
+            elif note := namesake_note(sets, name, digests, digest):
+                notes.append(f"{cells}: {note}")
+    return pairs, left_out, notes
 
 
 def _options_for(source: str, options: Options, models: dict[str, str]) -> Options:
@@ -171,7 +192,7 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
     run_dir = transfer.options.out / config.name
     config = replace(config, model=normalised(config.model, run_dir))
     start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
-    result = finished(run_dir, settings_of(config, target.train.fingerprint), start)
+    result = finished(run_dir, settings_of(config, target.train.fingerprint), start, target.described())
     found = checkpoint.numbered(run_dir)
     return PlannedRun(
         transfer=transfer,

@@ -61,7 +61,19 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = st.sampled_from(["architecture", "pretrained_cfg", "label_names", "bitscale"])
-ABOUT = ["model", "weights", "classes", "sets", "image_size", "mean", "std", "filters_times", "channels", "resize"]
+ABOUT = [
+    "model",
+    "weights",
+    "classes",
+    "sets",
+    "set_digests",
+    "image_size",
+    "mean",
+    "std",
+    "filters_times",
+    "channels",
+    "resize",
+]
 
 
 @_EACH

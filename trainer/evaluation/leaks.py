@@ -1,0 +1,124 @@
+"""What a run has seen of the images that it is tested on: their set, themselves, or their patients."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from data_pipelines.datasets.overlap import is_namesake
+from data_pipelines.errors import InputError, ShardError
+from data_pipelines.index import Array, Index, Split, content_digest
+from data_pipelines.shards import read_manifest
+from trainer.evaluation.runs import Run, own_data
+
+How = Literal["content", "name", "prepared otherwise", "namesake", "no"]
+_MOST_READ_BYTES = 2 << 30  # to compare images: at most minutes
+_MOST_KEYS = 500_000
+_SAMPLED = 1000  # images of a set that is too large to be compared as a whole
+_FACTORS = np.array([1 << 40, 1 << 20, 1], dtype=np.uint64)
+
+
+def how_trained_on(run: Run, manifest: Mapping[str, Any], with_sources: bool = True) -> How:
+    """Whether a run, or with_sources the weights it began with, was trained on a set, and how that is known: by its
+    "content", or by its "name" alone where the content of one of that name is not known; "prepared otherwise" is a
+    published set of other content. A "namesake" is another set, and only called so."""
+    known = run.sets() + (run.source_sets() if with_sources else [])
+    name, digest = manifest["name"], content_digest(dict(manifest))
+    if any(digest == other for _, other in known):
+        return "content"
+    alike = [other for called, other in known if called == name]
+    if not alike:
+        return "no"
+    if not all(alike):
+        return "name"
+    return "namesake" if all(is_namesake(name, digest, name, other) for other in alike) else "prepared otherwise"
+
+
+def leaks(run: Run, manifest: Mapping[str, Any], splits: Sequence[Split], indexes: Sequence[Index]) -> list[str]:
+    """What must be said of what the run has seen of these images of a set."""
+    how = how_trained_on(run, manifest)
+    found = _of_the_set(run, manifest["name"], how, splits)
+    indexes = [index for index in indexes if len(index)]
+    try:
+        own, folders = own_data(run, "train")
+    except InputError:
+        return [*found, "The training set is not at hand: whether it has the same patients was not looked at."]
+    if not indexes:
+        return found
+    if how != "content":
+        found += _equal_images(own, indexes)
+    if how == "namesake":
+        found += _equal_keys(own, indexes)
+    every = {path.parent.parent for index in indexes for path in index.shards} | set(folders)
+    if len({read_manifest(folder).get("salt") for folder in every}) > 1:
+        salts = "Patients of the two sets are hashed with different salts: whether they share some cannot be told."
+        return [*found, salts]
+    shared = np.intersect1d(own.group, np.concatenate([index.group for index in indexes]))
+    count = int((shared >= 0).sum())
+    return found + ([f"PATIENTS LEAK: {count:,} patients of these images were trained on."] if count else [])
+
+
+def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[str]:
+    if how == "no":
+        return []
+    if how == "namesake":
+        return [
+            f"The run was trained on another set that is called {name}, too: by its content this one is external, "
+            "unless it is the same images, prepared in another way."
+        ]
+    said = {
+        "content": f"this set, {name}",
+        "name": f"a set called {name}, by which name alone it is known",
+        "prepared otherwise": f"{name}, prepared in another way",
+    }
+    is_among = set(run.trained_on.split("+")) & set(splits)
+    what = "its training images are among these" if is_among else "this is no external validation"
+    return [f"The run was trained on {said[how]}: {what}."]
+
+
+def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:
+    """How many of the images, or of some of them where there are too many, are byte for byte among those trained on."""
+    for most in (max(map(len, indexes)), _SAMPLED):
+        looked_at = [index.take(np.unique(np.linspace(0, len(index) - 1, most, dtype=np.int64))) for index in indexes]
+        own_rows, rows = _of_equal_size(own, looked_at)
+        read = [(own, own_rows), *zip(looked_at, rows, strict=True)]
+        if sum(int(index.length[of].sum()) for index, of in read) <= _MOST_READ_BYTES:
+            break
+    else:
+        return ["Whether images were trained on was not looked at: too many would have to be read."]
+    try:
+        seen = set(_digests(own, own_rows))
+        count = sum(digest in seen for index, of in read[1:] for digest in _digests(index, of))
+    except ShardError as error:
+        return [f"Whether images were trained on was not looked at: {error}."]
+    total = sum(map(len, looked_at))
+    return [f"IMAGES LEAK: {count:,} of {total:,} images are byte for byte among those trained on."] * (count > 0)
+
+
+def _of_equal_size(own: Index, others: Sequence[Index]) -> tuple[Array, list[Array]]:
+    """The rows that may be equal images: of as many bytes, and as high and wide."""
+
+    def sizes(index: Index) -> Array:
+        columns = (np.asarray(column, dtype=np.uint64) for column in (index.length, index.height, index.width))
+        return np.asarray(sum(column * factor for column, factor in zip(columns, _FACTORS, strict=True)))
+
+    of_own, of_others = sizes(own), [sizes(index) for index in others]
+    common = np.intersect1d(of_own, np.concatenate(of_others))
+    return np.flatnonzero(np.isin(of_own, common)), [np.flatnonzero(np.isin(found, common)) for found in of_others]
+
+
+def _digests(index: Index, rows: Array) -> Iterator[bytes]:
+    return (hashlib.sha256(index.encoded(int(row)).tobytes()).digest() for row in rows)
+
+
+def _equal_keys(own: Index, indexes: Sequence[Index]) -> list[str]:
+    if len(own) + sum(map(len, indexes)) > _MOST_KEYS:
+        return []
+    try:
+        seen = set(own.keys(np.arange(len(own))))
+        count = sum(key in seen for index in indexes for key in index.keys(np.arange(len(index))))
+    except ShardError:
+        return []
+    total = sum(map(len, indexes))
+    return [f"{count:,} of these {total:,} images have the names of images that were trained on."] * (count > 0)

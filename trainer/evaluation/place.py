@@ -1,0 +1,81 @@
+"""What an evaluation is called, and where it goes: nothing of another set is overwritten."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipelines.errors import InputError
+from data_pipelines.file_names import file_name_of
+from data_pipelines.index import digest_of
+from trainer.evaluation.runs import Run
+from trainer.evaluation.tested import SPLIT_RULE, Tested
+from trainer.files import read_json
+
+NUMBERS = "evaluation.json"
+_SHOWN_DIGITS = 8
+# In what an evaluation says of its data; versions before the first had the second alone.
+_MARKS = (r"content ([0-9a-f]{16})\b", r"manifest SHA-256 ([0-9a-f]{16})\b")
+
+
+class Label(NamedTuple):
+    """What an evaluated set is called in a run folder. mark: the beginning of its digest, where another set has that
+    name; else ""."""
+
+    name: str
+    mark: str
+    split: str
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return f"{self.name} ({self.mark})" if self.mark else self.name
+
+    @property
+    def title(self) -> str:
+        """Of the evaluation."""
+        return f"{self.text}, {self.split}"
+
+    @property
+    def folder(self) -> str:
+        """Of the evaluation, in that of its run."""
+        return "-".join(filter(None, ("evaluation", file_name_of(self.name), self.mark, self.split)))
+
+
+def label_of(run: Run, tested: Tested, section_of: Callable[[str], str]) -> Label:
+    """What to call a set. section_of: what the model card says under a title."""
+    plain = Label(" ".join(tested.name.split()), "", tested.split)
+    former = (section_of(plain.title), _said(run.folder / plain.folder))
+    if tested.is_namesake or any(text and is_of_another_set(text, tested) for text in former):
+        return plain._replace(mark=_mark(tested))
+    return plain
+
+
+def is_of_another_set(former: str, tested: Tested) -> bool:
+    """Whether what an evaluation said of its data is of another set than this one is."""
+    new = "\n".join(tested.provenance)
+    for mark in _MARKS:
+        was, now = (sorted(set(re.findall(mark, text))) for text in (former, new))
+        if was and now:
+            return was != now
+    return (SPLIT_RULE in former) != tested.own
+
+
+def require_no_other(out: Path, tested: Tested) -> None:
+    """Raise InputError for a folder with the evaluation of another set."""
+    said = _said(out)
+    if said and is_of_another_set(said, tested):
+        raise InputError(f"{out} holds the evaluation of another set; choose another --out")
+
+
+def _said(folder: Path) -> str:
+    found: Any = read_json(folder / NUMBERS)
+    lines = found.get("provenance") if isinstance(found, dict) else None
+    return "\n".join(map(str, lines)) if isinstance(lines, list) else ""
+
+
+def _mark(tested: Tested) -> str:
+    digests = sorted(tested.digests.values())
+    if not digests:  # only a run's own sets may be unknown
+        return "own"
+    return (digests[0] if len(digests) == 1 else digest_of(digests))[:_SHOWN_DIGITS]
