@@ -36,9 +36,7 @@ def text_style(names: Iterable[str]) -> dict[Any, Any]:
 def drawable(name: str) -> str:
     """A name as it stands in a figure: what no installed font has is there by its number."""
     text = printable(name)
-    known = _usual("normal")
-    if set(text) - known:
-        known = known.union(*_fonts().values())
+    known = _every() if set(text) - _usual("normal") else _usual("normal")
     return "".join(character if character in known else escape(character) for character in text)
 
 
@@ -59,6 +57,11 @@ def legend(place: Figure | Axes, handles: Sequence[Artist], labels: Sequence[str
 def _usual(weight: str) -> frozenset[str]:
     family = matplotlib.rcParams["font.family"]
     return _characters(font_manager.findfont(font_manager.FontProperties(family=family, weight=weight)))
+
+
+@cache
+def _every() -> frozenset[str]:
+    return _usual("normal").union(*_fonts().values())
 
 
 @cache

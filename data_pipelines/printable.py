@@ -1,9 +1,8 @@
 """Names as text: by whatever bytes a folder, a label or a run is called, it can be written, shown and told from others.
 
-A name itself is kept as it is, wherever programs read it again; these are for people and for the names of files.
+A name itself is kept as it is, wherever programs read it again; this is for people.
 """
 
-import hashlib
 import re
 import textwrap
 import unicodedata
@@ -15,8 +14,6 @@ _ESCAPED = re.compile(
     "[\x00-\x1f\x7f-\x9f\u200b\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff\ufdd0-\ufdef" + _NONCHARACTERS + "]"
 )
 _EDGES = re.compile(r"^\s+|\s+$")
-_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_LONGEST = 80  # characters of the name of a file, where file systems take 255 bytes
 _WIDE = "WF"
 
 
@@ -39,16 +36,6 @@ def escape(character: str) -> str:
 
 def _numbers(match: re.Match[str]) -> str:
     return "".join(map(escape, match[0]))
-
-
-def file_name(name: str) -> str:
-    """A name for a file or folder: of letters, digits and "._-" as it is; else with a digest that tells it from others
-    of which as much is left."""
-    kept = _UNSAFE.sub("_", name)
-    if kept == name and 0 < len(name) <= _LONGEST and name[0] not in ".-":
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return "-".join(filter(None, (kept[:_LONGEST].strip("._-"), digest)))
 
 
 def width_of(text: str) -> int:

@@ -55,5 +55,6 @@ def test_another_font_has_what_the_usual_one_lacks(monkeypatch: pytest.MonkeyPat
     assert drawable(OF_ANOTHER_FONT) == OF_ANOTHER_FONT
     assert (bold("cat"), bold(OF_ANOTHER_FONT)) == ("bold", "normal")
     monkeypatch.setattr(figure_text, "_fonts", dict)
+    monkeypatch.setattr(figure_text, "_every", lambda: figure_text._usual("normal"))
     assert text_style([OF_ANOTHER_FONT])["font.family"] == ["sans-serif"]
     assert drawable(f"cat {OF_ANOTHER_FONT}") == "cat \\u1d81"

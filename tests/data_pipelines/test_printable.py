@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nasty_names import names
 
-from data_pipelines.printable import file_name, printable, shortened, visible, width_of, wrapped
+from data_pipelines.file_names import own_file_name_of
+from data_pipelines.printable import printable, shortened, visible, width_of, wrapped
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_any_name_is_text_on_one_line(name: str) -> None:
 
 @given(names())
 def test_any_name_makes_a_file_name(name: str) -> None:
-    found = file_name(name)
+    found = own_file_name_of(name)
     assert found.isascii()
     assert 0 < len(found) <= 100
     assert Path(found).name == found
@@ -53,9 +54,9 @@ def test_any_name_makes_a_file_name(name: str) -> None:
 
 
 def test_names_of_files_are_told_apart() -> None:
-    assert file_name("padchest_cl-2.0") == "padchest_cl-2.0"
+    assert own_file_name_of("padchest_cl-2.0") == "padchest_cl-2.0"
     alike = ["a b", "a_b", "a/b", "a\udcfcb", "a\udcfdb", "猫", "犬", "..", ".", "", "x" * 300, "x" * 301]
-    assert len({file_name(name) for name in alike}) == len(alike)
+    assert len({own_file_name_of(name) for name in alike}) == len(alike)
 
 
 @given(names(), st.integers(4, 40), st.integers(1, 3))

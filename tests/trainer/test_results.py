@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nasty_names import NAMES
 from tiny_sets import tiny_set
 
 from data_pipelines.errors import RunError
 from data_pipelines.index import Index
+from data_pipelines.printable import printable
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
+from trainer.evaluation.predictions import load, saved_splits
 from trainer.experiment import RESULT, Start, run
 from trainer.models.bit import BiTResNet
-from trainer.results import PREDICTIONS, SUBSET, final_metrics, recompute, save_predictions
+from trainer.results import PREDICTIONS, SUBSET, final_metrics, recompute, save_predictions, write_subset
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -112,6 +115,27 @@ def test_outputs_that_are_not_finite_are_an_error_that_names_the_run(
     status = json.loads((tmp_path / "my-run" / "status.json").read_text())
     assert (status["state"], "my-run" in status["reason"]) == ("failed", True)
     assert not (tmp_path / "my-run" / RESULT).exists()
+
+
+def test_facts_of_any_name_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = [{name: f"{name} {number % 2}" for name in (*NAMES, "view_logits")} for number in range(4)]
+    data = tiny_set(tmp_path / "data", [0, 1, 0, 1], CLASSES[:2], splits=("test",))
+    monkeypatch.setattr(Index, "facts", lambda index: facts)
+    save_predictions(tmp_path, {"test": (Index.load(data, "test"), torch.randn(4, 2))})
+    assert saved_splits(tmp_path) == list(recompute(tmp_path)) == ["test"]
+    found = load(tmp_path, "test")
+    assert {name: list(values) for name, values in found.facts.items()} == {
+        printable(name): [known[name] for known in facts] for name in facts[0]
+    }
+    assert set(found.grouped()) == set(found.facts)
+
+
+def test_few_shot_subsets_of_any_class_are_listed(tmp_path: Path) -> None:
+    data = tiny_set(tmp_path / "data", list(range(len(NAMES))), NAMES)
+    write_subset(tmp_path, Index.load(data, "train"))
+    with (tmp_path / SUBSET).open(newline="", encoding="utf-8") as file:
+        found = [row["class"] for row in csv.DictReader(file)]
+    assert found == [name.encode("utf-8", "backslashreplace").decode() for name in NAMES]
 
 
 def test_very_many_logits_are_not_kept(

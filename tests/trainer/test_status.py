@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nasty_names import NAMES
 
+from data_pipelines.printable import printable
 from trainer import heartbeat_file, lock_file, status
 from trainer.processes import Process, machine
 from trainer.status import run_folders, standing, table
@@ -158,3 +160,30 @@ def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.Mo
     beat = json.loads((tmp_path / "heartbeat.json").read_text())
     assert (beat["pid"], beat["folder"]) == (os.getpid(), os.getcwd())
     assert "python" in beat["command"]
+
+
+def test_a_folder_that_nobody_may_read_hides_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "closed", "z"):
+        run_of(tmp_path / name, "failed")
+    is_file = Path.is_file
+
+    def refused(path: Path) -> bool:
+        if path.parent.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert [run.name for run in run_folders(tmp_path)] == ["a", "z"]
+    assert f"warning: {tmp_path / 'closed'} cannot be read (Permission denied)" in capsys.readouterr().err
+
+
+def test_runs_of_any_name_are_on_lines_of_their_own(tmp_path: Path) -> None:
+    names = [name for name in NAMES if len(name) < 100 and "/" not in name]
+    for name in names:
+        run_of(tmp_path / name, "failed", command=f"python '{name}'")
+    lines = table([standing(run, 900.0, NOW) for run in run_folders(tmp_path)])
+    lines.encode("utf-8")
+    assert len(lines.splitlines()) == 2 + 2 * len(names)
+    assert all(printable(str(tmp_path / name)) in lines for name in names)

@@ -2,13 +2,16 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
 import pytest
+from nasty_names import NAMES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
+from data_pipelines.printable import printable
 from trainer.tracking import METRICS, STATUS, Tracker, read_metrics, write_status
 
 
@@ -40,6 +43,22 @@ def test_metrics_are_rows_by_step(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert rows == [{"step": 10, "train/loss": 2.5, "train/lr": 0.1}, {"step": 20, "train/loss": 1.5, "train/lr": 0.1}]
     assert read_metrics(tmp_path) == rows
+
+
+def test_classes_of_any_name_have_curves(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a \udcfc"
+    run_dir.mkdir()
+    values = {f"val/auc/{name}": number / 100 for number, name in enumerate(NAMES)}
+    tracker = Tracker(run_dir, 0, 0, 100, "demo")
+    tracker.scalars(10, values)
+    tracker.close()
+    assert read_metrics(run_dir) == [{"step": 10, **values}]
+    descriptor = os.open(run_dir, os.O_RDONLY)  # its reader takes no such names either
+    try:
+        curves = [board(Path(f"/proc/self/fd/{descriptor}"), printable(name)) for name in values]
+    finally:
+        os.close(descriptor)
+    assert [value for ((_, value),) in curves] == pytest.approx(list(values.values()))
 
 
 def test_rows_are_on_the_disk_before_the_run_ends(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from data_pipelines.figure_text import bold, drawable, legend, text_style
-from data_pipelines.printable import file_name, shortened, width_of
+from data_pipelines.file_names import own_file_name_of
+from data_pipelines.printable import shortened, width_of
 from trainer.models.bit import MODELS, build_model
 from trainer.reporting.cells import Cell, cell_of
 from trainer.reporting.names import (
@@ -95,7 +96,7 @@ def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | 
     spread = f"mean ± standard deviation over {seeds_text(runs)}"
     with plt.rc_context(STYLE | text_style([*runs["title"], target])):
         figure = _panels(runs, looks, _mean_curve, f"{title} on test, %", f"{_short(target)}: {spread}", with_paper)
-        width = _save(figure, folder, name := f"few_shot_{file_name(target)}")
+        width = _save(figure, folder, name := f"few_shot_{own_file_name_of(target)}")
     theirs = " Hollow: the paper, full shot." if with_paper else ""
     caption = f"{target_title(target)}: {title} on test by training images per class; {spread}.{theirs}"
     return Picture(name, caption, width)
@@ -111,7 +112,7 @@ def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture |
         figure = _panels(runs, looks, _spread_curve, "standard deviation, points", f"{_short(target)}: {what}")
         for axes in figure.axes:
             axes.set_ylim(bottom=0)
-        width = _save(figure, folder, name := f"spread_{file_name(target)}")
+        width = _save(figure, folder, name := f"spread_{own_file_name_of(target)}")
     return Picture(name, f"{target_title(target)}: {what}, by training images per class.", width)
 
 

@@ -30,6 +30,22 @@ def test_seeds_of_an_earlier_version_are_seeds_of_the_same_setting(tmp_path: Pat
     assert over_seeds(Run(tmp_path / "run 2", None, {}, results[2], results[2]["settings"])) == []
 
 
+def test_a_broken_run_beside_it_spoils_no_seeds(tmp_path: Path) -> None:
+    whole = [result_of(0), result_of(1)]
+    broken: list[Any] = [
+        {**result_of(2), "test": None},
+        {**result_of(3), "test": {"top1": "x"}},
+        {**result_of(4), "settings": 5},
+        {**result_of(5), "settings": {}},
+        [],
+    ]
+    for number, result in enumerate([*whole, *broken]):
+        (tmp_path / f"run {number}").mkdir()
+        write_json(tmp_path / f"run {number}" / "result.json", result)
+    found = over_seeds(Run(tmp_path / "run 0", None, {}, whole[0], whole[0]["settings"]))
+    assert [(seed.seed, seed.value) for seed in found] == [(0, 0.5), (1, 0.625)]
+
+
 def test_settings_become_the_configuration_that_they_are_of() -> None:
     config = Config(seed=3, data=DataConfig(sets=("pets", "cifar10"), border="reflect", classes=("a",)))
     saved = config.to_dict() | {"data_fingerprint": "abc"}

@@ -1,6 +1,7 @@
 """Figures hold the curves that the runs have, in both formats, and look the same wherever they are drawn."""
 
 import math
+import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 from made_results import frame, seeds
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from nasty_names import NAMES
 from PIL import Image
 
+from data_pipelines.figure_text import drawable
 from trainer.reporting import figures
 from trainer.reporting.paper import published
 from trainer.reporting.tables import sources_of
@@ -130,6 +133,25 @@ def test_sources_are_told_apart_by_colour_and_by_marker() -> None:
     assert len({look["marker"] for look in found.values()}) == len(names)
     many = looks(frame([r for i in range(20) for r in seeds(f"source {i}", TOPS)]))
     assert len({(look["color"], look["marker"]) for look in many.values()}) == 20
+
+
+def test_every_source_has_its_legend(tmp_path: Path, drawn: list[Figure]) -> None:
+    names = [name for name in NAMES if len(name) < 60]
+    runs = frame([r for name in names for model in ("r50x1", "r101x1") for r in seeds(name, TOPS, "10", model=model)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.few_shot(runs, tmp_path, looks(runs))
+    (legend,) = drawn[0].legends
+    assert {text.get_text() for text in legend.get_texts()} == set(map(drawable, names))
+    assert len(legend.get_texts()) == len(names)
+
+
+def test_targets_of_like_names_have_figures_of_their_own(tmp_path: Path) -> None:
+    targets = ["a b", "a_b", "a/b", "猫", "犬"]
+    for target in targets:
+        runs = frame(seeds("mine", TOPS, target=target))
+        figures.few_shot(runs, tmp_path, looks(runs))
+    assert len(list(tmp_path.glob("*.png"))) == len(targets)
 
 
 def test_names_of_files_are_safe(tmp_path: Path) -> None:
