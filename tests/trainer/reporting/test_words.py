@@ -21,7 +21,7 @@ def read(markdown: str) -> str:
 
 def marks(markdown: str) -> list[str]:
     """The marks that are not escaped."""
-    unescaped = re.sub(r"\\[!-/:-@\[-`{-~]", "x", markdown)
+    unescaped = re.sub(r"\\[!-/:-@\[-`{-~]", "\u00b7", markdown)
     return re.findall(r"[`*$~]|\]\(|<[a-zA-Z/!?]|&#?\w+;|\b_ |^(?:#+|[-+]|>|\d+[.)])(?: |$)", unescaped)
 
 
