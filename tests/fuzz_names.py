@@ -219,7 +219,7 @@ def reported_names(folder: Path) -> Parser:
         for path in out.iterdir():
             _require_harmless(path)
 
-    return _of_names(folder, read)
+    return replace(_of_names(folder, read), is_slow=True)
 
 
 def evaluated_names(folder: Path) -> Parser:
