@@ -1,13 +1,13 @@
 """Mutated inputs for every parser of what a user brings: python -m tests.fuzz --inputs 10000 --seed 0
 
-Each input is a whole file with a few bytes, lines or JSON values changed. A parser may take it, or refuse it with a
-message for people (InputError). Anything else is a finding: another exception, more than 20 seconds, more than 3 GB, a
-file that is opened for writing, removed or renamed outside the folder of the input, a process or a connection started.
-Works offline; the same seed makes the same inputs. Exit code 1 where there are findings.
+Each input is a whole file with a few bytes, lines or JSON values changed, or some names of files, classes and runs. A
+parser may take it, or refuse it with a message for people (InputError). Anything else is a finding: another exception,
+more than 20 seconds, more than 3 GB, a file that is opened for writing, removed or renamed outside the folder of the
+input, a process or a connection started. In the end, folders of such names are read under several locales, which must
+not matter. Works offline; the same seed makes the same inputs. Exit code 1 where there are findings.
 """
 
 import argparse
-import json
 import os
 import random
 import resource
@@ -20,7 +20,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,38 +38,17 @@ for _folder in (
     if str(_folder) not in sys.path:
         sys.path.insert(0, str(_folder))
 
-from fuzz_parsers import PARSERS, Parser  # noqa: E402
+from fuzz_locales import differences  # noqa: E402
+from fuzz_mutations import STRANGE, mutated  # noqa: E402
+from fuzz_names import NAME_PARSERS  # noqa: E402
+from fuzz_parsers import FILE_PARSERS, Parser  # noqa: E402
 
 from data_pipelines.errors import InputError, RunError  # noqa: E402
 from tests.faults.figures import put  # noqa: E402
 
+PARSERS = FILE_PARSERS | NAME_PARSERS
+LOCALES = "locales"
 LIMIT_S, LIMIT_BYTES = 20, 3 << 30
-_STRANGE = (
-    b"",
-    b"\0",
-    b"\xff" * 8,
-    b"\x7f\xff\xff\xff",
-    b"-1",
-    b"0",
-    b"1e999",
-    b"nan",
-    b"99999999999999999999",
-    b"../../../etc/passwd",
-    b"/tmp/outside",
-    b"$(touch outside)",
-    b"`id`",
-    b'"',
-    b"\n",
-    b",",
-    b"{}",
-    b"[" * 20_000,
-    b"null",
-    b"\xc3\x28",
-)
-_VALUES: tuple[Any, ...] = (
-    *(None, True, -1, 0, 10**30, 1e308, "", "../../outside", "/tmp/outside", "\0"),
-    *([], {}, [[]], "x" * 4096),
-)
 _WATCHED = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 _FORBIDDEN = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "socket.connect", "socket.bind"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -86,51 +64,6 @@ class Report:
     accepted: int = 0
     findings: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
-
-
-def mutated(content: bytes, draws: random.Random, is_json: bool) -> bytes:
-    """The content with one to four changes."""
-    if is_json and draws.random() < 0.6:
-        return _mutated_json(content, draws)
-    changed = bytearray(content)
-    for _ in range(draws.randint(1, 4)):
-        place = draws.randrange(len(changed) + 1)
-        kind = draws.randrange(6)
-        if kind == 0 and changed:
-            changed[place % len(changed)] ^= 1 << draws.randrange(8)
-        elif kind == 1 and changed:
-            changed[place % len(changed)] = draws.randrange(256)
-        elif kind == 2:
-            changed[place : place + draws.randrange(9)] = draws.choice(_STRANGE)
-        elif kind == 3:
-            length = len(changed) if draws.random() < 0.5 else draws.randrange(1, 600)
-            del changed[place : place + length]
-        elif kind == 4:
-            start = draws.randrange(len(changed) + 1)
-            changed[place:place] = changed[start : start + draws.randrange(1, 600)]
-        else:
-            changed[place : place + draws.randrange(1, 64)] = draws.randbytes(draws.randrange(1, 64))
-    return bytes(changed)
-
-
-def _mutated_json(content: bytes, draws: random.Random) -> bytes:
-    tree = json.loads(content)
-    for _ in range(draws.randint(1, 3)):
-        node, places = tree, list[tuple[Any, Any]]()
-        waiting = [tree]
-        while waiting:
-            node = waiting.pop()
-            keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
-            places += [(node, key) for key in keys]
-            waiting += [node[key] for key in keys]
-        if not places:
-            break
-        parent, key = draws.choice(places)
-        if draws.random() < 0.2:
-            del parent[key]
-        else:
-            parent[key] = deepcopy(draws.choice(_VALUES))
-    return json.dumps(tree).encode()
 
 
 class Guard:
@@ -207,7 +140,7 @@ def try_one(parser: Parser, content: bytes, path: Path) -> str:
 
 
 def fuzz(name: str, make: Callable[[Path], Parser], inputs: int, seed: int) -> Report:
-    """Try so many inputs on one parser."""
+    """Try so many inputs on one parser; a tenth of them on a slow one."""
     report = Report(name)
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         parser = make(Path(folder).resolve())
@@ -215,10 +148,10 @@ def fuzz(name: str, make: Callable[[Path], Parser], inputs: int, seed: int) -> R
         for path, content in whole.items():
             outcome = try_one(parser, content, path)
             assert outcome == ("refused" if parser.is_part else "accepted"), f"{name}, {path.name} as it is: {outcome}"
-        for number in range(inputs):
+        for number in range(-(-inputs // 10) if parser.is_slow else inputs):
             draws = random.Random(f"{seed} {name} {number}")
             path = draws.choice(parser.files)
-            content = mutated(whole[path], draws, path.suffix == ".json")
+            content = mutated(whole[path], draws, path.suffix == ".json", parser.words or STRANGE)
             outcome = try_one(parser, content, path)
             path.write_bytes(whole[path])
             report.inputs += 1
@@ -242,18 +175,27 @@ def limited_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, former)
 
 
+def _try_locales(inputs: int, seed: int) -> tuple[int, int]:
+    """How many folders were read, and how many not alike; says which."""
+    found, locales = differences(inputs, seed)
+    print(f"{LOCALES:<22}{inputs:>8}{'':>19}{len(found):>10}  UTF-8 and {', '.join(locales)}")
+    if found:
+        print(f"    inputs {', '.join(map(str, found[:10]))}")
+    return inputs, len(found)
+
+
 def main() -> None:
     """Try all parsers and print the table."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--inputs", type=int, default=10_000, help="of each parser")
     arguments.add_argument("--seed", type=int, default=0)
-    arguments.add_argument("--only", nargs="*", choices=list(PARSERS), default=list(PARSERS))
+    arguments.add_argument("--only", nargs="*", choices=[*PARSERS, LOCALES], default=[*PARSERS, LOCALES])
     arguments.add_argument("--figures", type=Path, help="put what was found into this JSON file; its other parts stay")
     chosen = arguments.parse_args()
     print(f"{'parser':<22}{'inputs':>8}{'refused':>9}{'accepted':>10}{'findings':>10}{'seconds':>9}", flush=True)
     totals = [0, 0]
     with limited_memory():
-        for name in chosen.only:
+        for name in (name for name in chosen.only if name != LOCALES):
             started = time.monotonic()
             report = fuzz(name, PARSERS[name], chosen.inputs, chosen.seed)
             count = sum(report.findings.values())
@@ -264,6 +206,8 @@ def main() -> None:
                 print(f"    {times} x {finding} ({report.examples[finding]})", flush=True)
             if chosen.figures:
                 put(chosen.figures, "fuzz", {name: {"seed": chosen.seed} | vars(report)})
+    if LOCALES in chosen.only:
+        totals = [total + more for total, more in zip(totals, _try_locales(chosen.inputs, chosen.seed), strict=True)]
     print(f"{totals[0]} inputs, {totals[1]} findings")
     sys.exit(1 if totals[1] else 0)
 

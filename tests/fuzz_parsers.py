@@ -5,9 +5,9 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,21 +39,26 @@ from launchers.profiles import UsageError, load_site
 from trainer import checkpoint
 from trainer.evaluation import predictions
 from trainer.evaluation.inputs import inputs_of
+from trainer.lock_file import LOCK, after, holder_of, this_start, to_bytes
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
 from trainer.rows import Rows
+from trainer.run_lock import in_use
 from trainer.status import run_folders, standing, table
 
 
 @dataclass(frozen=True)
 class Parser:
     """`read` takes the path of one of `files`, changed; it may write below `folder` and nowhere else. is_part: they are
-    parts of files, which are refused as they are, so that headers are changed more often than numbers."""
+    parts of files, which are refused as they are, so that headers are changed more often than numbers. words: to put
+    into them, where the usual ones would not do. is_slow: it takes a second, so that tests try few inputs."""
 
     folder: Path
     files: list[Path]
     read: Callable[[Path], object]
     is_part: bool = False
+    words: Sequence[bytes] = ()
+    is_slow: bool = False
 
 
 def _small_set(folder: Path) -> Path:
@@ -227,6 +232,25 @@ def run_folder(folder: Path) -> Parser:
     return Parser(folder, files, read)
 
 
+def lock_files(folder: Path) -> Parser:
+    """What a start finds in the folder of a run that another one has."""
+    run = folder / "run"
+    run.mkdir()
+    mine = this_start(run)
+    holder = replace(mine, process=next(iter(mine.ancestors), mine.process))  # of another process that lives
+    former = replace(holder, token="f0", host="h", machine="another")
+    files = [run / LOCK, after(run, former)]
+    for path, content in zip(files, (former, holder), strict=True):
+        path.write_bytes(to_bytes(content))
+
+    def read(_: Path) -> None:
+        in_use(run, 900.0)
+        found = holder_of(run)
+        assert found is None or found.in_words()
+
+    return Parser(folder, files, read)
+
+
 def _xray_csv(name: str, make: Callable[[Path], Path], **options: Any) -> Callable[[Path], Parser]:
     def parser(folder: Path) -> Parser:
         root = folder / "raw"
@@ -338,7 +362,7 @@ def _into_quarantine(path: Path, check: Callable[[bytes], Any]) -> None:
         raise InputError(found)
 
 
-PARSERS: dict[str, Callable[[Path], Parser]] = {
+FILE_PARSERS: dict[str, Callable[[Path], Parser]] = {
     "index": index_columns,
     "manifest": manifest,
     "shard": shard_tar,
@@ -353,6 +377,7 @@ PARSERS: dict[str, Callable[[Path], Parser]] = {
     "site profile": site_profile,
     "plan": plan_json,
     "run folder": run_folder,
+    "lock": lock_files,
     "own csv": own_csv,
     "own folder": own_folder,
     "file names": file_names,
