@@ -31,6 +31,7 @@ from data_pipelines.depth_of_set import depth_note
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
+from data_pipelines.limits import with_sound_numbers
 from data_pipelines.part import ROWS, Bad, finished_shards, progress_bar, write_part
 from data_pipelines.plan import SET, agree_on_plan, removal, ways
 from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
@@ -346,7 +347,7 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
 
     def run(
         output: Annotated[Output, tyro.conf.arg(name="")],
-        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=reader)],
+        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=with_sound_numbers(reader))],
     ) -> None:
         if output.bits is not None and can_be_xrays and raw.xray_size is None:
             raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")

@@ -50,7 +50,11 @@ def test_all_commands_work_where_names_are_not_of_the_locale(tmp_path: Path) -> 
     listed = tmp_path / "commands.json"
     listed.write_text(json.dumps([list(map(str, command)) for command in commands]), encoding="ascii")
     done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, str(listed)], cwd=ROOT, env=os.environ | LOCALE, capture_output=True, check=False
+        [sys.executable, "-c", RUN_ALL, str(listed)],
+        cwd=ROOT,
+        env=os.environ | LOCALE,
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
     manifest = json.loads((prepared / "manifest.json").read_text(encoding="utf-8"))
