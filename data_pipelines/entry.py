@@ -12,6 +12,7 @@ import tyro
 
 from data_pipelines import advice, streams
 from data_pipelines.errors import InputError, RunError
+from data_pipelines.limits import require_numbers
 from data_pipelines.typed_paths import ON_COMMAND_LINE
 
 Command = TypeVar("Command")
@@ -26,7 +27,9 @@ def tell(message: str) -> None:
 def parse(command: type[Command], description: str | None, **options: Any) -> Command:
     """What the command line says, as a dataclass, whose flags messages name from now on. `options` are tyro's."""
     advice.belong_to(command)
-    return tyro.cli(command, description=description, **options)
+    parsed = tyro.cli(command, description=description, **options)
+    require_numbers(parsed)
+    return parsed
 
 
 def world_size() -> int:

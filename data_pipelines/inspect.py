@@ -33,6 +33,7 @@ from data_pipelines.shards import read_manifest
 
 _MAX_IMAGES = 512
 _NAME_COLUMNS = 26
+_MAX_SIZE = 4096  # pixels of each image on the sheet
 _PATIENTS: dict[Patients, str] = {
     "none": "no patients",
     "apart": "patients apart: none is in two splits",
@@ -78,8 +79,8 @@ class Inspect:
     def __post_init__(self) -> None:
         if not 1 <= self.images <= _MAX_IMAGES:
             raise InputError(f"--images is {self.images}; it must lie in 1 to {_MAX_IMAGES}")
-        if self.size < 1:
-            raise InputError(f"--size is {self.size}; it must be at least 1")
+        if not 1 <= self.size <= _MAX_SIZE:
+            raise InputError(f"--size is {self.size}; it must lie in 1 to {_MAX_SIZE}")
         if self.seed < 0:
             raise InputError(f"--seed is {self.seed}; it must not be negative")
         if self.view in RESIZE_FIRST and self.resize < self.size:

@@ -33,6 +33,7 @@ from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 from data_pipelines.join import join_parts, left_out_note, summary
+from data_pipelines.limits import with_sound_numbers
 from data_pipelines.part import progress_bar, write_part
 from data_pipelines.plan import SET, agree_on_plan, read_plan, removal, was_begun_anew, ways, with_bits
 from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
@@ -227,7 +228,7 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
 
     def run(
         output: Annotated[Output, tyro.conf.arg(name="")],
-        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=reader)],
+        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=with_sound_numbers(reader))],
     ) -> None:
         if output.bits is not None and can_be_xrays and raw.xray_size is None:
             raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")

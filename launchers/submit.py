@@ -7,10 +7,13 @@ python -m launchers.submit PLAN.json --site juwels-booster [--max-parallel 16]
 import argparse
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +200,24 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, list(arguments[cut + 1 :])
 
 
+@contextmanager
+def _printing() -> Iterator[None]:
+    """File names are printed as they are, and who stops reading, as `| head` does, ends the program quietly."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 closed before it began
+        stream.reconfigure(errors="surrogateescape")
+        setattr(sys, name, stream)
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+
+
+@_printing()
 def main() -> None:
     """Parse the command line and submit."""
     try:

@@ -47,6 +47,8 @@ def _require_known_choices(config: Any) -> None:
             raise InputError(f"{name} is {value!r}{nearest(str(value), get_args(kind))}")
 
 
+_MOST_READ_AHEAD = 1024
+_LARGEST_SIDE = 65_535  # pixels; of a JPEG file
 _MOST_PROFILED_STEPS = 100  # each is some megabytes of trace
 
 
@@ -118,6 +120,10 @@ class DataConfig:
         _require_known_choices(self)
         _require(
             self.image_size >= SMALLEST_SIDE, f"--data.image-size is {self.image_size}; the smallest is {SMALLEST_SIDE}"
+        )
+        _require(
+            max(self.image_size, self.resize) <= _LARGEST_SIDE,
+            f"--data.image-size is {self.image_size} and --data.resize {self.resize}; the largest is {_LARGEST_SIDE}",
         )
         crops = {self.train_view, self.eval_view} & set(RESIZE_FIRST)
         _require(
@@ -335,7 +341,10 @@ class RuntimeConfig:
             f"--profile is {self.profile}; a trace of more than {_MOST_PROFILED_STEPS} steps is too large to look at",
         )
         _require(self.hang_timeout_s >= 0, f"--hang-timeout-s is {self.hang_timeout_s}; it must not be negative")
-        _require(self.read_ahead >= 0, f"--read-ahead is {self.read_ahead}; it must not be negative")
+        _require(
+            0 <= self.read_ahead <= _MOST_READ_AHEAD,
+            f"--read-ahead is {self.read_ahead}; it must lie in 0 to {_MOST_READ_AHEAD}",
+        )
         _require(self.bucket_mb >= 0, f"--bucket-mb is {self.bucket_mb}; it must not be negative")
         self._check_engine()
 

@@ -40,6 +40,9 @@ from trainer.reporting.document import Title, as_markdown, as_page
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 
 
+_MOST_RESAMPLES = 1_000_000
+
+
 @dataclass(frozen=True)
 class Evaluate:
     """How good a run is, and how sure one may be."""
@@ -71,6 +74,8 @@ class Evaluate:
     def __post_init__(self) -> None:
         if self.resamples < 100:
             raise InputError(f"--resamples is {self.resamples}; below 100 there is no interval worth the name")
+        if self.resamples > _MOST_RESAMPLES:
+            raise InputError(f"--resamples is {self.resamples}; more than {_MOST_RESAMPLES:,} do not fit into memory")
         if self.batch_size < 1 or self.seed < 0:
             raise InputError("--batch-size must be at least 1, --seed must not be negative")
 

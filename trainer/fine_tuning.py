@@ -107,6 +107,8 @@ class Transfer:
     def __post_init__(self) -> None:
         if self.shots != FULL and not (self.shots.isdecimal() and int(self.shots) > 0):
             raise InputError(f"--shots {self.shots} is neither a number of at least 1 nor {FULL!r}")
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}; it must not be negative")
 
     @property
     def config_shots(self) -> int | None:

@@ -22,6 +22,7 @@ import tyro
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
+from data_pipelines.limits import require_numbers
 from trainer import logs
 from trainer.authors import departures, match_authors, match_paper_code
 from trainer.config import Config, differences
@@ -94,7 +95,9 @@ def parse(arguments: list[str]) -> Command:
     recipe = RECIPES[name]
 
     def from_default(default: Config) -> Command:
-        return tyro.cli(_command(recipe, default), args=rest, prog=f"pretrain.py {name}")
+        command = tyro.cli(_command(recipe, default), args=rest, prog=f"pretrain.py {name}")
+        require_numbers(command.config)
+        return command
 
     # The other flags are checked against the values that the switch sets, so it is looked for first.
     switched = _is_switched_on(rest)

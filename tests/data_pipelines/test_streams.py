@@ -23,10 +23,11 @@ GOES_ON = BEGIN + f"entry.entry_point(lambda: ({ON}))()"
 
 def shell(program: str, redirected: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
     """A Python program with its streams redirected by a shell: exit code, standard output and error."""
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
         ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-c", program, *arguments],
         cwd=ROOT,
-        env=os.environ | environment,
+        env=buffered | environment,
         capture_output=True,
         check=False,
     )

@@ -1,8 +1,10 @@
 """Batch scripts are what they should be, do what they say when bash runs them, and refuse what is wrong."""
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from login_node import Login, directives
 from launchers import job
 from launchers.profiles import SITES, UsageError, load_site, seconds, site_names
 
+ROOT = Path(__file__).resolve().parents[2]
 ODD = ["--data.sets", "a b", "it's", "$(touch pwned)", "`touch pwned`", 'quote"d', "*"]
 
 
@@ -227,6 +230,14 @@ def test_refuses(login: Login, arguments: list[str], message: str) -> None:
     assert code == 2
     assert message in error
     assert login.ran("sbatch") == []
+
+
+@pytest.mark.parametrize(("redirected", "code"), [('| true; exit "${PIPESTATUS[0]}"', 141), (">&- 2>&-", 0)])
+def test_nobody_reads_the_help(redirected: str, code: int) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-m", "launchers.submit", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=buffered, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
 def test_odd_folder_is_refused_in_directives_and_quoted_elsewhere(login: Login) -> None:

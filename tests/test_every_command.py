@@ -1,0 +1,91 @@
+"""What holds for every command: how it begins and ends, and what it says to numbers that cannot be meant."""
+
+import ast
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import INTERNAL, dataclasses_of_commands, modules, parsers, sources
+
+from data_pipelines import entry, inspect, prepare
+from data_pipelines.errors import InputError
+from trainer import pretrain, transfer
+
+HUGE = "1" + "0" * 400
+MAINS: dict[str, Callable[[], None]] = {
+    "pretrain": pretrain.main,
+    "transfer": transfer.main,
+    "prepare": prepare.main,
+    "inspect": inspect.main,
+}
+FROM_SCRATCH = ["--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist"]
+ABSURD = [
+    ("pretrain", ["--seed", HUGE], f"--seed is {HUGE}; it must be below 9,223,372,036,854,775,808"),
+    ("pretrain", ["--schedule.epochs", "1e30"], "--schedule.epochs is 1e+30; it must be below 2,147,483,648"),
+    ("pretrain", ["--optim.base-lr", "inf"], "--optim.base-lr is inf; it must be finite"),
+    ("pretrain", ["--data.mixup-alpha", "inf"], "--data.mixup-alpha is inf; it must be finite"),
+    ("pretrain", ["--data.randaugment-ops", HUGE], "--data.randaugment-ops is"),
+    ("pretrain", ["--data.image-size", "2000000000", "--data.resize", "2000000000"], "the largest is 65535"),
+    ("pretrain", ["--read-ahead", "2000000000"], "--read-ahead is 2000000000; it must lie in 0 to 1024"),
+    ("pretrain", ["--threads", "2000000000"], "--threads is 2000000000; it must be below 4,096"),
+    ("pretrain", ["--timeout-s", HUGE], "--timeout-s is"),
+    ("transfer", [*FROM_SCRATCH, "--seed", "-1"], "--seed is -1; it must not be negative"),
+    ("transfer", [*FROM_SCRATCH, "--base-lr", "inf"], "--base-lr is inf; it must be finite"),
+    ("transfer", [*FROM_SCRATCH, "--image-size", "2000000000"], "the largest is 65535"),
+    ("transfer", ["sweep", "--sources", "scratch", "--targets", "digits", "--seeds", HUGE], "--seeds is"),
+    ("prepare", ["phantom", "--out", "out", "--images", HUGE], "--images is"),
+    ("prepare", ["phantom", "--out", "out", "--seed", HUGE], "--seed is"),
+    ("prepare", ["image-folder", "--root", ".", "--out", "out", "--shorter-side", HUGE], "--shorter-side is"),
+    ("inspect", ["fashion_mnist", "--size", "2000000000"], "--size is 2000000000; it must lie in 1 to 4096"),
+    ("inspect", ["fashion_mnist", "--seed", HUGE], "--seed is"),
+    ("inspect", ["fashion_mnist", "--randaugment-ops", HUGE], "--randaugment-ops is"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), ABSURD, ids=[" ".join(row[1])[:60] for row in ABSURD])
+def test_absurd_numbers_are_refused(
+    name: str,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        MAINS[name]()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert list(tmp_path.iterdir()) == []
+
+
+COUNTED = {
+    (command, flag)
+    for command, kind in dataclasses_of_commands().items()
+    for action in parsers()[command]._actions
+    for flag in action.option_strings
+    if flag in ("--batch-size", "--image-size", "--rounds", "--steps", "--threads", "--windows")
+}
+
+
+@pytest.mark.parametrize(("command", "flag"), sorted(COUNTED))
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_what_is_counted_is_at_least_one(command: str, flag: str, number: str) -> None:
+    required = [word for action in parsers()[command]._actions if action.required for word in _given(action)]
+    with pytest.raises((InputError, SystemExit), match=r"at least|above 0|smallest|1 to|^2$"):
+        entry.parse(dataclasses_of_commands()[command], None, args=[*required, flag, number])
+
+
+def _given(action: object) -> list[str]:
+    return [*getattr(action, "option_strings", [])[:1], "4"]
+
+
+@pytest.mark.parametrize("command", sorted({name.split()[0] for name in parsers()} - INTERNAL - {"submit", "sweep"}))
+def test_every_command_begins_and_ends_as_entry_point_says(command: str) -> None:
+    functions = [node for node in modules()[sources()[command]].body if isinstance(node, ast.FunctionDef)]
+    (main,) = (node for node in functions if node.name == "main")
+    assert [ast.unparse(decorator) for decorator in main.decorator_list] == ["entry_point"]
