@@ -16,11 +16,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-from data_pipelines.entry import parse
+import tyro
+
+from data_pipelines import advice
 from data_pipelines.errors import InputError, RunError
 from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
 from trainer.run_lock import in_use
+from trainer.sweep.command import Sweep
 
 
 class _Tasks:
@@ -49,7 +52,7 @@ class _Tasks:
 def execute(arguments: list[str]) -> tuple[str | None, bool]:
     """Make one run. Returns why it failed, None if it did not, and whether this process can make another."""
     try:
-        fine_tune(parse(Transfer, None, args=arguments))
+        fine_tune(tyro.cli(Transfer, args=arguments))
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return str(error), True
@@ -72,6 +75,7 @@ def log_to(path: Path) -> None:
 def main() -> None:
     """Make runs until there is none left."""
     logs.install()
+    advice.belong_to(Sweep)  # which is what the user typed
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the log of the first run, which the sweep opened
     _tell(events, event="ready")
