@@ -244,6 +244,6 @@ def require_finite(weights: Iterable[Tensor], step: int) -> None:
     norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
     if not norms.isfinite().all():
         raise RunError(
-            f"the weights after step {step} are not finite although the loss was; they are not saved, and what was "
-            "saved before stays as it is. Lower the learning rate or lengthen the warm-up"
+            f"the weights after step {step} are not finite although the loss was; they are not saved, the last "
+            "checkpoint is from before. Lower the learning rate or lengthen the warm-up"
         )

@@ -123,7 +123,7 @@ class LossWatch:
         shown = [key for rank_keys in keys.values() for key in rank_keys][:_SHOWN_KEYS]
         raise RunError(
             f"the {what} of step {step} is not finite at learning rate {lr:.4g}, on rank {', '.join(map(str, ranks))}; "
-            f"samples: {', '.join(shown)} ... (all in {path}). What was saved before stays as it is. Look at these, "
+            f"samples: {', '.join(shown)} ... (all in {path}). The last checkpoint is from before. Look at these, "
             "lower the learning rate, lengthen the warm-up, take --precision fp32, or leave out such updates with "
             "--non-finite skip"
         )
