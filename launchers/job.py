@@ -34,9 +34,10 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def state(run_dir: Path, since: float, done: Path | None = None) -> tuple[str, int]:
-    """Whether a run is "finished" (that is, has left the file `done` where one is named), "failed" (after the time
-    `since`) or "resumable", and the steps it has saved."""
+def state(run_dir: Path, since: float, done: Path | None = None, job: str | None = None) -> tuple[str, int]:
+    """Whether a run is "finished" (that is, has left the file `done` where one is named), "busy" (in the hands of
+    another start than of the SLURM job `job`), "failed" (after the time `since`) or "resumable", and the steps it has
+    saved."""
     status = read_json(run_dir / "status.json")
     if not isinstance(status, dict):
         status = {}
@@ -45,9 +46,18 @@ def state(run_dir: Path, since: float, done: Path | None = None) -> tuple[str, i
     time = time if isinstance(time, (int, float)) else 0
     if done is not None:
         said = "finished" if read_json(done) is not None else "" if said == "finished" else said
-    if said == "finished" or (said == "failed" and time >= since):
+    if said == "finished":
+        return said, step
+    if job is not None and _is_of_another(read_json(run_dir / "lock.json"), job):
+        return "busy", step
+    if said == "failed" and time >= since:
         return said, step
     return "resumable", step
+
+
+def _is_of_another(lock: Any, job: str) -> bool:
+    name = lock.get("job") if isinstance(lock, dict) else None
+    return isinstance(lock, dict) and str(name).split()[:3] != ["SLURM", "job", job]
 
 
 def read_plan(path: Path) -> tuple[str, list[Task], int]:
@@ -146,20 +156,22 @@ class Runner:
 
 
 def main() -> None:
-    """`job.py state RUN_DIR --since T [--done FILE]` or `job.py tasks PLAN --element I --elements N --slots S`."""
+    """`job.py state RUN_DIR --since T [--done FILE] [--job ID]`, or
+    `job.py tasks PLAN --element I --elements N --slots S`."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     asks = commands.add_parser("state")
     asks.add_argument("run_dir", type=Path)
     asks.add_argument("--since", type=float, default=0)
     asks.add_argument("--done", type=Path)
+    asks.add_argument("--job")
     does = commands.add_parser("tasks")
     does.add_argument("plan", type=Path)
     for name, default in (("--element", 0), ("--elements", 1), ("--slots", 1)):
         does.add_argument(name, type=int, default=default)
     arguments = parser.parse_args()
     if arguments.command == "state":
-        print(*state(arguments.run_dir, arguments.since, arguments.done))
+        print(*state(arguments.run_dir, arguments.since, arguments.done, arguments.job))
         return
     _, tasks, gpus = read_plan(arguments.plan)
     runner = Runner(arguments.slots, gpus)

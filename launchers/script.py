@@ -99,7 +99,7 @@ scontrol requeue "$SLURM_JOB_ID\""""
         else f"{after_limit}exit $((code ? code : 1))"
     )
     return f"""# Whether the run is finished, failed since this was submitted, or resumable; and the step it has saved.
-state() {{ python {_quoted(LAUNCHERS / "job.py")} state {_quoted(run_dir)} {asks}; }}
+state() {{ python {_quoted(LAUNCHERS / "job.py")} state {_quoted(run_dir)} {asks} "$@"; }}
 
 read -r stands begun < <(state)
 [ "$stands" = resumable ] || {{ echo {_quoted(run_dir)} "is $stands at step $begun"; [ "$stands" = finished ]; exit; }}
@@ -107,11 +107,13 @@ read -r stands begun < <(state)
 launch {command}
 code=$?
 
-read -r stands reached < <(state)
+# A lock that is left now is this job's, or that of another start, which goes on.
+read -r stands reached < <(state --job "$SLURM_JOB_ID")
 echo {_quoted(run_dir)} "is $stands at step $reached, where it was $begun before; srun ended with $code"
 [ "$stands" = finished ] && exit 0
 [ "$stands" = failed ] && exit 1
 [ "$asked" = cancel ] && exit 143
+[ "$stands" = busy ] && exit $((code ? code : 1))
 {after}"""
 
 

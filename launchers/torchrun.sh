@@ -45,7 +45,7 @@ if [ "$nodes" = 1 ]; then
     command+=(--standalone)
 else
     [[ $endpoint =~ ^[^:]+:[0-9]+$ ]] || fail "--nodes $nodes needs --endpoint HOST:PORT, a host that all nodes reach"
-    command+=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id "bitscale-$endpoint")
+    command+=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$endpoint" --rdzv-id bitscale)
     conf=last_call_timeout=$last_call
     if [ -n "$local_addr" ]; then # torchrun would look for its own host name in the endpoint, and not find it
         command+=(--local-addr "$local_addr")

@@ -76,6 +76,7 @@ OF_ANOTHER = {
     ("benchmarks.throughput_memory", "--checkpoint-stages"): "pretrain",
     ("launchers.sbatch", "--run-dir"): "pretrain",
     ("launchers.script", "--done"): None,  # launchers/job.py
+    ("launchers.script", "--job"): None,
     ("launchers.script", "--since"): None,
     ("launchers.submit", "--no-resume"): "pretrain",
     ("launchers.submit", "--run-dir"): "pretrain",

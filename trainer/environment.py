@@ -1,5 +1,6 @@
 """Where a run was made: versions, machine and commit."""
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -21,6 +22,7 @@ def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
         "host": platform.node(),
+        "torchrun": os.environ.get("TORCHELASTIC_RUN_ID"),
         "device": torch.cuda.get_device_name(engine.device) if on_gpu else cpu_name(),
         "world_size": engine.world_size,
         "threads_per_rank": engine.threads,

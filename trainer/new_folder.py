@@ -8,11 +8,9 @@ from typing import Any
 
 from data_pipelines.errors import InputError
 from trainer.files import read_json
+from trainer.lock_file import ENVIRONMENT as ENVIRONMENT
 from trainer.lock_file import job_name
 from trainer.run_lock import Ranks, elsewhere
-
-ENVIRONMENT = "environment.json"
-"""In the folder of a run: where its last start was made, and by which job."""
 
 
 def next_free(run_dir: Path, engine: Ranks) -> Path:
@@ -37,7 +35,8 @@ def _next_free(run_dir: Path) -> str:
     taken = list(takewhile(os.path.lexists, _numbered(run_dir)))
     if _is_restarted() and taken:
         job = job_name()
-        mine = [folder for folder in taken if _job_of(folder) == job] if job is not None else taken
+        launch = (job, os.environ.get("TORCHELASTIC_RUN_ID"))  # a SLURM job may launch several
+        mine = [folder for folder in taken if _launch_of(folder) == launch] if job is not None else taken
         if mine:
             return mine[-1].name
     return next(folder.name for folder in _numbered(run_dir) if folder not in taken)
@@ -65,6 +64,6 @@ def _is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
-def _job_of(folder: Path) -> Any:
+def _launch_of(folder: Path) -> Any:
     environment = read_json(folder / ENVIRONMENT)
-    return environment.get("job") if isinstance(environment, dict) else None
+    return (environment.get("job"), environment.get("torchrun")) if isinstance(environment, dict) else None

@@ -18,8 +18,9 @@ class Process(NamedTuple):
     number: int
     started: int | None
 
-    def lives(self) -> bool:
-        """Whether it has not ended; asked on the machine that it is on."""
+    def lives(self) -> bool | None:
+        """Whether it has not ended, asked on the machine that it is on; None where the system does not show it, and its
+        number may be another's by now."""
         try:
             os.kill(self.number, 0)
         except ProcessLookupError:
@@ -27,9 +28,16 @@ class Process(NamedTuple):
         except (OSError, OverflowError):  # somebody else's, or no number of a process
             pass
         known = _stat(self.number)
-        if known is None:  # others' processes may be hidden
-            return True
-        return known.state not in "ZX" and self.started in (None, known.started)
+        if known is None:
+            return None
+        if known.state in "ZX":
+            return False
+        return None if self.started is None else self.started == known.started
+
+    def stands_still(self) -> bool:
+        """Whether it was stopped, as by Ctrl-Z, and acts on no signal to end before it goes on."""
+        known = _stat(self.number)
+        return known is not None and known.state in "Tt"
 
 
 class _Stat(NamedTuple):

@@ -1,8 +1,8 @@
 """One start at a time in the folder of a run: the others are refused, or wait.
 
 The start that has the folder touches `lock.json` there every ten seconds. Another one takes it over when that process
-is gone, as can be seen on its own machine, or has been silent for long. Ages go by the clock of the file system, as
-those of hosts differ.
+is gone, as can be seen on its own machine, or has been silent for long, some of it before its eyes. Ages go by the
+clock of the file system, as those of hosts differ.
 """
 
 import os
@@ -16,14 +16,33 @@ from typing import Any, Literal, Protocol
 
 from data_pipelines.advice import flag
 from data_pipelines.errors import InputError, RunError
-from trainer.lock_file import LOCK, Found, Holder, after, chain_of, clock_ns, create, put_first, this_start
+from trainer.lock_file import (
+    ENVIRONMENT,
+    LOCK,
+    Found,
+    Holder,
+    after,
+    chain_of,
+    clock_ns,
+    create,
+    id_of,
+    put_first,
+    this_start,
+    touch,
+)
 from trainer.messages import say
 
 _BEAT_S, _POLL_S = 10.0, 1.0
 _MISSED_BEATS = 3  # a disk may be slow
 _ENDING_S = 45.0  # that a start of the same job, or one whose launcher is gone, may take to save and end
+_BRIEFLY_S = 1.0  # that training may wait for the thread of the lock
 _PATIENCE_S = 30.0  # from asking this start to end until it is ended
 Verdict = Literal["free", "wait", "busy"]
+
+
+def _clock() -> float:
+    """Seconds, also those that the machine was suspended for, where it counts them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def elsewhere() -> str:
@@ -75,45 +94,45 @@ class _Attempt:
             return "free"
         found, now, before = chain[-1], time.monotonic(), self._watched
         is_new = before is None or before.holder.token != found.holder.token
-        moves = before is not None and not is_new and before.touched_ns != found.touched_ns
+        moves = before is not None and not is_new and before.sign != found.sign
         self._watched, self._since = found, now if is_new else self._since
         self._moved = now if is_new or moves else self._moved
         of_this_job = found.holder.job is not None and found.holder.job == self.me.job
         may_end = now - self._since < _ENDING_S
-        if found.holder.is_here:
+        lives = found.holder.lives(self._folder)
+        if lives is False or (found.holder.is_here and found.holder.process == self.me.process):
+            return "free"
+        if lives:
             return self._judge_here(found.holder, may_end and (of_this_job or found.holder.may_be_ending))
         if moves and not (of_this_job and may_end):
-            self.words = f"{self._in_use(found.holder)}, and gives signs of life. {self._remedy('stop it there')}"
+            self.words = f"{self._in_use(found.holder)}, and gives signs of life. {self._remedy(found.holder)}"
             return "busy"
         return self._judge_silence(found, of_this_job)
 
     def _judge_here(self, holder: Holder, may_end: bool) -> Verdict:
-        process = holder.process
-        assert process is not None
-        if process == self.me.process or not process.lives() or holder.is_copied_to(self._folder):
-            return "free"
         if may_end:
             self.words = f"{self._in_use(holder)}, which may be about to end; waiting up to {_ENDING_S:.0f} s for that"
             return "wait"
-        self.words = f"{self._in_use(holder)}. {self._remedy(f'have it save and end with: kill {process.number}')}"
+        self.words = f"{self._in_use(holder)}. {self._remedy(holder)}"
         return "busy"
 
     def _judge_silence(self, found: Found, of_this_job: bool) -> Verdict:
         # Where clocks differ after all, its age may be wrong by any amount; what was waited for is not.
-        silent_s = max(time.monotonic() - self._moved, (clock_ns(self._folder) - found.touched_ns) / 1e9)
+        watched_s = time.monotonic() - self._moved
+        silent_s = max(watched_s, (clock_ns(self._folder) - found.touched_ns) / 1e9)
         least_s = _MISSED_BEATS * _BEAT_S
         limit_s = least_s if of_this_job else max(self._timeout_s, least_s)
         self.words = (
             f"{self._in_use(found.holder)}, silent for {silent_s:.0f} s; waiting until it ends, or that is "
-            f"{limit_s:.0f} s (--timeout-s)"
+            f"{limit_s:.0f} s ({flag('--timeout-s')}), at least {least_s:.0f} s of it from now"
         )
-        return "free" if silent_s >= limit_s else "wait"
+        return "free" if silent_s >= limit_s and watched_s >= least_s else "wait"
 
     def _in_use(self, holder: Holder) -> str:
         return f"{self._folder} is in use by {holder.in_words()}"
 
-    def _remedy(self, stop: str) -> str:
-        return f"Wait for it, {elsewhere()}, or {stop}"
+    def _remedy(self, holder: Holder) -> str:
+        return f"Wait for it, {elsewhere()}, or {holder.how_to_stop()}"
 
 
 class _Lock:
@@ -123,7 +142,8 @@ class _Lock:
         self._folder, self._me = folder, me
         self.lost: str | None = None
         """Who has it now, if this process no longer does."""
-        self._seen = time.monotonic()  # to be its own
+        self._seen = _clock()  # to be its own
+        self._touched_ns = 0
         self._guard, self._released = threading.Lock(), threading.Event()
         threading.Thread(target=self._keep, name="run lock", daemon=True).start()
 
@@ -135,31 +155,49 @@ class _Lock:
                 if not self._released.wait(_PATIENCE_S):
                     say(f"error: {self.lost}")
                     os.kill(os.getpid(), SIGTERM)
+                    if not self._released.wait(_PATIENCE_S):  # the main thread is where no signal reaches it
+                        os._exit(1)
                 return
 
     def is_lost(self) -> str | None:
         """`lost`, as it is now: a process that stood still for long looks before it writes."""
-        if time.monotonic() - self._seen > 2 * _BEAT_S:
+        if _clock() - self._seen > 2 * _BEAT_S:
             self._beat()
         return self.lost
 
     def _beat(self) -> None:
-        # A disk that fails is no reason to stop.
-        with self._guard, suppress(OSError):
-            if self._released.is_set() or self.lost is not None:
+        with self._having(_BRIEFLY_S) as has, suppress(OSError):  # a disk that fails is no reason to stop
+            if not has or self._released.is_set() or self.lost is not None:
                 return
-            chain, silent_s = chain_of(self._folder), time.monotonic() - self._seen
-            if chain and chain[-1].holder.token == self._me.token:
-                os.utime(chain[-1].path)
-            elif chain:
+            chain = chain_of(self._folder)
+            if id_of(self._folder)[1:] != (self._me.folder_id or [])[1:]:  # moved away, or no longer mounted
+                return
+            if not chain:
+                self._make_again()
+            elif chain[-1].holder.token == self._me.token:
+                self._seen, self._touched_ns = _clock(), chain[-1].touched_ns
+                touch(chain[-1].path)
+            elif chain[-1].is_readable:
                 self.lost = self._taken_over(f"by {chain[-1].holder.in_words()}")
-                return
-            elif silent_s > _MISSED_BEATS * _BEAT_S:  # whoever took it over has ended since
-                self.lost = self._taken_over("by another start, which has ended")
-                return
-            elif not create(self._folder / LOCK, self._me):  # somebody has deleted it
-                return
-            self._seen = time.monotonic()
+
+    def _make_again(self) -> None:
+        """Where somebody has deleted the lock, unless whoever took it over has ended since."""
+        began = self._folder / ENVIRONMENT
+        was_silent = _clock() - self._seen > _MISSED_BEATS * _BEAT_S
+        if was_silent and began.exists() and began.stat().st_mtime_ns > self._touched_ns:
+            self.lost = self._taken_over("by another start, which has ended")
+        elif create(self._folder / LOCK, self._me):
+            self._seen = _clock()
+
+    @contextmanager
+    def _having(self, timeout_s: float) -> Iterator[bool]:
+        """The guard, if it is to be had soon: the other thread that has it may hang on the disk."""
+        has = self._guard.acquire(timeout=timeout_s)
+        try:
+            yield has
+        finally:
+            if has:
+                self._guard.release()
 
     def _taken_over(self, by: str) -> str:
         return (
@@ -169,10 +207,11 @@ class _Lock:
 
     def release(self) -> None:
         """Leave the folder to others."""
-        with self._guard, suppress(OSError):
-            if self._released.is_set():
-                return
+        with self._having(_BEAT_S) as has, suppress(OSError):
+            was_released = self._released.is_set()
             self._released.set()
+            if was_released or not has:
+                return
             chain = chain_of(self._folder)
             if chain and chain[-1].holder.token == self._me.token:
                 chain[-1].path.unlink(missing_ok=True)
@@ -183,7 +222,7 @@ _locks: dict[Path, _Lock] = {}
 
 @contextmanager
 def locked(run_dir: Path, engine: Ranks, timeout_s: float) -> Iterator[None]:
-    """Have the folder of a run, which is made where there is none; rank 0 takes the lock for all. Collective.
+    """Take the folder of a run, creating it if needed; rank 0 takes the lock for all. Collective.
 
     Waits while another start may have died there, and at most until it has been silent for `timeout_s`. Raises
     InputError, on every rank, where one lives, and where the folder cannot be written.

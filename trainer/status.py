@@ -112,8 +112,8 @@ def _holder(run_dir: Path, state: str, beat: dict[str, Any]) -> str | None:
     holder = holder_of(run_dir)
     if holder is None or state == "finished":
         return None
-    here = holder.process if holder.is_here else None
-    if not (state in ("running", "stalled") if here is None else here.lives()):
+    lives = holder.process.lives() if holder.process is not None and holder.is_here else None
+    if not (state in ("running", "stalled") if lives is None else lives):
         return None
     number, written = _number(beat, "pid"), _number(beat, "time") or 0.0
     is_other = holder.process is None or (holder.host, holder.process.number) != (beat.get("host"), number)

@@ -67,6 +67,7 @@ def test_torchrun_on_two_nodes(address: str, is_host: str) -> None:
     options = dict(zip(words[7:-2:2], words[8:-2:2], strict=True))
     assert options["--nnodes"] == "1:2"
     assert (options["--rdzv-backend"], options["--rdzv-endpoint"]) == ("c10d", "jwb1i:29400")
+    assert options["--rdzv-id"] == "bitscale"  # whatever a node calls the endpoint
     assert (options["--local-addr"], options["--rdzv-conf"]) == (address, f"last_call_timeout=9,is_host={is_host}")
 
 

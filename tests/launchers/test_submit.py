@@ -132,6 +132,27 @@ def test_failure_of_an_earlier_job_is_tried_again(login: Login) -> None:
     assert job.state(login.folder / "nowhere", 0) == ("resumable", 0)
 
 
+@pytest.mark.parametrize(
+    ("lock", "requeued"),
+    [
+        ('{"job": "SLURM job 76 of jwb"}', False),
+        ('{"job": null}', False),
+        ('{"job": "SLURM job 77 of jwb"}', True),
+        ("", True),
+    ],
+)
+def test_a_job_whose_folder_another_start_has_is_not_queued_again(login: Login, lock: str, requeued: bool) -> None:
+    """The steps that were saved meanwhile are the other's."""
+    login.status("resumable", 1)
+    run_dir = login.folder / "runs/a_run"
+    (run_dir / "lock.json").write_text(lock)
+    login.program("srun", f"""echo '{{"state": "resumable", "step": 9}}' >{run_dir}/status.json; exit 3""")
+    process = login.run_script(login.script("pretrain", "embedded", "--site", "localhost", "--dry-run"))
+    output, _ = process.communicate()
+    assert (["requeue", "77"] in login.ran("scontrol")) is requeued
+    assert process.returncode == (0 if requeued else 3), output
+
+
 @pytest.mark.parametrize(("number", "seen", "requeued"), [(signal.SIGUSR1, "USR1", True), (signal.SIGTERM, "", False)])
 def test_signals_to_the_script(login: Login, number: int, seen: str, requeued: bool) -> None:
     """SIGUSR1, before the time limit, is handed on, and the job queues itself; after SIGTERM, scancel, it does not."""

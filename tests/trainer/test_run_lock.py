@@ -17,7 +17,7 @@ import pytest
 
 from data_pipelines.errors import InputError, RunError
 from trainer import lock_file, processes, run_lock
-from trainer.lock_file import LOCK, Holder, chain_of, create, holder_of, job_name, this_start
+from trainer.lock_file import ENVIRONMENT, LOCK, Holder, chain_of, create, holder_of, job_name, this_start
 from trainer.processes import Process
 from trainer.run_lock import Verdict, _Attempt, in_use, locked, release, require_lock, taken_over
 
@@ -60,7 +60,8 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def of(process: subprocess.Popen[bytes], folder: Path, **changes: Any) -> Holder:
-    return replace(this_start(folder), process=processes._process(process.pid), **changes)
+    known = {"process": processes._process(process.pid), "launcher": None}
+    return replace(this_start(folder), **known | changes)
 
 
 def elsewhere(folder: Path, **changes: Any) -> Holder:
@@ -102,12 +103,12 @@ def test_a_folder_is_one_starts_and_then_anybodys(tmp_path: Path) -> None:
 def test_another_start_of_this_machine_is_refused_at_once(
     tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = left(tmp_path, of(other, tmp_path, host="here", job="SLURM job 5"), age_s=9000)
+    path = left(tmp_path, of(other, tmp_path, host="here", job="torchrun 5"), age_s=9000)
     before = path.read_bytes(), path.stat().st_mtime_ns
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("nothing to wait for"))
     with pytest.raises(
         InputError,
-        match=rf"in use by process {other.pid} on here since \d+-\d+-\d+ [\d:]+ \(SLURM job 5\)\. .*kill {other.pid}$",
+        match=rf"in use by process {other.pid} on here since \d+-\d+-\d+ [\d:]+ \(torchrun 5\)\. .*kill {other.pid}$",
     ):
         have(tmp_path)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
@@ -132,19 +133,63 @@ def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
         assert at_once(tmp_path) == "free"
 
 
-def test_a_process_that_is_hidden_counts_as_alive(
-    tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("missing", ["the process", "its start"])
+def test_a_process_that_cannot_be_told_from_another_is_judged_by_its_silence(
+    missing: str, tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Others' processes may not be shown, and must not be killed either."""
-    left(tmp_path, of(other, tmp_path))
+    """Others' processes may not be shown; their numbers may have been given again."""
+    holder = of(other, tmp_path)
+    if missing == "the process":
+        monkeypatch.setattr(processes, "_stat", lambda _: None)
+    else:
+        holder = replace(holder, process=Process(other.pid, None))
+    path = left(tmp_path, holder, age_s=60)
+    touching = threading.Timer(BEAT_S, path.touch)
+    touching.start()
+    with pytest.raises(InputError, match="gives signs of life"):
+        have(tmp_path)
+    touching.join()
+    assert at_once(tmp_path) == "wait"
+    left(tmp_path, holder, age_s=60)
+    have(tmp_path, TIMEOUT_S)
 
-    def refused(*_: int) -> None:
-        raise PermissionError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "kill", refused)
-        patch.setattr(processes, "_stat", lambda _: None)
-        assert at_once(tmp_path) == "busy"
+@pytest.mark.parametrize(
+    ("stops", "launched", "job", "remedy"),
+    [
+        (False, False, None, "kill {0}"),
+        (True, False, None, "kill {0}; kill -CONT {0}"),
+        (False, True, "torchrun 5e1f", "kill {1}"),
+        (True, True, None, "kill {1}; kill -CONT {0}"),
+        (True, False, "SLURM job 7_2 of jwb", "scancel 7_2"),
+        (False, False, "SLURM job 7; rm x", "kill {0}"),
+    ],
+)
+def test_the_remedy_ends_it_for_good(
+    stops: bool, launched: bool, job: str | None, remedy: str, tmp_path: Path, other: subprocess.Popen[bytes]
+) -> None:
+    """torchrun would start its rank again, and SLURM its job; what is stopped takes note of nothing."""
+    if stops:
+        other.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, other.pid, os.WSTOPPED)
+    left(tmp_path, of(other, tmp_path, job=job, launcher=processes.this_process() if launched else None))
+    with pytest.raises(InputError) as refused:
+        have(tmp_path)
+    assert str(refused.value).endswith(f"have it save and end with: {remedy.format(other.pid, os.getpid())}")
+
+
+def test_torchrun_is_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert this_start(tmp_path).launcher is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    holder = this_start(tmp_path)
+    assert holder.launcher == processes.ancestors()[0]
+    assert create(tmp_path / LOCK, holder)
+    assert holder_of(tmp_path) == holder
+
+
+def test_what_is_printed_of_a_holder_gives_no_commands_to_a_terminal(tmp_path: Path) -> None:
+    words = elsewhere(tmp_path, host="a\x1b[2J", job="torchrun \nerror").in_words()
+    assert words.isprintable()
 
 
 def test_another_machine_is_waited_for_by_the_clock_of_the_disk(
@@ -160,8 +205,34 @@ def test_another_machine_is_waited_for_by_the_clock_of_the_disk(
     assert said.count("in use by process 12 on node7") == 1
     assert "silent for 0 s; waiting until it ends, or that is 0 s (--timeout-s)" in said
 
-    left(tmp_path, elsewhere(tmp_path), age_s=TIMEOUT_S + 1)
-    assert at_once(tmp_path, TIMEOUT_S) == "free"
+
+@pytest.mark.parametrize("job", [None, "SLURM job 77"])
+def test_an_old_lock_is_watched_before_it_is_taken_over(
+    job: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files may be dated by a clock that is slow: its start lives."""
+    monkeypatch.setenv("BITSCALE_JOB", "SLURM job 77")
+    left(tmp_path, elsewhere(tmp_path, job=job), age_s=9000)
+    assert at_once(tmp_path, TIMEOUT_S) == "wait"
+    started = time.monotonic()
+    have(tmp_path, TIMEOUT_S)
+    assert time.monotonic() - started >= 3 * BEAT_S
+
+
+def test_signs_of_life_are_seen_where_the_clock_of_the_disk_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = left(tmp_path, elsewhere(tmp_path))
+    attempt = _Attempt(tmp_path, NO_TIMEOUT)
+    for _ in range(3):
+        at = path.stat().st_mtime_ns
+        assert attempt.take() in ("wait", "busy")
+        lock_file.touch(path)
+        os.utime(path, ns=(at, at))
+        assert attempt.take() == "busy"
+    held = holder_of(tmp_path)
+    assert held is not None
+    assert held.host == "node7"
 
 
 def test_a_time_to_come_is_waited_for_no_longer(tmp_path: Path) -> None:
@@ -196,8 +267,8 @@ def test_a_holder_that_ends_is_followed(tmp_path: Path) -> None:
 def test_the_same_job_goes_on_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a requeue. But two starts of one job may live as well."""
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    path = left(tmp_path, elsewhere(tmp_path, job="SLURM job 77"), age_s=4 * BEAT_S)
-    assert at_once(tmp_path) == "free"
+    left(tmp_path, elsewhere(tmp_path, job="SLURM job 77"), age_s=4 * BEAT_S)
+    have(tmp_path)
 
     path = left(tmp_path, elsewhere(tmp_path, job="SLURM job 77"))
     stopped = threading.Event()
@@ -269,18 +340,35 @@ def test_a_damaged_lock_is_waited_for(content: bytes, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-RACERS, ROUNDS = 8, 25
+def test_damaged_locks_in_a_row_are_waited_for(tmp_path: Path) -> None:
+    path = left(tmp_path, elsewhere(tmp_path))
+    path.write_bytes(b"")
+    lock_file.after(tmp_path, chain_of(tmp_path)[0].holder).write_bytes(b"")
+    assert len(chain_of(tmp_path)) == 2
+    have(tmp_path, TIMEOUT_S)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_starts_have_left_is_deleted(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        (tmp_path / f".lock-{name}.tmp").touch()
+    os.utime(tmp_path / ".lock-old.tmp", (0, 0))
+    have(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock-new.tmp"]
+
+
+RACERS, ROUNDS = 4, 8
 
 
 def race(folders: list[Path], start: Path) -> bytes:
     """What a process gets of each folder: 1 where the lock is its own."""
     while not start.exists():
-        pass
+        time.sleep(0.001)
     won = []
     for folder in folders:
         attempt = _Attempt(folder, TIMEOUT_S)
         while (verdict := attempt.take()) == "wait":
-            pass
+            time.sleep(0.001)
         won.append(verdict == "free")
     return bytes(won)
 
@@ -326,6 +414,14 @@ def test_of_many_starts_one_has_the_folder(kind: str, tmp_path: Path) -> None:
         assert [path.name for path in folder.iterdir()] == [LOCK]
 
 
+def watched(folder: Path) -> _Attempt:
+    """An attempt that has seen enough of the lock in the folder."""
+    attempt = _Attempt(folder, TIMEOUT_S)
+    assert attempt.take() == "wait"
+    attempt._moved -= 3 * BEAT_S
+    return attempt
+
+
 def test_a_start_that_was_slow_does_not_win_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between its judgement and its deed another start takes over; or takes over and ends."""
     faster = elsewhere(tmp_path)
@@ -336,7 +432,7 @@ def test_a_start_that_was_slow_does_not_win_again(tmp_path: Path, monkeypatch: p
         return create(path, holder)
 
     monkeypatch.setattr(run_lock, "create", later)
-    assert at_once(tmp_path, TIMEOUT_S) == "wait"
+    assert watched(tmp_path).take() == "wait"
     assert holder_of(tmp_path) == faster
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
@@ -346,7 +442,7 @@ def test_a_start_that_was_slow_does_not_win_again(tmp_path: Path, monkeypatch: p
 
     left(tmp_path, elsewhere(tmp_path), age_s=60)
     monkeypatch.setattr(run_lock, "create", later_still)
-    assert at_once(tmp_path, TIMEOUT_S) == "wait"
+    assert watched(tmp_path).take() == "wait"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -364,19 +460,31 @@ def test_file_systems_without_links(missing: str, tmp_path: Path, monkeypatch: p
     assert json.loads(before)["host"] == "node7"
 
 
-def test_a_lock_is_kept_fresh_whatever_the_disk_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    utime, refusals = os.utime, []
+def test_a_full_disk_leaves_no_part_of_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
 
-    def sometimes(*arguments: Any) -> None:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="cannot be written"):
+        have(tmp_path)
+    with pytest.raises(OSError, match="No space left"):
+        lock_file._write_new(tmp_path / LOCK, elsewhere(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_kept_fresh_whatever_the_disk_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals: list[int] = []
+
+    def sometimes(path: Path) -> None:
         if len(refusals) < 3:
             refusals.append(1)
             raise OSError("no space left")
-        utime(*arguments)
+        lock_file.touch(path)
 
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         path = tmp_path / LOCK
-        utime(path, (0, 0))
-        monkeypatch.setattr(os, "utime", sometimes)
+        os.utime(path, (0, 0))
+        monkeypatch.setattr(run_lock, "touch", sometimes)
         patience = time.monotonic() + 20
         while path.stat().st_mtime == 0:
             assert time.monotonic() < patience
@@ -406,15 +514,96 @@ def test_a_start_that_stood_still_looks_before_it_writes(
     tmp_path: Path, asked_to_stop: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its thread has not come to it yet; and whoever took over may have ended in between."""
-    clock = time.monotonic
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         (lock,) = run_lock._locks.values()
         monkeypatch.setattr(lock, "_keep", lambda: None)
         monkeypatch.setattr(run_lock, "_BEAT_S", 1000.0)
-        lock._seen = clock() - 4000
+        lock._seen = run_lock._clock() - 4000
         (tmp_path / LOCK).unlink()
+        (tmp_path / ENVIRONMENT).touch()
         assert "by another start, which has ended" in str(taken_over(tmp_path))
         assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize("what", ["moved", "unmounted", "deleted", "damaged"])
+def test_a_folder_that_is_away_for_a_while_is_not_taken_over(
+    what: str, tmp_path: Path, asked_to_stop: threading.Event
+) -> None:
+    folder, away = tmp_path / "run", tmp_path / "away"
+    with locked(folder, OneRank(), NO_TIMEOUT):
+        (folder / ENVIRONMENT).touch()
+        time.sleep(2 * BEAT_S)
+        if what == "deleted":
+            time.sleep(2 * BEAT_S)
+            (folder / LOCK).unlink()
+        elif what == "damaged":
+            content = (folder / LOCK).read_bytes()
+            (folder / LOCK).write_bytes(b"{")
+        else:
+            folder.rename(away)
+        if what == "unmounted":
+            folder.mkdir()
+            left(folder, elsewhere(folder))
+        assert not asked_to_stop.wait(6 * BEAT_S)
+        assert taken_over(folder) is None
+        if what == "unmounted":
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        if what in ("moved", "unmounted"):
+            away.rename(folder)
+        elif what == "damaged":
+            (folder / LOCK).write_bytes(content)
+        assert not asked_to_stop.wait(4 * BEAT_S)
+        held = holder_of(folder)
+        assert held is not None
+        assert held.process == processes.this_process()
+    assert [path.name for path in folder.iterdir()] == [ENVIRONMENT]
+
+
+def test_a_disk_that_takes_no_signs_of_life_is_not_read_at_each_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> None:
+        raise OSError("read-only file system")
+
+    with locked(tmp_path, OneRank(), NO_TIMEOUT):
+        (lock,) = run_lock._locks.values()
+        monkeypatch.setattr(run_lock, "touch", refused)
+        monkeypatch.setattr(run_lock, "_BEAT_S", 1000.0)
+        lock._seen = run_lock._clock() - 4000
+        assert taken_over(tmp_path) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(run_lock, "chain_of", lambda _: pytest.fail("read again"))
+            assert taken_over(tmp_path) is None
+
+
+def test_a_disk_that_hangs_holds_up_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "_BRIEFLY_S", 0.01)
+    with locked(tmp_path, OneRank(), NO_TIMEOUT):
+        (lock,) = run_lock._locks.values()
+        with lock._guard:
+            lock._seen = run_lock._clock() - 4000
+            assert taken_over(tmp_path) is None
+            release(tmp_path)
+
+
+def test_a_start_that_was_taken_over_ends_even_if_no_signal_reaches_it(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    number = os.fork()
+    if not number:
+        try:
+            for each in (signal.SIGTERM, signal.SIGALRM):
+                signal.signal(each, signal.SIG_IGN)
+            os.dup2(writer, 2)
+            run_lock._PATIENCE_S = 0.1
+            with locked(tmp_path, OneRank(), NO_TIMEOUT):
+                left(tmp_path, elsewhere(tmp_path))
+                time.sleep(60)
+        finally:
+            os._exit(70)
+    os.close(writer)
+    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 1
+    os.close(reader)
 
 
 class Ranks:
@@ -472,8 +661,6 @@ def test_looking_takes_nothing(tmp_path: Path, other: subprocess.Popen[bytes]) -
     assert f"process {other.pid}" in str(in_use(tmp_path, NO_TIMEOUT))
     left(tmp_path, elsewhere(tmp_path))
     assert "process 12 on node7" in str(in_use(tmp_path, NO_TIMEOUT))
-    left(tmp_path, elsewhere(tmp_path), age_s=60)
-    assert in_use(tmp_path, TIMEOUT_S) is None
     assert holder_of(tmp_path) == chain_of(tmp_path)[0].holder
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
@@ -493,6 +680,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     [
         ({}, None),
         ({"TORCHELASTIC_RUN_ID": "none"}, None),
+        ({"TORCHELASTIC_RUN_ID": "bitscale"}, None),
         ({"TORCHELASTIC_RUN_ID": "5e1f"}, "torchrun 5e1f"),
         ({"SLURM_JOB_ID": "7", "TORCHELASTIC_RUN_ID": "7-0"}, "SLURM job 7"),
         ({"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}, "SLURM job 7_2"),

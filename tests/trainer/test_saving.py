@@ -18,7 +18,7 @@ from trainer import checkpoint, saving
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.experiment import Start, run
-from trainer.tracking import STATUS, read_metrics
+from trainer.tracking import STATUS, Tracker, read_metrics
 
 STEPS = 8
 Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
@@ -231,6 +231,36 @@ def test_a_warning_that_nobody_can_read_costs_no_run(
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
     trained(phantoms, tmp_path / "run")
     assert equal(tmp_path / "run", undisturbed)
+
+
+def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, advance = [], Tracker.advance
+
+    def counted(tracker: Tracker) -> None:
+        done.append(1)
+        advance(tracker)
+
+    def refused(*_: Any) -> None:
+        raise RunError("another start has it")
+
+    monkeypatch.setattr(Tracker, "advance", counted)
+    monkeypatch.setattr(saving, "require_lock", refused)
+    with pytest.raises(RunError, match="another start has it"):
+        trained(phantoms, tmp_path / "run")
+    assert len(done) == 2
+    assert steps(tmp_path / "run") == []
+
+
+def test_a_write_that_waits_while_the_folder_is_taken_over_is_given_up(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "require_lock", lambda *_: None)
+    monkeypatch.setattr(saving, "taken_over", lambda _: "another start has it")
+    with pytest.raises(RunError, match=r"cannot be saved \(another start has it"):
+        trained(phantoms, tmp_path / "run", max_failed_saves=1)
+    assert steps(tmp_path / "run") == []
 
 
 def test_the_last_save_must_succeed(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

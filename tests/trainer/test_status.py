@@ -14,7 +14,7 @@ from nasty_names import NAMES
 
 from data_pipelines.printable import printable
 from trainer import heartbeat_file, lock_file, status
-from trainer.processes import Process, machine
+from trainer.processes import Process, _process, machine
 from trainer.status import run_folders, standing, table
 from trainer.tracking import Tracker, write_status
 
@@ -130,7 +130,7 @@ def test_who_is_at_work_on_a_run(
         host="node7",
         job="SLURM job 5",
         since=NOW - 60,
-        process=Process(holder["process"], None),
+        process=_process(holder["process"]) if "here" in holder else Process(holder["process"], None),
         machine=machine() if "here" in holder else "another",
     )
     lock_file.create(run / lock_file.LOCK, known)

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,17 +13,18 @@ from typing import Any
 
 import pytest
 import torch
-from run_ranks import run_ranks
 
 from data_pipelines.entry import entry_point
 from data_pipelines.errors import InputError, RunError
-from trainer import checkpoint, heartbeat_file, lock_file, new_folder, run_lock, status
+from trainer import checkpoint, lock_file, new_folder, run_lock, status
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine
-from trainer.experiment import Start, run
+from trainer.experiment import Start, carry_out, run
 from trainer.lock_file import LOCK, this_start
 from trainer.processes import Process
+from trainer.results import Outcome
+from trainer.run_lock import Verdict, _Attempt
 from trainer.signals import Stopped
 from trainer.tracking import Tracker
 
@@ -32,8 +32,8 @@ STEPS, PAUSED_AT = 8, 5
 PATIENCE_S = 120.0
 
 
-def trained(data: str, run_dir: Path, **start: Any) -> dict[str, Any]:
-    config = Config(
+def configured(data: str) -> Config:
+    return Config(
         name="small",
         global_batch_size=4,
         precision="fp32",
@@ -43,6 +43,10 @@ def trained(data: str, run_dir: Path, **start: Any) -> dict[str, Any]:
         schedule=ScheduleConfig("cosine", epochs=None, steps=STEPS, warmup_steps=2),
         runtime=RuntimeConfig(device="cpu", threads=1, save_every=2, log_every=2, timeout_s=1),
     )
+
+
+def trained(data: str, run_dir: Path, **start: Any) -> dict[str, Any]:
+    config = configured(data)
     engine = ENGINES["ddp"](config.runtime, "fp32")
     try:
         return run(config, Start(run_dir, **start), engine, {"kind": "test"})
@@ -146,6 +150,21 @@ def contents(run_dir: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
+def without_work(data: str, run_dir: Path, work: Callable[[], None] = lambda: None, **start: Any) -> dict[str, Any]:
+    """The same run with something else in the place of its training."""
+    config = configured(data)
+    engine = ENGINES["ddp"](config.runtime, "fp32")
+
+    def done(*_: Any) -> Outcome:
+        work()
+        return Outcome(0.0, {}, {})
+
+    try:
+        return carry_out(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
+    finally:
+        engine.close()
+
+
 def test_the_second_start_is_refused_and_the_first_goes_on(
     begin: Callable[[], Begun], phantoms: Path, undisturbed: dict[str, torch.Tensor], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,51 +204,20 @@ def test_after_kill_9_the_same_command_goes_on_at_once(
     assert not list(first.run_dir.glob("*lock*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_run_that_is_stopped_leaves_its_folder_to_others(begin: Callable[[], Begun], number: signal.Signals) -> None:
-    first = begin()
-    os.kill(first.number, number)
-    first.go_on()
-    assert first.exit_code() == {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGUSR1: 0}[number]
-    assert not list(first.run_dir.glob("*lock*"))
-
-
-def test_a_run_that_was_taken_over_ends_and_writes_nothing(
-    begin: Callable[[], Begun], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It stood still for so long that another start took it for dead."""
-    monkeypatch.setattr(run_lock, "_BEAT_S", 0.2)
-    monkeypatch.setattr(heartbeat_file, "EVERY_S", 0.0)
-    first = begin()
-    os.kill(first.number, signal.SIGSTOP)
-    newer = replace(this_start(first.run_dir), host="node7", process=Process(12, 5), machine="another")
-    (first.run_dir / LOCK).write_bytes(lock_file.to_bytes(newer))
-    time.sleep(0.5)
-    before = contents(first.run_dir)
-    first.go_on()
-    os.kill(first.number, signal.SIGCONT)
-    assert first.exit_code() == 1, first.log.read_text()
-    assert "was taken over by process 12 on node7 since 20" in first.log.read_text()
-    after = contents(first.run_dir)
-    assert {name for name in after if before.get(name) != after[name]} <= {"metrics.jsonl"}
-    assert lock_file.holder_of(first.run_dir) == newer
-
-
-def test_a_run_that_is_taken_over_in_its_last_evaluation_leaves_no_result(
+def test_a_run_that_is_taken_over_leaves_no_result(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir, before = tmp_path / "run", {}
 
-    def judged(*_: Any) -> None:
+    def judge() -> None:
         newer = replace(this_start(run_dir), host="node7", process=Process(12, 5), machine="another")
         before.update(contents(run_dir))
         (run_dir / LOCK).write_bytes(lock_file.to_bytes(newer))
         time.sleep(PATIENCE_S)
 
-    monkeypatch.setattr(run_lock, "_BEAT_S", 0.2)
-    monkeypatch.setattr("trainer.training.judge", judged)
+    monkeypatch.setattr(run_lock, "_BEAT_S", 0.1)
     with pytest.raises(RunError, match="taken over by process 12 on node7"):
-        trained(str(phantoms), run_dir)
+        without_work(str(phantoms), run_dir, judge)
     assert contents(run_dir) == before
     assert (run_dir / LOCK).exists()
 
@@ -239,72 +227,66 @@ def test_the_folder_is_free_before_a_stopped_run_leaves_its_job(
 ) -> None:
     """After that a launcher may end it before it comes to anything else."""
     held: list[bool] = []
-    advance = Tracker.advance
 
-    def stopping(tracker: Tracker) -> None:
-        advance(tracker)
-        os.kill(os.getpid(), signal.SIGUSR1)
+    def stop() -> None:
+        held.append((tmp_path / "run" / LOCK).exists())
+        raise Stopped(3, signal.SIGUSR1)
 
-    monkeypatch.setattr(Tracker, "advance", stopping)
     monkeypatch.setattr(DDPEngine, "close", lambda _: held.append((tmp_path / "run" / LOCK).exists()))
     with pytest.raises(Stopped):
-        trained(str(phantoms), tmp_path / "run")
-    assert held[0] is False
-
-
-def refusal(data: str, run_dir: Path) -> str:
-    with pytest.raises(InputError) as refused:
-        trained(data, run_dir)
-    return str(refused.value)
-
-
-def test_both_ranks_are_refused(phantoms: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    with subprocess.Popen(["sleep", "300"]) as other:
-        holder = this_start(run_dir)
-        assert lock_file.create(run_dir / LOCK, replace(holder, process=lock_file.parsed([other.pid, None])))
-        said = run_ranks(2, refusal, str(phantoms), run_dir)
-        other.kill()
-    assert f"process {other.pid} on " in said[0]
-    assert said[0] == said[1]
-    assert [path.name for path in run_dir.iterdir()] == [LOCK]
+        without_work(str(phantoms), tmp_path / "run", stop)
+    assert held[:2] == [True, False]
 
 
 def test_what_another_start_finished_meanwhile_is_not_done_again(
-    phantoms: Path, tmp_path: Path, undisturbed: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_lock, "_POLL_S", 0.01)
-    trained(str(phantoms), tmp_path / "run")
+    without_work(str(phantoms), tmp_path / "run")
     before = contents(tmp_path / "run")
     result = (tmp_path / "run" / "result.json").rename(tmp_path / "result.json")
     lock = tmp_path / "run" / LOCK
     lock.write_bytes(lock_file.to_bytes(replace(this_start(tmp_path), process=Process(12, 5), machine="another")))
+    take = _Attempt.take
 
-    def finish() -> None:
-        result.rename(tmp_path / "run" / "result.json")
-        lock.unlink()
+    def finish(attempt: _Attempt) -> Verdict:
+        verdict = take(attempt)
+        if verdict == "wait":
+            result.rename(tmp_path / "run" / "result.json")
+            lock.unlink()
+        return verdict
 
-    finishing = threading.Timer(0.3, finish)
-    finishing.start()
-    found = trained(str(phantoms), tmp_path / "run")
-    finishing.join()
+    monkeypatch.setattr(_Attempt, "take", finish)
+    found = without_work(str(phantoms), tmp_path / "run", lambda: pytest.fail("done again"))
     assert found == json.loads(before["result.json"][1])
     after = contents(tmp_path / "run")
     assert {name for name in after if before.get(name) != after[name]} == {"status.json"}
 
 
 def test_who_only_looks_takes_no_lock(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = trained(str(phantoms), tmp_path / "run")
+    result = without_work(str(phantoms), tmp_path / "run")
     monkeypatch.setattr(run_lock, "create", lambda *_: pytest.fail("a lock"))
     monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
     with subprocess.Popen(["sleep", "300"]) as other:
         holder = replace(this_start(tmp_path / "run"), process=lock_file.parsed([other.pid, None]))
         (tmp_path / "run" / LOCK).write_bytes(lock_file.to_bytes(holder))
-        assert trained(str(phantoms), tmp_path / "run") == result
+        assert without_work(str(phantoms), tmp_path / "run") == result
         (tmp_path / "run" / "result.json").unlink()
-        assert trained(str(phantoms), tmp_path / "run", preflight_only=True) == {}
+        assert without_work(str(phantoms), tmp_path / "run", preflight_only=True) == {}
         other.kill()
+
+
+def test_a_new_folder_is_made_only_for_a_run_that_begins(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
+    with pytest.raises(InputError):
+        without_work(str(tmp_path / "no set"), run_dir, resume=False)
+    assert without_work(str(phantoms), run_dir, resume=False, preflight_only=True) == {}
+    assert not run_dir.exists()
+    assert without_work(str(phantoms), run_dir, resume=False)["run"] == str(run_dir)
+    assert without_work(str(phantoms), run_dir, resume=False)["run"] == f"{run_dir}-2"
 
 
 class OneRank:
@@ -336,30 +318,25 @@ def test_new_folders_of_many_starts_are_as_many(tmp_path: Path) -> None:
         os.close(reader)
 
 
-@pytest.mark.parametrize(("run", "expected"), [("5e1f", "run-2"), ("77aa", "run-5"), ("none", "run-4")])
+@pytest.mark.parametrize(
+    ("run", "slurm", "expected"),
+    [("5e1f", None, "run-2"), ("77aa", None, "run-7"), ("none", None, "run-6"), ("5e1f", "7", "run-4")],
+)
 def test_a_restart_goes_on_in_the_new_folder_of_its_job(
-    run: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: str, slurm: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("BITSCALE_JOB", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
+    if slurm is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", slurm)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", run)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    for name, job in {"run": None, "run-2": "torchrun 5e1f", "run-3": "torchrun 1234", "run-4": None}.items():
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "environment.json").write_text(json.dumps({"job": job}))
+    launches = [(None, "none"), ("torchrun 5e1f", "5e1f"), ("torchrun 1234", "1234")]
+    launches += [("SLURM job 7", "5e1f"), ("SLURM job 7", "1234"), (None, None)]
+    for number, (job, launch) in enumerate(launches, 1):
+        folder = tmp_path / ("run" if number == 1 else f"run-{number}")
+        folder.mkdir()
+        (folder / "environment.json").write_text(json.dumps({"job": job, "torchrun": launch}))
     chosen = new_folder.next_free(tmp_path / "run", OneRank())
     assert chosen.name == expected
     assert new_folder.claim(tmp_path / "run", chosen, OneRank()) == chosen
-
-
-def test_a_new_folder_is_made_only_for_a_run_that_begins(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_dir = tmp_path / "run"
-    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
-    with pytest.raises(InputError):
-        trained(str(tmp_path / "no set"), run_dir, resume=False)
-    assert trained(str(phantoms), run_dir, resume=False, preflight_only=True) == {}
-    assert not run_dir.exists()
-    assert trained(str(phantoms), run_dir, resume=False)["run"] == str(run_dir)
-    assert trained(str(phantoms), run_dir, resume=False)["run"] == f"{run_dir}-2"
