@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_pipelines.advice import quoted
 from data_pipelines.errors import InputError
-from data_pipelines.quarantine import refused_files
+from data_pipelines.quarantine import all_refused_files
 from data_pipelines.shards import MANIFEST
 
 _PATIENCE = 10.0  # seconds that tasks of an array job wait for another to look at the plan
@@ -105,7 +105,7 @@ def tidy(out: Path) -> None:
     """Remove what is left of the preparation of a set that has its name, and of those that were refused before."""
     former, partial = _former(out), partial_of(out)
     unfinished = (path for path in out.parent.glob(f".{glob.escape(keymap_of(out).name)}.*.tmp"))
-    for path in (*refused_files(out), *unfinished):
+    for path in (*all_refused_files(out), *unfinished):
         path.unlink(missing_ok=True)
     if former.exists():
         shutil.rmtree(former)

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from data_pipelines.datasets.own import image_folder
 from data_pipelines.datasets.raw import RawSet
 from data_pipelines.errors import InputError
+from data_pipelines.join import join_parts
 from data_pipelines.part import _PartWriter
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.set_folder import held
@@ -90,6 +92,29 @@ def test_a_plan_of_which_nothing_was_made_gives_way_to_a_task_with_other_options
     manifest = prepare(raw, Output(tmp_path / "out"))
     assert manifest
     assert "shorter_side" not in manifest
+
+
+@pytest.mark.parametrize("harm", ["a shard that is gone", "a shard of other settings"])
+def test_what_another_process_did_meanwhile_is_no_set(
+    raw: RawSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    rows, join = tmp_path / ".out.partial" / "rows" / "train", join_parts
+
+    def harmed(*asked: Any) -> None:
+        record = rows / "000003.json"
+        known = record.read_text()
+        record.unlink()
+        if harm == "a shard of other settings":
+            record.write_text(json.dumps(json.loads(known) | {"settings": "others", "source": "others"}))
+        join(*asked)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("data_pipelines.prepare.join_parts", harmed)
+        with pytest.raises(InputError, match=r"another process wrote there.*repeat the command") as refused:
+            prepare(raw, Output(tmp_path / "out"))
+    fact = "9 images were prepared where the set has 12" if "gone" in harm else "shards of other settings were found"
+    assert str(refused.value).startswith(fact)
+    assert prepare(raw, Output(tmp_path / "out"))
 
 
 def test_what_is_locked_is_the_file_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
