@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.datasets.raw import Member, RawImage
-from data_pipelines.shards import atomic_file, hash_bytes, hash_name
+from data_pipelines.shards import atomic_file, hash_blocks, hash_bytes, hash_name
 
 LOOKERS = 16  # threads: asking for the state of a file mostly waits for the file system
 UNREADABLE = -1
@@ -60,6 +61,14 @@ class Contents:
         with atomic_file(path) as file:
             np.savez(file, keys=self.keys, states=self.states, hashes=self.hashes)
 
+    @cached_property
+    def _order(self) -> Numbers:
+        return np.argsort(self.keys)
+
+    def rows_of(self, keys: Numbers) -> Numbers:
+        """The row of each key; that of another where it is not there."""
+        return self._order[np.searchsorted(self.keys, keys, sorter=self._order).clip(max=len(self.keys) - 1)]
+
     def is_same(self, other: "Contents") -> bool:
         """Whether these are the same bytes under the same keys, wherever they lie."""
         return np.array_equal(self.keys, other.keys) and np.array_equal(self.hashes, other.hashes)
@@ -86,8 +95,7 @@ def look_again(images: Sequence[RawImage], former: Contents | None, pool: Execut
     """What images are made of by now; only those are read whose state is not the one that `former` knows."""
     now = Contents.of(images, chain.from_iterable(_states(images, pool)), [UNREADABLE] * len(images))
     if former is not None and len(former.keys):
-        order = np.argsort(former.keys)
-        row = order[np.searchsorted(former.keys, now.keys, sorter=order).clip(max=len(order) - 1)]
+        row = former.rows_of(now.keys)
         is_known = (former.keys[row] == now.keys) & (former.states[row] == now.states).all(axis=1)
         now.hashes[is_known] = former.hashes[row[is_known]]
     to_read = np.flatnonzero((now.hashes == UNREADABLE) & (now.states[:, 1] >= 0))
@@ -108,7 +116,7 @@ def digest_of_states(images: Iterable[RawImage], pool: Executor) -> str:
 
 def _hash_of(image: RawImage) -> int:
     try:
-        return hash_bytes(image.read())
+        return hash_blocks(image.blocks())
     except OSError:
         return UNREADABLE
 

@@ -49,7 +49,8 @@ def without_duplicates(raw: RawSet, partial: Path) -> RawSet:
     kept_one = order[np.maximum.accumulate(np.where(is_again, 0, np.arange(len(order))))]
     others = int(np.count_nonzero(labels[order] != labels[kept_one]))
     note = f"of the pictures that are dropped, {others:,} had another label than the equal one that is kept"
-    return _without(raw, set(contents.keys[order[is_again]].tolist()), (note,) if others else ())
+    dropped = set(contents.keys[order[is_again]].tolist())
+    return _without(raw, dropped, (*((note,) if others else ()), *_emptied(raw, dropped)))
 
 
 def _look_at_all(raw: RawSet, table: Path) -> tuple[Contents, Numbers, Numbers]:
@@ -78,6 +79,22 @@ def _require_distinct_keys(raw: RawSet, keys: Numbers) -> None:
     if (counts > 1).any():
         key = next(image.key for image in raw.images if hash_name(image.key) == found[counts > 1][0])
         raise InputError(f"two images have the key {key!r}; rename one of the files")
+
+
+def _emptied(raw: RawSet, dropped: set[int]) -> tuple[str, ...]:
+    """What is to be said of classes, or findings, of which train had images, and has none any more."""
+    had, has = np.zeros((2, len(raw.classes)), dtype=bool)
+    for image in raw.images:
+        if image.split != "train":
+            continue
+        of_image = image.label == 1 if isinstance(image.label, np.ndarray) else image.label
+        had[of_image] = True
+        if hash_name(image.key) not in dropped:
+            has[of_image] = True
+    lost = [name for name, is_lost in zip(raw.classes, had & ~has, strict=True) if is_lost]
+    more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
+    fact = "all images of train were dropped, as equal ones are kept in test or val, of:"
+    return (f"{fact} {', '.join(lost[:_NAMED])}{more}",) if lost else ()
 
 
 def _without(raw: RawSet, dropped: set[int], notes: tuple[str, ...]) -> RawSet:
@@ -140,8 +157,7 @@ def _stored(rows: Path, name: str) -> tuple[Numbers, Numbers, npt.NDArray[Any]]:
     assert contents is not None, "shards are finished last"
     with np.load(rows / f"{name}.npz", allow_pickle=False) as table:
         keys, labels = table["key"], table["labels"]
-    order = np.argsort(contents.keys)
-    row = order[np.searchsorted(contents.keys, keys, sorter=order).clip(max=len(order) - 1)]
+    row = contents.rows_of(keys)
     is_here = contents.keys[row] == keys  # others are equal to a picture in another shard
     return keys[is_here], contents.hashes[row[is_here]], labels[is_here]
 

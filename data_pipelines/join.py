@@ -14,7 +14,7 @@ from data_pipelines.index import Split
 from data_pipelines.plan import ways
 from data_pipelines.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
 from data_pipelines.scan import counted
-from data_pipelines.shard_records import ROWS, SPLITS, finished_shards
+from data_pipelines.shard_records import ROWS, SPLITS, digest_of_images, finished_shards, settings_of
 from data_pipelines.shard_writer import join_shards
 from data_pipelines.shards import write_manifest
 from data_pipelines.shrink import JPEG_QUALITY, shrunk_note
@@ -28,13 +28,13 @@ Shard = dict[str, Any]
 def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path, about: dict[str, str]) -> None:
     """Write all of a set that is not in its parts; `out` is where it is to lie, `about` goes into the manifest.
 
-    Raises TooManyBadError, and InputError for a set without images and for two images of one key.
+    Raises TooManyBadError, and InputError for a set without images, for two images of one key, and where the parts are
+    not of this set.
     """
     shards = {split: [finished_shards(folder, split, part, parts) for part in range(parts)] for split in SPLITS}
     flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
     num_seen = sum(shard["seen"] for shard in flat)
-    if not num_seen:
-        raise InputError(f"{raw.name} has no images")
+    _require_asked_for(raw, flat, num_seen, folder)
     bad = _bad(flat, num_seen, max_bad, folder, out)
     notes = [*raw.notes, *_told(_warnings(raw, num_seen), "warning"), *_told(_notes(raw, flat), "note")]
     _remove_strays(folder, shards)
@@ -85,6 +85,23 @@ def left_out_note(raw: RawSet) -> str:
     files = sum(raw.left_out.values())
     of_all = "" if raw.num_images is None else f"{files:,} of {files + raw.num_images:,} files: "
     return f"left out: {of_all}{counted(raw.left_out)}"
+
+
+def _require_asked_for(raw: RawSet, shards: Iterable[Shard], num_seen: int, folder: Path) -> None:
+    if not num_seen:
+        raise InputError(f"{raw.name} has no images")
+    settings = digest_of_images([], settings_of(raw))
+    # Shards of earlier versions do not say their settings; whether they are still right was asked before.
+    if any(shard.get("settings", settings) != settings for shard in shards):
+        fact = "shards of other settings were found"
+    elif raw.num_images not in (None, num_seen):
+        fact = f"{num_seen:,} images were prepared where the set has {raw.num_images:,}"
+    else:
+        return
+    raise InputError(
+        f"{fact} in {folder.parent}: another process wrote there, or the images changed, meanwhile; repeat the command "
+        "once nothing else prepares this set"
+    )
 
 
 def _bad(shards: Iterable[Shard], num_seen: int, max_bad: float, folder: Path, out: Path) -> list[Bad]:

@@ -143,6 +143,7 @@ class _PartWriter:
         self.bad += bad
         shard.close(
             source=digest_of_images(images, self._settings),
+            settings=digest_of_images([], self._settings),
             seen=len(images),
             channels=filled.channels,
             shrunk=filled.shrunk,

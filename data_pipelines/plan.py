@@ -66,6 +66,18 @@ def agree_on_plan(
     return plan
 
 
+def forget_other(raw: RawSet, partial: Path, part: tuple[int, int], drop_duplicates: bool) -> None:
+    """Remove a plan of other settings of which no shard is finished. To be called while nobody else works there."""
+    if is_other(raw, partial, part, drop_duplicates) and not any((partial / ROWS).glob("*/*.json")):
+        (partial / _PLAN).unlink()
+
+
+def is_other(raw: RawSet, partial: Path, part: tuple[int, int] | None, drop_duplicates: bool) -> bool:
+    """Whether a former process left a plan of other settings."""
+    former = read_plan(partial)
+    return bool(_different(raw, _plan(raw, part, drop_duplicates, former), former))
+
+
 def read_plan(partial: Path) -> dict[str, Any]:
     """The plan of an interrupted preparation; empty where there is none."""
     path = partial / _PLAN

@@ -35,14 +35,26 @@ from data_pipelines.index import nearest
 from data_pipelines.join import join_parts, left_out_note, summary
 from data_pipelines.limits import with_sound_numbers
 from data_pipelines.part import progress_bar, write_part
-from data_pipelines.plan import SET, agree_on_plan, read_plan, removal, was_begun_anew, ways, with_bits
+from data_pipelines.plan import (
+    SET,
+    agree_on_plan,
+    forget_other,
+    is_other,
+    read_plan,
+    removal,
+    was_begun_anew,
+    ways,
+    with_bits,
+)
 from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
 from data_pipelines.quarantine import TooManyBadError, most_bad, refusal
-from data_pipelines.set_folder import keymap_of, partial_of, put_in_place, require_free, tidy
-from data_pipelines.shard_records import is_made_of
+from data_pipelines.set_folder import held, keymap_of, partial_of, put_in_place, require_free, tidy
+from data_pipelines.shard_records import is_made_of, num_unknown
 from data_pipelines.shards import MANIFEST, read_manifest
 from data_pipelines.shrink import size_note
 from data_pipelines.verify import verify
+
+WriteKeymap = Callable[[Path], None] | None
 
 
 def _part(text: str) -> tuple[int, int]:
@@ -112,21 +124,11 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     out = output.out.resolve()
     raw, keymap, about = _as_asked(raw, output, out)
     try:
-        if _was_put_in_place(raw, output, out):
-            tidy(out)
-            return read_manifest(out)
-        require_free(out, output.force)
-        try:
-            if not _write(raw, output, out, about):
-                return None
-        except TooManyBadError as found:
-            by_hand = removal(partial_of(out)) if output.part else None
-            raise refusal(found, out, output.max_bad, by_hand, keymap) from None
-        if keymap is not None:
-            keymap(keymap_of(out))
-        require_free(out, output.force)  # again: another process may have come first
-        put_in_place(partial_of(out) / SET, out)
-        tidy(out)
+        if output.part and is_other(raw, partial_of(out), output.part, output.drop_duplicates):
+            with held(out, is_shared=False):
+                forget_other(raw, partial_of(out), output.part, output.drop_duplicates)
+        with held(out, is_shared=output.part is not None):
+            return _make(raw, output, out, about, keymap)
     except OSError as error:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         raise InputError(
@@ -136,10 +138,29 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     except KeyboardInterrupt:
         print(f"interrupted; the same command goes on where it was (in {partial_of(out)})", file=sys.stderr)
         raise
+
+
+def _make(raw: RawSet, output: Output, out: Path, about: dict[str, str], keymap: WriteKeymap) -> dict[str, Any] | None:
+    """Write what is not there yet, and give the set its name; returns its manifest, or None for a part."""
+    if _was_put_in_place(raw, output, out):
+        tidy(out)
+        return read_manifest(out)
+    require_free(out, output.force)
+    try:
+        if not _write(raw, output, out, about):
+            return None
+    except TooManyBadError as found:
+        by_hand = removal(partial_of(out)) if output.part else None
+        raise refusal(found, out, output.max_bad, by_hand, keymap, output.part) from None
+    if keymap is not None:
+        keymap(keymap_of(out))
+    require_free(out, output.force)  # again: another process may have come first
+    put_in_place(partial_of(out) / SET, out)
+    tidy(out)
     return read_manifest(out)
 
 
-def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, Callable[[Path], None] | None, dict[str, str]]:
+def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, WriteKeymap, dict[str, str]]:
     """The set as it is to be written; of patients what writes, to a file, what leads back to them, and the name of the
     salt for the manifest."""
     if output.bits is not None:
@@ -147,7 +168,7 @@ def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, Callable[
             raise InputError(f"--bits is for sets that are stored as X-rays, and {raw.name} is none; leave it out")
         raw = replace(raw, bits=output.bits, bits_given=True)
     if raw.is_own:
-        raw = replace(raw, name=out.name)
+        raw = replace(raw, name=Path(os.path.abspath(output.out)).name)
     if isinstance(raw.images, Sequence):
         _require_distinct_keys(raw.images)
         if not raw.images:
@@ -167,14 +188,17 @@ def _was_put_in_place(raw: RawSet, output: Output, out: Path) -> bool:
         return False
     if output.force and not was_begun_anew(unfinished):
         return False
+    manifest = read_manifest(out)
+    wanted = {"name": raw.name, **ways(raw)}
+    if any(manifest.get(name) != value for name, value in wanted.items()):
+        return False
+    if is_other(raw, unfinished, output.part, output.drop_duplicates):
+        return False
     if raw.bits is None:
         raw = with_bits(raw, plan)
     if output.drop_duplicates:
         raw = without_duplicates(raw, unfinished)
-    manifest = read_manifest(out)
-    wanted = {"name": raw.name, **ways(raw)}
-    is_same = all(manifest.get(name) == value for name, value in wanted.items())
-    return is_same and is_made_of(raw, unfinished / SET, plan["parts"])
+    return is_made_of(raw, unfinished / SET, plan["parts"])
 
 
 def _write(raw: RawSet, output: Output, out: Path, about: dict[str, str]) -> bool:
@@ -200,6 +224,12 @@ def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
     for note in [*raw.notes, *([left_out_note(raw)] if raw.left_out else [])]:
         print(f"note: {note}", file=sys.stderr)
     chosen = range(parts) if output.part is None else [output.part[0]]
+    if of_earlier := num_unknown(folder, chosen, parts):
+        print(
+            f"note: {of_earlier:,} finished shards of an earlier version are made again, as it did not keep what they "
+            "were made of",
+            file=sys.stderr,
+        )
     total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
     allowed = None if raw.num_images is None else most_bad(output.max_bad, raw.num_images)
     with progress_bar(desc=raw.name, total=total, unit="image") as bar:

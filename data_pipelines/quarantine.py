@@ -1,9 +1,10 @@
 """Images that cannot be used: how they are called, where they are listed, and how many a set may have."""
 
 import csv
+import glob
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from data_pipelines.datasets.raw import RawImage
@@ -61,32 +62,47 @@ def warn(bad: list[Bad], num_images: int, listed: Path) -> None:
     )
 
 
-def refused_files(out: Path) -> tuple[Path, Path]:
-    """What a refused preparation leaves beside the set that was to be: the quarantine, and what leads from its keys
-    back to files."""
-    return out.with_name(f"{out.name}.{QUARANTINE}"), out.with_name(f"{out.name}.quarantine.keymap.csv")
+def refused_files(out: Path, part: tuple[int, int] | None = None) -> tuple[Path, Path]:
+    """What a refused preparation, or a refused part of one, leaves beside the set that was to be: the quarantine, and
+    what leads from its keys back to files."""
+    name = f"{out.name}.quarantine{f'.{part[0]}of{part[1]}' if part else ''}"
+    return out.with_name(f"{name}.csv"), out.with_name(f"{name}.keymap.csv")
+
+
+def all_refused_files(out: Path) -> Iterator[Path]:
+    """Those of the whole set, and of parts."""
+    begin = glob.escape(f"{out.name}.quarantine")
+    for end in ("", ".keymap"):
+        yield from out.parent.glob(f"{begin}{end}.csv")
+        yield from out.parent.glob(f"{begin}.[0-9]*of[0-9]*{end}.csv")
 
 
 def refusal(
-    found: TooManyBadError, out: Path, share: float, removal: str | None, write_keymap: Callable[[Path], None] | None
+    found: TooManyBadError,
+    out: Path,
+    share: float,
+    removal: str | None,
+    write_keymap: Callable[[Path], None] | None,
+    part: tuple[int, int] | None,
 ) -> InputError:
     """The error for a set of too many bad images, which it lists beside `out`.
 
     removal: the command that removes what is done, where --force is none to begin anew with. write_keymap: writes, to
-    a file, what leads from keys back to files; None where the quarantine names files.
+    a file, what leads from keys back to files; None where the quarantine names files. part: of which they were found.
     """
-    listed, keymap = refused_files(out)
+    listed, keymap = refused_files(out, part)
     list_bad(found.bad, listed)
     leads_back = ""
     if write_keymap is not None:
         write_keymap(keymap)
         leads_back = f"; {keymap}, which you alone can read, tells the file of each key"
     example = ", such as --bits," if any("--bits" in reason for _, reason in found.bad) else ""
+    in_part = f" in part {part[0]} of {part[1]}" if part else ""
     anew = "begins anew with --force" if removal is None else f"needs what is done to be removed: {removal}"
     return InputError(
         f"{len(found.bad)} of {found.num_images} images cannot be used, more than --max-bad {share} allows: "
         f"{_some(found.bad)}; the same command goes on where it was, also with another --max-bad; one with other "
-        f"options{example} {anew}; all that were found are listed in {listed}{leads_back}"
+        f"options{example} {anew}; all that were found{in_part} are listed in {listed}{leads_back}"
     )
 
 

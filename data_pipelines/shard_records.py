@@ -39,6 +39,16 @@ def contents_path(rows: Path, name: str) -> Path:
     return rows / f"{name}.contents.npz"
 
 
+def num_unknown(folder: Path, of_parts: Iterable[int], parts: int) -> int:
+    """How many finished shards of some parts do not say what they were made of, as of earlier versions."""
+    finished = [
+        (split, shard) for split in SPLITS for part in of_parts for shard in finished_shards(folder, split, part, parts)
+    ]
+    return sum(
+        not contents_path(folder.parent / ROWS / split, Path(shard["file"]).stem).is_file() for split, shard in finished
+    )
+
+
 def forget_part(folder: Path, part: int, parts: int) -> None:
     """Make all shards of a part count as not finished."""
     for split in SPLITS:

@@ -10,7 +10,7 @@ import os
 import secrets
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,7 +66,15 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 def hash_bytes(data: bytes) -> int:
     """63 bits of a hash, non-negative: equal for equal bytes."""
-    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") >> 1
+    return hash_blocks((data,))
+
+
+def hash_blocks(blocks: Iterable[bytes]) -> int:
+    """`hash_bytes` of blocks of bytes in a row, which need not be in memory all at once."""
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
 def hash_name(name: str) -> int:

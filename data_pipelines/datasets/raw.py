@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from data_pipelines.index import Patients, Split, Task, XrayCut
 from data_pipelines.shards import NO_GROUP, hash_name
 
+_BLOCK_BYTES = 4 << 20
 _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
 
 
@@ -54,6 +56,22 @@ class RawImage:
         with self.image.tar.open("rb") as tar:
             length = self.image.length if most < 0 else min(most, self.image.length)
             return os.pread(tar.fileno(), length, self.image.offset)
+
+    def blocks(self) -> Iterator[bytes]:
+        """The encoded bytes, some megabytes at a time. Raises OSError."""
+        if isinstance(self.image, bytes):
+            yield self.image
+            return
+        path, offset, remaining = (
+            (self.image, 0, sys.maxsize)
+            if isinstance(self.image, Path)
+            else (self.image.tar, self.image.offset, self.image.length)
+        )
+        with path.open("rb") as file:
+            file.seek(offset)
+            while block := file.read(min(_BLOCK_BYTES, remaining)):
+                remaining -= len(block)
+                yield block
 
     def num_bytes(self) -> int:
         """Length of the encoded bytes. Raises OSError."""

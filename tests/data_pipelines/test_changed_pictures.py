@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -76,17 +76,22 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     """The names of the files that were read, and of those that were decoded."""
     done: dict[str, list[str]] = {"read": [], "decoded": []}
-    read, verified = RawImage.read, part_module._PartWriter._verify_one
+    read, blocks, verified = RawImage.read, RawImage.blocks, part_module._PartWriter._verify_one
 
     def noted_read(image: RawImage, most: int = -1) -> bytes:
         done["read"].append(Path(str(image.image)).name)
         return read(image, most)
+
+    def noted_blocks(image: RawImage) -> Iterator[bytes]:
+        done["read"].append(Path(str(image.image)).name)
+        return blocks(image)
 
     def noted_decoding(writer: Any, image: RawImage) -> Any:
         done["decoded"].append(Path(str(image.image)).name)
         return verified(writer, image)
 
     monkeypatch.setattr(RawImage, "read", noted_read)
+    monkeypatch.setattr(RawImage, "blocks", noted_blocks)
     monkeypatch.setattr(part_module._PartWriter, "_verify_one", noted_decoding)
     return done
 
@@ -303,14 +308,17 @@ def test_what_lies_in_a_tar(tmp_path: Path, picture: Encode, stop: Callable[...,
 
 
 def test_unfinished_work_of_an_earlier_version_is_done_again(
-    films: Path, tmp_path: Path, picture: Encode, stop: Callable[..., None]
+    films: Path, tmp_path: Path, picture: Encode, stop: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Which did not keep what it had made a shard of, and called sets as the folder of their images."""
     stop(replace(reader(films), is_own=False), Output(tmp_path / "out"))
-    for kept in (tmp_path / ".out.partial" / "rows").rglob("*.contents.npz"):
-        kept.unlink()
+    assert "earlier version" not in capsys.readouterr().err
+    kept = [*(tmp_path / ".out.partial" / "rows").rglob("*.contents.npz")]
+    for contents in kept:
+        contents.unlink()
     rewrite(films / "cat" / "4.png", picture(99))
     manifest = prepare(reader(films), Output(tmp_path / "out"))
+    assert f"note: {len(kept)} finished shards of an earlier version are made again, as " in capsys.readouterr().err
     assert manifest
     assert manifest["name"] == "out"
     require_as_at_once(reader(films), tmp_path / "out")

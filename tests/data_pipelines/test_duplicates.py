@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import RawImage, RawSet
+from data_pipelines.datasets.raw import Member, RawImage, RawSet
 from data_pipelines.datasets.reading import Repeatable
 from data_pipelines.duplicates import without_duplicates
 from data_pipelines.errors import InputError
 from data_pipelines.index import Index, Split
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards import read_manifest
+from data_pipelines.shards import hash_blocks, hash_bytes, read_manifest
 
 MakeSet = Callable[..., RawSet]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -155,8 +155,8 @@ def test_what_changes_between_two_starts_decides_anew_and_alone_is_read_again(
     raw, reads = make_set(*ROWS), []
     prepare(raw, Output(tmp_path / "out", part=(0, 2), drop_duplicates=True))
     (tmp_path / "raw" / "02.png").write_bytes(encode(photo(9, 6, 7)))
-    read = RawImage.read
-    monkeypatch.setattr(RawImage, "read", lambda image: (reads.append(image.key), read(image))[1])
+    blocks = RawImage.blocks
+    monkeypatch.setattr(RawImage, "blocks", lambda image: (reads.append(image.key), blocks(image))[1])
     without_duplicates(raw, tmp_path / ".out.partial")
     assert reads == ["02-0"]
     prepare(raw, Output(tmp_path / "out", drop_duplicates=True))
@@ -187,6 +187,59 @@ def test_equal_keys_are_refused_before_anything_is_dropped(make_set: MakeSet, tm
         with pytest.raises(InputError, match="two images have the key 'same'; rename one of the files"):
             prepare(replace(raw, images=images, num_images=None), Output(tmp_path / "out", drop_duplicates=True))
         shutil.rmtree(tmp_path / ".out.partial", ignore_errors=True)
+
+
+def test_classes_that_train_loses_are_named(
+    make_set: MakeSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = make_set(
+        "train 0 0", "train 1 1", "test 1 1", "train 2 2", "val 2 2", "val 3 3", classes=("a", "b", "c", "d")
+    )
+    lost = "all images of train were dropped, as equal ones are kept in test or val, of: b, c"
+    manifest = prepare(raw, Output(tmp_path / "out", drop_duplicates=True))
+    assert manifest
+    assert lost in manifest["notes"]
+    assert f"note: {lost}\n" in capsys.readouterr().err
+    findings = [replace(image, label=np.eye(4, dtype=np.float32)[image.label]) for image in raw.images]
+    raw = replace(raw, images=findings, task="multi_label")
+    (tmp_path / "other").mkdir()
+    assert without_duplicates(raw, tmp_path / "other").notes == (lost,)
+
+
+def test_what_is_known_is_sorted_once(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw, sorts, argsort = make_set(*ROWS), [], np.argsort
+    without_duplicates(raw, tmp_path)
+    monkeypatch.setattr("data_pipelines.duplicates._BLOCK", 2)
+    monkeypatch.setattr(np, "argsort", lambda *args, **options: (sorts.append(args), argsort(*args, **options))[1])
+    without_duplicates(raw, tmp_path)
+    assert len(sorts) == 1
+
+
+def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
+    make_set: MakeSet,
+    tmp_path: Path,
+    prepare_untidily: Callable[[RawSet, Output], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raw = make_set(*ROWS)
+    prepare_untidily(raw, Output(tmp_path / "out"))
+    monkeypatch.setattr("data_pipelines.prepare.without_duplicates", None)  # it would fail
+    with pytest.raises(InputError, match="exists; choose another --out"):
+        prepare(raw, Output(tmp_path / "out", drop_duplicates=True))
+
+
+def test_files_are_hashed_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_pipelines.datasets.raw._BLOCK_BYTES", 4)
+    (tmp_path / "file").write_bytes(b"0123456789")
+    places = (
+        tmp_path / "file",
+        Member(tmp_path / "file", "inside", 1, 6),
+        b"012345",
+        Member(tmp_path / "file", "", 8, 9),
+    )
+    blocks = [[*RawImage("key", "train", place, 0).blocks()] for place in places]
+    assert blocks == [[b"0123", b"4567", b"89"], [b"1234", b"56"], [b"012345"], [b"89"]]
+    assert hash_blocks(blocks[1]) == hash_bytes(b"123456")
 
 
 def test_a_folder_by_hand(class_folders: Callable[..., Path], tmp_path: Path) -> None:

@@ -31,11 +31,13 @@ def raw(class_folders: Callable[..., Path]) -> RawSet:
 def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    for out in (tmp_path / "pets", tmp_path / "link" / "zoo", tmp_path / "disk" / ".." / "y"):
+    (tmp_path / "films").symlink_to(tmp_path / "disk" / "xyz17")
+    for out in (tmp_path / "pets", tmp_path / "films", tmp_path / "link" / "zoo", tmp_path / "disk" / ".." / "y"):
         manifest = prepare(replace(raw, is_own=True), Output(out))
         assert manifest
-        assert manifest["name"] == out.resolve().name
-        assert Index.load(out, "train").origins[0] == out.resolve().name
+        assert manifest["name"] == out.name
+        assert Index.load(out, "train").origins[0] == out.name
+    assert (tmp_path / "disk" / "xyz17" / "manifest.json").is_file()
     manifest = prepare(raw, Output(tmp_path / "known"))
     assert manifest
     assert manifest["name"] == "raw"

@@ -69,13 +69,9 @@ def make_set(tmp_path_factory: pytest.TempPathFactory, pictures: list[bytes]) ->
 def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
     """The keys of the images that were read so far."""
     keys: Reads = []
-    read = RawImage.read
-
-    def noted(image: RawImage) -> bytes:
-        keys.append(image.key)
-        return read(image)
-
-    monkeypatch.setattr(RawImage, "read", noted)
+    for name in ("read", "blocks"):
+        read = getattr(RawImage, name)
+        monkeypatch.setattr(RawImage, name, lambda image, read=read: (keys.append(image.key), read(image))[1])
     return keys
 
 
@@ -247,7 +243,7 @@ prepare(image_folder(Path(sys.argv[1]), 0, 0), Output(Path(sys.argv[2])))
 
 def test_killed_process(class_folders: Callable[..., Path], tmp_path: Path, reads: Reads) -> None:
     root = class_folders()
-    prepare(image_folder(root, 0, 0), Output(tmp_path / "undisturbed"))
+    prepare(image_folder(root, 0, 0), Output(tmp_path / "undisturbed" / "out"))
     environment = os.environ | {"PYTHONPATH": str(Path(data_pipelines.__file__).parents[1])}
     command = [sys.executable, "-c", DRIVER, str(root), str(tmp_path / "out")]
     killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -256,7 +252,7 @@ def test_killed_process(class_folders: Callable[..., Path], tmp_path: Path, read
     reads.clear()
     prepare(image_folder(root, 0, 0), Output(tmp_path / "out"))
     assert sorted(reads) == [f"dog/{number}_png" for number in range(6)]
-    assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed" / "out")
 
 
 def test_only_shards_that_differ_are_done_again(

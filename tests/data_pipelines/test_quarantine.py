@@ -110,6 +110,20 @@ def test_how_many_may_be_bad(share: float, images: int, bad: int) -> None:
     assert most_bad(share, images) == bad
 
 
+def test_each_refused_task_of_an_array_job_lists_its_own(films: Path, tmp_path: Path) -> None:
+    for number in (2, 3, 6, 7):
+        (films / f"MILLER_{number % 6}" / f"{number}.png").write_bytes(b"no picture")
+    for part in range(2):
+        with pytest.raises(InputError) as refused:
+            prepare(reader(films), Output(tmp_path / "out", part=(part, 2)))
+        listed = tmp_path / f"out.quarantine.{part}of2.csv"
+        assert f"; all that were found in part {part} of 2 are listed in {listed}; " in str(refused.value)
+        assert len(rows_of(listed)) == 2
+        assert (tmp_path / f"out.quarantine.{part}of2.keymap.csv").is_file()
+    assert prepare(reader(films), Output(tmp_path / "out", max_bad=0.5))
+    assert [*tmp_path.glob("out.quarantine*")] == []
+
+
 def test_a_set_of_one_bad_image_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     images = [RawImage("bad", "train", tmp_path / "bad.png", 0)]
