@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.datasets.class_folders import class_folders
+from data_pipelines.datasets.class_folders import class_folders, class_of
 from data_pipelines.datasets.near_names import class_name_notes, near_one
 from data_pipelines.datasets.patients import Choices, Laterals, Sample, SplitBy, own_set
 from data_pipelines.datasets.raw import RawSet
@@ -142,7 +142,8 @@ def image_folder(
     """
     choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
     _require_root(root)
-    found = class_folders(root, scan(root), split_folders, are_xrays=xray_size is not None)
+    tree = scan(root, once_in=lambda folder: class_of(folder, split_folders))
+    found = class_folders(root, tree, split_folders, are_xrays=xray_size is not None)
     name = text_of(root.resolve().name)
     return own_set(
         [Sample(file.name, file.path, label, split, format=file.format) for file, label, split in found.files],
