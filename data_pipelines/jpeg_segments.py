@@ -35,9 +35,10 @@ class Segment(NamedTuple):
         return (self.marker in _APPS or self.marker == _COM) and not any(map(self.is_a, _TELLING))
 
 
-def segments(encoded: bytes) -> Iterator[Segment]:
-    """What follows the first marker, up to the end of the picture, as libjpeg finds it. Raises ValueError where the
-    stream is cut off or has a segment that cannot be."""
+def segments(encoded: bytes, until: int = _EOI) -> Iterator[Segment]:
+    """What follows the first marker, up to the end of the picture, as libjpeg finds it, or to the first segment of the
+    marker `until`, of SOS then without its scan. Raises ValueError where the stream is cut off or has a segment that
+    cannot be."""
     place, marker = 2, _SOI
     while marker != _EOI:
         start = _next_marker(encoded, place)
@@ -48,10 +49,12 @@ def segments(encoded: bytes) -> Iterator[Segment]:
             content, place = encoded[place + 2 : place + length], place + length
             if marker == _SOI or length < 2 or len(content) < length - 2:
                 raise ValueError("it has a segment that cannot be")
-        if marker == _SOS:
+        if marker == _SOS and until != _SOS:
             end = _end_of_scan(encoded, place)
             scan, place = encoded[place:end], end
         yield Segment(marker, content, stray, scan)
+        if marker == until:
+            return
 
 
 def _stands_alone(marker: int) -> bool:
@@ -67,20 +70,21 @@ def _next_marker(encoded: bytes, place: int) -> int:
     raise ValueError("it is cut off")
 
 
-def _end_of_scan(encoded: bytes, place: int) -> int:
+def _end_of_scan(encoded: bytes, start: int) -> int:
+    place = start
     while encoded[(place := _next_marker(encoded, place)) + 1] in _RESTARTS:
         place += 2
-    return len(encoded[:place].rstrip(b"\xff"))
+    while place > start and encoded[place - 1] == 0xFF:
+        place -= 1
+    return place
 
 
 def exif_of(encoded: bytes) -> bytes:
     """The EXIF block of a JPEG, from its header of TIFF on; b"" without one."""
     try:
-        for segment in segments(encoded):
+        for segment in segments(encoded, until=_SOS):  # the end of a scan takes long to find
             if segment.is_a(_EXIF):
                 return segment.content[len(_EXIF[1]) :]
-            if segment.marker == _SOS:
-                break
     except ValueError:  # of a stream whose pixels are judged elsewhere
         pass
     return b""

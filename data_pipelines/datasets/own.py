@@ -69,7 +69,8 @@ def csv_table(
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
         shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
-            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay as they are without it: byte for
+            byte, but for those that are turned to lie as viewers show them.
         horizontal_flip: Whether a mirrored image still shows the same.
         literal_nan: Take words such as nan, None, NULL, NA or - as they stand, for a class, a patient or a fact of that
             name, instead of refusing them as values that are missing; likewise ANONYMOUS and the like for a patient.
@@ -136,7 +137,8 @@ def image_folder(
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
         shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
-            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay as they are without it: byte for
+            byte, but for those that are turned to lie as viewers show them.
         horizontal_flip: Whether a mirrored image still shows the same.
         split_folders: Whether folders that are called train, val or test are splits; without, they are classes.
     """
