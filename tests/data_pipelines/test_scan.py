@@ -113,7 +113,8 @@ def test_links_above_the_root_are_not_followed(write: Callable[..., Path], tmp_p
     (tmp_path / "links").mkdir()
     named = tmp_path / "links" / "root"
     named.symlink_to(root)
-    for number, target in enumerate((root, tmp_path, "/", "..", named, tmp_path / "links")):
+    targets: list[str | Path] = [root, tmp_path, "/", "..", named, tmp_path / "links"]
+    for number, target in enumerate(targets):
         (root / f"link {number}").symlink_to(target)
     (root / "link 5").unlink()
     found = scan(root)
