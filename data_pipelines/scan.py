@@ -262,7 +262,7 @@ def _id_of(folder: Path) -> _Id:
 
 def _ids_above(folder: Path) -> frozenset[_Id]:
     """Of the folders that a folder lies in, also where links on the way to it are."""
-    return frozenset(map(_id_of, {*folder.absolute().parents, *folder.resolve().parents}))
+    return frozenset(map(_id_of, {*Path(os.path.abspath(folder)).parents, *folder.resolve().parents}))
 
 
 def _is_prepared(folder: Path) -> bool:
