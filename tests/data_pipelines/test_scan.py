@@ -124,6 +124,15 @@ def test_links_above_the_root_are_not_followed(write: Callable[..., Path], tmp_p
     assert scan(named).folders == ["cat", "dog"]
 
 
+def test_a_root_that_is_a_link_lies_where_that_leads_to(write: Callable[..., Path], tmp_path: Path) -> None:
+    store = write({"set/cat/a.jpg": b"", "other/b.jpg": b""})
+    (store / "set" / "up").symlink_to(store)
+    (tmp_path / "root of the set").symlink_to(store / "set")
+    found = scan(tmp_path / "root of the set")
+    assert found.folders == ["cat"]
+    assert found.left_out_below() == {"links to a folder above them": 1}
+
+
 def test_folders_that_link_to_each_other_are_walked_once_for_each_class(write: Callable[..., Path]) -> None:
     names = [f"folder {number}" for number in range(7)]
     root = write({f"{name}/a.jpg": b"" for name in names})
