@@ -48,8 +48,8 @@ def verify_image(encoded: bytes, shorter_side: int | None = None, upright: bool 
     Those whose shorter side is above `shorter_side` (pixels) are shrunk to it, and `upright` turns those that their
     EXIF block says are to be shown otherwise: JPEG stays JPEG, others become PNG. A JPEG is stored without what
     decoders only remark on.
-    Raises whatever the decoder raises for a damaged file, and ValueError for what is no picture of one frame, and for
-    pictures of more than 8 bits.
+    Raises whatever the decoder raises for a damaged file, and ValueError for what is no picture, for pictures of more
+    than 8 bits and, with `upright`, of several frames: published sets have such files, of which the first frame counts.
     """
     is_jpeg = _is_jpeg(encoded)
     photo = _photo_of_jpeg(encoded, upright) if is_jpeg else _photo(encoded, upright)
@@ -75,7 +75,7 @@ def _photo_of_jpeg(encoded: bytes, upright: bool) -> _Photo:
 
 
 def _photo(encoded: bytes, upright: bool) -> _Photo:
-    with opened(encoded, upright) as picture:
+    with opened(encoded, upright, one_frame=upright) as picture:
         image = picture.image
         if image.mode.startswith(("I", "F")) or is_deep_png(encoded):
             raise ValueError("pixels of more than 8 bits")
@@ -98,7 +98,8 @@ def verify_xray(
     """Decode an X-ray to its last byte; its central square, or the whole of it, shrunk or enlarged to a shorter side of
     `size` pixels, as 8-bit grey PNG.
 
-    DICOM and pictures of one frame; `depth`: of those of more than 8 bits; `upright`: turned as their EXIF block says.
+    DICOM and pictures; `depth`: of those of more than 8 bits; `upright`: turned as their EXIF block says, and
+    refused if they have several frames, of which else the first counts.
     What is such a picture already is kept as it is, a JPEG without what decoders only remark on. Raises whatever the
     decoder raises for a damaged file, and ValueError for pixels that are no grey values, larger than their depth
     allows, or of unknown depth, and for pictures that would get too large.
@@ -129,7 +130,7 @@ def _grey(encoded: bytes, depth: Depth, upright: bool) -> _Xray:
         return _Xray(turned(jpeg.pixels[:, :, 0], turn), stored, turn != UPRIGHT, jpeg.remark)
     if is_dicom(encoded):
         return _Xray(dicom_pixels(encoded, depth.given) * np.float32(255))
-    with opened(encoded, upright) as picture:
+    with opened(encoded, upright, one_frame=upright) as picture:
         pixels, is_plain = _grey_of(picture, encoded, depth)
         stored = encoded if is_plain and picture.turn == UPRIGHT else None
         return _Xray(turned(pixels, picture.turn), stored, picture.is_turned)

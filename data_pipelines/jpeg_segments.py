@@ -37,9 +37,10 @@ class Segment(NamedTuple):
         return (self.marker in _APPS or self.marker == _COM) and not any(map(self.is_a, _TELLING))
 
 
-def segments(encoded: bytes) -> Iterator[Segment]:
-    """What follows the first marker, up to the end of the picture, as libjpeg finds it. Raises ValueError where the
-    stream is cut off or has a segment that cannot be."""
+def segments(encoded: bytes, until: int = _EOI) -> Iterator[Segment]:
+    """What follows the first marker, up to the end of the picture, as libjpeg finds it, or to the first segment of the
+    marker `until`, of SOS then without its scan. Raises ValueError where the stream is cut off or has a segment that
+    cannot be."""
     place, marker = 2, _SOI
     while marker != _EOI:
         start = _place_of(_MARKER, encoded, place)
@@ -50,10 +51,12 @@ def segments(encoded: bytes) -> Iterator[Segment]:
             content, place = encoded[place + 2 : place + length], place + length
             if marker == _SOI or length < 2 or len(content) < length - 2:
                 raise ValueError("it has a segment that cannot be")
-        if marker == _SOS:
+        if marker == _SOS and until != _SOS:
             end = len(encoded[: _place_of(_BEHIND_SCAN, encoded, place)].rstrip(b"\xff"))
             scan, place = encoded[place:end], end
         yield Segment(marker, content, stray, scan)
+        if marker == until:
+            return
 
 
 def _stands_alone(marker: int) -> bool:
@@ -71,11 +74,9 @@ def _place_of(marker: "re.Pattern[bytes]", encoded: bytes, place: int) -> int:
 def exif_of(encoded: bytes) -> bytes:
     """The EXIF block of a JPEG, from its header of TIFF on; b"" without one."""
     try:
-        for segment in segments(encoded):
+        for segment in segments(encoded, until=_SOS):  # the end of a scan takes long to find
             if segment.is_a(_EXIF):
                 return segment.content[len(_EXIF[1]) :]
-            if segment.marker == _SOS:
-                break
     except ValueError:  # of a stream whose pixels are judged elsewhere
         pass
     return b""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.tiff import ORDERS, entry_of
+from data_pipelines.tiff import ORDERS, entry_of, is_big_tiff
 
 Pixels = npt.NDArray[Any]
 
@@ -26,12 +26,12 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 def orientation_in(exif: bytes) -> int:
-    """What an EXIF block says of how to show its picture, 2 to 8; UPRIGHT where it says nothing that is known."""
+    """What an EXIF block or a TIFF says of how to show its picture, 2 to 8; UPRIGHT where it says nothing known."""
     exif = exif.removeprefix(_PREFIX)
-    order = ORDERS.get(exif[:2], "<")
+    order, is_big = ORDERS.get(exif[:2], "<"), is_big_tiff(exif)
     try:
-        (start,) = struct.unpack_from(f"{order}L", exif, 4)
-        found = entry_of(exif, start, _ORIENTATION, order)
+        (start,) = struct.unpack_from(f"{order}Q", exif, 8) if is_big else struct.unpack_from(f"{order}L", exif, 4)
+        found = entry_of(exif, start, _ORIENTATION, order, is_big)
         said = struct.unpack_from(order + found.kind, exif, found.place)[0] if found else UPRIGHT
     except struct.error:  # a bad block is no fault of the picture
         return UPRIGHT

@@ -1,4 +1,5 @@
-"""Pictures that Pillow opens, by their content: of one frame, of a size that can be, and no thumbnails of others."""
+"""Pictures that Pillow opens, by their content: of a size that can be, no thumbnails of others, and of one frame if
+that is asked for."""
 
 import io
 from collections.abc import Iterator
@@ -44,26 +45,26 @@ class Picture(NamedTuple):
 
 
 @contextmanager
-def opened(encoded: bytes, upright: bool = False) -> Iterator[Picture]:
-    """Decode a picture; `upright`: as its EXIF block says that it is to be shown.
+def opened(encoded: bytes, upright: bool = False, one_frame: bool = False) -> Iterator[Picture]:
+    """Decode a picture; `upright`: as its EXIF block says that it is to be shown; of several frames the first, unless
+    `one_frame`.
 
-    Raises UnidentifiedImageError, saying what it is, for what is none, ValueError for one that has several frames or
-    too many pixels, or needs a decoder that is not there, and whatever Pillow raises for a damaged file.
+    Raises UnidentifiedImageError, saying what it is, for what is none, ValueError for one that has too many pixels, or
+    several frames if `one_frame`, or needs a decoder that is not there, and whatever Pillow raises for a damaged file.
     """
     kind, white_is_zero = format_of(encoded[:HEAD_BYTES]), False
     if kind == "png":
         require_whole_png(encoded)
     elif kind == "tiff":
-        encoded, white_is_zero = one_picture(encoded)
+        encoded, white_is_zero = one_picture(encoded, one_frame)
     elif kind == "heic":
         _register_heic()
     elif kind == "dicom":
         raise ValueError("DICOM, which is read as an X-ray only (--xray-size)")
     with _open(encoded, kind) as image:
         require_pixels(image.height, image.width, _name(kind))
-        frames = _num_gif_frames(encoded) if kind == "gif" else getattr(image, "n_frames", 1)
-        if kind in _OF_FRAMES and frames > 1:
-            raise ValueError(f"{_name(kind)} of {frames} frames; only pictures of one are taken")
+        if one_frame and kind in _OF_FRAMES:
+            _require_one_frame(image, encoded, kind)
         image.load()
         # Pillow turns every TIFF as it decodes it, and pillow-heif every HEIC; neither leaves the note to turn it.
         exif = encoded if kind == "tiff" else image.info.get("exif")
@@ -86,6 +87,12 @@ def _open(encoded: bytes, kind: Format | None) -> Image.Image:
 
 def _name(kind: Format | None) -> str:
     return "picture" if kind is None else NAMES[kind]
+
+
+def _require_one_frame(image: Image.Image, encoded: bytes, kind: Format) -> None:
+    frames = _num_gif_frames(encoded) if kind == "gif" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"{_name(kind)} of {frames} frames; only pictures of one are taken")
 
 
 def _num_gif_frames(encoded: bytes) -> int:

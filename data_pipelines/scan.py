@@ -3,8 +3,8 @@
 import errno
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,31 +13,13 @@ from typing import IO
 
 from tqdm import tqdm
 
-from data_pipelines.dicom import DICOM_SUFFIXES
 from data_pipelines.errors import InputError
 from data_pipelines.formats import HEAD_BYTES, Format, format_of
 from data_pipelines.frames import why_not_one
 from data_pipelines.shards import MANIFEST, read_manifest
+from data_pipelines.suffixes import COPIES, OTHER_SUFFIXES, PICTURE_SUFFIXES, RAW_FILES, SURE_SUFFIXES, TEXTS
 
-# Taken without a look at their contents, which a large set has no time for.
-SURE_SUFFIXES = {".jpg", ".jpeg", ".png"} | DICOM_SUFFIXES
-# Taken also if they do not begin as any picture does: they are damaged then, and whoever decodes them says so.
-PICTURE_SUFFIXES = SURE_SUFFIXES | {
-    ".jpe", ".jif", ".jfif", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm",
-    ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif",
-}  # fmt: skip
-# Of these a set can have one for each picture; and some texts begin as pictures do.
-_TEXTS = {
-    ".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".md", ".html", ".htm", ".py", ".ipynb",
-    ".log", ".cls",
-}  # fmt: skip
-_COPIES = {".bak", ".old", ".orig", ".tmp", ".swp", ".part", ".partial", ".crdownload", ".download", ".filepart"}
-# Many call themselves TIFF, and their first picture is a thumbnail.
-_RAW = {
-    ".3fr", ".arw", ".bay", ".cap", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".eip", ".erf", ".fff", ".gpr", ".iiq",
-    ".k25", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2",
-    ".srf", ".srw", ".x3f",
-}  # fmt: skip
+_COMMON_SUFFIXES = PICTURE_SUFFIXES | TEXTS | COPIES | RAW_FILES | OTHER_SUFFIXES
 _LEFTOVERS = {
     "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot",
     "lost+found", "system volume information", "$recycle.bin", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
@@ -46,9 +28,14 @@ _LEFTOVERS = {
 
 HIDDEN_FILES, _HIDDEN_FOLDERS = "hidden files", "hidden folders"
 _NO_SUFFIX = "files without a suffix that are no pictures"
+_OTHERS = "other files"
 _HEIC = "HEIC pictures (pip install 'bitscale[heic]' reads them)"
 _SUFFIX = re.compile(r"\.(?=[0-9_~+-]*[a-z])[a-z0-9_~+-]{1,12}")  # what comes behind a dot may be a date or an UID
+_Id = tuple[int, int]  # device and inode
 _DEAD = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+_SETS = "prepared sets"
+_UNFINISHED = re.compile(r"\..+\.(partial|replaced)", re.DOTALL)  # beside a set that is made or replaced
+_BLOCK = 4096  # files asked for at once: bounds the memory
 _THREADS = 16  # looking at files mostly waits for the file system
 
 
@@ -93,12 +80,13 @@ def is_taken_unseen(name: str) -> bool | None:
     suffix = suffix_of(name)
     if suffix in SURE_SUFFIXES:
         return True
-    return False if suffix in _TEXTS | _COPIES | _RAW else None
+    return False if suffix in TEXTS | COPIES | RAW_FILES else None
 
 
 def left_out_as(name: str) -> str:
-    """By what a file that is left out is counted."""
-    return suffix_of(name) or _NO_SUFFIX
+    """By what a file that is left out is counted: never by a word of its own, which may be the name of a patient."""
+    suffix = suffix_of(name)
+    return suffix if suffix in _COMMON_SUFFIXES else _OTHERS if suffix else _NO_SUFFIX
 
 
 def look(file: IO[bytes], name: str, whole: bool = True) -> tuple[Format | None, str]:
@@ -142,15 +130,22 @@ class Scan:
         return total
 
 
-def scan(root: Path, also: Iterable[str] = ()) -> Scan:
+def scan(
+    root: Path,
+    also: Iterable[str] = (),
+    takes_sets: bool = False,
+    once_in: Callable[[str], str] = lambda name: "",
+) -> Scan:
     """The pictures and DICOM files below a folder, and in folders that links lead to, unless they lead to one above.
 
-    also: other suffixes to take; without .tar, prepared sets are passed over.
+    also: other suffixes to take; takes_sets: go into prepared sets, too. once_in: of the name of a folder, the one
+    below which no folder is taken twice, however many links lead to it.
     Raises InputError for a folder that cannot be read.
     """
-    found = Scan()
     also = frozenset(also)
-    _walk(root, "", (root.stat(),), found, takes_sets=".tar" in also)
+    found = _Walk(takes_sets, once_in).below(root)
+    found.files.sort(key=lambda file: file.name.split("/"))
+    found.folders.sort(key=lambda name: name.split("/"))
     fates = {file.name: True if suffix_of(file.name) in also else is_taken_unseen(file.name) for file in found.files}
     open_ones = [file for file in found.files if fates[file.name] is None]
     seen = dict(zip((file.name for file in open_ones), _looked_at(open_ones), strict=True))
@@ -177,45 +172,97 @@ def _looked_at(files: list[Found]) -> list[tuple[Format | None, str]]:
         tqdm(total=len(files), desc="looking at files", unit="file", delay=1, disable=None if files else True) as bar,
     ):
         results = []
-        for result in pool.map(look_at, files):
-            results.append(result)
-            bar.update()
+        for start in range(0, len(files), _BLOCK):
+            for result in pool.map(look_at, files[start : start + _BLOCK]):
+                results.append(result)
+                bar.update()
     return results
 
 
-def _walk(folder: Path, name: str, above: tuple[os.stat_result, ...], found: Scan, takes_sets: bool) -> None:
-    try:
-        with os.scandir(folder) as entries:
-            ordered = sorted(entries, key=lambda entry: text_of(entry.name))
-        for entry in ordered:
-            text = text_of(entry.name)
-            below = f"{name}/{text}" if name else text
-            if _is_hidden(text):
-                _count(found, name, _HIDDEN_FOLDERS if entry.is_dir(follow_symlinks=False) else HIDDEN_FILES)
-            elif (kind := _kind(entry)) == "folder":
-                _enter(entry, below, above, found, takes_sets)
-            elif kind == "file":
-                found.files.append(Found(below, Path(entry.path)))
-            else:
-                _count(found, name, kind)
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or folder} cannot be read ({error.strerror}); mend that, or move it out of the folder"
-        ) from error
+@dataclass(frozen=True)
+class _Folder:
+    """A folder to walk. name: as in `Scan`, "" for the root; above: the folders that it lies in."""
+
+    name: str
+    path: Path
+    above: frozenset[_Id] = frozenset()
 
 
-def _enter(
-    entry: os.DirEntry[str], name: str, above: tuple[os.stat_result, ...], found: Scan, takes_sets: bool
-) -> None:
-    this = entry.stat()
-    if not takes_sets and _is_prepared(Path(entry.path)):
-        _count(found, name.rpartition("/")[0], "prepared sets")
-        return
-    if entry.is_symlink() and any(os.path.samestat(this, other) for other in above):
-        _count(found, name.rpartition("/")[0], "links to a folder above them")
-        return
-    found.folders.append(name)
-    _walk(Path(entry.path), name, (*above, this), found, takes_sets)
+class _Walk:
+    """Finds what lies below a folder. Links to folders are followed last, so that a folder that links lead to as well
+    is found where it lies."""
+
+    def __init__(self, takes_sets: bool, once_in: Callable[[str], str]) -> None:
+        self._takes_sets, self._once_in = takes_sets, once_in
+        self._found = Scan()
+        self._met: set[tuple[str, _Id]] = set()
+        self._folders: deque[_Folder] = deque()
+        self._links: deque[_Folder] = deque()
+
+    def below(self, root: Path) -> Scan:
+        """All that is not hidden, in no order."""
+        self._folders.append(_Folder("", root, _ids_above(root)))
+        while self._folders or self._links:
+            folder = (self._folders or self._links).popleft()
+            try:
+                self._walk(folder)
+            except OSError as error:
+                raise InputError(
+                    f"{error.filename or folder.path} cannot be read ({error.strerror}); mend that, or move it out of "
+                    "the folder"
+                ) from error
+        return self._found
+
+    def _walk(self, folder: _Folder) -> None:
+        this = _id_of(folder.path)
+        if words := self._why_not(folder, this):
+            _count(self._found, folder.name.rpartition("/")[0], words)
+            return
+        self._met.add((self._once_in(folder.name), this))
+        if folder.name:
+            self._found.folders.append(folder.name)
+        with os.scandir(folder.path) as entries:
+            for entry in sorted(entries, key=lambda entry: text_of(entry.name)):
+                self._add(entry, folder, this)
+
+    def _why_not(self, folder: _Folder, this: _Id) -> str:
+        """As what a folder is left out; "" if it is walked."""
+        if not folder.name:
+            return ""
+        if not self._takes_sets and _is_prepared(folder.path):
+            return _SETS
+        if this in folder.above:
+            return "links to a folder above them"
+        return "folders that were met before" if (self._once_in(folder.name), this) in self._met else ""
+
+    def _add(self, entry: os.DirEntry[str], folder: _Folder, this: _Id) -> None:
+        text = text_of(entry.name)
+        name = f"{folder.name}/{text}" if folder.name else text
+        if _is_hidden(text):
+            is_folder = entry.is_dir(follow_symlinks=False)
+            words = (
+                _SETS if is_folder and _UNFINISHED.fullmatch(text) else _HIDDEN_FOLDERS if is_folder else HIDDEN_FILES
+            )
+            _count(self._found, folder.name, words)
+        elif (kind := _kind(entry)) == "file":
+            self._found.files.append(Found(name, Path(entry.path)))
+        elif kind != "folder":
+            _count(self._found, folder.name, kind)
+        elif entry.is_symlink():
+            path = Path(entry.path)
+            self._links.append(_Folder(name, path, folder.above | {this} | _ids_above(path)))
+        else:
+            self._folders.append(_Folder(name, Path(entry.path), folder.above | {this}))
+
+
+def _id_of(folder: Path) -> _Id:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _ids_above(folder: Path) -> frozenset[_Id]:
+    """Of the folders that a folder lies in, also where links on the way to it are."""
+    return frozenset(map(_id_of, {*Path(os.path.abspath(folder)).parents, *folder.resolve().parents}))
 
 
 def _is_prepared(folder: Path) -> bool:

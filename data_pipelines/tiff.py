@@ -20,6 +20,11 @@ _BIG, _HEADER_BYTES, _BIG_HEADER_BYTES = 43, 8, 16
 _KINDS = {1: "B", 3: "H", 4: "L"}  # of whole numbers; the standard says the second, writers take others
 ORDERS = {b"II": "<", b"MM": ">"}
 _CANON = b"CR"  # behind the header
+_RAW_FILES, _THUMBNAILS, _PAGES = (
+    "raw files of cameras",
+    "TIFFs whose first picture is a thumbnail",
+    "TIFFs of several pages",
+)
 Directory = tuple[int, ImageFileDirectory_v2]  # with where it stands
 
 
@@ -43,24 +48,26 @@ def entry_of(content: bytes, directory: int, tag: int, order: str, is_big: bool 
     return None
 
 
-def one_picture(encoded: bytes) -> tuple[bytes, bool]:
+def one_picture(encoded: bytes, one_page: bool = True) -> tuple[bytes, bool]:
     """The TIFF for Pillow to open, and whether the pixels that it finds have to be inverted.
 
     Pillow inverts pictures of up to 8 bits where zero is white. Of deeper ones it takes some as they are and refuses
     the others, so that it gets them as if zero was black.
-    Raises ValueError for the raw file of a camera, of which Pillow would take a thumbnail, and for several pages.
+    Raises ValueError for the raw file of a camera, of which Pillow would take a thumbnail, and, if `one_page`, for
+    several pages, of which it takes the first.
     """
     file = io.BytesIO(encoded)
     directories = list(_directories(file))
     if not directories:  # Pillow will say what is wrong
         return encoded, False
-    place, first = directories[0]
-    if _is_raw(file, first) or _belongs_to_another(first):
+    words = _why_not_one(file, directories)
+    if words in (_RAW_FILES, _THUMBNAILS):
         raise ValueError(
             "raw file of a camera, or TIFF that begins with a thumbnail; save the picture itself as JPEG, PNG or TIFF"
         )
-    if (pages := _num_pages(directories)) > 1:
-        raise ValueError(f"TIFF of {pages} pages; only pictures of one are taken")
+    if words == _PAGES and one_page:
+        raise ValueError(f"TIFF of {_num_pages(directories)} pages; only pictures of one are taken")
+    place, first = directories[0]
     if _numbers(first, _PHOTOMETRIC) != [_WHITE_IS_ZERO] or max(_numbers(first, _BITS), default=1) <= 8:
         return encoded, False
     return _with_black_as_zero(encoded, place), True
@@ -69,14 +76,16 @@ def one_picture(encoded: bytes) -> tuple[bytes, bool]:
 def why_not_one(file: IO[bytes]) -> str | None:
     """As what a TIFF is left out because it does not show one picture; None if it does, or cannot be read."""
     directories = list(_directories(file))
-    if not directories:
-        return None
+    return _why_not_one(file, directories) if directories else None
+
+
+def _why_not_one(file: IO[bytes], directories: Sequence[Directory]) -> str | None:
     _, first = directories[0]
     if _is_raw(file, first):
-        return "raw files of cameras"
+        return _RAW_FILES
     if _belongs_to_another(first):
-        return "TIFFs whose first picture is a thumbnail"
-    return "TIFFs of several pages" if _num_pages(directories) > 1 else None
+        return _THUMBNAILS
+    return _PAGES if _num_pages(directories) > 1 else None
 
 
 def _is_raw(file: IO[bytes], first: ImageFileDirectory_v2) -> bool:
@@ -95,7 +104,7 @@ def _directories(file: IO[bytes], start: int | None = None) -> Iterator[Director
     file."""
     file.seek(0)
     header = file.read(_BIG_HEADER_BYTES)
-    header = header if _is_big(header) else header[:_HEADER_BYTES]
+    header = header if is_big_tiff(header) else header[:_HEADER_BYTES]
     seen = {0}
     while True:
         try:
@@ -112,7 +121,8 @@ def _directories(file: IO[bytes], start: int | None = None) -> Iterator[Director
         start = directory.next
 
 
-def _is_big(encoded: bytes) -> bool:
+def is_big_tiff(encoded: bytes) -> bool:
+    """Whether a TIFF has places of 64 bits."""
     return _BIG in encoded[2:4]
 
 
@@ -134,7 +144,7 @@ def _belongs_to_another(directory: ImageFileDirectory_v2) -> bool:
 def _with_black_as_zero(encoded: bytes, directory: int) -> bytes:
     """The same file, but for what its first directory says of zero. Raises ValueError where that cannot be changed."""
     order = ORDERS[encoded[:2]]
-    found = entry_of(encoded, directory, _PHOTOMETRIC, order, is_big=_is_big(encoded))
+    found = entry_of(encoded, directory, _PHOTOMETRIC, order, is_big=is_big_tiff(encoded))
     if found is None:
         raise ValueError("TIFF that says in a way of its own whether zero is black")
     changed = bytearray(encoded)

@@ -17,6 +17,7 @@ NASTY = '-it\'s a "folder" $HOME'
 # What is put into commands and is one plain word, or quoted where it is made.
 PLAIN = {
     "trainer.account": set[str](),
+    "trainer.lock_file": {"run"},  # how the job of torchrun is called
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
     "trainer.paper_targets": {"name", "given"},

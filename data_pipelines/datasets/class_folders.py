@@ -72,6 +72,12 @@ def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> 
     return ClassFolders(tuple(numbers), files, notes, left_out)
 
 
+def class_of(folder: str, has_splits: bool) -> str:
+    """The class folder, with that of its split, that a folder with this name lies in or is."""
+    parts = folder.split("/")
+    return "/".join(parts[: 2 if has_splits and split_of(parts[0]) else 1])
+
+
 def _split_folders(root: Path, tree: Scan) -> dict[Split, str]:
     """The folder of each split, train first; none if the folders are those of classes."""
     tops = _below(tree, "")

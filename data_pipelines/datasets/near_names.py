@@ -9,7 +9,8 @@ _ZEROS_BEFORE = re.compile(r"(?<![0-9.,])0+(?=[0-9])")
 _ZEROS_BEHIND = re.compile(r"([+-]?[0-9]+)\.0*")  # as tables of programs have whole numbers
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
+    """In the Unicode form in which a letter and its accent are one character."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -23,7 +24,7 @@ def _with_few_zeros(name: str) -> str:
 
 
 _WAYS: dict[str, Callable[[str], str]] = {
-    "Unicode form": _composed,
+    "Unicode form": composed,
     "capital and small letters": str.lower,
     "spaces": _with_few_spaces,
     "zeros": _with_few_zeros,

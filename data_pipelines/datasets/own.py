@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.datasets.class_folders import class_folders
+from data_pipelines.datasets.class_folders import class_folders, class_of
 from data_pipelines.datasets.near_names import class_name_notes, near_one
 from data_pipelines.datasets.patients import Choices, Laterals, Sample, SplitBy, own_set
 from data_pipelines.datasets.raw import RawSet
@@ -69,7 +69,8 @@ def csv_table(
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
         shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
-            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay as they are without it: byte for
+            byte, but for those that are turned to lie as viewers show them.
         horizontal_flip: Whether a mirrored image still shows the same.
         literal_nan: Take words such as nan, None, NULL, NA or - as they stand, for a class, a patient or a fact of that
             name, instead of refusing them as values that are missing; likewise ANONYMOUS and the like for a patient.
@@ -136,13 +137,15 @@ def image_folder(
             stores photographs as they are; DICOM files cannot be, and are stored at 256.
         laterals: drop: leave out lateral views, which only DICOM files tell.
         shorter_side: Photographs whose shorter side is above this many pixels, e.g. 512, are shrunk to it by an area
-            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay byte for byte.
+            filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay as they are without it: byte for
+            byte, but for those that are turned to lie as viewers show them.
         horizontal_flip: Whether a mirrored image still shows the same.
         split_folders: Whether folders that are called train, val or test are splits; without, they are classes.
     """
     choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
     _require_root(root)
-    found = class_folders(root, scan(root), split_folders, are_xrays=xray_size is not None)
+    tree = scan(root, once_in=lambda folder: class_of(folder, split_folders))
+    found = class_folders(root, tree, split_folders, are_xrays=xray_size is not None)
     name = text_of(root.resolve().name)
     return own_set(
         [Sample(file.name, file.path, label, split, format=file.format) for file, label, split in found.files],

@@ -19,9 +19,10 @@ from data_pipelines.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts, is_dic
 from data_pipelines.errors import InputError
 from data_pipelines.formats import HEAD_BYTES, Format
 from data_pipelines.index import Split
-from data_pipelines.scan import PICTURE_SUFFIXES, suffix_of
+from data_pipelines.scan import suffix_of
 from data_pipelines.shards import NO_GROUP
 from data_pipelines.shrink import require_shorter_side
+from data_pipelines.suffixes import PICTURE_SUFFIXES
 
 SplitBy = Literal["patient", "image"]
 Laterals = Literal["keep", "drop"]

@@ -5,12 +5,12 @@ import csv
 import io
 import re
 import shlex
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_pipelines.datasets.near_names import composed
 from data_pipelines.errors import InputError
 from data_pipelines.index import nearest
 
@@ -175,7 +175,7 @@ def _header(text: str, separators: Sequence[str], columns: Sequence[str]) -> tup
     """The separator, and the names of the columns up to the last that has one: by the first separator that gives all
     `columns`, else by that which gives the most names."""
     headers = {separator: _split(text, separator) for separator in separators}
-    having = [separator for separator, names in headers.items() if {_composed(name) for name in columns} <= {*names}]
+    having = [separator for separator, names in headers.items() if {composed(name) for name in columns} <= {*names}]
     best = having[0] if having else max(headers, key=lambda separator: len(headers[separator]))
     if len(headers[best]) == 1:
         return _IN_NO_TEXT, headers[best]
@@ -184,18 +184,14 @@ def _header(text: str, separators: Sequence[str], columns: Sequence[str]) -> tup
 
 def _split(text: str, separator: str) -> list[str]:
     row = next(csv.reader(io.StringIO(text[:_HEADER_CHARACTERS], newline=""), delimiter=separator))
-    names = [_composed(name.strip()) for name in row]
+    names = [composed(name.strip()) for name in row]
     while names and not names[-1]:
         names.pop()
     return names
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _place(path: Path, name: str, header: list[str], said: str, remedy: str) -> int:
-    name = _composed(name)
+    name = composed(name)
     if header.count(name) == 1:
         return header.index(name)
     if not all(map(_is_text, header)):

@@ -1,10 +1,10 @@
 """Files that a table names: found where their names are written in another way on the disk."""
 
 import os
-import unicodedata
 from collections import Counter
 from pathlib import Path
 
+from data_pipelines.datasets.near_names import composed
 from data_pipelines.scan import path_of, text_of
 
 _FORM, _BYTES = "in another Unicode form than they have", "in UTF-8 where they have Latin-1"
@@ -97,10 +97,6 @@ def _parted(name: str) -> tuple[str, str]:
     return folder, last
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
 def _decoded(name: str) -> str:
     """Of a name that is no UTF-8, the letters that Latin-1 makes of it."""
     try:
@@ -111,8 +107,8 @@ def _decoded(name: str) -> str:
 
 
 def _with_lower_suffix(name: str) -> str:
-    stem, dot, suffix = _composed(name).rpartition(".")
+    stem, dot, suffix = composed(name).rpartition(".")
     return f"{stem}{dot}{suffix.lower()}"
 
 
-_WAYS = {_FORM: _composed, _BYTES: _decoded, _CASE: _with_lower_suffix}
+_WAYS = {_FORM: composed, _BYTES: _decoded, _CASE: _with_lower_suffix}

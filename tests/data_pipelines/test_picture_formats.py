@@ -14,6 +14,7 @@ from tiff_files import DNG_VERSION, NEW_SUBFILE, PHOTOMETRIC, SUB_DIRECTORIES, g
 
 from data_pipelines import pillow_pictures
 from data_pipelines.formats import HEAD_BYTES, format_of
+from data_pipelines.frames import why_not_one
 from data_pipelines.images import verify_image, verify_xray
 from data_pipelines.pixel_limit import MAX_PIXELS
 from data_pipelines.shards import EncodedImage
@@ -89,11 +90,21 @@ def test_several_frames_are_refused(kind: str, options: dict[str, Any], photo: C
     frames = [Image.fromarray(photo(number, SIDE, SIDE)) for number in range(3)]
     moving = saved(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     name, what = {"WEBP": "WebP"}.get(kind, kind), "pages" if kind == "TIFF" else "frames"
-    for verify in (verify_image, lambda content: verify_xray(content, 16)):
+    for verify in (verify_image, lambda content, upright: verify_xray(content, 16, upright=upright)):
         with pytest.raises(ValueError, match=f"^{name} of 3 {what}; only pictures of one are taken$"):
-            verify(moving)
+            verify(moving, upright=True)
     single = saved(frames[0], kind, save_all=True, **options)
-    assert verify_image(single).height == SIDE
+    assert verify_image(single, upright=True).height == SIDE
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "AVIF", "TIFF"])
+def test_published_sets_give_the_first_of_several_frames(kind: str, photo: Callable) -> None:
+    frames = [Image.fromarray(photo(number, SIDE, SIDE)) for number in range(3)]
+    moving = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(moving)) as theirs:
+        first = np.asarray(theirs.convert("RGB")).astype(int)
+    np.testing.assert_array_equal(pixels_of(verify_image(moving)), first)
+    assert verify_xray(moving, SIDE).height == SIDE
 
 
 def test_a_phones_jpeg_with_a_second_picture_is_the_first(photo: Callable) -> None:
@@ -116,7 +127,7 @@ def test_smaller_copies_and_masks_are_no_pages(more: dict[int, int]) -> None:
 def test_pages_are_counted(more: dict[int, int]) -> None:
     for big in (False, True):
         with pytest.raises(ValueError, match="TIFF of 3 pages"):
-            verify_image(grey_tiff(FILM, 8, more=({}, more, more), big=big))
+            verify_image(grey_tiff(FILM, 8, more=({}, more, more), big=big), upright=True)
 
 
 def test_directories_in_a_ring() -> None:
@@ -154,6 +165,21 @@ def test_raw_files_never_give_their_thumbnail(name: str) -> None:
     for verify in (verify_image, lambda content: verify_xray(content, 16)):
         with pytest.raises(ValueError, match=r"raw file of a camera, .* save the picture itself as JPEG, PNG or TIFF"):
             verify(RAW[name]())
+    assert why_not_one(io.BytesIO(RAW[name]()), "tiff")  # so that the scan leaves it out and counts it
+
+
+TIFFS = [{}, {NEW_SUBFILE: 1}, {NEW_SUBFILE: 2}, {255: 2}, {PHOTOMETRIC: 32_803}, {DNG_VERSION: 1}]
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_what_a_scan_takes_of_tiff_is_decoded_and_the_rest_is_not(big: bool) -> None:
+    for pages in [[page] for page in TIFFS] + [[first, second] for first in TIFFS for second in TIFFS]:
+        encoded = grey_tiff(FILM, 8, more=pages, big=big)
+        if why_not_one(io.BytesIO(encoded), "tiff") is None:
+            assert verify_image(encoded, upright=True).height == SIDE
+        else:
+            with pytest.raises(ValueError, match=r"raw file of a camera|TIFF of 2 pages"):
+                verify_image(encoded, upright=True)
 
 
 def media(brand: bytes) -> bytes:

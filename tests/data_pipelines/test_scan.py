@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,77 @@ def test_links_are_followed_and_loops_cut(write: Callable[..., Path], tmp_path: 
     (root / "dog" / "self.jpg").symlink_to(root / "dog" / "self.jpg")
     found = scan(root)
     assert [file.name for file in found.files] == [
-        "cat/a.jpg", "dog/again/inner/c.jpg", "dog/b.jpg", "dog/d.jpg", "dog/more/inner/c.jpg",
+        "cat/a.jpg", "dog/again/inner/c.jpg", "dog/b.jpg", "dog/d.jpg",
     ]  # fmt: skip
-    assert found.left_out_below() == {"links to a folder above them": 3, "dead links": 2}
-    assert found.left_out_below("dog/more") == {"links to a folder above them": 1}
+    above, before = "links to a folder above them", "folders that were met before"
+    assert found.left_out_below() == {above: 2, before: 1, "dead links": 2}
+    assert found.left_out_below("dog/again") == {above: 1}
+
+
+def test_links_above_the_root_are_not_followed(write: Callable[..., Path], tmp_path: Path) -> None:
+    root = write({"cat/a.jpg": b"", "dog/b.jpg": b""})
+    (tmp_path / "links").mkdir()
+    named = tmp_path / "links" / "root"
+    named.symlink_to(root)
+    targets: list[str | Path] = [root, tmp_path, "/", "..", named, tmp_path / "links"]
+    for number, target in enumerate(targets):
+        (root / f"link {number}").symlink_to(target)
+    (root / "link 5").unlink()
+    found = scan(root)
+    assert found.folders == ["cat", "dog"]
+    assert found.left_out_below() == {"links to a folder above them": 5}
+    (root / "link 5").symlink_to(tmp_path / "links")
+    assert scan(named).folders == ["cat", "dog"]
+
+
+def test_a_root_that_is_a_link_lies_where_that_leads_to(write: Callable[..., Path], tmp_path: Path) -> None:
+    store = write({"set/cat/a.jpg": b"", "other/b.jpg": b""})
+    (store / "set" / "up").symlink_to(store)
+    (tmp_path / "root of the set").symlink_to(store / "set")
+    found = scan(tmp_path / "root of the set")
+    assert found.folders == ["cat"]
+    assert found.left_out_below() == {"links to a folder above them": 1}
+
+
+def test_folders_that_link_to_each_other_are_walked_once_for_each_class(write: Callable[..., Path]) -> None:
+    names = [f"folder {number}" for number in range(7)]
+    root = write({f"{name}/a.jpg": b"" for name in names})
+    for name in names:
+        for other in set(names) - {name}:
+            (root / name / other).symlink_to(root / other)
+    found = scan(root)
+    assert [file.name for file in found.files] == [f"{name}/a.jpg" for name in names]
+    assert found.left_out_below() == {"folders that were met before": 42}
+    raw = image_folder(root, val_fraction=0, test_fraction=0)
+    assert raw.num_images == 49  # each class with a link to each other folder has the pictures of it
+
+
+def test_a_folder_may_be_of_several_classes_and_splits(write: Callable[..., Path], tmp_path: Path) -> None:
+    root = write({f"{split}/{name}/a.jpg": b"" for split in ("train", "test") for name in ("cat", "dog")})
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "b.jpg").touch()
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            for link in ("x", "y"):
+                (root / split / name / link).symlink_to(tmp_path / "more")
+    raw = image_folder(root, val_fraction=0)
+    assert raw.num_images == 8
+    assert raw.left_out == {"folders that were met before": 4}
+
+
+def test_files_are_looked_at_in_blocks(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write({f"{number:02}": picture() for number in range(10)} | {"99": b""})
+    monkeypatch.setattr(scanning, "_BLOCK", 3)
+    asked = []
+    submitted = ThreadPoolExecutor.map
+
+    def counting(pool: ThreadPoolExecutor, function: Any, files: Any) -> Any:
+        asked.append(len(files))
+        return submitted(pool, function, files)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "map", counting)
+    assert [file.format for file in scan(root).files] == ["png"] * 10
+    assert asked == [3, 3, 3, 2]
 
 
 def test_pipes_are_not_opened(write: Callable[..., Path]) -> None:
@@ -166,6 +234,8 @@ OTHERS = {
     "c.tif": (tiff({254: 1}, {}), "TIFFs whose first picture is a thumbnail"),
     "d.tif": (tiff({50706: 1}), "raw files of cameras"),
     "e.tif": (tiff({}, behind_header=b"CR\2\0"), "raw files of cameras"),
+    "befund.Mueller_Hans": (b"a text", "other files"),
+    "befund.mueller": (b"a text", "other files"),
     "a.CR2": (tiff({}, behind_header=b"CR\2\0"), ".cr2"),
     "a.dng": (tiff({50706: 1}), ".dng"),
 }
@@ -261,4 +331,10 @@ def test_prepared_sets_are_passed_over_where_no_tars_are_read(class_folders: Cal
     assert [file.name for file in found.files] == [f"{name}/{n}.png" for name in ("cat", "dog") for n in range(6)]
     assert found.folders == ["cat", "dog"]
     assert found.left_out_below() == {"prepared sets": 2, ".json": 1}
-    assert any("prepared/" in file.name for file in scan(root, also=(".tar",)).files)
+    assert not any("prepared/" in file.name for file in scan(root, also=(".tar",)).files)
+    assert any("prepared/" in file.name for file in scan(root, also=(".tar",), takes_sets=True).files)
+
+
+def test_unfinished_sets_are_counted_with_the_prepared_ones(write: Callable[..., Path]) -> None:
+    root = write({"cat/a.jpg": b"", ".out.partial/set/train/a.tar": b"", ".out.replaced/a.jpg": b"", ".git/a.jpg": b""})
+    assert scan(root).left_out_below() == {"prepared sets": 2, "hidden folders": 1}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jpeg_files import first, padded, segment
 from PIL import Image, ImageOps
+from tiff_files import grey_tiff
 
 from data_pipelines.concat import concat
 from data_pipelines.depth import Depth
@@ -19,6 +20,7 @@ from data_pipelines.errors import InputError
 from data_pipelines.images import verify_image, verify_xray
 from data_pipelines.index import Index
 from data_pipelines.jpeg import REMARK
+from data_pipelines.jpeg_segments import exif_of
 from data_pipelines.orientation import orientation_in
 from data_pipelines.shards import EncodedImage
 
@@ -179,6 +181,24 @@ def test_a_bad_block_is_no_fault_of_the_picture(name: str, photo: Callable, enco
     image = verify_image(jpeg, upright=True)
     assert image.is_turned == (orientation != 1)
     assert (image.encoded == jpeg) == (orientation == 1)
+
+
+@pytest.mark.parametrize(("big", "order"), [(False, "<"), (False, ">"), (True, "<")])  # Pillow reads no fourth kind
+def test_tiffs_of_either_kind_are_counted_as_turned(big: bool, order: str) -> None:
+    film = np.arange(24 * 40).reshape(24, 40) % 256
+    lying = verify_image(grey_tiff(film, 8, order=order, more=({274: 6},), big=big), upright=True)
+    assert (lying.height, lying.width, lying.is_turned) == (40, 24, True)
+    assert not verify_image(grey_tiff(film, 8, order=order, more=({274: 1},), big=big), upright=True).is_turned
+
+
+def test_the_block_of_a_jpeg_is_looked_for_before_its_pixels_only(
+    photo: Callable, encode: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = tag(3, b"\6\0")
+    jpeg = encode(photo(7, HEIGHT, WIDTH), "JPEG")
+    monkeypatch.setattr("data_pipelines.jpeg_segments._end_of_scan", None)
+    assert exif_of(jpeg) == b""
+    assert exif_of(first(jpeg, exif_block(block))) == block
 
 
 def test_turning_goes_by_the_file_not_by_what_is_stored_of_it(photo: Callable) -> None:

@@ -60,7 +60,7 @@ def inputs_of(source: Path, path_column: str = "path") -> Inputs:
     """
     left_out: Counter[str] = Counter()
     if source.is_dir():
-        tree = scan(source, also=(_TAR,))
+        tree = scan(source, also=(_TAR,), takes_sets=True)
         left_out.update(tree.left_out_below())
         return Inputs(_of_folder(tree.files, left_out), left_out)
     if not source.is_file():

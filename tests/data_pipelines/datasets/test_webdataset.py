@@ -222,3 +222,14 @@ def test_mistakes_are_named(tmp_path: Path, write_tar: WriteTar) -> None:
         webdataset(tmp_path, classes_file=tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"--val-fraction is 0.5"):
         webdataset(tmp_path, val_fraction=0.5)
+
+
+def test_a_set_that_is_written_beside_the_tars_is_not_read(
+    tmp_path: Path, write_tar: WriteTar, write_set: Callable[..., Path]
+) -> None:
+    write_tar("root/a.tar", by_cls(0, 3))
+    write_tar("root/.set.partial/set/train/000000.tar", by_cls(3, 3))
+    write_set([0, 1], ("ape", "cat")).rename(tmp_path / "root" / "set")
+    raw = webdataset(tmp_path / "root", val_fraction=0, test_fraction=0)
+    assert raw.num_images == 3
+    assert raw.left_out == {"prepared sets": 2}
