@@ -5,10 +5,8 @@ Needs pydicom and its decoders, the extra `bitscale[dicom]`. Section numbers are
 
 import io
 import logging
-import math
 import re
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +16,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.depth import require_within
+from data_pipelines.dicom_display import displayed, padding_in, range_of
+from data_pipelines.dicom_elements import items_of, number_of, text_of
 from data_pipelines.dicom_kinds import left_out_as
 from data_pipelines.errors import InputError
 from data_pipelines.pixel_limit import require_pixels
-
-Values = npt.NDArray[np.float64]
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
 
@@ -77,19 +74,19 @@ def dicom_facts(path: Path) -> DicomFacts:
 
 def _facts_of(file: BinaryIO) -> DicomFacts:
     dataset = _read(file, stop_before_pixels=True, specific_tags=list(_FACTS))
-    meanings = [_text(code, "CodeMeaning") for code in _items(dataset, "ViewCodeSequence")]
-    sources = [_text(dataset, "ViewPosition"), " ".join(meanings), _text(dataset, "SeriesDescription")]
+    meanings = [text_of(code, "CodeMeaning") for code in items_of(dataset, "ViewCodeSequence")]
+    sources = [text_of(dataset, "ViewPosition"), " ".join(meanings), text_of(dataset, "SeriesDescription")]
     view = next(filter(None, map(_view, sources)), "")
-    modality = _text(dataset, "Modality").upper()
-    sop_class = _text(dataset.file_meta, "MediaStorageSOPClassUID")
+    modality = text_of(dataset, "Modality").upper()
+    sop_class = text_of(dataset.file_meta, "MediaStorageSOPClassUID")
     return DicomFacts(
-        patient=_text(dataset, "PatientID") or None,
+        patient=text_of(dataset, "PatientID") or None,
         view=view,
         lateral=view in _LATERAL_VIEWS if view else None,
         modality=modality,
-        sex=sex if (sex := _text(dataset, "PatientSex").upper()) in ("M", "F", "O") else "",
-        age=_years(_text(dataset, "PatientAge")),
-        left_out=left_out_as(modality, sop_class, has_size=bool(_number(dataset, "Rows"))),
+        sex=sex if (sex := text_of(dataset, "PatientSex").upper()) in ("M", "F", "O") else "",
+        age=_years(text_of(dataset, "PatientAge")),
+        left_out=left_out_as(modality, sop_class, has_size=bool(number_of(dataset, "Rows"))),
     )
 
 
@@ -117,16 +114,16 @@ def dicom_pixels(encoded: bytes, bits: int | None = None) -> npt.NDArray[np.floa
     # Every step maps a stored value by itself, so a table of them is mapped instead of millions of pixels.
     codes = np.subtract(stored, first, dtype=np.int32)
     values = np.arange(first, int(stored.max()) + 1)
-    is_padding = _padding(dataset, values)
+    is_padding = padding_in(dataset, values)
     occurs = np.zeros(len(values), dtype=bool)
     occurs[codes] = True
     occurs &= ~is_padding
     if not occurs.any():
         raise ValueError("DICOM image that is all padding")
-    grey = _displayed(dataset, values, _range(dataset, values[occurs], bits))
+    grey = displayed(dataset, values, range_of(dataset, values[occurs], bits))
     if np.ptp(grey[occurs]) == 0:
         raise ValueError("DICOM image of one shade only, as its window or LUT shows it")
-    if _text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+    if text_of(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         grey = 1 - grey
     grey[is_padding] = 0
     pixels: npt.NDArray[np.float32] = grey.astype(np.float32)[codes]
@@ -168,19 +165,19 @@ def _read(file: BinaryIO, **options: Any) -> Any:
 def _require_one_grey_image(dataset: Any) -> None:
     if not len(dataset):
         raise ValueError("DICOM that is cut off or empty")
-    height, width = _number(dataset, "Rows"), _number(dataset, "Columns")
+    height, width = number_of(dataset, "Rows"), number_of(dataset, "Columns")
     if not height or not width:
-        raise ValueError(f"DICOM without an image (modality {_text(dataset, 'Modality') or 'unknown'})")
+        raise ValueError(f"DICOM without an image (modality {text_of(dataset, 'Modality') or 'unknown'})")
     require_pixels(int(height), int(width), "DICOM")
-    frames = _number(dataset, "NumberOfFrames") or 1
+    frames = number_of(dataset, "NumberOfFrames") or 1
     if frames > 1:
         raise ValueError(f"multi-frame DICOM ({frames:.0f} frames); an X-ray is one frame, export each as a file")
-    colours = _text(dataset, "PhotometricInterpretation")
+    colours = text_of(dataset, "PhotometricInterpretation")
     if colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"colour DICOM ({colours or 'unknown'}); an X-ray is MONOCHROME1 or MONOCHROME2")
     if "PixelData" not in dataset:
         raise ValueError("DICOM whose pixel data are missing or cut off")
-    if (_number(dataset, "BitsAllocated") or 16) > 16:
+    if (number_of(dataset, "BitsAllocated") or 16) > 16:
         raise ValueError(f"DICOM of {dataset.BitsAllocated} bits per pixel; an X-ray has up to 16")
 
 
@@ -192,7 +189,7 @@ def _stored(dataset: Any) -> npt.NDArray[np.integer]:
             if not pydicom.pixels.get_decoder(syntax).is_available:
                 raise InputError(f"{syntax.name} needs a decoder: pip install 'bitscale[dicom]'")
             _require_whole_jpeg(dataset, syntax)
-        pixels: npt.NDArray[np.integer] = dataset.pixel_array
+        pixels = _right_aligned(dataset)
         if pixels.ndim != 2:
             raise ValueError(f"an array of shape {pixels.shape} instead of rows and columns")
     except InputError:
@@ -203,6 +200,26 @@ def _stored(dataset: Any) -> npt.NDArray[np.integer]:
     return pixels
 
 
+def _right_aligned(dataset: Any) -> npt.NDArray[np.integer]:
+    """The decoded array. pydicom takes the lowest bits whatever HighBit says (part 5, 8.1.1). Raises ValueError where
+    the pixels contradict it."""
+    pixels: npt.NDArray[np.integer] = dataset.pixel_array
+    allocated, stored, high = (number_of(dataset, word) for word in ("BitsAllocated", "BitsStored", "HighBit"))
+    if not allocated or not stored or high is None or not stored <= high < allocated:
+        return pixels
+    dataset.BitsStored = int(high) + 1
+    try:
+        whole: npt.NDArray[np.integer] = dataset.pixel_array
+    finally:
+        dataset.BitsStored = int(stored)
+    below = int(high + 1 - stored)
+    if not (whole & ((1 << below) - 1)).any():
+        return whole >> below
+    if np.array_equal(whole, pixels):  # nothing above the lowest bits: it is the header that errs
+        return pixels
+    raise ValueError(f"HighBit is {high:.0f} with {stored:.0f} bits stored, but bits below and above those are in use")
+
+
 def _require_whole_jpeg(dataset: Any, syntax: Any) -> None:
     """libjpeg fills up a JPEG or JPEG-LS stream that is cut off without a word."""
     uid = _pydicom().uid
@@ -211,87 +228,6 @@ def _require_whole_jpeg(dataset: Any, syntax: Any) -> None:
     (stream,) = _pydicom().encaps.generate_frames(dataset.PixelData, number_of_frames=1)
     if b"\xff\xd9" not in stream[-_MAX_JPEG_TAIL:]:
         raise ValueError("the stream is cut off before its end marker")
-
-
-def _range(dataset: Any, occurring: npt.NDArray[np.int64], bits: int | None) -> npt.NDArray[np.int64]:
-    """The least and the largest value that a pixel can have (C.7.6.3.1, BitsStored and PixelRepresentation)."""
-    is_signed = bool(_number(dataset, "PixelRepresentation"))
-    if bits is not None:
-        magnitudes = np.where(occurring < 0, ~occurring, occurring)  # -4096 takes as many bits as 4095
-        largest = int(np.argmax(magnitudes))
-        require_within(int(occurring[largest]), int(magnitudes[largest]).bit_length() + is_signed, bits)
-    held = int(bits or _number(dataset, "BitsStored") or _number(dataset, "BitsAllocated") or 16)
-    least = -(1 << (held - 1)) if is_signed else 0
-    return np.array([least, least + (1 << held) - 1])
-
-
-def _displayed(dataset: Any, values: npt.NDArray[np.int64], limits: npt.NDArray[np.int64]) -> Values:
-    """Stored values [n] as grey values in [0, 1], before any inversion; `limits`: what they can be."""
-    modality_luts, voi_luts = _items(dataset, "ModalityLUTSequence"), _items(dataset, "VOILUTSequence")
-    is_little_endian = dataset.original_encoding[1]
-    if modality_luts:
-        rescaled, ends = _look_up(modality_luts[0], values, is_little_endian)
-    else:
-        slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
-        rescaled, ends = (
-            np.asarray(stored * (1.0 if slope is None else slope) + (intercept or 0.0)) for stored in (values, limits)
-        )
-    if voi_luts:
-        grey, table = _look_up(voi_luts[0], rescaled, is_little_endian)
-        # Of the entries, not of the bits announced: a 12-bit table announced as 16-bit would come out black.
-        return np.asarray((grey - table.min()) / max(np.ptp(table), 1))
-    windowed = _windowed(dataset, rescaled)
-    if windowed is not None:
-        return windowed
-    low, high = ends.min(), ends.max()
-    return np.clip((rescaled - low) / (high - low), 0, 1) if low < high else np.zeros(len(values))
-
-
-def _windowed(dataset: Any, values: Values) -> Values | None:
-    """The first window, as C.11.2.1.2.1 and C.11.2.1.3 define it; None if there is none that can be used.
-
-    Not pydicom's: that maps to the range of the stored values, and backwards where the rescale slope is negative.
-    """
-    centre, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
-    if centre is None or width is None:
-        return None
-    function = _text(dataset, "VOILUTFunction").upper()
-    is_linear = function not in ("LINEAR_EXACT", "SIGMOID")
-    if is_linear:
-        centre, width = centre - 0.5, width - 1
-    if width < 0 or (width == 0 and not is_linear):
-        return None
-    if function == "SIGMOID":
-        return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
-    if width == 0:
-        return (values > centre).astype(np.float64)
-    return np.clip((values - centre) / width + 0.5, 0, 1)
-
-
-def _look_up(item: Any, values: npt.NDArray[Any], is_little_endian: bool) -> tuple[Values, Values]:
-    """Values through a LUT of the header, and the whole LUT. Not pydicom's: its index overflows with 8-bit entries."""
-    try:
-        length, first, bits = (int(number) for number in item.LUTDescriptor)
-        data, length = item.LUTData, length or 1 << 16
-        if isinstance(data, bytes):
-            is_packed = bits <= 8 and len(data) < 2 * length
-            data = np.frombuffer(data, dtype=np.uint8 if is_packed else "<u2" if is_little_endian else ">u2")
-        table = np.asarray(data, dtype=np.float64).reshape(-1)[:length]
-        if len(table) < length:
-            raise ValueError(f"{len(table)} entries where {length} are announced")
-    except Exception as error:  # of a header that may hold anything
-        raise ValueError(f"DICOM LUT cannot be read ({error})") from error
-    return table[np.clip(values - first, 0, length - 1).astype(np.int64)], table
-
-
-def _padding(dataset: Any, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which stored values only fill the picture up to a rectangle."""
-    padding = _number(dataset, "PixelPaddingValue")
-    if padding is None:
-        return np.zeros(len(values), dtype=bool)
-    limit = _number(dataset, "PixelPaddingRangeLimit")
-    low, high = sorted((padding, padding if limit is None else limit))
-    return (low <= values) & (values <= high)
 
 
 def _view(text: str) -> str:
@@ -312,36 +248,3 @@ def _years(age: str) -> str:
         return ""
     # Who is older is known to few: such ages are not told apart in public data either.
     return str(min(_OLDEST, int(match[1]) // _PER_YEAR[match[2]]))
-
-
-# Elements may be missing, empty, of several values or of another type than the standard says.
-
-
-def _value(dataset: Any, keyword: str) -> Any:
-    try:
-        value = dataset.get(keyword)
-    except Exception:  # a value that its type does not allow
-        return None
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        return value
-    return next(iter(value), None)
-
-
-def _text(dataset: Any, keyword: str) -> str:
-    value = _value(dataset, keyword)
-    return "" if value is None or isinstance(value, bytes) else str(value).strip(" \0\n\r\t")
-
-
-def _number(dataset: Any, keyword: str) -> float | None:
-    try:
-        number = float(_value(dataset, keyword))
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _items(dataset: Any, keyword: str) -> list[Any]:
-    try:
-        return [item for item in dataset.get(keyword) or [] if hasattr(item, "get")]
-    except Exception:  # a value that is no sequence
-        return []
