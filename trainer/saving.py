@@ -139,7 +139,9 @@ class Saver:
         self._failed_in_a_row = self._failed_in_a_row + 1 if any_failed else 0
         most = self._job.config.runtime.max_failed_saves
         if self._failed_in_a_row >= most:
-            saved = checkpoint.numbered(self._job.run_dir)
+            saved: list[Path] = []
+            with suppress(OSError):
+                saved = checkpoint.numbered(self._job.run_dir)
             kept = f"{saved[-1].name} is still there" if saved else "There is no checkpoint yet"
             raise RunError(
                 f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. {kept}; mend that and "
