@@ -82,9 +82,8 @@ def summary(manifest: Mapping[str, Any], folder: Path) -> str:
 
 def left_out_note(raw: RawSet) -> str:
     """What is to be said of files that are left out."""
-    files = sum(raw.left_out.values())
-    of_all = "" if raw.num_images is None else f"{files:,} of {files + raw.num_images:,} files: "
-    return f"left out: {of_all}{counted(raw.left_out)}"
+    beside = "" if raw.num_images is None else f", beside {raw.num_images:,} images"
+    return f"left out{beside}: {counted(raw.left_out)}"
 
 
 def _require_asked_for(raw: RawSet, shards: Iterable[Shard], num_seen: int, folder: Path) -> None:
@@ -139,7 +138,7 @@ def _notes(raw: RawSet, shards: list[Shard]) -> list[str]:
     if turned := sum(shard["turned"] for shard in shards):
         notes.append(f"{turned:,} of {num_images:,} pictures were turned upright, as their files say")
     if remarks := _remarks(shards):
-        notes.append(f"of some pictures whose pixels are whole their decoder says: {counted(remarks)}")
+        notes.append(f"remarks on images that were taken all the same: {counted(remarks)}")
     return notes
 
 

@@ -31,6 +31,7 @@ PRINTED_BY = {
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
 ONLY = {
     ("trainer.experiment", "--preflight-only"): {"pretrain"},
+    ("trainer.fine_tuning", "--seed"): {"transfer"},  # a sweep counts its own
     ("trainer.job", "--schedule.allow-no-decay"): {"pretrain"},
     ("trainer.config", "--mode"): TUNING,
     ("trainer.evaluation.predictor", "--bits"): {"predict"},

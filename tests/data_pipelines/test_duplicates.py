@@ -145,7 +145,7 @@ def test_each_picture_is_kept_once_in_whatever_parts(
         "of the pictures that are dropped, 2 had another label than the equal one that is kept"
     ]
     said = capsys.readouterr().err
-    assert f"note: left out: {'4 of 9 files: ' if listed else ''}duplicates (4)\n" in said
+    assert f"note: left out{', beside 5 images' if listed else ''}: duplicates (4)\n" in said
     assert "byte for byte" not in said
 
 

@@ -69,12 +69,12 @@ def test_what_is_left_out_is_said_before_the_work_in_the_summary_and_in_the_mani
 ) -> None:
     left_out = {"hidden files": 2, ".mov": 1010}
     told = replace(raw, left_out=left_out)
-    note = "left out: 1,012 of 1,024 files: .mov (1,010), hidden files (2)"
+    note = "left out, beside 12 images: .mov (1,010), hidden files (2)"
     assert left_out_note(told) == note
     assert left_out_note(replace(told, num_images=None)) == "left out: .mov (1,010), hidden files (2)"
     with monkeypatch.context() as patched:
         patched.setattr("data_pipelines.prepare.write_part", lambda *_: pytest.fail(capsys.readouterr().err))
-        with pytest.raises(pytest.fail.Exception, match="note: left out: 1,012 of 1,024 files"):
+        with pytest.raises(pytest.fail.Exception, match="note: left out, beside 12 images"):
             prepare(told, Output(tmp_path / "out"))
     manifest = prepare(told, Output(tmp_path / "out"))
     assert manifest
@@ -113,7 +113,7 @@ def test_turned_and_remarked_pictures_are_counted(
     assert (manifest["turned"], manifest["remarks"]) == (2, {"padding": 4})
     assert manifest["notes"] == [
         "2 of 12 pictures were turned upright, as their files say",
-        "of some pictures whose pixels are whole their decoder says: padding (4)",
+        "remarks on images that were taken all the same: padding (4)",
     ]
     assert f"note: {manifest['notes'][1]}\n" in capsys.readouterr().err
 
