@@ -122,7 +122,7 @@ def _notes(raw: RawSet, shards: list[Shard]) -> list[str]:
     if turned := sum(shard["turned"] for shard in shards):
         notes.append(f"{turned:,} of {num_images:,} pictures were turned upright, as their files say")
     if remarks := _remarks(shards):
-        notes.append(f"of some pictures whose pixels are whole their decoder says: {counted(remarks)}")
+        notes.append(f"remarks on pictures that were taken: {counted(remarks)}")
     return notes
 
 

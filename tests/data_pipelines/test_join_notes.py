@@ -111,7 +111,7 @@ def test_turned_and_remarked_pictures_are_counted(
     assert (manifest["turned"], manifest["remarks"]) == (2, {"padding": 4})
     assert manifest["notes"] == [
         "2 of 12 pictures were turned upright, as their files say",
-        "of some pictures whose pixels are whole their decoder says: padding (4)",
+        "remarks on pictures that were taken: padding (4)",
     ]
     assert f"note: {manifest['notes'][1]}\n" in capsys.readouterr().err
 
