@@ -14,6 +14,7 @@ from data_pipelines.orientation import UPRIGHT, orientation_in
 from data_pipelines.pixel_limit import MAX_PIXELS, require_pixels, too_many_pixels
 from data_pipelines.png import whole_png
 from data_pipelines.tiff import one_picture
+from data_pipelines.webp import remark_on_end
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own is lower, and loaders have to open what was prepared
 
@@ -35,7 +36,7 @@ _OF_FRAMES = ("gif", "png", "webp", "avif")  # others show their first or main p
 
 class Picture(NamedTuple):
     """image: decoded. white_is_zero: its values have to be inverted. turn: what is left to do to show it upright.
-    is_turned: whether it lay otherwise. encoded: the file without what `remark` says, "" if it is the whole file."""
+    is_turned: whether it lay otherwise. encoded: the file without damaged metadata. remark: what to say of it."""
 
     image: Image.Image
     white_is_zero: bool
@@ -67,6 +68,8 @@ def opened(encoded: bytes, upright: bool = False) -> Iterator[Picture]:
         if kind in _OF_FRAMES and frames > 1:
             raise ValueError(f"{_name(kind)} of {frames} frames; only pictures of one are taken")
         image.load()
+        if kind == "webp":
+            remark = remark_on_end(encoded, image)
         # Pillow turns every TIFF as it decodes it, and pillow-heif every HEIC; neither leaves the note to turn it.
         exif = encoded if kind == "tiff" else image.info.get("exif")
         said = orientation_in(exif) if upright and isinstance(exif, bytes) else UPRIGHT
