@@ -14,11 +14,13 @@ from data_pipelines.index import XrayCut
 from data_pipelines.jpeg import PLAIN_COLOURS, decode_jpeg
 from data_pipelines.jpeg_segments import exif_of
 from data_pipelines.orientation import UPRIGHT, orientation_in, turned
-from data_pipelines.pillow_pictures import Picture, opened
+from data_pipelines.pillow_pictures import Picture, laid_on, opened
 from data_pipelines.pixel_limit import require_pixels
-from data_pipelines.png import encode_png, has_sbit, is_deep_png
+from data_pipelines.png import encode_png, has_sbit, is_deep_png, is_grey_png
 from data_pipelines.shards import EncodedImage
 from data_pipelines.shrink import JPEG_QUALITY, shrink, shrunk_size
+
+ON_WHITE, ON_BLACK = "transparency, laid on white", "transparency, laid on black"
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
@@ -46,8 +48,8 @@ def verify_image(encoded: bytes, shorter_side: int | None = None, upright: bool 
     """Decode a photograph to its last byte. 8-bit grey and RGB JPEG and PNG stay as they are, others become RGB PNG.
 
     Those whose shorter side is above `shorter_side` (pixels) are shrunk to it, and `upright` turns those that their
-    EXIF block says are to be shown otherwise: JPEG stays JPEG, others become PNG. A JPEG is stored without what
-    decoders only remark on.
+    EXIF block says are to be shown otherwise, and lays transparent ones on white: JPEG stays JPEG, others become PNG.
+    JPEG and PNG are stored without what decoders only remark on.
     Raises whatever the decoder raises for a damaged file, and ValueError for what is no picture, for pictures of more
     than 8 bits and, with `upright`, of several frames: published sets have such files, of which the first frame counts.
     """
@@ -78,11 +80,15 @@ def _photo(encoded: bytes, upright: bool) -> _Photo:
     with opened(encoded, upright, one_frame=upright) as picture:
         image = picture.image
         if image.mode.startswith(("I", "F")) or is_deep_png(encoded):
-            raise ValueError("pixels of more than 8 bits")
-        is_plain = image.format == "PNG" and image.mode in ("L", "RGB")
-        pixels = np.atleast_3d(np.asarray(image if is_plain else image.convert("RGB")))
-        stored = encoded if is_plain and picture.turn == UPRIGHT else None
-        return _Photo(turned(pixels, picture.turn), stored, "png", picture.is_turned)
+            raise ValueError(
+                "pixels of more than 8 bits; save photographs with 8, X-rays are prepared with --xray-size"
+            )
+        seen = laid_on(image, "white") if upright else None
+        is_plain = seen is None and image.format == "PNG" and image.mode in ("L", "RGB")
+        pixels = np.atleast_3d(np.asarray(image if is_plain else seen or image.convert("RGB")))
+        stored = picture.encoded if is_plain and picture.turn == UPRIGHT else None
+        remark = picture.remark or (ON_WHITE if seen else "")
+        return _Photo(turned(pixels, picture.turn), stored, "png", picture.is_turned, remark)
 
 
 def _encode_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -98,9 +104,9 @@ def verify_xray(
     """Decode an X-ray to its last byte; its central square, or the whole of it, shrunk or enlarged to a shorter side of
     `size` pixels, as 8-bit grey PNG.
 
-    DICOM and pictures; `depth`: of those of more than 8 bits; `upright`: turned as their EXIF block says, and
-    refused if they have several frames, of which else the first counts.
-    What is such a picture already is kept as it is, a JPEG without what decoders only remark on. Raises whatever the
+    DICOM and pictures; `depth`: of those of more than 8 bits; `upright`: turned as their EXIF block says, laid on black
+    where they are transparent, and refused if they have several frames, of which else the first counts. What is such a
+    picture already is kept as it is, JPEG and PNG without what decoders only remark on. Raises whatever the
     decoder raises for a damaged file, and ValueError for pixels that are no grey values, larger than their depth
     allows, or of unknown depth, and for pictures that would get too large.
     """
@@ -131,21 +137,27 @@ def _grey(encoded: bytes, depth: Depth, upright: bool) -> _Xray:
     if is_dicom(encoded):
         return _Xray(dicom_pixels(encoded, depth.given) * np.float32(255))
     with opened(encoded, upright, one_frame=upright) as picture:
-        pixels, is_plain = _grey_of(picture, encoded, depth)
-        stored = encoded if is_plain and picture.turn == UPRIGHT else None
-        return _Xray(turned(pixels, picture.turn), stored, picture.is_turned)
+        is_deep = picture.image.mode.startswith(("I", "F")) or is_deep_png(encoded)
+        # As padding is in DICOM: white would be bright bone.
+        seen = laid_on(picture.image, "black") if upright and not is_deep else None
+        pixels, is_plain = _grey_of(picture._replace(image=seen or picture.image), depth)
+        stored = picture.encoded if is_plain and picture.turn == UPRIGHT else None
+        remark = picture.remark or (ON_BLACK if seen else "")
+        return _Xray(turned(pixels, picture.turn), stored, picture.is_turned, remark)
 
 
-def _grey_of(picture: Picture, encoded: bytes, depth: Depth) -> tuple[Pixels, bool]:
+def _grey_of(picture: Picture, depth: Depth) -> tuple[Pixels, bool]:
     """Grey values, and whether the file itself is PNG of 8-bit grey."""
     image = picture.image
     if image.mode.startswith("F"):
         raise ValueError("pixels that are floating-point numbers")
     if image.mode.startswith("I"):
-        declared = declared_bits(image, has_sbit(encoded))
+        declared = declared_bits(image, has_sbit(picture.encoded))
         return scaled(np.asarray(image), depth, declared, picture.white_is_zero), False
-    if is_deep_png(encoded):
-        raise ValueError("colours of more than 8 bits")
+    if is_deep_png(picture.encoded):
+        if is_grey_png(picture.encoded):
+            raise ValueError("grey values of more than 8 bits with transparency; save it without an alpha channel")
+        raise ValueError("colours of more than 8 bits; save it as grey, or with 8 bits for each colour")
     return np.asarray(image.convert("L")), image.format == "PNG" and image.mode == "L"
 
 

@@ -13,8 +13,9 @@ from PIL import Image, UnidentifiedImageError
 from data_pipelines.formats import HEAD_BYTES, NAMES, Format, format_of, what_else
 from data_pipelines.orientation import UPRIGHT, orientation_in
 from data_pipelines.pixel_limit import MAX_PIXELS, require_pixels, too_many_pixels
-from data_pipelines.png import require_whole_png
+from data_pipelines.png import whole_png
 from data_pipelines.tiff import one_picture
+from data_pipelines.webp import remark_on_end
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow's own is lower, and loaders have to open what was prepared
 
@@ -36,12 +37,14 @@ _OF_FRAMES = ("gif", "png", "webp", "avif")  # others show their first or main p
 
 class Picture(NamedTuple):
     """image: decoded. white_is_zero: its values have to be inverted. turn: what is left to do to show it upright.
-    is_turned: whether it lay otherwise."""
+    is_turned: whether it lay otherwise. encoded: the file without damaged metadata. remark: what to say of it."""
 
     image: Image.Image
     white_is_zero: bool
     turn: int
     is_turned: bool
+    encoded: bytes
+    remark: str
 
 
 @contextmanager
@@ -52,9 +55,9 @@ def opened(encoded: bytes, upright: bool = False, one_frame: bool = False) -> It
     Raises UnidentifiedImageError, saying what it is, for what is none, ValueError for one that has too many pixels, or
     several frames if `one_frame`, or needs a decoder that is not there, and whatever Pillow raises for a damaged file.
     """
-    kind, white_is_zero = format_of(encoded[:HEAD_BYTES]), False
+    kind, white_is_zero, remark = format_of(encoded[:HEAD_BYTES]), False, ""
     if kind == "png":
-        require_whole_png(encoded)
+        encoded, remark = whole_png(encoded)
     elif kind == "tiff":
         encoded, white_is_zero = one_picture(encoded, one_frame)
     elif kind == "heic":
@@ -66,10 +69,13 @@ def opened(encoded: bytes, upright: bool = False, one_frame: bool = False) -> It
         if one_frame and kind in _OF_FRAMES:
             _require_one_frame(image, encoded, kind)
         image.load()
+        if kind == "webp":
+            remark = remark_on_end(encoded, image)
         # Pillow turns every TIFF as it decodes it, and pillow-heif every HEIC; neither leaves the note to turn it.
         exif = encoded if kind == "tiff" else image.info.get("exif")
         said = orientation_in(exif) if upright and isinstance(exif, bytes) else UPRIGHT
-        yield Picture(image, white_is_zero, UPRIGHT if kind == "tiff" else said, said != UPRIGHT)
+        turn = UPRIGHT if kind == "tiff" else said
+        yield Picture(image, white_is_zero, turn, said != UPRIGHT, encoded, remark)
 
 
 def _open(encoded: bytes, kind: Format | None) -> Image.Image:
@@ -111,3 +117,14 @@ def _register_heic() -> None:
     except ImportError as error:
         raise ValueError("HEIC, for which pillow-heif is needed: pip install 'bitscale[heic]'") from error
     register_heif_opener()
+
+
+def laid_on(image: Image.Image, background: str) -> Image.Image | None:
+    """A picture as it is seen on "white" or "black", RGB; None if no pixel of it is transparent: what it holds below
+    transparent pixels was never meant to be seen."""
+    if not image.has_transparency_data:
+        return None
+    seen = image.convert("RGBA")
+    if seen.getchannel("A").getextrema()[0] == 255:
+        return None
+    return Image.alpha_composite(Image.new("RGBA", seen.size, background), seen).convert("RGB")

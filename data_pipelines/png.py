@@ -11,7 +11,13 @@ from PIL import Image
 
 PNG_SIGNATURE, _CHUNK_BYTES = b"\x89PNG\r\n\x1a\n", 12  # of a chunk: length, kind and check sum
 _LEVEL = 4  # for X-rays 1% larger than the best, which takes six times as long
-_DEPTH_PLACE = 24
+_DEPTH_PLACE, _COLOURS_PLACE = 24, 25
+REMARK = "metadata of a PNG whose check sum is wrong"
+# Chunks that no reader here asks for and that Pillow needs for no pixel. A damaged kind of chunk is none of them.
+_NOT_OF_PIXELS = {
+    b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"eXIf", b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"pHYs", b"tIME",
+    b"bKGD", b"hIST", b"sPLT",
+}  # fmt: skip
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -21,6 +27,11 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
+def is_grey_png(encoded: bytes) -> bool:
+    """Whether this PNG is of grey values, with or without transparency."""
+    return encoded[_COLOURS_PLACE] in (0, 4)
+
+
 def is_deep_png(encoded: bytes) -> bool:
     """Whether this is a PNG of more than 8 bits for each colour: Pillow reads them as 8 bits without a word."""
     return encoded.startswith(PNG_SIGNATURE) and encoded[_DEPTH_PLACE] > 8
@@ -28,9 +39,20 @@ def is_deep_png(encoded: bytes) -> bool:
 
 def require_whole_png(encoded: bytes | memoryview) -> None:
     """Raise ValueError unless every chunk up to the last is there and has its check sum: Pillow looks at neither."""
-    for kind, start, end in _chunks(encoded):
-        if zlib.crc32(encoded[start - 4 : end]).to_bytes(4, "big") != encoded[end : end + 4]:
-            raise ValueError(f"PNG that is cut off or damaged in its chunk {kind!r}")
+    for kind, _, _ in _damaged(encoded):
+        raise ValueError(_reason(kind))
+
+
+def whole_png(encoded: bytes) -> tuple[bytes, str]:
+    """A PNG without the metadata whose check sums are wrong, and REMARK if there are such, else "". Raises ValueError
+    unless every other chunk up to the last is whole."""
+    kept, place = [], 0
+    for kind, start, end in _damaged(encoded):
+        if kind not in _NOT_OF_PIXELS:
+            raise ValueError(_reason(kind))
+        kept.append(encoded[place : start - 8])
+        place = end + 4
+    return (b"".join([*kept, encoded[place:]]), REMARK) if kept else (encoded, "")
 
 
 def has_sbit(encoded: bytes) -> bool:
@@ -40,6 +62,17 @@ def has_sbit(encoded: bytes) -> bool:
         return False
     before_pixels = takewhile(lambda kind: kind != b"IDAT", (kind for kind, _, _ in _chunks(encoded)))
     return b"sBIT" in before_pixels
+
+
+def _reason(kind: bytes) -> str:
+    return f"PNG that is cut off or damaged in its chunk {kind!r}"
+
+
+def _damaged(encoded: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Each chunk whose check sum is wrong."""
+    for kind, start, end in _chunks(encoded):
+        if zlib.crc32(encoded[start - 4 : end]).to_bytes(4, "big") != encoded[end : end + 4]:
+            yield kind, start, end
 
 
 def _chunks(encoded: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:

@@ -40,7 +40,7 @@ _MOST_DESCRIBED_BYTES = 1 << 20
 class EncodedImage:
     """A verified image as it goes into a shard: `encoded` is the file's bytes, `suffix` is "jpg" or "png", height and
     width are in pixels, `channels` is 1 or 3, `is_shrunk` a photograph that was larger, `is_turned` one that lay on its
-    side, `remark` what its decoder found fault with although no pixel is damaged."""
+    side, `remark` what is to be said of it although it was taken."""
 
     encoded: bytes
     suffix: str
