@@ -196,7 +196,7 @@ def test_the_block_of_a_jpeg_is_looked_for_before_its_pixels_only(
 ) -> None:
     block = tag(3, b"\6\0")
     jpeg = encode(photo(7, HEIGHT, WIDTH), "JPEG")
-    monkeypatch.setattr("data_pipelines.jpeg_segments._end_of_scan", None)
+    monkeypatch.setattr("data_pipelines.jpeg_segments._BEHIND_SCAN", None)
     assert exif_of(jpeg) == b""
     assert exif_of(first(jpeg, exif_block(block))) == block
 
