@@ -12,8 +12,10 @@ from data_pipelines.duplicates import equal_pictures, notes_on
 from data_pipelines.errors import InputError
 from data_pipelines.index import Split
 from data_pipelines.plan import ways
+from data_pipelines.pseudonyms import hides
 from data_pipelines.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
 from data_pipelines.scan import counted
+from data_pipelines.set_folder import keymap_of
 from data_pipelines.shard_records import ROWS, SPLITS, digest_of_images, finished_shards, settings_of
 from data_pipelines.shard_writer import join_shards
 from data_pipelines.shards import write_manifest
@@ -35,7 +37,9 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
     flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
     num_seen = sum(shard["seen"] for shard in flat)
     _require_asked_for(raw, flat, num_seen, folder)
-    bad = _bad(flat, num_seen, max_bad, folder, out)
+    bad = _bad(flat, num_seen, max_bad, folder)
+    if bad:
+        warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if hides(raw) else None)
     notes = [*raw.notes, *_told(_warnings(raw, num_seen), "warning"), *_told(_notes(raw, flat), "note")]
     _remove_strays(folder, shards)
     splits = {
@@ -103,15 +107,14 @@ def _require_asked_for(raw: RawSet, shards: Iterable[Shard], num_seen: int, fold
     )
 
 
-def _bad(shards: Iterable[Shard], num_seen: int, max_bad: float, folder: Path, out: Path) -> list[Bad]:
-    """The images that cannot be used, which are listed in the set, and said."""
+def _bad(shards: Iterable[Shard], num_seen: int, max_bad: float, folder: Path) -> list[Bad]:
+    """The images that cannot be used, which are listed in the set."""
     bad: list[Bad] = [(file, reason) for shard in shards for file, reason in shard["bad"]]
     if len(bad) > most_bad(max_bad, num_seen):
         raise TooManyBadError(bad, num_seen)
     (folder / QUARANTINE).unlink(missing_ok=True)
     if bad:
         list_bad(bad, folder / QUARANTINE)
-        warn(bad, num_seen, out / QUARANTINE)
     return bad
 
 

@@ -53,11 +53,13 @@ def list_bad(bad: Iterable[Bad], path: Path) -> None:
         csv.writer(file).writerows([("file", "reason"), *bad])
 
 
-def warn(bad: list[Bad], num_images: int, listed: Path) -> None:
-    """Say what is left out of a set because it cannot be used."""
+def warn(bad: list[Bad], num_images: int, listed: Path, keymap: Path | None) -> None:
+    """Say what is left out of a set because it cannot be used. keymap: leads from keys back to files; None where the
+    quarantine names files."""
+    leads_back = "" if keymap is None else f"; {keymap} tells the file of each key"
     print(
         f"warning: {len(bad):,} of {num_images:,} images cannot be used and {'is' if len(bad) == 1 else 'are'} left "
-        f"out: {_some(bad)}; listed in {listed}; --max-bad 0 accepts none",
+        f"out: {_some(bad)}; listed in {listed}{leads_back}; --max-bad 0 accepts none",
         file=sys.stderr,
     )
 

@@ -75,9 +75,12 @@ def test_no_file_of_the_set_names_a_patient(films: Path, tmp_path: Path, capfd: 
     assert "quarantine.csv" in {path.name for path in files_of(folder)}
 
 
-def test_keymap_leads_back_and_is_for_its_owner_alone(films: Path, tmp_path: Path) -> None:
+def test_keymap_leads_back_and_is_for_its_owner_alone(
+    films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = prepared(films, tmp_path / "set")
     path = tmp_path / "set.keymap.csv"
+    assert f"; {path} tells the file of each key; --max-bad 0 accepts none\n" in capsys.readouterr().err
     assert path.stat().st_mode & 0o777 == 0o600
     keymap = keymap_of(folder)
     with (films / "films.csv").open(newline="") as file:
