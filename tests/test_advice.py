@@ -70,6 +70,7 @@ OF_ANOTHER = {
     ("trainer.paper_targets", "--root"): "prepare",
     ("trainer.sweep.plan", "--no"): None,
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
+    ("data_pipelines.images", "--xray-size"): "prepare",
     ("data_pipelines.library", "--root"): "prepare",
     ("benchmarks.loading_large", "--shorter-side"): "prepare",
     ("benchmarks.protocol_effect", "--head-init"): "transfer",
