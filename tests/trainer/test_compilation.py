@@ -119,7 +119,7 @@ def test_gradients_outlive_the_graphs_memory(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_cuda_graphs_need_a_gpu() -> None:
-    with pytest.raises(InputError, match="take --compile True on a CPU"):
+    with pytest.raises(InputError, match="take True on a CPU"):
         ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, compile="graphs"), "fp32")
     with pytest.raises(InputError, match="--checkpoint-stages"):
         RuntimeConfig(compile="graphs", checkpoint_stages=1)

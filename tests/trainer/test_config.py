@@ -103,7 +103,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (RuntimeConfig, {"checkpoint_stages": 5}, "--checkpoint-stages is 5; it must lie in 0 to 4"),
     (RuntimeConfig, {"cudnn_benchmark": "fast"}, "--cudnn-benchmark is 'fast'; it must be True, False or auto"),
     (RuntimeConfig, {"cudnn_benchmark": 1}, "--cudnn-benchmark is 1; it must be True, False or auto"),
-    (RuntimeConfig, {"read_ahead": -1}, "--read-ahead is -1; it must not be negative"),
+    (RuntimeConfig, {"read_ahead": -1}, "--read-ahead is -1; it must lie in 0 to 1024"),
     (RuntimeConfig, {"device": "tpu"}, "device is 'tpu'; did you mean 'cpu'"),
     (RuntimeConfig, {"engine": "mpi"}, "engine is 'mpi'; known: .*ddp"),
     (RuntimeConfig, {"loader": "ffcv"}, "loader is 'ffcv'; known: auto, dali, torch"),
