@@ -14,12 +14,13 @@ _COUNTS = {
     *("batch_size", "eval_batch_size", "global_batch_size", "image_size", "images", "most_layers", "num_images"),
     *("ranks", "rounds", "steps", "threads", "turns", "window_steps", "windows"),
 }
-_MOST, _MOST_OTHERWISE = {"seed": 2**63, "threads": 2**12}, 2**31
+_MOST = {"seed": 2**63, "threads": 2**12, "epochs": 2**31, "warmup_epochs": 2**31}
+_MOST_WHOLE = 2**31
 
 
 def require_numbers(parsed: Any, prefix: str = "--") -> None:
     """Raise InputError for a number, in a dataclass or those in it, that no flag can have: below 0, or below 1 where
-    something is counted; not finite, unless it says seconds; or so large that it is a slip."""
+    something is counted; not finite, unless it says seconds; or a whole one so large that it is a slip."""
     kinds = get_type_hints(type(parsed), include_extras=True)
     for each in fields(parsed):
         value = getattr(parsed, each.name)
@@ -53,5 +54,5 @@ def _what_it_must(name: str, number: float) -> str | None:
         return None if number == inf and name.endswith("_s") else "be finite"
     if name in _COUNTS and not isinstance(number, bool) and number < 1:
         return "be at least 1"
-    most = _MOST.get(name, _MOST_OTHERWISE)
+    most = _MOST.get(name, inf if isinstance(number, float) else _MOST_WHOLE)
     return "not be negative" if number < 0 else f"be below {most:,}" if number >= most else None

@@ -124,7 +124,10 @@ def test_bad_input_is_refused_without_a_traceback(
         (["--resize", "40"], "--resize needs --image-size"),
         (["--image-size", "32", "--resize", "16"], "--resize is 16, below --image-size 32; raise it to that at least"),
         (["--image-size", "16"], "--image-size is 16; the smallest is 32"),
-        (["--batch-size", "129"], "MixUp mixes neighbours in pairs: --batch-size 129 must be even"),
+        (
+            ["--batch-size", "129", "--mixup-alpha", "0.1"],
+            "MixUp mixes neighbours in pairs: --batch-size 129 must be even",
+        ),
         (["--steps", "0"], "--steps is 0; it must be above 0"),
         (["--image-size", "0"], "--image-size is 0; it must be above 0"),
         (["--base-lr", "-1"], "--base-lr is -1.0; it must be above 0"),
