@@ -64,7 +64,7 @@ def test_a_launcher_that_died_before_the_rank_could_look(host: str, said: str) -
     dead.wait()
     environment = {"RANK": "0", "LOCAL_SIZE": "1", "BITSCALE_LAUNCHER": f"{host} {dead.pid}"}
     done = subprocess.run(rank_for(2), env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=False)
-    assert done.stdout.removeprefix("ready\n").strip() == said
+    assert done.stdout.replace("ready", "", 1).strip() == said  # it may be asked before the line of that ends
 
 
 def test_a_process_that_nobody_launched_is_left_alone() -> None:

@@ -200,7 +200,7 @@ def test_what_is_left_after_failed_saves_is_told_as_it_is(
     monkeypatch.undo()
     monkeypatch.setattr(saving, "_LAST_PAUSES_S", ())
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: "step_00000002" not in path.name))
-    with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; make room and start the same"):
+    with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; mend that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
 
 

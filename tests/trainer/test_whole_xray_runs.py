@@ -67,12 +67,12 @@ def test_runs_that_do_not_say_were_trained_on_squares(place: Path) -> None:
 
 @pytest.mark.parametrize(("trained", "tested"), [("whole", "square"), ("square", "whole")])
 def test_sets_that_are_cut_otherwise_are_warned_of(trained: str, tested: str, place: Path, tmp_path: Path) -> None:
-    said = Evaluate(place / f"run-{trained}", device="cpu", threads=1, out=tmp_path, resamples=100, images=False)
+    said = Evaluate(place / f"run-{trained}", device="cpu", threads=1, resamples=100, images=False)
     for data, is_other in ((tested, True), (trained, False)):
-        page = evaluate(replace(said, data=str(place / data))).read_text()
+        page = evaluate(replace(said, data=str(place / data), out=tmp_path / data)).read_text()
         kept = {"whole": "whole X-rays", "square": "central squares of X-rays"}[trained]
         assert (f"The set does not store {kept}, which the run was trained on" in page) == is_other
-        warnings = json.loads((tmp_path / "evaluation.json").read_text())["warnings"]
+        warnings = json.loads((tmp_path / data / "evaluation.json").read_text())["warnings"]
         assert not any("prepare it with --xray-size" in warning for warning in warnings)  # the side is the same
     words = {"whole": "shrunk to a shorter side of 32 pixels", "square": "the central square shrunk to 32 pixels"}
     assert f"Preparation: {words[trained]}, grey" in page
