@@ -117,7 +117,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it (the
     set to be, the plan, and what is known of finished shards), and the next call goes on there, with what the images
     are by then. Unreadable images go to `quarantine.csv`. Of patients neither names nor paths go into the set;
-    `NAME.keymap.csv` beside it leads back. One's own images are called as the folder.
+    `NAME.keymap.csv` beside it leads back. One's own set gets the name of the folder.
     Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
     is not the one whose preparation was interrupted.
     """

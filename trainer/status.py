@@ -189,12 +189,8 @@ def table(runs: Sequence[Standing]) -> str:
 
 
 def _first_line(text: str) -> str:
-    line = _printable((text.splitlines() or [""])[0])
+    line = printable((text.splitlines() or [""])[0])
     return line if len(line) <= _ERROR_CHARACTERS else f"{line[: _ERROR_CHARACTERS - 3]}..."
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _duration(seconds: float) -> str:

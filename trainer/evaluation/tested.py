@@ -22,7 +22,7 @@ from trainer.evaluation.runs import Run, own_data
 AnySplit = Literal["train", "val", "test", "all"]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
-_SPLIT_RULE = {
+_ABOUT_PATIENTS = {
     "none": "The images are of no patients.",
     "apart": "No patient is in two splits of it: they were parted by patient.",
     "may leak": "PATIENTS MAY LEAK: it is not known, or not so, that no patient is in two splits. What is measured on "
@@ -66,11 +66,11 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     except InputError as error:
         why = str(error)
     patients = run.result.get("patients", "none")
-    warnings = [_SPLIT_RULE[patients]] if patients == "may leak" else []
+    warnings = [_ABOUT_PATIENTS[patients]] if patients == "may leak" else []
     if split == "val":
         warnings.append("This is val: the checkpoint, the thresholds and the temperature were chosen on it.")
     digests = run.set_digests()
-    lines = [f"{SPLIT_RULE} {_SPLIT_RULE.get(patients, 'unknown')}"]
+    lines = [f"{SPLIT_RULE} {_ABOUT_PATIENTS.get(patients, 'unknown')}"]
     lines += [line for folder in folders for line in _of_manifest(folder)]
     lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
     names = sorted(set(index.origins)) if index else run.about.get("sets") or sorted(digests)
@@ -215,5 +215,5 @@ def _of_manifest(folder: Path) -> list[str]:
     ]
     if manifest.get("synthetic"):
         lines.append(f"{manifest['name']} is synthetic: its images were generated.")
-    lines.append(f"Patients of {manifest['name']}: {_SPLIT_RULE[manifest.get('patients', 'none')]}")
+    lines.append(f"Patients of {manifest['name']}: {_ABOUT_PATIENTS[manifest.get('patients', 'none')]}")
     return lines + [f"Note on {manifest['name']}: {note}" for note in manifest.get("notes", ())]
