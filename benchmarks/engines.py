@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.loading_pass import child_environment
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import RunError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import RunError
 from trainer.environment import commit, cpu_name
 
 VARIANTS: dict[str, dict[str, Any]] = {

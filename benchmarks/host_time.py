@@ -25,7 +25,7 @@ from triton.runtime import driver
 
 from benchmarks.kernel_code import Layer, norms
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
+from data_pipelines.common.cli import entry_point, parse
 from trainer.engines.replica import channels_last
 from trainer.environment import commit, cpu_name
 from trainer.kernels import group_norm_relu as group_norm

@@ -18,9 +18,9 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from data_pipelines.part import progress_bar
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.preparation.part_writer import progress_bar
 from trainer.environment import commit
 from trainer.evaluation.assess import SHARES, assess
 from trainer.evaluation.bootstrap import Ints, Ranking

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from benchmarks.outcome import leave
 from benchmarks.pretended_gpu import Address, Launch, compiled, pretend
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.replica import channels_last
 from trainer.environment import commit
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu, kernel_works

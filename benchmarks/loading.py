@@ -24,8 +24,8 @@ from benchmarks.loading_gpu import measure_gpu
 from benchmarks.loading_host import measure_host, measure_startup
 from benchmarks.loading_images import generated_photo, given_photos, lay_out
 from benchmarks.loading_pass import Setting, run_apart
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
 from trainer.environment import commit, cpu_name
 
 FFCV = ("ffcv_same_files", "ffcv")

@@ -20,10 +20,10 @@ def ours(loader_name: str, setting: Setting, scaled_decode: bool = False) -> Run
     """The shipped order, augmentation and loader over the shipped format; uint8 batches."""
     import torch
 
-    from data_pipelines.augment import Augmentation
-    from data_pipelines.index import Index
-    from data_pipelines.loaders import pick_loader, read_ahead
-    from data_pipelines.order import Order
+    from data_pipelines.loading.loader import pick_loader, read_ahead
+    from data_pipelines.loading.sampler import Order
+    from data_pipelines.loading.views import Augmentation
+    from data_pipelines.shards.index import Index
     from trainer.config import RuntimeConfig
 
     name, loader = pick_loader(loader_name, on_gpu=False, scaled_decode=scaled_decode)

@@ -24,7 +24,7 @@ def measure_gpu(setting: Setting) -> dict[str, Any]:
 
     if not torch.cuda.is_available():
         return {"not_measured": "no CUDA device"}
-    from data_pipelines.dali_loader import batches
+    from data_pipelines.loading.dali_loader import batches
 
     device = torch.device("cuda", 0)
     return {
@@ -43,9 +43,9 @@ def images_per_s(loader: Any, setting: Setting, device: Any, num_batches: int = 
     """Images per second of wall time that a shipped loader hands over on a device."""
     import torch
 
-    from data_pipelines.augment import Augmentation
-    from data_pipelines.index import Index
-    from data_pipelines.order import Order
+    from data_pipelines.loading.sampler import Order
+    from data_pipelines.loading.views import Augmentation
+    from data_pipelines.shards.index import Index
 
     index = Index.load(setting.folder / "prepared", "train")
     order, augmentation = Order(len(index), setting.batch_size, seed=0), Augmentation("random_resized_crop", SIZE, SIZE)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.loading_pass import SIZE, child_environment
-from data_pipelines.index import Index
-from data_pipelines.library import EMBEDDED
-from data_pipelines.order import Order
-from data_pipelines.shards import read_manifest, write_manifest
+from data_pipelines.loading.sampler import Order
+from data_pipelines.shards.catalog import EMBEDDED
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.tar import read_manifest, write_manifest
 
 TARGETS = {"host_us_per_image": 25.0, "startup_s": 3.0, "startup_mb": 250.0}
 RANKS = 2
@@ -34,8 +34,8 @@ def measure_host(prepared: Path) -> dict[str, Any]:
     medians over steps. Decoding and the copy of the decoded pixels are not in it."""
     import torch
 
-    from data_pipelines.augment import Augmentation
-    from data_pipelines.batch import make_batch, views_of
+    from data_pipelines.loading.batch import make_batch, views_of
+    from data_pipelines.loading.views import Augmentation
 
     index = Index.load(prepared, "train")
     order, augmentation = Order(len(index), _BATCH_SIZE, seed=0), Augmentation("random_resized_crop", SIZE, SIZE)

@@ -14,7 +14,7 @@ import simplejpeg
 from PIL import Image
 
 from benchmarks.loading_pass import child_environment
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 
 
 def generated_photo(number: int, shorter: int = 375, blur: float | None = None) -> bytes:

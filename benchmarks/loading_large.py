@@ -21,13 +21,13 @@ from benchmarks.loading_contenders import LARGE
 from benchmarks.loading_images import generated_photo, given_photos, lay_out, prepare_raw
 from benchmarks.loading_pass import SIZE, Setting, run_apart
 from benchmarks.outcome import leave
-from data_pipelines.augment import Augmentation
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.index import Index
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Order
-from data_pipelines.shrink import SUGGESTED_SIDE
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.image_files.shrink import SUGGESTED_SIDE
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.shards.index import Index
 from trainer.environment import commit, cpu_name
 
 TARGET = 3.0  # scaled decoding over full decoding, images per CPU-second

@@ -10,8 +10,8 @@ from scipy.stats import norm
 
 from benchmarks.network import Job, Machine, Sync, simulate
 from benchmarks.network_profile import Profile
-from data_pipelines.draws import uniform
-from data_pipelines.errors import InputError
+from data_pipelines.common.counter_rng import uniform
+from data_pipelines.common.errors import InputError
 
 FREE = ("step_sigma", "serial_us_per_rank")
 """What is fitted: how much a rank's steps differ, which makes the slowest of N slower; and what each rank adds to each

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.network import Machine
-from data_pipelines.errors import InputError
-from data_pipelines.index import nearest
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -24,8 +24,8 @@ from benchmarks.network_layers import job_of
 from benchmarks.network_profile import Profile, load_profile
 from benchmarks.network_wire import measure_wire
 from benchmarks.scaling_predict import sync_of
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
 from trainer.environment import commit, cpu_name
 from trainer.files import write_json
 

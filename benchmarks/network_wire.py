@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.loading_pass import child_environment
 from benchmarks.network import Job, Layer, Machine, Sync, latency_and_wire_s, simulate
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 
 TARGET = 0.07  # relative error of a step's time
 # Of Ethernet frames for 1500 bytes, TCP with timestamps. In a ring each link also carries the acknowledgements of what

@@ -26,9 +26,9 @@ from typing import Annotated, Any, TextIO
 import tyro
 
 from benchmarks.on_gpu_parts import PARTS, Part
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.index import nearest
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.shards.index import nearest
 from trainer.files import read_json, write_atomically, write_json
 
 ROOT = Path(__file__).resolve().parents[1]

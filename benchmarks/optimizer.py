@@ -24,8 +24,8 @@ from torch import Tensor
 
 from benchmarks.exact_fp32 import exact_fp32
 from benchmarks.outcome import leave, measured_device
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, keep_freed_memory
 from trainer.engines.replica import channels_last
 from trainer.environment import commit, cpu_name

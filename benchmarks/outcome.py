@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.files import write_json
 
 

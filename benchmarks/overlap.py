@@ -24,7 +24,7 @@ from benchmarks.network import Job, Layer, Sync, simulate
 from benchmarks.network_wire import GLOO_THREADS, Combination, machine_of, run_ranks
 from benchmarks.outcome import leave
 from benchmarks.overlap_rank import ORDERS, filters_at_once
-from data_pipelines.entry import entry_point, parse
+from data_pipelines.common.cli import entry_point, parse
 from trainer.environment import commit, cpu_name
 from trainer.models.bit import BiTResNet, build_model
 

@@ -18,8 +18,8 @@ import pandas as pd
 import tyro
 
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
 from trainer.environment import commit
 from trainer.reporting.cells import cell_of, interval
 from trainer.reporting.collect import collect

@@ -27,8 +27,8 @@ from benchmarks.scaling_point import SYNTHETIC, Point
 from benchmarks.scaling_predict import Asked, advise, changed, predictions, sync_of
 from benchmarks.scaling_report import MARKDOWN, write_tables
 from benchmarks.scaling_rows import measured_rows
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
 from trainer.environment import commit, cpu_name
 from trainer.files import write_json
 

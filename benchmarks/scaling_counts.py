@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 DOTS = ("...", "…")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.loading_host import resident_mb
 from benchmarks.loading_pass import child_environment
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 
 _COMPARED = (1, 64)
 _IMAGES_PER_RANK = 2
@@ -68,7 +68,7 @@ def _run(rank: int, world_size: int, folder: str) -> dict[str, Any]:
 
 def be_one_rank(folder: Path) -> dict[str, Any]:
     """Train a few steps in a run folder as the rank that the environment names; what was seen."""
-    from data_pipelines.order import evaluation_order
+    from data_pipelines.loading.sampler import evaluation_order
     from trainer.engines.fake import FakeEngine
     from trainer.experiment import train_and_predict
     from trainer.job import make_job

@@ -22,8 +22,8 @@ import torch
 from benchmarks.loading_host import resident_mb
 from benchmarks.loading_images import generated_photo, lay_out
 from benchmarks.scaling_meter import MeasuredEnough, Meter
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.shards import MANIFEST
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.shards.tar import MANIFEST
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

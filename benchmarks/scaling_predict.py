@@ -12,8 +12,8 @@ from benchmarks.network_layers import job_of, scaled_to
 from benchmarks.network_profile import Profile
 from benchmarks.scaling_rows import Row, predicted_rows
 from benchmarks.scaling_run import Measured
-from data_pipelines.errors import InputError
-from data_pipelines.index import nearest
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import nearest
 
 _DDP_BUCKET_MB = 25
 _HOROVOD_BUCKET_MB = 64  # what the paper's Horovod fused at most

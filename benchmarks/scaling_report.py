@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.network_profile import Profile
 from benchmarks.scaling_rows import MEASURED, Row
-from data_pipelines.advice import quoted
+from data_pipelines.common.advice import quoted
 from trainer.files import write_json
 
 CSV, JSON, MARKDOWN = "scaling.csv", "scaling.json", "scaling.md"

@@ -13,7 +13,7 @@ import torch
 from benchmarks.loading import usable_cores
 from benchmarks.loading_pass import child_environment
 from benchmarks.scaling_point import POINT, Point
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.experiment import RESULT
 from trainer.files import read_json, write_json
 

@@ -19,7 +19,7 @@ import matplotlib
 import numpy as np
 
 from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
+from data_pipelines.common.cli import entry_point, parse
 from trainer.config import Config
 from trainer.environment import commit
 from trainer.recipes import RECIPES

@@ -21,8 +21,8 @@ from torch.autograd import DeviceType
 
 from benchmarks.outcome import leave, measured_device
 from benchmarks.throughput_models import Turn, images_and_labels, our_loop
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.config import Precision
 from trainer.engines.base import Engine
 from trainer.engines.device import cpu_threads

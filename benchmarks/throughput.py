@@ -40,8 +40,8 @@ from benchmarks.throughput_models import (
     turn_of,
     with_cudnn_benchmark,
 )
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.energy import EnergyCounter
 from trainer.engines.device import cpu_threads
 from trainer.environment import commit, cpu_name

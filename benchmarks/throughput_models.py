@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_pipelines.batch import Batch
+from data_pipelines.loading.batch import Batch
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine

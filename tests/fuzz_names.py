@@ -21,12 +21,12 @@ import numpy as np
 from fuzz_parsers import Parser
 from made_results import transfer_result, write_results
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets import DATASETS
-from data_pipelines.datasets.raw import RawSet
-from data_pipelines.errors import InputError
-from data_pipelines.images import encode_png
-from data_pipelines.index import Index
+from data_pipelines.image_files.image_verification import encode_png
 from data_pipelines.prepare import Output, prepare, summary
+from data_pipelines.shards.index import Index
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.inputs import inputs_of
 from trainer.experiment import CONFIG, RESULT

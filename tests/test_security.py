@@ -87,7 +87,7 @@ def test_run_folders_are_as_open_as_the_umask_says(umask: int, mode: int, tmp_pa
 def test_compressed_tar_that_claims_too_much_is_refused_by_its_header(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipelines.scan.why_not_one", None)  # it would read all of it
+    monkeypatch.setattr("data_pipelines.image_files.folder_scan.why_not_one", None)  # it would read all of it
     head = b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0\x02".ljust(1 << 20, b"\0")
     member = tarfile.TarInfo(name)
     member.size = 1 << 40

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from data_pipelines.advice import flag, has_flag, quoted
-from data_pipelines.errors import RunError
-from data_pipelines.faults import BLANK, Unseen, key_of, place_of
-from data_pipelines.index import Index
+from data_pipelines.common.advice import flag, has_flag, quoted
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
+from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
 from trainer.files import write_atomically
 from trainer.job import Job

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from data_pipelines.augment import AUTHORS_TRANSLATION
+from data_pipelines.loading.views import AUTHORS_TRANSLATION
 from trainer.config import Config, DataConfig
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.paper_targets import paper_target

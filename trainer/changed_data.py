@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.advice import flag, quoted
-from data_pipelines.errors import InputError
-from data_pipelines.index import some_of
+from data_pipelines.common.advice import flag, quoted
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import some_of
 from trainer import checkpoint
 from trainer.files import read_json
 

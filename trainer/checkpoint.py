@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.files import utf8_path, write_atomically
 
 FAMILY = "bitscale checkpoint"

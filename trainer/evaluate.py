@@ -19,9 +19,9 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from data_pipelines.index import Array
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.environment import commit
 from trainer.evaluation.assess import assess

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.advice import flag, has_flag
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.advice import flag, has_flag
+from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint, logs
 from trainer.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.config import Config, differences

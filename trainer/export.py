@@ -21,8 +21,8 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
 from trainer.files import utf8_path, write_json
 from trainer.models.layouts import BIT_NPZ
 from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from data_pipelines import library
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.overlap import namesake_note, shares_images
-from data_pipelines.errors import InputError
-from data_pipelines.index import Balance, Index, Split, content_digest, splits_of
-from data_pipelines.shards import read_manifest
+from data_pipelines.shards import catalog
+from data_pipelines.shards.index import Balance, Index, Split, content_digest, splits_of
+from data_pipelines.shards.tar import read_manifest
 from trainer.authors import departures, match_authors
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
 from trainer.engines import ENGINES
@@ -145,7 +145,7 @@ class Target:
 
 def open_target(transfer: Transfer) -> Target:
     """The target of a run. Raises InputError for an unknown set, one without train or test split, or too few images."""
-    folder = library.find(transfer.target)
+    folder = catalog.find(transfer.target)
     manifest = read_manifest(folder)
     data = _data(transfer, manifest["name"])
     splits = splits_of(manifest)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_pipelines.index import Index, Split
+from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
 from trainer.engines.base import Engine
 from trainer.experiment import Start, carry_out

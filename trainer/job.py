@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines import library
-from data_pipelines.advice import flag
-from data_pipelines.augment import PAIR, Augmentation
-from data_pipelines.batch import Batch
-from data_pipelines.concat import concat, near_misses, told_apart, with_val
-from data_pipelines.errors import ImpossibleError, InputError
-from data_pipelines.faults import Instead, blank
-from data_pipelines.index import Index, Split, content_digest, some_of, splits_of
-from data_pipelines.loaders import Loader, pick_loader, read_ahead
-from data_pipelines.order import Order, Request
-from data_pipelines.shards import read_manifest
-from data_pipelines.stage import stage
-from data_pipelines.xray_views import different_views
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import ImpossibleError, InputError
+from data_pipelines.datasets.xray_views import different_views
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
+from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.loading.unreadable import Instead, blank
+from data_pipelines.loading.views import PAIR, Augmentation
+from data_pipelines.shards import catalog
+from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
+from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
+from data_pipelines.shards.node_cache import stage
+from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
 from trainer.engines.base import Engine
 from trainer.files import read_json
@@ -204,7 +204,7 @@ def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
 
 def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
     """The folders of the sets that a configuration names, copied to the node's own storage if it says so."""
-    folders = [library.find(name) for name in data.sets]
+    folders = [catalog.find(name) for name in data.sets]
     return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
 
 
@@ -260,7 +260,7 @@ def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
 
 def lacks_val(data: DataConfig) -> list[str]:
     """What to say where train+val is asked for and no set has val."""
-    if data.train_on != "train+val" or trained_on(data, [library.find(name) for name in data.sets]) == "train+val":
+    if data.train_on != "train+val" or trained_on(data, [catalog.find(name) for name in data.sets]) == "train+val":
         return []
     return [f"train+val was asked for, but {', '.join(data.sets)} has no val split: only train is trained on"]
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer.files import write_atomically
 from trainer.processes import Process, ancestors, machine, parsed, this_process
 

@@ -20,7 +20,7 @@ from typing import TextIO
 
 import torch
 
-from data_pipelines import entry, streams
+from data_pipelines.common import cli, streams
 from trainer.engines.base import Engine
 
 FOLDER = "logs"
@@ -88,7 +88,7 @@ def install() -> None:
         _log = _Log()
         sys.stdout, sys.stderr = _Tee(sys.stdout, _log), _Tee(sys.stderr, _log)  # type: ignore[assignment]
         sys.excepthook = _tell_exception
-        entry.tell = tell_error
+        cli.tell = tell_error
 
 
 def follow(run_dir: Path, rank: int) -> None:
@@ -109,7 +109,7 @@ def tell_together(engine: Engine) -> None:
 
 def tell_error(message: str) -> None:
     """Print an error once for all ranks that end with it: at once for a rank by itself, else by the first of them."""
-    rank, world_size = os.environ.get("RANK", "0"), entry.world_size()
+    rank, world_size = os.environ.get("RANK", "0"), cli.world_size()
     if world_size == 1:
         print(message, file=sys.stderr, flush=True)
         return

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.errors import RunError
-from data_pipelines.faults import Unseen
-from data_pipelines.index import Index
-from data_pipelines.order import evaluation_order
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.sampler import evaluation_order
+from data_pipelines.loading.unreadable import Unseen
+from data_pipelines.shards.index import Index
 from trainer.account import UNJUDGED, note_unjudged
 from trainer.engines.base import Engine
 from trainer.job import Job

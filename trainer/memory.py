@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from data_pipelines.advice import flag
-from data_pipelines.batch import Batch
-from data_pipelines.errors import RunError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.batch import Batch
 from trainer.config import Precision
 from trainer.engines.base import Engine
 from trainer.job import Job

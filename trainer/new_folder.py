@@ -6,7 +6,7 @@ from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.files import read_json
 from trainer.lock_file import ENVIRONMENT as ENVIRONMENT
 from trainer.lock_file import job_name

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.advice import quoted
+from data_pipelines.common.advice import quoted
 
 
 @dataclass(frozen=True)

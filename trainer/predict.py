@@ -22,14 +22,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from data_pipelines.depth import LEAST_BITS, MOST_BITS
-from data_pipelines.dicom import why_no_picture
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.index import Array
-from data_pipelines.part import progress_bar
-from data_pipelines.scan import counted
-from data_pipelines.shards import EncodedImage
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
+from data_pipelines.image_files.dicom import why_no_picture
+from data_pipelines.image_files.folder_scan import counted
+from data_pipelines.preparation.part_writer import progress_bar
+from data_pipelines.shards.index import Array
+from data_pipelines.shards.tar import EncodedImage
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import Config
 from trainer.engines.agreement import disagreements, shared_gpus, wrong_clocks

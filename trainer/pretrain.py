@@ -19,10 +19,10 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from data_pipelines.entry import entry_point
-from data_pipelines.errors import InputError
-from data_pipelines.index import nearest
-from data_pipelines.limits import require_numbers
+from data_pipelines.common.cli import entry_point
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.limits import require_numbers
+from data_pipelines.shards.index import nearest
 from trainer import logs
 from trainer.authors import departures, match_authors, match_paper_code
 from trainer.config import Config, differences

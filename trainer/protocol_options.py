@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from data_pipelines.augment import Border, MixUpWeight
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading.views import Border, MixUpWeight
 from trainer.config import AgcHead, Config, DataConfig, ModelConfig, OptimConfig, Precision
 from trainer.models.bit import FilterInit, HeadInit
 from trainer.models.normalisation import PerChannel, require_mean, require_std

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from data_pipelines.entry import entry_point, parse
+from data_pipelines.common.cli import entry_point, parse
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
 from trainer.reporting.paper import published

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.index import Index, Split
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
+from data_pipelines.shards.index import Index, Split
 from trainer.files import write_atomically
 from trainer.metrics import all_metrics, compute_metrics, left_out
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.advice import as_word, no_option
+from data_pipelines.common.advice import as_word, no_option
 
 
 def resume_command(run_dir: Path) -> str:

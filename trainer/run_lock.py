@@ -14,8 +14,8 @@ from pathlib import Path
 from signal import SIGTERM
 from typing import Any, Literal, Protocol
 
-from data_pipelines.advice import flag
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError, RunError
 from trainer.lock_file import (
     ENVIRONMENT,
     LOCK,

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data_pipelines.advice import flag, has_flag
-from data_pipelines.errors import RunError
+from data_pipelines.common.advice import flag, has_flag
+from data_pipelines.common.errors import RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.job import Job

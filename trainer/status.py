@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from data_pipelines.printable import printable
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable
 from trainer.files import read_json
 from trainer.heartbeat_file import HEARTBEAT
 from trainer.lock_file import holder_of

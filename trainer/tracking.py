@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer.files import utf8_path, write_atomically, write_json
 from trainer.heartbeat_file import HeartbeatFile
 from trainer.messages import say

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from data_pipelines.advice import has_flag, quoted
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.advice import has_flag, quoted
+from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.evaluation.operating import KEY, choose

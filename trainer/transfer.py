@@ -11,7 +11,7 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
     sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
 
 
-from data_pipelines.entry import entry_point, parse
+from data_pipelines.common.cli import entry_point, parse
 from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
 from trainer.sweep.command import main_sweep

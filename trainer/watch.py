@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from data_pipelines.advice import flag, has_flag
-from data_pipelines.errors import RunError
-from data_pipelines.faults import Unseen, keys_of
+from data_pipelines.common.advice import flag, has_flag
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.unreadable import Unseen, keys_of
 from trainer.account import Account
 from trainer.config import Config
 from trainer.engines.base import Engine, Update

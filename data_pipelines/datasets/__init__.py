@@ -2,15 +2,15 @@
 
 from collections.abc import Callable
 
+from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
 from data_pipelines.datasets.chest_xray_targets import covidx, padchest_cl, tuberculosis
 from data_pipelines.datasets.cifar import cifar10, cifar100
 from data_pipelines.datasets.embedded import digits, fashion_mnist
 from data_pipelines.datasets.imagenet import imagenet1k, imagenet21k
-from data_pipelines.datasets.own import csv_table, image_folder
 from data_pipelines.datasets.oxford import flowers102, pets
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.datasets.raw import RawSet
+from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.datasets.webdataset import webdataset
 
 # Readers of anybody's own images: their names are no names of sets.

@@ -14,7 +14,7 @@ from benchmarks.network_fit import calibrate, efficiency, predict, uncalibrated
 from benchmarks.network_layers import job_of, scaled_to, trace_step
 from benchmarks.network_profile import load_profile, profile_names
 from benchmarks.network_validate import _PAPER_TARGET, against_paper, overlap, straight_line
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.models.bit import build_model
 
 MB = 1 << 20

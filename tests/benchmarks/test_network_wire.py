@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import network_wire
 from benchmarks.network_wire import Combination, Setting, combinations, machine_of, measure_wire
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 ALLOWED = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
 

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import on_gpu
 from benchmarks.on_gpu import LOG, RESULTS, TABLES, OnGpu, environment_of, open_results
 from benchmarks.on_gpu_parts import PARTS, Part
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"

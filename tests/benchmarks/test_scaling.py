@@ -24,7 +24,7 @@ from benchmarks.scaling_point import Point
 from benchmarks.scaling_predict import Asked, changed, predictions, sync_of
 from benchmarks.scaling_rows import MEASURED, PREDICTED, Row, measured_rows
 from benchmarks.scaling_run import Measured
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
 

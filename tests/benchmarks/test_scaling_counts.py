@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.scaling_counts import check_limit, parse_counts
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 
 @pytest.mark.parametrize(

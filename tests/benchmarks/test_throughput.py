@@ -18,7 +18,7 @@ from benchmarks.throughput_models import (
     our_turn,
     with_cudnn_benchmark,
 )
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 from trainer.memory_report import kept_per_image
 from trainer.models.bit import PreActBottleneck
 

@@ -11,7 +11,8 @@ from scipy.stats import beta, chisquare, ks_2samp, kstest
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import Resize
 
-from data_pipelines.augment import (
+from data_pipelines.loading.randaugment import OPERATIONS
+from data_pipelines.loading.views import (
     AUTHORS_TRANSLATION,
     PAPER_TRANSLATION,
     POLICIES,
@@ -21,7 +22,6 @@ from data_pipelines.augment import (
     affine_maps,
     mixup_weights,
 )
-from data_pipelines.randaugment import OPERATIONS
 
 RANDOM_POLICIES: list[PolicyName] = [
     "random_resized_crop",

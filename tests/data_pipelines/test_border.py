@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.augment import Augmentation, Ints, Views, affine_maps
-from data_pipelines.batch import Batch
-from data_pipelines.index import Index
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Order, Request
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.loading.views import Augmentation, Ints, Views, affine_maps
+from data_pipelines.shards.index import Index
 
 LOADERS = ["dali", "torch"]
 SIDE = 40

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 import data_pipelines
-from data_pipelines import part as part_module
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import Member, RawImage, RawSet
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member, RawImage, RawSet
 from data_pipelines.datasets.reading import Repeatable
-from data_pipelines.errors import InputError
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.preparation import part_writer as part_module
 from data_pipelines.prepare import Output, prepare
 
 Encode = Callable[[int], bytes]
@@ -36,7 +36,7 @@ class Stopped(BaseException):
 
 @pytest.fixture(autouse=True)
 def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.shard_records.SHARD_IMAGES", 3)
+    monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # only its time would be felt
 
 
@@ -259,8 +259,8 @@ def test_a_set_that_got_its_name_is_not_the_set_of_what_came_later(
 DRIVER = """
 import os, shutil, signal, sys
 from pathlib import Path
-import data_pipelines.set_folder
-from data_pipelines.datasets.own import image_folder
+import data_pipelines.preparation.set_folder
+from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, prepare
 
 remove = shutil.rmtree
@@ -268,7 +268,7 @@ def killed(path, **options):
     if ".out" in str(path):
         os.kill(os.getpid(), signal.SIGKILL)
     remove(path, **options)
-data_pipelines.set_folder.shutil.rmtree = killed
+data_pipelines.preparation.set_folder.shutil.rmtree = killed
 prepare(image_folder(Path(sys.argv[1]), 0, 0), Output(Path(sys.argv[2])))
 """
 
@@ -334,7 +334,7 @@ def test_options_of_a_preparation_without_a_finished_shard_may_change(
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_pipelines.part.verify_image", stopped)
+        patched.setattr("data_pipelines.preparation.part_writer.verify_image", stopped)
         with pytest.raises(Stopped):
             prepare(reader(films), Output(tmp_path / "out", part=part))
     raw = reader(films, shorter_side=32)

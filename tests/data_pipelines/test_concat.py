@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.concat import concat, near_misses
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Metric, Patients
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.concat import concat, near_misses
+from data_pipelines.shards.index import Index, Metric, Patients
 
 ANIMALS = ("cat", "dog", "eel")
 FINDINGS = ("edema", "mass", "hernia", "nodule", "fracture")

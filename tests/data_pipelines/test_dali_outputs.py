@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipelines.augment import Augmentation
-from data_pipelines.index import Index
-from data_pipelines.order import evaluation_order
+from data_pipelines.loading.sampler import evaluation_order
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.shards.index import Index
 
-dali_loader = pytest.importorskip("data_pipelines.dali_loader")
+dali_loader = pytest.importorskip("data_pipelines.loading.dali_loader")
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 VIEW = Augmentation("squash", 8, 8)
 

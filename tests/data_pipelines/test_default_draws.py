@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from data_pipelines.augment import Augmentation, PolicyName, Views
+from data_pipelines.loading.views import Augmentation, PolicyName, Views
 
 POSITIONS = np.concatenate([np.arange(300), 2**40 + np.arange(100)])
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from data_pipelines.depth import AS_DECLARED, Depth, depth_of, scaled
-from data_pipelines.images import verify_xray
+from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth, depth_of, scaled
+from data_pipelines.image_files.image_verification import verify_xray
 
 
 @pytest.mark.parametrize("container", [png, tiff, lambda pixels: tiff(pixels.astype(np.int32))])

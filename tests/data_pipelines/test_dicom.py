@@ -28,9 +28,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from data_pipelines import dicom
-from data_pipelines.dicom import DicomFacts, dicom_facts, dicom_pixels, is_dicom
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
+from data_pipelines.image_files import dicom
+from data_pipelines.image_files.dicom import DicomFacts, dicom_facts, dicom_pixels, is_dicom
 
 DEEP = np.random.default_rng(0).permutation(4096).astype(np.uint16).reshape(64, 64)
 RAMP = (np.arange(256, dtype=np.uint16) * 16).reshape(16, 16)

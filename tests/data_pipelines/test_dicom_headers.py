@@ -8,7 +8,7 @@ import pytest
 from dicom_files import dicom_bytes, make_dicom, saved
 from pydicom.uid import RLELossless
 
-from data_pipelines.dicom import dicom_pixels
+from data_pipelines.image_files.dicom import dicom_pixels
 
 RAMP = (np.arange(256, dtype=np.uint16) * 16).reshape(16, 16)
 WINDOW = {"WindowCenter": 1000, "WindowWidth": 500}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from data_pipelines.draws import hash64, integers, uniform
+from data_pipelines.common.counter_rng import hash64, integers, uniform
 
 MANY = np.arange(200_000)
 LARGEST = 2**63 - 1

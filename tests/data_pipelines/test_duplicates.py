@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import Member, RawImage, RawSet
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member, RawImage, RawSet
 from data_pipelines.datasets.reading import Repeatable
-from data_pipelines.duplicates import without_duplicates
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.preparation.duplicates import without_duplicates
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards import hash_blocks, hash_bytes, read_manifest
+from data_pipelines.shards.index import Index, Split
+from data_pipelines.shards.tar import hash_blocks, hash_bytes, read_manifest
 
 MakeSet = Callable[..., RawSet]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -25,7 +25,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 @pytest.fixture(autouse=True)
 def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.shard_records.SHARD_IMAGES", 3)
+    monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_classes_that_train_loses_are_named(
 def test_what_is_known_is_sorted_once(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, sorts, argsort = make_set(*ROWS), [], np.argsort
     without_duplicates(raw, tmp_path)
-    monkeypatch.setattr("data_pipelines.duplicates._BLOCK", 2)
+    monkeypatch.setattr("data_pipelines.preparation.duplicates._BLOCK", 2)
     monkeypatch.setattr(np, "argsort", lambda *args, **options: (sorts.append(args), argsort(*args, **options))[1])
     without_duplicates(raw, tmp_path)
     assert len(sorts) == 1
@@ -229,7 +229,7 @@ def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
 
 
 def test_files_are_hashed_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.datasets.raw._BLOCK_BYTES", 4)
+    monkeypatch.setattr("data_pipelines.common.raw_set._BLOCK_BYTES", 4)
     (tmp_path / "file").write_bytes(b"0123456789")
     places = (
         tmp_path / "file",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from data_pipelines.entry import entry_point
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.cli import entry_point
+from data_pipelines.common.errors import InputError, RunError
 
 
 @pytest.mark.parametrize(("error", "code"), [(InputError, 2), (RunError, 1)])

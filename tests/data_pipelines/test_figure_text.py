@@ -11,8 +11,8 @@ from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from nasty_names import NAMES, names
 
-from data_pipelines import figure_text
-from data_pipelines.figure_text import bold, drawable, legend, text_style
+from data_pipelines.common import figure_text
+from data_pipelines.common.figure_text import bold, drawable, legend, text_style
 
 OF_ANOTHER_FONT = "\u1d81"  # a letter that DejaVu Sans lacks, and STIX has; matplotlib brings both
 

@@ -12,14 +12,14 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy.stats import chisquare, kstest
 from torchvision.transforms import RandAugment
 
-from data_pipelines.augment import Augmentation, Ints
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Request
-from data_pipelines.pillow_randaugment import randaugment
-from data_pipelines.randaugment import ILDOONET, OPERATIONS, IldoonetName, Operations, ildoonet_operations
-from data_pipelines.torch_loader import batches
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.randaugment import ILDOONET, OPERATIONS, IldoonetName, Operations, ildoonet_operations
+from data_pipelines.loading.randaugment_pillow import randaugment
+from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.torch_loader import batches
+from data_pipelines.loading.views import Augmentation, Ints
+from data_pipelines.shards.index import Index
 
 HEIGHT, WIDTH = 90, 140
 STRENGTHS = [0, 1, 5, 9, 10, 15, 21, 30]

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.concat import concat
-from data_pipelines.errors import InputError
-from data_pipelines.index import Balance, Index, some_of
-from data_pipelines.shards import MANIFEST, ShardReader
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.concat import concat
+from data_pipelines.shards.index import Balance, Index, some_of
+from data_pipelines.shards.tar import MANIFEST, ShardReader
 
 CLASSES = ("cat", "dog", "eel")
 LABELS = [0, 1, 2] * 6 + [1] * 4 + [2] * 2

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import RawImage, RawSet
-from data_pipelines.errors import InputError
-from data_pipelines.images import verify_image
-from data_pipelines.index import Index
-from data_pipelines.join import left_out_note, summary
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.image_files.image_verification import verify_image
+from data_pipelines.preparation.join_parts import left_out_note, summary
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards import EncodedImage, read_manifest
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.tar import EncodedImage, read_manifest
 
 
 @pytest.fixture(autouse=True)
 def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.shard_records.SHARD_IMAGES", 3)
+    monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def remarkable(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return replace(found, is_turned=found.height == 9, remark="padding" if found.height > 11 else "")
 
     for name in ("verify_image", "verify_xray"):
-        monkeypatch.setattr(f"data_pipelines.part.{name}", verify)
+        monkeypatch.setattr(f"data_pipelines.preparation.part_writer.{name}", verify)
     return asked
 
 
@@ -121,7 +121,8 @@ def test_turned_and_remarked_pictures_are_counted(
 def test_rare_remarks_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw: RawSet) -> None:
     found = verify_image(next(iter(raw.images)).read())
     monkeypatch.setattr(
-        "data_pipelines.part.verify_image", lambda encoded, **_: replace(found, remark=encoded.decode())
+        "data_pipelines.preparation.part_writer.verify_image",
+        lambda encoded, **_: replace(found, remark=encoded.decode()),
     )
     said = ["common"] * 3 + [f"{number} stray bytes" for number in range(24)]
     images = [RawImage(f"{row}", "train", remark.encode(), 0) for row, remark in enumerate(said)]

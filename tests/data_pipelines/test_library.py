@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets import DATASETS, OWN
-from data_pipelines.errors import InputError
-from data_pipelines.library import EMBEDDED, data_root, find
+from data_pipelines.shards.catalog import EMBEDDED, data_root, find
 
 
 @pytest.fixture

@@ -14,13 +14,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 import data_pipelines
-from data_pipelines.augment import POLICIES, Augmentation, Ints, PolicyName, Views, affine_maps
-from data_pipelines.batch import Batch
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
-from data_pipelines.library import EMBEDDED
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Order, Request, evaluation_order
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import Order, Request, evaluation_order
+from data_pipelines.loading.views import POLICIES, Augmentation, Ints, PolicyName, Views, affine_maps
+from data_pipelines.shards.catalog import EMBEDDED
+from data_pipelines.shards.index import Index
 
 LOADERS = ["dali", "torch"]
 SIDE = 40
@@ -292,7 +292,7 @@ def test_without_dali(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     for module in [name for name in sys.modules if name.split(".")[:2] == ["nvidia", "dali"]]:
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    monkeypatch.delitem(sys.modules, "data_pipelines.dali_loader", raising=False)
+    monkeypatch.delitem(sys.modules, "data_pipelines.loading.dali_loader", raising=False)
     monkeypatch.delattr(data_pipelines, "dali_loader", raising=False)
     with pytest.raises(InputError, match=r"pip install nvidia-dali-cuda130, or take --loader torch"):
         pick_loader("dali", on_gpu=False)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from data_pipelines.augment import Augmentation, mixup_weights
-from data_pipelines.order import Order
+from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.views import Augmentation, mixup_weights
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, spearmanr
 
-from data_pipelines.order import BLOCK, WINDOW, Order, Request, evaluation_order, permute, permute_blocks, share
+from data_pipelines.loading.sampler import (
+    BLOCK,
+    WINDOW,
+    Order,
+    Request,
+    evaluation_order,
+    permute,
+    permute_blocks,
+    share,
+)
 
 WORLDS = [1, 2, 3, 4, 7, 64, 1024]
 few = settings(max_examples=60, deadline=None)
@@ -23,8 +32,8 @@ def permutation(num_samples: int, seed: int, epoch: int) -> np.ndarray:
 
 def permutation_by_blocks(num_samples: int, seed: int, epoch: int, block: int = 8, window: int = 64) -> np.ndarray:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipelines.order.BLOCK", block)
-        patch.setattr("data_pipelines.order.WINDOW", window)
+        patch.setattr("data_pipelines.loading.sampler.BLOCK", block)
+        patch.setattr("data_pipelines.loading.sampler.WINDOW", window)
         return permute_blocks(np.arange(num_samples), num_samples, seed, np.full(num_samples, epoch))
 
 
@@ -116,8 +125,8 @@ def test_blocks_show_each_sample_at_every_place_of_an_epoch(num_samples: int) ->
     epochs = 6000
     positions, counters = np.tile(np.arange(num_samples), epochs), np.repeat(np.arange(epochs), num_samples)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("data_pipelines.order.BLOCK", 8)
-        patch.setattr("data_pipelines.order.WINDOW", 32)
+        patch.setattr("data_pipelines.loading.sampler.BLOCK", 8)
+        patch.setattr("data_pipelines.loading.sampler.WINDOW", 32)
         drawn = permute_blocks(positions, num_samples, 1, counters).reshape(epochs, num_samples)
     places = np.argsort(drawn, axis=1)
     for sample in (0, 1, num_samples // 2, num_samples - 1):

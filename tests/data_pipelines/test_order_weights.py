@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from data_pipelines.order import Order
+from data_pipelines.loading.sampler import Order
 
 few = settings(max_examples=60, deadline=None)
 
@@ -64,7 +64,7 @@ def test_of_neighbours_that_weigh_one_together_exactly_one_is_shown(sizes: list[
 
 
 def test_a_draw_on_the_border_of_two_samples_is_the_laters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.order.uniform", lambda *counters: np.zeros(len(counters[-1])))
+    monkeypatch.setattr("data_pipelines.loading.sampler.uniform", lambda *counters: np.zeros(len(counters[-1])))
     weights = np.array([0, 1, 2, 0, 0.5, 0.5, 0])
     assert sorted(shown(7, 1, seed=0, weights=weights)[0]) == [1, 2, 2, 4]
 
@@ -90,7 +90,7 @@ def test_millions_of_thirds_do_not_drift() -> None:
 
 
 def test_a_draw_never_leaves_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.order.uniform", lambda *_: np.array([1 - 2**-53]))
+    monkeypatch.setattr("data_pipelines.loading.sampler.uniform", lambda *_: np.array([1 - 2**-53]))
     order = Order(4, 3, 0, weights=np.array([1.0, 1, 1, 0]))
     assert sorted(order.step(0).samples) == [0, 1, 2]
     thirds = Order(5, 1, 0, weights=np.array([0.3, 0.3, 0.3, 0, 0]))

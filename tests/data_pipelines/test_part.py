@@ -16,13 +16,13 @@ import pytest
 import webdataset as wds
 
 import data_pipelines
-from data_pipelines.datasets.own import image_folder
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.datasets.raw import RawImage, RawSet
 from data_pipelines.datasets.reading import Repeatable
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
+from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, prepare
+from data_pipelines.shards.index import Index
 
 MakeSet = Callable[..., RawSet]
 Reads = list[str]
@@ -35,7 +35,7 @@ class Stopped(BaseException):
 
 @pytest.fixture(autouse=True)
 def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.shard_records.SHARD_IMAGES", 3)
+    monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # only its time would be felt
 
 
@@ -106,7 +106,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> StopAt:
                 patched.setattr(Path, name, counted(getattr(Path, name)))
             patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
             if joining:
-                patched.setattr("data_pipelines.join.join_shards", stopped)
+                patched.setattr("data_pipelines.preparation.join_parts.join_shards", stopped)
             try:
                 prepare(raw, output)
             except Stopped:
@@ -229,12 +229,12 @@ def test_what_an_ended_preparation_left_is_no_hindrance(make_set: MakeSet, tmp_p
 DRIVER = """
 import os, signal, sys
 from pathlib import Path
-import data_pipelines.shard_records
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import RawImage
+import data_pipelines.preparation.shard_records
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.common.raw_set import RawImage
 from data_pipelines.prepare import Output, prepare
 
-data_pipelines.shard_records.SHARD_IMAGES = 3
+data_pipelines.preparation.shard_records.SHARD_IMAGES = 3
 read = RawImage.read
 RawImage.read = lambda image: os.kill(os.getpid(), signal.SIGKILL) if image.key == "dog/1_png" else read(image)
 prepare(image_folder(Path(sys.argv[1]), 0, 0), Output(Path(sys.argv[2])))

@@ -12,12 +12,12 @@ from dicom_files import dicom_bytes
 from PIL import Image, UnidentifiedImageError
 from tiff_files import DNG_VERSION, NEW_SUBFILE, PHOTOMETRIC, SUB_DIRECTORIES, grey_tiff
 
-from data_pipelines import pillow_pictures
-from data_pipelines.formats import HEAD_BYTES, format_of
-from data_pipelines.frames import why_not_one
-from data_pipelines.images import verify_image, verify_xray
-from data_pipelines.pixel_limit import MAX_PIXELS
-from data_pipelines.shards import EncodedImage
+from data_pipelines.image_files import pillow_images
+from data_pipelines.image_files.file_formats import HEAD_BYTES, format_of
+from data_pipelines.image_files.frames import why_not_one
+from data_pipelines.image_files.image_verification import verify_image, verify_xray
+from data_pipelines.image_files.pixel_limit import MAX_PIXELS
+from data_pipelines.shards.tar import EncodedImage
 
 SIDE = 24
 
@@ -227,7 +227,7 @@ def test_dicom_is_no_photograph(photo: Callable) -> None:
 
 def test_heic_without_its_decoder_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    pillow_pictures._register_heic.cache_clear()
+    pillow_images._register_heic.cache_clear()
     for verify in (verify_image, lambda content: verify_xray(content, 16)):
         with pytest.raises(ValueError, match=r"pip install 'bitscale\[heic\]'"):
             verify(media(b"heic"))

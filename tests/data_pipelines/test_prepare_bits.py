@@ -16,16 +16,16 @@ import pytest
 from depth_files import SIDE, UNDECLARED, film, folder_of, packed_tiff, png, shades, tiff, with_sbit
 from dicom_files import dicom_bytes
 
-from data_pipelines import depth_of_set, plan
 from data_pipelines import prepare as module
-from data_pipelines.concat import concat
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import RawSet
-from data_pipelines.depth import AS_DECLARED, Depth
-from data_pipelines.depth_of_set import find_bits
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth
+from data_pipelines.preparation import bit_depth_of_set, plan
+from data_pipelines.preparation.bit_depth_of_set import find_bits
 from data_pipelines.prepare import Output, prepare
+from data_pipelines.shards.concat import concat
+from data_pipelines.shards.index import Index
 
 
 def test_a_set_that_says_no_depth_is_looked_through_and_has_one(
@@ -79,7 +79,7 @@ def test_what_a_file_adds_to_the_depth_of_its_set(name: str, tmp_path: Path) -> 
 
 def test_jpeg_files_are_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = folder_of(tmp_path / "films", {"a.jpg": b"", "b.JPEG": b""})
-    monkeypatch.setattr(depth_of_set.RawImage, "read", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(bit_depth_of_set.RawImage, "read", lambda *_: pytest.fail("it was read"))
     assert find_bits(raw) is None
 
 
@@ -88,10 +88,10 @@ def test_where_16_bits_are_in_use_no_further_16_bit_png_is_decoded(
 ) -> None:
     films = {f"{number}.png": png(film(1, 40_000)) for number in range(6)} | {"9.tif": tiff(film(1, 1 << 18, np.int32))}
     raw, lengths = folder_of(tmp_path / "films", films), []
-    read = depth_of_set.RawImage.read
-    monkeypatch.setattr(depth_of_set, "_BLOCK", 2)
+    read = bit_depth_of_set.RawImage.read
+    monkeypatch.setattr(bit_depth_of_set, "_BLOCK", 2)
     monkeypatch.setattr(
-        depth_of_set.RawImage, "read", lambda image, most=-1: (lengths.append(most), read(image, most))[1]
+        bit_depth_of_set.RawImage, "read", lambda image, most=-1: (lengths.append(most), read(image, most))[1]
     )
     assert find_bits(raw) == 19
     assert lengths.count(-1) == 3  # two of the first block, and the TIFF

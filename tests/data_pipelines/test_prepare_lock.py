@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import RawSet
-from data_pipelines.errors import InputError
-from data_pipelines.join import join_parts
-from data_pipelines.part import _PartWriter
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.preparation.join_parts import join_parts
+from data_pipelines.preparation.part_writer import _PartWriter
+from data_pipelines.preparation.set_folder import held
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.set_folder import held
 
 
 @pytest.fixture(autouse=True)
 def small_shards_and_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.shard_records.SHARD_IMAGES", 3)
-    monkeypatch.setattr("data_pipelines.set_folder._PATIENCE", 0.1)
+    monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
+    monkeypatch.setattr("data_pipelines.preparation.set_folder._PATIENCE", 0.1)
 
 
 @pytest.fixture

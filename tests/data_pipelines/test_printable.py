@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nasty_names import names
 
-from data_pipelines.file_names import own_file_name_of
-from data_pipelines.printable import printable, shortened, visible, width_of, wrapped
+from data_pipelines.common.file_names import own_file_name_of
+from data_pipelines.common.printable import printable, shortened, visible, width_of, wrapped
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.datasets.own import csv_table
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
+from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.user_images import csv_table
+from data_pipelines.preparation.pseudonymize import SALT_VARIABLE, salt, salt_path
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.pseudonyms import SALT_VARIABLE, salt, salt_path
-from data_pipelines.shards import read_manifest
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.tar import read_manifest
 from trainer.results import columns_of
 
 NAMES = ("MILLER", "GARCIA", "OKAFOR", "TANAKA", "NOWAK", "SILVA", "KOWALSKI", "HANSEN")
@@ -124,7 +124,7 @@ def test_predictions_hold_hashed_keys_and_numbers_for_patients(films: Path, tmp_
 
 
 def test_photographs_keep_their_names(write_set: Callable, tmp_path: Path, photo: Callable, encode: Callable) -> None:
-    from data_pipelines.datasets.own import image_folder
+    from data_pipelines.datasets.user_images import image_folder
 
     for name in ("cat", "dog"):
         (tmp_path / "raw" / name).mkdir(parents=True)

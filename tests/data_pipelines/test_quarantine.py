@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import Member, RawImage, RawSet
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member, RawImage, RawSet
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.preparation.quarantine import bad_row, most_bad, place_of
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.quarantine import bad_row, most_bad, place_of
+from data_pipelines.shards.index import Index
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

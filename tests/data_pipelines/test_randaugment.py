@@ -9,12 +9,9 @@ import pytest
 import torch
 from torchvision.transforms import RandAugment
 
-from data_pipelines import dali_loader, torch_loader
-from data_pipelines.augment import Augmentation, Ints
-from data_pipelines.dali_loader import _Buffers, _cut
-from data_pipelines.index import Index
-from data_pipelines.order import Request
-from data_pipelines.randaugment import (
+from data_pipelines.loading import dali_loader, torch_loader
+from data_pipelines.loading.dali_loader import _Buffers, _cut
+from data_pipelines.loading.randaugment import (
     MAGNITUDES,
     OPERATIONS,
     OperationName,
@@ -22,6 +19,9 @@ from data_pipelines.randaugment import (
     magnitude_table,
     signed_operations,
 )
+from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.views import Augmentation, Ints
+from data_pipelines.shards.index import Index
 
 SIDE = 64
 STRENGTHS = [0, 1, 9, 16, 30]

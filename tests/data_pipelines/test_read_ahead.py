@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_pipelines.index import Index
-from data_pipelines.loaders import read_ahead
-from data_pipelines.order import Order, Request
-from data_pipelines.shards import ShardReader
+from data_pipelines.loading.loader import read_ahead
+from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.tar import ShardReader
 
 
 class Asked:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.augment import POLICIES, Augmentation, PolicyName
-from data_pipelines.batch import Batch
-from data_pipelines.index import Index
-from data_pipelines.loaders import pick_loader, read_ahead
-from data_pipelines.order import Order, Shuffle
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.loader import pick_loader, read_ahead
+from data_pipelines.loading.sampler import Order, Shuffle
+from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName
+from data_pipelines.shards.index import Index
 
 STEPS, RESUMED_AT, BATCH = 4, 1, 12
 
@@ -57,8 +57,8 @@ def contents(batches: list[Batch]) -> dict[str, torch.Tensor]:
 def test_a_step_is_the_same_on_any_start_and_any_ranks(
     loader: str, policy: PolicyName, shuffle: Shuffle, weighted: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipelines.order.BLOCK", 2)
-    monkeypatch.setattr("data_pipelines.order.WINDOW", 6)
+    monkeypatch.setattr("data_pipelines.loading.sampler.BLOCK", 2)
+    monkeypatch.setattr("data_pipelines.loading.sampler.WINDOW", 6)
     order = Order(len(weighted), BATCH, seed=3, unit=2, shuffle=shuffle, weights=weighted.weights("none"))
     augmentation = Augmentation(policy, size=32, resize=40, seed=3, mixup_alpha=0.1, randaugment_ops=1)
     settings: tuple[Any, ...] = (weighted, order, augmentation, loader)

@@ -13,12 +13,12 @@ import pytest
 from dicom_files import dicom_bytes
 from PIL import Image
 
-from data_pipelines import scan as scanning
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.image_files import folder_scan as scanning
+from data_pipelines.image_files.folder_scan import counted, is_hidden, path_of, scan, suffix_of, text_of
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.scan import counted, is_hidden, path_of, scan, suffix_of, text_of
-from data_pipelines.shards import MANIFEST
+from data_pipelines.shards.tar import MANIFEST
 
 NO_SUFFIX = "files without a suffix that are no pictures"
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
-from data_pipelines.shard_writer import ShardWriter, join_shards
-from data_pipelines.shards import COLUMNS, EncodedImage, read_manifest, sha256_of
-from data_pipelines.verify import verify
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.tar import COLUMNS, EncodedImage, read_manifest, sha256_of
+from data_pipelines.shards.verify import verify
+from data_pipelines.shards.writer import ShardWriter, join_shards
 
 CLASSES = ("cat", "dog", "eel")
 LABELS = [0, 2, 1, 1, 0, 2, 2]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torchvision.transforms.v2 import Resize
 
-from data_pipelines.augment import Augmentation, Views
-from data_pipelines.index import Index
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Request
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.views import Augmentation, Views
+from data_pipelines.shards.index import Index
 
 MANY = np.arange(20_000)
 

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 
 import data_pipelines
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
-from data_pipelines.shards import sha256_of
-from data_pipelines.stage import stage
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.node_cache import stage
+from data_pipelines.shards.tar import sha256_of
 
 
 @pytest.fixture
@@ -84,8 +84,10 @@ def test_files_of_another_date_are_looked_at_once(
 ) -> None:
     copy, looked = stage(prepared, storage), []
     before = files_of(copy / "train")
-    monkeypatch.setattr("data_pipelines.stage.sha256_of", lambda path: (looked.append(path), sha256_of(path))[1])
-    monkeypatch.setattr("data_pipelines.stage._copy", lambda *_: pytest.fail("it was copied again"))
+    monkeypatch.setattr(
+        "data_pipelines.shards.node_cache.sha256_of", lambda path: (looked.append(path), sha256_of(path))[1]
+    )
+    monkeypatch.setattr("data_pipelines.shards.node_cache._copy", lambda *_: pytest.fail("it was copied again"))
     os.utime(copy / "train" / "labels.npy")
     for _ in range(2):
         assert stage(prepared, storage) == copy
@@ -192,7 +194,7 @@ def test_sets_of_older_manifests_are_staged(prepared: Path, storage: Path) -> No
 DRIVER = """
 import sys, time
 from pathlib import Path
-import data_pipelines.stage as module
+import data_pipelines.shards.node_cache as module
 
 copy = module._copy
 def slow_copy(*arguments):

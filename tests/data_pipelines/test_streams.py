@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.errors import RunError
-from data_pipelines.streams import Stream
+from data_pipelines.common.errors import RunError
+from data_pipelines.common.streams import Stream
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_READER = 141

@@ -16,15 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from data_pipelines import torch_loader
-from data_pipelines.augment import Augmentation
-from data_pipelines.batch import Batch, make_batch
-from data_pipelines.errors import InputError, ShardError
-from data_pipelines.faults import BLANK, blank
-from data_pipelines.index import Index
-from data_pipelines.order import Order, Request, evaluation_order
-from data_pipelines.shards import ShardReader
-from data_pipelines.transfer import Buffers, CudaTransfer, Transfer
+from data_pipelines.common.errors import InputError, ShardError
+from data_pipelines.loading import torch_loader
+from data_pipelines.loading.batch import Batch, make_batch
+from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Transfer
+from data_pipelines.loading.sampler import Order, Request, evaluation_order
+from data_pipelines.loading.unreadable import BLANK, blank
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.tar import ShardReader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SIDE = 24
@@ -316,7 +316,7 @@ def test_shards_are_opened_by_one_thread_at_a_time(
     write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = Index.load(write_set([0] * 40, ["a"], shard_images=2), "train")
-    monkeypatch.setattr("data_pipelines.shards.most_open", lambda: 3)
+    monkeypatch.setattr("data_pipelines.shards.tar.most_open", lambda: 3)
     reader, errors, inside = ShardReader(index.shards), [], []
     look = reader._looked_at
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.images import ON_BLACK, ON_WHITE, verify_image, verify_xray
+from data_pipelines.image_files.image_verification import ON_BLACK, ON_WHITE, verify_image, verify_xray
 
 SIDE = 24
 INNER = (slice(8, 16), slice(8, 16))

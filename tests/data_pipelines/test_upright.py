@@ -14,15 +14,15 @@ from jpeg_files import first, padded, segment
 from PIL import Image, ImageOps
 from tiff_files import grey_tiff
 
-from data_pipelines.concat import concat
-from data_pipelines.depth import Depth
-from data_pipelines.errors import InputError
-from data_pipelines.images import verify_image, verify_xray
-from data_pipelines.index import Index
-from data_pipelines.jpeg import REMARK
-from data_pipelines.jpeg_segments import exif_of
-from data_pipelines.orientation import orientation_in
-from data_pipelines.shards import EncodedImage
+from data_pipelines.common.errors import InputError
+from data_pipelines.image_files.bit_depth import Depth
+from data_pipelines.image_files.image_verification import verify_image, verify_xray
+from data_pipelines.image_files.jpeg import REMARK
+from data_pipelines.image_files.jpeg_segments import exif_of
+from data_pipelines.image_files.orientation import orientation_in
+from data_pipelines.shards.concat import concat
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.tar import EncodedImage
 
 HEIGHT, WIDTH = 61, 40
 ALL = range(2, 9)  # 1 is upright
@@ -196,7 +196,7 @@ def test_the_block_of_a_jpeg_is_looked_for_before_its_pixels_only(
 ) -> None:
     block = tag(3, b"\6\0")
     jpeg = encode(photo(7, HEIGHT, WIDTH), "JPEG")
-    monkeypatch.setattr("data_pipelines.jpeg_segments._BEHIND_SCAN", None)
+    monkeypatch.setattr("data_pipelines.image_files.jpeg_segments._BEHIND_SCAN", None)
     assert exif_of(jpeg) == b""
     assert exif_of(first(jpeg, exif_block(block))) == block
 

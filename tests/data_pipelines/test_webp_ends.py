@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from data_pipelines.images import verify_image
-from data_pipelines.webp import REMARK
+from data_pipelines.image_files.image_verification import verify_image
+from data_pipelines.image_files.webp import REMARK
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])

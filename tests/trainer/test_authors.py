@@ -12,9 +12,9 @@ import pytest
 import tyro
 from tiny_sets import tiny_set
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets import DATASETS
-from data_pipelines.errors import InputError
-from data_pipelines.shards import read_manifest, write_manifest
+from data_pipelines.shards.tar import read_manifest, write_manifest
 from trainer import pretrain, transfer
 from trainer.authors import NO_PROTOCOL, SETTINGS, departures, flat, match_authors, match_paper_code, setting
 from trainer.config import Config, Precision, RuntimeConfig, differences

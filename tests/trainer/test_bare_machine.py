@@ -20,7 +20,7 @@ MODULES = [
     "trainer.kernels.group_norm_tile",
     "trainer.kernels.sgd_agc_triton",
     "trainer.kernels.standardise_triton",
-    "data_pipelines.torch_loader",
+    "data_pipelines.loading.torch_loader",
     "data_pipelines.embedded",
     "benchmarks.group_norm",
     "benchmarks.kernel_code",

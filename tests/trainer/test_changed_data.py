@@ -11,7 +11,7 @@ import pytest
 from run_ranks import run_ranks
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

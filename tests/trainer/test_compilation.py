@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES
 from trainer.engines.compilation import compile_no_units, compile_units

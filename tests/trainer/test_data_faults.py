@@ -11,8 +11,8 @@ import pytest
 import torch
 from run_ranks import run_ranks
 
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.index import Index, Split
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

@@ -11,7 +11,7 @@ from statistics import median
 import pytest
 import torch
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.config import RuntimeConfig
 from trainer.engines.ddp import DDPEngine
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device

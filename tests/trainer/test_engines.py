@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from run_ranks import run_ranks
 
-from data_pipelines import torch_loader
-from data_pipelines.errors import InputError
-from data_pipelines.order import Request
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading import torch_loader
+from data_pipelines.loading.sampler import Request
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

@@ -11,8 +11,8 @@ import pytest
 from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predictions import age_band, align, load

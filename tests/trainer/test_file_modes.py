@@ -10,7 +10,7 @@ import pytest
 from made_results import transfer_result, write_results
 from tiny_runs import prepare_films, train_tiny, write_films
 
-from data_pipelines.pseudonyms import SALT_VARIABLE
+from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
 from trainer.evaluate import Evaluate, evaluate
 from trainer.export import Export, export
 from trainer.kernels import native

@@ -13,11 +13,11 @@ import pytest
 import torch
 from tiny_sets import tiny_set
 
-from data_pipelines import torch_loader
-from data_pipelines.augment import AUTHORS_TRANSLATION, PAPER_TRANSLATION
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
-from data_pipelines.order import Order
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading import torch_loader
+from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION
+from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
 from trainer.job import Job, folders_of, make_job, open_split
 
@@ -59,8 +59,8 @@ def lungs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.mark.parametrize("shuffle", ["full", "blocks"])
 def test_shuffle(shuffle: Any, skewed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.order.BLOCK", 2)
-    monkeypatch.setattr("data_pipelines.order.WINDOW", 6)
+    monkeypatch.setattr("data_pipelines.loading.sampler.BLOCK", 2)
+    monkeypatch.setattr("data_pipelines.loading.sampler.WINDOW", 6)
     job = job_of(skewed, shuffle=shuffle)
     expected = Order(18, 4, seed=0, shuffle=shuffle)
     other = Order(18, 4, seed=0, shuffle="full" if shuffle == "blocks" else "blocks")

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data_pipelines import entry
-from data_pipelines.errors import RunError
+from data_pipelines.common import cli
+from data_pipelines.common.errors import RunError
 from trainer import logs
 
 
@@ -22,7 +22,7 @@ def install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     was_enabled = faulthandler.is_enabled()
 
     def install() -> None:
-        for module, name in ((sys, "stdout"), (sys, "stderr"), (sys, "excepthook"), (entry, "tell")):
+        for module, name in ((sys, "stdout"), (sys, "stderr"), (sys, "excepthook"), (cli, "tell")):
             monkeypatch.setattr(module, name, getattr(module, name))
         logs.install()
 
@@ -116,7 +116,7 @@ def test_entry_point_tells_through_the_log(
 ) -> None:
     install()
 
-    @entry.entry_point
+    @cli.entry_point
     def main() -> None:
         raise RunError("the disk is full")
 

@@ -12,7 +12,7 @@ from run_ranks import run_ranks
 from tiny_sets import tiny_set
 from torch import nn
 
-from data_pipelines.errors import RunError
+from data_pipelines.common.errors import RunError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

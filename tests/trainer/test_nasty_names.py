@@ -19,11 +19,11 @@ from safetensors import safe_open
 from tiny_runs import train_tiny
 from tiny_sets import tiny_set
 
-from data_pipelines.figure_text import drawable
-from data_pipelines.index import Index
+from data_pipelines.common.figure_text import drawable
+from data_pipelines.common.printable import printable
 from data_pipelines.inspect import Inspect, make_page, summary
 from data_pipelines.inspect_page import draw
-from data_pipelines.printable import printable
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate

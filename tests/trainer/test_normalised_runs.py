@@ -15,8 +15,8 @@ from timm.data import create_transform, resolve_model_data_config
 from tiny_sets import tiny_set
 from tiny_weights import SMALL, Tensors, save_paper, save_run, save_timm, tensors_of
 
-from data_pipelines.errors import InputError
-from data_pipelines.images import encode_png, verify_image
+from data_pipelines.common.errors import InputError
+from data_pipelines.image_files.image_verification import encode_png, verify_image
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

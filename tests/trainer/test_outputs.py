@@ -14,8 +14,8 @@ from test_loop import job_of, prepared
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from data_pipelines.batch import Batch
-from data_pipelines.faults import BLANK, Unseen
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.unreadable import BLANK, Unseen
 from trainer import loop
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES

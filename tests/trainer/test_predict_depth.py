@@ -11,9 +11,9 @@ from PIL import Image
 from tiny_runs import SIDE, train_tiny
 from tiny_weights import save_run, tensors_of
 
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.errors import InputError
-from data_pipelines.images import encode_png
+from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.image_files.image_verification import encode_png
 from data_pipelines.prepare import Output, prepare
 from trainer import checkpoint
 from trainer.config import RuntimeConfig

@@ -16,7 +16,7 @@ import pytest
 import torch
 from run_ranks import free_port, run_ranks
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer import preflight as preflight_module
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig

@@ -8,7 +8,7 @@ import torch
 from tiny_sets import tiny_set
 from tiny_weights import SMALL, save_npz, save_paper, save_run, save_timm, tensors_of
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
 from trainer.engines import ENGINES

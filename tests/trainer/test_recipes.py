@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from data_pipelines.library import EMBEDDED, find
+from data_pipelines.shards.catalog import EMBEDDED, find
 from trainer.config import ScheduleConfig
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES

@@ -11,9 +11,9 @@ import torch
 from nasty_names import NAMES
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import RunError
-from data_pipelines.index import Index
-from data_pipelines.printable import printable
+from data_pipelines.common.errors import RunError
+from data_pipelines.common.printable import printable
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

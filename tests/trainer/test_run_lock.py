@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 from trainer import lock_file, processes, run_lock
 from trainer.lock_file import ENVIRONMENT, LOCK, Holder, chain_of, create, holder_of, job_name, this_start
 from trainer.processes import Process

@@ -13,7 +13,7 @@ import pytest
 import torch
 from run_ranks import run_ranks
 
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint, saving
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from nasty_names import NAMES
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer import heartbeat_file, lock_file, status
 from trainer.processes import Process, _process, machine
 from trainer.status import run_folders, standing, table

@@ -11,7 +11,7 @@ from nasty_names import NAMES
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer.tracking import METRICS, STATUS, Tracker, read_metrics, write_status
 
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_sets import tiny_set
 
-from data_pipelines import advice
-from data_pipelines.errors import ImpossibleError, InputError
-from data_pipelines.index import Index, Split
+from data_pipelines.common import advice
+from data_pipelines.common.errors import ImpossibleError, InputError
+from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint, pretrain
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
 from trainer.engines import ENGINES

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index, Split
 from trainer.config import Config, RuntimeConfig
 from trainer.fine_tuning import SCRATCH, Options, Transfer, make_config, open_target
 from trainer.hyperrule import HyperRule

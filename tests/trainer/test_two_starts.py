@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from data_pipelines.entry import entry_point
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.cli import entry_point
+from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint, lock_file, new_folder, run_lock, status
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.errors import RunError
-from data_pipelines.order import Order
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.sampler import Order
 from trainer.config import RuntimeConfig
 from trainer.engines.base import Update
 from trainer.spikes import FEWEST_STEPS, SpikeDetector

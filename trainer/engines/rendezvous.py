@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.engines.agreement import disagreements, shared_gpus
 from trainer.engines.base import RankLostError
 from trainer.engines.ranks import Place

@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipelines.advice import flag
-from data_pipelines.errors import InputError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import orphans
 from trainer.engines.base import Engine, Update

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
-from data_pipelines.printable import printable
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable
+from data_pipelines.shards.index import Index
 from trainer.evaluation.operating import OperatingPoints, probabilities
 from trainer.evaluation.predictions import Predictions
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from data_pipelines.augment import PolicyName
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split
-from data_pipelines.library import find
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading.views import PolicyName
+from data_pipelines.shards.catalog import find
+from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose

@@ -9,11 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines.concat import concat
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split, content_digest, some_of, splits_of
-from data_pipelines.library import find
-from data_pipelines.shards import MANIFEST, read_manifest
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.catalog import find
+from data_pipelines.shards.concat import concat
+from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
+from data_pipelines.shards.tar import MANIFEST, read_manifest
 from trainer.evaluation.leaks import how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, joined, load, of_index
 from trainer.evaluation.predictor import Predictor

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.engines.base import Engine
 from trainer.environment import cpu_name
 from trainer.files import write_atomically

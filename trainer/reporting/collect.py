@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.overlap import is_published
-from data_pipelines.errors import InputError
 from trainer.experiment import RESULT
 from trainer.files import read_json
 from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source

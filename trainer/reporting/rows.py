@@ -7,8 +7,8 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from data_pipelines.common.printable import printable
 from data_pipelines.datasets.overlap import shares_images
-from data_pipelines.printable import printable
 from trainer.authors import SETTINGS, Protocol, departures, match_authors, setting
 from trainer.config import config_of, translated
 from trainer.metrics import metric_of

@@ -21,10 +21,10 @@ from typing import IO, Annotated, Any
 import torch
 import tyro
 
-from data_pipelines import streams
-from data_pipelines.advice import quoted
-from data_pipelines.entry import parse, world_size
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common import streams
+from data_pipelines.common.advice import quoted
+from data_pipelines.common.cli import parse, world_size
+from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.files import read_json
 from trainer.fine_tuning import FULL, Options

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.errors import RunError
+from data_pipelines.common.errors import RunError
 from trainer.files import read_json
 from trainer.lock_file import JOB_VARIABLE, job_name
 from trainer.sweep.plan import PlannedRun, flags_of

@@ -18,8 +18,8 @@ from typing import Any, TextIO
 
 import tyro
 
-from data_pipelines import advice
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common import advice
+from data_pipelines.common.errors import InputError, RunError
 from trainer import logs
 from trainer.fine_tuning import Transfer, fine_tune
 from trainer.run_lock import in_use

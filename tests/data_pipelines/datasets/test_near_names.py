@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from dicom_files import dicom_bytes
 
-from data_pipelines.datasets.near_names import class_name_notes, difference, near
-from data_pipelines.datasets.own import csv_table, image_folder
-from data_pipelines.datasets.raw import RawSet, carved
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet, carved
+from data_pipelines.datasets.similar_names import class_name_notes, difference, near
+from data_pipelines.datasets.user_images import csv_table, image_folder
 
 PARTED = unicodedata.normalize("NFD", "Café")
 Read = Callable[..., RawSet]

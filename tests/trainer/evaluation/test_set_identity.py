@@ -12,9 +12,9 @@ import pytest
 from tiny_runs import train_tiny
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, content_digest
-from data_pipelines.shards import MANIFEST, read_manifest
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index, content_digest
+from data_pipelines.shards.tar import MANIFEST, read_manifest
 from trainer import checkpoint
 from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks

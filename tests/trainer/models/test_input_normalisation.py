@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tiny_weights import CLASSES, SMALL, save_npz, save_run, save_timm, tensors_of
 from torch import Tensor
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.config import ModelConfig
 from trainer.export import Export, export
 from trainer.job import normalised

@@ -12,7 +12,7 @@ import pytest
 import torch
 from run_ranks import run_ranks
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint, experiment
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

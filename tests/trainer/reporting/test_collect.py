@@ -9,8 +9,8 @@ import pytest
 from made_results import ENVIRONMENT, authors_row, pretrain_result, seeds, transfer_result, write_authors, write_results
 from nasty_names import NAMES
 
-from data_pipelines.errors import InputError
-from data_pipelines.printable import printable
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable
 from trainer.experiment import RESULT
 from trainer.reporting.collect import collect, write_runs
 from trainer.reporting.rows import COLUMNS

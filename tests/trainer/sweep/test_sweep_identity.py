@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import content_digest
-from data_pipelines.shards import read_manifest
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import content_digest
+from data_pipelines.shards.tar import read_manifest
 from trainer import checkpoint
 from trainer.experiment import CONFIG, RESULT, settings_of
 from trainer.files import read_json, write_json

@@ -11,8 +11,8 @@ import torch
 import tyro
 from tiny_sets import tiny_set
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.overlap import shares_images
-from data_pipelines.errors import InputError
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
 from trainer.environment import cpu_name
