@@ -19,7 +19,7 @@ from benchmarks.loading_pass import child_environment
 from benchmarks.outcome import leave
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import RunError
-from trainer.environment import commit, cpu_name
+from trainer.run_folder.environment import commit, cpu_name
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},

@@ -14,13 +14,13 @@ import torch
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.job import make_job
-from trainer.loop import train
 from trainer.models.bit import build_model
 from trainer.optim.agc import clip_adaptively
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.optim.sharded_sgd_agc import ShardedSGDAGC
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.job import make_job
+from trainer.training.loop import train
 
 _WARM_UP_STEPS = 3
 _CLIPPINGS = 5

@@ -26,7 +26,7 @@ from benchmarks.loading_images import generated_photo, given_photos, lay_out
 from benchmarks.loading_pass import Setting, run_apart
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
-from trainer.environment import commit, cpu_name
+from trainer.run_folder.environment import commit, cpu_name
 
 FFCV = ("ffcv_same_files", "ffcv")
 ALL = (*CONTENDERS, *FFCV)

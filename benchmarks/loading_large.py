@@ -28,7 +28,7 @@ from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.sampler import Order
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
-from trainer.environment import commit, cpu_name
+from trainer.run_folder.environment import commit, cpu_name
 
 TARGET = 3.0  # scaled decoding over full decoding, images per CPU-second
 # How sharp the lens is, 1/pixel as generated_photo takes it: about 1.6, 3 and 6 MB for a photo of 12 megapixels.

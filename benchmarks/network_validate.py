@@ -26,8 +26,8 @@ from benchmarks.network_wire import measure_wire
 from benchmarks.scaling_predict import sync_of
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
-from trainer.environment import commit, cpu_name
 from trainer.files import write_json
+from trainer.run_folder.environment import commit, cpu_name
 
 Part = Literal["paper", "wire", "here"]
 _PAPER_TARGET = 0.7  # points of efficiency

@@ -12,7 +12,7 @@ import torch
 from benchmarks.on_gpu_parts import PARTS
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
-from trainer.environment import commit, cpu_name
+from trainer.run_folder.environment import commit, cpu_name
 
 _PACKAGES = ("triton", "timm", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 

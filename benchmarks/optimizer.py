@@ -28,9 +28,9 @@ from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, keep_freed_memory
 from trainer.engines.replica import channels_last
-from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS, build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.run_folder.environment import commit, cpu_name
 
 OURS, LOOP, TIMM, BOUND = "ours", "loop", "timm_clip_fused_sgd", "traffic_bound"
 CLIPPING, LR, MOMENTUM, DECAY = 0.01, 1e-3, 0.9, 1e-4

@@ -25,8 +25,8 @@ from benchmarks.network_wire import GLOO_THREADS, Combination, machine_of, run_r
 from benchmarks.outcome import leave
 from benchmarks.overlap_rank import ORDERS, filters_at_once
 from data_pipelines.common.cli import entry_point, parse
-from trainer.environment import commit, cpu_name
 from trainer.models.bit import BiTResNet, build_model
+from trainer.run_folder.environment import commit, cpu_name
 
 _BF16_BYTES = 2
 _MODELS = ("r26x1", "r50x1", "r152x4")

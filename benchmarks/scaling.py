@@ -29,8 +29,8 @@ from benchmarks.scaling_report import MARKDOWN, write_tables
 from benchmarks.scaling_rows import measured_rows
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
-from trainer.environment import commit, cpu_name
 from trainer.files import write_json
+from trainer.run_folder.environment import commit, cpu_name
 
 EngineName = Literal["ddp", "horovod", "deepspeed"]
 _ACCURACY_BATCH = 128  # of the short recipe

@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.energy import EnergyCounter
 from trainer.engines.base import Engine, Update
+from trainer.training.gpu_energy import EnergyCounter
 
 
 class MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong

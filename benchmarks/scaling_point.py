@@ -28,10 +28,10 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.experiment import Outcome, Start, carry_out, train_and_predict
-from trainer.job import Job
-from trainer.tracking import read_metrics
-from trainer.training import wait_for_all
+from trainer.run_folder.metric_logger import read_metrics
+from trainer.training.fit import wait_for_all
+from trainer.training.job import Job
+from trainer.training.run import Outcome, Start, carry_out, train_and_predict
 
 POINT, SYNTHETIC = "point", "synthetic"
 _SYNTHETIC_IMAGES = 64

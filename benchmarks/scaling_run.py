@@ -14,8 +14,8 @@ from benchmarks.loading import usable_cores
 from benchmarks.loading_pass import child_environment
 from benchmarks.scaling_point import POINT, Point
 from data_pipelines.common.errors import InputError
-from trainer.experiment import RESULT
 from trainer.files import read_json, write_json
+from trainer.training.run import RESULT
 
 POINTS, PLAN = "points", "plan.json"
 ROOT = Path(__file__).resolve().parents[1]

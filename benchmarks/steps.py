@@ -26,8 +26,8 @@ from data_pipelines.common.errors import InputError, RunError
 from trainer.config import Precision
 from trainer.engines.base import Engine
 from trainer.engines.device import cpu_threads
-from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS
+from trainer.run_folder.environment import commit, cpu_name
 
 _WARM_UP_STEPS = 3
 _ROWS = 25  # of the profile

@@ -42,11 +42,11 @@ from benchmarks.throughput_models import (
 )
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
-from trainer.energy import EnergyCounter
 from trainer.engines.device import cpu_threads
-from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS, build_model
 from trainer.models.flops import training_flops
+from trainer.run_folder.environment import commit, cpu_name
+from trainer.training.gpu_energy import EnergyCounter
 
 OURS, OURS_COMPILED, OURS_GRAPHS, BOUND = "ours", "ours_compiled", "ours_graphs", "convolutions_only"
 OURS_CUDNN_BENCHMARK = "ours_cudnn_benchmark"

@@ -2,8 +2,8 @@
 
 import torch
 
-from trainer.memory_report import count_memory, kept_per_image
 from trainer.models.bit import build_model
+from trainer.training.memory_report import count_memory, kept_per_image
 
 GPUS = {
     "v100-16gb": 16,

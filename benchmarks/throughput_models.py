@@ -19,13 +19,13 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precisi
 from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine
 from trainer.engines.replica import channels_last
-from trainer.job import make_job
-from trainer.loop import train
 from trainer.models import bit
 from trainer.models.bit import BiTResNet, GroupNormReLU, PreActBottleneck, build_model
 from trainer.models.filters import StdConv2d
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.job import make_job
+from trainer.training.loop import train
 
 NUM_CLASSES = 1000
 TIMM_TWINS = {name: f"resnetv2_{name[1:]}_bit" for name in bit.MODELS if name[1:4] in ("50x", "101", "152")}

@@ -29,14 +29,14 @@ from data_pipelines.prepare import Output, prepare, summary
 from data_pipelines.shards.index import Index
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.inputs import inputs_of
-from trainer.experiment import CONFIG, RESULT
 from trainer.files import write_json
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import Report, write
 from trainer.reporting.document import Title, Words
 from trainer.reporting.tables import with_titles
 from trainer.reporting.target_tables import few_shot_table
-from trainer.results import PREDICTIONS
+from trainer.training.results import PREDICTIONS
+from trainer.training.run import CONFIG, RESULT
 
 NAMES = (
     *(b"cat", b"$5_$10", b"_no_legend", b"-rf", b"Katze \xfc", "\u732b".encode(), "Cafe\u0301".encode(), b"k" * 120),

@@ -39,11 +39,11 @@ from launchers.profiles import UsageError, load_site
 from trainer import checkpoint
 from trainer.evaluation import predictions
 from trainer.evaluation.inputs import inputs_of
-from trainer.lock_file import LOCK, after, holder_of, this_start, to_bytes
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
-from trainer.rows import Rows
-from trainer.run_lock import in_use
+from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.lock_file import LOCK, after, holder_of, this_start, to_bytes
+from trainer.run_folder.run_lock import in_use
 from trainer.status import run_folders, standing, table
 
 

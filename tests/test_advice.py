@@ -17,7 +17,7 @@ PREPARE = {name for name in sources() if name.startswith("prepare")}
 # Modules whose messages fewer commands print than import them; by the beginning of their names.
 PRINTED_BY = {
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
-    "trainer.schedules": {"pretrain"},  # a warm-up; the others have none
+    "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
     "trainer.sweep": {"sweep"},
     "data_pipelines.image_files.bit_depth": PREPARE | {"predict"},  # of files, not of prepared pictures
     "data_pipelines.preparation.part_writer": PREPARE,
@@ -30,9 +30,9 @@ PRINTED_BY = {
 }
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
 ONLY = {
-    ("trainer.experiment", "--preflight-only"): {"pretrain"},
-    ("trainer.fine_tuning", "--seed"): {"transfer"},  # a sweep counts its own
-    ("trainer.job", "--schedule.allow-no-decay"): {"pretrain"},
+    ("trainer.training.run", "--preflight-only"): {"pretrain"},
+    ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
+    ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
     ("trainer.config", "--mode"): TUNING,
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
@@ -54,20 +54,20 @@ ONLY = {
 }
 # Said only where `has_flag` says that the command has it.
 ASKED_BEFORE = {
-    ("trainer.account", "--data.on-bad-shard"),
-    ("trainer.experiment", "--no-resume"),
-    ("trainer.experiment", "--resume-anyway"),
+    ("trainer.training.unreadable_images", "--data.on-bad-shard"),
+    ("trainer.training.run", "--no-resume"),
+    ("trainer.training.run", "--resume-anyway"),
 }
 # Flags of another program, which the message names or hands them on to; None: a part of a flag, or of a shell's line.
 OF_ANOTHER = {
     ("trainer.engines.horovod", "--nccl"): None,  # launchers/install_horovod.sh
-    ("trainer.evaluation.tested", "--size"): "prepare",
-    ("trainer.evaluation.tested", "--xray-size"): "prepare",
-    ("trainer.fine_tuning", "--size"): "prepare",
-    ("trainer.fine_tuning", "--test-fraction"): "prepare",
-    ("trainer.fine_tuning", "--xray-size"): "prepare",
-    ("trainer.paper_targets", "--out"): "prepare",
-    ("trainer.paper_targets", "--root"): "prepare",
+    ("trainer.evaluation.test_set", "--size"): "prepare",
+    ("trainer.evaluation.test_set", "--xray-size"): "prepare",
+    ("trainer.finetuning.finetune", "--size"): "prepare",
+    ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
+    ("trainer.finetuning.finetune", "--xray-size"): "prepare",
+    ("trainer.finetuning.paper_targets", "--out"): "prepare",
+    ("trainer.finetuning.paper_targets", "--root"): "prepare",
     ("trainer.sweep.plan", "--no"): None,
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",

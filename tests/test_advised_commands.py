@@ -16,11 +16,11 @@ from data_pipelines.datasets import DATASETS
 NASTY = '-it\'s a "folder" $HOME'
 # What is put into commands and is one plain word, or quoted where it is made.
 PLAIN = {
-    "trainer.account": set[str](),
-    "trainer.lock_file": {"run"},  # how the job of torchrun is called
+    "trainer.training.unreadable_images": set[str](),
+    "trainer.run_folder.lock_file": {"run"},  # how the job of torchrun is called
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
-    "trainer.paper_targets": {"name", "given"},
+    "trainer.finetuning.paper_targets": {"name", "given"},
     "data_pipelines.shards.catalog": {"name", "_root_flag(DATASETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`

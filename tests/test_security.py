@@ -13,8 +13,8 @@ import pytest
 
 from trainer.evaluation.inputs import _of_tar
 from trainer.files import write_json
-from trainer.rows import Rows
-from trainer.tracking import Tracker
+from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.metric_logger import Tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("trainer", "data_pipelines", "launchers")  # benchmarks read no files of others

@@ -23,19 +23,19 @@ from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Array
 from trainer.config import Precision, RuntimeConfig
-from trainer.environment import commit
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import RESAMPLES
-from trainer.evaluation.numbers import as_json
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
 from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.place import NUMBERS, label_of, require_no_other
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
-from trainer.evaluation.tested import AnySplit, Tested, test_elsewhere, test_own
+from trainer.evaluation.test_set import AnySplit, Tested, test_elsewhere, test_own
+from trainer.evaluation.to_json import as_json
 from trainer.files import write_atomically, write_json
 from trainer.reporting.document import Title, as_markdown, as_page
+from trainer.run_folder.environment import commit
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 

@@ -23,15 +23,15 @@ from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.limits import require_numbers
 from data_pipelines.shards.index import nearest
-from trainer import logs
-from trainer.authors import departures, match_authors, match_paper_code
 from trainer.config import Config, differences
 from trainer.engines import ENGINES
-from trainer.experiment import CONFIG, Start, run, run_dir_of, summary
 from trainer.files import read_json
-from trainer.job import lacks_val, make_job
+from trainer.finetuning.paper_code import departures, match_authors, match_paper_code
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
+from trainer.run_folder import rank_logs
+from trainer.training.job import lacks_val, make_job
+from trainer.training.run import CONFIG, Start, run, run_dir_of, summary
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
@@ -145,7 +145,7 @@ def make_plan(config: Config, start: Start) -> dict[str, Any]:
 @entry_point
 def main() -> None:
     """Parse the command line and pre-train."""
-    logs.install()
+    rank_logs.install()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
     if command.plan:

@@ -26,8 +26,8 @@ from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
 from trainer.files import read_json
-from trainer.heartbeat_file import HEARTBEAT
-from trainer.lock_file import holder_of
+from trainer.run_folder.heartbeat import HEARTBEAT
+from trainer.run_folder.lock_file import holder_of
 
 CONFIG, STATUS, RESULT = "config.json", "status.json", "result.json"
 State = Literal["running", "stalled", "resumable", "failed", "finished", "unknown"]

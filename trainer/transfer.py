@@ -12,8 +12,8 @@ if not __package__:  # run as a script: this folder on sys.path would shadow oth
 
 
 from data_pipelines.common.cli import entry_point, parse
-from trainer import logs
-from trainer.fine_tuning import Transfer, fine_tune
+from trainer.finetuning.finetune import Transfer, fine_tune
+from trainer.run_folder import rank_logs
 from trainer.sweep.command import main_sweep
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     if sys.argv[1:2] == ["sweep"]:
         main_sweep(sys.argv[2:])
     else:
-        logs.install()
+        rank_logs.install()
         fine_tune(parse(Transfer, __doc__))
 
 

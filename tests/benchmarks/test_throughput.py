@@ -19,8 +19,8 @@ from benchmarks.throughput_models import (
     with_cudnn_benchmark,
 )
 from data_pipelines.common.errors import InputError, RunError
-from trainer.memory_report import kept_per_image
 from trainer.models.bit import PreActBottleneck
+from trainer.training.memory_report import kept_per_image
 
 CPU = torch.device("cpu")
 

@@ -16,12 +16,11 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets import DATASETS
 from data_pipelines.shards.tar import read_manifest, write_manifest
 from trainer import pretrain, transfer
-from trainer.authors import NO_PROTOCOL, SETTINGS, departures, flat, match_authors, match_paper_code, setting
 from trainer.config import Config, Precision, RuntimeConfig, differences
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.files import write_json
-from trainer.fine_tuning import (
+from trainer.finetuning.finetune import (
     SCRATCH,
     Options,
     Transfer,
@@ -32,13 +31,22 @@ from trainer.fine_tuning import (
     train_on_of,
     warnings_of,
 )
-from trainer.job import make_job
-from trainer.paper_targets import PAPER_TARGETS, PREPARED
+from trainer.finetuning.paper_code import (
+    NO_PROTOCOL,
+    SETTINGS,
+    departures,
+    flat,
+    match_authors,
+    match_paper_code,
+    setting,
+)
+from trainer.finetuning.paper_targets import PAPER_TARGETS, PREPARED
+from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.pretrain import parse
-from trainer.protocol_options import ProtocolOptions
 from trainer.recipes import RECIPES
 from trainer.sweep.plan import flags_of
-from trainer.training import _hand_over_model
+from trainer.training.fit import _hand_over_model
+from trainer.training.job import make_job
 
 EVERYWHERE = {
     "optim.nesterov": True,
@@ -230,7 +238,7 @@ def test_what_a_run_is_trained_on_is_decided_once(name: str, tmp_path: Path, mon
     """Whatever `train_on_of` says, the images and the configuration of a run agree with it."""
     folder = target_of(tmp_path / "set", name)
     assert train_on_of(name, "finetune", match_authors=True) == "train+val"
-    monkeypatch.setattr("trainer.fine_tuning.train_on_of", lambda *given: "train")
+    monkeypatch.setattr("trainer.finetuning.finetune.train_on_of", lambda *given: "train")
     config, _ = configured(folder, match_authors=True)
     assert config.data.train_on == "train"
     assert open_target(Transfer(SCRATCH, str(folder), options=Options(match_authors=True))).held_out == {

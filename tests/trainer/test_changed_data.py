@@ -15,9 +15,9 @@ from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import RESULT, Start, run
 from trainer.files import read_json, write_json
 from trainer.pretrain import parse
+from trainer.training.run import RESULT, Start, run
 
 ALL = ("train", "val", "test")
 

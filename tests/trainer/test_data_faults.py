@@ -16,9 +16,9 @@ from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run
 from trainer.files import read_json
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.run import Start, run
 
 STEPS, SAVE_EVERY = 8, 3
 
@@ -104,7 +104,7 @@ def test_killed_run_on_rotten_data_ends_like_an_undisturbed_one(data: Path, tmp_
     assert rows_of(whole / "quarantine.csv") == rows_of(broken / "quarantine.csv")
 
     # The account is exact: these samples at these positions, and no others.
-    from trainer.job import make_job  # after the ranks, which import it themselves
+    from trainer.training.job import make_job  # after the ranks, which import it themselves
 
     order = make_job(config_of(data), tmp_path / "none").order
     due = [
@@ -121,7 +121,7 @@ def test_killed_run_on_rotten_data_ends_like_an_undisturbed_one(data: Path, tmp_
 
 def test_what_a_rank_repeats_for_equal_work_is_not_listed_again(data: Path, tmp_path: Path) -> None:
     """Shares of 3 and 4 in micro-batches of 3: the first rank shows the first image of its share again."""
-    from trainer.job import make_job  # after the ranks, which import it themselves
+    from trainer.training.job import make_job  # after the ranks, which import it themselves
 
     config = replace(config_of(data), global_batch_size=7)
     order = make_job(config, tmp_path / "none").order

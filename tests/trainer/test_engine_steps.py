@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.job import make_job
-from trainer.loop import train
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.job import make_job
+from trainer.training.loop import train
 
 STEPS = 4
 READS = {

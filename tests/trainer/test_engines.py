@@ -19,11 +19,11 @@ from data_pipelines.loading.sampler import Request
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.job import Job, make_job
-from trainer.loop import train
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.job import Job, make_job
+from trainer.training.loop import train
 
 GLOBAL_BATCH_SIZE = 12
 BASE_LR = 0.2

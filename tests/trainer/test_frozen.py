@@ -17,12 +17,12 @@ from data_pipelines.shards.index import Split
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.experiment import Start, summary
-from trainer.experiment import run as train
-from trainer.frozen import run_frozen
-from trainer.job import make_job
 from trainer.models.bit import build_model
-from trainer.results import PREDICTIONS, recompute
+from trainer.training.frozen_features import run_frozen
+from trainer.training.job import make_job
+from trainer.training.results import PREDICTIONS, recompute
+from trainer.training.run import Start, summary
+from trainer.training.run import run as train
 
 CLASSES = ("cat", "dog", "eel")
 ALL: tuple[Split, ...] = ("train", "val", "test")
@@ -111,12 +111,12 @@ def test_the_probe_is_logistic_regression_on_the_models_features(lungs: Path, en
 
 def test_val_chooses_the_penalty(animals: Path, engine: Engine, tmp_path: Path, monkeypatch: Any) -> None:
     scores = iter([0.3, 0.5, 0.5, 0.6, 0.6, 0.2])
-    monkeypatch.setattr("trainer.frozen.compute_metrics", lambda *_: {"top1": next(scores)})
+    monkeypatch.setattr("trainer.training.frozen_features.compute_metrics", lambda *_: {"top1": next(scores)})
     result = run_frozen(config_of(animals), Start(tmp_path / "run"), engine, {"mode": "probe"})
     assert result["probe"]["l2"] == 0.01
     assert result["probe"]["val"] == {"10": 0.3, "1": 0.5, "0.1": 0.5, "0.01": 0.6, "0.001": 0.6, "0.0001": 0.2}
     assert result["checkpoint"] == "a linear probe with L2 0.01, chosen on val"
-    monkeypatch.setattr("trainer.frozen.compute_metrics", lambda *_: {"top1": float("nan")})
+    monkeypatch.setattr("trainer.training.frozen_features.compute_metrics", lambda *_: {"top1": float("nan")})
     result = run_frozen(config_of(animals), Start(tmp_path / "nan"), engine, {"mode": "probe"})
     assert result["probe"]["l2"] == 1 / 24
 

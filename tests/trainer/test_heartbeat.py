@@ -19,9 +19,9 @@ from run_ranks import free_port, run_ranks
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.engines.heartbeat import HUNG, Beat, Heartbeat, _verdict
-from trainer.experiment import Start, run
-from trainer.tracking import Tracker
+from trainer.engines.watchdog import HUNG, Beat, Heartbeat, _verdict
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.run import Start, run
 
 STEPS, HANGS_AFTER, TIMEOUT_S = 9, 5, 6
 TOLD_S = 3.0  # after which where a rank is has been told, even on a busy machine
@@ -112,7 +112,7 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], pha
     assert found[2] == HOST
     assert f"since phase update of step {HANGS_AFTER - 1} " in found[1]
     assert "Current thread" in said  # stacks
-    assert "trainer/loop.py" in said
+    assert "trainer/training/loop.py" in said
     status = json.loads((case.folder / "status.json").read_text())
     assert (status["state"], status["step"]) == ("resumable", 4)
     assert status["reason"] == found[1]

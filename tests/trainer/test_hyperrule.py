@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.hyperrule import hyperrule, hyperrule_lr, stretched
+from trainer.optim.hyperrule import hyperrule, hyperrule_lr, stretched
 
 SMALL = (100, 200, 300, 400, 500)
 MEDIUM = (500, 3000, 6000, 9000, 10_000)

@@ -12,19 +12,19 @@ import torch
 
 from data_pipelines.common import cli
 from data_pipelines.common.errors import RunError
-from trainer import logs
+from trainer.run_folder import rank_logs
 
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], None]]:
     """`logs.install`, undone in the end; for the test to call, as pytest changes the streams after fixtures."""
-    monkeypatch.setattr(logs, "_log", None)
+    monkeypatch.setattr(rank_logs, "_log", None)
     was_enabled = faulthandler.is_enabled()
 
     def install() -> None:
         for module, name in ((sys, "stdout"), (sys, "stderr"), (sys, "excepthook"), (cli, "tell")):
             monkeypatch.setattr(module, name, getattr(module, name))
-        logs.install()
+        rank_logs.install()
 
     yield install
     if was_enabled:
@@ -41,10 +41,10 @@ def test_what_is_printed_is_kept_also_from_before_the_folder_is_known(
 ) -> None:
     install()
     print("a warning", file=sys.stderr)
-    logs.follow(tmp_path / "one", 3)
+    rank_logs.follow(tmp_path / "one", 3)
     print("on standard output")
     sys.stderr.write("\r 50% of a progress bar")
-    logs.follow(tmp_path / "two", 3)  # the next run of a sweep
+    rank_logs.follow(tmp_path / "two", 3)  # the next run of a sweep
     print("of the second run")
     assert log_of(tmp_path / "one", 3).splitlines()[1:] == ["a warning", "on standard output"]
     assert log_of(tmp_path / "two", 3).splitlines()[1:] == ["of the second run"]
@@ -54,8 +54,8 @@ def test_what_is_printed_is_kept_also_from_before_the_folder_is_known(
 
 
 def test_without_install_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_log", None)
-    logs.follow(tmp_path, 0)
+    monkeypatch.setattr(rank_logs, "_log", None)
+    rank_logs.follow(tmp_path, 0)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,24 +64,24 @@ def test_folder_that_cannot_be_written_is_a_warning(
 ) -> None:
     install()
     (tmp_path / "logs").write_text("a file")
-    logs.follow(tmp_path, 0)
+    rank_logs.follow(tmp_path, 0)
     assert "there will be no log" in capsys.readouterr().err
 
 
 def test_one_of_many_ranks_tells_the_error_with_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_meeting_place", lambda: tmp_path)
+    monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        alike = [pool.submit(logs._with_others, f"the loss of rank {rank}", str(rank), 8) for rank in range(8)]
+        alike = [pool.submit(rank_logs._with_others, f"the loss of rank {rank}", str(rank), 8) for rank in range(8)]
         counts = [one.result() for one in alike]
     assert sorted(counts) == [0] * 7 + [8]
 
 
 def test_other_errors_are_told_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_meeting_place", lambda: tmp_path)
-    monkeypatch.setattr(logs, "_WAIT_S", 0.2)
+    monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
+    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.2)
     with ThreadPoolExecutor(3) as pool:
         said = ["the loss is not finite", "the loss is not finite", "another rank stopped"]
-        futures = [pool.submit(logs._with_others, message, str(rank), 3) for rank, message in enumerate(said)]
+        futures = [pool.submit(rank_logs._with_others, message, str(rank), 3) for rank, message in enumerate(said)]
         counts = [future.result() for future in futures]
     assert sorted(counts) == [0, 1, 2]
     assert counts[2] == 1
@@ -90,25 +90,25 @@ def test_other_errors_are_told_by_themselves(tmp_path: Path, monkeypatch: pytest
 def test_error_is_told_though_the_rank_that_was_to_tell_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_meeting_place", lambda: tmp_path)
-    monkeypatch.setattr(logs, "_WAIT_S", 0.1)
-    assert logs._with_others("lost", "1", 4) == 1
+    monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
+    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.1)
+    assert rank_logs._with_others("lost", "1", 4) == 1
     (folder,) = tmp_path.iterdir()
     (folder / "told").unlink()
-    assert logs._with_others("lost", "2", 4) == 1
+    assert rank_logs._with_others("lost", "2", 4) == 1
 
 
 def test_ranks_meet_where_nobody_else_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(logs, "_log", None)
-    place = logs._meeting_place()
-    assert place == logs._meeting_place()
+    monkeypatch.setattr(rank_logs.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(rank_logs, "_log", None)
+    place = rank_logs._meeting_place()
+    assert place == rank_logs._meeting_place()
     assert place.stat().st_mode & 0o777 == 0o700
     other = tmp_path / "other"
     place.rename(other)
     place.symlink_to(other)
     with pytest.raises(PermissionError, match="somebody else"):
-        logs._meeting_place()
+        rank_logs._meeting_place()
 
 
 def test_entry_point_tells_through_the_log(
@@ -121,11 +121,11 @@ def test_entry_point_tells_through_the_log(
         raise RunError("the disk is full")
 
     engine = SimpleNamespace(rank=0, sum=lambda tensor: tensor + torch.zeros_like(tensor))
-    monkeypatch.setattr(logs, "_WAIT_S", 0.1)
+    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    logs.tell_together(engine)
-    logs.follow(tmp_path, 0)
+    rank_logs.tell_together(engine)
+    rank_logs.follow(tmp_path, 0)
     with pytest.raises(SystemExit, match="1"):
         main()
     assert capsys.readouterr().err == "[rank 0] error: the disk is full\n"

@@ -14,11 +14,11 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine
-from trainer.job import Job, make_job
-from trainer.loop import due, predict, train
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.tracking import Tracker, read_metrics
+from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.training.job import Job, make_job
+from trainer.training.loop import due, predict, train
 
 
 def job_of(data: str, run_dir: Path, **runtime: object) -> Job:

@@ -16,9 +16,9 @@ from data_pipelines.common.errors import RunError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run
-from trainer.memory import _fits
 from trainer.models.bit import BiTResNet
+from trainer.training.memory import _fits
+from trainer.training.run import Start, run
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory"),

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.throughput_memory import plan
-from trainer.memory_report import count_memory
 from trainer.models.bit import build_model
+from trainer.training.memory_report import count_memory
 
 
 def test_parameters_momentum_and_filters() -> None:

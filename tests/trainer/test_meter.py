@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import meter
-from trainer.energy import EnergyCounter
 from trainer.engines.base import Update
-from trainer.gpu_peaks import peak_flops
-from trainer.meter import Meter
 from trainer.models.flops import training_flops
+from trainer.training import throughput_meter
+from trainer.training.gpu_energy import EnergyCounter
+from trainer.training.gpu_peaks import peak_flops
+from trainer.training.throughput_meter import Meter
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 FULL = torch.full
@@ -48,13 +48,13 @@ class Ranks:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     now = SimpleNamespace(s=0.0, joules=1000.0)
-    monkeypatch.setattr(meter, "perf_counter", lambda: now.s)
+    monkeypatch.setattr(throughput_meter, "perf_counter", lambda: now.s)
     return now
 
 
 def on_gpu(monkeypatch: pytest.MonkeyPatch, clock: Any, gpu: str, counts: bool = True) -> Meter:
     counter = SimpleNamespace(total=lambda: clock.joules if counts else None)
-    monkeypatch.setattr(meter, "EnergyCounter", lambda _: counter)
+    monkeypatch.setattr(throughput_meter, "EnergyCounter", lambda _: counter)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: gpu)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3_000_000_000)
     monkeypatch.setattr(torch, "full", lambda *args, device, **kwargs: FULL(*args, **kwargs))
@@ -98,7 +98,7 @@ def test_scalars_of_a_gpu(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespac
 def test_what_is_not_known_is_left_out_and_said_once(
     monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    meter._known_peak.cache_clear()
+    throughput_meter._known_peak.cache_clear()
     counted = on_gpu(monkeypatch, clock, "NVIDIA Z9000", counts=False)
     on_gpu(monkeypatch, clock, "NVIDIA Z9000")
     assert two_steps(clock, counted).keys().isdisjoint({"train/mfu", "train/joules_per_image"})
@@ -108,7 +108,7 @@ def test_what_is_not_known_is_left_out_and_said_once(
 def test_scalars_of_a_cpu(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     scalars = two_steps(clock, Meter(job(), Ranks(CPU)))  # type: ignore[arg-type]
     assert scalars.keys().isdisjoint({"train/mfu", "train/joules_per_image"})
-    resident_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * meter._RSS_BYTES / 1e9
+    resident_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * throughput_meter._RSS_BYTES / 1e9
     assert 0.05 < scalars["train/peak_memory_gb"] <= resident_gb  # torch alone takes more
     assert capsys.readouterr().err == ""
 

@@ -28,14 +28,14 @@ from trainer import checkpoint
 from trainer.config import DataConfig
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predictions import load, saved_splits
-from trainer.experiment import RESULT
 from trainer.export import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
 from trainer.predict import Predict, predict
 from trainer.report import Report, write_report
-from trainer.results import recompute
 from trainer.status import run_folders, standing, table
+from trainer.training.results import recompute
+from trainer.training.run import RESULT
 
 SIDE = 16
 NOT_UTF8 = "Katze \udcfc"

@@ -23,12 +23,12 @@ from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.experiment import Start, run
 from trainer.export import Export, export
-from trainer.job import make_job
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.models.weights import load_weights
-from trainer.training import starting_model
+from trainer.training.fit import starting_model
+from trainer.training.job import make_job
+from trainer.training.run import Start, run
 
 TENSORS, SIDE = tensors_of(), 32
 RUNTIME = RuntimeConfig(device="cpu", threads=1, loader="torch")

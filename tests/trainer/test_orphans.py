@@ -27,7 +27,7 @@ LAUNCHER = "import subprocess, sys; subprocess.run(sys.argv[2:])"
 
 def rank_for(seconds: int) -> list[str]:
     """The command of a rank that takes so long."""
-    return [sys.executable, "-c", RANK, str(ROOT / "trainer/engines/orphans.py"), str(seconds)]
+    return [sys.executable, "-c", RANK, str(ROOT / "trainer/engines/parent_watch.py"), str(seconds)]
 
 
 def says_once_orphaned(environment: dict[str, str], *launchers: str) -> str:

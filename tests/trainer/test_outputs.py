@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.unreadable import BLANK, Unseen
-from trainer import loop
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES
-from trainer.outputs import Outputs
+from trainer.training import loop
+from trainer.training.outputs import Outputs
 
 DEVICE = torch.device("meta")  # stands for a GPU: where operations run, and from where the CPU must ask for results
 CPU = torch.device("cpu")

@@ -18,17 +18,17 @@ from run_ranks import free_port, run_ranks
 
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint
-from trainer import preflight as preflight_module
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES, rendezvous
 from trainer.engines.base import RankLostError
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
-from trainer.environment import describe_environment
-from trainer.job import make_job
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.preflight import preflight
+from trainer.run_folder.environment import describe_environment
+from trainer.training import preflight as preflight_module
+from trainer.training.job import make_job
+from trainer.training.preflight import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = RuntimeConfig(device="cpu", threads=1, loader="torch", connect_timeout_s=20)

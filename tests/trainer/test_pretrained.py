@@ -13,8 +13,8 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.experiment import Start, run
-from trainer.fine_tuning import models_of, sets_of, source_name
+from trainer.finetuning.finetune import models_of, sets_of, source_name
+from trainer.training.run import Start, run
 
 CLASSES = ("cat", "dog", "fish")
 TENSORS = tensors_of()

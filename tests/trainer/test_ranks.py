@@ -3,7 +3,7 @@
 import pytest
 
 from data_pipelines.common.errors import InputError
-from trainer.engines.agreement import disagreements, shared_gpus, wrong_clocks
+from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
 from trainer.engines.ranks import Place, find_place, first_host, tasks_of_nodes
 
 SRUN = {

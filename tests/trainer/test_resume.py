@@ -17,8 +17,8 @@ from run_ranks import run_ranks
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run
-from trainer.tracking import Tracker, read_metrics
+from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.training.run import Start, run
 
 ROOT = Path(__file__).resolve().parents[2]
 TOTAL_STEPS, SAVE_EVERY = 9, 3

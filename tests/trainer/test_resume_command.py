@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.resume_command import _goes_on_with
+from trainer.run_folder.resume_command import _goes_on_with
 
 ROOT = Path(__file__).resolve().parents[2]
-PRINT = "from trainer.resume_command import resume_command; from pathlib import Path; print(resume_command(Path('r')))"
+PRINT = "from trainer.run_folder.resume_command import resume_command; from pathlib import Path; print(resume_command(Path('r')))"
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")

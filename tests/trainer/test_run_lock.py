@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from data_pipelines.common.errors import InputError, RunError
-from trainer import lock_file, processes, run_lock
-from trainer.lock_file import ENVIRONMENT, LOCK, Holder, chain_of, create, holder_of, job_name, this_start
-from trainer.processes import Process
-from trainer.run_lock import Verdict, _Attempt, in_use, locked, release, require_lock, taken_over
+from trainer.run_folder import lock_file, processes, run_lock
+from trainer.run_folder.lock_file import ENVIRONMENT, LOCK, Holder, chain_of, create, holder_of, job_name, this_start
+from trainer.run_folder.processes import Process
+from trainer.run_folder.run_lock import Verdict, _Attempt, in_use, locked, release, require_lock, taken_over
 
 BEAT_S = 0.05
 NO_TIMEOUT = 1000.0

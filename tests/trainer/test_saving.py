@@ -14,11 +14,12 @@ import torch
 from run_ranks import run_ranks
 
 from data_pipelines.common.errors import InputError, RunError
-from trainer import checkpoint, saving
+from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run
-from trainer.tracking import STATUS, Tracker, read_metrics
+from trainer.run_folder.metric_logger import STATUS, Tracker, read_metrics
+from trainer.training import saver as saving
+from trainer.training.run import Start, run
 
 STEPS = 8
 Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
@@ -281,7 +282,7 @@ def best(run_dir: Path) -> tuple[int, float]:
 def with_metrics(monkeypatch: pytest.MonkeyPatch, *metrics: float) -> None:
     """What the evaluations on val after steps 4 and 8 say."""
     values = iter(metrics)
-    monkeypatch.setattr("trainer.loop.evaluate", lambda *_: {"auc": next(values)})
+    monkeypatch.setattr("trainer.training.loop.evaluate", lambda *_: {"auc": next(values)})
 
 
 @pytest.mark.parametrize("refusals", [1, 2, 4])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import Config, DataConfig, ScheduleConfig
-from trainer.schedules import (
+from trainer.optim.lr_schedules import (
     late_warmup,
     learning_rate,
     make_schedule,

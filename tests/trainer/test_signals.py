@@ -12,12 +12,13 @@ import pytest
 import torch
 from run_ranks import run_ranks
 
-from trainer import checkpoint, signals
+from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run
-from trainer.signals import NEVER, Stopped, StopSignals
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training import signals
+from trainer.training.run import Start, run
+from trainer.training.signals import NEVER, Stopped, StopSignals
 
 ROOT = Path(__file__).resolve().parents[2]
 TOTAL_STEPS, SIGNALLED_IN = 12, 3

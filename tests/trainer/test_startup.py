@@ -22,7 +22,7 @@ NEVER = {
 BY_ITSELF = NEVER | {"torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy"}
 FIRST_STEP = """
 import json, os, runpy, sys
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
 
 def advance(self):
     with open(f"{sys.argv[-1]}.{os.environ.get('RANK', 0)}", "w") as file:
@@ -51,7 +51,7 @@ def imported(tmp_path: Path, *launcher: str) -> list[set[str]]:
 
 def test_a_rank_by_itself_imports_neither_the_compiler_nor_what_later_steps_need(tmp_path: Path) -> None:
     (modules,) = imported(tmp_path)
-    assert "trainer.loop" in modules
+    assert "trainer.training.loop" in modules
     assert modules & (BY_ITSELF | {"tensorboard"}) == set()
 
 

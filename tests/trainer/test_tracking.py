@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from data_pipelines.common.printable import printable
-from trainer.tracking import METRICS, STATUS, Tracker, read_metrics, write_status
+from trainer.run_folder.metric_logger import METRICS, STATUS, Tracker, read_metrics, write_status
 
 
 @pytest.fixture(autouse=True)

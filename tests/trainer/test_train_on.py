@@ -22,12 +22,12 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.runs import open_run, own_data
-from trainer.experiment import Start, run
-from trainer.fine_tuning import SCRATCH, Options, Transfer, fine_tune, make_config, open_target, train_on_of
-from trainer.frozen import run_frozen
-from trainer.job import Job, make_job
+from trainer.finetuning.finetune import SCRATCH, Options, Transfer, fine_tune, make_config, open_target, train_on_of
+from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.predict import Predict, predict
-from trainer.protocol_options import ProtocolOptions
+from trainer.training.frozen_features import run_frozen
+from trainer.training.job import Job, make_job
+from trainer.training.run import Start, run
 
 ALL: tuple[Split, ...] = ("train", "val", "test")
 CLASSES = ("cat", "dog")

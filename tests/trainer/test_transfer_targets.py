@@ -12,9 +12,9 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index, Split
 from trainer.config import Config, RuntimeConfig
-from trainer.fine_tuning import SCRATCH, Options, Transfer, make_config, open_target
-from trainer.hyperrule import HyperRule
-from trainer.job import make_job
+from trainer.finetuning.finetune import SCRATCH, Options, Transfer, make_config, open_target
+from trainer.optim.hyperrule import HyperRule
+from trainer.training.job import make_job
 
 CLASSES = ("few", "some", "many")
 LABELS = [0] * 2 + [1] * 3 + [2] * 10

@@ -16,17 +16,18 @@ import torch
 
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError, RunError
-from trainer import checkpoint, lock_file, new_folder, run_lock, status
+from trainer import checkpoint, status
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine
-from trainer.experiment import Start, carry_out, run
-from trainer.lock_file import LOCK, this_start
-from trainer.processes import Process
-from trainer.results import Outcome
-from trainer.run_lock import Verdict, _Attempt
-from trainer.signals import Stopped
-from trainer.tracking import Tracker
+from trainer.run_folder import lock_file, new_folder, run_lock
+from trainer.run_folder.lock_file import LOCK, this_start
+from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.processes import Process
+from trainer.run_folder.run_lock import Verdict, _Attempt
+from trainer.training.results import Outcome
+from trainer.training.run import Start, carry_out, run
+from trainer.training.signals import Stopped
 
 STEPS, PAUSED_AT = 8, 5
 PATIENCE_S = 120.0
@@ -266,7 +267,7 @@ def test_what_another_start_finished_meanwhile_is_not_done_again(
 def test_who_only_looks_takes_no_lock(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = without_work(str(phantoms), tmp_path / "run")
     monkeypatch.setattr(run_lock, "create", lambda *_: pytest.fail("a lock"))
-    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
+    monkeypatch.setattr("trainer.training.run.preflight", lambda *_: None)
     with subprocess.Popen(["sleep", "300"]) as other:
         holder = replace(this_start(tmp_path / "run"), process=lock_file.parsed([other.pid, None]))
         (tmp_path / "run" / LOCK).write_bytes(lock_file.to_bytes(holder))
@@ -280,7 +281,7 @@ def test_a_new_folder_is_made_only_for_a_run_that_begins(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = tmp_path / "run"
-    monkeypatch.setattr("trainer.experiment.preflight", lambda *_: None)
+    monkeypatch.setattr("trainer.training.run.preflight", lambda *_: None)
     with pytest.raises(InputError):
         without_work(str(tmp_path / "no set"), run_dir, resume=False)
     assert without_work(str(phantoms), run_dir, resume=False, preflight_only=True) == {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from data_pipelines.common.errors import RunError
-from trainer.engines.heartbeat import Heartbeat
+from trainer.engines.watchdog import Heartbeat
 from trainer.optim.sgd_agc import SGDAGC
 
 

@@ -13,10 +13,10 @@ from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Metric
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
-from trainer.evaluation.errors import Mistake, most_confident, with_pixels
+from trainer.evaluation.mistakes import Mistake, most_confident, with_pixels
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
-from trainer.evaluation.tested import Tested
+from trainer.evaluation.test_set import Tested
 from trainer.metrics import METRIC_NAME
 from trainer.reporting.document import Block, Items, Title, Words
 from trainer.reporting.words import Bold, Code, Text, joined, pieces

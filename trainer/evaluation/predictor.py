@@ -25,7 +25,7 @@ from trainer.engines import ENGINES
 from trainer.evaluation.runs import Run
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC
-from trainer.outputs import Outputs
+from trainer.training.outputs import Outputs
 
 
 class Predictor:

@@ -27,7 +27,7 @@ from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.files import read_json
-from trainer.fine_tuning import FULL, Options
+from trainer.finetuning.finetune import FULL, Options
 from trainer.sweep.cost import describe
 from trainer.sweep.drive import Device, Drive
 from trainer.sweep.plan import Plan, make_plan, write_plan

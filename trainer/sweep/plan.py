@@ -14,9 +14,8 @@ from data_pipelines.shards.index import content_digest
 from data_pipelines.shards.tar import read_manifest
 from trainer import checkpoint
 from trainer.config import Config
-from trainer.experiment import RESULT, Start, finished, settings_of
 from trainer.files import read_json, write_json
-from trainer.fine_tuning import (
+from trainer.finetuning.finetune import (
     SCRATCH,
     Options,
     Target,
@@ -29,8 +28,9 @@ from trainer.fine_tuning import (
     source_name,
     target_name,
 )
-from trainer.job import normalised
-from trainer.tracking import read_metrics
+from trainer.run_folder.metric_logger import read_metrics
+from trainer.training.job import normalised
+from trainer.training.run import RESULT, Start, finished, settings_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.experiment import Start, run
+from trainer.training.run import Start, run
 
 WNIDS = ("n01440764", "n01443537")
 XRAYS = ("chexpert", "mimic_cxr", "nih_cxr14", "padchest", "padchest_cl", "covidx", "tuberculosis")

@@ -20,8 +20,8 @@ from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks
 from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
-from trainer.experiment import RESULT
 from trainer.files import read_json, write_json
+from trainer.training.run import RESULT
 
 LABELS, CLASSES = [0, 1, 0, 1], ("cat", "dog")
 EXTERNAL = "another set that is called films"

@@ -12,8 +12,8 @@ from typing import IO, Any
 import pytest
 
 from data_pipelines.common.errors import InputError
-from trainer.fine_tuning import Transfer
-from trainer.lock_file import LOCK, create, this_start
+from trainer.finetuning.finetune import Transfer
+from trainer.run_folder.lock_file import LOCK, create, this_start
 from trainer.sweep import worker as sweep_worker
 
 

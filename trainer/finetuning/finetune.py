@@ -15,17 +15,17 @@ from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.shards import catalog
 from data_pipelines.shards.index import Balance, Index, Split, content_digest, splits_of
 from data_pipelines.shards.tar import read_manifest
-from trainer.authors import departures, match_authors
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run, summary
-from trainer.frozen import run_frozen
-from trainer.hyperrule import HyperRule, hyperrule
-from trainer.job import lacks_val, open_split
+from trainer.finetuning.paper_code import departures, match_authors
+from trainer.finetuning.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
+from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
-from trainer.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
-from trainer.protocol_options import ProtocolOptions
+from trainer.optim.hyperrule import HyperRule, hyperrule
+from trainer.training.frozen_features import run_frozen
+from trainer.training.job import lacks_val, open_split
+from trainer.training.run import Start, run, summary
 
 SCRATCH = "scratch"
 FULL = "full"

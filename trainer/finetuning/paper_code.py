@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from data_pipelines.loading.views import AUTHORS_TRANSLATION
 from trainer.config import Config, DataConfig
+from trainer.finetuning.paper_targets import paper_target
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
-from trainer.paper_targets import paper_target
 
 Protocol = Literal["default", "authors"]
 

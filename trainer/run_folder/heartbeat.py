@@ -7,8 +7,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.resume_command import resume_command
-from trainer.run_lock import taken_over
+from trainer.run_folder.resume_command import resume_command
+from trainer.run_folder.run_lock import taken_over
 
 HEARTBEAT = "heartbeat.json"
 EVERY_S = 10.0

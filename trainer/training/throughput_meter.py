@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from trainer.config import Precision
-from trainer.energy import EnergyCounter
 from trainer.engines.base import Engine, Update
-from trainer.gpu_peaks import peak_flops
-from trainer.job import Job
 from trainer.models.flops import training_flops
+from trainer.training.gpu_energy import EnergyCounter
+from trainer.training.gpu_peaks import peak_flops
+from trainer.training.job import Job
 
 _RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
 

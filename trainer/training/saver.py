@@ -18,10 +18,10 @@ from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
-from trainer.job import Job
-from trainer.messages import say
-from trainer.run_lock import require_lock, taken_over
-from trainer.tracking import write_status
+from trainer.run_folder.log_messages import say
+from trainer.run_folder.metric_logger import write_status
+from trainer.run_folder.run_lock import require_lock, taken_over
+from trainer.training.job import Job
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
 _LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will be due

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
 from trainer.engines.base import Engine
-from trainer.experiment import Start, carry_out
-from trainer.job import Job
-from trainer.loop import predict
-from trainer.memory import with_batches_that_fit
 from trainer.metrics import compute_metrics
 from trainer.optim.sgd_agc import SGDAGC
-from trainer.probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
-from trainer.results import Outcome
-from trainer.training import starting_model
+from trainer.training.fit import starting_model
+from trainer.training.job import Job
+from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
+from trainer.training.loop import predict
+from trainer.training.memory import with_batches_that_fit
+from trainer.training.results import Outcome
+from trainer.training.run import Start, carry_out
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
 _PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest

@@ -39,7 +39,7 @@ def cpu_name() -> str:
 
 def commit() -> str | None:
     """The commit of the source tree this program runs from, with "+changes" if it was edited; None outside git."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:

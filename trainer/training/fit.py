@@ -12,16 +12,16 @@ from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import of_index
-from trainer.job import Job
-from trainer.loop import judge, train
-from trainer.memory import with_batches_that_fit
-from trainer.memory_report import count_memory
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.weights import install, load_weights
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.results import Outcome, Predicted
-from trainer.signals import StopSignals
-from trainer.tracking import Tracker, write_status
+from trainer.run_folder.metric_logger import Tracker, write_status
+from trainer.training.job import Job
+from trainer.training.loop import judge, train
+from trainer.training.memory import with_batches_that_fit
+from trainer.training.memory_report import count_memory
+from trainer.training.results import Outcome, Predicted
+from trainer.training.signals import StopSignals
 
 
 def train_and_predict(job: Job, engine: Engine) -> Outcome:

@@ -11,13 +11,13 @@ from torch import Tensor
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.loading.unreadable import Unseen, keys_of
-from trainer.account import Account
 from trainer.config import Config
 from trainer.engines.base import Engine, Update
 from trainer.files import write_json
-from trainer.job import Job
-from trainer.rows import Rows
-from trainer.spikes import SpikeDetector
+from trainer.run_folder.csv_log import Rows
+from trainer.training.job import Job
+from trainer.training.loss_spikes import SpikeDetector
+from trainer.training.unreadable_images import Account
 
 SKIPPED = "skipped_steps.csv"
 _COLUMNS = ("step", "lr", "why", "rank", "key")

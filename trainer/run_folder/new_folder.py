@@ -8,9 +8,9 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from trainer.files import read_json
-from trainer.lock_file import ENVIRONMENT as ENVIRONMENT
-from trainer.lock_file import job_name
-from trainer.run_lock import Ranks, elsewhere
+from trainer.run_folder.lock_file import ENVIRONMENT as ENVIRONMENT
+from trainer.run_folder.lock_file import job_name
+from trainer.run_folder.run_lock import Ranks, elsewhere
 
 
 def next_free(run_dir: Path, engine: Ranks) -> Path:

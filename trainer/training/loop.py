@@ -11,18 +11,18 @@ from data_pipelines.common.errors import RunError
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import Unseen
 from data_pipelines.shards.index import Index
-from trainer.account import UNJUDGED, note_unjudged
 from trainer.engines.base import Engine
-from trainer.job import Job
 from trainer.losses import batch_loss, count_labels, model_input
-from trainer.meter import Meter
 from trainer.metrics import compute_metrics
-from trainer.outputs import Outputs
 from trainer.profiling.recorder import recorded_steps
-from trainer.saving import Saver, require_finite
-from trainer.signals import NEVER, Stopped, StopSignals
-from trainer.tracking import Tracker
-from trainer.watch import LossWatch, ways_to_stay_finite
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.job import Job
+from trainer.training.loss_monitor import LossWatch, ways_to_stay_finite
+from trainer.training.outputs import Outputs
+from trainer.training.saver import Saver, require_finite
+from trainer.training.signals import NEVER, Stopped, StopSignals
+from trainer.training.throughput_meter import Meter
+from trainer.training.unreadable_images import UNJUDGED, note_unjudged
 
 
 def train(

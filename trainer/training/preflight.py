@@ -17,10 +17,10 @@ import torch
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import Config
-from trainer.engines.agreement import disagreements, shared_gpus, wrong_clocks
 from trainer.engines.base import Engine
-from trainer.job import Job
+from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
 from trainer.models.bit import build_model
+from trainer.training.job import Job
 
 SAME = (
     "engine",

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError, RunError
-from trainer.lock_file import (
+from trainer.run_folder.lock_file import (
     ENVIRONMENT,
     LOCK,
     Found,
@@ -30,7 +30,7 @@ from trainer.lock_file import (
     this_start,
     touch,
 )
-from trainer.messages import say
+from trainer.run_folder.log_messages import say
 
 _BEAT_S, _POLL_S = 10.0, 1.0
 _MISSED_BEATS = 3  # a disk may be slow

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from data_pipelines.common.printable import printable
 from trainer.files import write_atomically
-from trainer.processes import Process, ancestors, machine, parsed, this_process
+from trainer.run_folder.processes import Process, ancestors, machine, parsed, this_process
 
 LOCK = "lock.json"
 ENVIRONMENT = "environment.json"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from trainer.config import Config, ScheduleConfig
-from trainer.hyperrule import hyperrule_lr, schedule_for, stretched
+from trainer.optim.hyperrule import hyperrule_lr, schedule_for, stretched
 
 ScheduleName = Literal["step", "cosine"]
 RESCALE_IMAGES = 256

@@ -14,8 +14,8 @@ from data_pipelines.common.errors import RunError
 from data_pipelines.loading.batch import Batch
 from trainer.config import Precision
 from trainer.engines.base import Engine
-from trainer.job import Job
 from trainer.losses import batch_loss, model_input
+from trainer.training.job import Job
 
 AUTO = "auto"
 _SPARE = 0.06  # of a GPU's memory, for what comes later: the decoder's and the network's buffers

@@ -13,27 +13,28 @@ import numpy as np
 
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import InputError, RunError
-from trainer import checkpoint, logs
-from trainer.changed_data import changed_sets, data_before, make_anew, require_same_outputs
+from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
-from trainer.environment import describe_environment
 from trainer.files import read_json, write_json
-from trainer.job import CONFIG as CONFIG
-from trainer.job import Job, make_job
-from trainer.lock_file import job_name
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
-from trainer.new_folder import ENVIRONMENT, claim, next_free
-from trainer.preflight import preflight
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
-from trainer.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
-from trainer.resume_command import resume_command
-from trainer.run_lock import elsewhere, locked, release, require_lock, taken_over
-from trainer.saving import UnsavedError
-from trainer.signals import Stopped
-from trainer.tracking import write_status
-from trainer.training import train_and_predict, wait_for_all
+from trainer.run_folder import rank_logs
+from trainer.run_folder.environment import describe_environment
+from trainer.run_folder.lock_file import job_name
+from trainer.run_folder.metric_logger import write_status
+from trainer.run_folder.new_folder import ENVIRONMENT, claim, next_free
+from trainer.run_folder.resume_command import resume_command
+from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
+from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
+from trainer.training.fit import train_and_predict, wait_for_all
+from trainer.training.job import CONFIG as CONFIG
+from trainer.training.job import Job, make_job
+from trainer.training.preflight import preflight
+from trainer.training.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
+from trainer.training.saver import UnsavedError
+from trainer.training.signals import Stopped
 
 RESULT = "result.json"
 
@@ -112,8 +113,8 @@ def _made(
     run_dir = job.run_dir
     if engine.rank == 0:
         _open_folder(job, settings, environment)
-    logs.tell_together(engine)
-    logs.follow(run_dir, engine.rank)
+    rank_logs.tell_together(engine)
+    rank_logs.follow(run_dir, engine.rank)
     with _status_kept(job, engine):
         outcome = work(job, engine)
         result = {

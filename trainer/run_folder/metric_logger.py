@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from data_pipelines.common.printable import printable
 from trainer.files import utf8_path, write_atomically, write_json
-from trainer.heartbeat_file import HeartbeatFile
-from trainer.messages import say
-from trainer.run_lock import taken_over
+from trainer.run_folder.heartbeat import HeartbeatFile
+from trainer.run_folder.log_messages import say
+from trainer.run_folder.run_lock import taken_over
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
