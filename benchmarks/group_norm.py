@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.exact_fp32 import exact_fp32
-from benchmarks.outcome import leave, measured_device
+from benchmarks.lib.exact_fp32 import exact_fp32
+from benchmarks.lib.output import leave, measured_device
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from trainer.kernels import group_norm_cpu

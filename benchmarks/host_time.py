@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from benchmarks.kernel_code import Layer, norms
-from benchmarks.outcome import leave
+from benchmarks.lib.output import leave
 from data_pipelines.common.cli import entry_point, parse
 from trainer.engines.replica import channels_last
 from trainer.kernels import group_norm_relu as group_norm

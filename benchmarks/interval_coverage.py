@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.outcome import leave
+from benchmarks.lib.output import leave
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.preparation.part_writer import progress_bar

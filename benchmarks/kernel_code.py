@@ -17,8 +17,8 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from benchmarks.outcome import leave
-from benchmarks.pretended_gpu import Address, Launch, compiled, pretend
+from benchmarks.lib.fake_gpu import Address, Launch, compiled, pretend
+from benchmarks.lib.output import leave
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.replica import channels_last

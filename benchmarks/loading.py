@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
-from benchmarks.loading_contenders import CONTENDERS
-from benchmarks.loading_gpu import measure_gpu
-from benchmarks.loading_host import measure_host, measure_startup
-from benchmarks.loading_images import generated_photo, given_photos, lay_out
-from benchmarks.loading_pass import Setting, run_apart
+from benchmarks.lib.loading.contenders import CONTENDERS
+from benchmarks.lib.loading.gpu import measure_gpu
+from benchmarks.lib.loading.host import measure_host, measure_startup
+from benchmarks.lib.loading.images import generated_photo, given_photos, lay_out
+from benchmarks.lib.loading.timed_pass import Setting, run_apart
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from trainer.run_folder.environment import commit, cpu_name

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.lib.loading.contenders import LARGE
+from benchmarks.lib.loading.images import generated_photo, given_photos, lay_out, prepare_raw
+from benchmarks.lib.loading.timed_pass import SIZE, Setting, run_apart
+from benchmarks.lib.output import leave
 from benchmarks.loading import spread_of, usable_cores, versions
-from benchmarks.loading_contenders import LARGE
-from benchmarks.loading_images import generated_photo, given_photos, lay_out, prepare_raw
-from benchmarks.loading_pass import SIZE, Setting, run_apart
-from benchmarks.outcome import leave
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.image_files.shrink import SUGGESTED_SIDE
@@ -81,7 +81,7 @@ def measure_kind(photos: Iterator[bytes], settings: LoadingLarge, folder: Path, 
     for _ in range(settings.rounds):
         for name in LARGE:
             cost = run_apart(
-                name, small if name == "shrunk" else setting, Path(sys.executable), "benchmarks.loading_contenders"
+                name, small if name == "shrunk" else setting, Path(sys.executable), "benchmarks.lib.loading.contenders"
             )
             if "not_run" in cost:
                 raise RunError(f"{name} could not be measured: {cost['not_run']}")

@@ -17,13 +17,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from benchmarks.lib.network.fit import FREE, calibrate, efficiency, predict
+from benchmarks.lib.network.layers import job_of
+from benchmarks.lib.network.model import simulate
+from benchmarks.lib.network.profile import Profile, load_profile
+from benchmarks.lib.network.wire import measure_wire
+from benchmarks.lib.scaling.predict import sync_of
 from benchmarks.loading import versions
-from benchmarks.network import simulate
-from benchmarks.network_fit import FREE, calibrate, efficiency, predict
-from benchmarks.network_layers import job_of
-from benchmarks.network_profile import Profile, load_profile
-from benchmarks.network_wire import measure_wire
-from benchmarks.scaling_predict import sync_of
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from trainer.files import write_json
@@ -130,8 +130,8 @@ def straight_line(points: Sequence[tuple[int, float]], ranks: Sequence[int]) -> 
 
 def here(window_steps: int) -> dict[str, Any]:
     """One and two CPU ranks of r14x0.5, by the scaling benchmark."""
+    from benchmarks.lib.scaling.rows import measured_rows
     from benchmarks.scaling import Scaling, measure_here
-    from benchmarks.scaling_rows import measured_rows
 
     with tempfile.TemporaryDirectory(prefix="bitscale-scaling-") as folder:
         settings = Scaling(device="cpu", window_steps=window_steps, windows=5, out=Path(folder))

@@ -25,7 +25,7 @@ from typing import Annotated, Any, TextIO
 
 import tyro
 
-from benchmarks.on_gpu_parts import PARTS, Part
+from benchmarks.lib.on_gpu.parts import PARTS, Part
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.shards.index import nearest
@@ -146,7 +146,7 @@ def interpreter() -> str:
 
 def describe(settings: OnGpu) -> dict[str, Any]:
     """Machine, commit and versions. Raises InputError where there is no such device, RunError where torch fails."""
-    command = [interpreter(), "-m", "benchmarks.on_gpu_machine", settings.device]
+    command = [interpreter(), "-m", "benchmarks.lib.on_gpu.machine", settings.device]
     try:
         done = subprocess.run(
             command,

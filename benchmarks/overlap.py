@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.lib.network.model import Job, Layer, Sync, simulate
+from benchmarks.lib.network.wire import GLOO_THREADS, Combination, machine_of, run_ranks
+from benchmarks.lib.output import leave
+from benchmarks.lib.overlap_rank import ORDERS, filters_at_once
 from benchmarks.loading import versions
-from benchmarks.network import Job, Layer, Sync, simulate
-from benchmarks.network_wire import GLOO_THREADS, Combination, machine_of, run_ranks
-from benchmarks.outcome import leave
-from benchmarks.overlap_rank import ORDERS, filters_at_once
 from data_pipelines.common.cli import entry_point, parse
 from trainer.models.bit import BiTResNet, build_model
 from trainer.run_folder.environment import commit, cpu_name
@@ -61,7 +61,7 @@ def measure(settings: Overlap) -> list[dict[str, Any]]:
     rows = []
     for ranks in settings.ranks:
         told = asdict(settings) | {"out": None}
-        measured = run_ranks("benchmarks.overlap_rank", told, ranks)
+        measured = run_ranks("benchmarks.lib.overlap_rank", told, ranks)
         for load in settings.loads:
             mine = [turn for turn in measured if turn["load"] == load]
             rows.append({"ranks": ranks, "load": load, **_row(settings, ranks, mine)})

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
-from benchmarks.outcome import leave
+from benchmarks.lib.output import leave
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from trainer.reporting.cells import cell_of, interval

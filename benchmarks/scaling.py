@@ -17,16 +17,16 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from benchmarks import scaling_run as runs
+from benchmarks.lib.network.profile import Profile, load_profile
+from benchmarks.lib.scaling import run as runs
+from benchmarks.lib.scaling.dry_run import measure_dry_worlds
+from benchmarks.lib.scaling.figure import draw
+from benchmarks.lib.scaling.gpu_counts import check_limit, parse_counts
+from benchmarks.lib.scaling.predict import Asked, advise, changed, predictions, sync_of
+from benchmarks.lib.scaling.report import MARKDOWN, write_tables
+from benchmarks.lib.scaling.rows import measured_rows
 from benchmarks.loading import versions
-from benchmarks.network_profile import Profile, load_profile
-from benchmarks.scaling_counts import check_limit, parse_counts
-from benchmarks.scaling_dry import measure_dry_worlds
-from benchmarks.scaling_figure import draw
 from benchmarks.scaling_point import SYNTHETIC, Point
-from benchmarks.scaling_predict import Asked, advise, changed, predictions, sync_of
-from benchmarks.scaling_report import MARKDOWN, write_tables
-from benchmarks.scaling_rows import measured_rows
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from trainer.files import write_json

@@ -19,9 +19,9 @@ from typing import Any, Literal, cast
 
 import torch
 
-from benchmarks.loading_host import resident_mb
-from benchmarks.loading_images import generated_photo, lay_out
-from benchmarks.scaling_meter import MeasuredEnough, Meter
+from benchmarks.lib.loading.host import resident_mb
+from benchmarks.lib.loading.images import generated_photo, lay_out
+from benchmarks.lib.scaling.meter import MeasuredEnough, Meter
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.shards.tar import MANIFEST
 from trainer import checkpoint

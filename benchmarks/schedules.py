@@ -18,7 +18,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.outcome import leave
+from benchmarks.lib.output import leave
 from data_pipelines.common.cli import entry_point, parse
 from trainer.config import Config
 from trainer.optim.lr_schedules import decay_steps, late_warmup, make_schedule, num_steps, num_warmup_steps

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import DeviceType
 
-from benchmarks.outcome import leave, measured_device
-from benchmarks.throughput_models import Turn, images_and_labels, our_loop
+from benchmarks.lib.output import leave, measured_device
+from benchmarks.lib.throughput.models import Turn, images_and_labels, our_loop
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from trainer.config import Precision

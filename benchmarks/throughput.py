@@ -22,10 +22,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.exact_fp32 import exact_fp32
-from benchmarks.outcome import leave, measured_device
-from benchmarks.throughput_memory import GPUS, kept_beside_timm, plan
-from benchmarks.throughput_models import (
+from benchmarks.lib.exact_fp32 import exact_fp32
+from benchmarks.lib.output import leave, measured_device
+from benchmarks.lib.throughput.memory import GPUS, kept_beside_timm, plan
+from benchmarks.lib.throughput.models import (
     BATCH_NORM_TWIN,
     NUM_CLASSES,
     TIMM_TWINS,

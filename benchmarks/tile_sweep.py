@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.group_norm import Shape, copied_bytes_per_ms, layers, tensors
 from benchmarks.group_norm import Stopwatch as ColdStopwatch
-from benchmarks.outcome import leave, measured_device
+from benchmarks.lib.output import leave, measured_device
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from trainer.kernels import group_norm_relu as kernel

@@ -50,7 +50,7 @@ ONLY = {
     ("data_pipelines.image_files.shrink", "--xray-size"): OWN,
     ("data_pipelines.datasets.xray_views", "--views"): WITH_VIEWS,
     ("benchmarks.loading", "--threads"): {"loading"},
-    ("benchmarks.outcome", "--device"): {"group_norm", "on_gpu", "optimizer", "steps", "throughput"},
+    ("benchmarks.lib.output", "--device"): {"group_norm", "on_gpu", "optimizer", "steps", "throughput"},
 }
 # Said only where `has_flag` says that the command has it.
 ASKED_BEFORE = {
@@ -75,7 +75,7 @@ OF_ANOTHER = {
     ("benchmarks.loading_large", "--shorter-side"): "prepare",
     ("benchmarks.protocol_effect", "--head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
-    ("benchmarks.throughput_memory", "--checkpoint-stages"): "pretrain",
+    ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
     ("launchers.sbatch", "--run-dir"): "pretrain",
     ("launchers.script", "--done"): None,  # launchers/job.py
     ("launchers.script", "--job"): None,

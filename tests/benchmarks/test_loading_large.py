@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.loading_images import generated_photo
+from benchmarks.lib.loading.images import generated_photo
 from benchmarks.loading_large import LoadingLarge, measure, rule, table
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import image_folder

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.scaling_counts import check_limit, parse_counts
+from benchmarks.lib.scaling.gpu_counts import check_limit, parse_counts
 from data_pipelines.common.errors import InputError
 
 

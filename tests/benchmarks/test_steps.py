@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks import steps
+from benchmarks.lib.throughput.models import images_and_labels
 from benchmarks.steps import Steps, host_waits, measure, table
-from benchmarks.throughput_models import images_and_labels
 from data_pipelines.common.errors import InputError, RunError
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from slurm_cluster import Cluster, lacking, wait_until
 
-from benchmarks.network_profile import FOLDER
+from benchmarks.lib.network.profile import FOLDER
 from benchmarks.scaling import Scaling, scale
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.prepare import Output, prepare

@@ -24,10 +24,10 @@ MODULES = [
     "data_pipelines.embedded",
     "benchmarks.group_norm",
     "benchmarks.kernel_code",
-    "benchmarks.loading_gpu",
+    "benchmarks.lib.loading.gpu",
     "benchmarks.optimizer",
     "benchmarks.throughput",
-    "benchmarks.throughput_models",
+    "benchmarks.lib.throughput.models",
 ]
 HEAVY = {"nvidia.dali", "deepspeed", "torchxrayvision", "horovod", "matplotlib", "webdataset", "pydicom"}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.throughput_memory import plan
+from benchmarks.lib.throughput.memory import plan
 from trainer.models.bit import build_model
 from trainer.training.memory_report import count_memory
 

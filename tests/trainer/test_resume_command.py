@@ -9,7 +9,11 @@ import pytest
 from trainer.run_folder.resume_command import _goes_on_with
 
 ROOT = Path(__file__).resolve().parents[2]
-PRINT = "from trainer.run_folder.resume_command import resume_command; from pathlib import Path; print(resume_command(Path('r')))"
+PRINT = """
+from pathlib import Path
+from trainer.run_folder.resume_command import resume_command
+print(resume_command(Path("r")))
+"""
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")

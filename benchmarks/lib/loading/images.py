@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from benchmarks.loading_pass import child_environment
+from benchmarks.lib.loading.timed_pass import child_environment
 from data_pipelines.common.errors import InputError, RunError
 
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loading_host import resident_mb
-from benchmarks.loading_pass import child_environment
+from benchmarks.lib.loading.host import resident_mb
+from benchmarks.lib.loading.timed_pass import child_environment
 from data_pipelines.common.errors import InputError, RunError
 
 _COMPARED = (1, 64)
@@ -58,7 +58,7 @@ def measure_dry_worlds(world_size: int) -> dict[str, Any]:
 def _run(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     environment = child_environment() | {name: str(value) for name, value in place.items()}
-    command = [sys.executable, "-m", "benchmarks.scaling_dry", folder]
+    command = [sys.executable, "-m", "benchmarks.lib.scaling.dry_run", folder]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     if done.returncode:
         raise RunError(f"rank {rank} of {world_size} failed: {done.stderr.strip()[-1000:]}")

@@ -1,4 +1,4 @@
-"""The contenders of `loading.py` that run in its own interpreter: python -m benchmarks.loading_contenders NAME SETTING
+"""Contenders of `loading.py` in its own interpreter: python -m benchmarks.lib.loading.contenders NAME SETTING
 
 Every one decodes JPEG files, cuts a random-resized crop of 224 pixels, mirrors half of them, and hands over batches.
 """
@@ -11,7 +11,7 @@ from itertools import islice
 from math import ceil
 from typing import Any
 
-from benchmarks.loading_pass import SIZE, Run, Setting, measure, run_contender
+from benchmarks.lib.loading.timed_pass import SIZE, Run, Setting, measure, run_contender
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

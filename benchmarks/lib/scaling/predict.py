@@ -6,12 +6,12 @@ from functools import cache
 from statistics import median
 from typing import Any, get_args
 
-from benchmarks.network import Algorithm, Job, Machine, Sync
-from benchmarks.network_fit import FREE, Fit, JobOf, calibrate, images_per_s, predict, uncalibrated
-from benchmarks.network_layers import job_of, scaled_to
-from benchmarks.network_profile import Profile
-from benchmarks.scaling_rows import Row, predicted_rows
-from benchmarks.scaling_run import Measured
+from benchmarks.lib.network.fit import FREE, Fit, JobOf, calibrate, images_per_s, predict, uncalibrated
+from benchmarks.lib.network.layers import job_of, scaled_to
+from benchmarks.lib.network.model import Algorithm, Job, Machine, Sync
+from benchmarks.lib.network.profile import Profile
+from benchmarks.lib.scaling.rows import Row, predicted_rows
+from benchmarks.lib.scaling.run import Measured
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import nearest
 

@@ -1,5 +1,5 @@
 """FFCV as a contender of `loading.py`, in an interpreter that may have nothing of ours but this folder:
-python -m benchmarks.loading_ffcv NAME SETTING
+python -m benchmarks.lib.loading.ffcv NAME SETTING
 
 FFCV's writer decodes JPEG files and stores them again at quality 90. `ffcv_same_files` stores the files as they are, so
 that it decodes what the others decode.
@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loading_pass import SIZE, Setting, measure, run_contender
+from benchmarks.lib.loading.timed_pass import SIZE, Setting, measure, run_contender
 
 
 class _Files:

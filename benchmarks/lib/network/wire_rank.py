@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.network_layers import measured_layers
+from benchmarks.lib.network.layers import measured_layers
 from trainer.config import RuntimeConfig
 from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from benchmarks.network_fit import Predicted
-from benchmarks.scaling_run import Measured
+from benchmarks.lib.network.fit import Predicted
+from benchmarks.lib.scaling.run import Measured
 
 MEASURED, PREDICTED = "measured", "predicted"
 

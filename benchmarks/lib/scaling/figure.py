@@ -7,8 +7,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from benchmarks.network_profile import Published
-from benchmarks.scaling_rows import MEASURED, Row
+from benchmarks.lib.network.profile import Published
+from benchmarks.lib.scaling.rows import MEASURED, Row
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no display

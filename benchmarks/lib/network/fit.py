@@ -8,8 +8,8 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 from scipy.stats import norm
 
-from benchmarks.network import Job, Machine, Sync, simulate
-from benchmarks.network_profile import Profile
+from benchmarks.lib.network.model import Job, Machine, Sync, simulate
+from benchmarks.lib.network.profile import Profile
 from data_pipelines.common.counter_rng import uniform
 from data_pipelines.common.errors import InputError
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loading_pass import SIZE, child_environment
+from benchmarks.lib.loading.timed_pass import SIZE, child_environment
 from data_pipelines.loading.sampler import Order
 from data_pipelines.shards.catalog import EMBEDDED
 from data_pipelines.shards.index import Index
@@ -71,7 +71,7 @@ def measure_startup(num_samples: int) -> dict[str, Any]:
     ranks start together over the same files, which were just written and so are in the page cache."""
     with tempfile.TemporaryDirectory(prefix="bitscale-startup-") as folder:
         written = write_tiled_set(Path(folder) / "set", num_samples)
-        command = [sys.executable, "-m", "benchmarks.loading_host", str(Path(folder) / "set")]
+        command = [sys.executable, "-m", "benchmarks.lib.loading.host", str(Path(folder) / "set")]
         ranks = [
             subprocess.Popen(
                 [*command, str(rank), str(RANKS)],

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.network import Machine
+from benchmarks.lib.network.model import Machine
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import nearest
 
@@ -14,7 +14,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FOLDER = Path(__file__).parent / "hardware"
+FOLDER = Path(__file__).parents[2] / "hardware"
 _NUMBERS = tuple(field.name for field in fields(Machine))
 _OF_A_RANK = ("tflops", "update_gb_s", "kernel_us")
 

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.network_layers import measured_layers
-from benchmarks.network_wire import PAYLOAD_SHARE
-from benchmarks.network_wire_rank import lift_limit, limit, timed, use_reno
+from benchmarks.lib.network.layers import measured_layers
+from benchmarks.lib.network.wire import PAYLOAD_SHARE
+from benchmarks.lib.network.wire_rank import lift_limit, limit, timed, use_reno
 from trainer.config import RuntimeConfig
 from trainer.engines.ddp import DDPEngine
 from trainer.models.bit import BiTResNet, build_model

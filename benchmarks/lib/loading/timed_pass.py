@@ -32,7 +32,7 @@ class Setting:
 
 def child_environment() -> dict[str, str]:
     """The environment for a process that runs a module of ours, wherever this one was started from."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[3])
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
 
 

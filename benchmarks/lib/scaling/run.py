@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 
+from benchmarks.lib.loading.timed_pass import child_environment
 from benchmarks.loading import usable_cores
-from benchmarks.loading_pass import child_environment
 from benchmarks.scaling_point import POINT, Point
 from data_pipelines.common.errors import InputError
 from trainer.files import read_json, write_json
 from trainer.training.run import RESULT
 
 POINTS, PLAN = "points", "plan.json"
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 _LIMIT_S = 3600
 
 

@@ -10,7 +10,7 @@ from itertools import count, islice
 from statistics import median
 from typing import Any
 
-from benchmarks.loading_pass import SIZE, Setting, child_environment
+from benchmarks.lib.loading.timed_pass import SIZE, Setting, child_environment
 
 HW_DECODER_LOADS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.9, 1.0)
 _WARM_UP_BATCHES, _BATCHES = 10, 50

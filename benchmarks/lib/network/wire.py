@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks.loading_pass import child_environment
-from benchmarks.network import Job, Layer, Machine, Sync, latency_and_wire_s, simulate
+from benchmarks.lib.loading.timed_pass import child_environment
+from benchmarks.lib.network.model import Job, Layer, Machine, Sync, latency_and_wire_s, simulate
 from data_pipelines.common.errors import InputError, RunError
 
 TARGET = 0.07  # relative error of a step's time
@@ -66,7 +66,7 @@ def measure_wire(worlds: tuple[int, ...], setting: Setting | None = None) -> dic
     rows = []
     for ranks in worlds:
         chosen = setting or Setting(combinations(ranks))
-        measured = run_ranks("benchmarks.network_wire_rank", asdict(chosen), ranks)
+        measured = run_ranks("benchmarks.lib.network.wire_rank", asdict(chosen), ranks)
         rows += [{"ranks": ranks, **row} for row in _compare(chosen, measured, ranks)]
     worst = max(abs(row["error"]) for row in rows)
     return {

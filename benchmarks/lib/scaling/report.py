@@ -6,8 +6,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.network_profile import Profile
-from benchmarks.scaling_rows import MEASURED, Row
+from benchmarks.lib.network.profile import Profile
+from benchmarks.lib.scaling.rows import MEASURED, Row
 from data_pipelines.common.advice import quoted
 from trainer.files import write_json
 

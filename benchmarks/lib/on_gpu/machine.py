@@ -1,4 +1,4 @@
-"""What `on_gpu.py` says of the machine: python -m benchmarks.on_gpu_machine cuda|cpu prints it as one line of JSON."""
+"""The machine that `on_gpu.py` measures, as a line of JSON: python -m benchmarks.lib.on_gpu.machine cuda|cpu"""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.on_gpu_parts import PARTS
+from benchmarks.lib.on_gpu.parts import PARTS
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from trainer.run_folder.environment import commit, cpu_name
