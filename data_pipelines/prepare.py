@@ -28,7 +28,7 @@ from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.limits import with_sound_numbers
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.datasets import DATASETS
+from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.disk_space import require_space

@@ -23,7 +23,7 @@ from made_results import transfer_result, write_results
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets import DATASETS
+from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.image_verification import encode_png
 from data_pipelines.prepare import Output, prepare, summary
 from data_pipelines.shards.index import Index

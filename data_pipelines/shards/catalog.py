@@ -32,7 +32,10 @@ def find(name: str) -> Path:
     for folder in candidates:
         if (folder / MANIFEST).is_file():
             return folder
-    from data_pipelines.datasets import DATASETS, OWN  # with all readers, and pandas: training needs none of them
+    from data_pipelines.datasets.readers import (  # with all readers, and pandas: training needs none of them
+        DATASETS,
+        OWN,
+    )
 
     if name in DATASETS and name not in OWN:
         raise InputError(

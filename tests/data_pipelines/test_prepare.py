@@ -21,8 +21,8 @@ from PIL import Image
 import data_pipelines
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawImage
-from data_pipelines.datasets import DATASETS
 from data_pipelines.datasets.phantom import phantom
+from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.datasets.reading import Repeatable
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, main, prepare

@@ -13,7 +13,7 @@ import tyro
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.datasets import DATASETS
+from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.shards.tar import read_manifest, write_manifest
 from trainer import pretrain, transfer
 from trainer.config import Config, Precision, RuntimeConfig, differences

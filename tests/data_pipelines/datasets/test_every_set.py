@@ -16,7 +16,7 @@ from PIL import Image
 from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
 
-from data_pipelines.datasets import DATASETS
+from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
