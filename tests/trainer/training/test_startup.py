@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Each takes from a tenth of a CPU-second to more than one, on every rank.
 NEVER = {
     "pandas",

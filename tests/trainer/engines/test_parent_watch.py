@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RANK = """
 import importlib.util, pathlib, signal, sys, time
 spec = importlib.util.spec_from_file_location("orphans", sys.argv[1])  # without torch, which takes seconds

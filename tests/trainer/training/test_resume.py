@@ -20,7 +20,7 @@ from trainer.engines import ENGINES
 from trainer.run_folder.metric_logger import Tracker, read_metrics
 from trainer.training.run import Start, run
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOTAL_STEPS, SAVE_EVERY = 9, 3
 
 

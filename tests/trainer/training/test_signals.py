@@ -20,7 +20,7 @@ from trainer.training import signals
 from trainer.training.run import Start, run
 from trainer.training.signals import NEVER, Stopped, StopSignals
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOTAL_STEPS, SIGNALLED_IN = 12, 3
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from trainer.run_folder.resume_command import _goes_on_with
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PRINT = """
 from pathlib import Path
 from trainer.run_folder.resume_command import resume_command

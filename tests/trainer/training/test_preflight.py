@@ -30,7 +30,7 @@ from trainer.training import preflight as preflight_module
 from trainer.training.job import make_job
 from trainer.training.preflight import preflight
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CPU = RuntimeConfig(device="cpu", threads=1, loader="torch", connect_timeout_s=20)
 
 

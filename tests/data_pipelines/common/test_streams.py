@@ -11,7 +11,7 @@ import pytest
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.streams import Stream
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NO_READER = 141
 BEGIN = "import os, sys; from dataclasses import dataclass; from data_pipelines import entry, streams; "
 PRINTS = BEGIN + "entry.entry_point(lambda: print('x' * 100_000))()"
