@@ -4,11 +4,10 @@ Test sets of patients with several, correlated images are drawn from a populatio
 assessed as `bitscale-evaluate` does.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -20,8 +20,9 @@ from benchmarks.lib.loading.contenders import LARGE
 from benchmarks.lib.loading.images import generated_photo, given_photos, lay_out, prepare_raw
 from benchmarks.lib.loading.timed_pass import SIZE, Setting, run_apart
 from benchmarks.lib.output import leave
-from benchmarks.loading import spread_of, usable_cores, versions
+from benchmarks.loading import spread_of, versions
 from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.image_files.shrink import SUGGESTED_SIDE
 from data_pipelines.loading.loader import pick_loader
@@ -129,7 +130,7 @@ def _train(folder: Path) -> Index:
 
 def measure(settings: LoadingLarge) -> dict[str, Any]:
     """Every kind of photograph, as plain JSON types."""
-    threads = len(usable_cores())
+    threads = num_usable_cpus()
     kinds: dict[str, Iterator[bytes]] = {
         kind: map(partial(generated_photo, shorter=settings.shorter, blur=blur), range(settings.generate))
         for kind, blur in BLURS.items()

@@ -3,12 +3,10 @@
 Against the paper's Figure 4b, against links of a known bandwidth, and one against two CPU ranks of this machine.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import os
-import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +24,7 @@ from benchmarks.lib.scaling.predict import sync_of
 from benchmarks.loading import versions
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
-from trainer.files import write_json
+from data_pipelines.common.files import write_json
 from trainer.run_folder.environment import commit, cpu_name
 
 Part = Literal["paper", "wire", "here"]

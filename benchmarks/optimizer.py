@@ -5,13 +5,11 @@ describes it, timm's clipping with torch's fused SGD, and what moving the bytes 
 the loop give the same weights.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -5,12 +5,10 @@ backward pass, and one on which it takes as long. The filters of each unit are m
 shipped model, or those of all units before the stem, so that autograd has their gradients last. Linux, as root.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import os
-import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median

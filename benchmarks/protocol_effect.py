@@ -4,11 +4,10 @@ The fine-tunings by the default protocol below the first folder are compared wit
 --match-authors or by single settings, there and below the other folders: test metric, paired by seed.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,12 +4,11 @@ Counts that fit this machine are measured, the rest are planned for a cluster an
 was predicted is told apart everywhere: a column, hollow markers, dashes.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import os
 import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from benchmarks.loading import versions
 from benchmarks.scaling_point import SYNTHETIC, Point
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
-from trainer.files import write_json
+from data_pipelines.common.files import write_json
 from trainer.run_folder.environment import commit, cpu_name
 
 EngineName = Literal["ddp", "horovod", "deepspeed"]

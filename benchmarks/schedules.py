@@ -4,11 +4,10 @@ Draws the learning rate against the epoch for the four unions of the paper. By t
 warm-up 5,000 steps; the recipes have what its authors ran on 64 GPUs. Both are computed by the functions that train.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -5,13 +5,11 @@ and compiled, channels-first and channels-last, its BatchNorm twin, and the conv
 and gradients against float64. `--plan` estimates memory and measures nothing.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,11 +3,10 @@
 Draws one page: images as training sees them, labels, sizes and splits.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules, inspect among them
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 import tyro
 
 from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable, width_of
 from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to_draw
@@ -111,7 +111,7 @@ def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
         border=look.border,
     )
     name, loader = pick_loader(look.loader, on_gpu=False, augmentation=augmentation)
-    return next(loader(index, [order.step(0)], augmentation, torch.device("cpu"), os.cpu_count() or 1)), name
+    return next(loader(index, [order.step(0)], augmentation, torch.device("cpu"), num_usable_cpus())), name
 
 
 def label_counts(index: Index) -> dict[str, Counts]:

@@ -5,13 +5,12 @@ Interrupted, the same command goes on where it was. In an array job each task ad
 command without --part then does what is left and finishes. `--verify DIR` checks a prepared set by its SHA-256 sums.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
+import errno
 import os
 import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
-import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -22,6 +22,7 @@ from fuzz_parsers import Parser
 from made_results import transfer_result, write_results
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_json
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.image_verification import encode_png
@@ -29,7 +30,6 @@ from data_pipelines.prepare import Output, prepare, summary
 from data_pipelines.shards.index import Index
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.inputs import inputs_of
-from trainer.files import write_json
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import Report, write
 from trainer.reporting.document import Title, Words

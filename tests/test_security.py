@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.common.files import write_json
 from trainer.evaluation.inputs import _of_tar
-from trainer.files import write_json
 from trainer.run_folder.csv_log import Rows
 from trainer.run_folder.metric_logger import Tracker
 

@@ -4,13 +4,11 @@ Writes one HTML page, evaluation.json and MODEL_CARD.md. Without --data it is of
 predictions that the run kept; with it, of another prepared set, whose labels are matched by name.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ import tyro
 
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_atomically, write_json
 from data_pipelines.shards.index import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.evaluation.assess import assess
@@ -33,7 +32,6 @@ from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.test_set import AnySplit, Tested, test_elsewhere, test_own
 from trainer.evaluation.to_json import as_json
-from trainer.files import write_atomically, write_json
 from trainer.reporting.document import Title, as_markdown, as_page
 from trainer.run_folder.environment import commit
 

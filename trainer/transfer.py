@@ -4,12 +4,10 @@ Everything follows BiT-HyperRule unless given. Under torchrun the run is shared 
 Many runs, one command: python trainer/transfer.py sweep --help
 """
 
-import os
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 
 from data_pipelines.common.cli import entry_point, parse
 from trainer.finetuning.finetune import Transfer, fine_tune

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from data_pipelines.common.errors import InputError
-from trainer.files import write_json
+from data_pipelines.common.files import write_json
 
 
 def measured_device(asked: str) -> torch.device:

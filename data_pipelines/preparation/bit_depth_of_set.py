@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.image_files.bit_depth import LEAST_BITS, declared_bits
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.pillow_images import opened
 from data_pipelines.image_files.png import PNG_SIGNATURE, has_sbit
-from data_pipelines.preparation.part_writer import num_threads, progress_bar
+from data_pipelines.preparation.part_writer import progress_bar
 
 _HEAD_BYTES = 132  # what tells DICOM
 _JPEG_SUFFIXES = {".jpg", ".jpeg"}
@@ -31,7 +32,7 @@ def find_bits(raw: RawSet) -> int | None:
     largest = -1
     images = iter(raw.images)
     with (
-        ThreadPoolExecutor(num_threads(), thread_name_prefix="depth") as pool,
+        ThreadPoolExecutor(num_usable_cpus(), thread_name_prefix="depth") as pool,
         progress_bar(desc=f"{raw.name}: depth of its pixels", total=raw.num_images, unit="image") as bar,
     ):
         for block in _blocks(images):

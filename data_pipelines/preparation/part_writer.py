@@ -1,7 +1,6 @@
 """Write one part of a set: its images, verified in parallel, as shards; finished ones are not written again while they
 are what the images would give now."""
 
-import os
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
+from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.image_files.bit_depth import Depth
@@ -57,7 +57,7 @@ def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]
     Returns the bad images of all of its shards. Stops early once there are more than `most_bad`.
     """
     with (
-        ThreadPoolExecutor(num_threads(), thread_name_prefix="verify") as pool,
+        ThreadPoolExecutor(num_usable_cpus(), thread_name_prefix="verify") as pool,
         ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as lookers,
     ):
         writer = _PartWriter(raw, folder, part, parts, bar, pool, lookers)
@@ -71,11 +71,6 @@ def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]
             raise
     writer.remove_others()
     return writer.bad
-
-
-def num_threads() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass
@@ -195,7 +190,7 @@ class _PartWriter:
     def _verified(self, images: Iterable[RawImage]) -> Iterator[tuple[RawImage, _Verified]]:
         """Each image with what comes of it; in order, decoded in parallel."""
         stream = ((image, self._pool.submit(self._verify_one, image)) for image in images)
-        waiting: deque[tuple[RawImage, Future[_Verified]]] = deque(islice(stream, _IN_FLIGHT * num_threads()))
+        waiting: deque[tuple[RawImage, Future[_Verified]]] = deque(islice(stream, _IN_FLIGHT * num_usable_cpus()))
         while waiting:
             image, verified = waiting.popleft()
             yield image, verified.result()

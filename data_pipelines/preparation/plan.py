@@ -10,11 +10,11 @@ from typing import Any
 
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import atomic_file
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.preparation.bit_depth_of_set import find_bits
 from data_pipelines.preparation.file_states import LOOKERS, digest_of_states
 from data_pipelines.preparation.shard_records import ROWS, forget_part
-from data_pipelines.shards.tar import atomic_file
 
 SET = "set"  # folder of the set to be, beside the plan
 _PLAN = "plan.json"

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import atomic_path
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.common.typed_paths import typed_path
 from data_pipelines.datasets.reading import Repeatable
@@ -104,9 +105,8 @@ def _hidden(image: RawImage, content: bytes) -> RawImage:
 
 def write_keymap(raw: RawSet, content: bytes, path: Path) -> None:
     """Write key, patient, and the name and place of each image as the set's owner gives it, for this account alone."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
+    with atomic_path(path, unique=True) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             rows = csv.writer(file)
             rows.writerow(("key", "patient", "name", "file"))
@@ -114,9 +114,3 @@ def write_keymap(raw: RawSet, content: bytes, path: Path) -> None:
                 hidden = _hidden(image, content)
                 place = "" if isinstance(image.image, bytes) else place_of(image)
                 rows.writerow((hidden.key, hidden.group, image.key, place))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

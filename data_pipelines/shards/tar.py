@@ -7,21 +7,21 @@ the splits lies `manifest.json`, written last: a folder without it is not a prep
 import hashlib
 import json
 import os
-import secrets
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError, ShardError
+from data_pipelines.common.files import atomic_file
 from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
 
 FORMAT_VERSION = 1
@@ -50,18 +50,6 @@ class EncodedImage:
     is_shrunk: bool = False
     is_turned: bool = False
     remark: str = ""
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write that appears under its name only when it is whole."""
-    # In containers, processes on two nodes may have the same number.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with temporary.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def hash_bytes(data: bytes) -> int:

@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import atomic_file
 from data_pipelines.shards.tar import (
     BLOCK_BYTES,
     COLUMNS,
     NO_GROUP,
     EncodedImage,
     ShardReader,
-    atomic_file,
     hash_name,
     sha256_of,
 )

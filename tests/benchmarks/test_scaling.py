@@ -61,7 +61,8 @@ def test_end_to_end_on_one_rank(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), "--gpus", "1,1024", "--device", "cpu"]
     command += ["--window-steps", "1", "--batch-size", "2", "--out", str(out), "--paper"]
     script = (
-        "import sys; from benchmarks import scaling, scaling_run; scaling_run.usable_cores = lambda: [0]; "
+        "import sys; from benchmarks import scaling; from benchmarks.lib.scaling import run; "
+        "run.num_usable_cpus = lambda: 1; "
         "sys.argv = sys.argv[1:]; scaling.main()"
     )
     command = [sys.executable, "-c", script, *command[1:]]

@@ -15,8 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_atomically
 from trainer.engines.base import Engine
-from trainer.files import write_atomically
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json
 from data_pipelines.datasets.overlap import is_published
-from trainer.files import read_json
 from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
 from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
 from trainer.training.run import RESULT

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from trainer.files import write_atomically
+from data_pipelines.common.files import write_atomically
 
 Row = Sequence[str | int | float]
 

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from data_pipelines.common.files import write_atomically
 from data_pipelines.common.printable import printable
-from trainer.files import write_atomically
 from trainer.run_folder.processes import Process, ancestors, machine, parsed, this_process
 
 LOCK = "lock.json"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from data_pipelines.common.files import utf8_path, write_atomically, write_json
 from data_pipelines.common.printable import printable
-from trainer.files import utf8_path, write_atomically, write_json
 from trainer.run_folder.heartbeat import HeartbeatFile
 from trainer.run_folder.log_messages import say
 from trainer.run_folder.run_lock import taken_over

@@ -25,8 +25,8 @@ from data_pipelines.common import streams
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import read_json
 from trainer.engines.device import cpu_threads, pick_device
-from trainer.files import read_json
 from trainer.finetuning.finetune import FULL, Options
 from trainer.sweep.cost import describe
 from trainer.sweep.drive import Device, Drive

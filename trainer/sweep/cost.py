@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from data_pipelines.common.files import read_json
 from trainer.config import Config
 from trainer.engines import ENGINES
-from trainer.files import read_json
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_folder.environment import cpu_name

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_pipelines.common.errors import RunError
-from trainer.files import read_json
+from data_pipelines.common.files import read_json
 from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
 from trainer.run_folder.metric_logger import STATUS
 from trainer.sweep.plan import PlannedRun, flags_of

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from trainer.files import read_json
+from data_pipelines.common.files import read_json
 from trainer.sweep.plan import PlannedRun
 from trainer.training.run import RESULT, summary
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from data_pipelines.common.advice import flag, quoted
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json
 from data_pipelines.shards.index import some_of
 from trainer import checkpoint
-from trainer.files import read_json
 
 _KIND = {1: "grey", 3: "colour"}
 _TASK = {"single_label": "one class per image", "multi_label": "several findings per image"}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import ImpossibleError, InputError
+from data_pipelines.common.files import read_json
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
@@ -23,7 +24,6 @@ from data_pipelines.shards.node_cache import stage
 from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
 from trainer.engines.base import Engine
-from trainer.files import read_json
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.models.weights import describe_weights
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.files import write_json
 from data_pipelines.loading.unreadable import Unseen, keys_of
 from trainer.config import Config
 from trainer.engines.base import Engine, Update
-from trainer.files import write_json
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job
 from trainer.training.loss_spikes import SpikeDetector

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.common.files import write_atomically
 from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index, Split
-from trainer.files import write_atomically
 from trainer.metrics import all_metrics, compute_metrics, left_out
 
 PREDICTIONS = "predictions.npz"

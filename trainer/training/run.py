@@ -13,10 +13,10 @@ import numpy as np
 
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import read_json, write_json
 from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
-from trainer.files import read_json, write_json
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded

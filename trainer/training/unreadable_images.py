@@ -7,10 +7,10 @@ from typing import Any
 
 from data_pipelines.common.advice import flag, has_flag, quoted
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.files import write_atomically
 from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
 from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
-from trainer.files import write_atomically
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job
 

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.lib.network.profile import Profile
 from benchmarks.lib.scaling.rows import MEASURED, Row
 from data_pipelines.common.advice import quoted
-from trainer.files import write_json
+from data_pipelines.common.files import write_json
 
 CSV, JSON, MARKDOWN = "scaling.csv", "scaling.json", "scaling.md"
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from benchmarks.lib.loading.timed_pass import child_environment
-from benchmarks.loading import usable_cores
 from benchmarks.scaling_point import POINT, Point
+from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
-from trainer.files import read_json, write_json
+from data_pipelines.common.files import read_json, write_json
 from trainer.training.run import RESULT
 
 POINTS, PLAN = "points", "plan.json"
@@ -47,7 +47,7 @@ def local_ranks(device: str) -> tuple[int, str]:
         return torch.cuda.device_count(), "cuda"
     if device == "cuda":
         return 0, "cuda"
-    return len(usable_cores()), "cpu"
+    return num_usable_cpus(), "cpu"
 
 
 def local_counts(counts: Sequence[int], most: int) -> list[int]:

@@ -13,12 +13,12 @@ from data_pipelines.common.streams import Stream
 
 ROOT = Path(__file__).resolve().parents[3]
 NO_READER = 141
-BEGIN = "import os, sys; from dataclasses import dataclass; from data_pipelines import entry, streams; "
-PRINTS = BEGIN + "entry.entry_point(lambda: print('x' * 100_000))()"
-WARNS = BEGIN + "entry.entry_point(lambda: (print('a warning', file=sys.stderr), print('a result')))()"
-HELPS = BEGIN + "entry.entry_point(lambda: entry.parse(dataclass(type('Command', (), {})), 'd' * 100_000))()"
+BEGIN = "import os, sys; from dataclasses import dataclass; from data_pipelines.common import cli, streams; "
+PRINTS = BEGIN + "cli.entry_point(lambda: print('x' * 100_000))()"
+WARNS = BEGIN + "cli.entry_point(lambda: (print('a warning', file=sys.stderr), print('a result')))()"
+HELPS = BEGIN + "cli.entry_point(lambda: cli.parse(dataclass(type('Command', (), {})), 'd' * 100_000))()"
 ON = "streams.outlive_readers(), print('x' * 100_000, flush=True), os.mkdir(sys.argv[1])"
-GOES_ON = BEGIN + f"entry.entry_point(lambda: ({ON}))()"
+GOES_ON = BEGIN + f"cli.entry_point(lambda: ({ON}))()"
 
 
 def shell(program: str, redirected: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -60,12 +60,12 @@ def test_a_program_with_more_to_do_goes_on(redirected: str, tmp_path: Path) -> N
 
 
 def test_no_file_gets_the_number_of_standard_error() -> None:
-    program = BEGIN + "entry.entry_point(lambda: print(os.open('/dev/null', os.O_WRONLY) > 2))()"
+    program = BEGIN + "cli.entry_point(lambda: print(os.open('/dev/null', os.O_WRONLY) > 2))()"
     assert shell(program, "2>&- 0<&-") == (0, "True\n", "")
 
 
 def test_an_encoding_of_few_characters_escapes_the_others() -> None:
-    program = BEGIN + r"entry.entry_point(lambda: print('caf\u00e9 \udcfc'))()"
+    program = BEGIN + r"cli.entry_point(lambda: print('caf\u00e9 \udcfc'))()"
     assert shell(program, "", PYTHONIOENCODING="ascii") == (0, "caf\\xe9 \\udcfc\n", "")
     assert shell(program, "", PYTHONIOENCODING="utf-8") == (0, "café \\udcfc\n", "")
 

@@ -13,6 +13,7 @@ from tiny_runs import train_tiny
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json, write_json
 from data_pipelines.shards.index import Index, content_digest
 from data_pipelines.shards.tar import MANIFEST, read_manifest
 from trainer import checkpoint
@@ -20,7 +21,6 @@ from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks
 from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
-from trainer.files import read_json, write_json
 from trainer.training.run import RESULT
 
 LABELS, CLASSES = [0, 1, 0, 1], ("cat", "dog")

@@ -13,13 +13,13 @@ import tyro
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_json
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.shards.tar import read_manifest, write_manifest
 from trainer import pretrain, transfer
 from trainer.config import Config, Precision, RuntimeConfig, differences
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.files import write_json
 from trainer.finetuning.finetune import (
     SCRATCH,
     Options,

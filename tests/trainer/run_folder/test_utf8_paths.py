@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from data_pipelines.common.files import utf8_path
 from trainer import checkpoint
-from trainer.files import utf8_path
 from trainer.models.weight_files import own_metadata
 
 NOT_UTF8 = "Katze \udcfc"

@@ -12,10 +12,10 @@ import tyro
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_json
 from data_pipelines.datasets.overlap import shares_images
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
-from trainer.files import write_json
 from trainer.finetuning.finetune import Options, Transfer, open_target
 from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.run_folder.environment import cpu_name

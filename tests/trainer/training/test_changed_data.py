@@ -12,10 +12,10 @@ from run_ranks import run_ranks
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json, write_json
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.files import read_json, write_json
 from trainer.pretrain import parse
 from trainer.training.run import RESULT, Start, run
 

@@ -12,11 +12,11 @@ import torch
 from run_ranks import run_ranks
 
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import read_json
 from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.files import read_json
 from trainer.run_folder.metric_logger import Tracker
 from trainer.training.run import Start, run
 

@@ -101,7 +101,7 @@ def test_listens_only_while_asked_to() -> None:
 # The main thread is in a function that never looks for signals, as in a collective that does not return.
 STUCK = """
 import hashlib, sys
-from trainer import signals
+from trainer.training import signals
 signals._SAME_REQUEST_S = 0.3
 with signals.StopSignals().listening(lambda reason: print(reason, flush=True)):
     print("up", flush=True)

@@ -2,17 +2,24 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk, and give it its name."""
-    temporary = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def atomic_path(path: Path, unique: bool = False) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; at the end it is brought to the disk and gets its name.
+
+    `unique`: for files that several processes may write at once. Without it, a file that was left by a killed process
+    is overwritten by the next one.
+    """
+    # In containers, processes on two nodes may have the same number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp" if unique else f".{path.name}.tmp")
     try:
-        write(temporary)
+        yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -24,6 +31,19 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.fsync(folder)  # the new name is on the disk too
     finally:
         os.close(folder)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, bring it to the disk, and give it its name."""
+    with atomic_path(path) as temporary:
+        write(temporary)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write that appears under its name only when it is whole; several processes may write it."""
+    with atomic_path(path, unique=True) as temporary, temporary.open("wb") as file:
+        yield file
 
 
 @contextmanager
