@@ -13,7 +13,7 @@ import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("trainer", "data_pipelines", "benchmarks", "launchers")
-INTERNAL = {"job", "network_wire_rank", "on_gpu_machine", "overlap_rank"}  # started by other commands alone
+INTERNAL = {"job", "machine", "overlap_rank", "wire_rank"}  # started by other commands alone
 
 
 @cache

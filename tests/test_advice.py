@@ -27,6 +27,8 @@ PRINTED_BY = {
     "benchmarks.group_norm": {"group_norm"},
     "benchmarks.loading": {"loading", "loading_large"},
     "benchmarks.scaling": {"scaling"},
+    "benchmarks.lib.loading": {"loading", "loading_large"},
+    "benchmarks.lib.scaling": {"scaling"},
 }
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
 ONLY = {

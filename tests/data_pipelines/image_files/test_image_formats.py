@@ -243,8 +243,8 @@ def test_one_limit_for_the_pixels_of_all_formats(monkeypatch: pytest.MonkeyPatch
     """A header alone tells, before there is memory for them; Pillow has a lower limit of its own."""
     assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS > 182_000_000
     picture = photo(3, SIDE, 40)
-    for module in ("pixel_limit", "pillow_pictures"):
-        monkeypatch.setattr(f"data_pipelines.{module}.MAX_PIXELS", SIDE * 40 - 1)
+    for module in ("pixel_limit", "pillow_images"):
+        monkeypatch.setattr(f"data_pipelines.image_files.{module}.MAX_PIXELS", SIDE * 40 - 1)
     for kind in ("jpeg", "png", "bmp", "webp", "tiff", "ppm", "gif"):
         with pytest.raises(ValueError, match=f"of 40 x {SIDE} pixels, more than the 959 pixels .*; shrink it before"):
             verify_image(encoded_as(kind, picture))
