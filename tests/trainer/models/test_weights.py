@@ -240,12 +240,12 @@ def test_a_kept_head_without_names_is_warned_about() -> None:
     ],
 )
 def test_heads_that_cannot_be_kept_are_refused(weights: Weights, classes: tuple[str, ...], message: str) -> None:
-    with pytest.raises(InputError, match=f"{message}.*--keep-head"):
+    with pytest.raises(InputError, match=f"{message}.*--model.keep-head"):
         install(weights, build_model(SMALL, len(classes)), SMALL, classes, keep_head=True)
 
 
 def test_another_model_is_refused() -> None:
-    with pytest.raises(InputError, match=r"holds a r14x0.5, not a r26x1; take --model r14x0.5"):
+    with pytest.raises(InputError, match=r"holds a r14x0.5, not a r26x1; take --model.name r14x0.5"):
         install(weights_with(), build_model("r26x1", 3), "r26x1", CLASSES, keep_head=False)
 
 
