@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loading_pass import child_environment
-from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import RunError
-from trainer.environment import commit, cpu_name
+from benchmarks.lib.loading.timed_pass import child_environment
+from benchmarks.lib.output import leave
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import RunError
+from trainer.run_folder.environment import commit, cpu_name
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -59,7 +59,7 @@ def run_variant(name: str, settings: EnginesBenchmark) -> dict[str, Any]:
     up = "ip link set lo up && " if isolated else ""
     ranks = " & ".join(f'RANK={i} LOCAL_RANK={i} "$@"' for i in range(_RANKS))
     command = ["unshare", "--net"] if isolated else []
-    command += ["sh", "-c", f"{up}{{ {ranks} & wait; }}", "sh", sys.executable, "-m", "benchmarks.engines_rank"]
+    command += ["sh", "-c", f"{up}{{ {ranks} & wait; }}", "sh", sys.executable, "-m", "benchmarks.lib.engines_rank"]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

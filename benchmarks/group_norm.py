@@ -19,14 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.exact_fp32 import exact_fp32
-from benchmarks.outcome import leave, measured_device
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from trainer.environment import commit, cpu_name
+from benchmarks.lib.exact_fp32 import exact_fp32
+from benchmarks.lib.output import leave, measured_device
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.kernels import group_norm_cpu
 from trainer.kernels.group_norm_relu import group_norm_relu, kernel_works
 from trainer.models.bit import MODELS, NUM_GROUPS, GroupNormReLU, build_model
+from trainer.run_folder.environment import commit, cpu_name
 
 _TORCH = f"torch {torch.__version__.partition('+')[0]}"
 OURS, NCHW, NHWC, COMPILED = "ours", f"{_TORCH} NCHW", f"{_TORCH} NHWC", f"{_TORCH} NHWC compiled"

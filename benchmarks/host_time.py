@@ -24,15 +24,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from benchmarks.kernel_code import Layer, norms
-from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
+from benchmarks.lib.output import leave
+from data_pipelines.common.cli import entry_point, parse
 from trainer.engines.replica import channels_last
-from trainer.environment import commit, cpu_name
 from trainer.kernels import group_norm_relu as group_norm
 from trainer.kernels import sgd_agc, sgd_agc_triton, standardise
 from trainer.kernels.layout import rows_lie_together
 from trainer.models.bit import NUM_GROUPS, build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.run_folder.environment import commit, cpu_name
 
 _FILTERS = 4  # of each bank: how many there are takes the host no longer
 _NUM_CLASSES = 1000

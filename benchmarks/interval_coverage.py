@@ -4,11 +4,10 @@ Test sets of patients with several, correlated images are drawn from a populatio
 assessed as `bitscale-evaluate` does.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,15 +16,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from data_pipelines.part import progress_bar
-from trainer.environment import commit
+from benchmarks.lib.output import leave
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.preparation.part_writer import progress_bar
 from trainer.evaluation.assess import SHARES, assess
 from trainer.evaluation.bootstrap import Ints, Ranking
 from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.predictions import Predictions
+from trainer.run_folder.environment import commit
 
 METRICS = ("auc", "ap", *SHARES)
 _POPULATION = 300_000  # patients, from whom the truth is taken

@@ -17,15 +17,15 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from benchmarks.outcome import leave
-from benchmarks.pretended_gpu import Address, Launch, compiled, pretend
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
+from benchmarks.lib.fake_gpu import Address, Launch, compiled, pretend
+from benchmarks.lib.output import leave
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.replica import channels_last
-from trainer.environment import commit
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu, kernel_works
 from trainer.models.bit import MODELS, NUM_GROUPS, BiTResNet, GroupNormReLU, build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.run_folder.environment import commit
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SHARED_BYTES = {80: 164 * 1024, 90: 228 * 1024, 100: 228 * 1024}

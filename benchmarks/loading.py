@@ -4,14 +4,13 @@ Decoding, cropping and handing over against torchvision, webdataset and FFCV; wh
 starts with a large index; and, with a GPU, how fast it decodes and whether training waits.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import json
+import os
 import platform
+import sys
 import tempfile
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,14 +18,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal, get_args
 
-from benchmarks.loading_contenders import CONTENDERS
-from benchmarks.loading_gpu import measure_gpu
-from benchmarks.loading_host import measure_host, measure_startup
-from benchmarks.loading_images import generated_photo, given_photos, lay_out
-from benchmarks.loading_pass import Setting, run_apart
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from trainer.environment import commit, cpu_name
+from benchmarks.lib.loading.contenders import CONTENDERS
+from benchmarks.lib.loading.gpu import measure_gpu
+from benchmarks.lib.loading.host import measure_host, measure_startup
+from benchmarks.lib.loading.images import generated_photo, given_photos, lay_out
+from benchmarks.lib.loading.timed_pass import Setting, run_apart
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.errors import InputError
+from trainer.run_folder.environment import commit, cpu_name
 
 FFCV = ("ffcv_same_files", "ffcv")
 ALL = (*CONTENDERS, *FFCV)
@@ -74,7 +74,7 @@ class Loading:
     """Images to generate where none are given."""
 
     def __post_init__(self) -> None:
-        cores = len(usable_cores())
+        cores = num_usable_cpus()
         for name in ("rounds", "num_images", "batch_size", "startup_samples", "generate"):
             if getattr(self, name) < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")

@@ -16,19 +16,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.loading import spread_of, usable_cores, versions
-from benchmarks.loading_contenders import LARGE
-from benchmarks.loading_images import generated_photo, given_photos, lay_out, prepare_raw
-from benchmarks.loading_pass import SIZE, Setting, run_apart
-from benchmarks.outcome import leave
-from data_pipelines.augment import Augmentation
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.index import Index
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Order
-from data_pipelines.shrink import SUGGESTED_SIDE
-from trainer.environment import commit, cpu_name
+from benchmarks.lib.loading.contenders import LARGE
+from benchmarks.lib.loading.images import generated_photo, given_photos, lay_out, prepare_raw
+from benchmarks.lib.loading.timed_pass import SIZE, Setting, run_apart
+from benchmarks.lib.output import leave
+from benchmarks.loading import spread_of, versions
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.image_files.shrink import SUGGESTED_SIDE
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.shards.index import Index
+from trainer.run_folder.environment import commit, cpu_name
 
 TARGET = 3.0  # scaled decoding over full decoding, images per CPU-second
 # How sharp the lens is, 1/pixel as generated_photo takes it: about 1.6, 3 and 6 MB for a photo of 12 megapixels.
@@ -81,7 +82,7 @@ def measure_kind(photos: Iterator[bytes], settings: LoadingLarge, folder: Path, 
     for _ in range(settings.rounds):
         for name in LARGE:
             cost = run_apart(
-                name, small if name == "shrunk" else setting, Path(sys.executable), "benchmarks.loading_contenders"
+                name, small if name == "shrunk" else setting, Path(sys.executable), "benchmarks.lib.loading.contenders"
             )
             if "not_run" in cost:
                 raise RunError(f"{name} could not be measured: {cost['not_run']}")
@@ -129,7 +130,7 @@ def _train(folder: Path) -> Index:
 
 def measure(settings: LoadingLarge) -> dict[str, Any]:
     """Every kind of photograph, as plain JSON types."""
-    threads = len(usable_cores())
+    threads = num_usable_cpus()
     kinds: dict[str, Iterator[bytes]] = {
         kind: map(partial(generated_photo, shorter=settings.shorter, blur=blur), range(settings.generate))
         for kind, blur in BLURS.items()

@@ -3,12 +3,10 @@
 Against the paper's Figure 4b, against links of a known bandwidth, and one against two CPU ranks of this machine.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import os
-import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,17 +15,17 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from benchmarks.lib.network.fit import FREE, calibrate, efficiency, predict
+from benchmarks.lib.network.layers import job_of
+from benchmarks.lib.network.model import simulate
+from benchmarks.lib.network.profile import Profile, load_profile
+from benchmarks.lib.network.wire import measure_wire
+from benchmarks.lib.scaling.predict import sync_of
 from benchmarks.loading import versions
-from benchmarks.network import simulate
-from benchmarks.network_fit import FREE, calibrate, efficiency, predict
-from benchmarks.network_layers import job_of
-from benchmarks.network_profile import Profile, load_profile
-from benchmarks.network_wire import measure_wire
-from benchmarks.scaling_predict import sync_of
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from trainer.environment import commit, cpu_name
-from trainer.files import write_json
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_json
+from trainer.run_folder.environment import commit, cpu_name
 
 Part = Literal["paper", "wire", "here"]
 _PAPER_TARGET = 0.7  # points of efficiency
@@ -130,8 +128,8 @@ def straight_line(points: Sequence[tuple[int, float]], ranks: Sequence[int]) -> 
 
 def here(window_steps: int) -> dict[str, Any]:
     """One and two CPU ranks of r14x0.5, by the scaling benchmark."""
+    from benchmarks.lib.scaling.rows import measured_rows
     from benchmarks.scaling import Scaling, measure_here
-    from benchmarks.scaling_rows import measured_rows
 
     with tempfile.TemporaryDirectory(prefix="bitscale-scaling-") as folder:
         settings = Scaling(device="cpu", window_steps=window_steps, windows=5, out=Path(folder))

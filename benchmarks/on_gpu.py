@@ -5,15 +5,14 @@ is listed at the end, and makes the exit code 1. FOLDER gets results.json, resul
 `--part first` and `--part second` take less than six minutes each. `--device cpu` rehearses all of it with small sizes.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import json
+import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,11 +24,11 @@ from typing import Annotated, Any, TextIO
 
 import tyro
 
-from benchmarks.on_gpu_parts import PARTS, Part
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.index import nearest
-from trainer.files import read_json, write_atomically, write_json
+from benchmarks.lib.on_gpu.parts import PARTS, Part
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import read_json, write_atomically, write_json
+from data_pipelines.shards.index import nearest
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TABLES, LOG = "results.json", "results.md", "log.txt"
@@ -146,7 +145,7 @@ def interpreter() -> str:
 
 def describe(settings: OnGpu) -> dict[str, Any]:
     """Machine, commit and versions. Raises InputError where there is no such device, RunError where torch fails."""
-    command = [interpreter(), "-m", "benchmarks.on_gpu_machine", settings.device]
+    command = [interpreter(), "-m", "benchmarks.lib.on_gpu.machine", settings.device]
     try:
         done = subprocess.run(
             command,

@@ -5,13 +5,11 @@ describes it, timm's clipping with torch's fused SGD, and what moving the bytes 
 the loop give the same weights.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,15 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.exact_fp32 import exact_fp32
-from benchmarks.outcome import leave, measured_device
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
+from benchmarks.lib.exact_fp32 import exact_fp32
+from benchmarks.lib.output import leave, measured_device
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, keep_freed_memory
 from trainer.engines.replica import channels_last
-from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS, build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.run_folder.environment import commit, cpu_name
 
 OURS, LOOP, TIMM, BOUND = "ours", "loop", "timm_clip_fused_sgd", "traffic_bound"
 CLIPPING, LR, MOMENTUM, DECAY = 0.01, 1e-3, 0.9, 1e-4

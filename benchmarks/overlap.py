@@ -5,12 +5,10 @@ backward pass, and one on which it takes as long. The filters of each unit are m
 shipped model, or those of all units before the stem, so that autograd has their gradients last. Linux, as root.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import os
-import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -19,14 +17,14 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.lib.network.model import Job, Layer, Sync, simulate
+from benchmarks.lib.network.wire import GLOO_THREADS, Combination, machine_of, run_ranks
+from benchmarks.lib.output import leave
+from benchmarks.lib.overlap_rank import ORDERS, filters_at_once
 from benchmarks.loading import versions
-from benchmarks.network import Job, Layer, Sync, simulate
-from benchmarks.network_wire import GLOO_THREADS, Combination, machine_of, run_ranks
-from benchmarks.outcome import leave
-from benchmarks.overlap_rank import ORDERS, filters_at_once
-from data_pipelines.entry import entry_point, parse
-from trainer.environment import commit, cpu_name
+from data_pipelines.common.cli import entry_point, parse
 from trainer.models.bit import BiTResNet, build_model
+from trainer.run_folder.environment import commit, cpu_name
 
 _BF16_BYTES = 2
 _MODELS = ("r26x1", "r50x1", "r152x4")
@@ -61,7 +59,7 @@ def measure(settings: Overlap) -> list[dict[str, Any]]:
     rows = []
     for ranks in settings.ranks:
         told = asdict(settings) | {"out": None}
-        measured = run_ranks("benchmarks.overlap_rank", told, ranks)
+        measured = run_ranks("benchmarks.lib.overlap_rank", told, ranks)
         for load in settings.loads:
             mine = [turn for turn in measured if turn["load"] == load]
             rows.append({"ranks": ranks, "load": load, **_row(settings, ranks, mine)})

@@ -4,11 +4,10 @@ The fine-tunings by the default protocol below the first folder are compared wit
 --match-authors or by single settings, there and below the other folders: test metric, paired by seed.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,14 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
-from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from trainer.environment import commit
+from benchmarks.lib.output import leave
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
 from trainer.reporting.cells import cell_of, interval
 from trainer.reporting.collect import collect
 from trainer.reporting.names import shots_order
 from trainer.reporting.rows import AUTHORS, DEFAULT
+from trainer.run_folder.environment import commit
 
 _CELL = ["mode", "source", "model", "target", "shots"]
 

@@ -4,12 +4,11 @@ Counts that fit this machine are measured, the rest are planned for a cluster an
 was predicted is told apart everywhere: a column, hollow markers, dashes.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import os
 import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +16,20 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from benchmarks import scaling_run as runs
+from benchmarks.lib.network.profile import Profile, load_profile
+from benchmarks.lib.scaling import run as runs
+from benchmarks.lib.scaling.dry_run import measure_dry_worlds
+from benchmarks.lib.scaling.figure import draw
+from benchmarks.lib.scaling.gpu_counts import check_limit, parse_counts
+from benchmarks.lib.scaling.predict import Asked, advise, changed, predictions, sync_of
+from benchmarks.lib.scaling.report import MARKDOWN, write_tables
+from benchmarks.lib.scaling.rows import measured_rows
 from benchmarks.loading import versions
-from benchmarks.network_profile import Profile, load_profile
-from benchmarks.scaling_counts import check_limit, parse_counts
-from benchmarks.scaling_dry import measure_dry_worlds
-from benchmarks.scaling_figure import draw
 from benchmarks.scaling_point import SYNTHETIC, Point
-from benchmarks.scaling_predict import Asked, advise, changed, predictions, sync_of
-from benchmarks.scaling_report import MARKDOWN, write_tables
-from benchmarks.scaling_rows import measured_rows
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from trainer.environment import commit, cpu_name
-from trainer.files import write_json
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_json
+from trainer.run_folder.environment import commit, cpu_name
 
 EngineName = Literal["ddp", "horovod", "deepspeed"]
 _ACCURACY_BATCH = 128  # of the short recipe

@@ -3,11 +3,10 @@
 Runs the shipped training program for a few windows of steps and leaves `result.json` in its run folder.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 import json
 import time
@@ -19,19 +18,19 @@ from typing import Any, Literal, cast
 
 import torch
 
-from benchmarks.loading_host import resident_mb
-from benchmarks.loading_images import generated_photo, lay_out
-from benchmarks.scaling_meter import MeasuredEnough, Meter
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.shards import MANIFEST
+from benchmarks.lib.loading.host import resident_mb
+from benchmarks.lib.loading.images import generated_photo, lay_out
+from benchmarks.lib.scaling.meter import MeasuredEnough, Meter
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.shards.tar import MANIFEST
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.experiment import Outcome, Start, carry_out, train_and_predict
-from trainer.job import Job
-from trainer.tracking import read_metrics
-from trainer.training import wait_for_all
+from trainer.run_folder.metric_logger import read_metrics
+from trainer.training.fit import wait_for_all
+from trainer.training.job import Job
+from trainer.training.run import Outcome, Start, carry_out, train_and_predict
 
 POINT, SYNTHETIC = "point", "synthetic"
 _SYNTHETIC_IMAGES = 64

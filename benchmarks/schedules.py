@@ -4,11 +4,10 @@ Draws the learning rate against the epoch for the four unions of the paper. By t
 warm-up 5,000 steps; the recipes have what its authors ran on 64 GPUs. Both are computed by the functions that train.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +17,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.outcome import leave
-from data_pipelines.entry import entry_point, parse
+from benchmarks.lib.output import leave
+from data_pipelines.common.cli import entry_point, parse
 from trainer.config import Config
-from trainer.environment import commit
+from trainer.optim.lr_schedules import decay_steps, late_warmup, make_schedule, num_steps, num_warmup_steps
 from trainer.recipes import RECIPES
 from trainer.reporting.names import source_title
-from trainer.schedules import decay_steps, late_warmup, make_schedule, num_steps, num_warmup_steps
+from trainer.run_folder.environment import commit
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no display

@@ -19,15 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import DeviceType
 
-from benchmarks.outcome import leave, measured_device
-from benchmarks.throughput_models import Turn, images_and_labels, our_loop
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
+from benchmarks.lib.output import leave, measured_device
+from benchmarks.lib.throughput.models import Turn, images_and_labels, our_loop
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.config import Precision
 from trainer.engines.base import Engine
 from trainer.engines.device import cpu_threads
-from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS
+from trainer.run_folder.environment import commit, cpu_name
 
 _WARM_UP_STEPS = 3
 _ROWS = 25  # of the profile

@@ -5,13 +5,11 @@ and compiled, channels-first and channels-last, its BatchNorm twin, and the conv
 and gradients against float64. `--plan` estimates memory and measures nothing.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +20,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.exact_fp32 import exact_fp32
-from benchmarks.outcome import leave, measured_device
-from benchmarks.throughput_memory import GPUS, kept_beside_timm, plan
-from benchmarks.throughput_models import (
+from benchmarks.lib.exact_fp32 import exact_fp32
+from benchmarks.lib.output import leave, measured_device
+from benchmarks.lib.throughput.memory import GPUS, kept_beside_timm, plan
+from benchmarks.lib.throughput.models import (
     BATCH_NORM_TWIN,
     NUM_CLASSES,
     TIMM_TWINS,
@@ -40,13 +38,13 @@ from benchmarks.throughput_models import (
     turn_of,
     with_cudnn_benchmark,
 )
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from trainer.energy import EnergyCounter
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads
-from trainer.environment import commit, cpu_name
 from trainer.models.bit import MODELS, build_model
 from trainer.models.flops import training_flops
+from trainer.run_folder.environment import commit, cpu_name
+from trainer.training.gpu_energy import EnergyCounter
 
 OURS, OURS_COMPILED, OURS_GRAPHS, BOUND = "ours", "ours_compiled", "ours_graphs", "convolutions_only"
 OURS_CUDNN_BENCHMARK = "ours_cudnn_benchmark"

@@ -19,14 +19,14 @@ from torch import Tensor
 
 from benchmarks.group_norm import Shape, copied_bytes_per_ms, layers, tensors
 from benchmarks.group_norm import Stopwatch as ColdStopwatch
-from benchmarks.outcome import leave, measured_device
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from trainer.environment import commit, cpu_name
+from benchmarks.lib.output import leave, measured_device
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
 from trainer.kernels import group_norm_relu as kernel
 from trainer.kernels import tiling
 from trainer.kernels.tiling import Direction, Tile
 from trainer.models.bit import MODELS, NUM_GROUPS
+from trainer.run_folder.environment import commit, cpu_name
 
 SHIPPED = "shipped"
 ELEMENTS, WARPS = (2048, 4096, 8192, 16384, 32768), (4, 8, 16)

@@ -3,11 +3,10 @@
 Draws one page: images as training sees them, labels, sizes and splits.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules, inspect among them
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
+# isort: split
+
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +17,19 @@ import numpy.typing as npt
 import torch
 import tyro
 
-from data_pipelines.augment import PAPER_TRANSLATION, RESIZE_FIRST, Augmentation, Border, PolicyName
-from data_pipelines.batch import Batch
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Patients, Split
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable, width_of
 from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to_draw
-from data_pipelines.library import find
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Order
-from data_pipelines.printable import printable, width_of
-from data_pipelines.randaugment import Operand, Space
-from data_pipelines.shards import read_manifest
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.randaugment import Operand, Space
+from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.views import PAPER_TRANSLATION, RESIZE_FIRST, Augmentation, Border, PolicyName
+from data_pipelines.shards.catalog import find
+from data_pipelines.shards.index import Index, Patients, Split
+from data_pipelines.shards.tar import read_manifest
 
 _MAX_IMAGES = 512
 _NAME_COLUMNS = 26
@@ -111,7 +111,7 @@ def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
         border=look.border,
     )
     name, loader = pick_loader(look.loader, on_gpu=False, augmentation=augmentation)
-    return next(loader(index, [order.step(0)], augmentation, torch.device("cpu"), os.cpu_count() or 1)), name
+    return next(loader(index, [order.step(0)], augmentation, torch.device("cpu"), num_usable_cpus())), name
 
 
 def label_counts(index: Index) -> dict[str, Counts]:

@@ -8,8 +8,8 @@ import matplotlib
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.figure_text import bold, drawable, text_style
-from data_pipelines.printable import printable, shortened, wrapped
+from data_pipelines.common.figure_text import bold, drawable, text_style
+from data_pipelines.common.printable import printable, shortened, wrapped
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no display

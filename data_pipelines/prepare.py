@@ -5,13 +5,12 @@ Interrupted, the same command goes on where it was. In an array job each task ad
 command without --part then does what is left and finishes. `--verify DIR` checks a prepared set by its SHA-256 sums.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
+import errno
 import os
 import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
-import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,18 +23,18 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from data_pipelines.datasets import DATASETS
-from data_pipelines.datasets.raw import RawImage, RawSet
-from data_pipelines.depth import LEAST_BITS, MOST_BITS
-from data_pipelines.disk_space import require_space
-from data_pipelines.duplicates import without_duplicates
-from data_pipelines.entry import entry_point
-from data_pipelines.errors import InputError
-from data_pipelines.index import nearest
-from data_pipelines.join import join_parts, left_out_note, summary
-from data_pipelines.limits import with_sound_numbers
-from data_pipelines.part import progress_bar, write_part
-from data_pipelines.plan import (
+from data_pipelines.common.cli import entry_point
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.limits import with_sound_numbers
+from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
+from data_pipelines.image_files.shrink import size_note
+from data_pipelines.preparation.disk_space import require_space
+from data_pipelines.preparation.duplicates import without_duplicates
+from data_pipelines.preparation.join_parts import join_parts, left_out_note, summary
+from data_pipelines.preparation.part_writer import progress_bar, write_part
+from data_pipelines.preparation.plan import (
     SET,
     agree_on_plan,
     forget_other,
@@ -46,13 +45,13 @@ from data_pipelines.plan import (
     ways,
     with_bits,
 )
-from data_pipelines.pseudonyms import hides, name_of, pseudonymous, salt, write_keymap
-from data_pipelines.quarantine import TooManyBadError, most_bad, refusal
-from data_pipelines.set_folder import held, keymap_of, partial_of, put_in_place, require_free, tidy
-from data_pipelines.shard_records import is_made_of, num_unknown
-from data_pipelines.shards import MANIFEST, read_manifest
-from data_pipelines.shrink import size_note
-from data_pipelines.verify import verify
+from data_pipelines.preparation.pseudonymize import hides, name_of, pseudonymous, salt, write_keymap
+from data_pipelines.preparation.quarantine import TooManyBadError, most_bad, refusal
+from data_pipelines.preparation.set_folder import held, keymap_of, partial_of, put_in_place, require_free, tidy
+from data_pipelines.preparation.shard_records import is_made_of, num_unknown
+from data_pipelines.shards.index import nearest
+from data_pipelines.shards.tar import MANIFEST, read_manifest
+from data_pipelines.shards.verify import verify
 
 WriteKeymap = Callable[[Path], None] | None
 

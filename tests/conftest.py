@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import advice
-from data_pipelines.pseudonyms import SALT_VARIABLE
+from data_pipelines.common import advice
+from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -43,7 +43,7 @@ from fuzz_mutations import STRANGE, mutated  # noqa: E402
 from fuzz_names import NAME_PARSERS  # noqa: E402
 from fuzz_parsers import FILE_PARSERS, Parser  # noqa: E402
 
-from data_pipelines.errors import InputError, RunError  # noqa: E402
+from data_pipelines.common.errors import InputError, RunError  # noqa: E402
 from tests.faults.figures import put  # noqa: E402
 
 PARSERS = FILE_PARSERS | NAME_PARSERS

@@ -21,22 +21,22 @@ import numpy as np
 from fuzz_parsers import Parser
 from made_results import transfer_result, write_results
 
-from data_pipelines.datasets import DATASETS
-from data_pipelines.datasets.raw import RawSet
-from data_pipelines.errors import InputError
-from data_pipelines.images import encode_png
-from data_pipelines.index import Index
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_json
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.image_files.image_verification import encode_png
 from data_pipelines.prepare import Output, prepare, summary
+from data_pipelines.shards.index import Index
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.inputs import inputs_of
-from trainer.experiment import CONFIG, RESULT
-from trainer.files import write_json
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import Report, write
 from trainer.reporting.document import Title, Words
 from trainer.reporting.tables import with_titles
 from trainer.reporting.target_tables import few_shot_table
-from trainer.results import PREDICTIONS
+from trainer.training.results import PREDICTIONS
+from trainer.training.run import CONFIG, RESULT
 
 NAMES = (
     *(b"cat", b"$5_$10", b"_no_legend", b"-rf", b"Katze \xfc", "\u732b".encode(), "Cafe\u0301".encode(), b"k" * 120),

@@ -21,29 +21,29 @@ from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from tiny_sets import tiny_set
 from tiny_weights import save_npz, save_paper, save_run, save_timm, tensors_of
 
-from data_pipelines import torch_loader
-from data_pipelines.augment import Augmentation
-from data_pipelines.datasets import DATASETS
-from data_pipelines.dicom import dicom_facts
-from data_pipelines.errors import InputError
-from data_pipelines.faults import blank
-from data_pipelines.images import verify_image, verify_xray
-from data_pipelines.index import Index
-from data_pipelines.order import evaluation_order
-from data_pipelines.part import verified_or_reason
+from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.image_files.dicom import dicom_facts
+from data_pipelines.image_files.folder_scan import path_of, text_of
+from data_pipelines.image_files.image_verification import verify_image, verify_xray
+from data_pipelines.loading import torch_loader
+from data_pipelines.loading.sampler import evaluation_order
+from data_pipelines.loading.unreadable import blank
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.preparation.part_writer import verified_or_reason
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.scan import path_of, text_of
-from data_pipelines.verify import verify
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.verify import verify
 from launchers.job import read_plan, state
 from launchers.profiles import UsageError, load_site
 from trainer import checkpoint
 from trainer.evaluation import predictions
 from trainer.evaluation.inputs import inputs_of
-from trainer.lock_file import LOCK, after, holder_of, this_start, to_bytes
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
-from trainer.rows import Rows
-from trainer.run_lock import in_use
+from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.lock_file import LOCK, after, holder_of, this_start, to_bytes
+from trainer.run_folder.run_lock import in_use
 from trainer.status import run_folders, standing, table
 
 

@@ -6,7 +6,7 @@ import pytest
 from commands import dataclasses_of_commands, flags_of, modules, parsers, reached_by, sources
 from printed import FLAG, asked_for, printed
 
-from data_pipelines import advice
+from data_pipelines.common import advice
 
 TUNING = {"transfer", "sweep", "worker"}
 TRAINING = {"pretrain"} | TUNING
@@ -17,65 +17,67 @@ PREPARE = {name for name in sources() if name.startswith("prepare")}
 # Modules whose messages fewer commands print than import them; by the beginning of their names.
 PRINTED_BY = {
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
-    "trainer.schedules": {"pretrain"},  # a warm-up; the others have none
+    "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
     "trainer.sweep": {"sweep"},
-    "data_pipelines.depth": PREPARE | {"predict"},  # of files, not of prepared pictures
-    "data_pipelines.part": PREPARE,
-    "data_pipelines.quarantine": PREPARE,
-    "data_pipelines.shard_records": PREPARE,
-    "data_pipelines.shrink": PREPARE,
+    "data_pipelines.image_files.bit_depth": PREPARE | {"predict"},  # of files, not of prepared pictures
+    "data_pipelines.preparation.part_writer": PREPARE,
+    "data_pipelines.preparation.quarantine": PREPARE,
+    "data_pipelines.preparation.shard_records": PREPARE,
+    "data_pipelines.image_files.shrink": PREPARE,
     "benchmarks.group_norm": {"group_norm"},
     "benchmarks.loading": {"loading", "loading_large"},
     "benchmarks.scaling": {"scaling"},
+    "benchmarks.lib.loading": {"loading", "loading_large"},
+    "benchmarks.lib.scaling": {"scaling"},
 }
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
 ONLY = {
-    ("trainer.experiment", "--preflight-only"): {"pretrain"},
-    ("trainer.fine_tuning", "--seed"): {"transfer"},  # a sweep counts its own
-    ("trainer.job", "--schedule.allow-no-decay"): {"pretrain"},
+    ("trainer.training.run", "--preflight-only"): {"pretrain"},
+    ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
+    ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
     ("trainer.config", "--mode"): TUNING,
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
-    ("data_pipelines.datasets.own", "--label-column"): {"prepare csv"},
-    ("data_pipelines.datasets.own", "--label-columns"): {"prepare csv"},
+    ("data_pipelines.datasets.user_images", "--label-column"): {"prepare csv"},
+    ("data_pipelines.datasets.user_images", "--label-columns"): {"prepare csv"},
     ("data_pipelines.datasets.oxford", "--split"): {"prepare flowers102"},
-    ("data_pipelines.datasets.patients", "--patient-column"): {"prepare csv"},  # "of the csv reader"
+    ("data_pipelines.datasets.patient_splits", "--patient-column"): {"prepare csv"},  # "of the csv reader"
     ("data_pipelines.datasets.xray_tables", "--views"): WITH_VIEWS,
-    ("data_pipelines.pillow_pictures", "--xray-size"): OWN,
+    ("data_pipelines.image_files.pillow_images", "--xray-size"): OWN,
     ("data_pipelines.prepare", "--views"): WITH_VIEWS,
     ("data_pipelines.prepare", "--laterals"): OWN,
     ("data_pipelines.prepare", "--xray-size"): OWN,
-    ("data_pipelines.shrink", "--shorter-side"): PHOTOGRAPHS,
-    ("data_pipelines.shrink", "--xray-size"): OWN,
-    ("data_pipelines.xray_views", "--views"): WITH_VIEWS,
+    ("data_pipelines.image_files.shrink", "--shorter-side"): PHOTOGRAPHS,
+    ("data_pipelines.image_files.shrink", "--xray-size"): OWN,
+    ("data_pipelines.datasets.xray_views", "--views"): WITH_VIEWS,
     ("benchmarks.loading", "--threads"): {"loading"},
-    ("benchmarks.outcome", "--device"): {"group_norm", "on_gpu", "optimizer", "steps", "throughput"},
+    ("benchmarks.lib.output", "--device"): {"group_norm", "on_gpu", "optimizer", "steps", "throughput"},
 }
 # Said only where `has_flag` says that the command has it.
 ASKED_BEFORE = {
-    ("trainer.account", "--data.on-bad-shard"),
-    ("trainer.experiment", "--no-resume"),
-    ("trainer.experiment", "--resume-anyway"),
+    ("trainer.training.unreadable_images", "--data.on-bad-shard"),
+    ("trainer.training.run", "--no-resume"),
+    ("trainer.training.run", "--resume-anyway"),
 }
 # Flags of another program, which the message names or hands them on to; None: a part of a flag, or of a shell's line.
 OF_ANOTHER = {
     ("trainer.engines.horovod", "--nccl"): None,  # launchers/install_horovod.sh
-    ("trainer.evaluation.tested", "--size"): "prepare",
-    ("trainer.evaluation.tested", "--xray-size"): "prepare",
-    ("trainer.fine_tuning", "--size"): "prepare",
-    ("trainer.fine_tuning", "--test-fraction"): "prepare",
-    ("trainer.fine_tuning", "--xray-size"): "prepare",
-    ("trainer.paper_targets", "--out"): "prepare",
-    ("trainer.paper_targets", "--root"): "prepare",
+    ("trainer.evaluation.test_set", "--size"): "prepare",
+    ("trainer.evaluation.test_set", "--xray-size"): "prepare",
+    ("trainer.finetuning.finetune", "--size"): "prepare",
+    ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
+    ("trainer.finetuning.finetune", "--xray-size"): "prepare",
+    ("trainer.finetuning.paper_targets", "--out"): "prepare",
+    ("trainer.finetuning.paper_targets", "--root"): "prepare",
     ("trainer.sweep.plan", "--no"): None,
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
-    ("data_pipelines.images", "--xray-size"): "prepare",
-    ("data_pipelines.library", "--root"): "prepare",
+    ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
+    ("data_pipelines.shards.catalog", "--root"): "prepare",
     ("benchmarks.loading_large", "--shorter-side"): "prepare",
     ("benchmarks.protocol_effect", "--head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
-    ("benchmarks.throughput_memory", "--checkpoint-stages"): "pretrain",
+    ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
     ("launchers.sbatch", "--run-dir"): "pretrain",
     ("launchers.script", "--done"): None,  # launchers/job.py
     ("launchers.script", "--job"): None,

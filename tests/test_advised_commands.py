@@ -10,18 +10,18 @@ import pytest
 from commands import flags_of, modules, parsers
 from printed import COMMAND, PLACEHOLDER, text_of
 
-from data_pipelines import advice
-from data_pipelines.datasets import DATASETS
+from data_pipelines.common import advice
+from data_pipelines.datasets.readers import DATASETS
 
 NASTY = '-it\'s a "folder" $HOME'
 # What is put into commands and is one plain word, or quoted where it is made.
 PLAIN = {
-    "trainer.account": set[str](),
-    "trainer.lock_file": {"run"},  # how the job of torchrun is called
+    "trainer.training.unreadable_images": set[str](),
+    "trainer.run_folder.lock_file": {"run"},  # how the job of torchrun is called
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
-    "trainer.paper_targets": {"name", "given"},
-    "data_pipelines.library": {"name", "_root_flag(DATASETS[name])"},
+    "trainer.finetuning.paper_targets": {"name", "given"},
+    "data_pipelines.shards.catalog": {"name", "_root_flag(DATASETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`
 SAMPLES = {"name": "chexpert", "given": "--root DIR --out DIR", "_root_flag(DATASETS[name])": "--root DIR "}
@@ -49,7 +49,9 @@ ADVICE = [(module, *one) for module in modules() if module not in NOT_ADVICE for
 
 
 def test_there_is_advice() -> None:
-    assert {"data_pipelines.library", "data_pipelines.plan", "trainer.sweep.command"} <= {row[0] for row in ADVICE}
+    assert {"data_pipelines.shards.catalog", "data_pipelines.preparation.plan", "trainer.sweep.command"} <= {
+        row[0] for row in ADVICE
+    }
 
 
 @pytest.mark.parametrize(("module", "command", "values"), ADVICE, ids=[f"{row[0]}: {row[1]}" for row in ADVICE])

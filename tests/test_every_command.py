@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from commands import INTERNAL, dataclasses_of_commands, modules, parsers, sources
 
-from data_pipelines import entry, inspect, prepare
-from data_pipelines.errors import InputError
+from data_pipelines import inspect, prepare
+from data_pipelines.common import cli
+from data_pipelines.common.errors import InputError
 from trainer import pretrain, transfer
 
 HUGE = "1" + "0" * 400
@@ -77,7 +78,7 @@ COUNTED = {
 def test_what_is_counted_is_at_least_one(command: str, flag: str, number: str) -> None:
     required = [word for action in parsers()[command]._actions if action.required for word in _given(action)]
     with pytest.raises((InputError, SystemExit), match=r"at least|above 0|smallest|1 to|^2$"):
-        entry.parse(dataclasses_of_commands()[command], None, args=[*required, flag, number])
+        cli.parse(dataclasses_of_commands()[command], None, args=[*required, flag, number])
 
 
 def _given(action: object) -> list[str]:

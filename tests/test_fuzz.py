@@ -32,7 +32,7 @@ def bad_reader(kind: str, outside: Path) -> object:
         if kind == "crash":
             raise IndexError("out of range")
         if kind == "silent":
-            from data_pipelines.errors import InputError
+            from data_pipelines.common.errors import InputError
 
             raise InputError(" ")
         if kind == "write":

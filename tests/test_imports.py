@@ -44,7 +44,7 @@ def forbidden(source: str, path: Path) -> list[str]:
     found = [name for name in names for other in set(PACKAGES) - MAY_IMPORT[package] if is_below(name, other)]
     if path.parts[:2] != ("trainer", "engines"):
         found += [name for name in names for framework in FRAMEWORKS if is_below(name, framework)]
-    if package == "data_pipelines" and path.name != "entry.py":
+    if package == "data_pipelines" and path.name != "cli.py":
         found += [
             node.value
             for node in ast.walk(ast.parse(source))
@@ -66,17 +66,17 @@ def test_there_are_files_to_look_at() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "found"),
     [
-        ("data_pipelines/order.py", "import trainer.config", ["trainer.config"]),
+        ("data_pipelines/loading/sampler.py", "import trainer.config", ["trainer.config"]),
         ("data_pipelines/a/b.py", "def f():\n    from trainer import config", ["trainer.config"]),
-        ("data_pipelines/order.py", "import benchmarks", ["benchmarks"]),
-        ("data_pipelines/order.py", "import os\nrank = os.environ['RANK']", ["RANK"]),
-        ("data_pipelines/order.py", "import os\nos.environ.get('WORLD_SIZE', 1)", ["WORLD_SIZE"]),
-        ("trainer/loop.py", "from benchmarks.scaling import run", ["benchmarks.scaling.run"]),
-        ("trainer/loop.py", "from launchers import submit", ["launchers.submit"]),
-        ("trainer/loop.py", "import torch.distributed as dist", ["torch.distributed"]),
-        ("trainer/loop.py", "from torch import distributed", ["torch.distributed"]),
+        ("data_pipelines/loading/sampler.py", "import benchmarks", ["benchmarks"]),
+        ("data_pipelines/loading/sampler.py", "import os\nrank = os.environ['RANK']", ["RANK"]),
+        ("data_pipelines/loading/sampler.py", "import os\nos.environ.get('WORLD_SIZE', 1)", ["WORLD_SIZE"]),
+        ("trainer/training/loop.py", "from benchmarks.scaling import run", ["benchmarks.scaling.run"]),
+        ("trainer/training/loop.py", "from launchers import submit", ["launchers.submit"]),
+        ("trainer/training/loop.py", "import torch.distributed as dist", ["torch.distributed"]),
+        ("trainer/training/loop.py", "from torch import distributed", ["torch.distributed"]),
         (
-            "trainer/loop.py",
+            "trainer/training/loop.py",
             "import torch\ntorch.distributed.barrier()",
             ["torch.distributed", "torch.distributed.barrier"],
         ),
@@ -86,9 +86,9 @@ def test_there_are_files_to_look_at() -> None:
         ("launchers/submit.py", "from trainer.recipes import RECIPES", ["trainer.recipes.RECIPES"]),
         ("launchers/submit.py", "import data_pipelines", ["data_pipelines"]),
         ("launchers/submit.py", "from . import profiles", []),
-        ("data_pipelines/entry.py", "import os\nos.environ['RANK']", []),
+        ("data_pipelines/common/cli.py", "import os\nos.environ['RANK']", []),
         ("trainer/engines/ddp.py", "import torch.distributed\nimport horovod", []),
-        ("trainer/loop.py", "from data_pipelines.index import Index\nimport trainerlike", []),
+        ("trainer/training/loop.py", "from data_pipelines.shards.index import Index\nimport trainerlike", []),
         ("benchmarks/scaling.py", "from trainer import loop\nfrom data_pipelines import index", []),
     ],
 )

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.common.files import write_json
 from trainer.evaluation.inputs import _of_tar
-from trainer.files import write_json
-from trainer.rows import Rows
-from trainer.tracking import Tracker
+from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.metric_logger import Tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("trainer", "data_pipelines", "launchers")  # benchmarks read no files of others
@@ -87,7 +87,7 @@ def test_run_folders_are_as_open_as_the_umask_says(umask: int, mode: int, tmp_pa
 def test_compressed_tar_that_claims_too_much_is_refused_by_its_header(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_pipelines.scan.why_not_one", None)  # it would read all of it
+    monkeypatch.setattr("data_pipelines.image_files.folder_scan.why_not_one", None)  # it would read all of it
     head = b"RIFF\xff\xff\xff\xffWEBPVP8X\x0a\0\0\0\x02".ljust(1 << 20, b"\0")
     member = tarfile.TarInfo(name)
     member.size = 1 << 40

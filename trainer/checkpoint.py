@@ -22,8 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from data_pipelines.errors import InputError
-from trainer.files import utf8_path, write_atomically
+from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import utf8_path, write_atomically
 
 FAMILY = "bitscale checkpoint"
 FORMAT = f"{FAMILY} 1"
@@ -133,7 +134,7 @@ def _short(digests: Iterator[bytes]) -> str:
 
 
 def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # reading and hashing let other threads run
+    return ThreadPoolExecutor(min(8, num_usable_cpus()))  # reading and hashing let other threads run
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:

@@ -10,8 +10,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
 
-from data_pipelines.advice import flag, with_own_flags
-from data_pipelines.augment import (
+from data_pipelines.common.advice import flag, with_own_flags
+from data_pipelines.common.errors import InputError
+from data_pipelines.image_files.shrink import SMALLEST_SIDE
+from data_pipelines.loading.randaugment import Operand, Space
+from data_pipelines.loading.sampler import Shuffle
+from data_pipelines.loading.views import (
     AUTHORS_TRANSLATION,
     PAPER_TRANSLATION,
     RESIZE_FIRST,
@@ -19,11 +23,7 @@ from data_pipelines.augment import (
     MixUpWeight,
     PolicyName,
 )
-from data_pipelines.errors import InputError
-from data_pipelines.index import Balance, nearest
-from data_pipelines.order import Shuffle
-from data_pipelines.randaugment import Operand, Space
-from data_pipelines.shrink import SMALLEST_SIDE
+from data_pipelines.shards.index import Balance, nearest
 from trainer.models.bit import MODELS, FilterInit, HeadInit
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 

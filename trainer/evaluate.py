@@ -4,13 +4,11 @@ Writes one HTML page, evaluation.json and MODEL_CARD.md. Without --data it is of
 predictions that the run kept; with it, of another prepared set, whose labels are matched by name.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,23 +17,23 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from data_pipelines.index import Array
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_atomically, write_json
+from data_pipelines.shards.index import Array
 from trainer.config import Precision, RuntimeConfig
-from trainer.environment import commit
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import RESAMPLES
-from trainer.evaluation.numbers import as_json
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
 from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.place import NUMBERS, label_of, require_no_other
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
-from trainer.evaluation.tested import AnySplit, Tested, test_elsewhere, test_own
-from trainer.files import write_atomically, write_json
+from trainer.evaluation.test_set import AnySplit, Tested, test_elsewhere, test_own
+from trainer.evaluation.to_json import as_json
 from trainer.reporting.document import Title, as_markdown, as_page
+from trainer.run_folder.environment import commit
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 

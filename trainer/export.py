@@ -3,13 +3,11 @@
 timm: a folder for timm.create_model("local-dir:DIR", pretrained=True), with our logits. npz: BiT's own format.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +19,9 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from trainer.files import utf8_path, write_json
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import utf8_path, write_json
 from trainer.models.layouts import BIT_NPZ
 from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors
 from trainer.models.weight_files import CONFIG, OWN_KEY

@@ -4,13 +4,11 @@ INPUT is an image, a folder, DICOM, a shard (.tar), or a CSV file with a column 
 classes and the thresholds come from the run. What cannot be read becomes a row that says why.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import csv
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,14 +20,15 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from data_pipelines.depth import LEAST_BITS, MOST_BITS
-from data_pipelines.dicom import why_no_picture
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.index import Array
-from data_pipelines.part import progress_bar
-from data_pipelines.scan import counted
-from data_pipelines.shards import EncodedImage
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import write_atomically
+from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
+from data_pipelines.image_files.dicom import why_no_picture
+from data_pipelines.image_files.folder_scan import counted
+from data_pipelines.preparation.part_writer import progress_bar
+from data_pipelines.shards.index import Array
+from data_pipelines.shards.tar import EncodedImage
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
@@ -37,7 +36,6 @@ from trainer.evaluation.operating import OperatingPoints, probabilities
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.files import write_atomically
 
 _BATCHES_AT_ONCE = 4
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark

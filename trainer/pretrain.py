@@ -3,14 +3,13 @@
 Without a recipe the embedded demo runs. A run that is already in its folder is resumed.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import inspect
 import json
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,19 +18,19 @@ from typing import Annotated, Any
 import torch
 import tyro
 
-from data_pipelines.entry import entry_point
-from data_pipelines.errors import InputError
-from data_pipelines.index import nearest
-from data_pipelines.limits import require_numbers
-from trainer import logs
-from trainer.authors import departures, match_authors, match_paper_code
+from data_pipelines.common.cli import entry_point
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json
+from data_pipelines.common.limits import require_numbers
+from data_pipelines.shards.index import nearest
 from trainer.config import Config, differences
 from trainer.engines import ENGINES
-from trainer.experiment import CONFIG, Start, run, run_dir_of, summary
-from trainer.files import read_json
-from trainer.job import lacks_val, make_job
+from trainer.finetuning.paper_code import departures, match_authors, match_paper_code
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
+from trainer.run_folder import rank_logs
+from trainer.training.job import lacks_val, make_job
+from trainer.training.run import CONFIG, Start, run, run_dir_of, summary
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
@@ -145,7 +144,7 @@ def make_plan(config: Config, start: Start) -> dict[str, Any]:
 @entry_point
 def main() -> None:
     """Parse the command line and pre-train."""
-    logs.install()
+    rank_logs.install()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
     if command.plan:

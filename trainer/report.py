@@ -4,19 +4,17 @@ Collects the results below some folders and in CSV files (results.csv of an earl
 paper's authors published) into report.md, report.html, tables for LaTeX, CSV files and figures.
 """
 
-import os
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import sys
-
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from data_pipelines.entry import entry_point, parse
+from data_pipelines.common.cli import entry_point, parse
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
 from trainer.reporting.paper import published

@@ -4,15 +4,14 @@ RUNS are run folders, or folders of them, such as that of a sweep. Reads what th
 works from any machine that sees these.
 """
 
-import os
-import sys
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
+# isort: split
 import json
+import os
 import platform
 import shlex
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,12 +21,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from data_pipelines.entry import entry_point, parse
-from data_pipelines.errors import InputError
-from data_pipelines.printable import printable
-from trainer.files import read_json
-from trainer.heartbeat_file import HEARTBEAT
-from trainer.lock_file import holder_of
+from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json
+from data_pipelines.common.printable import printable
+from trainer.run_folder.heartbeat import HEARTBEAT
+from trainer.run_folder.lock_file import holder_of
 
 CONFIG, STATUS, RESULT = "config.json", "status.json", "result.json"
 State = Literal["running", "stalled", "resumable", "failed", "finished", "unknown"]

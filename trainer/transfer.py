@@ -4,16 +4,14 @@ Everything follows BiT-HyperRule unless given. Under torchrun the run is shared 
 Many runs, one command: python trainer/transfer.py sweep --help
 """
 
-import os
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import sys
 
-if not __package__:  # run as a script: this folder on sys.path would shadow other people's modules
-    sys.path = [path for path in sys.path if path != os.path.dirname(os.path.abspath(__file__))]
-
-
-from data_pipelines.entry import entry_point, parse
-from trainer import logs
-from trainer.fine_tuning import Transfer, fine_tune
+from data_pipelines.common.cli import entry_point, parse
+from trainer.finetuning.finetune import Transfer, fine_tune
+from trainer.run_folder import rank_logs
 from trainer.sweep.command import main_sweep
 
 
@@ -23,7 +21,7 @@ def main() -> None:
     if sys.argv[1:2] == ["sweep"]:
         main_sweep(sys.argv[2:])
     else:
-        logs.install()
+        rank_logs.install()
         fine_tune(parse(Transfer, __doc__))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.padchest_table import (
     PADCHEST_BITS,
     PADCHEST_FINDINGS,
@@ -19,7 +21,6 @@ from data_pipelines.datasets.padchest_table import (
     read_padchest,
     readable_adults,
 )
-from data_pipelines.datasets.raw import RawSet
 from data_pipelines.datasets.xray_tables import (
     Labels,
     find_table,
@@ -32,8 +33,7 @@ from data_pipelines.datasets.xray_tables import (
     split_patients,
     xray_set,
 )
-from data_pipelines.errors import InputError
-from data_pipelines.xray_views import VIEWS, ViewNames, views_named
+from data_pipelines.datasets.xray_views import VIEWS, ViewNames, views_named
 
 CHEXPERT_HOME = "https://stanfordmlgroup.github.io/competitions/chexpert/"
 MIMIC_HOME = "https://physionet.org/content/mimic-cxr-jpg/"

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet, carved
 from data_pipelines.datasets.padchest_table import (
     PADCHEST_BITS,
     PADCHEST_FINDINGS,
@@ -17,7 +19,6 @@ from data_pipelines.datasets.padchest_table import (
     read_padchest,
     readable_adults,
 )
-from data_pipelines.datasets.raw import RawSet, carved
 from data_pipelines.datasets.xray_tables import (
     locate,
     of_views,
@@ -26,8 +27,7 @@ from data_pipelines.datasets.xray_tables import (
     split_patients,
     xray_set,
 )
-from data_pipelines.errors import InputError
-from data_pipelines.xray_views import VIEWS, ViewNames, views_named
+from data_pipelines.datasets.xray_views import VIEWS, ViewNames, views_named
 
 SplitBy = Literal["patient", "image"]
 

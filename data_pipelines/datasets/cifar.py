@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.datasets.raw import RawImage, RawSet, carved
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage, RawSet, carved
 from data_pipelines.datasets.reading import Repeatable, require_fractions
-from data_pipelines.errors import InputError
-from data_pipelines.images import encode_png
+from data_pipelines.image_files.image_verification import encode_png
 
 _OWNER = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _SIDE = 32  # pixels

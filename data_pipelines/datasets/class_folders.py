@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.datasets.near_names import class_name_notes, near_one
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.reading import split_of, splits_in
+from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.table import is_missing
-from data_pipelines.dicom import DICOM_SUFFIXES
-from data_pipelines.errors import InputError
-from data_pipelines.index import Split
-from data_pipelines.scan import Found, Scan, counted, path_of, suffix_of
+from data_pipelines.image_files.dicom import DICOM_SUFFIXES
+from data_pipelines.image_files.folder_scan import Found, Scan, counted, path_of, suffix_of
+from data_pipelines.shards.index import Split
 
 _AS_CLASSES = "--no-split-folders"
 _BESIDE = "pictures beside the class folders"

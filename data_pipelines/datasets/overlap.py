@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from data_pipelines.datasets import DATASETS, OWN
+from data_pipelines.datasets.readers import DATASETS, OWN
 
 # By the names of prepared sets; each pair once, either may be the source.
 _SHARING = {

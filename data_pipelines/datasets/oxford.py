@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-from data_pipelines.datasets.raw import RawImage, RawSet, carved, key_of
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage, RawSet, carved, key_of
 from data_pipelines.datasets.reading import read_mat, require_files, require_fractions
-from data_pipelines.errors import InputError
-from data_pipelines.index import Split
+from data_pipelines.shards.index import Split
 
 _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/"

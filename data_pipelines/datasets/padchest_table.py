@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_pipelines.datasets.xray_tables import Labels, find_table, label_rows, locate, of_views, read_table
-from data_pipelines.xray_views import ViewNames
+from data_pipelines.datasets.xray_views import ViewNames
 
 PADCHEST_HOME = "https://bimcv.cipf.es/bimcv-projects/padchest/"
 # 16-bit PNG, which arXiv:2106.00116's program and torchxrayvision divide by 65,535.

@@ -11,11 +11,11 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.datasets.raw import RawImage, RawSet
-from data_pipelines.draws import hash64, integers, uniform
-from data_pipelines.errors import InputError
-from data_pipelines.images import encode_png
-from data_pipelines.index import Split
+from data_pipelines.common.counter_rng import hash64, integers, uniform
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.shards.index import Split
 
 Grid = npt.NDArray[np.float64]
 Ranges = Mapping[str, tuple[float, float]]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.datasets.raw import RawImage
-from data_pipelines.errors import InputError
-from data_pipelines.index import Split
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage
+from data_pipelines.shards.index import Split
 
 # What splits are called in folders, tars and tables, in small or capital letters, also as in "train_set". Not eval,
 # which is val to some and test to others.

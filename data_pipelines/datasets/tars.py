@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from data_pipelines.datasets.raw import Member
-from data_pipelines.errors import InputError
-from data_pipelines.shards import BLOCK_BYTES
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member
+from data_pipelines.shards.tar import BLOCK_BYTES
 
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _LARGEST_RECORD_BYTES = 1 << 20  # a tar is filled up with zeros to a whole record, by default 10 KiB

@@ -10,14 +10,23 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.datasets.near_names import class_name_notes
-from data_pipelines.datasets.raw import Member, RawImage, RawSet, carved, key_of
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, carved, key_of
 from data_pipelines.datasets.reading import Repeatable, require_fractions, split_of, splits_in
+from data_pipelines.datasets.similar_names import class_name_notes
 from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
-from data_pipelines.errors import InputError
-from data_pipelines.index import Split
-from data_pipelines.scan import HIDDEN_FILES, Found, is_hidden, is_taken_unseen, left_out_as, look, scan, text_of
+from data_pipelines.image_files.folder_scan import (
+    HIDDEN_FILES,
+    Found,
+    is_hidden,
+    is_taken_unseen,
+    left_out_as,
+    look,
+    scan,
+    text_of,
+)
+from data_pipelines.shards.index import Split
 
 Label = int | str
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from data_pipelines.datasets.raw import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage, RawSet, carved, group_of, key_of
 from data_pipelines.datasets.reading import require_fractions
-from data_pipelines.errors import InputError
-from data_pipelines.xray_views import VIEWS, ViewNames, views_named
+from data_pipelines.datasets.xray_views import VIEWS, ViewNames, views_named
 
 Labels = npt.NDArray[np.float32]
 

@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import group_norm, optimizer, throughput
-from benchmarks.exact_fp32 import exact_fp32
-from data_pipelines.errors import RunError
+from benchmarks.lib.exact_fp32 import exact_fp32
+from data_pipelines.common.errors import RunError
 from trainer.models.bit import PreActBottleneck
 
 CPU = torch.device("cpu")

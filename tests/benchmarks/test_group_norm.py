@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks import group_norm as module
 from benchmarks.group_norm import COMPILED, NHWC, OURS, GroupNormBenchmark, check, layers, measure, table, verdict
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 
 CPU = torch.device("cpu")
 TINY = GroupNormBenchmark(rounds=2, models=("r14x0.5:1",), image_size=32, compile_s=0)

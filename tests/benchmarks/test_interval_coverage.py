@@ -9,7 +9,7 @@ from scipy import stats
 
 from benchmarks import interval_coverage
 from benchmarks.interval_coverage import METRICS, Coverage, Design, cover, true_values
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 
 def test_truth_is_that_of_two_normal_distributions() -> None:

@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 
 from benchmarks import loading
-from benchmarks.loading_contenders import CONTENDERS, pil_transform
-from benchmarks.loading_gpu import images_per_s, measure_gpu, train
-from benchmarks.loading_host import resident_mb, write_tiled_set
-from benchmarks.loading_images import generated_photo, given_photos, lay_out
-from benchmarks.loading_pass import Setting, child_environment, cpu_seconds
-from data_pipelines import torch_loader
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
+from benchmarks.lib.loading.contenders import CONTENDERS, pil_transform
+from benchmarks.lib.loading.gpu import images_per_s, measure_gpu, train
+from benchmarks.lib.loading.host import resident_mb, write_tiled_set
+from benchmarks.lib.loading.images import generated_photo, given_photos, lay_out
+from benchmarks.lib.loading.timed_pass import Setting, child_environment, cpu_seconds
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading import torch_loader
+from data_pipelines.shards.index import Index
 
 ROOT = Path(loading.__file__).resolve().parents[1]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.loading_images import generated_photo
+from benchmarks.lib.loading.images import generated_photo
 from benchmarks.loading_large import LoadingLarge, measure, rule, table
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, prepare
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch._C import _distributed_c10d
 
-from benchmarks.network import Job, Layer, Machine, Sync, all_reduce_s, buckets, expected_maximum, simulate
-from benchmarks.network_fit import calibrate, efficiency, predict, uncalibrated
-from benchmarks.network_layers import job_of, scaled_to, trace_step
-from benchmarks.network_profile import load_profile, profile_names
+from benchmarks.lib.network.fit import calibrate, efficiency, predict, uncalibrated
+from benchmarks.lib.network.layers import job_of, scaled_to, trace_step
+from benchmarks.lib.network.model import Job, Layer, Machine, Sync, all_reduce_s, buckets, expected_maximum, simulate
+from benchmarks.lib.network.profile import load_profile, profile_names
 from benchmarks.network_validate import _PAPER_TARGET, against_paper, overlap, straight_line
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.models.bit import build_model
 
 MB = 1 << 20

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from benchmarks import network_wire
-from benchmarks.network_wire import Combination, Setting, combinations, machine_of, measure_wire
-from data_pipelines.errors import InputError
+from benchmarks.lib.network import wire
+from benchmarks.lib.network.wire import Combination, Setting, combinations, machine_of, measure_wire
+from data_pipelines.common.errors import InputError
 
 ALLOWED = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("ip") and shutil.which("tc")
 
@@ -33,7 +33,7 @@ def test_cpus_count_for_what_the_wire_does_not_hide() -> None:
 
 
 def test_without_namespaces_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network_wire.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(wire.os, "geteuid", lambda: 1000)
     with pytest.raises(InputError, match="root"):
         measure_wire((2,))
 

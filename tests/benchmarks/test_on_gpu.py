@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import on_gpu
+from benchmarks.lib.on_gpu.parts import PARTS, Part
 from benchmarks.on_gpu import LOG, RESULTS, TABLES, OnGpu, environment_of, open_results
-from benchmarks.on_gpu_parts import PARTS, Part
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
@@ -83,7 +83,7 @@ def test_a_rehearsal_of_two_parts_on_a_bare_machine(tmp_path: Path) -> None:
 def test_every_program_is_imported_on_a_bare_machine(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER.format(lacking=LACKING))
     environment = environment_of(None, "cpu") | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    modules = sorted({part.module for part in PARTS.values()} | {"benchmarks.on_gpu", "benchmarks.on_gpu_machine"})
+    modules = sorted({part.module for part in PARTS.values()} | {"benchmarks.on_gpu", "benchmarks.lib.on_gpu.machine"})
     imports = "".join(f"import {module}\n" for module in modules)
     absent = "import importlib.util\nassert importlib.util.find_spec('pandas') is None\n"
     command = [sys.executable, "-c", absent + imports]

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.protocol_effect import compare
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from tests.trainer.made_results import seeds, write_results
 
 

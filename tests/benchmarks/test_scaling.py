@@ -12,19 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import scaling_dry, scaling_point
-from benchmarks import scaling_run as runs
-from benchmarks.loading_pass import child_environment
-from benchmarks.network_profile import load_profile
+from benchmarks import scaling_point
+from benchmarks.lib.loading.timed_pass import child_environment
+from benchmarks.lib.network.profile import load_profile
+from benchmarks.lib.scaling import dry_run
+from benchmarks.lib.scaling import run as runs
+from benchmarks.lib.scaling.dry_run import be_one_rank
+from benchmarks.lib.scaling.figure import draw, series_of
+from benchmarks.lib.scaling.meter import MeasuredEnough, Meter
+from benchmarks.lib.scaling.predict import Asked, changed, predictions, sync_of
+from benchmarks.lib.scaling.rows import MEASURED, PREDICTED, Row, measured_rows
+from benchmarks.lib.scaling.run import Measured
 from benchmarks.scaling import Scaling, scale
-from benchmarks.scaling_dry import be_one_rank
-from benchmarks.scaling_figure import draw, series_of
-from benchmarks.scaling_meter import MeasuredEnough, Meter
 from benchmarks.scaling_point import Point
-from benchmarks.scaling_predict import Asked, changed, predictions, sync_of
-from benchmarks.scaling_rows import MEASURED, PREDICTED, Row, measured_rows
-from benchmarks.scaling_run import Measured
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
 
@@ -60,7 +61,8 @@ def test_end_to_end_on_one_rank(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), "--gpus", "1,1024", "--device", "cpu"]
     command += ["--window-steps", "1", "--batch-size", "2", "--out", str(out), "--paper"]
     script = (
-        "import sys; from benchmarks import scaling, scaling_run; scaling_run.usable_cores = lambda: [0]; "
+        "import sys; from benchmarks import scaling; from benchmarks.lib.scaling import run; "
+        "run.num_usable_cpus = lambda: 1; "
         "sys.argv = sys.argv[1:]; scaling.main()"
     )
     command = [sys.executable, "-c", script, *command[1:]]
@@ -327,13 +329,13 @@ def test_what_grows_between_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((rank, world_size))
         return {"world_size": world_size, "peak_mb": 100.0 + world_size / 64 + rank, "start_seconds": 0.1}
 
-    monkeypatch.setattr(scaling_dry, "_run", one_rank)
-    found = scaling_dry.measure_dry_worlds(1024)
+    monkeypatch.setattr(dry_run, "_run", one_rank)
+    found = dry_run.measure_dry_worlds(1024)
     assert asked == [(0, 1), (0, 64), (63, 64), (0, 1024), (1023, 1024)]
     assert found["more"] == {"peak_mb": 15.0 + 1023 - 63, "start_seconds": 0.0}
     assert not found["met"]
     with pytest.raises(InputError, match="at least 2"):
-        scaling_dry.measure_dry_worlds(1)
+        dry_run.measure_dry_worlds(1)
 
 
 def test_the_default_engine_is_one_that_there_is() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.scaling_counts import check_limit, parse_counts
-from data_pipelines.errors import InputError
+from benchmarks.lib.scaling.gpu_counts import check_limit, parse_counts
+from data_pipelines.common.errors import InputError
 
 
 @pytest.mark.parametrize(

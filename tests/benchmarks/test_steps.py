@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks import steps
+from benchmarks.lib.throughput.models import images_and_labels
 from benchmarks.steps import Steps, host_waits, measure, table
-from benchmarks.throughput_models import images_and_labels
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 
 CPU = torch.device("cpu")
 TINY = Steps("r14x0.5", batch_size=2, image_size=32, steps=2, precisions=("fp32",), threads=1)

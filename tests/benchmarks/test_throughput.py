@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from benchmarks import optimizer, throughput
-from benchmarks.optimizer import OptimizerBenchmark
-from benchmarks.throughput import Throughput
-from benchmarks.throughput_models import (
+from benchmarks.lib.throughput.models import (
     bound_step,
     images_and_labels,
     layout_probe,
     our_turn,
     with_cudnn_benchmark,
 )
-from data_pipelines.errors import InputError, RunError
-from trainer.memory_report import kept_per_image
+from benchmarks.optimizer import OptimizerBenchmark
+from benchmarks.throughput import Throughput
+from data_pipelines.common.errors import InputError, RunError
 from trainer.models.bit import PreActBottleneck
+from trainer.training.memory_report import kept_per_image
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from benchmarks import tile_sweep
 from benchmarks.group_norm import layers
 from benchmarks.tile_sweep import SHIPPED, TileSweep, measure, table, tiles, time_layer
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common.errors import InputError, RunError
 from trainer.kernels import group_norm_relu as kernel
 from trainer.kernels.tiling import Tile, tile
 

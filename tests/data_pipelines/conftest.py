@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from data_pipelines.datasets.raw import RawSet
-from data_pipelines.images import verify_image
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shard_writer import ShardWriter, join_shards
-from data_pipelines.shards import write_manifest
+from data_pipelines.shards.tar import write_manifest
+from data_pipelines.shards.writer import ShardWriter, join_shards
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.datasets.raw import RawSet
-from data_pipelines.depth import AS_DECLARED, Depth
-from data_pipelines.images import verify_xray
-from data_pipelines.index import Index
-from data_pipelines.png import PNG_SIGNATURE
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth
+from data_pipelines.image_files.image_verification import verify_xray
+from data_pipelines.image_files.png import PNG_SIGNATURE
+from data_pipelines.shards.index import Index
 
 SIDE = 8
 

@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_pipelines.scan import path_of
+from data_pipelines.image_files.folder_scan import path_of
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["Äpfel/ä.png", "Äpfel/日本.png", "K\udcfc/1.png", "K\udcfc/2.png", "zebra/é/3.png", "zebra/4"]
 PREPARE = """
 import json, sys
 from pathlib import Path
-from data_pipelines.datasets.own import csv_table, image_folder
+from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.datasets.webdataset import webdataset
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.scan import text_of
+from data_pipelines.image_files.folder_scan import text_of
 from trainer.evaluation.inputs import inputs_of
 place, out, column = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 pictures, table, tars = place / "bilder", place / "t.csv", place / "tars"

@@ -10,7 +10,7 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.experiment import Start, run
+from trainer.training.run import Start, run
 
 STEPS, SAVE_EVERY = 6, 2
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from data_pipelines.augment import POLICIES, Augmentation, Border, PolicyName
-from data_pipelines.index import Index
-from data_pipelines.library import EMBEDDED
-from data_pipelines.loaders import pick_loader
-from data_pipelines.order import Order
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.views import POLICIES, Augmentation, Border, PolicyName
+from data_pipelines.shards.catalog import EMBEDDED
+from data_pipelines.shards.index import Index
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from trainer.config import Precision
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine, init_process_group
 from trainer.engines.ranks import Place
-from trainer.tracking import Tracker, read_metrics
+from trainer.run_folder.metric_logger import Tracker, read_metrics
 
 WATCHED = ("exchange", "forward", "backward", "update")
 FIRST_WATCHED = 2  # before that, tables that stay on the GPU are made

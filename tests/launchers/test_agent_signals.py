@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from trainer import checkpoint
-from trainer.tracking import read_metrics
+from trainer.run_folder.metric_logger import read_metrics
 
 LAUNCHER = Path(__file__).resolve().parents[2] / "launchers" / "torchrun.sh"
 OPTIONS = ["--schedule.steps", "100000", "--save-every", "100000", "--log-every", "1", "--global-batch-size", "16"]

@@ -18,7 +18,7 @@ from slurm_cluster import descendants, wait_until
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.prepare import Output, prepare
 from trainer import checkpoint
-from trainer.tracking import read_metrics
+from trainer.run_folder.metric_logger import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, TIMEOUT_S = 24, 8

@@ -13,12 +13,12 @@ import pytest
 import torch
 from slurm_cluster import Cluster, lacking, wait_until
 
-from benchmarks.network_profile import FOLDER
+from benchmarks.lib.network.profile import FOLDER
 from benchmarks.scaling import Scaling, scale
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.prepare import Output, prepare
 from trainer import checkpoint
-from trainer.tracking import read_metrics
+from trainer.run_folder.metric_logger import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, SAVE_EVERY = 40, 25

@@ -20,14 +20,14 @@ MODULES = [
     "trainer.kernels.group_norm_tile",
     "trainer.kernels.sgd_agc_triton",
     "trainer.kernels.standardise_triton",
-    "data_pipelines.torch_loader",
+    "data_pipelines.loading.torch_loader",
     "data_pipelines.embedded",
     "benchmarks.group_norm",
     "benchmarks.kernel_code",
-    "benchmarks.loading_gpu",
+    "benchmarks.lib.loading.gpu",
     "benchmarks.optimizer",
     "benchmarks.throughput",
-    "benchmarks.throughput_models",
+    "benchmarks.lib.throughput.models",
 ]
 HEAVY = {"nvidia.dali", "deepspeed", "torchxrayvision", "horovod", "matplotlib", "webdataset", "pydicom"}
 

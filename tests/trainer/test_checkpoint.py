@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.checkpoint import (
     BEST,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tyro
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.config import (
     Config,
     DataConfig,

@@ -15,7 +15,7 @@ import pytest
 from trainer import pretrain, report, transfer
 from trainer.checkpoint import load, numbered, path_of
 from trainer.config import ScheduleConfig
-from trainer.tracking import read_metrics
+from trainer.run_folder.metric_logger import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--global-batch-size", "16", "--save-every", "2", "--log-every", "1", "--device", "cpu", "--threads", "1"]
@@ -161,7 +161,7 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     assert pretrain_tiny(command, run_dir, "--eval-batch-size", 100)[0] == 0  # says how, not what
 
     with monkeypatch.context() as patch:  # stopped on the way: the result of four steps must not pass for one of six
-        patch.setattr("trainer.training.train", lambda *_: exec("raise KeyboardInterrupt"))
+        patch.setattr("trainer.training.fit.train", lambda *_: exec("raise KeyboardInterrupt"))
         assert pretrain_tiny(command, run_dir, "--resume-anyway", steps=6)[0] == 1
     assert json.loads((run_dir / "status.json").read_text())["state"] == "resumable"
     assert not (run_dir / "result.json").exists()
@@ -229,7 +229,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     """A loss may still be finite when the update after it has ruined the weights."""
     run_dir = tmp_path / "run"
     schedule = [0.01, 0.01, 0.01, math.inf]
-    monkeypatch.setattr("trainer.schedules.learning_rate", lambda step, *_: schedule[step])
+    monkeypatch.setattr("trainer.optim.lr_schedules.learning_rate", lambda step, *_: schedule[step])
     code, _, error = pretrain_tiny(command, run_dir, "--save-every", 1)
     assert code == 1
     assert "the weights after step 4 are not finite" in error
@@ -241,7 +241,7 @@ def test_weights_that_are_not_finite_are_not_saved(
 def test_a_metric_that_is_not_a_number_is_never_the_best(
     command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.loop.evaluate", lambda *_: {"loss": 1.0, "top1": math.nan})
+    monkeypatch.setattr("trainer.training.loop.evaluate", lambda *_: {"loss": 1.0, "top1": math.nan})
     assert pretrain_tiny(command, tmp_path / "run", "--eval-every", 1)[0] == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["checkpoint"] == "step_00000004.safetensors"

@@ -11,14 +11,14 @@ import pytest
 from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predictions import age_band, align, load
-from trainer.evaluation.tested import align_labels
-from trainer.experiment import RESULT
-from trainer.results import PREDICTIONS
+from trainer.evaluation.test_set import align_labels
+from trainer.training.results import PREDICTIONS
+from trainer.training.run import RESULT
 
 
 @pytest.fixture(scope="module")

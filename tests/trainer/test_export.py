@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_model_data_config
 from tiny_weights import CLASSES, Tensors, save_npz, save_paper, save_run, save_timm, tensors_of
 from torch import Tensor, nn
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import export as module
 from trainer.export import Export, export
 from trainer.models.bit import MODELS, build_model

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipelines.batch import Batch
+from data_pipelines.loading.batch import Batch
 from trainer.losses import batch_loss, count_labels, loss_sum, model_input, targets
 
 NAN = math.nan

@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from data_pipelines.index import METRIC, Index, Metric, Task
+from data_pipelines.shards.index import METRIC, Index, Metric, Task
 from trainer.metrics import METRIC_NAME, all_metrics, compute_metrics, left_out, metric_of
 
 NAN = math.nan

@@ -19,23 +19,23 @@ from safetensors import safe_open
 from tiny_runs import train_tiny
 from tiny_sets import tiny_set
 
-from data_pipelines.figure_text import drawable
-from data_pipelines.index import Index
+from data_pipelines.common.figure_text import drawable
+from data_pipelines.common.printable import printable
 from data_pipelines.inspect import Inspect, make_page, summary
 from data_pipelines.inspect_page import draw
-from data_pipelines.printable import printable
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predictions import load, saved_splits
-from trainer.experiment import RESULT
 from trainer.export import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
 from trainer.predict import Predict, predict
 from trainer.report import Report, write_report
-from trainer.results import recompute
 from trainer.status import run_folders, standing, table
+from trainer.training.results import recompute
+from trainer.training.run import RESULT
 
 SIDE = 16
 NOT_UTF8 = "Katze \udcfc"

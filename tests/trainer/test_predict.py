@@ -13,13 +13,13 @@ from PIL import Image
 from tiny_runs import FINDINGS, SIDE, prepare_films, train_tiny, write_films
 from tiny_weights import save_run, tensors_of
 
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.images import verify_image
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.image_files.image_verification import verify_image
 from trainer import checkpoint, predict
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.predict import Predict
-from trainer.results import PREDICTIONS
+from trainer.training.results import PREDICTIONS
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from nasty_names import NAMES
 
-from data_pipelines.printable import printable
-from trainer import heartbeat_file, lock_file, status
-from trainer.processes import Process, _process, machine
+from data_pipelines.common.printable import printable
+from trainer import status
+from trainer.run_folder import heartbeat, lock_file
+from trainer.run_folder.metric_logger import Tracker, write_status
+from trainer.run_folder.processes import Process, _process, machine
 from trainer.status import run_folders, standing, table
-from trainer.tracking import Tracker, write_status
 
 NOW = time.time()
 
@@ -146,7 +147,7 @@ def test_who_is_at_work_on_a_run(
 
 
 def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat_file, "EVERY_S", 0.0)
+    monkeypatch.setattr(heartbeat, "EVERY_S", 0.0)
     (tmp_path / "config.json").write_text("{}")
     tracker = Tracker(tmp_path, 0, 10, 100, "demo")
     write_status(tmp_path, 0, "running", 10, 100)

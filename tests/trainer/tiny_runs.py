@@ -8,11 +8,11 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 
-from data_pipelines.datasets.own import csv_table
+from data_pipelines.datasets.user_images import csv_table
 from data_pipelines.prepare import Output, prepare
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run
+from trainer.training.run import Start, run
 
 FINDINGS = ("Effusion", "Nodule")
 SIDE = 32

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_pipelines.errors import RunError
-from trainer.engines.heartbeat import Heartbeat
+from data_pipelines.common.errors import RunError
+from trainer.engines.watchdog import Heartbeat
 from trainer.optim.sgd_agc import SGDAGC
 
 

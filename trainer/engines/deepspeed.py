@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipelines.advice import flag
-from data_pipelines.errors import InputError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError
 from trainer.engines.base import Update
 from trainer.engines.ddp import init_process_group
 from trainer.engines.ranks import Place

@@ -8,8 +8,9 @@ import subprocess
 
 import torch
 
-from data_pipelines.advice import flag
-from data_pipelines.errors import InputError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
@@ -95,5 +96,4 @@ def cpu_threads(threads: int | None) -> int:
     """CPU threads of this rank: as asked, or an equal part of the cores this process may use."""
     if threads is not None:
         return threads
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    return max(1, num_usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipelines.advice import flag
-from data_pipelines.errors import InputError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous, interface_to
 from trainer.engines.replica import ReplicaEngine

@@ -6,7 +6,7 @@ import sys
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by itself

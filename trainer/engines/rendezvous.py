@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from data_pipelines.errors import InputError
-from trainer.engines.agreement import disagreements, shared_gpus
+from data_pipelines.common.errors import InputError
 from trainer.engines.base import RankLostError
+from trainer.engines.consistency import disagreements, shared_gpus
 from trainer.engines.ranks import Place
 
 _KNOCK_S = 5.0  # to wait for one answer of an address

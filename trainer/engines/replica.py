@@ -12,16 +12,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from data_pipelines.advice import flag
-from data_pipelines.errors import InputError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError
 from trainer.config import Precision, RuntimeConfig
-from trainer.engines import orphans
+from trainer.engines import parent_watch
 from trainer.engines.base import Engine, Update
 from trainer.engines.compilation import begin_pass, compile_no_units, compile_units
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
-from trainer.engines.heartbeat import Heartbeat
 from trainer.engines.ranks import Place, find_place
 from trainer.engines.rendezvous import Rendezvous, interface_to
+from trainer.engines.watchdog import Heartbeat
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC
 
@@ -39,7 +39,7 @@ class ReplicaEngine(Engine):
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
         place = find_place()
-        orphans.end_with_launcher()
+        parent_watch.end_with_launcher()
         self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
         self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
         self.threads = cpu_threads(runtime.threads)

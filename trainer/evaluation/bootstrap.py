@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.draws import integers
+from data_pipelines.common.counter_rng import integers
 
 RESAMPLES = 2000
 Bools = npt.NDArray[np.bool_]

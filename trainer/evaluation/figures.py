@@ -7,10 +7,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from data_pipelines.figure_text import drawable, legend, text_style
-from data_pipelines.printable import shortened, wrapped
+from data_pipelines.common.figure_text import drawable, legend, text_style
+from data_pipelines.common.printable import shortened, wrapped
 from trainer.evaluation.assess import Assessment
-from trainer.evaluation.errors import Mistake
+from trainer.evaluation.mistakes import Mistake
 from trainer.evaluation.operating import Reliability
 from trainer.reporting.figures import STYLE, Picture
 

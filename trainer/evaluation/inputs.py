@@ -10,10 +10,10 @@ from typing import IO
 
 from PIL import Image
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.table import read_table
 from data_pipelines.datasets.table_paths import Listing
-from data_pipelines.errors import InputError
-from data_pipelines.scan import (
+from data_pipelines.image_files.folder_scan import (
     HIDDEN_FILES,
     Found,
     is_hidden,

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.datasets.overlap import is_namesake
-from data_pipelines.errors import InputError, ShardError
-from data_pipelines.index import Array, Index, Split, content_digest
-from data_pipelines.shards import read_manifest
+from data_pipelines.shards.index import Array, Index, Split, content_digest
+from data_pipelines.shards.tar import read_manifest
 from trainer.evaluation.runs import Run, own_data
 
 How = Literal["content", "name", "prepared otherwise", "namesake", "no"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.index import Array, Task
+from data_pipelines.shards.index import Array, Task
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.evaluation.predictions import Predictions
 

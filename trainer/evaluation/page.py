@@ -7,16 +7,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.advice import quoted
-from data_pipelines.errors import InputError
-from data_pipelines.index import Metric
-from data_pipelines.printable import printable
+from data_pipelines.common.advice import quoted
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable
+from data_pipelines.shards.index import Metric
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
-from trainer.evaluation.errors import Mistake, most_confident, with_pixels
+from trainer.evaluation.mistakes import Mistake, most_confident, with_pixels
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
-from trainer.evaluation.tested import Tested
+from trainer.evaluation.test_set import Tested
 from trainer.metrics import METRIC_NAME
 from trainer.reporting.document import Block, Items, Title, Words
 from trainer.reporting.words import Bold, Code, Text, joined, pieces

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.errors import InputError
-from data_pipelines.file_names import file_name_of
-from data_pipelines.index import digest_of
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.file_names import file_name_of
+from data_pipelines.common.files import read_json
+from data_pipelines.shards.index import digest_of
 from trainer.evaluation.runs import Run
-from trainer.evaluation.tested import SPLIT_RULE, Tested
-from trainer.files import read_json
+from trainer.evaluation.test_set import SPLIT_RULE, Tested
 
 NUMBERS = "evaluation.json"
 _SHOWN_DIGITS = 8

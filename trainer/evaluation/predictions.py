@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Array, Index, Split, Task
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Array, Index, Split, Task
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.metrics import known_labels, log_odds
-from trainer.results import PREDICTIONS, columns_of
+from trainer.training.results import PREDICTIONS, columns_of
 
 _AGE_BANDS = (0, 18, 40, 60, 80)
 _UNKNOWN = "unknown"

@@ -8,24 +8,24 @@ from functools import partial
 import numpy as np
 import torch
 
-from data_pipelines.augment import Augmentation
-from data_pipelines.depth import Depth, depth_of
-from data_pipelines.dicom import is_dicom
-from data_pipelines.errors import InputError, RunError
-from data_pipelines.images import verify_image, verify_xray
-from data_pipelines.index import Array, Index, XrayCut
-from data_pipelines.loaders import pick_loader, read_ahead
-from data_pipelines.order import evaluation_order
-from data_pipelines.part import verified_or_reason
-from data_pipelines.pictures import pictures
-from data_pipelines.shards import EncodedImage
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.image_files.bit_depth import Depth, depth_of
+from data_pipelines.image_files.dicom import is_dicom
+from data_pipelines.image_files.image_verification import verify_image, verify_xray
+from data_pipelines.loading.loader import pick_loader, read_ahead
+from data_pipelines.loading.sampler import evaluation_order
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.preparation.part_writer import verified_or_reason
+from data_pipelines.shards.in_memory import pictures
+from data_pipelines.shards.index import Array, Index, XrayCut
+from data_pipelines.shards.tar import EncodedImage
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
 from trainer.evaluation.runs import Run
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC
-from trainer.outputs import Outputs
+from trainer.training.outputs import Outputs
 
 
 class Predictor:

@@ -5,18 +5,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from data_pipelines.augment import PolicyName
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split
-from data_pipelines.library import find
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json
+from data_pipelines.loading.views import PolicyName
+from data_pipelines.shards.catalog import find
+from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose
 from trainer.evaluation.predictions import load, saved_splits
-from trainer.experiment import CONFIG, RESULT
-from trainer.files import read_json
-from trainer.job import open_split, set_digests
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
+from trainer.training.job import open_split, set_digests
+from trainer.training.run import CONFIG, RESULT
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
 _NARROW = "the version of the program that fitted it searched a narrower range"

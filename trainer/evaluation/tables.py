@@ -3,10 +3,10 @@
 import math
 from collections.abc import Sequence
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
-from trainer.evaluation.errors import Mistake
 from trainer.evaluation.intervals import Estimate
+from trainer.evaluation.mistakes import Mistake
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
 from trainer.reporting.tables import Entry, Heading, Table

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.kernels import group_norm_cpu
 from trainer.kernels.native import library
 from trainer.kernels.tiling import split, tile

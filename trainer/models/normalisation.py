@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 
 PerChannel = tuple[float, float, float]
 BIT_MEAN: PerChannel = (0.5, 0.5, 0.5)

@@ -5,9 +5,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.advice import quoted
-from data_pipelines.errors import InputError
-from data_pipelines.index import nearest
+from data_pipelines.common.advice import quoted
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import nearest
 from trainer import checkpoint
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
 

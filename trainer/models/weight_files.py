@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from data_pipelines.errors import InputError
-from trainer.files import read_json, utf8_path
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json, utf8_path
 from trainer.models.normalisation import PerChannel, require_mean, require_std
 
 # Where exports speak of themselves: a key of the header of safetensors and of config.json.

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_pipelines.advice import flag
-from data_pipelines.errors import InputError
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.models.bit import MODELS, BiTResNet, build_model
 from trainer.models.layouts import HEAD, LAYOUTS, STEM, is_filter, layout_of

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_atomically
 from trainer.engines.base import Engine
-from trainer.environment import cpu_name
-from trainer.files import write_atomically
-from trainer.job import Job
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table
-from trainer.signals import Stopped
+from trainer.run_folder.environment import cpu_name
+from trainer.training.job import Job
+from trainer.training.signals import Stopped
 
 FOLDER = "profile"
 _FREE, _PROFILER_WARM_UP = 3, 1  # steps: without the profiler, and with it before it counts

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json
 from data_pipelines.datasets.overlap import is_published
-from data_pipelines.errors import InputError
-from trainer.experiment import RESULT
-from trainer.files import read_json
 from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
 from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
+from trainer.training.run import RESULT
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
 _AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}

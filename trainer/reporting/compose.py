@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from trainer.files import write_atomically
+from data_pipelines.common.files import write_atomically
 from trainer.reporting import figures, notes
 from trainer.reporting.collect import Collected, write_runs
 from trainer.reporting.document import Block, Items, Title, Words, as_markdown, as_page

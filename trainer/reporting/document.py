@@ -4,7 +4,7 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer.reporting.figures import Picture
 from trainer.reporting.tables import Table
 from trainer.reporting.words import Text, html_text, html_words, markdown_text, markdown_words

@@ -12,9 +12,9 @@ import matplotlib
 import pandas as pd
 import torch
 
-from data_pipelines.figure_text import bold, drawable, legend, text_style
-from data_pipelines.file_names import own_file_name_of
-from data_pipelines.printable import shortened, width_of
+from data_pipelines.common.figure_text import bold, drawable, legend, text_style
+from data_pipelines.common.file_names import own_file_name_of
+from data_pipelines.common.printable import shortened, width_of
 from trainer.models.bit import MODELS, build_model
 from trainer.reporting.cells import Cell, cell_of
 from trainer.reporting.names import (

@@ -7,12 +7,12 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from data_pipelines.common.printable import printable
 from data_pipelines.datasets.overlap import shares_images
-from data_pipelines.printable import printable
-from trainer.authors import SETTINGS, Protocol, departures, match_authors, setting
 from trainer.config import config_of, translated
+from trainer.finetuning.paper_code import SETTINGS, Protocol, departures, match_authors, setting
+from trainer.finetuning.paper_targets import PREPARED
 from trainer.metrics import metric_of
-from trainer.paper_targets import PREPARED
 from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, shots_order, split_source
 
 OWN, PUBLISHED = "own", "published"

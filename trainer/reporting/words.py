@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data_pipelines.printable import visible
+from data_pipelines.common.printable import visible
 
 # What Markdown, also GitHub's, takes for markup: not an underscore within a word, nor the brackets of "[0.1, 0.2]".
 _MARKUP = re.compile(

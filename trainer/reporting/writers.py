@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pandas as pd
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer.reporting.cells import p_text
 from trainer.reporting.tables import Entry, Heading, Table
 from trainer.reporting.words import html_text, markdown_text

@@ -21,13 +21,13 @@ from typing import IO, Annotated, Any
 import torch
 import tyro
 
-from data_pipelines import streams
-from data_pipelines.advice import quoted
-from data_pipelines.entry import parse, world_size
-from data_pipelines.errors import InputError, RunError
+from data_pipelines.common import streams
+from data_pipelines.common.advice import quoted
+from data_pipelines.common.cli import parse, world_size
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import read_json
 from trainer.engines.device import cpu_threads, pick_device
-from trainer.files import read_json
-from trainer.fine_tuning import FULL, Options
+from trainer.finetuning.finetune import FULL, Options
 from trainer.sweep.cost import describe
 from trainer.sweep.drive import Device, Drive
 from trainer.sweep.plan import Plan, make_plan, write_plan

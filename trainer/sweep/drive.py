@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_pipelines.errors import RunError
-from trainer.files import read_json
-from trainer.lock_file import JOB_VARIABLE, job_name
+from data_pipelines.common.errors import RunError
+from data_pipelines.common.files import read_json
+from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
+from trainer.run_folder.metric_logger import STATUS
 from trainer.sweep.plan import PlannedRun, flags_of
 from trainer.sweep.progress import Progress
-from trainer.tracking import STATUS
 
 LOG = "run.log"
 WORKER = [sys.executable, "-m", "trainer.sweep.worker"]

@@ -7,16 +7,15 @@ from itertools import count, product
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import library
+from data_pipelines.common.errors import ImpossibleError, InputError
+from data_pipelines.common.files import read_json, write_json
 from data_pipelines.datasets.overlap import namesake_note, shares_images
-from data_pipelines.errors import ImpossibleError, InputError
-from data_pipelines.index import content_digest
-from data_pipelines.shards import read_manifest
+from data_pipelines.shards import catalog
+from data_pipelines.shards.index import content_digest
+from data_pipelines.shards.tar import read_manifest
 from trainer import checkpoint
 from trainer.config import Config
-from trainer.experiment import RESULT, Start, finished, settings_of
-from trainer.files import read_json, write_json
-from trainer.fine_tuning import (
+from trainer.finetuning.finetune import (
     SCRATCH,
     Options,
     Target,
@@ -29,8 +28,9 @@ from trainer.fine_tuning import (
     source_name,
     target_name,
 )
-from trainer.job import normalised
-from trainer.tracking import read_metrics
+from trainer.run_folder.metric_logger import read_metrics
+from trainer.training.job import normalised
+from trainer.training.run import RESULT, Start, finished, settings_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ def _overlapping(
         return set(), [], []
     pairs, left_out, notes = set(), [], []
     for target in targets:
-        manifest = read_manifest(library.find(target))
+        manifest = read_manifest(catalog.find(target))
         name, digest = manifest["name"], content_digest(manifest)
         for source in sources:
             sets, digests = sets_of(source), set_digests_of(source)

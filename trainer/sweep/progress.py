@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from trainer.experiment import RESULT, summary
-from trainer.files import read_json
+from data_pipelines.common.files import read_json
 from trainer.sweep.plan import PlannedRun
+from trainer.training.run import RESULT, summary
 
 _LINE_EVERY_S = 60.0  # where there is no terminal for a bar
 

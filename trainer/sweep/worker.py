@@ -18,11 +18,11 @@ from typing import Any, TextIO
 
 import tyro
 
-from data_pipelines import advice
-from data_pipelines.errors import InputError, RunError
-from trainer import logs
-from trainer.fine_tuning import Transfer, fine_tune
-from trainer.run_lock import in_use
+from data_pipelines.common import advice
+from data_pipelines.common.errors import InputError, RunError
+from trainer.finetuning.finetune import Transfer, fine_tune
+from trainer.run_folder import rank_logs
+from trainer.run_folder.run_lock import in_use
 from trainer.sweep.command import Sweep
 
 
@@ -74,7 +74,7 @@ def log_to(path: Path) -> None:
 
 def main() -> None:
     """Make runs until there is none left."""
-    logs.install()
+    rank_logs.install()
     advice.belong_to(Sweep)  # which is what the user typed
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the log of the first run, which the sweep opened

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_pipelines.datasets.raw import RawSet
+from data_pipelines.common.raw_set import RawSet
 
 
 def touch(root: Path, files: Iterable[str]) -> None:

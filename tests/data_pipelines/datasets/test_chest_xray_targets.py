@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from empty_files import splits_of, touch
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet, carved, group_of
 from data_pipelines.datasets import padchest_table
 from data_pipelines.datasets.chest_xray import padchest
 from data_pipelines.datasets.chest_xray_targets import covidx, padchest_cl, tuberculosis
-from data_pipelines.datasets.raw import RawSet, carved, group_of
-from data_pipelines.errors import InputError
 
 PADCHEST = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 

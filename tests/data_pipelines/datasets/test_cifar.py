@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.cifar import cifar10, cifar100
-from data_pipelines.errors import InputError
 
 NAMES = ("airplane", "bird", "cat")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import tyro
 
-from data_pipelines.datasets.own import csv_table, image_folder
-from data_pipelines.datasets.raw import RawSet
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.reading import split_of, splits_in
-from data_pipelines.errors import InputError
+from data_pipelines.datasets.user_images import csv_table, image_folder
 
 Touch = Callable[..., Path]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.embedded import FASHION_CLASSES, digits, encode_png, fashion_mnist
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, Split
-from data_pipelines.library import EMBEDDED
-from data_pipelines.shards import read_manifest, sha256_of
+from data_pipelines.shards.catalog import EMBEDDED
+from data_pipelines.shards.index import Index, Split
+from data_pipelines.shards.tar import read_manifest, sha256_of
 
 
 @pytest.mark.parametrize(("split", "per_class"), [("train", 900), ("val", 100), ("test", 200)])

@@ -16,13 +16,13 @@ from PIL import Image
 from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
 
-from data_pipelines.datasets import DATASETS
-from data_pipelines.index import Index
+from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.prepare import Output, prepare
+from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.experiment import Start, run
+from trainer.training.run import Start, run
 
 WNIDS = ("n01440764", "n01443537")
 XRAYS = ("chexpert", "mimic_cxr", "nih_cxr14", "padchest", "padchest_cl", "covidx", "tuberculosis")

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member, RawImage, RawSet
 from data_pipelines.datasets.imagenet import imagenet1k, imagenet21k
-from data_pipelines.datasets.raw import Member, RawImage, RawSet
-from data_pipelines.errors import InputError
 
 WNIDS = ("n01440764", "n01443537", "n02084071")  # the last is a class of 21k only, and inner in the tree of 1k
 DEVKIT = "ILSVRC2012_devkit_t12"

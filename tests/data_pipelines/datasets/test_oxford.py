@@ -12,9 +12,9 @@ import scipy.io
 from PIL import Image
 
 from data_pipelines import prepare
+from data_pipelines.common.errors import InputError
 from data_pipelines.datasets import oxford
 from data_pipelines.datasets.oxford import flowers102, pets
-from data_pipelines.errors import InputError
 
 FLOWER_LABELS = [3, 1, 2, 1, 3, 2, 1, 2, 3, 3]
 FLOWER_SPLITS = {"trnid": [10, 2, 3], "valid": [1, 4, 6], "tstid": [5, 7, 8, 9]}

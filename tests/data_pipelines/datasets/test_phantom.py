@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage
 from data_pipelines.datasets.phantom import (
     FINDINGS,
     PREVALENCE,
@@ -18,8 +20,6 @@ from data_pipelines.datasets.phantom import (
     phantom,
     render,
 )
-from data_pipelines.datasets.raw import RawImage
-from data_pipelines.errors import InputError
 
 phantom_module = import_module("data_pipelines.datasets.phantom")  # the package has a function of that name
 CLASSES = tuple(FINDINGS)

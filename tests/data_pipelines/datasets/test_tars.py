@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member, RawImage
 from data_pipelines.datasets import tars
-from data_pipelines.datasets.raw import Member, RawImage
 from data_pipelines.datasets.tars import OpenTar, members
-from data_pipelines.errors import InputError
 
 BIG = bytes(range(256)) * 4096
 FILES = {"a.jpg": b"A" * 700, "folder/b.jpg": BIG, "empty.txt": b"", "x" * 150 + ".jpg": b"long name", "ü.jpg": b"text"}

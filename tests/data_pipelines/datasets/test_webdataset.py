@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import webdataset as wds
 
-from data_pipelines.datasets.raw import Member, RawSet
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import Member, RawSet
 from data_pipelines.datasets.webdataset import webdataset
-from data_pipelines.errors import InputError
 
 WriteTar = Callable[..., Path]
 

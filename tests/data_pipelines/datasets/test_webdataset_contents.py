@@ -9,9 +9,9 @@ import pytest
 from dicom_files import dicom_bytes
 from PIL import Image
 
-from data_pipelines.datasets.raw import RawSet
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.webdataset import webdataset
-from data_pipelines.errors import InputError
 from data_pipelines.prepare import Output, prepare
 
 WriteTar = Callable[..., Path]

@@ -128,8 +128,8 @@ class _Patched(MetaPathFinder):
     def __init__(self, rank: Disturbed) -> None:
         self._rank = rank
         self._changes = {
-            "trainer.job": self._note_batches,
-            "trainer.loop": self._note_evaluation,
+            "trainer.training.job": self._note_batches,
+            "trainer.training.loop": self._note_evaluation,
             "safetensors.torch": self._note_writing,
         }
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.common.files import write_json
 from trainer.config import Config, DataConfig, config_of
 from trainer.evaluation.runs import Run, over_seeds
-from trainer.files import write_json
 
 ADDED = {"model": ("keep_head", "filter_init"), "optim": ("nesterov", "agc_head"), "data": ("translation", "border")}
 

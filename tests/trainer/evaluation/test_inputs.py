@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data_pipelines.datasets.own import image_folder
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.user_images import image_folder
 from trainer.evaluation.inputs import Inputs, inputs_of
 
 

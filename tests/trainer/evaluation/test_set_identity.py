@@ -12,16 +12,16 @@ import pytest
 from tiny_runs import train_tiny
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import Index, content_digest
-from data_pipelines.shards import MANIFEST, read_manifest
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json, write_json
+from data_pipelines.shards.index import Index, content_digest
+from data_pipelines.shards.tar import MANIFEST, read_manifest
 from trainer import checkpoint
 from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks
 from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
-from trainer.experiment import RESULT
-from trainer.files import read_json, write_json
+from trainer.training.run import RESULT
 
 LABELS, CLASSES = [0, 1, 0, 1], ("cat", "dog")
 EXTERNAL = "another set that is called films"

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.kernels import group_norm_relu as module
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu, kernel_works
 

@@ -24,8 +24,8 @@ from benchmarks.kernel_code import (  # noqa: E402
     norms,
     table,
 )
-from benchmarks.pretended_gpu import Address, Launch  # noqa: E402
-from data_pipelines.errors import InputError  # noqa: E402
+from benchmarks.lib.fake_gpu import Address, Launch  # noqa: E402
+from data_pipelines.common.errors import InputError  # noqa: E402
 from trainer.models.bit import build_model  # noqa: E402
 
 ROOT = Path(__file__).parents[3]

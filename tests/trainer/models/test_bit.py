@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.models import bit
 from trainer.models.bit import HeadInit, PreActBottleneck, StdConv2d, build_model
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.network_layers import trace_step
+from benchmarks.lib.network.layers import trace_step
 from trainer.models.bit import build_model
 from trainer.models.flops import training_flops
 

@@ -11,14 +11,14 @@ from safetensors.torch import save_file
 from tiny_weights import CLASSES, SMALL, save_npz, save_run, save_timm, tensors_of
 from torch import Tensor
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.config import ModelConfig
 from trainer.export import Export, export
-from trainer.job import normalised
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.layouts import TIMM
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.models.weights import describe_weights, install, load_weights
+from trainer.training.job import normalised
 
 TENSORS = tensors_of()
 IMAGENET: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}

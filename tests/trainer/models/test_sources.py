@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.models.sources import GOOGLE_NAMES, TIMM_NAMES, absolute, locate, name_of, origin_of
 
 NAME = "resnetv2_50x1_bit.goog_in21k"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_weights import CLASSES, SMALL, Tensors, save_npz, save_paper, save_run, save_timm, tensors_of
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.models.bit import MODELS, build_model
 from trainer.models.layouts import BIT_PYTORCH, TIMM

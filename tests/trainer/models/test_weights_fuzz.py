@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_weights import Tensors, save_npz, save_paper, save_run, save_timm, tensors_of
 
-from data_pipelines.errors import InputError
+from data_pipelines.common.errors import InputError
 from trainer.models.weights import describe_weights, load_weights
 
 _TENSORS = {name: tensor[:1] if tensor.ndim == 4 else tensor[:2] for name, tensor in tensors_of().items()}

@@ -12,17 +12,18 @@ import pytest
 import torch
 from run_ranks import run_ranks
 
-from data_pipelines.errors import InputError
-from trainer import checkpoint, experiment
+from data_pipelines.common.errors import InputError
+from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.experiment import Start, run
 from trainer.profiling import recorder
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import COMPUTING
 from trainer.profiling.recorder import WARM_UP_STEPS
-from trainer.signals import Stopped, StopSignals
-from trainer.tracking import Tracker
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training import run as experiment
+from trainer.training.run import Start, run
+from trainer.training.signals import Stopped, StopSignals
 
 STEPS = WARM_UP_STEPS + 3
 

@@ -9,11 +9,11 @@ import pytest
 from made_results import ENVIRONMENT, authors_row, pretrain_result, seeds, transfer_result, write_authors, write_results
 from nasty_names import NAMES
 
-from data_pipelines.errors import InputError
-from data_pipelines.printable import printable
-from trainer.experiment import RESULT
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable
 from trainer.reporting.collect import collect, write_runs
 from trainer.reporting.rows import COLUMNS
+from trainer.training.run import RESULT
 
 
 def test_a_row_holds_what_was_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from nasty_names import NAMES
 from PIL import Image
 
-from data_pipelines.figure_text import drawable
+from data_pipelines.common.figure_text import drawable
 from trainer.reporting import figures
 from trainer.reporting.paper import published
 from trainer.reporting.tables import sources_of

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from nasty_names import NAMES, names
 
-from data_pipelines.printable import printable, visible
+from data_pipelines.common.printable import printable, visible
 from trainer.reporting.document import Items, Picture, Title, Words, as_markdown
 from trainer.reporting.words import Bold, Code, Link, html_text, html_words, joined, markdown_words, plain
 

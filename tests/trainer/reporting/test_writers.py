@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from nasty_names import names
 
-from data_pipelines.printable import printable
+from data_pipelines.common.printable import printable
 from trainer.reporting.cells import Cell
 from trainer.reporting.tables import Entry, Heading, Table
 from trainer.reporting.writers import as_html, as_rows, latex, markdown

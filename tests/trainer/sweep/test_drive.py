@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import tyro
 
-from data_pipelines.errors import RunError
+from data_pipelines.common.errors import RunError
 from trainer.config import Config, DataConfig, ScheduleConfig
-from trainer.fine_tuning import Options, Transfer
+from trainer.finetuning.finetune import Options, Transfer
 from trainer.sweep import drive
 from trainer.sweep.drive import Device, Drive
 from trainer.sweep.plan import PlannedRun

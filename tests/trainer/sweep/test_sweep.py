@@ -15,7 +15,7 @@ import tyro
 from tiny_sets import tiny_set
 
 from trainer import checkpoint, transfer
-from trainer.fine_tuning import Transfer, fine_tune
+from trainer.finetuning.finetune import Transfer, fine_tune
 from trainer.models.bit import build_model
 from trainer.sweep import command as sweep
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 from tiny_sets import tiny_set
 
-from data_pipelines.errors import InputError
-from data_pipelines.index import content_digest
-from data_pipelines.shards import read_manifest
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json, write_json
+from data_pipelines.shards.index import content_digest
+from data_pipelines.shards.tar import read_manifest
 from trainer import checkpoint
-from trainer.experiment import CONFIG, RESULT, settings_of
-from trainer.files import read_json, write_json
-from trainer.fine_tuning import Options, Transfer, open_target, set_digests_of, warnings_of
+from trainer.finetuning.finetune import Options, Transfer, open_target, set_digests_of, warnings_of
 from trainer.models.weights import describe_weights
 from trainer.sweep.plan import Plan, make_plan
+from trainer.training.run import CONFIG, RESULT, settings_of
 
 LABELS, CLASSES = [0, 0, 1, 1], ("few", "many")
 

@@ -11,19 +11,19 @@ import torch
 import tyro
 from tiny_sets import tiny_set
 
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_json
 from data_pipelines.datasets.overlap import shares_images
-from data_pipelines.errors import InputError
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
-from trainer.environment import cpu_name
-from trainer.experiment import settings_of
-from trainer.files import write_json
-from trainer.fine_tuning import Options, Transfer, open_target
-from trainer.protocol_options import ProtocolOptions
+from trainer.finetuning.finetune import Options, Transfer, open_target
+from trainer.finetuning.protocol_options import ProtocolOptions
+from trainer.run_folder.environment import cpu_name
 from trainer.sweep.command import Sweep
 from trainer.sweep.cost import describe, hours_of
 from trainer.sweep.drive import Device
 from trainer.sweep.plan import Plan, PlannedRun, flags_of, make_plan, write_plan
+from trainer.training.run import settings_of
 
 CLASSES = ("few", "many")
 LABELS = [0] * 2 + [1] * 4

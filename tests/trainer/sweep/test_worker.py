@@ -11,9 +11,9 @@ from typing import IO, Any
 
 import pytest
 
-from data_pipelines.errors import InputError
-from trainer.fine_tuning import Transfer
-from trainer.lock_file import LOCK, create, this_start
+from data_pipelines.common.errors import InputError
+from trainer.finetuning.finetune import Transfer
+from trainer.run_folder.lock_file import LOCK, create, this_start
 from trainer.sweep import worker as sweep_worker
 
 

@@ -1,0 +1,1 @@
+"""Parts of `loading.py`: the images, the contenders and the timed pass."""

@@ -1,0 +1,1 @@
+"""A model of data-parallel steps on a network, fitted to and checked against measurements."""

@@ -1,0 +1,1 @@
+"""Parts of `scaling.py`: measured and predicted points, the table and the figure."""

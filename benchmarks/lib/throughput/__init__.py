@@ -1,0 +1,1 @@
+"""Parts of `throughput.py`: the models it compares, and memory."""

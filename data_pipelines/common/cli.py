@@ -1,0 +1,80 @@
+"""How every entry point begins and ends: an error that is meant for people is one message, never a traceback."""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from data_pipelines.common import advice, streams
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.limits import require_numbers
+from data_pipelines.common.typed_paths import ON_COMMAND_LINE
+
+Command = TypeVar("Command")
+
+
+def tell(message: str) -> None:
+    """Print an error, naming the rank where there are several. A program may put another in its place."""
+    rank = f"[rank {os.environ.get('RANK')}] " if world_size() > 1 else ""
+    print(f"{rank}{message}", file=sys.stderr, flush=True)
+
+
+def parse(command: type[Command], description: str | None, **options: Any) -> Command:
+    """What the command line says, as a dataclass, whose flags messages name from now on. `options` are tyro's."""
+    advice.belong_to(command)
+    parsed = tyro.cli(command, description=description, **options)
+    require_numbers(parsed)
+    return parsed
+
+
+def world_size() -> int:
+    """How many ranks the launcher says there are; 1 where it says no number."""
+    said = os.environ.get("WORLD_SIZE", "")
+    return int(said) if said.isdecimal() else 1
+
+
+def entry_point(main: Callable[[], None]) -> Callable[[], None]:
+    """Wrap a `main` so that InputError and RunError end the process with their message and exit code 2 or 1."""
+
+    @wraps(main)
+    def wrapped() -> None:
+        if main.__module__ == "__main__" or Path(sys.argv[0]).name.startswith("bitscale-"):
+            _with_names_in_utf8()
+        streams.guard()
+        try:
+            _to_the_last_word(main)
+        except (InputError, RunError) as error:
+            streams.outlive_readers()  # who may have left: the code is that of the error
+            tell(f"error: {error}")
+            sys.exit(2 if isinstance(error, InputError) else 1)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+        finally:
+            advice.belong_to(None)
+
+    return wrapped
+
+
+def _to_the_last_word(main: Callable[[], None]) -> None:
+    """Run it, and write out what it printed, while an error of that can still be told."""
+    try:
+        with ON_COMMAND_LINE:
+            main()
+    except SystemExit:  # of a parser that has printed its help
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
+
+
+def _with_names_in_utf8() -> None:
+    """Begin this program again in Python's UTF-8 mode where the locale has another encoding: a file has the same name
+    under every locale, also where a run folder or a manifest says it."""
+    if codecs.lookup(sys.getfilesystemencoding()).name != "utf-8" and not sys.flags.ignore_environment:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

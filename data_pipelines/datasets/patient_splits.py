@@ -1,0 +1,272 @@
+"""Listed files as a data set whose splits part no patient, by the patients of a table or of DICOM headers."""
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.datasets.reading import require_fractions
+from data_pipelines.datasets.similar_names import difference, near, plain
+from data_pipelines.datasets.table import is_missing, is_nobody
+from data_pipelines.image_files.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts, is_dicom
+from data_pipelines.image_files.file_formats import HEAD_BYTES, Format
+from data_pipelines.image_files.folder_scan import suffix_of
+from data_pipelines.image_files.shrink import require_shorter_side
+from data_pipelines.image_files.suffixes import PICTURE_SUFFIXES
+from data_pipelines.shards.index import Split
+from data_pipelines.shards.tar import NO_GROUP
+
+SplitBy = Literal["patient", "image"]
+Laterals = Literal["keep", "drop"]
+
+DICOM_XRAY_SIZE = 256  # pixels a side; a DICOM cannot be stored as it is
+
+_XRAY_MODALITIES = {"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX", "OT", "SC", ""}
+_THREADS = 16  # reading headers mostly waits for the file system
+_NAMED = 10  # classes in a note
+_BLOCK = 4096  # headers asked for at once: bounds the memory
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A file before its header is read. name: relative to the root, as text; patient: of a table, None where that is
+    blank; facts: of a table; format: None where nobody has looked at it."""
+
+    name: str
+    path: Path
+    label: int | npt.NDArray[np.float32]
+    split: Split = "train"
+    patient: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    format: Format | None = None
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the command line asks of any set of one's own. Raises InputError for what cannot be."""
+
+    val_fraction: float
+    test_fraction: float
+    split_by: SplitBy
+    xray_size: int | None
+    laterals: Laterals
+    shorter_side: int | None = None
+
+    def __post_init__(self) -> None:
+        require_fractions(val=self.val_fraction, test=self.test_fraction)
+        if self.xray_size is not None and self.xray_size < 1:
+            raise InputError(f"--xray-size is {self.xray_size}; it is the side of the stored pictures in pixels")
+        require_shorter_side(self.shorter_side, self.xray_size, has_dicom=False)
+
+
+def own_set(
+    samples: Sequence[Sample], choices: Choices, has_patients: bool, notes: Sequence[str], **about: Any
+) -> RawSet:
+    """The RawSet of some files; `about` goes into it, and `notes` behind those on patients and classes.
+
+    Val and test are carved out of train unless some samples are of them: by patient or, without patients, by key.
+    has_patients: those of the samples are taken, instead of those of DICOM headers.
+    Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
+    """
+    facts = _headers(samples)
+    without = {name: header.left_out for name, header in facts.items() if header and header.left_out}
+    samples = [sample for sample in samples if sample.name not in without]
+    facts = {name: header for name, header in facts.items() if name not in without}
+    left_out = Counter(about.pop("left_out", {})) + Counter(without.values())
+    require_shorter_side(choices.shorter_side, choices.xray_size, has_dicom=bool(facts))
+    if choices.laterals == "drop" and not facts:
+        raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
+    views = _header_notes(list(filter(None, facts.values())), choices.laterals)
+    if choices.laterals == "drop":
+        samples = [sample for sample in samples if not _is_lateral(facts.get(sample.name))]
+    if not has_patients:
+        samples = _with_patients(samples, facts)
+    damaged = {name for name, header in facts.items() if header is None}
+    nameless = [sample.name for sample in samples if sample.patient is None and sample.name not in damaged]
+    knows_none = not has_patients and not facts and choices.xray_size is None  # photographs
+    if choices.split_by == "patient" and not knows_none:
+        _require_patients(samples, nameless, choices)
+    splits = _splits(samples, choices)
+    leaks = [] if knows_none else _leaks(samples, splits, nameless)
+    near_ones = [] if knows_none else _near_notes(samples)
+    images = [
+        RawImage(
+            key=key_of(sample.name),
+            split=split,
+            image=sample.path,
+            label=sample.label,
+            group=NO_GROUP if sample.patient is None else group_of(sample.patient),
+            facts=_known_facts(facts.get(sample.name), sample.facts),
+        )
+        for sample, split in zip(samples, splits, strict=True)
+    ]
+    return RawSet(
+        images=images,
+        num_images=len(images),
+        xray_size=choices.xray_size or (DICOM_XRAY_SIZE if facts else None),
+        shorter_side=choices.shorter_side,
+        patients="none" if knows_none else "may leak" if leaks else "apart",
+        notes=(*views, *leaks, *near_ones, *_class_notes(images, about["classes"]), *notes),
+        is_own=True,
+        upright=True,
+        left_out=left_out,
+        **about,
+    )
+
+
+def _known_facts(header: DicomFacts | None, of_table: Mapping[str, str]) -> dict[str, str]:
+    """View, sex and age of a DICOM header, and what the table says, which comes first."""
+    known = {"view": header.view, "sex": header.sex, "age": header.age} if header else {}
+    known |= {name: value for name, value in of_table.items() if value}
+    return {name: value for name, value in known.items() if value}
+
+
+def _is_lateral(header: DicomFacts | None) -> bool:
+    return header is not None and header.lateral is True
+
+
+def _with_patients(samples: Sequence[Sample], facts: Mapping[str, DicomFacts | None]) -> list[Sample]:
+    """With the patients of DICOM headers; a word such as ANONYMOUS, which several images have, names none beside names
+    of others."""
+    headers = (facts.get(sample.name) for sample in samples)
+    patients = [header.patient if header else None for header in headers]
+    counts = Counter(patients)
+
+    def names_none(patient: str) -> bool:
+        return 1 < counts[patient] < len(patients) and (is_missing(patient) or is_nobody(patient))
+
+    known = [patient if patient and not names_none(patient) else None for patient in patients]
+    return [replace(sample, patient=patient) for sample, patient in zip(samples, known, strict=True)]
+
+
+def _headers(samples: Sequence[Sample]) -> dict[str, DicomFacts | None]:
+    """By name, what the header of each DICOM file tells; None where it is damaged, which the quarantine will say."""
+    candidates = [sample for sample in samples if _may_be_dicom(sample)]
+
+    def read(sample: Sample) -> DicomFacts | None:
+        try:
+            with sample.path.open("rb") as file:
+                if not is_dicom(file.read(HEAD_BYTES)):  # what reads DICOM need not be installed for others
+                    return None
+            return dicom_facts(sample.path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        except OSError as error:  # might be readable later, and then the patient would not be known
+            raise InputError(f"{sample.path} cannot be read ({error.strerror}); mend that, or leave it out") from error
+
+    facts: dict[str, DicomFacts | None] = {}
+    with (
+        ThreadPoolExecutor(_THREADS, thread_name_prefix="headers") as pool,
+        tqdm(total=len(candidates), desc="DICOM headers", unit="file", disable=None if candidates else True) as bar,
+    ):
+        for start in range(0, len(candidates), _BLOCK):
+            block = candidates[start : start + _BLOCK]
+            for sample, found in zip(block, pool.map(read, block), strict=True):
+                if found or suffix_of(sample.name) in DICOM_SUFFIXES:
+                    facts[sample.name] = found
+            bar.update(len(block))
+    return facts
+
+
+def _may_be_dicom(sample: Sample) -> bool:
+    if sample.format is not None:
+        return sample.format == "dicom"
+    return suffix_of(sample.name) not in PICTURE_SUFFIXES - DICOM_SUFFIXES
+
+
+def _header_notes(headers: Sequence[DicomFacts], laterals: Laterals) -> list[str]:
+    if not headers:
+        return []
+    views = Counter(header.lateral for header in headers)
+    found = f"{views[True]:,} of {len(headers):,} DICOM images are lateral views"
+    fate = ", left out" if laterals == "drop" else ", kept (--laterals drop leaves them out)"
+    notes = [f"{found}{fate if views[True] else ''}; {views[None]:,} do not say their view and are kept"]
+    others = Counter(header.modality for header in headers if header.modality not in _XRAY_MODALITIES)
+    if others:
+        found = ", ".join(f"{name} ({count:,})" for name, count in sorted(others.items()))
+        notes.append(f"some DICOM images are of modalities that are no X-rays, and are taken for X-rays: {found}")
+    return notes
+
+
+def _require_patients(samples: Sequence[Sample], nameless: Sequence[str], choices: Choices) -> None:
+    if nameless:
+        raise InputError(
+            f"{len(nameless):,} of {len(samples):,} images name no patient, the first is {nameless[0]} (words such "
+            "as ANONYMOUS name none): one patient could be in train and in test. Name them all (PatientID of DICOM, or "
+            "--patient-column of the csv reader), leave those images out, or accept it with --split-by image"
+        )
+    carves = choices.val_fraction > 0 or choices.test_fraction > 0
+    if carves and len(samples) > 1 and len({sample.patient for sample in samples if sample.patient is not None}) == 1:
+        raise InputError(
+            f"all {len(samples):,} images name the same patient, as happens when names are removed; name the patients "
+            "(--patient-column of the csv reader), or split by image with --split-by image"
+        )
+
+
+def _splits(samples: Sequence[Sample], choices: Choices) -> list[Split]:
+    given = {sample.split for sample in samples}
+    fractions = (0.0 if "val" in given else choices.val_fraction, 0.0 if "test" in given else choices.test_fraction)
+
+    def split_of(sample: Sample) -> Split:
+        if sample.split != "train":
+            return sample.split
+        by_patient = choices.split_by == "patient" and sample.patient is not None
+        return carved(str(sample.patient) if by_patient else key_of(sample.name), *fractions)
+
+    return [split_of(sample) for sample in samples]
+
+
+def _leaks(samples: Sequence[Sample], splits: Sequence[Split], nameless: Sequence[str]) -> list[str]:
+    """What is to be said of patients in several splits; nothing if it is sure that there are none."""
+    if nameless:
+        return [
+            f"the patients of {len(nameless):,} of {len(samples):,} images are not known: images of one patient may be "
+            "in train and in test"
+        ]
+    splits_of: dict[str, set[Split]] = defaultdict(set)
+    for sample, split in zip(samples, splits, strict=True):
+        if sample.patient is not None:
+            splits_of[sample.patient].add(split)
+    parted = sum(len(found) > 1 for found in splits_of.values())
+    if parted:
+        return [f"{parted:,} of {len(splits_of):,} patients have images in more than one split"]
+    of_near: dict[str, set[Split]] = defaultdict(set)
+    for patient, found in splits_of.items():
+        of_near[plain(patient)] |= found
+    parted = sum(len(found) > 1 for found in of_near.values())
+    return [f"patients in more than one split, if those of near names are one: {parted:,}"] if parted else []
+
+
+def _near_notes(samples: Sequence[Sample]) -> list[str]:
+    """What is to be said of patients that may be one; their names are nobody's business."""
+    groups = near(dict.fromkeys(sample.patient for sample in samples if sample.patient is not None))
+    if not groups:
+        return []
+    ways = sorted({difference(group) for group in groups})
+    count = sum(map(len, groups))
+    return [f"{count:,} patients have names that differ from others only in {' or '.join(ways)}; are they one?"]
+
+
+def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str]:
+    """Classes without an image in train, findings without a positive one there, and a set of one class."""
+    counts = np.zeros(len(classes))
+    for image in images:
+        if image.split == "train":
+            if isinstance(image.label, int):
+                counts[image.label] += 1
+            else:
+                counts += image.label == 1
+    absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
+    notes = [f"train has no image of: {', '.join(absent[:_NAMED])}{more}"] if absent else []
+    if len(classes) == 1 and images and isinstance(images[0].label, int):
+        notes.append(f"there is one class only, {classes[0]}, so that there is nothing to tell apart")
+    return notes

@@ -1,0 +1,39 @@
+"""DATASETS: every set that `prepare` can read, by name. A new one is one function and one line here."""
+
+from collections.abc import Callable
+
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
+from data_pipelines.datasets.chest_xray_targets import covidx, padchest_cl, tuberculosis
+from data_pipelines.datasets.cifar import cifar10, cifar100
+from data_pipelines.datasets.embedded import digits, fashion_mnist
+from data_pipelines.datasets.imagenet import imagenet1k, imagenet21k
+from data_pipelines.datasets.oxford import flowers102, pets
+from data_pipelines.datasets.phantom import phantom
+from data_pipelines.datasets.user_images import csv_table, image_folder
+from data_pipelines.datasets.webdataset import webdataset
+
+# Readers of anybody's own images: their names are no names of sets.
+OWN: dict[str, Callable[..., RawSet]] = {
+    "image-folder": image_folder,
+    "csv": csv_table,
+    "webdataset": webdataset,
+}
+DATASETS: dict[str, Callable[..., RawSet]] = OWN | {
+    "imagenet1k": imagenet1k,
+    "imagenet21k": imagenet21k,
+    "chexpert": chexpert,
+    "mimic_cxr": mimic_cxr,
+    "nih_cxr14": nih_cxr14,
+    "padchest": padchest,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "flowers102": flowers102,
+    "pets": pets,
+    "padchest_cl": padchest_cl,
+    "covidx": covidx,
+    "tuberculosis": tuberculosis,
+    "fashion_mnist": fashion_mnist,
+    "digits": digits,
+    "phantom": phantom,
+}

@@ -1,0 +1,1 @@
+"""Files of images: found in folders, recognised by content, decoded strictly, encoded for shards."""

@@ -1,0 +1,62 @@
+"""The batch that every loader hands out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.unreadable import Unseen
+from data_pipelines.loading.views import Augmentation, Ints, Views
+from data_pipelines.shards.index import Index
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B images and what they show.
+
+    images: uint8 [B, C, S, S], a channels-last view of [B, S, S, C]. labels: int64 [B], or float32 [B, classes] with
+    NaN = unlabelled. mixup: share of the own image in each mixture, float32 [B], or None. samples: rows of the index.
+    unseen: images that could not be shown; others are in their places, in `samples` and `labels` too, or black ones.
+    repeated: none of them counts, see order.Request.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mixup: Tensor | None
+    samples: Ints
+    unseen: tuple[Unseen, ...] = ()
+    repeated: bool = False
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+def make_batch(
+    index: Index, request: Request, augmentation: Augmentation, images: Tensor, unseen: Sequence[Unseen] = ()
+) -> Batch:
+    """A batch of decoded images, uint8 [B, S, S, C] on their device, with the rest moved beside them."""
+    labels = torch.from_numpy(np.asarray(index.labels[request.samples]))
+    mixup = augmentation.mixup(request.positions)
+    return Batch(
+        images=images.permute(0, 3, 1, 2),
+        labels=_beside(images, labels),
+        mixup=None if mixup is None else _beside(images, torch.from_numpy(mixup)),
+        samples=request.samples,
+        unseen=tuple(unseen),
+        repeated=request.repeated,
+    )
+
+
+def _beside(images: Tensor, values: Tensor) -> Tensor:
+    """The values where the images are. From memory that is not pinned a copy to a GPU would be waited for."""
+    return values if images.device.type == "cpu" else values.pin_memory().to(images.device, non_blocking=True)
+
+
+def views_of(index: Index, request: Request, augmentation: Augmentation) -> Views:
+    """How to cut each requested image out of its picture."""
+    heights = np.asarray(index.height[request.samples], dtype=np.int64)
+    widths = np.asarray(index.width[request.samples], dtype=np.int64)
+    return augmentation.views(request.positions, heights, widths)

@@ -1,0 +1,246 @@
+"""Batches by NVIDIA DALI, on the CPU and on the GPU from one pipeline definition.
+
+DALI draws nothing: an external source hands it the encoded bytes and the parameters of each view. Its default execution
+model, of 2.2 and newer, leaves its outputs to whoever holds them, and gives their memory back in the order of the
+stream that they were asked for on: batches are not copied, and no GPU is waited for.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nvidia.dali import fn, pipeline_def
+from nvidia.dali.types import DALIImageType, DALIInterpType
+
+from data_pipelines.loading.batch import Batch, make_batch, views_of
+from data_pipelines.loading.randaugment_dali import INPUTS, host_inputs, randaugment
+from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.unreadable import Encoded, Instead, Unseen, damage, readable, replaced
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.shards.index import Index
+
+# Encoded bytes, anchor, shape, resized, offset, flip; those of RandAugment; the warp. One entry for each image.
+Inputs = tuple[Any, ...]
+HW_DECODER_LOAD = 0.65  # DALI's own default
+_PREFETCH = 2
+_NEARLY_ALL = 0.99
+_SIZED_ROWS = 10_000  # spread evenly, of however many there are
+_MOST_BUFFER_BYTES = 128 << 20
+
+
+class _Buffers(NamedTuple):
+    """Sizes of the GPU decoder's own buffers, at first DALI's defaults: the image that the hardware decoder makes room
+    for, pixels, and bytes for each thread. Those between operators need no hint: DALI takes them from a pool."""
+
+    height: int = 0
+    width: int = 0
+    device_bytes: int = 16 << 20
+    host_bytes: int = 8 << 20
+
+
+@pipeline_def(enable_conditionals=True)
+def _cut(
+    source: Any,
+    decoder: str,
+    channels: int,
+    size: int,
+    operations: int,
+    warped: bool,
+    buffers: _Buffers,
+    hw_decoder_load: float = HW_DECODER_LOAD,
+    reflections: int = 0,
+) -> Any:
+    count = 6 + INPUTS * operations + (1 if warped else 0)
+    inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)
+    encoded, anchor, shape, resized, offset, flip = inputs[:6]
+    # The header's size is what the windows were drawn for: an EXIF rotation would turn the picture under them.
+    images: Any = fn.decoders.image_slice(
+        encoded,
+        anchor,
+        shape,
+        axis_names="HW",
+        normalized_anchor=False,
+        normalized_shape=False,
+        device=decoder,
+        output_type=DALIImageType.GRAY if channels == 1 else DALIImageType.RGB,
+        adjust_orientation=False,
+        hw_decoder_load=hw_decoder_load,
+        preallocate_height_hint=buffers.height,
+        preallocate_width_hint=buffers.width,
+        device_memory_padding=buffers.device_bytes,
+        host_memory_padding=buffers.host_bytes,
+    )
+    images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
+    images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
+    images = fn.flip(images, horizontal=flip)
+    for first in range(6, 6 + INPUTS * operations, INPUTS):
+        op, warp, value = inputs[first : first + INPUTS]
+        images = randaugment(images, op, warp, value, size, channels)
+    if warped:
+        for axis in (0, 1):
+            images = _reflected(images, reflections, axis, size) if reflections else images
+        images = fn.warp_affine(
+            images, matrix=inputs[-1], size=[size, size], fill_value=0, interp_type=DALIInterpType.INTERP_LINEAR
+        )
+    return images
+
+
+def _reflected(images: Any, reflections: int, axis: int, size: int) -> Any:
+    """Images with so many mirrored copies on both sides along an axis, as DALI's warps do not reflect: the pixels
+    between two of them stand once. The image itself begins at reflections * (size - 1)."""
+    mirrored = fn.flip(images, horizontal=int(axis == 1), vertical=int(axis == 0))
+    places = range(-reflections, reflections + 1)
+    copies = [mirrored if place % 2 else images for place in places]
+    parts = [fn.slice(copy, start=[0], shape=[size - 1], axes=[axis]) for copy in copies[:-1]]
+    return fn.cat(*parts, copies[-1], axis=axis)
+
+
+def batches(
+    index: Index,
+    requests: Iterable[Request],
+    augmentation: Augmentation,
+    device: torch.device,
+    threads: int,
+    hw_decoder_load: float = HW_DECODER_LOAD,
+    *,
+    instead: Instead | None = None,
+) -> Iterator[Batch]:
+    """A batch for each request, in order, decoded on `device` with `threads` CPU threads; see loaders.Loader.
+
+    Finite and endless request streams both work; the requests of the batches in flight are kept beside them.
+    hw_decoder_load is the share of JPEG files for the hardware decoder of GPUs that have one.
+    """
+    stream = iter(requests)
+    largest = next(stream, None)  # every stream begins with a batch of full size
+    if largest is None:
+        return
+    stream = chain([largest], stream)
+    # DALI reads the inputs in place: they live until the batch does.
+    in_flight: deque[tuple[_Read, Inputs]] = deque()
+    in_use = _InUse()
+    again: deque[_Read] = deque()
+
+    def source() -> Inputs:
+        read = again.popleft() if again else _Read(*readable(index, next(stream), instead))
+        inputs = _inputs(index, read, augmentation)
+        in_flight.append((read, inputs))
+        return inputs
+
+    def build() -> Any:
+        return _cut(
+            source,
+            decoder="mixed" if device.type == "cuda" else "cpu",
+            channels=index.channels,
+            size=augmentation.size,
+            operations=augmentation.randaugment_ops,
+            warped=views_of(index, largest, augmentation).warp is not None,
+            buffers=_buffers_for(index) if device.type == "cuda" else _Buffers(),
+            hw_decoder_load=hw_decoder_load,
+            reflections=augmentation.reflections,
+            batch_size=len(largest.samples),
+            num_threads=threads,
+            device_id=device.index or 0 if device.type == "cuda" else None,
+            prefetch_queue_depth=_PREFETCH,
+            exec_dynamic=True,  # whose outputs may be kept
+        )
+
+    pipeline = build()
+    while True:
+        training = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        try:
+            (images,) = pipeline.run(training)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if instead is None:
+                raise
+            # A pipeline that has failed is of no use any more, and does not say which image it was.
+            again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], instead, error)))
+            pipeline = build()
+            in_flight.clear()  # only now: the one before may still have been reading
+            continue
+        read, inputs = in_flight.popleft()
+        in_use.keep(inputs, training)
+        yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unseen)
+
+
+class _Read(NamedTuple):
+    """A request, the encoded bytes of its images, and those that could not be shown."""
+
+    request: Request
+    encoded: list[Encoded]
+    unseen: tuple[Unseen, ...]
+
+
+def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: RuntimeError) -> list[_Read]:
+    """The reads with what is damaged in the first of them that has damage replaced. Raises the pipeline's own error if
+    nothing is."""
+    for number, (request, encoded, unseen) in enumerate(reads):
+        reasons = [damage(index, row, content) for row, content in zip(request.samples, encoded, strict=True)]
+        if not any(reasons):
+            continue
+        encoded = list(encoded)
+        for i, reason in enumerate(reasons):
+            if reason is not None:
+                request, encoded[i], lost = replaced(index, request, i, reason, False, instead)
+                unseen = (*unseen, lost)
+        return [*reads[:number], _Read(request, encoded, unseen), *reads[number + 1 :]]
+    raise error
+
+
+class _InUse:
+    """Keeps what a GPU may still read, without waiting for it."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[Inputs, torch.cuda.Event]] = deque()
+
+    def keep(self, inputs: Inputs, stream: torch.cuda.Stream | None) -> None:
+        """Inputs of the batch that `stream` waits for; None: of one that is finished."""
+        if stream is None:
+            return
+        done = torch.cuda.Event()
+        done.record(stream)
+        self._kept.append((inputs, done))
+        while self._kept and self._kept[0][1].query():
+            self._kept.popleft()
+
+
+def _buffers_for(index: Index) -> _Buffers:
+    """For nearly all images of an index: the few others, which may be enormous, make the decoder allocate more."""
+    rows = np.linspace(0, len(index) - 1, min(len(index), _SIZED_ROWS), dtype=np.int64)
+    heights, widths = (np.asarray(column[rows], dtype=np.int64) for column in (index.height, index.width))
+    # nvJPEG's coefficients: two bytes for each pixel and channel.
+    needed = min(2 * index.channels * _nearly_largest(heights * widths), _MOST_BUFFER_BYTES)
+    usual = _Buffers()
+    return _Buffers(
+        _nearly_largest(heights),
+        _nearly_largest(widths),
+        max(needed, usual.device_bytes),
+        max(needed, usual.host_bytes),
+    )
+
+
+def _nearly_largest(values: npt.NDArray[np.int64]) -> int:
+    return int(np.quantile(values, _NEARLY_ALL, method="inverted_cdf"))
+
+
+def _inputs(index: Index, read: _Read, augmentation: Augmentation) -> Inputs:
+    views = views_of(index, read.request, augmentation)
+    inputs: list[Any] = [
+        read.encoded,
+        views.window[:, :2].astype(np.int32),
+        views.window[:, 2:].astype(np.int32),
+        views.resized.astype(np.float32),
+        views.offset.astype(np.int32),
+        views.flip.astype(np.int32),
+    ]
+    if views.operations is not None:
+        inputs += host_inputs(views.operations, views.size, index.channels)
+    if views.warp is not None:
+        begins = np.array([[0, 0, augmentation.reflections * (views.size - 1)]], np.float32)
+        inputs.append(views.warp + begins)
+    return tuple(inputs)

@@ -1,0 +1,107 @@
+"""The choice of a loader: what turns requests into batches."""
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import NamedTuple, Protocol
+
+import torch
+
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading import torch_loader
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.unreadable import Instead
+from data_pipelines.loading.views import Augmentation
+from data_pipelines.shards.index import Index
+
+
+class Loader(Protocol):
+    """Batches for requests, in order, decoded with so many CPU threads. What cannot be read or decoded raises, unless
+    `instead` says what to show in its place."""
+
+    def __call__(
+        self,
+        index: Index,
+        requests: Iterable[Request],
+        augmentation: Augmentation,
+        device: torch.device,
+        threads: int,
+        *,
+        instead: Instead | None = None,
+    ) -> Iterator[Batch]: ...
+
+
+def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterator[Request]:
+    """The same requests; the system is asked for the bytes of each `depth` requests before it is handed out, or with a
+    depth of 0 not at all."""
+    if not depth:
+        yield from requests
+        return
+    waiting: deque[Request] = deque()
+    for request in requests:
+        index.read_ahead(request.samples)
+        waiting.append(request)
+        if len(waiting) > depth:
+            yield waiting.popleft()
+    yield from waiting
+
+
+class _OnlyTorch(NamedTuple):
+    """A setting that DALI cannot fulfil, why, and how to train without it."""
+
+    setting: str
+    why: str
+    instead: str
+
+
+def pick_loader(
+    name: str, on_gpu: bool, scaled_decode: bool = False, augmentation: Augmentation | None = None
+) -> tuple[str, Loader]:
+    """The loader of that name, and its name. "auto" is DALI on a GPU, or torch with a warning without DALI, and
+    torch on a CPU, where it is faster. With `scaled_decode`, or for an `augmentation` whose RandAugment DALI does not
+    have, it is torch.
+
+    Raises InputError when "dali" is asked for and cannot be imported, or cannot do what is asked of it.
+    """
+    if only_torch := _only_torch(scaled_decode, augmentation):
+        settings = " and ".join(found.setting for found in only_torch)
+        if name == "dali":
+            why, instead = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
+            raise InputError(
+                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {instead}"
+            )
+        if name == "auto" and on_gpu:
+            print(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.", file=sys.stderr)
+        name = "torch"
+    if scaled_decode:
+        return "torch", partial(torch_loader.batches, scaled_decode=True)
+    if name == "torch" or (name == "auto" and not on_gpu):
+        return "torch", torch_loader.batches
+    try:
+        from data_pipelines.loading import dali_loader
+    except ImportError as error:
+        remedy = f"DALI cannot be imported ({error}); install it with: pip install nvidia-dali-cuda130"
+        if name == "dali":
+            raise InputError(f"{remedy}, or take {flag('--loader')} torch") from error
+        print(f"warning: {remedy}. Going on with torch, which decodes on the CPU.", file=sys.stderr)
+        return "torch", torch_loader.batches
+    return "dali", dali_loader.batches
+
+
+def _only_torch(scaled_decode: bool, augmentation: Augmentation | None) -> list[_OnlyTorch]:
+    found = []
+    if scaled_decode:
+        setting, why = flag("--data.scaled-decode"), "decodes every window at its full size"
+        found.append(_OnlyTorch(setting, why, f"without {setting}"))
+    if augmentation is None or not augmentation.randaugment_ops:
+        return found
+    if augmentation.randaugment_space == "ildoonet":
+        named, why = flag("--data.randaugment-space"), "has not all of its operations"
+        found.append(_OnlyTorch(f"{named} ildoonet", why, f"with {named} torchvision"))
+    if augmentation.randaugment_on == "image":
+        named, why = flag("--data.randaugment-on"), "decodes no more of a picture than the window"
+        found.append(_OnlyTorch(f"{named} image", why, f"with {named} crop"))
+    return found

@@ -1,0 +1,216 @@
+"""Which samples each rank sees at each step: a pure function of (seed, step, rank, world size).
+
+There is one endless stream of positions. Step s owns the positions [s * G, (s + 1) * G) for a global batch of G;
+position p lies in epoch p // N and shows sample permutation(seed, epoch)[p % N] of N. Ranks take contiguous shares of a
+step. So the samples of a step do not depend on the number of ranks, a batch may cross epochs, a set may be smaller
+than a batch, and resuming needs the step alone.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from math import isqrt
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.common.counter_rng import hash64, integers, uniform
+
+Int64s = npt.NDArray[np.int64]
+Shuffle = Literal["full", "blocks"]
+
+_FEISTEL_ROUNDS = 12  # six leave sets of fewer than twenty samples visibly uneven
+# What a draw is for. Far from the numbers of augmentation, which hashes the same seed.
+_ORDER = 1 << 32
+_WINDOW, _ROTATION, _WEIGHTED, _INSTEAD = range(_ORDER + 1000, _ORDER + 1004)
+_SUMMED, _NEARLY_WHOLE = 4096, 1e-5
+BLOCK = 128  # neighbouring samples that `shuffle="blocks"` reads together
+WINDOW = 64 * BLOCK  # samples that it mixes
+
+
+def permute(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> Int64s:
+    """permutation(seed, epoch)[position] for each pair, int64, without ever holding the permutation.
+
+    `positions` lie in [0, num_samples). A Feistel network over a grid of rows x columns >= num_samples is a bijection
+    of the grid; points that land outside the samples walk on until they land inside (Black and Rogaway, 2002).
+    """
+    rows = isqrt(num_samples - 1) + 1
+    columns = -(-num_samples // rows)
+    result = np.array(positions, dtype=np.int64)
+    walking = np.arange(result.size)
+    while walking.size:
+        row, column = np.divmod(result[walking], columns)
+        for feistel_round in range(0, _FEISTEL_ROUNDS, 2):
+            row = (row + _round(seed, epochs[walking], feistel_round, column, rows)) % rows
+            column = (column + _round(seed, epochs[walking], feistel_round + 1, row, columns)) % columns
+        result[walking] = row * columns + column
+        walking = walking[result[walking] >= num_samples]
+    return result
+
+
+def permute_blocks(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> Int64s:
+    """Like `permute`, but samples that lie together are shown at about the same time.
+
+    Blocks of neighbouring samples come in random order, and samples are shuffled inside a window of blocks. So a window
+    reads a few long runs of the shards, which file systems that hate random reads like.
+    """
+    window, inside = np.divmod(positions, WINDOW)
+    last = num_samples // WINDOW
+    shuffled = np.empty_like(positions)
+    for chosen, length in ((window < last, WINDOW), (window == last, num_samples - last * WINDOW)):
+        # A window has an order of its own in each epoch.
+        counter = epochs[chosen] * (last + 1) + window[chosen]
+        within = permute(inside[chosen], length, _subseed(seed, _WINDOW), counter) if chosen.any() else 0
+        shuffled[chosen] = window[chosen] * WINDOW + within
+    block, offset = np.divmod(shuffled, BLOCK)
+    whole = num_samples // BLOCK
+    is_whole = block < whole  # the samples after the last whole block keep their place
+    block[is_whole] = permute(block[is_whole], whole, seed, epochs[is_whole]) if whole else 0
+    # Rotated, so that they are others in each epoch, and blocks begin elsewhere.
+    return (block * BLOCK + offset + integers(num_samples, seed, _ROTATION, epochs)) % num_samples
+
+
+def _subseed(seed: int, purpose: int) -> int:
+    return int(hash64(seed, purpose)[0])
+
+
+_SHUFFLES: dict[Shuffle, Callable[[Int64s, int, int, Int64s], Int64s]] = {"full": permute, "blocks": permute_blocks}
+
+
+def _round(seed: int, epochs: Int64s, feistel_round: int, half: Int64s, modulus: int) -> Int64s:
+    bits = hash64(seed, _ORDER + feistel_round, epochs, half)
+    reduced: Int64s = (bits % np.uint64(modulus)).astype(np.int64)
+    return reduced
+
+
+def share(total: int, parts: int, part: int, unit: int = 1) -> range:
+    """The contiguous range of [0, total) that belongs to `part`; sizes differ by at most one `unit`.
+
+    What `unit` leaves over goes to the last part.
+    """
+    units = total // unit
+    start, stop = units * part // parts, units * (part + 1) // parts
+    return range(start * unit, total if part == parts - 1 else stop * unit)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Samples to load together: `samples` are rows of the index, `positions` decide their augmentation; int64 [B].
+
+    repeated: each of them is in another request of the same step as well, and counts there; here none does.
+    """
+
+    samples: Int64s
+    positions: Int64s
+    repeated: bool = False
+
+    def split(self, size: int) -> list["Request"]:
+        """Consecutive parts of at most `size` samples."""
+        starts = range(0, len(self.samples), size)
+        return [Request(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
+
+    def again(self, count: int) -> "Request":
+        """The first `count` samples once more, not to be counted."""
+        return Request(self.samples[:count], self.positions[:count], repeated=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The training stream over `num_samples` samples in steps of `global_batch_size`.
+
+    `unit` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.
+    `shuffle` = "blocks" shows neighbours at about the same time, see `permute_blocks`.
+    `weights`, [num_samples], is how often each sample is shown in an epoch on average; of samples side by side whose
+    weights make 1 together, after a whole sum, exactly one is shown in each epoch.
+    """
+
+    num_samples: int
+    global_batch_size: int
+    seed: int
+    unit: int = 1
+    shuffle: Shuffle = "full"
+    weights: npt.NDArray[np.floating[Any]] | None = None
+    epoch_size: int = field(init=False)
+    """Images of an epoch."""
+    _cumulative: npt.NDArray[np.float64] | None = field(init=False, repr=False, default=None)
+
+    def __post_init__(self) -> None:
+        size = self.num_samples
+        if self.weights is not None:
+            cumulative = _cumulative(self.weights)
+            size = max(1, round(cumulative[-1]))
+            is_last = cumulative == cumulative[-1]  # samples of no weight may follow the last that has one
+            cumulative *= size / cumulative[-1]
+            cumulative[is_last] = size
+            object.__setattr__(self, "_cumulative", cumulative)
+        object.__setattr__(self, "epoch_size", size)
+
+    def step(self, step: int, rank: int = 0, world_size: int = 1) -> Request:
+        """The rank's share of a step, in order."""
+        mine = share(self.global_batch_size, world_size, rank, self.unit)
+        positions = step * self.global_batch_size + np.arange(mine.start, mine.stop, dtype=np.int64)
+        epochs, within = np.divmod(positions, self.epoch_size)
+        slots = _SHUFFLES[self.shuffle](within, self.epoch_size, self.seed, epochs)
+        return Request(self._weighted(slots, epochs), positions)
+
+    def instead(self, position: int, attempt: int) -> int:
+        """The sample to show at a position whose own cannot be shown: drawn like any other of its epoch, by a hash of
+        the position."""
+        epochs = np.array([position // self.epoch_size], dtype=np.int64)
+        slots = integers(self.epoch_size, self.seed, _INSTEAD, position, attempt)
+        return int(self._weighted(slots, epochs)[0])
+
+    def _weighted(self, slots: Int64s, epochs: Int64s) -> Int64s:
+        """The sample of each slot of an epoch: stratified sampling, slot s draws from [s, s + 1) of all weights."""
+        if self._cumulative is None:
+            return slots
+        points = slots + uniform(self.seed, _WEIGHTED, epochs, slots)
+        points = np.minimum(points, np.nextafter(slots + 1.0, 0.0))  # the sum may have been rounded up to the next slot
+        found: Int64s = np.searchsorted(self._cumulative, points, side="right")
+        return found
+
+    def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[Request]:
+        """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them.
+
+        A rank whose share makes fewer shows its first `unit` of the step again, `repeated`: engines exchange gradients
+        by micro-batch, and a rank with fewer than the others would never come to the exchange that they wait in.
+        """
+        assert share(self.global_batch_size, world_size, rank, self.unit), "a rank without samples"
+        number, step = self.num_micro_batches(world_size, micro_batch_size), first_step
+        while True:
+            mine = self.step(step, rank, world_size)
+            parts = mine.split(micro_batch_size)
+            yield from parts
+            yield from [mine.again(self.unit)] * (number - len(parts))
+            step += 1
+
+    def largest_share(self, world_size: int) -> int:
+        """Images of a step on the rank that has most of them."""
+        return max(len(share(self.global_batch_size, world_size, rank, self.unit)) for rank in range(world_size))
+
+    def num_micro_batches(self, world_size: int, micro_batch_size: int) -> int:
+        """How many micro-batches make a step: the same in every step, and on every rank."""
+        return -(-self.largest_share(world_size) // micro_batch_size)
+
+
+def _cumulative(weights: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Cumulative sums [N]; those that are whole but for rounding are made whole. Millions of thirds, added one by one,
+    drift so far that a slot's edge would fall between other samples than the weights say."""
+    sums = np.array(weights, dtype=np.float64)
+    start = 0.0
+    for first in range(0, len(sums), _SUMMED):
+        block = sums[first : first + _SUMMED]
+        np.cumsum(block, out=block)
+        block += start
+        start = float(block[-1])
+        whole = np.rint(block)
+        near = np.abs(block - whole) < _NEARLY_WHOLE
+        block[near] = whole[near]
+    return sums
+
+
+def evaluation_order(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[Request]:
+    """The rank's share of one pass over all samples, each exactly once over the ranks, in index order."""
+    mine = share(num_samples, world_size, rank)
+    samples = np.arange(mine.start, mine.stop, dtype=np.int64)
+    return Request(samples, samples).split(batch_size)

@@ -1,0 +1,139 @@
+"""Images that cannot be shown although the set was prepared: the shard is gone, or its bytes have rotted.
+
+The place of such an image in the stream is taken by another, drawn by a hash of the position alone. So it is the same
+on whichever rank it falls and after a restart, nothing has to be remembered, and all other positions stay as they are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.common.errors import InputError, ShardError
+from data_pipelines.image_files.image_verification import verify_image
+from data_pipelines.image_files.pixel_limit import MAX_PIXELS
+from data_pipelines.image_files.png import PNG_SIGNATURE, encode_png, require_whole_png
+from data_pipelines.loading.sampler import Request
+from data_pipelines.shards.index import Index
+
+Encoded = npt.NDArray[np.uint8]
+Instead = Callable[[int, int], int | None]
+"""The sample to show at a position in place of its own, at an attempt counted from 0; None for a black image."""
+
+ATTEMPTS = 32
+BLANK = -1
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """A sample that was not shown at its position, why, and what was shown: a row, or BLANK. `of_shard`: because of its
+    shard, not of its own bytes."""
+
+    position: int
+    sample: int
+    reason: str
+    of_shard: bool
+    instead: int
+
+
+def blank(position: int, attempt: int) -> int | None:
+    """For evaluation, where no other image can stand for one: a black one, not to be judged."""
+    return None
+
+
+def readable(
+    index: Index, request: Request, instead: Instead | None
+) -> tuple[Request, list[Encoded], tuple[Unseen, ...]]:
+    """The request with the images of unreadable shards replaced, and PNGs whose check sums are wrong, at which decoders
+    do not look; the encoded bytes of each, and what was replaced. Raises ShardError, and looks at no sums, if nothing
+    is to be shown `instead`."""
+    encoded: list[Encoded] = []
+    unseen: list[Unseen] = []
+    for i, row in enumerate(request.samples):
+        if instead is None:
+            encoded.append(index.encoded(row))
+            continue
+        lost = None
+        try:
+            content = index.encoded(row)
+            if content[: len(PNG_SIGNATURE)].tobytes() == PNG_SIGNATURE:
+                require_whole_png(content.data)
+        except ShardError as error:
+            request, content, lost = replaced(index, request, i, str(error), True, instead)
+        except ValueError as error:
+            request, content, lost = replaced(index, request, i, one_line(error), False, instead)
+        encoded.append(content)
+        unseen += [lost] if lost else []
+    return request, encoded, tuple(unseen)
+
+
+def replaced(
+    index: Index, request: Request, i: int, reason: str, of_shard: bool, instead: Instead
+) -> tuple[Request, Encoded, Unseen]:
+    """The request with another sample in the i-th place, that one's bytes, and a note of it."""
+    position, sample = int(request.positions[i]), int(request.samples[i])
+    shown, content = BLANK, None
+    for attempt in range(ATTEMPTS):
+        candidate = instead(position, attempt)
+        if candidate is None:
+            break
+        if candidate != sample and (content := _sound(index, candidate)) is not None:
+            shown = candidate
+            break
+    if content is None:
+        size = int(index.height[sample]), int(index.width[sample])
+        if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+            raise InputError(f"the index beside {index.shards[0]} has an image of {size} pixels; prepare the set again")
+        content = np.frombuffer(encode_png(np.zeros(size, dtype=np.uint8)), dtype=np.uint8)
+    else:
+        samples = np.array(request.samples)
+        samples[i] = shown
+        request = replace(request, samples=samples)
+    return request, content, Unseen(position, sample, reason, of_shard, shown)
+
+
+def damage(index: Index, row: int, encoded: Encoded) -> str | None:
+    """Why an image cannot be decoded, by the strict decoders of `prepare`; None if it can."""
+    try:
+        found = verify_image(encoded.tobytes())
+    except InputError:  # a decoder that is not installed is no fault of the image
+        raise
+    except Exception as error:  # whatever a decoder throws at a broken file
+        return one_line(error)
+    if (found.height, found.width) != (index.height[row], index.width[row]):
+        return f"it is {found.width} x {found.height} pixels, its index says {index.width[row]} x {index.height[row]}"
+    return found.remark or None  # `prepare` stores none that decoders remark on
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (f"{type(error).__name__}: {error}".splitlines() or ["unknown"])[0]
+
+
+def _sound(index: Index, row: int) -> Encoded | None:
+    try:
+        content = index.encoded(row)
+    except ShardError:
+        return None
+    return content if damage(index, row, content) is None else None
+
+
+def place_of(index: Index, row: int) -> str:
+    """Where a sample lies, for people: set, split, shard and byte."""
+    shard = int(index.shard[row])
+    path = index.shards[shard]
+    return f"{index.origins[shard]}/{path.parent.name}/{path.name}@{int(index.offset[row])}"
+
+
+def key_of(index: Index, row: int) -> str:
+    """A sample's key, or its place where that cannot be read."""
+    try:
+        return index.keys([row])[0]
+    except ShardError:
+        return place_of(index, row)
+
+
+def keys_of(index: Index, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+    """The keys of samples, or their places where these cannot be read."""
+    return [key_of(index, int(row)) for row in rows]

@@ -1,0 +1,1 @@
+"""The steps of `prepare`: plan, verify, write shards part by part, join, publish."""

@@ -1,0 +1,169 @@
+"""Make a set of parts that are all written: columns, quarantine and, last, the manifest; and say what it is."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.image_files.folder_scan import counted
+from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
+from data_pipelines.preparation.bit_depth_of_set import depth_note
+from data_pipelines.preparation.duplicates import equal_pictures, notes_on
+from data_pipelines.preparation.plan import ways
+from data_pipelines.preparation.pseudonymize import hides
+from data_pipelines.preparation.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
+from data_pipelines.preparation.set_folder import keymap_of
+from data_pipelines.preparation.shard_records import ROWS, SPLITS, digest_of_images, finished_shards, settings_of
+from data_pipelines.shards.index import Split
+from data_pipelines.shards.tar import write_manifest
+from data_pipelines.shards.writer import join_shards
+
+_REMARKS = 20  # kinds that are told apart
+_OTHERS = "others"
+
+Shard = dict[str, Any]
+
+
+def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path, about: dict[str, str]) -> None:
+    """Write all of a set that is not in its parts; `out` is where it is to lie, `about` goes into the manifest.
+
+    Raises TooManyBadError, and InputError for a set without images, for two images of one key, and where the parts are
+    not of this set.
+    """
+    shards = {split: [finished_shards(folder, split, part, parts) for part in range(parts)] for split in SPLITS}
+    flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
+    num_seen = sum(shard["seen"] for shard in flat)
+    _require_asked_for(raw, flat, num_seen, folder)
+    bad = _bad(flat, num_seen, max_bad, folder)
+    if bad:
+        warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if hides(raw) else None)
+    notes = [*raw.notes, *_told(_warnings(raw, num_seen), "warning"), *_told(_notes(raw, flat), "note")]
+    _remove_strays(folder, shards)
+    splits = {
+        split: join_shards(folder / split, folder.parent / ROWS / split, shards[split], raw.equal_images)
+        for split in SPLITS
+    }
+    notes += _notes_on_equal(raw, folder, shards)
+    turned, remarks = sum(shard["turned"] for shard in flat), _remarks(flat)
+    manifest = {
+        "name": raw.name,
+        "task": raw.task,
+        "classes": list(raw.classes),
+        "channels": max((shard["channels"] for shard in flat), default=1),
+        "horizontal_flip": raw.horizontal_flip,
+        "synthetic": raw.synthetic,
+        "patients": raw.patients,
+        **({"metric": raw.metric} if raw.metric else {}),
+        **{name: value for name, value in ways(raw).items() if value is not None},
+        **({"jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
+        **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
+        **({"bits_given": True} if raw.bits_given else {}),
+        **({"turned": turned} if turned else {}),
+        **({"remarks": remarks} if remarks else {}),
+        "source": raw.source,
+        "notes": notes,
+        "quarantined": len(bad),
+        **({"left_out": dict(raw.left_out)} if raw.left_out else {}),
+        **about,
+        "splits": splits,
+    }
+    write_manifest(folder, manifest)
+
+
+def summary(manifest: Mapping[str, Any], folder: Path) -> str:
+    """What was written, in one paragraph."""
+    splits = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
+    synthetic = " (synthetic)" if manifest["synthetic"] else ""
+    left_out = manifest.get("left_out")
+    return (
+        f"{folder}: {manifest['name']}{synthetic}, {manifest['task']}, {len(manifest['classes'])} classes, images: "
+        f"{splits}; {manifest['quarantined']} quarantined{f'; left out: {counted(left_out)}' if left_out else ''}"
+    )
+
+
+def left_out_note(raw: RawSet) -> str:
+    """What is to be said of files that are left out."""
+    beside = "" if raw.num_images is None else f", beside {raw.num_images:,} images"
+    return f"left out{beside}: {counted(raw.left_out)}"
+
+
+def _require_asked_for(raw: RawSet, shards: Iterable[Shard], num_seen: int, folder: Path) -> None:
+    if not num_seen:
+        raise InputError(f"{raw.name} has no images")
+    settings = digest_of_images([], settings_of(raw))
+    # Shards of earlier versions do not say their settings; whether they are still right was asked before.
+    if any(shard.get("settings", settings) != settings for shard in shards):
+        fact = "shards of other settings were found"
+    elif raw.num_images not in (None, num_seen):
+        fact = f"{num_seen:,} images were prepared where the set has {raw.num_images:,}"
+    else:
+        return
+    raise InputError(
+        f"{fact} in {folder.parent}: another process wrote there, or the images changed, meanwhile; repeat the command "
+        "once nothing else prepares this set"
+    )
+
+
+def _bad(shards: Iterable[Shard], num_seen: int, max_bad: float, folder: Path) -> list[Bad]:
+    """The images that cannot be used, which are listed in the set."""
+    bad: list[Bad] = [(file, reason) for shard in shards for file, reason in shard["bad"]]
+    if len(bad) > most_bad(max_bad, num_seen):
+        raise TooManyBadError(bad, num_seen)
+    (folder / QUARANTINE).unlink(missing_ok=True)
+    if bad:
+        list_bad(bad, folder / QUARANTINE)
+    return bad
+
+
+def _told(notes: Iterable[str], kind: str) -> list[str]:
+    notes = list(notes)
+    for note in notes:
+        print(f"{kind}: {note}", file=sys.stderr)
+    return notes
+
+
+def _warnings(raw: RawSet, num_seen: int) -> list[str]:
+    if raw.expected_images in (None, num_seen):
+        return []
+    return [f"{num_seen:,} images were found where the set has {raw.expected_images:,}"]
+
+
+def _notes(raw: RawSet, shards: list[Shard]) -> list[str]:
+    notes, num_images = [], sum(shard["images"] for shard in shards)
+    if raw.shorter_side:
+        notes.append(shrunk_note(raw.shorter_side, sum(shard["shrunk"] for shard in shards), num_images))
+    if raw.bits_found:
+        assert raw.bits is not None
+        notes.append(depth_note(raw.bits))
+    if turned := sum(shard["turned"] for shard in shards):
+        notes.append(f"{turned:,} of {num_images:,} pictures were turned upright, as their files say")
+    if remarks := _remarks(shards):
+        notes.append(f"remarks on images that were taken all the same: {counted(remarks)}")
+    return notes
+
+
+def _remarks(shards: Iterable[Shard]) -> dict[str, int]:
+    """How many pictures each remark is of, for the most common ones."""
+    counts: Counter[str] = sum((Counter(shard["remarks"]) for shard in shards), Counter())
+    common = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    others = sum(count for _, count in common[_REMARKS:])
+    return dict(common[:_REMARKS]) | ({_OTHERS: others} if others else {})
+
+
+def _notes_on_equal(raw: RawSet, folder: Path, shards: Mapping[Split, list[list[Shard]]]) -> list[str]:
+    """Equal pictures are told of in any set; the manifests of known sets stay as they were."""
+    names = {split: [Path(shard["file"]).stem for part in shards[split] for shard in part] for split in SPLITS}
+    merges = raw.equal_images != "stored each"
+    notes = notes_on(equal_pictures(folder.parent / ROWS, names, merges), raw)
+    _told((for_people for for_people, _ in notes), "warning")
+    return [for_manifest for _, for_manifest in notes] if raw.is_own else []
+
+
+def _remove_strays(folder: Path, shards: Mapping[Split, list[list[Shard]]]) -> None:
+    for split in SPLITS:
+        names = {shard["file"] for of_part in shards[split] for shard in of_part}
+        for stray in (path for path in (folder / split).glob("*.tar") if path.name not in names):
+            stray.unlink()

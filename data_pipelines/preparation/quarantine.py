@@ -1,0 +1,113 @@
+"""Images that cannot be used: how they are called, where they are listed, and how many a set may have."""
+
+import csv
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawImage
+
+QUARANTINE = "quarantine.csv"
+Bad = tuple[str, str]  # file, reason
+
+_NAMED = 3
+
+
+class TooManyBadError(Exception):
+    """More images are bad than a set may have."""
+
+    def __init__(self, bad: list[Bad], num_images: int) -> None:
+        super().__init__(f"{len(bad)} of {num_images}")
+        self.bad, self.num_images = bad, num_images
+
+
+def place_of(image: RawImage) -> str:
+    """The file of an image, whose name may hold bytes that are no text, or the key of one that is made on the spot."""
+    if isinstance(image.image, bytes):
+        return image.key
+    return os.fsencode(str(image.image)).decode(errors="backslashreplace")
+
+
+def called(image: RawImage) -> str:
+    """What an image is called to people: its file or, where nobody is to be told that, its key."""
+    return image.key if image.is_hidden else place_of(image)
+
+
+def bad_row(image: RawImage, reason: str) -> Bad:
+    """What the quarantine says of an image."""
+    names_a_file = not isinstance(image.image, bytes) and Path(str(image.image)).name in reason
+    return called(image), "it cannot be opened" if image.is_hidden and names_a_file else reason
+
+
+def most_bad(share: float, num_images: int) -> int:
+    """How many images of a set may be bad: a share of them, but one in any set, if it has others and any may be."""
+    return max(int(share * num_images), int(share > 0 and num_images > 1))
+
+
+def list_bad(bad: Iterable[Bad], path: Path) -> None:
+    """Write the quarantine."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        csv.writer(file).writerows([("file", "reason"), *bad])
+
+
+def warn(bad: list[Bad], num_images: int, listed: Path, keymap: Path | None) -> None:
+    """Say what is left out of a set because it cannot be used. keymap: leads from keys back to files; None where the
+    quarantine names files."""
+    leads_back = "" if keymap is None else f"; {keymap} tells the file of each key"
+    print(
+        f"warning: {len(bad):,} of {num_images:,} images cannot be used and {'is' if len(bad) == 1 else 'are'} left "
+        f"out: {_some(bad)}; listed in {listed}{leads_back}; --max-bad 0 accepts none",
+        file=sys.stderr,
+    )
+
+
+def refused_files(out: Path, part: tuple[int, int] | None = None) -> tuple[Path, Path]:
+    """What a refused preparation, or a refused part of one, leaves beside the set that was to be: the quarantine, and
+    what leads from its keys back to files."""
+    name = f"{out.name}.quarantine{f'.{part[0]}of{part[1]}' if part else ''}"
+    return out.with_name(f"{name}.csv"), out.with_name(f"{name}.keymap.csv")
+
+
+def all_refused_files(out: Path) -> Iterator[Path]:
+    """Those of the whole set, and of parts."""
+    begin = glob.escape(f"{out.name}.quarantine")
+    for end in ("", ".keymap"):
+        yield from out.parent.glob(f"{begin}{end}.csv")
+        yield from out.parent.glob(f"{begin}.[0-9]*of[0-9]*{end}.csv")
+
+
+def refusal(
+    found: TooManyBadError,
+    out: Path,
+    share: float,
+    removal: str | None,
+    write_keymap: Callable[[Path], None] | None,
+    part: tuple[int, int] | None,
+) -> InputError:
+    """The error for a set of too many bad images, which it lists beside `out`.
+
+    removal: the command that removes what is done, where --force is none to begin anew with. write_keymap: writes, to
+    a file, what leads from keys back to files; None where the quarantine names files. part: of which they were found.
+    """
+    listed, keymap = refused_files(out, part)
+    list_bad(found.bad, listed)
+    leads_back = ""
+    if write_keymap is not None:
+        write_keymap(keymap)
+        leads_back = f"; {keymap}, which you alone can read, tells the file of each key"
+    example = ", such as --bits," if any("--bits" in reason for _, reason in found.bad) else ""
+    in_part = f" in part {part[0]} of {part[1]}" if part else ""
+    anew = "begins anew with --force" if removal is None else f"needs what is done to be removed: {removal}"
+    return InputError(
+        f"{len(found.bad)} of {found.num_images} images cannot be used, more than --max-bad {share} allows: "
+        f"{_some(found.bad)}; the same command goes on where it was, also with another --max-bad; one with other "
+        f"options{example} {anew}; all that were found{in_part} are listed in {listed}{leads_back}"
+    )
+
+
+def _some(bad: list[Bad]) -> str:
+    more = f"; and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
+    return "; ".join(f"{file}: {reason}" for file, reason in bad[:_NAMED]) + more

@@ -1,0 +1,54 @@
+"""Where prepared data sets lie."""
+
+import os
+from collections.abc import Callable
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.common.advice import quoted
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.typed_paths import typed_path
+from data_pipelines.shards.index import nearest
+from data_pipelines.shards.tar import MANIFEST
+
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+
+
+def data_root() -> Path:
+    """The folder of prepared sets: $BITSCALE_DATA, or `data` in the current folder."""
+    return typed_path(os.environ.get("BITSCALE_DATA") or "data", "BITSCALE_DATA")
+
+
+def find(name: str) -> Path:
+    """The folder of a prepared set: a path, a name below the data root, or the name of an embedded set.
+
+    Raises InputError with the line that prepares it, or with the nearest name.
+    """
+    name = str(typed_path(name, "the name of a data set"))
+    candidates = [data_root() / name, EMBEDDED / name]
+    if Path(name).is_dir():
+        candidates.insert(0, Path(name))
+    for folder in candidates:
+        if (folder / MANIFEST).is_file():
+            return folder
+    from data_pipelines.datasets.readers import (  # with all readers, and pandas: training needs none of them
+        DATASETS,
+        OWN,
+    )
+
+    if name in DATASETS and name not in OWN:
+        raise InputError(
+            f"data set {name!r} is not prepared; prepare it with: "
+            f"python -m data_pipelines.prepare {name} {_root_flag(DATASETS[name])}--out {quoted(data_root() / name)}"
+        )
+    prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
+    raise InputError(
+        f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
+        f"{nearest(name, sorted((prepared | set(DATASETS)) - set(OWN)))}; class folders are prepared with: "
+        f"python -m data_pipelines.prepare image-folder --root DIR --out {quoted(data_root() / Path(name).name)}"
+    )
+
+
+def _root_flag(reader: Callable[..., Any]) -> str:
+    return "--root DIR " if "root" in signature(reader).parameters else ""

@@ -1,0 +1,47 @@
+"""Images that are held in memory, as an index: for the loaders, which then cut them as they cut those of a set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data_pipelines.shards.index import Array, Index
+from data_pipelines.shards.tar import EncodedImage
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Index):
+    """An index without shards, whose `encoded` images are given. See `pictures`."""
+
+    images: Sequence[EncodedImage] = ()
+
+    def encoded(self, row: int) -> npt.NDArray[np.uint8]:
+        return np.frombuffer(self.images[row].encoded, dtype=np.uint8)
+
+    def read_ahead(self, rows: Array) -> None:
+        """Nothing: they are in memory."""
+
+
+def pictures(images: Sequence[EncodedImage], channels: int) -> Pictures:
+    """Verified images as an index of one class, to be decoded with `channels` colours, 1 or 3."""
+    nothing = np.zeros(len(images), dtype=np.int64)
+    return Pictures(
+        task="single_label",
+        classes=("",),
+        channels=channels,
+        flip=False,
+        fingerprint="",
+        metric="top1",
+        patients="none",
+        shards=(),
+        origins=(),
+        shard=nothing,
+        offset=nothing,
+        length=np.array([len(image.encoded) for image in images], dtype=np.int64),
+        height=np.array([image.height for image in images], dtype=np.int64),
+        width=np.array([image.width for image in images], dtype=np.int64),
+        group=nothing - 1,
+        labels=nothing,
+        images=images,
+    )

@@ -1,0 +1,38 @@
+"""The command that is printed to go on with a run is the one that its user gave."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.run_folder.resume_command import _goes_on_with
+
+ROOT = Path(__file__).resolve().parents[3]
+PRINT = """
+from pathlib import Path
+from trainer.run_folder.resume_command import resume_command
+print(resume_command(Path("r")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")
+def test_the_launchers_command_comes_before_ones_own(tmp_path: Path) -> None:
+    script = tmp_path / "it's.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{PRINT}\n")
+    alone = [sys.executable, str(script), "a b"]
+    launch = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
+    launched = [sys.executable, "-c", launch, *alone[1:]]
+    for command in (alone, launched):
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        again = subprocess.run(["bash", "-c", said], capture_output=True, text=True, check=True).stdout
+        assert again == said  # it is the same command
+        assert ("subprocess" in said) is (command is launched)
+
+
+def test_a_new_folder_is_not_asked_for_again() -> None:
+    run_dir = Path("runs/x-2")
+    assert _goes_on_with(run_dir, ["p", "x", "--run-dir", "runs/x"]) == ["p", "x", "--run-dir", "runs/x"]
+    for given in (["--run-dir", "runs/x"], ["--run-dir=runs/x"], []):
+        command = ["p", "--no-resume", "x", *given, "--seed", "1"]
+        assert _goes_on_with(run_dir, command) == ["p", "x", "--seed", "1", "--run-dir", "runs/x-2"]

@@ -1,0 +1,343 @@
+"""The same command given twice: one run in the folder, unharmed, and the other start says who has it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_pipelines.common.cli import entry_point
+from data_pipelines.common.errors import InputError, RunError
+from trainer import checkpoint, status
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engines import ENGINES
+from trainer.engines.ddp import DDPEngine
+from trainer.run_folder import lock_file, new_folder, run_lock
+from trainer.run_folder.lock_file import LOCK, this_start
+from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.processes import Process
+from trainer.run_folder.run_lock import Verdict, _Attempt
+from trainer.training.results import Outcome
+from trainer.training.run import Start, carry_out, run
+from trainer.training.signals import Stopped
+
+STEPS, PAUSED_AT = 8, 5
+PATIENCE_S = 120.0
+
+
+def configured(data: str) -> Config:
+    return Config(
+        name="small",
+        global_batch_size=4,
+        precision="fp32",
+        data=DataConfig(sets=(data,), image_size=32, resize=32),
+        model=ModelConfig("r14x0.5"),
+        optim=OptimConfig(base_lr=0.1, rescale_lr=False),
+        schedule=ScheduleConfig("cosine", epochs=None, steps=STEPS, warmup_steps=2),
+        runtime=RuntimeConfig(device="cpu", threads=1, save_every=2, log_every=2, timeout_s=1),
+    )
+
+
+def trained(data: str, run_dir: Path, **start: Any) -> dict[str, Any]:
+    config = configured(data)
+    engine = ENGINES["ddp"](config.runtime, "fp32")
+    try:
+        return run(config, Start(run_dir, **start), engine, {"kind": "test"})
+    finally:
+        engine.close()
+
+
+class Begun:
+    """The same in a process of its own, which stands still after some updates until the file `go` is there."""
+
+    def __init__(self, data: str, run_dir: Path) -> None:
+        self.run_dir, self.log, self._go = run_dir, run_dir.parent / "log", run_dir.parent / "go"
+        self.number = os.fork()
+        if not self.number:
+            try:
+                self._be(data)
+            except SystemExit as end:
+                os._exit(int(end.code or 0))
+            finally:
+                os._exit(70)
+
+    def _be(self, data: str) -> None:
+        for stream in (1, 2):
+            os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        sys.stdout, sys.stderr = open(1, "w"), open(2, "w", 1)  # noqa: SIM115 - pytest has put others in their place
+        advance, done = Tracker.advance, 0
+
+        def counted(tracker: Tracker) -> None:
+            nonlocal done
+            advance(tracker)
+            done += 1
+            if done == PAUSED_AT:
+                (self.run_dir.parent / "stands").touch()
+                wait_for(self._go.exists)
+
+        Tracker.advance = counted  # type: ignore[method-assign]
+        entry_point(lambda: print(trained(data, self.run_dir)["run"]))()
+        os._exit(0)
+
+    def come_to_a_stand(self) -> None:
+        """Wait until it has saved twice, and stands still."""
+        latest = self.run_dir / checkpoint.FOLDER / checkpoint.LATEST
+        wait_for((self.run_dir.parent / "stands").exists)
+        wait_for(lambda: latest.exists() and latest.read_text() == "step_00000004.safetensors\n")
+
+    def go_on(self) -> None:
+        self._go.touch()
+
+    def exit_code(self) -> int:
+        return os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    patience = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def begin(phantoms: Path, tmp_path: Path) -> Iterator[Callable[[], Begun]]:
+    """A function that begins the run, and returns when it stands still."""
+    all_begun: list[Begun] = []
+
+    def begin() -> Begun:
+        all_begun.append(Begun(str(phantoms), tmp_path / "run"))
+        all_begun[-1].come_to_a_stand()
+        return all_begun[-1]
+
+    yield begin
+    for begun in all_begun:
+        try:
+            os.kill(begun.number, signal.SIGKILL)
+            os.waitpid(begun.number, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    trained(str(phantoms), folder)
+    return weights(folder)
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = checkpoint.load(checkpoint.path_of(run_dir, STEPS)).state["model"]
+    return state
+
+
+def equal(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def contents(run_dir: Path) -> dict[str, tuple[int, bytes]]:
+    """Every file but the lock, whose time moves, and TensorBoard's, of which each start has its own."""
+    return {
+        str(path.relative_to(run_dir)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in run_dir.rglob("*")
+        if path.is_file() and path.name != LOCK and path.parent.name != "tensorboard"
+    }
+
+
+def without_work(data: str, run_dir: Path, work: Callable[[], None] = lambda: None, **start: Any) -> dict[str, Any]:
+    """The same run with something else in the place of its training."""
+    config = configured(data)
+    engine = ENGINES["ddp"](config.runtime, "fp32")
+
+    def done(*_: Any) -> Outcome:
+        work()
+        return Outcome(0.0, {}, {})
+
+    try:
+        return carry_out(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
+    finally:
+        engine.close()
+
+
+def test_the_second_start_is_refused_and_the_first_goes_on(
+    begin: Callable[[], Begun], phantoms: Path, undisturbed: dict[str, torch.Tensor], capfd: pytest.CaptureFixture[str]
+) -> None:
+    first = begin()
+    before = contents(first.run_dir)
+    with pytest.raises(SystemExit) as ended:
+        entry_point(lambda: print(trained(str(phantoms), first.run_dir)))()
+    said = capfd.readouterr().err
+    assert ended.value.code == 2
+    assert f"error: {first.run_dir} is in use by process {first.number} on {os.uname().nodename} since 20" in said
+    assert contents(first.run_dir) == before
+    (standing,) = [status.standing(first.run_dir, 900, time.time())]
+    assert f"process {first.number} on " in str(standing.holder)
+    assert f"\n    {standing.holder}\n" in status.table([standing])
+    first.go_on()
+    assert first.exit_code() == 0, first.log.read_text()
+    assert equal(weights(first.run_dir), undisturbed)
+    assert not (first.run_dir / LOCK).exists()
+    assert status.standing(first.run_dir, 900, time.time()).holder is None
+
+
+def test_after_kill_9_the_same_command_goes_on_at_once(
+    begin: Callable[[], Begun],
+    phantoms: Path,
+    undisturbed: dict[str, torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    first = begin()
+    os.kill(first.number, signal.SIGKILL)
+    assert first.exit_code() == -signal.SIGKILL
+    assert (first.run_dir / LOCK).exists()
+    monkeypatch.setattr(run_lock.time, "sleep", lambda _: pytest.fail("nothing to wait for"))
+    trained(str(phantoms), first.run_dir)
+    assert f"resuming {first.run_dir} at step 4" in capfd.readouterr().out
+    assert equal(weights(first.run_dir), undisturbed)
+    assert not list(first.run_dir.glob("*lock*"))
+
+
+def test_a_run_that_is_taken_over_leaves_no_result(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir, before = tmp_path / "run", {}
+
+    def judge() -> None:
+        newer = replace(this_start(run_dir), host="node7", process=Process(12, 5), machine="another")
+        before.update(contents(run_dir))
+        (run_dir / LOCK).write_bytes(lock_file.to_bytes(newer))
+        time.sleep(PATIENCE_S)
+
+    monkeypatch.setattr(run_lock, "_BEAT_S", 0.1)
+    with pytest.raises(RunError, match="taken over by process 12 on node7"):
+        without_work(str(phantoms), run_dir, judge)
+    assert contents(run_dir) == before
+    assert (run_dir / LOCK).exists()
+
+
+def test_the_folder_is_free_before_a_stopped_run_leaves_its_job(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that a launcher may end it before it comes to anything else."""
+    held: list[bool] = []
+
+    def stop() -> None:
+        held.append((tmp_path / "run" / LOCK).exists())
+        raise Stopped(3, signal.SIGUSR1)
+
+    monkeypatch.setattr(DDPEngine, "close", lambda _: held.append((tmp_path / "run" / LOCK).exists()))
+    with pytest.raises(Stopped):
+        without_work(str(phantoms), tmp_path / "run", stop)
+    assert held[:2] == [True, False]
+
+
+def test_what_another_start_finished_meanwhile_is_not_done_again(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_lock, "_POLL_S", 0.01)
+    without_work(str(phantoms), tmp_path / "run")
+    before = contents(tmp_path / "run")
+    result = (tmp_path / "run" / "result.json").rename(tmp_path / "result.json")
+    lock = tmp_path / "run" / LOCK
+    lock.write_bytes(lock_file.to_bytes(replace(this_start(tmp_path), process=Process(12, 5), machine="another")))
+    take = _Attempt.take
+
+    def finish(attempt: _Attempt) -> Verdict:
+        verdict = take(attempt)
+        if verdict == "wait":
+            result.rename(tmp_path / "run" / "result.json")
+            lock.unlink()
+        return verdict
+
+    monkeypatch.setattr(_Attempt, "take", finish)
+    found = without_work(str(phantoms), tmp_path / "run", lambda: pytest.fail("done again"))
+    assert found == json.loads(before["result.json"][1])
+    after = contents(tmp_path / "run")
+    assert {name for name in after if before.get(name) != after[name]} == {"status.json"}
+
+
+def test_who_only_looks_takes_no_lock(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = without_work(str(phantoms), tmp_path / "run")
+    monkeypatch.setattr(run_lock, "create", lambda *_: pytest.fail("a lock"))
+    monkeypatch.setattr("trainer.training.run.preflight", lambda *_: None)
+    with subprocess.Popen(["sleep", "300"]) as other:
+        holder = replace(this_start(tmp_path / "run"), process=lock_file.parsed([other.pid, None]))
+        (tmp_path / "run" / LOCK).write_bytes(lock_file.to_bytes(holder))
+        assert without_work(str(phantoms), tmp_path / "run") == result
+        (tmp_path / "run" / "result.json").unlink()
+        assert without_work(str(phantoms), tmp_path / "run", preflight_only=True) == {}
+        other.kill()
+
+
+def test_a_new_folder_is_made_only_for_a_run_that_begins(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr("trainer.training.run.preflight", lambda *_: None)
+    with pytest.raises(InputError):
+        without_work(str(tmp_path / "no set"), run_dir, resume=False)
+    assert without_work(str(phantoms), run_dir, resume=False, preflight_only=True) == {}
+    assert not run_dir.exists()
+    assert without_work(str(phantoms), run_dir, resume=False)["run"] == str(run_dir)
+    assert without_work(str(phantoms), run_dir, resume=False)["run"] == f"{run_dir}-2"
+
+
+class OneRank:
+    rank = 0
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def test_new_folders_of_many_starts_are_as_many(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    chosen = new_folder.next_free(tmp_path / "run", OneRank())
+    assert chosen == tmp_path / "run-2"
+    assert not chosen.exists()
+    readers = []
+    for _ in range(8):
+        reader, writer = os.pipe()
+        readers.append(reader)
+        if not os.fork():
+            try:
+                os.write(writer, new_folder.claim(tmp_path / "run", chosen, OneRank()).name.encode())
+            finally:
+                os._exit(0)
+        os.close(writer)
+    for _ in readers:
+        os.wait()
+    assert sorted(os.read(reader, 99).decode() for reader in readers) == [f"run-{number}" for number in range(2, 10)]
+    for reader in readers:
+        os.close(reader)
+
+
+@pytest.mark.parametrize(
+    ("run", "slurm", "expected"),
+    [("5e1f", None, "run-2"), ("77aa", None, "run-7"), ("none", None, "run-6"), ("5e1f", "7", "run-4")],
+)
+def test_a_restart_goes_on_in_the_new_folder_of_its_job(
+    run: str, slurm: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BITSCALE_JOB", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    if slurm is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", slurm)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", run)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    launches = [(None, "none"), ("torchrun 5e1f", "5e1f"), ("torchrun 1234", "1234")]
+    launches += [("SLURM job 7", "5e1f"), ("SLURM job 7", "1234"), (None, None)]
+    for number, (job, launch) in enumerate(launches, 1):
+        folder = tmp_path / ("run" if number == 1 else f"run-{number}")
+        folder.mkdir()
+        (folder / "environment.json").write_text(json.dumps({"job": job, "torchrun": launch}))
+    chosen = new_folder.next_free(tmp_path / "run", OneRank())
+    assert chosen.name == expected
+    assert new_folder.claim(tmp_path / "run", chosen, OneRank()) == chosen

@@ -1,0 +1,157 @@
+"""A loss that is no number stops the run within a step, and says which images it came from."""
+
+import csv
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.sampler import Order
+from trainer.config import RuntimeConfig
+from trainer.engines.base import Update
+from trainer.training.loss_monitor import SKIPPED, LossWatch
+from trainer.training.loss_spikes import FEWEST_STEPS, SpikeDetector
+
+ORDER = Order(num_samples=50, global_batch_size=8, seed=3)
+STEP, LR = 11, 0.125
+
+
+def update(grad_norm: float = 1.0, skipped: bool | None = None) -> Update:
+    flag = None if skipped is None else torch.tensor(skipped)
+    return Update(torch.tensor(grad_norm), torch.tensor(0.5), flag)
+
+
+def watch_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> LossWatch:
+    train = SimpleNamespace(keys=lambda samples: [f"image-{sample}" for sample in samples])
+    config = SimpleNamespace(runtime=RuntimeConfig(**runtime), precision=precision)
+    job = SimpleNamespace(train=train, order=ORDER, run_dir=folder, config=config)
+    return LossWatch(
+        job,
+        SimpleNamespace(rank=0, world_size=2, sum=lambda tensor: tensor, gather=lambda value: [value, []]),
+        first_step,
+    )
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> LossWatch:
+    return watch_of(tmp_path)
+
+
+def keys_of(rank: int, world_size: int = 2) -> list[str]:
+    return [f"image-{sample}" for sample in ORDER.step(STEP, rank, world_size).samples]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
+    watch: LossWatch, tmp_path: Path, bad: float
+) -> None:
+    watch.see(STEP, LR, torch.tensor([1.0, bad, 0.0, 0.0]), update())
+    with pytest.raises(RunError) as stopped:
+        watch.see(STEP + 1, 0.5, torch.tensor([1.0, 1.0, 0.0, 0.0]), update())
+    message = str(stopped.value)
+    assert "the loss of step 11 is not finite at learning rate 0.125, on rank 1;" in message
+    assert all(key in message for key in keys_of(1))
+    assert not any(f"{key}," in message for key in keys_of(0))
+    assert "lower the learning rate" in message
+    (path,) = tmp_path.iterdir()
+    assert str(path) in message
+    assert json.loads(path.read_text()) == {"step": STEP, "lr": LR, "keys_by_rank": {"1": keys_of(1)}}
+
+
+def test_settle_checks_at_once(watch: LossWatch) -> None:
+    watch.see(STEP, LR, torch.tensor([math.nan, math.nan, 0.0, 0.0]), update())
+    with pytest.raises(RunError, match=r"step 11 is not finite .* on rank 0, 1;"):
+        watch.settle()
+
+
+def test_finite_losses_pass(watch: LossWatch, tmp_path: Path) -> None:
+    watch.settle()
+    for step in range(3):
+        watch.see(step, LR, torch.tensor([1e30, -1.0, 0.0, 0.0]), update())
+    watch.settle()
+    watch.settle()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_asked_to_stop_is_read_one_step_late(watch: LossWatch) -> None:
+    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 1.0, 0.0]), update())
+    assert not watch.stop_asked
+    watch.see(STEP + 1, LR, torch.tensor([1.0, 1.0, 2.0, 0.0]), update())
+    assert watch.stop_asked
+
+
+def test_gradient_that_is_not_finite_stops_too(watch: LossWatch) -> None:
+    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(math.nan))
+    with pytest.raises(RunError, match=r"the gradient of step 11 is not finite .*--non-finite skip"):
+        watch.settle()
+
+
+def test_infinite_fp16_gradient_is_left_to_the_loss_scaler(tmp_path: Path) -> None:
+    watch = watch_of(tmp_path, precision="fp16")
+    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(math.inf))
+    watch.settle()
+
+
+def see(watch: LossWatch, step: int, bad: bool) -> None:
+    losses = torch.tensor([1.0, math.nan if bad else 1.0, 0.0, 0.0])
+    assert watch.ruined(losses) is not None
+    watch.see(step, LR, losses, update(skipped=bool(watch.ruined(losses))))
+
+
+def test_skipped_steps_are_listed_counted_over_a_resume_and_bounded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch = watch_of(tmp_path, non_finite="skip", max_skipped_steps=2)
+    for step in range(14):
+        see(watch, step, bad=step in (STEP, 13))
+    watch.settle()
+    assert "the loss of step 11 is not finite; the update is left out, as 1 of at most 2" in capsys.readouterr().err
+    first, *rows = csv.reader((tmp_path / SKIPPED).open())
+    assert first == ["step", "lr", "why", "rank", "key"]
+    assert [row for row in rows if row[0] == "11"] == [["11", "0.125", "loss", "1", key] for key in keys_of(1)]
+
+    resumed = watch_of(tmp_path, first_step=13, non_finite="skip", max_skipped_steps=2)
+    assert resumed.num_skipped == 1  # step 13 is done again
+    assert len(list(csv.reader((tmp_path / SKIPPED).open()))) == 1 + len(keys_of(1))
+    see(resumed, 13, bad=True)
+    see(resumed, 14, bad=True)
+    with pytest.raises(RunError, match=r"3 steps had .* more than --max-skipped-steps 2"):
+        resumed.settle()
+
+
+def test_gradient_alone_names_the_images_of_all_ranks(tmp_path: Path) -> None:
+    watch = watch_of(tmp_path, non_finite="skip")
+    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(skipped=True))
+    watch.settle()
+    rows = list(csv.reader((tmp_path / SKIPPED).open()))[1:]
+    assert [row[2:] for row in rows] == [["gradient", str(rank), key] for rank in (0, 1) for key in keys_of(rank)]
+
+
+def test_spike_is_seen_once_and_noise_is_not() -> None:
+    draws = np.random.default_rng(0)
+    falling = 5 - np.arange(400) * 0.005 + draws.normal(0, 0.1, 400)
+    detector = SpikeDetector()
+    assert all(detector.see(float(loss)) is None for loss in falling)
+    assert detector.see(9.0) == pytest.approx(float(np.median(falling[-100:])), abs=0.1)
+    assert detector.see(9.0) is None  # the same spike
+    assert detector.see(float(falling[-1])) is None
+    assert detector.see(math.nan) is None
+    assert detector.see(9.0) is not None
+
+
+def test_no_spike_before_there_is_a_window_nor_where_losses_are_equal() -> None:
+    detector = SpikeDetector()
+    assert [detector.see(loss) for loss in [1.0] * (FEWEST_STEPS - 1) + [50.0]] == [None] * FEWEST_STEPS
+    assert detector.see(1.05) is None
+
+
+def test_spike_is_warned_of(watch: LossWatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for step in range(FEWEST_STEPS + 1):
+        watch.see(step, LR, torch.tensor([1.0 if step < FEWEST_STEPS else 40.0, 1.0, 0.0, 0.0]), update())
+    watch.settle()
+    assert f"the loss of step {FEWEST_STEPS} leaps to 41, usual is 2" in capsys.readouterr().err

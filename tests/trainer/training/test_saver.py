@@ -1,0 +1,399 @@
+"""Saving beside training: what a disk that fails costs, and that a damaged checkpoint is never the end."""
+
+import errno
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_ranks import run_ranks
+
+from data_pipelines.common.errors import InputError, RunError
+from trainer import checkpoint
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engines import ENGINES
+from trainer.run_folder.metric_logger import STATUS, Tracker, read_metrics
+from trainer.training import saver as saving
+from trainer.training.run import Start, run
+
+STEPS = 8
+Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "_LAST_PAUSES_S", (0.0, 0.0))
+
+
+def trained(data: Path | str, run_dir: Path, **runtime: Any) -> dict[str, Any]:
+    settings: dict[str, Any] = {"save_every": 2, "log_every": 2, "keep_checkpoints": 2} | runtime
+    config = Config(
+        name="small",
+        global_batch_size=4,
+        precision="fp32",
+        data=DataConfig(sets=(str(data),), image_size=32, resize=32),
+        model=ModelConfig("r14x0.5"),
+        optim=OptimConfig(base_lr=0.1, rescale_lr=False),
+        schedule=ScheduleConfig("cosine", epochs=None, steps=STEPS, warmup_steps=2),
+        runtime=RuntimeConfig(device="cpu", threads=1, **settings),
+        eval_every=4,
+    )
+    engine = ENGINES["ddp"](config.runtime, "fp32")
+    try:
+        return run(config, Start(run_dir), engine, {"kind": "test"})
+    finally:
+        engine.close()
+
+
+def state(run_dir: Path) -> str:
+    said: str = json.loads((run_dir / STATUS).read_text())["state"]
+    return said
+
+
+def steps(run_dir: Path) -> list[int]:
+    return [checkpoint.step_of(path) for path in checkpoint.numbered(run_dir)]
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = checkpoint.load(checkpoint.path_of(run_dir, STEPS)).state["model"]
+    return loaded
+
+
+def equal(one: Path, other: Path) -> bool:
+    mine, theirs = weights(one), weights(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def failing(fails: Callable[[Path, int], bool], code: int = errno.ENOSPC) -> Save:
+    """checkpoint.save on a disk that refuses some of them, by path and how many writes there were before."""
+    save, before = checkpoint.save, 0
+
+    def wrapped(path: Path, *rest: Any) -> None:
+        nonlocal before
+        before += 1
+        if fails(path, before - 1):
+            raise OSError(code, os.strerror(code))
+        save(path, *rest)
+
+    return wrapped
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    trained(phantoms, folder)
+    return folder
+
+
+def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
+    rows = [row for row in read_metrics(undisturbed) if "save/stall_s" in row]
+    assert [row["step"] for row in rows] == [4, 6, 8]  # what was saved since the row before
+    assert all(row["save/stall_s"] >= row["save/wait_s"] + row["save/copy_s"] > 0 for row in rows)
+    assert any(row.get("save/write_s", 0) > 0 for row in rows)
+    assert steps(undisturbed) == [6, 8]
+    assert (undisturbed / checkpoint.FOLDER / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
+
+
+def test_a_write_that_failed_is_tried_once_more_before_the_next_save(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no time to wait, and yet nothing is lost: not the best one, whose weights are nowhere else."""
+    refused = {"step_00000002.safetensors", checkpoint.BEST}
+
+    def first_of_some(path: Path, _: int) -> bool:
+        fails = path.name in refused
+        refused.discard(path.name)
+        return fails
+
+    monkeypatch.setattr(saving, "_PAUSES_S", (1000.0,))
+    monkeypatch.setattr(saving.checkpoint, "save", failing(first_of_some))
+    result = trained(phantoms, tmp_path / "run", max_failed_saves=1)
+    assert not refused
+    assert steps(tmp_path / "run") == [6, 8]
+    assert equal(tmp_path / "run", undisturbed)
+    assert result["val"] == json.loads((undisturbed / "result.json").read_text())["val"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of step 2 ends only when step 4 is done with, and holds the weights of step 2 all the same."""
+    save, reached = checkpoint.save, threading.Event()
+    wait = saving.Saver._written
+
+    def slow(path: Path, *rest: Any) -> None:
+        if path.name == "step_00000002.safetensors":
+            assert reached.wait(60)
+        save(path, *rest)
+
+    def waiting(saver: saving.Saver) -> Any:
+        if saver._step == 2:
+            reached.set()
+        return wait(saver)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(saving.Saver, "_written", waiting)
+    trained(phantoms, tmp_path / "run", keep_checkpoints=9)
+    assert steps(tmp_path / "run") == [2, 4, 6, 8]
+    monkeypatch.undo()
+    state = [checkpoint.load(checkpoint.path_of(tmp_path / "run", step)).state["model"] for step in (2, 4, 8)]
+    assert not torch.equal(state[0]["head.weight"], state[1]["head.weight"])
+    assert equal(tmp_path / "run", undisturbed)
+    for step in (4, 6, 8):
+        checkpoint.path_of(tmp_path / "run", step).unlink()
+    (tmp_path / "run" / "result.json").unlink()
+    trained(phantoms, tmp_path / "run")  # from step 2
+    assert equal(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_fails_for_a_while_costs_nothing(
+    code: int,
+    phantoms: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before < 3, code))
+    trained(phantoms, tmp_path / "run")
+    said = capfd.readouterr().err
+    assert f"step_00000002.safetensors cannot be saved ({os.strerror(code)}, " in said
+    assert "bytes free); training goes on" in said
+    assert equal(tmp_path / "run", undisturbed)
+
+
+def test_a_failed_write_is_tried_again_before_the_next_is_due(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
+    trained(phantoms, tmp_path / "run", keep_checkpoints=9)
+    assert "step_00000002.safetensors is saved after all" in capfd.readouterr().err
+    assert steps(tmp_path / "run") == [2, 4, 6, 8]
+
+
+def test_too_many_failed_saves_end_the_run(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last good checkpoint stays, and the run goes on from it."""
+    run_dir = tmp_path / "run"
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: path.name != "step_00000002.safetensors"))
+    with pytest.raises(RunError, match=r"2 saves in a row failed .*step_00000006.*No space left on device, \d+ bytes"):
+        trained(phantoms, run_dir, max_failed_saves=2)
+    assert (steps(run_dir), state(run_dir)) == ([2], "failed")
+    monkeypatch.undo()
+    trained(phantoms, run_dir)
+    assert equal(run_dir, undisturbed)
+
+
+def test_what_is_left_after_failed_saves_is_told_as_it_is(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: True))
+    with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; mend that and start the same"):
+        trained(phantoms, tmp_path / "run", max_failed_saves=1)
+    monkeypatch.undo()
+    monkeypatch.setattr(saving, "_LAST_PAUSES_S", ())
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: "step_00000002" not in path.name))
+    with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; mend that and start the same"):
+        trained(phantoms, tmp_path / "run", max_failed_saves=1)
+
+
+class Gone:
+    """A terminal that is not there any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def flush(self) -> None:
+        raise ValueError("I/O operation on closed file")
+
+
+def test_a_warning_that_nobody_can_read_costs_no_run(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warnings come from the thread that saves."""
+    begin, stderr = saving.Saver._begin, sys.stderr
+
+    def unheard(saver: saving.Saver, target: Any) -> None:
+        monkeypatch.setattr(sys, "stderr", Gone())
+        begin(saver, target)
+        saver._writes[-1].result()
+        monkeypatch.setattr(sys, "stderr", stderr)
+
+    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(saving.Saver, "_begin", unheard)
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
+    trained(phantoms, tmp_path / "run")
+    assert equal(tmp_path / "run", undisturbed)
+
+
+def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, advance = [], Tracker.advance
+
+    def counted(tracker: Tracker) -> None:
+        done.append(1)
+        advance(tracker)
+
+    def refused(*_: Any) -> None:
+        raise RunError("another start has it")
+
+    monkeypatch.setattr(Tracker, "advance", counted)
+    monkeypatch.setattr(saving, "require_lock", refused)
+    with pytest.raises(RunError, match="another start has it"):
+        trained(phantoms, tmp_path / "run")
+    assert len(done) == 2
+    assert steps(tmp_path / "run") == []
+
+
+def test_a_write_that_waits_while_the_folder_is_taken_over_is_given_up(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "require_lock", lambda *_: None)
+    monkeypatch.setattr(saving, "taken_over", lambda _: "another start has it")
+    with pytest.raises(RunError, match=r"cannot be saved \(another start has it"):
+        trained(phantoms, tmp_path / "run", max_failed_saves=1)
+    assert steps(tmp_path / "run") == []
+
+
+def test_the_last_save_must_succeed(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        checkpoint, "save", failing(lambda path, before: checkpoint.path_of(Path(), STEPS).name == path.name)
+    )
+    with pytest.raises(RunError, match=r"the last checkpoint could not be saved: .*step_00000008"):
+        trained(phantoms, tmp_path / "run")
+    assert steps(tmp_path / "run") == [4, 6]
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def best(run_dir: Path) -> tuple[int, float]:
+    about = checkpoint.describe(checkpoint.best_path(run_dir))
+    return about["step"], about["best"]
+
+
+def with_metrics(monkeypatch: pytest.MonkeyPatch, *metrics: float) -> None:
+    """What the evaluations on val after steps 4 and 8 say."""
+    values = iter(metrics)
+    monkeypatch.setattr("trainer.training.loop.evaluate", lambda *_: {"auc": next(values)})
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 4])
+def test_the_best_weights_outlast_a_disk_that_refuses_them(
+    refusals: int, phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tried first for their own step, 4, then beside those of 6 and 8; what is written late is what it was."""
+    paths: list[str] = []
+
+    def early(path: Path, _: int) -> bool:
+        paths.append(path.name)
+        return path.name == checkpoint.BEST and paths.count(path.name) <= refusals
+
+    with_metrics(monkeypatch, 0.9, 0.8)
+    monkeypatch.setattr(checkpoint, "save", failing(early))
+    monkeypatch.setattr(saving, "_PAUSES_S", (1000.0,))
+    trained(phantoms, tmp_path / "run", keep_checkpoints=9)
+    assert best(tmp_path / "run") == (4, 0.9)
+    mine = checkpoint.load(checkpoint.best_path(tmp_path / "run")).state
+    numbered = checkpoint.load(checkpoint.path_of(tmp_path / "run", 4)).state
+    for part in ("model", "momentum"):
+        assert all(torch.equal(mine[part][name], tensor) for name, tensor in numbered[part].items())
+    assert equal(tmp_path / "run", undisturbed)
+
+
+def test_weights_that_were_best_are_not_written_over_better_ones(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_metrics(monkeypatch, 0.8, 0.9)
+    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: path.name == checkpoint.BEST and before < 6))
+    trained(phantoms, tmp_path / "run")
+    assert best(tmp_path / "run") == (8, 0.9)
+
+
+@pytest.mark.parametrize("step", [6, 8])
+def test_a_damaged_best_checkpoint_costs_no_run(
+    step: int, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is set aside: a worse one that comes later is then the best there is, and without any the last one counts."""
+    run_dir = tmp_path / "run"
+    with_metrics(monkeypatch, 0.9, 0.8, 0.8)
+    trained(phantoms, run_dir)
+    path = checkpoint.best_path(run_dir)
+    path.write_bytes(path.read_bytes()[:-1])
+    (run_dir / "result.json").unlink()
+    for newer in range(step + 2, STEPS + 2, 2):
+        checkpoint.path_of(run_dir, newer).unlink()
+    result = trained(phantoms, run_dir)
+    assert f"warning: {path} is no whole checkpoint" in capfd.readouterr().err
+    assert path.with_name("best.safetensors.damaged").is_file()
+    assert path.is_file() == (step < STEPS)
+    assert result["checkpoint"] == (path.name if step < STEPS else "step_00000008.safetensors")
+
+
+def test_a_best_checkpoint_that_rots_before_the_end_is_passed_over(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir, save = tmp_path / "run", checkpoint.save
+
+    def rotting(path: Path, *rest: Any) -> None:
+        save(path, *rest)
+        if path.name == checkpoint.BEST:
+            path.write_bytes(path.read_bytes()[:-1])
+
+    with_metrics(monkeypatch, 0.9, 0.8)
+    monkeypatch.setattr(checkpoint, "save", rotting)
+    assert trained(phantoms, run_dir)["checkpoint"] == "step_00000008.safetensors"
+    assert "it is kept as best.safetensors.damaged" in capfd.readouterr().err
+
+
+def on_a_disk_of_rank_0_that_fails(data: str, run_dir: Path) -> str:
+    checkpoint.save = failing(lambda path, before: True)
+    try:
+        trained(data, run_dir, max_failed_saves=2)
+    except RunError as error:
+        return str(error)
+    return "no error"
+
+
+def test_all_ranks_give_up_together(phantoms: Path, tmp_path: Path) -> None:
+    said = run_ranks(2, on_a_disk_of_rank_0_that_fails, str(phantoms), tmp_path / "run")
+    assert "2 saves in a row failed (--max-failed-saves): " in said[0]
+    assert "see the message of rank 0" in said[1]
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
+def test_a_damaged_checkpoint_is_passed_over(
+    how: str, phantoms: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    trained(phantoms, run_dir)
+    (run_dir / "result.json").unlink()
+    newest = checkpoint.path_of(run_dir, STEPS)
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 16
+    newest.write_bytes({"flipped": content, "cut": content[: len(content) // 2], "emptied": b""}[how])
+    trained(phantoms, run_dir)
+    said = capfd.readouterr()
+    assert f"warning: {newest} is no whole checkpoint" in said.err
+    assert "it is kept as step_00000008.safetensors.damaged" in said.err
+    assert f"resuming {run_dir} at step 6" in said.out
+    assert [path.name for path in checkpoint.damaged(run_dir)] == ["step_00000008.safetensors.damaged"]
+    assert equal(run_dir, undisturbed)
+
+
+def test_only_damaged_checkpoints_are_no_reason_to_begin_anew(phantoms: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    trained(phantoms, run_dir)
+    (run_dir / "result.json").unlink()
+    for path in checkpoint.numbered(run_dir):
+        path.write_bytes(path.read_bytes()[:-1])
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"{run_dir} has no whole checkpoint, only damaged ones"):
+            trained(phantoms, run_dir)

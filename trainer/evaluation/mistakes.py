@@ -1,0 +1,76 @@
+"""The most confident errors of a test set, and what their images look like."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable
+from data_pipelines.shards.index import Index
+from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.predictions import Predictions
+
+MOST = 24
+_SIDE = 160  # pixels of a thumbnail
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """row: in the predictions. said: what the model says and how sure it is; label: what is true. pixels: a thumbnail,
+    uint8 [H, W] or [H, W, 3]."""
+
+    row: int
+    key: str
+    said: str
+    label: str
+    pixels: npt.NDArray[np.uint8] | None = None
+
+
+def most_confident(predictions: Predictions, points: OperatingPoints, most: int = MOST) -> list[Mistake]:
+    """Wrong classes by the probability of the class that was taken; wrong findings by that of what was said of them, at
+    their threshold. One for each image."""
+    calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
+    if predictions.task == "single_label":
+        taken = predictions.logits.argmax(axis=1)
+        sure = np.where(taken != predictions.labels, calibrated.max(axis=1), -1.0)
+        wrong: Any = taken
+    else:
+        thresholds = np.array([points.threshold(name) for name in predictions.classes])
+        called = (predictions.scores() >= thresholds[:, None]).T
+        is_wrong = (called & (predictions.labels == 0)) | (~called & (predictions.labels == 1))
+        each = np.where(is_wrong, np.where(called, calibrated, 1 - calibrated), -1.0)
+        wrong, sure = each.argmax(axis=1), each.max(axis=1)
+    rows = np.argsort(-sure, kind="stable")[:most]
+    return [
+        _described(predictions, int(row), int(wrong[row]), float(calibrated[row, wrong[row]]))
+        for row in rows
+        if sure[row] >= 0
+    ]
+
+
+def _described(predictions: Predictions, row: int, finding: int, probability: float) -> Mistake:
+    name = printable(predictions.classes[finding])
+    if predictions.task == "single_label":
+        label = printable(predictions.classes[int(predictions.labels[row])])
+    else:
+        label = f"{'' if predictions.labels[row, finding] == 1 else 'no '}{name}"
+    return Mistake(row, predictions.keys[row], f"{name} {probability:.2f}", label)
+
+
+def with_pixels(mistakes: Sequence[Mistake], index: Index, keys: Sequence[str]) -> list[Mistake]:
+    """The same with their thumbnails, from the index that was predicted. Raises InputError if it is another."""
+    if len(index) != len(keys) or any(index.keys([m.row]) != [m.key] for m in mistakes):
+        raise InputError("the data set was prepared again since the run was tested")
+    return [replace(mistake, pixels=_thumbnail(index, mistake.row)) for mistake in mistakes]
+
+
+def _thumbnail(index: Index, row: int) -> npt.NDArray[np.uint8]:
+    with Image.open(io.BytesIO(index.encoded(row).tobytes())) as picture:
+        small = picture.convert("L" if index.channels == 1 else "RGB")
+        small.thumbnail((_SIDE, _SIDE))
+        return np.asarray(small)

@@ -1,0 +1,219 @@
+"""What a run is tested on: the test split of its own sets, or another site's set with its labels aligned by name."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.shards.catalog import find
+from data_pipelines.shards.concat import concat
+from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
+from data_pipelines.shards.tar import MANIFEST, read_manifest
+from trainer.evaluation.leaks import how_trained_on, leaks
+from trainer.evaluation.predictions import Predictions, joined, load, of_index
+from trainer.evaluation.predictor import Predictor
+from trainer.evaluation.runs import Run, own_data
+
+AnySplit = Literal["train", "val", "test", "all"]
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
+_ABOUT_PATIENTS = {
+    "none": "The images are of no patients.",
+    "apart": "No patient is in two splits of it: they were parted by patient.",
+    "may leak": "PATIENTS MAY LEAK: it is not known, or not so, that no patient is in two splits. What is measured on "
+    "test may be too good.",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Tested:
+    """name: of the data. own: the run's own sets. provenance: a line each on what the data are. digests: what
+    identifies these sets, by name; {} where it is not known. is_namesake: the run was trained on another set of that
+    name. warnings: what must not be missed. index: of the images in the order of the predictions; None where they are
+    not at hand, and `no_index` says why."""
+
+    name: str
+    split: AnySplit
+    own: bool
+    predictions: Predictions
+    provenance: list[str]
+    digests: dict[str, str]
+    is_namesake: bool = False
+    warnings: list[str] = field(default_factory=list)
+    index: Index | None = None
+    no_index: str = ""
+
+
+def test_own(run: Run, split: AnySplit) -> Tested:
+    """The run's saved predictions for its own val or test split. Raises InputError where there are none."""
+    if split not in ("val", "test"):
+        raise InputError(f"a run keeps predictions for val and test, not for {split}; name the set with --data")
+    if split == "val" and run.trained_on == "train+val":
+        raise _trained_on_val(run)
+    chosen: Split = "val" if split == "val" else "test"
+    predictions = load(run.folder, chosen)
+    index: Index | None = None
+    folders: list[Path] = []
+    why = ""
+    try:
+        found, folders = own_data(run, chosen)
+        index = _require_same(found, predictions)
+    except InputError as error:
+        why = str(error)
+    patients = run.result.get("patients", "none")
+    warnings = [_ABOUT_PATIENTS[patients]] if patients == "may leak" else []
+    if split == "val":
+        warnings.append("This is val: the checkpoint, the thresholds and the temperature were chosen on it.")
+    digests = run.set_digests()
+    lines = [f"{SPLIT_RULE} {_ABOUT_PATIENTS.get(patients, 'unknown')}"]
+    lines += [line for folder in folders for line in _of_manifest(folder)]
+    lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
+    names = sorted(set(index.origins)) if index else run.about.get("sets") or sorted(digests)
+    name = ", ".join(names) or str(run.result.get("target_set") or "unknown")
+    return Tested(name, split, True, predictions, lines, digests, warnings=warnings, index=index, no_index=why)
+
+
+def _trained_on_val(run: Run) -> InputError:
+    return InputError(f"{run.folder} was trained on train and val, so it cannot be tested on val; take --split test")
+
+
+def _require_same(index: Index, predictions: Predictions) -> Index:
+    if len(index) != len(predictions) or tuple(index.keys([0, len(index) - 1])) != (
+        predictions.keys[0],
+        predictions.keys[-1],
+    ):
+        raise InputError("the data set was prepared again since the run was tested")
+    return index
+
+
+def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -> Tested:
+    """Predict another prepared set. Raises InputError for one without the split or without a label in common."""
+    folder = find(data)
+    manifest = read_manifest(folder)
+    having = splits_of(manifest)
+    chosen: Sequence[Split] = [name for name in _SPLITS if name in having] if split == "all" else [split]
+    if missing := [name for name in chosen if name not in having]:
+        raise InputError(
+            f"{folder} has no {missing[0]} split (it has: {', '.join(having)}); take --split {having[-1]}, or all"
+        )
+    parts = [Index.load(folder, name) for name in chosen]
+    if parts[0].task != predictor.task:
+        raise InputError(
+            f"{folder} is a {parts[0].task} set and the run is {predictor.task}: their labels cannot be compared"
+        )
+    is_val = split == "val" and run.trained_on == "train+val"
+    if is_val and how_trained_on(run, manifest, with_sources=False) in ("content", "name"):
+        raise _trained_on_val(run)
+    indexes, warnings = [], _mismatches(run, predictor, parts[0])
+    for part in parts:
+        aligned, remarks = align_labels(part, predictor.classes)
+        indexes.append(aligned)
+        warnings += [remark for remark in remarks if remark not in warnings]
+    warnings += leaks(run, manifest, list(chosen), indexes)
+    predictions = joined([of_index(index, predictor.of_index(index)) for index in indexes])
+    provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
+    return Tested(
+        name=manifest["name"],
+        split=split,
+        own=False,
+        predictions=predictions,
+        provenance=provenance,
+        digests={manifest["name"]: content_digest(manifest)},
+        is_namesake=how_trained_on(run, manifest) == "namesake",
+        warnings=warnings,
+        index=concat(indexes),
+    )
+
+
+def align_labels(index: Index, classes: Sequence[str]) -> tuple[Index, list[str]]:
+    """The samples with the labels that the run knows, in its order, and what must be said of those missing here or
+    there.
+
+    Findings that the set does not have are unlabelled; images of a class that the run does not know are left out.
+    Raises InputError for no name in common.
+    """
+    common = [name for name in classes if name in index.classes]
+    missing = [name for name in classes if name not in index.classes]
+    extra = [name for name in index.classes if name not in classes]
+    if not common:
+        raise InputError(
+            f"the set has none of the run's labels ({some_of(list(classes))}); it has: {some_of(index.classes)}. "
+            "Labels are matched by name: prepare it with the same names"
+        )
+    remarks = []
+    if missing:
+        remarks.append(f"The set does not have these, so nothing is said of them: {_with_hints(missing, extra)}.")
+    if extra:
+        fate = "left out" if index.task == "multi_label" else "their images are left out"
+        remarks.append(f"The run does not know these, {fate}: {some_of(extra)}.")
+    if index.task == "multi_label":
+        labels = np.full((len(index), len(classes)), np.nan, dtype=np.float32)
+        for name in common:
+            labels[:, classes.index(name)] = index.labels[:, index.classes.index(name)]
+        return _with_labels(index, classes, labels), remarks
+    rows = np.flatnonzero(np.isin(index.labels, [index.classes.index(name) for name in common]))
+    if len(rows) < len(index):
+        remarks.append(f"{len(index) - len(rows):,} of {len(index):,} images are of such a class.")
+    renumber = np.full(len(index.classes), -1)
+    for name in common:
+        renumber[index.classes.index(name)] = classes.index(name)
+    taken = index.take(rows)
+    return _with_labels(taken, classes, renumber[taken.labels]), remarks
+
+
+def _with_labels(index: Index, classes: Sequence[str], labels: np.ndarray) -> Index:
+    return replace(index, classes=tuple(classes), labels=labels)
+
+
+def _with_hints(missing: Sequence[str], extra: Sequence[str]) -> str:
+    folded = {name.casefold(): name for name in extra}
+    words = []
+    for name in missing:
+        close = get_close_matches(name.casefold(), list(folded), n=1)
+        words.append(f"{name} (is it {folded[close[0]]!r}?)" if close else name)
+    return some_of(words)
+
+
+def _mismatches(run: Run, predictor: Predictor, index: Index) -> list[str]:
+    """How the stored images differ from those that the run was trained on."""
+    found = []
+    if index.channels != predictor.channels:
+        kinds = {1: "grey", 3: "colour"}
+        found.append(
+            f"The images are {kinds[index.channels]}, the run was trained on {kinds[predictor.channels]} ones."
+        )
+    if predictor.xray_size and predictor.xray_size != index.xray_side:
+        stored = (
+            f"X-rays of {index.xray_side} pixels" if index.xray_side else "images that are not shrunk as X-rays are"
+        )
+        found.append(
+            f"The set stores {stored}, the run was trained on X-rays of {predictor.xray_size}: prepare it with "
+            f"--size {predictor.xray_size} (your own sets: --xray-size)."
+        )
+    if predictor.xray_size and index.xray_side and predictor.xray_cut != index.xray_cut:
+        what = "whole X-rays" if predictor.xray_cut == "whole" else "central squares of X-rays"
+        found.append(
+            f"The set does not store {what}, which the run was trained on. bitscale-predict, given the original files, "
+            "prepares them as the run's own."
+        )
+    return found
+
+
+def _of_manifest(folder: Path) -> list[str]:
+    manifest = read_manifest(folder)
+    content = (folder / MANIFEST).read_bytes()
+    lines = [
+        f"{manifest['name']}: {manifest.get('source', 'source not stated')}; manifest SHA-256 "
+        f"{hashlib.sha256(content).hexdigest()[:16]}; content {content_digest(manifest)}; images: "
+        + ", ".join(f"{name} {split['images']:,}" for name, split in manifest["splits"].items())
+        + f"; {manifest.get('quarantined', 0)} quarantined."
+    ]
+    if manifest.get("synthetic"):
+        lines.append(f"{manifest['name']} is synthetic: its images were generated.")
+    lines.append(f"Patients of {manifest['name']}: {_ABOUT_PATIENTS[manifest.get('patients', 'none')]}")
+    return lines + [f"Note on {manifest['name']}: {note}" for note in manifest.get("notes", ())]

@@ -1,0 +1,158 @@
+"""What the program of the paper's authors does where their text says less or something else, as settings of a run.
+
+Source: SLAMPAI/large-scale-pretraining-transfer at commit fe6232b; docs/fidelity.md compares it row by row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipelines.loading.views import AUTHORS_TRANSLATION
+from trainer.config import Config, DataConfig
+from trainer.finetuning.paper_targets import paper_target
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
+
+Protocol = Literal["default", "authors"]
+
+# What reports call the settings that a protocol decides.
+SETTINGS = {
+    "precision": "precision",
+    "global_batch_size": "batch size",
+    "schedule.kind": "schedule",
+    "schedule.steps": "optimiser steps",
+    "schedule.epochs": "epochs",
+    "schedule.warmup_epochs": "epochs of warm-up",
+    "schedule.warmup_steps": "steps of warm-up",
+    "optim.base_lr": "base learning rate",
+    "optim.rescale_lr": "learning rate rescaled by the batch size",
+    "optim.momentum": "momentum",
+    "optim.weight_decay": "weight decay",
+    "optim.agc_clipping": "clipping",
+    "optim.agc_head": "AGC excludes the head by",
+    "optim.nesterov": "Nesterov momentum",
+    "model.head_init": "initial head",
+    "model.filter_init": "initial filters",
+    "model.keep_head": "head of the source kept",
+    "model.mean": "mean of the normalisation",
+    "model.std": "standard deviation of the normalisation",
+    "data.train_on": "trained on",
+    "data.join": "findings of several sets",
+    "data.classes": "classes",
+    "data.one_label": "images with one finding alone",
+    "data.shots_at_most": "classes with fewer images than shots",
+    "data.image_size": "pixels",
+    "data.resize": "pixels before the random crop",
+    "data.train_view": "training view",
+    "data.eval_view": "evaluation view",
+    "data.scaled_decode": "JPEG files decoded at a smaller size",
+    "data.shuffle": "shuffling",
+    "data.flip": "mirroring",
+    "data.balance": "balance",
+    "data.border": "border of X-rays",
+    "data.translation": "largest shift of X-rays",
+    "data.mixup_alpha": "MixUp alpha",
+    "data.mixup_weight": "MixUp weight per",
+    "data.randaugment_ops": "RandAugment operations",
+    "data.randaugment_magnitude": "RandAugment magnitude",
+    "data.randaugment_space": "RandAugment operation set",
+    "data.randaugment_on": "RandAugment applied to",
+}
+# What a run is of, how it executes, and what only decides whether it goes on: of no protocol.
+NO_PROTOCOL = {
+    "name",
+    "seed",
+    "mode",
+    "eval_every",
+    "runtime",
+    "data.sets",
+    "data.shots",
+    "data.on_bad_shard",
+    "data.max_bad",
+    "model.name",
+    "model.pretrained",
+    "schedule.allow_no_decay",
+}
+
+_WARMUP_EPOCHS = {"imagenet1k": 15, "imagenet21k": 2}
+_EPOCHS = {("imagenet1k", "r50x1"): 120}
+
+
+def match_authors(config: Config, target: str | None = None) -> Config:
+    """The configuration with everything that the authors' program does set. Of a fine-tuning (schedule hyperrule)
+    `target` names the set, as its manifest does; None: its folder's name. Which images a fine-tuning has
+    (data.train_on) is for `fine_tuning.train_on_of` to say."""
+    config = replace(
+        config,
+        optim=replace(config.optim, nesterov=True, agc_head="shape"),
+        model=replace(config.model, head_init="torch", filter_init="torch"),
+        data=_data(config.data),
+    )
+    names = [Path(name).name for name in config.data.sets]
+    if config.schedule.kind == "hyperrule":
+        return _fine_tuning(config, target or names[0])
+    return _pretraining(config, names[0] if len(names) == 1 else "")
+
+
+def _data(data: DataConfig) -> DataConfig:
+    if data.train_view == "xray_affine":
+        return replace(data, border="reflect", translation=AUTHORS_TRANSLATION)
+    if data.randaugment_ops:
+        return replace(data, randaugment_space="ildoonet", randaugment_on="image")
+    return data
+
+
+def _fine_tuning(config: Config, target: str) -> Config:
+    data, model = replace(config.data, mixup_weight="step"), config.model
+    if data.train_view == "resize_random_crop":
+        data = replace(data, train_view="shorter_side_random_crop")
+    if paper_target(target).bit_normalised:
+        model = replace(model, mean=BIT_MEAN, std=BIT_STD)
+    return replace(config, precision="fp32", data=data, model=model)
+
+
+def _pretraining(config: Config, name: str) -> Config:
+    if config.precision == "bf16":  # PyTorch's mixed precision had fp16 alone, behind a loss scaler
+        config = replace(config, precision="fp16")
+    if name not in _WARMUP_EPOCHS:
+        return config
+    epochs = _EPOCHS.get((name, config.model.name), config.schedule.epochs)
+    return replace(
+        config,
+        model=replace(config.model, mean=IMAGENET_MEAN, std=IMAGENET_STD),
+        schedule=replace(config.schedule, epochs=epochs, warmup_epochs=_WARMUP_EPOCHS[name], warmup_steps=0),
+    )
+
+
+def match_paper_code(config: Config) -> Config:
+    """The configuration as `--optim.paper-code` of earlier versions made it, for the runs that began so."""
+    return replace(
+        config,
+        optim=replace(config.optim, nesterov=True, agc_head="shape"),
+        data=replace(config.data, translation=AUTHORS_TRANSLATION),
+    )
+
+
+def departures(config: Config, by_protocol: Config) -> dict[str, dict[str, Any]]:
+    """The settings of a run that its protocol has otherwise: {"optim.nesterov": {"used": False, "protocol": True}}."""
+    used, planned = flat(config), flat(by_protocol)
+    return {
+        name: {"used": value, "protocol": planned[name]}
+        for name, value in used.items()
+        if name not in NO_PROTOCOL and value != planned[name]
+    }
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """All settings outside `runtime` by name, such as "optim.nesterov"; `runtime` as one."""
+    found: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        is_section = isinstance(value, dict) and name != "runtime"
+        found |= {f"{name}.{inside}": of_it for inside, of_it in value.items()} if is_section else {name: value}
+    return found
+
+
+def setting(settings: Mapping[str, Any], name: str) -> Any:
+    """Of plain settings, the one of a name such as "optim.nesterov"; None where there is none."""
+    section, _, inside = name.rpartition(".")
+    return (settings.get(section, {}) if section else settings).get(inside)

@@ -1,0 +1,58 @@
+"""Tables that a run adds rows to, one file each, written by rank 0; the first column is the step.
+
+Rows are on the disk before the checkpoint of a later step is. A run that is resumed drops those of the steps that it
+will do again.
+"""
+
+import csv
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from data_pipelines.common.files import write_atomically
+
+Row = Sequence[str | int | float]
+
+
+class Rows:
+    """The table at `path`; on ranks other than 0 nothing happens. A disk that refuses rows is warned of."""
+
+    def __init__(self, path: Path, columns: Sequence[str], enabled: bool) -> None:
+        self.path, self._columns, self._enabled = path, tuple(columns), enabled
+        self._waiting: list[Row] = []
+
+    def cut_back(self, first_step: int) -> list[list[str]]:
+        """Drop the rows from `first_step` on, and lines that a kill left unfinished; returns those that stay."""
+        if not self._enabled or not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
+            lines = [line for line in csv.reader(file) if len(line) == len(self._columns)]
+        kept = [line for line in lines if line[0].isdecimal() and int(line[0]) < first_step]
+
+        def write(temporary: Path) -> None:
+            with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                csv.writer(file).writerows([self._columns, *kept])
+
+        write_atomically(self.path, write)
+        return kept
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows and bring them to the disk; what it refuses now is tried again with the next."""
+        self._waiting += rows
+        if not self._enabled or not self._waiting:
+            self._waiting = []
+            return
+        try:
+            with self.path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                size = file.tell()
+                try:
+                    csv.writer(file).writerows(self._waiting if size else [self._columns, *self._waiting])
+                    file.flush()
+                except OSError:
+                    os.truncate(file.fileno(), size)  # no half of a row
+                    raise
+                os.fsync(file.fileno())
+            self._waiting = []
+        except OSError as error:
+            print(f"warning: {self.path} cannot be written ({error}); its rows wait", file=sys.stderr, flush=True)

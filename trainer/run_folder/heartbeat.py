@@ -1,0 +1,53 @@
+"""`heartbeat.json` of a run: where rank 0 was last, when, and what goes on with the run; for `trainer.status`."""
+
+import json
+import os
+import platform
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from trainer.run_folder.resume_command import resume_command
+from trainer.run_folder.run_lock import taken_over
+
+HEARTBEAT = "heartbeat.json"
+EVERY_S = 10.0
+
+
+class HeartbeatFile:
+    """Written at the start and then at most every ten seconds, so that a step costs nothing."""
+
+    def __init__(self, run_dir: Path, first_step: int) -> None:
+        self._path = run_dir / HEARTBEAT
+        self._about = {
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "folder": os.getcwd(),
+            "command": resume_command(run_dir),
+        }
+        self._step, self._first_step, self._started = first_step, first_step, time.monotonic()
+        self._written = -EVERY_S
+        self.beat(first_step)
+
+    def advance(self) -> None:
+        """One update done."""
+        self._step += 1
+        if time.monotonic() - self._written >= EVERY_S:
+            self.beat(self._step)
+
+    def beat(self, step: int) -> None:
+        """Write now, unless the folder is another start's by now. A disk that is full is no reason to stop."""
+        self._written = time.monotonic()
+        if taken_over(self._path.parent):
+            return
+        done = step - self._first_step
+        content = {
+            "step": step,
+            "time": time.time(),
+            "step_s": (self._written - self._started) / done if done else None,
+            **self._about,
+        }
+        temporary = self._path.with_name(f".{HEARTBEAT}.tmp")
+        with suppress(OSError):
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+            temporary.replace(self._path)

@@ -1,0 +1,176 @@
+"""What a run leaves for people to see: TensorBoard, metrics.jsonl, status.json, and one line of progress."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from data_pipelines.common.files import utf8_path, write_atomically, write_json
+from data_pipelines.common.printable import printable
+from trainer.run_folder.heartbeat import HeartbeatFile
+from trainer.run_folder.log_messages import say
+from trainer.run_folder.run_lock import taken_over
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+METRICS = "metrics.jsonl"
+STATUS = "status.json"
+
+
+class Tracker:
+    """Writes the metrics of a run on rank 0; on other ranks every method does nothing.
+
+    Steps count updates done. What an earlier start wrote beyond `first_step` is cut off: it will happen again.
+    """
+
+    def __init__(self, run_dir: Path, rank: int, first_step: int, total_steps: int, title: str) -> None:
+        self.enabled = rank == 0
+        self._total_steps = total_steps
+        if not self.enabled:
+            return
+        self._run_dir = run_dir
+        _cut_back(run_dir / METRICS, first_step)
+        self._metrics = _Rows(run_dir / METRICS)
+        self._board: SummaryWriter | None = None
+        self._kept_open = ExitStack()
+        self._purge_step: int | None = first_step + 1
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_steps, initial=first_step, desc=title, unit="step", disable=not self._is_terminal, ncols=100
+        )
+        self._title, self._first_step, self._started = title, first_step, time.monotonic()
+        self._heartbeat = HeartbeatFile(run_dir, first_step)
+
+    def advance(self) -> None:
+        """One update done."""
+        if self.enabled:
+            self._bar.update()
+            self._heartbeat.advance()
+
+    def started(self, step: int, how: dict[str, Any]) -> None:
+        """Record a start of the run after `step` updates: which loader and how many ranks, say."""
+        if self.enabled:
+            self._write({"step": step, **how})
+
+    def scalars(self, step: int, values: dict[str, float], words: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Record scalars named like "train/loss" after `step` updates, and words about them, in metrics.jsonl alone."""
+        if not self.enabled:
+            return
+        self._draw(step, values)
+        # JSON knows no NaN; an AUC without positives has no value.
+        plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._write({"step": step, **plain, **words})
+        self._show(step, values)
+
+    def _write(self, row: dict[str, Any]) -> None:
+        error = self._metrics.write(row)
+        if error is not None:
+            self.say(f"warning: {METRICS} cannot be written ({error}); its rows wait for the next time")
+
+    def _draw(self, step: int, values: dict[str, float]) -> None:
+        try:
+            if self._board is None:
+                self._board, self._purge_step = self._open_board(), None
+            for name, value in values.items():
+                self._board.add_scalar(printable(name), value, step)
+        except OSError as error:  # of its own thread, some rows late, which are lost
+            self._board = None
+            self.say(f"warning: TensorBoard's files cannot be written ({error})")
+
+    def _open_board(self) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter  # on rank 0, with its first row
+
+        folder = self._kept_open.enter_context(utf8_path(self._run_dir / "tensorboard"))
+        return SummaryWriter(folder, purge_step=self._purge_step)
+
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        shown = "  ".join(
+            f"{name.removeprefix('train/')} {value:.4g}"
+            for name, value in values.items()
+            if name.count("/") == 1 and name.startswith(("train/", "val/"))
+        )
+        if self._is_terminal and any(name.startswith("train/") for name in values):
+            self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {values['train/images_per_s']:.0f} images/s")
+            return
+        elapsed = time.monotonic() - self._started
+        left = elapsed / max(1, step - self._first_step) * (self._total_steps - step)
+        self.say(f"{self._title}  step {step}/{self._total_steps}  {shown}  {_duration(left)} left")
+
+    def say(self, line: str) -> None:
+        """A line for people, beside the progress bar."""
+        if self.enabled:
+            tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        if self.enabled:
+            self._bar.close()
+            with suppress(OSError):
+                if self._board is not None:
+                    self._board.close()
+            self._kept_open.close()
+            self._metrics.close()
+
+
+class _Rows:
+    """Lines of JSON at the end of a file. What a full disk refuses is kept, and written with the next row."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._waiting = b""
+
+    def write(self, row: dict[str, Any]) -> OSError | None:
+        """Add a row; what hindered it, if anything did."""
+        self._waiting += json.dumps(row).encode() + b"\n"
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            return error
+        return None
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:
+    """Say how a run stands: "running", "finished", "resumable" or "failed". Rank 0 only."""
+    if rank == 0 and not taken_over(run_dir):
+        status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, "time": time.time()}
+        try:
+            write_json(run_dir / STATUS, status)
+        except OSError as error:  # a full disk is no reason to stop
+            say(f"warning: {run_dir / STATUS} cannot be written ({error})")
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, less a last line that a kill left unfinished."""
+    path = run_dir / METRICS
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def _cut_back(path: Path, step: int) -> None:
+    rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
+    write_atomically(
+        path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"

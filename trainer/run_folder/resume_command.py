@@ -1,0 +1,43 @@
+"""The command line that goes on with a run, as its user gave it."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.common.advice import as_word, no_option
+
+
+def resume_command(run_dir: Path) -> str:
+    """What to type to go on with this process's run: its command, or that of the launcher which started it."""
+    return " ".join(map(as_word, _goes_on_with(run_dir, _given(os.getppid(), sys.argv[0], sys.orig_argv))))
+
+
+def _given(parent: int, script: str, own: Sequence[str]) -> list[str]:
+    """The command of the furthest ancestor that was given the script, too: torchrun, or what started that."""
+    command, is_worker = list(own), Path(script).name == "worker.py"  # of a sweep, which was given another
+    for _ in range(8):
+        try:
+            words = os.fsdecode(Path(f"/proc/{parent}/cmdline").read_bytes()).split("\0")[:-1]
+            parent = int(
+                Path(f"/proc/{parent}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+            )
+        except (OSError, ValueError, IndexError):  # the first process, or no Linux
+            break
+        if script not in words and not is_worker:
+            break
+        command, is_worker = words, False
+    return command
+
+
+def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
+    """The command; where it asked for a new folder, with that instead."""
+    if "--no-resume" not in command:
+        return list(command)
+    words: list[str] = []
+    skip = False
+    for word in command:
+        if not skip and word not in ("--no-resume", "--run-dir") and not word.startswith("--run-dir="):
+            words.append(word)
+        skip = word == "--run-dir"
+    return [*words, "--run-dir", no_option(run_dir)]

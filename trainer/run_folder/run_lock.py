@@ -1,0 +1,294 @@
+"""One start at a time in the folder of a run: the others are refused, or wait.
+
+The start that has the folder touches `lock.json` there every ten seconds. Another one takes it over when that process
+is gone, as can be seen on its own machine, or has been silent for long, some of it before its eyes. Ages go by the
+clock of the file system, as those of hosts differ.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any, Literal, Protocol
+
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import InputError, RunError
+from trainer.run_folder.lock_file import (
+    ENVIRONMENT,
+    LOCK,
+    Found,
+    Holder,
+    after,
+    chain_of,
+    clock_ns,
+    create,
+    id_of,
+    put_first,
+    this_start,
+    touch,
+)
+from trainer.run_folder.log_messages import say
+
+_BEAT_S, _POLL_S = 10.0, 1.0
+_MISSED_BEATS = 3  # a disk may be slow
+_ENDING_S = 45.0  # that a start of the same job, or one whose launcher is gone, may take to save and end
+_BRIEFLY_S = 1.0  # that training may wait for the thread of the lock
+_PATIENCE_S = 30.0  # from asking this start to end until it is ended
+Verdict = Literal["free", "wait", "busy"]
+
+
+def _clock() -> float:
+    """Seconds, also those that the machine was suspended for, where it counts them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def elsewhere() -> str:
+    """A remedy where the folder of a run cannot be had."""
+    return f"choose another {flag('--run-dir')}"
+
+
+class Ranks(Protocol):
+    """What is needed of an engine."""
+
+    rank: int
+
+    def gather(self, value: Any) -> list[Any]: ...
+
+
+class _Attempt:
+    """One start's attempts at the lock of a folder. words: what to say of its holder."""
+
+    def __init__(self, folder: Path, timeout_s: float) -> None:
+        self._folder, self._timeout_s, self.me = folder, timeout_s, this_start(folder)
+        self._watched: Found | None = None
+        self._since = self._moved = 0.0  # monotonic: when it was first seen, and when it was last seen to move
+        self.words = ""
+
+    def take(self) -> Verdict:
+        """Try once. free: the lock is taken; wait: its holder may be gone soon; busy: it lives. Raises OSError."""
+        chain = chain_of(self._folder)
+        verdict = self.judge(chain)
+        if verdict != "free":
+            return verdict
+        path = after(self._folder, chain[-1].holder) if chain else self._folder / LOCK
+        if not create(path, self.me):
+            return "wait"
+        try:
+            chain = chain_of(self._folder)
+            is_last = bool(chain) and chain[-1].holder.token == self.me.token
+            if is_last:
+                put_first(chain)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        if not is_last:  # somebody else had come after that holder, and the chain begins anew
+            path.unlink(missing_ok=True)
+        return "free" if is_last else "wait"
+
+    def judge(self, chain: list[Found]) -> Verdict:
+        """Whether the last lock of a chain may be taken over. Raises OSError."""
+        if not chain:
+            return "free"
+        found, now, before = chain[-1], time.monotonic(), self._watched
+        is_new = before is None or before.holder.token != found.holder.token
+        moves = before is not None and not is_new and before.sign != found.sign
+        self._watched, self._since = found, now if is_new else self._since
+        self._moved = now if is_new or moves else self._moved
+        of_this_job = found.holder.job is not None and found.holder.job == self.me.job
+        may_end = now - self._since < _ENDING_S
+        lives = found.holder.lives(self._folder)
+        if lives is False or (found.holder.is_here and found.holder.process == self.me.process):
+            return "free"
+        if lives:
+            return self._judge_here(found.holder, may_end and (of_this_job or found.holder.may_be_ending))
+        if moves and not (of_this_job and may_end):
+            self.words = f"{self._in_use(found.holder)}, and gives signs of life. {self._remedy(found.holder)}"
+            return "busy"
+        return self._judge_silence(found, of_this_job)
+
+    def _judge_here(self, holder: Holder, may_end: bool) -> Verdict:
+        if may_end:
+            self.words = f"{self._in_use(holder)}, which may be about to end; waiting up to {_ENDING_S:.0f} s for that"
+            return "wait"
+        self.words = f"{self._in_use(holder)}. {self._remedy(holder)}"
+        return "busy"
+
+    def _judge_silence(self, found: Found, of_this_job: bool) -> Verdict:
+        # Where clocks differ after all, its age may be wrong by any amount; what was waited for is not.
+        watched_s = time.monotonic() - self._moved
+        silent_s = max(watched_s, (clock_ns(self._folder) - found.touched_ns) / 1e9)
+        least_s = _MISSED_BEATS * _BEAT_S
+        limit_s = least_s if of_this_job else max(self._timeout_s, least_s)
+        self.words = (
+            f"{self._in_use(found.holder)}, silent for {silent_s:.0f} s; waiting until it ends, or that is "
+            f"{limit_s:.0f} s ({flag('--timeout-s')}), at least {least_s:.0f} s of it from now"
+        )
+        return "free" if silent_s >= limit_s and watched_s >= least_s else "wait"
+
+    def _in_use(self, holder: Holder) -> str:
+        return f"{self._folder} is in use by {holder.in_words()}"
+
+    def _remedy(self, holder: Holder) -> str:
+        return f"Wait for it, {elsewhere()}, or {holder.how_to_stop()}"
+
+
+class _Lock:
+    """The lock of a folder that this process has; a thread keeps it."""
+
+    def __init__(self, folder: Path, me: Holder) -> None:
+        self._folder, self._me = folder, me
+        self.lost: str | None = None
+        """Who has it now, if this process no longer does."""
+        self._seen = _clock()  # to be its own
+        self._touched_ns = 0
+        self._guard, self._released = threading.Lock(), threading.Event()
+        threading.Thread(target=self._keep, name="run lock", daemon=True).start()
+
+    def _keep(self) -> None:
+        while not self._released.wait(_BEAT_S):
+            self._beat()
+            if self.lost is not None:
+                os.kill(os.getpid(), SIGTERM)  # so that all ranks end as they would by that
+                if not self._released.wait(_PATIENCE_S):
+                    say(f"error: {self.lost}")
+                    os.kill(os.getpid(), SIGTERM)
+                    if not self._released.wait(_PATIENCE_S):  # the main thread is where no signal reaches it
+                        os._exit(1)
+                return
+
+    def is_lost(self) -> str | None:
+        """`lost`, as it is now: a process that stood still for long looks before it writes."""
+        if _clock() - self._seen > 2 * _BEAT_S:
+            self._beat()
+        return self.lost
+
+    def _beat(self) -> None:
+        with self._having(_BRIEFLY_S) as has, suppress(OSError):  # a disk that fails is no reason to stop
+            if not has or self._released.is_set() or self.lost is not None:
+                return
+            chain = chain_of(self._folder)
+            if id_of(self._folder)[1:] != (self._me.folder_id or [])[1:]:  # moved away, or no longer mounted
+                return
+            if not chain:
+                self._make_again()
+            elif chain[-1].holder.token == self._me.token:
+                self._seen, self._touched_ns = _clock(), chain[-1].touched_ns
+                touch(chain[-1].path)
+            elif chain[-1].is_readable:
+                self.lost = self._taken_over(f"by {chain[-1].holder.in_words()}")
+
+    def _make_again(self) -> None:
+        """Where somebody has deleted the lock, unless whoever took it over has ended since."""
+        began = self._folder / ENVIRONMENT
+        was_silent = _clock() - self._seen > _MISSED_BEATS * _BEAT_S
+        if was_silent and began.exists() and began.stat().st_mtime_ns > self._touched_ns:
+            self.lost = self._taken_over("by another start, which has ended")
+        elif create(self._folder / LOCK, self._me):
+            self._seen = _clock()
+
+    @contextmanager
+    def _having(self, timeout_s: float) -> Iterator[bool]:
+        """The guard, if it is to be had soon: the other thread that has it may hang on the disk."""
+        has = self._guard.acquire(timeout=timeout_s)
+        try:
+            yield has
+        finally:
+            if has:
+                self._guard.release()
+
+    def _taken_over(self, by: str) -> str:
+        return (
+            f"{self._folder} was taken over {by}, while this start gave no sign of life; this one ends, and writes "
+            "nothing more there"
+        )
+
+    def release(self) -> None:
+        """Leave the folder to others."""
+        with self._having(_BEAT_S) as has, suppress(OSError):
+            was_released = self._released.is_set()
+            self._released.set()
+            if was_released or not has:
+                return
+            chain = chain_of(self._folder)
+            if chain and chain[-1].holder.token == self._me.token:
+                chain[-1].path.unlink(missing_ok=True)
+
+
+_locks: dict[Path, _Lock] = {}
+
+
+@contextmanager
+def locked(run_dir: Path, engine: Ranks, timeout_s: float) -> Iterator[None]:
+    """Take the folder of a run, creating it if needed; rank 0 takes the lock for all. Collective.
+
+    Waits while another start may have died there, and at most until it has been silent for `timeout_s`. Raises
+    InputError, on every rank, where one lives, and where the folder cannot be written.
+    """
+    me = _take(run_dir, engine, timeout_s)
+    if me is None:
+        yield
+        return
+    key = run_dir.absolute()
+    lock = _locks[key] = _Lock(run_dir, me)
+    try:
+        yield
+    finally:
+        lock.release()
+        del _locks[key]
+
+
+def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
+    """Wait for the lock; who has it then, on rank 0."""
+    attempt: _Attempt | None = None
+    said: str | None = None
+    while True:
+        outcome: list[str] = []
+        if engine.rank == 0:
+            try:
+                run_dir.mkdir(parents=True, exist_ok=True)
+                attempt = attempt or _Attempt(run_dir, timeout_s)
+                outcome = [attempt.take(), attempt.words]
+            except OSError as error:
+                outcome = ["failed", f"{run_dir} cannot be written ({error}); {elsewhere()}"]
+        # All ranks go round together: a single long wait would be longer than they wait for each other.
+        verdict, words = engine.gather(outcome)[0]
+        if verdict == "free":
+            return None if attempt is None else attempt.me
+        if verdict != "wait":
+            raise InputError(words)
+        if attempt is not None:
+            if words.partition(", ")[0] != said:
+                said = words.partition(", ")[0]
+                say(words)
+            time.sleep(_POLL_S)
+
+
+def in_use(run_dir: Path, timeout_s: float) -> str | None:
+    """Who may be at work in the folder of a run, in words; None where it would be taken at once, or is not there."""
+    with suppress(OSError):
+        attempt = _Attempt(run_dir, timeout_s)
+        return None if attempt.judge(chain_of(run_dir)) == "free" else attempt.words
+    return None
+
+
+def release(run_dir: Path) -> None:
+    """Leave a folder before `locked` ends."""
+    lock = _locks.get(run_dir.absolute())
+    if lock is not None:
+        lock.release()
+
+
+def taken_over(run_dir: Path) -> str | None:
+    """Why this process must not write to the folder of a run any more; None while it may."""
+    lock = _locks.get(run_dir.absolute())
+    return None if lock is None else lock.is_lost()
+
+
+def require_lock(run_dir: Path, engine: Ranks) -> None:
+    """Raise RunError on every rank if another start has taken over the folder. Collective."""
+    lost = engine.gather(taken_over(run_dir))[0]
+    if lost is not None:
+        raise RunError(lost)

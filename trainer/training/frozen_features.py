@@ -1,0 +1,100 @@
+"""Cheap baselines: a linear probe or nearest neighbours on the features of a frozen backbone, run and reported like a
+fine-tuning."""
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_pipelines.shards.index import Index, Split
+from trainer.config import Config
+from trainer.engines.base import Engine
+from trainer.metrics import compute_metrics
+from trainer.optim.sgd_agc import SGDAGC
+from trainer.training.fit import starting_model
+from trainer.training.job import Job
+from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
+from trainer.training.loop import predict
+from trainer.training.memory import with_batches_that_fit
+from trainer.training.results import Outcome
+from trainer.training.run import Start, carry_out
+
+_L2 = [10.0**exponent for exponent in range(1, -7, -1)]
+_PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest
+
+
+def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
+    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `experiment.run`."""
+    return carry_out(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
+
+
+def fit_and_predict(job: Job, engine: Engine) -> Outcome:
+    """Features of every split once, seen as in evaluation; then the fit, on each rank alike."""
+    started = time.monotonic()
+    fitting = with_batches_that_fit(job, engine, lambda trial: _hand_over_backbone(trial, engine))
+    num_features = _hand_over_backbone(fitting, engine)
+
+    def features_of(index: Index) -> Tensor:
+        return predict(fitting, engine, index, num_features).to(engine.device)
+
+    train, labels = features_of(job.train), torch.from_numpy(np.array(job.train.labels))
+    held_out = {split: features_of(index) for split, index in job.held_out.items()}
+    fit = _neighbours if job.config.mode == "knn" else _probe
+    logits, details = fit(job, train, labels, held_out)
+    predicted = {split: (index, logits[split]) for split, index in job.held_out.items()}
+    return Outcome(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
+
+
+def _hand_over_backbone(job: Job, engine: Engine) -> int:
+    """Give the engine the model less its head; returns the number of features."""
+    model = starting_model(job, engine)
+    num_features: int = model.head.in_features
+    model.head = nn.Identity()  # type: ignore[assignment]
+    # Engines want an optimiser and a batch to begin with, though nothing will be trained.
+    engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), job.blank_images(1))
+    return num_features
+
+
+Fitted = tuple[dict[Split, Tensor], dict[str, Any]]
+
+
+def _neighbours(job: Job, train: Tensor, labels: Tensor, held_out: dict[Split, Tensor]) -> Fitted:
+    num_classes = job.train.num_classes
+    logits = {split: nearest_neighbours(train, labels, part, num_classes) for split, part in held_out.items()}
+    return logits, {"checkpoint": f"the nearest {min(NEIGHBOURS, len(train))} neighbours"}
+
+
+def _probe(job: Job, train: Tensor, labels: Tensor, held_out: dict[Split, Tensor]) -> Fitted:
+    standard = Standard.of(train)
+    held_out = {split: standard(part) for split, part in held_out.items()}
+    linear, details = _chosen_probe(job, standard(train), labels, held_out.get("val"))
+    how = "chosen on val" if details["probe"]["val"] else "as val cannot choose it"
+    details["checkpoint"] = f"a linear probe with L2 {details['probe']['l2']:g}, {how}"
+    return {split: linear.logits(part) for split, part in held_out.items()}, details
+
+
+def _chosen_probe(job: Job, train: Tensor, labels: Tensor, val: Tensor | None) -> tuple[Linear, dict[str, Any]]:
+    """The probe whose L2 is best on val, the strongest of equally good ones; without val, or where it cannot tell, that
+    with scikit-learn's default, 1 / images."""
+    weights = job.train.weights(job.config.data.balance)
+    counts = None if weights is None else torch.from_numpy(np.array(weights))
+    chosen: Linear | None = None
+    l2, best, no_better = 1 / len(train), -math.inf, 0
+    tried: dict[str, float] = {}
+    linear: Linear | None = None
+    for penalty in _L2 if val is not None else ():
+        assert val is not None and job.val is not None  # noqa: PT018
+        linear = fit_linear(train, labels, job.train.num_classes, penalty, counts, linear)
+        metric = compute_metrics(linear.logits(val), job.val)[job.train.metric]
+        tried[f"{penalty:g}"] = metric
+        if metric > best:
+            chosen, l2, best, no_better = linear, penalty, metric, 0
+        elif (no_better := no_better + 1) == _PATIENCE:
+            break
+    if chosen is None:
+        chosen, tried = fit_linear(train, labels, job.train.num_classes, l2, counts), {}
+    return chosen, {"probe": {"l2": l2, "val": tried, "converged": chosen.converged}}

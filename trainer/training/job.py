@@ -1,0 +1,302 @@
+"""A job: a configuration together with the data it names, ready to run on any number of ranks."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import ImpossibleError, InputError
+from data_pipelines.common.files import read_json
+from data_pipelines.datasets.xray_views import different_views
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
+from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.loading.unreadable import Instead, blank
+from data_pipelines.loading.views import PAIR, Augmentation
+from data_pipelines.shards import catalog
+from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
+from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
+from data_pipelines.shards.node_cache import stage
+from data_pipelines.shards.tar import read_manifest
+from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
+from trainer.engines.base import Engine
+from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
+from trainer.models.weights import describe_weights
+from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
+
+CONFIG = "config.json"
+"""In the folder of a run: its settings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What `loop.train` needs to know. `config` says mean and std of the inputs, `about` goes into every checkpoint,
+    `loader_name` is the loader in use."""
+
+    config: Config
+    run_dir: Path
+    train: Index
+    val: Index | None
+    test: Index | None
+    total_steps: int
+    schedule: Callable[[int], float]
+    order: Order
+    augmentation: Augmentation
+    evaluation: Augmentation
+    loader_name: str
+    loader: Loader
+    about: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    def training_batches(self, engine: Engine, first_step: int) -> tuple[Iterator[Batch], int]:
+        """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
+        world_size, limit = engine.world_size, self._most_in_one_pass(engine)
+        requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
+        batches = self.load(engine, self.train, requests, self.augmentation, self.order.instead)
+        return batches, self.num_micro_batches(engine)
+
+    def num_micro_batches(self, engine: Engine) -> int:
+        """How many forward and backward passes make a step: the same on every rank."""
+        return self.order.num_micro_batches(engine.world_size, self._most_in_one_pass(engine))
+
+    def _most_in_one_pass(self, engine: Engine) -> int:
+        """The micro-batch size, the same on every rank, also where their shares of a step differ."""
+        limit = self.config.runtime.micro_batch_size
+        return limit if isinstance(limit, int) else self.order.largest_share(engine.world_size)
+
+    def micro_batch_size(self, engine: Engine) -> int:
+        """Images of the largest forward pass of this rank."""
+        share = len(self.order.step(0, engine.rank, engine.world_size).samples)
+        return min(share, self._most_in_one_pass(engine))
+
+    @property
+    def held_out(self) -> dict[Split, Index]:
+        """The splits that are not trained on, of those there are."""
+        splits: dict[Split, Index | None] = {"val": self.val, "test": self.test}
+        return {split: index for split, index in splits.items() if index is not None}
+
+    def blank_images(self, count: int) -> Tensor:
+        """Black images as a loader hands them out, uint8 [count, C, S, S] on the CPU."""
+        size = self.config.data.image_size
+        return torch.zeros(count, size, size, self.train.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+
+    def load(
+        self,
+        engine: Engine,
+        index: Index,
+        requests: Iterable[Request],
+        augmentation: Augmentation,
+        instead: Instead = blank,
+    ) -> Iterator[Batch]:
+        """Batches for these requests on the engine's device; their `unseen` says what could not be read."""
+        early = read_ahead(index, requests, self.config.runtime.read_ahead)
+        return self.loader(index, early, augmentation, engine.device, engine.threads, instead=instead)
+
+
+def make_job(config: Config, run_dir: Path) -> Job:
+    """Open the data of a configuration. Raises InputError where they do not fit it."""
+    config = replace(config, model=normalised(config.model, run_dir))
+    data = config.data
+    folders = folders_of(data, config.runtime)
+    train = open_split(data, folders, "train", config.seed)
+    if train is None:
+        raise InputError(f"{', '.join(data.sets)} has no train split")
+    val, test = (open_split(data, folders, split, config.seed) for split in ("val", "test"))
+    on_gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
+    augmentation = make_augmentation(config, train.flip)
+    loader_name, loader = pick_loader(config.runtime.loader, on_gpu, data.scaled_decode, augmentation)
+    order = Order(
+        num_samples=len(train),
+        global_batch_size=config.global_batch_size,
+        seed=config.seed,
+        unit=2 if data.mixup_alpha else 1,
+        shuffle=data.shuffle,
+        weights=train.weights(data.balance),
+    )
+    total_steps = num_steps(config, order.epoch_size) if config.mode == "finetune" else 0
+    late = _accepted_late_warmup(config, total_steps, order.epoch_size)
+    return Job(
+        config=config,
+        run_dir=run_dir,
+        train=train,
+        val=val,
+        test=test,
+        total_steps=total_steps,
+        schedule=make_schedule(config, total_steps, len(train), order.epoch_size),
+        order=order,
+        augmentation=augmentation,
+        evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
+        loader_name=loader_name,
+        loader=loader,
+        about={
+            "model": config.model.name,
+            "task": train.task,
+            "metric": train.metric,
+            "classes": list(train.classes),
+            "sets": sorted(set(train.origins)),
+            "set_digests": set_digests(folders),
+            "trained_on": trained_on(data, folders),
+            "image_size": data.image_size,
+            "resize": data.resize,
+            "eval_view": data.eval_view,
+            "channels": train.channels,
+            "xray_size": train.xray_side,
+            "bits": train.depth.bits,
+            "bits_given": train.depth.is_given,
+            "xray_cut": train.xray_cut,
+            "shorter_side": train.shorter_side,
+            "upright": train.upright,
+            "scaled_decode": data.scaled_decode,
+            "precision": config.precision,
+            "mean": config.model.mean,
+            "std": config.model.std,
+            "data_fingerprint": train.fingerprint,
+        },
+        warnings=(*late, *_warnings(config, folders, train)),
+    )
+
+
+def make_augmentation(config: Config, may_flip: bool) -> Augmentation:
+    """How training images are cut; `may_flip` says whether they mean the same when mirrored."""
+    data = config.data
+    return Augmentation(
+        policy=data.train_view,
+        size=data.image_size,
+        resize=data.resize,
+        seed=config.seed,
+        flip=data.flip and may_flip,
+        mixup_alpha=data.mixup_alpha,
+        mixup_group=config.global_batch_size if data.mixup_weight == "step" else PAIR,
+        randaugment_ops=data.randaugment_ops,
+        randaugment_magnitude=data.randaugment_magnitude,
+        randaugment_space=data.randaugment_space,
+        randaugment_on=data.randaugment_on,
+        translation=data.translation,
+        border=data.border,
+    )
+
+
+def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
+    """The same with mean and std of the inputs: those of the configuration, else of the run that is in the folder, else
+    of the pre-trained weights, else 0.5. Raises InputError for weights that cannot be read."""
+    if model.mean is not None and model.std is not None:
+        return model
+    begun = read_json(run_dir / CONFIG)
+    if isinstance(begun, dict) and isinstance(begun.get("model"), dict):
+        # Runs of earlier versions, which do not say it, took 0.5 for all weights.
+        mean, std = (tuple(begun["model"].get(name) or BIT_MEAN) for name in ("mean", "std"))
+        require_mean(mean, f"{run_dir / CONFIG}: model")
+        require_std(std, f"{run_dir / CONFIG}: model")
+    else:
+        weights = describe_weights(model.pretrained) if model.pretrained is not None else None
+        if weights:
+            weights.require_normalisation(
+                f"mend it there, or give both values, which then count, with {flag('--model.mean')} and "
+                f"{flag('--model.std')}"
+            )
+        mean, std = (weights and weights.mean) or BIT_MEAN, (weights and weights.std) or BIT_STD
+    return replace(model, mean=model.mean or mean, std=model.std or std)
+
+
+def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
+    """The folders of the sets that a configuration names, copied to the node's own storage if it says so."""
+    folders = [catalog.find(name) for name in data.sets]
+    return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
+
+
+def set_digests(folders: Sequence[Path]) -> dict[str, str]:
+    """What identifies the sets of a run, by the names that its joined index has for them."""
+    manifests = [read_manifest(folder, check_shards=False) for folder in folders]
+    names = told_apart([manifest["name"] for manifest in manifests])
+    return dict(zip(names, map(content_digest, manifests), strict=True))
+
+
+def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:
+    """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
+    it, and for val if that is trained on. Raises InputError if only some have it: a metric over part of the sets would
+    pass for one over all; and ImpossibleError for classes with too few training images, unless shots_at_most."""
+    strict = data.on_bad_shard == "stop"
+    having = [folder for folder in folders if split in splits_of(read_manifest(folder, strict))]
+    if not having or (split == "val" and data.train_on == "train+val"):
+        return None
+    if len(having) < len(folders):
+        lacking = ", ".join(str(folder) for folder in folders if folder not in having)
+        raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
+    indexes = [_load(data, folder, split, strict) for folder in folders]
+    if data.one_label:  # over all findings: those that are not chosen count as well
+        index = concat(indexes, data.join).one_label()
+        index = index.take_classes(data.classes) if data.classes else index
+    else:
+        index = concat(indexes, data.classes or data.join)
+    if split != "train":
+        return index
+    if data.shots is not None:
+        return index.few_shot(data.shots, seed, data.shots_at_most)
+    if index.task == "single_label" and not data.shots_at_most and (missing := index.below(1)):
+        raise ImpossibleError(
+            f"some classes have no training image: {some_of(missing)}; choose the others with "
+            f"{flag('--data.classes')}, or train without images of these with {flag('--data.shots-at-most')}"
+        )
+    return index
+
+
+def _load(data: DataConfig, folder: Path, split: Split, strict: bool) -> Index:
+    """One split of a set as it is held in this run, where val may be part of train."""
+    index = Index.load(folder, split, strict)
+    if split == "train" and trained_on(data, [folder]) == "train+val":
+        return with_val(index, Index.load(folder, "val", strict))
+    return index
+
+
+def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
+    """The splits that are trained on: "train+val" only where a set has val."""
+    has_val = any("val" in splits_of(read_manifest(folder, check_shards=False)) for folder in folders)
+    return "train+val" if has_val and data.train_on == "train+val" else "train"
+
+
+def lacks_val(data: DataConfig) -> list[str]:
+    """What to say where train+val is asked for and no set has val."""
+    if data.train_on != "train+val" or trained_on(data, [catalog.find(name) for name in data.sets]) == "train+val":
+        return []
+    return [f"train+val was asked for, but {', '.join(data.sets)} has no val split: only train is trained on"]
+
+
+def _accepted_late_warmup(config: Config, total_steps: int, images_per_epoch: int) -> tuple[str, ...]:
+    """A warning of a schedule that does not decay as it should, where the configuration allows that. Raises InputError
+    where it does not."""
+    schedule = config.schedule
+    late = late_warmup(schedule, total_steps, num_warmup_steps(config, images_per_epoch)) if total_steps else None
+    if late is None:
+        return ()
+    if not schedule.allow_no_decay:
+        raise InputError(
+            f"{late}; shorten it ({shorter_warmup(schedule, total_steps)}), train longer, or keep it all the same with "
+            "--schedule.allow-no-decay"
+        )
+    return (late,)
+
+
+def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[str, ...]:
+    """What is allowed and hardly meant."""
+    warnings = []
+    shots = config.data.shots
+    if train.task == "single_label" and (short := train.below(shots or 1)):
+        warnings.append(f"classes with fewer than {shots or 1} training images: {some_of(short)}")
+    manifests = [read_manifest(folder, check_shards=False) for folder in folders]
+    if confound := different_views([(found["name"], found.get("views", ())) for found in manifests]):
+        warnings.append(confound)
+    joined = [Index.load(folder, "train", check_shards=False) for folder in folders] if len(folders) > 1 else []
+    if joined and not config.data.classes and (alike := near_misses(joined)):
+        warnings.append(f"not joined, although they look alike: {', '.join(alike)}")
+    sides = dict(zip(folders, (index.xray_side for index in joined), strict=False))
+    if None not in sides.values() and len(set(sides.values())) > 1:
+        listed = ", ".join(f"{folder.name}: {side}" for folder, side in sides.items())
+        warnings.append(
+            f"the joined X-rays have different sizes in pixels ({listed}), so that predictions of new ones do not know "
+            "theirs; prepare the sets again with equal ones, or give bitscale-predict --xray-size"
+        )
+    return tuple(warnings)

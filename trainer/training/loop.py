@@ -1,0 +1,158 @@
+"""The training loop and evaluation. Pre-training and transfer both run these two functions and no others."""
+
+import math
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.sampler import evaluation_order
+from data_pipelines.loading.unreadable import Unseen
+from data_pipelines.shards.index import Index
+from trainer.engines.base import Engine
+from trainer.losses import batch_loss, count_labels, model_input
+from trainer.metrics import compute_metrics
+from trainer.profiling.recorder import recorded_steps
+from trainer.run_folder.metric_logger import Tracker
+from trainer.training.job import Job
+from trainer.training.loss_monitor import LossWatch, ways_to_stay_finite
+from trainer.training.outputs import Outputs
+from trainer.training.saver import Saver, require_finite
+from trainer.training.signals import NEVER, Stopped, StopSignals
+from trainer.training.throughput_meter import Meter
+from trainer.training.unreadable_images import UNJUDGED, note_unjudged
+
+
+def train(
+    job: Job, engine: Engine, tracker: Tracker, first_step: int, best: float | None, stop: StopSignals = NEVER
+) -> None:
+    """Update the model from `first_step` to the job's end, evaluating on val and saving on the way.
+
+    `best` is the primary metric of the best checkpoint so far, None without one. Raises RunError for a loss that is not
+    finite; the last checkpoint is then from before it. Raises Stopped on every rank, with a checkpoint of this very
+    step, once any of them was asked to `stop`. Raises RunError on every rank if it cannot be saved.
+    """
+    with Saver(job, engine, best) as saver:
+        with recorded_steps(job, engine, first_step):
+            _train(job, engine, tracker, first_step, saver, stop)
+        engine.heartbeat.enter("saving")
+        saver.finish()
+
+
+def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
+    task, runtime = job.train.task, job.config.runtime
+    batches, num_micro_batches = job.training_batches(engine, first_step)
+    watch, meter = LossWatch(job, engine, first_step), Meter(job, engine)
+    beat = engine.heartbeat
+    for step in range(first_step, job.total_steps):
+        beat.enter("data", step)
+        lr = job.schedule(step)
+        engine.set_lr(lr)
+        with meter.waiting():
+            micro_batches = list(islice(batches, num_micro_batches))
+        num_labels: Tensor | int = job.config.global_batch_size
+        if task == "multi_label":
+            beat.enter("exchange")
+            num_labels = engine.sum(count_labels(micro_batches)).clamp(min=1)
+        unseen = [lost for batch in micro_batches if not batch.repeated for lost in batch.unseen]
+        report = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
+        for i, batch in enumerate(micro_batches, 1):
+            beat.enter("forward")
+            with engine.accumulate(last=i == len(micro_batches)):
+                logits = engine.model(model_input(batch))
+                loss = batch_loss(logits, batch, task) / num_labels
+                beat.enter("backward")
+                engine.backward(loss * engine.world_size)
+            report[engine.rank] += loss.detach()
+        beat.enter("update")
+        report[-2] = stop.received is not None
+        report[-1] = len(unseen)
+        report = engine.sum(report)
+        update = engine.step(watch.ruined(report))
+        watch.see(step, lr, report, update, unseen)
+        done = step + 1
+        tracker.advance()
+        meter.advance()
+        if due(done, runtime.log_every, job.total_steps):
+            watch.settle()
+            slowest, in_words = beat.slowest()
+            loss_of_all = report[: engine.world_size].sum()
+            scalars = meter.scalars(lr, loss_of_all, update) | saver.take_figures() | slowest
+            tracker.scalars(done, scalars, in_words)
+        if job.val is not None and due(done, job.config.eval_every, job.total_steps):
+            watch.settle()
+            with meter.paused():
+                require_finite(engine.model.parameters(), done)
+                metrics = evaluate(job, engine, job.val)
+                tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
+                metric = metrics[job.train.metric]  # NaN is never better: the last checkpoint counts then
+                if metric > (-math.inf if saver.best is None else saver.best):
+                    saver.save(done, metric)
+        stopping = watch.stop_asked and done < job.total_steps
+        if stopping or due(done, runtime.save_every, job.total_steps):
+            watch.settle()
+            beat.enter("saving")
+            with meter.paused():
+                saver.save(done)
+        if stopping:
+            saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
+            raise Stopped(done, stop.received)
+
+
+def evaluate(job: Job, engine: Engine, index: Index) -> dict[str, float]:
+    """The metrics of the engine's model on every sample of an index, each counted once; those that cannot be read any
+    more are left out. Collective."""
+    judged, outputs = judge(job, engine, index)
+    return compute_metrics(outputs, judged)
+
+
+def judge(job: Job, engine: Engine, index: Index) -> tuple[Index, Tensor]:
+    """The samples of an index that can be read, nearly always all, and their logits, as `predict` has them."""
+    outputs, lost = _predict(job, engine, index, None)
+    if not lost.any():
+        return index, outputs
+    return index.take(np.flatnonzero(~lost.numpy())), outputs[~lost]
+
+
+def predict(job: Job, engine: Engine, index: Index, num_outputs: int | None = None) -> Tensor:
+    """Logits of every sample of an index, float32 [N, C] on the CPU, on every rank; or what else the engine's model
+    puts out, [N, num_outputs]. Collective. Raises RunError, on every rank, for outputs that are not finite, and for
+    images that cannot be read."""
+    outputs, lost = _predict(job, engine, index, num_outputs)
+    if lost.any():
+        raise RunError(f"{int(lost.sum())} of {len(index)} images cannot be read; {job.run_dir / UNJUDGED} lists them")
+    return outputs
+
+
+def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) -> tuple[Tensor, Tensor]:
+    """Outputs, and whether a sample could not be read, bool [N]."""
+    requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
+    held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
+    unseen: list[Unseen] = []
+    engine.heartbeat.enter("evaluation")  # also where there are fewer samples than ranks, and this one has none
+    with engine.evaluation():
+        for batch in job.load(engine, index, requests, job.evaluation):
+            engine.heartbeat.enter("evaluation")
+            held.put(int(batch.samples[0]), engine.model(batch.images))  # a batch is samples side by side
+            unseen += batch.unseen
+    outputs = held.whole()
+    for one in unseen:
+        outputs[one.sample, -1] = 1
+    outputs = engine.sum(outputs).cpu()
+    lost, outputs = outputs[:, -1] > 0, outputs[:, :-1]
+    if lost.any():
+        note_unjudged(job, engine, index, unseen)
+    ruined = int((~outputs.isfinite()).any(dim=1).sum())
+    if ruined:
+        raise RunError(
+            f"{job.run_dir}: the model's outputs for {ruined} of {len(index)} images are not finite, so there are no "
+            f"metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
+        )
+    return outputs.contiguous(), lost
+
+
+def due(done: int, every: int | None, total: int) -> bool:
+    """Whether something that happens every so many steps, and at the end, happens after `done` of `total`."""
+    return done == total or (every is not None and done % every == 0)

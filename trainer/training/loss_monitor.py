@@ -1,0 +1,139 @@
+"""Reads what the ranks report of each step: a loss or gradient that is no longer a number stops the run, or costs one
+update, and the images are named; a loss that leaps is warned of; a rank that was asked to stop stops all."""
+
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipelines.common.advice import flag, has_flag
+from data_pipelines.common.errors import RunError
+from data_pipelines.common.files import write_json
+from data_pipelines.loading.unreadable import Unseen, keys_of
+from trainer.config import Config
+from trainer.engines.base import Engine, Update
+from trainer.run_folder.csv_log import Rows
+from trainer.training.job import Job
+from trainer.training.loss_spikes import SpikeDetector
+from trainer.training.unreadable_images import Account
+
+SKIPPED = "skipped_steps.csv"
+_COLUMNS = ("step", "lr", "why", "rank", "key")
+_SHOWN_KEYS = 8
+
+
+class _Seen(NamedTuple):
+    step: int
+    lr: float
+    report: Tensor
+    copied: torch.cuda.Event | None
+    unseen: Sequence[Unseen]
+
+
+class LossWatch:
+    """Reads the reports of every step, one step late, so that reading never makes a GPU wait. Collective."""
+
+    def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
+        self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
+        self._seen: _Seen | None = None
+        self.skips = job.config.runtime.non_finite == "skip"
+        self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
+        self._spikes = SpikeDetector()
+        self._account = Account(job, engine, first_step)
+        self._skipped = Rows(job.run_dir / SKIPPED, _COLUMNS, enabled=engine.rank == 0)
+        before = {row[0] for row in self._skipped.cut_back(first_step)}
+        self.num_skipped = int(engine.sum(torch.tensor(len(before))))
+        """Updates that the run has left out, those before it was resumed included; the same on every rank."""
+        self.stop_asked = False
+        """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
+
+    def ruined(self, report: Tensor) -> Tensor | None:
+        """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
+        return ~report[: self._world_size].isfinite().all() if self.skips else None
+
+    def see(self, step: int, lr: float, report: Tensor, update: Update, unseen: Sequence[Unseen] = ()) -> None:
+        """Check the step before, and take note of this one; `report` is [world size + 2], the same on every rank: the
+        loss of each rank, and the numbers of ranks that were asked to stop and of images that could not be shown, of
+        which `unseen` are this rank's."""
+        self.settle()
+        copied = None
+        is_bad = ~update.grad_norm.isfinite() if update.skipped is None else update.skipped
+        report = torch.cat((report, is_bad.to(report).view(1)))
+        if report.is_cuda:
+            on_host = torch.empty_like(report, device="cpu", pin_memory=True)
+            report = on_host.copy_(report, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+        self._seen = _Seen(step, lr, report, copied, unseen)
+
+    def settle(self) -> None:
+        """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
+        update was left out and not too many were; and where images cannot be shown, as `Account.take` does."""
+        if self._seen is None:
+            return
+        step, lr, report, copied, unseen = self._seen
+        self._seen = None
+        if copied is not None:
+            copied.synchronize()
+        losses = report[: self._world_size]
+        self.stop_asked = bool(report[self._world_size])
+        if report[self._world_size + 1]:
+            self._account.take(step, unseen)
+        ranks = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        if ranks:
+            self._object(step, lr, "loss", ranks)
+        elif report[-1] and not self._scales_loss:
+            self._object(step, lr, "gradient", list(range(self._world_size)))
+        else:
+            self._warn_of_spike(step, losses.sum().item())
+
+    def _object(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
+        if not self.skips:
+            self._stop(step, lr, what, ranks)
+        self.num_skipped += 1
+        keys = self._keys(step, ranks) if self._rank == 0 else {}
+        self._skipped.add((step, lr, what, rank, key) for rank, of_rank in keys.items() for key in of_rank)
+        most = self._job.config.runtime.max_skipped_steps
+        if self._rank == 0:
+            left = f"the update is left out, as {self.num_skipped} of at most {most}"
+            print(
+                f"warning: the {what} of step {step} is not finite; {left}; {SKIPPED} has the images", file=sys.stderr
+            )
+        if self.num_skipped > most:
+            raise RunError(
+                f"{self.num_skipped} steps had a loss or gradient that was not finite, more than "
+                f"{flag('--max-skipped-steps')} {most}; their images are in {self._skipped.path}. Look at these, "
+                f"{ways_to_stay_finite(self._job.config)}"
+            )
+
+    def _warn_of_spike(self, step: int, loss: float) -> None:
+        usual = self._spikes.see(loss)
+        if usual is not None and self._rank == 0:
+            print(f"warning: the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}", file=sys.stderr)
+
+    def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
+        train, order = self._job.train, self._job.order
+        return {rank: keys_of(train, order.step(step, rank, self._world_size).samples) for rank in ranks}
+
+    def _stop(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
+        keys = self._keys(step, ranks)
+        path = self._job.run_dir / f"nonfinite_step_{step:08d}.json"
+        if self._rank == 0:
+            write_json(path, {"step": step, "lr": lr, "keys_by_rank": keys})
+        another = f"leave out such updates with {flag('--non-finite')} skip"
+        shown = [key for rank_keys in keys.values() for key in rank_keys][:_SHOWN_KEYS]
+        raise RunError(
+            f"the {what} of step {step} is not finite at learning rate {lr:.4g}, on rank {', '.join(map(str, ranks))}; "
+            f"samples: {', '.join(shown)} ... (all in {path}). What was saved before stays as it is. Look at these, "
+            f"{ways_to_stay_finite(self._job.config, another)}"
+        )
+
+
+def ways_to_stay_finite(config: Config, another: str | None = None) -> str:
+    """What a run can be given whose numbers became too large, and `another` way."""
+    ways = ["lower the learning rate", "lengthen the warm-up" if has_flag("--schedule.warmup-steps") else None]
+    ways += [f"take {flag('--precision')} fp32" if config.precision != "fp32" else None, another]
+    *most, last = filter(None, ways)
+    return f"{', '.join(most)}, or {last}" if most else last

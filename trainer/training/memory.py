@@ -1,0 +1,120 @@
+"""`--micro-batch-size auto`: the largest batches that the memory of every rank holds, found by trying."""
+
+import gc
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import RunError
+from data_pipelines.loading.batch import Batch
+from trainer.config import Precision
+from trainer.engines.base import Engine
+from trainer.losses import batch_loss, model_input
+from trainer.training.job import Job
+
+AUTO = "auto"
+_SPARE = 0.06  # of a GPU's memory, for what comes later: the decoder's and the network's buffers
+
+
+def with_batches_that_fit(job: Job, engine: Engine, make_ready: Callable[[Job], object]) -> Job:
+    """The job with numbers for "auto", the same on every rank. Collective.
+
+    `make_ready` hands the engine a model for a job; whoever calls must do so again, as trials leave gradients behind.
+    Raises RunError if not even the smallest batch fits.
+    """
+    runtime = job.config.runtime
+    if runtime.micro_batch_size != AUTO:
+        return job
+    unit, share = job.order.unit, job.order.largest_share(engine.world_size)
+    model = replace(job.config.model, pretrained=None, keep_head=False)  # other weights need as much
+    make_ready(_with(replace(job, config=replace(job.config, model=model)), unit, 1))
+    micro_batch_size = share
+    if job.total_steps:
+        micro_batch_size = _largest(share, unit, engine, job, _train_once)
+    most = max(len(index) for index in (job.train, *job.held_out.values()))
+    eval_batch_size = min(runtime.eval_batch_size, -(-most // engine.world_size))
+    eval_batch_size = _largest(eval_batch_size, 1, engine, job, _predict_once)
+    _let_go(engine)
+    if engine.rank == 0:
+        sizes = f"{eval_batch_size} in evaluation"
+        if job.total_steps:
+            passes = -(-share // micro_batch_size)
+            sizes = f"{micro_batch_size} images per rank in one pass, {passes} of them make a step; {sizes}"
+        print(f"{flag('--micro-batch-size')} auto: {sizes}", file=sys.stderr, flush=True)
+    return _with(job, micro_batch_size, eval_batch_size)
+
+
+def _with(job: Job, micro_batch_size: int, eval_batch_size: int) -> Job:
+    runtime = replace(job.config.runtime, micro_batch_size=micro_batch_size, eval_batch_size=eval_batch_size)
+    return replace(job, config=replace(job.config, runtime=runtime))
+
+
+def _largest(size: int, unit: int, engine: Engine, job: Job, trial: Callable[[Job, Engine, int], None]) -> int:
+    """`size`, halved until the trial fits on every rank; a multiple of `unit`."""
+    while True:
+        failed = torch.tensor(float(not _fits(partial(trial, job, engine, size), engine)))
+        if not engine.sum(failed):
+            return size
+        if size == unit:
+            raise RunError(
+                f"{job.run_dir}: not even {unit} image{'s' * (unit > 1)} of {job.config.data.image_size} pixels fit "
+                f"into memory; take a smaller model or smaller images{_narrower(job.config.precision)}"
+            )
+        size = -(-size // (2 * unit)) * unit
+
+
+def _narrower(precision: Precision) -> str:
+    return f", or {flag('--precision')} bf16" if precision == "fp32" else ""
+
+
+def _fits(attempt: Callable[[], None], engine: Engine) -> bool:
+    try:
+        attempt()
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        fits = False
+    else:
+        fits = True
+    _let_go(engine)  # only now: the error held on to what had been computed
+    return fits
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(phrase in str(error) for phrase in ("can't allocate memory", "ALLOC_FAILED"))
+
+
+def _let_go(engine: Engine) -> None:
+    for parameter in engine.model.parameters():
+        parameter.grad = None
+    gc.collect()
+    if engine.device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _train_once(job: Job, engine: Engine, size: int) -> None:
+    """Forward and backward pass of a micro-batch beside all that training keeps. Ranks do not wait for each other."""
+    device, task, num_classes = engine.device, job.train.task, job.train.num_classes
+    reserved = [torch.zeros_like(parameter) for parameter in engine.model.parameters()]  # momentum
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        reserved.append(torch.empty(int(total * _SPARE), dtype=torch.uint8, device=device))
+    labels = torch.zeros(size, dtype=torch.int64) if task == "single_label" else torch.zeros(size, num_classes)
+    mixup = torch.ones(size, device=device) if job.config.data.mixup_alpha else None
+    batch = Batch(job.blank_images(size).to(device), labels.to(device), mixup, np.arange(size))
+    with engine.accumulate(last=False):
+        engine.backward(batch_loss(engine.model(model_input(batch)), batch, task))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _predict_once(job: Job, engine: Engine, size: int) -> None:
+    with engine.evaluation():
+        engine.model(job.blank_images(size).to(engine.device)).float().cpu()

@@ -1,0 +1,323 @@
+"""The life of a run: open, resume, train, test once, and leave a result. Pre-training and transfer differ only in their
+configuration."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.common.advice import flag, has_flag
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import read_json, write_json
+from trainer import checkpoint
+from trainer.config import Config, differences
+from trainer.engines.base import Engine, RankLostError
+from trainer.metrics import METRIC_NAME, metric_of
+from trainer.models.weights import describe_weights
+from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
+from trainer.run_folder import rank_logs
+from trainer.run_folder.environment import describe_environment
+from trainer.run_folder.lock_file import job_name
+from trainer.run_folder.metric_logger import write_status
+from trainer.run_folder.new_folder import ENVIRONMENT, claim, next_free
+from trainer.run_folder.resume_command import resume_command
+from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
+from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
+from trainer.training.fit import train_and_predict, wait_for_all
+from trainer.training.job import CONFIG as CONFIG
+from trainer.training.job import Job, make_job
+from trainer.training.preflight import preflight
+from trainer.training.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
+from trainer.training.saver import UnsavedError
+from trainer.training.signals import Stopped
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Start:
+    """How this start treats what is already there."""
+
+    run_dir: Path | None = None
+    """Folder of the run; None: runs/<name>."""
+    resume: bool = True
+    """Go on with the run that is in the folder; --no-resume takes a new folder beside it."""
+    resume_anyway: bool = False
+    """Go on although the configuration changed."""
+    preflight_only: bool = False
+    """Check what every start on several ranks checks first, and stop."""
+
+
+def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
+    """Train to the end and return the result, which `result.json` holds too; `about` is put into it.
+
+    Raises InputError for what the user can mend, RunError when training cannot go on.
+    """
+    return carry_out(config, start, engine, about, train_and_predict)
+
+
+def carry_out(
+    config: Config, start: Start, engine: Engine, about: dict[str, Any], work: Callable[[Job, Engine], Outcome]
+) -> dict[str, Any]:
+    """What `run` says, for any work."""
+    run_dir = _run_dir(config, start, engine)
+    job = make_job(config, run_dir)
+    _check_batch(config, job, engine)
+    require_steps(job)
+    settings = settings_of(job.config, job.train.fingerprint)
+    environment = describe_environment(engine, job.loader_name)
+    if engine.world_size > 1 or start.preflight_only:
+        preflight(engine, job, settings, environment)
+    result = _finished_as_rank_0_sees(job, settings, start, engine)
+    if start.preflight_only:
+        say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
+        return {}
+    if result is not None:
+        return _as_it_is(job, engine, result)
+    if engine.rank == 0:
+        for warning in job.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+    wait_for_all(engine)  # every rank has looked at the folder before one writes to it
+    if not start.resume:
+        job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
+    with locked(job.run_dir, engine, config.runtime.timeout_s):
+        result = _finished_as_rank_0_sees(job, settings, start, engine)  # another start may have ended it meanwhile
+        if result is not None:
+            return _as_it_is(job, engine, result)
+        return _made(config, job, engine, about, work, settings, environment)
+
+
+def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
+    write_status(job.run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
+    if engine.rank == 0:
+        print(f"{job.run_dir} is finished", flush=True)
+    say_nothing_is_recorded(job, engine, _why_nothing_is_recorded())
+    return result
+
+
+def _made(
+    config: Config,
+    job: Job,
+    engine: Engine,
+    about: dict[str, Any],
+    work: Callable[[Job, Engine], Outcome],
+    settings: dict[str, Any],
+    environment: dict[str, Any],
+) -> dict[str, Any]:
+    """Carry it out in a folder that is this start's alone."""
+    run_dir = job.run_dir
+    if engine.rank == 0:
+        _open_folder(job, settings, environment)
+    rank_logs.tell_together(engine)
+    rank_logs.follow(run_dir, engine.rank)
+    with _status_kept(job, engine):
+        outcome = work(job, engine)
+        result = {
+            "mode": config.mode,
+            "source_sets": [],
+            "source_set_digests": {},
+            "overlap_excluded": False,
+            "protocol": "default",
+            "departures": {},
+            "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
+            **about,
+            "run": str(run_dir),
+            "task": job.train.task,
+            "metric": job.train.metric,
+            "patients": job.train.patients,
+            "trained_on": job.about["trained_on"],
+            "set_digests": job.about["set_digests"],
+            "settings": settings,
+            "total_steps": job.total_steps,
+            "train_images": len(job.train),
+            "loader": job.loader_name,
+            "environment": environment,
+            "seconds": outcome.seconds,
+            **outcome.details,
+            **final_metrics(outcome.predicted),
+        }
+        require_lock(run_dir, engine)
+        if engine.rank == 0:
+            save_predictions(run_dir, outcome.predicted)
+    require_lock(run_dir, engine)
+    if engine.rank == 0:
+        write_json(run_dir / RESULT, result)
+        write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
+    return result
+
+
+def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
+    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
+    settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
+    if config.model.pretrained is not None:
+        settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
+    return settings
+
+
+def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> None:
+    run_dir = job.run_dir
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        for name in (RESULT, PREDICTIONS, SUBSET):  # of other settings, or the result would have been returned
+            (run_dir / name).unlink(missing_ok=True)
+        write_json(run_dir / CONFIG, settings)
+        write_json(run_dir / ENVIRONMENT, environment | {"job": job_name()})
+        if job.config.data.shots is not None:
+            write_subset(run_dir, job.train)
+    except OSError as error:
+        raise InputError(f"{run_dir} cannot be written ({error}); {elsewhere()}") from error
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One line on what a run reached."""
+    metric = metric_of(result)
+    name = METRIC_NAME[metric]
+    reached = [
+        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images)"
+        for split in ("val", "test")
+        if split in result
+    ]
+    return f"{result['run']}: {', '.join(reached) or 'no val or test split'}, by {result['checkpoint']}"
+
+
+def run_dir_of(config: Config, start: Start) -> Path:
+    """The folder of a run, where it is to go on."""
+    return start.run_dir or Path("runs") / config.name
+
+
+def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
+    run_dir = run_dir_of(config, start)
+    if start.resume:
+        return run_dir
+    return next_free(run_dir, engine)
+
+
+def _check_batch(config: Config, job: Job, engine: Engine) -> None:
+    units, parts = config.global_batch_size // job.order.unit, engine.world_size
+    if units < parts:
+        raise InputError(
+            f"{flag('--global-batch-size')} {config.global_batch_size} is too small for {parts} ranks; raise it to "
+            f"{parts * job.order.unit} or start fewer ranks"
+        )
+    if units % parts and engine.rank == 0:
+        print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally", file=sys.stderr)
+
+
+def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a finished run with these settings and data, of which a checkpoint would say `data`. Raises
+    InputError if the folder holds a run with others."""
+    before = read_json(run_dir / CONFIG)
+    if before is None:
+        if checkpoint.numbered(run_dir):
+            raise InputError(
+                f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--run-dir')}"
+            )
+        return None
+    changed = differences(before, settings)
+    other_model = [line for line in changed if line.startswith("model.")]
+    if other_model:
+        raise InputError(
+            f"{run_dir} holds a run of another model:\n  " + "\n  ".join(other_model) + "\nName another folder"
+        )
+    former = data_before(run_dir, RESULT)
+    if changed:
+        require_same_outputs(run_dir, former, data)
+    other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
+    if (changed or other_sets) and not start.resume_anyway:
+        anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
+        raise InputError(
+            f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
+            f"Start a new run in another folder{anew or _way_on(before, settings)}"
+        )
+    if other_sets or not isinstance(result, dict) or differences(result.get("settings", {}), settings):
+        return None
+    return result
+
+
+def _finished_as_rank_0_sees(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
+    """What `finished` says, the same on every rank: another start may write to the folder meanwhile, and file systems
+    show that to some hosts sooner than to others. Collective."""
+    result, error = None, None
+    if engine.rank == 0:
+        try:
+            result = finished(job.run_dir, settings, start, job.about)
+        except (InputError, OSError) as objection:
+            error = str(objection)
+    result, error = engine.gather((result, error))[0]
+    if error is not None:
+        raise InputError(error)
+    return result
+
+
+def _why_nothing_is_recorded() -> str:
+    return "the run is finished" + ("; --no-resume begins another one" if has_flag("--no-resume") else "")
+
+
+def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
+    """How a run goes on whose settings are not those of this start."""
+    was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
+    if was == now:
+        return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
+    # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
+    return f", or go on with the images that it was trained on so far: {flag('--data.train-on')} {was}"
+
+
+@contextmanager
+def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
+    """Leave status.json saying how the run ended, whichever way it does."""
+
+    def step() -> int:
+        found = checkpoint.numbered(job.run_dir)
+        return checkpoint.step_of(found[-1]) if found else 0
+
+    def leave(state: str, reason: str) -> None:
+        write_status(job.run_dir, engine.rank, state, step(), job.total_steps, reason)
+        release(job.run_dir)  # now: a launcher may end this rank at any time
+
+    def terminated(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    # Outside the loop there is nothing to save: SIGTERM ends the run, and SIGUSR1, a time limit coming near, leaves the
+    # evaluation the time that is left.
+    previous = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, terminated),
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    }
+    try:
+        yield
+    except Stopped as stopped:
+        by = stopped.received.name if stopped.received else "a signal to another rank"
+        leave("resumable", f"stopped by {by}")
+        if engine.rank == 0:
+            print(
+                f"stopped by {by}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
+                f"  {resume_command(job.run_dir)}",
+                flush=True,
+            )
+        engine.close()
+        raise
+    except (RankLostError, UnsavedError) as error:
+        leave("resumable", str(error))
+        raise
+    except (InputError, RunError) as error:
+        leave("failed", str(error))
+        raise
+    except KeyboardInterrupt:
+        leave("resumable", "interrupted")
+        raise RunError(f"interrupted. This goes on from step {step()}:\n  {resume_command(job.run_dir)}") from None
+    except SystemExit:
+        leave("resumable", "terminated")
+        if lost := taken_over(job.run_dir):
+            raise RunError(lost) from None
+        raise
+    except BaseException as error:
+        leave("failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

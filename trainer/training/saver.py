@@ -1,0 +1,251 @@
+"""Saving beside training: a copy to the host's memory that a thread of rank 0 writes, again and again if the disk
+fails."""
+
+import shutil
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain, repeat
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_pipelines.common.advice import flag, has_flag
+from data_pipelines.common.errors import RunError
+from trainer import checkpoint
+from trainer.engines.base import Engine
+from trainer.run_folder.log_messages import say
+from trainer.run_folder.metric_logger import write_status
+from trainer.run_folder.run_lock import require_lock, taken_over
+from trainer.training.job import Job
+
+_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
+_LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will be due
+
+
+class UnsavedError(RunError):
+    """A run that was asked to stop could not save; it can be resumed from an older checkpoint."""
+
+
+class _Target(NamedTuple):
+    path: Path
+    about: dict[str, Any]
+    copied: dict[str, Any]  # in the host's memory
+    on_device: torch.cuda.Event | None  # after which the copy is whole
+
+
+class _Failed(NamedTuple):
+    target: _Target
+    error: OSError
+
+
+class Saver:
+    """Writes the checkpoints of a run. All methods but `take_figures` are collective.
+
+    A write that fails is tried again until the next save is due; the best weights, which no later save holds, are kept
+    in memory beside the next copy until they are written or surpassed. Where `--max-failed-saves` in a row came to
+    nothing, `save` raises RunError, on every rank.
+    """
+
+    def __init__(self, job: Job, engine: Engine, best: float | None) -> None:
+        self._job, self._engine = job, engine
+        self.best = best
+        """The primary metric of the best weights so far, None without any."""
+        self._step = -1  # of the copy in the host's memory
+        self._copied: dict[str, Any] = {}
+        self._on_device: torch.cuda.Event | None = None
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writes: list[Future[_Failed | None]] = []
+        self._hurry = threading.Event()  # try once, and no more
+        self._failed_in_a_row = 0
+        self._figures: dict[str, float] = {}
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for a write that goes on, whatever comes of it."""
+        self._hurry.set()
+        self._thread.shutdown()
+
+    def save(self, step: int, best: float | None = None) -> None:
+        """Begin to write a checkpoint after `step` updates: that of its step, or the best one, with its metric.
+
+        Waits only for the write before. Raises RunError, with the checkpoints as they are, if a weight is not finite,
+        and if another start has taken over the folder.
+        """
+        started = perf_counter()
+        require_lock(self._job.run_dir, self._engine)
+        unsaved_best = None
+        if step != self._step:  # the best one and the numbered one of a step share a copy
+            failed = self._written()
+            self._agree(failed)
+            unsaved_best = self._keep_best(failed)
+            self._count("save/wait_s", started)
+            state = self._engine.state_dict()
+            require_finite(state["model"].values(), step)
+            copying = perf_counter()
+            if self._engine.rank == 0:
+                self._copy(state)
+            self._step = step
+            self._count("save/copy_s", copying)
+        self.best = self.best if best is None else best
+        if self._engine.rank == 0:
+            self._begin(self._target(step, best))
+            if unsaved_best is not None and best is None:
+                self._begin(unsaved_best)
+        self._count("save/stall_s", started)
+
+    def finish(self, stopping: bool = False) -> None:
+        """Wait until all is written. Raises RunError on every rank if that fails, `stopping` UnsavedError."""
+        started = perf_counter()
+        failed = self._written()
+        require_lock(self._job.run_dir, self._engine)
+        for pause_s in _LAST_PAUSES_S:
+            if not failed:
+                break
+            threading.Event().wait(pause_s)
+            for each in failed:
+                self._begin(each.target)
+            failed = self._written()
+        self._count("save/stall_s", started)
+        if self._engine.sum(torch.tensor(float(bool(failed)))):
+            error = UnsavedError if stopping else RunError
+            raise error(
+                f"the last checkpoint could not be saved: {_why(failed)}. Mend that and start the same command again"
+            )
+
+    def take_figures(self) -> dict[str, float]:
+        """Seconds since the last call that training stood still to save ("save/stall_s", of them "save/wait_s" for the
+        write before and "save/copy_s" for the copy), and that a write took beside it ("save/write_s")."""
+        figures, self._figures = self._figures, {}
+        return figures
+
+    def _count(self, name: str, started: float) -> None:
+        if self._engine.rank == 0:
+            self._figures[name] = self._figures.get(name, 0.0) + perf_counter() - started
+
+    def _written(self) -> list[_Failed]:
+        """Wait for the writes under way, and what became of none of them."""
+        self._hurry.set()
+        ended = [write.result() for write in self._writes]
+        self._hurry.clear()
+        self._writes.clear()
+        return [failed for failed in ended if failed is not None]
+
+    def _agree(self, failed: list[_Failed]) -> None:
+        """Count what failed, on every rank alike."""
+        any_failed = self._engine.sum(torch.tensor(float(bool(failed))))
+        self._failed_in_a_row = self._failed_in_a_row + 1 if any_failed else 0
+        most = self._job.config.runtime.max_failed_saves
+        if self._failed_in_a_row >= most:
+            raise RunError(
+                f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. {self._left()}; mend "
+                "that and start the same command again"
+            )
+
+    def _left(self) -> str:
+        """Which checkpoints there are to go on from."""
+        with suppress(OSError):
+            found = checkpoint.numbered(self._job.run_dir)
+            return f"{found[-1].name} is still there" if found else "There is no checkpoint yet"
+        return "Which checkpoints are left cannot be seen"
+
+    def _keep_best(self, failed: list[_Failed]) -> _Target | None:
+        """The best weights if they are among what failed, safe from the next copy."""
+        unsaved = next((each.target for each in failed if each.target.path.name == checkpoint.BEST), None)
+        if unsaved is not None and unsaved.copied is self._copied:
+            self._copied = {}
+        return unsaved
+
+    def _target(self, step: int, best: float | None) -> _Target:
+        run_dir, about = self._job.run_dir, self._job.about | {"step": step}
+        if best is None:
+            path = checkpoint.path_of(run_dir, step)
+        else:
+            path, about = checkpoint.best_path(run_dir), about | {"best": best}
+        return _Target(path, about, self._copied, self._on_device)
+
+    def _copy(self, state: dict[str, Any]) -> None:
+        self._on_device = None
+        for part in ("model", "momentum"):
+            buffers = self._copied.setdefault(part, {})
+            for name in buffers.keys() - state[part].keys():
+                del buffers[name]
+            for name, tensor in state[part].items():
+                if name not in buffers:
+                    # Pinned, so that the copy runs beside what the GPU does next.
+                    buffers[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+                buffers[name].copy_(tensor.detach(), non_blocking=True)
+                if tensor.is_cuda and self._on_device is None:
+                    self._on_device = torch.cuda.Event()
+        self._copied["loss_scaler"] = dict(state["loss_scaler"])
+        if self._on_device is not None:
+            self._on_device.record()
+
+    def _begin(self, target: _Target) -> None:
+        self._writes.append(self._thread.submit(self._write, target))
+
+    def _write(self, target: _Target) -> _Failed | None:
+        """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
+        for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
+            started, is_last = perf_counter(), self._hurry.is_set()
+            if lost := taken_over(self._job.run_dir):
+                return _Failed(target, OSError(lost))
+            try:
+                if target.on_device is not None:
+                    target.on_device.synchronize()
+                checkpoint.save(target.path, target.copied, target.about)
+            except OSError as error:
+                failed = _Failed(target, error)
+                if tried == 0:
+                    say(f"warning: {_in_words(failed)}; training goes on, and it will be tried again")
+            else:
+                self._figures["save/write_s"] = perf_counter() - started
+                if tried:
+                    say(f"warning: {target.path} is saved after all")
+                self._tidy(target.path)
+                return None
+            if is_last:
+                return failed
+            self._hurry.wait(pause_s)
+        raise AssertionError("there is no last pause")
+
+    def _tidy(self, path: Path) -> None:
+        if path.name == checkpoint.BEST or taken_over(self._job.run_dir):
+            return
+        run_dir = self._job.run_dir
+        write_status(run_dir, 0, "running", checkpoint.step_of(path), self._job.total_steps)
+        try:
+            checkpoint.point_to(path)
+            checkpoint.prune(run_dir, self._job.config.runtime.keep_checkpoints)
+        except OSError as error:
+            say(f"warning: {path} is saved, but {error}")
+
+
+def _why(failed: list[_Failed]) -> str:
+    return _in_words(failed[0]) if failed else "see the message of rank 0"
+
+
+def _in_words(failed: _Failed) -> str:
+    path, error = failed.target.path, failed.error
+    free = ""
+    with suppress(OSError, StopIteration):
+        folder = next(part for part in path.absolute().parents if part.is_dir())
+        free = f", {shutil.disk_usage(folder).free} bytes free"
+    return f"{path} cannot be saved ({error.strerror or error}{free})"
+
+
+def require_finite(weights: Iterable[Tensor], step: int) -> None:
+    """Raise RunError if one of the weights after `step` updates is not finite."""
+    norms = torch.stack(torch._foreach_norm([weight.detach() for weight in weights]))
+    if not norms.isfinite().all():
+        longer = " or lengthen the warm-up" if has_flag("--schedule.warmup-steps") else ""
+        raise RunError(
+            f"the weights after step {step} are not finite although the loss was; they are not saved, and what was "
+            f"saved before stays as it is. Lower the learning rate{longer}"
+        )

@@ -1,0 +1,114 @@
+"""What a training step costs: images per second, what share of the device's peak that is, memory and energy.
+
+Everything is read when a row of metrics is due, where the loss is read anyway; in between only clocks of the host are.
+"""
+
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from trainer.config import Precision
+from trainer.engines.base import Engine, Update
+from trainer.models.flops import training_flops
+from trainer.training.gpu_energy import EnergyCounter
+from trainer.training.gpu_peaks import peak_flops
+from trainer.training.job import Job
+
+_RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
+
+
+class Meter:
+    """Counts what happens between two rows of metrics; throughput and energy leave out what is `paused`."""
+
+    def __init__(self, job: Job, engine: Engine) -> None:
+        self._engine, self._images_per_step = engine, job.config.global_batch_size
+        self._energy = EnergyCounter(engine.device)
+        self._flops_per_image, self._peak = 0, _peak_of_all(job, engine)
+        if self._peak is not None:
+            config = job.config
+            self._flops_per_image = training_flops(config.model.name, job.train.num_classes, config.data.image_size)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._images, self._waited_s, self._paused_s, self._paused_j = 0, 0.0, 0.0, 0.0
+        self._started, self._began_at_j = perf_counter(), self._energy.total()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around waiting for data."""
+        started = perf_counter()
+        yield
+        self._waited_s += perf_counter() - started
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no training: evaluation and saving. The device is idle at its begin and end."""
+        started, used = perf_counter(), self._energy.total()
+        yield
+        self._paused_s += perf_counter() - started
+        after = self._energy.total()
+        self._paused_j += 0.0 if used is None or after is None else after - used
+
+    def advance(self) -> None:
+        """One step done."""
+        self._images += self._images_per_step
+
+    def scalars(self, lr: float, loss: Tensor, update: Update) -> dict[str, float]:
+        """One row of metrics, and begin the next. Reading the tensors waits for the device. Collective."""
+        values = {
+            "train/loss": loss.item(),
+            "train/lr": lr,
+            "train/grad_norm": update.grad_norm.item(),
+            "train/clipped_share": update.clipped_share.item(),
+        }
+        elapsed_s = perf_counter() - self._started - self._paused_s
+        values["train/images_per_s"] = self._images / elapsed_s
+        values["train/data_wait_share"] = self._waited_s / elapsed_s
+        if self._peak is not None:
+            values["train/mfu"] = values["train/images_per_s"] * self._flops_per_image / self._peak
+        values["train/peak_memory_gb"] = peak_memory_bytes(self._engine.device) / 1e9
+        values |= self._joules()
+        self._begin()
+        return values
+
+    def _joules(self) -> dict[str, float]:
+        """Of all ranks' GPUs, for each image; nothing where a GPU does not count them."""
+        if self._engine.device.type != "cuda":
+            return {}
+        now = self._energy.total()
+        used = float("nan") if now is None or self._began_at_j is None else now - self._began_at_j - self._paused_j
+        # Filled on the device: a copy from the host would wait for it.
+        total = self._engine.sum(torch.full((1,), used, dtype=torch.float64, device=self._engine.device)).item()
+        return {} if total != total else {"train/joules_per_image": total / self._images}
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process has held so far: what tensors took of the GPU's memory, or all that was resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_BYTES
+
+
+def _peak_of_all(job: Job, engine: Engine) -> float | None:
+    """Floating-point operations per second of all ranks' GPUs, taken to be like this one; None where they are not
+    known, as on a CPU, of which no table says them."""
+    if engine.device.type != "cuda":
+        return None
+    gpu, config = torch.cuda.get_device_name(engine.device), job.config
+    peak = _known_peak(gpu, config.precision, config.runtime.tf32, engine.rank == 0)
+    return None if peak is None else peak * engine.world_size
+
+
+@cache
+def _known_peak(gpu: str, precision: Precision, tf32: bool, speaks: bool) -> float | None:
+    """Says, once, where it is not known."""
+    peak = peak_flops(gpu, precision, tf32)
+    if peak is None and speaks:
+        print(f"the peak of {gpu} in {precision} is not known, so there is no train/mfu", file=sys.stderr, flush=True)
+    return peak

@@ -1,0 +1,137 @@
+"""The account of images that could not be shown: `unseen.csv` says each time that happened, and `quarantine.csv` each
+image whose own bytes are at fault, once. Too much of it stops all ranks alike."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from data_pipelines.common.advice import flag, has_flag, quoted
+from data_pipelines.common.errors import RunError
+from data_pipelines.common.files import write_atomically
+from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
+from data_pipelines.shards.index import Index
+from trainer.engines.base import Engine
+from trainer.run_folder.csv_log import Rows
+from trainer.training.job import Job
+
+UNSEEN, QUARANTINE, UNJUDGED = "unseen.csv", "quarantine.csv", "unjudged.csv"
+_SHOWN = 3
+
+
+def describe(index: Index, one: Unseen) -> dict[str, Any]:
+    """What all ranks are told of an image that one of them could not show."""
+    shown = one.instead != BLANK
+    return {
+        "position": one.position,
+        "place": place_of(index, one.sample),
+        "key": key_of(index, one.sample),
+        "shard": str(index.shards[int(index.shard[one.sample])]) if one.of_shard else "",
+        "set": index.origins[int(index.shard[one.sample])],
+        "folder": str(index.shards[int(index.shard[one.sample])].parent.parent),
+        "reason": one.reason,
+        "instead": key_of(index, one.instead) if shown else "",
+    }
+
+
+class Account:
+    """Of the training images of a run. Collective."""
+
+    def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
+        self._job, self._engine, enabled = job, engine, engine.rank == 0
+        self._unseen = Rows(
+            job.run_dir / UNSEEN, ("step", "position", "place", "key", "reason", "shown instead"), enabled
+        )
+        self._quarantine = Rows(job.run_dir / QUARANTINE, ("step", "place", "key", "reason"), enabled)
+        self._unseen.cut_back(first_step)
+        kept = [row[1] for row in self._quarantine.cut_back(first_step)]
+        self._bad: set[str] = set(engine.gather(kept)[0])
+        self._named: set[str] = set()
+
+    def take(self, step: int, mine: Sequence[Unseen]) -> None:
+        """Enter what the ranks could not show at a step. Raises RunError, on every rank, for a shard where that stops
+        the run, for too many bad images, and where nothing could be shown in the place of one."""
+        by_rank = self._engine.gather([describe(self._job.train, one) for one in mine])
+        every = sorted((one for of_rank in by_rank for one in of_rank), key=lambda one: one["position"])
+        self._unseen.add(
+            (step, one["position"], one["place"], one["key"], one["reason"], one["instead"]) for one in every
+        )
+        rotten = {one["place"]: one for one in every if not one["shard"]}
+        new = [one for place, one in rotten.items() if place not in self._bad]
+        self._bad |= rotten.keys()
+        self._quarantine.add((step, one["place"], one["key"], one["reason"]) for one in new)
+        self._say(step, every, new)
+        self._judge(step, every)
+
+    def _say(self, step: int, every: list[dict[str, Any]], new: list[dict[str, Any]]) -> None:
+        lines = [f"{one['place']} ({one['key']}) cannot be decoded any more: {one['reason']}" for one in new]
+        lines += [
+            f"{one['reason'].partition(';')[0]} (set {one['set']}, noticed at step {step})"
+            for shard, one in {one["shard"]: one for one in every}.items()
+            if shard and shard not in self._named
+        ]
+        self._named |= {one["shard"] for one in every}
+        if self._engine.rank == 0:
+            for line in lines:
+                print(f"warning: {line}; other images are shown instead, see {UNSEEN}", file=sys.stderr, flush=True)
+
+    def _judge(self, step: int, every: list[dict[str, Any]]) -> None:
+        data = self._job.config.data
+        of_shards = [one for one in every if one["shard"]]
+        if of_shards and data.on_bad_shard == "stop":
+            first = of_shards[0]
+            raise RunError(
+                f"step {step}: {first['reason'].partition(';')[0]}; it is a shard of {first['set']}. "
+                f"{_bring_it_back('go on')}"
+            )
+        if len(self._bad) > data.max_bad:
+            raise RunError(
+                f"{len(self._bad)} images cannot be decoded any more, more than {flag('--data.max-bad')} "
+                f"{data.max_bad}; they are in {self._quarantine.path}. Check the set: {_check(every)}"
+            )
+        if lost := [one for one in every if not one["instead"]]:
+            raise RunError(
+                f"step {step}: {lost[0]['reason']}, and no other image could be read in its place; look whether the "
+                "data can be reached from all nodes, and repeat the command"
+            )
+
+
+def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unseen]) -> None:
+    """List the images of an evaluation that could not be read, and so are left out of its metrics. Collective; raises
+    RunError as `Account.take` does."""
+    by_rank = engine.gather([describe(index, one) for one in mine])
+    every = [one for of_rank in by_rank for one in of_rank]
+    of_shards = [one for one in every if one["shard"]]
+    if engine.rank == 0:
+        lines = [f"{one['place']},{one['key']},{one['reason']!r}\n" for one in every]
+        write_atomically(
+            job.run_dir / UNJUDGED,
+            lambda path: path.write_text("".join(["place,key,reason\n", *lines]), encoding="utf-8"),
+        )
+        named = "; ".join(f"{one['place']}: {one['reason']}" for one in every[:_SHOWN])
+        print(
+            f"warning: {len(every)} of {len(index)} images cannot be read and are left out of the metrics, see "
+            f"{UNJUDGED}: {named}",
+            file=sys.stderr,
+            flush=True,
+        )
+    if of_shards and job.config.data.on_bad_shard == "stop":
+        raise RunError(
+            f"{of_shards[0]['reason'].partition(';')[0]}; it is a shard of {of_shards[0]['set']}. "
+            f"{_bring_it_back('judge')}"
+        )
+    if len(every) - len(of_shards) > job.config.data.max_bad:
+        raise RunError(
+            f"{len(every)} images cannot be decoded any more, more than {flag('--data.max-bad')} allows. Check the "
+            f"set: {_check(every)}"
+        )
+
+
+def _bring_it_back(go_on: str) -> str:
+    without = f", or {go_on} without it: --data.on-bad-shard skip" if has_flag("--data.on-bad-shard") else ""
+    return f"Bring the file back and repeat the command{without}"
+
+
+def _check(every: Sequence[dict[str, Any]]) -> str:
+    """The command that compares a set with its sums: that of the last image which could not be decoded."""
+    folder = next(one["folder"] for one in reversed(every) if not one["shard"])
+    return f"python -m data_pipelines.prepare --verify {quoted(folder)}"
