@@ -27,7 +27,7 @@ def tell(message: str) -> None:
 def parse(command: type[Command], description: str | None, **options: Any) -> Command:
     """What the command line says, as a dataclass, whose flags messages name from now on. `options` are tyro's."""
     advice.belong_to(command)
-    parsed = tyro.cli(command, description=description, **options)
+    parsed: Command = tyro.cli(command, description=description, **options)
     require_numbers(parsed)
     return parsed
 
