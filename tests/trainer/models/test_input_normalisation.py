@@ -139,7 +139,7 @@ def test_files_by_which_no_image_can_be_normalised_are_refused(tmp_path: Path, n
     with pytest.raises(InputError, match=message) as refusal:
         normalised(config, tmp_path / "run")
     assert f"{place}: " in str(refusal.value)
-    assert "--mean and --std" in str(refusal.value)
+    assert "--model.mean and --model.std" in str(refusal.value)
     with pytest.raises(InputError, match=message):
         export(Export(str(path), tmp_path / "out"))
     # As the refusal says.
