@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from data_pipelines.common.version import version
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -26,8 +28,9 @@ NOT_SHIPPED = re.compile(r"benchmarks/results/|benchmarks/on_gpu\.sh|data_pipeli
 
 def test_changelog_and_citation_have_the_version() -> None:
     assert RELEASES[0] == (PROJECT["version"], str(CITATION["date-released"]))
-    assert str(CITATION["version"]) == PROJECT["version"]
-    assert [date for _, date in RELEASES] == sorted((date for _, date in RELEASES), reverse=True)
+    assert str(CITATION["version"]) == PROJECT["version"] == version()
+    dates = [date for _, date in RELEASES]
+    assert dates == sorted(dates, reverse=True)
 
 
 def test_citation_has_the_keys_that_its_format_requires() -> None:
