@@ -137,7 +137,7 @@ def check(name: str, device: torch.device) -> float:
         for update in updates:
             update()
     pairs = zip(ours.parameters(), theirs.parameters(), strict=True)
-    error = max(((a - b).norm() / b.norm().clamp(min=1e-3)).item() for a, b in pairs)
+    error: float = max(((a - b).norm() / b.norm().clamp(min=1e-3)).item() for a, b in pairs)
     moved = any(not torch.equal(start[name], p) for name, p in theirs.named_parameters())
     if not (moved and error <= _TOLERANCE):
         raise RunError(f"the update is wrong by more than {_TOLERANCE:g}: {error:g}")

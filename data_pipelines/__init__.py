@@ -1,7 +1,8 @@
 """Images on disk to uint8 batches: shards, order, augmentation and loaders, each a pure function of its arguments.
 
 Python looks for modules in the folder of a script first. There, `inspect` and others of ours would hide other people's
-modules of that name, so every program imports this package before anything else, and it takes these folders away.
+modules of that name, so every program imports this package before anything else, and it takes these folders away. Then
+it answers `--version`, as the program's other imports take seconds.
 """
 
 import os
@@ -10,3 +11,11 @@ import sys
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _PACKAGES = {os.path.join(_ROOT, name) for name in ("trainer", "data_pipelines", "benchmarks")}
 sys.path = [path for path in sys.path if path not in _PACKAGES]
+
+_PROGRAM = os.path.abspath(sys.argv[0])
+if "--version" in sys.argv[1:] and (
+    os.path.dirname(_PROGRAM) in _PACKAGES or os.path.basename(_PROGRAM).startswith("bitscale-")
+):
+    from data_pipelines.common.cli import answer_version
+
+    answer_version()

@@ -149,6 +149,13 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         previous = sbatch.submit(request, text, previous)
 
 
+class _TrainerVersion(argparse.Action):
+    """Have the trainer that jobs will run say its version."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.exit(subprocess.run([sys.executable, str(script.TRAINER), "--version"], check=False).returncode)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """What the command line may say, before `--`."""
     parser = argparse.ArgumentParser(
@@ -157,6 +164,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_TrainerVersion, nargs=0, help="show the version of the trainer, and exit")
     parser.add_argument("what", help="pretrain, or a plan file (.json)")
     parser.add_argument("recipe", nargs="?", help="recipe of trainer/pretrain.py")
     parser.add_argument("--site", default="generic", help=f"one of {', '.join(site_names())}, or a .toml file")

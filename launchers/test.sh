@@ -15,5 +15,6 @@ else
 fi
 "$PYTHON" -m ruff check . || fail "ruff found something; much of it goes away with: $PYTHON -m ruff check --fix ."
 "$PYTHON" -m ruff format --check . || fail "not formatted; run: $PYTHON -m ruff format ."
+"$PYTHON" -m codespell_lib || fail "codespell found something, see above; a word that is right goes into pyproject.toml, [tool.codespell]"
 "$PYTHON" -m mypy || fail "mypy found something, see above"
 "$PYTHON" -m pytest "$@"

@@ -74,7 +74,7 @@ def flags_of(command: str) -> frozenset[str]:
     command = "sweep" if command == "worker" else command
     if command == "prepare":
         return frozenset({"--verify"}).union(*(flags_of(name) for name in parsers() if name.startswith("prepare ")))
-    return frozenset(flag for action in parsers()[command]._actions for flag in action.option_strings)
+    return frozenset(flag for action in parsers()[command]._actions for flag in action.option_strings) | {"--version"}
 
 
 @cache

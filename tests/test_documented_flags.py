@@ -9,7 +9,8 @@ from commands import ROOT, flags_of, parsers
 from printed import FLAG
 
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "data_pipelines/datasets/README.md")),
+    *sorted(ROOT.glob("*.md")),
+    ROOT / "data_pipelines" / "datasets" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 # Of other programs: torchrun, our shell scripts, the tests, TensorBoard.

@@ -1,17 +1,25 @@
 """What holds for every command: how it begins and ends, and what it says to numbers that cannot be meant."""
 
 import ast
+import importlib
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import INTERNAL, dataclasses_of_commands, modules, parsers, sources
+from commands import INTERNAL, ROOT, dataclasses_of_commands, modules, parsers, sources
 
 from data_pipelines import inspect, prepare
 from data_pipelines.common import cli
 from data_pipelines.common.errors import InputError
 from trainer import pretrain, transfer
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 HUGE = "1" + "0" * 400
 MAINS: dict[str, Callable[[], None]] = {
@@ -85,8 +93,53 @@ def _given(action: object) -> list[str]:
     return [*getattr(action, "option_strings", [])[:1], "4"]
 
 
-@pytest.mark.parametrize("command", sorted({name.split()[0] for name in parsers()} - INTERNAL - {"submit", "sweep"}))
+PROGRAMS = sorted({name.split()[0] for name in parsers()} - INTERNAL - {"submit", "sweep"})
+VERSION = re.compile(r"bitscale \d+\.\d+\.\d+( \(commit [0-9a-f]{7}(\+changes)?\))?\n")
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+
+
+@pytest.mark.parametrize("command", PROGRAMS)
 def test_every_command_begins_and_ends_as_entry_point_says(command: str) -> None:
     functions = [node for node in modules()[sources()[command]].body if isinstance(node, ast.FunctionDef)]
     (main,) = (node for node in functions if node.name == "main")
     assert [ast.unparse(decorator) for decorator in main.decorator_list] == ["entry_point"]
+
+
+@pytest.mark.parametrize("command", [*PROGRAMS, "transfer sweep"])
+def test_every_command_says_its_version(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *arguments = command.split()
+    monkeypatch.setattr(sys, "argv", [name, *arguments, "--version"])
+    importlib.import_module(sources()[name]).main()
+    assert VERSION.fullmatch(capsys.readouterr().out)
+
+
+def _told(program: str, *arguments: str) -> tuple[str, set[str]]:
+    """What such a program prints when asked for its version, and the modules that it has imported."""
+    code = "import atexit, runpy, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); " + program
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--version"], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, set(done.stderr.split())
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_installed_commands_import_no_torch_for_it(script: str) -> None:
+    module, _, function = SCRIPTS[script].partition(":")
+    said, imported = _told(f"sys.argv[0] = {script!r}; from {module} import {function}; {function}()")
+    assert VERSION.fullmatch(said)
+    assert imported & {"torch", "pandas", "scipy", "matplotlib"} == set()
+
+
+def test_a_script_imports_no_torch_for_it() -> None:
+    path = "trainer/pretrain.py"
+    said, imported = _told(f"sys.argv[0] = {path!r}; runpy.run_path({path!r}, run_name='__main__')")
+    assert VERSION.fullmatch(said)
+    assert "torch" not in imported
+
+
+def test_programs_of_others_keep_their_version_flag() -> None:
+    said, _ = _told("import data_pipelines; print('theirs')")
+    assert said == "theirs\n"

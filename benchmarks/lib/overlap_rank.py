@@ -69,7 +69,8 @@ def _turns(
     model_in_ddp: Any = engine.model
 
     def loss() -> Tensor:
-        return engine.model(images).logsumexp(1).mean()
+        logits: Tensor = engine.model(images)
+        return logits.logsumexp(1).mean()
 
     def step() -> None:
         with engine.accumulate(last=True):

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -14,6 +14,7 @@ from data_pipelines.common import advice, streams
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.limits import require_numbers
 from data_pipelines.common.typed_paths import ON_COMMAND_LINE
+from data_pipelines.common.version import version_line
 
 Command = TypeVar("Command")
 
@@ -27,7 +28,7 @@ def tell(message: str) -> None:
 def parse(command: type[Command], description: str | None, **options: Any) -> Command:
     """What the command line says, as a dataclass, whose flags messages name from now on. `options` are tyro's."""
     advice.belong_to(command)
-    parsed = tyro.cli(command, description=description, **options)
+    parsed: Command = tyro.cli(command, description=description, **options)
     require_numbers(parsed)
     return parsed
 
@@ -39,7 +40,8 @@ def world_size() -> int:
 
 
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a `main` so that InputError and RunError end the process with their message and exit code 2 or 1."""
+    """Wrap a `main` so that it answers `--version`, and InputError and RunError end the process with their message and
+    exit code 2 or 1."""
 
     @wraps(main)
     def wrapped() -> None:
@@ -47,7 +49,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             _with_names_in_utf8()
         streams.guard()
         try:
-            _to_the_last_word(main)
+            _to_the_last_word(_print_version if "--version" in sys.argv[1:] else main)
         except (InputError, RunError) as error:
             streams.outlive_readers()  # who may have left: the code is that of the error
             tell(f"error: {error}")
@@ -59,6 +61,16 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             advice.belong_to(None)
 
     return wrapped
+
+
+def answer_version() -> NoReturn:
+    """Print the version and exit, before a program has imported what it needs to do more."""
+    entry_point(_print_version)()
+    sys.exit()
+
+
+def _print_version() -> None:
+    print(version_line())
 
 
 def _to_the_last_word(main: Callable[[], None]) -> None:

@@ -13,7 +13,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def _mix(z: UInt64s) -> UInt64s:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    mixed: UInt64s = z ^ (z >> np.uint64(31))
+    return mixed
 
 
 def hash64(seed: int, *counters: npt.ArrayLike) -> UInt64s:

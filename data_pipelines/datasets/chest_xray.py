@@ -149,7 +149,7 @@ def _chexpert_labels(table: pd.DataFrame, path: Path) -> Labels:
 
     torchxrayvision 1.5.7 does the same for CheXpert; for MIMIC it also zeroes Support Devices, pacemakers and all.
     """
-    labels = table[list(_CHEXPERT_COLUMNS)].to_numpy(dtype=np.float32, copy=True)
+    labels: Labels = table[list(_CHEXPERT_COLUMNS)].to_numpy(dtype=np.float32, copy=True)
     if (strange := ~(np.isnan(labels) | np.isin(labels, (-1, 0, 1)))).any():
         raise InputError(f"{path}: {labels[strange][0]:g} is no label; expected 1, 0, -1 or blank")
     findings = np.array(_CHEXPERT_COLUMNS) != "Support Devices"

@@ -177,7 +177,8 @@ def _smooth_noise(seed: int, purpose: int, image: int, cells: int, size: int) ->
     coarse = uniform(seed, purpose, image, np.arange((cells + 1) ** 2)).reshape(cells + 1, cells + 1)
     places = (np.arange(size) + 0.5) / size * cells
     weights = np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(cells + 1)))
-    return weights @ coarse @ weights.T
+    noise: Grid = weights @ coarse @ weights.T
+    return noise
 
 
 def _inside(distance: Grid, edge: float = _EDGE) -> Grid:
@@ -263,7 +264,8 @@ def _consolidation(chest: _Chest, air: Grid, draws: dict[str, float]) -> Grid:
     y = chest.y - (-0.35 + 0.5 * draws["along_y"])
     radius = 0.15 + 0.11 * draws["extent"]
     cloud = np.clip(1.6 - np.hypot(x, 0.85 * y) / radius, 0.0, 1.0) * np.clip(0.25 + 1.5 * chest.patches, 0.0, 1.0)
-    return air * (1.0 - (0.45 + 0.45 * draws["density"]) * cloud)
+    shadowed: Grid = air * (1.0 - (0.45 + 0.45 * draws["density"]) * cloud)
+    return shadowed
 
 
 def _pneumothorax(chest: _Chest, air: Grid, draws: dict[str, float]) -> Grid:

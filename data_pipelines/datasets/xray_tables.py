@@ -166,7 +166,8 @@ def _some(values: "pd.Series[Any]") -> str:
 def label_rows(texts: "pd.Series[Any]", row: Callable[[str], Sequence[bool]]) -> Labels:
     """The labels of each text; most texts stand in thousands of rows and are read once."""
     number, different = pd.factorize(texts)
-    return np.array([row(text) for text in different], dtype=np.float32)[number]
+    labels: Labels = np.array([row(text) for text in different], dtype=np.float32)[number]
+    return labels
 
 
 def split_patients(patients: "pd.Series[Any]", of: str, val_fraction: float, test_fraction: float) -> "pd.Series[Any]":

@@ -11,11 +11,13 @@ from data_pipelines.loading.randaugment import OPERATIONS, OperationName, Operat
 
 def _shear(image: Tensor, x: float, y: float) -> Tensor:
     angles = [degrees(atan(x)), degrees(atan(y))]
-    return F.affine(image, angle=0, translate=[0, 0], scale=1, shear=angles, center=[0, 0])
+    sheared: Tensor = F.affine(image, angle=0, translate=[0, 0], scale=1, shear=angles, center=[0, 0])
+    return sheared
 
 
 def _translate(image: Tensor, x: float, y: float) -> Tensor:
-    return F.affine(image, angle=0, translate=[int(x), int(y)], scale=1, shear=[0, 0])
+    shifted: Tensor = F.affine(image, angle=0, translate=[int(x), int(y)], scale=1, shear=[0, 0])
+    return shifted
 
 
 _APPLY: dict[OperationName, Callable[[Tensor, float], Tensor]] = {

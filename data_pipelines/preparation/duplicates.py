@@ -165,7 +165,8 @@ def _stored(rows: Path, name: str) -> tuple[Numbers, Numbers, npt.NDArray[Any]]:
 def _differs(labels: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Of each two labels; those of findings that are both unknown are equal."""
     differ = (labels != others) & ~((labels != labels) & (others != others))
-    return differ if labels.ndim == 1 else differ.any(axis=1)
+    in_any: npt.NDArray[np.bool_] = differ if labels.ndim == 1 else differ.any(axis=1)
+    return in_any
 
 
 def notes_on(equal: Equal, raw: RawSet) -> list[tuple[str, str]]:

@@ -68,7 +68,9 @@ class Contents:
 
     def rows_of(self, keys: Numbers) -> Numbers:
         """The row of each key; that of another where it is not there."""
-        return self._order[np.searchsorted(self.keys, keys, sorter=self._order).clip(max=len(self.keys) - 1)]
+        places = np.searchsorted(self.keys, keys, sorter=self._order).clip(max=len(self.keys) - 1)
+        rows: Numbers = self._order[places]
+        return rows
 
     def is_same(self, other: "Contents") -> bool:
         """Whether these are the same bytes under the same keys, wherever they lie."""

@@ -150,7 +150,7 @@ class _PartWriter:
 
     def _is_whole(self, split: str, known: dict[str, Any]) -> bool:
         tar = self._folder / split / known["file"]
-        return tar.is_file() and tar.stat().st_size == known["bytes"]
+        return tar.is_file() and bool(tar.stat().st_size == known["bytes"])
 
     def _forget(self, split: Split, number: int) -> None:
         """Make a shard count as not finished, and with equal images the later ones too: they may refer to places in

@@ -171,7 +171,7 @@ def test_a_python_without_torch_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"part": ("frist",)}, "unknown part 'frist'; did you mean 'first'"),
+        ({"part": ("frist",)}, "unknown part 'frist'; did you mean 'first'"),  # codespell:ignore frist
         ({"device": "gpu"}, "--device gpu: take cuda"),
         ({"limit_s": 0.0}, "above 0"),
     ],

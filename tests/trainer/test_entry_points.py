@@ -84,8 +84,9 @@ def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     assert "- optimiser steps: 2 instead of 500" in text
 
 
+MISSPELT = "embeded"  # codespell:ignore
 REFUSED = [
-    (["embeded"], "unknown recipe 'embeded'; did you mean 'embedded'?"),
+    ([MISSPELT], f"unknown recipe {MISSPELT!r}; did you mean 'embedded'?"),
     (["--model.name", "r50x2"], "unknown model 'r50x2'; did you mean 'r50x3'?"),
     (["--data.sets", "fashon_mnist"], "did you mean 'fashion_mnist'?"),
     (["--data.sets", "digits"], "python -m data_pipelines.prepare digits --out data/digits"),
@@ -107,7 +108,7 @@ def test_bad_input_is_refused_without_a_traceback(
     arguments: list[str], message: str, command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    recipe = [] if arguments[0] == "embeded" else ["embedded", "--device", "cpu", "--schedule.steps", "1", *NO_WARMUP]
+    recipe = [] if arguments[0] == MISSPELT else ["embedded", "--device", "cpu", "--schedule.steps", "1", *NO_WARMUP]
     code, _, error = command("pretrain", *recipe, *arguments)
     assert code == 2
     assert message in error

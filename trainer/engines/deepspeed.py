@@ -211,7 +211,8 @@ class _Autocast(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with self._autocast:
-            return self.model(images)
+            logits: Tensor = self.model(images)
+        return logits
 
 
 class _WithoutAutocast(nn.Module):
@@ -223,7 +224,8 @@ class _WithoutAutocast(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(self._device_type, enabled=False):
-            return self.engine(images)
+            logits: Tensor = self.engine(images)
+        return logits
 
 
 def _import_deepspeed(device: torch.device) -> Any:

@@ -95,7 +95,8 @@ class HorovodEngine(ReplicaEngine):
         flat = tensor.flatten()
         name = f"sum.{tensor.dtype}.{len(flat)}"
         with named_range(HOROVOD):
-            return self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum).view(tensor.shape)
+            total: Tensor = self._hvd.allreduce_(flat, name=name, op=self._hvd.Sum)
+        return total.view(tensor.shape)
 
     def close(self) -> None:
         super().close()

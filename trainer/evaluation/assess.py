@@ -108,7 +108,7 @@ def _resampled_counts(
 ) -> Floats:
     """The counts of `_outcomes` as observed, then in every resample, float64 [1 + B, C, 4]."""
     outcomes = _outcomes(predictions, points)
-    counts = outcomes.sum(axis=0)[None]
+    counts: Floats = outcomes.sum(axis=0)[None]
     if len(predictions.classes) <= MOST_INTERVALS:
         counts = np.concatenate([counts, resamples.sums(outcomes, clusters)])
     return counts.reshape(-1, len(predictions.classes), 4)

@@ -40,8 +40,10 @@ def group_norm_relu(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, ep
     _check(x, num_groups)
     if _kernel_takes(x, weight):
         if _is_eager(x):
-            return _GroupNormReLU.apply(x, None, num_groups, weight, bias, eps)
-        return _group_norm_relu(x, num_groups, weight, bias, eps)[0]
+            y: Tensor = _GroupNormReLU.apply(x, None, num_groups, weight, bias, eps)
+        else:
+            y = _group_norm_relu(x, num_groups, weight, bias, eps)[0]
+        return y
     return _plain(x, num_groups, weight, bias, eps)
 
 
@@ -59,7 +61,8 @@ def add_group_norm_relu(
         )
     if _kernel_takes(x, weight):
         if _is_eager(x):
-            return _GroupNormReLU.apply(x, residual, num_groups, weight, bias, eps)
+            both: tuple[Tensor, Tensor] = _GroupNormReLU.apply(x, residual, num_groups, weight, bias, eps)
+            return both
         y, total, _, _ = _add_group_norm_relu(x, residual, num_groups, weight, bias, eps)
         return y, total
     total = x + residual

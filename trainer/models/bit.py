@@ -194,13 +194,15 @@ class BiTResNet(nn.Module):
                     )
                 else:
                     x, residual = unit(x, residual, its_filters)
-        return self.norm(x, residual)[0].mean(dim=(2, 3))
+        activations: Tensor = self.norm(x, residual)[0]
+        return activations.mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         # In the weights' own type: of the scores of 4,000 images rounded to bf16 hardly a tenth differ.
         features = self.features(images).to(self.norm.weight.dtype)
         with _without_autocast(features.device.type):
-            return self.head(features)
+            logits: Tensor = self.head(features)
+        return logits
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:

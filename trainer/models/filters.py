@@ -25,7 +25,8 @@ class StdConv2d(nn.Conv2d):
         """`filters`: the weight standardised, where the caller has it already."""
         if filters is None:
             ((filters,),) = FilterSharing().filters([[self]])
-        return self._conv_forward(x, filters, self.bias)
+        y: Tensor = self._conv_forward(x, filters, self.bias)
+        return y
 
 
 class _Bank:

@@ -2,16 +2,16 @@
 
 import os
 import platform
-import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from data_pipelines.common.version import commit, version
 from trainer.engines.base import Engine
 
-_PACKAGES = ("bitscale", "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy")
+_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy")
 
 
 def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
     return {
         "commit": commit(),
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {"bitscale": version()} | {name: found for name in _PACKAGES if (found := _installed(name))},
         "host": platform.node(),
         "torchrun": os.environ.get("TORCHELASTIC_RUN_ID"),
         "device": torch.cuda.get_device_name(engine.device) if on_gpu else cpu_name(),
@@ -37,25 +37,7 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def commit() -> str | None:
-    """The commit of the source tree this program runs from, with "+changes" if it was edited; None outside git."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head, changes = _git(root, "rev-parse", "HEAD"), _git(root, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+changes" if changes else "")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(
-        ["git", "-C", root, *arguments], capture_output=True, encoding="utf-8", errors="replace", check=True
-    ).stdout.strip()
-
-
-def _version(package: str) -> str | None:
+def _installed(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -142,7 +142,7 @@ def _all_reduce_gbps(engine: Engine) -> float:
         engine.sum(probe)[0].item()
         seconds.append(time.monotonic() - started)
     # Ranks that agree on the slowest of them.
-    slowest = max(engine.gather(min(seconds[1:])))
+    slowest: float = max(engine.gather(min(seconds[1:])))
     return 2 * (engine.world_size - 1) / engine.world_size * _PROBE_BYTES / slowest / 1e9
 
 

@@ -242,7 +242,8 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
 def _finished_as_rank_0_sees(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
     """What `finished` says, the same on every rank: another start may write to the folder meanwhile, and file systems
     show that to some hosts sooner than to others. Collective."""
-    result, error = None, None
+    result: dict[str, Any] | None = None
+    error: str | None = None
     if engine.rank == 0:
         try:
             result = finished(job.run_dir, settings, start, job.about)

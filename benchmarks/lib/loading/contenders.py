@@ -94,7 +94,9 @@ def pil_transform(as_float: bool) -> Callable[[Any], Any]:
     from torchvision import transforms
 
     last = [transforms.ToTensor(), transforms.Normalize(_MEAN, _STD)] if as_float else [transforms.PILToTensor()]
-    return transforms.Compose([transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip(), *last])
+    views = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip()]
+    transform: Callable[[Any], Any] = transforms.Compose([*views, *last])
+    return transform
 
 
 def data_loader(dataset: Any, setting: Setting, **options: Any) -> Iterable[Any]:

@@ -101,7 +101,7 @@ class Step:
     @property
     def seconds(self) -> float:
         """Of a step, with its share of the checkpoints."""
-        return sum(vars(self).values())
+        return float(sum(vars(self).values()))
 
 
 @lru_cache

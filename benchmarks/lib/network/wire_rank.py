@@ -43,7 +43,8 @@ class _Sleeper(nn.Module):
         self.weight, self.seconds = nn.Parameter(torch.zeros(elements)), seconds
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Sleep.apply(x, self.weight, self.seconds)
+        y: Tensor = _Sleep.apply(x, self.weight, self.seconds)
+        return y
 
 
 def main() -> None:

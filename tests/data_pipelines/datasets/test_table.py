@@ -91,7 +91,7 @@ NO_TABLES = {
     b"\n\n": "is empty; its first row must name the columns",
     b"path,label\na.jpg\n": r"line 2 has 1 cells, the first has 2",
     b"path,label\na.jpg,x,y\n": r"line 2 has 3 cells, the first has 2",
-    b"path;lable\na.jpg;x\n": "has no column 'label'; did you mean 'lable'",
+    b"path;lable\na.jpg;x\n": "has no column 'label'; did you mean 'lable'",  # codespell:ignore lable
 }
 
 

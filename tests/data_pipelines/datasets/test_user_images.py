@@ -535,7 +535,11 @@ def test_dicom_in_a_table_is_known_by_its_content_too(tmp_path: Path, listed: Ca
 
 BAD_TABLES: dict[str, tuple[Rows, dict[str, Any], str]] = {
     "no_column": ([["file", "label"], ["a.jpg", "x"]], {}, "has no column 'path'; known: file, label"),
-    "near_column": ([["path", "lable"], ["a.jpg", "x"]], {}, "has no column 'label'; did you mean 'lable'"),
+    "near_column": (
+        [["path", "lable"], ["a.jpg", "x"]],  # codespell:ignore lable
+        {},
+        "has no column 'label'; did you mean 'lable'",  # codespell:ignore lable
+    ),
     "no_patient": ([["path", "label"], ["a.jpg", "x"]], {"patient_column": "pid"}, "has no column 'pid'"),
     "no_split": ([["path", "label"], ["a.jpg", "x"]], {"split_column": "split"}, "has no column 'split'"),
     "two_columns": ([["path", "label", "label"], ["a.jpg", "x", "y"]], {}, "has two columns 'label'; rename one"),
