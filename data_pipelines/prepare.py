@@ -26,9 +26,11 @@ import tyro
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.limits import with_sound_numbers
+from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.messages import nearest
 from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from data_pipelines.datasets.readers import DATASETS
-from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.disk_space import require_space
 from data_pipelines.preparation.duplicates import without_duplicates
@@ -49,8 +51,6 @@ from data_pipelines.preparation.pseudonymize import hides, name_of, pseudonymous
 from data_pipelines.preparation.quarantine import TooManyBadError, most_bad, refusal
 from data_pipelines.preparation.set_folder import held, keymap_of, partial_of, put_in_place, require_free, tidy
 from data_pipelines.preparation.shard_records import is_made_of, num_unknown
-from data_pipelines.shards.index import nearest
-from data_pipelines.shards.tar import MANIFEST, read_manifest
 from data_pipelines.shards.verify import verify
 
 WriteKeymap = Callable[[Path], None] | None

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, carved
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import carved
 from data_pipelines.datasets.padchest_table import (
     PADCHEST_BITS,
     PADCHEST_FINDINGS,

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved
-from data_pipelines.datasets.reading import Repeatable, require_fractions
+from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
+from data_pipelines.common.splits import carved
+from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.image_files.image_verification import encode_png
 
 _OWNER = "https://www.cs.toronto.edu/~kriz/cifar.html"

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import counted
+from data_pipelines.common.path_text import path_of
+from data_pipelines.common.splits import Split
 from data_pipelines.datasets.reading import split_of, splits_in
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.table import is_missing
 from data_pipelines.image_files.dicom import DICOM_SUFFIXES
-from data_pipelines.image_files.folder_scan import Found, Scan, counted, path_of, suffix_of
-from data_pipelines.shards.index import Split
+from data_pipelines.image_files.folder_scan import Found, Scan, suffix_of
 
 _AS_CLASSES = "--no-split-folders"
 _BESIDE = "pictures beside the class folders"

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet, carved, key_of
-from data_pipelines.datasets.reading import Repeatable, read_mat, require_fractions
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable, key_of
+from data_pipelines.common.splits import carved
+from data_pipelines.datasets.reading import read_mat, require_fractions
 from data_pipelines.datasets.tars import OpenTar, members
 
 Place = Path | Member  # of the images of a class: a folder, a tar, or a tar inside a tar

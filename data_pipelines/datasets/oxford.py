@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved, key_of
+from data_pipelines.common.raw_set import RawImage, RawSet, key_of
+from data_pipelines.common.splits import Split, carved
 from data_pipelines.datasets.reading import read_mat, require_files, require_fractions
-from data_pipelines.shards.index import Split
 
 _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/"

@@ -12,7 +12,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.common.patients import NO_GROUP, group_of
+from data_pipelines.common.raw_set import RawImage, RawSet, key_of
+from data_pipelines.common.splits import Split, carved
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
 from data_pipelines.datasets.table import is_missing, is_nobody
@@ -21,8 +23,6 @@ from data_pipelines.image_files.file_formats import HEAD_BYTES, Format
 from data_pipelines.image_files.folder_scan import suffix_of
 from data_pipelines.image_files.shrink import require_shorter_side
 from data_pipelines.image_files.suffixes import PICTURE_SUFFIXES
-from data_pipelines.shards.index import Split
-from data_pipelines.shards.tar import NO_GROUP
 
 SplitBy = Literal["patient", "image"]
 Laterals = Literal["keep", "drop"]

@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import Split
+from data_pipelines.common.tasks import Task
 from data_pipelines.datasets.class_folders import class_folders, class_of
 from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, SplitBy, own_set
 from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.table import Table, read_table
 from data_pipelines.datasets.table_paths import Listing
-from data_pipelines.image_files.folder_scan import path_of, scan, text_of
-from data_pipelines.shards.index import Split, Task
+from data_pipelines.image_files.folder_scan import scan
 
 Label = int | npt.NDArray[np.float32]
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet, carved, key_of
-from data_pipelines.datasets.reading import Repeatable, require_fractions, split_of, splits_in
+from data_pipelines.common.path_text import text_of
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable, key_of
+from data_pipelines.common.splits import Split, carved
+from data_pipelines.datasets.reading import require_fractions, split_of, splits_in
 from data_pipelines.datasets.similar_names import class_name_notes
 from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
@@ -24,9 +26,7 @@ from data_pipelines.image_files.folder_scan import (
     left_out_as,
     look,
     scan,
-    text_of,
 )
-from data_pipelines.shards.index import Split
 
 Label = int | str
 

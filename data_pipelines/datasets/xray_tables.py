@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.common.patients import group_of
+from data_pipelines.common.raw_set import RawImage, RawSet, key_of
+from data_pipelines.common.splits import carved
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.xray_views import VIEWS, ViewNames, views_named
 

@@ -4,7 +4,7 @@ import errno
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,6 +14,8 @@ from typing import IO
 from tqdm import tqdm
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.path_text import text_of
 from data_pipelines.image_files.file_formats import HEAD_BYTES, Format, format_of
 from data_pipelines.image_files.frames import why_not_one
 from data_pipelines.image_files.suffixes import (
@@ -24,7 +26,6 @@ from data_pipelines.image_files.suffixes import (
     SURE_SUFFIXES,
     TEXTS,
 )
-from data_pipelines.shards.tar import MANIFEST, read_manifest
 
 _COMMON_SUFFIXES = PICTURE_SUFFIXES | TEXTS | COPIES | RAW_FILES | OTHER_SUFFIXES
 _LEFTOVERS = {
@@ -46,16 +47,6 @@ _BLOCK = 4096  # files asked for at once: bounds the memory
 _THREADS = 16  # looking at files mostly waits for the file system
 
 
-def text_of(path: str | os.PathLike[str]) -> str:
-    """A path or a word of the command line as text, the same under every locale: UTF-8, other bytes as surrogates."""
-    return os.fsencode(path).decode(errors="surrogateescape")
-
-
-def path_of(text: str) -> Path:
-    """The path of which `text_of` makes this text."""
-    return Path(os.fsdecode(text.encode(errors="surrogateescape")))
-
-
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is hidden, or left there by a file manager, a notebook, a NAS or an editor;
     of a path in a tar, any part of it."""
@@ -74,12 +65,6 @@ def suffix_of(name: str) -> str:
     stem, _, suffix = name.rpartition("/")[2].rpartition(".")
     suffix = f".{suffix.lower()}"
     return suffix if stem and _SUFFIX.fullmatch(suffix) else ""
-
-
-def counted(left_out: Mapping[str, int]) -> str:
-    """Such as ".mov (12), hidden files (3)", the most first."""
-    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{words} ({count:,})" for words, count in ordered)
 
 
 def is_taken_unseen(name: str) -> bool | None:

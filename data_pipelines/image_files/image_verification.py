@@ -8,7 +8,9 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth, declared_bits, scaled
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut
+from data_pipelines.image_files.bit_depth import declared_bits, scaled
 from data_pipelines.image_files.dicom import dicom_pixels, is_dicom
 from data_pipelines.image_files.jpeg import PLAIN_COLOURS, decode_jpeg
 from data_pipelines.image_files.jpeg_segments import exif_of
@@ -17,8 +19,6 @@ from data_pipelines.image_files.pillow_images import Picture, laid_on, opened
 from data_pipelines.image_files.pixel_limit import require_pixels
 from data_pipelines.image_files.png import encode_png, has_sbit, is_deep_png, is_grey_png
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrink, shrunk_size
-from data_pipelines.shards.index import XrayCut
-from data_pipelines.shards.tar import EncodedImage
 
 ON_WHITE, ON_BLACK = "transparency, laid on white", "transparency, laid on black"
 

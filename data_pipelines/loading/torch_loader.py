@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.image_files.scaled_decode import decode_scale, scaled_window
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Done, Transfer
 from data_pipelines.loading.randaugment import Operations
 from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.scaled_decode import decode_scale, scaled_window
 from data_pipelines.loading.unreadable import Instead, Unseen, one_line, readable, replaced
 from data_pipelines.loading.views import Augmentation, Border, Views
 from data_pipelines.shards.index import Index

@@ -9,7 +9,8 @@ import numpy as np
 
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.image_files.bit_depth import LEAST_BITS, declared_bits
+from data_pipelines.common.xray_storage import LEAST_BITS
+from data_pipelines.image_files.bit_depth import declared_bits
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.pillow_images import opened
 from data_pipelines.image_files.png import PNG_SIGNATURE, has_sbit

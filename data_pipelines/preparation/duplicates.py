@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.datasets.reading import Repeatable
+from data_pipelines.common.hashes import hash_bytes, hash_name
+from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
+from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.preparation.file_states import LOOKERS, UNREADABLE, Contents, Numbers, look_again
 from data_pipelines.preparation.part_writer import progress_bar
 from data_pipelines.preparation.quarantine import called
-from data_pipelines.preparation.shard_records import SPLITS, contents_path
-from data_pipelines.shards.index import Split
-from data_pipelines.shards.tar import hash_bytes, hash_name
+from data_pipelines.preparation.shard_records import contents_path
 
 LEFT_OUT = "duplicates"
 _TABLE = "contents.npz"

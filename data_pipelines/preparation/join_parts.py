@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import write_manifest
+from data_pipelines.common.messages import counted
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.image_files.folder_scan import counted
+from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
 from data_pipelines.preparation.duplicates import equal_pictures, notes_on
@@ -16,9 +18,7 @@ from data_pipelines.preparation.plan import ways
 from data_pipelines.preparation.pseudonymize import hides
 from data_pipelines.preparation.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
 from data_pipelines.preparation.set_folder import keymap_of
-from data_pipelines.preparation.shard_records import ROWS, SPLITS, digest_of_images, finished_shards, settings_of
-from data_pipelines.shards.index import Split
-from data_pipelines.shards.tar import write_manifest
+from data_pipelines.preparation.shard_records import ROWS, digest_of_images, finished_shards, settings_of
 from data_pipelines.shards.writer import join_shards
 
 _REMARKS = 20  # kinds that are told apart

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import atomic_path
-from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.common.patients import NO_GROUP
+from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.common.typed_paths import typed_path
-from data_pipelines.datasets.reading import Repeatable
 from data_pipelines.preparation.quarantine import place_of
-from data_pipelines.shards.tar import NO_GROUP
 
 SALT_VARIABLE = "BITSCALE_SALT"
 _SALT_BYTES, _KEY_DIGITS = 32, 32

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.shards.index import Array, Index
-from data_pipelines.shards.tar import EncodedImage
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.shards.columns import Array
+from data_pipelines.shards.index import Index
 
 
 @dataclass(frozen=True, eq=False)

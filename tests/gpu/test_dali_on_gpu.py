@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.sampler import Order
 from data_pipelines.loading.views import POLICIES, Augmentation, Border, PolicyName
-from data_pipelines.shards.catalog import EMBEDDED
 from data_pipelines.shards.index import Index
 
 

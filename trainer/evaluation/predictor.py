@@ -8,17 +8,18 @@ from functools import partial
 import numpy as np
 import torch
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
-from data_pipelines.image_files.bit_depth import Depth, depth_of
+from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.loading.loader import pick_loader, read_ahead
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.preparation.part_writer import verified_or_reason
+from data_pipelines.shards.columns import Array
 from data_pipelines.shards.in_memory import pictures
-from data_pipelines.shards.index import Array, Index, XrayCut
-from data_pipelines.shards.tar import EncodedImage
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES

@@ -11,17 +11,19 @@ from torch import Tensor
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import ImpossibleError, InputError
 from data_pipelines.common.files import read_json
+from data_pipelines.common.manifest import content_digest, read_manifest, splits_of
+from data_pipelines.common.messages import some_of
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets import catalog
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
 from data_pipelines.loading.sampler import Order, Request
 from data_pipelines.loading.unreadable import Instead, blank
 from data_pipelines.loading.views import PAIR, Augmentation
-from data_pipelines.shards import catalog
 from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
-from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
+from data_pipelines.shards.index import Index
 from data_pipelines.shards.node_cache import stage
-from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
 from trainer.engines.base import Engine
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lib.loading.timed_pass import SIZE, child_environment
+from data_pipelines.common.manifest import read_manifest, write_manifest
+from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.sampler import Order
-from data_pipelines.shards.catalog import EMBEDDED
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import read_manifest, write_manifest
 
 TARGETS = {"host_us_per_image": 25.0, "startup_s": 3.0, "startup_mb": 250.0}
 RANKS = 2

@@ -12,7 +12,9 @@ import pytest
 from empty_files import splits_of, touch
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, carved, group_of
+from data_pipelines.common.patients import group_of
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import carved
 from data_pipelines.datasets import padchest_table
 from data_pipelines.datasets.chest_xray import padchest
 from data_pipelines.datasets.chest_xray_targets import covidx, padchest_cl, tuberculosis

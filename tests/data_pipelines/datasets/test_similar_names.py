@@ -8,7 +8,8 @@ import pytest
 from dicom_files import dicom_bytes
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, carved
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import carved
 from data_pipelines.datasets.similar_names import class_name_notes, difference, near
 from data_pipelines.datasets.user_images import csv_table, image_folder
 

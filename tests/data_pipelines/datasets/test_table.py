@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.path_text import path_of
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.user_images import csv_table
-from data_pipelines.image_files.folder_scan import path_of
 
 UNCARVED = {"val_fraction": 0, "test_fraction": 0}
 Write = Callable[..., tuple[Path, Path]]

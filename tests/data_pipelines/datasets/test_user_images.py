@@ -14,7 +14,9 @@ import tyro
 from dicom_files import dicom_bytes, make_dicom, saved
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, carved, group_of, key_of
+from data_pipelines.common.patients import group_of
+from data_pipelines.common.raw_set import RawSet, key_of
+from data_pipelines.common.splits import carved
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index

@@ -33,6 +33,7 @@ from jpeg_files import (
 )
 from PIL import Image
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.image_files.jpeg import REMARK, decode_jpeg
 from data_pipelines.loading.loader import pick_loader
@@ -40,7 +41,6 @@ from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import damage
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.in_memory import pictures
-from data_pipelines.shards.tar import EncodedImage
 
 Change = Callable[[bytes], bytes]
 

@@ -24,7 +24,7 @@ from data_pipelines.loading.sampler import Order, Request, evaluation_order
 from data_pipelines.loading.unreadable import BLANK, blank
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import ShardReader
+from data_pipelines.shards.shard_reader import ShardReader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SIDE = 24
@@ -316,7 +316,7 @@ def test_shards_are_opened_by_one_thread_at_a_time(
     write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = Index.load(write_set([0] * 40, ["a"], shard_images=2), "train")
-    monkeypatch.setattr("data_pipelines.shards.tar.most_open", lambda: 3)
+    monkeypatch.setattr("data_pipelines.shards.shard_reader.most_open", lambda: 3)
     reader, errors, inside = ShardReader(index.shards), [], []
     look = reader._looked_at
 

@@ -15,11 +15,11 @@ from torchvision.transforms.v2 import functional as F
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.sampler import Order, Request, evaluation_order
 from data_pipelines.loading.views import POLICIES, Augmentation, Ints, PolicyName, Views, affine_maps
-from data_pipelines.shards.catalog import EMBEDDED
 from data_pipelines.shards.index import Index
 
 LOADERS = ["dali", "torch"]

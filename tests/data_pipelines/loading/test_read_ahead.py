@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_pipelines.loading.loader import read_ahead
 from data_pipelines.loading.sampler import Order, Request
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import ShardReader
+from data_pipelines.shards.shard_reader import ShardReader
 
 
 class Asked:

@@ -15,7 +15,7 @@ from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.sampler import Order
 from data_pipelines.loading.unreadable import BLANK, blank, damage
 from data_pipelines.loading.views import Augmentation
-from data_pipelines.shards import tar
+from data_pipelines.shards import shard_reader
 from data_pipelines.shards.index import Index
 
 LOADERS = ["torch", "dali"]
@@ -154,13 +154,13 @@ class TestReader:
 
     @pytest.fixture
     def index(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
-        monkeypatch.setattr(tar, "RECHECK_S", 0.0)
+        monkeypatch.setattr(shard_reader, "RECHECK_S", 0.0)
         return Index.load(folder, "train")
 
     def test_truncated(self, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
         path = index.shards[2]
         index.encoded(16)
-        monkeypatch.setattr(tar, "RECHECK_S", 99.0)  # between two looks, the read itself finds out
+        monkeypatch.setattr(shard_reader, "RECHECK_S", 99.0)  # between two looks, the read itself finds out
         os.truncate(path, int(index.offset[20]) + 10)
         assert len(index.encoded(16)) == index.length[16]
         with pytest.raises(ShardError, match=rf"{path} ends at byte .* its index expects"):
@@ -195,7 +195,7 @@ class TestReader:
         assert index.encoded(16).tobytes() == before
 
     def test_descriptors_are_bounded_and_returned(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tar, "most_open", lambda: 2)
+        monkeypatch.setattr(shard_reader, "most_open", lambda: 2)
         index = Index.load(folder, "train")
         before = len(os.listdir("/proc/self/fd")) - len(index._reader._open)
         for row in list(range(COUNT)) * 3:

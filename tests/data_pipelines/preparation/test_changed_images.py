@@ -21,8 +21,7 @@ import pytest
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet
-from data_pipelines.datasets.reading import Repeatable
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation import part_writer as part_module
 from data_pipelines.prepare import Output, prepare

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet
-from data_pipelines.datasets.reading import Repeatable
+from data_pipelines.common.hashes import hash_blocks, hash_bytes
+from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable
+from data_pipelines.common.splits import Split
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation.duplicates import without_duplicates
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.index import Index, Split
-from data_pipelines.shards.tar import hash_blocks, hash_bytes, read_manifest
+from data_pipelines.shards.index import Index
 
 MakeSet = Callable[..., RawSet]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

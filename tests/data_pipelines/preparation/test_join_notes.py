@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.preparation.join_parts import left_out_note, summary
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import EncodedImage, read_manifest
 
 
 @pytest.fixture(autouse=True)

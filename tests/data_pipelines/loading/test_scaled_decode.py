@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.webdataset import webdataset
-from data_pipelines.image_files.scaled_decode import SCALES, decode_scale, scaled_box, scaled_size, scaled_window
 from data_pipelines.loading.batch import views_of
 from data_pipelines.loading.loader import Loader, pick_loader
 from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.scaled_decode import SCALES, decode_scale, scaled_box, scaled_size, scaled_window
 from data_pipelines.loading.unreadable import blank
 from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.in_memory import pictures
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import EncodedImage
 
 CPU = torch.device("cpu")
 FULL, SCALED = (pick_loader("torch", on_gpu=False, scaled_decode=scaled)[1] for scaled in (False, True))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.catalog import EMBEDDED, data_root, find
 from data_pipelines.datasets.readers import DATASETS, OWN
-from data_pipelines.shards.catalog import EMBEDDED, data_root, find
 
 
 @pytest.fixture
