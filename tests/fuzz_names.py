@@ -25,7 +25,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.prepare import Output, prepare, summary
 from data_pipelines.shards.index import Index
 from trainer.evaluate import Evaluate, evaluate

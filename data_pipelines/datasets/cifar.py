@@ -16,7 +16,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.common.splits import carved
 from data_pipelines.datasets.reading import require_fractions
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.image_files.png import encode_png
 
 _OWNER = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _SIDE = 32  # pixels

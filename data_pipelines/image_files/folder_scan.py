@@ -16,6 +16,7 @@ from tqdm import tqdm
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, read_manifest
 from data_pipelines.common.path_text import text_of
+from data_pipelines.image_files.dicom import DICOM_SUFFIXES
 from data_pipelines.image_files.file_formats import HEAD_BYTES, Format, format_of
 from data_pipelines.image_files.frames import why_not_one
 from data_pipelines.image_files.suffixes import (
@@ -102,6 +103,11 @@ class Found:
     name: str
     path: Path
     format: Format | None = None
+
+    @property
+    def is_dicom(self) -> bool:
+        """By its contents or by its suffix."""
+        return self.format == "dicom" or suffix_of(self.name) in DICOM_SUFFIXES
 
 
 @dataclass(frozen=True)

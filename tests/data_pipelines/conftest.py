@@ -93,7 +93,7 @@ def prepare_untidily(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawSet, Outpu
 
     def prepare_and_stop(raw: RawSet, output: Output) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("data_pipelines.prepare.tidy", stop)
+            patched.setattr("data_pipelines.preparation.prepare_set.tidy", stop)
             with pytest.raises(KeyboardInterrupt):
                 prepare(raw, output)
         assert output.out.exists()

@@ -64,7 +64,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def prepare_and_stop(raw: RawSet, output: Output) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("data_pipelines.prepare.join_parts", stopped)
+            patched.setattr("data_pipelines.preparation.prepare_set.join_parts", stopped)
             with pytest.raises(Stopped):
                 prepare(raw, output)
 

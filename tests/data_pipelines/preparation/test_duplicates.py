@@ -224,7 +224,7 @@ def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
 ) -> None:
     raw = make_set(*ROWS)
     prepare_untidily(raw, Output(tmp_path / "out"))
-    monkeypatch.setattr("data_pipelines.prepare.without_duplicates", None)  # it would fail
+    monkeypatch.setattr("data_pipelines.preparation.prepare_set.without_duplicates", None)  # it would fail
     with pytest.raises(InputError, match="exists; choose another --out"):
         prepare(raw, Output(tmp_path / "out", drop_duplicates=True))
 

@@ -52,7 +52,7 @@ def test_preparations_that_were_begun_under_the_name_of_the_root_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_pipelines.prepare.join_parts", stopped)
+        patched.setattr("data_pipelines.preparation.prepare_set.join_parts", stopped)
         if parts == 1:
             with pytest.raises(KeyboardInterrupt):
                 prepare(raw, Output(tmp_path / "out"))
@@ -74,7 +74,9 @@ def test_what_is_left_out_is_said_before_the_work_in_the_summary_and_in_the_mani
     assert left_out_note(told) == note
     assert left_out_note(replace(told, num_images=None)) == "left out: .mov (1,010), hidden files (2)"
     with monkeypatch.context() as patched:
-        patched.setattr("data_pipelines.prepare.write_part", lambda *_: pytest.fail(capsys.readouterr().err))
+        patched.setattr(
+            "data_pipelines.preparation.prepare_set.write_part", lambda *_: pytest.fail(capsys.readouterr().err)
+        )
         with pytest.raises(pytest.fail.Exception, match="note: left out, beside 12 images"):
             prepare(told, Output(tmp_path / "out"))
     manifest = prepare(told, Output(tmp_path / "out"))

@@ -13,7 +13,7 @@ import pytest
 from data_pipelines.common.manifest import read_manifest, write_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.common.splits import SPLITS, carved
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.prepare import Output, prepare
 from trainer import transfer
 from trainer.finetuning.paper_targets import PAPER_TARGETS
