@@ -29,7 +29,7 @@ from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.randaugment import Operand, Space
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import PAPER_TRANSLATION, RESIZE_FIRST, Augmentation, Border, PolicyName
 from data_pipelines.shards.index import Index
 
@@ -98,7 +98,7 @@ class Inspect:
 
 def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
     """The first images that a training run of this seed sees, by the shipped order and loader; the loader's name."""
-    order = Order(len(index), look.images, look.seed, weights=index.weights("none"))
+    order = BatchSampler(len(index), look.images, look.seed, weights=index.weights("none"))
     augmentation = Augmentation(
         look.view,
         look.size,

@@ -115,7 +115,7 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class BatchSampler:
     """The training stream over `num_samples` samples in steps of `global_batch_size`.
 
     `unit` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.

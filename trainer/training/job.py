@@ -18,7 +18,7 @@ from data_pipelines.datasets import catalog
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
-from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.loading.sampler import BatchSampler, Request
 from data_pipelines.loading.unreadable import Instead, blank
 from data_pipelines.loading.views import PAIR, Augmentation
 from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
@@ -46,7 +46,7 @@ class Job:
     test: Index | None
     total_steps: int
     schedule: Callable[[int], float]
-    order: Order
+    order: BatchSampler
     augmentation: Augmentation
     evaluation: Augmentation
     loader_name: str
@@ -111,7 +111,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
     on_gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
     augmentation = make_augmentation(config, train.flip)
     loader_name, loader = pick_loader(config.runtime.loader, on_gpu, data.scaled_decode, augmentation)
-    order = Order(
+    order = BatchSampler(
         num_samples=len(train),
         global_batch_size=config.global_batch_size,
         seed=config.seed,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.loading.sampler import BatchSampler, Request
 from data_pipelines.loading.views import Augmentation, Ints, Views, affine_maps
 from data_pipelines.shards.index import Index
 
@@ -98,7 +98,7 @@ def test_dali_and_torch_agree_within_one_and_black_is_another_thing(
 ) -> None:
     index = squares[0]
     augmentation = Augmentation("xray_affine", 48, 48, seed=1, translation=translation, border="reflect")
-    requests = list(islice(Order(PICTURES, 16, seed=0).micro_batches(0, 0, 1, 16), 3))
+    requests = list(islice(BatchSampler(PICTURES, 16, seed=0).micro_batches(0, 0, 1, 16), 3))
     ours, oracle = (
         torch.cat([batch.images for batch in load(name, index, requests, augmentation)]) for name in LOADERS
     )

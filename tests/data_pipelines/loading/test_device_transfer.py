@@ -20,7 +20,7 @@ from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch, make_batch
 from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Transfer
-from data_pipelines.loading.sampler import Order, Request, evaluation_order
+from data_pipelines.loading.sampler import BatchSampler, Request, evaluation_order
 from data_pipelines.loading.unreadable import BLANK, blank
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
@@ -123,7 +123,7 @@ TRANSFERS = [
 def test_batches_are_those_of_a_cpu(mixup_alpha: float, make: Callable[[], Transfer], photos: Index) -> None:
     """Of changing sizes, and all held until the end."""
     augmentation = Augmentation("random_resized_crop", SIDE, 40, seed=1, mixup_alpha=mixup_alpha)
-    requests = list(islice(Order(len(photos), 10, seed=3, unit=2).micro_batches(0, 0, 1, 4), 13))
+    requests = list(islice(BatchSampler(len(photos), 10, seed=3, unit=2).micro_batches(0, 0, 1, 4), 13))
     assert {len(request.samples) for request in requests} == {2, 4}
     held = list(load(photos, requests, augmentation, make()))
     require_equal(held, list(load(photos, requests, augmentation, None)))
@@ -131,7 +131,7 @@ def test_batches_are_those_of_a_cpu(mixup_alpha: float, make: Callable[[], Trans
 
 def test_nothing_is_decoded_or_sent_by_the_training_thread(photos: Index, cutting: set[str]) -> None:
     transfer, main = LateTransfer(), threading.current_thread().name
-    requests = islice(Order(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6), 9)
+    requests = islice(BatchSampler(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6), 9)
     batches = list(load(photos, requests, Augmentation("center_crop", SIDE, 32), transfer))
     assert len(batches) == len(transfer.sent) == 9  # one copy for each
     assert len(transfer.allocated) == torch_loader._PREFETCH + 1  # and no buffer for each
@@ -143,7 +143,7 @@ def test_nothing_is_decoded_or_sent_by_the_training_thread(photos: Index, cuttin
 
 
 def test_only_a_few_batches_are_made_ahead(photos: Index) -> None:
-    transfer, order = LateTransfer(), Order(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6)
+    transfer, order = LateTransfer(), BatchSampler(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6)
     batches = load(photos, order, Augmentation("center_crop", SIDE, 32), transfer)
     for _ in range(5):
         next(batches)
@@ -189,7 +189,7 @@ def rotten(write_set: Callable[..., Path], photo: Callable, encode: Callable) ->
 
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.4])
 def test_other_images_stand_for_those_that_cannot_be_read(mixup_alpha: float, rotten: Index, cutting: set[str]) -> None:
-    order = Order(len(rotten), 8, seed=0, unit=2)
+    order = BatchSampler(len(rotten), 8, seed=0, unit=2)
     augmentation = Augmentation("random_resized_crop", SIDE, 40, seed=1, mixup_alpha=mixup_alpha)
     for instead, requests in (
         (order.instead, list(islice(order.micro_batches(0, 0, 1, 4), 8))),

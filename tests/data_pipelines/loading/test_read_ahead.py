@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.loading.loader import read_ahead
-from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.loading.sampler import BatchSampler, Request
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.shard_reader import ShardReader
 
@@ -48,7 +48,7 @@ def test_the_same_requests_are_handed_out_each_asked_for_before(count: int, dept
 
 @pytest.mark.parametrize("depth", [0, 1, 5])
 def test_endless_streams(depth: int) -> None:
-    order = Order(num_samples=10, global_batch_size=6, seed=0)
+    order = BatchSampler(num_samples=10, global_batch_size=6, seed=0)
     index, taken = Asked(), []
     stream = read_ahead(index, counted(order.micro_batches(2, 0, 1, 4), taken), depth)
     assert taken == []

@@ -12,7 +12,7 @@ import torch
 from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.unreadable import BLANK, blank, damage
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards import shard_reader
@@ -43,8 +43,8 @@ def rot(index: Index, row: int) -> None:
     overwrite(index, row, b"\0" * (int(index.length[row]) // 2), int(index.length[row]) // 2)
 
 
-def order_of(index: Index) -> Order:
-    return Order(num_samples=len(index), global_batch_size=12, seed=5)
+def order_of(index: Index) -> BatchSampler:
+    return BatchSampler(num_samples=len(index), global_batch_size=12, seed=5)
 
 
 def shown(loader: str, index: Index, steps: int = 4, micro: int = 12, mixup: float = 0.0) -> list[Batch]:
