@@ -18,7 +18,7 @@ from nvidia.dali.types import DALIImageType, DALIInterpType
 
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.randaugment_dali import INPUTS, host_inputs, randaugment
-from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.loading.unreadable import Encoded, Instead, Unseen, damage, readable, replaced
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
@@ -101,7 +101,7 @@ def _reflected(images: Any, reflections: int, axis: int, size: int) -> Any:
 
 def batches(
     index: Index,
-    requests: Iterable[Request],
+    requests: Iterable[SampleIds],
     augmentation: Augmentation,
     device: torch.device,
     threads: int,
@@ -171,7 +171,7 @@ def batches(
 class _Read(NamedTuple):
     """A request, the encoded bytes of its images, and those that could not be shown."""
 
-    request: Request
+    request: SampleIds
     encoded: list[Encoded]
     unseen: tuple[Unseen, ...]
 

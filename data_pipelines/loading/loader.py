@@ -12,7 +12,7 @@ from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch
-from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.loading.unreadable import Instead
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
@@ -25,7 +25,7 @@ class Loader(Protocol):
     def __call__(
         self,
         index: Index,
-        requests: Iterable[Request],
+        requests: Iterable[SampleIds],
         augmentation: Augmentation,
         device: torch.device,
         threads: int,
@@ -34,13 +34,13 @@ class Loader(Protocol):
     ) -> Iterator[Batch]: ...
 
 
-def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterator[Request]:
+def read_ahead(index: Index, requests: Iterable[SampleIds], depth: int) -> Iterator[SampleIds]:
     """The same requests; the system is asked for the bytes of each `depth` requests before it is handed out, or with a
     depth of 0 not at all."""
     if not depth:
         yield from requests
         return
-    waiting: deque[Request] = deque()
+    waiting: deque[SampleIds] = deque()
     for request in requests:
         index.read_ahead(request.samples)
         waiting.append(request)

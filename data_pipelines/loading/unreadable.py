@@ -14,7 +14,7 @@ from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.image_files.pixel_limit import MAX_PIXELS
 from data_pipelines.image_files.png import PNG_SIGNATURE, encode_png, require_whole_png
-from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.shards.index import Index
 
 Encoded = npt.NDArray[np.uint8]
@@ -43,8 +43,8 @@ def blank(position: int, attempt: int) -> int | None:
 
 
 def readable(
-    index: Index, request: Request, instead: Instead | None
-) -> tuple[Request, list[Encoded], tuple[Unseen, ...]]:
+    index: Index, request: SampleIds, instead: Instead | None
+) -> tuple[SampleIds, list[Encoded], tuple[Unseen, ...]]:
     """The request with the images of unreadable shards replaced, and PNGs whose check sums are wrong, at which decoders
     do not look; the encoded bytes of each, and what was replaced. Raises ShardError, and looks at no sums, if nothing
     is to be shown `instead`."""
@@ -69,8 +69,8 @@ def readable(
 
 
 def replaced(
-    index: Index, request: Request, i: int, reason: str, of_shard: bool, instead: Instead
-) -> tuple[Request, Encoded, Unseen]:
+    index: Index, request: SampleIds, i: int, reason: str, of_shard: bool, instead: Instead
+) -> tuple[SampleIds, Encoded, Unseen]:
     """The request with another sample in the i-th place, that one's bytes, and a note of it."""
     position, sample = int(request.positions[i]), int(request.samples[i])
     shown, content = BLANK, None

@@ -18,7 +18,7 @@ from data_pipelines.datasets import catalog
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
-from data_pipelines.loading.sampler import BatchSampler, Request
+from data_pipelines.loading.sampler import BatchSampler, SampleIds
 from data_pipelines.loading.unreadable import Instead, blank
 from data_pipelines.loading.views import PAIR, Augmentation
 from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
@@ -90,7 +90,7 @@ class Job:
         self,
         engine: Engine,
         index: Index,
-        requests: Iterable[Request],
+        requests: Iterable[SampleIds],
         augmentation: Augmentation,
         instead: Instead = blank,
     ) -> Iterator[Batch]:

@@ -18,7 +18,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import BatchSampler, Request, evaluation_order
+from data_pipelines.loading.sampler import BatchSampler, SampleIds, evaluation_order
 from data_pipelines.loading.views import POLICIES, Augmentation, Ints, PolicyName, Views, affine_maps
 from data_pipelines.shards.index import Index
 
@@ -37,7 +37,7 @@ class GivenWarps(Augmentation):
 
 
 def load(
-    name: str, index: Index, requests: Iterable[Request], augmentation: Augmentation, threads: int = 2
+    name: str, index: Index, requests: Iterable[SampleIds], augmentation: Augmentation, threads: int = 2
 ) -> Iterator[Batch]:
     return pick_loader(name, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), threads)
 
@@ -121,8 +121,8 @@ def test_images_do_not_depend_on_the_batch_they_come_in(
 ) -> None:
     augmentation = Augmentation(policy, size=32, resize=40, seed=4, randaugment_ops=operations)
     samples, positions = np.arange(8) % len(photos), np.arange(100, 108)
-    halves = [Request(samples[half], positions[half]) for half in (slice(0, 4), slice(4, 8))]
-    (whole,) = load(loader, photos, [Request(samples, positions)], augmentation)
+    halves = [SampleIds(samples[half], positions[half]) for half in (slice(0, 4), slice(4, 8))]
+    (whole,) = load(loader, photos, [SampleIds(samples, positions)], augmentation)
     parts = torch.cat([batch.images for batch in load(loader, photos, halves, augmentation)])
     assert torch.equal(whole.images, parts)
 
@@ -138,7 +138,7 @@ def test_warps_move_a_pixel_to_where_they_should(loader: str, write_set: Callabl
     warps = affine_maps(
         size, np.array([angle for angle, _ in turns]), np.ones(7), np.array([shift for _, shift in turns])
     )
-    request = Request(np.zeros(7, np.int64), np.arange(7))
+    request = SampleIds(np.zeros(7, np.int64), np.arange(7))
     augmentation = GivenWarps("squash", size, size, warps=warps)
     (batch,) = load(loader, index, [request], augmentation)
     for image, (row, column) in zip(batch.images[:, 0].numpy(), places, strict=True):
@@ -155,7 +155,7 @@ def test_warps_are_torchvisions_affine(loader: str, squares: tuple[Index, np.nda
     rng = np.random.default_rng(0)
     angle, scale, shift = rng.uniform(-45, 45, 11), rng.uniform(0.9, 1.1, 11), rng.uniform(-6, 6, (11, 2))
     augmentation = GivenWarps("squash", SIDE, SIDE, warps=affine_maps(SIDE, angle, scale, shift))
-    (batch,) = load(loader, index, [Request(np.arange(11), np.arange(11))], augmentation)
+    (batch,) = load(loader, index, [SampleIds(np.arange(11), np.arange(11))], augmentation)
     for number, image in enumerate(batch.images):
         source = torch.from_numpy(pixels[number]).permute(2, 0, 1)
         expected = F.affine(
@@ -174,7 +174,7 @@ def test_warps_are_torchvisions_affine(loader: str, squares: tuple[Index, np.nda
 @pytest.mark.parametrize("loader", LOADERS)
 def test_pixels_are_those_of_the_window_and_the_flip(loader: str, squares: tuple[Index, np.ndarray]) -> None:
     index, pixels = squares
-    request = Request(np.arange(44) % 11, np.arange(44))
+    request = SampleIds(np.arange(44) % 11, np.arange(44))
     augmentation = Augmentation("resize_random_crop", size=24, resize=SIDE, seed=5)  # which then resizes nothing
     views = augmentation.views(request.positions, *np.full((2, 44), SIDE))
     (batch,) = load(loader, index, [request], augmentation)
@@ -198,7 +198,7 @@ def test_exif_orientation_is_ignored(
     pixels = np.zeros((80, 32, 3), np.uint8)
     pixels[:40] = 255
     folder = write_set([0], ["a"], images=[encode(pixels, file_format, exif=rotated)])
-    request = Request(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    request = SampleIds(np.zeros(1, np.int64), np.zeros(1, np.int64))
     (batch,) = load(loader, Index.load(folder, "train"), [request], Augmentation("squash", 16, 16))
     assert batch.images[0, :, :6].min() > 240
     assert batch.images[0, :, -6:].max() < 15

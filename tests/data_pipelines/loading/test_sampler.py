@@ -15,7 +15,7 @@ from data_pipelines.loading.sampler import (
     BLOCK,
     WINDOW,
     BatchSampler,
-    Request,
+    SampleIds,
     evaluation_order,
     permute,
     permute_blocks,
@@ -42,11 +42,11 @@ def runs(samples: np.ndarray, num_samples: int) -> int:
     return int(np.sum(np.diff(np.sort(samples), append=samples.min() + num_samples) > 1))
 
 
-def samples_of(requests: list[Request]) -> np.ndarray:
+def samples_of(requests: list[SampleIds]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *(request.samples for request in requests)])
 
 
-def positions_of(requests: list[Request]) -> np.ndarray:
+def positions_of(requests: list[SampleIds]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *(request.positions for request in requests)])
 
 
@@ -270,7 +270,7 @@ def test_micro_batches_make_up_the_step_and_can_start_anywhere(
             assert np.array_equal(one.positions, other.positions)
 
 
-def counted(requests: list[Request]) -> list[Request]:
+def counted(requests: list[SampleIds]) -> list[SampleIds]:
     return [request for request in requests if not request.repeated]
 
 
