@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.loading.sampler import SampleIds
-from data_pipelines.loading.unreadable import Unseen
+from data_pipelines.loading.unreadable import UnreadableSample
 from data_pipelines.loading.views import Augmentation, Ints, Views
 from data_pipelines.shards.index import Index
 
@@ -27,7 +27,7 @@ class Batch:
     labels: Tensor
     mixup: Tensor | None
     samples: Ints
-    unseen: tuple[Unseen, ...] = ()
+    unreadable: tuple[UnreadableSample, ...] = ()
     repeated: bool = False
 
     def __len__(self) -> int:
@@ -35,7 +35,11 @@ class Batch:
 
 
 def make_batch(
-    index: Index, request: SampleIds, augmentation: Augmentation, images: Tensor, unseen: Sequence[Unseen] = ()
+    index: Index,
+    request: SampleIds,
+    augmentation: Augmentation,
+    images: Tensor,
+    unreadable: Sequence[UnreadableSample] = (),
 ) -> Batch:
     """A batch of decoded images, uint8 [B, S, S, C] on their device, with the rest moved beside them."""
     labels = torch.from_numpy(np.asarray(index.labels[request.samples]))
@@ -45,7 +49,7 @@ def make_batch(
         labels=_beside(images, labels),
         mixup=None if mixup is None else _beside(images, torch.from_numpy(mixup)),
         samples=request.samples,
-        unseen=tuple(unseen),
+        unreadable=tuple(unreadable),
         repeated=request.repeated,
     )
 

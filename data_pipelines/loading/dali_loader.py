@@ -19,7 +19,7 @@ from nvidia.dali.types import DALIImageType, DALIInterpType
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.randaugment_dali import INPUTS, host_inputs, randaugment
 from data_pipelines.loading.sampler import SampleIds
-from data_pipelines.loading.unreadable import Encoded, Instead, Unseen, damage, readable, replaced
+from data_pipelines.loading.unreadable import Encoded, Instead, UnreadableSample, damage, readable, replaced
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
 
@@ -165,7 +165,7 @@ def batches(
             continue
         read, inputs = in_flight.popleft()
         in_use.keep(inputs, training)
-        yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unseen)
+        yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unreadable)
 
 
 class _Read(NamedTuple):
@@ -173,13 +173,13 @@ class _Read(NamedTuple):
 
     request: SampleIds
     encoded: list[Encoded]
-    unseen: tuple[Unseen, ...]
+    unreadable: tuple[UnreadableSample, ...]
 
 
 def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: RuntimeError) -> list[_Read]:
     """The reads with what is damaged in the first of them that has damage replaced. Raises the pipeline's own error if
     nothing is."""
-    for number, (request, encoded, unseen) in enumerate(reads):
+    for number, (request, encoded, unreadable) in enumerate(reads):
         reasons = [damage(index, row, content) for row, content in zip(request.samples, encoded, strict=True)]
         if not any(reasons):
             continue
@@ -187,8 +187,8 @@ def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: Runti
         for i, reason in enumerate(reasons):
             if reason is not None:
                 request, encoded[i], lost = replaced(index, request, i, reason, False, instead)
-                unseen = (*unseen, lost)
-        return [*reads[:number], _Read(request, encoded, unseen), *reads[number + 1 :]]
+                unreadable = (*unreadable, lost)
+        return [*reads[:number], _Read(request, encoded, unreadable), *reads[number + 1 :]]
     raise error
 
 

@@ -23,7 +23,7 @@ from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Done, 
 from data_pipelines.loading.randaugment import Operations
 from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.loading.scaled_decode import decode_scale, scaled_window
-from data_pipelines.loading.unreadable import Instead, Unseen, one_line, readable, replaced
+from data_pipelines.loading.unreadable import Instead, UnreadableSample, one_line, readable, replaced
 from data_pipelines.loading.views import Augmentation, Border, Views
 from data_pipelines.shards.index import Index
 
@@ -57,8 +57,8 @@ def batches(
         yield from _sent(_decoded(work, requests, threads, buffers.take), work, transfer, buffers)
         return
     with closing(_decoded(work, requests, threads, _memory)) as decoded:
-        for request, unseen, pixels in decoded:
-            yield make_batch(index, request, augmentation, pixels, unseen)
+        for request, unreadable, pixels in decoded:
+            yield make_batch(index, request, augmentation, pixels, unreadable)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Decoded(NamedTuple):
     """A request whose pixels, uint8 [B, S, S, C], are there, or on their way."""
 
     request: SampleIds
-    unseen: tuple[Unseen, ...]
+    unreadable: tuple[UnreadableSample, ...]
     pixels: Tensor
 
 
@@ -93,9 +93,9 @@ def _sent(
         found = next(decoded, None)
         if found is None:
             return None
-        request, unseen, pixels = found
+        request, unreadable, pixels = found
         batch, done = transfer.send(
-            pixels, lambda images: make_batch(work.index, request, work.augmentation, images, unseen)
+            pixels, lambda images: make_batch(work.index, request, work.augmentation, images, unreadable)
         )
         buffers.sent(done)
         return batch, done
@@ -120,17 +120,17 @@ def _decoded(
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
         def begin(request: SampleIds) -> tuple[_Decoded, list[Future[None]]]:
-            request, encoded, unseen = readable(index, request, instead)
+            request, encoded, unreadable = readable(index, request, instead)
             views, sizes = views_of(index, request, augmentation), _sizes(index, request)
             pixels = memory((len(encoded), views.size, views.size, index.channels))
             images = [
                 pool.submit(_cut_into, pixels[i], data, size, index.channels, views, i, work.scaled_decode)
                 for i, (data, size) in enumerate(zip(encoded, sizes, strict=True))
             ]
-            return _Decoded(request, unseen, pixels), images
+            return _Decoded(request, unreadable, pixels), images
 
         def finish(begun: _Decoded, images: list[Future[None]]) -> _Decoded:
-            request, unseen, pixels = begun
+            request, unreadable, pixels = begun
             for i, image in enumerate(images):
                 try:
                     image.result()
@@ -138,12 +138,12 @@ def _decoded(
                     if instead is None or isinstance(error, (InputError, MemoryError)):
                         raise
                     request, data, lost = replaced(index, request, i, one_line(error), False, instead)
-                    unseen = (*unseen, lost)
+                    unreadable = (*unreadable, lost)
                     alone = SampleIds(request.samples[i : i + 1], request.positions[i : i + 1])
                     (size,), views = _sizes(index, alone), views_of(index, alone, augmentation)
                     place = pixels[i]
                     pool.submit(_cut_into, place, data, size, index.channels, views, 0, work.scaled_decode).result()
-            return _Decoded(request, unseen, pixels)
+            return _Decoded(request, unreadable, pixels)
 
         waiting = deque(begin(request) for request in islice(stream, _PREFETCH))
         while waiting:

@@ -26,7 +26,7 @@ BLANK = -1
 
 
 @dataclass(frozen=True)
-class Unseen:
+class UnreadableSample:
     """A sample that was not shown at its position, why, and what was shown: a row, or BLANK. `of_shard`: because of its
     shard, not of its own bytes."""
 
@@ -44,12 +44,12 @@ def blank(position: int, attempt: int) -> int | None:
 
 def readable(
     index: Index, request: SampleIds, instead: Instead | None
-) -> tuple[SampleIds, list[Encoded], tuple[Unseen, ...]]:
+) -> tuple[SampleIds, list[Encoded], tuple[UnreadableSample, ...]]:
     """The request with the images of unreadable shards replaced, and PNGs whose check sums are wrong, at which decoders
     do not look; the encoded bytes of each, and what was replaced. Raises ShardError, and looks at no sums, if nothing
     is to be shown `instead`."""
     encoded: list[Encoded] = []
-    unseen: list[Unseen] = []
+    unreadable: list[UnreadableSample] = []
     for i, row in enumerate(request.samples):
         if instead is None:
             encoded.append(index.encoded(row))
@@ -64,13 +64,13 @@ def readable(
         except ValueError as error:
             request, content, lost = replaced(index, request, i, one_line(error), False, instead)
         encoded.append(content)
-        unseen += [lost] if lost else []
-    return request, encoded, tuple(unseen)
+        unreadable += [lost] if lost else []
+    return request, encoded, tuple(unreadable)
 
 
 def replaced(
     index: Index, request: SampleIds, i: int, reason: str, of_shard: bool, instead: Instead
-) -> tuple[SampleIds, Encoded, Unseen]:
+) -> tuple[SampleIds, Encoded, UnreadableSample]:
     """The request with another sample in the i-th place, that one's bytes, and a note of it."""
     position, sample = int(request.positions[i]), int(request.samples[i])
     shown, content = BLANK, None
@@ -90,7 +90,7 @@ def replaced(
         samples = np.array(request.samples)
         samples[i] = shown
         request = replace(request, samples=samples)
-    return request, content, Unseen(position, sample, reason, of_shard, shown)
+    return request, content, UnreadableSample(position, sample, reason, of_shard, shown)
 
 
 def damage(index: Index, row: int, encoded: Encoded) -> str | None:

@@ -93,7 +93,7 @@ def require_equal(ours: list[Batch], expected: list[Batch]) -> None:
         assert (one.mixup is None) is (other.mixup is None)
         assert one.mixup is None or torch.equal(one.mixup.cpu(), other.mixup)
         assert np.array_equal(one.samples, other.samples)
-        assert one.unseen == other.unseen
+        assert one.unreadable == other.unreadable
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ def test_other_images_stand_for_those_that_cannot_be_read(mixup_alpha: float, ro
     ):
         ours = list(load(rotten, requests, augmentation, LateTransfer(), instead=instead))
         require_equal(ours, list(load(rotten, requests, augmentation, None, instead=instead)))
-        lost = [one for batch in ours for one in batch.unseen]
+        lost = [one for batch in ours for one in batch.unreadable]
         assert {one.sample for one in lost} == {3, 9}
         assert {one.instead == BLANK for one in lost} == {instead is blank}
     assert all(name.startswith("decode") for name in cutting)

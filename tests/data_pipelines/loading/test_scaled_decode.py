@@ -200,7 +200,7 @@ def test_damage_and_other_sizes_are_found_at_a_scale_too(photo: Callable, encode
         with pytest.raises(ValueError, match=r"[Pp]remature|its index says"):
             batch_of(SCALED, index, [0], augmentation)
         batch = batch_of(SCALED, index, [0], augmentation, instead=blank)
-        assert len(batch.unseen) == 1
+        assert len(batch.unreadable) == 1
         assert not batch.images.any()
 
 

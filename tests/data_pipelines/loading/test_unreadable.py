@@ -59,22 +59,22 @@ def shown(loader: str, index: Index, steps: int = 4, micro: int = 12, mixup: flo
 def test_rotten_image_is_replaced_by_a_pure_function_of_its_position(loader: str, folder: Path) -> None:
     index = Index.load(folder, "train")
     sound = shown(loader, index)
-    assert all(batch.unseen == () for batch in sound)
+    assert all(batch.unreadable == () for batch in sound)
     for row in (3, 10):
         rot(index, row)
         assert damage(index, row, index.encoded(row)) is not None
     found = shown(loader, Index.load(folder, "train"))
     order = order_of(index)
-    unseen = {one.position: one for batch in found for one in batch.unseen}
-    assert {one.sample for one in unseen.values()} == {3, 10}
-    assert not any(one.of_shard for one in unseen.values())
+    unreadable = {one.position: one for batch in found for one in batch.unreadable}
+    assert {one.sample for one in unreadable.values()} == {3, 10}
+    assert not any(one.of_shard for one in unreadable.values())
     for step, (before, after) in enumerate(zip(sound, found, strict=True)):
         for i, position in enumerate(order.step(step).positions.tolist()):
-            if position not in unseen:
+            if position not in unreadable:
                 assert torch.equal(before.images[i], after.images[i])
                 assert before.samples[i] == after.samples[i]
                 continue
-            one = unseen[position]
+            one = unreadable[position]
             assert one.instead == after.samples[i] not in (3, 10, BLANK)
             drawn = (order.instead(position, attempt) for attempt in range(99))
             assert one.instead == next(row for row in drawn if row not in (3, 10))
@@ -87,8 +87,8 @@ def test_both_loaders_show_the_same_instead(folder: Path) -> None:
     index = Index.load(folder, "train")
     rot(index, 3)
     torch_batches, dali_batches = (shown(loader, Index.load(folder, "train")) for loader in LOADERS)
-    assert [b.unseen[0].instead for b in torch_batches if b.unseen] == [
-        b.unseen[0].instead for b in dali_batches if b.unseen
+    assert [b.unreadable[0].instead for b in torch_batches if b.unreadable] == [
+        b.unreadable[0].instead for b in dali_batches if b.unreadable
     ]
     for one, other in zip(torch_batches, dali_batches, strict=True):
         assert np.array_equal(one.samples, other.samples)
@@ -103,10 +103,10 @@ def test_images_of_a_shard_that_is_gone_are_replaced(loader: str, folder: Path) 
         Index.load(folder, "train")
     tolerant = Index.load(folder, "train", check_shards=False)
     batches = shown(loader, tolerant, mixup=0.5)
-    unseen = [one for batch in batches for one in batch.unseen]
+    unreadable = [one for batch in batches for one in batch.unreadable]
     expected = [row for step in range(4) for row in order_of(index).step(step).samples if 8 <= row < 16]
-    assert [one.sample for one in unseen] == expected
-    assert all(one.of_shard and one.reason.startswith(f"{index.shards[1]} has disappeared") for one in unseen)
+    assert [one.sample for one in unreadable] == expected
+    assert all(one.of_shard and one.reason.startswith(f"{index.shards[1]} has disappeared") for one in unreadable)
     assert all(not 8 <= row < 16 for batch in batches for row in batch.samples)
 
 
@@ -116,8 +116,8 @@ def test_nothing_left_to_show_is_black(loader: str, folder: Path) -> None:
     for path in index.shards:
         path.unlink()
     (batch,) = shown(loader, Index.load(folder, "train", check_shards=False), steps=1)
-    assert len(batch.unseen) == len(batch)
-    assert {one.instead for one in batch.unseen} == {BLANK}
+    assert len(batch.unreadable) == len(batch)
+    assert {one.instead for one in batch.unreadable} == {BLANK}
     assert batch.images.max() == 0
 
 
@@ -130,7 +130,7 @@ def test_evaluation_shows_a_black_image_in_its_place(loader: str, folder: Path) 
     requests = [replace(request, samples=np.arange(12)) for request in requests]
     augmentation = Augmentation("squash", SIDE, SIDE, flip=False)
     (batch,) = batches(index, requests, augmentation, torch.device("cpu"), 1, instead=blank)
-    assert [(one.sample, one.instead) for one in batch.unseen] == [(3, BLANK)]
+    assert [(one.sample, one.instead) for one in batch.unreadable] == [(3, BLANK)]
     assert batch.samples.tolist() == list(range(12))
     assert [int(image.max()) == 0 for image in batch.images] == [i == 3 for i in range(12)]
     with pytest.raises(Exception, match=r".+"):
@@ -144,7 +144,7 @@ def test_header_that_asks_for_much_memory_is_refused_before_there_is_any(folder:
     frame = encoded.index(b"\xff\xc0")
     overwrite(index, row, b"\x40\x00\x40\x00", frame + 5)  # height and width
     batches = shown("torch", Index.load(folder, "train"))
-    reasons = [one.reason for batch in batches for one in batch.unseen]
+    reasons = [one.reason for batch in batches for one in batch.unreadable]
     assert reasons
     assert all("it is 16384 x 16384 pixels" in reason for reason in reasons), reasons
 
