@@ -73,7 +73,7 @@ def _use_set(folder: Path) -> None:
     index.read_ahead(np.arange(len(index)))
     augmentation = Augmentation("squash", 32, 32, flip=False)
     requests = evaluation_order(len(index), 0, 1, 4)
-    list(torch_loader.batches(index, requests, augmentation, torch.device("cpu"), 1, instead=blank))
+    list(torch_loader.batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=blank))
 
 
 def index_columns(folder: Path) -> Parser:

@@ -19,7 +19,7 @@ from nvidia.dali.types import DALIImageType, DALIInterpType
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.randaugment_dali import INPUTS, host_inputs, randaugment
 from data_pipelines.loading.sampler import SampleIds
-from data_pipelines.loading.unreadable import Encoded, Instead, UnreadableSample, damage, readable, replaced
+from data_pipelines.loading.unreadable import Encoded, Replacement, UnreadableSample, damage, readable, replaced
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
 
@@ -107,7 +107,7 @@ def batches(
     threads: int,
     hw_decoder_load: float = HW_DECODER_LOAD,
     *,
-    instead: Instead | None = None,
+    replacement: Replacement | None = None,
 ) -> Iterator[Batch]:
     """A batch for each request, in order, decoded on `device` with `threads` CPU threads; see loaders.Loader.
 
@@ -125,7 +125,7 @@ def batches(
     again: deque[_Read] = deque()
 
     def source() -> Inputs:
-        read = again.popleft() if again else _Read(*readable(index, next(stream), instead))
+        read = again.popleft() if again else _Read(*readable(index, next(stream), replacement))
         inputs = _inputs(index, read, augmentation)
         in_flight.append((read, inputs))
         return inputs
@@ -156,10 +156,10 @@ def batches(
         except StopIteration:
             return
         except RuntimeError as error:
-            if instead is None:
+            if replacement is None:
                 raise
             # A pipeline that has failed is of no use any more, and does not say which image it was.
-            again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], instead, error)))
+            again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], replacement, error)))
             pipeline = build()
             in_flight.clear()  # only now: the one before may still have been reading
             continue
@@ -176,7 +176,7 @@ class _Read(NamedTuple):
     unreadable: tuple[UnreadableSample, ...]
 
 
-def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: RuntimeError) -> list[_Read]:
+def _mended(index: Index, reads: Sequence[_Read], replacement: Replacement, error: RuntimeError) -> list[_Read]:
     """The reads with what is damaged in the first of them that has damage replaced. Raises the pipeline's own error if
     nothing is."""
     for number, (request, encoded, unreadable) in enumerate(reads):
@@ -186,7 +186,7 @@ def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: Runti
         encoded = list(encoded)
         for i, reason in enumerate(reasons):
             if reason is not None:
-                request, encoded[i], lost = replaced(index, request, i, reason, False, instead)
+                request, encoded[i], lost = replaced(index, request, i, reason, False, replacement)
                 unreadable = (*unreadable, lost)
         return [*reads[:number], _Read(request, encoded, unreadable), *reads[number + 1 :]]
     raise error

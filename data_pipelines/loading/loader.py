@@ -13,7 +13,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import SampleIds
-from data_pipelines.loading.unreadable import Instead
+from data_pipelines.loading.unreadable import Replacement
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
 
@@ -30,7 +30,7 @@ class Loader(Protocol):
         device: torch.device,
         threads: int,
         *,
-        instead: Instead | None = None,
+        replacement: Replacement | None = None,
     ) -> Iterator[Batch]: ...
 
 
@@ -54,7 +54,7 @@ class _OnlyTorch(NamedTuple):
 
     setting: str
     why: str
-    instead: str
+    replacement: str
 
 
 def pick_loader(
@@ -69,9 +69,9 @@ def pick_loader(
     if only_torch := _only_torch(scaled_decode, augmentation):
         settings = " and ".join(found.setting for found in only_torch)
         if name == "dali":
-            why, instead = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
+            why, replacement = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
             raise InputError(
-                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {instead}"
+                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {replacement}"
             )
         if name == "auto" and on_gpu:
             print(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.", file=sys.stderr)

@@ -153,7 +153,7 @@ class BatchSampler:
         slots = _SHUFFLES[self.shuffle](within, self.epoch_size, self.seed, epochs)
         return SampleIds(self._weighted(slots, epochs), positions)
 
-    def instead(self, position: int, attempt: int) -> int:
+    def replacement(self, position: int, attempt: int) -> int:
         """The sample to show at a position whose own cannot be shown: drawn like any other of its epoch, by a hash of
         the position."""
         epochs = np.array([position // self.epoch_size], dtype=np.int64)

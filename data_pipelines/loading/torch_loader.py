@@ -23,7 +23,7 @@ from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Done, 
 from data_pipelines.loading.randaugment import Operations
 from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.loading.scaled_decode import decode_scale, scaled_window
-from data_pipelines.loading.unreadable import Instead, UnreadableSample, one_line, readable, replaced
+from data_pipelines.loading.unreadable import Replacement, UnreadableSample, one_line, readable, replaced
 from data_pipelines.loading.views import Augmentation, Border, Views
 from data_pipelines.shards.index import Index
 
@@ -39,7 +39,7 @@ def batches(
     device: torch.device,
     threads: int,
     *,
-    instead: Instead | None = None,
+    replacement: Replacement | None = None,
     scaled_decode: bool = False,
     transfer: Transfer | None = None,
 ) -> Iterator[Batch]:
@@ -51,7 +51,7 @@ def batches(
     """
     if transfer is None and device.type == "cuda":
         transfer = CudaTransfer(device)
-    work = _Work(index, augmentation, instead, scaled_decode)
+    work = _Work(index, augmentation, replacement, scaled_decode)
     if transfer is not None:
         buffers = Buffers(_PREFETCH + 1, transfer.allocate)
         yield from _sent(_decoded(work, requests, threads, buffers.take), work, transfer, buffers)
@@ -67,7 +67,7 @@ class _Work:
 
     index: Index
     augmentation: Augmentation
-    instead: Instead | None
+    replacement: Replacement | None
     scaled_decode: bool
 
 
@@ -115,12 +115,12 @@ def _decoded(
     work: _Work, requests: Iterable[SampleIds], threads: int, memory: Callable[[tuple[int, ...]], Tensor]
 ) -> Generator[_Decoded, None, None]:
     """Requests in order, with all their pixels in memory that was asked for; some of them are decoded ahead."""
-    index, augmentation, instead = work.index, work.augmentation, work.instead
+    index, augmentation, replacement = work.index, work.augmentation, work.replacement
     stream = iter(requests)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
         def begin(request: SampleIds) -> tuple[_Decoded, list[Future[None]]]:
-            request, encoded, unreadable = readable(index, request, instead)
+            request, encoded, unreadable = readable(index, request, replacement)
             views, sizes = views_of(index, request, augmentation), _sizes(index, request)
             pixels = memory((len(encoded), views.size, views.size, index.channels))
             images = [
@@ -135,9 +135,9 @@ def _decoded(
                 try:
                     image.result()
                 except Exception as error:  # whatever a decoder throws at a broken file
-                    if instead is None or isinstance(error, (InputError, MemoryError)):
+                    if replacement is None or isinstance(error, (InputError, MemoryError)):
                         raise
-                    request, data, lost = replaced(index, request, i, one_line(error), False, instead)
+                    request, data, lost = replaced(index, request, i, one_line(error), False, replacement)
                     unreadable = (*unreadable, lost)
                     alone = SampleIds(request.samples[i : i + 1], request.positions[i : i + 1])
                     (size,), views = _sizes(index, alone), views_of(index, alone, augmentation)

@@ -18,7 +18,7 @@ from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.shards.index import Index
 
 Encoded = npt.NDArray[np.uint8]
-Instead = Callable[[int, int], int | None]
+Replacement = Callable[[int, int], int | None]
 """The sample to show at a position in place of its own, at an attempt counted from 0; None for a black image."""
 
 ATTEMPTS = 32
@@ -34,7 +34,7 @@ class UnreadableSample:
     sample: int
     reason: str
     of_shard: bool
-    instead: int
+    replacement: int
 
 
 def blank(position: int, attempt: int) -> int | None:
@@ -43,7 +43,7 @@ def blank(position: int, attempt: int) -> int | None:
 
 
 def readable(
-    index: Index, request: SampleIds, instead: Instead | None
+    index: Index, request: SampleIds, replacement: Replacement | None
 ) -> tuple[SampleIds, list[Encoded], tuple[UnreadableSample, ...]]:
     """The request with the images of unreadable shards replaced, and PNGs whose check sums are wrong, at which decoders
     do not look; the encoded bytes of each, and what was replaced. Raises ShardError, and looks at no sums, if nothing
@@ -51,7 +51,7 @@ def readable(
     encoded: list[Encoded] = []
     unreadable: list[UnreadableSample] = []
     for i, row in enumerate(request.samples):
-        if instead is None:
+        if replacement is None:
             encoded.append(index.encoded(row))
             continue
         lost = None
@@ -60,22 +60,22 @@ def readable(
             if content[: len(PNG_SIGNATURE)].tobytes() == PNG_SIGNATURE:
                 require_whole_png(content.data)
         except ShardError as error:
-            request, content, lost = replaced(index, request, i, str(error), True, instead)
+            request, content, lost = replaced(index, request, i, str(error), True, replacement)
         except ValueError as error:
-            request, content, lost = replaced(index, request, i, one_line(error), False, instead)
+            request, content, lost = replaced(index, request, i, one_line(error), False, replacement)
         encoded.append(content)
         unreadable += [lost] if lost else []
     return request, encoded, tuple(unreadable)
 
 
 def replaced(
-    index: Index, request: SampleIds, i: int, reason: str, of_shard: bool, instead: Instead
+    index: Index, request: SampleIds, i: int, reason: str, of_shard: bool, replacement: Replacement
 ) -> tuple[SampleIds, Encoded, UnreadableSample]:
     """The request with another sample in the i-th place, that one's bytes, and a note of it."""
     position, sample = int(request.positions[i]), int(request.samples[i])
     shown, content = BLANK, None
     for attempt in range(ATTEMPTS):
-        candidate = instead(position, attempt)
+        candidate = replacement(position, attempt)
         if candidate is None:
             break
         if candidate != sample and (content := _sound(index, candidate)) is not None:

@@ -19,7 +19,7 @@ from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
 from data_pipelines.loading.sampler import BatchSampler, SampleIds
-from data_pipelines.loading.unreadable import Instead, blank
+from data_pipelines.loading.unreadable import Replacement, blank
 from data_pipelines.loading.views import PAIR, Augmentation
 from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
 from data_pipelines.shards.index import Index
@@ -58,7 +58,7 @@ class Job:
         """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
         world_size, limit = engine.world_size, self._most_in_one_pass(engine)
         requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
-        batches = self.load(engine, self.train, requests, self.augmentation, self.order.instead)
+        batches = self.load(engine, self.train, requests, self.augmentation, self.order.replacement)
         return batches, self.num_micro_batches(engine)
 
     def num_micro_batches(self, engine: Engine) -> int:
@@ -92,11 +92,11 @@ class Job:
         index: Index,
         requests: Iterable[SampleIds],
         augmentation: Augmentation,
-        instead: Instead = blank,
+        replacement: Replacement = blank,
     ) -> Iterator[Batch]:
         """Batches for these requests on the engine's device; their `unseen` says what could not be read."""
         early = read_ahead(index, requests, self.config.runtime.read_ahead)
-        return self.loader(index, early, augmentation, engine.device, engine.threads, instead=instead)
+        return self.loader(index, early, augmentation, engine.device, engine.threads, replacement=replacement)
 
 
 def make_job(config: Config, run_dir: Path) -> Job:

@@ -20,7 +20,7 @@ _SHOWN = 3
 
 def describe(index: Index, one: UnreadableSample) -> dict[str, Any]:
     """What all ranks are told of an image that one of them could not show."""
-    shown = one.instead != BLANK
+    shown = one.replacement != BLANK
     return {
         "position": one.position,
         "place": place_of(index, one.sample),
@@ -29,7 +29,7 @@ def describe(index: Index, one: UnreadableSample) -> dict[str, Any]:
         "set": index.origins[int(index.shard[one.sample])],
         "folder": str(index.shards[int(index.shard[one.sample])].parent.parent),
         "reason": one.reason,
-        "instead": key_of(index, one.instead) if shown else "",
+        "instead": key_of(index, one.replacement) if shown else "",
     }
 
 

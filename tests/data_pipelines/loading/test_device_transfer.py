@@ -191,15 +191,15 @@ def rotten(write_set: Callable[..., Path], photo: Callable, encode: Callable) ->
 def test_other_images_stand_for_those_that_cannot_be_read(mixup_alpha: float, rotten: Index, cutting: set[str]) -> None:
     order = BatchSampler(len(rotten), 8, seed=0, unit=2)
     augmentation = Augmentation("random_resized_crop", SIDE, 40, seed=1, mixup_alpha=mixup_alpha)
-    for instead, requests in (
-        (order.instead, list(islice(order.micro_batches(0, 0, 1, 4), 8))),
+    for replacement, requests in (
+        (order.replacement, list(islice(order.micro_batches(0, 0, 1, 4), 8))),
         (blank, evaluation_order(len(rotten), 0, 1, 4)),
     ):
-        ours = list(load(rotten, requests, augmentation, LateTransfer(), instead=instead))
-        require_equal(ours, list(load(rotten, requests, augmentation, None, instead=instead)))
+        ours = list(load(rotten, requests, augmentation, LateTransfer(), replacement=replacement))
+        require_equal(ours, list(load(rotten, requests, augmentation, None, replacement=replacement)))
         lost = [one for batch in ours for one in batch.unreadable]
         assert {one.sample for one in lost} == {3, 9}
-        assert {one.instead == BLANK for one in lost} == {instead is blank}
+        assert {one.replacement == BLANK for one in lost} == {replacement is blank}
     assert all(name.startswith("decode") for name in cutting)
 
 
@@ -224,9 +224,13 @@ def test_an_error_of_a_decode_thread_is_told_to_the_training_thread(
         raise error
 
     monkeypatch.setattr(torch_loader, "_cut", fail)
-    instead = None if isinstance(error, OSError) else blank
+    replacement = None if isinstance(error, OSError) else blank
     batches = load(
-        photos, evaluation_order(11, 0, 1, 4), Augmentation("center_crop", SIDE, 32), LateTransfer(), instead=instead
+        photos,
+        evaluation_order(11, 0, 1, 4),
+        Augmentation("center_crop", SIDE, 32),
+        LateTransfer(),
+        replacement=replacement,
     )
     with pytest.raises(type(error)):
         next(batches)

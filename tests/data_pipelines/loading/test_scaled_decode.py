@@ -199,7 +199,7 @@ def test_damage_and_other_sizes_are_found_at_a_scale_too(photo: Callable, encode
         index = pictures([EncodedImage(encoded, "jpg", *size, 3)], channels=3)
         with pytest.raises(ValueError, match=r"[Pp]remature|its index says"):
             batch_of(SCALED, index, [0], augmentation)
-        batch = batch_of(SCALED, index, [0], augmentation, instead=blank)
+        batch = batch_of(SCALED, index, [0], augmentation, replacement=blank)
         assert len(batch.unreadable) == 1
         assert not batch.images.any()
 
@@ -209,7 +209,7 @@ def test_what_is_shown_instead_is_decoded_at_a_scale_too(photo: Callable, encode
     files = [whole[: len(whole) // 2], whole]
     index = pictures([EncodedImage(encoded, "jpg", 900, 700, 3) for encoded in files], channels=3)
     augmentation = Augmentation("squash", 64, 64, flip=False)
-    batch = batch_of(SCALED, index, [0, 1], augmentation, instead=lambda position, attempt: 1)
+    batch = batch_of(SCALED, index, [0, 1], augmentation, replacement=lambda position, attempt: 1)
     assert batch.samples.tolist() == [1, 1]
     assert torch.equal(batch.images[0], batch.images[1])
     assert not torch.equal(batch.images[0], batch_of(FULL, index, [1], augmentation).images[0])

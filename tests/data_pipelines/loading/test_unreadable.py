@@ -52,7 +52,7 @@ def shown(loader: str, index: Index, steps: int = 4, micro: int = 12, mixup: flo
     requests = [part for step in range(steps) for part in order.step(step).split(micro)]
     augmentation = Augmentation("random_resized_crop", SIDE, SIDE, seed=5, mixup_alpha=mixup)
     batches = pick_loader(loader, on_gpu=False)[1]
-    return list(batches(index, requests, augmentation, torch.device("cpu"), 1, instead=order.instead))
+    return list(batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=order.replacement))
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -75,10 +75,10 @@ def test_rotten_image_is_replaced_by_a_pure_function_of_its_position(loader: str
                 assert before.samples[i] == after.samples[i]
                 continue
             one = unreadable[position]
-            assert one.instead == after.samples[i] not in (3, 10, BLANK)
-            drawn = (order.instead(position, attempt) for attempt in range(99))
-            assert one.instead == next(row for row in drawn if row not in (3, 10))
-            assert after.labels[i] == index.labels[one.instead]
+            assert one.replacement == after.samples[i] not in (3, 10, BLANK)
+            drawn = (order.replacement(position, attempt) for attempt in range(99))
+            assert one.replacement == next(row for row in drawn if row not in (3, 10))
+            assert after.labels[i] == index.labels[one.replacement]
     small = shown(loader, Index.load(folder, "train"), micro=5)
     assert torch.equal(torch.cat([b.images for b in small]), torch.cat([b.images for b in found]))
 
@@ -87,8 +87,8 @@ def test_both_loaders_show_the_same_instead(folder: Path) -> None:
     index = Index.load(folder, "train")
     rot(index, 3)
     torch_batches, dali_batches = (shown(loader, Index.load(folder, "train")) for loader in LOADERS)
-    assert [b.unreadable[0].instead for b in torch_batches if b.unreadable] == [
-        b.unreadable[0].instead for b in dali_batches if b.unreadable
+    assert [b.unreadable[0].replacement for b in torch_batches if b.unreadable] == [
+        b.unreadable[0].replacement for b in dali_batches if b.unreadable
     ]
     for one, other in zip(torch_batches, dali_batches, strict=True):
         assert np.array_equal(one.samples, other.samples)
@@ -117,7 +117,7 @@ def test_nothing_left_to_show_is_black(loader: str, folder: Path) -> None:
         path.unlink()
     (batch,) = shown(loader, Index.load(folder, "train", check_shards=False), steps=1)
     assert len(batch.unreadable) == len(batch)
-    assert {one.instead for one in batch.unreadable} == {BLANK}
+    assert {one.replacement for one in batch.unreadable} == {BLANK}
     assert batch.images.max() == 0
 
 
@@ -129,8 +129,8 @@ def test_evaluation_shows_a_black_image_in_its_place(loader: str, folder: Path) 
     requests = order_of(index).step(0).split(12)
     requests = [replace(request, samples=np.arange(12)) for request in requests]
     augmentation = Augmentation("squash", SIDE, SIDE, flip=False)
-    (batch,) = batches(index, requests, augmentation, torch.device("cpu"), 1, instead=blank)
-    assert [(one.sample, one.instead) for one in batch.unreadable] == [(3, BLANK)]
+    (batch,) = batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=blank)
+    assert [(one.sample, one.replacement) for one in batch.unreadable] == [(3, BLANK)]
     assert batch.samples.tolist() == list(range(12))
     assert [int(image.max()) == 0 for image in batch.images] == [i == 3 for i in range(12)]
     with pytest.raises(Exception, match=r".+"):
