@@ -12,7 +12,7 @@ import numpy.typing as npt
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.patients import NO_GROUP, group_of
 from data_pipelines.common.raw_set import RawImage, RawSet, key_of
-from data_pipelines.common.splits import Split, carved
+from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
 from data_pipelines.datasets.table import is_missing, is_nobody
@@ -178,7 +178,7 @@ def _splits(samples: Sequence[Sample], choices: Choices) -> list[Split]:
         if sample.split != "train":
             return sample.split
         by_patient = choices.split_by == "patient" and sample.patient is not None
-        return carved(str(sample.patient) if by_patient else key_of(sample.name), *fractions)
+        return hash_split(str(sample.patient) if by_patient else key_of(sample.name), *fractions)
 
     return [split_of(sample) for sample in samples]
 

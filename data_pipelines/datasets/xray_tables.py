@@ -15,7 +15,7 @@ import pandas as pd
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.patients import group_of
 from data_pipelines.common.raw_set import RawImage, RawSet, key_of
-from data_pipelines.common.splits import carved
+from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.xray_views import VIEWS, ViewNames, views_named
 
@@ -173,7 +173,7 @@ def label_rows(texts: "pd.Series[Any]", row: Callable[[str], Sequence[bool]]) ->
 
 def split_patients(patients: "pd.Series[Any]", of: str, val_fraction: float, test_fraction: float) -> "pd.Series[Any]":
     """The split of each row, by a hash of its patient."""
-    return patients.map({one: carved(f"{of}:{one}", val_fraction, test_fraction) for one in patients.unique()})
+    return patients.map({one: hash_split(f"{of}:{one}", val_fraction, test_fraction) for one in patients.unique()})
 
 
 def locate(
