@@ -24,7 +24,7 @@ from data_pipelines.loading.scaled_decode import SCALES, decode_scale, scaled_bo
 from data_pipelines.loading.unreadable import blank
 from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.in_memory import pictures
+from data_pipelines.shards.in_memory import in_memory_index
 from data_pipelines.shards.index import Index
 
 CPU = torch.device("cpu")
@@ -196,7 +196,7 @@ def test_damage_and_other_sizes_are_found_at_a_scale_too(photo: Callable, encode
     whole = encode(photo(0, 900, 700), "JPEG", quality=90)
     augmentation = Augmentation("squash", 64, 64)
     for encoded, size in ((whole[: len(whole) // 2], (900, 700)), (whole, (700, 900))):
-        index = pictures([EncodedImage(encoded, "jpg", *size, 3)], channels=3)
+        index = in_memory_index([EncodedImage(encoded, "jpg", *size, 3)], channels=3)
         with pytest.raises(ValueError, match=r"[Pp]remature|its index says"):
             batch_of(SCALED, index, [0], augmentation)
         batch = batch_of(SCALED, index, [0], augmentation, replacement=blank)
@@ -207,7 +207,7 @@ def test_damage_and_other_sizes_are_found_at_a_scale_too(photo: Callable, encode
 def test_what_is_shown_instead_is_decoded_at_a_scale_too(photo: Callable, encode: Callable) -> None:
     whole = encode(photo(0, 900, 700), "JPEG", quality=90)
     files = [whole[: len(whole) // 2], whole]
-    index = pictures([EncodedImage(encoded, "jpg", 900, 700, 3) for encoded in files], channels=3)
+    index = in_memory_index([EncodedImage(encoded, "jpg", 900, 700, 3) for encoded in files], channels=3)
     augmentation = Augmentation("squash", 64, 64, flip=False)
     batch = batch_of(SCALED, index, [0, 1], augmentation, replacement=lambda position, attempt: 1)
     assert batch.samples.tolist() == [1, 1]
