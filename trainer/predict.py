@@ -26,7 +26,7 @@ from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import counted
 from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
-from data_pipelines.image_files.dicom import why_no_picture
+from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.preparation.part_writer import progress_bar
 from data_pipelines.shards.columns import Array
 from trainer.config import Precision, RuntimeConfig
@@ -136,7 +136,7 @@ def _verified(
             reason = error.strerror if isinstance(error, OSError) else None
             return item, reason or str(error) or type(error).__name__, ""
         image = predictor.verified(encoded)
-        if isinstance(image, str) and predictor.xray_size and not item.was_named and (words := why_no_picture(encoded)):
+        if isinstance(image, str) and predictor.xray_size and not item.was_named and (words := why_no_image(encoded)):
             return words
         return item, image, "" if isinstance(image, str) else colours_remark(encoded, predictor.channels)
 

@@ -90,7 +90,7 @@ def _facts_of(file: BinaryIO) -> DicomFacts:
     )
 
 
-def why_no_picture(encoded: bytes) -> str:
+def why_no_image(encoded: bytes) -> str:
     """As what a file is left out if it is DICOM of a kind that has no picture, such as a report; else ""."""
     try:
         return _facts_of(io.BytesIO(encoded)).left_out

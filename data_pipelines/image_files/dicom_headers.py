@@ -10,7 +10,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.image_files.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts, is_dicom
 from data_pipelines.image_files.file_formats import HEAD_BYTES, Format
 from data_pipelines.image_files.folder_scan import suffix_of
-from data_pipelines.image_files.suffixes import PICTURE_SUFFIXES
+from data_pipelines.image_files.suffixes import IMAGE_SUFFIXES
 
 _THREADS = 16  # reading headers mostly waits for the file system
 _BLOCK = 4096  # headers asked for at once: bounds the memory
@@ -51,4 +51,4 @@ def _read(path: Path) -> DicomFacts | None:
 def _may_be_dicom(name: str, known: Format | None) -> bool:
     if known is not None:
         return known == "dicom"
-    return suffix_of(name) not in PICTURE_SUFFIXES - DICOM_SUFFIXES
+    return suffix_of(name) not in IMAGE_SUFFIXES - DICOM_SUFFIXES

@@ -21,14 +21,14 @@ from data_pipelines.image_files.file_formats import HEAD_BYTES, Format, format_o
 from data_pipelines.image_files.frames import why_not_one
 from data_pipelines.image_files.suffixes import (
     COPIES,
+    IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
-    PICTURE_SUFFIXES,
     RAW_FILES,
     SURE_SUFFIXES,
     TEXTS,
 )
 
-_COMMON_SUFFIXES = PICTURE_SUFFIXES | TEXTS | COPIES | RAW_FILES | OTHER_SUFFIXES
+_COMMON_SUFFIXES = IMAGE_SUFFIXES | TEXTS | COPIES | RAW_FILES | OTHER_SUFFIXES
 _LEFTOVERS = {
     "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot",
     "lost+found", "system volume information", "$recycle.bin", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
@@ -89,7 +89,7 @@ def look(file: IO[bytes], name: str, whole: bool = True) -> tuple[Format | None,
     """
     found = format_of(file.read(HEAD_BYTES))
     if found is None:
-        return None, "" if suffix_of(name) in PICTURE_SUFFIXES else left_out_as(name)
+        return None, "" if suffix_of(name) in IMAGE_SUFFIXES else left_out_as(name)
     if found == "heic" and find_spec("pillow_heif") is None:
         return found, _HEIC
     return found, (why_not_one(file, found) or "") if whole else ""

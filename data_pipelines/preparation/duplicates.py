@@ -127,7 +127,7 @@ class Equal:
     examples_differing: tuple[Pair, ...]
 
 
-def equal_pictures(rows: Path, shards: Mapping[Split, Sequence[str]], merges: bool) -> Equal:
+def count_equal_images(rows: Path, shards: Mapping[Split, Sequence[str]], merges: bool) -> Equal:
     """What is equal among the pictures of a set whose shards are finished: by split their names; `rows` is the folder
     of what is known of them. merges: those of one split are stored once, with each of their labels."""
     stored = [_stored(rows / split, name) for split in SPLITS for name in shards[split]]

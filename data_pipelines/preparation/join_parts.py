@@ -13,7 +13,7 @@ from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
-from data_pipelines.preparation.duplicates import equal_pictures, notes_on
+from data_pipelines.preparation.duplicates import count_equal_images, notes_on
 from data_pipelines.preparation.plan import ways
 from data_pipelines.preparation.pseudonymize import hides
 from data_pipelines.preparation.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
@@ -157,7 +157,7 @@ def _notes_on_equal(raw: RawSet, folder: Path, shards: Mapping[Split, list[list[
     """Equal pictures are told of in any set; the manifests of known sets stay as they were."""
     names = {split: [Path(shard["file"]).stem for part in shards[split] for shard in part] for split in SPLITS}
     merges = raw.equal_images != "stored each"
-    notes = notes_on(equal_pictures(folder.parent / ROWS, names, merges), raw)
+    notes = notes_on(count_equal_images(folder.parent / ROWS, names, merges), raw)
     _told((for_people for for_people, _ in notes), "warning")
     return [for_manifest for _, for_manifest in notes] if raw.is_own else []
 
