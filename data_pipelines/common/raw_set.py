@@ -127,7 +127,7 @@ class RawSet:
     split_by: Literal["image"] | None = None
     notes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
-    is_own: bool = False
+    is_user_set: bool = False
     upright: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
 

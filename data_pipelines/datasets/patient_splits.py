@@ -61,7 +61,7 @@ class Choices:
         require_shorter_side(self.shorter_side, self.xray_size, has_dicom=False)
 
 
-def own_set(
+def user_set(
     samples: Sequence[Sample], choices: Choices, has_patients: bool, notes: Sequence[str], **about: Any
 ) -> RawSet:
     """The RawSet of some files; `about` goes into it, and `notes` behind those on patients and classes.
@@ -109,7 +109,7 @@ def own_set(
         shorter_side=choices.shorter_side,
         patients="none" if knows_none else "may leak" if leaks else "apart",
         notes=(*views, *leaks, *near_ones, *_class_notes(images, about["classes"]), *notes),
-        is_own=True,
+        is_user_set=True,
         upright=True,
         left_out=left_out,
         **about,

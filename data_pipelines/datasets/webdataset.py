@@ -115,7 +115,7 @@ def webdataset(
         num_bytes=sum(shard.path.stat().st_size for shard in shards),
         part=lambda number, parts: Repeatable(bind(part, number, parts)),
         notes=(*notes, *class_name_notes(classes)),
-        is_own=True,
+        is_user_set=True,
         upright=True,
         left_out=left_out,
     )

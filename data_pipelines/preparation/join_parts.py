@@ -159,7 +159,7 @@ def _notes_on_equal(raw: RawSet, folder: Path, shards: Mapping[Split, list[list[
     merges = raw.equal_images != "stored each"
     notes = notes_on(count_equal_images(folder.parent / ROWS, names, merges), raw)
     _told((for_people for for_people, _ in notes), "warning")
-    return [for_manifest for _, for_manifest in notes] if raw.is_own else []
+    return [for_manifest for _, for_manifest in notes] if raw.is_user_set else []
 
 
 def _remove_strays(folder: Path, shards: Mapping[Split, list[list[Shard]]]) -> None:

@@ -92,7 +92,7 @@ def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, WriteKeym
         if not raw.xray_size:
             raise InputError(f"--bits is for sets that are stored as X-rays, and {raw.name} is none; leave it out")
         raw = replace(raw, bits=output.bits, bits_given=True)
-    if raw.is_own:
+    if raw.is_user_set:
         raw = replace(raw, name=Path(os.path.abspath(output.out)).name)
     if isinstance(raw.images, Sequence):
         _require_distinct_keys(raw.images)

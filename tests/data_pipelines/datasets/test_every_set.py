@@ -23,7 +23,7 @@ from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets import readers
-from data_pipelines.datasets.readers import DATASETS, OWN
+from data_pipelines.datasets.readers import DATASETS, USER_READERS
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
@@ -240,15 +240,15 @@ def test_the_order_does_not_depend_on_the_file_system(
             assert contents(DATASETS[name](**arguments)) == expected
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS.keys() - OWN.keys()))
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - USER_READERS.keys()))
 def test_a_set_is_called_as_its_reader(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     assert raw_set(name, tmp_path, write_tar).name == name
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", USER_READERS)
 def test_own_sets_are_called_after_their_source(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     raw = raw_set(name, tmp_path, write_tar)
-    assert raw.is_own
+    assert raw.is_user_set
     assert raw.name == {"csv": "films"}.get(name, "raw")
 
 

@@ -66,7 +66,7 @@ def test_tables_of_all_programs(name: str, write: Write) -> None:
     raw = read(*write(TABLES[name]))
     assert labels_of(raw) == [("a_jpg", "ä"), ("b_jpg", "dog")]
     assert raw.notes == ()
-    assert (raw.is_own, raw.upright) == (True, True)
+    assert (raw.is_user_set, raw.upright) == (True, True)
 
 
 def test_lines_are_those_of_the_file(write: Write) -> None:

@@ -71,7 +71,7 @@ def test_equal_pictures_are_named(make_set: MakeSet, tmp_path: Path, capsys: pyt
 
 
 def test_known_sets_keep_their_manifests(make_set: MakeSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = prepare(make_set("train 0 0", "test 0 0", is_own=False), Output(tmp_path / "out"))
+    manifest = prepare(make_set("train 0 0", "test 0 0", is_user_set=False), Output(tmp_path / "out"))
     assert manifest
     assert manifest["notes"] == []
     assert "in more than one split" in capsys.readouterr().err
@@ -110,7 +110,7 @@ def test_sets_with_a_rule_of_their_own(
 ) -> None:
     raw = make_set("train 0 0", "train 0 1", "train 1 0", "val 1 0", equal_images=equal_images)
     with pytest.raises(InputError, match="small pairs equal pictures with each of their labels; leave out --drop-dup"):
-        prepare(replace(raw, is_own=False), Output(tmp_path / "out", drop_duplicates=True))
+        prepare(replace(raw, is_user_set=False), Output(tmp_path / "out", drop_duplicates=True))
     prepare(raw, Output(tmp_path / "out", force=True))
     said = capsys.readouterr().err
     assert "1 picture is in more than one split" in said

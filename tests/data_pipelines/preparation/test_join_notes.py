@@ -26,7 +26,7 @@ def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def raw(class_folders: Callable[..., Path]) -> RawSet:
-    return replace(image_folder(class_folders(), 0, 0), is_own=False, upright=False)
+    return replace(image_folder(class_folders(), 0, 0), is_user_set=False, upright=False)
 
 
 def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> Non
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     (tmp_path / "films").symlink_to(tmp_path / "disk" / "xyz17")
     for out in (tmp_path / "pets", tmp_path / "films", tmp_path / "link" / "zoo", tmp_path / "disk" / ".." / "y"):
-        manifest = prepare(replace(raw, is_own=True), Output(out))
+        manifest = prepare(replace(raw, is_user_set=True), Output(out))
         assert manifest
         assert manifest["name"] == out.name
         assert Index.load(out, "train").origins[0] == out.name
@@ -59,7 +59,7 @@ def test_preparations_that_were_begun_under_the_name_of_the_root_go_on(
         else:
             prepare(raw, Output(tmp_path / "out", part=(0, 2)))
     remarkable.clear()
-    manifest = prepare(replace(raw, is_own=True), Output(tmp_path / "out"))
+    manifest = prepare(replace(raw, is_user_set=True), Output(tmp_path / "out"))
     assert manifest
     assert manifest["name"] == "out"
     assert len(remarkable) == {1: 0, 2: 6}[parts]

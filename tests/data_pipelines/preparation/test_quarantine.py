@@ -185,7 +185,7 @@ def test_bytes_that_are_no_text_are_written_and_read(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(photo(number, 8, 9)))
     (root / name / "bad.png").write_bytes(b"")
-    raw = replace(image_folder(root, 0, 0), is_own=True)
+    raw = replace(image_folder(root, 0, 0), is_user_set=True)
     first, *others = raw.images
     images = [replace(first, key=os.fsdecode(b"key \xfc")), *others, replace(first, key="again", label=1)]
     out = tmp_path / os.fsdecode(b"set \xfc")
