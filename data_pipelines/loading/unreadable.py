@@ -119,21 +119,21 @@ def _sound(index: Index, row: int) -> Encoded | None:
     return content if damage(index, row, content) is None else None
 
 
-def place_of(index: Index, row: int) -> str:
+def sample_place(index: Index, row: int) -> str:
     """Where a sample lies, for people: set, split, shard and byte."""
     shard = int(index.shard[row])
     path = index.shards[shard]
     return f"{index.origins[shard]}/{path.parent.name}/{path.name}@{int(index.offset[row])}"
 
 
-def key_of(index: Index, row: int) -> str:
+def sample_key(index: Index, row: int) -> str:
     """A sample's key, or its place where that cannot be read."""
     try:
         return index.keys([row])[0]
     except ShardError:
-        return place_of(index, row)
+        return sample_place(index, row)
 
 
-def keys_of(index: Index, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+def sample_keys(index: Index, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
     """The keys of samples, or their places where these cannot be read."""
-    return [key_of(index, int(row)) for row in rows]
+    return [sample_key(index, int(row)) for row in rows]

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_json
-from data_pipelines.loading.unreadable import UnreadableSample, keys_of
+from data_pipelines.loading.unreadable import UnreadableSample, sample_keys
 from trainer.config import Config
 from trainer.engines.base import Engine, Update
 from trainer.run_folder.csv_log import Rows
@@ -117,7 +117,7 @@ class LossWatch:
 
     def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
         train, order = self._job.train, self._job.order
-        return {rank: keys_of(train, order.step(step, rank, self._world_size).samples) for rank in ranks}
+        return {rank: sample_keys(train, order.step(step, rank, self._world_size).samples) for rank in ranks}
 
     def _stop(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         keys = self._keys(step, ranks)

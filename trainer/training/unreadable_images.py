@@ -8,7 +8,7 @@ from typing import Any
 from data_pipelines.common.advice import flag, has_flag, quoted
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_atomically
-from data_pipelines.loading.unreadable import BLANK, UnreadableSample, key_of, place_of
+from data_pipelines.loading.unreadable import BLANK, UnreadableSample, sample_key, sample_place
 from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
 from trainer.run_folder.csv_log import Rows
@@ -23,13 +23,13 @@ def describe(index: Index, one: UnreadableSample) -> dict[str, Any]:
     shown = one.replacement != BLANK
     return {
         "position": one.position,
-        "place": place_of(index, one.sample),
-        "key": key_of(index, one.sample),
+        "place": sample_place(index, one.sample),
+        "key": sample_key(index, one.sample),
         "shard": str(index.shards[int(index.shard[one.sample])]) if one.of_shard else "",
         "set": index.origins[int(index.shard[one.sample])],
         "folder": str(index.shards[int(index.shard[one.sample])].parent.parent),
         "reason": one.reason,
-        "instead": key_of(index, one.replacement) if shown else "",
+        "instead": sample_key(index, one.replacement) if shown else "",
     }
 
 
