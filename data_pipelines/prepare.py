@@ -26,7 +26,7 @@ from data_pipelines.common.messages import nearest
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.shrink import size_note
-from data_pipelines.preparation.join_parts import summary
+from data_pipelines.preparation.join_parts import set_summary
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.verify import verify
@@ -50,7 +50,7 @@ def command_of(reader: Callable[..., RawSet]) -> Callable[..., None]:
             raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")
         manifest = prepare(raw, output)
         if manifest:
-            print(summary(manifest, output.out))
+            print(set_summary(manifest, output.out))
             is_open = raw.shorter_side is None and raw.xray_size is None
             if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
                 print(f"note: {note}", file=sys.stderr)

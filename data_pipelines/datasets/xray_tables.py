@@ -120,7 +120,9 @@ def find_table(root: Path, names: Sequence[str], home: str, shipped: str | None 
     raise InputError(f"{root} has no {' or '.join(names)}; the set is to be had at {home}")
 
 
-def read_table(path: Path, texts: Mapping[str, str], numbers: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+def read_xray_table(
+    path: Path, texts: Mapping[str, str], numbers: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
     """Columns of a CSV file: `texts` as strings under the names that they are given, `numbers` as float32, NaN where
     blank. Rows that are equal in all of them are taken once, with a note of how many.
 

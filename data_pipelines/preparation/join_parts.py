@@ -73,7 +73,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
     write_manifest(folder, manifest)
 
 
-def summary(manifest: Mapping[str, Any], folder: Path) -> str:
+def set_summary(manifest: Mapping[str, Any], folder: Path) -> str:
     """What was written, in one paragraph."""
     splits = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
     synthetic = " (synthetic)" if manifest["synthetic"] else ""

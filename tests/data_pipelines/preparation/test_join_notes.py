@@ -14,7 +14,7 @@ from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.image_files.image_verification import verify_image
-from data_pipelines.preparation.join_parts import left_out_note, summary
+from data_pipelines.preparation.join_parts import left_out_note, set_summary
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 
@@ -82,11 +82,11 @@ def test_what_is_left_out_is_said_before_the_work_in_the_summary_and_in_the_mani
     manifest = prepare(told, Output(tmp_path / "out"))
     assert manifest
     assert manifest["left_out"] == read_manifest(tmp_path / "out")["left_out"] == left_out
-    assert summary(manifest, tmp_path).endswith("; 0 quarantined; left out: .mov (1,010), hidden files (2)")
+    assert set_summary(manifest, tmp_path).endswith("; 0 quarantined; left out: .mov (1,010), hidden files (2)")
     manifest = prepare(raw, Output(tmp_path / "whole"))
     assert manifest
     assert "left_out" not in manifest
-    assert summary(manifest, tmp_path).endswith("; 0 quarantined")
+    assert set_summary(manifest, tmp_path).endswith("; 0 quarantined")
 
 
 @pytest.fixture
