@@ -54,7 +54,7 @@ class _OnlyTorch(NamedTuple):
 
     setting: str
     why: str
-    replacement: str
+    remedy: str
 
 
 def pick_loader(
@@ -69,9 +69,9 @@ def pick_loader(
     if only_torch := _only_torch(scaled_decode, augmentation):
         settings = " and ".join(found.setting for found in only_torch)
         if name == "dali":
-            why, replacement = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
+            why, remedy = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
             raise InputError(
-                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {replacement}"
+                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {remedy}"
             )
         if name == "auto" and on_gpu:
             print(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.", file=sys.stderr)

@@ -104,12 +104,12 @@ class SampleIds:
     positions: Int64s
     repeated: bool = False
 
-    def split(self, size: int) -> list["Request"]:
+    def split(self, size: int) -> list["SampleIds"]:
         """Consecutive parts of at most `size` samples."""
         starts = range(0, len(self.samples), size)
         return [SampleIds(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
 
-    def again(self, count: int) -> "Request":
+    def again(self, count: int) -> "SampleIds":
         """The first `count` samples once more, not to be counted."""
         return SampleIds(self.samples[:count], self.positions[:count], repeated=True)
 
