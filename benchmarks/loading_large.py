@@ -26,7 +26,7 @@ from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.image_files.shrink import SUGGESTED_SIDE
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
 from trainer.run_folder.environment import commit, cpu_name
@@ -114,7 +114,7 @@ def rule(large: Path, small: Path, cpu_ms: dict[str, list[float]]) -> dict[str, 
 def difference(folder: Path, num_images: int) -> dict[str, float]:
     """How far views decoded at a scale are from those decoded in full: mean, median and most over views, of 255."""
     index = _train(folder)
-    request = Order(len(index), num_images, seed=0).step(0)
+    request = BatchSampler(len(index), num_images, seed=0).step(0)
     augmentation = Augmentation("random_resized_crop", SIZE, SIZE)
     scaled, full = (
         next(pick_loader("torch", False, is_scaled)[1](index, [request], augmentation, torch.device("cpu"), 1)).images

@@ -22,7 +22,7 @@ from benchmarks.lib.loading.host import resident_mb
 from benchmarks.lib.loading.images import generated_photo, lay_out
 from benchmarks.lib.scaling.meter import MeasuredEnough, Meter
 from data_pipelines.common.cli import entry_point, parse
-from data_pipelines.shards.tar import MANIFEST
+from data_pipelines.common.manifest import MANIFEST
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

@@ -20,16 +20,18 @@ import tyro
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.patients import Patients
 from data_pipelines.common.printable import printable, width_of
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets.catalog import find
 from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to_draw
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.randaugment import Operand, Space
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import PAPER_TRANSLATION, RESIZE_FIRST, Augmentation, Border, PolicyName
-from data_pipelines.shards.catalog import find
-from data_pipelines.shards.index import Index, Patients, Split
-from data_pipelines.shards.tar import read_manifest
+from data_pipelines.shards.index import Index
 
 _MAX_IMAGES = 512
 _NAME_COLUMNS = 26
@@ -96,7 +98,7 @@ class Inspect:
 
 def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
     """The first images that a training run of this seed sees, by the shipped order and loader; the loader's name."""
-    order = Order(len(index), look.images, look.seed, weights=index.weights("none"))
+    order = BatchSampler(len(index), look.images, look.seed, weights=index.weights("none"))
     augmentation = Augmentation(
         look.view,
         look.size,

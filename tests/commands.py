@@ -54,7 +54,7 @@ def sources() -> dict[str, str]:
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command; those of `prepare` by the name of the set behind it: "prepare csv"."""
     from data_pipelines.datasets.readers import DATASETS
-    from data_pipelines.prepare import _command as of_reader
+    from data_pipelines.prepare import command_of as of_reader
     from launchers.submit import make_parser
     from trainer.pretrain import _command as of_recipe
     from trainer.recipes import RECIPES

@@ -25,8 +25,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS
-from data_pipelines.image_files.image_verification import encode_png
-from data_pipelines.prepare import Output, prepare, summary
+from data_pipelines.image_files.png import encode_png
+from data_pipelines.prepare import Output, prepare, set_summary
 from data_pipelines.shards.index import Index
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.inputs import inputs_of
@@ -189,7 +189,7 @@ def _prepared(folder: Path, raw: RawSet) -> None:
         shutil.rmtree(former, ignore_errors=True)
     manifest = prepare(raw, Output(out, max_bad=1.0))
     assert manifest is not None
-    assert summary(manifest, out)
+    assert set_summary(manifest, out)
     assert manifest["classes"] == list(raw.classes)
     index, listed = Index.load(out, "train"), list(raw.images)
     assert np.asarray(index.labels).tolist() == [image.label for image in listed], "an image with another label"

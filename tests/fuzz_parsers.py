@@ -22,9 +22,9 @@ from tiny_sets import tiny_set
 from tiny_weights import save_npz, save_paper, save_run, save_timm, tensors_of
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.dicom import dicom_facts
-from data_pipelines.image_files.folder_scan import path_of, text_of
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.sampler import evaluation_order
@@ -73,7 +73,7 @@ def _use_set(folder: Path) -> None:
     index.read_ahead(np.arange(len(index)))
     augmentation = Augmentation("squash", 32, 32, flip=False)
     requests = evaluation_order(len(index), 0, 1, 4)
-    list(torch_loader.batches(index, requests, augmentation, torch.device("cpu"), 1, instead=blank))
+    list(torch_loader.batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=blank))
 
 
 def index_columns(folder: Path) -> Parser:

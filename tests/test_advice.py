@@ -20,6 +20,7 @@ PRINTED_BY = {
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
     "trainer.sweep": {"sweep"},
     "data_pipelines.image_files.bit_depth": PREPARE | {"predict"},  # of files, not of prepared pictures
+    "data_pipelines.common.xray_storage": PREPARE | {"predict"},
     "data_pipelines.preparation.part_writer": PREPARE,
     "data_pipelines.preparation.quarantine": PREPARE,
     "data_pipelines.preparation.shard_records": PREPARE,
@@ -73,7 +74,7 @@ OF_ANOTHER = {
     ("trainer.sweep.plan", "--no"): None,
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
-    ("data_pipelines.shards.catalog", "--root"): "prepare",
+    ("data_pipelines.datasets.catalog", "--root"): "prepare",
     ("benchmarks.loading_large", "--shorter-side"): "prepare",
     ("benchmarks.protocol_effect", "--head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",

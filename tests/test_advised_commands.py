@@ -21,7 +21,7 @@ PLAIN = {
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
     "trainer.finetuning.paper_targets": {"name", "given"},
-    "data_pipelines.shards.catalog": {"name", "_root_flag(DATASETS[name])"},
+    "data_pipelines.datasets.catalog": {"name", "_root_flag(DATASETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`
 SAMPLES = {"name": "chexpert", "given": "--root DIR --out DIR", "_root_flag(DATASETS[name])": "--root DIR "}
@@ -49,7 +49,7 @@ ADVICE = [(module, *one) for module in modules() if module not in NOT_ADVICE for
 
 
 def test_there_is_advice() -> None:
-    assert {"data_pipelines.shards.catalog", "data_pipelines.preparation.plan", "trainer.sweep.command"} <= {
+    assert {"data_pipelines.datasets.catalog", "data_pipelines.preparation.plan", "trainer.sweep.command"} <= {
         row[0] for row in ADVICE
     }
 

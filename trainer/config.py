@@ -12,6 +12,7 @@ import tyro
 
 from data_pipelines.common.advice import flag, with_own_flags
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import nearest
 from data_pipelines.image_files.shrink import SMALLEST_SIDE
 from data_pipelines.loading.randaugment import Operand, Space
 from data_pipelines.loading.sampler import Shuffle
@@ -23,7 +24,7 @@ from data_pipelines.loading.views import (
     MixUpWeight,
     PolicyName,
 )
-from data_pipelines.shards.index import Balance, nearest
+from data_pipelines.shards.index import Balance
 from trainer.models.bit import MODELS, FilterInit, HeadInit
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 

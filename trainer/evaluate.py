@@ -20,7 +20,7 @@ import tyro
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically, write_json
-from data_pipelines.shards.index import Array
+from data_pipelines.shards.columns import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import RESAMPLES

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_pipelines.common.tasks import Task
 from data_pipelines.loading.batch import Batch
-from data_pipelines.shards.index import Task
 
 
 def loss_sum(logits: Tensor, targets: Tensor, task: Task) -> Tensor:

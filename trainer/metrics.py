@@ -8,7 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from data_pipelines.shards.index import METRIC, Index, Metric
+from data_pipelines.common.tasks import METRIC, Metric
+from data_pipelines.shards.index import Index
 from trainer.losses import loss_sum
 
 METRIC_NAME: dict[Metric, str] = {"top1": "top-1 accuracy", "auc": "mean AUC"}

@@ -21,14 +21,14 @@ import numpy as np
 import tyro
 
 from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_atomically
-from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
-from data_pipelines.image_files.dicom import why_no_picture
-from data_pipelines.image_files.folder_scan import counted
+from data_pipelines.common.messages import counted
+from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
+from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.preparation.part_writer import progress_bar
-from data_pipelines.shards.index import Array
-from data_pipelines.shards.tar import EncodedImage
+from data_pipelines.shards.columns import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
@@ -136,7 +136,7 @@ def _verified(
             reason = error.strerror if isinstance(error, OSError) else None
             return item, reason or str(error) or type(error).__name__, ""
         image = predictor.verified(encoded)
-        if isinstance(image, str) and predictor.xray_size and not item.was_named and (words := why_no_picture(encoded)):
+        if isinstance(image, str) and predictor.xray_size and not item.was_named and (words := why_no_image(encoded)):
             return words
         return item, image, "" if isinstance(image, str) else colours_remark(encoded, predictor.channels)
 

@@ -22,7 +22,7 @@ from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.limits import require_numbers
-from data_pipelines.shards.index import nearest
+from data_pipelines.common.messages import nearest
 from trainer.config import Config, differences
 from trainer.engines import ENGINES
 from trainer.finetuning.paper_code import departures, match_authors, match_paper_code

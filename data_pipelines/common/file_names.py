@@ -2,7 +2,7 @@
 
 import re
 
-from data_pipelines.shards.index import digest_of
+from data_pipelines.common.hashes import digest_of
 
 _MOST_CHARACTERS = 80
 

@@ -11,8 +11,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.shards.index import Patients, Split, Task, XrayCut
-from data_pipelines.shards.tar import NO_GROUP, hash_name
+from data_pipelines.common.patients import NO_GROUP, Patients
+from data_pipelines.common.splits import Split
+from data_pipelines.common.tasks import Task
+from data_pipelines.common.xray_storage import XrayCut
 
 _BLOCK_BYTES = 4 << 20
 _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
@@ -125,12 +127,22 @@ class RawSet:
     split_by: Literal["image"] | None = None
     notes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
-    is_own: bool = False
+    is_user_set: bool = False
     upright: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.task == "single_label" or self.equal_images == "stored each", "findings are not class numbers"
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """Images that are not held in memory: every iteration calls `make`."""
+
+    make: Callable[[], Iterator[RawImage]]
+
+    def __iter__(self) -> Iterator[RawImage]:
+        return self.make()
 
 
 def key_of(name: str) -> str:
@@ -139,17 +151,3 @@ def key_of(name: str) -> str:
     key = name.replace(".", "_")
     encoded = key.encode(errors="surrogateescape")
     return key if len(encoded) <= _MAX_KEY_BYTES and key.isprintable() else hashlib.sha256(encoded).hexdigest()
-
-
-def group_of(patient: str) -> int:
-    """The group of a patient: a non-negative 63-bit hash, so that no name is stored."""
-    return hash_name(patient)
-
-
-def carved(name: str, val_fraction: float, test_fraction: float) -> Split:
-    """The split of a patient, or of an image without one, by a hash of its name: the same everywhere, and it stays when
-    others are added."""
-    draw = int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big") / 2**64
-    if draw < test_fraction:
-        return "test"
-    return "val" if draw < test_fraction + val_fraction else "train"

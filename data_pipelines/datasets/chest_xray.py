@@ -27,7 +27,7 @@ from data_pipelines.datasets.xray_tables import (
     label_rows,
     locate,
     of_views,
-    read_table,
+    read_xray_table,
     require_options,
     require_some,
     split_patients,
@@ -126,7 +126,7 @@ def _chexpert_part(tables: Path, base: Path, part: str) -> tuple[pd.DataFrame, l
     """train.csv or valid.csv, with where its images lie."""
     path, _ = find_table(tables, [f"{part}.csv"], CHEXPERT_HOME)
     texts = {"Path": "path", "Frontal/Lateral": "side", "AP/PA": "view"}
-    table, notes = read_table(path, texts, ("No Finding", *_CHEXPERT_COLUMNS))
+    table, notes = read_xray_table(path, texts, ("No Finding", *_CHEXPERT_COLUMNS))
     places = table["path"].str.extract(rf"^[^/]+/({part}/(patient\d+)/(.+))$")
     if places[0].isna().any():
         strange = table["path"][places[0].isna()].iloc[0]
@@ -169,11 +169,11 @@ def mimic_cxr(root: Path, views: ViewNames = ("all",), size: int = 256) -> RawSe
     require_options(root, size)
     paths = {kind: _mimic_table(root, kind) for kind in ("metadata", "chexpert", "split")}
     texts = {"dicom_id": "dicom", "subject_id": "patient", "study_id": "study", "ViewPosition": "view"}
-    images, notes = read_table(paths["metadata"], texts)
-    studies, repeats = read_table(
+    images, notes = read_xray_table(paths["metadata"], texts)
+    studies, repeats = read_xray_table(
         paths["chexpert"], {"study_id": "study", "subject_id": "patient"}, ("No Finding", *_CHEXPERT_COLUMNS)
     )
-    splits, more_repeats = read_table(paths["split"], {"dicom_id": "dicom", "split": "split"})
+    splits, more_repeats = read_xray_table(paths["split"], {"dicom_id": "dicom", "split": "split"})
     table = images.merge(studies, on=["patient", "study"]).merge(splits, on="dicom", how="left")
     if len(table) < len(images):
         notes.append(f"{len(images) - len(table):,} images of studies that {paths['chexpert'].name} lacks left out")
@@ -232,7 +232,7 @@ def nih_cxr14(
     names = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
     path, notes = find_table(root, names, NIH_HOME, shipped="Data_Entry_2017_v2020.csv.gz")
     texts = {"Image Index": "name", "Finding Labels": "findings", "Patient ID": "patient", "View Position": "view"}
-    table, repeats = read_table(path, texts)
+    table, repeats = read_xray_table(path, texts)
     table, left_out = of_views(table, views)
     table, about_lists = _nih_splits(root, table, val_fraction, test_fraction)
     folders = ["images", ".", *(str(folder.relative_to(root)) for folder in sorted(root.glob("images_*/images")))]

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, carved
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.padchest_table import (
     PADCHEST_BITS,
     PADCHEST_FINDINGS,
@@ -98,7 +99,7 @@ def padchest_cl(
 def _paper_split(names: "pd.Series[Any]", train_share: float, of: str, val_fraction: float) -> list[str]:
     """test: what the paper tests on; val: drawn from the rest by name."""
     tested = paper_test_rows(len(names), train_share)
-    rest = [carved(f"{of}:{name}", val_fraction, 0.0) for name in names]
+    rest = [hash_split(f"{of}:{name}", val_fraction, 0.0) for name in names]
     return ["test" if is_tested else split for is_tested, split in zip(tested, rest, strict=True)]
 
 

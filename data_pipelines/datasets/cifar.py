@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved
-from data_pipelines.datasets.reading import Repeatable, require_fractions
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
+from data_pipelines.common.splits import hash_split
+from data_pipelines.datasets.reading import require_fractions
+from data_pipelines.image_files.png import encode_png
 
 _OWNER = "https://www.cs.toronto.edu/~kriz/cifar.html"
 _SIDE = 32  # pixels
@@ -96,7 +97,7 @@ def _read(name: str, root: Path, val_fraction: float, layout: _Layout) -> RawSet
     def images(part: int, parts: int) -> Iterator[RawImage]:
         for batch, row in rows[part::parts]:
             key = f"{batch}/{row:05d}"
-            split = "test" if batch == layout.test else carved(key, val_fraction, 0)
+            split = "test" if batch == layout.test else hash_split(key, val_fraction, 0)
             pixels = batches[batch].pixels[row].reshape(3, _SIDE, _SIDE).transpose(1, 2, 0)
             yield RawImage(key, split, encode_png(pixels), batches[batch].labels[row])
 

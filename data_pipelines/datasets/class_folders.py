@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import counted
+from data_pipelines.common.path_text import path_of
+from data_pipelines.common.splits import Split
 from data_pipelines.datasets.reading import split_of, splits_in
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.table import is_missing
-from data_pipelines.image_files.dicom import DICOM_SUFFIXES
-from data_pipelines.image_files.folder_scan import Found, Scan, counted, path_of, suffix_of
-from data_pipelines.shards.index import Split
+from data_pipelines.image_files.folder_scan import Found, Scan
 
 _AS_CLASSES = "--no-split-folders"
 _BESIDE = "pictures beside the class folders"
@@ -62,7 +63,7 @@ def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> 
             files += [(file, numbers[name], split) for file in found]
     left_out = tree.left_out_below()
     left_out.update({_BESIDE: len(beside)} if beside else {})
-    are_xrays = are_xrays or any(map(_is_dicom, tree.files))
+    are_xrays = are_xrays or any(file.is_dicom for file in tree.files)
     notes = [
         *_beside_notes([] if are_xrays else beside, len(beside)),
         *class_name_notes(list(numbers)),
@@ -176,10 +177,6 @@ def _no_pictures(root: Path, tree: Scan, folder: str) -> str:
     others = tree.left_out_below(folder)
     holds = f"no image, but others: {counted(others)}" if others else "no image"
     return f"{root / path_of(folder)} holds {holds}; remove or fill it"
-
-
-def _is_dicom(file: Found) -> bool:
-    return file.format == "dicom" or suffix_of(file.name) in DICOM_SUFFIXES
 
 
 def _beside_notes(named: Sequence[Found], count: int) -> list[str]:

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from data_pipelines.common.counter_rng import hash64
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.image_files.image_verification import encode_png
-from data_pipelines.shards.index import Split
+from data_pipelines.common.splits import Split
+from data_pipelines.image_files.png import encode_png
 
 FASHION_CLASSES = (
     "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet, carved, key_of
-from data_pipelines.datasets.reading import Repeatable, read_mat, require_fractions
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable, key_of
+from data_pipelines.common.splits import hash_split
+from data_pipelines.datasets.reading import read_mat, require_fractions
 from data_pipelines.datasets.tars import OpenTar, members
 
 Place = Path | Member  # of the images of a class: a folder, a tar, or a tar inside a tar
@@ -57,7 +58,7 @@ def imagenet1k(root: Path, val_fraction: float = 0.01) -> RawSet:
         for label, (wnid, place) in list(enumerate(places.items()))[part::parts]:
             for found in _images_in(place):
                 key = key_of(f"train/{wnid}/{found.name}")
-                yield RawImage(key, carved(key, val_fraction, 0), found.image, label)
+                yield RawImage(key, hash_split(key, val_fraction, 0), found.image, label)
         yield from test[part::parts]
 
     return RawSet(
@@ -100,7 +101,7 @@ def imagenet21k(
     def images(part: int, parts: int) -> Iterator[RawImage]:
         for label, (wnid, place) in list(enumerate(places.items()))[part::parts]:
             for found in _images_in(place, fingerprints=True):
-                split = carved(found.fingerprint, val_fraction, test_fraction)
+                split = hash_split(found.fingerprint, val_fraction, test_fraction)
                 yield RawImage(key_of(f"{wnid}/{found.name}"), split, found.image, label)
 
     return RawSet(

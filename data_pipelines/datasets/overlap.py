@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from data_pipelines.datasets.readers import DATASETS, OWN
+from data_pipelines.datasets.readers import DATASETS, USER_READERS
 
 # By the names of prepared sets; each pair once, either may be the source.
 _SHARING = {
@@ -15,7 +15,7 @@ _SHARING = {
 def is_published(name: str) -> bool:
     """Whether that is the name of a set that everybody has, so that it means the same images however they were
     prepared."""
-    return name in DATASETS and name not in OWN
+    return name in DATASETS and name not in USER_READERS
 
 
 def is_namesake(name: str, digest: str, other: str, other_digest: str) -> bool:

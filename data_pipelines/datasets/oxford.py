@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved, key_of
+from data_pipelines.common.raw_set import RawImage, RawSet, key_of
+from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import read_mat, require_files, require_fractions
-from data_pipelines.shards.index import Split
 
 _FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"
 _PETS = "https://www.robots.ox.ac.uk/~vgg/data/pets/"
@@ -83,7 +83,7 @@ def pets(root: Path, val_fraction: float = 0.1) -> RawSet:
             if number > len(classes) or classes[number - 1] != _breed(stem):
                 raise InputError(f"{tables[name]}: {stem} is of class {number}, which trainval.txt does not have so")
             key = key_of(f"{stem}.jpg")
-            split = "test" if name == "test" else carved(key, val_fraction, 0)
+            split = "test" if name == "test" else hash_split(key, val_fraction, 0)
             images.append(RawImage(key, split, root / "images" / f"{stem}.jpg", number - 1))
     require_files([Path(str(image.image)) for image in images], f"see {_PETS}")
     return RawSet(

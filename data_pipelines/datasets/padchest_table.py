@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_pipelines.datasets.xray_tables import Labels, find_table, label_rows, locate, of_views, read_table
+from data_pipelines.datasets.xray_tables import Labels, find_table, label_rows, locate, of_views, read_xray_table
 from data_pipelines.datasets.xray_views import ViewNames
 
 PADCHEST_HOME = "https://bimcv.cipf.es/bimcv-projects/padchest/"
@@ -96,7 +96,7 @@ def read_padchest(root: Path, views: ViewNames) -> tuple[Path, pd.DataFrame, lis
     """The table and its rows of these views that have labels, in its order: name, folder, patient, born, text."""
     path, notes = find_table(root, [_TABLE], PADCHEST_HOME, shipped=f"{_TABLE}.gz")
     texts = {"ImageID": "name", "ImageDir": "folder", "PatientID": "patient", "Projection": "view", "Labels": "text"}
-    table, repeats = read_table(path, texts, ["PatientBirth"])
+    table, repeats = read_xray_table(path, texts, ["PatientBirth"])
     table["view"] = table["view"].replace({"AP_horizontal": "AP Supine"})
     table, left_out = of_views(table, views)
     has_labels = table["text"].notna()

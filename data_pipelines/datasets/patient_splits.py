@@ -2,27 +2,23 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.common.patients import NO_GROUP, group_of
+from data_pipelines.common.raw_set import RawImage, RawSet, key_of
+from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
 from data_pipelines.datasets.table import is_missing, is_nobody
-from data_pipelines.image_files.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts, is_dicom
-from data_pipelines.image_files.file_formats import HEAD_BYTES, Format
-from data_pipelines.image_files.folder_scan import suffix_of
+from data_pipelines.image_files.dicom_headers import DicomFacts, read_headers
+from data_pipelines.image_files.file_formats import Format
 from data_pipelines.image_files.shrink import require_shorter_side
-from data_pipelines.image_files.suffixes import PICTURE_SUFFIXES
-from data_pipelines.shards.index import Split
-from data_pipelines.shards.tar import NO_GROUP
 
 SplitBy = Literal["patient", "image"]
 Laterals = Literal["keep", "drop"]
@@ -30,9 +26,7 @@ Laterals = Literal["keep", "drop"]
 DICOM_XRAY_SIZE = 256  # pixels a side; a DICOM cannot be stored as it is
 
 _XRAY_MODALITIES = {"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX", "OT", "SC", ""}
-_THREADS = 16  # reading headers mostly waits for the file system
 _NAMED = 10  # classes in a note
-_BLOCK = 4096  # headers asked for at once: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class Choices:
         require_shorter_side(self.shorter_side, self.xray_size, has_dicom=False)
 
 
-def own_set(
+def user_set(
     samples: Sequence[Sample], choices: Choices, has_patients: bool, notes: Sequence[str], **about: Any
 ) -> RawSet:
     """The RawSet of some files; `about` goes into it, and `notes` behind those on patients and classes.
@@ -76,7 +70,7 @@ def own_set(
     has_patients: those of the samples are taken, instead of those of DICOM headers.
     Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
     """
-    facts = _headers(samples)
+    facts = read_headers([(sample.name, sample.path, sample.format) for sample in samples])
     without = {name: header.left_out for name, header in facts.items() if header and header.left_out}
     samples = [sample for sample in samples if sample.name not in without]
     facts = {name: header for name, header in facts.items() if name not in without}
@@ -115,7 +109,7 @@ def own_set(
         shorter_side=choices.shorter_side,
         patients="none" if knows_none else "may leak" if leaks else "apart",
         notes=(*views, *leaks, *near_ones, *_class_notes(images, about["classes"]), *notes),
-        is_own=True,
+        is_user_set=True,
         upright=True,
         left_out=left_out,
         **about,
@@ -145,41 +139,6 @@ def _with_patients(samples: Sequence[Sample], facts: Mapping[str, DicomFacts | N
 
     known = [patient if patient and not names_none(patient) else None for patient in patients]
     return [replace(sample, patient=patient) for sample, patient in zip(samples, known, strict=True)]
-
-
-def _headers(samples: Sequence[Sample]) -> dict[str, DicomFacts | None]:
-    """By name, what the header of each DICOM file tells; None where it is damaged, which the quarantine will say."""
-    candidates = [sample for sample in samples if _may_be_dicom(sample)]
-
-    def read(sample: Sample) -> DicomFacts | None:
-        try:
-            with sample.path.open("rb") as file:
-                if not is_dicom(file.read(HEAD_BYTES)):  # what reads DICOM need not be installed for others
-                    return None
-            return dicom_facts(sample.path)
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
-        except OSError as error:  # might be readable later, and then the patient would not be known
-            raise InputError(f"{sample.path} cannot be read ({error.strerror}); mend that, or leave it out") from error
-
-    facts: dict[str, DicomFacts | None] = {}
-    with (
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="headers") as pool,
-        tqdm(total=len(candidates), desc="DICOM headers", unit="file", disable=None if candidates else True) as bar,
-    ):
-        for start in range(0, len(candidates), _BLOCK):
-            block = candidates[start : start + _BLOCK]
-            for sample, found in zip(block, pool.map(read, block), strict=True):
-                if found or suffix_of(sample.name) in DICOM_SUFFIXES:
-                    facts[sample.name] = found
-            bar.update(len(block))
-    return facts
-
-
-def _may_be_dicom(sample: Sample) -> bool:
-    if sample.format is not None:
-        return sample.format == "dicom"
-    return suffix_of(sample.name) not in PICTURE_SUFFIXES - DICOM_SUFFIXES
 
 
 def _header_notes(headers: Sequence[DicomFacts], laterals: Laterals) -> list[str]:
@@ -219,7 +178,7 @@ def _splits(samples: Sequence[Sample], choices: Choices) -> list[Split]:
         if sample.split != "train":
             return sample.split
         by_patient = choices.split_by == "patient" and sample.patient is not None
-        return carved(str(sample.patient) if by_patient else key_of(sample.name), *fractions)
+        return hash_split(str(sample.patient) if by_patient else key_of(sample.name), *fractions)
 
     return [split_of(sample) for sample in samples]
 

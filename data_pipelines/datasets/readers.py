@@ -14,12 +14,12 @@ from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.datasets.webdataset import webdataset
 
 # Readers of anybody's own images: their names are no names of sets.
-OWN: dict[str, Callable[..., RawSet]] = {
+USER_READERS: dict[str, Callable[..., RawSet]] = {
     "image-folder": image_folder,
     "csv": csv_table,
     "webdataset": webdataset,
 }
-DATASETS: dict[str, Callable[..., RawSet]] = OWN | {
+DATASETS: dict[str, Callable[..., RawSet]] = USER_READERS | {
     "imagenet1k": imagenet1k,
     "imagenet21k": imagenet21k,
     "chexpert": chexpert,

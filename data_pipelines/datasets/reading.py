@@ -3,14 +3,12 @@
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage
-from data_pipelines.shards.index import Split
+from data_pipelines.common.splits import Split
 
 # What splits are called in folders, tars and tables, in small or capital letters, also as in "train_set". Not eval,
 # which is val to some and test to others.
@@ -22,16 +20,6 @@ SPLIT_NAMES: dict[str, Split] = {
 _SPLIT = rf"({'|'.join(SPLIT_NAMES)})(?:[ _-]?(?:set|data|images|split))?"
 _SPLIT_IN_NAME = re.compile(rf"(?<![a-z]){_SPLIT}(?![a-z])")
 _MISSING_SHARE = 0.05  # more than that is no damage but a wrong or unfinished root
-
-
-@dataclass(frozen=True)
-class Repeatable:
-    """Images that are not held in memory: every iteration calls `make`."""
-
-    make: Callable[[], Iterator[RawImage]]
-
-    def __iter__(self) -> Iterator[RawImage]:
-        return self.make()
 
 
 def require_fractions(**fractions: float) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import nearest
 from data_pipelines.datasets.similar_names import composed
-from data_pipelines.shards.index import nearest
 
 _SEPARATORS = ",;\t|"
 _IN_NO_TEXT = "\x1f"  # for a table of one column, whose cells may hold all the others

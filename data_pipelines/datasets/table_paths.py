@@ -4,8 +4,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.datasets.similar_names import composed
-from data_pipelines.image_files.folder_scan import path_of, text_of
 
 _FORM, _BYTES = "in another Unicode form than they have", "in UTF-8 where they have Latin-1"
 _CASE, _SLASHES = "with a suffix in other letters, such as .JPG for .jpg", "with \\ for /"

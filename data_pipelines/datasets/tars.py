@@ -9,7 +9,6 @@ from typing import IO
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member
-from data_pipelines.shards.tar import BLOCK_BYTES
 
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _LARGEST_RECORD_BYTES = 1 << 20  # a tar is filled up with zeros to a whole record, by default 10 KiB
@@ -88,7 +87,7 @@ class OpenTar:
             raise InputError(f"{where}, which reaches beyond its end: it is damaged or incomplete; {_AGAIN}")
 
     def _require_both_ends(self) -> None:
-        first = self._window.read(BLOCK_BYTES)
+        first = self._window.read(tarfile.BLOCKSIZE)
         for magic, program in _COMPRESSED.items():
             if first.startswith(magic):
                 raise InputError(f"{self._tar} is compressed, so its members cannot be found; unpack it with {program}")
@@ -97,8 +96,8 @@ class OpenTar:
                 tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
             raise InputError(f"{self._tar} is no tar ({error}); {_AGAIN}") from error
-        self._window.seek(max(0, self._window.length - BLOCK_BYTES))
-        if self._window.length % BLOCK_BYTES or any(self._window.read(BLOCK_BYTES)):
+        self._window.seek(max(0, self._window.length - tarfile.BLOCKSIZE))
+        if self._window.length % tarfile.BLOCKSIZE or any(self._window.read(tarfile.BLOCKSIZE)):
             raise InputError(f"{self._tar} is incomplete: it does not end as a tar does; {_AGAIN}")
 
     def _require_end(self, offset: int) -> None:

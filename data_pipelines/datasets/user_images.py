@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import Split
+from data_pipelines.common.tasks import Task
 from data_pipelines.datasets.class_folders import class_folders, class_of
-from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, SplitBy, own_set
+from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, SplitBy, user_set
 from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.table import Table, read_table
 from data_pipelines.datasets.table_paths import Listing
-from data_pipelines.image_files.folder_scan import path_of, scan, text_of
-from data_pipelines.shards.index import Split, Task
+from data_pipelines.image_files.folder_scan import scan
 
 Label = int | npt.NDArray[np.float32]
 
@@ -93,7 +95,7 @@ def csv_table(
     labels, classes = _findings(content, findings) if findings else _classes(content, str(label), splits)
     patients = [cell or None for cell in content.cells[patient]] if patient else [None] * len(names)
     rows = zip(names, paths, labels, splits, patients, _facts(content, facts), strict=True)
-    return own_set(
+    return user_set(
         [Sample(*row) for row in rows],
         choices,
         has_patients=patient is not None,
@@ -147,7 +149,7 @@ def image_folder(
     tree = scan(root, once_in=lambda folder: class_of(folder, split_folders))
     found = class_folders(root, tree, split_folders, are_xrays=xray_size is not None)
     name = text_of(root.resolve().name)
-    return own_set(
+    return user_set(
         [Sample(file.name, file.path, label, split, format=file.format) for file, label, split in found.files],
         choices,
         has_patients=False,

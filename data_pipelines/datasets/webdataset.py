@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet, carved, key_of
-from data_pipelines.datasets.reading import Repeatable, require_fractions, split_of, splits_in
+from data_pipelines.common.path_text import text_of
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable, key_of
+from data_pipelines.common.splits import Split, hash_split
+from data_pipelines.datasets.reading import require_fractions, split_of, splits_in
 from data_pipelines.datasets.similar_names import class_name_notes
 from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
@@ -24,9 +26,7 @@ from data_pipelines.image_files.folder_scan import (
     left_out_as,
     look,
     scan,
-    text_of,
 )
-from data_pipelines.shards.index import Split
 
 Label = int | str
 
@@ -98,7 +98,7 @@ def webdataset(
         for shard in chosen:
             for sample in _samples(shard.path, reader):
                 key = key_of(f"{shard.name}/{sample.key}")
-                split = carved(key, *carve) if shard.split in (None, "train") else shard.split
+                split = hash_split(key, *carve) if shard.split in (None, "train") else shard.split
                 yield RawImage(key, split, sample.image, _class_number(sample, number_of))
 
     def part(number: int, parts: int) -> Iterator[RawImage]:
@@ -115,7 +115,7 @@ def webdataset(
         num_bytes=sum(shard.path.stat().st_size for shard in shards),
         part=lambda number, parts: Repeatable(bind(part, number, parts)),
         notes=(*notes, *class_name_notes(classes)),
-        is_own=True,
+        is_user_set=True,
         upright=True,
         left_out=left_out,
     )

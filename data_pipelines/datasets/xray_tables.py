@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, carved, group_of, key_of
+from data_pipelines.common.patients import group_of
+from data_pipelines.common.raw_set import RawImage, RawSet, key_of
+from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.xray_views import VIEWS, ViewNames, views_named
 
@@ -118,7 +120,9 @@ def find_table(root: Path, names: Sequence[str], home: str, shipped: str | None 
     raise InputError(f"{root} has no {' or '.join(names)}; the set is to be had at {home}")
 
 
-def read_table(path: Path, texts: Mapping[str, str], numbers: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+def read_xray_table(
+    path: Path, texts: Mapping[str, str], numbers: Sequence[str] = ()
+) -> tuple[pd.DataFrame, list[str]]:
     """Columns of a CSV file: `texts` as strings under the names that they are given, `numbers` as float32, NaN where
     blank. Rows that are equal in all of them are taken once, with a note of how many.
 
@@ -172,7 +176,7 @@ def label_rows(texts: "pd.Series[Any]", row: Callable[[str], Sequence[bool]]) ->
 
 def split_patients(patients: "pd.Series[Any]", of: str, val_fraction: float, test_fraction: float) -> "pd.Series[Any]":
     """The split of each row, by a hash of its patient."""
-    return patients.map({one: carved(f"{of}:{one}", val_fraction, test_fraction) for one in patients.unique()})
+    return patients.map({one: hash_split(f"{of}:{one}", val_fraction, test_fraction) for one in patients.unique()})
 
 
 def locate(

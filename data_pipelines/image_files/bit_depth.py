@@ -1,39 +1,16 @@
 """Which pixel value is white in pictures of more than 8 bits: what their files say of it, or their set; never what one
 picture happens to hold, whose brightness would halve where its largest value passes a power of two."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-LEAST_BITS, MOST_BITS = 8, 31
+from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS, Depth
+
 _PNG_BITS = 16
 _SCALED_BY_PILLOW = {"PPM", "JPEG2000"}  # to 16 bits, from those that their headers say
-_BITS_OF_PADCHEST = 16
 _BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281  # tags of TIFF
-
-
-class Depth(NamedTuple):
-    """How many bits the pixels of a set have, where its files hold them in more than 8; None: as each file says.
-
-    is_given: the user said it, which counts for all files; else `bits` is for those that do not say it themselves.
-    """
-
-    bits: int | None = None
-    is_given: bool = False
-
-    @property
-    def given(self) -> int | None:
-        """The bits that the user said."""
-        return self.bits if self.is_given else None
-
-    def of(self, declared: int | None) -> int:
-        """The bits of a picture whose file declares so many. Raises ValueError where nobody says it."""
-        bits = self.given or declared or self.bits
-        if bits is None:
-            raise ValueError("pixels of more than 8 bits, and the file does not say how many: say it with --bits")
-        return bits
 
 
 def declared_bits(picture: Any, has_sbit: bool) -> int | None:
@@ -54,19 +31,6 @@ def declared_bits(picture: Any, has_sbit: bool) -> int | None:
         return held
     is_depth = white & (white + 1) == 0 and LEAST_BITS <= white.bit_length() <= min(held, MOST_BITS)
     return white.bit_length() if is_depth else None
-
-
-AS_DECLARED = Depth()
-
-
-def depth_of(about: Mapping[str, Any]) -> Depth:
-    """The depth in the manifest of a set, or in what a checkpoint says of its run.
-
-    Earlier versions did not write down who said it. Apart from the user, only the readers of PadChest did.
-    """
-    bits, is_found = about.get("bits"), about.get("bits_found", False)
-    was_given = bits not in (None, _BITS_OF_PADCHEST) and not is_found
-    return Depth(bits, bool(about.get("bits_given", was_given)))
 
 
 def require_within(value: int, needed: int, bits: int) -> None:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.image_files.dicom_display import displayed, padding_in, range_of
-from data_pipelines.image_files.dicom_elements import items_of, number_of, text_of
-from data_pipelines.image_files.dicom_kinds import left_out_as
+from data_pipelines.image_files.dicom_elements import element_text, items_of, number_of
+from data_pipelines.image_files.dicom_kinds import kind_without_image
 from data_pipelines.image_files.pixel_limit import require_pixels
 
 DICOM_SUFFIXES = {".dcm", ".dicom"}
@@ -74,23 +74,23 @@ def dicom_facts(path: Path) -> DicomFacts:
 
 def _facts_of(file: BinaryIO) -> DicomFacts:
     dataset = _read(file, stop_before_pixels=True, specific_tags=list(_FACTS))
-    meanings = [text_of(code, "CodeMeaning") for code in items_of(dataset, "ViewCodeSequence")]
-    sources = [text_of(dataset, "ViewPosition"), " ".join(meanings), text_of(dataset, "SeriesDescription")]
+    meanings = [element_text(code, "CodeMeaning") for code in items_of(dataset, "ViewCodeSequence")]
+    sources = [element_text(dataset, "ViewPosition"), " ".join(meanings), element_text(dataset, "SeriesDescription")]
     view = next(filter(None, map(_view, sources)), "")
-    modality = text_of(dataset, "Modality").upper()
-    sop_class = text_of(dataset.file_meta, "MediaStorageSOPClassUID")
+    modality = element_text(dataset, "Modality").upper()
+    sop_class = element_text(dataset.file_meta, "MediaStorageSOPClassUID")
     return DicomFacts(
-        patient=text_of(dataset, "PatientID") or None,
+        patient=element_text(dataset, "PatientID") or None,
         view=view,
         lateral=view in _LATERAL_VIEWS if view else None,
         modality=modality,
-        sex=sex if (sex := text_of(dataset, "PatientSex").upper()) in ("M", "F", "O") else "",
-        age=_years(text_of(dataset, "PatientAge")),
-        left_out=left_out_as(modality, sop_class, has_size=bool(number_of(dataset, "Rows"))),
+        sex=sex if (sex := element_text(dataset, "PatientSex").upper()) in ("M", "F", "O") else "",
+        age=_years(element_text(dataset, "PatientAge")),
+        left_out=kind_without_image(modality, sop_class, has_size=bool(number_of(dataset, "Rows"))),
     )
 
 
-def why_no_picture(encoded: bytes) -> str:
+def why_no_image(encoded: bytes) -> str:
     """As what a file is left out if it is DICOM of a kind that has no picture, such as a report; else ""."""
     try:
         return _facts_of(io.BytesIO(encoded)).left_out
@@ -123,7 +123,7 @@ def dicom_pixels(encoded: bytes, bits: int | None = None) -> npt.NDArray[np.floa
     grey = displayed(dataset, values, range_of(dataset, values[occurs], bits))
     if np.ptp(grey[occurs]) == 0:
         raise ValueError("DICOM image of one shade only, as its window or LUT shows it")
-    if text_of(dataset, "PhotometricInterpretation") == "MONOCHROME1":
+    if element_text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
         grey = 1 - grey
     grey[is_padding] = 0
     pixels: npt.NDArray[np.float32] = grey.astype(np.float32)[codes]
@@ -167,12 +167,12 @@ def _require_one_grey_image(dataset: Any) -> None:
         raise ValueError("DICOM that is cut off or empty")
     height, width = number_of(dataset, "Rows"), number_of(dataset, "Columns")
     if not height or not width:
-        raise ValueError(f"DICOM without an image (modality {text_of(dataset, 'Modality') or 'unknown'})")
+        raise ValueError(f"DICOM without an image (modality {element_text(dataset, 'Modality') or 'unknown'})")
     require_pixels(int(height), int(width), "DICOM")
     frames = number_of(dataset, "NumberOfFrames") or 1
     if frames > 1:
         raise ValueError(f"multi-frame DICOM ({frames:.0f} frames); an X-ray is one frame, export each as a file")
-    colours = text_of(dataset, "PhotometricInterpretation")
+    colours = element_text(dataset, "PhotometricInterpretation")
     if colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"colour DICOM ({colours or 'unknown'}); an X-ray is MONOCHROME1 or MONOCHROME2")
     if "PixelData" not in dataset:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.image_files.bit_depth import require_within
-from data_pipelines.image_files.dicom_elements import holder_of, items_of, number_of, text_of
+from data_pipelines.image_files.dicom_elements import element_text, holder_of, items_of, number_of
 
 Values = npt.NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def _windowed(voi: Any, values: Values) -> Values | None:
     centre, width = number_of(voi, "WindowCenter"), number_of(voi, "WindowWidth")
     if centre is None or width is None:
         return None
-    function = text_of(voi, "VOILUTFunction").upper()
+    function = element_text(voi, "VOILUTFunction").upper()
     is_linear = function not in ("LINEAR_EXACT", "SIGMOID")
     if is_linear:
         centre, width = centre - 0.5, width - 1

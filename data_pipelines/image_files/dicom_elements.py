@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def text_of(dataset: Any, keyword: str) -> str:
+def element_text(dataset: Any, keyword: str) -> str:
     """The first value as text without blanks around it, "" if there is none."""
     value = _value(dataset, keyword)
     return "" if value is None or isinstance(value, bytes) else str(value).strip(" \0\n\r\t")

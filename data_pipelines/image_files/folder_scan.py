@@ -4,7 +4,7 @@ import errno
 import os
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -14,19 +14,21 @@ from typing import IO
 from tqdm import tqdm
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.path_text import text_of
+from data_pipelines.image_files.dicom import DICOM_SUFFIXES
 from data_pipelines.image_files.file_formats import HEAD_BYTES, Format, format_of
 from data_pipelines.image_files.frames import why_not_one
 from data_pipelines.image_files.suffixes import (
     COPIES,
+    IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
-    PICTURE_SUFFIXES,
     RAW_FILES,
     SURE_SUFFIXES,
     TEXTS,
 )
-from data_pipelines.shards.tar import MANIFEST, read_manifest
 
-_COMMON_SUFFIXES = PICTURE_SUFFIXES | TEXTS | COPIES | RAW_FILES | OTHER_SUFFIXES
+_COMMON_SUFFIXES = IMAGE_SUFFIXES | TEXTS | COPIES | RAW_FILES | OTHER_SUFFIXES
 _LEFTOVERS = {
     "__macosx", "__pycache__", "@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot",
     "lost+found", "system volume information", "$recycle.bin", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db",
@@ -44,16 +46,6 @@ _SETS = "prepared sets"
 _UNFINISHED = re.compile(r"\..+\.(partial|replaced)", re.DOTALL)  # beside a set that is made or replaced
 _BLOCK = 4096  # files asked for at once: bounds the memory
 _THREADS = 16  # looking at files mostly waits for the file system
-
-
-def text_of(path: str | os.PathLike[str]) -> str:
-    """A path or a word of the command line as text, the same under every locale: UTF-8, other bytes as surrogates."""
-    return os.fsencode(path).decode(errors="surrogateescape")
-
-
-def path_of(text: str) -> Path:
-    """The path of which `text_of` makes this text."""
-    return Path(os.fsdecode(text.encode(errors="surrogateescape")))
 
 
 def is_hidden(name: str) -> bool:
@@ -74,12 +66,6 @@ def suffix_of(name: str) -> str:
     stem, _, suffix = name.rpartition("/")[2].rpartition(".")
     suffix = f".{suffix.lower()}"
     return suffix if stem and _SUFFIX.fullmatch(suffix) else ""
-
-
-def counted(left_out: Mapping[str, int]) -> str:
-    """Such as ".mov (12), hidden files (3)", the most first."""
-    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{words} ({count:,})" for words, count in ordered)
 
 
 def is_taken_unseen(name: str) -> bool | None:
@@ -103,7 +89,7 @@ def look(file: IO[bytes], name: str, whole: bool = True) -> tuple[Format | None,
     """
     found = format_of(file.read(HEAD_BYTES))
     if found is None:
-        return None, "" if suffix_of(name) in PICTURE_SUFFIXES else left_out_as(name)
+        return None, "" if suffix_of(name) in IMAGE_SUFFIXES else left_out_as(name)
     if found == "heic" and find_spec("pillow_heif") is None:
         return found, _HEIC
     return found, (why_not_one(file, found) or "") if whole else ""
@@ -117,6 +103,11 @@ class Found:
     name: str
     path: Path
     format: Format | None = None
+
+    @property
+    def is_dicom(self) -> bool:
+        """By its contents or by its suffix."""
+        return self.format == "dicom" or suffix_of(self.name) in DICOM_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth, declared_bits, scaled
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut
+from data_pipelines.image_files.bit_depth import declared_bits, scaled
 from data_pipelines.image_files.dicom import dicom_pixels, is_dicom
 from data_pipelines.image_files.jpeg import PLAIN_COLOURS, decode_jpeg
 from data_pipelines.image_files.jpeg_segments import exif_of
 from data_pipelines.image_files.orientation import UPRIGHT, orientation_in, turned
-from data_pipelines.image_files.pillow_images import Picture, laid_on, opened
+from data_pipelines.image_files.pillow_images import OpenedImage, laid_on, opened
 from data_pipelines.image_files.pixel_limit import require_pixels
 from data_pipelines.image_files.png import encode_png, has_sbit, is_deep_png, is_grey_png
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrink, shrunk_size
-from data_pipelines.shards.index import XrayCut
-from data_pipelines.shards.tar import EncodedImage
 
 ON_WHITE, ON_BLACK = "transparency, laid on white", "transparency, laid on black"
 
@@ -146,7 +146,7 @@ def _grey(encoded: bytes, depth: Depth, upright: bool) -> _Xray:
         return _Xray(turned(pixels, picture.turn), stored, picture.is_turned, remark)
 
 
-def _grey_of(picture: Picture, depth: Depth) -> tuple[Pixels, bool]:
+def _grey_of(picture: OpenedImage, depth: Depth) -> tuple[Pixels, bool]:
     """Grey values, and whether the file itself is PNG of 8-bit grey."""
     image = picture.image
     if image.mode.startswith("F"):

@@ -35,7 +35,7 @@ _PLUGINS: dict[Format, tuple[str, ...]] = {
 _OF_FRAMES = ("gif", "png", "webp", "avif")  # others show their first or main picture everywhere; TIFF has pages
 
 
-class Picture(NamedTuple):
+class OpenedImage(NamedTuple):
     """image: decoded. white_is_zero: its values have to be inverted. turn: what is left to do to show it upright.
     is_turned: whether it lay otherwise. encoded: the file without damaged metadata. remark: what to say of it."""
 
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
 
 @contextmanager
-def opened(encoded: bytes, upright: bool = False, one_frame: bool = False) -> Iterator[Picture]:
+def opened(encoded: bytes, upright: bool = False, one_frame: bool = False) -> Iterator[OpenedImage]:
     """Decode a picture; `upright`: as its EXIF block says that it is to be shown; of several frames the first, unless
     `one_frame`.
 
@@ -75,7 +75,7 @@ def opened(encoded: bytes, upright: bool = False, one_frame: bool = False) -> It
         exif = encoded if kind == "tiff" else image.info.get("exif")
         said = orientation_in(exif) if upright and isinstance(exif, bytes) else UPRIGHT
         turn = UPRIGHT if kind == "tiff" else said
-        yield Picture(image, white_is_zero, turn, said != UPRIGHT, encoded, remark)
+        yield OpenedImage(image, white_is_zero, turn, said != UPRIGHT, encoded, remark)
 
 
 def _open(encoded: bytes, kind: Format | None) -> Image.Image:

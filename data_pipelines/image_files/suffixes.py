@@ -5,7 +5,7 @@ from data_pipelines.image_files.dicom import DICOM_SUFFIXES
 # Taken without a look at their contents, which a large set has no time for.
 SURE_SUFFIXES = {".jpg", ".jpeg", ".png"} | DICOM_SUFFIXES
 # Taken also if they do not begin as any picture does: they are damaged then, and whoever decodes them says so.
-PICTURE_SUFFIXES = SURE_SUFFIXES | {
+IMAGE_SUFFIXES = SURE_SUFFIXES | {
     ".jpe", ".jif", ".jfif", ".apng", ".gif", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".pbm", ".pgm", ".ppm",
     ".pnm", ".jp2", ".j2k", ".avif", ".heic", ".heif", ".hif",
 }  # fmt: skip

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.loading.sampler import Request
-from data_pipelines.loading.unreadable import Unseen
+from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.unreadable import UnreadableSample
 from data_pipelines.loading.views import Augmentation, Ints, Views
 from data_pipelines.shards.index import Index
 
@@ -27,7 +27,7 @@ class Batch:
     labels: Tensor
     mixup: Tensor | None
     samples: Ints
-    unseen: tuple[Unseen, ...] = ()
+    unreadable: tuple[UnreadableSample, ...] = ()
     repeated: bool = False
 
     def __len__(self) -> int:
@@ -35,7 +35,11 @@ class Batch:
 
 
 def make_batch(
-    index: Index, request: Request, augmentation: Augmentation, images: Tensor, unseen: Sequence[Unseen] = ()
+    index: Index,
+    request: SampleIds,
+    augmentation: Augmentation,
+    images: Tensor,
+    unreadable: Sequence[UnreadableSample] = (),
 ) -> Batch:
     """A batch of decoded images, uint8 [B, S, S, C] on their device, with the rest moved beside them."""
     labels = torch.from_numpy(np.asarray(index.labels[request.samples]))
@@ -45,7 +49,7 @@ def make_batch(
         labels=_beside(images, labels),
         mixup=None if mixup is None else _beside(images, torch.from_numpy(mixup)),
         samples=request.samples,
-        unseen=tuple(unseen),
+        unreadable=tuple(unreadable),
         repeated=request.repeated,
     )
 
@@ -55,7 +59,7 @@ def _beside(images: Tensor, values: Tensor) -> Tensor:
     return values if images.device.type == "cpu" else values.pin_memory().to(images.device, non_blocking=True)
 
 
-def views_of(index: Index, request: Request, augmentation: Augmentation) -> Views:
+def views_of(index: Index, request: SampleIds, augmentation: Augmentation) -> Views:
     """How to cut each requested image out of its picture."""
     heights = np.asarray(index.height[request.samples], dtype=np.int64)
     widths = np.asarray(index.width[request.samples], dtype=np.int64)

@@ -18,8 +18,8 @@ from nvidia.dali.types import DALIImageType, DALIInterpType
 
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.randaugment_dali import INPUTS, host_inputs, randaugment
-from data_pipelines.loading.sampler import Request
-from data_pipelines.loading.unreadable import Encoded, Instead, Unseen, damage, readable, replaced
+from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.unreadable import Encoded, Replacement, UnreadableSample, damage, readable, replaced
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
 
@@ -101,13 +101,13 @@ def _reflected(images: Any, reflections: int, axis: int, size: int) -> Any:
 
 def batches(
     index: Index,
-    requests: Iterable[Request],
+    requests: Iterable[SampleIds],
     augmentation: Augmentation,
     device: torch.device,
     threads: int,
     hw_decoder_load: float = HW_DECODER_LOAD,
     *,
-    instead: Instead | None = None,
+    replacement: Replacement | None = None,
 ) -> Iterator[Batch]:
     """A batch for each request, in order, decoded on `device` with `threads` CPU threads; see loaders.Loader.
 
@@ -125,7 +125,7 @@ def batches(
     again: deque[_Read] = deque()
 
     def source() -> Inputs:
-        read = again.popleft() if again else _Read(*readable(index, next(stream), instead))
+        read = again.popleft() if again else _Read(*readable(index, next(stream), replacement))
         inputs = _inputs(index, read, augmentation)
         in_flight.append((read, inputs))
         return inputs
@@ -156,39 +156,39 @@ def batches(
         except StopIteration:
             return
         except RuntimeError as error:
-            if instead is None:
+            if replacement is None:
                 raise
             # A pipeline that has failed is of no use any more, and does not say which image it was.
-            again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], instead, error)))
+            again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], replacement, error)))
             pipeline = build()
             in_flight.clear()  # only now: the one before may still have been reading
             continue
         read, inputs = in_flight.popleft()
         in_use.keep(inputs, training)
-        yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unseen)
+        yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unreadable)
 
 
 class _Read(NamedTuple):
     """A request, the encoded bytes of its images, and those that could not be shown."""
 
-    request: Request
+    request: SampleIds
     encoded: list[Encoded]
-    unseen: tuple[Unseen, ...]
+    unreadable: tuple[UnreadableSample, ...]
 
 
-def _mended(index: Index, reads: Sequence[_Read], instead: Instead, error: RuntimeError) -> list[_Read]:
+def _mended(index: Index, reads: Sequence[_Read], replacement: Replacement, error: RuntimeError) -> list[_Read]:
     """The reads with what is damaged in the first of them that has damage replaced. Raises the pipeline's own error if
     nothing is."""
-    for number, (request, encoded, unseen) in enumerate(reads):
+    for number, (request, encoded, unreadable) in enumerate(reads):
         reasons = [damage(index, row, content) for row, content in zip(request.samples, encoded, strict=True)]
         if not any(reasons):
             continue
         encoded = list(encoded)
         for i, reason in enumerate(reasons):
             if reason is not None:
-                request, encoded[i], lost = replaced(index, request, i, reason, False, instead)
-                unseen = (*unseen, lost)
-        return [*reads[:number], _Read(request, encoded, unseen), *reads[number + 1 :]]
+                request, encoded[i], lost = replaced(index, request, i, reason, False, replacement)
+                unreadable = (*unreadable, lost)
+        return [*reads[:number], _Read(request, encoded, unreadable), *reads[number + 1 :]]
     raise error
 
 

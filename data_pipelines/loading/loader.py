@@ -12,8 +12,8 @@ from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch
-from data_pipelines.loading.sampler import Request
-from data_pipelines.loading.unreadable import Instead
+from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.unreadable import Replacement
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
 
@@ -25,22 +25,22 @@ class Loader(Protocol):
     def __call__(
         self,
         index: Index,
-        requests: Iterable[Request],
+        requests: Iterable[SampleIds],
         augmentation: Augmentation,
         device: torch.device,
         threads: int,
         *,
-        instead: Instead | None = None,
+        replacement: Replacement | None = None,
     ) -> Iterator[Batch]: ...
 
 
-def read_ahead(index: Index, requests: Iterable[Request], depth: int) -> Iterator[Request]:
+def read_ahead(index: Index, requests: Iterable[SampleIds], depth: int) -> Iterator[SampleIds]:
     """The same requests; the system is asked for the bytes of each `depth` requests before it is handed out, or with a
     depth of 0 not at all."""
     if not depth:
         yield from requests
         return
-    waiting: deque[Request] = deque()
+    waiting: deque[SampleIds] = deque()
     for request in requests:
         index.read_ahead(request.samples)
         waiting.append(request)
@@ -54,7 +54,7 @@ class _OnlyTorch(NamedTuple):
 
     setting: str
     why: str
-    instead: str
+    remedy: str
 
 
 def pick_loader(
@@ -69,9 +69,9 @@ def pick_loader(
     if only_torch := _only_torch(scaled_decode, augmentation):
         settings = " and ".join(found.setting for found in only_torch)
         if name == "dali":
-            why, instead = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
+            why, remedy = (" and ".join(column) for column in list(zip(*only_torch, strict=True))[1:])
             raise InputError(
-                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {instead}"
+                f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {remedy}"
             )
         if name == "auto" and on_gpu:
             print(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.", file=sys.stderr)

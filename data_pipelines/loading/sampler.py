@@ -94,7 +94,7 @@ def share(total: int, parts: int, part: int, unit: int = 1) -> range:
 
 
 @dataclass(frozen=True)
-class Request:
+class SampleIds:
     """Samples to load together: `samples` are rows of the index, `positions` decide their augmentation; int64 [B].
 
     repeated: each of them is in another request of the same step as well, and counts there; here none does.
@@ -104,18 +104,18 @@ class Request:
     positions: Int64s
     repeated: bool = False
 
-    def split(self, size: int) -> list["Request"]:
+    def split(self, size: int) -> list["SampleIds"]:
         """Consecutive parts of at most `size` samples."""
         starts = range(0, len(self.samples), size)
-        return [Request(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
+        return [SampleIds(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
 
-    def again(self, count: int) -> "Request":
+    def again(self, count: int) -> "SampleIds":
         """The first `count` samples once more, not to be counted."""
-        return Request(self.samples[:count], self.positions[:count], repeated=True)
+        return SampleIds(self.samples[:count], self.positions[:count], repeated=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class BatchSampler:
     """The training stream over `num_samples` samples in steps of `global_batch_size`.
 
     `unit` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.
@@ -145,15 +145,15 @@ class Order:
             object.__setattr__(self, "_cumulative", cumulative)
         object.__setattr__(self, "epoch_size", size)
 
-    def step(self, step: int, rank: int = 0, world_size: int = 1) -> Request:
+    def step(self, step: int, rank: int = 0, world_size: int = 1) -> SampleIds:
         """The rank's share of a step, in order."""
         mine = share(self.global_batch_size, world_size, rank, self.unit)
         positions = step * self.global_batch_size + np.arange(mine.start, mine.stop, dtype=np.int64)
         epochs, within = np.divmod(positions, self.epoch_size)
         slots = _SHUFFLES[self.shuffle](within, self.epoch_size, self.seed, epochs)
-        return Request(self._weighted(slots, epochs), positions)
+        return SampleIds(self._weighted(slots, epochs), positions)
 
-    def instead(self, position: int, attempt: int) -> int:
+    def replacement(self, position: int, attempt: int) -> int:
         """The sample to show at a position whose own cannot be shown: drawn like any other of its epoch, by a hash of
         the position."""
         epochs = np.array([position // self.epoch_size], dtype=np.int64)
@@ -169,7 +169,7 @@ class Order:
         found: Int64s = np.searchsorted(self._cumulative, points, side="right")
         return found
 
-    def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[Request]:
+    def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[SampleIds]:
         """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them.
 
         A rank whose share makes fewer shows its first `unit` of the step again, `repeated`: engines exchange gradients
@@ -209,8 +209,8 @@ def _cumulative(weights: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float6
     return sums
 
 
-def evaluation_order(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[Request]:
+def evaluation_order(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[SampleIds]:
     """The rank's share of one pass over all samples, each exactly once over the ranks, in index order."""
     mine = share(num_samples, world_size, rank)
     samples = np.arange(mine.start, mine.stop, dtype=np.int64)
-    return Request(samples, samples).split(batch_size)
+    return SampleIds(samples, samples).split(batch_size)

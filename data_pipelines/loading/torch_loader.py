@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.image_files.scaled_decode import decode_scale, scaled_window
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Done, Transfer
 from data_pipelines.loading.randaugment import Operations
-from data_pipelines.loading.sampler import Request
-from data_pipelines.loading.unreadable import Instead, Unseen, one_line, readable, replaced
+from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.scaled_decode import decode_scale, scaled_window
+from data_pipelines.loading.unreadable import Replacement, UnreadableSample, one_line, readable, replaced
 from data_pipelines.loading.views import Augmentation, Border, Views
 from data_pipelines.shards.index import Index
 
@@ -34,12 +34,12 @@ _JPEG = 0xFF  # its first byte
 
 def batches(
     index: Index,
-    requests: Iterable[Request],
+    requests: Iterable[SampleIds],
     augmentation: Augmentation,
     device: torch.device,
     threads: int,
     *,
-    instead: Instead | None = None,
+    replacement: Replacement | None = None,
     scaled_decode: bool = False,
     transfer: Transfer | None = None,
 ) -> Iterator[Batch]:
@@ -51,14 +51,14 @@ def batches(
     """
     if transfer is None and device.type == "cuda":
         transfer = CudaTransfer(device)
-    work = _Work(index, augmentation, instead, scaled_decode)
+    work = _Work(index, augmentation, replacement, scaled_decode)
     if transfer is not None:
         buffers = Buffers(_PREFETCH + 1, transfer.allocate)
         yield from _sent(_decoded(work, requests, threads, buffers.take), work, transfer, buffers)
         return
     with closing(_decoded(work, requests, threads, _memory)) as decoded:
-        for request, unseen, pixels in decoded:
-            yield make_batch(index, request, augmentation, pixels, unseen)
+        for request, unreadable, pixels in decoded:
+            yield make_batch(index, request, augmentation, pixels, unreadable)
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,15 @@ class _Work:
 
     index: Index
     augmentation: Augmentation
-    instead: Instead | None
+    replacement: Replacement | None
     scaled_decode: bool
 
 
 class _Decoded(NamedTuple):
     """A request whose pixels, uint8 [B, S, S, C], are there, or on their way."""
 
-    request: Request
-    unseen: tuple[Unseen, ...]
+    request: SampleIds
+    unreadable: tuple[UnreadableSample, ...]
     pixels: Tensor
 
 
@@ -93,9 +93,9 @@ def _sent(
         found = next(decoded, None)
         if found is None:
             return None
-        request, unseen, pixels = found
+        request, unreadable, pixels = found
         batch, done = transfer.send(
-            pixels, lambda images: make_batch(work.index, request, work.augmentation, images, unseen)
+            pixels, lambda images: make_batch(work.index, request, work.augmentation, images, unreadable)
         )
         buffers.sent(done)
         return batch, done
@@ -112,38 +112,38 @@ def _sent(
 
 
 def _decoded(
-    work: _Work, requests: Iterable[Request], threads: int, memory: Callable[[tuple[int, ...]], Tensor]
+    work: _Work, requests: Iterable[SampleIds], threads: int, memory: Callable[[tuple[int, ...]], Tensor]
 ) -> Generator[_Decoded, None, None]:
     """Requests in order, with all their pixels in memory that was asked for; some of them are decoded ahead."""
-    index, augmentation, instead = work.index, work.augmentation, work.instead
+    index, augmentation, replacement = work.index, work.augmentation, work.replacement
     stream = iter(requests)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
-        def begin(request: Request) -> tuple[_Decoded, list[Future[None]]]:
-            request, encoded, unseen = readable(index, request, instead)
+        def begin(request: SampleIds) -> tuple[_Decoded, list[Future[None]]]:
+            request, encoded, unreadable = readable(index, request, replacement)
             views, sizes = views_of(index, request, augmentation), _sizes(index, request)
             pixels = memory((len(encoded), views.size, views.size, index.channels))
             images = [
                 pool.submit(_cut_into, pixels[i], data, size, index.channels, views, i, work.scaled_decode)
                 for i, (data, size) in enumerate(zip(encoded, sizes, strict=True))
             ]
-            return _Decoded(request, unseen, pixels), images
+            return _Decoded(request, unreadable, pixels), images
 
         def finish(begun: _Decoded, images: list[Future[None]]) -> _Decoded:
-            request, unseen, pixels = begun
+            request, unreadable, pixels = begun
             for i, image in enumerate(images):
                 try:
                     image.result()
                 except Exception as error:  # whatever a decoder throws at a broken file
-                    if instead is None or isinstance(error, (InputError, MemoryError)):
+                    if replacement is None or isinstance(error, (InputError, MemoryError)):
                         raise
-                    request, data, lost = replaced(index, request, i, one_line(error), False, instead)
-                    unseen = (*unseen, lost)
-                    alone = Request(request.samples[i : i + 1], request.positions[i : i + 1])
+                    request, data, lost = replaced(index, request, i, one_line(error), False, replacement)
+                    unreadable = (*unreadable, lost)
+                    alone = SampleIds(request.samples[i : i + 1], request.positions[i : i + 1])
                     (size,), views = _sizes(index, alone), views_of(index, alone, augmentation)
                     place = pixels[i]
                     pool.submit(_cut_into, place, data, size, index.channels, views, 0, work.scaled_decode).result()
-            return _Decoded(request, unseen, pixels)
+            return _Decoded(request, unreadable, pixels)
 
         waiting = deque(begin(request) for request in islice(stream, _PREFETCH))
         while waiting:
@@ -152,7 +152,7 @@ def _decoded(
             yield done
 
 
-def _sizes(index: Index, request: Request) -> list[tuple[int, int]]:
+def _sizes(index: Index, request: SampleIds) -> list[tuple[int, int]]:
     """Stored height and width of each image."""
     return list(zip(index.height[request.samples].tolist(), index.width[request.samples].tolist(), strict=True))
 

@@ -14,11 +14,11 @@ from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.image_files.pixel_limit import MAX_PIXELS
 from data_pipelines.image_files.png import PNG_SIGNATURE, encode_png, require_whole_png
-from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.shards.index import Index
 
 Encoded = npt.NDArray[np.uint8]
-Instead = Callable[[int, int], int | None]
+Replacement = Callable[[int, int], int | None]
 """The sample to show at a position in place of its own, at an attempt counted from 0; None for a black image."""
 
 ATTEMPTS = 32
@@ -26,7 +26,7 @@ BLANK = -1
 
 
 @dataclass(frozen=True)
-class Unseen:
+class UnreadableSample:
     """A sample that was not shown at its position, why, and what was shown: a row, or BLANK. `of_shard`: because of its
     shard, not of its own bytes."""
 
@@ -34,7 +34,7 @@ class Unseen:
     sample: int
     reason: str
     of_shard: bool
-    instead: int
+    replacement: int
 
 
 def blank(position: int, attempt: int) -> int | None:
@@ -43,15 +43,15 @@ def blank(position: int, attempt: int) -> int | None:
 
 
 def readable(
-    index: Index, request: Request, instead: Instead | None
-) -> tuple[Request, list[Encoded], tuple[Unseen, ...]]:
+    index: Index, request: SampleIds, replacement: Replacement | None
+) -> tuple[SampleIds, list[Encoded], tuple[UnreadableSample, ...]]:
     """The request with the images of unreadable shards replaced, and PNGs whose check sums are wrong, at which decoders
     do not look; the encoded bytes of each, and what was replaced. Raises ShardError, and looks at no sums, if nothing
     is to be shown `instead`."""
     encoded: list[Encoded] = []
-    unseen: list[Unseen] = []
+    unreadable: list[UnreadableSample] = []
     for i, row in enumerate(request.samples):
-        if instead is None:
+        if replacement is None:
             encoded.append(index.encoded(row))
             continue
         lost = None
@@ -60,22 +60,22 @@ def readable(
             if content[: len(PNG_SIGNATURE)].tobytes() == PNG_SIGNATURE:
                 require_whole_png(content.data)
         except ShardError as error:
-            request, content, lost = replaced(index, request, i, str(error), True, instead)
+            request, content, lost = replaced(index, request, i, str(error), True, replacement)
         except ValueError as error:
-            request, content, lost = replaced(index, request, i, one_line(error), False, instead)
+            request, content, lost = replaced(index, request, i, one_line(error), False, replacement)
         encoded.append(content)
-        unseen += [lost] if lost else []
-    return request, encoded, tuple(unseen)
+        unreadable += [lost] if lost else []
+    return request, encoded, tuple(unreadable)
 
 
 def replaced(
-    index: Index, request: Request, i: int, reason: str, of_shard: bool, instead: Instead
-) -> tuple[Request, Encoded, Unseen]:
+    index: Index, request: SampleIds, i: int, reason: str, of_shard: bool, replacement: Replacement
+) -> tuple[SampleIds, Encoded, UnreadableSample]:
     """The request with another sample in the i-th place, that one's bytes, and a note of it."""
     position, sample = int(request.positions[i]), int(request.samples[i])
     shown, content = BLANK, None
     for attempt in range(ATTEMPTS):
-        candidate = instead(position, attempt)
+        candidate = replacement(position, attempt)
         if candidate is None:
             break
         if candidate != sample and (content := _sound(index, candidate)) is not None:
@@ -90,7 +90,7 @@ def replaced(
         samples = np.array(request.samples)
         samples[i] = shown
         request = replace(request, samples=samples)
-    return request, content, Unseen(position, sample, reason, of_shard, shown)
+    return request, content, UnreadableSample(position, sample, reason, of_shard, shown)
 
 
 def damage(index: Index, row: int, encoded: Encoded) -> str | None:
@@ -119,21 +119,21 @@ def _sound(index: Index, row: int) -> Encoded | None:
     return content if damage(index, row, content) is None else None
 
 
-def place_of(index: Index, row: int) -> str:
+def sample_place(index: Index, row: int) -> str:
     """Where a sample lies, for people: set, split, shard and byte."""
     shard = int(index.shard[row])
     path = index.shards[shard]
     return f"{index.origins[shard]}/{path.parent.name}/{path.name}@{int(index.offset[row])}"
 
 
-def key_of(index: Index, row: int) -> str:
+def sample_key(index: Index, row: int) -> str:
     """A sample's key, or its place where that cannot be read."""
     try:
         return index.keys([row])[0]
     except ShardError:
-        return place_of(index, row)
+        return sample_place(index, row)
 
 
-def keys_of(index: Index, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+def sample_keys(index: Index, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
     """The keys of samples, or their places where these cannot be read."""
-    return [key_of(index, int(row)) for row in rows]
+    return [sample_key(index, int(row)) for row in rows]

@@ -3,21 +3,13 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
-
-import numpy as np
 
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.image_files.bit_depth import LEAST_BITS, declared_bits
-from data_pipelines.image_files.dicom import is_dicom
-from data_pipelines.image_files.pillow_images import opened
-from data_pipelines.image_files.png import PNG_SIGNATURE, has_sbit
+from data_pipelines.common.xray_storage import LEAST_BITS
+from data_pipelines.image_files.undeclared_depth import largest_undeclared
 from data_pipelines.preparation.part_writer import progress_bar
 
-_HEAD_BYTES = 132  # what tells DICOM
-_JPEG_SUFFIXES = {".jpg", ".jpeg"}
-_OF_8_BITS = (b"\xff\xd8", b"BM", b"RIFF", b"GIF8")  # JPEG, BMP, WebP, GIF
 _PNG_BITS = 16
 _BLOCK = 4096  # images asked for at once: bounds the memory
 
@@ -37,7 +29,7 @@ def find_bits(raw: RawSet) -> int | None:
     ):
         for block in _blocks(images):
             is_full = largest >> (_PNG_BITS - 1) > 0
-            largest = max(largest, *pool.map(lambda image, full=is_full: _largest(image, full), block))
+            largest = max(largest, *pool.map(lambda image, full=is_full: largest_undeclared(image, full), block))
             bar.update(len(block))
     return None if largest < 0 else max(LEAST_BITS, largest.bit_length())
 
@@ -53,23 +45,3 @@ def depth_note(bits: int) -> str:
 def _blocks(images: Iterator[RawImage]) -> Iterator[list[RawImage]]:
     while block := list(islice(images, _BLOCK)):
         yield block
-
-
-def _largest(image: RawImage, is_full: bool) -> int:
-    """The largest pixel where nobody says the depth, else -1; is_full: it is known that 16 bits are in use."""
-    try:
-        if isinstance(image.image, Path) and image.image.suffix.lower() in _JPEG_SUFFIXES:
-            return -1
-        head = image.read(_HEAD_BYTES)
-        is_png = head.startswith(PNG_SIGNATURE)
-        # Byte 24 of a PNG is its depth, byte 25 its kind of colours, of which 0 is grey.
-        if head.startswith(_OF_8_BITS) or is_dicom(head) or (is_png and (is_full or head[24:26] != b"\x10\0")):
-            return -1
-        encoded = image.read()
-        with opened(encoded) as picture:
-            if not picture.image.mode.startswith("I") or declared_bits(picture.image, has_sbit(encoded)) is not None:
-                return -1
-            pixels = np.asarray(picture.image)
-        return int(pixels.max()) if pixels.min() >= 0 else -1
-    except Exception:  # whatever a decoder throws at a broken file
-        return -1

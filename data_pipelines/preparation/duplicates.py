@@ -11,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.datasets.reading import Repeatable
+from data_pipelines.common.hashes import hash_bytes, hash_name
+from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
+from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.preparation.file_states import LOOKERS, UNREADABLE, Contents, Numbers, look_again
 from data_pipelines.preparation.part_writer import progress_bar
 from data_pipelines.preparation.quarantine import called
-from data_pipelines.preparation.shard_records import SPLITS, contents_path
-from data_pipelines.shards.index import Split
-from data_pipelines.shards.tar import hash_bytes, hash_name
+from data_pipelines.preparation.shard_records import contents_path
 
 LEFT_OUT = "duplicates"
 _TABLE = "contents.npz"
@@ -128,7 +127,7 @@ class Equal:
     examples_differing: tuple[Pair, ...]
 
 
-def equal_pictures(rows: Path, shards: Mapping[Split, Sequence[str]], merges: bool) -> Equal:
+def count_equal_images(rows: Path, shards: Mapping[Split, Sequence[str]], merges: bool) -> Equal:
     """What is equal among the pictures of a set whose shards are finished: by split their names; `rows` is the folder
     of what is known of them. merges: those of one split are stored once, with each of their labels."""
     stored = [_stored(rows / split, name) for split in SPLITS for name in shards[split]]

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.files import atomic_file
+from data_pipelines.common.hashes import hash_blocks, hash_bytes, hash_name
 from data_pipelines.common.raw_set import Member, RawImage
-from data_pipelines.shards.tar import hash_blocks, hash_bytes, hash_name
 
 LOOKERS = 16  # threads: asking for the state of a file mostly waits for the file system
 UNREADABLE = -1

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import write_manifest
+from data_pipelines.common.messages import counted
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.image_files.folder_scan import counted
+from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
-from data_pipelines.preparation.duplicates import equal_pictures, notes_on
+from data_pipelines.preparation.duplicates import count_equal_images, notes_on
 from data_pipelines.preparation.plan import ways
 from data_pipelines.preparation.pseudonymize import hides
 from data_pipelines.preparation.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
 from data_pipelines.preparation.set_folder import keymap_of
-from data_pipelines.preparation.shard_records import ROWS, SPLITS, digest_of_images, finished_shards, settings_of
-from data_pipelines.shards.index import Split
-from data_pipelines.shards.tar import write_manifest
+from data_pipelines.preparation.shard_records import ROWS, digest_of_images, finished_shards, settings_of
 from data_pipelines.shards.writer import join_shards
 
 _REMARKS = 20  # kinds that are told apart
@@ -73,7 +73,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
     write_manifest(folder, manifest)
 
 
-def summary(manifest: Mapping[str, Any], folder: Path) -> str:
+def set_summary(manifest: Mapping[str, Any], folder: Path) -> str:
     """What was written, in one paragraph."""
     splits = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
     synthetic = " (synthetic)" if manifest["synthetic"] else ""
@@ -157,9 +157,9 @@ def _notes_on_equal(raw: RawSet, folder: Path, shards: Mapping[Split, list[list[
     """Equal pictures are told of in any set; the manifests of known sets stay as they were."""
     names = {split: [Path(shard["file"]).stem for part in shards[split] for shard in part] for split in SPLITS}
     merges = raw.equal_images != "stored each"
-    notes = notes_on(equal_pictures(folder.parent / ROWS, names, merges), raw)
+    notes = notes_on(count_equal_images(folder.parent / ROWS, names, merges), raw)
     _told((for_people for for_people, _ in notes), "warning")
-    return [for_manifest for _, for_manifest in notes] if raw.is_own else []
+    return [for_manifest for _, for_manifest in notes] if raw.is_user_set else []
 
 
 def _remove_strays(folder: Path, shards: Mapping[Split, list[list[Shard]]]) -> None:

@@ -16,15 +16,17 @@ from PIL import UnidentifiedImageError
 from tqdm import tqdm
 
 from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.hashes import hash_bytes
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.image_files.bit_depth import Depth
+from data_pipelines.common.splits import SPLITS, Split
+from data_pipelines.common.xray_storage import Depth
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.preparation.file_states import LOOKERS, UNREADABLE, Contents, State, state_of
 from data_pipelines.preparation.quarantine import Bad, bad_row
 from data_pipelines.preparation.shard_records import (
     ROWS,
-    SPLITS,
     chunks,
     contents_path,
     digest_of_images,
@@ -34,8 +36,6 @@ from data_pipelines.preparation.shard_records import (
     shard_name,
     valid_record,
 )
-from data_pipelines.shards.index import Split
-from data_pipelines.shards.tar import EncodedImage, hash_bytes
 from data_pipelines.shards.writer import ShardWriter
 
 Places = dict[int, dict[str, int]]  # by the digest of an image, where it lies

@@ -121,7 +121,7 @@ def _different(raw: RawSet, plan: dict[str, Any], former: dict[str, Any]) -> lis
     if not former:
         return []
     known = {name: plan[name] for name in _MAY_LACK} | former
-    if raw.is_own:  # earlier versions called it as the folder of its images
+    if raw.is_user_set:  # earlier versions called it as the folder of its images
         known["name"] = plan["name"]
     different = [name for name, value in plan.items() if known.get(name) != value]
     return list(dict.fromkeys(name.removesuffix(" given") for name in different))

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import atomic_path
-from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.common.patients import NO_GROUP
+from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.common.typed_paths import typed_path
-from data_pipelines.datasets.reading import Repeatable
-from data_pipelines.preparation.quarantine import place_of
-from data_pipelines.shards.tar import NO_GROUP
+from data_pipelines.preparation.quarantine import image_place
 
 SALT_VARIABLE = "BITSCALE_SALT"
 _SALT_BYTES, _KEY_DIGITS = 32, 32
@@ -112,5 +111,5 @@ def write_keymap(raw: RawSet, content: bytes, path: Path) -> None:
             rows.writerow(("key", "patient", "name", "file"))
             for image in raw.images:
                 hidden = _hidden(image, content)
-                place = "" if isinstance(image.image, bytes) else place_of(image)
+                place = "" if isinstance(image.image, bytes) else image_place(image)
                 rows.writerow((hidden.key, hidden.group, image.key, place))

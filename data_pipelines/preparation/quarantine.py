@@ -24,7 +24,7 @@ class TooManyBadError(Exception):
         self.bad, self.num_images = bad, num_images
 
 
-def place_of(image: RawImage) -> str:
+def image_place(image: RawImage) -> str:
     """The file of an image, whose name may hold bytes that are no text, or the key of one that is made on the spot."""
     if isinstance(image.image, bytes):
         return image.key
@@ -33,7 +33,7 @@ def place_of(image: RawImage) -> str:
 
 def called(image: RawImage) -> str:
     """What an image is called to people: its file or, where nobody is to be told that, its key."""
-    return image.key if image.is_hidden else place_of(image)
+    return image.key if image.is_hidden else image_place(image)
 
 
 def bad_row(image: RawImage, reason: str) -> Bad:

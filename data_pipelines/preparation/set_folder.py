@@ -12,8 +12,8 @@ from pathlib import Path
 
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import MANIFEST
 from data_pipelines.preparation.quarantine import all_refused_files
-from data_pipelines.shards.tar import MANIFEST
 
 _PATIENCE = 10.0  # seconds that tasks of an array job wait for another to look at the plan
 

@@ -13,11 +13,10 @@ import numpy as np
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member, RawImage, RawSet
+from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.preparation.file_states import LOOKERS, Contents, look_again
-from data_pipelines.shards.index import Split
 
 ROWS = "rows"  # folder, beside that of the set, of what the index needs of each finished shard
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SHARD_IMAGES = 4096  # images of the source for each shard: what an interruption costs at most
 
 

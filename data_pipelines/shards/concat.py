@@ -9,9 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth
-from data_pipelines.shards.index import METRIC, Array, Index, Patients, XrayCut, digest_of, nearest, require_distinct
-from data_pipelines.shards.tar import COLUMNS
+from data_pipelines.common.hashes import digest_of
+from data_pipelines.common.messages import nearest
+from data_pipelines.common.patients import Patients
+from data_pipelines.common.tasks import METRIC
+from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut
+from data_pipelines.shards.columns import COLUMNS, Array
+from data_pipelines.shards.index import Index, require_distinct
 
 Classes = Literal["intersection", "union"] | Sequence[str]
 _WORST_PATIENTS: tuple[Patients, ...] = ("may leak", "apart", "none")

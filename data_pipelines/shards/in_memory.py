@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_pipelines.shards.index import Array, Index
-from data_pipelines.shards.tar import EncodedImage
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.shards.columns import Array
+from data_pipelines.shards.index import Index
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures(Index):
+class InMemoryIndex(Index):
     """An index without shards, whose `encoded` images are given. See `pictures`."""
 
     images: Sequence[EncodedImage] = ()
@@ -23,10 +24,10 @@ class Pictures(Index):
         """Nothing: they are in memory."""
 
 
-def pictures(images: Sequence[EncodedImage], channels: int) -> Pictures:
+def in_memory_index(images: Sequence[EncodedImage], channels: int) -> InMemoryIndex:
     """Verified images as an index of one class, to be decoded with `channels` colours, 1 or 3."""
     nothing = np.zeros(len(images), dtype=np.int64)
-    return Pictures(
+    return InMemoryIndex(
         task="single_label",
         classes=("",),
         channels=channels,

@@ -1,10 +1,7 @@
 """Index: where each image lies and what it shows. Columns are mapped, so ranks of a node share them."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +11,19 @@ import numpy.typing as npt
 from data_pipelines.common.advice import flag
 from data_pipelines.common.counter_rng import hash64
 from data_pipelines.common.errors import ImpossibleError, InputError, ShardError
-from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth, depth_of
-from data_pipelines.shards.tar import COLUMNS, ShardReader, read_manifest
+from data_pipelines.common.hashes import digest_of
+from data_pipelines.common.manifest import read_manifest, splits_of
+from data_pipelines.common.messages import nearest, some_of
+from data_pipelines.common.patients import Patients
+from data_pipelines.common.splits import Split
+from data_pipelines.common.tasks import METRIC, Metric, Task
+from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut, depth_of
+from data_pipelines.shards.columns import COLUMNS, Array, load_column
+from data_pipelines.shards.shard_reader import ShardReader
 
-Task = Literal["single_label", "multi_label"]
-Split = Literal["train", "val", "test"]
-Patients = Literal["none", "apart", "may leak"]
-Metric = Literal["top1", "auc"]
 Balance = Literal["none", "class", "set"]
-XrayCut = Literal["square", "whole"]
-METRIC: dict[Task, Metric] = {"single_label": "top1", "multi_label": "auc"}
-Array = npt.NDArray[Any]
 
 _CHECKED_ROWS = 16
-_MOST_NAMED = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +88,11 @@ class Index:
             raise InputError(f"{folder} has no {split} split (it has: {', '.join(splits_of(manifest))})")
         content = manifest["splits"][split]
         rows = content["images"]
-        columns = {name: _load_column(folder / split / f"{name}.npy", rows, "i", 1) for name in (*COLUMNS, "group")}
+        columns = {name: load_column(folder / split / f"{name}.npy", rows, "i", 1) for name in (*COLUMNS, "group")}
         labels = ("i", 1) if manifest["task"] == "single_label" else ("f", 2)
-        columns["labels"] = _load_column(folder / split / "labels.npy", rows, *labels)
+        columns["labels"] = load_column(folder / split / "labels.npy", rows, *labels)
         if "weight" in content.get("columns", ()):
-            columns["weight"] = _load_column(folder / split / "weight.npy", rows, "f", 1)
+            columns["weight"] = load_column(folder / split / "weight.npy", rows, "f", 1)
         index = Index(
             task=manifest["task"],
             classes=tuple(manifest["classes"]),
@@ -251,59 +247,7 @@ class Index:
             )
 
 
-def _load_column(path: Path, rows: int, kind: str, ndim: int) -> Array:
-    """A mapped column: `kind` "i" for whole numbers, "f" for real ones."""
-    try:
-        column: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # the header is Python's own notation, and its reader raises whatever it stumbles over
-        raise InputError(f"{path} cannot be read ({error}); prepare the set again") from error
-    found = (getattr(column, "ndim", None), getattr(getattr(column, "dtype", None), "kind", None))
-    if found != (ndim, kind) or len(column) != rows:
-        raise InputError(f"{path} is not the column of {rows} rows that its manifest says; prepare the set again")
-    return column
-
-
-def splits_of(manifest: dict[str, Any]) -> list[str]:
-    """The splits that have images."""
-    return [name for name, split in manifest["splits"].items() if split["images"]]
-
-
-def content_digest(manifest: dict[str, Any]) -> str:
-    """What identifies a prepared set, whatever it is called and wherever it lies: its images, labels and classes, as
-    they were prepared. The same images in another size, or in other shards, are another set by it."""
-    splits = {split: _contents(manifest["splits"][split]) for split in splits_of(manifest)}
-    return digest_of(manifest["task"], list(manifest["classes"]), splits)
-
-
-def _contents(split: dict[str, Any]) -> list[Any]:
-    """What tells the samples of a split, in manifests of every version: keys, labels and facts lie in the shards."""
-    shards = [shard.get("sha256") or [shard["images"], shard["bytes"], shard["file"]] for shard in split["shards"]]
-    is_merged = split["images"] != sum(shard["images"] for shard in split["shards"])
-    # An image that stands for several labels has one of them in its shard.
-    return [shards, split.get("columns", {}).get("labels")] if is_merged else [shards]
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an error message: "; did you mean ...?" or "; known: ..."."""
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are: "cat, dog and 3 more"."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
-
-
 def require_distinct(classes: Sequence[str]) -> None:
     """Raise InputError for a class that is named twice."""
     if len(set(classes)) < len(classes):
         raise InputError(f"a class is named twice: {', '.join(classes)}")
-
-
-def digest_of(*parts: Any) -> str:
-    """Sixteen hexadecimal digits of a hash of bytes and JSON values."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode())
-    return digest.hexdigest()[:16]

@@ -15,8 +15,8 @@ from data_pipelines.common.advice import flag, quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.file_names import file_name_of
 from data_pipelines.common.files import atomic_file
-from data_pipelines.shards.index import digest_of
-from data_pipelines.shards.tar import MANIFEST, read_manifest, sha256_of
+from data_pipelines.common.hashes import digest_of, sha256_of
+from data_pipelines.common.manifest import MANIFEST, read_manifest
 
 _BLOCK_BYTES = 1 << 22
 _STATES = ".states.json"  # of the files of a copy, when it was made

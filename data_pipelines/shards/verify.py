@@ -5,7 +5,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.shards.tar import read_manifest, sha256_of
+from data_pipelines.common.hashes import sha256_of
+from data_pipelines.common.manifest import read_manifest
 
 
 def verify(folder: Path) -> int:

@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import atomic_file
-from data_pipelines.shards.tar import (
-    BLOCK_BYTES,
-    COLUMNS,
-    NO_GROUP,
-    EncodedImage,
-    ShardReader,
-    hash_name,
-    sha256_of,
-)
+from data_pipelines.common.hashes import hash_name, sha256_of
+from data_pipelines.common.patients import NO_GROUP
+from data_pipelines.shards.columns import COLUMNS
+from data_pipelines.shards.shard_reader import ShardReader
 
 _ROW_COLUMNS = COLUMNS | {"group": np.int64, "key": np.int64, "digest": np.int64}
 
@@ -62,7 +58,7 @@ class ShardWriter:
         `refer`."""
         place = {
             "shard": self.number,
-            "offset": self._tar.offset + BLOCK_BYTES,
+            "offset": self._tar.offset + tarfile.BLOCKSIZE,
             "length": len(image.encoded),
             "height": image.height,
             "width": image.width,

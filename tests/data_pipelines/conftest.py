@@ -10,10 +10,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from data_pipelines.common.manifest import write_manifest
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.tar import write_manifest
 from data_pipelines.shards.writer import ShardWriter, join_shards
 
 Pixels = npt.NDArray[np.uint8]
@@ -93,7 +93,7 @@ def prepare_untidily(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawSet, Outpu
 
     def prepare_and_stop(raw: RawSet, output: Output) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("data_pipelines.prepare.tidy", stop)
+            patched.setattr("data_pipelines.preparation.prepare_set.tidy", stop)
             with pytest.raises(KeyboardInterrupt):
                 prepare(raw, output)
         assert output.out.exists()

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.xray_storage import AS_DECLARED, Depth
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth
 from data_pipelines.image_files.image_verification import verify_xray
 from data_pipelines.image_files.png import PNG_SIGNATURE
 from data_pipelines.shards.index import Index

@@ -19,13 +19,13 @@ from PIL import Image
 import data_pipelines
 from data_pipelines import inspect
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import read_manifest
 from data_pipelines.inspect import Inspect, caption, count_sizes, facts, first_batch, label_counts, make_page, summary
 from data_pipelines.inspect_page import Page, draw, rows_to_draw
 from data_pipelines.loading import torch_loader
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import read_manifest
 
 REPOSITORY = Path(data_pipelines.__file__).parents[1]
 FINDINGS = ["Edema", "Mass", "Nodule"]
@@ -122,7 +122,7 @@ def test_facts_of_a_set_without_patients(animals: Path) -> None:
 def test_the_sheet_shows_what_training_sees(animals: Path) -> None:
     index = Index.load(animals, "train")
     batch, name = first_batch(Inspect("", size=16, seed=3, images=4, loader="torch"), index)
-    request = Order(len(index), 4, seed=3).step(0)
+    request = BatchSampler(len(index), 4, seed=3).step(0)
     augmentation = Augmentation("random_resized_crop", 16, 256, seed=3)
     (expected,) = torch_loader.batches(index, [request], augmentation, torch.device("cpu"), 1)
     assert name == "torch"

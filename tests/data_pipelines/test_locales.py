@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from data_pipelines.image_files.folder_scan import path_of
+from data_pipelines.common.path_text import path_of
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["Äpfel/ä.png", "Äpfel/日本.png", "K\udcfc/1.png", "K\udcfc/2.png", "zebra/é/3.png", "zebra/4"]

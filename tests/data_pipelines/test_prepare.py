@@ -20,14 +20,14 @@ from PIL import Image
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage
+from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.raw_set import RawImage, Repeatable
+from data_pipelines.common.splits import Split
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.readers import DATASETS
-from data_pipelines.datasets.reading import Repeatable
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, main, prepare
-from data_pipelines.shards.index import Index, Split
-from data_pipelines.shards.tar import read_manifest
+from data_pipelines.shards.index import Index
 from data_pipelines.shards.writer import ShardWriter
 
 Call = Callable[..., tuple[int, str]]

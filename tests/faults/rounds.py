@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_pipelines.shards.tar import read_manifest
+from data_pipelines.common.manifest import read_manifest
 from tests.faults import judge
 from tests.faults.run import PROGRESS_S, ROOT, Layout, Run, Started, TimedOutError, environment_of, wait_until
 from tests.faults.schedule import Blow, PlannedRun

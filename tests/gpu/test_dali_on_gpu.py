@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import POLICIES, Augmentation, Border, PolicyName
-from data_pipelines.shards.catalog import EMBEDDED
 from data_pipelines.shards.index import Index
 
 
@@ -20,7 +20,7 @@ def test_dali_agrees_with_torch(policy: PolicyName, border: Border, device: torc
     pytest.importorskip("nvidia.dali")
     index = Index.load(EMBEDDED / "fashion_mnist", "val")
     augmentation = Augmentation(policy, size=48, resize=56, seed=1, mixup_alpha=0.1, border=border)
-    requests = list(islice(Order(64, 36, seed=0).micro_batches(2, 0, 1, 18), 4))
+    requests = list(islice(BatchSampler(64, 36, seed=0).micro_batches(2, 0, 1, 18), 4))
     cpu = torch.device("cpu")
     oracle = pick_loader("torch", on_gpu=False)[1](index, requests, augmentation, cpu, 1)
     found = list(pick_loader("dali", on_gpu=device.type == "cuda")[1](index, requests, augmentation, device, 2))

@@ -8,7 +8,8 @@ import torch
 from sklearn import metrics as sklearn_metrics
 from torch import Tensor
 
-from data_pipelines.shards.index import METRIC, Index, Metric, Task
+from data_pipelines.common.tasks import METRIC, Metric, Task
+from data_pipelines.shards.index import Index
 from trainer.metrics import METRIC_NAME, all_metrics, compute_metrics, left_out, metric_of
 
 NAN = math.nan

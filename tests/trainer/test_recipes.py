@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from data_pipelines.shards.catalog import EMBEDDED, find
+from data_pipelines.datasets.catalog import EMBEDDED, find
 from trainer.config import ScheduleConfig
 from trainer.models.bit import build_model
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.common.splits import Split
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.index import Split
 
 
 def tiny_set(

@@ -11,6 +11,7 @@ from typing import IO
 from PIL import Image
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.datasets.table import read_table
 from data_pipelines.datasets.table_paths import Listing
 from data_pipelines.image_files.folder_scan import (
@@ -20,10 +21,8 @@ from data_pipelines.image_files.folder_scan import (
     is_taken_unseen,
     left_out_as,
     look,
-    path_of,
     scan,
     suffix_of,
-    text_of,
 )
 
 _TABLES, _TAR = {".csv", ".tsv"}, ".tar"

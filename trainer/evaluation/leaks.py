@@ -7,9 +7,11 @@ from typing import Any, Literal
 import numpy as np
 
 from data_pipelines.common.errors import InputError, ShardError
+from data_pipelines.common.manifest import content_digest, read_manifest
+from data_pipelines.common.splits import Split
 from data_pipelines.datasets.overlap import is_namesake
-from data_pipelines.shards.index import Array, Index, Split, content_digest
-from data_pipelines.shards.tar import read_manifest
+from data_pipelines.shards.columns import Array
+from data_pipelines.shards.index import Index
 from trainer.evaluation.runs import Run, own_data
 
 How = Literal["content", "name", "prepared otherwise", "namesake", "no"]

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.shards.index import Array, Task
+from data_pipelines.common.tasks import Task
+from data_pipelines.shards.columns import Array
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.evaluation.predictions import Predictions
 

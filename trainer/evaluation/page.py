@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
-from data_pipelines.shards.index import Metric
+from data_pipelines.common.tasks import Metric
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.mistakes import Mistake, most_confident, with_pixels

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.file_names import file_name_of
 from data_pipelines.common.files import read_json
-from data_pipelines.shards.index import digest_of
+from data_pipelines.common.hashes import digest_of
 from trainer.evaluation.runs import Run
 from trainer.evaluation.test_set import SPLIT_RULE, Tested
 

@@ -10,7 +10,10 @@ import torch
 from numpy.lib.npyio import NpzFile
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.shards.index import Array, Index, Split, Task
+from data_pipelines.common.splits import Split
+from data_pipelines.common.tasks import Task
+from data_pipelines.shards.columns import Array
+from data_pipelines.shards.index import Index
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.metrics import known_labels, log_odds
 from trainer.training.results import PREDICTIONS, columns_of

@@ -8,17 +8,18 @@ from functools import partial
 import numpy as np
 import torch
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
-from data_pipelines.image_files.bit_depth import Depth, depth_of
+from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.loading.loader import pick_loader, read_ahead
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.preparation.part_writer import verified_or_reason
-from data_pipelines.shards.in_memory import pictures
-from data_pipelines.shards.index import Array, Index, XrayCut
-from data_pipelines.shards.tar import EncodedImage
+from data_pipelines.shards.columns import Array
+from data_pipelines.shards.in_memory import in_memory_index
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
@@ -104,7 +105,7 @@ class Predictor:
 
     def of_images(self, images: Sequence[EncodedImage]) -> Array:
         """Logits of verified images, float32 [N, C]."""
-        return self.of_index(pictures(images, self.channels)) if images else np.zeros((0, len(self.classes)))
+        return self.of_index(in_memory_index(images, self.channels)) if images else np.zeros((0, len(self.classes)))
 
     def of_index(self, index: Index) -> Array:
         """Logits of every sample of an index, in its order, float32 [N, C]. Raises RunError if any is not finite."""

@@ -7,9 +7,10 @@ from typing import Any, get_args
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets.catalog import find
 from data_pipelines.loading.views import PolicyName
-from data_pipelines.shards.catalog import find
-from data_pipelines.shards.index import Index, Split
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose

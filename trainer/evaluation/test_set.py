@@ -10,10 +10,12 @@ from typing import Literal
 import numpy as np
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.shards.catalog import find
+from data_pipelines.common.manifest import MANIFEST, content_digest, read_manifest, splits_of
+from data_pipelines.common.messages import some_of
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat
-from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
-from data_pipelines.shards.tar import MANIFEST, read_manifest
+from data_pipelines.shards.index import Index
 from trainer.evaluation.leaks import how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, joined, load, of_index
 from trainer.evaluation.predictor import Predictor

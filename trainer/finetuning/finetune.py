@@ -11,10 +11,11 @@ import numpy as np
 import tyro
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import content_digest, read_manifest, splits_of
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets import catalog
 from data_pipelines.datasets.overlap import namesake_note, shares_images
-from data_pipelines.shards import catalog
-from data_pipelines.shards.index import Balance, Index, Split, content_digest, splits_of
-from data_pipelines.shards.tar import read_manifest
+from data_pipelines.shards.index import Balance, Index
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
 from trainer.engines import ENGINES
 from trainer.finetuning.paper_code import departures, match_authors

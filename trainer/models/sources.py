@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
-from data_pipelines.shards.index import nearest
+from data_pipelines.common.messages import nearest
 from trainer import checkpoint
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
 

@@ -9,10 +9,9 @@ from typing import Any
 
 from data_pipelines.common.errors import ImpossibleError, InputError
 from data_pipelines.common.files import read_json, write_json
+from data_pipelines.common.manifest import content_digest, read_manifest
+from data_pipelines.datasets import catalog
 from data_pipelines.datasets.overlap import namesake_note, shares_images
-from data_pipelines.shards import catalog
-from data_pipelines.shards.index import content_digest
-from data_pipelines.shards.tar import read_manifest
 from trainer import checkpoint
 from trainer.config import Config
 from trainer.finetuning.finetune import (

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_pipelines.shards.index import Index, Split
+from data_pipelines.common.splits import Split
+from data_pipelines.shards.index import Index
 from trainer.config import Config
 from trainer.engines.base import Engine
 from trainer.metrics import compute_metrics

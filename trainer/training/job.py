@@ -11,17 +11,19 @@ from torch import Tensor
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import ImpossibleError, InputError
 from data_pipelines.common.files import read_json
+from data_pipelines.common.manifest import content_digest, read_manifest, splits_of
+from data_pipelines.common.messages import some_of
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets import catalog
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
-from data_pipelines.loading.sampler import Order, Request
-from data_pipelines.loading.unreadable import Instead, blank
+from data_pipelines.loading.sampler import BatchSampler, SampleIds
+from data_pipelines.loading.unreadable import Replacement, blank
 from data_pipelines.loading.views import PAIR, Augmentation
-from data_pipelines.shards import catalog
 from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
-from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
+from data_pipelines.shards.index import Index
 from data_pipelines.shards.node_cache import stage
-from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
 from trainer.engines.base import Engine
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
@@ -44,7 +46,7 @@ class Job:
     test: Index | None
     total_steps: int
     schedule: Callable[[int], float]
-    order: Order
+    order: BatchSampler
     augmentation: Augmentation
     evaluation: Augmentation
     loader_name: str
@@ -56,7 +58,7 @@ class Job:
         """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
         world_size, limit = engine.world_size, self._most_in_one_pass(engine)
         requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
-        batches = self.load(engine, self.train, requests, self.augmentation, self.order.instead)
+        batches = self.load(engine, self.train, requests, self.augmentation, self.order.replacement)
         return batches, self.num_micro_batches(engine)
 
     def num_micro_batches(self, engine: Engine) -> int:
@@ -88,13 +90,13 @@ class Job:
         self,
         engine: Engine,
         index: Index,
-        requests: Iterable[Request],
+        requests: Iterable[SampleIds],
         augmentation: Augmentation,
-        instead: Instead = blank,
+        replacement: Replacement = blank,
     ) -> Iterator[Batch]:
         """Batches for these requests on the engine's device; their `unseen` says what could not be read."""
         early = read_ahead(index, requests, self.config.runtime.read_ahead)
-        return self.loader(index, early, augmentation, engine.device, engine.threads, instead=instead)
+        return self.loader(index, early, augmentation, engine.device, engine.threads, replacement=replacement)
 
 
 def make_job(config: Config, run_dir: Path) -> Job:
@@ -109,7 +111,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
     on_gpu = config.runtime.device != "cpu" and torch.cuda.is_available()
     augmentation = make_augmentation(config, train.flip)
     loader_name, loader = pick_loader(config.runtime.loader, on_gpu, data.scaled_decode, augmentation)
-    order = Order(
+    order = BatchSampler(
         num_samples=len(train),
         global_batch_size=config.global_batch_size,
         seed=config.seed,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data_pipelines.common.errors import RunError
 from data_pipelines.loading.sampler import evaluation_order
-from data_pipelines.loading.unreadable import Unseen
+from data_pipelines.loading.unreadable import UnreadableSample
 from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
 from trainer.losses import batch_loss, count_labels, model_input
@@ -56,7 +56,7 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
         if task == "multi_label":
             beat.enter("exchange")
             num_labels = engine.sum(count_labels(micro_batches)).clamp(min=1)
-        unseen = [lost for batch in micro_batches if not batch.repeated for lost in batch.unseen]
+        unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unreadable]
         report = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
         for i, batch in enumerate(micro_batches, 1):
             beat.enter("forward")
@@ -68,10 +68,10 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
             report[engine.rank] += loss.detach()
         beat.enter("update")
         report[-2] = stop.received is not None
-        report[-1] = len(unseen)
+        report[-1] = len(unreadable)
         report = engine.sum(report)
         update = engine.step(watch.ruined(report))
-        watch.see(step, lr, report, update, unseen)
+        watch.see(step, lr, report, update, unreadable)
         done = step + 1
         tracker.advance()
         meter.advance()
@@ -130,20 +130,20 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     """Outputs, and whether a sample could not be read, bool [N]."""
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
     held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
-    unseen: list[Unseen] = []
+    unreadable: list[UnreadableSample] = []
     engine.heartbeat.enter("evaluation")  # also where there are fewer samples than ranks, and this one has none
     with engine.evaluation():
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
             held.put(int(batch.samples[0]), engine.model(batch.images))  # a batch is samples side by side
-            unseen += batch.unseen
+            unreadable += batch.unreadable
     outputs = held.whole()
-    for one in unseen:
+    for one in unreadable:
         outputs[one.sample, -1] = 1
     outputs = engine.sum(outputs).cpu()
     lost, outputs = outputs[:, -1] > 0, outputs[:, :-1]
     if lost.any():
-        note_unjudged(job, engine, index, unseen)
+        note_unjudged(job, engine, index, unreadable)
     ruined = int((~outputs.isfinite()).any(dim=1).sum())
     if ruined:
         raise RunError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_json
-from data_pipelines.loading.unreadable import Unseen, keys_of
+from data_pipelines.loading.unreadable import UnreadableSample, sample_keys
 from trainer.config import Config
 from trainer.engines.base import Engine, Update
 from trainer.run_folder.csv_log import Rows
@@ -29,7 +29,7 @@ class _Seen(NamedTuple):
     lr: float
     report: Tensor
     copied: torch.cuda.Event | None
-    unseen: Sequence[Unseen]
+    unreadable: Sequence[UnreadableSample]
 
 
 class LossWatch:
@@ -53,7 +53,9 @@ class LossWatch:
         """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
         return ~report[: self._world_size].isfinite().all() if self.skips else None
 
-    def see(self, step: int, lr: float, report: Tensor, update: Update, unseen: Sequence[Unseen] = ()) -> None:
+    def see(
+        self, step: int, lr: float, report: Tensor, update: Update, unreadable: Sequence[UnreadableSample] = ()
+    ) -> None:
         """Check the step before, and take note of this one; `report` is [world size + 2], the same on every rank: the
         loss of each rank, and the numbers of ranks that were asked to stop and of images that could not be shown, of
         which `unseen` are this rank's."""
@@ -66,21 +68,21 @@ class LossWatch:
             report = on_host.copy_(report, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-        self._seen = _Seen(step, lr, report, copied, unseen)
+        self._seen = _Seen(step, lr, report, copied, unreadable)
 
     def settle(self) -> None:
         """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
         update was left out and not too many were; and where images cannot be shown, as `Account.take` does."""
         if self._seen is None:
             return
-        step, lr, report, copied, unseen = self._seen
+        step, lr, report, copied, unreadable = self._seen
         self._seen = None
         if copied is not None:
             copied.synchronize()
         losses = report[: self._world_size]
         self.stop_asked = bool(report[self._world_size])
         if report[self._world_size + 1]:
-            self._account.take(step, unseen)
+            self._account.take(step, unreadable)
         ranks = torch.nonzero(~losses.isfinite()).flatten().tolist()
         if ranks:
             self._object(step, lr, "loss", ranks)
@@ -115,7 +117,7 @@ class LossWatch:
 
     def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
         train, order = self._job.train, self._job.order
-        return {rank: keys_of(train, order.step(step, rank, self._world_size).samples) for rank in ranks}
+        return {rank: sample_keys(train, order.step(step, rank, self._world_size).samples) for rank in ranks}
 
     def _stop(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         keys = self._keys(step, ranks)

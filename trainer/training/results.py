@@ -18,7 +18,8 @@ from torch import Tensor
 
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.printable import printable
-from data_pipelines.shards.index import Index, Split
+from data_pipelines.common.splits import Split
+from data_pipelines.shards.index import Index
 from trainer.metrics import all_metrics, compute_metrics, left_out
 
 PREDICTIONS = "predictions.npz"

@@ -8,7 +8,7 @@ from typing import Any
 from data_pipelines.common.advice import flag, has_flag, quoted
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_atomically
-from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
+from data_pipelines.loading.unreadable import BLANK, UnreadableSample, sample_key, sample_place
 from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
 from trainer.run_folder.csv_log import Rows
@@ -18,18 +18,18 @@ UNSEEN, QUARANTINE, UNJUDGED = "unseen.csv", "quarantine.csv", "unjudged.csv"
 _SHOWN = 3
 
 
-def describe(index: Index, one: Unseen) -> dict[str, Any]:
+def describe(index: Index, one: UnreadableSample) -> dict[str, Any]:
     """What all ranks are told of an image that one of them could not show."""
-    shown = one.instead != BLANK
+    shown = one.replacement != BLANK
     return {
         "position": one.position,
-        "place": place_of(index, one.sample),
-        "key": key_of(index, one.sample),
+        "place": sample_place(index, one.sample),
+        "key": sample_key(index, one.sample),
         "shard": str(index.shards[int(index.shard[one.sample])]) if one.of_shard else "",
         "set": index.origins[int(index.shard[one.sample])],
         "folder": str(index.shards[int(index.shard[one.sample])].parent.parent),
         "reason": one.reason,
-        "instead": key_of(index, one.instead) if shown else "",
+        "instead": sample_key(index, one.replacement) if shown else "",
     }
 
 
@@ -47,7 +47,7 @@ class Account:
         self._bad: set[str] = set(engine.gather(kept)[0])
         self._named: set[str] = set()
 
-    def take(self, step: int, mine: Sequence[Unseen]) -> None:
+    def take(self, step: int, mine: Sequence[UnreadableSample]) -> None:
         """Enter what the ranks could not show at a step. Raises RunError, on every rank, for a shard where that stops
         the run, for too many bad images, and where nothing could be shown in the place of one."""
         by_rank = self._engine.gather([describe(self._job.train, one) for one in mine])
@@ -95,7 +95,7 @@ class Account:
             )
 
 
-def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unseen]) -> None:
+def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[UnreadableSample]) -> None:
     """List the images of an evaluation that could not be read, and so are left out of its metrics. Collective; raises
     RunError as `Account.take` does."""
     by_rank = engine.gather([describe(index, one) for one in mine])

@@ -21,7 +21,7 @@ def ours(loader_name: str, setting: Setting, scaled_decode: bool = False) -> Run
     import torch
 
     from data_pipelines.loading.loader import pick_loader, read_ahead
-    from data_pipelines.loading.sampler import Order
+    from data_pipelines.loading.sampler import BatchSampler
     from data_pipelines.loading.views import Augmentation
     from data_pipelines.shards.index import Index
     from trainer.config import RuntimeConfig
@@ -31,7 +31,10 @@ def ours(loader_name: str, setting: Setting, scaled_decode: bool = False) -> Run
         raise ImportError(f"the {loader_name} loader cannot be had")
     torch.set_num_threads(setting.threads)  # as the engine does in training
     index = Index.load(setting.folder / "prepared", "train")
-    order, augmentation = Order(len(index), setting.batch_size, seed=0), Augmentation("random_resized_crop", SIZE, SIZE)
+    order, augmentation = (
+        BatchSampler(len(index), setting.batch_size, seed=0),
+        Augmentation("random_resized_crop", SIZE, SIZE),
+    )
 
     def run(num_images: int) -> int:
         steps = map(order.step, range(ceil(num_images / setting.batch_size)))

@@ -43,12 +43,15 @@ def images_per_s(loader: Any, setting: Setting, device: Any, num_batches: int = 
     """Images per second of wall time that a shipped loader hands over on a device."""
     import torch
 
-    from data_pipelines.loading.sampler import Order
+    from data_pipelines.loading.sampler import BatchSampler
     from data_pipelines.loading.views import Augmentation
     from data_pipelines.shards.index import Index
 
     index = Index.load(setting.folder / "prepared", "train")
-    order, augmentation = Order(len(index), setting.batch_size, seed=0), Augmentation("random_resized_crop", SIZE, SIZE)
+    order, augmentation = (
+        BatchSampler(len(index), setting.batch_size, seed=0),
+        Augmentation("random_resized_crop", SIZE, SIZE),
+    )
     batches: Iterator[Any] = loader(index, map(order.step, count()), augmentation, device, setting.threads)
     consume = partial(_consume, batches, torch.cuda.synchronize if device.type == "cuda" else lambda: None)
     consume(_WARM_UP_BATCHES)

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lib.loading.timed_pass import SIZE, child_environment
-from data_pipelines.loading.sampler import Order
-from data_pipelines.shards.catalog import EMBEDDED
+from data_pipelines.common.manifest import read_manifest, write_manifest
+from data_pipelines.datasets.catalog import EMBEDDED
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import read_manifest, write_manifest
 
 TARGETS = {"host_us_per_image": 25.0, "startup_s": 3.0, "startup_mb": 250.0}
 RANKS = 2
@@ -38,7 +38,7 @@ def measure_host(prepared: Path) -> dict[str, Any]:
     from data_pipelines.loading.views import Augmentation
 
     index = Index.load(prepared, "train")
-    order, augmentation = Order(len(index), _BATCH_SIZE, seed=0), Augmentation("random_resized_crop", SIZE, SIZE)
+    order, augmentation = BatchSampler(len(index), _BATCH_SIZE, seed=0), Augmentation("random_resized_crop", SIZE, SIZE)
     pixels = torch.zeros((_BATCH_SIZE, SIZE, SIZE, 3), dtype=torch.uint8)
     parts: dict[str, list[float]] = {"order": [], "read_ahead": [], "views": [], "encoded": [], "batch": []}
     for step in range(_WARM_UP_STEPS + _STEPS):
@@ -143,7 +143,7 @@ def _start_as_rank(folder: Path, rank: int, num_ranks: int) -> None:
     before = resident_mb()
     started = time.perf_counter()
     index = Index.load(folder, "train")
-    samples = Order(len(index), _GLOBAL_BATCH_SIZE, seed=0).step(0, rank, num_ranks).samples
+    samples = BatchSampler(len(index), _GLOBAL_BATCH_SIZE, seed=0).step(0, rank, num_ranks).samples
     print(json.dumps({"seconds": time.perf_counter() - started, "first_ids": len(samples)}), flush=True)
     sys.stdin.readline()
     after = resident_mb()

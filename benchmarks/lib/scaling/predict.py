@@ -13,7 +13,7 @@ from benchmarks.lib.network.profile import Profile
 from benchmarks.lib.scaling.rows import Row, predicted_rows
 from benchmarks.lib.scaling.run import Measured
 from data_pipelines.common.errors import InputError
-from data_pipelines.shards.index import nearest
+from data_pipelines.common.messages import nearest
 
 _DDP_BUCKET_MB = 25
 _HOROVOD_BUCKET_MB = 64  # what the paper's Horovod fused at most

@@ -11,10 +11,10 @@ import tyro
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.typed_paths import typed_path
+from data_pipelines.datasets.catalog import data_root, find
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE, salt_path
 from data_pipelines.prepare import Output, main, prepare
-from data_pipelines.shards.catalog import data_root, find
 
 Parse = Callable[..., "Settings"]
 

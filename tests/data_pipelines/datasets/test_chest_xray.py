@@ -15,7 +15,8 @@ import pytest
 from empty_files import splits_of, touch
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, group_of
+from data_pipelines.common.patients import group_of
+from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets import chest_xray, padchest_table, xray_tables
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
 from data_pipelines.datasets.xray_views import ViewNames

@@ -189,7 +189,7 @@ def test_leftovers_are_no_classes(touch: Touch) -> None:
     assert raw.classes == ("cat",)
     assert [image.image.name for image in raw.images] == ["0.jpg"]
     assert raw.left_out == {"hidden files": 2, "hidden folders": 4}
-    assert (raw.is_own, raw.upright) == (True, True)
+    assert (raw.is_user_set, raw.upright) == (True, True)
 
 
 def test_classes_that_may_be_one_are_noted(touch: Touch) -> None:

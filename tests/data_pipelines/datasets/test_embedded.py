@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.hashes import sha256_of
+from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.datasets.embedded import FASHION_CLASSES, digits, encode_png, fashion_mnist
-from data_pipelines.shards.catalog import EMBEDDED
-from data_pipelines.shards.index import Index, Split
-from data_pipelines.shards.tar import read_manifest, sha256_of
+from data_pipelines.shards.index import Index
 
 
 @pytest.mark.parametrize(("split", "per_class"), [("train", 900), ("val", 100), ("test", 200)])

@@ -1,9 +1,13 @@
-"""Every set of DATASETS, in the layout of its owner, prepares, loads and trains one step."""
+"""What holds for every reader of DATASETS, on a small set in its owner's layout."""
 
+import gzip
 import io
 import os
 import pickle
-from collections.abc import Callable
+import random
+import re
+from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,10 @@ from PIL import Image
 from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
 
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets import readers
+from data_pipelines.datasets.readers import DATASETS, USER_READERS
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
@@ -122,6 +129,17 @@ def pets(root: Path, _: WriteTar) -> dict[str, Any]:
     return {"root": fill(root), "val_fraction": 0.2}
 
 
+def fashion_mnist(root: Path, _: WriteTar) -> dict[str, Any]:
+    """Two classes of small images: val is what a class has beyond 900."""
+    for part, count in (("train", 2 * 910), ("t10k", 12)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 8, 8), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 2
+        for name, data in ((f"{part}-images-idx3", pixels), (f"{part}-labels-idx1", labels)):
+            header = np.array([0x0800 + data.ndim, *data.shape], dtype=">i4")
+            (root / f"{name}-ubyte.gz").write_bytes(gzip.compress(header.tobytes() + data.tobytes()))
+    return {"root": root}
+
+
 TREES: dict[str, Callable[[Path, WriteTar], dict[str, Any]]] = {
     "image-folder": class_folders,
     "csv": table,
@@ -143,6 +161,7 @@ TREES: dict[str, Callable[[Path, WriteTar], dict[str, Any]]] = {
     },
     "covidx": lambda root, _: {"root": fill(covidx_root(root, TRAIN[:60], TEST[:10])), "val_fraction": 0.2},
     "tuberculosis": lambda root, _: {"root": fill(tuberculosis_root(root), 1)},
+    "fashion_mnist": fashion_mnist,
     "phantom": lambda root, _: {"images": 60, "size": 32},
     "digits": lambda root, _: {},
 }
@@ -155,9 +174,107 @@ def engine() -> Any:
     made.close()
 
 
-def test_no_set_is_left_out() -> None:
-    # Fashion-MNIST is read from files of 30 MB; what is made of them ships with the package and is tested there.
-    assert set(TREES) == set(DATASETS) - {"fashion_mnist"}
+def test_every_reader_has_a_layout_here() -> None:
+    assert TREES.keys() == DATASETS.keys()
+
+
+def test_every_set_has_a_row_in_the_page() -> None:
+    page = (Path(readers.__file__).parent / "README.md").read_text(encoding="utf-8")
+    assert [name for name in DATASETS if not re.search(rf"^\| `{name}` \|", page, re.MULTILINE)] == []
+
+
+def raw_set(name: str, folder: Path, write_tar: WriteTar) -> RawSet:
+    """The set of a reader, from its layout below the folder."""
+    root = folder / "raw"
+    root.mkdir(exist_ok=True)
+    return DATASETS[name](**TREES[name](root, write_tar))
+
+
+def shuffle_listings(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """From now on folders are listed in another order, as file systems do."""
+    numbers = random.Random(seed)
+
+    class Entries(list[Any]):  # os.scandir is a context manager, too
+        def __enter__(self) -> Iterator[Any]:
+            return iter(self)
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def close(self) -> None: ...
+
+    def shuffled(listing: Callable[..., Any]) -> Callable[..., Any]:
+        def listed(*arguments: Any, **options: Any) -> Any:
+            found = Entries(listing(*arguments, **options))
+            numbers.shuffle(found)
+            return found
+
+        return listed
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, shuffled(getattr(os, name)))
+    for name in ("iterdir", "glob", "rglob"):
+        listing = shuffled(getattr(Path, name))
+        monkeypatch.setattr(Path, name, lambda *given, listing=listing, **options: iter(listing(*given, **options)))
+
+
+def contents(raw: RawSet) -> list[Any]:
+    """The classes and images of a set in order, and those of its first and last part of three."""
+    parts = [raw.part(number, 3) for number in (0, 2)] if raw.part else []
+    listed = [
+        (image.key, image.split, str(image.label), image.group) for some in (raw.images, *parts) for image in some
+    ]
+    return [raw.classes, listed]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_the_order_does_not_depend_on_the_file_system(
+    name: str, tmp_path: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "raw"
+    root.mkdir()
+    arguments = TREES[name](root, write_tar)
+    expected = contents(DATASETS[name](**arguments))
+    for seed in range(3):
+        with monkeypatch.context() as patched:
+            shuffle_listings(patched, seed)
+            assert contents(DATASETS[name](**arguments)) == expected
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS.keys() - USER_READERS.keys()))
+def test_a_set_is_called_as_its_reader(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
+    assert raw_set(name, tmp_path, write_tar).name == name
+
+
+@pytest.mark.parametrize("name", USER_READERS)
+def test_own_sets_are_called_after_their_source(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
+    raw = raw_set(name, tmp_path, write_tar)
+    assert raw.is_user_set
+    assert raw.name == {"csv": "films"}.get(name, "raw")
+
+
+WITH_FRACTIONS = [
+    (name, fraction)
+    for name, reader in DATASETS.items()
+    for fraction in ("val_fraction", "test_fraction")
+    if fraction in signature(reader).parameters
+]
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, 0.6, float("nan")])
+@pytest.mark.parametrize(("name", "fraction"), WITH_FRACTIONS)
+def test_impossible_fractions_are_refused(
+    name: str, fraction: str, value: float, tmp_path: Path, write_tar: WriteTar
+) -> None:
+    arguments = TREES[name](tmp_path, write_tar) | {fraction: value}
+    with pytest.raises(InputError, match=f"--{fraction.replace('_', '-')} is {value}"):
+        DATASETS[name](**arguments)
+
+
+@pytest.mark.parametrize("name", [name for name, reader in DATASETS.items() if "root" in signature(reader).parameters])
+def test_a_missing_root_is_named(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
+    arguments = TREES[name](tmp_path, write_tar) | {"root": tmp_path / "nowhere"}
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "nowhere"))):
+        contents(DATASETS[name](**arguments))
 
 
 @pytest.mark.parametrize("name", TREES)

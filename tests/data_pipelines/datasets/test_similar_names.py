@@ -8,7 +8,8 @@ import pytest
 from dicom_files import dicom_bytes
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, carved
+from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.similar_names import class_name_notes, difference, near
 from data_pipelines.datasets.user_images import csv_table, image_folder
 
@@ -70,7 +71,7 @@ def test_a_class_that_train_has_in_another_form(tmp_path: Path) -> None:
 
 def test_near_patients_are_not_apart(of_patients: Read) -> None:
     others = [f"q{number}" for number in range(20)]
-    near_one = next(f"P{n}" for n in range(99) if carved(f"P{n}", 0.1, 0.1) != carved(f"p{n}", 0.1, 0.1))
+    near_one = next(f"P{n}" for n in range(99) if hash_split(f"P{n}", 0.1, 0.1) != hash_split(f"p{n}", 0.1, 0.1))
     raw = of_patients([near_one, near_one.lower(), *others])
     assert raw.patients == "may leak"
     assert "patients in more than one split, if those of near names are one: 1" in raw.notes

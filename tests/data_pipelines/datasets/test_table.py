@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.path_text import path_of
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.user_images import csv_table
-from data_pipelines.image_files.folder_scan import path_of
 
 UNCARVED = {"val_fraction": 0, "test_fraction": 0}
 Write = Callable[..., tuple[Path, Path]]
@@ -66,7 +66,7 @@ def test_tables_of_all_programs(name: str, write: Write) -> None:
     raw = read(*write(TABLES[name]))
     assert labels_of(raw) == [("a_jpg", "ä"), ("b_jpg", "dog")]
     assert raw.notes == ()
-    assert (raw.is_own, raw.upright) == (True, True)
+    assert (raw.is_user_set, raw.upright) == (True, True)
 
 
 def test_lines_are_those_of_the_file(write: Write) -> None:

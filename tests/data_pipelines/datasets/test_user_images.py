@@ -14,7 +14,9 @@ import tyro
 from dicom_files import dicom_bytes, make_dicom, saved
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet, carved, group_of, key_of
+from data_pipelines.common.patients import group_of
+from data_pipelines.common.raw_set import RawSet, key_of
+from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
@@ -146,7 +148,7 @@ def test_mistakes_are_named(touch: Callable[..., Path], tmp_path: Path) -> None:
 def test_photographs_are_carved_by_key_and_have_no_patients(touch: Callable[..., Path]) -> None:
     root = touch("cat", [f"{number}.jpg" for number in range(300)])
     raw = image_folder(root, 0.1, 0.2)
-    assert [image.split for image in raw.images] == [carved(image.key, 0.1, 0.2) for image in raw.images]
+    assert [image.split for image in raw.images] == [hash_split(image.key, 0.1, 0.2) for image in raw.images]
     assert {image.group for image in raw.images} == {-1}
     assert (raw.patients, raw.xray_size, raw.horizontal_flip, raw.source) == (
         "none",
@@ -210,7 +212,7 @@ def test_dicom_in_class_folders_brings_its_patients(films: Films) -> None:
         name = image.image.relative_to(films.root).as_posix()
         assert image.key == key_of(name)
         assert image.group == group_of(films.patients[name])
-        assert image.split == carved(films.patients[name], 0.2, 0.2)
+        assert image.split == hash_split(films.patients[name], 0.2, 0.2)
         assert raw.classes[image.label] == name.split("/")[0]
     assert parted(raw) == 0
     assert image_folder(films.root, xray_size=64).xray_size == 64
@@ -218,7 +220,7 @@ def test_dicom_in_class_folders_brings_its_patients(films: Films) -> None:
 
 def test_split_by_image_parts_patients_and_says_so(films: Films) -> None:
     raw = image_folder(films.root, 0.2, 0.2, split_by="image")
-    assert [image.split for image in raw.images] == [carved(image.key, 0.2, 0.2) for image in raw.images]
+    assert [image.split for image in raw.images] == [hash_split(image.key, 0.2, 0.2) for image in raw.images]
     assert raw.patients == "may leak"
     assert parted(raw) > 5
     assert f"{parted(raw)} of 40 patients have images in more than one split" in raw.notes
@@ -248,7 +250,7 @@ def test_xrays_without_patients_are_split_only_if_that_is_accepted(touch: Callab
     raw = image_folder(root, 0.2, 0.2, split_by="image", xray_size=128)
     assert (raw.xray_size, raw.patients) == (128, "may leak")
     assert has_note(raw, "patients of 50 of 50 images are not known", "may be in train and in test")
-    assert [image.split for image in raw.images] == [carved(image.key, 0.2, 0.2) for image in raw.images]
+    assert [image.split for image in raw.images] == [hash_split(image.key, 0.2, 0.2) for image in raw.images]
 
 
 @pytest.mark.parametrize("patient", ["", None])
@@ -393,7 +395,7 @@ def test_table_of_classes(listed: Callable[..., tuple[Path, Path]]) -> None:
         assert image.key == key_of(name)
         assert raw.classes[image.label] == label
         assert image.group == -1
-        assert image.split == carved(image.key, 0.1, 0.2)
+        assert image.split == hash_split(image.key, 0.1, 0.2)
     assert not csv_table(root, table, label_column="label", horizontal_flip=False).horizontal_flip
 
 
@@ -433,7 +435,7 @@ def test_patients_of_a_table_are_never_parted(listed: Callable[..., tuple[Path, 
     raw = csv_table(root, table, label_column="label", patient_column="patient", val_fraction=0.2, test_fraction=0.2)
     assert raw.patients == "apart"
     for image, (_, _, patient) in zip(raw.images, photographs()[1:], strict=True):
-        assert image.split == carved(patient, 0.2, 0.2)
+        assert image.split == hash_split(patient, 0.2, 0.2)
         assert image.group == group_of(patient)
     assert set(Counter(image.split for image in raw.images)) == {"train", "val", "test"}
     by_image = csv_table(
@@ -511,7 +513,7 @@ def test_dicom_in_a_table(films: Films, listed: Callable[..., tuple[Path, Path]]
     assert (raw.patients, raw.xray_size, raw.num_images) == ("apart", 256, 90)
     for image, (name, *_) in zip(raw.images, rows, strict=True):
         assert image.group == group_of(films.patients[name])
-        assert image.split == carved(films.patients[name], 0.2, 0.2)
+        assert image.split == hash_split(films.patients[name], 0.2, 0.2)
     assert has_note(raw, "36 of 90 DICOM images are lateral views, kept")
     named = csv_table(films.root, table, label_column="label", patient_column="patient", laterals="drop", xray_size=32)
     assert named.num_images == 54

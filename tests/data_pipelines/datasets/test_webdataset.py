@@ -145,8 +145,8 @@ def test_all_is_carved_where_no_split_is_named(tmp_path: Path, write_tar: WriteT
     counts = Counter(image.split for image in webdataset(tmp_path, val_fraction=0.2, test_fraction=0.1).images)
     assert 80 < counts["val"] < 160
     assert 30 < counts["test"] < 90
-    carved = {image.split for image in webdataset(tmp_path, val_fraction=0, test_fraction=0).images}
-    assert carved == {"train"}
+    hash_split = {image.split for image in webdataset(tmp_path, val_fraction=0, test_fraction=0).images}
+    assert hash_split == {"train"}
 
 
 @pytest.mark.parametrize("num_tars", [1, 5])

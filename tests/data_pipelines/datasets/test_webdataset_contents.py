@@ -49,7 +49,7 @@ def test_members_are_taken_by_their_contents(tmp_path: Path, write_tar: WriteTar
     raw = webdataset(tmp_path / "root", val_fraction=0, test_fraction=0)
     assert names_of(raw) == [f"a/{name}" for name in PICTURES]
     assert [image.read() for image in raw.images] == list(PICTURES.values())
-    assert (dict(raw.left_out), raw.is_own, raw.upright) == ({}, True, True)
+    assert (dict(raw.left_out), raw.is_user_set, raw.upright) == ({}, True, True)
 
 
 def test_samples_without_an_image_are_counted_by_what_they_have(tmp_path: Path, write_tar: WriteTar) -> None:

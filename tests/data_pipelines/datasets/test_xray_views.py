@@ -13,11 +13,11 @@ from test_every_set import fill
 
 from data_pipelines import prepare as prepare_module
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
 from data_pipelines.datasets.chest_xray_targets import padchest_cl
 from data_pipelines.datasets.xray_views import VIEWS, ViewNames, different_views, views_named
-from data_pipelines.shards.tar import read_manifest
 
 Command = Callable[..., tuple[int, str]]
 

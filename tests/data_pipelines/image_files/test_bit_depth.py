@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
-from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth, depth_of, scaled
+from data_pipelines.common.xray_storage import AS_DECLARED, Depth, depth_of
+from data_pipelines.image_files.bit_depth import scaled
 from data_pipelines.image_files.image_verification import verify_xray
 
 

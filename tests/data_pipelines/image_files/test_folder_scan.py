@@ -14,11 +14,13 @@ from dicom_files import dicom_bytes
 from PIL import Image
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import MANIFEST
+from data_pipelines.common.messages import counted
+from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.image_files import folder_scan as scanning
-from data_pipelines.image_files.folder_scan import counted, is_hidden, path_of, scan, suffix_of, text_of
+from data_pipelines.image_files.folder_scan import is_hidden, scan, suffix_of
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.tar import MANIFEST
 
 NO_SUFFIX = "files without a suffix that are no pictures"
 

@@ -12,12 +12,12 @@ from dicom_files import dicom_bytes
 from PIL import Image, UnidentifiedImageError
 from tiff_files import DNG_VERSION, NEW_SUBFILE, PHOTOMETRIC, SUB_DIRECTORIES, grey_tiff
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.image_files import pillow_images
 from data_pipelines.image_files.file_formats import HEAD_BYTES, format_of
 from data_pipelines.image_files.frames import why_not_one
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.image_files.pixel_limit import MAX_PIXELS
-from data_pipelines.shards.tar import EncodedImage
 
 SIDE = 24
 

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_pipelines.image_files.bit_depth import Depth
-from data_pipelines.image_files.image_verification import encode_png, verify_image, verify_xray
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.xray_storage import Depth
+from data_pipelines.image_files.image_verification import verify_image, verify_xray
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.image_files.shrink import shrunk_size
-from data_pipelines.shards.tar import EncodedImage
 
 SHADES = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
 

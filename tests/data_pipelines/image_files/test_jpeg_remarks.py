@@ -33,14 +33,14 @@ from jpeg_files import (
 )
 from PIL import Image
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.image_files.jpeg import REMARK, decode_jpeg
 from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import damage
 from data_pipelines.loading.views import Augmentation
-from data_pipelines.shards.in_memory import pictures
-from data_pipelines.shards.tar import EncodedImage
+from data_pipelines.shards.in_memory import in_memory_index
 
 Change = Callable[[bytes], bytes]
 
@@ -207,7 +207,7 @@ def test_what_is_stored_never_stops_training(loader: str, photo: Callable, encod
     images = [verify_image(change(jpeg)) for jpeg in kinds for change in SOUND.values()]
     views = Augmentation("squash", 32, 32, flip=False)
     batches = []
-    for index in (pictures(images, 3), pictures(sound, 3)):
+    for index in (in_memory_index(images, 3), in_memory_index(sound, 3)):
         requests = evaluation_order(len(index), 0, 1, len(index))
         (batch,) = pick_loader(loader, on_gpu=False)[1](index, requests, views, torch.device("cpu"), 1)
         batches.append(batch.images)
@@ -218,7 +218,7 @@ def test_rot_in_a_shard_is_no_remark(photo: Callable, encode: Callable) -> None:
     """What is stored has none, so that a loader that stops at it is told of the image."""
     jpeg = encode(photo(1, 40, 56), "JPEG")
     rotten = before(jpeg, TABLE, bytes(3))
-    index = pictures([EncodedImage(rotten, "jpg", 40, 56, 3)], 3)
+    index = in_memory_index([EncodedImage(rotten, "jpg", 40, 56, 3)], 3)
     assert damage(index, 0, np.frombuffer(rotten, np.uint8)) == REMARK
     assert damage(index, 0, np.frombuffer(jpeg, np.uint8)) is None
 

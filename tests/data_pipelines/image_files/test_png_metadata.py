@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.image_files.png import REMARK, require_whole_png
-from data_pipelines.shards.tar import EncodedImage
 
 PIXELS_BEGIN = 8 + 25  # behind the signature and IHDR
 

@@ -11,14 +11,15 @@ import pytest
 from dicom_files import dicom_bytes
 from PIL import Image
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import read_manifest
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.image_files.shrink import JPEG_QUALITY, gain, shrink, shrunk_size, size_note
 from data_pipelines.prepare import Output, main, prepare
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import EncodedImage, read_manifest
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(7, 9, 5), (9, 7, 5), (12, 30, 4), (11, 11, 10), (13, 5, 3)])

@@ -11,11 +11,11 @@ from depth_files import folder_of
 from PIL import Image
 from tiff_files import BITS, PHOTOMETRIC, grey_tiff
 
-from data_pipelines.image_files.bit_depth import Depth
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.xray_storage import Depth
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.image_files.tiff import one_picture
 from data_pipelines.preparation.bit_depth_of_set import find_bits
-from data_pipelines.shards.tar import EncodedImage
 
 SIDE = 16
 RAMP = np.linspace(0, 1, SIDE)[None].repeat(SIDE, 0)

@@ -20,11 +20,11 @@ from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch, make_batch
 from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Transfer
-from data_pipelines.loading.sampler import Order, Request, evaluation_order
+from data_pipelines.loading.sampler import BatchSampler, SampleIds, evaluation_order
 from data_pipelines.loading.unreadable import BLANK, blank
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import ShardReader
+from data_pipelines.shards.shard_reader import ShardReader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SIDE = 24
@@ -93,7 +93,7 @@ def require_equal(ours: list[Batch], expected: list[Batch]) -> None:
         assert (one.mixup is None) is (other.mixup is None)
         assert one.mixup is None or torch.equal(one.mixup.cpu(), other.mixup)
         assert np.array_equal(one.samples, other.samples)
-        assert one.unseen == other.unseen
+        assert one.unreadable == other.unreadable
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ TRANSFERS = [
 def test_batches_are_those_of_a_cpu(mixup_alpha: float, make: Callable[[], Transfer], photos: Index) -> None:
     """Of changing sizes, and all held until the end."""
     augmentation = Augmentation("random_resized_crop", SIDE, 40, seed=1, mixup_alpha=mixup_alpha)
-    requests = list(islice(Order(len(photos), 10, seed=3, unit=2).micro_batches(0, 0, 1, 4), 13))
+    requests = list(islice(BatchSampler(len(photos), 10, seed=3, unit=2).micro_batches(0, 0, 1, 4), 13))
     assert {len(request.samples) for request in requests} == {2, 4}
     held = list(load(photos, requests, augmentation, make()))
     require_equal(held, list(load(photos, requests, augmentation, None)))
@@ -131,7 +131,7 @@ def test_batches_are_those_of_a_cpu(mixup_alpha: float, make: Callable[[], Trans
 
 def test_nothing_is_decoded_or_sent_by_the_training_thread(photos: Index, cutting: set[str]) -> None:
     transfer, main = LateTransfer(), threading.current_thread().name
-    requests = islice(Order(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6), 9)
+    requests = islice(BatchSampler(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6), 9)
     batches = list(load(photos, requests, Augmentation("center_crop", SIDE, 32), transfer))
     assert len(batches) == len(transfer.sent) == 9  # one copy for each
     assert len(transfer.allocated) == torch_loader._PREFETCH + 1  # and no buffer for each
@@ -143,7 +143,7 @@ def test_nothing_is_decoded_or_sent_by_the_training_thread(photos: Index, cuttin
 
 
 def test_only_a_few_batches_are_made_ahead(photos: Index) -> None:
-    transfer, order = LateTransfer(), Order(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6)
+    transfer, order = LateTransfer(), BatchSampler(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6)
     batches = load(photos, order, Augmentation("center_crop", SIDE, 32), transfer)
     for _ in range(5):
         next(batches)
@@ -189,22 +189,22 @@ def rotten(write_set: Callable[..., Path], photo: Callable, encode: Callable) ->
 
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.4])
 def test_other_images_stand_for_those_that_cannot_be_read(mixup_alpha: float, rotten: Index, cutting: set[str]) -> None:
-    order = Order(len(rotten), 8, seed=0, unit=2)
+    order = BatchSampler(len(rotten), 8, seed=0, unit=2)
     augmentation = Augmentation("random_resized_crop", SIDE, 40, seed=1, mixup_alpha=mixup_alpha)
-    for instead, requests in (
-        (order.instead, list(islice(order.micro_batches(0, 0, 1, 4), 8))),
+    for replacement, requests in (
+        (order.replacement, list(islice(order.micro_batches(0, 0, 1, 4), 8))),
         (blank, evaluation_order(len(rotten), 0, 1, 4)),
     ):
-        ours = list(load(rotten, requests, augmentation, LateTransfer(), instead=instead))
-        require_equal(ours, list(load(rotten, requests, augmentation, None, instead=instead)))
-        lost = [one for batch in ours for one in batch.unseen]
+        ours = list(load(rotten, requests, augmentation, LateTransfer(), replacement=replacement))
+        require_equal(ours, list(load(rotten, requests, augmentation, None, replacement=replacement)))
+        lost = [one for batch in ours for one in batch.unreadable]
         assert {one.sample for one in lost} == {3, 9}
-        assert {one.instead == BLANK for one in lost} == {instead is blank}
+        assert {one.replacement == BLANK for one in lost} == {replacement is blank}
     assert all(name.startswith("decode") for name in cutting)
 
 
 def test_an_error_comes_where_its_batch_would_have(rotten: Index) -> None:
-    requests = [Request(np.array(rows), np.array(rows)) for rows in ([0, 1], [2, 4], [5, 3], [6, 7], [8, 10])]
+    requests = [SampleIds(np.array(rows), np.array(rows)) for rows in ([0, 1], [2, 4], [5, 3], [6, 7], [8, 10])]
     for transfer in (None, LateTransfer()):
         batches = load(rotten, requests, Augmentation("center_crop", SIDE, 32), transfer)
         assert [next(batches).samples.tolist() for _ in range(2)] == [[0, 1], [2, 4]]
@@ -224,9 +224,13 @@ def test_an_error_of_a_decode_thread_is_told_to_the_training_thread(
         raise error
 
     monkeypatch.setattr(torch_loader, "_cut", fail)
-    instead = None if isinstance(error, OSError) else blank
+    replacement = None if isinstance(error, OSError) else blank
     batches = load(
-        photos, evaluation_order(11, 0, 1, 4), Augmentation("center_crop", SIDE, 32), LateTransfer(), instead=instead
+        photos,
+        evaluation_order(11, 0, 1, 4),
+        Augmentation("center_crop", SIDE, 32),
+        LateTransfer(),
+        replacement=replacement,
     )
     with pytest.raises(type(error)):
         next(batches)
@@ -297,7 +301,7 @@ def test_cuda_copies_on_a_stream_of_its_own(photos: Index, monkeypatch: pytest.M
     monkeypatch.setattr(Tensor, "to", to)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: told.append("pin") or tensor)
     monkeypatch.setattr(Tensor, "record_stream", lambda tensor, _: told.append(f"keep {tensor.dtype}"))
-    transfer, request = CudaTransfer(device), Request(np.arange(4), np.arange(4))
+    transfer, request = CudaTransfer(device), SampleIds(np.arange(4), np.arange(4))
     augmentation = Augmentation("center_crop", SIDE, 32, mixup_alpha=0.1)
     pixels = torch.zeros(4, SIDE, SIDE, 3, dtype=torch.uint8)
     batch = transfer.receive(*transfer.send(pixels, lambda images: make_batch(photos, request, augmentation, images)))
@@ -316,7 +320,7 @@ def test_shards_are_opened_by_one_thread_at_a_time(
     write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = Index.load(write_set([0] * 40, ["a"], shard_images=2), "train")
-    monkeypatch.setattr("data_pipelines.shards.tar.most_open", lambda: 3)
+    monkeypatch.setattr("data_pipelines.shards.shard_reader.most_open", lambda: 3)
     reader, errors, inside = ShardReader(index.shards), [], []
     look = reader._looked_at
 

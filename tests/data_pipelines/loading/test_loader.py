@@ -15,11 +15,11 @@ from torchvision.transforms.v2 import functional as F
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import Order, Request, evaluation_order
+from data_pipelines.loading.sampler import BatchSampler, SampleIds, evaluation_order
 from data_pipelines.loading.views import POLICIES, Augmentation, Ints, PolicyName, Views, affine_maps
-from data_pipelines.shards.catalog import EMBEDDED
 from data_pipelines.shards.index import Index
 
 LOADERS = ["dali", "torch"]
@@ -37,7 +37,7 @@ class GivenWarps(Augmentation):
 
 
 def load(
-    name: str, index: Index, requests: Iterable[Request], augmentation: Augmentation, threads: int = 2
+    name: str, index: Index, requests: Iterable[SampleIds], augmentation: Augmentation, threads: int = 2
 ) -> Iterator[Batch]:
     return pick_loader(name, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), threads)
 
@@ -80,7 +80,7 @@ def squares(write_set: Callable[..., Path], photo: Callable, encode: Callable) -
 def test_dali_and_torch_agree(name: str, policy: PolicyName, request: pytest.FixtureRequest) -> None:
     index = request.getfixturevalue(name)
     augmentation = Augmentation(policy, size=48, resize=56, seed=1, mixup_alpha=0.1)
-    requests = list(islice(Order(min(len(index), 64), 36, seed=0).micro_batches(2, 0, 1, 18), 4))
+    requests = list(islice(BatchSampler(min(len(index), 64), 36, seed=0).micro_batches(2, 0, 1, 18), 4))
     ours, oracle = (list(load(loader, index, requests, augmentation)) for loader in LOADERS)
     for one, other in zip(ours, oracle, strict=True):
         assert one.images.dtype == other.images.dtype == torch.uint8
@@ -98,7 +98,7 @@ def test_dali_and_torch_agree_on_two_operations(name: str, policy: PolicyName, r
     """The first operation may round to one more or less, the second may stretch that; see test_randaugment.py."""
     index = request.getfixturevalue(name)
     augmentation = Augmentation(policy, size=48, resize=56, seed=1, randaugment_ops=2)
-    requests = list(islice(Order(min(len(index), 64), 36, seed=0).micro_batches(2, 0, 1, 18), 4))
+    requests = list(islice(BatchSampler(min(len(index), 64), 36, seed=0).micro_batches(2, 0, 1, 18), 4))
     ours, oracle, plain = (
         torch.cat([batch.images for batch in load(loader, index, requests, numbers)]).float()
         for loader, numbers in [
@@ -121,8 +121,8 @@ def test_images_do_not_depend_on_the_batch_they_come_in(
 ) -> None:
     augmentation = Augmentation(policy, size=32, resize=40, seed=4, randaugment_ops=operations)
     samples, positions = np.arange(8) % len(photos), np.arange(100, 108)
-    halves = [Request(samples[half], positions[half]) for half in (slice(0, 4), slice(4, 8))]
-    (whole,) = load(loader, photos, [Request(samples, positions)], augmentation)
+    halves = [SampleIds(samples[half], positions[half]) for half in (slice(0, 4), slice(4, 8))]
+    (whole,) = load(loader, photos, [SampleIds(samples, positions)], augmentation)
     parts = torch.cat([batch.images for batch in load(loader, photos, halves, augmentation)])
     assert torch.equal(whole.images, parts)
 
@@ -138,7 +138,7 @@ def test_warps_move_a_pixel_to_where_they_should(loader: str, write_set: Callabl
     warps = affine_maps(
         size, np.array([angle for angle, _ in turns]), np.ones(7), np.array([shift for _, shift in turns])
     )
-    request = Request(np.zeros(7, np.int64), np.arange(7))
+    request = SampleIds(np.zeros(7, np.int64), np.arange(7))
     augmentation = GivenWarps("squash", size, size, warps=warps)
     (batch,) = load(loader, index, [request], augmentation)
     for image, (row, column) in zip(batch.images[:, 0].numpy(), places, strict=True):
@@ -155,7 +155,7 @@ def test_warps_are_torchvisions_affine(loader: str, squares: tuple[Index, np.nda
     rng = np.random.default_rng(0)
     angle, scale, shift = rng.uniform(-45, 45, 11), rng.uniform(0.9, 1.1, 11), rng.uniform(-6, 6, (11, 2))
     augmentation = GivenWarps("squash", SIDE, SIDE, warps=affine_maps(SIDE, angle, scale, shift))
-    (batch,) = load(loader, index, [Request(np.arange(11), np.arange(11))], augmentation)
+    (batch,) = load(loader, index, [SampleIds(np.arange(11), np.arange(11))], augmentation)
     for number, image in enumerate(batch.images):
         source = torch.from_numpy(pixels[number]).permute(2, 0, 1)
         expected = F.affine(
@@ -174,7 +174,7 @@ def test_warps_are_torchvisions_affine(loader: str, squares: tuple[Index, np.nda
 @pytest.mark.parametrize("loader", LOADERS)
 def test_pixels_are_those_of_the_window_and_the_flip(loader: str, squares: tuple[Index, np.ndarray]) -> None:
     index, pixels = squares
-    request = Request(np.arange(44) % 11, np.arange(44))
+    request = SampleIds(np.arange(44) % 11, np.arange(44))
     augmentation = Augmentation("resize_random_crop", size=24, resize=SIDE, seed=5)  # which then resizes nothing
     views = augmentation.views(request.positions, *np.full((2, 44), SIDE))
     (batch,) = load(loader, index, [request], augmentation)
@@ -198,7 +198,7 @@ def test_exif_orientation_is_ignored(
     pixels = np.zeros((80, 32, 3), np.uint8)
     pixels[:40] = 255
     folder = write_set([0], ["a"], images=[encode(pixels, file_format, exif=rotated)])
-    request = Request(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    request = SampleIds(np.zeros(1, np.int64), np.zeros(1, np.int64))
     (batch,) = load(loader, Index.load(folder, "train"), [request], Augmentation("squash", 16, 16))
     assert batch.images[0, :, :6].min() > 240
     assert batch.images[0, :, -6:].max() < 15
@@ -208,7 +208,7 @@ def test_exif_orientation_is_ignored(
 @pytest.mark.parametrize("name", ["fashion", "photos"])
 def test_layout_labels_and_samples(loader: str, name: str, request: pytest.FixtureRequest) -> None:
     index = request.getfixturevalue(name)
-    order = Order(len(index), 10, seed=3, unit=2)
+    order = BatchSampler(len(index), 10, seed=3, unit=2)
     requests = list(islice(order.micro_batches(0, 0, 1, 4), 6))
     augmentation = Augmentation("random_resized_crop", 32, 40, seed=3, mixup_alpha=0.1)
     batches = list(load(loader, index, requests, augmentation))
@@ -243,7 +243,7 @@ def test_finite_streams_end_and_endless_ones_do_not(loader: str, squares: tuple[
     batches = list(load(loader, index, evaluation_order(11, 0, 1, 4), augmentation))
     assert [len(batch) for batch in batches] == [4, 4, 3]
     assert np.array_equal(torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).numpy(), pixels)
-    endless = Order(11, 6, seed=0).micro_batches(0, 0, 1, 6)
+    endless = BatchSampler(11, 6, seed=0).micro_batches(0, 0, 1, 6)
     assert len(list(islice(load(loader, index, endless, augmentation), 9))) == 9
     assert next(endless).positions[0] <= 6 * 13  # only a few requests are read ahead
 
@@ -251,7 +251,7 @@ def test_finite_streams_end_and_endless_ones_do_not(loader: str, squares: tuple[
 @pytest.mark.parametrize("loader", LOADERS)
 def test_starting_in_the_middle_equals_going_on_and_batches_stay(loader: str, photos: Index) -> None:
     """Bit-equal, whatever the threads; and no batch is overwritten while later ones are made."""
-    order, augmentation = Order(len(photos), 7, seed=1), Augmentation("random_resized_crop", 32, 40, seed=1)
+    order, augmentation = BatchSampler(len(photos), 7, seed=1), Augmentation("random_resized_crop", 32, 40, seed=1)
 
     def from_step(first_step: int, count: int, threads: int) -> list[Batch]:
         return list(
@@ -275,7 +275,7 @@ def test_starting_in_the_middle_equals_going_on_and_batches_stay(loader: str, ph
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_ranks_share_the_images_of_one_rank(loader: str, photos: Index) -> None:
-    order, augmentation = Order(len(photos), 10, seed=2), Augmentation("random_resized_crop", 24, 24)
+    order, augmentation = BatchSampler(len(photos), 10, seed=2), Augmentation("random_resized_crop", 24, 24)
     (whole,) = load(loader, photos, [order.step(3)], augmentation)
     shares = [next(load(loader, photos, [order.step(3, rank, 3)], augmentation)).images for rank in range(3)]
     assert torch.equal(torch.cat(shares), whole.images)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.loading.loader import read_ahead
-from data_pipelines.loading.sampler import Order, Request
+from data_pipelines.loading.sampler import BatchSampler, SampleIds
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import ShardReader
+from data_pipelines.shards.shard_reader import ShardReader
 
 
 class Asked:
@@ -27,7 +27,7 @@ class Asked:
         self.samples.append(rows.tolist())
 
 
-def counted(requests: Iterator[Request] | list[Request], taken: list[Request]) -> Iterator[Request]:
+def counted(requests: Iterator[SampleIds] | list[SampleIds], taken: list[SampleIds]) -> Iterator[SampleIds]:
     for request in requests:
         taken.append(request)
         yield request
@@ -36,7 +36,7 @@ def counted(requests: Iterator[Request] | list[Request], taken: list[Request]) -
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(0, 12), depth=st.sampled_from([0, 1, 5]) | st.integers(0, 20))
 def test_the_same_requests_are_handed_out_each_asked_for_before(count: int, depth: int) -> None:
-    requests = [Request(np.array([i, i + 7]), np.array([2 * i, 2 * i + 1])) for i in range(count)]
+    requests = [SampleIds(np.array([i, i + 7]), np.array([2 * i, 2 * i + 1])) for i in range(count)]
     index, taken, handed_out = Asked(), [], 0
     for request in read_ahead(index, counted(requests, taken), depth):
         assert request is requests[handed_out]
@@ -48,7 +48,7 @@ def test_the_same_requests_are_handed_out_each_asked_for_before(count: int, dept
 
 @pytest.mark.parametrize("depth", [0, 1, 5])
 def test_endless_streams(depth: int) -> None:
-    order = Order(num_samples=10, global_batch_size=6, seed=0)
+    order = BatchSampler(num_samples=10, global_batch_size=6, seed=0)
     index, taken = Asked(), []
     stream = read_ahead(index, counted(order.micro_batches(2, 0, 1, 4), taken), depth)
     assert taken == []

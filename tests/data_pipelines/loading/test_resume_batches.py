@@ -12,7 +12,7 @@ import torch
 
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader, read_ahead
-from data_pipelines.loading.sampler import Order, Shuffle
+from data_pipelines.loading.sampler import BatchSampler, Shuffle
 from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName
 from data_pipelines.shards.index import Index
 
@@ -29,7 +29,7 @@ def weighted(write_set: Callable[..., Path], photo: Callable, encode: Callable) 
 
 
 def step_by_step(
-    index: Index, order: Order, augmentation: Augmentation, loader: str, world_size: int, first_step: int
+    index: Index, order: BatchSampler, augmentation: Augmentation, loader: str, world_size: int, first_step: int
 ) -> list[list[Batch]]:
     """The batches of each step from the first, over all ranks, each of which starts a loader of its own."""
     steps: list[list[Batch]] = [[] for _ in range(first_step, STEPS)]
@@ -59,7 +59,7 @@ def test_a_step_is_the_same_on_any_start_and_any_ranks(
 ) -> None:
     monkeypatch.setattr("data_pipelines.loading.sampler.BLOCK", 2)
     monkeypatch.setattr("data_pipelines.loading.sampler.WINDOW", 6)
-    order = Order(len(weighted), BATCH, seed=3, unit=2, shuffle=shuffle, weights=weighted.weights("none"))
+    order = BatchSampler(len(weighted), BATCH, seed=3, unit=2, shuffle=shuffle, weights=weighted.weights("none"))
     augmentation = Augmentation(policy, size=32, resize=40, seed=3, mixup_alpha=0.1, randaugment_ops=1)
     settings: tuple[Any, ...] = (weighted, order, augmentation, loader)
     undisturbed = [contents(batches) for batches in step_by_step(*settings, world_size=1, first_step=0)]

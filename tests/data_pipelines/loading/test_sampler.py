@@ -14,8 +14,8 @@ from scipy.stats import chisquare, spearmanr
 from data_pipelines.loading.sampler import (
     BLOCK,
     WINDOW,
-    Order,
-    Request,
+    BatchSampler,
+    SampleIds,
     evaluation_order,
     permute,
     permute_blocks,
@@ -42,11 +42,11 @@ def runs(samples: np.ndarray, num_samples: int) -> int:
     return int(np.sum(np.diff(np.sort(samples), append=samples.min() + num_samples) > 1))
 
 
-def samples_of(requests: list[Request]) -> np.ndarray:
+def samples_of(requests: list[SampleIds]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *(request.samples for request in requests)])
 
 
-def positions_of(requests: list[Request]) -> np.ndarray:
+def positions_of(requests: list[SampleIds]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *(request.positions for request in requests)])
 
 
@@ -55,9 +55,16 @@ def test_known_values() -> None:
     assert permutation(10, 0, 0).tolist() == [1, 2, 4, 5, 7, 6, 3, 9, 8, 0]
     assert permutation(10, 0, 1).tolist() == [5, 0, 1, 2, 7, 3, 9, 4, 8, 6]
     assert permutation(10, 7, 0).tolist() == [6, 0, 3, 7, 1, 9, 4, 5, 8, 2]
-    assert Order(1000, 6, seed=5).step(10**6).samples.tolist() == [854, 207, 825, 748, 813, 50]
-    assert Order(9000, 4, seed=5, shuffle="blocks").step(2250).samples.tolist() == [5648, 4409, 5244, 7513]
-    assert Order(5, 6, seed=5, weights=np.array([0.5, 1, 2, 0, 0.5])).step(7).samples.tolist() == [1, 2, 4, 1, 1, 2]
+    assert BatchSampler(1000, 6, seed=5).step(10**6).samples.tolist() == [854, 207, 825, 748, 813, 50]
+    assert BatchSampler(9000, 4, seed=5, shuffle="blocks").step(2250).samples.tolist() == [5648, 4409, 5244, 7513]
+    assert BatchSampler(5, 6, seed=5, weights=np.array([0.5, 1, 2, 0, 0.5])).step(7).samples.tolist() == [
+        1,
+        2,
+        4,
+        1,
+        1,
+        2,
+    ]
 
 
 @few
@@ -162,7 +169,7 @@ def test_every_order_of_a_few_samples_is_as_likely(num_samples: int) -> None:
 def test_every_sample_once_per_epoch_on_any_number_of_ranks(
     num_samples: int, global_batch_size: int, world_size: int
 ) -> None:
-    order = Order(num_samples, global_batch_size, seed=3)
+    order = BatchSampler(num_samples, global_batch_size, seed=3)
     # On many ranks the longer cases would take seconds: there, their first steps.
     num_steps = min(num_samples // global_batch_size + 1, 16)
     if world_size < 64:
@@ -194,12 +201,12 @@ def test_shares_of_every_kind_of_order_are_those_of_one_rank(
     num_samples: int, global_batch_size: int, world_size: int, step: int, shuffle: Any, weighted: bool
 ) -> None:
     weights = np.linspace(0.1, 3, num_samples) if weighted else None
-    order = Order(num_samples, global_batch_size, seed=6, shuffle=shuffle, weights=weights)
+    order = BatchSampler(num_samples, global_batch_size, seed=6, shuffle=shuffle, weights=weights)
     whole = order.step(step)
     shares = [order.step(step, rank, world_size) for rank in range(world_size)]
     assert np.array_equal(samples_of(shares), whole.samples)
     assert np.array_equal(positions_of(shares), whole.positions)
-    other_batches = Order(num_samples, 1, seed=6, shuffle=shuffle, weights=weights)
+    other_batches = BatchSampler(num_samples, 1, seed=6, shuffle=shuffle, weights=weights)
     last = other_batches.step((step + 1) * global_batch_size - 1)
     assert last.samples.tolist() == whole.samples[-1:].tolist()
     assert whole.samples.dtype == np.int64
@@ -208,7 +215,7 @@ def test_shares_of_every_kind_of_order_are_those_of_one_rank(
 
 @pytest.mark.parametrize("num_samples", [1, 127, 128, 129, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 300])
 def test_blocks_show_every_sample_once_per_epoch(num_samples: int) -> None:
-    order = Order(num_samples, 3 * num_samples, seed=8, shuffle="blocks")
+    order = BatchSampler(num_samples, 3 * num_samples, seed=8, shuffle="blocks")
     epochs = order.step(0).samples.reshape(3, num_samples)
     assert (np.sort(epochs, axis=1) == np.arange(num_samples)).all()
 
@@ -224,7 +231,7 @@ def test_blocks_show_every_sample_once_per_epoch(num_samples: int) -> None:
 def test_unit_keeps_partners_together(
     pairs: int, world_size: int, half_micro_batch: int, num_samples: int, step: int
 ) -> None:
-    order = Order(num_samples, 2 * pairs, seed=1, unit=2)
+    order = BatchSampler(num_samples, 2 * pairs, seed=1, unit=2)
     shares = [order.step(step, rank, world_size) for rank in range(world_size)]
     assert np.array_equal(samples_of(shares), order.step(step).samples)
     assert np.ptp([len(request.samples) for request in shares]) in (0, 2)
@@ -248,7 +255,7 @@ def test_shares_are_contiguous_and_even(total: int, parts: int, unit: int) -> No
 def test_micro_batches_make_up_the_step_and_can_start_anywhere(
     global_batch_size: int, world_size: int, micro_batch_size: int
 ) -> None:
-    order = Order(101, global_batch_size, seed=9)
+    order = BatchSampler(101, global_batch_size, seed=9)
     for rank in range(world_size):
         each = order.num_micro_batches(world_size, micro_batch_size)
         stream = list(islice(order.micro_batches(0, rank, world_size, micro_batch_size), 8 * each))
@@ -263,7 +270,7 @@ def test_micro_batches_make_up_the_step_and_can_start_anywhere(
             assert np.array_equal(one.positions, other.positions)
 
 
-def counted(requests: list[Request]) -> list[Request]:
+def counted(requests: list[SampleIds]) -> list[SampleIds]:
     return [request for request in requests if not request.repeated]
 
 
@@ -279,7 +286,7 @@ def test_every_rank_makes_the_same_number_of_micro_batches(
     world_size: int, more_units: int, units_per_micro_batch: int, unit: int, step: int
 ) -> None:
     """Every position counts exactly once; what a rank repeats is of its own share, and pairs stay together."""
-    order = Order(53, unit * (world_size + more_units), seed=2, unit=unit)
+    order = BatchSampler(53, unit * (world_size + more_units), seed=2, unit=unit)
     micro_batch_size = unit * units_per_micro_batch
     each = order.num_micro_batches(world_size, micro_batch_size)
     positions: list[np.ndarray] = []
@@ -313,7 +320,7 @@ def test_evaluation_covers_each_sample_exactly_once(num_samples: int, world_size
 
 
 def test_large_sets_take_little_memory() -> None:
-    order = Order(14_000_000, 4096, seed=2)
+    order = BatchSampler(14_000_000, 4096, seed=2)
     tracemalloc.start()
     steps = [order.step(step).samples for step in (0, 3417, 10**9)]  # the second crosses into the next epoch
     peak = tracemalloc.get_traced_memory()[1]

@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 
 few = settings(max_examples=60, deadline=None)
 
 
 def shown(num_samples: int, epochs: int, **options: Any) -> np.ndarray:
     """What the first epochs show, [epochs, images of an epoch]."""
-    size = Order(num_samples, 1, **options).epoch_size
-    return Order(num_samples, epochs * size, **options).step(0).samples.reshape(epochs, size)
+    size = BatchSampler(num_samples, 1, **options).epoch_size
+    return BatchSampler(num_samples, epochs * size, **options).step(0).samples.reshape(epochs, size)
 
 
 def times_shown(num_samples: int, epochs: int, **options: Any) -> np.ndarray:
@@ -33,7 +33,7 @@ def times_shown(num_samples: int, epochs: int, **options: Any) -> np.ndarray:
 def test_weights_are_how_often_samples_are_shown(weights: list[float], seed: int, shuffle: Any) -> None:
     each = np.array(weights)
     size = max(1, round(np.cumsum(each)[-1]))
-    assert Order(len(each), 8, seed, weights=each).epoch_size == size
+    assert BatchSampler(len(each), 8, seed, weights=each).epoch_size == size
     counts = times_shown(len(each), 5, seed=seed, shuffle=shuffle, weights=each)
     assert (counts.sum(axis=1) == size).all()
     assert not counts[:, each == 0].any()
@@ -85,13 +85,13 @@ def test_whole_weights_are_exact(weights: list[int], seed: int) -> None:
 
 def test_millions_of_thirds_do_not_drift() -> None:
     weights = np.full(3_000_000, 1 / 3)
-    shown_rows = Order(len(weights), 1_000_000, 0, weights=weights).step(0).samples
+    shown_rows = BatchSampler(len(weights), 1_000_000, 0, weights=weights).step(0).samples
     assert (np.bincount(shown_rows // 3) == 1).all()
 
 
 def test_a_draw_never_leaves_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_pipelines.loading.sampler.uniform", lambda *_: np.array([1 - 2**-53]))
-    order = Order(4, 3, 0, weights=np.array([1.0, 1, 1, 0]))
+    order = BatchSampler(4, 3, 0, weights=np.array([1.0, 1, 1, 0]))
     assert sorted(order.step(0).samples) == [0, 1, 2]
-    thirds = Order(5, 1, 0, weights=np.array([0.3, 0.3, 0.3, 0, 0]))
+    thirds = BatchSampler(5, 1, 0, weights=np.array([0.3, 0.3, 0.3, 0, 0]))
     assert thirds.step(0).samples.tolist() == [2]

@@ -12,10 +12,10 @@ import torch
 from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.unreadable import BLANK, blank, damage
 from data_pipelines.loading.views import Augmentation
-from data_pipelines.shards import tar
+from data_pipelines.shards import shard_reader
 from data_pipelines.shards.index import Index
 
 LOADERS = ["torch", "dali"]
@@ -43,8 +43,8 @@ def rot(index: Index, row: int) -> None:
     overwrite(index, row, b"\0" * (int(index.length[row]) // 2), int(index.length[row]) // 2)
 
 
-def order_of(index: Index) -> Order:
-    return Order(num_samples=len(index), global_batch_size=12, seed=5)
+def order_of(index: Index) -> BatchSampler:
+    return BatchSampler(num_samples=len(index), global_batch_size=12, seed=5)
 
 
 def shown(loader: str, index: Index, steps: int = 4, micro: int = 12, mixup: float = 0.0) -> list[Batch]:
@@ -52,33 +52,33 @@ def shown(loader: str, index: Index, steps: int = 4, micro: int = 12, mixup: flo
     requests = [part for step in range(steps) for part in order.step(step).split(micro)]
     augmentation = Augmentation("random_resized_crop", SIDE, SIDE, seed=5, mixup_alpha=mixup)
     batches = pick_loader(loader, on_gpu=False)[1]
-    return list(batches(index, requests, augmentation, torch.device("cpu"), 1, instead=order.instead))
+    return list(batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=order.replacement))
 
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_rotten_image_is_replaced_by_a_pure_function_of_its_position(loader: str, folder: Path) -> None:
     index = Index.load(folder, "train")
     sound = shown(loader, index)
-    assert all(batch.unseen == () for batch in sound)
+    assert all(batch.unreadable == () for batch in sound)
     for row in (3, 10):
         rot(index, row)
         assert damage(index, row, index.encoded(row)) is not None
     found = shown(loader, Index.load(folder, "train"))
     order = order_of(index)
-    unseen = {one.position: one for batch in found for one in batch.unseen}
-    assert {one.sample for one in unseen.values()} == {3, 10}
-    assert not any(one.of_shard for one in unseen.values())
+    unreadable = {one.position: one for batch in found for one in batch.unreadable}
+    assert {one.sample for one in unreadable.values()} == {3, 10}
+    assert not any(one.of_shard for one in unreadable.values())
     for step, (before, after) in enumerate(zip(sound, found, strict=True)):
         for i, position in enumerate(order.step(step).positions.tolist()):
-            if position not in unseen:
+            if position not in unreadable:
                 assert torch.equal(before.images[i], after.images[i])
                 assert before.samples[i] == after.samples[i]
                 continue
-            one = unseen[position]
-            assert one.instead == after.samples[i] not in (3, 10, BLANK)
-            drawn = (order.instead(position, attempt) for attempt in range(99))
-            assert one.instead == next(row for row in drawn if row not in (3, 10))
-            assert after.labels[i] == index.labels[one.instead]
+            one = unreadable[position]
+            assert one.replacement == after.samples[i] not in (3, 10, BLANK)
+            drawn = (order.replacement(position, attempt) for attempt in range(99))
+            assert one.replacement == next(row for row in drawn if row not in (3, 10))
+            assert after.labels[i] == index.labels[one.replacement]
     small = shown(loader, Index.load(folder, "train"), micro=5)
     assert torch.equal(torch.cat([b.images for b in small]), torch.cat([b.images for b in found]))
 
@@ -87,8 +87,8 @@ def test_both_loaders_show_the_same_instead(folder: Path) -> None:
     index = Index.load(folder, "train")
     rot(index, 3)
     torch_batches, dali_batches = (shown(loader, Index.load(folder, "train")) for loader in LOADERS)
-    assert [b.unseen[0].instead for b in torch_batches if b.unseen] == [
-        b.unseen[0].instead for b in dali_batches if b.unseen
+    assert [b.unreadable[0].replacement for b in torch_batches if b.unreadable] == [
+        b.unreadable[0].replacement for b in dali_batches if b.unreadable
     ]
     for one, other in zip(torch_batches, dali_batches, strict=True):
         assert np.array_equal(one.samples, other.samples)
@@ -103,10 +103,10 @@ def test_images_of_a_shard_that_is_gone_are_replaced(loader: str, folder: Path) 
         Index.load(folder, "train")
     tolerant = Index.load(folder, "train", check_shards=False)
     batches = shown(loader, tolerant, mixup=0.5)
-    unseen = [one for batch in batches for one in batch.unseen]
+    unreadable = [one for batch in batches for one in batch.unreadable]
     expected = [row for step in range(4) for row in order_of(index).step(step).samples if 8 <= row < 16]
-    assert [one.sample for one in unseen] == expected
-    assert all(one.of_shard and one.reason.startswith(f"{index.shards[1]} has disappeared") for one in unseen)
+    assert [one.sample for one in unreadable] == expected
+    assert all(one.of_shard and one.reason.startswith(f"{index.shards[1]} has disappeared") for one in unreadable)
     assert all(not 8 <= row < 16 for batch in batches for row in batch.samples)
 
 
@@ -116,8 +116,8 @@ def test_nothing_left_to_show_is_black(loader: str, folder: Path) -> None:
     for path in index.shards:
         path.unlink()
     (batch,) = shown(loader, Index.load(folder, "train", check_shards=False), steps=1)
-    assert len(batch.unseen) == len(batch)
-    assert {one.instead for one in batch.unseen} == {BLANK}
+    assert len(batch.unreadable) == len(batch)
+    assert {one.replacement for one in batch.unreadable} == {BLANK}
     assert batch.images.max() == 0
 
 
@@ -129,8 +129,8 @@ def test_evaluation_shows_a_black_image_in_its_place(loader: str, folder: Path) 
     requests = order_of(index).step(0).split(12)
     requests = [replace(request, samples=np.arange(12)) for request in requests]
     augmentation = Augmentation("squash", SIDE, SIDE, flip=False)
-    (batch,) = batches(index, requests, augmentation, torch.device("cpu"), 1, instead=blank)
-    assert [(one.sample, one.instead) for one in batch.unseen] == [(3, BLANK)]
+    (batch,) = batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=blank)
+    assert [(one.sample, one.replacement) for one in batch.unreadable] == [(3, BLANK)]
     assert batch.samples.tolist() == list(range(12))
     assert [int(image.max()) == 0 for image in batch.images] == [i == 3 for i in range(12)]
     with pytest.raises(Exception, match=r".+"):
@@ -144,7 +144,7 @@ def test_header_that_asks_for_much_memory_is_refused_before_there_is_any(folder:
     frame = encoded.index(b"\xff\xc0")
     overwrite(index, row, b"\x40\x00\x40\x00", frame + 5)  # height and width
     batches = shown("torch", Index.load(folder, "train"))
-    reasons = [one.reason for batch in batches for one in batch.unseen]
+    reasons = [one.reason for batch in batches for one in batch.unreadable]
     assert reasons
     assert all("it is 16384 x 16384 pixels" in reason for reason in reasons), reasons
 
@@ -154,13 +154,13 @@ class TestReader:
 
     @pytest.fixture
     def index(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
-        monkeypatch.setattr(tar, "RECHECK_S", 0.0)
+        monkeypatch.setattr(shard_reader, "RECHECK_S", 0.0)
         return Index.load(folder, "train")
 
     def test_truncated(self, index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
         path = index.shards[2]
         index.encoded(16)
-        monkeypatch.setattr(tar, "RECHECK_S", 99.0)  # between two looks, the read itself finds out
+        monkeypatch.setattr(shard_reader, "RECHECK_S", 99.0)  # between two looks, the read itself finds out
         os.truncate(path, int(index.offset[20]) + 10)
         assert len(index.encoded(16)) == index.length[16]
         with pytest.raises(ShardError, match=rf"{path} ends at byte .* its index expects"):
@@ -195,7 +195,7 @@ class TestReader:
         assert index.encoded(16).tobytes() == before
 
     def test_descriptors_are_bounded_and_returned(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(tar, "most_open", lambda: 2)
+        monkeypatch.setattr(shard_reader, "most_open", lambda: 2)
         index = Index.load(folder, "train")
         before = len(os.listdir("/proc/self/fd")) - len(index._reader._open)
         for row in list(range(COUNT)) * 3:

@@ -21,8 +21,7 @@ import pytest
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet
-from data_pipelines.datasets.reading import Repeatable
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation import part_writer as part_module
 from data_pipelines.prepare import Output, prepare
@@ -65,7 +64,7 @@ def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def prepare_and_stop(raw: RawSet, output: Output) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr("data_pipelines.prepare.join_parts", stopped)
+            patched.setattr("data_pipelines.preparation.prepare_set.join_parts", stopped)
             with pytest.raises(Stopped):
                 prepare(raw, output)
 
@@ -97,7 +96,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 
 def reader(root: Path, **options: Any) -> RawSet:
-    return replace(image_folder(root, 0, 0, **options), is_own=True, source="none")
+    return replace(image_folder(root, 0, 0, **options), is_user_set=True, source="none")
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -311,7 +310,7 @@ def test_unfinished_work_of_an_earlier_version_is_done_again(
     films: Path, tmp_path: Path, picture: Encode, stop: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Which did not keep what it had made a shard of, and called sets as the folder of their images."""
-    stop(replace(reader(films), is_own=False), Output(tmp_path / "out"))
+    stop(replace(reader(films), is_user_set=False), Output(tmp_path / "out"))
     assert "earlier version" not in capsys.readouterr().err
     kept = [*(tmp_path / ".out.partial" / "rows").rglob("*.contents.npz")]
     for contents in kept:

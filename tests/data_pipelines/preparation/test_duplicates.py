@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet
-from data_pipelines.datasets.reading import Repeatable
+from data_pipelines.common.hashes import hash_blocks, hash_bytes
+from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable
+from data_pipelines.common.splits import Split
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation.duplicates import without_duplicates
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.index import Index, Split
-from data_pipelines.shards.tar import hash_blocks, hash_bytes, read_manifest
+from data_pipelines.shards.index import Index
 
 MakeSet = Callable[..., RawSet]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -70,7 +71,7 @@ def test_equal_pictures_are_named(make_set: MakeSet, tmp_path: Path, capsys: pyt
 
 
 def test_known_sets_keep_their_manifests(make_set: MakeSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = prepare(make_set("train 0 0", "test 0 0", is_own=False), Output(tmp_path / "out"))
+    manifest = prepare(make_set("train 0 0", "test 0 0", is_user_set=False), Output(tmp_path / "out"))
     assert manifest
     assert manifest["notes"] == []
     assert "in more than one split" in capsys.readouterr().err
@@ -109,7 +110,7 @@ def test_sets_with_a_rule_of_their_own(
 ) -> None:
     raw = make_set("train 0 0", "train 0 1", "train 1 0", "val 1 0", equal_images=equal_images)
     with pytest.raises(InputError, match="small pairs equal pictures with each of their labels; leave out --drop-dup"):
-        prepare(replace(raw, is_own=False), Output(tmp_path / "out", drop_duplicates=True))
+        prepare(replace(raw, is_user_set=False), Output(tmp_path / "out", drop_duplicates=True))
     prepare(raw, Output(tmp_path / "out", force=True))
     said = capsys.readouterr().err
     assert "1 picture is in more than one split" in said
@@ -223,7 +224,7 @@ def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
 ) -> None:
     raw = make_set(*ROWS)
     prepare_untidily(raw, Output(tmp_path / "out"))
-    monkeypatch.setattr("data_pipelines.prepare.without_duplicates", None)  # it would fail
+    monkeypatch.setattr("data_pipelines.preparation.prepare_set.without_duplicates", None)  # it would fail
     with pytest.raises(InputError, match="exists; choose another --out"):
         prepare(raw, Output(tmp_path / "out", drop_duplicates=True))
 

@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.image_files.image_verification import verify_image
-from data_pipelines.preparation.join_parts import left_out_note, summary
+from data_pipelines.preparation.join_parts import left_out_note, set_summary
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import EncodedImage, read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def raw(class_folders: Callable[..., Path]) -> RawSet:
-    return replace(image_folder(class_folders(), 0, 0), is_own=False, upright=False)
+    return replace(image_folder(class_folders(), 0, 0), is_user_set=False, upright=False)
 
 
 def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> None:
@@ -33,7 +34,7 @@ def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> Non
     (tmp_path / "link").symlink_to(tmp_path / "disk")
     (tmp_path / "films").symlink_to(tmp_path / "disk" / "xyz17")
     for out in (tmp_path / "pets", tmp_path / "films", tmp_path / "link" / "zoo", tmp_path / "disk" / ".." / "y"):
-        manifest = prepare(replace(raw, is_own=True), Output(out))
+        manifest = prepare(replace(raw, is_user_set=True), Output(out))
         assert manifest
         assert manifest["name"] == out.name
         assert Index.load(out, "train").origins[0] == out.name
@@ -51,14 +52,14 @@ def test_preparations_that_were_begun_under_the_name_of_the_root_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_pipelines.prepare.join_parts", stopped)
+        patched.setattr("data_pipelines.preparation.prepare_set.join_parts", stopped)
         if parts == 1:
             with pytest.raises(KeyboardInterrupt):
                 prepare(raw, Output(tmp_path / "out"))
         else:
             prepare(raw, Output(tmp_path / "out", part=(0, 2)))
     remarkable.clear()
-    manifest = prepare(replace(raw, is_own=True), Output(tmp_path / "out"))
+    manifest = prepare(replace(raw, is_user_set=True), Output(tmp_path / "out"))
     assert manifest
     assert manifest["name"] == "out"
     assert len(remarkable) == {1: 0, 2: 6}[parts]
@@ -73,17 +74,19 @@ def test_what_is_left_out_is_said_before_the_work_in_the_summary_and_in_the_mani
     assert left_out_note(told) == note
     assert left_out_note(replace(told, num_images=None)) == "left out: .mov (1,010), hidden files (2)"
     with monkeypatch.context() as patched:
-        patched.setattr("data_pipelines.prepare.write_part", lambda *_: pytest.fail(capsys.readouterr().err))
+        patched.setattr(
+            "data_pipelines.preparation.prepare_set.write_part", lambda *_: pytest.fail(capsys.readouterr().err)
+        )
         with pytest.raises(pytest.fail.Exception, match="note: left out, beside 12 images"):
             prepare(told, Output(tmp_path / "out"))
     manifest = prepare(told, Output(tmp_path / "out"))
     assert manifest
     assert manifest["left_out"] == read_manifest(tmp_path / "out")["left_out"] == left_out
-    assert summary(manifest, tmp_path).endswith("; 0 quarantined; left out: .mov (1,010), hidden files (2)")
+    assert set_summary(manifest, tmp_path).endswith("; 0 quarantined; left out: .mov (1,010), hidden files (2)")
     manifest = prepare(raw, Output(tmp_path / "whole"))
     assert manifest
     assert "left_out" not in manifest
-    assert summary(manifest, tmp_path).endswith("; 0 quarantined")
+    assert set_summary(manifest, tmp_path).endswith("; 0 quarantined")
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ import webdataset as wds
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.datasets.reading import Repeatable
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index

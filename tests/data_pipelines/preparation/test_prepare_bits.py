@@ -19,8 +19,8 @@ from dicom_files import dicom_bytes
 from data_pipelines import prepare as module
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.xray_storage import AS_DECLARED, Depth
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.image_files.bit_depth import AS_DECLARED, Depth
 from data_pipelines.preparation import bit_depth_of_set, plan
 from data_pipelines.preparation.bit_depth_of_set import find_bits
 from data_pipelines.prepare import Output, prepare

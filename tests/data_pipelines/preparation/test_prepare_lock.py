@@ -109,7 +109,7 @@ def test_what_another_process_did_meanwhile_is_no_set(
         join(*asked)
 
     with monkeypatch.context() as patched:
-        patched.setattr("data_pipelines.prepare.join_parts", harmed)
+        patched.setattr("data_pipelines.preparation.prepare_set.join_parts", harmed)
         with pytest.raises(InputError, match=r"another process wrote there.*repeat the command") as refused:
             prepare(raw, Output(tmp_path / "out"))
     fact = "9 images were prepared where the set has 12" if "gone" in harm else "shards of other settings were found"

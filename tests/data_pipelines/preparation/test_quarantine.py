@@ -14,7 +14,7 @@ import pytest
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member, RawImage, RawSet
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.preparation.quarantine import bad_row, most_bad, place_of
+from data_pipelines.preparation.quarantine import bad_row, image_place, most_bad
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 
@@ -166,9 +166,9 @@ def test_bits_are_named_where_they_are_a_remedy(films: Path, tmp_path: Path, enc
 
 def test_what_images_are_called() -> None:
     path, tar = Path(os.fsdecode(b"/films/caf\xe9.png")), Path("/films/a.tar")
-    assert place_of(RawImage("key", "train", path, 0)) == r"/films/caf\xe9.png"
-    assert place_of(RawImage("key", "train", Member(tar, "x.png", 512, 9), 0)) == "/films/a.tar:x.png"
-    assert place_of(RawImage("key", "train", b"PNG", 0)) == "key"
+    assert image_place(RawImage("key", "train", path, 0)) == r"/films/caf\xe9.png"
+    assert image_place(RawImage("key", "train", Member(tar, "x.png", 512, 9), 0)) == "/films/a.tar:x.png"
+    assert image_place(RawImage("key", "train", b"PNG", 0)) == "key"
     hidden = RawImage("key", "train", path, 0, is_hidden=True)
     assert bad_row(hidden, "cut off") == ("key", "cut off")
     assert bad_row(hidden, f"cannot read {path}") == ("key", "it cannot be opened")
@@ -185,7 +185,7 @@ def test_bytes_that_are_no_text_are_written_and_read(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(photo(number, 8, 9)))
     (root / name / "bad.png").write_bytes(b"")
-    raw = replace(image_folder(root, 0, 0), is_own=True)
+    raw = replace(image_folder(root, 0, 0), is_user_set=True)
     first, *others = raw.images
     images = [replace(first, key=os.fsdecode(b"key \xfc")), *others, replace(first, key="again", label=1)]
     out = tmp_path / os.fsdecode(b"set \xfc")

@@ -14,15 +14,15 @@ from jpeg_files import first, padded, segment
 from PIL import Image, ImageOps
 from tiff_files import grey_tiff
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
-from data_pipelines.image_files.bit_depth import Depth
+from data_pipelines.common.xray_storage import Depth
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.image_files.jpeg import REMARK
 from data_pipelines.image_files.jpeg_segments import exif_of
 from data_pipelines.image_files.orientation import orientation_in
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import EncodedImage
 
 HEIGHT, WIDTH = 61, 40
 ALL = range(2, 9)  # 1 is upright

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import read_manifest
 
 SHAPES = ((60, 48), (48, 60), (30, 20), (100, 100))
 

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.patients import Patients
+from data_pipelines.common.tasks import Metric
 from data_pipelines.shards.concat import concat, near_misses
-from data_pipelines.shards.index import Index, Metric, Patients
+from data_pipelines.shards.index import Index
 
 ANIMALS = ("cat", "dog", "eel")
 FINDINGS = ("edema", "mass", "hernia", "nodule", "fracture")

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 from data_pipelines.common.file_names import file_name_of
+from data_pipelines.common.manifest import MANIFEST, content_digest, read_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.overlap import namesake_note, shares_images
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.concat import told_apart
-from data_pipelines.shards.index import content_digest
 from data_pipelines.shards.node_cache import stage
-from data_pipelines.shards.tar import MANIFEST, read_manifest
 
 Make = Callable[..., dict[str, Any]]
 

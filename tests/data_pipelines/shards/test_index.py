@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import MANIFEST
+from data_pipelines.common.messages import some_of
 from data_pipelines.shards.concat import concat
-from data_pipelines.shards.index import Balance, Index, some_of
-from data_pipelines.shards.tar import MANIFEST, ShardReader
+from data_pipelines.shards.index import Balance, Index
+from data_pipelines.shards.shard_reader import ShardReader
 
 CLASSES = ("cat", "dog", "eel")
 LABELS = [0, 1, 2] * 6 + [1] * 4 + [2] * 2

@@ -14,9 +14,9 @@ import pytest
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.hashes import sha256_of
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.node_cache import stage
-from data_pipelines.shards.tar import sha256_of
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from run_ranks import run_ranks
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
-from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.sampler import SampleIds
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
@@ -249,7 +249,7 @@ def reference(case: Case, folder: Path, save_at: int | None = None) -> dict[str,
             state = {"model": dict(model.state_dict()), "momentum": momentum_of(model, optimizer), "loss_scaler": {}}
             checkpoint.save(folder / "reference.safetensors", state, {"step": step})
             start = flat(dict(model.named_parameters()))
-        request: Request = job.order.step(step)
+        request: SampleIds = job.order.step(step)
         (batch,) = torch_loader.batches(job.train, [request], job.augmentation, torch.device("cpu"), 1)
         images, labels = batch.images.to(case.dtype), batch.labels
         if batch.mixup is not None:

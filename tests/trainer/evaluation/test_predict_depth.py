@@ -13,7 +13,7 @@ from tiny_weights import save_run, tensors_of
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.image_files.image_verification import encode_png
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.prepare import Output, prepare
 from trainer import checkpoint
 from trainer.config import RuntimeConfig

@@ -11,8 +11,9 @@ from tiny_runs import SIDE, train_tiny
 from tiny_sets import tiny_set
 from tiny_weights import save_run, tensors_of
 
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.manifest import read_manifest, write_manifest
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
-from data_pipelines.shards.tar import EncodedImage, read_manifest, write_manifest
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
 from trainer.evaluation.predictor import Predictor

@@ -14,8 +14,8 @@ from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, write_json
-from data_pipelines.shards.index import Index, content_digest
-from data_pipelines.shards.tar import MANIFEST, read_manifest
+from data_pipelines.common.manifest import MANIFEST, content_digest, read_manifest
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks

@@ -10,7 +10,8 @@ import pytest
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.shards.index import Index, Split
+from data_pipelines.common.splits import Split
+from data_pipelines.shards.index import Index
 from trainer.config import Config, RuntimeConfig
 from trainer.finetuning.finetune import SCRATCH, Options, Transfer, make_config, open_target
 from trainer.optim.hyperrule import HyperRule

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines.common.raw_set import RawImage, RawSet, carved
-from data_pipelines.image_files.image_verification import encode_png
-from data_pipelines.preparation.shard_records import SPLITS
+from data_pipelines.common.manifest import read_manifest, write_manifest
+from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.common.splits import SPLITS, hash_split
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.tar import read_manifest, write_manifest
 from trainer import transfer
 from trainer.finetuning.paper_targets import PAPER_TARGETS
 
@@ -66,7 +66,7 @@ def imitated_set(folder: Path, name: str) -> None:
     prepare(raw, Output(folder))
     manifest = read_manifest(folder)
     labels = np.repeat(np.arange(len(by_class)), by_class)
-    drawn = np.array([carved(f"{name}/{row}", val_fraction, 0.0) for row in range(len(labels))])
+    drawn = np.array([hash_split(f"{name}/{row}", val_fraction, 0.0) for row in range(len(labels))])
     splits = {split: labels[drawn == split] for split in ("train", "val")}
     splits["test"] = np.arange(num_tested) % len(by_class)
     for split, of_split in splits.items():

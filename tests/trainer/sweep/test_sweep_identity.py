@@ -12,8 +12,7 @@ from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, write_json
-from data_pipelines.shards.index import content_digest
-from data_pipelines.shards.tar import read_manifest
+from data_pipelines.common.manifest import content_digest, read_manifest
 from trainer import checkpoint
 from trainer.finetuning.finetune import Options, Transfer, open_target, set_digests_of, warnings_of
 from trainer.models.weights import describe_weights

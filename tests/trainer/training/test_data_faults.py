@@ -13,7 +13,8 @@ from run_ranks import run_ranks
 
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json
-from data_pipelines.shards.index import Index, Split
+from data_pipelines.common.splits import Split
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.splits import Split
 from data_pipelines.loading.sampler import evaluation_order
-from data_pipelines.shards.index import Split
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine

@@ -15,7 +15,7 @@ from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
@@ -62,8 +62,8 @@ def test_shuffle(shuffle: Any, skewed: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("data_pipelines.loading.sampler.BLOCK", 2)
     monkeypatch.setattr("data_pipelines.loading.sampler.WINDOW", 6)
     job = job_of(skewed, shuffle=shuffle)
-    expected = Order(18, 4, seed=0, shuffle=shuffle)
-    other = Order(18, 4, seed=0, shuffle="full" if shuffle == "blocks" else "blocks")
+    expected = BatchSampler(18, 4, seed=0, shuffle=shuffle)
+    other = BatchSampler(18, 4, seed=0, shuffle="full" if shuffle == "blocks" else "blocks")
     for step in range(9):
         assert job.order.step(step).samples.tolist() == expected.step(step).samples.tolist()
     assert any(job.order.step(s).samples.tolist() != other.step(s).samples.tolist() for s in range(9))

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from data_pipelines.common.errors import RunError
-from data_pipelines.loading.sampler import Order
+from data_pipelines.loading.sampler import BatchSampler
 from trainer.config import RuntimeConfig
 from trainer.engines.base import Update
 from trainer.training.loss_monitor import SKIPPED, LossWatch
 from trainer.training.loss_spikes import FEWEST_STEPS, SpikeDetector
 
-ORDER = Order(num_samples=50, global_batch_size=8, seed=3)
+ORDER = BatchSampler(num_samples=50, global_batch_size=8, seed=3)
 STEP, LR = 11, 0.125
 
 

@@ -16,7 +16,8 @@ from tiny_sets import tiny_set
 from tiny_weights import SMALL, Tensors, save_paper, save_run, save_timm, tensors_of
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.image_files.image_verification import encode_png, verify_image
+from data_pipelines.image_files.image_verification import verify_image
+from data_pipelines.image_files.png import encode_png
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_pipelines.loading.batch import Batch
-from data_pipelines.loading.unreadable import BLANK, Unseen
+from data_pipelines.loading.unreadable import BLANK, UnreadableSample
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES
 from trainer.training import loop
@@ -59,10 +59,10 @@ def engine_on_device(rank: int = 0, world_size: int = 1, columns: int = 14) -> A
     )
 
 
-def loads_nothing(unseen: dict[int, Unseen] | None = None) -> Any:
+def loads_nothing(unreadable: dict[int, UnreadableSample] | None = None) -> Any:
     def load(_: Any, requests: Any, *__: Any, **___: Any) -> Iterator[Batch]:
         for request in requests:
-            lost = tuple(found for row in request.samples if (found := (unseen or {}).get(int(row))))
+            lost = tuple(found for row in request.samples if (found := (unreadable or {}).get(int(row))))
             images = torch.empty(len(request.samples), 1, 8, 8, device=DEVICE)
             yield Batch(images, Tensor(), None, request.samples, lost)
 
@@ -95,9 +95,9 @@ def test_fewer_images_than_ranks_or_than_a_batch(phantoms: Path, tmp_path: Path,
 def test_what_cannot_be_read_is_marked_on_the_device(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    noted: list[Unseen] = []
+    noted: list[UnreadableSample] = []
     monkeypatch.setattr(loop, "note_unjudged", lambda *arguments: noted.extend(arguments[-1]))
-    lost = {row: Unseen(row, row, "rotten", False, BLANK) for row in (1, 6)}
+    lost = {row: UnreadableSample(row, row, "rotten", False, BLANK) for row in (1, 6)}
     job = replace(job_of(str(phantoms), tmp_path), loader=loads_nothing(lost))
     assert job.test is not None
     index = job.test.take(np.arange(7))

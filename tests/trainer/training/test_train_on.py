@@ -16,7 +16,8 @@ from tiny_sets import tiny_set
 
 from data_pipelines.common import advice
 from data_pipelines.common.errors import ImpossibleError, InputError
-from data_pipelines.shards.index import Index, Split
+from data_pipelines.common.splits import Split
+from data_pipelines.shards.index import Index
 from trainer import checkpoint, pretrain
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
 from trainer.engines import ENGINES

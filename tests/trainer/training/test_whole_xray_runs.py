@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from tiny_runs import FINDINGS, SIDE, train_tiny, write_films
 
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.xray_storage import XrayCut
 from data_pipelines.datasets.user_images import csv_table
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.index import XrayCut
-from data_pipelines.shards.tar import EncodedImage
 from trainer.config import RuntimeConfig
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.predictor import Predictor

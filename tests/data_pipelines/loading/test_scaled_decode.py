@@ -14,18 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.webdataset import webdataset
-from data_pipelines.image_files.scaled_decode import SCALES, decode_scale, scaled_box, scaled_size, scaled_window
 from data_pipelines.loading.batch import views_of
 from data_pipelines.loading.loader import Loader, pick_loader
-from data_pipelines.loading.sampler import Request
+from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.scaled_decode import SCALES, decode_scale, scaled_box, scaled_size, scaled_window
 from data_pipelines.loading.unreadable import blank
 from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName
 from data_pipelines.prepare import Output, prepare
-from data_pipelines.shards.in_memory import pictures
+from data_pipelines.shards.in_memory import in_memory_index
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import EncodedImage
 
 CPU = torch.device("cpu")
 FULL, SCALED = (pick_loader("torch", on_gpu=False, scaled_decode=scaled)[1] for scaled in (False, True))
@@ -139,7 +139,7 @@ def _exif(tags: dict[int, int]) -> Any:
 
 
 def batch_of(loader: Loader, index: Index, samples: list[int], augmentation: Augmentation, **options: Any) -> Any:
-    request = Request(np.array(samples), np.arange(len(samples)))
+    request = SampleIds(np.array(samples), np.arange(len(samples)))
     return next(loader(index, [request], augmentation, CPU, 2, **options))
 
 
@@ -177,7 +177,7 @@ def test_files_are_decoded_at_the_scale_of_their_window(photos: Index, monkeypat
     monkeypatch.setattr(simplejpeg, "decode_jpeg", counted)
     augmentation = Augmentation("random_resized_crop", 64, 64, seed=5)
     samples = LARGE * 6
-    views = views_of(photos, Request(np.array(samples), np.arange(len(samples))), augmentation)
+    views = views_of(photos, SampleIds(np.array(samples), np.arange(len(samples))), augmentation)
     expected, scales = [], set()
     for sample, window in zip(samples, views.window.tolist(), strict=True):
         size = int(photos.height[sample]), int(photos.width[sample])
@@ -196,20 +196,20 @@ def test_damage_and_other_sizes_are_found_at_a_scale_too(photo: Callable, encode
     whole = encode(photo(0, 900, 700), "JPEG", quality=90)
     augmentation = Augmentation("squash", 64, 64)
     for encoded, size in ((whole[: len(whole) // 2], (900, 700)), (whole, (700, 900))):
-        index = pictures([EncodedImage(encoded, "jpg", *size, 3)], channels=3)
+        index = in_memory_index([EncodedImage(encoded, "jpg", *size, 3)], channels=3)
         with pytest.raises(ValueError, match=r"[Pp]remature|its index says"):
             batch_of(SCALED, index, [0], augmentation)
-        batch = batch_of(SCALED, index, [0], augmentation, instead=blank)
-        assert len(batch.unseen) == 1
+        batch = batch_of(SCALED, index, [0], augmentation, replacement=blank)
+        assert len(batch.unreadable) == 1
         assert not batch.images.any()
 
 
 def test_what_is_shown_instead_is_decoded_at_a_scale_too(photo: Callable, encode: Callable) -> None:
     whole = encode(photo(0, 900, 700), "JPEG", quality=90)
     files = [whole[: len(whole) // 2], whole]
-    index = pictures([EncodedImage(encoded, "jpg", 900, 700, 3) for encoded in files], channels=3)
+    index = in_memory_index([EncodedImage(encoded, "jpg", 900, 700, 3) for encoded in files], channels=3)
     augmentation = Augmentation("squash", 64, 64, flip=False)
-    batch = batch_of(SCALED, index, [0, 1], augmentation, instead=lambda position, attempt: 1)
+    batch = batch_of(SCALED, index, [0, 1], augmentation, replacement=lambda position, attempt: 1)
     assert batch.samples.tolist() == [1, 1]
     assert torch.equal(batch.images[0], batch.images[1])
     assert not torch.equal(batch.images[0], batch_of(FULL, index, [1], augmentation).images[0])

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import webdataset as wds
 
+from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.hashes import sha256_of
+from data_pipelines.common.manifest import read_manifest
+from data_pipelines.shards.columns import COLUMNS
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.tar import COLUMNS, EncodedImage, read_manifest, sha256_of
 from data_pipelines.shards.verify import verify
 from data_pipelines.shards.writer import ShardWriter, join_shards
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.datasets.readers import DATASETS, OWN
-from data_pipelines.shards.catalog import EMBEDDED, data_root, find
+from data_pipelines.datasets.catalog import EMBEDDED, data_root, find
+from data_pipelines.datasets.readers import DATASETS, USER_READERS
 
 
 @pytest.fixture
@@ -69,5 +69,5 @@ def test_unknown_sets_come_with_the_nearest_name(root: Path, name: str, nearest:
 
 
 def test_names_like_no_other_come_with_all_known_ones(root: Path) -> None:
-    with pytest.raises(InputError, match=", ".join(sorted({"animals", *DATASETS} - set(OWN)))):
+    with pytest.raises(InputError, match=", ".join(sorted({"animals", *DATASETS} - set(USER_READERS)))):
         find("zzz")

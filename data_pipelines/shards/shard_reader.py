@@ -4,14 +4,12 @@ Beside the shards of a split lies one `.npy` per column, so that millions of row
 the splits lies `manifest.json`, written last: a folder without it is not a prepared data set.
 """
 
-import hashlib
 import json
 import os
 import tarfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -21,147 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError, ShardError
-from data_pipelines.common.files import atomic_file
-from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
+from data_pipelines.common.hashes import sha256_of
+from data_pipelines.common.manifest import MANIFEST
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
-_MANIFEST_KEYS = {"name", "task", "classes", "channels", "horizontal_flip", "splits"}
-BLOCK_BYTES = 512  # of a tar: a member's data follow its header of one block
-COLUMNS = {"shard": np.int32, "offset": np.int64, "length": np.int64, "height": np.int32, "width": np.int32}
-NO_GROUP = -1
-_SHA256_DIGITS, _NAME_CHARACTERS = 64, 200
+_SHA256_DIGITS = 64
 RECHECK_S = 10.0  # between two looks at the name of a shard that is being read
 _MOST_FILES = 65_536
 _MOST_DESCRIBED_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class EncodedImage:
-    """A verified image as it goes into a shard: `encoded` is the file's bytes, `suffix` is "jpg" or "png", height and
-    width are in pixels, `channels` is 1 or 3, `is_shrunk` a photograph that was larger, `is_turned` one that lay on its
-    side, `remark` what is to be said of it although it was taken."""
-
-    encoded: bytes
-    suffix: str
-    height: int
-    width: int
-    channels: int
-    is_shrunk: bool = False
-    is_turned: bool = False
-    remark: str = ""
-
-
-def hash_bytes(data: bytes) -> int:
-    """63 bits of a hash, non-negative: equal for equal bytes."""
-    return hash_blocks((data,))
-
-
-def hash_blocks(blocks: Iterable[bytes]) -> int:
-    """`hash_bytes` of blocks of bytes in a row, which need not be in memory all at once."""
-    digest = hashlib.sha256()
-    for block in blocks:
-        digest.update(block)
-    return int.from_bytes(digest.digest()[:8], "big") >> 1
-
-
-def hash_name(name: str) -> int:
-    """63 bits of a hash, non-negative: equal for equal names, which may hold bytes that are no text."""
-    return hash_bytes(name.encode(errors="surrogateescape"))
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write `manifest.json` so that it is either absent or whole."""
-    with atomic_file(folder / MANIFEST) as file:
-        file.write(json.dumps({"format_version": FORMAT_VERSION, **manifest}, indent=1).encode())
-
-
-def read_manifest(folder: Path, check_shards: bool = True) -> dict[str, Any]:
-    """The manifest of a prepared folder, whose shards are there and of the right size unless that is not checked.
-    Raises InputError naming the file and the remedy."""
-    path = folder / MANIFEST
-    prepare_again = "prepare the set again: python -m data_pipelines.prepare --help"
-    if not path.is_file():
-        raise InputError(f"{folder} is no prepared data set: {path} is missing or was never finished; {prepare_again}")
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version = manifest["format_version"]
-        if version != FORMAT_VERSION:
-            raise InputError(
-                f"{path} has format version {version}, this program reads {FORMAT_VERSION}; {prepare_again}"
-            )
-        missing = _MANIFEST_KEYS - manifest.keys()
-        if missing:
-            raise InputError(f"{path} lacks {', '.join(sorted(missing))}; {prepare_again}")
-        shards = []
-        for split, content in manifest["splits"].items():
-            _require_split(split, content)
-            shards += [(folder / split / shard["file"], shard["bytes"]) for shard in content["shards"]]
-        _require_description(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read ({error!r}); {prepare_again}") from error
-    for file, size_bytes in shards if check_shards else ():
-        size = file.stat().st_size if file.is_file() else None
-        if size != size_bytes:
-            found = "is missing" if size is None else f"has {size} bytes"
-            raise InputError(f"{file} {found}, its manifest says {size_bytes} bytes; {prepare_again}")
-    return manifest
-
-
-def _require_split(split: str, content: dict[str, Any]) -> None:
-    """Raise ValueError for what cannot be a split; names of files are names, and lead nowhere else."""
-    if split not in ("train", "val", "test"):
-        raise ValueError(f"a split {split!r}")
-    if not isinstance(content["images"], int) or isinstance(content["images"], bool) or content["images"] < 0:
-        raise ValueError(f"{split} has {content['images']!r} images")
-    if content["images"] and not content["shards"]:
-        raise ValueError(f"{split} has images but no shards")
-    columns = content.get("columns", {})
-    if not isinstance(columns, dict) or not all(name.isidentifier() for name in columns):
-        raise ValueError(f"the columns of {split} have other names")
-    sums = [*columns.values(), *(shard.get("sha256", "") for shard in content["shards"])]
-    if not all(isinstance(one, str) for one in sums):
-        raise ValueError(f"the sums of {split} are no texts")
-    for shard in content["shards"]:
-        file = shard["file"]
-        if Path(file).name != file or file in ("", ".", "..") or "\0" in file or len(file) > _NAME_CHARACTERS:
-            raise ValueError(f"{split} has a shard {file!r}, which is no name of a file beside it")
-
-
-def _require_description(manifest: dict[str, Any]) -> None:
-    """Raise ValueError for what cannot describe a set."""
-    classes = manifest["classes"]
-    if manifest["task"] not in ("single_label", "multi_label") or not isinstance(classes, list):
-        raise ValueError("no known task, or no list of classes")
-    if not all(isinstance(name, str) for name in (*classes, manifest["name"])):
-        raise ValueError("a name that is no text")
-    channels = manifest["channels"]
-    if type(channels) is not int or channels not in (1, 3) or not isinstance(manifest["horizontal_flip"], bool):
-        raise ValueError("images have 1 or 3 channels, and may be flipped or not")
-    if manifest.get("patients", "none") not in ("none", "apart", "may leak"):
-        raise ValueError("what it says of patients is not known")
-    if manifest.get("metric", "top1") not in ("top1", "auc"):
-        raise ValueError("its metric is not known")
-    if type(side := manifest.get("shorter_side", 1)) is not int or side < 1:
-        raise ValueError("the shorter side of its images is no number of pixels")
-    bits, sources = manifest.get("bits", MOST_BITS), (manifest.get(f"bits_{by}", False) for by in ("found", "given"))
-    if type(bits) is not int or not LEAST_BITS <= bits <= MOST_BITS or any(type(one) is not bool for one in sources):
-        raise ValueError("the bits of its pixels are not known")
-    if manifest.get("xray_cut", "square") not in ("square", "whole"):
-        raise ValueError("what was kept of its X-rays is not known")
-    if not isinstance(manifest.get("upright", False), bool):
-        raise ValueError("whether its images were turned is not known")
-    if manifest.get("split_by", "patient") not in ("patient", "image"):
-        raise ValueError("by what it was split is not known")
 
 
 class ShardReader:
@@ -184,7 +48,7 @@ class ShardReader:
 
     def key(self, shard: int, offset: int) -> str:
         """The sample's key, read from the tar header before its image."""
-        header = self._read(int(shard), offset - BLOCK_BYTES, BLOCK_BYTES).tobytes()
+        header = self._read(int(shard), offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE).tobytes()
         try:
             return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name.rpartition(".")[0]
         except (tarfile.TarError, ValueError) as error:
@@ -192,13 +56,13 @@ class ShardReader:
 
     def description(self, shard: int, offset: int, length: int) -> dict[str, Any]:
         """What the member behind an image says of it: its label, and maybe "facts"."""
-        start = offset + -(-length // BLOCK_BYTES) * BLOCK_BYTES
+        start = offset + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         try:
-            header = self._read(shard, start, BLOCK_BYTES).tobytes()
+            header = self._read(shard, start, tarfile.BLOCKSIZE).tobytes()
             size = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
             if size > _MOST_DESCRIBED_BYTES:
                 raise ValueError(f"{size} bytes of description")
-            content = json.loads(self._read(shard, start + BLOCK_BYTES, size).tobytes())
+            content = json.loads(self._read(shard, start + tarfile.BLOCKSIZE, size).tobytes())
         except (tarfile.TarError, ValueError) as error:
             raise ShardError(f"{self._shards[shard]} has no description at byte {start} ({error})") from error
         return content if isinstance(content, dict) else {}
@@ -212,9 +76,9 @@ class ShardReader:
         """Raise InputError unless a tar member of that length begins there."""
         found: int | str
         try:
-            if not BLOCK_BYTES <= offset <= self._opened(int(shard)).size:
+            if not tarfile.BLOCKSIZE <= offset <= self._opened(int(shard)).size:
                 raise ValueError("beyond its end")
-            header = self._read(int(shard), offset - BLOCK_BYTES, BLOCK_BYTES).tobytes()
+            header = self._read(int(shard), offset - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE).tobytes()
             found = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size
         except (tarfile.TarError, ValueError) as error:
             found = f"no member ({error})"

@@ -8,9 +8,9 @@ from typing import Any
 
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import MANIFEST
+from data_pipelines.common.messages import nearest
 from data_pipelines.common.typed_paths import typed_path
-from data_pipelines.shards.index import nearest
-from data_pipelines.shards.tar import MANIFEST
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 
@@ -34,10 +34,10 @@ def find(name: str) -> Path:
             return folder
     from data_pipelines.datasets.readers import (  # with all readers, and pandas: training needs none of them
         DATASETS,
-        OWN,
+        USER_READERS,
     )
 
-    if name in DATASETS and name not in OWN:
+    if name in DATASETS and name not in USER_READERS:
         raise InputError(
             f"data set {name!r} is not prepared; prepare it with: "
             f"python -m data_pipelines.prepare {name} {_root_flag(DATASETS[name])}--out {quoted(data_root() / name)}"
@@ -45,7 +45,7 @@ def find(name: str) -> Path:
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
-        f"{nearest(name, sorted((prepared | set(DATASETS)) - set(OWN)))}; class folders are prepared with: "
+        f"{nearest(name, sorted((prepared | set(DATASETS)) - set(USER_READERS)))}; class folders are prepared with: "
         f"python -m data_pipelines.prepare image-folder --root DIR --out {quoted(data_root() / Path(name).name)}"
     )
 

@@ -1,0 +1,44 @@
+"""How X-rays are stored: which part of the picture, and which pixel value of a deep one is white."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+XrayCut = Literal["square", "whole"]
+
+LEAST_BITS, MOST_BITS = 8, 31
+_BITS_OF_PADCHEST = 16
+
+
+class Depth(NamedTuple):
+    """How many bits the pixels of a set have, where its files hold them in more than 8; None: as each file says.
+
+    is_given: the user said it, which counts for all files; else `bits` is for those that do not say it themselves.
+    """
+
+    bits: int | None = None
+    is_given: bool = False
+
+    @property
+    def given(self) -> int | None:
+        """The bits that the user said."""
+        return self.bits if self.is_given else None
+
+    def of(self, declared: int | None) -> int:
+        """The bits of a picture whose file declares so many. Raises ValueError where nobody says it."""
+        bits = self.given or declared or self.bits
+        if bits is None:
+            raise ValueError("pixels of more than 8 bits, and the file does not say how many: say it with --bits")
+        return bits
+
+
+AS_DECLARED = Depth()
+
+
+def depth_of(about: Mapping[str, Any]) -> Depth:
+    """The depth in the manifest of a set, or in what a checkpoint says of its run.
+
+    Earlier versions did not write down who said it. Apart from the user, only the readers of PadChest did.
+    """
+    bits, is_found = about.get("bits"), about.get("bits_found", False)
+    was_given = bits not in (None, _BITS_OF_PADCHEST) and not is_found
+    return Depth(bits, bool(about.get("bits_given", was_given)))

@@ -1,0 +1,36 @@
+"""The largest pixel of deep pictures whose files do not say their bits: of a set of them its depth follows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.common.raw_set import RawImage
+from data_pipelines.image_files.bit_depth import declared_bits
+from data_pipelines.image_files.dicom import is_dicom
+from data_pipelines.image_files.pillow_images import opened
+from data_pipelines.image_files.png import PNG_SIGNATURE, has_sbit
+
+_HEAD_BYTES = 132  # what tells DICOM
+_JPEG_SUFFIXES = {".jpg", ".jpeg"}
+_OF_8_BITS = (b"\xff\xd8", b"BM", b"RIFF", b"GIF8")  # JPEG, BMP, WebP, GIF
+
+
+def largest_undeclared(image: RawImage, is_full: bool) -> int:
+    """The largest pixel of a grey picture of more than 8 bits whose file does not say its depth; -1 for others and for
+    what cannot be read. is_full: it is known that 16 bits are in use, so that no PNG needs to be decoded."""
+    try:
+        if isinstance(image.image, Path) and image.image.suffix.lower() in _JPEG_SUFFIXES:
+            return -1
+        head = image.read(_HEAD_BYTES)
+        is_png = head.startswith(PNG_SIGNATURE)
+        # Byte 24 of a PNG is its depth, byte 25 its kind of colours, of which 0 is grey.
+        if head.startswith(_OF_8_BITS) or is_dicom(head) or (is_png and (is_full or head[24:26] != b"\x10\0")):
+            return -1
+        encoded = image.read()
+        with opened(encoded) as picture:
+            if not picture.image.mode.startswith("I") or declared_bits(picture.image, has_sbit(encoded)) is not None:
+                return -1
+            pixels = np.asarray(picture.image)
+        return int(pixels.max()) if pixels.min() >= 0 else -1
+    except Exception:  # whatever a decoder throws at a broken file
+        return -1

@@ -1,0 +1,172 @@
+"""The steps of a preparation: plan, parts, join, and the set's name when it is whole."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.preparation.disk_space import require_space
+from data_pipelines.preparation.duplicates import without_duplicates
+from data_pipelines.preparation.join_parts import join_parts, left_out_note
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.part_writer import progress_bar, write_part
+from data_pipelines.preparation.plan import (
+    SET,
+    agree_on_plan,
+    forget_other,
+    is_other,
+    read_plan,
+    removal,
+    was_begun_anew,
+    ways,
+    with_bits,
+)
+from data_pipelines.preparation.pseudonymize import hides, name_of, pseudonymous, salt, write_keymap
+from data_pipelines.preparation.quarantine import TooManyBadError, most_bad, refusal
+from data_pipelines.preparation.set_folder import held, keymap_of, partial_of, put_in_place, require_free, tidy
+from data_pipelines.preparation.shard_records import is_made_of, num_unknown
+
+WriteKeymap = Callable[[Path], None] | None
+
+
+def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
+    """Write a prepared set; returns its manifest, or None where only a part was asked for.
+
+    The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it (the
+    set to be, the plan, and what is known of finished shards), and the next call goes on there, with what the images
+    are by then. Unreadable images go to `quarantine.csv`. Of patients neither names nor paths go into the set;
+    `NAME.keymap.csv` beside it leads back. One's own set gets the name of the folder.
+    Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
+    is not the one whose preparation was interrupted.
+    """
+    out = output.out.resolve()
+    raw, keymap, about = _as_asked(raw, output, out)
+    try:
+        if output.part and is_other(raw, partial_of(out), output.part, output.drop_duplicates):
+            with held(out, is_shared=False):
+                forget_other(raw, partial_of(out), output.part, output.drop_duplicates)
+        with held(out, is_shared=output.part is not None):
+            return _make(raw, output, out, about, keymap)
+    except OSError as error:
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        raise InputError(
+            f"{out} cannot be written ({error}); {remedy} and repeat the command, which goes on where it was, or "
+            "choose another --out"
+        ) from error
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on where it was (in {partial_of(out)})", file=sys.stderr)
+        raise
+
+
+def _make(raw: RawSet, output: Output, out: Path, about: dict[str, str], keymap: WriteKeymap) -> dict[str, Any] | None:
+    """Write what is not there yet, and give the set its name; returns its manifest, or None for a part."""
+    if _was_put_in_place(raw, output, out):
+        tidy(out)
+        return read_manifest(out)
+    require_free(out, output.force)
+    try:
+        if not _write(raw, output, out, about):
+            return None
+    except TooManyBadError as found:
+        by_hand = removal(partial_of(out)) if output.part else None
+        raise refusal(found, out, output.max_bad, by_hand, keymap, output.part) from None
+    if keymap is not None:
+        keymap(keymap_of(out))
+    require_free(out, output.force)  # again: another process may have come first
+    put_in_place(partial_of(out) / SET, out)
+    tidy(out)
+    return read_manifest(out)
+
+
+def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, WriteKeymap, dict[str, str]]:
+    """The set as it is to be written; of patients what writes, to a file, what leads back to them, and the name of the
+    salt for the manifest."""
+    if output.bits is not None:
+        if not raw.xray_size:
+            raise InputError(f"--bits is for sets that are stored as X-rays, and {raw.name} is none; leave it out")
+        raw = replace(raw, bits=output.bits, bits_given=True)
+    if raw.is_user_set:
+        raw = replace(raw, name=Path(os.path.abspath(output.out)).name)
+    if isinstance(raw.images, Sequence):
+        _require_distinct_keys(raw.images)
+        if not raw.images:
+            raise InputError(f"{raw.name} has no images")
+    if not hides(raw):
+        return raw, None, {}
+    secret = salt()
+    return pseudonymous(raw, secret), partial(write_keymap, raw, secret), {"salt": name_of(secret)}
+
+
+def _was_put_in_place(raw: RawSet, output: Output, out: Path) -> bool:
+    """Whether a call for just this was killed after the set had got its name: what it was made of is still there, but
+    no longer the set beside it."""
+    unfinished = partial_of(out)
+    plan = read_plan(unfinished)
+    if not plan or (unfinished / SET).is_dir() or not (out / MANIFEST).is_file():
+        return False
+    if output.force and not was_begun_anew(unfinished):
+        return False
+    manifest = read_manifest(out)
+    wanted = {"name": raw.name, **ways(raw)}
+    if any(manifest.get(name) != value for name, value in wanted.items()):
+        return False
+    if is_other(raw, unfinished, output.part, output.drop_duplicates):
+        return False
+    if raw.bits is None:
+        raw = with_bits(raw, plan)
+    if output.drop_duplicates:
+        raw = without_duplicates(raw, unfinished)
+    return is_made_of(raw, unfinished / SET, plan["parts"])
+
+
+def _write(raw: RawSet, output: Output, out: Path, about: dict[str, str]) -> bool:
+    """Write the set beside the place where it is to lie; whether it is whole, and not a part only."""
+    unfinished = partial_of(out)
+    plan = agree_on_plan(raw, unfinished, output.part, output.force, output.drop_duplicates)
+    raw = with_bits(raw, plan)
+    if output.drop_duplicates:
+        raw = without_duplicates(raw, unfinished)
+    if not (unfinished / SET / MANIFEST).is_file():
+        require_space(raw, unfinished)
+    _write_parts(raw, unfinished / SET, output, plan["parts"])
+    if output.part:
+        return False
+    join_parts(raw, unfinished / SET, plan["parts"], output.max_bad, out, about)
+    for left in (unfinished / SET).rglob(".*.tmp"):  # of a process that was killed
+        left.unlink()
+    return True
+
+
+def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
+    """Write what is not there yet. Raises TooManyBadError as soon as there are more than the set may have."""
+    for note in [*raw.notes, *([left_out_note(raw)] if raw.left_out else [])]:
+        print(f"note: {note}", file=sys.stderr)
+    chosen = range(parts) if output.part is None else [output.part[0]]
+    if of_earlier := num_unknown(folder, chosen, parts):
+        print(
+            f"note: {of_earlier:,} finished shards of an earlier version are made again, as it did not keep what they "
+            "were made of",
+            file=sys.stderr,
+        )
+    total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
+    allowed = None if raw.num_images is None else most_bad(output.max_bad, raw.num_images)
+    with progress_bar(desc=raw.name, total=total, unit="image") as bar:
+        for part in chosen:
+            bad = write_part(raw, folder, part, parts, bar, allowed)
+            if allowed is not None and len(bad) > allowed:
+                raise TooManyBadError(bad, raw.num_images or 0)
+
+
+def _require_distinct_keys(images: Sequence[RawImage]) -> None:
+    seen: set[str] = set()
+    for image in images:
+        if image.key in seen:
+            raise InputError(f"two images have the key {image.key!r}; rename one of the files")
+        seen.add(image.key)
