@@ -34,11 +34,11 @@ class Depth(NamedTuple):
 AS_DECLARED = Depth()
 
 
-def depth_of(about: Mapping[str, Any]) -> Depth:
+def depth_of(metadata: Mapping[str, Any]) -> Depth:
     """The depth in the manifest of a set, or in what a checkpoint says of its run.
 
     Earlier versions did not write down who said it. Apart from the user, only the readers of PadChest did.
     """
-    bits, is_found = about.get("bits"), about.get("bits_found", False)
+    bits, is_found = metadata.get("bits"), metadata.get("bits_found", False)
     was_given = bits not in (None, _BITS_OF_PADCHEST) and not is_found
-    return Depth(bits, bool(about.get("bits_given", was_given)))
+    return Depth(bits, bool(metadata.get("bits_given", was_given)))

@@ -62,9 +62,9 @@ class Choices:
 
 
 def user_set(
-    samples: Sequence[Sample], choices: Choices, has_patients: bool, notes: Sequence[str], **about: Any
+    samples: Sequence[Sample], choices: Choices, has_patients: bool, notes: Sequence[str], **fields: Any
 ) -> RawSet:
-    """The RawSet of some files; `about` goes into it, and `notes` behind those on patients and classes.
+    """The RawSet of some files; `fields` goes into it, and `notes` behind those on patients and classes.
 
     Val and test are carved out of train unless some samples are of them: by patient or, without patients, by key.
     has_patients: those of the samples are taken, instead of those of DICOM headers.
@@ -74,7 +74,7 @@ def user_set(
     without = {name: header.left_out for name, header in facts.items() if header and header.left_out}
     samples = [sample for sample in samples if sample.name not in without]
     facts = {name: header for name, header in facts.items() if name not in without}
-    left_out = Counter(about.pop("left_out", {})) + Counter(without.values())
+    left_out = Counter(fields.pop("left_out", {})) + Counter(without.values())
     require_shorter_side(choices.shorter_side, choices.xray_size, has_dicom=bool(facts))
     if choices.laterals == "drop" and not facts:
         raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
@@ -108,11 +108,11 @@ def user_set(
         xray_size=choices.xray_size or (DICOM_XRAY_SIZE if facts else None),
         shorter_side=choices.shorter_side,
         patients="none" if knows_none else "may leak" if leaks else "apart",
-        notes=(*views, *leaks, *near_ones, *_class_notes(images, about["classes"]), *notes),
+        notes=(*views, *leaks, *near_ones, *_class_notes(images, fields["classes"]), *notes),
         is_user_set=True,
         upright=True,
         left_out=left_out,
-        **about,
+        **fields,
     )
 
 

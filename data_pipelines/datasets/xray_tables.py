@@ -59,7 +59,7 @@ class XrayImages(Sequence[RawImage]):
 
 
 def xray_set(
-    root: Path, table: pd.DataFrame, labels: npt.NDArray[Any], patients_of: str, notes: Sequence[str], **about: Any
+    root: Path, table: pd.DataFrame, labels: npt.NDArray[Any], patients_of: str, notes: Sequence[str], **fields: Any
 ) -> RawSet:
     """The RawSet of a table with the columns name, file, patient and split, and a row of `labels` for each row of it.
 
@@ -91,7 +91,7 @@ def xray_set(
         horizontal_flip=True,  # as the paper does, although it puts the heart on the wrong side
         notes=tuple(notes),
         views=views,
-        **about,
+        **fields,
     )
 
 

@@ -19,8 +19,8 @@ class Batch:
 
     images: uint8 [B, C, S, S], a channels-last view of [B, S, S, C]. labels: int64 [B], or float32 [B, classes] with
     NaN = unlabelled. mixup: share of the own image in each mixture, float32 [B], or None. samples: rows of the index.
-    unseen: images that could not be shown; others are in their places, in `samples` and `labels` too, or black ones.
-    repeated: none of them counts, see order.Request.
+    unreadable: samples that were replaced; `images`, `samples` and `labels` hold their replacements, or black images.
+    repeated: none of them counts, see sampler.SampleIds.
     """
 
     images: Tensor

@@ -109,7 +109,7 @@ def batches(
     *,
     replacement: Replacement | None = None,
 ) -> Iterator[Batch]:
-    """A batch for each request, in order, decoded on `device` with `threads` CPU threads; see loaders.Loader.
+    """A batch for each request, in order, decoded on `device` with `threads` CPU threads; see loader.Loader.
 
     Finite and endless request streams both work; the requests of the batches in flight are kept beside them.
     hw_decoder_load is the share of JPEG files for the hardware decoder of GPUs that have one.

@@ -19,8 +19,9 @@ from data_pipelines.shards.index import Index
 
 
 class Loader(Protocol):
-    """Batches for requests, in order, decoded with so many CPU threads. What cannot be read or decoded raises, unless
-    `instead` says what to show in its place."""
+    """Batches for the requested samples, in order, decoded with `threads` CPU threads.
+
+    A sample that cannot be read or decoded raises, unless `replacement` gives another one to show in its place."""
 
     def __call__(
         self,

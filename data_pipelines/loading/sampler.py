@@ -154,8 +154,7 @@ class BatchSampler:
         return SampleIds(self._weighted(slots, epochs), positions)
 
     def replacement(self, position: int, attempt: int) -> int:
-        """The sample to show at a position whose own cannot be shown: drawn like any other of its epoch, by a hash of
-        the position."""
+        """The sample that replaces an unreadable one: drawn from the same epoch by a hash of (position, attempt)."""
         epochs = np.array([position // self.epoch_size], dtype=np.int64)
         slots = integers(self.epoch_size, self.seed, _INSTEAD, position, attempt)
         return int(self._weighted(slots, epochs)[0])

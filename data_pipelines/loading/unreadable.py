@@ -1,7 +1,7 @@
-"""Images that cannot be shown although the set was prepared: the shard is gone, or its bytes have rotted.
+"""Samples of a prepared set that cannot be read any more: their shard is gone, or its bytes are damaged.
 
-The place of such an image in the stream is taken by another, drawn by a hash of the position alone. So it is the same
-on whichever rank it falls and after a restart, nothing has to be remembered, and all other positions stay as they are.
+Another sample replaces them, drawn by a hash of the position alone. So it is the same on every rank and after a
+restart, no state is needed, and all other positions stay as they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from data_pipelines.shards.index import Index
 
 Encoded = npt.NDArray[np.uint8]
 Replacement = Callable[[int, int], int | None]
-"""The sample to show at a position in place of its own, at an attempt counted from 0; None for a black image."""
+"""The sample to show at (position, attempt from 0) in place of its own; None for a black image."""
 
 ATTEMPTS = 32
 BLANK = -1
@@ -27,8 +27,9 @@ BLANK = -1
 
 @dataclass(frozen=True)
 class UnreadableSample:
-    """A sample that was not shown at its position, why, and what was shown: a row, or BLANK. `of_shard`: because of its
-    shard, not of its own bytes."""
+    """A sample that was not shown at its position, the reason, and its replacement: a row of the index, or BLANK.
+
+    of_shard: its shard is the reason, not its own bytes."""
 
     position: int
     sample: int
@@ -38,16 +39,17 @@ class UnreadableSample:
 
 
 def blank(position: int, attempt: int) -> int | None:
-    """For evaluation, where no other image can stand for one: a black one, not to be judged."""
+    """The replacement in evaluation: a black image, which is left out of the metrics."""
     return None
 
 
 def readable(
     index: Index, request: SampleIds, replacement: Replacement | None
 ) -> tuple[SampleIds, list[Encoded], tuple[UnreadableSample, ...]]:
-    """The request with the images of unreadable shards replaced, and PNGs whose check sums are wrong, at which decoders
-    do not look; the encoded bytes of each, and what was replaced. Raises ShardError, and looks at no sums, if nothing
-    is to be shown `instead`."""
+    """The request with unreadable samples replaced, the encoded bytes of each image, and what was replaced.
+
+    Unreadable are samples of missing or damaged shards, and PNGs with wrong checksums, which decoders do not check.
+    Without a `replacement`, raises ShardError and checks no checksums."""
     encoded: list[Encoded] = []
     unreadable: list[UnreadableSample] = []
     for i, row in enumerate(request.samples):
@@ -71,7 +73,7 @@ def readable(
 def replaced(
     index: Index, request: SampleIds, i: int, reason: str, of_shard: bool, replacement: Replacement
 ) -> tuple[SampleIds, Encoded, UnreadableSample]:
-    """The request with another sample in the i-th place, that one's bytes, and a note of it."""
+    """The request with another sample in the i-th place, the bytes of that sample, and a record of the exchange."""
     position, sample = int(request.positions[i]), int(request.samples[i])
     shown, content = BLANK, None
     for attempt in range(ATTEMPTS):

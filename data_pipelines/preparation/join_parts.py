@@ -27,8 +27,8 @@ _OTHERS = "others"
 Shard = dict[str, Any]
 
 
-def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path, about: dict[str, str]) -> None:
-    """Write all of a set that is not in its parts; `out` is where it is to lie, `about` goes into the manifest.
+def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path, metadata: dict[str, str]) -> None:
+    """Write all of a set that is not in its parts; `out` is where it is to lie, `metadata` goes into the manifest.
 
     Raises TooManyBadError, and InputError for a set without images, for two images of one key, and where the parts are
     not of this set.
@@ -67,7 +67,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
         "notes": notes,
         "quarantined": len(bad),
         **({"left_out": dict(raw.left_out)} if raw.left_out else {}),
-        **about,
+        **metadata,
         "splits": splits,
     }
     write_manifest(folder, manifest)

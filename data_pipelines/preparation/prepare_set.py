@@ -47,13 +47,13 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     is not the one whose preparation was interrupted.
     """
     out = output.out.resolve()
-    raw, keymap, about = _as_asked(raw, output, out)
+    raw, keymap, metadata = _as_asked(raw, output, out)
     try:
         if output.part and is_other(raw, partial_of(out), output.part, output.drop_duplicates):
             with held(out, is_shared=False):
                 forget_other(raw, partial_of(out), output.part, output.drop_duplicates)
         with held(out, is_shared=output.part is not None):
-            return _make(raw, output, out, about, keymap)
+            return _make(raw, output, out, metadata, keymap)
     except OSError as error:
         remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
         raise InputError(
@@ -65,14 +65,16 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
         raise
 
 
-def _make(raw: RawSet, output: Output, out: Path, about: dict[str, str], keymap: WriteKeymap) -> dict[str, Any] | None:
+def _make(
+    raw: RawSet, output: Output, out: Path, metadata: dict[str, str], keymap: WriteKeymap
+) -> dict[str, Any] | None:
     """Write what is not there yet, and give the set its name; returns its manifest, or None for a part."""
     if _was_put_in_place(raw, output, out):
         tidy(out)
         return read_manifest(out)
     require_free(out, output.force)
     try:
-        if not _write(raw, output, out, about):
+        if not _write(raw, output, out, metadata):
             return None
     except TooManyBadError as found:
         by_hand = removal(partial_of(out)) if output.part else None
@@ -126,7 +128,7 @@ def _was_put_in_place(raw: RawSet, output: Output, out: Path) -> bool:
     return is_made_of(raw, unfinished / SET, plan["parts"])
 
 
-def _write(raw: RawSet, output: Output, out: Path, about: dict[str, str]) -> bool:
+def _write(raw: RawSet, output: Output, out: Path, metadata: dict[str, str]) -> bool:
     """Write the set beside the place where it is to lie; whether it is whole, and not a part only."""
     unfinished = partial_of(out)
     plan = agree_on_plan(raw, unfinished, output.part, output.force, output.drop_duplicates)
@@ -138,7 +140,7 @@ def _write(raw: RawSet, output: Output, out: Path, about: dict[str, str]) -> boo
     _write_parts(raw, unfinished / SET, output, plan["parts"])
     if output.part:
         return False
-    join_parts(raw, unfinished / SET, plan["parts"], output.max_bad, out, about)
+    join_parts(raw, unfinished / SET, plan["parts"], output.max_bad, out, metadata)
     for left in (unfinished / SET).rglob(".*.tmp"):  # of a process that was killed
         left.unlink()
     return True

@@ -1,4 +1,4 @@
-"""Images that are held in memory, as an index: for the loaders, which then cut them as they cut those of a set."""
+"""An index over images in memory, for the loaders: they are cut and decoded as those of a prepared set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from data_pipelines.shards.index import Index
 
 @dataclass(frozen=True, eq=False)
 class InMemoryIndex(Index):
-    """An index without shards, whose `encoded` images are given. See `pictures`."""
+    """An index without shards, over encoded images in memory. Made by `in_memory_index`."""
 
     images: Sequence[EncodedImage] = ()
 

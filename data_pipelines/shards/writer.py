@@ -85,8 +85,8 @@ class ShardWriter:
         known = ~np.isnan(label)
         return {"labels": {name: int(value) for name, value, ok in zip(self._classes, label, known, strict=True) if ok}}
 
-    def close(self, **about: Any) -> dict[str, Any]:
-        """Finish the shard; returns what stands in its `.json`: the shard's part of the manifest, and `about`."""
+    def close(self, **metadata: Any) -> dict[str, Any]:
+        """Finish the shard; returns what stands in its `.json`: the shard's part of the manifest, and `metadata`."""
         self._tar.close()
         with self._temporary.open("rb") as file:  # on disk before the rows that say so
             os.fsync(file.fileno())
@@ -98,7 +98,7 @@ class ShardWriter:
             "images": self._num_images,
             "bytes": self._temporary.stat().st_size,
             "sha256": sha256_of(self._temporary),
-            **about,
+            **metadata,
         }
         self._temporary.replace(self._path)
         with atomic_file(self._rows.with_suffix(".npz")) as file:
@@ -123,7 +123,7 @@ def join_shards(folder: Path, rows: Path, shards: Sequence[Sequence[dict[str, An
     """Write the columns of a split whose shards are finished; returns the split's part of the manifest.
 
     shards: what `ShardWriter.close` returned, for each part in the order of their numbers. merge: "stored each", or
-    what to do with rows of equal images, as `datasets.raw.RawSet.equal_images`.
+    what to do with rows of equal images, as `raw_set.RawSet.equal_images`.
     Raises InputError for two images of one key.
     """
     names = [[Path(shard["file"]).stem for shard in part] for part in shards]

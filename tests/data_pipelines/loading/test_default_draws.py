@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from data_pipelines.loading.views import Augmentation, PolicyName, Views
+from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName, Views
 
 POSITIONS = np.concatenate([np.arange(300), 2**40 + np.arange(100)])
 
@@ -18,16 +18,21 @@ def digest_of(views: Views) -> str:
     return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()[:16]
 
 
-@pytest.mark.parametrize(
-    ("policy", "digest"),
-    [
-        ("random_resized_crop", "ba53bd0d22bb845a"),
-        ("resize_random_crop", "62c2c5accae9196b"),
-        ("center_crop", "d1a0fc89db5ef17e"),
-        ("squash", "db59befcc331e6ed"),
-        ("xray_affine", "1d59f7edcc609765"),
-    ],
-)
+DIGESTS: dict[PolicyName, str] = {
+    "random_resized_crop": "ba53bd0d22bb845a",
+    "resize_random_crop": "62c2c5accae9196b",
+    "shorter_side_random_crop": "3b3a5a6a29f39fac",
+    "center_crop": "d1a0fc89db5ef17e",
+    "squash": "db59befcc331e6ed",
+    "xray_affine": "1d59f7edcc609765",
+}
+
+
+def test_the_draws_of_every_policy_are_known_here() -> None:
+    assert DIGESTS.keys() == POLICIES.keys()
+
+
+@pytest.mark.parametrize(("policy", "digest"), DIGESTS.items())
 def test_draws_are_those_of_earlier_versions(policy: PolicyName, digest: str) -> None:
     heights, widths = np.random.default_rng(7).integers(1, 900, (2, 400))
     augmentation = Augmentation(policy, 224, 256, seed=5, randaugment_ops=2, mixup_alpha=1.0)

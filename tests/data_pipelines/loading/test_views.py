@@ -1,6 +1,7 @@
 """Views lie inside their pictures, depend on the position alone, and are distributed as they should be."""
 
 from dataclasses import fields
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from data_pipelines.loading.views import (
     AUTHORS_TRANSLATION,
     PAPER_TRANSLATION,
     POLICIES,
+    RESIZE_FIRST,
     Augmentation,
     PolicyName,
     Views,
@@ -23,12 +25,8 @@ from data_pipelines.loading.views import (
     mixup_weights,
 )
 
-RANDOM_POLICIES: list[PolicyName] = [
-    "random_resized_crop",
-    "resize_random_crop",
-    "shorter_side_random_crop",
-    "xray_affine",
-]
+DRAW_NOTHING: set[PolicyName] = {"center_crop", "squash"}
+RANDOM_POLICIES = [policy for policy in POLICIES if policy not in DRAW_NOTHING]
 MANY = np.arange(20_000)
 
 
@@ -169,6 +167,18 @@ def test_repeats_of_an_image_and_other_seeds_get_other_views(policy: PolicyName)
     repeats = table(views_of_size(policy, MANY[:400], 300, 400))
     assert len(np.unique(repeats, axis=0)) > 300
     assert np.mean((repeats == table(views_of_size(policy, MANY[:400], 300, 400, seed=1))).all(1)) < 0.05
+
+
+def test_every_policy_can_be_chosen_by_its_name() -> None:
+    assert set(get_args(PolicyName)) == set(POLICIES)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_that_use_resize_are_listed(policy: PolicyName) -> None:
+    sizes = np.full(50, 300), np.full(50, 400)
+    views = [Augmentation(policy, 224, resize).views(MANY[:50], *sizes) for resize in (256, 280)]
+    is_used = not np.array_equal(table(views[0]), table(views[1]))
+    assert is_used == (policy in RESIZE_FIRST)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

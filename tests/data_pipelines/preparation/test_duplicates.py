@@ -42,7 +42,7 @@ def make_set(tmp_path: Path, photo: Callable, encode: Callable) -> MakeSet:
             path.write_bytes(b"" if number == "-1" else encode(photo(int(number), 6, 7)))
             images.append(RawImage(f"{row:02d}-{number}", split, path, int(label)))  # type: ignore[arg-type]
         about: dict[str, Any] = {"name": "small", "task": "single_label", "classes": ("cat", "dog"), "source": "drawn"}
-        return RawSet(**about | {"images": images, "num_images": len(images), "is_own": True} | options)
+        return RawSet(**about | {"images": images, "num_images": len(images), "is_user_set": True} | options)
 
     return make
 
