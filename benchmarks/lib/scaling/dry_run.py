@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.loading.host import resident_mb
-from benchmarks.lib.loading.timed_pass import child_environment
+from benchmarks.lib.processes import child_environment, resident_mb
 from data_pipelines.common.errors import InputError, RunError
 
 _COMPARED = (1, 64)

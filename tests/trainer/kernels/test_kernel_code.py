@@ -14,7 +14,8 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from benchmarks.kernel_code import (  # noqa: E402
+from benchmarks.lib.kernels.fake_gpu import Address, Launch  # noqa: E402
+from benchmarks.lib.kernels.kernel_code import (  # noqa: E402
     EXCEPTIONS,
     Code,
     KernelCode,
@@ -24,7 +25,6 @@ from benchmarks.kernel_code import (  # noqa: E402
     norms,
     table,
 )
-from benchmarks.lib.fake_gpu import Address, Launch  # noqa: E402
 from data_pipelines.common.errors import InputError  # noqa: E402
 from trainer.models.bit import build_model  # noqa: E402
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import on_gpu
+from benchmarks.lib.on_gpu import run as on_gpu
 from benchmarks.lib.on_gpu.parts import PARTS, Part
-from benchmarks.on_gpu import LOG, RESULTS, TABLES, OnGpu, environment_of, open_results
+from benchmarks.lib.on_gpu.run import LOG, RESULTS, TABLES, OnGpu, environment_of, open_results
 from data_pipelines.common.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
 DESCRIBED = {"device": "cpu", "machine": {"gpu": None, "cpu": "a"}, "commit": None, "versions": {}}
 # A machine with torch, Triton, timm and what these need has none of them.

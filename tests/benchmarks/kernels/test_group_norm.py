@@ -7,8 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import group_norm as module
-from benchmarks.group_norm import COMPILED, NHWC, OURS, GroupNormBenchmark, check, layers, measure, table, verdict
+from benchmarks import group_norm as program
+from benchmarks.lib.kernels import group_norm as module
+from benchmarks.lib.kernels.group_norm import (
+    COMPILED,
+    NHWC,
+    OURS,
+    GroupNormBenchmark,
+    check,
+    layers,
+    measure,
+    table,
+    verdict,
+)
 from data_pipelines.common.errors import InputError, RunError
 
 CPU = torch.device("cpu")
@@ -95,7 +106,7 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["group_norm"])
     with pytest.raises(SystemExit) as stopped:
-        module.main()
+        program.main()
     assert stopped.value.code == 2
     assert "no GPU" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.lib.loading.images import generated_photo
-from benchmarks.loading_large import LoadingLarge, measure, rule, table
+from benchmarks.lib.loading.large_photos import LoadingLarge, measure, rule, table
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, prepare

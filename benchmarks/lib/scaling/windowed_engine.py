@@ -1,4 +1,4 @@
-"""Watches a training run from outside the loop: windows of steps, without gradient exchange in some of them."""
+"""An engine that a training run is measured with: in windows of steps, some of them without gradient exchange."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from trainer.engines.base import Engine, Update
 from trainer.training.gpu_energy import EnergyCounter
 
 
-class MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong
+class WindowsDone(Exception):  # noqa: N818 - nothing is wrong
     """The last window is over. Ends the loop before it saves and evaluates."""
 
 
-class Meter:
-    """An engine that counts: hands everything on, but in `silent` windows gradients stay on their rank, and after the
-    last window it raises MeasuredEnough. A first window of `window_steps` warms up, `windows` are as any training, and
+class WindowedEngine:
+    """Hands everything on to an engine, but in `silent` windows gradients stay on their rank, and after the
+    last window it raises WindowsDone. A first window of `window_steps` warms up, `windows` are as any training, and
     `silent` ones follow. The loop itself measures them: it writes a row of metrics after each. Energy is that of
     `windows`.
     """
@@ -48,5 +48,5 @@ class Meter:
     def set_lr(self, lr: float) -> None:
         """The engine's; that of the step after the last window ends the run, on all ranks alike."""
         if self._steps == self.total_steps:
-            raise MeasuredEnough("measured")
+            raise WindowsDone
         self._engine.set_lr(lr)

@@ -1,4 +1,4 @@
-"""A GPU that is not there: what the code would launch on it is noted, and nothing runs.
+"""A fake GPU: what the code would launch on it is noted, and nothing runs.
 
 Tensors lie in the CPU's memory, which nobody touches, and say that they are on cuda:0. It cannot be undone: for a
 process of its own.
@@ -41,7 +41,7 @@ class Launch(NamedTuple):
     options: tuple[tuple[str, Any], ...]
 
 
-class _OnCpu(TorchFunctionMode):
+class _MakeOnCpu(TorchFunctionMode):
     """Lets what is to be made on the GPU be made on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,7 +52,7 @@ class _OnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Driver:
+class _FakeDriver:
     """Triton's view of the GPU. `number` tells targets apart: Triton keeps what it compiled by it."""
 
     def __init__(self, capability: int) -> None:
@@ -72,7 +72,7 @@ class _Driver:
         return _CPU
 
 
-def pretend() -> list[Launch]:
+def use_fake_gpu() -> list[Launch]:
     """From now on CPU tensors say that they are on a GPU, and launches of Triton kernels end up in the list."""
     launches: list[Launch] = []
 
@@ -80,12 +80,12 @@ def pretend() -> list[Launch]:
         arguments = tuple(_seen(parameter, arg) for parameter, arg in zip(kernel.params, args, strict=True))
         launches.append(Launch(kernel, arguments, tuple(sorted(options.items()))))
 
-    driver.set_active(_Driver(90))
+    driver.set_active(_FakeDriver(90))
     JITFunction.run = run
     torch.Tensor.device = property(lambda _: _CUDA)  # type: ignore[assignment, misc]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment, misc]
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
-    _OnCpu().__enter__()
+    _MakeOnCpu().__enter__()
     return launches
 
 
@@ -94,7 +94,7 @@ _run = JITFunction.run
 
 def compiled(launch: Launch, capability: int) -> Any:
     """Triton's `CompiledKernel` for a GPU of compute capability `capability` / 10."""
-    driver.set_active(_Driver(capability))
+    driver.set_active(_FakeDriver(capability))
     return _run(launch.kernel, *launch.arguments, grid=(1,), warmup=True, **dict(launch.options))
 
 

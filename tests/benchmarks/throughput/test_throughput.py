@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import optimizer, throughput
+from benchmarks import optimizer as optimizer_program
+from benchmarks import throughput as throughput_program
+from benchmarks.lib.throughput import comparison as throughput
+from benchmarks.lib.throughput import optimizer
+from benchmarks.lib.throughput.comparison import Throughput
 from benchmarks.lib.throughput.models import (
     bound_step,
     images_and_labels,
@@ -16,8 +20,7 @@ from benchmarks.lib.throughput.models import (
     our_turn,
     with_cudnn_benchmark,
 )
-from benchmarks.optimizer import OptimizerBenchmark
-from benchmarks.throughput import Throughput
+from benchmarks.lib.throughput.optimizer import OptimizerBenchmark
 from data_pipelines.common.errors import InputError, RunError
 from trainer.models.bit import PreActBottleneck
 from trainer.training.memory_report import kept_per_image
@@ -179,7 +182,7 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
         Throughput(**arguments)
 
 
-@pytest.mark.parametrize("program", [throughput, optimizer])
+@pytest.mark.parametrize("program", [throughput_program, optimizer_program])
 def test_no_gpu(program: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["benchmark", "--device", "cuda", "--out", str(tmp_path / "x.json")])
