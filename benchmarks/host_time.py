@@ -1,9 +1,8 @@
-"""How long the host takes for what this package adds to a training step on a GPU, without one: a driver that launches
-nothing stands in for it. python -m benchmarks.host_time [--models r50x1 r152x4] [--out host_time.json]
+"""Measure host time of a GPU step without a GPU: python -m benchmarks.host_time [--models r50x1] [--out host_time.json]
 
-Norms, forward and backward; filters, standardised once and their gradients unit by unit; clipping and update. What
-PyTorch's own convolutions and additions take is not in it. On CPU tensors
-that nobody looks into; CPU time of one thread.
+Norms, forward and backward; filters, standardised once and their gradients unit by unit; clipping and update: CPU time
+of one thread, on tensors in the CPU's memory, with a driver that launches nothing. What PyTorch's own convolutions and
+additions take is not in it.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path

@@ -15,8 +15,8 @@ from triton.runtime.jit import JITFunction, MockTensor
 _CUDA, _CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
-class Address(MockTensor):
-    """What Triton's compiler looks at in a tensor: its type, and what is left of its address divided by 16."""
+class FakePointer(MockTensor):
+    """What Triton's compiler specialises for in a tensor: its type, and its address modulo 16."""
 
     def __init__(self, dtype: torch.dtype, remainder: int) -> None:
         super().__init__(dtype)
@@ -27,14 +27,14 @@ class Address(MockTensor):
         return 16 + self.remainder
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Address) and (self.dtype, self.remainder) == (other.dtype, other.remainder)
+        return isinstance(other, FakePointer) and (self.dtype, self.remainder) == (other.dtype, other.remainder)
 
     def __hash__(self) -> int:
         return hash((self.dtype, self.remainder))
 
 
 class Launch(NamedTuple):
-    """A kernel, and all that its code depends on."""
+    """A kernel, and the arguments and options that its code depends on."""
 
     kernel: Any
     arguments: tuple[Any, ...]
@@ -52,8 +52,8 @@ class _MakeOnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _FakeDriver:
-    """Triton's view of the GPU. `number` tells targets apart: Triton keeps what it compiled by it."""
+class FakeDriver:
+    """Triton's view of a GPU. Its number is its capability: Triton caches what it compiled by that number."""
 
     def __init__(self, capability: int) -> None:
         self._target = GPUTarget("cuda", capability, 32)
@@ -77,10 +77,10 @@ def use_fake_gpu() -> list[Launch]:
     launches: list[Launch] = []
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        arguments = tuple(_seen(parameter, arg) for parameter, arg in zip(kernel.params, args, strict=True))
+        arguments = tuple(_specialized(parameter, arg) for parameter, arg in zip(kernel.params, args, strict=True))
         launches.append(Launch(kernel, arguments, tuple(sorted(options.items()))))
 
-    driver.set_active(_FakeDriver(90))
+    driver.set_active(FakeDriver(90))
     JITFunction.run = run
     torch.Tensor.device = property(lambda _: _CUDA)  # type: ignore[assignment, misc]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment, misc]
@@ -92,18 +92,18 @@ def use_fake_gpu() -> list[Launch]:
 _run = JITFunction.run
 
 
-def compiled(launch: Launch, capability: int) -> Any:
+def compile_launch(launch: Launch, capability: int) -> Any:
     """Triton's `CompiledKernel` for a GPU of compute capability `capability` / 10."""
-    driver.set_active(_FakeDriver(capability))
+    driver.set_active(FakeDriver(capability))
     return _run(launch.kernel, *launch.arguments, grid=(1,), warmup=True, **dict(launch.options))
 
 
-def _seen(parameter: Any, value: Any) -> Any:
-    """What the compiler makes a difference of; of numbers that it does not specialise for, any will do."""
+def _specialized(parameter: Any, value: Any) -> Any:
+    """An argument as far as the compiler specialises for it; any number stands for those it does not."""
     if isinstance(value, tuple) and not parameter.is_constexpr:
-        return tuple(_seen(parameter, each) for each in value)
+        return tuple(_specialized(parameter, each) for each in value)
     if isinstance(value, torch.Tensor):
-        return Address(value.dtype, value.data_ptr() % 16)
+        return FakePointer(value.dtype, value.data_ptr() % 16)
     if parameter.is_constexpr or value is None:
         return value
     if isinstance(value, float):

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import _engine_run_backward
-from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
+from benchmarks.lib.kernels.fake_gpu import FakeDriver
 from benchmarks.lib.kernels.kernel_code import Layer, norms
 from benchmarks.lib.results import header, write_result
 from trainer.engines.replica import channels_last
@@ -60,25 +60,16 @@ class _NoBinary:
         return {"max_shared_mem": 232448, "multiprocessor_count": 132}
 
 
-class _NoDriver:
+class _DriverThatLaunchesNothing(FakeDriver):
     utils, launcher_cls = _NoBinary(), _NoLauncher
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
 
     def get_current_device(self) -> int:
         return 0
 
-    def get_current_stream(self, device: int | None = None) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
 
 def launch_nothing() -> None:
     """From now on the Triton kernels take CPU tensors and do nothing. For a process of its own."""
-    driver.set_active(_NoDriver())
+    driver.set_active(_DriverThatLaunchesNothing(90))
     names: Any = group_norm, standardise, sgd_agc
     for module in names:
         module.kernel_works = lambda device: True

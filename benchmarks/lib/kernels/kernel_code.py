@@ -13,7 +13,7 @@ import torch
 import triton
 from torch import Tensor, nn
 
-from benchmarks.lib.kernels.fake_gpu import Address, Launch, compiled, use_fake_gpu
+from benchmarks.lib.kernels.fake_gpu import FakePointer, Launch, compile_launch, use_fake_gpu
 from benchmarks.lib.results import header, write_result
 from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.replica import channels_last
@@ -164,12 +164,12 @@ def _filters(model: BiTResNet, dtype: torch.dtype) -> None:
 
 def examine(launch: Launch, capability: int) -> Code:
     """Compile for a GPU. Raises what the compiler raises."""
-    kernel = compiled(launch, capability)
+    kernel = compile_launch(launch, capability)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
-        resources = _said(_BINARIES / "cuobjdump", "-res-usage", file.name)
-        code = _said(_BINARIES / "nvdisasm", "-c", file.name)
+        resources = _output_of(_BINARIES / "cuobjdump", "-res-usage", file.name)
+        code = _output_of(_BINARIES / "nvdisasm", "-c", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+)", resources)
     assert found is not None, resources
     registers, stack = map(int, found.groups())
@@ -186,7 +186,7 @@ def handed_over(ptx: str) -> int:
     return len(releases) if all(i and events[i - 1] == "bar.sync" for i in releases) else -1
 
 
-def _said(*command: str | Path) -> str:
+def _output_of(*command: str | Path) -> str:
     return subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True).stdout
 
 
@@ -228,7 +228,7 @@ def sampled(uses: Uses, capabilities: tuple[int, ...]) -> list[tuple[Launch, int
     kinds: dict[tuple[Any, ...], Launch] = {}
     for launch in uses:
         tensors = _flat(launch.arguments)
-        kind = launch.kernel.__name__, frozenset(each.dtype for each in tensors if isinstance(each, Address))
+        kind = launch.kernel.__name__, frozenset(each.dtype for each in tensors if isinstance(each, FakePointer))
         if kind not in kinds or tensors.count(None) < _flat(kinds[kind].arguments).count(None):
             kinds[kind] = launch
     return [(launch, capabilities[i % len(capabilities)]) for i, launch in enumerate(kinds.values())]

@@ -233,7 +233,7 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def keep(folder: Path, results: dict[str, Any]) -> None:
+def write_files(folder: Path, results: dict[str, Any]) -> None:
     """Write what there is so far. Raises RunError where that fails."""
     text = report(results)
     try:
@@ -258,7 +258,7 @@ def run(settings: OnGpu) -> None:
     chosen = settings.chosen()
     for name, part in chosen.items():
         results["parts"][name] = run_part(name, part, settings, described["absent"], log)
-        keep(folder, results)
+        write_files(folder, results)
         log.say(f"=== {name}: {results['parts'][name]['state']} {results['parts'][name]['reason']}\n")
     log.say("\n" + summary(results) + f"\n{folder / TABLES}\n")
     bad = [name for name in chosen if results["parts"][name]["state"] in ("failed", "too slow")]

@@ -13,10 +13,9 @@ class WindowsDone(Exception):  # noqa: N818 - nothing is wrong
 
 
 class WindowedEngine:
-    """Hands everything on to an engine, but in `silent` windows gradients stay on their rank, and after the
-    last window it raises WindowsDone. A first window of `window_steps` warms up, `windows` are as any training, and
-    `silent` ones follow. The loop itself measures them: it writes a row of metrics after each. Energy is that of
-    `windows`.
+    """Wraps an engine and ends the run with WindowsDone after the last window of `window_steps` steps: one to warm up,
+    `windows` as in any training, and `silent` ones in which gradients stay on their rank. The loop writes a row of
+    metrics after each window; `joules` is the energy of `windows`.
     """
 
     def __init__(self, engine: Engine, window_steps: int, windows: int, silent: int) -> None:

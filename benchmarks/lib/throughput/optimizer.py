@@ -56,7 +56,7 @@ class OptimizerBenchmark:
             raise InputError(f"--model {self.model}: no such model; known: {', '.join(MODELS)}")
 
 
-def a_model(name: str, device: torch.device) -> torch.nn.Module:
+def make_model(name: str, device: torch.device) -> torch.nn.Module:
     """Weights, and gradients beside them of which some units are clipped; both as in training."""
     torch.manual_seed(0)
     model = build_model(name, 1000, "fan_in").to(device)
@@ -115,7 +115,7 @@ def timm_update(model: torch.nn.Module) -> Update:
 @exact_fp32()
 def check(name: str, device: torch.device) -> float:
     """Largest difference from the loop after two updates, as a share of a tensor's norm. Raises RunError if large."""
-    ours, theirs = a_model(name, device), a_model(name, device)
+    ours, theirs = make_model(name, device), make_model(name, device)
     updates = our_update(ours), loop_update(theirs)
     start = {name: p.detach().clone() for name, p in theirs.named_parameters()}
     for _ in range(2):
@@ -146,7 +146,7 @@ def measure(settings: OptimizerBenchmark, device: torch.device) -> dict[str, Any
         keep_freed_memory()
     error = check(settings.model, device)
     print(f"correct: {error:.1e}", file=sys.stderr, flush=True)
-    model = a_model(settings.model, device)
+    model = make_model(settings.model, device)
     size = sum(p.nbytes for p in model.parameters())
     source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

@@ -88,11 +88,11 @@ def try_precision(precision: Precision, settings: Steps, batch: tuple[Tensor, Te
     """Losses, ms of a step and the host's waits. Raises RunError if the loss does not fall."""
     device, threads = batch[0].device, torch.get_num_threads()
     engine, turn = our_loop(settings.model, batch, device, False, threads, precision)
-    losses = [_loss(engine, batch)]
+    losses = [loss_of(engine, batch)]
     turn(_WARM_UP_STEPS)
     with host_waits(device) as waits:
         seconds = turn(settings.steps)
-    losses.append(_loss(engine, batch))
+    losses.append(loss_of(engine, batch))
     if not losses[1] < losses[0]:  # so that NaN fails too
         raise RunError(
             f"{precision}: after {_WARM_UP_STEPS + settings.steps} steps the loss went {losses[0]} -> {losses[1]}"
@@ -102,7 +102,8 @@ def try_precision(precision: Precision, settings: Steps, batch: tuple[Tensor, Te
 
 
 @torch.no_grad()
-def _loss(engine: Engine, batch: tuple[Tensor, Tensor]) -> float:
+def loss_of(engine: Engine, batch: tuple[Tensor, Tensor]) -> float:
+    """Cross-entropy of the engine's model on a batch."""
     with engine.evaluation():
         return F.cross_entropy(engine.model(batch[0]).float(), batch[1]).item()
 

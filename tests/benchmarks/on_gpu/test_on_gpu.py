@@ -189,7 +189,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "other"), [("device", "cuda"), ("commit", "abc"), ("versions", {"torch": "1"})])
 def test_results_of_another_machine_are_not_mixed(tmp_path: Path, name: str, other: object) -> None:
-    on_gpu.keep(tmp_path, DESCRIBED | {"parts": {"steps": {"state": "done", "reason": "", "seconds": 1, "limit_s": 2}}})
+    on_gpu.write_files(
+        tmp_path, DESCRIBED | {"parts": {"steps": {"state": "done", "reason": "", "seconds": 1, "limit_s": 2}}}
+    )
     assert "steps" in open_results(tmp_path, DESCRIBED)["parts"]
     with pytest.raises(InputError, match=f"another {name}"):
         open_results(tmp_path, DESCRIBED | {name: other})

@@ -333,7 +333,7 @@ def test_what_grows_between_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((rank, world_size))
         return {"world_size": world_size, "peak_mb": 100.0 + world_size / 64 + rank, "start_seconds": 0.1}
 
-    monkeypatch.setattr(dry_run, "_run", one_rank)
+    monkeypatch.setattr(dry_run, "run_rank", one_rank)
     found = dry_run.measure_dry_worlds(1024)
     assert asked == [(0, 1), (0, 64), (63, 64), (0, 1024), (1023, 1024)]
     assert found["more"] == {"peak_mb": 15.0 + 1023 - 63, "start_seconds": 0.0}

@@ -37,7 +37,7 @@ def test_end_to_end() -> None:
 
 
 def test_a_loss_that_does_not_fall_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "_loss", lambda *_: float("nan"))
+    monkeypatch.setattr(steps, "loss_of", lambda *_: float("nan"))
     with pytest.raises(RunError, match="the loss went nan -> nan"):
         steps.try_precision("fp32", replace(TINY, steps=1), images_and_labels(2, 32, CPU))
 
