@@ -1,7 +1,6 @@
 """A training step against timm's model of the same weights, its BatchNorm twin, and the convolutions alone."""
 
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.lib.device import exact_fp32, measured_device, times_ms
+from benchmarks.lib.device import exact_fp32, measured_device
 from benchmarks.lib.results import header, ratio_of, spread_of, spread_text, write_result
 from benchmarks.lib.throughput.memory import GPUS, kept_beside_timm, plan
 from benchmarks.lib.throughput.models import (
@@ -29,11 +28,11 @@ from benchmarks.lib.throughput.models import (
     turn_of,
     with_cudnn_benchmark,
 )
+from benchmarks.lib.throughput.rounds import Deadline, make_ready, run_rounds
 from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads
 from trainer.models.bit import MODELS, build_model
 from trainer.models.flops import training_flops
-from trainer.training.gpu_energy import EnergyCounter
 
 OURS, OURS_COMPILED, OURS_GRAPHS, BOUND = "ours", "ours_compiled", "ours_graphs", "convolutions_only"
 OURS_CUDNN_BENCHMARK = "ours_cudnn_benchmark"
@@ -145,13 +144,6 @@ def check(name: str, device: torch.device) -> dict[str, float]:
     return errors
 
 
-def gemm_flops_per_s(device: torch.device) -> float:
-    """Of a bf16 matrix product, the fastest of some."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2e3 * size**3 / min(times_ms(lambda: a @ b, device, cpu_calls=10, gpu_ms=20))
-
-
 def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
     """Everything, as plain JSON types."""
     threads = cpu_threads(settings.threads)
@@ -160,49 +152,13 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
     print(f"correct: {checked}", file=sys.stderr, flush=True)
     batch_size = settings.batch_size or (256 if device.type == "cuda" else 8)
     batch = images_and_labels(batch_size, settings.image_size, device)
-    turns: dict[str, Turn] = {}
-    begun = time.perf_counter()
-
-    def is_late() -> bool:
-        return settings.limit_s is not None and time.perf_counter() - begun > settings.limit_s
-
-    about: dict[str, dict[str, Any]] = {}
-    for name, make in contenders(settings, device, batch, threads).items():
-        if name != OURS and is_late():
-            about[name] = {"not_measured": f"no time was left after {settings.limit_s:g} s"}
-            continue
-        started = time.perf_counter()
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-        try:
-            turn = make()
-            turn(2)
-        except Exception as error:  # a contender that does not run is said, not fatal
-            if name == OURS:
-                raise
-            about[name] = {"not_measured": (str(error).strip() or type(error).__name__).splitlines()[0][:200]}
-            continue
-        turns[name], about[name] = turn, {"ready_s": time.perf_counter() - started}
-        if device.type == "cuda":
-            about[name]["peak_gb"] = (torch.cuda.max_memory_allocated(device) - before) / 1e9
-        print(f"{name}: ready after {about[name]['ready_s']:.0f} s", file=sys.stderr, flush=True)
-    times: dict[str, list[float]] = {name: [] for name in turns}
-    joules: dict[str, list[float]] = {name: [] for name in turns}
-    energy, gemm = EnergyCounter(device), []
-    for number in range(settings.rounds):
-        if number and is_late():
-            break
-        gemm.append(gemm_flops_per_s(device))
-        for name, turn in turns.items():
-            energy.start()
-            times[name].append(turn(settings.steps))
-            used = energy.stop()
-            if used is not None:
-                joules[name].append(used / settings.steps)
-    for name, used_by_step in joules.items():
-        if used_by_step:
-            about[name]["joules_per_1000_images"] = median(used_by_step) / batch_size * 1000
+    deadline = Deadline(settings.limit_s)
+    turns, about = make_ready(contenders(settings, device, batch, threads), device, deadline, OURS)
+    rounds = run_rounds(turns, settings.rounds, settings.steps, device, deadline)
+    times, gemm = rounds.seconds, rounds.gemm
+    for name, joules in rounds.joules.items():
+        if joules:
+            about[name]["joules_per_1000_images"] = median(joules) / batch_size * 1000
     kept = kept_beside_timm(settings.model, TIMM_TWINS[settings.model], NUM_CLASSES, settings.image_size, device)
     flops = training_flops(settings.model, NUM_CLASSES, settings.image_size) * batch_size
     on_gpu = device.type == "cuda"
