@@ -1,1 +1,1 @@
-"""Engines side by side on two ranks."""
+"""Parts of `engines.py`: the variants, and one rank of them."""

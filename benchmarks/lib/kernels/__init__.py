@@ -1,1 +1,1 @@
-"""GroupNorm's kernels timed, and the code and host time of all Triton kernels, without a GPU."""
+"""GroupNorm against torch, its tiles, and the machine code and host time of all Triton kernels."""

@@ -157,7 +157,7 @@ def table(rows: list[dict[str, Any]], peaks: dict[str, dict[str, int]]) -> str:
 def run(settings: Overlap) -> None:
     """Measure, write JSON and Markdown, and print the tables."""
     rows, peaks = measure(settings), gradient_memory()
-    result = header("overlap", packages=["numpy"]) | {
+    result = header("overlap") | {
         "settings": asdict(settings) | {"out": str(settings.out)},
         "rows": rows,
         "peak_filter_gradient_bytes": peaks,
