@@ -144,7 +144,7 @@ def computing_at(tflops: float, update_gb_s: float) -> Profile:
     return replace(load_profile("juwels-booster"), tflops=tflops, update_gb_s=update_gb_s, kernel_us=0.0)
 
 
-def test_layers_come_as_the_model_has_them_and_hold_every_parameter() -> None:
+def test_layers_follow_the_model_and_hold_every_parameter() -> None:
     job = job_of(Workload("r50x1", 1000, 224, 8), computing_at(10.0, 1000.0))
     assert job.layers[0].name == "head.bias"
     assert job.layers[-1].name == "stem.conv.weight"
