@@ -4,120 +4,17 @@ Time of a step and of its update, peak memory and bytes on the wire, all through
 gets a network namespace of its own, so that the bytes are its own too.
 """
 
-import json
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
-from benchmarks.lib.loading.timed_pass import child_environment
-from benchmarks.lib.output import leave
+# isort: split
+from benchmarks.lib.engines.comparison import EnginesBenchmark, run
 from data_pipelines.common.cli import entry_point, parse
-from data_pipelines.common.errors import RunError
-from trainer.run_folder.environment import commit, cpu_name
-
-VARIANTS: dict[str, dict[str, Any]] = {
-    "ddp": {},
-    "ddp, bf16 gradients": {"gradient_compression": "bf16"},
-    "ddp, ZeRO 1": {"zero_stage": 1},
-    "horovod": {"engine": "horovod"},
-    "horovod, fp16 gradients": {"engine": "horovod", "gradient_compression": "fp16"},
-    "deepspeed": {"engine": "deepspeed"},
-    "deepspeed, ZeRO 1": {"engine": "deepspeed", "zero_stage": 1},
-    "deepspeed, ZeRO 2": {"engine": "deepspeed", "zero_stage": 2},
-}
-_RANKS = 2
-_LIMIT_S = 900
-
-
-@dataclass(frozen=True)
-class EnginesBenchmark:
-    """What is trained."""
-
-    model: str = "r26x1"
-    image_size: int = 64
-    batch_size: int = 8
-    """Images per rank."""
-    steps: int = 20
-    precision: str = "fp32"
-    device: str = "cpu"
-    variants: tuple[str, ...] = tuple(VARIANTS)
-    out: Path = Path("benchmarks/results/engines.json")
-
-
-def run_variant(name: str, settings: EnginesBenchmark) -> dict[str, Any]:
-    """The row of one variant: means over ranks, the largest peak, and all bytes sent. Raises RunError with what a rank
-    said if it failed."""
-    runtime = {"device": settings.device, "threads": 1, "loader": "torch", **VARIANTS[name]}
-    task = {key: getattr(settings, key) for key in ("model", "image_size", "batch_size", "steps", "precision")}
-    isolated = os.geteuid() == 0 and shutil.which("unshare") and shutil.which("ip")
-    up = "ip link set lo up && " if isolated else ""
-    ranks = " & ".join(f'RANK={i} LOCAL_RANK={i} "$@"' for i in range(_RANKS))
-    command = ["unshare", "--net"] if isolated else []
-    command += ["sh", "-c", f"{up}{{ {ranks} & wait; }}", "sh", sys.executable, "-m", "benchmarks.lib.engines_rank"]
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    job = {"WORLD_SIZE": _RANKS, "LOCAL_WORLD_SIZE": _RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    job |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": 1}
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [*command, json.dumps({**task, "runtime": runtime}), folder],
-            env=child_environment() | {key: str(value) for key, value in job.items()},
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=_LIMIT_S,
-            check=False,
-        )
-        results = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).iterdir()]
-    if len(results) < _RANKS:
-        raise RunError(f"{name}: {done.stderr[-2000:]}")
-    mean = {key: sum(result[key] for result in results) / _RANKS for key in results[0]}
-    return {
-        "variant": name,
-        **mean,
-        "peak_mb": max(result["peak_mb"] for result in results),
-        "isolated": bool(isolated),
-    }
-
-
-def table(result: dict[str, Any]) -> str:
-    """The rows as Markdown."""
-    settings, machine = result["settings"], result["machine"]
-    lines = [
-        f"{_RANKS} ranks on {machine['device']}, {settings['model']} ({result['rows'][0]['weights_mb']:.0f} MB of "
-        f"weights), {settings['batch_size']} images of {settings['image_size']} pixels per rank, "
-        f"{settings['precision']}, commit {machine['commit']}.",
-        "",
-        "| engine | step, ms | update, ms | clipping alone, ms | peak memory of a rank, MB | sent by both, MB a step |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['variant']} | {row['step_ms']:.0f} | {row['update_ms']:.0f} | {row['clipping_ms']:.1f} | "
-        f"{row['peak_mb']:.0f} | {row['sent_mb']:.1f} |"
-        for row in result["rows"]
-    ]
-    return "\n".join(lines) + "\n"
 
 
 @entry_point
 def main() -> None:
-    """Measure every variant, one after the other, and write JSON and Markdown."""
-    settings = parse(EnginesBenchmark, __doc__)
-    rows = []
-    for name in settings.variants:
-        rows.append(run_variant(name, settings))
-        print(f"{name}: {rows[-1]['step_ms']:.0f} ms a step", file=sys.stderr, flush=True)
-    machine = {"device": cpu_name(), "cores": os.cpu_count(), "commit": commit()}
-    about = {key: value for key, value in asdict(settings).items() if key != "out"}
-    result = {"machine": machine, "settings": about, "rows": rows}
-    leave(settings.out, result, table(result))
+    """Parse the command line, measure every variant, and write JSON and Markdown."""
+    run(parse(EnginesBenchmark, __doc__))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.lib.output import leave
+from benchmarks.lib.results import write_result
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.preparation.part_writer import progress_bar
@@ -139,7 +139,7 @@ def main() -> None:
     rows = [cover(design, settings) for design in DESIGNS]
     about = {"sets": settings.sets, "resamples": settings.resamples, "seed": settings.seed}
     result = {"benchmark": "interval_coverage", "commit": commit(), **about, "designs": rows}
-    leave(settings.out, result, table(rows))
+    write_result(settings.out, result, table(rows))
 
 
 if __name__ == "__main__":

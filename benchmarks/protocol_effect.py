@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import pandas as pd
 import tyro
 
-from benchmarks.lib.output import leave
+from benchmarks.lib.results import write_result
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from trainer.reporting.cells import cell_of, interval
@@ -112,7 +112,7 @@ def main() -> None:
     if settings.out is None:
         print(table)
     else:
-        leave(
+        write_result(
             settings.out,
             result,
             "# What a protocol changes\n\nPoints of the test metric against the default, paired by "

@@ -17,7 +17,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from benchmarks.lib.output import leave
+from benchmarks.lib.results import write_result
 from data_pipelines.common.cli import entry_point, parse
 from trainer.config import Config
 from trainer.optim.lr_schedules import decay_steps, late_warmup, make_schedule, num_steps, num_warmup_steps
@@ -186,7 +186,7 @@ def main() -> None:
     drawing.out.parent.mkdir(parents=True, exist_ok=True)
     figure = drawing.out.with_suffix(".png")
     draw(unions, figure)
-    leave(drawing.out, result, text(unions, figure.name))
+    write_result(drawing.out, result, text(unions, figure.name))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,10 @@ LAYERS = {
         *("files", "losses", "metrics", "kernels", "optim", "checkpoint", "models", "config", "recipes"),
         *("engines", "run_folder", "profiling", "evaluation", "training", "finetuning", "reporting", "sweep"),
     ],
-    "benchmarks": ["lib", "lib.loading", "lib.throughput", "lib.on_gpu", "lib.network", "lib.scaling"],
+    "benchmarks": [
+        *("lib", "lib.kernels", "lib.throughput", "lib.engines", "lib.loading", "lib.on_gpu", "lib.network"),
+        "lib.scaling",
+    ],
 }
 SHARED = {
     "data_pipelines": {"common"},

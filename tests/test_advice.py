@@ -25,10 +25,9 @@ PRINTED_BY = {
     "data_pipelines.preparation.quarantine": PREPARE,
     "data_pipelines.preparation.shard_records": PREPARE,
     "data_pipelines.image_files.shrink": PREPARE,
-    "benchmarks.group_norm": {"group_norm"},
-    "benchmarks.loading": {"loading", "loading_large"},
-    "benchmarks.scaling": {"scaling"},
+    "benchmarks.lib.kernels.group_norm": {"group_norm"},
     "benchmarks.lib.loading": {"loading", "loading_large"},
+    "benchmarks.lib.loading.comparison": {"loading"},
     "benchmarks.lib.scaling": {"scaling"},
 }
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
@@ -52,8 +51,8 @@ ONLY = {
     ("data_pipelines.image_files.shrink", "--shorter-side"): PHOTOGRAPHS,
     ("data_pipelines.image_files.shrink", "--xray-size"): OWN,
     ("data_pipelines.datasets.xray_views", "--views"): WITH_VIEWS,
-    ("benchmarks.loading", "--threads"): {"loading"},
-    ("benchmarks.lib.output", "--device"): {"group_norm", "on_gpu", "optimizer", "steps", "throughput"},
+    ("benchmarks.lib.network.predict", "--what-if"): {"scaling"},
+    ("benchmarks.lib.device", "--device"): {"group_norm", "on_gpu", "optimizer", "steps", "throughput"},
 }
 # Said only where `has_flag` says that the command has it.
 ASKED_BEFORE = {
@@ -75,7 +74,7 @@ OF_ANOTHER = {
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
     ("data_pipelines.datasets.catalog", "--root"): "prepare",
-    ("benchmarks.loading_large", "--shorter-side"): "prepare",
+    ("benchmarks.lib.loading.large_photos", "--shorter-side"): "prepare",
     ("benchmarks.protocol_effect", "--head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
     ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",

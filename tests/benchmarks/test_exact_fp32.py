@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks import group_norm, optimizer, throughput
-from benchmarks.lib.exact_fp32 import exact_fp32
+from benchmarks.lib.device import exact_fp32
+from benchmarks.lib.kernels import group_norm
+from benchmarks.lib.throughput import comparison as throughput
+from benchmarks.lib.throughput import optimizer
 from data_pipelines.common.errors import RunError
 from trainer.models.bit import PreActBottleneck
 

@@ -14,7 +14,7 @@ import torch
 from slurm_cluster import Cluster, lacking, wait_until
 
 from benchmarks.lib.network.profile import FOLDER
-from benchmarks.scaling import Scaling, scale
+from benchmarks.lib.scaling.study import Scaling, scale
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.prepare import Output, prepare
 from trainer import checkpoint

@@ -1,1 +1,1 @@
-"""Parts of `loading.py`: the images, the contenders and the timed pass."""
+"""Parts of `loading.py` and `loading_large.py`: the images, the contenders and the timed pass."""

@@ -1,8 +1,6 @@
 """Loading on a GPU: how fast DALI's mixed decoder is by its share of hardware decoding, and whether training waits."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,7 +8,8 @@ from itertools import count, islice
 from statistics import median
 from typing import Any
 
-from benchmarks.lib.loading.timed_pass import SIZE, Setting, child_environment
+from benchmarks.lib.loading.timed_pass import SIZE, Setting
+from benchmarks.lib.processes import run_module
 
 HW_DECODER_LOADS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.9, 1.0)
 _WARM_UP_BATCHES, _BATCHES = 10, 50
@@ -70,14 +69,13 @@ def train(setting: Setting, model: str, steps: int, log_every: int, *options: st
     """Throughput, and the share of time spent waiting for data, of the shipped training program: medians over its rows
     of metrics but the first, in which it warms up."""
     run_dir = setting.folder / f"train_{model}"
-    command = [
-        *(sys.executable, "-m", "trainer.pretrain", "imagenet1k_r50x1"),
+    finished = run_module(
+        *("trainer.pretrain", "imagenet1k_r50x1"),
         *("--data.sets", str(setting.folder / "prepared"), "--model.name", model, "--run-dir", str(run_dir)),
         *("--global-batch-size", str(setting.batch_size), "--micro-batch-size", str(setting.batch_size)),
         *("--schedule.steps", str(steps), "--schedule.warmup-steps", "1", "--log-every", str(log_every)),
         *("--save-every", str(10 * steps), "--threads", str(setting.threads), *options),
-    ]
-    finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment())
+    )
     if finished.returncode:
         return {"not_measured": finished.stderr.strip().splitlines()[-1]}
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -14,9 +14,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from data_pipelines.shards.tar import read_manifest, write_manifest
 
-from benchmarks.lib.loading.timed_pass import SIZE, child_environment
-from data_pipelines.common.manifest import read_manifest, write_manifest
+from benchmarks.lib.loading.timed_pass import SIZE
+from benchmarks.lib.processes import child_environment, resident_mb
 from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.shards.index import Index
@@ -125,18 +126,6 @@ def write_tiled_set(folder: Path, num_samples: int) -> dict[str, Any]:
     )
     column_bytes = sum(path.stat().st_size for path in (folder / "train").glob("*.npy"))
     return {"samples": rows * copies, "shards": len(names), "classes": _NUM_CLASSES, "columns_mb": column_bytes / 1e6}
-
-
-def resident_mb() -> dict[str, float]:
-    """Resident memory of this process in MB: `private`, `shared` with other processes that map the same files, and
-    `peak`, the most it ever was. Empty where the system does not say."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    fields = {name: value.split()[0] for name, _, value in (line.partition(":") for line in lines) if value.split()}
-    wanted = {"private_mb": "RssAnon", "shared_mb": "RssFile", "peak_mb": "VmHWM"}
-    return {name: int(fields[field]) * 1024 / 1e6 for name, field in wanted.items()}
 
 
 def _start_as_rank(folder: Path, rank: int, num_ranks: int) -> None:

@@ -1,8 +1,6 @@
 """The images that `loading.py` measures on: given or generated, as class folders and as a prepared set."""
 
 import io
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from benchmarks.lib.loading.timed_pass import child_environment
+from benchmarks.lib.processes import run_module
 from data_pipelines.common.errors import InputError, RunError
 
 
@@ -75,8 +73,7 @@ def lay_out(photos: Iterator[bytes], folder: Path) -> dict[str, Any]:
 
 def prepare_raw(raw: Path, out: Path, *options: str) -> None:
     """The shipped `prepare` on class folders. Raises RunError where it fails."""
-    command = [sys.executable, "-m", "data_pipelines.prepare", "image-folder", "--root", str(raw), "--out", str(out)]
-    command += ["--val-fraction", "0", "--test-fraction", "0", *options]
-    finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment())
+    arguments = ["image-folder", "--root", str(raw), "--out", str(out), "--val-fraction", "0", "--test-fraction", "0"]
+    finished = run_module("data_pipelines.prepare", *arguments, *options)
     if finished.returncode:
         raise RunError(f"the images could not be prepared: {finished.stderr.strip()}")

@@ -1,7 +1,6 @@
 """One contender's pass over images and what it cost. Needs the standard library only: other interpreters run it too."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.lib.processes import run_module
 
 SIZE = 224  # side of the square that every contender hands over, pixels
 
@@ -30,20 +31,11 @@ class Setting:
         return json.dumps({**vars(self), "folder": str(self.folder)})
 
 
-def child_environment() -> dict[str, str]:
-    """The environment for a process that runs a module of ours, wherever this one was started from."""
-    root = str(Path(__file__).resolve().parents[3])
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-
-
 def run_apart(name: str, setting: Setting, interpreter: Path, module: str) -> dict[str, Any]:
     """What `run_contender` in a process of its own says, or "not_run" and why."""
-    command = [str(interpreter), "-m", module, name, setting.to_json()]
     limit_s = 600 + setting.num_images  # FFCV's writer waits for ever when one of its workers has failed
     try:
-        finished = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment(), timeout=limit_s
-        )
+        finished = run_module(module, name, setting.to_json(), interpreter=str(interpreter), timeout_s=limit_s)
     except subprocess.TimeoutExpired:
         return {"not_run": f"had not ended after {limit_s} s"}
     except OSError as error:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 from scipy.stats import norm
 
-from benchmarks.lib.network.model import Job, Machine, Sync, simulate
+from benchmarks.lib.network.model import Job, Machine, Step, Sync, simulate
 from benchmarks.lib.network.profile import Profile
 from data_pipelines.common.counter_rng import uniform
 from data_pipelines.common.errors import InputError
@@ -39,8 +39,8 @@ class Fit:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Images per second of all ranks and efficiency in percent, each with the limits of a 90 % interval; `parts` are
-    the seconds of a step."""
+    """Images per second of all ranks and efficiency in percent, each with the limits of a 90 % interval; `step`
+    says where the time goes."""
 
     ranks: int
     images_per_s: float
@@ -49,7 +49,7 @@ class Predicted:
     efficiency: float
     efficiency_low: float
     efficiency_high: float
-    parts: dict[str, float]
+    step: Step
 
 
 def images_per_s(job: Job, machine: Machine, sync: Sync, ranks: int) -> float:
@@ -144,7 +144,7 @@ def predict(fit: Fit, job_of: JobOf, sync: Sync, counts: Sequence[int], rate_err
             min(share, float(low)),
             max(share, float(high)),
         )
-        predicted.append(Predicted(ranks, speed, *limits, parts=vars(step)))
+        predicted.append(Predicted(ranks, speed, *limits, step=step))
     return predicted
 
 

@@ -3,8 +3,8 @@ arithmetic, or all of it measured."""
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks.lib.network.model import Job, Layer
+from benchmarks.lib.network.profile import Profile, Workload
 from trainer.models.bit import build_model
 
 _BYTES_OF_UPDATE = 5 * 4  # the update reads weight, gradient and momentum and writes weight and momentum, fp32
@@ -37,40 +38,27 @@ class Trace(NamedTuple):
     backward: tuple[Gradient, ...]
 
 
-def job_of(
-    model_name: str,
-    num_classes: int,
-    image_size: int,
-    images: int,
-    tflops: float,
-    update_gb_s: float,
-    kernel_us: float = 0.0,
-    image_bytes: float = 0.0,
-    filters_last: bool = False,
-) -> Job:
-    """A job of `images` images per rank whose convolutions and head run at `tflops` 1e12 operations/s; each kernel
-    takes at least `kernel_us`, one of the backward pass twice that, as it is two. Gradients come in the shipped
-    model's own order, or with `filters_last` those of the filters after all others."""
+def job_of(work: Workload, rates: Profile, image_bytes: float = 0.0, filters_last: bool = False) -> Job:
+    """The job of a rank that computes at a profile's rates; a kernel of the backward pass is two.
+
+    Gradients come in the shipped model's own order, or with `filters_last` those of the filters after all others.
+    """
 
     def seconds(kernels: tuple[int, ...], launches: int) -> float:
-        return sum(max(flops * images / (tflops * 1e12), launches * kernel_us * 1e-6) for flops in kernels)
+        return sum(
+            max(flops * work.images / (rates.tflops * 1e12), launches * rates.kernel_us * 1e-6) for flops in kernels
+        )
 
-    trace = trace_step(model_name, num_classes, image_size)
-    order = _filters_last(trace.backward) if filters_last else trace.backward
+    trace = trace_step(work.model, work.num_classes, work.image_size)
     layers: list[Layer] = []
-    for _, ready in groupby(order, key=_Together()):
-        gradients = list(ready)
-        sizes = tuple(gradient.elements for gradient in gradients)
-        layers.append(Layer(gradients[0].name, sizes, seconds(gradients[0].kernels, 2)))
-    elements = sum(gradient.elements for gradient in trace.backward)
-    return Job(
-        tuple(layers),
-        seconds(trace.forward, 1),
-        elements * _BYTES_OF_UPDATE / (update_gb_s * 1e9),
-        images,
-        image_bytes,
-        checkpoint_bytes=2.0 * 4 * elements,  # fp32 weights and momentum
-    )
+    for gradient in _filters_last(trace.backward) if filters_last else trace.backward:
+        if gradient.kernels or not layers:
+            layers.append(Layer(gradient.name, (gradient.elements,), seconds(gradient.kernels, 2)))
+        else:  # no kernel ran since the one before: both are ready together
+            layers[-1] = replace(layers[-1], elements=(*layers[-1].elements, gradient.elements))
+    update_bytes = sum(gradient.elements for gradient in trace.backward) * _BYTES_OF_UPDATE
+    update_s = update_bytes / (rates.update_gb_s * 1e9)
+    return Job(tuple(layers), seconds(trace.forward, 1), update_s, work.images, image_bytes)
 
 
 def _filters_last(backward: Sequence[Gradient]) -> list[Gradient]:
@@ -86,30 +74,11 @@ def _filters_last(backward: Sequence[Gradient]) -> list[Gradient]:
     return [*first, last[0]._replace(kernels=kernels), *last[1:]]
 
 
-class _Together:
-    """A key by which gradients are grouped between which no kernel runs."""
-
-    def __init__(self) -> None:
-        self._number = 0
-
-    def __call__(self, gradient: Gradient) -> int:
-        self._number += bool(gradient.kernels)
-        return self._number
-
-
 def scaled_to(job: Job, compute_s: float) -> Job:
     """The job with all its computing stretched to a measured time of a step."""
     factor = compute_s / job.compute_s
-    layers = tuple(Layer(layer.name, layer.elements, layer.backward_s * factor) for layer in job.layers)
-    return Job(
-        layers,
-        job.forward_s * factor,
-        job.update_s * factor,
-        job.images,
-        job.image_bytes,
-        job.checkpoint_bytes,
-        job.save_every,
-    )
+    layers = tuple(replace(layer, backward_s=layer.backward_s * factor) for layer in job.layers)
+    return replace(job, layers=layers, forward_s=job.forward_s * factor, update_s=job.update_s * factor)
 
 
 class _Kernels(TorchDispatchMode):

@@ -40,8 +40,6 @@ class Job:
     update_s: float
     images: int
     image_bytes: float = 0.0
-    checkpoint_bytes: float = 0.0
-    save_every: int | None = None
 
     @property
     def compute_s(self) -> float:
@@ -51,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Machine:
-    """Two levels of network, noise and storage. Bandwidths in 1e9 bytes/s, latencies in microseconds a hop."""
+    """Two levels of network, noise and the file system. Bandwidths in 1e9 bytes/s, latencies in microseconds a hop."""
 
     ranks_per_node: int
     in_node_gb_s: float  # that each rank of a ring sends at inside a node
@@ -67,7 +65,6 @@ class Machine:
     step_sigma: float  # standard deviation of a rank's compute time from step to step, as a share of it
     serial_us_per_rank: float  # that every rank adds to every step: coordination, hops that nothing hides
     read_gb_s: float  # of the file system, for all ranks together
-    write_gb_s: float  # of the rank that saves
 
 
 @dataclass(frozen=True)
@@ -96,11 +93,10 @@ class Step:
     exposed_s: float
     serial_s: float
     data_wait_s: float
-    checkpoint_s: float
 
     @property
     def seconds(self) -> float:
-        """Of a step, with its share of the checkpoints."""
+        """Of a step."""
         return float(sum(vars(self).values()))
 
 
@@ -171,7 +167,6 @@ def simulate(job: Job, machine: Machine, sync: Sync, ranks: int) -> Step:
     serial_s = machine.serial_us_per_rank * 1e-6 * (ranks - 1)
     busy_s = carried_s + job.update_s * slower + losses_s + serial_s
     input_s = ranks * job.images * job.image_bytes / (machine.read_gb_s * 1e9)
-    saved_s = job.checkpoint_bytes / (machine.write_gb_s * 1e9) / job.save_every if job.save_every else 0.0
     return Step(
         compute_s=job.compute_s,
         straggler_s=noise * job.compute_s,
@@ -179,7 +174,6 @@ def simulate(job: Job, machine: Machine, sync: Sync, ranks: int) -> Step:
         exposed_s=carried_s - backward_s + losses_s,
         serial_s=serial_s,
         data_wait_s=max(0.0, input_s - busy_s),
-        checkpoint_s=saved_s,
     )
 
 

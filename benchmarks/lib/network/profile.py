@@ -20,6 +20,16 @@ _OF_A_RANK = ("tflops", "update_gb_s", "kernel_us")
 
 
 @dataclass(frozen=True)
+class Workload:
+    """What a rank trains: a model on batches of `images` images."""
+
+    model: str
+    num_classes: int
+    image_size: int
+    images: int
+
+
+@dataclass(frozen=True)
 class Published:
     """Efficiencies in percent that somebody measured on a machine, those above `calibrate_up_to` kept back for tests;
     `error` is how far a single run may lie from its mean, in points."""
@@ -36,6 +46,11 @@ class Published:
     source: str
     note: str
     """What else must be known of the points."""
+
+    @property
+    def workload(self) -> Workload:
+        """What each rank trained."""
+        return Workload(self.model, self.num_classes, self.image_size, self.images_per_rank)
 
     def points(self, held_out: bool) -> list[tuple[int, float]]:
         """(ranks, percent) to calibrate on, or those held out. One rank, 100 % by definition, is neither."""

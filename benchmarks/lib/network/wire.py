@@ -11,13 +11,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks.lib.loading.timed_pass import child_environment
 from benchmarks.lib.network.model import Job, Layer, Machine, Sync, latency_and_wire_s, simulate
+from benchmarks.lib.processes import child_environment
 from data_pipelines.common.errors import InputError, RunError
 
 TARGET = 0.07  # relative error of a step's time
@@ -25,7 +25,7 @@ TARGET = 0.07  # relative error of a step's time
 # its rank receives: a frame without data for every two of data (RFC 1122, 4.2.3.2).
 _DATA, _HEADERS = 1448, 66
 PAYLOAD_SHARE = 2 * _DATA / (2 * (_DATA + _HEADERS) + _HEADERS)
-GLOO_THREADS = 2
+_GLOO_THREADS = 2
 _SUBNET = "10.213.77"
 _PORT = 29517
 _LIMIT_S = 900
@@ -89,28 +89,33 @@ def machine_of(combination: Combination, ranks: int, cpu_s: float) -> Machine:
             "wire_efficiency": PAYLOAD_SHARE,
             "tree_efficiency": 1.0,
             "read_gb_s": 1.0,
-            "write_gb_s": 1.0,
         }  # type: ignore[arg-type]
     )
     _, wire_s = latency_and_wire_s(links, ranks, combination.bytes_in_bucket, "ring")
     return replace(links, message_us=max(0.0, cpu_s - wire_s) * 1e6)
 
 
+def predicted_step_s(
+    combination: Combination, ranks: int, bucket_cpu_s: float, layers: Sequence[tuple[str, int, float]], rest_s: float
+) -> float:
+    """What the model says of a step. layers: name, elements and seconds of each gradient in the order in which they
+    were ready; rest_s: all else that a rank computes."""
+    made = tuple(Layer(name, (elements,), seconds) for name, elements, seconds in layers)
+    sync = Sync(
+        bucket_mb=combination.bucket_mb,
+        algorithm="ring",
+        small_first=False,
+        small_messages=0,
+        in_flight=_GLOO_THREADS,
+    )
+    machine = machine_of(combination, ranks, bucket_cpu_s)
+    return simulate(Job(made, rest_s, 0.0, images=1), machine, sync, ranks).seconds
+
+
 def _compare(setting: Setting, measured: list[dict[str, Any]], ranks: int) -> list[dict[str, Any]]:
     rows = []
     for combination, row in zip(setting.combinations, measured, strict=True):
-        layers = tuple(Layer(name, (elements,), seconds) for name, elements, seconds in row["layers"])
-        job = Job(layers, row["forward_s"], 0.0, images=1)
-        sync = Sync(
-            "buckets",
-            combination.bucket_mb,
-            algorithm="ring",
-            small_first=False,
-            small_messages=0,
-            in_flight=GLOO_THREADS,
-        )
-        machine = machine_of(combination, ranks, row["cpu_s"])
-        predicted = simulate(job, machine, sync, ranks).seconds
+        predicted = predicted_step_s(combination, ranks, row["cpu_s"], row["layers"], row["forward_s"])
         rows.append(
             {
                 **asdict(combination),

@@ -1,4 +1,4 @@
-"""A rank of `network_wire.py`: PyTorch's DDP over Gloo, with layers that sleep instead of computing."""
+"""A rank of `wire.py`: PyTorch's DDP over Gloo, with layers that sleep instead of computing."""
 
 import json
 import subprocess

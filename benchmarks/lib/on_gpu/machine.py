@@ -2,14 +2,13 @@
 
 import importlib.util
 import json
-import platform
 import sys
-from importlib import metadata
 from typing import Any
 
 import torch
 
 from benchmarks.lib.on_gpu.parts import PARTS
+from benchmarks.lib.results import versions
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from trainer.run_folder.environment import commit, cpu_name
@@ -27,13 +26,7 @@ def describe(device: str) -> dict[str, Any]:
         "device": device,
         "machine": _gpu() | {"cpu": cpu_name()} if device == "cuda" else {"gpu": None, "cpu": cpu_name()},
         "commit": commit(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version() if device == "cuda" else None,
-            **{name: _version(name) for name in _PACKAGES},
-        },
+        "versions": versions(_PACKAGES) | {"cudnn": torch.backends.cudnn.version() if device == "cuda" else None},
         "absent": sorted(name for name in needed if not _is_here(name)),
     }
 
@@ -46,13 +39,6 @@ def _gpu() -> dict[str, Any]:
         "memory_gb": round(found.total_memory / 1e9, 1),
         "multiprocessors": found.multi_processor_count,
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _is_here(module: str) -> bool:

@@ -1,1 +1,1 @@
-"""Parts of `scaling.py`: measured and predicted points, the table and the figure."""
+"""Parts of `scaling.py`: measured points, plans for a cluster, the table and the figure."""

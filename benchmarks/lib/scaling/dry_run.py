@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.loading.host import resident_mb
-from benchmarks.lib.loading.timed_pass import child_environment
+from benchmarks.lib.processes import child_environment, resident_mb
 from data_pipelines.common.errors import InputError, RunError
 
 _COMPARED = (1, 64)
@@ -38,7 +37,7 @@ def measure_dry_worlds(world_size: int) -> dict[str, Any]:
     for world in worlds:
         with tempfile.TemporaryDirectory(prefix="bitscale-dry-") as folder:
             # Rank 0 first: at its end the last rank reads the checkpoint that rank 0 has written.
-            rows += [_run(rank, world, folder) for rank in sorted({0, world - 1})]
+            rows += [run_rank(rank, world, folder) for rank in sorted({0, world - 1})]
     # A world of one has no buckets for gradients; what grows is seen between worlds that have.
     more = {
         name: max(row[name] for row in rows if row["world_size"] == worlds[-1])
@@ -55,7 +54,8 @@ def measure_dry_worlds(world_size: int) -> dict[str, Any]:
     }
 
 
-def _run(rank: int, world_size: int, folder: str) -> dict[str, Any]:
+def run_rank(rank: int, world_size: int, folder: str) -> dict[str, Any]:
+    """What one rank found, in a process of its own. Raises RunError where it fails."""
     place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     environment = child_environment() | {name: str(value) for name, value in place.items()}
     command = [sys.executable, "-m", "benchmarks.lib.scaling.dry_run", folder]

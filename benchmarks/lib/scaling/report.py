@@ -32,7 +32,12 @@ def write_tables(out: Path, rows: Sequence[Row], about: dict[str, Any], profile:
 
 def markdown(rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> str:
     """The report for people."""
-    lines = ["# Scaling", "", f"Commit {about['commit']}, {about['machine']['cpu']}, {about['machine']['device']}.", ""]
+    lines = [
+        "# Scaling",
+        "",
+        f"Commit {about['commit']}, {about['machine']['cpu']}, {about['machine']['gpu'] or 'no GPU'}.",
+        "",
+    ]
     if about["plan"]:
         lines += [
             f"Counts that do not fit this machine are planned in `{about['plan']}`: `python -m launchers.submit "

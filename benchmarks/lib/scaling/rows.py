@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from benchmarks.lib.network.fit import Predicted
+from benchmarks.lib.network.predict import Series
 from benchmarks.lib.scaling.run import Measured
 
 MEASURED, PREDICTED = "measured", "predicted"
@@ -83,25 +83,19 @@ def _with_rates(row: Row, point: Measured, base: Measured) -> Row:
     return Row(**{**vars(row), **rates, **shares, **seen, "base": base.ranks})
 
 
-def predicted_rows(points: Sequence[Predicted], engine: str, hardware: str, model: str, note: str) -> list[Row]:
+def predicted_rows(series: Series, hardware: str, model: str) -> list[Row]:
     """Rows of predicted points; the first count is what efficiency is against."""
     rows = []
-    for point in points:
-        parts = point.parts
-        seconds = sum(parts.values())
-        numbers = {name: value for name, value in vars(point).items() if name not in ("ranks", "parts")}
+    for point in series.points:
+        numbers = {name: value for name, value in vars(point).items() if name not in ("ranks", "step")}
+        row = Row(PREDICTED, series.engine, hardware, model, point.ranks, **numbers)
         rows.append(
-            Row(
-                PREDICTED,
-                engine,
-                hardware,
-                model,
-                point.ranks,
-                **numbers,
-                base=points[0].ranks,
-                data_wait_share=parts["data_wait_s"] / seconds,
-                exposed_share=parts["exposed_s"] / seconds,
-                note=note,
+            replace(
+                row,
+                base=series.points[0].ranks,
+                data_wait_share=point.step.data_wait_s / point.step.seconds,
+                exposed_share=point.step.exposed_s / point.step.seconds,
+                note=series.note,
             )
         )
     return rows

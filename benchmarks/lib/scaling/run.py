@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.lib.loading.timed_pass import child_environment
-from benchmarks.scaling_point import POINT, Point
+from benchmarks.lib.processes import child_environment
+from benchmarks.lib.scaling.point import POINT, Point
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, write_json
@@ -33,7 +33,6 @@ class Measured:
     model: str = ""
     hardware: str = ""
     commit: str = ""
-    strong: bool = False
     data_wait_share: float | None = None
     exposed_share: float | None = None
     peak_memory_bytes: float | None = None

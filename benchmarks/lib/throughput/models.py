@@ -50,7 +50,7 @@ def optimizer_of(model: nn.Module) -> SGDAGC:
     return SGDAGC(param_groups(model, NUM_CLASSES, 0.01), lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
 
-class _MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong
+class _TurnDone(Exception):  # noqa: N818 - nothing is wrong
     """Ends the loop before it saves."""
 
 
@@ -92,20 +92,20 @@ def our_loop(
     handed_over = Batch(images, labels, None, np.arange(len(labels)))
 
     def turn(steps: int) -> float:
-        watch = _Stopwatch(device)
+        timer = _StepTimer(device)
 
         def load(*_: Any, **__: Any) -> Iterator[Batch]:
             for number in range(steps):
-                watch.note(waits=number == 0)
+                timer.note(waits=number == 0)
                 yield handed_over
-            watch.note(waits=True)
-            raise _MeasuredEnough
+            timer.note(waits=True)
+            raise _TurnDone
 
-        with TemporaryDirectory() as folder, suppress(_MeasuredEnough):
+        with TemporaryDirectory() as folder, suppress(_TurnDone):
             run_dir = Path(folder)
             tracker = Tracker(run_dir, 1, 0, _ENDLESS, name)  # of a rank that writes nothing
             train(replace(job, run_dir=run_dir, loader=load), engine, tracker, 0, None)
-        return watch.seconds_of_a_step()
+        return timer.seconds_of_a_step()
 
     return engine, turn
 
@@ -127,18 +127,22 @@ def turn_of(step: Step, device: torch.device) -> Turn:
     """A turn of steps that need no loop."""
 
     def turn(steps: int) -> float:
-        watch = _Stopwatch(device)
-        watch.note(waits=True)
+        timer = _StepTimer(device)
+        timer.note(waits=True)
         for number in range(1, steps + 1):
             step()
-            watch.note(waits=number == steps)
-        return watch.seconds_of_a_step()
+            timer.note(waits=number == steps)
+        return timer.seconds_of_a_step()
 
     return turn
 
 
-class _Stopwatch:
-    """Notes when steps begin, and when the last one ends. A GPU is waited for at both ends of a turn only."""
+class _StepTimer:
+    """Notes when steps begin, and when the last one ends. A GPU is waited for at both ends of a turn only.
+
+    triton.testing.do_bench takes a function to call and overwrites the cache before each call: it could not drive the
+    shipped loop, and the steps of a training run find the cache as the step before left it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

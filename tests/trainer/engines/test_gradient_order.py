@@ -8,8 +8,8 @@ from gradient_order import IMAGES, assert_ready_part_by_part, first_filters, gra
 from run_ranks import run_ranks
 from test_engines import INSTALLED, VARIANTS
 
-from benchmarks.lib.overlap_rank import ALL_AT_ONCE, filters_at_once
-from benchmarks.overlap import peak_filter_gradient_bytes
+from benchmarks.lib.network.overlap import peak_filter_gradient_bytes
+from benchmarks.lib.network.overlap_rank import ALL_AT_ONCE, filters_at_once
 from trainer.engines import ENGINES
 from trainer.models.bit import BiTResNet, build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups

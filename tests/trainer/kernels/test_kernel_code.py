@@ -14,7 +14,8 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from benchmarks.kernel_code import (  # noqa: E402
+from benchmarks.lib.kernels.fake_gpu import FakePointer, Launch  # noqa: E402
+from benchmarks.lib.kernels.kernel_code import (  # noqa: E402
     EXCEPTIONS,
     Code,
     KernelCode,
@@ -24,7 +25,6 @@ from benchmarks.kernel_code import (  # noqa: E402
     norms,
     table,
 )
-from benchmarks.lib.fake_gpu import Address, Launch  # noqa: E402
 from data_pipelines.common.errors import InputError  # noqa: E402
 from trainer.models.bit import build_model  # noqa: E402
 
@@ -92,8 +92,8 @@ def test_a_release_counts_only_after_a_barrier() -> None:
 
 def test_what_the_compiler_makes_a_difference_of() -> None:
     torch = pytest.importorskip("torch")
-    assert Address(torch.float32, 0) == Address(torch.float32, 0) != Address(torch.float32, 8)
-    assert len({Address(torch.bfloat16, 0), Address(torch.bfloat16, 0), Address(torch.float16, 0)}) == 2
+    assert FakePointer(torch.float32, 0) == FakePointer(torch.float32, 0) != FakePointer(torch.float32, 8)
+    assert len({FakePointer(torch.bfloat16, 0), FakePointer(torch.bfloat16, 0), FakePointer(torch.float16, 0)}) == 2
 
 
 def test_norms_of_a_model() -> None:

@@ -14,17 +14,18 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import loading
+from benchmarks.lib.loading import comparison as loading
 from benchmarks.lib.loading.contenders import CONTENDERS, pil_transform
 from benchmarks.lib.loading.gpu import images_per_s, measure_gpu, train
-from benchmarks.lib.loading.host import resident_mb, write_tiled_set
+from benchmarks.lib.loading.host import measure_host, write_tiled_set
 from benchmarks.lib.loading.images import generated_photo, given_photos, lay_out
-from benchmarks.lib.loading.timed_pass import Setting, child_environment, cpu_seconds
+from benchmarks.lib.loading.timed_pass import Setting, cpu_seconds
+from benchmarks.lib.processes import child_environment, resident_mb
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
 from data_pipelines.shards.index import Index
 
-ROOT = Path(loading.__file__).resolve().parents[1]
+ROOT = Path(__file__).parents[3]
 
 
 def jpeg(number: int, mode: str = "RGB") -> bytes:
@@ -52,7 +53,7 @@ def test_end_to_end(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert {"benchmark", "commit", "machine", "versions", "arguments", "how", "images"} <= result.keys()
     assert result["machine"]["cpu"]
-    assert result["machine"]["cores_used"] == 1
+    assert result["machine"]["cores"] >= 1
     assert {"python", "torch", "torchvision"} <= result["versions"].keys()
     assert result["arguments"]["threads"] == 1
     assert result["images"]["files"] == 3
@@ -126,7 +127,7 @@ def test_ratios_are_medians_over_rounds() -> None:
 
 
 def test_host_is_measured_and_its_parts_add_up(setting: Setting) -> None:
-    host = loading.measure_host(setting.folder / "prepared")
+    host = measure_host(setting.folder / "prepared")
     assert host["us_per_image_of"].keys() == {"order", "read_ahead", "views", "encoded", "batch"}
     assert 0 < host["us_per_image"]["min"] <= host["us_per_image"]["median"] <= host["us_per_image"]["max"]
     assert sum(host["us_per_image_of"].values()) <= host["us_per_image"]["max"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lib.processes import resident_mb
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.models.bit import build_model
@@ -40,7 +41,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         runtime=runtime,
     )
     engine: Any = ENGINES[runtime.engine](runtime, config.precision)
-    before_mb = _memory_mb("VmRSS")
+    before = resident_mb()
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(config, Path(folder))
         model = build_model(task["model"], job.train.num_classes)
@@ -62,7 +63,11 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         train(job, engine, Tracker(job.run_dir, 1, 0, job.total_steps, "engines"), 0, None)
     marks = marks[_WARM_UP_STEPS - 1 :]
     on_gpu = engine.device.type == "cuda"
-    peak_mb = torch.cuda.max_memory_allocated() / 1e6 if on_gpu else _memory_mb("VmHWM") - before_mb
+    peak_mb = (
+        torch.cuda.max_memory_allocated() / 1e6
+        if on_gpu
+        else resident_mb()["peak_mb"] - before["private_mb"] - before["shared_mb"]
+    )
     result = {
         "step_ms": median((b[1] - a[1]) * 1e3 for a, b in pairwise(marks)),
         "update_ms": median((ended - started) * 1e3 for started, ended, _ in marks[1:]),
@@ -96,11 +101,6 @@ def _sent_bytes() -> int:
     """Bytes that this network namespace has sent, over all its interfaces."""
     lines = Path("/proc/self/net/dev").read_text(encoding="utf-8").splitlines()[2:]
     return sum(int(line.partition(":")[2].split()[8]) for line in lines)
-
-
-def _memory_mb(name: str) -> float:
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split(f"{name}:")[1].split()[0]) / 1e3
 
 
 def _forget_peak(device: torch.device) -> None:

@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import optimizer, throughput
+from benchmarks import optimizer as optimizer_program
+from benchmarks import throughput as throughput_program
+from benchmarks.lib.throughput import comparison as throughput
+from benchmarks.lib.throughput import optimizer, rounds
+from benchmarks.lib.throughput.comparison import Throughput
 from benchmarks.lib.throughput.models import (
     bound_step,
     images_and_labels,
@@ -16,8 +20,7 @@ from benchmarks.lib.throughput.models import (
     our_turn,
     with_cudnn_benchmark,
 )
-from benchmarks.optimizer import OptimizerBenchmark
-from benchmarks.throughput import Throughput
+from benchmarks.lib.throughput.optimizer import OptimizerBenchmark
 from data_pipelines.common.errors import InputError, RunError
 from trainer.models.bit import PreActBottleneck
 from trainer.training.memory_report import kept_per_image
@@ -46,7 +49,7 @@ def tiny_contenders(fail: bool = False) -> dict[str, Any]:
 def test_what_is_late_is_left_out_and_ours_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders())
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
-    monkeypatch.setattr(throughput, "gemm_flops_per_s", lambda _: 1e11)
+    monkeypatch.setattr(rounds, "gemm_flops_per_s", lambda _: 1e11)
     settings = Throughput(rounds=3, steps=1, batch_size=2, image_size=32, threads=1, limit_s=0)
     result = throughput.measure(settings, CPU)
     assert result["arguments"]["rounds"] == 1
@@ -70,7 +73,7 @@ def test_cudnn_times_algorithms_in_that_contender_alone() -> None:
 def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders(fail=True))
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
-    monkeypatch.setattr(throughput, "gemm_flops_per_s", lambda _: 1e11)
+    monkeypatch.setattr(rounds, "gemm_flops_per_s", lambda _: 1e11)
     settings = Throughput(rounds=2, steps=1, batch_size=2, image_size=32, threads=1)
     result = json.loads(json.dumps(throughput.measure(settings, CPU)))
     rate = result["contenders"][throughput.OURS]["images_per_s"]
@@ -99,10 +102,10 @@ def test_energy_is_that_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         def stop(self) -> float:
             return 6.0
 
-    monkeypatch.setattr(throughput, "EnergyCounter", Counter)
+    monkeypatch.setattr(rounds, "EnergyCounter", Counter)
     monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders())
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
-    monkeypatch.setattr(throughput, "gemm_flops_per_s", lambda _: 1e11)
+    monkeypatch.setattr(rounds, "gemm_flops_per_s", lambda _: 1e11)
     monkeypatch.setattr(throughput, "kept_beside_timm", lambda *_: {"ours_mb": 1.0, "timm_mb": 2.0, "ratio": 0.5})
     result = throughput.measure(Throughput(rounds=1, steps=3, batch_size=2, image_size=32, threads=1), CPU)
     rows = result["contenders"].values()
@@ -179,7 +182,7 @@ def test_bad_settings(arguments: dict[str, Any], message: str) -> None:
         Throughput(**arguments)
 
 
-@pytest.mark.parametrize("program", [throughput, optimizer])
+@pytest.mark.parametrize("program", [throughput_program, optimizer_program])
 def test_no_gpu(program: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["benchmark", "--device", "cuda", "--out", str(tmp_path / "x.json")])

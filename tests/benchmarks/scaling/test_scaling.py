@@ -12,25 +12,24 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import scaling_point
-from benchmarks.lib.loading.timed_pass import child_environment
-from benchmarks.lib.network.profile import load_profile
+from benchmarks.lib.network.predict import Scenario, predictions, sync_of, with_changes
+from benchmarks.lib.network.profile import Workload, load_profile
+from benchmarks.lib.processes import child_environment
 from benchmarks.lib.scaling import dry_run
+from benchmarks.lib.scaling import point as point_module
 from benchmarks.lib.scaling import run as runs
 from benchmarks.lib.scaling.dry_run import be_one_rank
 from benchmarks.lib.scaling.figure import draw, series_of
-from benchmarks.lib.scaling.meter import MeasuredEnough, Meter
-from benchmarks.lib.scaling.predict import Asked, changed, predictions, sync_of
-from benchmarks.lib.scaling.rows import MEASURED, PREDICTED, Row, measured_rows
+from benchmarks.lib.scaling.point import Point
+from benchmarks.lib.scaling.rows import MEASURED, PREDICTED, Row, measured_rows, predicted_rows
 from benchmarks.lib.scaling.run import Measured
-from benchmarks.scaling import Scaling, scale
-from benchmarks.scaling_point import Point
+from benchmarks.lib.scaling.study import Scaling, scale
+from benchmarks.lib.scaling.windowed_engine import WindowedEngine, WindowsDone
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
 
-ROOT = Path(runs.__file__).resolve().parents[1]
-ASKED = Asked("r50x1", 1000, 224, 32)
+R50 = Workload("r50x1", 1000, 224, 32)
 
 
 def measured(ranks: int, rate: float, **others: Any) -> Measured:
@@ -58,14 +57,14 @@ def leave(folder: Path, ranks: int, commit: str = "abc", world_size: int | None 
 
 def test_end_to_end_on_one_rank(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, str(ROOT / "benchmarks" / "scaling.py"), "--gpus", "1,1024", "--device", "cpu"]
-    command += ["--window-steps", "1", "--batch-size", "2", "--out", str(out), "--paper"]
+    arguments = ["--gpus", "1,1024", "--device", "cpu", "--paper"]
+    arguments += ["--window-steps", "1", "--batch-size", "2", "--out", str(out)]
     script = (
         "import sys; from benchmarks import scaling; from benchmarks.lib.scaling import run; "
         "run.num_usable_cpus = lambda: 1; "
-        "sys.argv = sys.argv[1:]; scaling.main()"
+        "scaling.main()"
     )
-    command = [sys.executable, "-c", script, *command[1:]]
+    command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, env=child_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((out / "scaling.csv").open()))
@@ -208,31 +207,36 @@ def test_strong_scaling_keeps_the_global_batch(tmp_path: Path) -> None:
     assert [runs.point_at(template, tmp_path, n, strong=True).global_batch_size for n in (1, 64)] == [64, 64]
     assert [runs.point_at(template, tmp_path, n, strong=False).global_batch_size for n in (1, 64)] == [64, 4096]
     profile = load_profile("juwels-booster")
-    strong, _ = predictions(Asked("r50x1", 1000, 224, 256, strong=True), profile, ["ddp"], [1, 64], [], "")
-    weak, _ = predictions(Asked("r50x1", 1000, 224, 256), profile, ["ddp"], [1, 64], [], "")
-    assert strong[1].efficiency is not None
-    assert weak[1].efficiency is not None
-    assert strong[1].efficiency < weak[1].efficiency - 10  # 4 images a rank hide nothing
+    scenarios = (Scenario(replace(R50, images=256), (1, 64), strong) for strong in (True, False))
+    strong, weak = (predictions(scenario, profile, {"ddp": {}}, "")[0][0].points[1] for scenario in scenarios)
+    assert strong.efficiency < weak.efficiency - 10  # 4 images a rank hide nothing
 
 
 def test_predictions_start_from_what_was_measured() -> None:
     profile = load_profile("dgx-a100")
-    points = [replace(measured(ranks, 0.0), rates=(rate,) * 3) for ranks, rate in ((1, 100.0), (8, 700.0))]
-    rows, about = predictions(ASKED, profile, ["ddp"], [1, 8, 64], points, "net_gb_s=2")
-    plain, changed_rows = rows[:3], rows[3:]
-    assert plain[0].images_per_s == pytest.approx(100.0, rel=1e-6)
-    assert plain[1].images_per_s == pytest.approx(700.0, rel=0.02)
+    rates = {1: (100.0,) * 3, 8: (700.0,) * 3}
+    (plain, slower), about = predictions(Scenario(R50, (1, 8, 64)), profile, {"ddp": rates}, "net_gb_s=2")
+    assert plain.points[0].images_per_s == pytest.approx(100.0, rel=1e-6)
+    assert plain.points[1].images_per_s == pytest.approx(700.0, rel=0.02)
     assert about["ddp"]["calibrated_on"].startswith("measured points of 1, 8")
-    assert plain[2].images_per_s is not None
-    assert changed_rows[2].images_per_s is not None
-    assert changed_rows[2].images_per_s < plain[2].images_per_s  # a slower network
-    assert {row.note for row in changed_rows} == {"what if net_gb_s=2"}
-    assert {row.kind for row in rows} == {PREDICTED}
+    assert slower.points[2].images_per_s < plain.points[2].images_per_s
+    assert (plain.note, slower.note) == ("", "what if net_gb_s=2")
+
+
+def test_predicted_rows_say_where_a_step_waits() -> None:
+    found, _ = predictions(Scenario(R50, (2, 8)), load_profile("dgx-a100"), {"horovod": {}}, "")
+    rows = predicted_rows(found[0], "dgx-a100", "r50x1")
+    assert [(row.kind, row.engine, row.gpus, row.base) for row in rows] == [
+        (PREDICTED, "horovod", n, 2) for n in (2, 8)
+    ]
+    step = found[0].points[1].step
+    assert rows[1].exposed_share == step.exposed_s / step.seconds
+    assert rows[1].images_per_s == found[0].points[1].images_per_s
 
 
 def test_what_if_changes_what_it_names() -> None:
     machine = load_profile("dgx-a100").machine
-    sync, other = changed("bucket_mb=100, compression=bf16,net_gb_s=50", sync_of("ddp"), machine)
+    sync, other = with_changes("bucket_mb=100, compression=bf16,net_gb_s=50", sync_of("ddp"), machine)
     assert (sync.bucket_mb, sync.bytes_per_element, other.net_gb_s) == (100, 2, 50)
 
 
@@ -242,7 +246,7 @@ def test_the_largest_power_of_two_is_measured_too() -> None:
     assert runs.local_counts((1,), 0) == []
 
 
-def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
+def test_no_exchange_in_the_last_windows_and_then_the_run_ends() -> None:
     asked: list[bool] = []
 
     class Engine:
@@ -257,15 +261,15 @@ def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
         def set_lr(self, lr: float) -> None:
             pass
 
-    meter = Meter(Engine(), window_steps=2, windows=3, silent=3)  # type: ignore[arg-type]
-    for _ in range(meter.total_steps):
-        meter.set_lr(0.1)
-        meter.accumulate(True)
-        assert meter.step() == "update"
+    windowed = WindowedEngine(Engine(), window_steps=2, windows=3, silent=3)  # type: ignore[arg-type]
+    for _ in range(windowed.total_steps):
+        windowed.set_lr(0.1)
+        windowed.accumulate(True)
+        assert windowed.step() == "update"
     assert asked == [True] * 8 + [False] * 6
-    assert meter.joules is None
-    with pytest.raises(MeasuredEnough):
-        meter.set_lr(0.1)
+    assert windowed.joules is None
+    with pytest.raises(WindowsDone):
+        windowed.set_lr(0.1)
 
 
 @dataclass(frozen=True)
@@ -292,24 +296,22 @@ def test_a_point_is_measured_in_one_piece(tmp_path: Path, monkeypatch: pytest.Mo
     left.parent.mkdir()
     left.write_text("of an earlier start")
 
-    def train(job: StandIn, engine: Meter) -> None:
+    def train(job: StandIn, engine: WindowedEngine) -> None:
         assert not left.exists()
         rates = [10.0, 90.0, 80.0, 85.0, 100.0, 100.0, 101.0]
         rows = [{"step": i, "train/images_per_s": rate, "train/data_wait_share": 0.1} for i, rate in enumerate(rates)]
         (job.run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [{"step": 0}, *rows]))
-        raise MeasuredEnough
+        raise WindowsDone
 
-    monkeypatch.setattr(scaling_point, "train_and_predict", train)
+    monkeypatch.setattr(point_module, "train_and_predict", train)
     point = Point(run_dir=tmp_path, global_batch_size=4)
-    found = scaling_point.measure(StandIn(tmp_path), Alone(), point).details["point"]  # type: ignore[arg-type]
+    found = point_module.measure(StandIn(tmp_path), Alone(), point).details["point"]  # type: ignore[arg-type]
     assert found["windows_images_per_s"] == [90.0, 80.0, 85.0]
     assert found["exposed_share"] == pytest.approx(0.15)
     assert (found["data_wait_share"], found["joules_per_image"]) == (0.1, None)
 
 
-def test_the_first_and_the_last_rank_of_a_world_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_and_the_last_rank_of_a_fake_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for rank in (0, 1023):  # the last one reads the checkpoint of the first
         place = {"RANK": rank, "WORLD_SIZE": 1024, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
@@ -329,7 +331,7 @@ def test_what_grows_between_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append((rank, world_size))
         return {"world_size": world_size, "peak_mb": 100.0 + world_size / 64 + rank, "start_seconds": 0.1}
 
-    monkeypatch.setattr(dry_run, "_run", one_rank)
+    monkeypatch.setattr(dry_run, "run_rank", one_rank)
     found = dry_run.measure_dry_worlds(1024)
     assert asked == [(0, 1), (0, 64), (63, 64), (0, 1024), (1023, 1024)]
     assert found["more"] == {"peak_mb": 15.0 + 1023 - 63, "start_seconds": 0.0}

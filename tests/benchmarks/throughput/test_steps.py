@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import steps
+from benchmarks.lib.throughput import steps
 from benchmarks.lib.throughput.models import images_and_labels
-from benchmarks.steps import Steps, host_waits, measure, table
+from benchmarks.lib.throughput.steps import Steps, host_waits, measure, table
 from data_pipelines.common.errors import InputError, RunError
 
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_end_to_end() -> None:
 
 
 def test_a_loss_that_does_not_fall_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "_loss", lambda *_: float("nan"))
+    monkeypatch.setattr(steps, "loss_of", lambda *_: float("nan"))
     with pytest.raises(RunError, match="the loss went nan -> nan"):
         steps.try_precision("fp32", replace(TINY, steps=1), images_and_labels(2, 32, CPU))
 
@@ -53,7 +53,7 @@ def test_waits_of_the_host_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) 
     assert modes == ["warn", 0]
     ((place, count),) = waits.items()
     assert count == 3
-    assert place.startswith("tests/benchmarks/test_steps.py:")
+    assert place.startswith("benchmarks/throughput/test_steps.py:")
 
 
 def test_nobody_waits_for_a_cpu() -> None:

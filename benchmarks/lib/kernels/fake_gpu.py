@@ -1,4 +1,4 @@
-"""A GPU that is not there: what the code would launch on it is noted, and nothing runs.
+"""A fake GPU: what the code would launch on it is noted, and nothing runs.
 
 Tensors lie in the CPU's memory, which nobody touches, and say that they are on cuda:0. It cannot be undone: for a
 process of its own.
@@ -15,8 +15,8 @@ from triton.runtime.jit import JITFunction, MockTensor
 _CUDA, _CPU = torch.device("cuda", 0), torch.device("cpu")
 
 
-class Address(MockTensor):
-    """What Triton's compiler looks at in a tensor: its type, and what is left of its address divided by 16."""
+class FakePointer(MockTensor):
+    """What Triton's compiler specialises for in a tensor: its type, and its address modulo 16."""
 
     def __init__(self, dtype: torch.dtype, remainder: int) -> None:
         super().__init__(dtype)
@@ -27,21 +27,21 @@ class Address(MockTensor):
         return 16 + self.remainder
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Address) and (self.dtype, self.remainder) == (other.dtype, other.remainder)
+        return isinstance(other, FakePointer) and (self.dtype, self.remainder) == (other.dtype, other.remainder)
 
     def __hash__(self) -> int:
         return hash((self.dtype, self.remainder))
 
 
 class Launch(NamedTuple):
-    """A kernel, and all that its code depends on."""
+    """A kernel, and the arguments and options that its code depends on."""
 
     kernel: Any
     arguments: tuple[Any, ...]
     options: tuple[tuple[str, Any], ...]
 
 
-class _OnCpu(TorchFunctionMode):
+class _MakeOnCpu(TorchFunctionMode):
     """Lets what is to be made on the GPU be made on the CPU."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -52,8 +52,8 @@ class _OnCpu(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Driver:
-    """Triton's view of the GPU. `number` tells targets apart: Triton keeps what it compiled by it."""
+class FakeDriver:
+    """Triton's view of a GPU. Its number is its capability: Triton caches what it compiled by that number."""
 
     def __init__(self, capability: int) -> None:
         self._target = GPUTarget("cuda", capability, 32)
@@ -72,38 +72,38 @@ class _Driver:
         return _CPU
 
 
-def pretend() -> list[Launch]:
+def use_fake_gpu() -> list[Launch]:
     """From now on CPU tensors say that they are on a GPU, and launches of Triton kernels end up in the list."""
     launches: list[Launch] = []
 
     def run(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
-        arguments = tuple(_seen(parameter, arg) for parameter, arg in zip(kernel.params, args, strict=True))
+        arguments = tuple(_specialized(parameter, arg) for parameter, arg in zip(kernel.params, args, strict=True))
         launches.append(Launch(kernel, arguments, tuple(sorted(options.items()))))
 
-    driver.set_active(_Driver(90))
+    driver.set_active(FakeDriver(90))
     JITFunction.run = run
     torch.Tensor.device = property(lambda _: _CUDA)  # type: ignore[assignment, misc]
     torch.Tensor.is_cuda = property(lambda _: True)  # type: ignore[assignment, misc]
     torch.cuda.get_device_capability = lambda device=None: (9, 0)
-    _OnCpu().__enter__()
+    _MakeOnCpu().__enter__()
     return launches
 
 
 _run = JITFunction.run
 
 
-def compiled(launch: Launch, capability: int) -> Any:
+def compile_launch(launch: Launch, capability: int) -> Any:
     """Triton's `CompiledKernel` for a GPU of compute capability `capability` / 10."""
-    driver.set_active(_Driver(capability))
+    driver.set_active(FakeDriver(capability))
     return _run(launch.kernel, *launch.arguments, grid=(1,), warmup=True, **dict(launch.options))
 
 
-def _seen(parameter: Any, value: Any) -> Any:
-    """What the compiler makes a difference of; of numbers that it does not specialise for, any will do."""
+def _specialized(parameter: Any, value: Any) -> Any:
+    """An argument as far as the compiler specialises for it; any number stands for those it does not."""
     if isinstance(value, tuple) and not parameter.is_constexpr:
-        return tuple(_seen(parameter, each) for each in value)
+        return tuple(_specialized(parameter, each) for each in value)
     if isinstance(value, torch.Tensor):
-        return Address(value.dtype, value.data_ptr() % 16)
+        return FakePointer(value.dtype, value.data_ptr() % 16)
     if parameter.is_constexpr or value is None:
         return value
     if isinstance(value, float):

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch._C import _distributed_c10d
 
+from benchmarks.lib.network.against_paper import TARGET, against_paper, overlap, straight_line
 from benchmarks.lib.network.fit import calibrate, efficiency, predict, uncalibrated
 from benchmarks.lib.network.layers import job_of, scaled_to, trace_step
 from benchmarks.lib.network.model import Job, Layer, Machine, Sync, all_reduce_s, buckets, expected_maximum, simulate
-from benchmarks.lib.network.profile import load_profile, profile_names
-from benchmarks.network_validate import _PAPER_TARGET, against_paper, overlap, straight_line
+from benchmarks.lib.network.profile import Profile, Workload, load_profile, profile_names
 from data_pipelines.common.errors import InputError
 from trainer.models.bit import build_model
 
@@ -33,7 +33,6 @@ QUIET = Machine(
     step_sigma=0.0,
     serial_us_per_rank=0.0,
     read_gb_s=1e9,
-    write_gb_s=1.0,
 )
 JOB = Job(tuple(Layer(str(i), (MB,), 0.01) for i in range(10)), forward_s=0.05, update_s=0.01, images=8)  # 4 MB each
 PLAIN = Sync("buckets", 4, small_first=False, small_messages=0, algorithm="ring")
@@ -123,11 +122,10 @@ def test_the_slowest_of_many() -> None:
     assert step.straggler_s == pytest.approx(0.1 * expected_maximum(256) * 0.16)
 
 
-def test_storage_and_checkpoints() -> None:
-    job = replace(JOB, image_bytes=1e6, checkpoint_bytes=1e9, save_every=100)
-    step = simulate(job, replace(QUIET, read_gb_s=0.1), PLAIN, 8)
-    assert step.checkpoint_s == pytest.approx(0.01)
-    assert step.seconds - step.checkpoint_s == pytest.approx(8 * 8 * 1e6 / 0.1e9)
+def test_a_step_waits_for_the_file_system() -> None:
+    step = simulate(replace(JOB, image_bytes=1e6), replace(QUIET, read_gb_s=0.1), PLAIN, 8)
+    assert step.data_wait_s > 0
+    assert step.seconds == pytest.approx(8 * 8 * 1e6 / 0.1e9)
 
 
 @pytest.mark.parametrize("limits", [(1.0, 25.0), (4.0, 4.0), (1.0, 1.0)])
@@ -142,8 +140,12 @@ def test_buckets_are_those_of_ddp(limits: tuple[float, float]) -> None:
     assert buckets(sizes, limits[1] * MB, small_first=limits[0] == 1.0) == [list(bucket) for bucket in expected]
 
 
-def test_layers_come_as_the_model_has_them_and_hold_every_parameter() -> None:
-    job = job_of("r50x1", 1000, 224, 8, tflops=10.0, update_gb_s=1000.0)
+def computing_at(tflops: float, update_gb_s: float) -> Profile:
+    return replace(load_profile("juwels-booster"), tflops=tflops, update_gb_s=update_gb_s, kernel_us=0.0)
+
+
+def test_layers_follow_the_model_and_hold_every_parameter() -> None:
+    job = job_of(Workload("r50x1", 1000, 224, 8), computing_at(10.0, 1000.0))
     assert job.layers[0].name == "head.bias"
     assert job.layers[-1].name == "stem.conv.weight"
     # The filters of a unit come together, with its first norm, which the pass meets last in it.
@@ -174,12 +176,12 @@ def test_the_order_is_that_of_a_real_backward_pass() -> None:
 
 
 def test_what_overlap_is_worth_at_1024_gpus() -> None:
-    size = "r50x1", 1000, 224, 16
-    shipped, last = (job_of(*size, 20.0, 1000.0, filters_last=at_end) for at_end in (False, True))
+    work = Workload("r50x1", 1000, 224, 16)
+    shipped, last = (job_of(work, computing_at(20.0, 1000.0), filters_last=at_end) for at_end in (False, True))
     assert last.compute_s == pytest.approx(shipped.compute_s)
     assert sum(last.layers[-1].elements) > 0.9 * sum(sum(layer.elements) for layer in shipped.layers)
     for engine in ("horovod", "ddp"):
-        found = overlap(load_profile("juwels-booster"), size, engine)
+        found = overlap(load_profile("juwels-booster"), work, engine)
         shares = [found[name]["exposed_share"] for name in ("unit_by_unit", "filters_last", "after_the_pass")]
         assert shares[0] < 0.3 * min(shares[1:])
         assert found["unit_by_unit"]["efficiency"] > found["filters_last"]["efficiency"]
@@ -215,7 +217,7 @@ def test_the_paper_is_predicted_from_its_smaller_counts() -> None:
     assert [row["ranks"] for row in found["held_out"]] == [512, 1024]
     assert max(ranks for ranks, _ in found["calibrated_on"]) == 256
     for row in found["held_out"]:
-        assert abs(row["miss"]) <= _PAPER_TARGET < abs(row["straight_line_miss"])
+        assert abs(row["miss"]) <= TARGET < abs(row["straight_line_miss"])
         assert row["interval"][0] < row["measured"] < row["interval"][1]
 
 

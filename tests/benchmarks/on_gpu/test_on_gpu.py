@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import on_gpu
+from benchmarks.lib.on_gpu import run as on_gpu
 from benchmarks.lib.on_gpu.parts import PARTS, Part
-from benchmarks.on_gpu import LOG, RESULTS, TABLES, OnGpu, environment_of, open_results
+from benchmarks.lib.on_gpu.run import LOG, RESULTS, TABLES, OnGpu, environment_of, open_results
 from data_pipelines.common.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "benchmarks" / "on_gpu.sh"
 DESCRIBED = {"device": "cpu", "machine": {"gpu": None, "cpu": "a"}, "commit": None, "versions": {}}
 # A machine with torch, Triton, timm and what these need has none of them.
@@ -118,7 +118,7 @@ def test_parts_that_fail_or_hang_do_not_end_the_others(tmp_path: Path) -> None:
     assert "a table" in (tmp_path / "out" / TABLES).read_text()
 
 
-def test_a_part_is_ended_with_all_that_it_started_and_says_where_it_was(tmp_path: Path) -> None:
+def test_a_part_is_ended_with_its_children_and_its_stack_shown(tmp_path: Path) -> None:
     log = on_gpu.Log(tmp_path / LOG)
     waits = (
         "import subprocess, sys\nc = subprocess.Popen(['sleep', '600'])\nprint(c.pid)\ndef stuck(): c.wait()\nstuck()"
@@ -189,7 +189,9 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "other"), [("device", "cuda"), ("commit", "abc"), ("versions", {"torch": "1"})])
 def test_results_of_another_machine_are_not_mixed(tmp_path: Path, name: str, other: object) -> None:
-    on_gpu.keep(tmp_path, DESCRIBED | {"parts": {"steps": {"state": "done", "reason": "", "seconds": 1, "limit_s": 2}}})
+    on_gpu.write_files(
+        tmp_path, DESCRIBED | {"parts": {"steps": {"state": "done", "reason": "", "seconds": 1, "limit_s": 2}}}
+    )
     assert "steps" in open_results(tmp_path, DESCRIBED)["parts"]
     with pytest.raises(InputError, match=f"another {name}"):
         open_results(tmp_path, DESCRIBED | {name: other})

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import tile_sweep
-from benchmarks.group_norm import layers
-from benchmarks.tile_sweep import SHIPPED, TileSweep, measure, table, tiles, time_layer
+from benchmarks.lib.kernels import tile_sweep
+from benchmarks.lib.kernels.group_norm import layers
+from benchmarks.lib.kernels.tile_sweep import SHIPPED, TileSweep, measure, table, tiles, time_layer
 from data_pipelines.common.errors import InputError, RunError
 from trainer.kernels import group_norm_relu as kernel
 from trainer.kernels.tiling import Tile, tile

@@ -7,8 +7,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import group_norm as module
-from benchmarks.group_norm import COMPILED, NHWC, OURS, GroupNormBenchmark, check, layers, measure, table, verdict
+from benchmarks import group_norm as program
+from benchmarks.lib.kernels import group_norm as module
+from benchmarks.lib.kernels.group_norm import (
+    COMPILED,
+    NHWC,
+    OURS,
+    GroupNormBenchmark,
+    check,
+    layers,
+    measure,
+    table,
+    verdict,
+)
 from data_pipelines.common.errors import InputError, RunError
 
 CPU = torch.device("cpu")
@@ -51,7 +62,7 @@ def test_the_rule_by_which_torchs_own_kernels_are_taken(share: float, keeps: boo
 
 
 @pytest.mark.usefixtures("plain_path")
-def test_a_layer_without_the_compiled_contender_is_said_to_be_not_measured() -> None:
+def test_a_layer_that_was_not_compiled_is_not_measured() -> None:
     result = measure(TINY, CPU)
     rows = result["models"][0]["layers"]
     rows[0]["ms"][COMPILED] = rows[0]["ms"][NHWC]
@@ -95,7 +106,7 @@ def test_no_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("sys.argv", ["group_norm"])
     with pytest.raises(SystemExit) as stopped:
-        module.main()
+        program.main()
     assert stopped.value.code == 2
     assert "no GPU" in capsys.readouterr().err
 

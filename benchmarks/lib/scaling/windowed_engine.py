@@ -1,4 +1,4 @@
-"""Watches a training run from outside the loop: windows of steps, without gradient exchange in some of them."""
+"""An engine that a training run is measured with: in windows of steps, some of them without gradient exchange."""
 
 from typing import Any
 
@@ -8,15 +8,14 @@ from trainer.engines.base import Engine, Update
 from trainer.training.gpu_energy import EnergyCounter
 
 
-class MeasuredEnough(Exception):  # noqa: N818 - nothing is wrong
+class WindowsDone(Exception):  # noqa: N818 - nothing is wrong
     """The last window is over. Ends the loop before it saves and evaluates."""
 
 
-class Meter:
-    """An engine that counts: hands everything on, but in `silent` windows gradients stay on their rank, and after the
-    last window it raises MeasuredEnough. A first window of `window_steps` warms up, `windows` are as any training, and
-    `silent` ones follow. The loop itself measures them: it writes a row of metrics after each. Energy is that of
-    `windows`.
+class WindowedEngine:
+    """Wraps an engine and ends the run with WindowsDone after the last window of `window_steps` steps: one to warm up,
+    `windows` as in any training, and `silent` ones in which gradients stay on their rank. The loop writes a row of
+    metrics after each window; `joules` is the energy of `windows`.
     """
 
     def __init__(self, engine: Engine, window_steps: int, windows: int, silent: int) -> None:
@@ -48,5 +47,5 @@ class Meter:
     def set_lr(self, lr: float) -> None:
         """The engine's; that of the step after the last window ends the run, on all ranks alike."""
         if self._steps == self.total_steps:
-            raise MeasuredEnough("measured")
+            raise WindowsDone
         self._engine.set_lr(lr)

@@ -1,0 +1,1 @@
+"""Parts of `engines.py`: the variants, and one rank of them."""
