@@ -247,6 +247,11 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
+def last_step(run_dir: Path) -> int:
+    """The updates done at the newest numbered checkpoint of a run; 0 without any."""
+    return max(map(step_of, numbered(run_dir)), default=0)
+
+
 def path_of(run_dir: Path, step: int) -> Path:
     """Where the checkpoint after `step` updates lies."""
     return run_dir / FOLDER / f"step_{step:08d}.safetensors"

@@ -59,7 +59,7 @@ def recorded_steps(job: Job, engine: Engine, first_step: int) -> Iterator[None]:
         yield
     except Stopped:
         _end(recorder, engine)
-        engine.sum(torch.zeros(1))  # a launcher may kill this rank when the first of the others ends
+        engine.barrier()  # a launcher may kill this rank when the first of the others ends
         raise
     finally:
         _end(recorder, engine)

@@ -12,14 +12,12 @@ from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import of_index
-from trainer.models.bit import BiTResNet, build_model
-from trainer.models.weights import install, load_weights
-from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_folder.metric_logger import Tracker, write_status
 from trainer.training.job import Job
 from trainer.training.loop import judge, train
 from trainer.training.memory import with_batches_that_fit
 from trainer.training.memory_report import count_memory
+from trainer.training.model import prepare_model
 from trainer.training.results import Outcome, Predicted
 from trainer.training.signals import StopSignals
 
@@ -31,18 +29,12 @@ def train_and_predict(job: Job, engine: Engine) -> Outcome:
 
 
 def _leave_resumable(job: Job, rank: int, reason: str) -> None:
-    found = checkpoint.numbered(job.run_dir)
-    saved = checkpoint.step_of(found[-1]) if found else 0
-    write_status(job.run_dir, rank, "resumable", saved, job.total_steps, reason)
+    write_status(job.run_dir, rank, "resumable", checkpoint.last_step(job.run_dir), job.total_steps, reason)
 
 
 def _train_and_predict(job: Job, engine: Engine) -> Outcome:
-
-    def make_ready(job: Job) -> None:
-        _hand_over_model(job, engine)
-
-    job = with_batches_that_fit(job, engine, make_ready)
-    make_ready(job)
+    job = with_batches_that_fit(job, engine)
+    prepare_model(job, engine)
     if engine.rank == 0 and engine.device.type == "cuda":
         config = job.config
         memory = count_memory(
@@ -55,7 +47,7 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
         print(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}", file=sys.stderr, flush=True)
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
-    wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
+    engine.barrier()  # rank 0 has written the last checkpoint before the others look for it
     found = [checkpoint.best_path(job.run_dir), *_newest_first(job)]
     path, loaded = _load_first_whole(job, engine, [path for path in found if path.is_file()])
     engine.load_state_dict(loaded.state)
@@ -71,32 +63,6 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
     return Outcome(seconds, predicted, details)
 
 
-def starting_model(job: Job, engine: Engine) -> BiTResNet:
-    """The model as the run begins with it, on the CPU."""
-    config = job.config
-    torch.manual_seed(config.seed)
-    settings = config.model
-    assert settings.mean is not None and settings.std is not None  # noqa: PT018 - `make_job` has seen to it
-    model = build_model(
-        settings.name, job.train.num_classes, settings.head_init, settings.filter_init, settings.mean, settings.std
-    )
-    if settings.pretrained is not None:
-        _load_pretrained(model, job, engine)
-    return model
-
-
-def _hand_over_model(job: Job, engine: Engine) -> None:
-    model, optim = starting_model(job, engine), job.config.optim
-    optimizer = SGDAGC(
-        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),
-        lr=0.0,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        nesterov=optim.nesterov,
-    )
-    engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
-
-
 def _train(job: Job, engine: Engine) -> float:
     """Resume and train; returns seconds."""
     first_step, best = _resume(job, engine)
@@ -110,15 +76,6 @@ def _train(job: Job, engine: Engine) -> float:
     finally:
         tracker.close()
     return time.monotonic() - started
-
-
-def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
-    settings = job.config.model
-    weights = load_weights(str(settings.pretrained))
-    warnings = install(weights, model, settings.name, job.train.classes, settings.keep_head)
-    if engine.rank == 0:
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
@@ -191,8 +148,3 @@ def _set_aside(path: Path, problem: str) -> None:
     except OSError as error:
         kept = f"it stays where it is ({error})"
     print(f"warning: {problem.partition(';')[0]}; {kept}", file=sys.stderr, flush=True)
-
-
-def wait_for_all(engine: Engine) -> None:
-    """Go on when every rank is here."""
-    engine.sum(torch.zeros(1))

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,12 +53,19 @@ class Job:
     about: dict[str, Any]
     warnings: tuple[str, ...]
 
-    def training_batches(self, engine: Engine, first_step: int) -> tuple[Iterator[Batch], int]:
-        """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
+    def is_due(self, what: Literal["log", "eval", "save"], done: int) -> bool:
+        """Whether this happens after `done` steps: it does every so many steps, and at the end."""
+        runtime = self.config.runtime
+        every = {"log": runtime.log_every, "eval": self.config.eval_every, "save": runtime.save_every}[what]
+        return done == self.total_steps or (every is not None and done % every == 0)
+
+    def training_batches(self, engine: Engine, first_step: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each step from `first_step` on, without end."""
         world_size, limit = engine.world_size, self._most_in_one_pass(engine)
         requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
         batches = self.load(engine, self.train, requests, self.augmentation, self.order.instead)
-        return batches, self.num_micro_batches(engine)
+        count = self.num_micro_batches(engine)
+        return iter(lambda: list(islice(batches, count)), None)
 
     def num_micro_batches(self, engine: Engine) -> int:
         """How many forward and backward passes make a step: the same on every rank."""

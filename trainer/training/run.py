@@ -28,7 +28,7 @@ from trainer.run_folder.new_folder import ENVIRONMENT, claim, next_free
 from trainer.run_folder.resume_command import resume_command
 from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
-from trainer.training.fit import train_and_predict, wait_for_all
+from trainer.training.fit import train_and_predict
 from trainer.training.job import CONFIG as CONFIG
 from trainer.training.job import Job, make_job
 from trainer.training.preflight import preflight
@@ -82,7 +82,7 @@ def carry_out(
     if engine.rank == 0:
         for warning in job.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-    wait_for_all(engine)  # every rank has looked at the folder before one writes to it
+    engine.barrier()  # every rank has looked at the folder before one writes to it
     if not start.resume:
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
     with locked(job.run_dir, engine, config.runtime.timeout_s):
@@ -271,12 +271,8 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
 def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
     """Leave status.json saying how the run ended, whichever way it does."""
 
-    def step() -> int:
-        found = checkpoint.numbered(job.run_dir)
-        return checkpoint.step_of(found[-1]) if found else 0
-
     def leave(state: str, reason: str) -> None:
-        write_status(job.run_dir, engine.rank, state, step(), job.total_steps, reason)
+        write_status(job.run_dir, engine.rank, state, checkpoint.last_step(job.run_dir), job.total_steps, reason)
         release(job.run_dir)  # now: a launcher may end this rank at any time
 
     def terminated(number: int, frame: Any) -> None:
@@ -309,7 +305,9 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         leave("resumable", "interrupted")
-        raise RunError(f"interrupted. This goes on from step {step()}:\n  {resume_command(job.run_dir)}") from None
+        raise RunError(
+            f"interrupted. This goes on from step {checkpoint.last_step(job.run_dir)}:\n  {resume_command(job.run_dir)}"
+        ) from None
     except SystemExit:
         leave("resumable", "terminated")
         if lost := taken_over(job.run_dir):
