@@ -24,8 +24,8 @@ from data_pipelines.shards.node_cache import stage
 from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
 from trainer.engines.base import Engine
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.models.weights import describe_weights
+from trainer.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
 
 CONFIG = "config.json"
