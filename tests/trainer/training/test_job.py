@@ -19,7 +19,8 @@ from data_pipelines.loading.sampler import Order
 from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
-from trainer.training.job import Job, folders_of, make_job, open_split
+from trainer.splits import folders_of, open_split
+from trainer.training.job import Job, make_job
 
 CPU = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
 NAN = np.nan
