@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "data_pipelines": ["common", "image_files", "shards", "loading", "datasets", "preparation", "inspect_page"],
     "trainer": [
-        *("files", "losses", "metrics", "kernels", "optim", "checkpoint", "models", "config", "recipes"),
+        *("run_files", "losses", "metrics", "kernels", "optim", "checkpoint", "models", "config", "recipes"),
         *("engines", "run_folder", "profiling", "evaluation", "training", "finetuning", "reporting", "sweep"),
     ],
     "benchmarks": ["lib", "lib.loading", "lib.throughput", "lib.on_gpu", "lib.network", "lib.scaling"],
 }
 SHARED = {
     "data_pipelines": {"common"},
-    "trainer": {"files", "losses", "metrics", "checkpoint", "config"},
+    "trainer": {"run_files", "losses", "metrics", "checkpoint", "config"},
     "benchmarks": {"lib"},
 }
 

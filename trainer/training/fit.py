@@ -15,7 +15,9 @@ from trainer.evaluation.predictions import of_index
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.weights import install, load_weights
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.run_folder.metric_logger import Tracker, write_status
+from trainer.run_files import CHECKPOINTS
+from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.run_status import write_status
 from trainer.training.job import Job
 from trainer.training.loop import judge, train
 from trainer.training.memory import with_batches_that_fit
@@ -31,9 +33,7 @@ def train_and_predict(job: Job, engine: Engine) -> Outcome:
 
 
 def _leave_resumable(job: Job, rank: int, reason: str) -> None:
-    found = checkpoint.numbered(job.run_dir)
-    saved = checkpoint.step_of(found[-1]) if found else 0
-    write_status(job.run_dir, rank, "resumable", saved, job.total_steps, reason)
+    write_status(job.run_dir, rank, "resumable", checkpoint.last_step(job.run_dir), job.total_steps, reason)
 
 
 def _train_and_predict(job: Job, engine: Engine) -> Outcome:
@@ -165,7 +165,7 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
     Rank 0 decides: another node's view of the folder may be older. Raises InputError where none is whole.
     """
     for name in engine.gather([path.name for path in candidates])[0]:
-        path = job.run_dir / checkpoint.FOLDER / name
+        path = job.run_dir / CHECKPOINTS / name
         loaded, problem = None, ""
         try:
             loaded = checkpoint.load(path)

@@ -27,9 +27,7 @@ from trainer.engines.base import Engine
 from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.models.weights import describe_weights
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
-
-CONFIG = "config.json"
-"""In the folder of a run: its settings."""
+from trainer.run_files import CONFIG
 
 
 @dataclass(frozen=True, eq=False)
