@@ -35,8 +35,7 @@ from trainer.reporting.compose import Report, write
 from trainer.reporting.document import Title, Words
 from trainer.reporting.tables import with_titles
 from trainer.reporting.target_tables import few_shot_table
-from trainer.training.results import PREDICTIONS
-from trainer.training.run import CONFIG, RESULT
+from trainer.run_files import CONFIG, PREDICTIONS, RESULT
 
 NAMES = (
     *(b"cat", b"$5_$10", b"_no_legend", b"-rf", b"Katze \xfc", "\u732b".encode(), "Cafe\u0301".encode(), b"k" * 120),

@@ -41,10 +41,12 @@ from trainer.evaluation import predictions
 from trainer.evaluation.inputs import inputs_of
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
+from trainer.run_files import CHECKPOINTS, LOCK
 from trainer.run_folder.csv_log import Rows
-from trainer.run_folder.lock_file import LOCK, after, holder_of, this_start, to_bytes
+from trainer.run_folder.lock_file import after, holder_of, this_start, to_bytes
 from trainer.run_folder.run_lock import in_use
-from trainer.status import run_folders, standing, table
+from trainer.run_folder.run_status import run_folders, run_status
+from trainer.status import table
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def weights_safetensors(folder: Path) -> Parser:
 
 def checkpoints(folder: Path) -> Parser:
     run = save_run(folder / "run", _tensors())
-    files = sorted(path for path in (run / checkpoint.FOLDER).iterdir() if path.is_file())
+    files = sorted(path for path in (run / CHECKPOINTS).iterdir() if path.is_file())
 
     def read(_: Path) -> None:
         path = checkpoint.chosen(run)
@@ -224,7 +226,7 @@ def run_folder(folder: Path) -> Parser:
     (run / "skipped_steps.csv").write_text("step,key\n1,a\n2,b\n")
 
     def read(_: Path) -> None:
-        table([standing(found, 900.0, 2.0) for found in run_folders(folder)])
+        table([run_status(found, 900.0, 2.0) for found in run_folders(folder)])
         state(run, 0.0)
         Rows(run / "skipped_steps.csv", ("step", "key"), enabled=True).cut_back(2)
 

@@ -25,10 +25,10 @@ from torch import Tensor
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_atomically
+from trainer.run_files import CHECKPOINTS
 
 FAMILY = "bitscale checkpoint"
 FORMAT = f"{FAMILY} 1"
-FOLDER = "checkpoints"
 BEST = "best.safetensors"
 LATEST = "latest"
 """Holds the name of the newest checkpoint, for people and other programs."""
@@ -238,7 +238,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 def numbered(run_dir: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, the best one's copy aside."""
-    folder = run_dir / FOLDER
+    folder = run_dir / CHECKPOINTS
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
@@ -248,18 +248,19 @@ def step_of(path: Path) -> int:
 
 
 def last_step(run_dir: Path) -> int:
-    """The updates done at the newest numbered checkpoint of a run; 0 without any."""
-    return max(map(step_of, numbered(run_dir)), default=0)
+    """The updates done at the newest checkpoint of a run; 0 without any."""
+    found = numbered(run_dir)
+    return step_of(found[-1]) if found else 0
 
 
 def path_of(run_dir: Path, step: int) -> Path:
     """Where the checkpoint after `step` updates lies."""
-    return run_dir / FOLDER / f"step_{step:08d}.safetensors"
+    return run_dir / CHECKPOINTS / f"step_{step:08d}.safetensors"
 
 
 def best_path(run_dir: Path) -> Path:
     """Where the checkpoint that was best on val lies."""
-    return run_dir / FOLDER / BEST
+    return run_dir / CHECKPOINTS / BEST
 
 
 def chosen(run: Path) -> Path:
@@ -272,7 +273,7 @@ def chosen(run: Path) -> Path:
     best = best_path(run)
     candidates = [best] if best.is_file() else numbered(run)[-1:]
     if not candidates:
-        raise InputError(f"{run} is neither a checkpoint nor a run folder with one ({run / FOLDER} has none)")
+        raise InputError(f"{run} is neither a checkpoint nor a run folder with one ({run / CHECKPOINTS} has none)")
     return candidates[0]
 
 
@@ -308,4 +309,4 @@ def set_aside(path: Path) -> Path:
 
 def damaged(run_dir: Path) -> list[Path]:
     """What was set aside."""
-    return sorted((run_dir / FOLDER).glob(f"*{_DAMAGED}"))
+    return sorted((run_dir / CHECKPOINTS).glob(f"*{_DAMAGED}"))

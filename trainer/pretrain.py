@@ -28,10 +28,11 @@ from trainer.engines import ENGINES
 from trainer.finetuning.paper_code import departures, match_authors, match_paper_code
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
+from trainer.run_files import CONFIG
 from trainer.run_folder import rank_logs
 from trainer.splits import lacks_val
 from trainer.training.job import make_job
-from trainer.training.run import CONFIG, Start, run, run_dir_of, summary
+from trainer.training.run import Start, run, run_dir_of, summary
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()

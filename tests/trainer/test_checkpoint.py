@@ -13,19 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint
-from trainer.checkpoint import (
-    BEST,
-    FOLDER,
-    DamagedError,
-    chosen,
-    describe,
-    fingerprint,
-    load,
-    numbered,
-    path_of,
-    prune,
-    save,
-)
+from trainer.checkpoint import BEST, DamagedError, chosen, describe, fingerprint, load, numbered, path_of, prune, save
+from trainer.run_files import CHECKPOINTS
 
 ABOUT = {"step": 7, "best": 0.5, "model": "r50x1", "classes": ["cat", "dög"], "nothing": None}
 
@@ -64,7 +53,7 @@ def test_round_trip_is_bit_for_bit(tmp_path: Path) -> None:
         for name, tensor in state[part].items():
             found = loaded.state[part][name]
             assert (found.dtype, found.shape, bits(found)) == (tensor.dtype, tensor.shape, bits(tensor)), name
-    assert list((tmp_path / FOLDER).iterdir()) == [path]
+    assert list((tmp_path / CHECKPOINTS).iterdir()) == [path]
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
@@ -197,7 +186,7 @@ def test_numbered_are_in_order_and_prune_keeps_the_newest(tmp_path: Path) -> Non
     paths = [path_of(tmp_path, step) for step in (900, 20, 12_345_678, 1000)]
     for path in paths:
         save(path, some_state(), ABOUT)
-    others = [tmp_path / FOLDER / name for name in (BEST, ".step_00000030.safetensors.tmp", "step_5.safetensors")]
+    others = [tmp_path / CHECKPOINTS / name for name in (BEST, ".step_00000030.safetensors.tmp", "step_5.safetensors")]
     touch(*others)
     ordered = [paths[1], paths[0], paths[3], paths[2]]
     assert numbered(tmp_path) == ordered
@@ -229,7 +218,7 @@ def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
 
 
 def test_chosen_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
-    last, best = path_of(tmp_path, 200), tmp_path / FOLDER / BEST
+    last, best = path_of(tmp_path, 200), tmp_path / CHECKPOINTS / BEST
     touch(path_of(tmp_path, 100), last)
     assert chosen(tmp_path) == last
     touch(best)
@@ -238,7 +227,7 @@ def test_chosen_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -
 
 
 def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
+    (tmp_path / CHECKPOINTS).mkdir()
     for run in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputError, match=f"{run} is neither a checkpoint nor a run folder"):
             chosen(run)

@@ -17,8 +17,7 @@ from trainer import checkpoint
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predictions import age_band, align, load
 from trainer.evaluation.test_set import align_labels
-from trainer.training.results import PREDICTIONS
-from trainer.training.run import RESULT
+from trainer.run_files import PREDICTIONS, RESULT
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,10 @@ from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
 from trainer.predict import Predict, predict
 from trainer.report import Report, write_report
-from trainer.status import run_folders, standing, table
+from trainer.run_files import RESULT
+from trainer.run_folder.run_status import run_folders, run_status
+from trainer.status import table
 from trainer.training.results import recompute
-from trainer.training.run import RESULT
 
 SIDE = 16
 NOT_UTF8 = "Katze \udcfc"
@@ -162,4 +163,4 @@ def test_it_predicts(run_dir: Path, folder: Path, here: Path) -> None:
 
 def test_its_status_is_told(run_dir: Path) -> None:
     (found,) = run_folders(run_dir)
-    assert "a \\udcfc `b` $c_$d" in table([standing(found, 900.0, 0.0)])
+    assert "a \\udcfc `b` $c_$d" in table([run_status(found, 900.0, 0.0)])

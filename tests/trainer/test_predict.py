@@ -19,7 +19,7 @@ from trainer import checkpoint, predict
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.predict import Predict
-from trainer.training.results import PREDICTIONS
+from trainer.run_files import PREDICTIONS
 
 
 @pytest.fixture(scope="module")

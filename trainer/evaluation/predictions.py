@@ -13,7 +13,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Array, Index, Split, Task
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.metrics import known_labels, log_odds
-from trainer.training.results import PREDICTIONS, columns_of
+from trainer.run_files import PREDICTIONS
+from trainer.training.results import columns_of
 
 _AGE_BANDS = (0, 18, 40, 60, 80)
 _UNKNOWN = "unknown"

@@ -21,9 +21,9 @@ from trainer.engines.base import Engine
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table
+from trainer.run_files import PROFILE
 from trainer.run_folder.environment import cpu_name
 
-FOLDER = "profile"
 _FREE, _PROFILER_WARM_UP = 3, 1  # steps: without the profiler, and with it before it counts
 WARM_UP_STEPS = _FREE + _PROFILER_WARM_UP
 
@@ -178,7 +178,7 @@ class _Recorder:
         words = table(found, self._title(found), self._unrecorded_ms())
         if self._on_gpu and not found.on_gpu:
             self._say("warning: the profiler saw nothing on the GPU, so the table shows the host alone")
-        target = self._job.run_dir / FOLDER / f"steps-{self._first}-{self._first + found.steps - 1}"
+        target = self._job.run_dir / PROFILE / f"steps-{self._first}-{self._first + found.steps - 1}"
         try:
             target.parent.mkdir(exist_ok=True)
             # Not with_suffix: the file's name has no suffix that could be replaced.

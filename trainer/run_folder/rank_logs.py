@@ -22,8 +22,8 @@ import torch
 
 from data_pipelines.common import cli, streams
 from trainer.engines.base import Engine
+from trainer.run_files import LOGS
 
-FOLDER = "logs"
 _WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it
 _KEPT_CHARACTERS = 1 << 20  # said before the run folder is known
 
@@ -95,9 +95,9 @@ def follow(run_dir: Path, rank: int) -> None:
     """What has been and will be printed belongs to this run. Without `install`, nothing happens."""
     if _log is not None:
         try:
-            _log.follow(run_dir / FOLDER, f"{platform.node()}-{rank}.log")
+            _log.follow(run_dir / LOGS, f"{platform.node()}-{rank}.log")
         except OSError as error:
-            print(f"warning: {run_dir / FOLDER} cannot be written ({error}); there will be no log", file=sys.stderr)
+            print(f"warning: {run_dir / LOGS} cannot be written ({error}); there will be no log", file=sys.stderr)
 
 
 def tell_together(engine: Engine) -> None:

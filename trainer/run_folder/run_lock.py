@@ -16,9 +16,8 @@ from typing import Any, Literal, Protocol
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError, RunError
+from trainer.run_files import ENVIRONMENT, LOCK
 from trainer.run_folder.lock_file import (
-    ENVIRONMENT,
-    LOCK,
     Found,
     Holder,
     after,

@@ -28,9 +28,10 @@ from trainer.finetuning.finetune import (
     source_name,
     target_name,
 )
+from trainer.run_files import RESULT
 from trainer.run_folder.metric_logger import read_metrics
 from trainer.training.job import normalised
-from trainer.training.run import RESULT, Start, finished, settings_of
+from trainer.training.run import Start, finished, settings_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +194,11 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
     config = replace(config, model=normalised(config.model, run_dir))
     start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
     result = finished(run_dir, settings_of(config, target.train.fingerprint), start, target.described())
-    found = checkpoint.numbered(run_dir)
     return PlannedRun(
         transfer=transfer,
         config=config,
         is_finished=result is not None,
-        first_step=checkpoint.step_of(found[-1]) if found else 0,
+        first_step=checkpoint.last_step(run_dir),
         predicted_images=_predicted_images(transfer, target),
     )
 

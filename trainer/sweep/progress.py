@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from data_pipelines.common.files import read_json
+from trainer.run_files import RESULT
 from trainer.sweep.plan import PlannedRun
-from trainer.training.run import RESULT, summary
+from trainer.training.run import summary
 
 _LINE_EVERY_S = 60.0  # where there is no terminal for a bar
 

@@ -12,7 +12,9 @@ from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import of_index
-from trainer.run_folder.metric_logger import Tracker, write_status
+from trainer.run_files import CHECKPOINTS
+from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.run_status import write_status
 from trainer.training.job import Job
 from trainer.training.loop import judge, train
 from trainer.training.memory import with_batches_that_fit
@@ -122,7 +124,7 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
     Rank 0 decides: another node's view of the folder may be older. Raises InputError where none is whole.
     """
     for name in engine.gather([path.name for path in candidates])[0]:
-        path = job.run_dir / checkpoint.FOLDER / name
+        path = job.run_dir / CHECKPOINTS / name
         loaded, problem = None, ""
         try:
             loaded = checkpoint.load(path)

@@ -26,10 +26,8 @@ from trainer.engines.base import Engine
 from trainer.models.weights import describe_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
+from trainer.run_files import CONFIG
 from trainer.splits import folders_of, open_split, set_digests, trained_on
-
-CONFIG = "config.json"
-"""In the folder of a run: its settings."""
 
 
 @dataclass(frozen=True, eq=False)

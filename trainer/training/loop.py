@@ -12,6 +12,7 @@ from trainer.engines.base import Engine
 from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
 from trainer.profiling.recorder import recorded_steps
+from trainer.run_files import UNJUDGED
 from trainer.run_folder.metric_logger import Tracker
 from trainer.training.job import Job
 from trainer.training.loss_monitor import LossWatch, ways_to_stay_finite
@@ -20,7 +21,7 @@ from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
 from trainer.training.step_report import RankSums, StepReport
 from trainer.training.throughput_meter import Meter
-from trainer.training.unreadable_images import UNJUDGED, note_unjudged
+from trainer.training.unreadable_images import note_unjudged
 
 
 def train(

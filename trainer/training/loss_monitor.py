@@ -13,13 +13,13 @@ from data_pipelines.common.files import write_json
 from data_pipelines.loading.unreadable import keys_of
 from trainer.config import Config
 from trainer.engines.base import Engine
+from trainer.run_files import SKIPPED_STEPS
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job
 from trainer.training.loss_spikes import SpikeDetector
 from trainer.training.step_report import HostCopy, StepReport
 from trainer.training.unreadable_images import Account
 
-SKIPPED = "skipped_steps.csv"
 _COLUMNS = ("step", "lr", "why", "rank", "key")
 _SHOWN_KEYS = 8
 
@@ -34,7 +34,7 @@ class LossWatch:
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
         self._spikes = SpikeDetector()
         self._account = Account(job, engine, first_step)
-        self._skipped = Rows(job.run_dir / SKIPPED, _COLUMNS, enabled=engine.rank == 0)
+        self._skipped = Rows(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.cut_back(first_step)}
         self.num_skipped = int(engine.sum(torch.tensor(len(before))))
         """Updates that the run has left out, those before it was resumed included; the same on every rank."""
@@ -78,7 +78,8 @@ class LossWatch:
         if self._rank == 0:
             left = f"the update is left out, as {self.num_skipped} of at most {most}"
             print(
-                f"warning: the {what} of step {step} is not finite; {left}; {SKIPPED} has the images", file=sys.stderr
+                f"warning: the {what} of step {step} is not finite; {left}; {SKIPPED_STEPS} has the images",
+                file=sys.stderr,
             )
         if self.num_skipped > most:
             raise RunError(

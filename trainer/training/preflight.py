@@ -20,6 +20,7 @@ from trainer.config import Config
 from trainer.engines.base import Engine
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
 from trainer.models.bit import build_model
+from trainer.run_files import CHECKPOINTS
 from trainer.training.job import Job
 
 SAME = (
@@ -103,7 +104,7 @@ def _free_bytes(run_dir: Path) -> int:
     """Free for checkpoints: also what a killed start has left, which the next save deletes."""
     folder = run_dir.absolute()
     free = shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
-    for path in checkpoint.unfinished(run_dir / checkpoint.FOLDER):
+    for path in checkpoint.unfinished(run_dir / CHECKPOINTS):
         with suppress(FileNotFoundError):  # ranks whose launcher died may still be saving
             free += path.stat().st_size
     return free

@@ -20,9 +20,8 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index, Split
 from trainer.metrics import all_metrics, compute_metrics, left_out
+from trainer.run_files import PREDICTIONS, SUBSET
 
-PREDICTIONS = "predictions.npz"
-SUBSET = "subset.csv"
 _MOST_LOGITS = 100_000_000  # beyond, tables of all classes serve nobody and the file would take gigabytes
 Predicted = Mapping[Split, tuple[Index, Tensor]]
 

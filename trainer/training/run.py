@@ -20,23 +20,21 @@ from trainer.engines.base import Engine, RankLostError
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
+from trainer.run_files import CONFIG, ENVIRONMENT, PREDICTIONS, RESULT, SUBSET
 from trainer.run_folder import rank_logs
 from trainer.run_folder.environment import describe_environment
 from trainer.run_folder.lock_file import job_name
-from trainer.run_folder.metric_logger import write_status
-from trainer.run_folder.new_folder import ENVIRONMENT, claim, next_free
+from trainer.run_folder.new_folder import claim, next_free
 from trainer.run_folder.resume_command import resume_command
 from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
+from trainer.run_folder.run_status import write_status
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
-from trainer.training.job import CONFIG as CONFIG
 from trainer.training.job import Job, make_job
 from trainer.training.preflight import preflight
-from trainer.training.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
+from trainer.training.results import Outcome, final_metrics, save_predictions, write_subset
 from trainer.training.saver import UnsavedError
 from trainer.training.signals import Stopped
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -305,9 +303,8 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         leave("resumable", "interrupted")
-        raise RunError(
-            f"interrupted. This goes on from step {checkpoint.last_step(job.run_dir)}:\n  {resume_command(job.run_dir)}"
-        ) from None
+        step = checkpoint.last_step(job.run_dir)
+        raise RunError(f"interrupted. This goes on from step {step}:\n  {resume_command(job.run_dir)}") from None
     except SystemExit:
         leave("resumable", "terminated")
         if lost := taken_over(job.run_dir):

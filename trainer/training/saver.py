@@ -20,8 +20,8 @@ from data_pipelines.common.errors import RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.run_folder.log_messages import say
-from trainer.run_folder.metric_logger import write_status
 from trainer.run_folder.run_lock import require_lock, taken_over
+from trainer.run_folder.run_status import write_status
 from trainer.training.job import Job
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats

@@ -11,10 +11,10 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
 from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
+from trainer.run_files import QUARANTINE, UNJUDGED, UNSEEN
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job
 
-UNSEEN, QUARANTINE, UNJUDGED = "unseen.csv", "quarantine.csv", "unjudged.csv"
 _SHOWN = 3
 
 

@@ -1,6 +1,5 @@
 """Loading on a GPU: how fast DALI's mixed decoder is by its share of hardware decoding, and whether training waits."""
 
-import json
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.lib.loading.timed_pass import SIZE, Setting, child_environment
+from trainer.run_folder.metric_logger import read_metrics
 
 HW_DECODER_LOADS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.9, 1.0)
 _WARM_UP_BATCHES, _BATCHES = 10, 50
@@ -77,8 +77,7 @@ def train(setting: Setting, model: str, steps: int, log_every: int, *options: st
     finished = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=child_environment())
     if finished.returncode:
         return {"not_measured": finished.stderr.strip().splitlines()[-1]}
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    measured = [row for row in rows if "train/data_wait_share" in row][1:]
+    measured = [row for row in read_metrics(run_dir) if "train/data_wait_share" in row][1:]
     return {
         "model": model,
         "rows": len(measured),

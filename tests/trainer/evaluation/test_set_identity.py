@@ -21,7 +21,7 @@ from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks
 from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
-from trainer.training.run import RESULT
+from trainer.run_files import RESULT
 
 LABELS, CLASSES = [0, 1, 0, 1], ("cat", "dog")
 EXTERNAL = "another set that is called films"

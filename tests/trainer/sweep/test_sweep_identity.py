@@ -17,8 +17,9 @@ from data_pipelines.shards.tar import read_manifest
 from trainer import checkpoint
 from trainer.finetuning.finetune import Options, Transfer, open_target, set_digests_of, warnings_of
 from trainer.models.weights import describe_weights
+from trainer.run_files import CONFIG, RESULT
 from trainer.sweep.plan import Plan, make_plan
-from trainer.training.run import CONFIG, RESULT, settings_of
+from trainer.training.run import settings_of
 
 LABELS, CLASSES = [0, 0, 1, 1], ("few", "many")
 

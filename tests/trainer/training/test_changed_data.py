@@ -17,7 +17,8 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.pretrain import parse
-from trainer.training.run import RESULT, Start, run
+from trainer.run_files import RESULT
+from trainer.training.run import Start, run
 
 ALL = ("train", "val", "test")
 

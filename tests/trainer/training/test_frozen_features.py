@@ -18,9 +18,10 @@ from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, Sched
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.models.bit import build_model
+from trainer.run_files import PREDICTIONS
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import make_job
-from trainer.training.results import PREDICTIONS, recompute
+from trainer.training.results import recompute
 from trainer.training.run import Start, summary
 from trainer.training.run import run as train
 

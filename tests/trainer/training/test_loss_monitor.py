@@ -14,7 +14,8 @@ from data_pipelines.common.errors import RunError
 from data_pipelines.loading.sampler import Order
 from trainer.config import RuntimeConfig
 from trainer.engines.base import Update
-from trainer.training.loss_monitor import SKIPPED, LossWatch
+from trainer.run_files import SKIPPED_STEPS
+from trainer.training.loss_monitor import LossWatch
 from trainer.training.loss_spikes import FEWEST_STEPS, SpikeDetector
 from trainer.training.step_report import RankSums, StepReport
 
@@ -118,13 +119,13 @@ def test_skipped_steps_are_listed_counted_over_a_resume_and_bounded(
         see(watch, step, bad=step in (STEP, 13))
     watch.settle()
     assert "the loss of step 11 is not finite; the update is left out, as 1 of at most 2" in capsys.readouterr().err
-    first, *rows = csv.reader((tmp_path / SKIPPED).open())
+    first, *rows = csv.reader((tmp_path / SKIPPED_STEPS).open())
     assert first == ["step", "lr", "why", "rank", "key"]
     assert [row for row in rows if row[0] == "11"] == [["11", "0.125", "loss", "1", key] for key in keys_of(1)]
 
     resumed = watch_of(tmp_path, first_step=13, non_finite="skip", max_skipped_steps=2)
     assert resumed.num_skipped == 1  # step 13 is done again
-    assert len(list(csv.reader((tmp_path / SKIPPED).open()))) == 1 + len(keys_of(1))
+    assert len(list(csv.reader((tmp_path / SKIPPED_STEPS).open()))) == 1 + len(keys_of(1))
     see(resumed, 13, bad=True)
     see(resumed, 14, bad=True)
     with pytest.raises(RunError, match=r"3 steps had .* more than --max-skipped-steps 2"):
@@ -135,7 +136,7 @@ def test_gradient_alone_names_the_images_of_all_ranks(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, non_finite="skip")
     watch.see(report_of(STEP, [1.0, 1.0], update(skipped=True)))
     watch.settle()
-    rows = list(csv.reader((tmp_path / SKIPPED).open()))[1:]
+    rows = list(csv.reader((tmp_path / SKIPPED_STEPS).open()))[1:]
     assert [row[2:] for row in rows] == [["gradient", str(rank), key] for rank in (0, 1) for key in keys_of(rank)]
 
 

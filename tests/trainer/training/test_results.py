@@ -20,8 +20,9 @@ from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.models.bit import BiTResNet
-from trainer.training.results import PREDICTIONS, SUBSET, final_metrics, recompute, save_predictions, write_subset
-from trainer.training.run import RESULT, Start, run
+from trainer.run_files import PREDICTIONS, RESULT, SUBSET
+from trainer.training.results import final_metrics, recompute, save_predictions, write_subset
+from trainer.training.run import Start, run
 
 CLASSES = ("cat", "dog", "eel")
 

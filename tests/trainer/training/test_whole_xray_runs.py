@@ -19,7 +19,7 @@ from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.predict import Predict, predict
-from trainer.training.results import PREDICTIONS
+from trainer.run_files import PREDICTIONS
 
 ON_CPU = RuntimeConfig(device="cpu", threads=1)
 CUTS: tuple[XrayCut, ...] = ("whole", "square")
