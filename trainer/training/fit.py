@@ -10,8 +10,7 @@ from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
-from trainer.evaluation.operating import KEY, choose
-from trainer.evaluation.predictions import of_index
+from trainer.evaluation.results import Outcome, Predicted, operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.run_status import write_status
@@ -20,7 +19,6 @@ from trainer.training.loop import judge, train
 from trainer.training.memory import with_batches_that_fit
 from trainer.training.memory_report import count_memory
 from trainer.training.model import prepare_model
-from trainer.training.results import Outcome, Predicted
 from trainer.training.signals import StopSignals
 
 
@@ -57,9 +55,8 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
     # The only time that test is read.
     predicted: Predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
-        index, logits = predicted["val"]
         try:
-            checkpoint.add(path, **{KEY: choose(of_index(index, logits.numpy())).to_dict()})
+            checkpoint.add(path, **operating_points(*predicted["val"]))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
     return Outcome(seconds, predicted, details)

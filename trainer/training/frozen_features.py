@@ -13,13 +13,13 @@ from torch import Tensor
 from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
 from trainer.engines.base import Engine
+from trainer.evaluation.results import Outcome
 from trainer.metrics import compute_metrics
 from trainer.training.job import Job
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
 from trainer.training.memory import with_batches_that_fit
 from trainer.training.model import prepare_model
-from trainer.training.results import Outcome
 from trainer.training.run import Start, carry_out
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]

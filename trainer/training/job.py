@@ -1,17 +1,19 @@
 """A job: a configuration together with the data it names, ready to run on any number of ranks."""
 
+import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.files import read_json
+from data_pipelines.common.files import read_json, write_atomically
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
@@ -26,7 +28,7 @@ from trainer.engines.base import Engine
 from trainer.models.weights import describe_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
-from trainer.run_files import CONFIG
+from trainer.run_files import CONFIG, SUBSET
 from trainer.splits import folders_of, open_split, set_digests, trained_on
 
 
@@ -163,6 +165,19 @@ def make_job(config: Config, run_dir: Path) -> Job:
         },
         warnings=(*late, *_warnings(config, folders, train)),
     )
+
+
+def write_subset(run_dir: Path, index: Index) -> None:
+    """Write `subset.csv`: key and class of every training image of a few-shot run."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            rows = csv.writer(file)
+            rows.writerow(("key", "class"))
+            names = [index.classes[label] for label in index.labels]
+            rows.writerows(zip(index.keys(np.arange(len(index))), names, strict=True))
+
+    write_atomically(run_dir / SUBSET, write)
 
 
 def make_augmentation(config: Config, may_flip: bool) -> Augmentation:

@@ -9,6 +9,7 @@ from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import Unseen
 from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
+from trainer.evaluation.outputs import Outputs
 from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
 from trainer.profiling.recorder import recorded_steps
@@ -16,7 +17,6 @@ from trainer.run_files import UNJUDGED
 from trainer.run_folder.metric_logger import Tracker
 from trainer.training.job import Job
 from trainer.training.loss_monitor import LossWatch, ways_to_stay_finite
-from trainer.training.outputs import Outputs
 from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
 from trainer.training.step_report import RankSums, StepReport

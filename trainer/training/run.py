@@ -17,6 +17,7 @@ from data_pipelines.common.files import read_json, write_json
 from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
+from trainer.evaluation.results import Outcome, final_metrics, save_predictions
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
@@ -30,9 +31,8 @@ from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock
 from trainer.run_folder.run_status import write_status
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
-from trainer.training.job import Job, make_job
+from trainer.training.job import Job, make_job, write_subset
 from trainer.training.preflight import preflight
-from trainer.training.results import Outcome, final_metrics, save_predictions, write_subset
 from trainer.training.saver import UnsavedError
 from trainer.training.signals import Stopped
 
