@@ -25,8 +25,8 @@ from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.shards.tar import MANIFEST
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.run_folder.metric_logger import read_metrics
 from trainer.training.job import Job
 from trainer.training.run import Outcome, Start, carry_out, train_and_predict

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.engines.base import Update
+from trainer.engine import Update
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
-from trainer.optim.sgd_agc import SGDAGC
 
 _DDP_BUCKET_MB = 25
 _COMPRESSION_HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
@@ -63,7 +62,7 @@ class DDPEngine(ReplicaEngine):
 
             groups, shared = self._optimizer.param_groups, self._optimizer.defaults
             names = ("lr", "momentum", "weight_decay", "nesterov")
-            self._sharded = ShardedOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})
+            self._sharded = ShardedOptimizer(groups, type(self._optimizer), **{name: shared[name] for name in names})
             self._optimizer = self._sharded
         return wrapped
 

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
-from trainer.engines.base import Update
+from trainer.engine import Update
 from trainer.engines.ddp import init_process_group
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, channels_last
-from trainer.optim.sgd_agc import SGDAGC
 from trainer.optim.sharded_sgd_agc import ShardedSGDAGC
 
 _BYTES_OF_GRADIENT = 4
@@ -73,7 +72,7 @@ class DeepSpeedEngine(ReplicaEngine):
     def _wrap(self, model: nn.Module) -> nn.Module:
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             raise InputError(f"DeepSpeed trains fp32 weights only; take {flag('--engine')} ddp or horovod")
-        self._whole: SGDAGC | None = self._optimizer
+        self._whole: torch.optim.Optimizer | None = self._optimizer
         self._gathers = self._runtime.zero_stage < 2  # which exists to hold a part of the gradients only
         if self._runtime.zero_stage:
             self._whole = None

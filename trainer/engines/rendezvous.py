@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from data_pipelines.common.errors import InputError
-from trainer.engines.base import RankLostError
+from trainer.engine import RankLostError
 from trainer.engines.consistency import disagreements, shared_gpus
 from trainer.engines.ranks import Place
 

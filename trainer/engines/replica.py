@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from trainer.config import Precision, RuntimeConfig
+from trainer.engine import Engine, Update
 from trainer.engines import parent_watch
-from trainer.engines.base import Engine, Update
 from trainer.engines.compilation import begin_pass, compile_no_units, compile_units
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
 from trainer.engines.ranks import Place, find_place
@@ -93,10 +93,11 @@ class ReplicaEngine(Engine):
     def _all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over ranks of a tensor on this engine's device; may overwrite it."""
 
-    def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, example: Tensor) -> None:
         assert isinstance(model, BiTResNet)
         self._bare = model
-        self._optimizer: Any = optimizer  # engines may put another in its place
+        # Engines may put another in its place; what wraps a model wants one, though nothing be trained.
+        self._optimizer: Any = optimizer or SGDAGC(model.parameters(), lr=0.0)
         # Without fp16 its scale() and unscale_() change nothing.
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._scales_loss)
         self._place_weights(model)

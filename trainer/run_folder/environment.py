@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 
 _PACKAGES = ("bitscale", "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy")
 

@@ -21,7 +21,7 @@ from typing import TextIO
 import torch
 
 from data_pipelines.common import cli, streams
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.run_files import LOGS
 
 _WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it

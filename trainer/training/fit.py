@@ -9,7 +9,7 @@ import torch
 from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.evaluation.results import Outcome, Predicted, operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder.metric_logger import Tracker

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.evaluation.results import Outcome
 from trainer.metrics import compute_metrics
 from trainer.training.job import Job

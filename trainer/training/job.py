@@ -24,7 +24,7 @@ from data_pipelines.shards.concat import near_misses
 from data_pipelines.shards.index import Index, Split, some_of
 from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, ModelConfig
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.models.weights import describe_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup

@@ -8,7 +8,7 @@ from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import Unseen
 from data_pipelines.shards.index import Index
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.evaluation.outputs import Outputs
 from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics

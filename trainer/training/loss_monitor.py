@@ -12,7 +12,7 @@ from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_json
 from data_pipelines.loading.unreadable import keys_of
 from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.run_files import SKIPPED_STEPS
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job

@@ -13,7 +13,7 @@ from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.loading.batch import Batch
 from trainer.config import Precision
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.losses import batch_loss, model_input
 from trainer.training.job import Job
 from trainer.training.model import prepare_model

@@ -5,7 +5,7 @@ import sys
 import torch
 from torch import nn
 
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.weights import install, load_weights
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -33,8 +33,7 @@ def prepare_model(job: Job, engine: Engine) -> int:
     if job.config.mode != "finetune":
         num_features: int = model.head.in_features
         model.head = nn.Identity()  # type: ignore[assignment]
-        # Engines want an optimiser and a batch to begin with, though nothing will be trained.
-        engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), job.blank_images(1))
+        engine.prepare(model, None, job.blank_images(1))
         return num_features
     optimizer = SGDAGC(
         param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),

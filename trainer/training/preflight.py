@@ -17,7 +17,7 @@ import torch
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
 from trainer.models.bit import build_model
 from trainer.run_files import CHECKPOINTS

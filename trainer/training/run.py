@@ -16,7 +16,7 @@ from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json, write_json
 from trainer import checkpoint
 from trainer.config import Config, differences
-from trainer.engines.base import Engine, RankLostError
+from trainer.engine import Engine, RankLostError
 from trainer.evaluation.results import Outcome, final_metrics, save_predictions
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights

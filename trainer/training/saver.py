@@ -18,7 +18,7 @@ from torch import Tensor
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from trainer import checkpoint
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.run_folder.log_messages import say
 from trainer.run_folder.run_lock import require_lock, taken_over
 from trainer.run_folder.run_status import write_status

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.loading.unreadable import Unseen
-from trainer.engines.base import Engine, Update
+from trainer.engine import Engine, Update
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from time import perf_counter
 import torch
 
 from trainer.config import Precision
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.models.flops import training_flops
 from trainer.training.gpu_energy import EnergyCounter
 from trainer.training.gpu_peaks import peak_flops

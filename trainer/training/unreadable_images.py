@@ -10,7 +10,7 @@ from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_atomically
 from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
 from data_pipelines.shards.index import Index
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.run_files import QUARANTINE, UNJUDGED, UNSEEN
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job

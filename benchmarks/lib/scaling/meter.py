@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.engines.base import Engine, Update
+from trainer.engine import Engine, Update
 from trainer.training.gpu_energy import EnergyCounter
 
 

@@ -13,7 +13,7 @@ import torch
 from data_pipelines.common.errors import RunError
 from data_pipelines.loading.sampler import Order
 from trainer.config import RuntimeConfig
-from trainer.engines.base import Update
+from trainer.engine import Update
 from trainer.run_files import SKIPPED_STEPS
 from trainer.training.loss_monitor import LossWatch
 from trainer.training.loss_spikes import FEWEST_STEPS, SpikeDetector

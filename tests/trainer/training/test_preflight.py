@@ -18,8 +18,8 @@ from run_ranks import free_port, run_ranks
 
 from data_pipelines.common.errors import InputError
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import RankLostError
 from trainer.engines import ENGINES, rendezvous
-from trainer.engines.base import RankLostError
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
 from trainer.models.bit import build_model

@@ -16,8 +16,8 @@ from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.evaluation.results import final_metrics, recompute, save_predictions
 from trainer.models.bit import BiTResNet

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.engines.base import Update
+from trainer.engine import Update
 from trainer.models.flops import training_flops
 from trainer.training import throughput_meter
 from trainer.training.gpu_energy import EnergyCounter
