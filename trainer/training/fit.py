@@ -10,14 +10,13 @@ from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.engine import Engine
-from trainer.evaluation.results import Outcome, Predicted, operating_points
+from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.run_status import write_status
-from trainer.training.job import Job
+from trainer.training.job import Job, Outcome
 from trainer.training.loop import judge, train
-from trainer.training.memory import with_batches_that_fit
-from trainer.training.memory_report import count_memory
+from trainer.training.memory import count_memory, with_batches_that_fit
 from trainer.training.model import prepare_model
 from trainer.training.signals import StopSignals
 
@@ -53,7 +52,7 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
     engine.load_state_dict(loaded.state)
     details = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
     # The only time that test is read.
-    predicted: Predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
+    predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
         try:
             checkpoint.add(path, **operating_points(*predicted["val"]))

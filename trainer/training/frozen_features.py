@@ -13,9 +13,8 @@ from torch import Tensor
 from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
 from trainer.engine import Engine
-from trainer.evaluation.results import Outcome
 from trainer.metrics import compute_metrics
-from trainer.training.job import Job
+from trainer.training.job import Job, Outcome
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
 from trainer.training.memory import with_batches_that_fit

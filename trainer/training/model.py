@@ -5,6 +5,7 @@ import sys
 import torch
 from torch import nn
 
+from trainer.config import Config
 from trainer.engine import Engine
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.weights import install, load_weights
@@ -44,6 +45,13 @@ def prepare_model(job: Job, engine: Engine) -> int:
     )
     engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
     return job.train.num_classes
+
+
+def checkpoint_bytes(config: Config, num_classes: int) -> int:
+    """What a checkpoint takes: fp32 weights and momentum."""
+    with torch.device("meta"):
+        model = build_model(config.model.name, num_classes)
+    return 2 * 4 * sum(p.numel() for p in model.parameters())
 
 
 def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:

@@ -17,9 +17,8 @@ from data_pipelines.common.files import read_json, write_json
 from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engine import Engine, RankLostError
-from trainer.evaluation.results import Outcome, final_metrics, save_predictions
+from trainer.evaluation.results import final_metrics, save_predictions
 from trainer.metrics import METRIC_NAME, metric_of
-from trainer.models.weights import describe_weights
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.run_files import CONFIG, ENVIRONMENT, PREDICTIONS, RESULT, SUBSET
 from trainer.run_folder import rank_logs
@@ -31,7 +30,7 @@ from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock
 from trainer.run_folder.run_status import write_status
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
-from trainer.training.job import Job, make_job, write_subset
+from trainer.training.job import Job, Outcome, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
 from trainer.training.saver import UnsavedError
 from trainer.training.signals import Stopped
@@ -147,14 +146,6 @@ def _made(
         write_json(run_dir / RESULT, result)
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     return result
-
-
-def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
-    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
-    settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
-    if config.model.pretrained is not None:
-        settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
-    return settings
 
 
 def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from trainer.finetuning.finetune import Options, Transfer, open_target, set_dige
 from trainer.models.weights import describe_weights
 from trainer.run_files import CONFIG, RESULT
 from trainer.sweep.plan import Plan, make_plan
-from trainer.training.run import settings_of
+from trainer.training.job import settings_of
 
 LABELS, CLASSES = [0, 0, 1, 1], ("few", "many")
 

@@ -15,8 +15,7 @@ from data_pipelines.loading.sampler import Order
 from trainer.config import RuntimeConfig
 from trainer.engine import Update
 from trainer.run_files import SKIPPED_STEPS
-from trainer.training.loss_monitor import LossWatch
-from trainer.training.loss_spikes import FEWEST_STEPS, SpikeDetector
+from trainer.training.loss_monitor import FEWEST_STEPS, LossWatch, SpikeDetector
 from trainer.training.step_report import RankSums, StepReport
 
 ORDER = Order(num_samples=50, global_batch_size=8, seed=3)
