@@ -19,7 +19,7 @@ from trainer.run_files import SKIPPED_STEPS
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job
 from trainer.training.step_report import HostCopy, StepReport
-from trainer.training.unreadable_images import Account
+from trainer.training.unreadable_images import UnreadableImageLog
 
 _COLUMNS = ("step", "lr", "why", "rank", "key")
 _SHOWN_KEYS = 8
@@ -63,7 +63,7 @@ class LossWatch:
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
         self._spikes = SpikeDetector()
-        self._account = Account(job, engine, first_step)
+        self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = Rows(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.cut_back(first_step)}
         self.num_skipped = int(engine.sum(torch.tensor(len(before))))
@@ -82,14 +82,14 @@ class LossWatch:
 
     def settle(self) -> None:
         """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
-        update was left out and not too many were; and where images cannot be shown, as `Account.take` does."""
+        update was left out and not too many were; and where images cannot be shown, as `UnreadableImageLog.take` does."""
         if self._seen is None:
             return
         report, numbers = self._seen.report, self._seen.read()
         self._seen = None
         self.stop_asked = numbers.is_stopping
         if numbers.num_unreadable:
-            self._account.take(report.step, report.unreadable)
+            self._unreadable.take(report.step, report.unreadable)
         ranks = [rank for rank, loss in enumerate(numbers.losses) if not math.isfinite(loss)]
         if ranks:
             self._object(report.step, report.lr, "loss", ranks)
