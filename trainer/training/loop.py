@@ -16,7 +16,7 @@ from trainer.profiling.recorder import recorded_steps
 from trainer.run_files import UNJUDGED
 from trainer.run_folder.metric_logger import Tracker
 from trainer.training.job import Job
-from trainer.training.loss_monitor import LossWatch, ways_to_stay_finite
+from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
 from trainer.training.step_report import RankSums, StepReport
@@ -41,22 +41,22 @@ def train(
 
 def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
     batches = job.training_batches(engine, first_step)
-    monitor, meter = LossWatch(job, engine, first_step), Meter(job, engine)
+    monitor, meter = LossMonitor(job, engine, first_step), Meter(job, engine)
     for step in range(first_step, job.total_steps):
         engine.begin_step(step)
         with meter.waiting():
             micro_batches = next(batches)
         report = train_step(job, engine, step, micro_batches, monitor, stop)
-        monitor.see(report)
+        monitor.observe(report)
         tracker.advance()
         meter.advance()
         done = step + 1
         if job.is_due("log", done):
-            monitor.settle()
+            monitor.flush()
             slowest, words = engine.heartbeat.slowest()
             tracker.scalars(done, meter.scalars(report) | saver.take_figures() | slowest, words)
         if job.val is not None and job.is_due("eval", done):
-            monitor.settle()
+            monitor.flush()
             with meter.paused():
                 require_finite(engine.model.parameters(), done)
                 metrics = evaluate(job, engine, job.val)
@@ -64,7 +64,7 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
                 saver.save_if_best(done, metrics[job.train.metric])
         stopping = monitor.stop_asked and done < job.total_steps
         if stopping or job.is_due("save", done):
-            monitor.settle()
+            monitor.flush()
             with meter.paused():
                 saver.save(done)
         if stopping:
@@ -73,7 +73,7 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
 
 
 def train_step(
-    job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: LossWatch, stop: StopSignals
+    job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: LossMonitor, stop: StopSignals
 ) -> StepReport:
     """One update from this rank's micro-batches of a step. Waits for no device. Collective."""
     lr, task = job.schedule(step), job.train.task

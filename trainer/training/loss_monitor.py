@@ -39,7 +39,7 @@ class SpikeDetector:
         self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
         self._is_high = False
 
-    def see(self, loss: float) -> float | None:
+    def observe(self, loss: float) -> float | None:
         """The median that a loss stands far above, at the first step of a spike; None else."""
         if not math.isfinite(loss):
             return None
@@ -54,12 +54,12 @@ class SpikeDetector:
         return usual
 
 
-class LossWatch:
+class LossMonitor:
     """Reads the reports of every step, one step late, so that reading never makes a GPU wait. Collective."""
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
         self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
-        self._seen: HostCopy | None = None
+        self._pending: HostCopy | None = None
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
         self._spikes = SpikeDetector()
@@ -75,18 +75,18 @@ class LossWatch:
         """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
         return ~losses.isfinite().all() if self.skips else None
 
-    def see(self, report: StepReport) -> None:
+    def observe(self, report: StepReport) -> None:
         """Check the step before, and take note of this one."""
-        self.settle()
-        self._seen = report.to_host()
+        self.flush()
+        self._pending = report.to_host()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
         update was left out and not too many were; and where images cannot be shown, as `UnreadableImageLog.take` does."""
-        if self._seen is None:
+        if self._pending is None:
             return
-        report, numbers = self._seen.report, self._seen.read()
-        self._seen = None
+        report, numbers = self._pending.report, self._pending.read()
+        self._pending = None
         self.stop_asked = numbers.is_stopping
         if numbers.num_unreadable:
             self._unreadable.take(report.step, report.unreadable)
@@ -119,7 +119,7 @@ class LossWatch:
             )
 
     def _warn_of_spike(self, step: int, loss: float) -> None:
-        usual = self._spikes.see(loss)
+        usual = self._spikes.observe(loss)
         if usual is not None and self._rank == 0:
             print(f"warning: the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}", file=sys.stderr)
 
