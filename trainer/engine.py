@@ -93,10 +93,10 @@ class Engine(ABC):
         over ranks, are those of the mean loss. Returns this micro-batch's part of it, without its graph."""
 
     @abstractmethod
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         """Reduce, unscale, clip, update, zero. Without effect on the weights when fp16 gradients overflowed.
 
-        With `ruined`, a scalar that is the same on every rank, weights and momentum also stay as they are where it is
+        With `is_nonfinite`, a scalar that is the same on every rank, weights and momentum also stay as they are where it is
         true or where a gradient is not finite, which `skipped` then says. No GPU is waited for."""
 
     @abstractmethod

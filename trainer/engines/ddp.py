@@ -74,12 +74,12 @@ class DDPEngine(ReplicaEngine):
             return self.model.no_sync()
         return nullcontext()
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         if self._sharded is None:
-            return super().step(ruined)
+            return super().step(is_nonfinite)
         mine = self._sharded.optim
         self._scaler.unscale_(self._sharded)
-        skipped = mine.skip = self._ruined(ruined)
+        skipped = mine.skip = self._is_nonfinite(is_nonfinite)
         with self._naming_lost_ranks():
             self._scaler.step(self._sharded)
             self._scaler.update()

@@ -123,11 +123,11 @@ class DeepSpeedEngine(ReplicaEngine):
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         if self._whole is not None:
-            return super().step(ruined)
+            return super().step(is_nonfinite)
         sharded: Any = self._optimizer
-        sharded.skip = ruined
+        sharded.skip = is_nonfinite
         if self._scaler.is_enabled():
             sharded.inverse_scale = 1 / self._scaler.scale(torch.ones((), device=self.device))
             sharded.skip_overflow = True
@@ -135,9 +135,9 @@ class DeepSpeedEngine(ReplicaEngine):
             self._engine.step()
         if self._scaler.is_enabled():
             self._report_overflow(sharded.found_inf)
-        if ruined is not None and not self._scaler.is_enabled():
-            ruined = sharded.found_inf > 0
-        return Update(sharded.grad_norm, sharded.clipped_share, ruined)
+        if is_nonfinite is not None and not self._scaler.is_enabled():
+            is_nonfinite = sharded.found_inf > 0
+        return Update(sharded.grad_norm, sharded.clipped_share, is_nonfinite)
 
     def _report_overflow(self, found_inf: Tensor) -> None:
         """Let the scaler see a gradient that is infinite where the real ones were, without waiting for the device."""

@@ -164,23 +164,23 @@ class ReplicaEngine(Engine):
     def _propagate(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         with self._naming_lost_ranks():
             self._finish_reduction()
         self._scaler.unscale_(self._optimizer)
-        skipped = self._optimizer.skip = self._ruined(ruined)
+        skipped = self._optimizer.skip = self._is_nonfinite(is_nonfinite)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         return Update(self._optimizer.grad_norm, self._optimizer.clipped_share, skipped)
 
-    def _ruined(self, ruined: Tensor | None) -> Tensor | None:
+    def _is_nonfinite(self, is_nonfinite: Tensor | None) -> Tensor | None:
         """Whether the loss was, or a gradient is, not finite; None where nobody asks. With fp16 an infinite gradient is
         the loss scaler's affair."""
         gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
-        if ruined is None or self._scaler.is_enabled() or not gradients:
-            return ruined
-        return ruined | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        if is_nonfinite is None or self._scaler.is_enabled() or not gradients:
+            return is_nonfinite
+        return is_nonfinite | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
     def _finish_reduction(self) -> None:
         """Wait until every gradient is the average over ranks."""

@@ -88,7 +88,7 @@ def train_step(
             losses.append(engine.backward(batch_loss(logits, batch, task), num_labels))
     unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unseen]
     sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable))
-    update = engine.step(monitor.ruined(sums.losses))
+    update = engine.step(monitor.is_nonfinite(sums.losses))
     return StepReport(step, lr, sums, update, unreadable)
 
 

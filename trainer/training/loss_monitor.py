@@ -71,7 +71,7 @@ class LossMonitor:
         self.stop_asked = False
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
 
-    def ruined(self, losses: Tensor) -> Tensor | None:
+    def is_nonfinite(self, losses: Tensor) -> Tensor | None:
         """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
         return ~losses.isfinite().all() if self.skips else None
 

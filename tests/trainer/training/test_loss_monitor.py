@@ -105,7 +105,7 @@ def test_infinite_fp16_gradient_is_left_to_the_loss_scaler(tmp_path: Path) -> No
 
 def observe(monitor: LossMonitor, step: int, bad: bool) -> None:
     losses = [1.0, math.nan if bad else 1.0]
-    ruined = monitor.ruined(torch.tensor(losses))
+    ruined = monitor.is_nonfinite(torch.tensor(losses))
     assert ruined is not None
     monitor.observe(report_of(step, losses, update(skipped=bool(ruined))))
 
