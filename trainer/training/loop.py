@@ -54,7 +54,7 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
         if job.is_due("log", done):
             monitor.flush()
             slowest, words = engine.heartbeat.slowest()
-            tracker.scalars(done, meter.scalars(report) | saver.take_figures() | slowest, words)
+            tracker.scalars(done, meter.scalars(report) | saver.pop_timings() | slowest, words)
         if job.val is not None and job.is_due("eval", done):
             monitor.flush()
             with meter.paused():
