@@ -20,7 +20,7 @@ from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
 from trainer.training.step_report import RankSums, StepReport
-from trainer.training.throughput_meter import Meter
+from trainer.training.throughput_meter import ThroughputMeter
 from trainer.training.unreadable_images import note_unjudged
 
 
@@ -41,7 +41,7 @@ def train(
 
 def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
     batches = job.training_batches(engine, first_step)
-    monitor, meter = LossMonitor(job, engine, first_step), Meter(job, engine)
+    monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):
         engine.begin_step(step)
         with meter.waiting():

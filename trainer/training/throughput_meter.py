@@ -23,7 +23,7 @@ from trainer.training.step_report import StepReport
 _RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
 
 
-class Meter:
+class ThroughputMeter:
     """Counts what happens between two rows of metrics; throughput and energy leave out what is `paused`."""
 
     def __init__(self, job: Job, engine: Engine) -> None:
