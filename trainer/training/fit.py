@@ -16,7 +16,7 @@ from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.run_status import write_status
 from trainer.training.job import Job, Outcome
 from trainer.training.loop import judge, train
-from trainer.training.memory import count_memory, with_batches_that_fit
+from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.signals import StopSignals
 
@@ -32,7 +32,7 @@ def _leave_resumable(job: Job, rank: int, reason: str) -> None:
 
 
 def _train_and_predict(job: Job, engine: Engine) -> Outcome:
-    job = with_batches_that_fit(job, engine)
+    job = resolve_micro_batch_size(job, engine)
     prepare_model(job, engine)
     if engine.rank == 0 and engine.device.type == "cuda":
         config = job.config

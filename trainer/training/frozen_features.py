@@ -17,7 +17,7 @@ from trainer.metrics import compute_metrics
 from trainer.training.job import Job, Outcome
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
-from trainer.training.memory import with_batches_that_fit
+from trainer.training.memory import resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.run import Start, carry_out
 
@@ -33,7 +33,7 @@ def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, An
 def fit_and_predict(job: Job, engine: Engine) -> Outcome:
     """Features of every split once, seen as in evaluation; then the fit, on each rank alike."""
     started = time.monotonic()
-    fitting = with_batches_that_fit(job, engine)
+    fitting = resolve_micro_batch_size(job, engine)
     num_features = prepare_model(fitting, engine)
 
     def features_of(index: Index) -> Tensor:

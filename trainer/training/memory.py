@@ -97,7 +97,7 @@ def _kept_bytes(model: nn.Module, batch: Tensor, precision: Precision) -> int:
     return sum(storages.values())
 
 
-def with_batches_that_fit(job: Job, engine: Engine) -> Job:
+def resolve_micro_batch_size(job: Job, engine: Engine) -> Job:
     """The job with numbers for "auto", the same on every rank. Collective.
 
     They are found by passes of a model without its pre-trained weights; the engine is left with that. Raises RunError
