@@ -29,7 +29,7 @@ from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.run_folder.metric_logger import read_metrics
 from trainer.training.job import Job
-from trainer.training.run import Outcome, Start, carry_out, train_and_predict
+from trainer.training.run import RunOutput, Start, carry_out, train_and_predict
 
 POINT, SYNTHETIC = "point", "synthetic"
 _SYNTHETIC_IMAGES = 64
@@ -92,7 +92,7 @@ def _generated(folder: Path, engine: Engine) -> Path:
     return prepared
 
 
-def measure(job: Job, engine: Engine, point: Point) -> Outcome:
+def measure(job: Job, engine: Engine, point: Point) -> RunOutput:
     """Train for all windows, and say what was seen. After an interruption it begins anew, for windows of one piece."""
     if engine.rank == 0:
         for path in checkpoint.numbered(job.run_dir):
@@ -119,7 +119,7 @@ def measure(job: Job, engine: Engine, point: Point) -> Outcome:
         "peak_memory_bytes": max(peaks),
         "joules_per_image": sum(joules) / images if min(joules) >= 0 else None,
     }
-    return Outcome(seconds, {}, {POINT: seen, "arguments": json.loads(json.dumps(vars(point), default=str))})
+    return RunOutput(seconds, {}, {POINT: seen, "arguments": json.loads(json.dumps(vars(point), default=str))})
 
 
 def _peak_bytes(engine: Engine) -> float:
@@ -143,7 +143,7 @@ def main() -> None:
     if point.data == SYNTHETIC:
         config = replace(config, data=replace(config.data, sets=(str(_generated(point.run_dir, engine)),)))
 
-    def work(job: Job, engine: Engine) -> Outcome:
+    def work(job: Job, engine: Engine) -> RunOutput:
         return measure(job, engine, point)
 
     carry_out(config, Start(run_dir=point.run_dir), engine, {"kind": "scaling"}, work)

@@ -14,14 +14,14 @@ from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.run_status import write_status
-from trainer.training.job import Job, Outcome
+from trainer.training.job import Job, RunOutput
 from trainer.training.loop import judge, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.signals import StopSignals
 
 
-def train_and_predict(job: Job, engine: Engine) -> Outcome:
+def train_and_predict(job: Job, engine: Engine) -> RunOutput:
     """Train, and predict by the chosen checkpoint, while the ranks watch over each other."""
     with engine.heartbeat.watching(lambda reason: _leave_resumable(job, 0, reason)):
         return _train_and_predict(job, engine)
@@ -31,7 +31,7 @@ def _leave_resumable(job: Job, rank: int, reason: str) -> None:
     write_status(job.run_dir, rank, "resumable", checkpoint.last_step(job.run_dir), job.total_steps, reason)
 
 
-def _train_and_predict(job: Job, engine: Engine) -> Outcome:
+def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
     job = resolve_micro_batch_size(job, engine)
     prepare_model(job, engine)
     if engine.rank == 0 and engine.device.type == "cuda":
@@ -58,7 +58,7 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
             checkpoint.add(path, **operating_points(*predicted["val"]))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
-    return Outcome(seconds, predicted, details)
+    return RunOutput(seconds, predicted, details)
 
 
 def _train(job: Job, engine: Engine) -> float:

@@ -14,7 +14,7 @@ from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.metrics import compute_metrics
-from trainer.training.job import Job, Outcome
+from trainer.training.job import Job, RunOutput
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
 from trainer.training.memory import resolve_micro_batch_size
@@ -30,7 +30,7 @@ def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, An
     return carry_out(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
 
 
-def fit_and_predict(job: Job, engine: Engine) -> Outcome:
+def fit_and_predict(job: Job, engine: Engine) -> RunOutput:
     """Features of every split once, seen as in evaluation; then the fit, on each rank alike."""
     started = time.monotonic()
     fitting = resolve_micro_batch_size(job, engine)
@@ -44,7 +44,7 @@ def fit_and_predict(job: Job, engine: Engine) -> Outcome:
     fit = _neighbours if job.config.mode == "knn" else _probe
     logits, details = fit(job, train, labels, held_out)
     predicted = {split: (index, logits[split]) for split, index in job.held_out.items()}
-    return Outcome(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
+    return RunOutput(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
 
 
 Fitted = tuple[dict[Split, Tensor], dict[str, Any]]

@@ -105,7 +105,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutput:
     """What the work of a run leaves: the seconds of learning, the predictions, and what else its result is to say."""
 
     seconds: float

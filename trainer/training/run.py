@@ -30,7 +30,7 @@ from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock
 from trainer.run_folder.run_status import write_status
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
-from trainer.training.job import Job, Outcome, make_job, settings_of, write_subset
+from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
 from trainer.training.saver import UnsavedError
 from trainer.training.signals import Stopped
@@ -59,7 +59,7 @@ def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> 
 
 
 def carry_out(
-    config: Config, start: Start, engine: Engine, about: dict[str, Any], work: Callable[[Job, Engine], Outcome]
+    config: Config, start: Start, engine: Engine, about: dict[str, Any], work: Callable[[Job, Engine], RunOutput]
 ) -> dict[str, Any]:
     """What `run` says, for any work."""
     run_dir = _run_dir(config, start, engine)
@@ -102,7 +102,7 @@ def _made(
     job: Job,
     engine: Engine,
     about: dict[str, Any],
-    work: Callable[[Job, Engine], Outcome],
+    work: Callable[[Job, Engine], RunOutput],
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.processes import Process
 from trainer.run_folder.run_lock import Verdict, _Attempt
 from trainer.run_folder.run_status import run_status
-from trainer.training.job import Outcome
+from trainer.training.job import RunOutput
 from trainer.training.run import Start, carry_out, run
 from trainer.training.signals import Stopped
 
@@ -158,9 +158,9 @@ def without_work(data: str, run_dir: Path, work: Callable[[], None] = lambda: No
     config = configured(data)
     engine = ENGINES["ddp"](config.runtime, "fp32")
 
-    def done(*_: Any) -> Outcome:
+    def done(*_: Any) -> RunOutput:
         work()
-        return Outcome(0.0, {}, {})
+        return RunOutput(0.0, {}, {})
 
     try:
         return carry_out(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
