@@ -11,7 +11,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from torch.nn.parallel import DistributedDataParallel
 
 from trainer.engine import Update
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
 
@@ -19,7 +19,7 @@ _DDP_BUCKET_MB = 25
 _COMPRESSION_HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 
 
-def init_process_group(place: Place, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
+def init_process_group(place: RankInfo, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
     """NCCL or Gloo, over the store where the ranks met."""
     on_gpu = device.type == "cuda"
     dist.init_process_group(
@@ -35,7 +35,7 @@ def init_process_group(place: Place, device: torch.device, rendezvous: Rendezvou
 class DDPEngine(ReplicaEngine):
     """See Engine. With zero_stage 1 the momentum of each parameter lies on the one rank that updates it."""
 
-    def _connect(self, place: Place) -> None:
+    def _connect(self, place: RankInfo) -> None:
         if self.world_size > 1:
             self._rendezvous = Rendezvous(place, self.device, self._runtime.connect_timeout_s)
             with self._naming_lost_ranks():

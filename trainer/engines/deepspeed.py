@@ -14,7 +14,7 @@ from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from trainer.engine import Update
 from trainer.engines.ddp import init_process_group
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, channels_last
 from trainer.optim.sharded_sgd_agc import ShardedSGDAGC
@@ -30,7 +30,7 @@ class DeepSpeedEngine(ReplicaEngine):
     Raises InputError where DeepSpeed is not installed, and for a model that is not fp32.
     """
 
-    def _connect(self, place: Place) -> None:
+    def _connect(self, place: RankInfo) -> None:
         self._deepspeed = _import_deepspeed(self.device)
         os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # without which DeepSpeed refuses to start
         if self.world_size > 1:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from data_pipelines.common.errors import InputError
 from trainer.engine import RankLostError
 from trainer.engines.consistency import disagreements, shared_gpus
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 
 _KNOCK_S = 5.0  # to wait for one answer of an address
 _SILENT_S = 10.0  # after which an address that answers nothing at all is given up
@@ -48,7 +48,7 @@ class Rendezvous:
     `timeout_s`, and when ranks do not fit each other; the whole message is on rank 0.
     """
 
-    def __init__(self, place: Place, device: torch.device, timeout_s: int) -> None:
+    def __init__(self, place: RankInfo, device: torch.device, timeout_s: int) -> None:
         self.place = place
         self.address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         self._timeout, self._gathered = timedelta(seconds=timeout_s), 0

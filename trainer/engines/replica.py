@@ -19,7 +19,7 @@ from trainer.engine import Engine, Update
 from trainer.engines import parent_watch
 from trainer.engines.compilation import begin_pass, compile_no_units, compile_units
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
-from trainer.engines.ranks import Place, find_place
+from trainer.engines.ranks import RankInfo, find_rank_info
 from trainer.engines.rendezvous import Rendezvous, interface_to
 from trainer.engines.watchdog import Heartbeat
 from trainer.models.bit import BiTResNet
@@ -38,7 +38,7 @@ class ReplicaEngine(Engine):
     _gathers = True  # of the filters' gradients, until the last micro-batch; their whole size on every rank
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
-        place = find_place()
+        place = find_rank_info()
         parent_watch.end_with_launcher()
         self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
         self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
@@ -68,7 +68,7 @@ class ReplicaEngine(Engine):
         self.transport = self._describe_transport()
 
     @abstractmethod
-    def _connect(self, place: Place) -> None:
+    def _connect(self, place: RankInfo) -> None:
         """Join the job."""
 
     def _store(self) -> dist.Store | None:
