@@ -120,7 +120,7 @@ class Rendezvous:
             while not self._stopped.wait(_BEAT_S):
                 self._pulse.add(str(self.place.rank), 1)
 
-    def silent_ranks(self) -> str:
+    def find_lost_ranks(self) -> str:
         """Who shows no pulse any more, in words. Takes some seconds."""
         answers: list[str] = []
         # Behind a cut cable a call to the store does not return.
@@ -150,7 +150,7 @@ class Rendezvous:
         except RuntimeError as error:
             if isinstance(error, RankLostError) or not _is_of_a_lost_peer(error):
                 raise
-            who = self.silent_ranks()
+            who = self.find_lost_ranks()
             raise RankLostError(
                 f"another rank stopped or did not answer ({who}); start the run again to resume it ({error})"
             ) from error
