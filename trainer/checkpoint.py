@@ -300,7 +300,7 @@ def _seems_whole(path: Path) -> bool:
     return True
 
 
-def set_aside(path: Path) -> Path:
+def quarantine(path: Path) -> Path:
     """Give a damaged checkpoint a name under which nobody takes it for one, and return that. Raises OSError."""
     aside = path.with_name(path.name + _DAMAGED)
     path.replace(aside)

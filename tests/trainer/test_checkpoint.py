@@ -211,7 +211,7 @@ def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
     for step in (1, 2):
         save(path_of(tmp_path, step), some_state(), ABOUT)
     content = path_of(tmp_path, 2).read_bytes()
-    aside = checkpoint.set_aside(path_of(tmp_path, 2))
+    aside = checkpoint.quarantine(path_of(tmp_path, 2))
     assert aside.read_bytes() == content
     assert (numbered(tmp_path), checkpoint.damaged(tmp_path)) == ([path_of(tmp_path, 1)], [aside])
     assert chosen(tmp_path) == path_of(tmp_path, 1)

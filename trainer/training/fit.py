@@ -100,7 +100,7 @@ def _best_so_far(job: Job, engine: Engine) -> float | None:
         try:
             metric = checkpoint.load(path, parts=("model",)).about["best"]
         except checkpoint.DamagedError as error:
-            _set_aside(path, str(error))
+            _quarantine(path, str(error))
     found: float | None = engine.gather(metric)[0]
     if found is not None and job.config.data.train_on == "train+val":
         raise InputError(
@@ -133,16 +133,16 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
             rank, said = next((rank, said) for rank, said in enumerate(problems) if said)
             raise InputError(f"rank {rank} cannot read what rank 0 can: {said}")
         if engine.rank == 0:
-            _set_aside(path, problem)
+            _quarantine(path, problem)
     raise InputError(
         f"{job.run_dir} has no whole checkpoint, only damaged ones; copy one back from elsewhere, or begin anew: "
         + ("--no-resume" if has_flag("--no-resume") else f"rm -r {quoted(job.run_dir)}")
     )
 
 
-def _set_aside(path: Path, problem: str) -> None:
+def _quarantine(path: Path, problem: str) -> None:
     try:
-        kept = f"it is kept as {checkpoint.set_aside(path).name}"
+        kept = f"it is kept as {checkpoint.quarantine(path).name}"
     except OSError as error:
         kept = f"it stays where it is ({error})"
     print(f"warning: {problem.partition(';')[0]}; {kept}", file=sys.stderr, flush=True)
