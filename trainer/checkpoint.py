@@ -263,7 +263,7 @@ def best_path(run_dir: Path) -> Path:
     return run_dir / CHECKPOINTS / BEST
 
 
-def chosen(run: Path) -> Path:
+def best_or_latest(run: Path) -> Path:
     """The weights to use of a run: the best on val, or the last without one; or the path itself if it is a file.
 
     Raises InputError when there are none.

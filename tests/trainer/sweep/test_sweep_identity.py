@@ -68,7 +68,7 @@ def test_a_target_that_only_shares_a_name_is_not_left_out(tmp_path: Path) -> Non
     plan = planned(tmp_path, pretrained, sources=(knowing,), model=None)
     assert (plan.runs, len(plan.left_out)) == ([], 1)
     of_earlier_version = source(tmp_path / "old")
-    checkpoint.add(checkpoint.chosen(tmp_path / "old"), sets=["images"])
+    checkpoint.add(checkpoint.best_or_latest(tmp_path / "old"), sets=["images"])
     assert len(planned(tmp_path, wanted, sources=(of_earlier_version,), model=None).left_out) == 1
 
 

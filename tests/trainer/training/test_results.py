@@ -97,7 +97,7 @@ def test_findings_and_joined_sets(engine: Engine, tmp_path: Path) -> None:
     assert again == {"test": {name: value for name, value in result["test"].items() if name != "images"}}
     assert "auc/mass" in again["test"]
     assert "ap/hernia" not in again["test"]
-    assert checkpoint.describe(checkpoint.chosen(tmp_path / "run"))["sets"] == ["one", "other"]
+    assert checkpoint.describe(checkpoint.best_or_latest(tmp_path / "run"))["sets"] == ["one", "other"]
 
 
 def test_outputs_that_are_not_finite_are_an_error_that_names_the_run(
