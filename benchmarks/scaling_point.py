@@ -28,8 +28,9 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precisi
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.run_folder.metric_logger import read_metrics
-from trainer.training.job import Job
-from trainer.training.run import RunOutput, Start, carry_out, train_and_predict
+from trainer.training.fit import train_and_predict
+from trainer.training.job import Job, RunOutput
+from trainer.training.run import Start, run
 
 POINT, SYNTHETIC = "point", "synthetic"
 _SYNTHETIC_IMAGES = 64
@@ -146,7 +147,7 @@ def main() -> None:
     def work(job: Job, engine: Engine) -> RunOutput:
         return measure(job, engine, point)
 
-    carry_out(config, Start(run_dir=point.run_dir), engine, {"kind": "scaling"}, work)
+    run(config, Start(run_dir=point.run_dir), engine, {"kind": "scaling"}, work)
     engine.close()
 
 

@@ -96,8 +96,8 @@ class Engine(ABC):
     def step(self, is_nonfinite: Tensor | None = None) -> Update:
         """Reduce, unscale, clip, update, zero. Without effect on the weights when fp16 gradients overflowed.
 
-        With `is_nonfinite`, a scalar that is the same on every rank, weights and momentum also stay as they are where it is
-        true or where a gradient is not finite, which `skipped` then says. No GPU is waited for."""
+        With `is_nonfinite`, a scalar on the device that is the same on every rank, weights and momentum also stay as
+        they are where it is true or where a gradient is not finite, which `skipped` then says. No GPU is waited for."""
 
     @abstractmethod
     def evaluation(self) -> AbstractContextManager[None]:

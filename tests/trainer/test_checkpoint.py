@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, comes back bit for bit, and the right one is best_or_latest."""
+"""A checkpoint is whole or absent, comes back bit for bit, and the right one is taken."""
 
 import errno
 import json
@@ -228,7 +228,7 @@ def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
     assert best_or_latest(tmp_path) == path_of(tmp_path, 1)
 
 
-def test_chosen_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
+def test_taken_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
     last, best = path_of(tmp_path, 200), tmp_path / CHECKPOINTS / BEST
     touch(path_of(tmp_path, 100), last)
     assert best_or_latest(tmp_path) == last

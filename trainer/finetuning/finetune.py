@@ -353,8 +353,8 @@ def fine_tune(transfer: Transfer) -> None:
     if engine.rank == 0:
         for warning in warnings_of(transfer, config, target, sets, digests):
             print(f"warning: {warning}", file=sys.stderr)
-    carry_out = run if options.mode == "finetune" else run_frozen
-    result = carry_out(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)
+    run_fn = run if options.mode == "finetune" else run_frozen
+    result = run_fn(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)
     if engine.rank == 0:
         print(summary(result), flush=True)
     engine.close()

@@ -19,15 +19,15 @@ from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_line
 from trainer.training.loop import predict
 from trainer.training.memory import resolve_micro_batch_size
 from trainer.training.model import prepare_model
-from trainer.training.run import Start, carry_out
+from trainer.training.run import Start, run
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
 _PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest
 
 
 def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `experiment.run`."""
-    return carry_out(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
+    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `run`."""
+    return run(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
 
 
 def fit_and_predict(job: Job, engine: Engine) -> RunOutput:

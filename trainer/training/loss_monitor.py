@@ -76,13 +76,13 @@ class LossMonitor:
         return ~losses.isfinite().all() if self.skips else None
 
     def observe(self, report: StepReport) -> None:
-        """Check the step before, and take note of this one."""
+        """Begin to read the report of a step, and check that of the step before."""
         self.flush()
         self._pending = report.to_host()
 
     def flush(self) -> None:
-        """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
-        update was left out and not too many were; and where images cannot be shown, as `UnreadableImageLog.take` does."""
+        """Check what was observed last. Raises RunError on every rank where a loss or gradient is not finite, unless
+        that update was left out and not too many were; and for unreadable images, as `UnreadableImageLog.take` does."""
         if self._pending is None:
             return
         report, numbers = self._pending.report, self._pending.read()

@@ -50,18 +50,16 @@ class Start:
     """Check what every start on several ranks checks first, and stop."""
 
 
-def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end and return the result, which `result.json` holds too; `about` is put into it.
+TrainFn = Callable[[Job, Engine], RunOutput]
+
+
+def run(
+    config: Config, start: Start, engine: Engine, about: dict[str, Any], train_fn: TrainFn = train_and_predict
+) -> dict[str, Any]:
+    """Train to the end by `train_fn` and return the result, which `result.json` holds too; `about` is put into it.
 
     Raises InputError for what the user can mend, RunError when training cannot go on.
     """
-    return carry_out(config, start, engine, about, train_and_predict)
-
-
-def carry_out(
-    config: Config, start: Start, engine: Engine, about: dict[str, Any], work: Callable[[Job, Engine], RunOutput]
-) -> dict[str, Any]:
-    """What `run` says, for any work."""
     run_dir = _run_dir(config, start, engine)
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
@@ -86,7 +84,7 @@ def carry_out(
         result = _finished_as_rank_0_sees(job, settings, start, engine)  # another start may have ended it meanwhile
         if result is not None:
             return _as_it_is(job, engine, result)
-        return _made(config, job, engine, about, work, settings, environment)
+        return _made(config, job, engine, about, train_fn, settings, environment)
 
 
 def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +100,7 @@ def _made(
     job: Job,
     engine: Engine,
     about: dict[str, Any],
-    work: Callable[[Job, Engine], RunOutput],
+    train_fn: TrainFn,
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
@@ -113,7 +111,7 @@ def _made(
     rank_logs.tell_together(engine)
     rank_logs.follow(run_dir, engine.rank)
     with _status_kept(job, engine):
-        outcome = work(job, engine)
+        output = train_fn(job, engine)
         result = {
             "mode": config.mode,
             "source_sets": [],
@@ -134,13 +132,13 @@ def _made(
             "train_images": len(job.train),
             "loader": job.loader_name,
             "environment": environment,
-            "seconds": outcome.seconds,
-            **outcome.details,
-            **final_metrics(outcome.predicted),
+            "seconds": output.seconds,
+            **output.details,
+            **final_metrics(output.predicted),
         }
         require_lock(run_dir, engine)
         if engine.rank == 0:
-            save_predictions(run_dir, outcome.predicted)
+            save_predictions(run_dir, output.predicted)
     require_lock(run_dir, engine)
     if engine.rank == 0:
         write_json(run_dir / RESULT, result)
