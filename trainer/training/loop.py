@@ -137,7 +137,7 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     num_nonfinite = int((~outputs.isfinite()).any(dim=1).sum())
     if num_nonfinite:
         raise RunError(
-            f"{job.run_dir}: the model's outputs for {num_nonfinite} of {len(index)} images are not finite, so there are "
-            f"no metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
+            f"{job.run_dir}: the model's outputs for {num_nonfinite} of {len(index)} images are not finite, so there "
+            f"are no metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
         )
     return outputs.contiguous(), lost
