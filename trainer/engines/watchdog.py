@@ -19,6 +19,8 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 import torch.distributed as dist
 
+from data_pipelines.common.messages import logger
+
 Phase = Literal["starting", "data", "exchange", "forward", "backward", "update", "evaluation", "saving", "finishing"]
 _ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
 _UNBOUNDED: tuple[Phase, ...] = ("evaluation", "saving", "finishing")
@@ -248,7 +250,7 @@ class Heartbeat:
 
     def _warn(self, idle_s: float) -> None:
         where = f"phase {self._phase} of step {self._step}"
-        print(f"warning: no progress for {idle_s:.0f} s, in {where}; where it is:", file=sys.stderr, flush=True)
+        logger.warning(f"no progress for {idle_s:.0f} s, in {where}; where it is:")
         _dump_stacks()
 
     def _leave(self, message: str, hung: _Hung | None) -> None:

@@ -21,6 +21,7 @@ from typing import TextIO
 import torch
 
 from data_pipelines.common import cli, streams
+from data_pipelines.common.messages import logger
 from trainer.engines.base import Engine
 from trainer.run_files import LOGS
 
@@ -97,7 +98,7 @@ def follow(run_dir: Path, rank: int) -> None:
         try:
             _log.follow(run_dir / LOGS, f"{platform.node()}-{rank}.log")
         except OSError as error:
-            print(f"warning: {run_dir / LOGS} cannot be written ({error}); there will be no log", file=sys.stderr)
+            logger.warning(f"{run_dir / LOGS} cannot be written ({error}); there will be no log")
 
 
 def tell_together(engine: Engine) -> None:

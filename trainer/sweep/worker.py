@@ -20,6 +20,7 @@ import tyro
 
 from data_pipelines.common import advice
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
 from trainer.finetuning.finetune import Transfer, fine_tune
 from trainer.run_folder import rank_logs
 from trainer.run_folder.run_lock import in_use
@@ -54,7 +55,7 @@ def execute(arguments: list[str]) -> tuple[str | None, bool]:
     try:
         fine_tune(tyro.cli(Transfer, args=arguments))
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        logger.error(error)
         return str(error), True
     except Exception as error:  # after which a GPU may be in any state
         traceback.print_exc()

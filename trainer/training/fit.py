@@ -1,6 +1,5 @@
 """From a job to a trained model: its starting weights, the way back into an interrupted run, and its predictions."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 
 from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.evaluation.operating import KEY, choose
@@ -52,7 +52,7 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
             config.precision,
             config.runtime.checkpoint_stages,
         )
-        print(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}", file=sys.stderr, flush=True)
+        logger.info(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}")
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
     wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
@@ -116,9 +116,8 @@ def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
     settings = job.config.model
     weights = load_weights(str(settings.pretrained))
     warnings = install(weights, model, settings.name, job.train.classes, settings.keep_head)
-    if engine.rank == 0:
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in warnings:
+        rank_0_logger.warning(warning)
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
@@ -190,7 +189,7 @@ def _set_aside(path: Path, problem: str) -> None:
         kept = f"it is kept as {checkpoint.set_aside(path).name}"
     except OSError as error:
         kept = f"it stays where it is ({error})"
-    print(f"warning: {problem.partition(';')[0]}; {kept}", file=sys.stderr, flush=True)
+    logger.warning(f"{problem.partition(';')[0]}; {kept}")
 
 
 def wait_for_all(engine: Engine) -> None:

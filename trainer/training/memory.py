@@ -1,7 +1,6 @@
 """`--micro-batch-size auto`: the largest batches that the memory of every rank holds, found by trying."""
 
 import gc
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ import torch
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.messages import logger
 from data_pipelines.loading.batch import Batch
 from trainer.config import Precision
 from trainer.engines.base import Engine
@@ -45,7 +45,7 @@ def with_batches_that_fit(job: Job, engine: Engine, make_ready: Callable[[Job], 
         if job.total_steps:
             passes = -(-share // micro_batch_size)
             sizes = f"{micro_batch_size} images per rank in one pass, {passes} of them make a step; {sizes}"
-        print(f"{flag('--micro-batch-size')} auto: {sizes}", file=sys.stderr, flush=True)
+        logger.info(f"{flag('--micro-batch-size')} auto: {sizes}")
     return _with(job, micro_batch_size, eval_batch_size)
 
 

@@ -6,7 +6,6 @@ for unknown and equal for one patient, and `<split>_fact_<name>`, a text for eac
 """
 
 import csv
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.messages import logger
 from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index, Split
 from trainer.metrics import all_metrics, compute_metrics, left_out
@@ -55,7 +55,7 @@ def save_predictions(run_dir: Path, predicted: Predicted) -> None:
     for split, (index, logits) in predicted.items():
         arrays["classes"] = np.array(index.classes, dtype=str)
         if logits.numel() > _MOST_LOGITS:
-            print(f"{run_dir}: {split} has {logits.numel():,} logits; they are not kept", file=sys.stderr)
+            logger.info(f"{run_dir}: {split} has {logits.numel():,} logits; they are not kept")
             continue
         arrays |= {
             f"{split}_logits": logits.numpy(),

@@ -14,6 +14,7 @@ import numpy as np
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json, write_json
+from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
@@ -77,9 +78,8 @@ def carry_out(
         return {}
     if result is not None:
         return _as_it_is(job, engine, result)
-    if engine.rank == 0:
-        for warning in job.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in job.warnings:
+        rank_0_logger.warning(warning)
     wait_for_all(engine)  # every rank has looked at the folder before one writes to it
     if not start.resume:
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
@@ -203,7 +203,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
             f"{parts * job.order.unit} or start fewer ranks"
         )
     if units % parts and engine.rank == 0:
-        print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally", file=sys.stderr)
+        logger.warning(f"{parts} ranks share a batch of {config.global_batch_size} unequally")
 
 
 def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]) -> dict[str, Any] | None:
