@@ -28,7 +28,6 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precisi
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.run_folder.metric_logger import read_metrics
-from trainer.training.fit import wait_for_all
 from trainer.training.job import Job
 from trainer.training.run import Outcome, Start, carry_out, train_and_predict
 
@@ -98,7 +97,7 @@ def measure(job: Job, engine: Engine, point: Point) -> Outcome:
     if engine.rank == 0:
         for path in checkpoint.numbered(job.run_dir):
             path.unlink()
-    wait_for_all(engine)
+    engine.barrier()
     silent = point.windows if engine.world_size > 1 and point.engine == "ddp" else 0
     meter = Meter(engine, point.window_steps, point.windows, silent)
     started = time.monotonic()

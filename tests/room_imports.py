@@ -15,14 +15,15 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "data_pipelines": ["common", "image_files", "shards", "loading", "datasets", "preparation", "inspect_page"],
     "trainer": [
-        *("run_files", "losses", "metrics", "kernels", "optim", "checkpoint", "models", "config", "recipes"),
-        *("engines", "run_folder", "profiling", "evaluation", "training", "finetuning", "reporting", "sweep"),
+        *("normalisation", "run_files", "losses", "metrics", "kernels", "checkpoint", "models", "config", "splits"),
+        *("recipes", "optim", "engines", "run_folder", "profiling", "evaluation", "training", "finetuning"),
+        *("reporting", "sweep"),
     ],
     "benchmarks": ["lib", "lib.loading", "lib.throughput", "lib.on_gpu", "lib.network", "lib.scaling"],
 }
 SHARED = {
     "data_pipelines": {"common"},
-    "trainer": {"run_files", "losses", "metrics", "checkpoint", "config"},
+    "trainer": {"normalisation", "run_files", "losses", "metrics", "checkpoint", "config", "splits"},
     "benchmarks": {"lib"},
 }
 

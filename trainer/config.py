@@ -25,7 +25,7 @@ from data_pipelines.loading.views import (
 )
 from data_pipelines.shards.index import Balance, nearest
 from trainer.models.bit import MODELS, FilterInit, HeadInit
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
+from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]

@@ -30,7 +30,8 @@ from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
 from trainer.run_files import CONFIG
 from trainer.run_folder import rank_logs
-from trainer.training.job import lacks_val, make_job
+from trainer.splits import lacks_val
+from trainer.training.job import make_job
 from trainer.training.run import Start, run, run_dir_of, summary
 
 DEFAULT_RECIPE = "embedded"

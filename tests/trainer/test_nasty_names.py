@@ -28,6 +28,7 @@ from trainer import checkpoint
 from trainer.config import DataConfig
 from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.results import recompute
 from trainer.export import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
@@ -36,7 +37,6 @@ from trainer.report import Report, write_report
 from trainer.run_files import RESULT
 from trainer.run_folder.run_status import run_folders, run_status
 from trainer.status import table
-from trainer.training.results import recompute
 
 SIDE = 16
 NOT_UTF8 = "Katze \udcfc"

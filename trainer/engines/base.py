@@ -54,6 +54,10 @@ class Engine(ABC):
         """Place the model, wrap it, broadcast its weights from rank 0, and run one forward and backward pass on
         `example`, uint8 [B, C, S, S], whose gradients are dropped. May be called again with another model."""
 
+    def begin_step(self, step: int) -> None:
+        """Tell the watchdog that a step begins, with waiting for its data."""
+        self.heartbeat.enter("data", step)
+
     @abstractmethod
     def set_lr(self, lr: float) -> None:
         """The learning rate of the next update."""
@@ -63,9 +67,10 @@ class Engine(ABC):
         """Context of the forward and backward pass of a micro-batch; gradients synchronise only if it is the `last`."""
 
     @abstractmethod
-    def backward(self, loss: Tensor) -> None:
-        """Backward pass of a loss that is already normalised: gradients average over ranks, add up over
-        micro-batches."""
+    def backward(self, loss_sum: Tensor, num_labels: Tensor | int) -> Tensor:
+        """Backward pass of a loss that is summed over the labels of a micro-batch; `num_labels` are those of the whole
+        batch, over all ranks and micro-batches. Gradients add up over micro-batches and, after `step` has averaged them
+        over ranks, are those of the mean loss. Returns this micro-batch's part of it, without its graph."""
 
     @abstractmethod
     def step(self, ruined: Tensor | None = None) -> Update:
@@ -81,6 +86,15 @@ class Engine(ABC):
     @abstractmethod
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, of the tensor's shape and dtype, where the tensor is. Collective."""
+
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """`sum` of what a step has to know of all ranks before its forward pass. Collective."""
+        self.heartbeat.enter("exchange")
+        return self.sum(tensor)
+
+    def barrier(self) -> None:
+        """Return once every rank is here. Collective."""
+        self.sum(torch.zeros(1))
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, plain JSON types, by rank. Collective; for small things."""

@@ -14,7 +14,6 @@ from trainer.engines.base import Update
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
-from trainer.optim.agc import ClipStats
 from trainer.optim.sgd_agc import SGDAGC
 
 _DDP_BUCKET_MB = 25
@@ -86,10 +85,12 @@ class DDPEngine(ReplicaEngine):
             self._scaler.step(self._sharded)
             self._scaler.update()
             self._sharded.zero_grad()
-            squared_norm, clipped, units = self._all_reduce(self._in_one(mine.stats))
+            squared_norm, clipped, units = self._all_reduce(self._clip_stats())
         return Update(squared_norm.sqrt(), clipped / units.clamp(min=1), skipped)
 
-    def _in_one(self, stats: ClipStats) -> Tensor:
+    def _clip_stats(self) -> Tensor:
+        """Of this rank's shard: the squared norm, the clipped units and all units, float64 [3]."""
+        stats = self._sharded.optim.stats
         units = torch.full(
             (), float(stats.units), device=self.device, dtype=torch.float64
         )  # a copy would be waited for

@@ -103,7 +103,7 @@ class DeepSpeedEngine(ReplicaEngine):
 
     def _dry_run(self, example: Tensor) -> None:
         with self.accumulate(last=True):
-            self.backward(self.model(example.to(self.device)).sum())
+            self.backward(self.model(example.to(self.device)).sum(), 1)
         if self._whole is None:
             zero = self._engine.optimizer
             zero.zero_grad()
@@ -117,9 +117,8 @@ class DeepSpeedEngine(ReplicaEngine):
         with super().accumulate(last):
             yield
 
-    def backward(self, loss: Tensor) -> None:
-        with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):  # see ReplicaEngine
-            self._engine.backward(self._scaler.scale(loss), scale_wrt_gas=False)
+    def _propagate(self, loss: Tensor) -> None:
+        self._engine.backward(self._scaler.scale(loss), scale_wrt_gas=False)
 
     def set_lr(self, lr: float) -> None:
         for group in self._engine.optimizer.param_groups:

@@ -19,8 +19,7 @@ from data_pipelines.common.errors import InputError
 from trainer.engines.ranks import Place
 from trainer.engines.rendezvous import Rendezvous, interface_to
 from trainer.engines.replica import ReplicaEngine
-from trainer.profiling.categories import HOROVOD
-from trainer.profiling.ranges import named_range
+from trainer.kernels.ranges import HOROVOD, named_range
 
 _INSTALL = "launchers/install_horovod.sh"
 

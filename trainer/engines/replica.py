@@ -138,9 +138,12 @@ class ReplicaEngine(Engine):
     @contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
         sharing = self._bare.filter_sharing.micro_batch(last or not self._gathers)
+        self.heartbeat.enter("forward")
         # DDP's first forward pass is an exchange, too.
         with self._naming_lost_ranks(), self._silence(last), self._autocast(), sharing:
             yield
+        if last:
+            self.heartbeat.enter("update")
 
     def _silence(self, last: bool) -> AbstractContextManager[Any]:
         """Context in which gradients travel only after the `last` micro-batch."""
@@ -149,10 +152,16 @@ class ReplicaEngine(Engine):
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss_sum: Tensor, num_labels: Tensor | int) -> Tensor:
+        loss = loss_sum / num_labels
+        self.heartbeat.enter("backward")
         # Under the autocast of `accumulate` the gradients of what ran in fp32, the head, would be rounded.
         with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):
-            self._scaler.scale(loss).backward()
+            self._propagate(loss * self.world_size)  # the average over ranks divides by it
+        return loss.detach()
+
+    def _propagate(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()
 
     def step(self, ruined: Tensor | None = None) -> Update:
         with self._naming_lost_ranks():
@@ -178,6 +187,7 @@ class ReplicaEngine(Engine):
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         wrapped, self.model = self.model, self._bare
+        self.heartbeat.enter("evaluation")
         try:
             with torch.inference_mode(), self._autocast(), self._bare.filter_sharing.unchanged():
                 yield

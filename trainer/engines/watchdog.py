@@ -23,6 +23,7 @@ from data_pipelines.common.messages import logger
 
 Phase = Literal["starting", "data", "exchange", "forward", "backward", "update", "evaluation", "saving", "finishing"]
 _ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
+_OF_A_STEP: tuple[Phase, ...] = ("exchange", "forward", "backward", "update")
 _UNBOUNDED: tuple[Phase, ...] = ("evaluation", "saving", "finishing")
 HUNG = 75  # exit code of a run that can be resumed (EX_TEMPFAIL)
 _TICK_S = 0.5
@@ -104,6 +105,8 @@ class Heartbeat:
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
         """Progress: this rank now begins a phase, of a step. Called by the thread that trains; takes a microsecond."""
+        if phase in _OF_A_STEP and not self._steps:
+            phase = "starting"  # engines try a pass before the first step
         if self.listener is not None:
             self.listener(phase, step)
         now = time.monotonic()

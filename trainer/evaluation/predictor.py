@@ -22,10 +22,10 @@ from data_pipelines.shards.tar import EncodedImage
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
+from trainer.evaluation.outputs import Outputs
 from trainer.evaluation.runs import Run
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC
-from trainer.training.outputs import Outputs
 
 
 class Predictor:

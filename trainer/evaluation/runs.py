@@ -14,9 +14,9 @@ from trainer import checkpoint
 from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose
 from trainer.evaluation.predictions import load, saved_splits
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
+from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
-from trainer.training.job import open_split, set_digests
+from trainer.splits import open_split, set_digests
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
 _NARROW = "the version of the program that fitted it searched a narrower range"

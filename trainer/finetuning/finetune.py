@@ -23,8 +23,8 @@ from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
+from trainer.splits import lacks_val, open_split
 from trainer.training.frozen_features import run_frozen
-from trainer.training.job import lacks_val, open_split
 from trainer.training.run import Start, run, summary
 
 SCRATCH = "scratch"

@@ -20,7 +20,7 @@ from data_pipelines.shards.index import nearest
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu
 from trainer.models.filters import STANDARDISATION_EPS as STANDARDISATION_EPS
 from trainer.models.filters import FilterSharing, StdConv2d
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel
+from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel
 
 NUM_GROUPS = 32
 HeadInit = Literal["zero", "fan_in", "torch"]

@@ -9,7 +9,7 @@ from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import nearest
 from trainer import checkpoint
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
+from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from trainer.run_files import CHECKPOINTS
 
 _SIZES = ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")

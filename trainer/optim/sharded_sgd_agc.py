@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.optim.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, unit_norms
+from trainer.kernels.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, unit_norms
 
 Reduce = Callable[[Tensor], Tensor]
 """The sum of a tensor over ranks."""

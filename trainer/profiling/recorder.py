@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
@@ -16,20 +16,30 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger, rank_0_logger
+from trainer.config import Config
 from trainer.engines.base import Engine
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table
 from trainer.run_files import PROFILE
 from trainer.run_folder.environment import cpu_name
-from trainer.training.job import Job
-from trainer.training.signals import Stopped
 
 _FREE, _PROFILER_WARM_UP = 3, 1  # steps: without the profiler, and with it before it counts
 WARM_UP_STEPS = _FREE + _PROFILER_WARM_UP
 
 
-def require_steps(job: Job) -> None:
+class Recorded(Protocol):
+    """What is known of the run, as of a `Job`."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def run_dir(self) -> Path: ...
+    @property
+    def total_steps(self) -> int: ...
+
+
+def require_steps(job: Recorded) -> None:
     """Raises InputError where a run is too short for the profile that it is to leave."""
     wanted, most = job.config.runtime.profile, job.total_steps - WARM_UP_STEPS
     if wanted is None or wanted <= most:
@@ -39,14 +49,14 @@ def require_steps(job: Job) -> None:
     raise InputError(f"{needed}; this run has {job.total_steps}. {mend}")
 
 
-def say_nothing_is_recorded(job: Job, engine: Engine, why: str) -> None:
+def say_nothing_is_recorded(job: Recorded, engine: Engine, why: str) -> None:
     """For starts with --profile that train nothing."""
     if job.config.runtime.profile is not None and engine.rank == 0:
         logger.warning(f"--profile records nothing: {why}")
 
 
 @contextmanager
-def recorded_steps(job: Job, engine: Engine, first_step: int) -> Iterator[None]:
+def recorded_steps(job: Recorded, engine: Engine, first_step: int) -> Iterator[None]:
     """Around the training loop: rank 0 records the steps after the warm-up. Fewer than asked for where a run that was
     resumed has no more, or is stopped; that is said. Writes to RUN/profile as soon as they are there."""
     steps = _steps_left(job, engine, first_step)
@@ -57,9 +67,9 @@ def recorded_steps(job: Job, engine: Engine, first_step: int) -> Iterator[None]:
     engine.heartbeat.listener = None if recorder is None else recorder.enter
     try:
         yield
-    except Stopped:
+    except SystemExit:  # the run was asked to stop
         _end(recorder, engine)
-        engine.sum(torch.zeros(1))  # a launcher may kill this rank when the first of the others ends
+        engine.barrier()  # a launcher may kill this rank when the first of the others ends
         raise
     finally:
         _end(recorder, engine)
@@ -71,7 +81,7 @@ def _end(recorder: "_Recorder | None", engine: Engine) -> None:
         recorder.end()
 
 
-def _steps_left(job: Job, engine: Engine, first_step: int) -> int:
+def _steps_left(job: Recorded, engine: Engine, first_step: int) -> int:
     wanted = job.config.runtime.profile
     if wanted is None:
         return 0
@@ -86,7 +96,7 @@ def _steps_left(job: Job, engine: Engine, first_step: int) -> int:
 class _Recorder:
     """Follows the phases of the loop. Whatever fails in it is said, and training goes on."""
 
-    def __init__(self, job: Job, engine: Engine, first_step: int, steps: int) -> None:
+    def __init__(self, job: Recorded, engine: Engine, first_step: int, steps: int) -> None:
         self._job, self._engine, self._first = job, engine, first_step + WARM_UP_STEPS
         self._on_gpu = engine.device.type == "cuda"
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it reports on itself, and on GPUs that are not there

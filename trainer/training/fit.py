@@ -7,14 +7,10 @@ import torch
 
 from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
-from data_pipelines.common.messages import logger, rank_0_logger
+from data_pipelines.common.messages import logger
 from trainer import checkpoint
 from trainer.engines.base import Engine
-from trainer.evaluation.operating import KEY, choose
-from trainer.evaluation.predictions import of_index
-from trainer.models.bit import BiTResNet, build_model
-from trainer.models.weights import install, load_weights
-from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.evaluation.results import Outcome, Predicted, operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.run_status import write_status
@@ -22,7 +18,7 @@ from trainer.training.job import Job
 from trainer.training.loop import judge, train
 from trainer.training.memory import with_batches_that_fit
 from trainer.training.memory_report import count_memory
-from trainer.training.results import Outcome, Predicted
+from trainer.training.model import prepare_model
 from trainer.training.signals import StopSignals
 
 
@@ -37,12 +33,8 @@ def _leave_resumable(job: Job, rank: int, reason: str) -> None:
 
 
 def _train_and_predict(job: Job, engine: Engine) -> Outcome:
-
-    def make_ready(job: Job) -> None:
-        _hand_over_model(job, engine)
-
-    job = with_batches_that_fit(job, engine, make_ready)
-    make_ready(job)
+    job = with_batches_that_fit(job, engine)
+    prepare_model(job, engine)
     if engine.rank == 0 and engine.device.type == "cuda":
         config = job.config
         memory = count_memory(
@@ -55,7 +47,7 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
         logger.info(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}")
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
-    wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
+    engine.barrier()  # rank 0 has written the last checkpoint before the others look for it
     found = [checkpoint.best_path(job.run_dir), *_newest_first(job)]
     path, loaded = _load_first_whole(job, engine, [path for path in found if path.is_file()])
     engine.load_state_dict(loaded.state)
@@ -63,38 +55,11 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
     # The only time that test is read.
     predicted: Predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
-        index, logits = predicted["val"]
         try:
-            checkpoint.add(path, **{KEY: choose(of_index(index, logits.numpy())).to_dict()})
+            checkpoint.add(path, **operating_points(*predicted["val"]))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
     return Outcome(seconds, predicted, details)
-
-
-def starting_model(job: Job, engine: Engine) -> BiTResNet:
-    """The model as the run begins with it, on the CPU."""
-    config = job.config
-    torch.manual_seed(config.seed)
-    settings = config.model
-    assert settings.mean is not None and settings.std is not None  # noqa: PT018 - `make_job` has seen to it
-    model = build_model(
-        settings.name, job.train.num_classes, settings.head_init, settings.filter_init, settings.mean, settings.std
-    )
-    if settings.pretrained is not None:
-        _load_pretrained(model, job, engine)
-    return model
-
-
-def _hand_over_model(job: Job, engine: Engine) -> None:
-    model, optim = starting_model(job, engine), job.config.optim
-    optimizer = SGDAGC(
-        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),
-        lr=0.0,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        nesterov=optim.nesterov,
-    )
-    engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
 
 
 def _train(job: Job, engine: Engine) -> float:
@@ -110,14 +75,6 @@ def _train(job: Job, engine: Engine) -> float:
     finally:
         tracker.close()
     return time.monotonic() - started
-
-
-def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
-    settings = job.config.model
-    weights = load_weights(str(settings.pretrained))
-    warnings = install(weights, model, settings.name, job.train.classes, settings.keep_head)
-    for warning in warnings:
-        rank_0_logger.warning(warning)
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
@@ -190,8 +147,3 @@ def _set_aside(path: Path, problem: str) -> None:
     except OSError as error:
         kept = f"it stays where it is ({error})"
     logger.warning(f"{problem.partition(';')[0]}; {kept}")
-
-
-def wait_for_all(engine: Engine) -> None:
-    """Go on when every rank is here."""
-    engine.sum(torch.zeros(1))

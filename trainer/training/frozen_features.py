@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
 from trainer.engines.base import Engine
+from trainer.evaluation.results import Outcome
 from trainer.metrics import compute_metrics
-from trainer.optim.sgd_agc import SGDAGC
-from trainer.training.fit import starting_model
 from trainer.training.job import Job
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
 from trainer.training.memory import with_batches_that_fit
-from trainer.training.results import Outcome
+from trainer.training.model import prepare_model
 from trainer.training.run import Start, carry_out
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
@@ -35,8 +34,8 @@ def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, An
 def fit_and_predict(job: Job, engine: Engine) -> Outcome:
     """Features of every split once, seen as in evaluation; then the fit, on each rank alike."""
     started = time.monotonic()
-    fitting = with_batches_that_fit(job, engine, lambda trial: _hand_over_backbone(trial, engine))
-    num_features = _hand_over_backbone(fitting, engine)
+    fitting = with_batches_that_fit(job, engine)
+    num_features = prepare_model(fitting, engine)
 
     def features_of(index: Index) -> Tensor:
         return predict(fitting, engine, index, num_features).to(engine.device)
@@ -47,16 +46,6 @@ def fit_and_predict(job: Job, engine: Engine) -> Outcome:
     logits, details = fit(job, train, labels, held_out)
     predicted = {split: (index, logits[split]) for split, index in job.held_out.items()}
     return Outcome(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
-
-
-def _hand_over_backbone(job: Job, engine: Engine) -> int:
-    """Give the engine the model less its head; returns the number of features."""
-    model = starting_model(job, engine)
-    num_features: int = model.head.in_features
-    model.head = nn.Identity()  # type: ignore[assignment]
-    # Engines want an optimiser and a batch to begin with, though nothing will be trained.
-    engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), job.blank_images(1))
-    return num_features
 
 
 Fitted = tuple[dict[Split, Tensor], dict[str, Any]]

@@ -1,8 +1,7 @@
 """Reads what the ranks report of each step: a loss or gradient that is no longer a number stops the run, or costs one
 update, and the images are named; a loss that leaps is warned of; a rank that was asked to stop stops all."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
 
 import torch
 from torch import Tensor
@@ -11,25 +10,18 @@ from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_json
 from data_pipelines.common.messages import logger
-from data_pipelines.loading.unreadable import Unseen, keys_of
+from data_pipelines.loading.unreadable import keys_of
 from trainer.config import Config
-from trainer.engines.base import Engine, Update
+from trainer.engines.base import Engine
 from trainer.run_files import SKIPPED_STEPS
 from trainer.run_folder.csv_log import Rows
 from trainer.training.job import Job
 from trainer.training.loss_spikes import SpikeDetector
+from trainer.training.step_report import HostCopy, StepReport
 from trainer.training.unreadable_images import Account
 
 _COLUMNS = ("step", "lr", "why", "rank", "key")
 _SHOWN_KEYS = 8
-
-
-class _Seen(NamedTuple):
-    step: int
-    lr: float
-    report: Tensor
-    copied: torch.cuda.Event | None
-    unseen: Sequence[Unseen]
 
 
 class LossWatch:
@@ -37,7 +29,7 @@ class LossWatch:
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
         self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
-        self._seen: _Seen | None = None
+        self._seen: HostCopy | None = None
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
         self._spikes = SpikeDetector()
@@ -49,45 +41,32 @@ class LossWatch:
         self.stop_asked = False
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
 
-    def ruined(self, report: Tensor) -> Tensor | None:
+    def ruined(self, losses: Tensor) -> Tensor | None:
         """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
-        return ~report[: self._world_size].isfinite().all() if self.skips else None
+        return ~losses.isfinite().all() if self.skips else None
 
-    def see(self, step: int, lr: float, report: Tensor, update: Update, unseen: Sequence[Unseen] = ()) -> None:
-        """Check the step before, and take note of this one; `report` is [world size + 2], the same on every rank: the
-        loss of each rank, and the numbers of ranks that were asked to stop and of images that could not be shown, of
-        which `unseen` are this rank's."""
+    def see(self, report: StepReport) -> None:
+        """Check the step before, and take note of this one."""
         self.settle()
-        copied = None
-        is_bad = ~update.grad_norm.isfinite() if update.skipped is None else update.skipped
-        report = torch.cat((report, is_bad.to(report).view(1)))
-        if report.is_cuda:
-            on_host = torch.empty_like(report, device="cpu", pin_memory=True)
-            report = on_host.copy_(report, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        self._seen = _Seen(step, lr, report, copied, unseen)
+        self._seen = report.to_host()
 
     def settle(self) -> None:
         """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
         update was left out and not too many were; and where images cannot be shown, as `Account.take` does."""
         if self._seen is None:
             return
-        step, lr, report, copied, unseen = self._seen
+        report, numbers = self._seen.report, self._seen.read()
         self._seen = None
-        if copied is not None:
-            copied.synchronize()
-        losses = report[: self._world_size]
-        self.stop_asked = bool(report[self._world_size])
-        if report[self._world_size + 1]:
-            self._account.take(step, unseen)
-        ranks = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        self.stop_asked = numbers.is_stopping
+        if numbers.num_unreadable:
+            self._account.take(report.step, report.unreadable)
+        ranks = [rank for rank, loss in enumerate(numbers.losses) if not math.isfinite(loss)]
         if ranks:
-            self._object(step, lr, "loss", ranks)
-        elif report[-1] and not self._scales_loss:
-            self._object(step, lr, "gradient", list(range(self._world_size)))
+            self._object(report.step, report.lr, "loss", ranks)
+        elif numbers.is_bad and not self._scales_loss:
+            self._object(report.step, report.lr, "gradient", list(range(self._world_size)))
         else:
-            self._warn_of_spike(step, losses.sum().item())
+            self._warn_of_spike(report.step, sum(numbers.losses))
 
     def _object(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         if not self.skips:

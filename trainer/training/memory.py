@@ -16,23 +16,24 @@ from trainer.config import Precision
 from trainer.engines.base import Engine
 from trainer.losses import batch_loss, model_input
 from trainer.training.job import Job
+from trainer.training.model import prepare_model
 
 AUTO = "auto"
 _SPARE = 0.06  # of a GPU's memory, for what comes later: the decoder's and the network's buffers
 
 
-def with_batches_that_fit(job: Job, engine: Engine, make_ready: Callable[[Job], object]) -> Job:
+def with_batches_that_fit(job: Job, engine: Engine) -> Job:
     """The job with numbers for "auto", the same on every rank. Collective.
 
-    `make_ready` hands the engine a model for a job; whoever calls must do so again, as trials leave gradients behind.
-    Raises RunError if not even the smallest batch fits.
+    They are found by passes of a model without its pre-trained weights; the engine is left with that. Raises RunError
+    if not even the smallest batch fits.
     """
     runtime = job.config.runtime
     if runtime.micro_batch_size != AUTO:
         return job
     unit, share = job.order.unit, job.order.largest_share(engine.world_size)
     model = replace(job.config.model, pretrained=None, keep_head=False)  # other weights need as much
-    make_ready(_with(replace(job, config=replace(job.config, model=model)), unit, 1))
+    prepare_model(_with(replace(job, config=replace(job.config, model=model)), unit, 1), engine)
     micro_batch_size = share
     if job.total_steps:
         micro_batch_size = _largest(share, unit, engine, job, _train_once)
@@ -110,7 +111,7 @@ def _train_once(job: Job, engine: Engine, size: int) -> None:
     mixup = torch.ones(size, device=device) if job.config.data.mixup_alpha else None
     batch = Batch(job.blank_images(size).to(device), labels.to(device), mixup, np.arange(size))
     with engine.accumulate(last=False):
-        engine.backward(batch_loss(engine.model(model_input(batch)), batch, task))
+        engine.backward(batch_loss(engine.model(model_input(batch)), batch, task), 1)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -18,6 +18,7 @@ from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engines.base import Engine, RankLostError
+from trainer.evaluation.results import Outcome, final_metrics, save_predictions
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
@@ -30,10 +31,9 @@ from trainer.run_folder.resume_command import resume_command
 from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
 from trainer.run_folder.run_status import write_status
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
-from trainer.training.fit import train_and_predict, wait_for_all
-from trainer.training.job import Job, make_job
+from trainer.training.fit import train_and_predict
+from trainer.training.job import Job, make_job, write_subset
 from trainer.training.preflight import preflight
-from trainer.training.results import Outcome, final_metrics, save_predictions, write_subset
 from trainer.training.saver import UnsavedError
 from trainer.training.signals import Stopped
 
@@ -80,7 +80,7 @@ def carry_out(
         return _as_it_is(job, engine, result)
     for warning in job.warnings:
         rank_0_logger.warning(warning)
-    wait_for_all(engine)  # every rank has looked at the folder before one writes to it
+    engine.barrier()  # every rank has looked at the folder before one writes to it
     if not start.resume:
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
     with locked(job.run_dir, engine, config.runtime.timeout_s):

@@ -1,6 +1,7 @@
 """Saving beside training: a copy to the host's memory that a thread of rank 0 writes, again and again if the disk
 fails."""
 
+import math
 import shutil
 import threading
 from collections.abc import Iterable
@@ -79,6 +80,7 @@ class Saver:
         and if another start has taken over the folder.
         """
         started = perf_counter()
+        self._engine.heartbeat.enter("saving")
         require_lock(self._job.run_dir, self._engine)
         unsaved_best = None
         if step != self._step:  # the best one and the numbered one of a step share a copy
@@ -100,9 +102,15 @@ class Saver:
                 self._begin(unsaved_best)
         self._count("save/stall_s", started)
 
+    def save_if_best(self, step: int, metric: float) -> None:
+        """Begin to write the best checkpoint, if `metric` is above all before; NaN never is. Raises as `save`."""
+        if metric > (-math.inf if self.best is None else self.best):
+            self.save(step, metric)
+
     def finish(self, stopping: bool = False) -> None:
         """Wait until all is written. Raises RunError on every rank if that fails, `stopping` UnsavedError."""
         started = perf_counter()
+        self._engine.heartbeat.enter("saving")
         failed = self._written()
         require_lock(self._job.run_dir, self._engine)
         for pause_s in _LAST_PAUSES_S:

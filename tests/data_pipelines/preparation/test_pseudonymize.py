@@ -13,7 +13,7 @@ from data_pipelines.preparation.pseudonymize import SALT_VARIABLE, salt, salt_pa
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.tar import read_manifest
-from trainer.training.results import columns_of
+from trainer.evaluation.predictions import columns_of
 
 NAMES = ("MILLER", "GARCIA", "OKAFOR", "TANAKA", "NOWAK", "SILVA", "KOWALSKI", "HANSEN")
 

@@ -20,6 +20,7 @@ from trainer import checkpoint, status
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine
+from trainer.evaluation.results import Outcome
 from trainer.run_files import CHECKPOINTS, LOCK
 from trainer.run_folder import lock_file, new_folder, run_lock
 from trainer.run_folder.lock_file import this_start
@@ -27,7 +28,6 @@ from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.processes import Process
 from trainer.run_folder.run_lock import Verdict, _Attempt
 from trainer.run_folder.run_status import run_status
-from trainer.training.results import Outcome
 from trainer.training.run import Start, carry_out, run
 from trainer.training.signals import Stopped
 

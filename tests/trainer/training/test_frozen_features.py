@@ -17,11 +17,11 @@ from data_pipelines.shards.index import Split
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
+from trainer.evaluation.results import recompute
 from trainer.models.bit import build_model
 from trainer.run_files import PREDICTIONS
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import make_job
-from trainer.training.results import recompute
 from trainer.training.run import Start, summary
 from trainer.training.run import run as train
 

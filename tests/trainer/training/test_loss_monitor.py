@@ -17,6 +17,7 @@ from trainer.engines.base import Update
 from trainer.run_files import SKIPPED_STEPS
 from trainer.training.loss_monitor import LossWatch
 from trainer.training.loss_spikes import FEWEST_STEPS, SpikeDetector
+from trainer.training.step_report import RankSums, StepReport
 
 ORDER = Order(num_samples=50, global_batch_size=8, seed=3)
 STEP, LR = 11, 0.125
@@ -25,6 +26,11 @@ STEP, LR = 11, 0.125
 def update(grad_norm: float = 1.0, skipped: bool | None = None) -> Update:
     flag = None if skipped is None else torch.tensor(skipped)
     return Update(torch.tensor(grad_norm), torch.tensor(0.5), flag)
+
+
+def report_of(step: int, losses: list[float], update: Update, lr: float = LR, num_stopping: int = 0) -> StepReport:
+    sums = RankSums(torch.tensor(losses), torch.tensor(float(num_stopping)), torch.tensor(0.0))
+    return StepReport(step, lr, sums, update)
 
 
 def watch_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> LossWatch:
@@ -51,9 +57,9 @@ def keys_of(rank: int, world_size: int = 2) -> list[str]:
 def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
     watch: LossWatch, tmp_path: Path, bad: float
 ) -> None:
-    watch.see(STEP, LR, torch.tensor([1.0, bad, 0.0, 0.0]), update())
+    watch.see(report_of(STEP, [1.0, bad], update()))
     with pytest.raises(RunError) as stopped:
-        watch.see(STEP + 1, 0.5, torch.tensor([1.0, 1.0, 0.0, 0.0]), update())
+        watch.see(report_of(STEP + 1, [1.0, 1.0], update(), lr=0.5))
     message = str(stopped.value)
     assert "the loss of step 11 is not finite at learning rate 0.125, on rank 1;" in message
     assert all(key in message for key in keys_of(1))
@@ -65,7 +71,7 @@ def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
 
 
 def test_settle_checks_at_once(watch: LossWatch) -> None:
-    watch.see(STEP, LR, torch.tensor([math.nan, math.nan, 0.0, 0.0]), update())
+    watch.see(report_of(STEP, [math.nan, math.nan], update()))
     with pytest.raises(RunError, match=r"step 11 is not finite .* on rank 0, 1;"):
         watch.settle()
 
@@ -73,35 +79,36 @@ def test_settle_checks_at_once(watch: LossWatch) -> None:
 def test_finite_losses_pass(watch: LossWatch, tmp_path: Path) -> None:
     watch.settle()
     for step in range(3):
-        watch.see(step, LR, torch.tensor([1e30, -1.0, 0.0, 0.0]), update())
+        watch.see(report_of(step, [1e30, -1.0], update()))
     watch.settle()
     watch.settle()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_asked_to_stop_is_read_one_step_late(watch: LossWatch) -> None:
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 1.0, 0.0]), update())
+    watch.see(report_of(STEP, [1.0, 1.0], update(), num_stopping=1))
     assert not watch.stop_asked
-    watch.see(STEP + 1, LR, torch.tensor([1.0, 1.0, 2.0, 0.0]), update())
+    watch.see(report_of(STEP + 1, [1.0, 1.0], update(), num_stopping=2))
     assert watch.stop_asked
 
 
 def test_gradient_that_is_not_finite_stops_too(watch: LossWatch) -> None:
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(math.nan))
+    watch.see(report_of(STEP, [1.0, 1.0], update(math.nan)))
     with pytest.raises(RunError, match=r"the gradient of step 11 is not finite .*--non-finite skip"):
         watch.settle()
 
 
 def test_infinite_fp16_gradient_is_left_to_the_loss_scaler(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, precision="fp16")
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(math.inf))
+    watch.see(report_of(STEP, [1.0, 1.0], update(math.inf)))
     watch.settle()
 
 
 def see(watch: LossWatch, step: int, bad: bool) -> None:
-    losses = torch.tensor([1.0, math.nan if bad else 1.0, 0.0, 0.0])
-    assert watch.ruined(losses) is not None
-    watch.see(step, LR, losses, update(skipped=bool(watch.ruined(losses))))
+    losses = [1.0, math.nan if bad else 1.0]
+    ruined = watch.ruined(torch.tensor(losses))
+    assert ruined is not None
+    watch.see(report_of(step, losses, update(skipped=bool(ruined))))
 
 
 def test_skipped_steps_are_listed_counted_over_a_resume_and_bounded(
@@ -127,7 +134,7 @@ def test_skipped_steps_are_listed_counted_over_a_resume_and_bounded(
 
 def test_gradient_alone_names_the_images_of_all_ranks(tmp_path: Path) -> None:
     watch = watch_of(tmp_path, non_finite="skip")
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(skipped=True))
+    watch.see(report_of(STEP, [1.0, 1.0], update(skipped=True)))
     watch.settle()
     rows = list(csv.reader((tmp_path / SKIPPED_STEPS).open()))[1:]
     assert [row[2:] for row in rows] == [["gradient", str(rank), key] for rank in (0, 1) for key in keys_of(rank)]
@@ -153,6 +160,6 @@ def test_no_spike_before_there_is_a_window_nor_where_losses_are_equal() -> None:
 
 def test_spike_is_warned_of(watch: LossWatch, capsys: pytest.CaptureFixture[str]) -> None:
     for step in range(FEWEST_STEPS + 1):
-        watch.see(step, LR, torch.tensor([1.0 if step < FEWEST_STEPS else 40.0, 1.0, 0.0, 0.0]), update())
+        watch.see(report_of(step, [1.0 if step < FEWEST_STEPS else 40.0, 1.0], update()))
     watch.settle()
     assert f"the loss of step {FEWEST_STEPS} leaps to 41, usual is 2" in capsys.readouterr().err

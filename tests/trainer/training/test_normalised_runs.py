@@ -24,10 +24,10 @@ from trainer.engines.base import Engine
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.export import Export, export
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.models.weights import load_weights
-from trainer.training.fit import starting_model
+from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.training.job import make_job
+from trainer.training.model import starting_model
 from trainer.training.run import Start, run
 
 TENSORS, SIDE = tensors_of(), 32

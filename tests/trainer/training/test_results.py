@@ -19,9 +19,10 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.results import final_metrics, recompute, save_predictions
 from trainer.models.bit import BiTResNet
 from trainer.run_files import PREDICTIONS, RESULT, SUBSET
-from trainer.training.results import final_metrics, recompute, save_predictions, write_subset
+from trainer.training.job import write_subset
 from trainer.training.run import Start, run
 
 CLASSES = ("cat", "dog", "eel")
@@ -143,7 +144,7 @@ def test_very_many_logits_are_not_kept(
     animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test, val = Index.load(animals, "test"), Index.load(animals, "val").take(np.arange(5))
-    monkeypatch.setattr("trainer.training.results._MOST_LOGITS", 26)
+    monkeypatch.setattr("trainer.evaluation.results._MOST_LOGITS", 26)
     predicted = {"val": (val, torch.randn(5, 3)), "test": (test, torch.randn(9, 3))}
     metrics = final_metrics(predicted)
     assert metrics["test"].keys() == {"loss", "top1", "images"}

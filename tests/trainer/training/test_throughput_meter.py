@@ -13,11 +13,13 @@ from trainer.models.flops import training_flops
 from trainer.training import throughput_meter
 from trainer.training.gpu_energy import EnergyCounter
 from trainer.training.gpu_peaks import peak_flops
+from trainer.training.step_report import RankSums, StepReport
 from trainer.training.throughput_meter import Meter
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 FULL = torch.full
-UPDATE = Update(torch.tensor(2.0), torch.tensor(0.5))
+SUMS = RankSums(torch.tensor([1.0, 2.0]), torch.tensor(0.0), torch.tensor(0.0))
+REPORT = StepReport(0, 0.1, SUMS, Update(torch.tensor(2.0), torch.tensor(0.5)))
 
 
 def job() -> Any:
@@ -69,7 +71,7 @@ def two_steps(clock: Any, counted: Meter) -> dict[str, float]:
         clock.s += 0.5
         clock.joules += 100
         counted.advance()
-    scalars = counted.scalars(0.1, torch.tensor(3.0), UPDATE)
+    scalars = counted.scalars(REPORT)
     with counted.paused():
         clock.s += 60
         clock.joules += 5000
