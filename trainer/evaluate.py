@@ -33,7 +33,7 @@ from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.test_set import AnySplit, Tested, test_elsewhere, test_own
 from trainer.evaluation.to_json import as_json
 from trainer.reporting.document import Title, as_markdown, as_page
-from trainer.run_folder.environment import commit
+from trainer.run_folder import commit
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 

@@ -29,7 +29,7 @@ from trainer.finetuning.paper_code import departures, match_authors, match_paper
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
 from trainer.run_files import CONFIG
-from trainer.run_folder import rank_logs
+from trainer.run_folder import install_rank_log
 from trainer.splits import lacks_val
 from trainer.training.job import make_job
 from trainer.training.run import Start, run, run_dir_of, summary
@@ -145,7 +145,7 @@ def make_plan(config: Config, start: Start) -> dict[str, Any]:
 @entry_point
 def main() -> None:
     """Parse the command line and pre-train."""
-    rank_logs.install()
+    install_rank_log()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
     if command.plan:

@@ -22,7 +22,7 @@ from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table
 from trainer.run_files import PROFILE
-from trainer.run_folder.environment import cpu_name
+from trainer.run_folder import cpu_name
 
 _FREE, _PROFILER_WARM_UP = 3, 1  # steps: without the profiler, and with it before it counts
 WARM_UP_STEPS = _FREE + _PROFILER_WARM_UP

@@ -17,7 +17,7 @@ from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
 from trainer.run_files import STATUS, SWEEP_LOG
-from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
+from trainer.run_folder import JOB_VARIABLE, job_name
 from trainer.sweep.plan import PlannedRun, flags_of
 from trainer.sweep.progress import Progress
 

@@ -22,8 +22,7 @@ from data_pipelines.common import advice
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
 from trainer.finetuning.finetune import Transfer, fine_tune
-from trainer.run_folder import rank_logs
-from trainer.run_folder.run_lock import in_use
+from trainer.run_folder import in_use, install_rank_log
 from trainer.sweep.command import Sweep
 
 
@@ -75,7 +74,7 @@ def log_to(path: Path) -> None:
 
 def main() -> None:
     """Make runs until there is none left."""
-    rank_logs.install()
+    install_rank_log()
     advice.belong_to(Sweep)  # which is what the user typed
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the log of the first run, which the sweep opened

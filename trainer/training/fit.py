@@ -12,8 +12,7 @@ from trainer import checkpoint
 from trainer.engines.base import Engine
 from trainer.evaluation.results import Outcome, Predicted, operating_points
 from trainer.run_files import CHECKPOINTS
-from trainer.run_folder.metric_logger import Tracker
-from trainer.run_folder.run_status import write_status
+from trainer.run_folder import Tracker, write_status
 from trainer.training.job import Job
 from trainer.training.loop import judge, train
 from trainer.training.memory import with_batches_that_fit

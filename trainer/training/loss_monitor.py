@@ -14,7 +14,7 @@ from data_pipelines.loading.unreadable import keys_of
 from trainer.config import Config
 from trainer.engines.base import Engine
 from trainer.run_files import SKIPPED_STEPS
-from trainer.run_folder.csv_log import Rows
+from trainer.run_folder import Rows
 from trainer.training.job import Job
 from trainer.training.loss_spikes import SpikeDetector
 from trainer.training.step_report import HostCopy, StepReport

@@ -22,14 +22,21 @@ from trainer.evaluation.results import Outcome, final_metrics, save_predictions
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.models.weights import describe_weights
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
-from trainer.run_files import CONFIG, ENVIRONMENT, PREDICTIONS, RESULT, SUBSET
-from trainer.run_folder import rank_logs
-from trainer.run_folder.environment import describe_environment
-from trainer.run_folder.lock_file import job_name
-from trainer.run_folder.new_folder import claim, next_free
-from trainer.run_folder.resume_command import resume_command
-from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
-from trainer.run_folder.run_status import write_status
+from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
+from trainer.run_folder import (
+    claim,
+    describe_environment,
+    elsewhere,
+    locked,
+    next_free,
+    open_rank_log,
+    release,
+    require_lock,
+    resume_command,
+    taken_over,
+    write_environment,
+    write_status,
+)
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, make_job, write_subset
@@ -111,8 +118,7 @@ def _made(
     run_dir = job.run_dir
     if engine.rank == 0:
         _open_folder(job, settings, environment)
-    rank_logs.tell_together(engine)
-    rank_logs.follow(run_dir, engine.rank)
+    open_rank_log(run_dir, engine)
     with _status_kept(job, engine):
         outcome = work(job, engine)
         result = {
@@ -164,7 +170,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         for name in (RESULT, PREDICTIONS, SUBSET):  # of other settings, or the result would have been returned
             (run_dir / name).unlink(missing_ok=True)
         write_json(run_dir / CONFIG, settings)
-        write_json(run_dir / ENVIRONMENT, environment | {"job": job_name()})
+        write_environment(run_dir, environment)
         if job.config.data.shots is not None:
             write_subset(run_dir, job.train)
     except OSError as error:

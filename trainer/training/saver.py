@@ -20,8 +20,7 @@ from data_pipelines.common.errors import RunError
 from data_pipelines.common.messages import logger
 from trainer import checkpoint
 from trainer.engines.base import Engine
-from trainer.run_folder.run_lock import require_lock, taken_over
-from trainer.run_folder.run_status import write_status
+from trainer.run_folder import require_lock, taken_over, write_status
 from trainer.training.job import Job
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats

@@ -12,7 +12,7 @@ from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
 from data_pipelines.shards.index import Index
 from trainer.engines.base import Engine
 from trainer.run_files import QUARANTINE, UNJUDGED, UNSEEN
-from trainer.run_folder.csv_log import Rows
+from trainer.run_folder import Rows
 from trainer.training.job import Job
 
 _SHOWN = 3
