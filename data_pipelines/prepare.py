@@ -26,6 +26,7 @@ import tyro
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.limits import with_sound_numbers
+from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.bit_depth import LEAST_BITS, MOST_BITS
@@ -135,7 +136,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             "choose another --out"
         ) from error
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on where it was (in {partial_of(out)})", file=sys.stderr)
+        logger.info(f"interrupted; the same command goes on where it was (in {partial_of(out)})")
         raise
 
 
@@ -221,13 +222,12 @@ def _write(raw: RawSet, output: Output, out: Path, about: dict[str, str]) -> boo
 def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
     """Write what is not there yet. Raises TooManyBadError as soon as there are more than the set may have."""
     for note in [*raw.notes, *([left_out_note(raw)] if raw.left_out else [])]:
-        print(f"note: {note}", file=sys.stderr)
+        logger.info(f"note: {note}")
     chosen = range(parts) if output.part is None else [output.part[0]]
     if of_earlier := num_unknown(folder, chosen, parts):
-        print(
+        logger.info(
             f"note: {of_earlier:,} finished shards of an earlier version are made again, as it did not keep what they "
-            "were made of",
-            file=sys.stderr,
+            "were made of"
         )
     total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
     allowed = None if raw.num_images is None else most_bad(output.max_bad, raw.num_images)
@@ -266,7 +266,7 @@ def _command(reader: Callable[..., RawSet]) -> Callable[..., None]:
             print(summary(manifest, output.out))
             is_open = raw.shorter_side is None and raw.xray_size is None
             if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
-                print(f"note: {note}", file=sys.stderr)
+                logger.info(f"note: {note}")
         elif output.part:
             print(f"part {output.part[0]} of {output.part[1]} is done; after the last, repeat without --part")
 

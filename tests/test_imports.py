@@ -44,7 +44,7 @@ def forbidden(source: str, path: Path) -> list[str]:
     found = [name for name in names for other in set(PACKAGES) - MAY_IMPORT[package] if is_below(name, other)]
     if path.parts[:2] != ("trainer", "engines"):
         found += [name for name in names for framework in FRAMEWORKS if is_below(name, framework)]
-    if package == "data_pipelines" and path.name != "cli.py":
+    if package == "data_pipelines" and path.name not in ("cli.py", "messages.py"):  # who prints, not what is read
         found += [
             node.value
             for node in ast.walk(ast.parse(source))

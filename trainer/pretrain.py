@@ -8,7 +8,6 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 # isort: split
 import inspect
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.limits import require_numbers
+from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.shards.index import nearest
 from trainer.config import Config, differences
 from trainer.engines import ENGINES
@@ -29,7 +29,7 @@ from trainer.finetuning.paper_code import departures, match_authors, match_paper
 from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
 from trainer.run_files import CONFIG
-from trainer.run_folder import rank_logs
+from trainer.run_folder import install_rank_log
 from trainer.splits import lacks_val
 from trainer.training.job import make_job
 from trainer.training.run import Start, run, run_dir_of, summary
@@ -114,8 +114,7 @@ def parse(arguments: list[str]) -> Command:
     # Begun by an earlier version, when the switch stood for three settings only?
     if len(differences(begun, old.config.to_dict())) >= len(differences(begun, command.config.to_dict())):
         return command
-    if (os.environ.get("RANK") or "0") == "0":
-        print(f"note: {_OLD_MEANING}", file=sys.stderr)
+    rank_0_logger.info(f"note: {_OLD_MEANING}")
     return old
 
 
@@ -146,16 +145,15 @@ def make_plan(config: Config, start: Start) -> dict[str, Any]:
 @entry_point
 def main() -> None:
     """Parse the command line and pre-train."""
-    rank_logs.install()
+    install_rank_log()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
     if command.plan:
         print(json.dumps(make_plan(config, start), indent=1))
         return
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
-    if engine.rank == 0:
-        for warning in lacks_val(config.data):
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in lacks_val(config.data):
+        rank_0_logger.warning(warning)
     result = run(config, start, engine, command.about)
     if engine.rank == 0 and not start.preflight_only:
         print(summary(result))

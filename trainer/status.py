@@ -20,7 +20,7 @@ import tyro
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
-from trainer.run_folder.run_status import RunStatus, run_folders, run_status
+from trainer.run_folder import RunStatus, run_folders, run_status
 
 _ERROR_CHARACTERS = 100
 

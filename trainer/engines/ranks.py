@@ -2,11 +2,11 @@
 
 import os
 import re
-import sys
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import rank_0_logger
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by itself
@@ -111,5 +111,4 @@ def _check_against_slurm(place: RankInfo, environ: MutableMapping[str, str]) -> 
     lost_nodes = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if not (by_hand or lost_nodes):
         raise InputError(message)
-    if place.rank == 0:
-        print(f"warning: {message}", file=sys.stderr)
+    rank_0_logger.warning(message)

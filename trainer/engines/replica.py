@@ -1,7 +1,6 @@
 """What engines share that keep the whole model on every rank."""
 
 import os
-import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from trainer.config import Precision, RuntimeConfig
 from trainer.engine import Engine, Update
 from trainer.engines import parent_watch
@@ -123,10 +123,10 @@ class ReplicaEngine(Engine):
         """Compile the residual units; where a rank cannot, all warn and go on without."""
         if self.rank == 0:
             number = len(self._bare.units)
-            print(f"compiling {number} residual units; the first pass takes a while ...", file=sys.stderr, flush=True)
+            logger.info(f"compiling {number} residual units; the first pass takes a while ...")
         problem = compile_units(self._bare, example.to(self.device), self._autocast, graphs)
         if problem is not None:
-            print(f"warning: torch.compile failed, going on without it: {problem}", file=sys.stderr, flush=True)
+            logger.warning(f"torch.compile failed, going on without it: {problem}")
         if self.sum(torch.tensor(float(problem is not None))) > 0:
             compile_no_units(self._bare)
         elif graphs:

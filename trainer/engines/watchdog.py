@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 import torch.distributed as dist
 
+from data_pipelines.common.messages import logger
 from trainer.engine import Phase
 
 _ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
@@ -251,7 +252,7 @@ class Heartbeat:
 
     def _warn(self, idle_s: float) -> None:
         where = f"phase {self._phase} of step {self._step}"
-        print(f"warning: no progress for {idle_s:.0f} s, in {where}; where it is:", file=sys.stderr, flush=True)
+        logger.warning(f"no progress for {idle_s:.0f} s, in {where}; where it is:")
         _dump_stacks()
 
     def _leave(self, message: str, hung: _Hung | None) -> None:

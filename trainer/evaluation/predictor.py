@@ -1,6 +1,5 @@
 """A run's model, ready to predict: images are prepared and cut as the checkpoint says they were for its evaluation."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,6 +8,7 @@ import numpy as np
 import torch
 
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
 from data_pipelines.image_files.bit_depth import Depth, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
@@ -52,29 +52,26 @@ class Predictor:
         self.xray_size: int | None = about.get("xray_size") if xray_size is None else xray_size
         self.xray_cut: XrayCut = about.get("xray_cut") or "square"
         if "xray_size" not in about and xray_size is None and self.channels == 1:
-            print(
-                f"warning: {run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
-                "bitscale-predict needs their side: --xray-size",
-                file=sys.stderr,
+            logger.warning(
+                f"{run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
+                "bitscale-predict needs their side: --xray-size"
             )
         if bits is not None and not self.xray_size:
             remedy = "leave it out" if "xray_size" in about else "leave it out, or say their side with --xray-size"
             raise InputError(f"--bits is for X-rays, and {run.path} was not trained on such; {remedy}")
         self._depth = depth_of(about) if bits is None else Depth(bits, is_given=True)
         if self.xray_size and "bits" not in about:
-            print(
-                f"warning: {run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
-                "window, by the values of each: prepare and train again if the run saw such",
-                file=sys.stderr,
+            logger.warning(
+                f"{run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
+                "window, by the values of each: prepare and train again if the run saw such"
             )
         self._views = Augmentation(about["eval_view"], about["image_size"], about["resize"], flip=False)
         self._shorter_side: int | None = about.get("shorter_side")
         self._upright: bool = about.get("upright", False) is not False
         if about.get("upright", False) is None:
-            print(
-                f"warning: some sets of {run.path} hold photographs turned as a viewer shows them, and others as they "
-                "are stored; new ones are turned",
-                file=sys.stderr,
+            logger.warning(
+                f"some sets of {run.path} hold photographs turned as a viewer shows them, and others as they "
+                "are stored; new ones are turned"
             )
         self._runtime, self._path = runtime, run.path
         said = precision or about.get("precision") or run.settings.get("precision") or "fp32"

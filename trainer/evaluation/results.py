@@ -1,6 +1,5 @@
 """What a finished run is judged by: the metrics of its predictions."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.messages import logger
 from data_pipelines.shards.index import Index, Split
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import columns_of, of_index
@@ -40,7 +40,7 @@ def save_predictions(run_dir: Path, predicted: Predicted) -> None:
     for split, (index, logits) in predicted.items():
         arrays["classes"] = np.array(index.classes, dtype=str)
         if logits.numel() > _MOST_LOGITS:
-            print(f"{run_dir}: {split} has {logits.numel():,} logits; they are not kept", file=sys.stderr)
+            logger.info(f"{run_dir}: {split} has {logits.numel():,} logits; they are not kept")
             continue
         arrays |= {
             f"{split}_logits": logits.numpy(),

@@ -1,7 +1,6 @@
 """Fine-tuning: what one run on a target is, by BiT-HyperRule unless given, and carrying it out."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import tyro
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.shards import catalog
 from data_pipelines.shards.index import Balance, Index, Split, content_digest, splits_of
@@ -350,9 +350,8 @@ def fine_tune(transfer: Transfer) -> None:
         "departures": departures_of(config, transfer, target),
     }
     engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
-    if engine.rank == 0:
-        for warning in warnings_of(transfer, config, target, sets, digests):
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in warnings_of(transfer, config, target, sets, digests):
+        rank_0_logger.warning(warning)
     run_fn = run if options.mode == "finetune" else run_frozen
     result = run_fn(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)
     if engine.rank == 0:

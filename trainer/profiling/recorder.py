@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +15,14 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.messages import logger, rank_0_logger
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table
 from trainer.run_files import PROFILE
-from trainer.run_folder.environment import cpu_name
+from trainer.run_folder import cpu_name
 
 _FREE, _PROFILER_WARM_UP = 3, 1  # steps: without the profiler, and with it before it counts
 WARM_UP_STEPS = _FREE + _PROFILER_WARM_UP
@@ -52,7 +52,7 @@ def require_steps(job: Recorded) -> None:
 def say_nothing_is_recorded(job: Recorded, engine: Engine, why: str) -> None:
     """For starts with --profile that train nothing."""
     if job.config.runtime.profile is not None and engine.rank == 0:
-        print(f"warning: --profile records nothing: {why}", file=sys.stderr, flush=True)
+        logger.warning(f"--profile records nothing: {why}")
 
 
 @contextmanager
@@ -89,8 +89,7 @@ def _steps_left(job: Recorded, engine: Engine, first_step: int) -> int:
     if left < wanted:
         fewer = f"only {left} are recorded" if left else "none is recorded"
         why = f"this start has {job.total_steps - first_step} steps left, {WARM_UP_STEPS} of them to warm up"
-        if engine.rank == 0:
-            print(f"warning: --profile {wanted}: {fewer}, as {why}", file=sys.stderr, flush=True)
+        rank_0_logger.warning(f"--profile {wanted}: {fewer}, as {why}")
     return min(wanted, left)
 
 
@@ -138,7 +137,7 @@ class _Recorder:
             self._leave_phase()
             if recorded < self._steps:
                 number = _count(max(0, recorded), "recorded step")
-                self._say(f"warning: --profile {self._steps}: this start ends after {number}")
+                logger.warning(f"--profile {self._steps}: this start ends after {number}")
             if self._begun >= 0:
                 self._wait_for_device()
                 self._profile.stop()
@@ -177,16 +176,16 @@ class _Recorder:
         found = break_down(json.loads(trace)["traceEvents"])
         words = table(found, self._title(found), self._unrecorded_ms())
         if self._on_gpu and not found.on_gpu:
-            self._say("warning: the profiler saw nothing on the GPU, so the table shows the host alone")
+            logger.warning("the profiler saw nothing on the GPU, so the table shows the host alone")
         target = self._job.run_dir / PROFILE / f"steps-{self._first}-{self._first + found.steps - 1}"
         try:
             target.parent.mkdir(exist_ok=True)
             # Not with_suffix: the file's name has no suffix that could be replaced.
             write_atomically(Path(f"{target}.md"), lambda temporary: temporary.write_text(words, encoding="utf-8"))
             write_atomically(Path(f"{target}.json.gz"), lambda temporary: _compress(trace, temporary))
-            self._say(f"profile: {headline(found)} {target}.md has the rest, {target.name}.json.gz the trace")
+            logger.info(f"profile: {headline(found)} {target}.md has the rest, {target.name}.json.gz the trace")
         except OSError as error:
-            self._say(f"warning: {target.parent} cannot be written ({error}); what was recorded:\n{words}")
+            logger.warning(f"{target.parent} cannot be written ({error}); what was recorded:\n{words}")
 
     def _title(self, found: Breakdown) -> str:
         config, engine = self._job.config, self._engine
@@ -212,11 +211,7 @@ class _Recorder:
     def _give_up(self, error: Exception) -> None:
         self._failed = True
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._say(f"warning: --profile fails, and training goes on without it: {reason}")
-
-    @staticmethod
-    def _say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        logger.warning(f"--profile fails, and training goes on without it: {reason}")
 
 
 def _count(number: int, what: str) -> str:

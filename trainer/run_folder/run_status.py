@@ -3,7 +3,6 @@
 import os
 import platform
 import shlex
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_pipelines.common.files import read_json, write_json
+from data_pipelines.common.messages import logger
 from trainer.run_files import CONFIG, HEARTBEAT, RESULT, STATUS
 from trainer.run_folder.lock_file import holder_of
-from trainer.run_folder.log_messages import say
 from trainer.run_folder.run_lock import taken_over
 
 State = Literal["running", "stalled", "resumable", "failed", "finished", "unknown"]
@@ -43,7 +42,7 @@ def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: i
         try:
             write_json(run_dir / STATUS, status)
         except OSError as error:  # a full disk is no reason to stop
-            say(f"warning: {run_dir / STATUS} cannot be written ({error})")
+            logger.warning(f"{run_dir / STATUS} cannot be written ({error})")
 
 
 def run_folders(folder: Path, depth: int = _DEEPEST) -> Iterator[Path]:
@@ -53,7 +52,7 @@ def run_folders(folder: Path, depth: int = _DEEPEST) -> Iterator[Path]:
         inside = [] if is_run or not depth else sorted(path for path in folder.iterdir() if path.is_dir())
         inside = [path for path in inside if not path.is_symlink()]
     except OSError as error:
-        print(f"warning: {folder} cannot be read ({error.strerror}); what runs are in it is not known", file=sys.stderr)
+        logger.warning(f"{folder} cannot be read ({error.strerror}); what runs are in it is not known")
         return
     if is_run:
         yield folder

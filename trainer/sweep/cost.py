@@ -14,8 +14,7 @@ from trainer.engines import ENGINES
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_files import RESULT
-from trainer.run_folder.environment import cpu_name
-from trainer.run_folder.metric_logger import read_metrics
+from trainer.run_folder import cpu_name, read_metrics
 from trainer.sweep.drive import Device
 from trainer.sweep.plan import Plan, PlannedRun
 

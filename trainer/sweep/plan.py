@@ -29,7 +29,7 @@ from trainer.finetuning.finetune import (
     target_name,
 )
 from trainer.run_files import RESULT
-from trainer.run_folder.metric_logger import read_metrics
+from trainer.run_folder import read_metrics
 from trainer.training.job import normalised, settings_of
 from trainer.training.run import Start, finished
 

@@ -1,6 +1,5 @@
 """From a job to a trained model: its starting weights, the way back into an interrupted run, and its predictions."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import torch
 
 from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
 from trainer import checkpoint
 from trainer.engine import Engine
 from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
-from trainer.run_folder.metric_logger import Tracker
-from trainer.run_folder.run_status import write_status
+from trainer.run_folder import Tracker, write_status
 from trainer.training.job import Job, RunOutput
 from trainer.training.loop import judge, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
@@ -43,7 +42,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
             config.precision,
             config.runtime.checkpoint_stages,
         )
-        print(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}", file=sys.stderr, flush=True)
+        logger.info(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}")
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
     engine.barrier()  # rank 0 has written the last checkpoint before the others look for it
@@ -145,4 +144,4 @@ def _quarantine(path: Path, problem: str) -> None:
         kept = f"it is kept as {checkpoint.quarantine(path).name}"
     except OSError as error:
         kept = f"it stays where it is ({error})"
-    print(f"warning: {problem.partition(';')[0]}; {kept}", file=sys.stderr, flush=True)
+    logger.warning(f"{problem.partition(';')[0]}; {kept}")

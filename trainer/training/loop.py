@@ -14,7 +14,7 @@ from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
 from trainer.profiling.recorder import recorded_steps
 from trainer.run_files import UNJUDGED
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder import Tracker
 from trainer.training.job import Job
 from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite

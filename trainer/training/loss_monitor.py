@@ -2,7 +2,6 @@
 update, and the images are named; a loss that leaps is warned of; a rank that was asked to stop stops all."""
 
 import math
-import sys
 from collections import deque
 from statistics import median
 
@@ -12,11 +11,12 @@ from torch import Tensor
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_json
+from data_pipelines.common.messages import logger
 from data_pipelines.loading.unreadable import keys_of
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.run_files import SKIPPED_STEPS
-from trainer.run_folder.csv_log import Rows
+from trainer.run_folder import Rows
 from trainer.training.job import Job
 from trainer.training.step_report import HostCopy, StepReport
 from trainer.training.unreadable_images import UnreadableImageLog
@@ -107,10 +107,7 @@ class LossMonitor:
         most = self._job.config.runtime.max_skipped_steps
         if self._rank == 0:
             left = f"the update is left out, as {self.num_skipped} of at most {most}"
-            print(
-                f"warning: the {what} of step {step} is not finite; {left}; {SKIPPED_STEPS} has the images",
-                file=sys.stderr,
-            )
+            logger.warning(f"the {what} of step {step} is not finite; {left}; {SKIPPED_STEPS} has the images")
         if self.num_skipped > most:
             raise RunError(
                 f"{self.num_skipped} steps had a loss or gradient that was not finite, more than "
@@ -121,7 +118,7 @@ class LossMonitor:
     def _warn_of_spike(self, step: int, loss: float) -> None:
         usual = self._spikes.observe(loss)
         if usual is not None and self._rank == 0:
-            print(f"warning: the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}", file=sys.stderr)
+            logger.warning(f"the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}")
 
     def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
         train, order = self._job.train, self._job.order

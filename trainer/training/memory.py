@@ -2,7 +2,6 @@
 the memory of every rank holds, found by trying."""
 
 import gc
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.messages import logger
 from data_pipelines.loading.batch import Batch
 from trainer.config import Precision
 from trainer.engine import Engine
@@ -121,7 +121,7 @@ def resolve_micro_batch_size(job: Job, engine: Engine) -> Job:
         if job.total_steps:
             passes = -(-share // micro_batch_size)
             sizes = f"{micro_batch_size} images per rank in one pass, {passes} of them make a step; {sizes}"
-        print(f"{flag('--micro-batch-size')} auto: {sizes}", file=sys.stderr, flush=True)
+        logger.info(f"{flag('--micro-batch-size')} auto: {sizes}")
     return _with(job, micro_batch_size, eval_batch_size)
 
 

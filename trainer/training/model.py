@@ -1,10 +1,9 @@
 """The model of a run as it begins: made, given its pre-trained weights, and handed to the engine."""
 
-import sys
-
 import torch
 from torch import nn
 
+from data_pipelines.common.messages import rank_0_logger
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.models.bit import BiTResNet, build_model
@@ -58,6 +57,5 @@ def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
     settings = job.config.model
     weights = load_weights(str(settings.pretrained))
     warnings = install(weights, model, settings.name, job.train.classes, settings.keep_head)
-    if engine.rank == 0:
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in warnings:
+        rank_0_logger.warning(warning)

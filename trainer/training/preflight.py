@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from trainer import checkpoint
 from trainer.engine import Engine
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
@@ -60,7 +60,7 @@ def preflight(engine: Engine, job: Job, settings: dict[str, Any], environment: d
         raise InputError(whole if engine.rank == 0 else "pre-flight failed, see the message of rank 0")
     if engine.rank == 0:
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            logger.warning(warning)
         hosts = len({facts["host"] for facts in by_rank})
         print(
             f"pre-flight: {engine.world_size} ranks on {hosts} host(s), {by_rank[0]['engine']}, {engine.transport}, "

@@ -14,20 +14,28 @@ import numpy as np
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json, write_json
+from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engine import Engine, RankLostError
 from trainer.evaluation.results import final_metrics, save_predictions
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
-from trainer.run_files import CONFIG, ENVIRONMENT, PREDICTIONS, RESULT, SUBSET
-from trainer.run_folder import rank_logs
-from trainer.run_folder.environment import describe_environment
-from trainer.run_folder.lock_file import job_name
-from trainer.run_folder.new_folder import claim, next_free
-from trainer.run_folder.resume_command import resume_command
-from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
-from trainer.run_folder.run_status import write_status
+from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
+from trainer.run_folder import (
+    claim,
+    describe_environment,
+    elsewhere,
+    locked,
+    next_free,
+    open_rank_log,
+    release,
+    require_lock,
+    resume_command,
+    taken_over,
+    write_environment,
+    write_status,
+)
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
@@ -74,9 +82,8 @@ def run(
         return {}
     if result is not None:
         return _as_it_is(job, engine, result)
-    if engine.rank == 0:
-        for warning in job.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+    for warning in job.warnings:
+        rank_0_logger.warning(warning)
     engine.barrier()  # every rank has looked at the folder before one writes to it
     if not start.resume:
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
@@ -108,8 +115,7 @@ def _made(
     run_dir = job.run_dir
     if engine.rank == 0:
         _open_folder(job, settings, environment)
-    rank_logs.tell_together(engine)
-    rank_logs.follow(run_dir, engine.rank)
+    open_rank_log(run_dir, engine)
     with _status_kept(job, engine):
         output = train_fn(job, engine)
         result = {
@@ -153,7 +159,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         for name in (RESULT, PREDICTIONS, SUBSET):  # of other settings, or the result would have been returned
             (run_dir / name).unlink(missing_ok=True)
         write_json(run_dir / CONFIG, settings)
-        write_json(run_dir / ENVIRONMENT, environment | {"job": job_name()})
+        write_environment(run_dir, environment)
         if job.config.data.shots is not None:
             write_subset(run_dir, job.train)
     except OSError as error:
@@ -192,7 +198,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
             f"{parts * job.order.unit} or start fewer ranks"
         )
     if units % parts and engine.rank == 0:
-        print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally", file=sys.stderr)
+        logger.warning(f"{parts} ranks share a batch of {config.global_batch_size} unequally")
 
 
 def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -17,11 +17,10 @@ from torch import Tensor
 
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.messages import logger
 from trainer import checkpoint
 from trainer.engine import Engine
-from trainer.run_folder.log_messages import say
-from trainer.run_folder.run_lock import require_lock, taken_over
-from trainer.run_folder.run_status import write_status
+from trainer.run_folder import require_lock, taken_over, write_status
 from trainer.training.job import Job
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
@@ -211,11 +210,11 @@ class Saver:
             except OSError as error:
                 failed = _Failed(target, error)
                 if tried == 0:
-                    say(f"warning: {_in_words(failed)}; training goes on, and it will be tried again")
+                    logger.warning(f"{_in_words(failed)}; training goes on, and it will be tried again")
             else:
                 self._timings["save/write_s"] = perf_counter() - started
                 if tried:
-                    say(f"warning: {target.path} is saved after all")
+                    logger.warning(f"{target.path} is saved after all")
                 self._tidy(target.path)
                 return None
             if is_last:
@@ -232,7 +231,7 @@ class Saver:
             checkpoint.point_to(path)
             checkpoint.prune(run_dir, self._job.config.runtime.keep_checkpoints)
         except OSError as error:
-            say(f"warning: {path} is saved, but {error}")
+            logger.warning(f"{path} is saved, but {error}")
 
 
 def _why(failed: list[_Failed]) -> str:

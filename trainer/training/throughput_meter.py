@@ -12,6 +12,7 @@ from time import perf_counter
 
 import torch
 
+from data_pipelines.common.messages import logger
 from trainer.config import Precision
 from trainer.engine import Engine
 from trainer.models.flops import training_flops
@@ -110,5 +111,5 @@ def _known_peak(gpu: str, precision: Precision, tf32: bool, speaks: bool) -> flo
     """Says, once, where it is not known."""
     peak = peak_flops(gpu, precision, tf32)
     if peak is None and speaks:
-        print(f"the peak of {gpu} in {precision} is not known, so there is no train/mfu", file=sys.stderr, flush=True)
+        logger.info(f"the peak of {gpu} in {precision} is not known, so there is no train/mfu")
     return peak

@@ -1,18 +1,18 @@
 """The account of images that could not be shown: `unseen.csv` says each time that happened, and `quarantine.csv` each
 image whose own bytes are at fault, once. Too much of it stops all ranks alike."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.common.advice import flag, has_flag, quoted
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.messages import logger, rank_0_logger
 from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
 from data_pipelines.shards.index import Index
 from trainer.engine import Engine
 from trainer.run_files import QUARANTINE, UNJUDGED, UNSEEN
-from trainer.run_folder.csv_log import Rows
+from trainer.run_folder import Rows
 from trainer.training.job import Job
 
 _SHOWN = 3
@@ -70,9 +70,8 @@ class UnreadableImageLog:
             if shard and shard not in self._named
         ]
         self._named |= {one["shard"] for one in every}
-        if self._engine.rank == 0:
-            for line in lines:
-                print(f"warning: {line}; other images are shown instead, see {UNSEEN}", file=sys.stderr, flush=True)
+        for line in lines:
+            rank_0_logger.warning(f"{line}; other images are shown instead, see {UNSEEN}")
 
     def _judge(self, step: int, every: list[dict[str, Any]]) -> None:
         data = self._job.config.data
@@ -108,11 +107,9 @@ def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unseen]
             lambda path: path.write_text("".join(["place,key,reason\n", *lines]), encoding="utf-8"),
         )
         named = "; ".join(f"{one['place']}: {one['reason']}" for one in every[:_SHOWN])
-        print(
-            f"warning: {len(every)} of {len(index)} images cannot be read and are left out of the metrics, see "
-            f"{UNJUDGED}: {named}",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            f"{len(every)} of {len(index)} images cannot be read and are left out of the metrics, see "
+            f"{UNJUDGED}: {named}"
         )
     if of_shards and job.config.data.on_bad_shard == "stop":
         raise RunError(

@@ -1,0 +1,30 @@
+"""What programs say of their work, on standard error: `logger` on every rank, `rank_0_logger` on rank 0 alone.
+
+Warnings and errors begin with their level, "warning: ..."; what is less than that is a line by itself.
+"""
+
+import logging
+import os
+import sys
+from contextlib import suppress
+
+
+class _StandardErrorHandler(logging.Handler):
+    """To whatever standard error is at the moment. A terminal that is gone is no reason to stop."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        with suppress(OSError, ValueError):
+            print(f"{level}{record.getMessage()}", file=sys.stderr, flush=True)
+
+
+def _is_rank_0(record: logging.LogRecord) -> bool:
+    return (os.environ.get("RANK") or "0") == "0"
+
+
+logger = logging.getLogger("bitscale")
+logger.addHandler(_StandardErrorHandler())
+logger.setLevel(logging.INFO)
+logger.propagate = False  # a library that sets up the root logger would have everything said twice
+rank_0_logger = logger.getChild("rank_0")
+rank_0_logger.addFilter(_is_rank_0)
