@@ -42,7 +42,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
             config.precision,
             config.runtime.checkpoint_stages,
         )
-        logger.info(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}")
+        logger.info(f"memory of a rank: {memory.summary(job.micro_batch_size(engine))}")
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
     engine.barrier()  # rank 0 has written the last checkpoint before the others look for it

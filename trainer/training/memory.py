@@ -42,7 +42,7 @@ class Memory(NamedTuple):
         """With so many images in one pass."""
         return self.parameters + self.gradients + self.momentum + self.filters + images * self.activations_per_image
 
-    def in_words(self, images: int) -> str:
+    def summary(self, images: int) -> str:
         """One line."""
         parts = [
             ("weights", self.parameters),
