@@ -69,7 +69,7 @@ class DDPEngine(ReplicaEngine):
     # DDP lays out its buckets anew after the first backward pass, which changes the order of its sums; after the dry
     # run of `prepare`, an interrupted run goes on bit for bit.
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()

@@ -1,4 +1,4 @@
-"""DeepSpeed with ZeRO stages 0 to 2: momentum (1) and gradients (2) parted over the ranks."""
+"""DeepSpeed with ZeRO stages 0 to 2: shards momentum (1) and gradients (2) across ranks."""
 
 import logging
 import os

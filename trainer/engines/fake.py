@@ -28,11 +28,11 @@ class FakeEngine(DDPEngine):
         wrapped = super()._wrap(model)
         if isinstance(wrapped, DistributedDataParallel):
             # Without a hook DDP's own reduction waits for work that the fake group never gives it.
-            wrapped.register_comm_hook(None, _as_it_is)
+            wrapped.register_comm_hook(None, _return_bucket)
         return wrapped
 
 
-def _as_it_is(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _return_bucket(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
     return done

@@ -29,7 +29,7 @@ class HorovodEngine(ReplicaEngine):
 
     def _connect(self, place: RankInfo) -> None:
         self._hvd = _import_horovod(self.device)
-        self._travelling: list[tuple[int, Tensor, Tensor]] = []
+        self._in_flight: list[tuple[int, Tensor, Tensor]] = []
         self._hooks: list[Any] = []
         self._last = False
         os.environ["HOROVOD_FUSION_THRESHOLD"] = str(self._runtime.bucket_mb << 20)
@@ -58,36 +58,36 @@ class HorovodEngine(ReplicaEngine):
         if self.world_size == 1:
             return model
         for name, parameter in model.named_parameters():
-            self._hvd.broadcast_(_in_memory_order(parameter.data), 0, name=f"weights.{name}")
+            self._hvd.broadcast_(_flat_in_memory_order(parameter.data), 0, name=f"weights.{name}")
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(partial(self._send, name))
+            parameter.register_post_accumulate_grad_hook(partial(self._start_all_reduce, name))
             for name, parameter in model.named_parameters()
         ]
         return model
 
     @contextmanager
-    def _noting(self, last: bool) -> Iterator[None]:
+    def _remember_last(self, last: bool) -> Iterator[None]:
         self._last = last
         yield
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
-        return self._noting(last)
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
+        return self._remember_last(last)
 
-    def _send(self, name: str, parameter: Tensor) -> None:
+    def _start_all_reduce(self, name: str, parameter: Tensor) -> None:
         if not self._last or parameter.grad is None:
             return
-        gradient = _in_memory_order(parameter.grad)
+        gradient = _flat_in_memory_order(parameter.grad)
         sent = gradient.half() if self._runtime.gradient_compression == "fp16" else gradient
         handle = self._hvd.allreduce_async_(sent, name=f"gradient.{name}", op=self._hvd.Average)
-        self._travelling.append((handle, sent, gradient))
+        self._in_flight.append((handle, sent, gradient))
 
     def _finish_reduction(self) -> None:
         with named_range(HOROVOD):
-            for handle, sent, gradient in self._travelling:
+            for handle, sent, gradient in self._in_flight:
                 self._hvd.synchronize(handle)
                 if sent is not gradient:
                     gradient.copy_(sent)
-        self._travelling.clear()
+        self._in_flight.clear()
 
     def _all_reduce(self, tensor: Tensor) -> Tensor:
         # Calls of one kind share a name, and never overlap: Horovod remembers names.
@@ -101,7 +101,7 @@ class HorovodEngine(ReplicaEngine):
         self._hvd.shutdown()
 
 
-def _in_memory_order(tensor: Tensor) -> Tensor:
+def _flat_in_memory_order(tensor: Tensor) -> Tensor:
     """The tensor's elements as a contiguous vector that shares its memory, as Horovod wants them."""
     if tensor.is_contiguous():
         return tensor.view(-1)

@@ -141,12 +141,12 @@ class ReplicaEngine(Engine):
         sharing = self._bare.filter_sharing.micro_batch(last or not self._gathers)
         self.heartbeat.enter("forward")
         # DDP's first forward pass is an exchange, too.
-        with self._naming_lost_ranks(), self._silence(last), self._autocast(), sharing:
+        with self._naming_lost_ranks(), self._no_sync(last), self._autocast(), sharing:
             yield
         if last:
             self.heartbeat.enter("update")
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         """Context in which gradients travel only after the `last` micro-batch."""
         return nullcontext()
 
