@@ -24,7 +24,7 @@ from benchmarks.lib.throughput.models import Turn, images_and_labels, our_loop
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError, RunError
 from trainer.config import Precision
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.device import cpu_threads
 from trainer.models.bit import MODELS
 from trainer.run_folder.environment import commit, cpu_name

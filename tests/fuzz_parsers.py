@@ -150,7 +150,7 @@ def checkpoints(folder: Path) -> Parser:
     files = sorted(path for path in (run / CHECKPOINTS).iterdir() if path.is_file())
 
     def read(_: Path) -> None:
-        path = checkpoint.chosen(run)
+        path = checkpoint.best_or_latest(run)
         checkpoint.describe(path)
         checkpoint.load(path)
 

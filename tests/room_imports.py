@@ -16,14 +16,14 @@ LAYERS = {
     "data_pipelines": ["common", "image_files", "shards", "loading", "datasets", "preparation", "inspect_page"],
     "trainer": [
         *("normalisation", "run_files", "losses", "metrics", "kernels", "checkpoint", "models", "config", "splits"),
-        *("recipes", "optim", "engines", "run_folder", "profiling", "evaluation", "training", "finetuning"),
+        *("recipes", "optim", "engine", "engines", "run_folder", "profiling", "evaluation", "training", "finetuning"),
         *("reporting", "sweep"),
     ],
     "benchmarks": ["lib", "lib.loading", "lib.throughput", "lib.on_gpu", "lib.network", "lib.scaling"],
 }
 SHARED = {
     "data_pipelines": {"common"},
-    "trainer": {"normalisation", "run_files", "losses", "metrics", "checkpoint", "config", "splits"},
+    "trainer": {"normalisation", "run_files", "losses", "metrics", "checkpoint", "config", "splits", "engine"},
     "benchmarks": {"lib"},
 }
 

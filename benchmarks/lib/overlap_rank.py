@@ -85,8 +85,12 @@ def _turns(
 
     with model_in_ddp.no_sync(), engine.accumulate(last=True):
         found = loss()
+
+        def backward() -> None:
+            engine.backward(found, 1)
+
         started = time.perf_counter()
-        layers = measured_layers(lambda: engine.backward(found, 1), list(model.named_parameters()), "cpu")
+        layers = measured_layers(backward, list(model.named_parameters()), "cpu")
         backward_s = time.perf_counter() - started
     engine.step()
     # The hooks see when a gradient is there: what came before the first one is its.

@@ -251,7 +251,7 @@ def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
         def accumulate(self, last: bool) -> None:
             asked.append(last)
 
-        def step(self, ruined: Any) -> str:
+        def step(self, is_nonfinite: Any) -> str:
             return "update"
 
         def set_lr(self, lr: float) -> None:

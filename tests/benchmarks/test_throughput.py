@@ -20,7 +20,7 @@ from benchmarks.optimizer import OptimizerBenchmark
 from benchmarks.throughput import Throughput
 from data_pipelines.common.errors import InputError, RunError
 from trainer.models.bit import PreActBottleneck
-from trainer.training.memory_report import kept_per_image
+from trainer.training.memory import kept_per_image
 
 CPU = torch.device("cpu")
 

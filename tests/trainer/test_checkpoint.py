@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, comes back bit for bit, and the right one is chosen."""
+"""A checkpoint is whole or absent, comes back bit for bit, and the right one is taken."""
 
 import errno
 import json
@@ -13,7 +13,18 @@ from safetensors.torch import load_file, save_file
 
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint
-from trainer.checkpoint import BEST, DamagedError, chosen, describe, fingerprint, load, numbered, path_of, prune, save
+from trainer.checkpoint import (
+    BEST,
+    DamagedError,
+    best_or_latest,
+    describe,
+    fingerprint,
+    load,
+    numbered,
+    path_of,
+    prune,
+    save,
+)
 from trainer.run_files import CHECKPOINTS
 
 ABOUT = {"step": 7, "best": 0.5, "model": "r50x1", "classes": ["cat", "dög"], "nothing": None}
@@ -118,7 +129,7 @@ def test_failing_write_leaves_the_old_file_or_none(
     assert numbered(tmp_path) == ([path] if existing else [])
     if not existing:
         with pytest.raises(InputError, match="neither a checkpoint nor a run folder"):
-            chosen(tmp_path)
+            best_or_latest(tmp_path)
 
 
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,26 +222,26 @@ def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
     for step in (1, 2):
         save(path_of(tmp_path, step), some_state(), ABOUT)
     content = path_of(tmp_path, 2).read_bytes()
-    aside = checkpoint.set_aside(path_of(tmp_path, 2))
+    aside = checkpoint.quarantine(path_of(tmp_path, 2))
     assert aside.read_bytes() == content
     assert (numbered(tmp_path), checkpoint.damaged(tmp_path)) == ([path_of(tmp_path, 1)], [aside])
-    assert chosen(tmp_path) == path_of(tmp_path, 1)
+    assert best_or_latest(tmp_path) == path_of(tmp_path, 1)
 
 
-def test_chosen_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
+def test_taken_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
     last, best = path_of(tmp_path, 200), tmp_path / CHECKPOINTS / BEST
     touch(path_of(tmp_path, 100), last)
-    assert chosen(tmp_path) == last
+    assert best_or_latest(tmp_path) == last
     touch(best)
-    assert chosen(tmp_path) == best
-    assert chosen(last) == last
+    assert best_or_latest(tmp_path) == best
+    assert best_or_latest(last) == last
 
 
 def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINTS).mkdir()
     for run in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputError, match=f"{run} is neither a checkpoint nor a run folder"):
-            chosen(run)
+            best_or_latest(run)
 
 
 def test_equal_weights_have_equal_fingerprints_in_any_memory_format() -> None:

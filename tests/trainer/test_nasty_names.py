@@ -86,7 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
     assert checkpoint.damaged(run_dir) == []
-    assert checkpoint.describe(checkpoint.chosen(run_dir))["classes"] == list(NAMES)
+    assert checkpoint.describe(checkpoint.best_or_latest(run_dir))["classes"] == list(NAMES)
     assert load(run_dir, "test").classes == NAMES
     assert saved_splits(run_dir) == list(recompute(run_dir)) == ["val", "test"]
     assert any((run_dir / "tensorboard").iterdir())

@@ -10,17 +10,16 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.engines.base import Update
-from trainer.engines.ranks import Place
+from trainer.engine import Update
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
-from trainer.optim.sgd_agc import SGDAGC
 
 _DDP_BUCKET_MB = 25
 _COMPRESSION_HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 
 
-def init_process_group(place: Place, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
+def init_process_group(place: RankInfo, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
     """NCCL or Gloo, over the store where the ranks met."""
     on_gpu = device.type == "cuda"
     dist.init_process_group(
@@ -36,7 +35,7 @@ def init_process_group(place: Place, device: torch.device, rendezvous: Rendezvou
 class DDPEngine(ReplicaEngine):
     """See Engine. With zero_stage 1 the momentum of each parameter lies on the one rank that updates it."""
 
-    def _connect(self, place: Place) -> None:
+    def _connect(self, place: RankInfo) -> None:
         if self.world_size > 1:
             self._rendezvous = Rendezvous(place, self.device, self._runtime.connect_timeout_s)
             with self._naming_lost_ranks():
@@ -63,7 +62,7 @@ class DDPEngine(ReplicaEngine):
 
             groups, shared = self._optimizer.param_groups, self._optimizer.defaults
             names = ("lr", "momentum", "weight_decay", "nesterov")
-            self._sharded = ShardedOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})
+            self._sharded = ShardedOptimizer(groups, type(self._optimizer), **{name: shared[name] for name in names})
             self._optimizer = self._sharded
         return wrapped
 
@@ -75,12 +74,12 @@ class DDPEngine(ReplicaEngine):
             return self.model.no_sync()
         return nullcontext()
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         if self._sharded is None:
-            return super().step(ruined)
+            return super().step(is_nonfinite)
         mine = self._sharded.optim
         self._scaler.unscale_(self._sharded)
-        skipped = mine.skip = self._ruined(ruined)
+        skipped = mine.skip = self._is_nonfinite(is_nonfinite)
         with self._naming_lost_ranks():
             self._scaler.step(self._sharded)
             self._scaler.update()

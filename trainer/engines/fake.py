@@ -9,14 +9,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from trainer.engines.ddp import DDPEngine
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 
 
 class FakeEngine(DDPEngine):
     """DDP over PyTorch's fake process group, whose collectives leave every tensor as it is. For dry runs and tests:
     what it trains is of no use."""
 
-    def _connect(self, place: Place) -> None:
+    def _connect(self, place: RankInfo) -> None:
         if self.world_size > 1:
             dist.init_process_group("fake", store=FakeStore(), rank=place.rank, world_size=place.world_size)
 

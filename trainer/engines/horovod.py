@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous, interface_to
 from trainer.engines.replica import ReplicaEngine
 from trainer.kernels.ranges import HOROVOD, named_range
@@ -27,7 +27,7 @@ _INSTALL = "launchers/install_horovod.sh"
 class HorovodEngine(ReplicaEngine):
     """See Engine. Raises InputError where Horovod is missing, or was built for another torch or without GPUs."""
 
-    def _connect(self, place: Place) -> None:
+    def _connect(self, place: RankInfo) -> None:
         self._hvd = _import_horovod(self.device)
         self._travelling: list[tuple[int, Tensor, Tensor]] = []
         self._hooks: list[Any] = []
@@ -108,7 +108,7 @@ def _in_memory_order(tensor: Tensor) -> Tensor:
     return tensor.permute(0, 2, 3, 1).view(-1)  # channels-last: weights, and gradients after them, are one or the other
 
 
-def _stand_in_for_horovodrun(place: Place, rendezvous: Rendezvous) -> None:
+def _stand_in_for_horovodrun(place: RankInfo, rendezvous: Rendezvous) -> None:
     """Serve and say what Horovod expects from horovodrun. The server lives as long as rank 0."""
     from horovod.runner.common.util.hosts import SlotInfo
     from horovod.runner.http.http_server import RendezvousServer

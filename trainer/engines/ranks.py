@@ -13,7 +13,7 @@ _FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by it
 _LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/torchrun.sh)"
 
 
-class Place(NamedTuple):
+class RankInfo(NamedTuple):
     """Where this process stands in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
     "srun", or "none" for a process by itself."""
 
@@ -24,7 +24,7 @@ class Place(NamedTuple):
     launcher: str
 
 
-def find_place(environ: MutableMapping[str, str] = os.environ) -> Place:
+def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
     """This process's place. RANK and its like are then set in `environ` for whatever launched it, and under srun the
     address of rank 0.
 
@@ -43,16 +43,16 @@ def find_place(environ: MutableMapping[str, str] = os.environ) -> Place:
     elif "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ:
         place = _of_srun(environ)
     else:
-        place = Place(0, 1, 0, 1, "none")
+        place = RankInfo(0, 1, 0, 1, "none")
     _check_against_slurm(place, environ)
     if place.launcher != "none":
         environ.update({name: str(value) for name, value in zip(_NAMES, place[:4], strict=True)})
     return place
 
 
-def _named(environ: MutableMapping[str, str], names: tuple[str, str, str, str], launcher: str) -> Place:
+def _named(environ: MutableMapping[str, str], names: tuple[str, str, str, str], launcher: str) -> RankInfo:
     rank, world_size, local_rank, local_world_size = names
-    return Place(
+    return RankInfo(
         _number(environ, rank, 0),
         _number(environ, world_size, 1),
         _number(environ, local_rank, 0),
@@ -68,7 +68,7 @@ def _number(environ: MutableMapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
-def _of_srun(environ: MutableMapping[str, str]) -> Place:
+def _of_srun(environ: MutableMapping[str, str]) -> RankInfo:
     world_size = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
     node = _number(environ, "SLURM_NODEID", 0)
     per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", str(world_size)))
@@ -77,7 +77,7 @@ def _of_srun(environ: MutableMapping[str, str]) -> Place:
         environ.setdefault("MASTER_ADDR", first_host(nodes))
         job = _number(environ, "SLURM_JOB_ID", 0) + _number(environ, "SLURM_STEP_ID", 0)
         environ.setdefault("MASTER_PORT", str(_FIRST_PORT + job % _PORTS))
-    return Place(
+    return RankInfo(
         _number(environ, "SLURM_PROCID", 0),
         world_size,
         _number(environ, "SLURM_LOCALID", 0),
@@ -102,7 +102,7 @@ def tasks_of_nodes(counts: str) -> list[int]:
     return tasks
 
 
-def _check_against_slurm(place: Place, environ: MutableMapping[str, str]) -> None:
+def _check_against_slurm(place: RankInfo, environ: MutableMapping[str, str]) -> None:
     tasks = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
     if place.world_size >= tasks:
         return

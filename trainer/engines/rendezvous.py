@@ -18,9 +18,9 @@ import torch
 import torch.distributed as dist
 
 from data_pipelines.common.errors import InputError
-from trainer.engines.base import RankLostError
+from trainer.engine import RankLostError
 from trainer.engines.consistency import disagreements, shared_gpus
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 
 _KNOCK_S = 5.0  # to wait for one answer of an address
 _SILENT_S = 10.0  # after which an address that answers nothing at all is given up
@@ -48,7 +48,7 @@ class Rendezvous:
     `timeout_s`, and when ranks do not fit each other; the whole message is on rank 0.
     """
 
-    def __init__(self, place: Place, device: torch.device, timeout_s: int) -> None:
+    def __init__(self, place: RankInfo, device: torch.device, timeout_s: int) -> None:
         self.place = place
         self.address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         self._timeout, self._gathered = timedelta(seconds=timeout_s), 0
@@ -120,7 +120,7 @@ class Rendezvous:
             while not self._stopped.wait(_BEAT_S):
                 self._pulse.add(str(self.place.rank), 1)
 
-    def silent_ranks(self) -> str:
+    def find_lost_ranks(self) -> str:
         """Who shows no pulse any more, in words. Takes some seconds."""
         answers: list[str] = []
         # Behind a cut cable a call to the store does not return.
@@ -150,7 +150,7 @@ class Rendezvous:
         except RuntimeError as error:
             if isinstance(error, RankLostError) or not _is_of_a_lost_peer(error):
                 raise
-            who = self.silent_ranks()
+            who = self.find_lost_ranks()
             raise RankLostError(
                 f"another rank stopped or did not answer ({who}); start the run again to resume it ({error})"
             ) from error

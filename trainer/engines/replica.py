@@ -15,11 +15,11 @@ from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from trainer.config import Precision, RuntimeConfig
+from trainer.engine import Engine, Update
 from trainer.engines import parent_watch
-from trainer.engines.base import Engine, Update
 from trainer.engines.compilation import begin_pass, compile_no_units, compile_units
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
-from trainer.engines.ranks import Place, find_place
+from trainer.engines.ranks import RankInfo, find_rank_info
 from trainer.engines.rendezvous import Rendezvous, interface_to
 from trainer.engines.watchdog import Heartbeat
 from trainer.models.bit import BiTResNet
@@ -38,7 +38,7 @@ class ReplicaEngine(Engine):
     _gathers = True  # of the filters' gradients, until the last micro-batch; their whole size on every rank
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
-        place = find_place()
+        place = find_rank_info()
         parent_watch.end_with_launcher()
         self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
         self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
@@ -68,7 +68,7 @@ class ReplicaEngine(Engine):
         self.transport = self._describe_transport()
 
     @abstractmethod
-    def _connect(self, place: Place) -> None:
+    def _connect(self, place: RankInfo) -> None:
         """Join the job."""
 
     def _store(self) -> dist.Store | None:
@@ -93,10 +93,11 @@ class ReplicaEngine(Engine):
     def _all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over ranks of a tensor on this engine's device; may overwrite it."""
 
-    def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, example: Tensor) -> None:
         assert isinstance(model, BiTResNet)
         self._bare = model
-        self._optimizer: Any = optimizer  # engines may put another in its place
+        # Engines may put another in its place; what wraps a model wants one, though nothing be trained.
+        self._optimizer: Any = optimizer or SGDAGC(model.parameters(), lr=0.0)
         # Without fp16 its scale() and unscale_() change nothing.
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._scales_loss)
         self._place_weights(model)
@@ -163,23 +164,23 @@ class ReplicaEngine(Engine):
     def _propagate(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         with self._naming_lost_ranks():
             self._finish_reduction()
         self._scaler.unscale_(self._optimizer)
-        skipped = self._optimizer.skip = self._ruined(ruined)
+        skipped = self._optimizer.skip = self._is_nonfinite(is_nonfinite)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         return Update(self._optimizer.grad_norm, self._optimizer.clipped_share, skipped)
 
-    def _ruined(self, ruined: Tensor | None) -> Tensor | None:
+    def _is_nonfinite(self, is_nonfinite: Tensor | None) -> Tensor | None:
         """Whether the loss was, or a gradient is, not finite; None where nobody asks. With fp16 an infinite gradient is
         the loss scaler's affair."""
         gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
-        if ruined is None or self._scaler.is_enabled() or not gradients:
-            return ruined
-        return ruined | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        if is_nonfinite is None or self._scaler.is_enabled() or not gradients:
+            return is_nonfinite
+        return is_nonfinite | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
     def _finish_reduction(self) -> None:
         """Wait until every gradient is the average over ranks."""

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from statistics import median
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
 
 from data_pipelines.common.messages import logger
+from trainer.engine import Phase
 
-Phase = Literal["starting", "data", "exchange", "forward", "backward", "update", "evaluation", "saving", "finishing"]
 _ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
 _OF_A_STEP: tuple[Phase, ...] = ("exchange", "forward", "backward", "update")
 _UNBOUNDED: tuple[Phase, ...] = ("evaluation", "saving", "finishing")
@@ -90,7 +90,6 @@ class Heartbeat:
         self._host = os.environ.get("SLURMD_NODENAME", platform.node())
         self._runs = 0
         self.listener: Callable[[Phase, int | None], None] | None = None
-        """Is told of every phase, and of its step where one begins, by the thread that trains."""
         self._begin()
 
     def _begin(self) -> None:

@@ -25,7 +25,6 @@ from trainer.engines import ENGINES
 from trainer.evaluation.outputs import Outputs
 from trainer.evaluation.runs import Run
 from trainer.models.bit import build_model
-from trainer.optim.sgd_agc import SGDAGC
 
 
 class Predictor:
@@ -86,8 +85,7 @@ class Predictor:
         except RuntimeError as error:
             raise InputError(f"{run.path} does not fit the {about['model']} that it says it is: {error}") from error
         blank = torch.zeros(1, about["image_size"], about["image_size"], self.channels, dtype=torch.uint8)
-        # Engines want an optimiser to begin with, though nothing will be trained.
-        self._engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), blank.permute(0, 3, 1, 2))
+        self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
 
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The bytes of a file as `prepare` would have stored them, or why that is not possible."""

@@ -1,7 +1,6 @@
 """What a finished run is judged by: the metrics of its predictions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,15 +18,6 @@ from trainer.run_files import PREDICTIONS
 
 _MOST_LOGITS = 100_000_000  # beyond, tables of all classes serve nobody and the file would take gigabytes
 Predicted = Mapping[Split, tuple[Index, Tensor]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the work of a run leaves: the seconds of learning, the predictions, and what else its result is to say."""
-
-    seconds: float
-    predicted: Predicted
-    details: dict[str, Any]
 
 
 def final_metrics(predicted: Predicted) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def open_run(source: Path) -> Run:
     elif source.is_dir():
         folder = source
         has_model = (source / CHECKPOINTS).is_dir() and any((source / CHECKPOINTS).iterdir())
-        path = checkpoint.chosen(source) if has_model or not (source / RESULT).is_file() else None
+        path = checkpoint.best_or_latest(source) if has_model or not (source / RESULT).is_file() else None
     else:
         raise InputError(f"{source} is no run folder and no checkpoint")
     result, settings = read_json(folder / RESULT), read_json(folder / CONFIG)

@@ -120,7 +120,7 @@ def _in_folder(folder: Path) -> Path:
         for name in FILES:
             if (folder / name).is_file():
                 return folder / name
-    return checkpoint.chosen(folder)
+    return checkpoint.best_or_latest(folder)
 
 
 def _cached(repository: str | None, file: str | None, download: str) -> Path:

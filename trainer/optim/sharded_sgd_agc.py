@@ -102,8 +102,8 @@ class ShardedSGDAGC(torch.optim.SGD):
         self._clip(flat, flat.grad)
         self.found_inf = None
         if self.skip_overflow or self.skip is not None:
-            ruined = ~self.grad_norm.isfinite()
-            self.found_inf = (ruined if self.skip is None else ruined | self.skip).float()
+            is_nonfinite = ~self.grad_norm.isfinite()
+            self.found_inf = (is_nonfinite if self.skip is None else is_nonfinite | self.skip).float()
         if self.state[flat].get("momentum_buffer") is None and self.param_groups[0]["momentum"]:
             # torch leaves new buffers uninitialised when the update that should fill them is skipped.
             self.state[flat]["momentum_buffer"] = torch.zeros_like(flat)

@@ -17,7 +17,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger, rank_0_logger
 from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table

@@ -30,8 +30,8 @@ from trainer.finetuning.finetune import (
 )
 from trainer.run_files import RESULT
 from trainer.run_folder import read_metrics
-from trainer.training.job import normalised
-from trainer.training.run import Start, finished, settings_of
+from trainer.training.job import normalised, settings_of
+from trainer.training.run import Start, finished
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,19 +9,18 @@ from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
 from trainer import checkpoint
-from trainer.engines.base import Engine
-from trainer.evaluation.results import Outcome, Predicted, operating_points
+from trainer.engine import Engine
+from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder import Tracker, write_status
-from trainer.training.job import Job
+from trainer.training.job import Job, RunOutput
 from trainer.training.loop import judge, train
-from trainer.training.memory import with_batches_that_fit
-from trainer.training.memory_report import count_memory
+from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.signals import StopSignals
 
 
-def train_and_predict(job: Job, engine: Engine) -> Outcome:
+def train_and_predict(job: Job, engine: Engine) -> RunOutput:
     """Train, and predict by the chosen checkpoint, while the ranks watch over each other."""
     with engine.heartbeat.watching(lambda reason: _leave_resumable(job, 0, reason)):
         return _train_and_predict(job, engine)
@@ -31,8 +30,8 @@ def _leave_resumable(job: Job, rank: int, reason: str) -> None:
     write_status(job.run_dir, rank, "resumable", checkpoint.last_step(job.run_dir), job.total_steps, reason)
 
 
-def _train_and_predict(job: Job, engine: Engine) -> Outcome:
-    job = with_batches_that_fit(job, engine)
+def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
+    job = resolve_micro_batch_size(job, engine)
     prepare_model(job, engine)
     if engine.rank == 0 and engine.device.type == "cuda":
         config = job.config
@@ -52,13 +51,13 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
     engine.load_state_dict(loaded.state)
     details = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
     # The only time that test is read.
-    predicted: Predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
+    predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
         try:
             checkpoint.add(path, **operating_points(*predicted["val"]))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
-    return Outcome(seconds, predicted, details)
+    return RunOutput(seconds, predicted, details)
 
 
 def _train(job: Job, engine: Engine) -> float:
@@ -100,7 +99,7 @@ def _best_so_far(job: Job, engine: Engine) -> float | None:
         try:
             metric = checkpoint.load(path, parts=("model",)).about["best"]
         except checkpoint.DamagedError as error:
-            _set_aside(path, str(error))
+            _quarantine(path, str(error))
     found: float | None = engine.gather(metric)[0]
     if found is not None and job.config.data.train_on == "train+val":
         raise InputError(
@@ -133,16 +132,16 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
             rank, said = next((rank, said) for rank, said in enumerate(problems) if said)
             raise InputError(f"rank {rank} cannot read what rank 0 can: {said}")
         if engine.rank == 0:
-            _set_aside(path, problem)
+            _quarantine(path, problem)
     raise InputError(
         f"{job.run_dir} has no whole checkpoint, only damaged ones; copy one back from elsewhere, or begin anew: "
         + ("--no-resume" if has_flag("--no-resume") else f"rm -r {quoted(job.run_dir)}")
     )
 
 
-def _set_aside(path: Path, problem: str) -> None:
+def _quarantine(path: Path, problem: str) -> None:
     try:
-        kept = f"it is kept as {checkpoint.set_aside(path).name}"
+        kept = f"it is kept as {checkpoint.quarantine(path).name}"
     except OSError as error:
         kept = f"it stays where it is ({error})"
     logger.warning(f"{problem.partition(';')[0]}; {kept}")

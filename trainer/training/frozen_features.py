@@ -12,29 +12,28 @@ from torch import Tensor
 
 from data_pipelines.shards.index import Index, Split
 from trainer.config import Config
-from trainer.engines.base import Engine
-from trainer.evaluation.results import Outcome
+from trainer.engine import Engine
 from trainer.metrics import compute_metrics
-from trainer.training.job import Job
+from trainer.training.job import Job, RunOutput
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
-from trainer.training.memory import with_batches_that_fit
+from trainer.training.memory import resolve_micro_batch_size
 from trainer.training.model import prepare_model
-from trainer.training.run import Start, carry_out
+from trainer.training.run import Start, run
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
 _PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest
 
 
 def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `experiment.run`."""
-    return carry_out(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
+    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `run`."""
+    return run(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
 
 
-def fit_and_predict(job: Job, engine: Engine) -> Outcome:
+def fit_and_predict(job: Job, engine: Engine) -> RunOutput:
     """Features of every split once, seen as in evaluation; then the fit, on each rank alike."""
     started = time.monotonic()
-    fitting = with_batches_that_fit(job, engine)
+    fitting = resolve_micro_batch_size(job, engine)
     num_features = prepare_model(fitting, engine)
 
     def features_of(index: Index) -> Tensor:
@@ -45,7 +44,7 @@ def fit_and_predict(job: Job, engine: Engine) -> Outcome:
     fit = _neighbours if job.config.mode == "knn" else _probe
     logits, details = fit(job, train, labels, held_out)
     predicted = {split: (index, logits[split]) for split, index in job.held_out.items()}
-    return Outcome(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
+    return RunOutput(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
 
 
 Fitted = tuple[dict[Split, Tensor], dict[str, Any]]

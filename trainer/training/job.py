@@ -1,7 +1,7 @@
 """A job: a configuration together with the data it names, ready to run on any number of ranks."""
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from data_pipelines.shards.concat import near_misses
 from data_pipelines.shards.index import Index, Split, some_of
 from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, ModelConfig
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.models.weights import describe_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
@@ -104,6 +104,15 @@ class Job:
         return self.loader(index, early, augmentation, engine.device, engine.threads, instead=instead)
 
 
+@dataclass(frozen=True)
+class RunOutput:
+    """What the work of a run leaves: the seconds of learning, the predictions, and what else its result is to say."""
+
+    seconds: float
+    predicted: Mapping[Split, tuple[Index, Tensor]]
+    details: dict[str, Any]
+
+
 def make_job(config: Config, run_dir: Path) -> Job:
     """Open the data of a configuration. Raises InputError where they do not fit it."""
     config = replace(config, model=normalised(config.model, run_dir))
@@ -165,6 +174,14 @@ def make_job(config: Config, run_dir: Path) -> Job:
         },
         warnings=(*late, *_warnings(config, folders, train)),
     )
+
+
+def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
+    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
+    settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
+    if config.model.pretrained is not None:
+        settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
+    return settings
 
 
 def write_subset(run_dir: Path, index: Index) -> None:

@@ -8,7 +8,7 @@ from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import Unseen
 from data_pipelines.shards.index import Index
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.evaluation.outputs import Outputs
 from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
@@ -16,11 +16,11 @@ from trainer.profiling.recorder import recorded_steps
 from trainer.run_files import UNJUDGED
 from trainer.run_folder import Tracker
 from trainer.training.job import Job
-from trainer.training.loss_monitor import LossWatch, ways_to_stay_finite
+from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
 from trainer.training.step_report import RankSums, StepReport
-from trainer.training.throughput_meter import Meter
+from trainer.training.throughput_meter import ThroughputMeter
 from trainer.training.unreadable_images import note_unjudged
 
 
@@ -41,22 +41,22 @@ def train(
 
 def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
     batches = job.training_batches(engine, first_step)
-    monitor, meter = LossWatch(job, engine, first_step), Meter(job, engine)
+    monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):
         engine.begin_step(step)
         with meter.waiting():
             micro_batches = next(batches)
         report = train_step(job, engine, step, micro_batches, monitor, stop)
-        monitor.see(report)
+        monitor.observe(report)
         tracker.advance()
         meter.advance()
         done = step + 1
         if job.is_due("log", done):
-            monitor.settle()
+            monitor.flush()
             slowest, words = engine.heartbeat.slowest()
-            tracker.scalars(done, meter.scalars(report) | saver.take_figures() | slowest, words)
+            tracker.scalars(done, meter.scalars(report) | saver.pop_timings() | slowest, words)
         if job.val is not None and job.is_due("eval", done):
-            monitor.settle()
+            monitor.flush()
             with meter.paused():
                 require_finite(engine.model.parameters(), done)
                 metrics = evaluate(job, engine, job.val)
@@ -64,7 +64,7 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
                 saver.save_if_best(done, metrics[job.train.metric])
         stopping = monitor.stop_asked and done < job.total_steps
         if stopping or job.is_due("save", done):
-            monitor.settle()
+            monitor.flush()
             with meter.paused():
                 saver.save(done)
         if stopping:
@@ -73,7 +73,7 @@ def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: S
 
 
 def train_step(
-    job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: LossWatch, stop: StopSignals
+    job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: LossMonitor, stop: StopSignals
 ) -> StepReport:
     """One update from this rank's micro-batches of a step. Waits for no device. Collective."""
     lr, task = job.schedule(step), job.train.task
@@ -88,7 +88,7 @@ def train_step(
             losses.append(engine.backward(batch_loss(logits, batch, task), num_labels))
     unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unseen]
     sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable))
-    update = engine.step(monitor.ruined(sums.losses))
+    update = engine.step(monitor.is_nonfinite(sums.losses))
     return StepReport(step, lr, sums, update, unreadable)
 
 
@@ -134,10 +134,10 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     lost, outputs = outputs[:, -1] > 0, outputs[:, :-1]
     if lost.any():
         note_unjudged(job, engine, index, unseen)
-    ruined = int((~outputs.isfinite()).any(dim=1).sum())
-    if ruined:
+    num_nonfinite = int((~outputs.isfinite()).any(dim=1).sum())
+    if num_nonfinite:
         raise RunError(
-            f"{job.run_dir}: the model's outputs for {ruined} of {len(index)} images are not finite, so there are no "
-            f"metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
+            f"{job.run_dir}: the model's outputs for {num_nonfinite} of {len(index)} images are not finite, so there "
+            f"are no metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
         )
     return outputs.contiguous(), lost

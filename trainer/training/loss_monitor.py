@@ -2,6 +2,8 @@
 update, and the images are named; a loss that leaps is warned of; a rank that was asked to stop stops all."""
 
 import math
+from collections import deque
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -12,28 +14,56 @@ from data_pipelines.common.files import write_json
 from data_pipelines.common.messages import logger
 from data_pipelines.loading.unreadable import keys_of
 from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.run_files import SKIPPED_STEPS
 from trainer.run_folder import Rows
 from trainer.training.job import Job
-from trainer.training.loss_spikes import SpikeDetector
 from trainer.training.step_report import HostCopy, StepReport
-from trainer.training.unreadable_images import Account
+from trainer.training.unreadable_images import UnreadableImageLog
 
 _COLUMNS = ("step", "lr", "why", "rank", "key")
 _SHOWN_KEYS = 8
+WINDOW_STEPS, FEWEST_STEPS = 100, 20
+_DEVIATIONS = 10.0
+_SIGMA_OF_MAD = 1.4826  # of normally distributed values
+_LEAST_SPREAD = 0.01  # of the median: losses may be equal for a while
 
 
-class LossWatch:
+class SpikeDetector:
+    """Whether a loss leaps, which is warned of and nothing else: whether it matters only people can tell.
+
+    It compares each loss with the last hundred by their median and median absolute deviation, which a few outliers do
+    not move. It begins anew with every start of a run, so that nothing has to be saved."""
+
+    def __init__(self) -> None:
+        self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
+        self._is_high = False
+
+    def observe(self, loss: float) -> float | None:
+        """The median that a loss stands far above, at the first step of a spike; None else."""
+        if not math.isfinite(loss):
+            return None
+        usual = None
+        if len(self._losses) >= FEWEST_STEPS:
+            middle = median(self._losses)
+            spread = _SIGMA_OF_MAD * median(abs(seen - middle) for seen in self._losses)
+            is_high = loss > middle + _DEVIATIONS * max(spread, _LEAST_SPREAD * abs(middle))
+            usual = middle if is_high and not self._is_high else None
+            self._is_high = is_high
+        self._losses.append(loss)
+        return usual
+
+
+class LossMonitor:
     """Reads the reports of every step, one step late, so that reading never makes a GPU wait. Collective."""
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
         self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
-        self._seen: HostCopy | None = None
+        self._pending: HostCopy | None = None
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
         self._spikes = SpikeDetector()
-        self._account = Account(job, engine, first_step)
+        self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = Rows(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.cut_back(first_step)}
         self.num_skipped = int(engine.sum(torch.tensor(len(before))))
@@ -41,25 +71,25 @@ class LossWatch:
         self.stop_asked = False
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
 
-    def ruined(self, losses: Tensor) -> Tensor | None:
+    def is_nonfinite(self, losses: Tensor) -> Tensor | None:
         """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
         return ~losses.isfinite().all() if self.skips else None
 
-    def see(self, report: StepReport) -> None:
-        """Check the step before, and take note of this one."""
-        self.settle()
-        self._seen = report.to_host()
+    def observe(self, report: StepReport) -> None:
+        """Begin to read the report of a step, and check that of the step before."""
+        self.flush()
+        self._pending = report.to_host()
 
-    def settle(self) -> None:
-        """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
-        update was left out and not too many were; and where images cannot be shown, as `Account.take` does."""
-        if self._seen is None:
+    def flush(self) -> None:
+        """Check what was observed last. Raises RunError on every rank where a loss or gradient is not finite, unless
+        that update was left out and not too many were; and for unreadable images, as `UnreadableImageLog.take` does."""
+        if self._pending is None:
             return
-        report, numbers = self._seen.report, self._seen.read()
-        self._seen = None
+        report, numbers = self._pending.report, self._pending.read()
+        self._pending = None
         self.stop_asked = numbers.is_stopping
         if numbers.num_unreadable:
-            self._account.take(report.step, report.unreadable)
+            self._unreadable.take(report.step, report.unreadable)
         ranks = [rank for rank, loss in enumerate(numbers.losses) if not math.isfinite(loss)]
         if ranks:
             self._object(report.step, report.lr, "loss", ranks)
@@ -86,7 +116,7 @@ class LossWatch:
             )
 
     def _warn_of_spike(self, step: int, loss: float) -> None:
-        usual = self._spikes.see(loss)
+        usual = self._spikes.observe(loss)
         if usual is not None and self._rank == 0:
             logger.warning(f"the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}")
 

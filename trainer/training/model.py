@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from data_pipelines.common.messages import rank_0_logger
-from trainer.engines.base import Engine
+from trainer.config import Config
+from trainer.engine import Engine
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.weights import install, load_weights
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -32,8 +33,7 @@ def prepare_model(job: Job, engine: Engine) -> int:
     if job.config.mode != "finetune":
         num_features: int = model.head.in_features
         model.head = nn.Identity()  # type: ignore[assignment]
-        # Engines want an optimiser and a batch to begin with, though nothing will be trained.
-        engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), job.blank_images(1))
+        engine.prepare(model, None, job.blank_images(1))
         return num_features
     optimizer = SGDAGC(
         param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),
@@ -44,6 +44,13 @@ def prepare_model(job: Job, engine: Engine) -> int:
     )
     engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
     return job.train.num_classes
+
+
+def checkpoint_bytes(config: Config, num_classes: int) -> int:
+    """What a checkpoint takes: fp32 weights and momentum."""
+    with torch.device("meta"):
+        model = build_model(config.model.name, num_classes)
+    return 2 * 4 * sum(p.numel() for p in model.parameters())
 
 
 def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:

@@ -16,12 +16,11 @@ import torch
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from trainer import checkpoint
-from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
-from trainer.models.bit import build_model
 from trainer.run_files import CHECKPOINTS
 from trainer.training.job import Job
+from trainer.training.model import checkpoint_bytes
 
 SAME = (
     "engine",
@@ -68,13 +67,6 @@ def preflight(engine: Engine, job: Job, settings: dict[str, Any], environment: d
             f"all-reduce {gbps:.2f} GB/s, {free / 1e9:.0f} GB free, {time.monotonic() - started:.1f} s",
             flush=True,
         )
-
-
-def checkpoint_bytes(config: Config, num_classes: int) -> int:
-    """What a checkpoint takes: fp32 weights and momentum."""
-    with torch.device("meta"):
-        model = build_model(config.model.name, num_classes)
-    return 2 * 4 * sum(p.numel() for p in model.parameters())
 
 
 def _facts(engine: Engine, job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:

@@ -17,10 +17,9 @@ from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.config import Config, differences
-from trainer.engines.base import Engine, RankLostError
-from trainer.evaluation.results import Outcome, final_metrics, save_predictions
+from trainer.engine import Engine, RankLostError
+from trainer.evaluation.results import final_metrics, save_predictions
 from trainer.metrics import METRIC_NAME, metric_of
-from trainer.models.weights import describe_weights
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
 from trainer.run_folder import (
@@ -39,7 +38,7 @@ from trainer.run_folder import (
 )
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
-from trainer.training.job import Job, make_job, write_subset
+from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
 from trainer.training.saver import UnsavedError
 from trainer.training.signals import Stopped
@@ -59,18 +58,16 @@ class Start:
     """Check what every start on several ranks checks first, and stop."""
 
 
-def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end and return the result, which `result.json` holds too; `about` is put into it.
+TrainFn = Callable[[Job, Engine], RunOutput]
+
+
+def run(
+    config: Config, start: Start, engine: Engine, about: dict[str, Any], train_fn: TrainFn = train_and_predict
+) -> dict[str, Any]:
+    """Train to the end by `train_fn` and return the result, which `result.json` holds too; `about` is put into it.
 
     Raises InputError for what the user can mend, RunError when training cannot go on.
     """
-    return carry_out(config, start, engine, about, train_and_predict)
-
-
-def carry_out(
-    config: Config, start: Start, engine: Engine, about: dict[str, Any], work: Callable[[Job, Engine], Outcome]
-) -> dict[str, Any]:
-    """What `run` says, for any work."""
     run_dir = _run_dir(config, start, engine)
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
@@ -94,7 +91,7 @@ def carry_out(
         result = _finished_as_rank_0_sees(job, settings, start, engine)  # another start may have ended it meanwhile
         if result is not None:
             return _as_it_is(job, engine, result)
-        return _made(config, job, engine, about, work, settings, environment)
+        return _made(config, job, engine, about, train_fn, settings, environment)
 
 
 def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +107,7 @@ def _made(
     job: Job,
     engine: Engine,
     about: dict[str, Any],
-    work: Callable[[Job, Engine], Outcome],
+    train_fn: TrainFn,
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
@@ -120,7 +117,7 @@ def _made(
         _open_folder(job, settings, environment)
     open_rank_log(run_dir, engine)
     with _status_kept(job, engine):
-        outcome = work(job, engine)
+        output = train_fn(job, engine)
         result = {
             "mode": config.mode,
             "source_sets": [],
@@ -141,26 +138,18 @@ def _made(
             "train_images": len(job.train),
             "loader": job.loader_name,
             "environment": environment,
-            "seconds": outcome.seconds,
-            **outcome.details,
-            **final_metrics(outcome.predicted),
+            "seconds": output.seconds,
+            **output.details,
+            **final_metrics(output.predicted),
         }
         require_lock(run_dir, engine)
         if engine.rank == 0:
-            save_predictions(run_dir, outcome.predicted)
+            save_predictions(run_dir, output.predicted)
     require_lock(run_dir, engine)
     if engine.rank == 0:
         write_json(run_dir / RESULT, result)
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     return result
-
-
-def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
-    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
-    settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
-    if config.model.pretrained is not None:
-        settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
-    return settings
 
 
 def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> None:

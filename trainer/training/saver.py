@@ -19,7 +19,7 @@ from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.messages import logger
 from trainer import checkpoint
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.run_folder import require_lock, taken_over, write_status
 from trainer.training.job import Job
 
@@ -44,7 +44,7 @@ class _Failed(NamedTuple):
 
 
 class Saver:
-    """Writes the checkpoints of a run. All methods but `take_figures` are collective.
+    """Writes the checkpoints of a run. All methods but `pop_timings` are collective.
 
     A write that fails is tried again until the next save is due; the best weights, which no later save holds, are kept
     in memory beside the next copy until they are written or surpassed. Where `--max-failed-saves` in a row came to
@@ -62,7 +62,7 @@ class Saver:
         self._writes: list[Future[_Failed | None]] = []
         self._hurry = threading.Event()  # try once, and no more
         self._failed_in_a_row = 0
-        self._figures: dict[str, float] = {}
+        self._timings: dict[str, float] = {}
 
     def __enter__(self) -> "Saver":
         return self
@@ -126,15 +126,15 @@ class Saver:
                 f"the last checkpoint could not be saved: {_why(failed)}. Mend that and start the same command again"
             )
 
-    def take_figures(self) -> dict[str, float]:
+    def pop_timings(self) -> dict[str, float]:
         """Seconds since the last call that training stood still to save ("save/stall_s", of them "save/wait_s" for the
         write before and "save/copy_s" for the copy), and that a write took beside it ("save/write_s")."""
-        figures, self._figures = self._figures, {}
+        figures, self._timings = self._timings, {}
         return figures
 
     def _count(self, name: str, started: float) -> None:
         if self._engine.rank == 0:
-            self._figures[name] = self._figures.get(name, 0.0) + perf_counter() - started
+            self._timings[name] = self._timings.get(name, 0.0) + perf_counter() - started
 
     def _written(self) -> list[_Failed]:
         """Wait for the writes under way, and what became of none of them."""
@@ -212,7 +212,7 @@ class Saver:
                 if tried == 0:
                     logger.warning(f"{_in_words(failed)}; training goes on, and it will be tried again")
             else:
-                self._figures["save/write_s"] = perf_counter() - started
+                self._timings["save/write_s"] = perf_counter() - started
                 if tried:
                     logger.warning(f"{target.path} is saved after all")
                 self._tidy(target.path)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.loading.unreadable import Unseen
-from trainer.engines.base import Engine, Update
+from trainer.engine import Engine, Update
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,5 +83,5 @@ class HostCopy:
         """What it says, once the copy is there."""
         if self._copied is not None:
             self._copied.synchronize()
-        *losses, num_stopping, num_unreadable, is_bad = self._packed.tolist()
-        return StepNumbers(tuple(losses), bool(num_stopping), int(num_unreadable), bool(is_bad))
+        losses, (num_stopping, num_unreadable, is_bad) = self._packed[:-3], self._packed[-3:]
+        return StepNumbers(tuple(losses.tolist()), bool(num_stopping), int(num_unreadable), bool(is_bad))

@@ -14,7 +14,7 @@ import torch
 
 from data_pipelines.common.messages import logger
 from trainer.config import Precision
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.models.flops import training_flops
 from trainer.training.gpu_energy import EnergyCounter
 from trainer.training.gpu_peaks import peak_flops
@@ -24,7 +24,7 @@ from trainer.training.step_report import StepReport
 _RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
 
 
-class Meter:
+class ThroughputMeter:
     """Counts what happens between two rows of metrics; throughput and energy leave out what is `paused`."""
 
     def __init__(self, job: Job, engine: Engine) -> None:

@@ -10,7 +10,7 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger, rank_0_logger
 from data_pipelines.loading.unreadable import BLANK, Unseen, key_of, place_of
 from data_pipelines.shards.index import Index
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.run_files import QUARANTINE, UNJUDGED, UNSEEN
 from trainer.run_folder import Rows
 from trainer.training.job import Job
@@ -33,7 +33,7 @@ def describe(index: Index, one: Unseen) -> dict[str, Any]:
     }
 
 
-class Account:
+class UnreadableImageLog:
     """Of the training images of a run. Collective."""
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
@@ -96,7 +96,7 @@ class Account:
 
 def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unseen]) -> None:
     """List the images of an evaluation that could not be read, and so are left out of its metrics. Collective; raises
-    RunError as `Account.take` does."""
+    RunError as `UnreadableImageLog.take` does."""
     by_rank = engine.gather([describe(index, one) for one in mine])
     every = [one for of_rank in by_rank for one in of_rank]
     of_shards = [one for one in every if one["shard"]]

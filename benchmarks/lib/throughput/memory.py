@@ -3,7 +3,7 @@
 import torch
 
 from trainer.models.bit import build_model
-from trainer.training.memory_report import count_memory, kept_per_image
+from trainer.training.memory import count_memory, kept_per_image
 
 GPUS = {
     "v100-16gb": 16,

@@ -20,8 +20,8 @@ from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.training.run import Start, run
 
 WNIDS = ("n01440764", "n01443537")

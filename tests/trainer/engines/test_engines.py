@@ -187,8 +187,8 @@ def recorded(engine: Any) -> list[Any]:
     updates = []
     step = type(engine).step
 
-    def recording(ruined: Any = None) -> Any:
-        updates.append(step(engine, ruined))
+    def recording(is_nonfinite: Any = None) -> Any:
+        updates.append(step(engine, is_nonfinite))
         return updates[-1]
 
     engine.step = recording

@@ -78,7 +78,7 @@ def test_a_run_knows_the_depth_of_its_set(tmp_path: Path) -> None:
     raw = image_folder(tmp_path / "films", 0, 0, split_by="image", xray_size=SIDE)
     prepare(raw, Output(tmp_path / "set"))
     run = train_tiny(tmp_path / "set", tmp_path / "run")
-    about = checkpoint.describe(checkpoint.chosen(run))
+    about = checkpoint.describe(checkpoint.best_or_latest(run))
     assert (about["bits"], about["bits_given"]) == (12, False)
 
 

@@ -62,7 +62,7 @@ def numbers_of(work: Path, data: str | None = None, **options: Any) -> tuple[Pat
 
 def as_of_an_earlier_version(run: Path) -> None:
     """Forget what the sets held."""
-    path = checkpoint.chosen(run)
+    path = checkpoint.best_or_latest(run)
     loaded = checkpoint.load(path)
     forgotten = ("set_digests", "weights")
     checkpoint.save(path, loaded.state, {name: said for name, said in loaded.about.items() if name not in forgotten})

@@ -18,8 +18,8 @@ from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.shards.tar import read_manifest, write_manifest
 from trainer import pretrain, transfer
 from trainer.config import Config, Precision, RuntimeConfig, differences
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.finetuning.finetune import (
     SCRATCH,
     Options,

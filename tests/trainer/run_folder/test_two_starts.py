@@ -20,7 +20,6 @@ from trainer import checkpoint, status
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine
-from trainer.evaluation.results import Outcome
 from trainer.run_files import CHECKPOINTS, LOCK
 from trainer.run_folder import lock_file, new_folder, run_lock
 from trainer.run_folder.lock_file import this_start
@@ -28,7 +27,8 @@ from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.processes import Process
 from trainer.run_folder.run_lock import Verdict, _Attempt
 from trainer.run_folder.run_status import run_status
-from trainer.training.run import Start, carry_out, run
+from trainer.training.job import RunOutput
+from trainer.training.run import Start, run
 from trainer.training.signals import Stopped
 
 STEPS, PAUSED_AT = 8, 5
@@ -158,12 +158,12 @@ def without_work(data: str, run_dir: Path, work: Callable[[], None] = lambda: No
     config = configured(data)
     engine = ENGINES["ddp"](config.runtime, "fp32")
 
-    def done(*_: Any) -> Outcome:
+    def done(*_: Any) -> RunOutput:
         work()
-        return Outcome(0.0, {}, {})
+        return RunOutput(0.0, {}, {})
 
     try:
-        return carry_out(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
+        return run(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
     finally:
         engine.close()
 

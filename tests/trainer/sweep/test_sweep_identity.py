@@ -19,7 +19,7 @@ from trainer.finetuning.finetune import Options, Transfer, open_target, set_dige
 from trainer.models.weights import describe_weights
 from trainer.run_files import CONFIG, RESULT
 from trainer.sweep.plan import Plan, make_plan
-from trainer.training.run import settings_of
+from trainer.training.job import settings_of
 
 LABELS, CLASSES = [0, 0, 1, 1], ("few", "many")
 
@@ -68,7 +68,7 @@ def test_a_target_that_only_shares_a_name_is_not_left_out(tmp_path: Path) -> Non
     plan = planned(tmp_path, pretrained, sources=(knowing,), model=None)
     assert (plan.runs, len(plan.left_out)) == ([], 1)
     of_earlier_version = source(tmp_path / "old")
-    checkpoint.add(checkpoint.chosen(tmp_path / "old"), sets=["images"])
+    checkpoint.add(checkpoint.best_or_latest(tmp_path / "old"), sets=["images"])
     assert len(planned(tmp_path, wanted, sources=(of_earlier_version,), model=None).left_out) == 1
 
 

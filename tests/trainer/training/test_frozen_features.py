@@ -15,8 +15,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.shards.index import Split
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.evaluation.results import recompute
 from trainer.models.bit import build_model
 from trainer.run_files import PREDICTIONS

@@ -11,8 +11,8 @@ from run_ranks import run_ranks
 from torch import nn
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups

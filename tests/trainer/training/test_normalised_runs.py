@@ -19,8 +19,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.image_files.image_verification import encode_png, verify_image
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.export import Export, export

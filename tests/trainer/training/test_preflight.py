@@ -18,9 +18,9 @@ from run_ranks import free_port, run_ranks
 
 from data_pipelines.common.errors import InputError
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import RankLostError
 from trainer.engines import ENGINES, rendezvous
-from trainer.engines.base import RankLostError
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -154,7 +154,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("WORLD_SIZE", "2")
         started = time.monotonic()
         with pytest.raises(InputError) as refused:
-            Rendezvous(Place(rank, 2, rank, 2, "torchrun"), torch.device("cpu"), timeout_s)
+            Rendezvous(RankInfo(rank, 2, rank, 2, "torchrun"), torch.device("cpu"), timeout_s)
         return str(refused.value), time.monotonic() - started
 
     return meet

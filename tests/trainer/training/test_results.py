@@ -16,8 +16,8 @@ from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.evaluation.results import final_metrics, recompute, save_predictions
 from trainer.models.bit import BiTResNet
@@ -97,7 +97,7 @@ def test_findings_and_joined_sets(engine: Engine, tmp_path: Path) -> None:
     assert again == {"test": {name: value for name, value in result["test"].items() if name != "images"}}
     assert "auc/mass" in again["test"]
     assert "ap/hernia" not in again["test"]
-    assert checkpoint.describe(checkpoint.chosen(tmp_path / "run"))["sets"] == ["one", "other"]
+    assert checkpoint.describe(checkpoint.best_or_latest(tmp_path / "run"))["sets"] == ["one", "other"]
 
 
 def test_outputs_that_are_not_finite_are_an_error_that_names_the_run(
