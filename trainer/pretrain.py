@@ -10,11 +10,10 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import torch
 import tyro
 
 from data_pipelines.common.cli import entry_point
@@ -24,15 +23,12 @@ from data_pipelines.common.limits import require_numbers
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.shards.index import nearest
 from trainer.config import Config, differences
-from trainer.engines import ENGINES
 from trainer.finetuning.paper_code import departures, match_authors, match_paper_code
-from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log
 from trainer.splits import lacks_val
-from trainer.training.job import make_job
-from trainer.training.run import Start, run, run_dir_of, summary
+from trainer.training.start import Start, plan_of, run_dir_of, start_run
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
@@ -125,23 +121,6 @@ def _is_switched_on(arguments: list[str]) -> bool:
     return given[-1] if given else False
 
 
-def make_plan(config: Config, start: Start) -> dict[str, Any]:
-    """What a run would be: steps, batch, images and the bytes of one checkpoint."""
-    planned = replace(config, runtime=replace(config.runtime, stage=None))  # a plan copies nothing
-    job = make_job(planned, run_dir_of(config, start))
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_model(config.model.name, job.train.num_classes).parameters())
-    return {
-        "name": config.name,
-        "run_dir": str(job.run_dir),
-        "total_steps": job.total_steps,
-        "global_batch_size": config.global_batch_size,
-        "train_images": len(job.train),
-        "parameters": parameters,
-        "checkpoint_bytes": 2 * 4 * parameters,  # fp32 weights and momentum
-    }
-
-
 @entry_point
 def main() -> None:
     """Parse the command line and pre-train."""
@@ -149,15 +128,9 @@ def main() -> None:
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
     if command.plan:
-        print(json.dumps(make_plan(config, start), indent=1))
+        print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
         return
-    engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
-    for warning in lacks_val(config.data):
-        rank_0_logger.warning(warning)
-    result = run(config, start, engine, command.about)
-    if engine.rank == 0 and not start.preflight_only:
-        print(summary(result))
-    engine.close()
+    start_run(config, start, command.about, lacks_val(config.data))
 
 
 if __name__ == "__main__":

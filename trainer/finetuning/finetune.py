@@ -10,13 +10,11 @@ import numpy as np
 import tyro
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.shards import catalog
 from data_pipelines.shards.index import Balance, Index, Split, content_digest, splits_of
 from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
-from trainer.engines import ENGINES
 from trainer.finetuning.paper_code import departures, match_authors
 from trainer.finetuning.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
 from trainer.finetuning.protocol_options import ProtocolOptions
@@ -24,8 +22,7 @@ from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
 from trainer.splits import lacks_val, open_split
-from trainer.training.frozen_features import run_frozen
-from trainer.training.run import Start, run, summary
+from trainer.training.start import Start, start_run
 
 SCRATCH = "scratch"
 FULL = "full"
@@ -349,11 +346,5 @@ def fine_tune(transfer: Transfer) -> None:
         "protocol": "authors" if options.match_authors else "default",
         "departures": departures_of(config, transfer, target),
     }
-    engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
-    for warning in warnings_of(transfer, config, target, sets, digests):
-        rank_0_logger.warning(warning)
-    run_fn = run if options.mode == "finetune" else run_frozen
-    result = run_fn(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)
-    if engine.rank == 0:
-        print(summary(result), flush=True)
-    engine.close()
+    start = Start(options.out / config.name, resume_anyway=options.resume_anyway)
+    start_run(config, start, about, warnings_of(transfer, config, target, sets, digests))

@@ -30,8 +30,7 @@ from trainer.finetuning.finetune import (
 )
 from trainer.run_files import RESULT
 from trainer.run_folder import read_metrics
-from trainer.training.job import normalised, settings_of
-from trainer.training.run import Start, finished
+from trainer.training.start import Start, find_result, normalised, summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +62,10 @@ class PlannedRun:
     def has_result(self) -> bool:
         """Whether it is finished by now."""
         return isinstance(read_json(self.run_dir / RESULT), dict)
+
+    def summary(self) -> str:
+        """One line on what it reached. Of a run that has a result."""
+        return summary(read_json(self.run_dir / RESULT))
 
     def steps_done(self) -> int:
         """Steps that the run's metrics tell of; before the first row, those of the checkpoint it goes on from."""
@@ -193,7 +196,7 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
     run_dir = transfer.options.out / config.name
     config = replace(config, model=normalised(config.model, run_dir))
     start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
-    result = finished(run_dir, settings_of(config, target.train.fingerprint), start, target.described())
+    result = find_result(config, start, target.train, target.described())
     return PlannedRun(
         transfer=transfer,
         config=config,

@@ -46,11 +46,16 @@ def prepare_model(job: Job, engine: Engine) -> int:
     return job.train.num_classes
 
 
-def checkpoint_bytes(config: Config, num_classes: int) -> int:
-    """What a checkpoint takes: fp32 weights and momentum."""
+def num_parameters(config: Config, num_classes: int) -> int:
+    """How many parameters the model of a configuration has."""
     with torch.device("meta"):
         model = build_model(config.model.name, num_classes)
-    return 2 * 4 * sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model.parameters())
+
+
+def checkpoint_bytes(config: Config, num_classes: int) -> int:
+    """What a checkpoint takes: fp32 weights and momentum."""
+    return 2 * 4 * num_parameters(config, num_classes)
 
 
 def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:

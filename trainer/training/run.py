@@ -19,7 +19,6 @@ from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engine import Engine, RankLostError
 from trainer.evaluation.results import final_metrics, save_predictions
-from trainer.metrics import METRIC_NAME, metric_of
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
 from trainer.run_folder import (
@@ -164,18 +163,6 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
             write_subset(run_dir, job.train)
     except OSError as error:
         raise InputError(f"{run_dir} cannot be written ({error}); {elsewhere()}") from error
-
-
-def summary(result: dict[str, Any]) -> str:
-    """One line on what a run reached."""
-    metric = metric_of(result)
-    name = METRIC_NAME[metric]
-    reached = [
-        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images)"
-        for split in ("val", "test")
-        if split in result
-    ]
-    return f"{result['run']}: {', '.join(reached) or 'no val or test split'}, by {result['checkpoint']}"
 
 
 def run_dir_of(config: Config, start: Start) -> Path:

@@ -22,8 +22,8 @@ from trainer.models.bit import build_model
 from trainer.run_files import PREDICTIONS
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import make_job
-from trainer.training.run import Start, summary
 from trainer.training.run import run as train
+from trainer.training.start import Start, summary
 
 CLASSES = ("cat", "dog", "eel")
 ALL: tuple[Split, ...] = ("train", "val", "test")
