@@ -38,10 +38,10 @@ class ReplicaEngine(Engine):
     _gathers = True  # of the filters' gradients, until the last micro-batch; their whole size on every rank
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
-        place = find_rank_info()
+        rank_info = find_rank_info()
         parent_watch.end_with_launcher()
-        self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
-        self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
+        self.rank, self.world_size, self.local_rank, self.local_world_size, _ = rank_info
+        self.device = pick_device(runtime.device, rank_info.local_rank, bound=rank_info.launcher == "srun")
         self.threads = cpu_threads(runtime.threads)
         self._amp_dtype = _AMP_DTYPES.get(precision)
         on_gpu = self.device.type == "cuda"
@@ -61,14 +61,14 @@ class ReplicaEngine(Engine):
         self._runtime = runtime
         self._scales_loss = precision == "fp16"
         self._rendezvous: Rendezvous | None = None
-        self._connect(place)
+        self._connect(rank_info)
         self.heartbeat = Heartbeat(
             self._store(), self.rank, self.world_size, self.device, runtime.hang_timeout_s, runtime.timeout_s
         )
         self.transport = self._describe_transport()
 
     @abstractmethod
-    def _connect(self, place: RankInfo) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         """Join the job."""
 
     def _store(self) -> dist.Store | None:
