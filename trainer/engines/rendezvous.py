@@ -115,6 +115,7 @@ class Rendezvous:
             time.sleep(0.01)
         return values
 
+    # Not by the watchdog's thread: that runs while a run is watched, and ranks are also lost before and after.
     def _beat(self) -> None:
         with suppress(RuntimeError):  # the store went first
             while not self._stopped.wait(_BEAT_S):

@@ -1,7 +1,8 @@
 """Where each rank is, so that one that hangs is named and one that is slow is known.
 
 The thread that trains only notes its step and phase. A thread of its own tells the others through the store, another
-one watches, so that neither a store nor a collective that never returns keeps a rank from ending.
+one watches, so that neither a store nor a collective that never returns keeps a rank from ending. One thread cannot do
+both: a call to a store whose host is gone does not return, and the thread that waits in it ends no process.
 """
 
 import faulthandler
