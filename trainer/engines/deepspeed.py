@@ -43,7 +43,7 @@ class DeepSpeedEngine(ReplicaEngine):
         self._engine: Any = None
 
     def _config(self) -> dict[str, Any]:
-        """DeepSpeed's configuration, all of it from ours. Batch sizes, clipping and precision are the loop's affair."""
+        """DeepSpeed's configuration, all of it from ours. Batch sizes, clipping and precision are left to the loop."""
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,

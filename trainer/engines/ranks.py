@@ -14,7 +14,7 @@ _LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/to
 
 
 class RankInfo(NamedTuple):
-    """Where this process stands in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
+    """A process's rank in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
     "srun", or "none" for a process by itself."""
 
     rank: int
@@ -25,8 +25,8 @@ class RankInfo(NamedTuple):
 
 
 def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
-    """This process's rank in its job. RANK and its like are then set in `environ` for whatever launched it, and under srun the
-    address of rank 0.
+    """This process's rank and those around it. RANK and its like are then set in `environ` whatever launched it, and
+    under srun the address of rank 0.
 
     Raises InputError for a job smaller than what SLURM started: ranks that train alone and overwrite each other.
     """

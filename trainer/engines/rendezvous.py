@@ -82,8 +82,8 @@ class Rendezvous:
             return store
         except RuntimeError as error:
             raise InputError(
-                f"rank {self.rank_info.rank} cannot open MASTER_ADDR:MASTER_PORT {self.address} ({error}); choose another "
-                "port, and let MASTER_ADDR name the host of rank 0"
+                f"rank {self.rank_info.rank} cannot open MASTER_ADDR:MASTER_PORT {self.address} ({error}); choose "
+                "another port, and let MASTER_ADDR name the host of rank 0"
             ) from error
 
     def gather(self, value: Any) -> list[Any]:
@@ -122,7 +122,7 @@ class Rendezvous:
                 self._pulse.add(str(self.rank_info.rank), 1)
 
     def find_lost_ranks(self) -> str:
-        """Who shows no pulse any more, in words. Takes some seconds."""
+        """Which ranks show no pulse any more, as text. Takes some seconds."""
         answers: list[str] = []
         # Behind a cut cable a call to the store does not return.
         asking = threading.Thread(target=lambda: answers.append(self._ask_for_pulses()), daemon=True)

@@ -1,4 +1,4 @@
-"""What engines share that keep the whole model on every rank."""
+"""Base class of engines that keep the whole model on every rank."""
 
 import os
 from abc import abstractmethod
@@ -176,7 +176,7 @@ class ReplicaEngine(Engine):
 
     def _is_nonfinite(self, is_nonfinite: Tensor | None) -> Tensor | None:
         """Whether the loss was, or a gradient is, not finite; None where nobody asks. With fp16 an infinite gradient is
-        the loss scaler's affair."""
+        left to the loss scaler."""
         gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
         if is_nonfinite is None or self._scaler.is_enabled() or not gradients:
             return is_nonfinite

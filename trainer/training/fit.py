@@ -21,7 +21,7 @@ from trainer.training.signals import StopSignals
 
 
 def train_and_predict(job: Job, engine: Engine) -> RunOutput:
-    """Train, and predict by the chosen checkpoint, while the ranks watch over each other."""
+    """Train, and predict by the best checkpoint, or the last without one, while the ranks watch each other."""
     with engine.heartbeat.watching(lambda reason: _mark_resumable(job, 0, reason)):
         return _train_and_predict(job, engine)
 

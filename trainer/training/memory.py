@@ -157,7 +157,7 @@ def _fits(attempt: Callable[[], None], engine: Engine) -> bool:
         fits = False
     else:
         fits = True
-    _free_memory(engine)  # only now: the error held on to what had been computed
+    _free_memory(engine)  # only now: the error kept the activations alive
     return fits
 
 
