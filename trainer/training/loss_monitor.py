@@ -1,4 +1,4 @@
-"""Reads the report of each step: a loss or gradient that is not finite stops the run, or skips one update, and the images
+"""Reads the report of each step: a loss or gradient that is not finite stops the run, or skips an update, and the images
 are named; a loss spike is warned of; a rank that was asked to stop stops all."""
 
 import math
