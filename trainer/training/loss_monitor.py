@@ -1,5 +1,5 @@
-"""Reads the report of each step: a loss or gradient that is not finite stops the run, or skips an update, and the images
-are named; a loss spike is warned of; a rank that was asked to stop stops all."""
+"""Reads the report of each step: a loss or gradient that is not finite stops the run, or skips an update, and the
+images are named; a loss spike is warned of; a rank that was asked to stop stops all."""
 
 import math
 from collections import deque
