@@ -148,32 +148,38 @@ def make_job(config: Config, run_dir: Path) -> Job:
         evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
         loader_name=loader_name,
         loader=loader,
-        about={
-            "model": config.model.name,
-            "task": train.task,
-            "metric": train.metric,
-            "classes": list(train.classes),
-            "sets": sorted(set(train.origins)),
-            "set_digests": set_digests(folders),
-            "trained_on": trained_on(data, folders),
-            "image_size": data.image_size,
-            "resize": data.resize,
-            "eval_view": data.eval_view,
-            "channels": train.channels,
-            "xray_size": train.xray_side,
-            "bits": train.depth.bits,
-            "bits_given": train.depth.is_given,
-            "xray_cut": train.xray_cut,
-            "shorter_side": train.shorter_side,
-            "upright": train.upright,
-            "scaled_decode": data.scaled_decode,
-            "precision": config.precision,
-            "mean": config.model.mean,
-            "std": config.model.std,
-            "data_fingerprint": train.fingerprint,
-        },
+        about=_metadata(config, folders, train),
         warnings=(*late, *_warnings(config, folders, train)),
     )
+
+
+def _metadata(config: Config, folders: Sequence[Path], train: Index) -> dict[str, Any]:
+    """What every checkpoint says of its run and data."""
+    data = config.data
+    return {
+        "model": config.model.name,
+        "task": train.task,
+        "metric": train.metric,
+        "classes": list(train.classes),
+        "sets": sorted(set(train.origins)),
+        "set_digests": set_digests(folders),
+        "trained_on": trained_on(data, folders),
+        "image_size": data.image_size,
+        "resize": data.resize,
+        "eval_view": data.eval_view,
+        "channels": train.channels,
+        "xray_size": train.xray_side,
+        "bits": train.depth.bits,
+        "bits_given": train.depth.is_given,
+        "xray_cut": train.xray_cut,
+        "shorter_side": train.shorter_side,
+        "upright": train.upright,
+        "scaled_decode": data.scaled_decode,
+        "precision": config.precision,
+        "mean": config.model.mean,
+        "std": config.model.std,
+        "data_fingerprint": train.fingerprint,
+    }
 
 
 def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:

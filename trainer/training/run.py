@@ -90,7 +90,7 @@ def run(
         result = _find_finished(job, settings, start, engine)  # another start may have ended it meanwhile
         if result is not None:
             return _return_finished(job, engine, result)
-        return _train_in_folder(config, job, engine, about, train_fn, settings, environment)
+        return _train_in_folder(job, engine, about, train_fn, settings, environment)
 
 
 def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,6 @@ def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[s
 
 
 def _train_in_folder(
-    config: Config,
     job: Job,
     engine: Engine,
     about: dict[str, Any],
@@ -110,37 +109,14 @@ def _train_in_folder(
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
-    """Carry it out in a folder that is this start's alone."""
+    """Train in a folder that no other start uses."""
     run_dir = job.run_dir
     if engine.rank == 0:
         _open_folder(job, settings, environment)
     open_rank_log(run_dir, engine)
     with _keep_status(job, engine):
         output = train_fn(job, engine)
-        result = {
-            "mode": config.mode,
-            "source_sets": [],
-            "source_set_digests": {},
-            "overlap_excluded": False,
-            "protocol": "default",
-            "departures": {},
-            "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
-            **about,
-            "run": str(run_dir),
-            "task": job.train.task,
-            "metric": job.train.metric,
-            "patients": job.train.patients,
-            "trained_on": job.about["trained_on"],
-            "set_digests": job.about["set_digests"],
-            "settings": settings,
-            "total_steps": job.total_steps,
-            "train_images": len(job.train),
-            "loader": job.loader_name,
-            "environment": environment,
-            "seconds": output.seconds,
-            **output.details,
-            **final_metrics(output.predicted),
-        }
+        result = _result_of(job, output, about, settings, environment)
         require_lock(run_dir, engine)
         if engine.rank == 0:
             save_predictions(run_dir, output.predicted)
@@ -149,6 +125,36 @@ def _train_in_folder(
         write_json(run_dir / RESULT, result)
         write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     return result
+
+
+def _result_of(
+    job: Job, output: RunOutput, about: dict[str, Any], settings: dict[str, Any], environment: dict[str, Any]
+) -> dict[str, Any]:
+    """What `result.json` holds."""
+    return {
+        "mode": job.config.mode,
+        "source_sets": [],
+        "source_set_digests": {},
+        "overlap_excluded": False,
+        "protocol": "default",
+        "departures": {},
+        "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
+        **about,
+        "run": str(job.run_dir),
+        "task": job.train.task,
+        "metric": job.train.metric,
+        "patients": job.train.patients,
+        "trained_on": job.about["trained_on"],
+        "set_digests": job.about["set_digests"],
+        "settings": settings,
+        "total_steps": job.total_steps,
+        "train_images": len(job.train),
+        "loader": job.loader_name,
+        "environment": environment,
+        "seconds": output.seconds,
+        **output.details,
+        **final_metrics(output.predicted),
+    }
 
 
 def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> None:
