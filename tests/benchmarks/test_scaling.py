@@ -285,6 +285,9 @@ class Alone:
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
 
+    def barrier(self) -> None:
+        pass
+
 
 def test_a_point_is_measured_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a point that was interrupted does not count; windows of warm-up, with exchange, without it."""
