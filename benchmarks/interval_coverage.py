@@ -19,12 +19,12 @@ from scipy import stats
 from benchmarks.lib.results import write_result
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.version import commit
 from data_pipelines.preparation.part_writer import progress_bar
 from trainer.evaluation.assess import SHARES, assess
 from trainer.evaluation.bootstrap import Ints, Ranking
 from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.predictions import Predictions
-from trainer.run_folder.environment import commit
 
 METRICS = ("auc", "ap", *SHARES)
 _POPULATION = 300_000  # patients, from whom the truth is taken

@@ -19,11 +19,11 @@ import tyro
 from benchmarks.lib.results import write_result
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.version import commit
 from trainer.reporting.cells import cell_of, interval
 from trainer.reporting.collect import collect
 from trainer.reporting.names import shots_order
 from trainer.reporting.rows import AUTHORS, DEFAULT
-from trainer.run_folder.environment import commit
 
 _CELL = ["mode", "source", "model", "target", "shots"]
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from benchmarks.lib.results import write_result
 from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.version import commit
 from trainer.config import Config
 from trainer.optim.lr_schedules import decay_steps, late_warmup, make_schedule, num_steps, num_warmup_steps
 from trainer.recipes import RECIPES
 from trainer.reporting.names import source_title
-from trainer.run_folder.environment import commit
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # after the choice of a backend that needs no display

@@ -22,7 +22,8 @@ import tyro
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.limits import with_sound_numbers
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.shrink import size_note
@@ -53,7 +54,7 @@ def command_of(reader: Callable[..., RawSet]) -> Callable[..., None]:
             print(set_summary(manifest, output.out))
             is_open = raw.shorter_side is None and raw.xray_size is None
             if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
-                print(f"note: {note}", file=sys.stderr)
+                logger.info(f"note: {note}")
         elif output.part:
             print(f"part {output.part[0]} of {output.part[1]} is done; after the last, repeat without --part")
 

@@ -104,6 +104,7 @@ def measured_rate(run_dir: Path, ranks: int) -> tuple[float, str] | None:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
+    # The trainer's own reader is not for this program: it runs on login nodes where no packages are installed.
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:

@@ -26,7 +26,9 @@ from data_pipelines.common.files import write_json
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.png import encode_png
-from data_pipelines.prepare import Output, prepare, set_summary
+from data_pipelines.preparation.join_parts import set_summary
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.inputs import inputs_of
@@ -35,8 +37,7 @@ from trainer.reporting.compose import Report, write
 from trainer.reporting.document import Title, Words
 from trainer.reporting.tables import with_titles
 from trainer.reporting.target_tables import few_shot_table
-from trainer.training.results import PREDICTIONS
-from trainer.training.run import CONFIG, RESULT
+from trainer.run_files import CONFIG, PREDICTIONS, RESULT
 
 NAMES = (
     *(b"cat", b"$5_$10", b"_no_legend", b"-rf", b"Katze \xfc", "\u732b".encode(), "Cafe\u0301".encode(), b"k" * 120),

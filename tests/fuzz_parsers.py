@@ -30,8 +30,9 @@ from data_pipelines.loading import torch_loader
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import blank
 from data_pipelines.loading.views import Augmentation
+from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.part_writer import verified_or_reason
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.verify import verify
 from launchers.job import read_plan, state
@@ -41,10 +42,12 @@ from trainer.evaluation import predictions
 from trainer.evaluation.inputs import inputs_of
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
+from trainer.run_files import CHECKPOINTS, LOCK
 from trainer.run_folder.csv_log import Rows
-from trainer.run_folder.lock_file import LOCK, after, holder_of, this_start, to_bytes
+from trainer.run_folder.lock_file import after, holder_of, this_start, to_bytes
 from trainer.run_folder.run_lock import in_use
-from trainer.status import run_folders, standing, table
+from trainer.run_folder.run_status import run_folders, run_status
+from trainer.status import table
 
 
 @dataclass(frozen=True)
@@ -145,10 +148,10 @@ def weights_safetensors(folder: Path) -> Parser:
 
 def checkpoints(folder: Path) -> Parser:
     run = save_run(folder / "run", _tensors())
-    files = sorted(path for path in (run / checkpoint.FOLDER).iterdir() if path.is_file())
+    files = sorted(path for path in (run / CHECKPOINTS).iterdir() if path.is_file())
 
     def read(_: Path) -> None:
-        path = checkpoint.chosen(run)
+        path = checkpoint.best_or_latest(run)
         checkpoint.describe(path)
         checkpoint.load(path)
 
@@ -224,7 +227,7 @@ def run_folder(folder: Path) -> Parser:
     (run / "skipped_steps.csv").write_text("step,key\n1,a\n2,b\n")
 
     def read(_: Path) -> None:
-        table([standing(found, 900.0, 2.0) for found in run_folders(folder)])
+        table([run_status(found, 900.0, 2.0) for found in run_folders(folder)])
         state(run, 0.0)
         Rows(run / "skipped_steps.csv", ("step", "key"), enabled=True).cut_back(2)
 

@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "data_pipelines": ["common", "image_files", "shards", "loading", "datasets", "preparation", "inspect_page"],
     "trainer": [
-        *("files", "losses", "metrics", "kernels", "optim", "checkpoint", "models", "config", "recipes"),
-        *("engines", "run_folder", "profiling", "evaluation", "training", "finetuning", "reporting", "sweep"),
+        *("normalisation", "run_files", "losses", "metrics", "kernels", "checkpoint", "models", "config", "splits"),
+        *("recipes", "optim", "engine", "engines", "run_folder", "profiling", "evaluation", "training", "finetuning"),
+        *("reporting", "sweep"),
     ],
     "benchmarks": [
         *("lib", "lib.kernels", "lib.throughput", "lib.engines", "lib.loading", "lib.on_gpu", "lib.network"),
@@ -25,7 +26,7 @@ LAYERS = {
 }
 SHARED = {
     "data_pipelines": {"common"},
-    "trainer": {"files", "losses", "metrics", "checkpoint", "config"},
+    "trainer": {"normalisation", "run_files", "losses", "metrics", "checkpoint", "config", "splits", "engine"},
     "benchmarks": {"lib"},
 }
 

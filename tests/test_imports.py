@@ -44,7 +44,7 @@ def forbidden(source: str, path: Path) -> list[str]:
     found = [name for name in names for other in set(PACKAGES) - MAY_IMPORT[package] if is_below(name, other)]
     if path.parts[:2] != ("trainer", "engines"):
         found += [name for name in names for framework in FRAMEWORKS if is_below(name, framework)]
-    if package == "data_pipelines" and path.name != "cli.py":
+    if package == "data_pipelines" and path.name not in ("cli.py", "messages.py"):  # who prints, not what is read
         found += [
             node.value
             for node in ast.walk(ast.parse(source))
@@ -80,8 +80,8 @@ def test_there_are_files_to_look_at() -> None:
             "import torch\ntorch.distributed.barrier()",
             ["torch.distributed", "torch.distributed.barrier"],
         ),
-        ("trainer/optim/agc.py", "import horovod.torch as hvd", ["horovod.torch"]),
-        ("trainer/optim/agc.py", "import deepspeed", ["deepspeed"]),
+        ("trainer/kernels/agc.py", "import horovod.torch as hvd", ["horovod.torch"]),
+        ("trainer/kernels/agc.py", "import deepspeed", ["deepspeed"]),
         ("benchmarks/scaling.py", "import torch.distributed.run", ["torch.distributed.run"]),
         ("launchers/submit.py", "from trainer.recipes import RECIPES", ["trainer.recipes.RECIPES"]),
         ("launchers/submit.py", "import data_pipelines", ["data_pipelines"]),

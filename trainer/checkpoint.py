@@ -25,10 +25,10 @@ from torch import Tensor
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_atomically
+from trainer.run_files import CHECKPOINTS
 
 FAMILY = "bitscale checkpoint"
 FORMAT = f"{FAMILY} 1"
-FOLDER = "checkpoints"
 BEST = "best.safetensors"
 LATEST = "latest"
 """Holds the name of the newest checkpoint, for people and other programs."""
@@ -89,7 +89,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str], abo
     def header(digests: Mapping[str, bytes]) -> bytes:
         known = about | {"weights": _short(digests[name] for name in sorted(digests) if name.startswith("model."))}
         shown = {name: digest.hex() for name, digest in digests.items()}
-        return _encoded(_sealed(texts | {"about": json.dumps(known), "digests": json.dumps(shown)}), entries)
+        return _encoded(_with_checksum(texts | {"about": json.dumps(known), "digests": json.dumps(shown)}), entries)
 
     digests = dict.fromkeys(entries, bytes(hashlib.sha256().digest_size))
     with path.open("wb") as file, ThreadPoolExecutor(1) as beside:
@@ -110,7 +110,7 @@ def _encoded(texts: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
     return len(described).to_bytes(_LENGTH_BYTES, "little") + described
 
 
-def _sealed(texts: dict[str, str]) -> dict[str, str]:
+def _with_checksum(texts: dict[str, str]) -> dict[str, str]:
     """The texts of a header, with a digest of them all."""
     texts = {name: text for name, text in texts.items() if name != "seal"}
     return texts | {"seal": hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()}
@@ -199,7 +199,7 @@ def add(path: Path, **facts: Any) -> None:
     with _opened(path) as (file, content):
         texts, start = content.pop("__metadata__"), file.tell()
         texts |= {"about": json.dumps(_about(texts) | facts)}
-        described = _encoded(_sealed(texts) if "seal" in texts else texts, content)
+        described = _encoded(_with_checksum(texts) if "seal" in texts else texts, content)
 
     def write(temporary: Path) -> None:
         with path.open("rb") as original, temporary.open("wb") as copy:
@@ -224,7 +224,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         with utf8_path(path) as name, safe_open(name, framework="pt") as checked:
             header = checked.metadata() or {}
         # First of all: what another bit made of the format is no other format.
-        if header.keys() & {"seal", "digests"} and _sealed(header) != header:
+        if header.keys() & {"seal", "digests"} and _with_checksum(header) != header:
             raise ValueError("its header is not what was written")
         if header.get("format") != FORMAT:
             found = header.get("format")
@@ -238,7 +238,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 def numbered(run_dir: Path) -> list[Path]:
     """The checkpoints of a run, oldest first, the best one's copy aside."""
-    folder = run_dir / FOLDER
+    folder = run_dir / CHECKPOINTS
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
@@ -247,17 +247,23 @@ def step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
+def last_step(run_dir: Path) -> int:
+    """The updates done at the newest checkpoint of a run; 0 without any."""
+    found = numbered(run_dir)
+    return step_of(found[-1]) if found else 0
+
+
 def path_of(run_dir: Path, step: int) -> Path:
     """Where the checkpoint after `step` updates lies."""
-    return run_dir / FOLDER / f"step_{step:08d}.safetensors"
+    return run_dir / CHECKPOINTS / f"step_{step:08d}.safetensors"
 
 
 def best_path(run_dir: Path) -> Path:
     """Where the checkpoint that was best on val lies."""
-    return run_dir / FOLDER / BEST
+    return run_dir / CHECKPOINTS / BEST
 
 
-def chosen(run: Path) -> Path:
+def best_or_latest(run: Path) -> Path:
     """The weights to use of a run: the best on val, or the last without one; or the path itself if it is a file.
 
     Raises InputError when there are none.
@@ -267,7 +273,7 @@ def chosen(run: Path) -> Path:
     best = best_path(run)
     candidates = [best] if best.is_file() else numbered(run)[-1:]
     if not candidates:
-        raise InputError(f"{run} is neither a checkpoint nor a run folder with one ({run / FOLDER} has none)")
+        raise InputError(f"{run} is neither a checkpoint nor a run folder with one ({run / CHECKPOINTS} has none)")
     return candidates[0]
 
 
@@ -294,7 +300,7 @@ def _seems_whole(path: Path) -> bool:
     return True
 
 
-def set_aside(path: Path) -> Path:
+def quarantine(path: Path) -> Path:
     """Give a damaged checkpoint a name under which nobody takes it for one, and return that. Raises OSError."""
     aside = path.with_name(path.name + _DAMAGED)
     path.replace(aside)
@@ -303,4 +309,4 @@ def set_aside(path: Path) -> Path:
 
 def damaged(run_dir: Path) -> list[Path]:
     """What was set aside."""
-    return sorted((run_dir / FOLDER).glob(f"*{_DAMAGED}"))
+    return sorted((run_dir / CHECKPOINTS).glob(f"*{_DAMAGED}"))

@@ -12,7 +12,7 @@ import tyro
 
 from data_pipelines.common.advice import flag, with_own_flags
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
 from data_pipelines.image_files.shrink import SMALLEST_SIDE
 from data_pipelines.loading.randaugment import Operand, Space
 from data_pipelines.loading.sampler import Shuffle
@@ -26,7 +26,7 @@ from data_pipelines.loading.views import (
 )
 from data_pipelines.shards.index import Balance
 from trainer.models.bit import MODELS, FilterInit, HeadInit
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
+from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
@@ -259,7 +259,7 @@ class RuntimeConfig:
     engine: Literal["ddp", "horovod", "deepspeed"] = "ddp"
     """What moves gradients between ranks; all of them give the same weights."""
     zero_stage: int = 0
-    """ddp and deepspeed: 1 parts momentum over the ranks, 2 (deepspeed) gradients too."""
+    """ddp and deepspeed: 1 shards momentum across ranks, 2 (deepspeed) gradients too."""
     bucket_mb: int = 25
     """Gradients that travel together, megabytes; 0 (horovod): each by itself."""
     gradient_compression: Literal["none", "bf16", "fp16"] = "none"

@@ -8,7 +8,6 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 
 # isort: split
 import re
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import tyro
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically, write_json
+from data_pipelines.common.messages import logger
 from data_pipelines.shards.columns import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.evaluation.assess import assess
@@ -33,7 +33,7 @@ from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.test_set import AnySplit, Tested, test_elsewhere, test_own
 from trainer.evaluation.to_json import as_json
 from trainer.reporting.document import Title, as_markdown, as_page
-from trainer.run_folder.environment import commit
+from trainer.run_folder import commit
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 
@@ -103,7 +103,7 @@ def evaluate(settings: Evaluate) -> Path:
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error
     for warning in warnings(evaluation):
-        print(f"warning: {warning}", file=sys.stderr)
+        logger.warning(warning)
     return folder / PAGE
 
 

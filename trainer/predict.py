@@ -8,7 +8,6 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 
 # isort: split
 import csv
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,8 @@ from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_atomically
-from data_pipelines.common.messages import counted
+from data_pipelines.common.message_parts import counted
+from data_pipelines.common.messages import logger
 from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.preparation.part_writer import progress_bar
@@ -91,7 +91,7 @@ def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     points = run.points()
     inputs = inputs_of(settings.input, settings.path_column)
     for note in inputs.notes:
-        print(f"note: {note}", file=sys.stderr)
+        logger.info(f"note: {note}")
     first = next(inputs.each, None)
     if first is None:
         others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
@@ -114,9 +114,9 @@ def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
     for name in predictor.classes:
         if reason := points.why_unfitted(name):
-            print(f"note: {name}: the threshold is a probability of 0.5, because {reason}", file=sys.stderr)
+            logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
     if reason := points.why_temperature_unfitted():
-        print(f"note: the probabilities are of a temperature of 1, because {reason}", file=sys.stderr)
+        logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
     if not counts:
         raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:

@@ -8,29 +8,28 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 # isort: split
 import inspect
 import json
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-import torch
 import tyro
 
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.limits import require_numbers
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.messages import rank_0_logger
 from trainer.config import Config, differences
-from trainer.engines import ENGINES
 from trainer.finetuning.paper_code import departures, match_authors, match_paper_code
-from trainer.models.bit import build_model
 from trainer.recipes import RECIPES
-from trainer.run_folder import rank_logs
-from trainer.training.job import lacks_val, make_job
-from trainer.training.run import CONFIG, Start, run, run_dir_of, summary
+from trainer.run_files import CONFIG
+from trainer.run_folder import install_rank_log
+from trainer.splits import lacks_val
+from trainer.training.run import Start, run_dir_of
+from trainer.training.start import plan_of, start_run
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
@@ -112,8 +111,7 @@ def parse(arguments: list[str]) -> Command:
     # Begun by an earlier version, when the switch stood for three settings only?
     if len(differences(begun, old.config.to_dict())) >= len(differences(begun, command.config.to_dict())):
         return command
-    if (os.environ.get("RANK") or "0") == "0":
-        print(f"note: {_OLD_MEANING}", file=sys.stderr)
+    rank_0_logger.info(f"note: {_OLD_MEANING}")
     return old
 
 
@@ -124,40 +122,16 @@ def _is_switched_on(arguments: list[str]) -> bool:
     return given[-1] if given else False
 
 
-def make_plan(config: Config, start: Start) -> dict[str, Any]:
-    """What a run would be: steps, batch, images and the bytes of one checkpoint."""
-    planned = replace(config, runtime=replace(config.runtime, stage=None))  # a plan copies nothing
-    job = make_job(planned, run_dir_of(config, start))
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_model(config.model.name, job.train.num_classes).parameters())
-    return {
-        "name": config.name,
-        "run_dir": str(job.run_dir),
-        "total_steps": job.total_steps,
-        "global_batch_size": config.global_batch_size,
-        "train_images": len(job.train),
-        "parameters": parameters,
-        "checkpoint_bytes": 2 * 4 * parameters,  # fp32 weights and momentum
-    }
-
-
 @entry_point
 def main() -> None:
     """Parse the command line and pre-train."""
-    rank_logs.install()
+    install_rank_log()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
     if command.plan:
-        print(json.dumps(make_plan(config, start), indent=1))
+        print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
         return
-    engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
-    if engine.rank == 0:
-        for warning in lacks_val(config.data):
-            print(f"warning: {warning}", file=sys.stderr)
-    result = run(config, start, engine, command.about)
-    if engine.rank == 0 and not start.preflight_only:
-        print(summary(result))
-    engine.close()
+    start_run(config, start, command.about, lacks_val(config.data))
 
 
 if __name__ == "__main__":

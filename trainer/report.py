@@ -7,7 +7,6 @@ paper's authors published) into report.md, report.html, tables for LaTeX, CSV fi
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
 # isort: split
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.messages import logger
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
 from trainer.reporting.paper import published
@@ -44,9 +44,9 @@ def write_report(report: Report) -> Path:
     report.out.mkdir(parents=True, exist_ok=True)
     composed = compose(collected, report.out, published() if report.paper else None)
     for remark in collected.remarks:
-        print(f"note: {remark}", file=sys.stderr)
+        logger.info(f"note: {remark}")
     for warning in composed.warnings:
-        print(f"warning: {plain(warning)}", file=sys.stderr)
+        logger.warning(plain(warning))
     return write(composed, collected.runs, report.out)
 
 

@@ -11,7 +11,7 @@ import sys
 
 from data_pipelines.common.cli import entry_point, parse
 from trainer.finetuning.finetune import Transfer, fine_tune
-from trainer.run_folder import rank_logs
+from trainer.run_folder import install_rank_log
 from trainer.sweep.command import main_sweep
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     if sys.argv[1:2] == ["sweep"]:
         main_sweep(sys.argv[2:])
     else:
-        rank_logs.install()
+        install_rank_log()
         fine_tune(parse(Transfer, __doc__))
 
 

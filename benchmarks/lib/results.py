@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from data_pipelines.common.files import write_json
-from trainer.run_folder.environment import commit, cpu_name
+from data_pipelines.common.version import commit
+from trainer.run_folder.environment import cpu_name
 
 
 def header(benchmark: str, device: torch.device | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,24 +1,30 @@
-"""Parts of messages: the nearest known name, and lists that are cut short."""
+"""What programs say of their work, on standard error: `logger` on every rank, `rank_0_logger` on rank 0 alone.
 
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+Warnings and errors begin with their level, "warning: ..."; what is less than that is a line by itself.
+"""
 
-_MOST_NAMED = 20
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """The end of an error message: "; did you mean ...?" or "; known: ..."."""
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+import logging
+import os
+import sys
+from contextlib import suppress
 
 
-def some_of(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are: "cat, dog and 3 more"."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
+class _StandardErrorHandler(logging.Handler):
+    """To whatever standard error is at the moment. A terminal that is gone is no reason to stop."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        with suppress(OSError, ValueError):
+            print(f"{level}{record.getMessage()}", file=sys.stderr, flush=True)
 
 
-def counted(left_out: Mapping[str, int]) -> str:
-    """Such as ".mov (12), hidden files (3)", the most first."""
-    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{words} ({count:,})" for words, count in ordered)
+def _is_rank_0(record: logging.LogRecord) -> bool:
+    return (os.environ.get("RANK") or "0") == "0"
+
+
+logger = logging.getLogger("bitscale")
+logger.addHandler(_StandardErrorHandler())
+logger.setLevel(logging.INFO)
+logger.propagate = False  # a library that sets up the root logger would have everything said twice
+rank_0_logger = logger.getChild("rank_0")
+rank_0_logger.addFilter(_is_rank_0)

@@ -9,7 +9,7 @@ from typing import Any
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.typed_paths import typed_path
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"

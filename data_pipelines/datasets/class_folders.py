@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.messages import counted
+from data_pipelines.common.message_parts import counted
 from data_pipelines.common.path_text import path_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.reading import split_of, splits_in

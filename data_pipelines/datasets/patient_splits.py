@@ -16,7 +16,8 @@ from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
 from data_pipelines.datasets.table import is_missing, is_nobody
-from data_pipelines.image_files.dicom_headers import DicomFacts, read_headers
+from data_pipelines.image_files.dicom import DicomFacts
+from data_pipelines.image_files.dicom_headers import read_headers
 from data_pipelines.image_files.file_formats import Format
 from data_pipelines.image_files.shrink import require_shorter_side
 

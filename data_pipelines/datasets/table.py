@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
 from data_pipelines.datasets.similar_names import composed
 
 _SEPARATORS = ",;\t|"

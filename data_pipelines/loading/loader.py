@@ -1,6 +1,5 @@
 """The choice of a loader: what turns requests into batches."""
 
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
@@ -10,6 +9,7 @@ import torch
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import SampleIds
@@ -75,7 +75,7 @@ def pick_loader(
                 f"{settings} cannot be had with DALI, which {why}; take {flag('--loader')} torch, or train {remedy}"
             )
         if name == "auto" and on_gpu:
-            print(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.", file=sys.stderr)
+            logger.info(f"note: {settings}: images are decoded by torch on the CPU, not by DALI.")
         name = "torch"
     if scaled_decode:
         return "torch", partial(torch_loader.batches, scaled_decode=True)
@@ -87,7 +87,7 @@ def pick_loader(
         remedy = f"DALI cannot be imported ({error}); install it with: pip install nvidia-dali-cuda130"
         if name == "dali":
             raise InputError(f"{remedy}, or take {flag('--loader')} torch") from error
-        print(f"warning: {remedy}. Going on with torch, which decodes on the CPU.", file=sys.stderr)
+        logger.warning(f"{remedy}. Going on with torch, which decodes on the CPU.")
         return "torch", torch_loader.batches
     return "dali", dali_loader.batches
 

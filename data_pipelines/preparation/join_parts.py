@@ -1,6 +1,6 @@
 """Make a set of parts that are all written: columns, quarantine and, last, the manifest; and say what it is."""
 
-import sys
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +8,8 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import write_manifest
-from data_pipelines.common.messages import counted
+from data_pipelines.common.message_parts import counted
+from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
@@ -40,7 +41,11 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
     bad = _bad(flat, num_seen, max_bad, folder)
     if bad:
         warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if hides(raw) else None)
-    notes = [*raw.notes, *_told(_warnings(raw, num_seen), "warning"), *_told(_notes(raw, flat), "note")]
+    notes = [
+        *raw.notes,
+        *_told(_warnings(raw, num_seen), logging.WARNING),
+        *_told(_notes(raw, flat), logging.INFO, "note: "),
+    ]
     _remove_strays(folder, shards)
     splits = {
         split: join_shards(folder / split, folder.parent / ROWS / split, shards[split], raw.equal_images)
@@ -118,10 +123,10 @@ def _bad(shards: Iterable[Shard], num_seen: int, max_bad: float, folder: Path) -
     return bad
 
 
-def _told(notes: Iterable[str], kind: str) -> list[str]:
+def _told(notes: Iterable[str], level: int, kind: str = "") -> list[str]:
     notes = list(notes)
     for note in notes:
-        print(f"{kind}: {note}", file=sys.stderr)
+        logger.log(level, f"{kind}{note}")
     return notes
 
 
@@ -158,7 +163,7 @@ def _notes_on_equal(raw: RawSet, folder: Path, shards: Mapping[Split, list[list[
     names = {split: [Path(shard["file"]).stem for part in shards[split] for shard in part] for split in SPLITS}
     merges = raw.equal_images != "stored each"
     notes = notes_on(count_equal_images(folder.parent / ROWS, names, merges), raw)
-    _told((for_people for for_people, _ in notes), "warning")
+    _told((for_people for for_people, _ in notes), logging.WARNING)
     return [for_manifest for _, for_manifest in notes] if raw.is_user_set else []
 
 

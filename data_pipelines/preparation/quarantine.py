@@ -3,11 +3,11 @@
 import csv
 import glob
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawImage
 
 QUARANTINE = "quarantine.csv"
@@ -57,10 +57,9 @@ def warn(bad: list[Bad], num_images: int, listed: Path, keymap: Path | None) -> 
     """Say what is left out of a set because it cannot be used. keymap: leads from keys back to files; None where the
     quarantine names files."""
     leads_back = "" if keymap is None else f"; {keymap} tells the file of each key"
-    print(
-        f"warning: {len(bad):,} of {num_images:,} images cannot be used and {'is' if len(bad) == 1 else 'are'} left "
-        f"out: {_some(bad)}; listed in {listed}{leads_back}; --max-bad 0 accepts none",
-        file=sys.stderr,
+    logger.warning(
+        f"{len(bad):,} of {num_images:,} images cannot be used and {'is' if len(bad) == 1 else 'are'} left "
+        f"out: {_some(bad)}; listed in {listed}{leads_back}; --max-bad 0 accepts none"
     )
 
 

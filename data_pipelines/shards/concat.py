@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import digest_of
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.tasks import METRIC
 from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut

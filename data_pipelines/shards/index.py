@@ -13,7 +13,7 @@ from data_pipelines.common.counter_rng import hash64
 from data_pipelines.common.errors import ImpossibleError, InputError, ShardError
 from data_pipelines.common.hashes import digest_of
 from data_pipelines.common.manifest import read_manifest, splits_of
-from data_pipelines.common.messages import nearest, some_of
+from data_pipelines.common.message_parts import nearest, some_of
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import METRIC, Metric, Task

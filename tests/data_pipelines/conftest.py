@@ -13,7 +13,8 @@ from PIL import Image
 from data_pipelines.common.manifest import write_manifest
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.image_files.image_verification import verify_image
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.writer import ShardWriter, join_shards
 
 Pixels = npt.NDArray[np.uint8]

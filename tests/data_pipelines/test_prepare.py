@@ -26,7 +26,9 @@ from data_pipelines.common.splits import Split
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.prepare import Output, main, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
+from data_pipelines.prepare import main
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.writer import ShardWriter
 

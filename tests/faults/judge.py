@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from tests.faults.run import BATCH_SIZE, STEPS, Run, steps_taken
+from trainer.run_folder.metric_logger import read_metrics
 
 
 def faults_of(run: Run, undisturbed: Run, num_samples: int) -> list[str]:
@@ -53,8 +54,7 @@ def differing_results(found: Path, expected: Path) -> list[str]:
 
 
 def _losses(folder: Path) -> list[tuple[int, float]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+    return [(row["step"], row["train/loss"]) for row in read_metrics(folder) if "train/loss" in row]
 
 
 def kept_steps(rows: list[tuple[int, int, dict[str, Any]]]) -> dict[int, dict[int, list[int]]]:

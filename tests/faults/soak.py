@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 from tests.faults.run import LEFT_S, PROGRESS_S, ROOT, Started, environment_of, wait_until
+from trainer.run_folder.metric_logger import read_metrics
 
 RANKS, SAVE_EVERY = 2, 100
 _SAMPLE_S = 5.0
@@ -91,7 +92,7 @@ def _judged(samples: list[dict[str, int]]) -> dict[str, Any]:
 
 def _saving(run_dir: Path) -> dict[str, Any]:
     """The share of the time between checkpoints in which training stood still to save."""
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows = read_metrics(run_dir)
     stalls = [row["save/stall_s"] for row in rows if row.get("save/stall_s") is not None]
     rates = [row["train/images_per_s"] for row in rows if "train/images_per_s" in row]
     if not stalls or not rates:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

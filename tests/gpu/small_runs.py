@@ -8,8 +8,8 @@ from torch import Tensor
 
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.training.run import Start, run
 
 STEPS, SAVE_EVERY = 6, 2

@@ -16,7 +16,8 @@ import torch
 from slurm_cluster import descendants, wait_until
 
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from trainer import checkpoint
 from trainer.run_folder.metric_logger import read_metrics
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.engines.ranks import find_place
+from trainer.engines.ranks import find_rank_info
 
 LAUNCHERS = Path(__file__).resolve().parents[2] / "launchers"
 TRAINER = str(LAUNCHERS.parent / "trainer" / "pretrain.py")
@@ -88,7 +88,7 @@ def test_deepspeed(tmp_path: Path) -> None:
 
 def test_ranks_of_the_deepspeed_launcher() -> None:
     said = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_SIZE": "4"}
-    assert find_place(dict(said)) == (5, 8, 1, 4, "torchrun")
+    assert find_rank_info(dict(said)) == (5, 8, 1, 4, "torchrun")
 
 
 @needs("horovod")

@@ -16,7 +16,8 @@ from slurm_cluster import Cluster, lacking, wait_until
 from benchmarks.lib.network.profile import FOLDER
 from benchmarks.lib.scaling.study import Scaling, scale
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from trainer import checkpoint
 from trainer.run_folder.metric_logger import read_metrics
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pandas as pd
 
 from trainer.reporting.rows import frame_of, row_of
 from trainer.reporting.tables import with_titles
-from trainer.training.run import RESULT
+from trainer.run_files import RESULT
 
 RULE = {"schedule": [100, 200, 300, 400, 500], "mixup_alpha": 0.0, "resize": 160, "size": 128}
 ENVIRONMENT = {

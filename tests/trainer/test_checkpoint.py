@@ -1,4 +1,4 @@
-"""A checkpoint is whole or absent, comes back bit for bit, and the right one is chosen."""
+"""A checkpoint is whole or absent, comes back bit for bit, and the right one is taken."""
 
 import errno
 import json
@@ -15,9 +15,8 @@ from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.checkpoint import (
     BEST,
-    FOLDER,
     DamagedError,
-    chosen,
+    best_or_latest,
     describe,
     fingerprint,
     load,
@@ -26,6 +25,7 @@ from trainer.checkpoint import (
     prune,
     save,
 )
+from trainer.run_files import CHECKPOINTS
 
 ABOUT = {"step": 7, "best": 0.5, "model": "r50x1", "classes": ["cat", "dög"], "nothing": None}
 
@@ -64,7 +64,7 @@ def test_round_trip_is_bit_for_bit(tmp_path: Path) -> None:
         for name, tensor in state[part].items():
             found = loaded.state[part][name]
             assert (found.dtype, found.shape, bits(found)) == (tensor.dtype, tensor.shape, bits(tensor)), name
-    assert list((tmp_path / FOLDER).iterdir()) == [path]
+    assert list((tmp_path / CHECKPOINTS).iterdir()) == [path]
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
@@ -129,7 +129,7 @@ def test_failing_write_leaves_the_old_file_or_none(
     assert numbered(tmp_path) == ([path] if existing else [])
     if not existing:
         with pytest.raises(InputError, match="neither a checkpoint nor a run folder"):
-            chosen(tmp_path)
+            best_or_latest(tmp_path)
 
 
 def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_numbered_are_in_order_and_prune_keeps_the_newest(tmp_path: Path) -> Non
     paths = [path_of(tmp_path, step) for step in (900, 20, 12_345_678, 1000)]
     for path in paths:
         save(path, some_state(), ABOUT)
-    others = [tmp_path / FOLDER / name for name in (BEST, ".step_00000030.safetensors.tmp", "step_5.safetensors")]
+    others = [tmp_path / CHECKPOINTS / name for name in (BEST, ".step_00000030.safetensors.tmp", "step_5.safetensors")]
     touch(*others)
     ordered = [paths[1], paths[0], paths[3], paths[2]]
     assert numbered(tmp_path) == ordered
@@ -222,26 +222,26 @@ def test_what_is_set_aside_is_no_checkpoint_any_more(tmp_path: Path) -> None:
     for step in (1, 2):
         save(path_of(tmp_path, step), some_state(), ABOUT)
     content = path_of(tmp_path, 2).read_bytes()
-    aside = checkpoint.set_aside(path_of(tmp_path, 2))
+    aside = checkpoint.quarantine(path_of(tmp_path, 2))
     assert aside.read_bytes() == content
     assert (numbered(tmp_path), checkpoint.damaged(tmp_path)) == ([path_of(tmp_path, 1)], [aside])
-    assert chosen(tmp_path) == path_of(tmp_path, 1)
+    assert best_or_latest(tmp_path) == path_of(tmp_path, 1)
 
 
-def test_chosen_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
-    last, best = path_of(tmp_path, 200), tmp_path / FOLDER / BEST
+def test_taken_is_the_best_else_the_last_else_the_file_itself(tmp_path: Path) -> None:
+    last, best = path_of(tmp_path, 200), tmp_path / CHECKPOINTS / BEST
     touch(path_of(tmp_path, 100), last)
-    assert chosen(tmp_path) == last
+    assert best_or_latest(tmp_path) == last
     touch(best)
-    assert chosen(tmp_path) == best
-    assert chosen(last) == last
+    assert best_or_latest(tmp_path) == best
+    assert best_or_latest(last) == last
 
 
 def test_a_folder_without_checkpoint_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
+    (tmp_path / CHECKPOINTS).mkdir()
     for run in (tmp_path, tmp_path / "absent"):
         with pytest.raises(InputError, match=f"{run} is neither a checkpoint nor a run folder"):
-            chosen(run)
+            best_or_latest(run)
 
 
 def test_equal_weights_have_equal_fingerprints_in_any_memory_format() -> None:

@@ -14,11 +14,11 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
-from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
+from trainer.evaluate import CARD, Evaluate, evaluate
+from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.predictions import age_band, align, load
 from trainer.evaluation.test_set import align_labels
-from trainer.training.results import PREDICTIONS
-from trainer.training.run import RESULT
+from trainer.run_files import PREDICTIONS, RESULT
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data
         stored = {int(value) for name in file.files if file[name].dtype.kind == "i" for value in file[name].ravel()}
     assert not stored & set(Index.load(data, "test").group.tolist())
     _, numbers = evaluated(run_dir)
-    assert numbers["operating_points"] == checkpoint.describe(checkpoint.chosen(run_dir))["operating_points"]
+    assert numbers["operating_points"] == checkpoint.describe(checkpoint.best_or_latest(run_dir))["operating_points"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data
 def test_a_temperature_that_was_not_fitted_is_said(
     changed: dict[str, Any], reason: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    about = checkpoint.describe(checkpoint.chosen(run_dir))
+    about = checkpoint.describe(checkpoint.best_or_latest(run_dir))
     said = {name: value for name, value in (about["operating_points"] | changed).items() if value is not None}
     monkeypatch.setattr("trainer.evaluation.runs.checkpoint.describe", lambda path: about | {"operating_points": said})
     page, numbers = evaluated(run_dir, out=tmp_path, images=False)

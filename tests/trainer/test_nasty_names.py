@@ -26,16 +26,18 @@ from data_pipelines.inspect_page import draw
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
-from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
+from trainer.evaluate import CARD, Evaluate, evaluate
+from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.results import recompute
 from trainer.export import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
 from trainer.predict import Predict, predict
 from trainer.report import Report, write_report
-from trainer.status import run_folders, standing, table
-from trainer.training.results import recompute
-from trainer.training.run import RESULT
+from trainer.run_files import RESULT
+from trainer.run_folder.run_status import run_folders, run_status
+from trainer.status import table
 
 SIDE = 16
 NOT_UTF8 = "Katze \udcfc"
@@ -85,7 +87,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
     assert checkpoint.damaged(run_dir) == []
-    assert checkpoint.describe(checkpoint.chosen(run_dir))["classes"] == list(NAMES)
+    assert checkpoint.describe(checkpoint.best_or_latest(run_dir))["classes"] == list(NAMES)
     assert load(run_dir, "test").classes == NAMES
     assert saved_splits(run_dir) == list(recompute(run_dir)) == ["val", "test"]
     assert any((run_dir / "tensorboard").iterdir())
@@ -162,4 +164,4 @@ def test_it_predicts(run_dir: Path, folder: Path, here: Path) -> None:
 
 def test_its_status_is_told(run_dir: Path) -> None:
     (found,) = run_folders(run_dir)
-    assert "a \\udcfc `b` $c_$d" in table([standing(found, 900.0, 0.0)])
+    assert "a \\udcfc `b` $c_$d" in table([run_status(found, 900.0, 0.0)])

@@ -19,7 +19,7 @@ from trainer import checkpoint, predict
 from trainer.evaluation.operating import KEY, choose
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.predict import Predict
-from trainer.training.results import PREDICTIONS
+from trainer.run_files import PREDICTIONS
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_evaluation(
 
 
 def test_a_checkpoint_alone_says_everything(run_dir: Path, films: Path, tmp_path: Path) -> None:
-    path = Path(shutil.copy(checkpoint.chosen(run_dir), tmp_path / "model.safetensors"))
+    path = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
     alone = predicted(path, films / "000.dcm", tmp_path / "alone.csv")
     assert alone == predicted(run_dir, films / "000.dcm", tmp_path / "run.csv")
     points = choose(load(run_dir, "val"))

@@ -14,10 +14,12 @@ from nasty_names import NAMES
 
 from data_pipelines.common.printable import printable
 from trainer import status
+from trainer.run_files import LOCK
 from trainer.run_folder import heartbeat, lock_file
-from trainer.run_folder.metric_logger import Tracker, write_status
+from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.processes import Process, _process, machine
-from trainer.status import run_folders, standing, table
+from trainer.run_folder.run_status import run_folders, run_status, write_status
+from trainer.status import table
 
 NOW = time.time()
 
@@ -59,7 +61,7 @@ def run_of(folder: Path, state: str | None, reason: str = "", age_s: float = 5.0
     ],
 )
 def test_state_of_a_run(tmp_path: Path, name: str, state: str | None, options: dict, expected: tuple) -> None:
-    found = standing(run_of(tmp_path / name, state, **options), 900.0, NOW)
+    found = run_status(run_of(tmp_path / name, state, **options), 900.0, NOW)
     kind, step, left_s, error, command = expected
     assert (found.state, found.step) == (kind, step)
     assert found.left_s == (None if left_s is None else pytest.approx(left_s))
@@ -69,9 +71,9 @@ def test_state_of_a_run(tmp_path: Path, name: str, state: str | None, options: d
 
 def test_finished_needs_its_result(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", "finished")
-    assert standing(run, 900.0, NOW).state == "resumable"
+    assert run_status(run, 900.0, NOW).state == "resumable"
     (run / "result.json").write_text("{}")
-    found = standing(run, 900.0, NOW)
+    found = run_status(run, 900.0, NOW)
     assert (found.state, found.left_s, found.command) == ("finished", None, None)
 
 
@@ -134,16 +136,16 @@ def test_who_is_at_work_on_a_run(
         process=_process(holder["process"]) if "here" in holder else Process(holder["process"], None),
         machine=machine() if "here" in holder else "another",
     )
-    lock_file.create(run / lock_file.LOCK, known)
-    found = standing(run, 900.0, NOW)
+    lock_file.create(run / LOCK, known)
+    found = run_status(run, 900.0, NOW)
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(NOW - 60))
     if expected is None:
         assert found.holder is None
     else:
         assert expected.format(since=since) in str(found.holder)
         assert f"\n    {found.holder}" in table([found])
-    (run / lock_file.LOCK).write_text('{"host": "\x1b[31m"}')
-    assert "\x1b" not in table([standing(run, 900.0, NOW)])
+    (run / LOCK).write_text('{"host": "\x1b[31m"}')
+    assert "\x1b" not in table([run_status(run, 900.0, NOW)])
 
 
 def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +156,7 @@ def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.Mo
     for _ in range(5):
         tracker.advance()
     tracker.close()
-    found = standing(tmp_path, 900.0, time.time())
+    found = run_status(tmp_path, 900.0, time.time())
     assert (found.state, found.step, found.total_steps) == ("running", 15, 100)
     assert found.left_s is not None
     assert "1/1" not in table([found])
@@ -184,7 +186,7 @@ def test_runs_of_any_name_are_on_lines_of_their_own(tmp_path: Path) -> None:
     names = [name for name in NAMES if len(name) < 100 and "/" not in name]
     for name in names:
         run_of(tmp_path / name, "failed", command=f"python '{name}'")
-    lines = table([standing(run, 900.0, NOW) for run in run_folders(tmp_path)])
+    lines = table([run_status(run, 900.0, NOW) for run in run_folders(tmp_path)])
     lines.encode("utf-8")
     assert len(lines.splitlines()) == 2 + 2 * len(names)
     assert all(printable(str(tmp_path / name)) in lines for name in names)

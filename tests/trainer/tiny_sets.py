@@ -9,7 +9,8 @@ import numpy as np
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.common.splits import Split
 from data_pipelines.image_files.png import encode_png
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 
 
 def tiny_set(

@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer import checkpoint
 from trainer.models.bit import build_model
 from trainer.models.layouts import BIT_NPZ, BIT_PYTORCH, TIMM
+from trainer.run_files import CHECKPOINTS
 
 SMALL = "r14x0.5"
 CLASSES = ("cat", "dog", "fish")
@@ -32,7 +33,7 @@ def save_run(folder: Path, tensors: Tensors, name: str = SMALL, **about: Any) ->
     """A run folder with one checkpoint."""
     state = {"model": tensors, "momentum": {"head.bias": torch.zeros(3)}, "loss_scaler": {}}
     known = {"model": name, "classes": list(CLASSES), "sets": ["digits"], "image_size": 32, "step": 7}
-    checkpoint.save(folder / checkpoint.FOLDER / checkpoint.BEST, state, known | about)
+    checkpoint.save(folder / CHECKPOINTS / checkpoint.BEST, state, known | about)
     return folder
 
 

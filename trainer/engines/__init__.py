@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from trainer.config import Precision, RuntimeConfig
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.ddp import DDPEngine
 
 

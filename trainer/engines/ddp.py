@@ -10,25 +10,23 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from trainer.engines.base import Update
-from trainer.engines.ranks import Place
+from trainer.engine import Update
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, in_layout_of, is_pointwise
-from trainer.optim.agc import ClipStats
-from trainer.optim.sgd_agc import SGDAGC
 
 _DDP_BUCKET_MB = 25
 _COMPRESSION_HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 
 
-def init_process_group(place: Place, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
+def init_process_group(rank_info: RankInfo, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
     """NCCL or Gloo, over the store where the ranks met."""
     on_gpu = device.type == "cuda"
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=dist.PrefixStore("group", rendezvous.store),
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
         timeout=timedelta(seconds=timeout_s),
         device_id=device if on_gpu else None,
     )
@@ -37,11 +35,11 @@ def init_process_group(place: Place, device: torch.device, rendezvous: Rendezvou
 class DDPEngine(ReplicaEngine):
     """See Engine. With zero_stage 1 the momentum of each parameter lies on the one rank that updates it."""
 
-    def _connect(self, place: Place) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         if self.world_size > 1:
-            self._rendezvous = Rendezvous(place, self.device, self._runtime.connect_timeout_s)
+            self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
             with self._naming_lost_ranks():
-                init_process_group(place, self.device, self._rendezvous, self._runtime.timeout_s)
+                init_process_group(rank_info, self.device, self._rendezvous, self._runtime.timeout_s)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         self._sharded: Any = None  # torch.distributed.optim.ZeroRedundancyOptimizer
@@ -64,32 +62,34 @@ class DDPEngine(ReplicaEngine):
 
             groups, shared = self._optimizer.param_groups, self._optimizer.defaults
             names = ("lr", "momentum", "weight_decay", "nesterov")
-            self._sharded = ShardedOptimizer(groups, SGDAGC, **{name: shared[name] for name in names})
+            self._sharded = ShardedOptimizer(groups, type(self._optimizer), **{name: shared[name] for name in names})
             self._optimizer = self._sharded
         return wrapped
 
     # DDP lays out its buckets anew after the first backward pass, which changes the order of its sums; after the dry
     # run of `prepare`, an interrupted run goes on bit for bit.
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         if self._sharded is None:
-            return super().step(ruined)
+            return super().step(is_nonfinite)
         mine = self._sharded.optim
         self._scaler.unscale_(self._sharded)
-        skipped = mine.skip = self._ruined(ruined)
+        skipped = mine.skip = self._is_nonfinite(is_nonfinite)
         with self._naming_lost_ranks():
             self._scaler.step(self._sharded)
             self._scaler.update()
             self._sharded.zero_grad()
-            squared_norm, clipped, units = self._all_reduce(self._in_one(mine.stats))
+            squared_norm, clipped, units = self._all_reduce(self._clip_stats())
         return Update(squared_norm.sqrt(), clipped / units.clamp(min=1), skipped)
 
-    def _in_one(self, stats: ClipStats) -> Tensor:
+    def _clip_stats(self) -> Tensor:
+        """Of this rank's shard: the squared norm, the clipped units and all units, float64 [3]."""
+        stats = self._sharded.optim.stats
         units = torch.full(
             (), float(stats.units), device=self.device, dtype=torch.float64
         )  # a copy would be waited for

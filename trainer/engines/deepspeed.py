@@ -1,4 +1,4 @@
-"""DeepSpeed with ZeRO stages 0 to 2: momentum (1) and gradients (2) parted over the ranks."""
+"""DeepSpeed with ZeRO stages 0 to 2: shards momentum (1) and gradients (2) across ranks."""
 
 import logging
 import os
@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
-from trainer.engines.base import Update
+from trainer.engine import Update
 from trainer.engines.ddp import init_process_group
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous
 from trainer.engines.replica import ReplicaEngine, channels_last
-from trainer.optim.sgd_agc import SGDAGC
 from trainer.optim.sharded_sgd_agc import ShardedSGDAGC
 
 _BYTES_OF_GRADIENT = 4
@@ -31,20 +30,20 @@ class DeepSpeedEngine(ReplicaEngine):
     Raises InputError where DeepSpeed is not installed, and for a model that is not fp32.
     """
 
-    def _connect(self, place: Place) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         self._deepspeed = _import_deepspeed(self.device)
         os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # without which DeepSpeed refuses to start
         if self.world_size > 1:
-            self._rendezvous = Rendezvous(place, self.device, self._runtime.connect_timeout_s)
+            self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
             with self._naming_lost_ranks():
-                init_process_group(place, self.device, self._rendezvous, self._runtime.timeout_s)
+                init_process_group(rank_info, self.device, self._rendezvous, self._runtime.timeout_s)
         else:
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         self._engine: Any = None
 
     def _config(self) -> dict[str, Any]:
-        """DeepSpeed's configuration, all of it from ours. Batch sizes, clipping and precision are the loop's affair."""
+        """DeepSpeed's configuration, all of it from ours. Batch sizes, clipping and precision are left to the loop."""
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -73,7 +72,7 @@ class DeepSpeedEngine(ReplicaEngine):
     def _wrap(self, model: nn.Module) -> nn.Module:
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             raise InputError(f"DeepSpeed trains fp32 weights only; take {flag('--engine')} ddp or horovod")
-        self._whole: SGDAGC | None = self._optimizer
+        self._whole: torch.optim.Optimizer | None = self._optimizer
         self._gathers = self._runtime.zero_stage < 2  # which exists to hold a part of the gradients only
         if self._runtime.zero_stage:
             self._whole = None
@@ -103,7 +102,7 @@ class DeepSpeedEngine(ReplicaEngine):
 
     def _dry_run(self, example: Tensor) -> None:
         with self.accumulate(last=True):
-            self.backward(self.model(example.to(self.device)).sum())
+            self.backward(self.model(example.to(self.device)).sum(), 1)
         if self._whole is None:
             zero = self._engine.optimizer
             zero.zero_grad()
@@ -117,19 +116,18 @@ class DeepSpeedEngine(ReplicaEngine):
         with super().accumulate(last):
             yield
 
-    def backward(self, loss: Tensor) -> None:
-        with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):  # see ReplicaEngine
-            self._engine.backward(self._scaler.scale(loss), scale_wrt_gas=False)
+    def _propagate(self, loss: Tensor) -> None:
+        self._engine.backward(self._scaler.scale(loss), scale_wrt_gas=False)
 
     def set_lr(self, lr: float) -> None:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         if self._whole is not None:
-            return super().step(ruined)
+            return super().step(is_nonfinite)
         sharded: Any = self._optimizer
-        sharded.skip = ruined
+        sharded.skip = is_nonfinite
         if self._scaler.is_enabled():
             sharded.inverse_scale = 1 / self._scaler.scale(torch.ones((), device=self.device))
             sharded.skip_overflow = True
@@ -137,9 +135,9 @@ class DeepSpeedEngine(ReplicaEngine):
             self._engine.step()
         if self._scaler.is_enabled():
             self._report_overflow(sharded.found_inf)
-        if ruined is not None and not self._scaler.is_enabled():
-            ruined = sharded.found_inf > 0
-        return Update(sharded.grad_norm, sharded.clipped_share, ruined)
+        if is_nonfinite is not None and not self._scaler.is_enabled():
+            is_nonfinite = sharded.found_inf > 0
+        return Update(sharded.grad_norm, sharded.clipped_share, is_nonfinite)
 
     def _report_overflow(self, found_inf: Tensor) -> None:
         """Let the scaler see a gradient that is infinite where the real ones were, without waiting for the device."""

@@ -3,12 +3,13 @@
 import os
 import platform
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from data_pipelines.common.messages import logger
 
 # What torchrun, DeepSpeed's launcher and horovodrun leave in a rank's environment. Who starts a process by hand may
 # well leave it behind.
@@ -39,7 +40,7 @@ def _watch(launcher: int | None) -> None:
         and (launcher is None or _parent(launcher) is not None)
     ):
         time.sleep(_LOOK_S)
-    print("the launcher of this rank is gone; stopping as after SIGTERM", file=sys.stderr, flush=True)
+    logger.info("the launcher of this rank is gone; stopping as after SIGTERM")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_PATIENCE_S)
     os.kill(os.getpid(), signal.SIGTERM)

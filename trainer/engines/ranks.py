@@ -2,19 +2,19 @@
 
 import os
 import re
-import sys
 from collections.abc import MutableMapping
 from typing import NamedTuple
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import rank_0_logger
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by itself
 _LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/torchrun.sh)"
 
 
-class Place(NamedTuple):
-    """Where this process stands in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
+class RankInfo(NamedTuple):
+    """A process's rank in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
     "srun", or "none" for a process by itself."""
 
     rank: int
@@ -24,9 +24,9 @@ class Place(NamedTuple):
     launcher: str
 
 
-def find_place(environ: MutableMapping[str, str] = os.environ) -> Place:
-    """This process's place. RANK and its like are then set in `environ` for whatever launched it, and under srun the
-    address of rank 0.
+def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
+    """This process's rank and those around it. RANK and its like are then set in `environ` whatever launched it, and
+    under srun the address of rank 0.
 
     Raises InputError for a job smaller than what SLURM started: ranks that train alone and overwrite each other.
     """
@@ -36,23 +36,23 @@ def find_place(environ: MutableMapping[str, str] = os.environ) -> Place:
                 del environ[name]
     if "RANK" in environ and "WORLD_SIZE" in environ:
         deepspeed = "LOCAL_SIZE" in environ and "LOCAL_WORLD_SIZE" not in environ  # its launcher's name for the last
-        place = _named(environ, (*_NAMES[:3], "LOCAL_SIZE") if deepspeed else _NAMES, "torchrun")
+        rank_info = _named(environ, (*_NAMES[:3], "LOCAL_SIZE") if deepspeed else _NAMES, "torchrun")
     elif "HOROVOD_RANK" in environ:
         names = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE")
-        place = _named(environ, names, "horovodrun")
+        rank_info = _named(environ, names, "horovodrun")
     elif "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ:
-        place = _of_srun(environ)
+        rank_info = _of_srun(environ)
     else:
-        place = Place(0, 1, 0, 1, "none")
-    _check_against_slurm(place, environ)
-    if place.launcher != "none":
-        environ.update({name: str(value) for name, value in zip(_NAMES, place[:4], strict=True)})
-    return place
+        rank_info = RankInfo(0, 1, 0, 1, "none")
+    _check_against_slurm(rank_info, environ)
+    if rank_info.launcher != "none":
+        environ.update({name: str(value) for name, value in zip(_NAMES, rank_info[:4], strict=True)})
+    return rank_info
 
 
-def _named(environ: MutableMapping[str, str], names: tuple[str, str, str, str], launcher: str) -> Place:
+def _named(environ: MutableMapping[str, str], names: tuple[str, str, str, str], launcher: str) -> RankInfo:
     rank, world_size, local_rank, local_world_size = names
-    return Place(
+    return RankInfo(
         _number(environ, rank, 0),
         _number(environ, world_size, 1),
         _number(environ, local_rank, 0),
@@ -68,7 +68,7 @@ def _number(environ: MutableMapping[str, str], name: str, default: int) -> int:
     return int(value)
 
 
-def _of_srun(environ: MutableMapping[str, str]) -> Place:
+def _of_srun(environ: MutableMapping[str, str]) -> RankInfo:
     world_size = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
     node = _number(environ, "SLURM_NODEID", 0)
     per_node = environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", str(world_size)))
@@ -77,7 +77,7 @@ def _of_srun(environ: MutableMapping[str, str]) -> Place:
         environ.setdefault("MASTER_ADDR", first_host(nodes))
         job = _number(environ, "SLURM_JOB_ID", 0) + _number(environ, "SLURM_STEP_ID", 0)
         environ.setdefault("MASTER_PORT", str(_FIRST_PORT + job % _PORTS))
-    return Place(
+    return RankInfo(
         _number(environ, "SLURM_PROCID", 0),
         world_size,
         _number(environ, "SLURM_LOCALID", 0),
@@ -102,14 +102,13 @@ def tasks_of_nodes(counts: str) -> list[int]:
     return tasks
 
 
-def _check_against_slurm(place: Place, environ: MutableMapping[str, str]) -> None:
+def _check_against_slurm(rank_info: RankInfo, environ: MutableMapping[str, str]) -> None:
     tasks = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
-    if place.world_size >= tasks:
+    if rank_info.world_size >= tasks:
         return
-    message = f"SLURM started {tasks} tasks, but this job has {place.world_size} rank(s); {_LAUNCH_LINE}"
+    message = f"SLURM started {tasks} tasks, but this job has {rank_info.world_size} rank(s); {_LAUNCH_LINE}"
     by_hand = "SLURM_PROCID" not in environ  # in the shell that salloc opens
     lost_nodes = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if not (by_hand or lost_nodes):
         raise InputError(message)
-    if place.rank == 0:
-        print(f"warning: {message}", file=sys.stderr)
+    rank_0_logger.warning(message)

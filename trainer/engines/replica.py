@@ -1,7 +1,6 @@
-"""What engines share that keep the whole model on every rank."""
+"""Base class of engines that keep the whole model on every rank."""
 
 import os
-import sys
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,12 +13,13 @@ from torch import Tensor, nn
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from trainer.config import Precision, RuntimeConfig
+from trainer.engine import Engine, Update
 from trainer.engines import parent_watch
-from trainer.engines.base import Engine, Update
 from trainer.engines.compilation import begin_pass, compile_no_units, compile_units
 from trainer.engines.device import cpu_threads, keep_freed_memory, pick_device
-from trainer.engines.ranks import Place, find_place
+from trainer.engines.ranks import RankInfo, find_rank_info
 from trainer.engines.rendezvous import Rendezvous, interface_to
 from trainer.engines.watchdog import Heartbeat
 from trainer.models.bit import BiTResNet
@@ -38,10 +38,10 @@ class ReplicaEngine(Engine):
     _gathers = True  # of the filters' gradients, until the last micro-batch; their whole size on every rank
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
-        place = find_place()
+        rank_info = find_rank_info()
         parent_watch.end_with_launcher()
-        self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
-        self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
+        self.rank, self.world_size, self.local_rank, self.local_world_size, _ = rank_info
+        self.device = pick_device(runtime.device, rank_info.local_rank, bound=rank_info.launcher == "srun")
         self.threads = cpu_threads(runtime.threads)
         self._amp_dtype = _AMP_DTYPES.get(precision)
         on_gpu = self.device.type == "cuda"
@@ -61,14 +61,14 @@ class ReplicaEngine(Engine):
         self._runtime = runtime
         self._scales_loss = precision == "fp16"
         self._rendezvous: Rendezvous | None = None
-        self._connect(place)
+        self._connect(rank_info)
         self.heartbeat = Heartbeat(
             self._store(), self.rank, self.world_size, self.device, runtime.hang_timeout_s, runtime.timeout_s
         )
         self.transport = self._describe_transport()
 
     @abstractmethod
-    def _connect(self, place: Place) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         """Join the job."""
 
     def _store(self) -> dist.Store | None:
@@ -93,10 +93,11 @@ class ReplicaEngine(Engine):
     def _all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over ranks of a tensor on this engine's device; may overwrite it."""
 
-    def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, example: Tensor) -> None:
         assert isinstance(model, BiTResNet)
         self._bare = model
-        self._optimizer: Any = optimizer  # engines may put another in its place
+        # Engines may put another in its place; what wraps a model wants one, though nothing be trained.
+        self._optimizer: Any = optimizer or SGDAGC(model.parameters(), lr=0.0)
         # Without fp16 its scale() and unscale_() change nothing.
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._scales_loss)
         self._place_weights(model)
@@ -122,10 +123,10 @@ class ReplicaEngine(Engine):
         """Compile the residual units; where a rank cannot, all warn and go on without."""
         if self.rank == 0:
             number = len(self._bare.units)
-            print(f"compiling {number} residual units; the first pass takes a while ...", file=sys.stderr, flush=True)
+            logger.info(f"compiling {number} residual units; the first pass takes a while ...")
         problem = compile_units(self._bare, example.to(self.device), self._autocast, graphs)
         if problem is not None:
-            print(f"warning: torch.compile failed, going on without it: {problem}", file=sys.stderr, flush=True)
+            logger.warning(f"torch.compile failed, going on without it: {problem}")
         if self.sum(torch.tensor(float(problem is not None))) > 0:
             compile_no_units(self._bare)
         elif graphs:
@@ -138,39 +139,48 @@ class ReplicaEngine(Engine):
     @contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
         sharing = self._bare.filter_sharing.micro_batch(last or not self._gathers)
+        self.heartbeat.enter("forward")
         # DDP's first forward pass is an exchange, too.
-        with self._naming_lost_ranks(), self._silence(last), self._autocast(), sharing:
+        with self._naming_lost_ranks(), self._no_sync(last), self._autocast(), sharing:
             yield
+        if last:
+            self.heartbeat.enter("update")
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         """Context in which gradients travel only after the `last` micro-batch."""
         return nullcontext()
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, self._amp_dtype, enabled=self._amp_dtype is not None)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss_sum: Tensor, num_labels: Tensor | int) -> Tensor:
+        loss = loss_sum / num_labels
+        self.heartbeat.enter("backward")
         # Under the autocast of `accumulate` the gradients of what ran in fp32, the head, would be rounded.
         with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):
-            self._scaler.scale(loss).backward()
+            self._propagate(loss * self.world_size)  # the average over ranks divides by it
+        return loss.detach()
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def _propagate(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()
+
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         with self._naming_lost_ranks():
             self._finish_reduction()
         self._scaler.unscale_(self._optimizer)
-        skipped = self._optimizer.skip = self._ruined(ruined)
+        skipped = self._optimizer.skip = self._is_nonfinite(is_nonfinite)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         return Update(self._optimizer.grad_norm, self._optimizer.clipped_share, skipped)
 
-    def _ruined(self, ruined: Tensor | None) -> Tensor | None:
+    def _is_nonfinite(self, is_nonfinite: Tensor | None) -> Tensor | None:
         """Whether the loss was, or a gradient is, not finite; None where nobody asks. With fp16 an infinite gradient is
-        the loss scaler's affair."""
+        left to the loss scaler."""
         gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
-        if ruined is None or self._scaler.is_enabled() or not gradients:
-            return ruined
-        return ruined | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+        if is_nonfinite is None or self._scaler.is_enabled() or not gradients:
+            return is_nonfinite
+        return is_nonfinite | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
     def _finish_reduction(self) -> None:
         """Wait until every gradient is the average over ranks."""
@@ -178,6 +188,7 @@ class ReplicaEngine(Engine):
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         wrapped, self.model = self.model, self._bare
+        self.heartbeat.enter("evaluation")
         try:
             with torch.inference_mode(), self._autocast(), self._bare.filter_sharing.unchanged():
                 yield

@@ -1,7 +1,8 @@
 """Where each rank is, so that one that hangs is named and one that is slow is known.
 
 The thread that trains only notes its step and phase. A thread of its own tells the others through the store, another
-one watches, so that neither a store nor a collective that never returns keeps a rank from ending.
+one watches, so that neither a store nor a collective that never returns keeps a rank from ending. One thread cannot do
+both: a call to a store whose host is gone does not return, and the thread that waits in it ends no process.
 """
 
 import faulthandler
@@ -14,13 +15,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from statistics import median
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 import torch.distributed as dist
 
-Phase = Literal["starting", "data", "exchange", "forward", "backward", "update", "evaluation", "saving", "finishing"]
+from data_pipelines.common.messages import logger
+from trainer.engine import Phase
+
 _ORDER = {phase: number for number, phase in enumerate(get_args(Phase))}
+_OF_A_STEP: tuple[Phase, ...] = ("exchange", "forward", "backward", "update")
 _UNBOUNDED: tuple[Phase, ...] = ("evaluation", "saving", "finishing")
 HUNG = 75  # exit code of a run that can be resumed (EX_TEMPFAIL)
 _TICK_S = 0.5
@@ -87,7 +91,6 @@ class Heartbeat:
         self._host = os.environ.get("SLURMD_NODENAME", platform.node())
         self._runs = 0
         self.listener: Callable[[Phase, int | None], None] | None = None
-        """Is told of every phase, and of its step where one begins, by the thread that trains."""
         self._begin()
 
     def _begin(self) -> None:
@@ -102,6 +105,8 @@ class Heartbeat:
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
         """Progress: this rank now begins a phase, of a step. Called by the thread that trains; takes a microsecond."""
+        if phase in _OF_A_STEP and not self._steps:
+            phase = "starting"  # engines try a pass before the first step
         if self.listener is not None:
             self.listener(phase, step)
         now = time.monotonic()
@@ -119,7 +124,7 @@ class Heartbeat:
 
     def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
         """On rank 0, of the steps since the last call: the rank that takes longest for what it does without the others,
-        how much longer than the middle one per step, in seconds; and its phase and host in words."""
+        how much longer than the middle one per step, in seconds; and its phase and host as text."""
         now, before = self._seen, self._reported
         own = {}
         for rank, beat in now.items():
@@ -219,7 +224,7 @@ class Heartbeat:
                 faulthandler.dump_traceback_later(2 * self._limit_s() + 60, exit=True, file=sys.__stderr__)
 
     def _judge(self, idle_s: float, hung: _Hung) -> tuple[str, _Hung | None]:
-        """Who hangs, in words, and whom this rank has to tell. Takes some seconds."""
+        """Which rank hangs, as text, and whom this rank has to tell. Takes some seconds."""
         rank_0 = self._seen.get(0)
         lost = rank_0.silent_for(idle_s) if rank_0 else "rank 0 gives no sign of life"
         answers = [(f"{lost}: the store where ranks meet does not answer", hung if self._rank == 1 else None)]
@@ -248,7 +253,7 @@ class Heartbeat:
 
     def _warn(self, idle_s: float) -> None:
         where = f"phase {self._phase} of step {self._step}"
-        print(f"warning: no progress for {idle_s:.0f} s, in {where}; where it is:", file=sys.stderr, flush=True)
+        logger.warning(f"no progress for {idle_s:.0f} s, in {where}; where it is:")
         _dump_stacks()
 
     def _leave(self, message: str, hung: _Hung | None) -> None:

@@ -1,4 +1,9 @@
-"""Predictions of one split: logits beside labels, patients and what is known of the images."""
+"""Predictions of one split: logits beside labels, patients and what is known of the images; and the file of a run's.
+
+`predictions.npz` holds no pickles: `classes`, and for val and test `<split>_keys` (as in the shards), `<split>_logits`
+float32 [N, C], `<split>_labels`, int64 [N] or float32 [N, C] with NaN = unlabelled, `<split>_patients`, int64 [N], -1
+for unknown and equal for one patient, and `<split>_fact_<name>`, a text for each image, where the set has such facts.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,13 +15,14 @@ import torch
 from numpy.lib.npyio import NpzFile
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.printable import printable
 from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import Task
 from data_pipelines.shards.columns import Array
 from data_pipelines.shards.index import Index
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.metrics import known_labels, log_odds
-from trainer.training.results import PREDICTIONS, columns_of
+from trainer.run_files import PREDICTIONS
 
 _AGE_BANDS = (0, 18, 40, 60, 80)
 _UNKNOWN = "unknown"
@@ -93,6 +99,25 @@ def age_band(text: str) -> str:
     start = max(bound for bound in _AGE_BANDS if bound <= age)
     later = [bound for bound in _AGE_BANDS if bound > start]
     return f"{start:02d}-{later[0] - 1}" if later else f"{start}+"
+
+
+def columns_of(index: Index) -> dict[str, Any]:
+    """Of each sample: `keys`, `labels`, `patients` and `fact_<name>`, as `predictions.npz` has them."""
+    # Numbers in place of the hashes in the index: those could be found again by whoever can list all patients.
+    known = np.asarray(index.group) >= 0
+    patients = np.full(len(index), -1, dtype=np.int64)
+    patients[known] = np.unique(np.asarray(index.group)[known], return_inverse=True)[1]
+    columns: dict[str, Any] = {
+        "keys": np.array(index.keys(np.arange(len(index))), dtype=str),
+        "labels": np.asarray(index.labels),
+        "patients": patients,
+    }
+    facts = index.facts()
+    for name in dict.fromkeys(name for known_facts in facts for name in known_facts):
+        columns[f"fact_{printable(name)}"] = np.array([known_facts.get(name, "") for known_facts in facts], dtype=str)
+    if len(set(index.origins)) > 1:
+        columns["fact_set"] = np.array(index.origins, dtype=str)[index.shard]
+    return columns
 
 
 def of_index(index: Index, logits: Array) -> Predictions:

@@ -1,6 +1,5 @@
 """A run's model, ready to predict: images are prepared and cut as the checkpoint says they were for its evaluation."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +9,7 @@ import torch
 
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
 from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
@@ -23,10 +23,9 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
+from trainer.evaluation.outputs import Outputs
 from trainer.evaluation.runs import Run
 from trainer.models.bit import build_model
-from trainer.optim.sgd_agc import SGDAGC
-from trainer.training.outputs import Outputs
 
 
 class Predictor:
@@ -54,29 +53,26 @@ class Predictor:
         self.xray_size: int | None = about.get("xray_size") if xray_size is None else xray_size
         self.xray_cut: XrayCut = about.get("xray_cut") or "square"
         if "xray_size" not in about and xray_size is None and self.channels == 1:
-            print(
-                f"warning: {run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
-                "bitscale-predict needs their side: --xray-size",
-                file=sys.stderr,
+            logger.warning(
+                f"{run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
+                "bitscale-predict needs their side: --xray-size"
             )
         if bits is not None and not self.xray_size:
             remedy = "leave it out" if "xray_size" in about else "leave it out, or say their side with --xray-size"
             raise InputError(f"--bits is for X-rays, and {run.path} was not trained on such; {remedy}")
         self._depth = depth_of(about) if bits is None else Depth(bits, is_given=True)
         if self.xray_size and "bits" not in about:
-            print(
-                f"warning: {run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
-                "window, by the values of each: prepare and train again if the run saw such",
-                file=sys.stderr,
+            logger.warning(
+                f"{run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
+                "window, by the values of each: prepare and train again if the run saw such"
             )
         self._views = Augmentation(about["eval_view"], about["image_size"], about["resize"], flip=False)
         self._shorter_side: int | None = about.get("shorter_side")
         self._upright: bool = about.get("upright", False) is not False
         if about.get("upright", False) is None:
-            print(
-                f"warning: some sets of {run.path} hold photographs turned as a viewer shows them, and others as they "
-                "are stored; new ones are turned",
-                file=sys.stderr,
+            logger.warning(
+                f"some sets of {run.path} hold photographs turned as a viewer shows them, and others as they "
+                "are stored; new ones are turned"
             )
         self._runtime, self._path = runtime, run.path
         said = precision or about.get("precision") or run.settings.get("precision") or "fp32"
@@ -90,8 +86,7 @@ class Predictor:
         except RuntimeError as error:
             raise InputError(f"{run.path} does not fit the {about['model']} that it says it is: {error}") from error
         blank = torch.zeros(1, about["image_size"], about["image_size"], self.channels, dtype=torch.uint8)
-        # Engines want an optimiser to begin with, though nothing will be trained.
-        self._engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), blank.permute(0, 3, 1, 2))
+        self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
 
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The bytes of a file as `prepare` would have stored them, or why that is not possible."""

@@ -15,9 +15,9 @@ from trainer import checkpoint
 from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose
 from trainer.evaluation.predictions import load, saved_splits
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
-from trainer.training.job import open_split, set_digests
-from trainer.training.run import CONFIG, RESULT
+from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
+from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
+from trainer.splits import open_split, set_digests
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
 _NARROW = "the version of the program that fitted it searched a narrower range"
@@ -108,12 +108,12 @@ class Run:
 def open_run(source: Path) -> Run:
     """A run folder, or one of its checkpoints. Raises InputError for anything else."""
     if source.is_file():
-        folder = source.parent.parent if source.parent.name == checkpoint.FOLDER else source.parent
+        folder = source.parent.parent if source.parent.name == CHECKPOINTS else source.parent
         path: Path | None = source
     elif source.is_dir():
         folder = source
-        has_model = (source / checkpoint.FOLDER).is_dir() and any((source / checkpoint.FOLDER).iterdir())
-        path = checkpoint.chosen(source) if has_model or not (source / RESULT).is_file() else None
+        has_model = (source / CHECKPOINTS).is_dir() and any((source / CHECKPOINTS).iterdir())
+        path = checkpoint.best_or_latest(source) if has_model or not (source / RESULT).is_file() else None
     else:
         raise InputError(f"{source} is no run folder and no checkpoint")
     result, settings = read_json(folder / RESULT), read_json(folder / CONFIG)

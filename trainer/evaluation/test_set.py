@@ -11,7 +11,7 @@ import numpy as np
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, content_digest, read_manifest, splits_of
-from data_pipelines.common.messages import some_of
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat

@@ -1,7 +1,6 @@
 """Fine-tuning: what one run on a target is, by BiT-HyperRule unless given, and carrying it out."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,16 +16,15 @@ from data_pipelines.datasets import catalog
 from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.shards.index import Balance, Index
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
-from trainer.engines import ENGINES
 from trainer.finetuning.paper_code import departures, match_authors
 from trainer.finetuning.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
 from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
-from trainer.training.frozen_features import run_frozen
-from trainer.training.job import lacks_val, open_split
-from trainer.training.run import Start, run, summary
+from trainer.splits import lacks_val, open_split
+from trainer.training.run import Start
+from trainer.training.start import start_run
 
 SCRATCH = "scratch"
 FULL = "full"
@@ -350,12 +348,5 @@ def fine_tune(transfer: Transfer) -> None:
         "protocol": "authors" if options.match_authors else "default",
         "departures": departures_of(config, transfer, target),
     }
-    engine = ENGINES[options.runtime.engine](options.runtime, config.precision)
-    if engine.rank == 0:
-        for warning in warnings_of(transfer, config, target, sets, digests):
-            print(f"warning: {warning}", file=sys.stderr)
-    carry_out = run if options.mode == "finetune" else run_frozen
-    result = carry_out(config, Start(options.out / config.name, resume_anyway=options.resume_anyway), engine, about)
-    if engine.rank == 0:
-        print(summary(result), flush=True)
-    engine.close()
+    start = Start(options.out / config.name, resume_anyway=options.resume_anyway)
+    start_run(config, start, about, warnings_of(transfer, config, target, sets, digests))

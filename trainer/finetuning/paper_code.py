@@ -11,7 +11,7 @@ from typing import Any, Literal
 from data_pipelines.loading.views import AUTHORS_TRANSLATION
 from trainer.config import Config, DataConfig
 from trainer.finetuning.paper_targets import paper_target
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
+from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 
 Protocol = Literal["default", "authors"]
 

@@ -7,7 +7,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.loading.views import Border, MixUpWeight
 from trainer.config import AgcHead, Config, DataConfig, ModelConfig, OptimConfig, Precision
 from trainer.models.bit import FilterInit, HeadInit
-from trainer.models.normalisation import PerChannel, require_mean, require_std
+from trainer.normalisation import PerChannel, require_mean, require_std
 
 Part = TypeVar("Part", DataConfig, ModelConfig, OptimConfig)
 

@@ -7,7 +7,6 @@ types, it is PyTorch's own pair.
 
 import importlib.util
 import os
-import sys
 from collections import Counter
 from functools import cache
 from typing import Any
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from trainer.kernels import group_norm_cpu
 from trainer.kernels.native import library
 from trainer.kernels.tiling import split, tile
@@ -119,7 +119,7 @@ def _found_to_work(device: torch.device) -> bool:
         return library() is not None
     reason = _what_is_missing(device)
     if reason:
-        print(f"warning: GroupNorm runs without its Triton kernel, slower: {reason}", file=sys.stderr, flush=True)
+        logger.warning(f"GroupNorm runs without its Triton kernel, slower: {reason}")
     return not reason
 
 

@@ -10,7 +10,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable
 from functools import cache
@@ -19,6 +18,8 @@ from uuid import uuid4
 
 import torch
 from torch import Tensor
+
+from data_pipelines.common.messages import logger
 
 _SOURCES = Path(__file__).with_name("cpu")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -46,7 +47,7 @@ def library() -> ctypes.CDLL | None:
         return ctypes.CDLL(str(_built()), mode=os.RTLD_NOW)
     except (OSError, subprocess.SubprocessError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        print(f"warning: CPU kernels are not used, PyTorch's own are, slower: {reason}", file=sys.stderr, flush=True)
+        logger.warning(f"CPU kernels are not used, PyTorch's own are, slower: {reason}")
     return None
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from trainer.kernels.agc import ClipStats, Rates, units
 from trainer.kernels.group_norm_relu import kernel_works
 from trainer.kernels.layout import rows_lie_together
 from trainer.kernels.native import library, pointer, pointers, threads
-from trainer.optim.agc import ClipStats, Rates, units
 
 
 def takes(tensors: Sequence[Tensor]) -> bool:

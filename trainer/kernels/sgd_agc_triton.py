@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from trainer.kernels.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, ClipStats, Rates, units
 from trainer.kernels.unit_tables import ALIGNED_BYTES, on_device, unit_tables
-from trainer.optim.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, ClipStats, Rates, units
 
 _BLOCK = 1024  # numbers of a unit that a program takes at a time
 _NUM_WARPS = 4

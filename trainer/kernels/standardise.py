@@ -15,8 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from trainer.kernels.group_norm_relu import kernel_works
 from trainer.kernels.layout import laid_out_alike, rows_lie_together
 from trainer.kernels.native import library, pointer, pointers, threads
-from trainer.profiling.categories import STANDARDISATION
-from trainer.profiling.ranges import named_range
+from trainer.kernels.ranges import STANDARDISATION, named_range
 
 
 class Standardised(NamedTuple):

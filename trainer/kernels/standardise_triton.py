@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from trainer.kernels.agc import units
 from trainer.kernels.group_norm_parts import load
 from trainer.kernels.launch import launch
 from trainer.kernels.tiling import cdiv, power_of_2
 from trainer.kernels.unit_tables import ALIGNED_BYTES, on_device, unit_tables
-from trainer.optim.agc import units
 
 _FORWARD_BLOCK, _FORWARD_WARPS = 1024, 4
 _MOST = 2048  # numbers of a filter that a program of the backward pass takes at a time

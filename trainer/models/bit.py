@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu
 from trainer.models.filters import STANDARDISATION_EPS as STANDARDISATION_EPS
 from trainer.models.filters import FilterSharing, StdConv2d
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, PerChannel
+from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel
 
 NUM_GROUPS = 32
 HeadInit = Literal["zero", "fan_in", "torch"]

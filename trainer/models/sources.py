@@ -7,9 +7,10 @@ from pathlib import Path
 
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
 from trainer import checkpoint
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
+from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
+from trainer.run_files import CHECKPOINTS
 
 _SIZES = ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")
 _GOOGLE = "https://storage.googleapis.com/bit_models"
@@ -79,7 +80,7 @@ def name_of(source: str) -> str:
     path = _path(source)
     if not path.exists():
         return path.name
-    if path.parent.name == checkpoint.FOLDER:
+    if path.parent.name == CHECKPOINTS:
         return f"{path.parent.parent.name}-{path.stem}"
     if path.is_file() and path.name not in FILES:
         return _ENDINGS.sub("", path.name)
@@ -115,11 +116,11 @@ def _path(source: str) -> Path:
 
 def _in_folder(folder: Path) -> Path:
     """Raises InputError for a folder without weights."""
-    if not (folder / checkpoint.FOLDER).is_dir():
+    if not (folder / CHECKPOINTS).is_dir():
         for name in FILES:
             if (folder / name).is_file():
                 return folder / name
-    return checkpoint.chosen(folder)
+    return checkpoint.best_or_latest(folder)
 
 
 def _cached(repository: str | None, file: str | None, download: str) -> Path:

@@ -5,10 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.models.bit import MODELS, STANDARDISATION_EPS
+from trainer.models.bit import MODELS
+from trainer.models.filters import STANDARDISATION_EPS
 from trainer.models.layouts import TIMM, scaled, standardised
-from trainer.models.normalisation import BIT_MEAN, BIT_STD
 from trainer.models.weights import Weights
+from trainer.normalisation import BIT_MEAN, BIT_STD
 
 ARCHITECTURES = {
     "r50x1": "resnetv2_50x1_bit",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, utf8_path
-from trainer.models.normalisation import PerChannel, require_mean, require_std
+from trainer.normalisation import PerChannel, require_mean, require_std
 
 # Where exports speak of themselves: a key of the header of safetensors and of config.json.
 OWN_KEY = "bitscale"

@@ -18,9 +18,9 @@ from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.models.bit import MODELS, BiTResNet, build_model
 from trainer.models.layouts import HEAD, LAYOUTS, STEM, is_filter, layout_of
-from trainer.models.normalisation import BIT_MEAN, BIT_STD
 from trainer.models.sources import locate, name_of, origin_of
 from trainer.models.weight_files import About, own_metadata, parse_about, read
+from trainer.normalisation import BIT_MEAN, BIT_STD
 
 _SHOWN = 5
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from trainer.kernels import sgd_agc as kernel
+from trainer.kernels.agc import ClipStats, Rates, clip_adaptively
 from trainer.kernels.layout import laid_out_alike
-from trainer.optim.agc import ClipStats, Rates, clip_adaptively
 
 NO_CLIPPING = 0.0
 

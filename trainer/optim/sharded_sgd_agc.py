@@ -1,4 +1,4 @@
-"""SGD with adaptive gradient clipping on one rank's part of the flattened parameters, as ZeRO lays them out.
+"""SGD with adaptive gradient clipping on one rank's shard of the flattened parameters, as ZeRO lays them out.
 
 Units lie across the seams between ranks; their norms are put together by one small all-reduce, so that clipping is that
 of the unsharded optimiser.
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.optim.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, unit_norms
+from trainer.kernels.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, unit_norms
 
 Reduce = Callable[[Tensor], Tensor]
 """The sum of a tensor over ranks."""
@@ -102,8 +102,8 @@ class ShardedSGDAGC(torch.optim.SGD):
         self._clip(flat, flat.grad)
         self.found_inf = None
         if self.skip_overflow or self.skip is not None:
-            ruined = ~self.grad_norm.isfinite()
-            self.found_inf = (ruined if self.skip is None else ruined | self.skip).float()
+            is_nonfinite = ~self.grad_norm.isfinite()
+            self.found_inf = (is_nonfinite if self.skip is None else is_nonfinite | self.skip).float()
         if self.state[flat].get("momentum_buffer") is None and self.param_groups[0]["momentum"]:
             # torch leaves new buffers uninitialised when the update that should fill them is skipped.
             self.state[flat]["momentum_buffer"] = torch.zeros_like(flat)

@@ -3,6 +3,8 @@
 import re
 from typing import Literal, get_args
 
+from trainer.kernels.ranges import HOROVOD, STANDARDISATION
+
 Category = Literal[
     "convolutions", "norms", "standardisation", "optimizer", "other",
     "communication", "copies", "data", "idle", "pause",
@@ -11,7 +13,6 @@ CATEGORIES: tuple[Category, ...] = get_args(Category)
 COMPUTING: tuple[Category, ...] = CATEGORIES[:5]
 STEP, PHASE = "ProfilerStep#", "phase: "
 PAUSES = ("evaluation", "saving")
-STANDARDISATION, HOROVOD = "weight standardisation", "horovod: exchange"
 
 _Rules = tuple[tuple[Category, re.Pattern[str]], ...]
 _OPERATIONS: _Rules = (

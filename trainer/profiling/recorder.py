@@ -3,33 +3,43 @@
 import gzip
 import json
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
-from trainer.engines.base import Engine
+from data_pipelines.common.messages import logger, rank_0_logger
+from trainer.config import Config
+from trainer.engine import Engine
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table
-from trainer.run_folder.environment import cpu_name
-from trainer.training.job import Job
-from trainer.training.signals import Stopped
+from trainer.run_files import PROFILE
+from trainer.run_folder import cpu_name
 
-FOLDER = "profile"
 _FREE, _PROFILER_WARM_UP = 3, 1  # steps: without the profiler, and with it before it counts
 WARM_UP_STEPS = _FREE + _PROFILER_WARM_UP
 
 
-def require_steps(job: Job) -> None:
+class Recorded(Protocol):
+    """What is known of the run, as of a `Job`."""
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def run_dir(self) -> Path: ...
+    @property
+    def total_steps(self) -> int: ...
+
+
+def require_steps(job: Recorded) -> None:
     """Raises InputError where a run is too short for the profile that it is to leave."""
     wanted, most = job.config.runtime.profile, job.total_steps - WARM_UP_STEPS
     if wanted is None or wanted <= most:
@@ -39,14 +49,14 @@ def require_steps(job: Job) -> None:
     raise InputError(f"{needed}; this run has {job.total_steps}. {mend}")
 
 
-def say_nothing_is_recorded(job: Job, engine: Engine, why: str) -> None:
+def say_nothing_is_recorded(job: Recorded, engine: Engine, why: str) -> None:
     """For starts with --profile that train nothing."""
     if job.config.runtime.profile is not None and engine.rank == 0:
-        print(f"warning: --profile records nothing: {why}", file=sys.stderr, flush=True)
+        logger.warning(f"--profile records nothing: {why}")
 
 
 @contextmanager
-def recorded_steps(job: Job, engine: Engine, first_step: int) -> Iterator[None]:
+def recorded_steps(job: Recorded, engine: Engine, first_step: int) -> Iterator[None]:
     """Around the training loop: rank 0 records the steps after the warm-up. Fewer than asked for where a run that was
     resumed has no more, or is stopped; that is said. Writes to RUN/profile as soon as they are there."""
     steps = _steps_left(job, engine, first_step)
@@ -57,9 +67,9 @@ def recorded_steps(job: Job, engine: Engine, first_step: int) -> Iterator[None]:
     engine.heartbeat.listener = None if recorder is None else recorder.enter
     try:
         yield
-    except Stopped:
+    except SystemExit:  # the run was asked to stop
         _end(recorder, engine)
-        engine.sum(torch.zeros(1))  # a launcher may kill this rank when the first of the others ends
+        engine.barrier()  # a launcher may kill this rank when the first of the others ends
         raise
     finally:
         _end(recorder, engine)
@@ -71,7 +81,7 @@ def _end(recorder: "_Recorder | None", engine: Engine) -> None:
         recorder.end()
 
 
-def _steps_left(job: Job, engine: Engine, first_step: int) -> int:
+def _steps_left(job: Recorded, engine: Engine, first_step: int) -> int:
     wanted = job.config.runtime.profile
     if wanted is None:
         return 0
@@ -79,15 +89,14 @@ def _steps_left(job: Job, engine: Engine, first_step: int) -> int:
     if left < wanted:
         fewer = f"only {left} are recorded" if left else "none is recorded"
         why = f"this start has {job.total_steps - first_step} steps left, {WARM_UP_STEPS} of them to warm up"
-        if engine.rank == 0:
-            print(f"warning: --profile {wanted}: {fewer}, as {why}", file=sys.stderr, flush=True)
+        rank_0_logger.warning(f"--profile {wanted}: {fewer}, as {why}")
     return min(wanted, left)
 
 
 class _Recorder:
     """Follows the phases of the loop. Whatever fails in it is said, and training goes on."""
 
-    def __init__(self, job: Job, engine: Engine, first_step: int, steps: int) -> None:
+    def __init__(self, job: Recorded, engine: Engine, first_step: int, steps: int) -> None:
         self._job, self._engine, self._first = job, engine, first_step + WARM_UP_STEPS
         self._on_gpu = engine.device.type == "cuda"
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or it reports on itself, and on GPUs that are not there
@@ -128,7 +137,7 @@ class _Recorder:
             self._leave_phase()
             if recorded < self._steps:
                 number = _count(max(0, recorded), "recorded step")
-                self._say(f"warning: --profile {self._steps}: this start ends after {number}")
+                logger.warning(f"--profile {self._steps}: this start ends after {number}")
             if self._begun >= 0:
                 self._wait_for_device()
                 self._profile.stop()
@@ -167,16 +176,16 @@ class _Recorder:
         found = break_down(json.loads(trace)["traceEvents"])
         words = table(found, self._title(found), self._unrecorded_ms())
         if self._on_gpu and not found.on_gpu:
-            self._say("warning: the profiler saw nothing on the GPU, so the table shows the host alone")
-        target = self._job.run_dir / FOLDER / f"steps-{self._first}-{self._first + found.steps - 1}"
+            logger.warning("the profiler saw nothing on the GPU, so the table shows the host alone")
+        target = self._job.run_dir / PROFILE / f"steps-{self._first}-{self._first + found.steps - 1}"
         try:
             target.parent.mkdir(exist_ok=True)
             # Not with_suffix: the file's name has no suffix that could be replaced.
             write_atomically(Path(f"{target}.md"), lambda temporary: temporary.write_text(words, encoding="utf-8"))
             write_atomically(Path(f"{target}.json.gz"), lambda temporary: _compress(trace, temporary))
-            self._say(f"profile: {headline(found)} {target}.md has the rest, {target.name}.json.gz the trace")
+            logger.info(f"profile: {headline(found)} {target}.md has the rest, {target.name}.json.gz the trace")
         except OSError as error:
-            self._say(f"warning: {target.parent} cannot be written ({error}); what was recorded:\n{words}")
+            logger.warning(f"{target.parent} cannot be written ({error}); what was recorded:\n{words}")
 
     def _title(self, found: Breakdown) -> str:
         config, engine = self._job.config, self._engine
@@ -202,11 +211,7 @@ class _Recorder:
     def _give_up(self, error: Exception) -> None:
         self._failed = True
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        self._say(f"warning: --profile fails, and training goes on without it: {reason}")
-
-    @staticmethod
-    def _say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        logger.warning(f"--profile fails, and training goes on without it: {reason}")
 
 
 def _count(number: int, what: str) -> str:

@@ -13,7 +13,7 @@ from data_pipelines.common.files import read_json
 from data_pipelines.datasets.overlap import is_published
 from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
 from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
-from trainer.training.run import RESULT
+from trainer.run_files import RESULT
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
 _AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}

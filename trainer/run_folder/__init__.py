@@ -1,1 +1,40 @@
-"""The folder of a run and what is kept in it: lock, status, metrics, logs, environment."""
+"""The folder of a run and what is kept in it: lock, status, metrics, logs, environment. What other packages need of it
+stands here."""
+
+from data_pipelines.common.version import commit
+from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.environment import cpu_name, describe_environment, write_environment
+from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
+from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.new_folder import claim, next_free
+from trainer.run_folder.rank_logs import install_rank_log, open_rank_log
+from trainer.run_folder.resume_command import resume_command
+from trainer.run_folder.run_lock import elsewhere, in_use, locked, release, require_lock, taken_over
+from trainer.run_folder.run_status import RunStatus, run_folders, run_status, write_status
+
+__all__ = [
+    "JOB_VARIABLE",
+    "Rows",
+    "RunStatus",
+    "Tracker",
+    "claim",
+    "commit",
+    "cpu_name",
+    "describe_environment",
+    "elsewhere",
+    "in_use",
+    "install_rank_log",
+    "job_name",
+    "locked",
+    "next_free",
+    "open_rank_log",
+    "read_metrics",
+    "release",
+    "require_lock",
+    "resume_command",
+    "run_folders",
+    "run_status",
+    "taken_over",
+    "write_environment",
+    "write_status",
+]

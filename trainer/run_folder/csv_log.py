@@ -6,11 +6,11 @@ will do again.
 
 import csv
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.messages import logger
 
 Row = Sequence[str | int | float]
 
@@ -55,4 +55,4 @@ class Rows:
                 os.fsync(file.fileno())
             self._waiting = []
         except OSError as error:
-            print(f"warning: {self.path} cannot be written ({error}); its rows wait", file=sys.stderr, flush=True)
+            logger.warning(f"{self.path} cannot be written ({error}); its rows wait")

@@ -4,17 +4,28 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-
+from data_pipelines.common.files import write_json
 from data_pipelines.common.version import commit, version
-from trainer.engines.base import Engine
+from trainer.run_files import ENVIRONMENT
+from trainer.run_folder.lock_file import job_name
+
+if TYPE_CHECKING:
+    import torch
 
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy")
 
 
-def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
+class Machine(Protocol):
+    """What is asked of an engine."""
+
+    device: "torch.device"
+    world_size: int
+    threads: int
+
+
+def describe_environment(engine: Machine, loader_name: str) -> dict[str, Any]:
     """What to know about this start to repeat it, as plain JSON types."""
     on_gpu = engine.device.type == "cuda"
     return {
@@ -23,11 +34,22 @@ def describe_environment(engine: Engine, loader_name: str) -> dict[str, Any]:
         "packages": {"bitscale": version()} | {name: found for name in _PACKAGES if (found := _installed(name))},
         "host": platform.node(),
         "torchrun": os.environ.get("TORCHELASTIC_RUN_ID"),
-        "device": torch.cuda.get_device_name(engine.device) if on_gpu else cpu_name(),
+        "device": _gpu_name(engine.device) if on_gpu else cpu_name(),
         "world_size": engine.world_size,
         "threads_per_rank": engine.threads,
         "loader": loader_name,
     }
+
+
+def write_environment(run_dir: Path, environment: dict[str, Any]) -> None:
+    """Let the folder of a run say where its last start was made, and by which job. Raises OSError."""
+    write_json(run_dir / ENVIRONMENT, environment | {"job": job_name()})
+
+
+def _gpu_name(device: "torch.device") -> str:
+    import torch  # not for programs that only look at run folders
+
+    return torch.cuda.get_device_name(device)
 
 
 def cpu_name() -> str:

@@ -7,10 +7,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from trainer.run_files import HEARTBEAT
 from trainer.run_folder.resume_command import resume_command
 from trainer.run_folder.run_lock import taken_over
 
-HEARTBEAT = "heartbeat.json"
 EVERY_S = 10.0
 
 

@@ -20,11 +20,9 @@ from typing import Any, NamedTuple
 
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.printable import printable
+from trainer.run_files import LOCK
 from trainer.run_folder.processes import Process, ancestors, machine, parsed, this_process
 
-LOCK = "lock.json"
-ENVIRONMENT = "environment.json"
-"""In the folder of a run: where its last start was made, and by which job."""
 JOB_VARIABLE = "BITSCALE_JOB"
 """Names the job of a process that cannot see it for itself: of a sweep's workers."""
 _TOKEN_CHARACTERS = 32

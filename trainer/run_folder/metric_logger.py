@@ -1,4 +1,4 @@
-"""What a run leaves for people to see: TensorBoard, metrics.jsonl, status.json, and one line of progress."""
+"""What a run leaves for people to see: TensorBoard, metrics.jsonl, and one line of progress."""
 
 import json
 import math
@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from data_pipelines.common.files import utf8_path, write_atomically, write_json
+from data_pipelines.common.files import utf8_path, write_atomically
 from data_pipelines.common.printable import printable
+from trainer.run_files import METRICS, TENSORBOARD
 from trainer.run_folder.heartbeat import HeartbeatFile
-from trainer.run_folder.log_messages import say
-from trainer.run_folder.run_lock import taken_over
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-METRICS = "metrics.jsonl"
-STATUS = "status.json"
 
 
 class Tracker:
@@ -88,7 +84,7 @@ class Tracker:
     def _open_board(self) -> "SummaryWriter":
         from torch.utils.tensorboard import SummaryWriter  # on rank 0, with its first row
 
-        folder = self._kept_open.enter_context(utf8_path(self._run_dir / "tensorboard"))
+        folder = self._kept_open.enter_context(utf8_path(self._run_dir / TENSORBOARD))
         return SummaryWriter(folder, purge_step=self._purge_step)
 
     def _show(self, step: int, values: dict[str, float]) -> None:
@@ -139,16 +135,6 @@ class _Rows:
 
     def close(self) -> None:
         self._file.close()
-
-
-def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:
-    """Say how a run stands: "running", "finished", "resumable" or "failed". Rank 0 only."""
-    if rank == 0 and not taken_over(run_dir):
-        status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, "time": time.time()}
-        try:
-            write_json(run_dir / STATUS, status)
-        except OSError as error:  # a full disk is no reason to stop
-            say(f"warning: {run_dir / STATUS} cannot be written ({error})")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

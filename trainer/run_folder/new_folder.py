@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
-from trainer.run_folder.lock_file import ENVIRONMENT as ENVIRONMENT
+from trainer.run_files import ENVIRONMENT
 from trainer.run_folder.lock_file import job_name
 from trainer.run_folder.run_lock import Ranks, elsewhere
 

@@ -18,12 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-import torch
-
 from data_pipelines.common import cli, streams
-from trainer.engines.base import Engine
+from data_pipelines.common.messages import logger
+from trainer.run_files import LOGS
+from trainer.run_folder.run_lock import Ranks
 
-FOLDER = "logs"
 _WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it
 _KEPT_CHARACTERS = 1 << 20  # said before the run folder is known
 
@@ -78,7 +77,7 @@ class _Tee(streams.Stream):
 _log: _Log | None = None
 
 
-def install() -> None:
+def install_rank_log() -> None:
     """From now on this process keeps what it prints, and tells errors together with the other ranks. For programs, at
     their start."""
     global _log
@@ -91,20 +90,16 @@ def install() -> None:
         cli.tell = tell_error
 
 
-def follow(run_dir: Path, rank: int) -> None:
-    """What has been and will be printed belongs to this run. Without `install`, nothing happens."""
+def open_rank_log(run_dir: Path, engine: Ranks) -> None:
+    """What has been and will be printed belongs to this run, whose errors are told once for all nodes. Collective.
+    Without `install_rank_log`, nothing is written."""
+    start = engine.gather(secrets.token_hex(7))[0]
     if _log is not None:
+        _log.start = start
         try:
-            _log.follow(run_dir / FOLDER, f"{platform.node()}-{rank}.log")
+            _log.follow(run_dir / LOGS, f"{platform.node()}-{engine.rank}.log")
         except OSError as error:
-            print(f"warning: {run_dir / FOLDER} cannot be written ({error}); there will be no log", file=sys.stderr)
-
-
-def tell_together(engine: Engine) -> None:
-    """Let errors be told once for all nodes: give this start a name that all ranks know. Collective."""
-    name = int(engine.sum(torch.tensor(secrets.randbits(52) if engine.rank == 0 else 0, dtype=torch.int64)))
-    if _log is not None:
-        _log.start = f"{name:x}"
+            logger.warning(f"{run_dir / LOGS} cannot be written ({error}); there will be no log")
 
 
 def tell_error(message: str) -> None:

@@ -16,9 +16,9 @@ from typing import Any, Literal, Protocol
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
+from trainer.run_files import ENVIRONMENT, LOCK
 from trainer.run_folder.lock_file import (
-    ENVIRONMENT,
-    LOCK,
     Found,
     Holder,
     after,
@@ -30,7 +30,6 @@ from trainer.run_folder.lock_file import (
     this_start,
     touch,
 )
-from trainer.run_folder.log_messages import say
 
 _BEAT_S, _POLL_S = 10.0, 1.0
 _MISSED_BEATS = 3  # a disk may be slow
@@ -153,7 +152,7 @@ class _Lock:
             if self.lost is not None:
                 os.kill(os.getpid(), SIGTERM)  # so that all ranks end as they would by that
                 if not self._released.wait(_PATIENCE_S):
-                    say(f"error: {self.lost}")
+                    logger.error(self.lost)
                     os.kill(os.getpid(), SIGTERM)
                     if not self._released.wait(_PATIENCE_S):  # the main thread is where no signal reaches it
                         os._exit(1)
@@ -262,7 +261,7 @@ def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
         if attempt is not None:
             if words.partition(", ")[0] != said:
                 said = words.partition(", ")[0]
-                say(words)
+                logger.info(words)
             time.sleep(_POLL_S)
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from data_pipelines.common.advice import quoted
 from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json
+from data_pipelines.common.messages import logger
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.finetuning.finetune import FULL, Options
 from trainer.sweep.cost import describe
@@ -98,11 +98,11 @@ def _plan(sweep: Sweep) -> Plan:
         sweep.sources, sweep.targets, sweep.shots, sweep.seeds, sweep.options, skip_impossible=sweep.skip_impossible
     )
     for line in plan.left_out:
-        print(f"left out (--overlap-excluded runs it): {line}", file=sys.stderr)
+        logger.info(f"left out (--overlap-excluded runs it): {line}")
     for line in plan.impossible:
-        print(f"skipped as impossible: {line}", file=sys.stderr)
+        logger.info(f"skipped as impossible: {line}")
     for line in plan.notes:
-        print(f"note: {line}", file=sys.stderr)
+        logger.info(f"note: {line}")
     if not plan.runs and plan.impossible:
         raise InputError("every cell is impossible or left out; nothing is left to run")
     if not plan.runs:
@@ -127,13 +127,13 @@ def _make(sweep: Sweep, lock: int) -> None:
     plan = _plan(sweep)
     pending, num_finished = plan.pending, len(plan.runs) - len(plan.pending)
     if num_finished:
-        print(f"{num_finished} of {len(plan.runs)} runs are finished already", file=sys.stderr)
+        logger.info(f"{num_finished} of {len(plan.runs)} runs are finished already")
     drive = Drive(pending, devices(sweep), lock)
     try:
         drive.to_the_end()
     except KeyboardInterrupt:
         ended = sum(run.has_result() for run in plan.runs)
-        print(f"stopped; the same command goes on: {ended} of {len(plan.runs)} runs are finished", file=sys.stderr)
+        logger.info(f"stopped; the same command goes on: {ended} of {len(plan.runs)} runs are finished")
         raise
     if drive.failures:
         listed = "".join(f"\n  {name}: {reason}\n    see {log}" for name, reason, log in drive.failures)
@@ -191,7 +191,7 @@ def _acquire(file: IO[str], out: Path) -> None:
                 ) from None
             time.sleep(0.1)
         except OSError as error:
-            print(f"warning: {out} knows no locks ({error}); start no second sweep in it", file=sys.stderr)
+            logger.warning(f"{out} knows no locks ({error}); start no second sweep in it")
             return
 
 

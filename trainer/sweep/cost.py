@@ -13,11 +13,10 @@ from trainer.config import Config
 from trainer.engines import ENGINES
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.run_folder.environment import cpu_name
-from trainer.run_folder.metric_logger import read_metrics
+from trainer.run_files import RESULT
+from trainer.run_folder import cpu_name, read_metrics
 from trainer.sweep.drive import Device
 from trainer.sweep.plan import Plan, PlannedRun
-from trainer.training.run import RESULT
 
 _CLASSES = 10
 _FEWEST, _MOST = 2, 32  # images of the timed step: more of them where a step is short
@@ -70,7 +69,7 @@ def timed(config: Config, threads: int) -> float:
         """Seconds of the passes and of the update."""
         started = _now(engine.device)
         with engine.accumulate(last=True):
-            engine.backward(engine.model(images).sum())
+            engine.backward(engine.model(images).sum(), 1)
         passed = _now(engine.device)
         engine.step()
         return passed - started, _now(engine.device) - passed

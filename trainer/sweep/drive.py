@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import read_json
-from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
-from trainer.run_folder.metric_logger import STATUS
+from data_pipelines.common.messages import logger
+from trainer.run_files import STATUS, SWEEP_LOG
+from trainer.run_folder import JOB_VARIABLE, job_name
 from trainer.sweep.plan import PlannedRun, flags_of
 from trainer.sweep.progress import Progress
 
-LOG = "run.log"
 WORKER = [sys.executable, "-m", "trainer.sweep.worker"]
 _POLL_S = 1.0
 _SAVE_S = 60.0  # that stopped workers have to save their runs
@@ -128,7 +128,7 @@ class Drive:
         """End all workers, but not in the middle of saving a run; a second Ctrl-C does."""
         busy = [run.name for run in self._busy()]
         if busy:
-            print(f"stopping, after saving {', '.join(busy)} ...", file=sys.stderr, flush=True)
+            logger.info(f"stopping, after saving {', '.join(busy)} ...")
         for worker in self._workers:
             worker.dismiss()
         patience = time.monotonic() + _SAVE_S
@@ -207,7 +207,7 @@ class _Worker:
 def _log_of(run: PlannedRun) -> Path:
     """Where a run's process writes what it would print."""
     run.run_dir.mkdir(parents=True, exist_ok=True)
-    return run.run_dir / LOG
+    return run.run_dir / SWEEP_LOG
 
 
 @contextmanager

@@ -27,9 +27,11 @@ from trainer.finetuning.finetune import (
     source_name,
     target_name,
 )
-from trainer.run_folder.metric_logger import read_metrics
+from trainer.run_files import RESULT
+from trainer.run_folder import read_metrics
 from trainer.training.job import normalised
-from trainer.training.run import RESULT, Start, finished, settings_of
+from trainer.training.run import Start
+from trainer.training.start import find_result, summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,10 @@ class PlannedRun:
     def has_result(self) -> bool:
         """Whether it is finished by now."""
         return isinstance(read_json(self.run_dir / RESULT), dict)
+
+    def summary(self) -> str:
+        """One line on what it reached. Of a run that has a result."""
+        return summary(read_json(self.run_dir / RESULT))
 
     def steps_done(self) -> int:
         """Steps that the run's metrics tell of; before the first row, those of the checkpoint it goes on from."""
@@ -191,13 +197,12 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
     run_dir = transfer.options.out / config.name
     config = replace(config, model=normalised(config.model, run_dir))
     start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
-    result = finished(run_dir, settings_of(config, target.train.fingerprint), start, target.described())
-    found = checkpoint.numbered(run_dir)
+    result = find_result(config, start, target.train, target.described())
     return PlannedRun(
         transfer=transfer,
         config=config,
         is_finished=result is not None,
-        first_step=checkpoint.step_of(found[-1]) if found else 0,
+        first_step=checkpoint.last_step(run_dir),
         predicted_images=_predicted_images(transfer, target),
     )
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from data_pipelines.common.files import read_json
 from trainer.sweep.plan import PlannedRun
-from trainer.training.run import RESULT, summary
 
 _LINE_EVERY_S = 60.0  # where there is no terminal for a bar
 
@@ -46,7 +44,7 @@ class Progress:
         self._num_ended += 1
         if reason is None:
             self._steps[run.name] = run.steps
-            said = summary(read_json(run.run_dir / RESULT))
+            said = run.summary()
         else:
             self._num_failed += 1
             self._total -= run.steps - self._steps[run.name]

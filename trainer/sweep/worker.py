@@ -20,9 +20,9 @@ import tyro
 
 from data_pipelines.common import advice
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
 from trainer.finetuning.finetune import Transfer, fine_tune
-from trainer.run_folder import rank_logs
-from trainer.run_folder.run_lock import in_use
+from trainer.run_folder import in_use, install_rank_log
 from trainer.sweep.command import Sweep
 
 
@@ -54,7 +54,7 @@ def execute(arguments: list[str]) -> tuple[str | None, bool]:
     try:
         fine_tune(tyro.cli(Transfer, args=arguments))
     except (InputError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        logger.error(error)
         return str(error), True
     except Exception as error:  # after which a GPU may be in any state
         traceback.print_exc()
@@ -74,7 +74,7 @@ def log_to(path: Path) -> None:
 
 def main() -> None:
     """Make runs until there is none left."""
-    rank_logs.install()
+    install_rank_log()
     advice.belong_to(Sweep)  # which is what the user typed
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # the log of the first run, which the sweep opened

@@ -7,7 +7,7 @@ from typing import Any
 from data_pipelines.common.advice import flag, quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
-from data_pipelines.common.messages import some_of
+from data_pipelines.common.message_parts import some_of
 from trainer import checkpoint
 
 _KIND = {1: "grey", 3: "colour"}

@@ -1,6 +1,5 @@
 """From a job to a trained model: its starting weights, the way back into an interrupted run, and its predictions."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -8,41 +7,32 @@ import torch
 
 from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
 from trainer import checkpoint
-from trainer.engines.base import Engine
-from trainer.evaluation.operating import KEY, choose
-from trainer.evaluation.predictions import of_index
-from trainer.models.bit import BiTResNet, build_model
-from trainer.models.weights import install, load_weights
-from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.run_folder.metric_logger import Tracker, write_status
-from trainer.training.job import Job
+from trainer.engine import Engine
+from trainer.evaluation.results import operating_points
+from trainer.run_files import CHECKPOINTS
+from trainer.run_folder import Tracker, write_status
+from trainer.training.job import Job, RunOutput
 from trainer.training.loop import judge, train
-from trainer.training.memory import with_batches_that_fit
-from trainer.training.memory_report import count_memory
-from trainer.training.results import Outcome, Predicted
+from trainer.training.memory import count_memory, resolve_micro_batch_size
+from trainer.training.model import prepare_model
 from trainer.training.signals import StopSignals
 
 
-def train_and_predict(job: Job, engine: Engine) -> Outcome:
-    """Train, and predict by the chosen checkpoint, while the ranks watch over each other."""
-    with engine.heartbeat.watching(lambda reason: _leave_resumable(job, 0, reason)):
+def train_and_predict(job: Job, engine: Engine) -> RunOutput:
+    """Train, and predict by the best checkpoint, or the last without one, while the ranks watch each other."""
+    with engine.heartbeat.watching(lambda reason: _mark_resumable(job, 0, reason)):
         return _train_and_predict(job, engine)
 
 
-def _leave_resumable(job: Job, rank: int, reason: str) -> None:
-    found = checkpoint.numbered(job.run_dir)
-    saved = checkpoint.step_of(found[-1]) if found else 0
-    write_status(job.run_dir, rank, "resumable", saved, job.total_steps, reason)
+def _mark_resumable(job: Job, rank: int, reason: str) -> None:
+    write_status(job.run_dir, rank, "resumable", checkpoint.last_step(job.run_dir), job.total_steps, reason)
 
 
-def _train_and_predict(job: Job, engine: Engine) -> Outcome:
-
-    def make_ready(job: Job) -> None:
-        _hand_over_model(job, engine)
-
-    job = with_batches_that_fit(job, engine, make_ready)
-    make_ready(job)
+def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
+    job = resolve_micro_batch_size(job, engine)
+    prepare_model(job, engine)
     if engine.rank == 0 and engine.device.type == "cuda":
         config = job.config
         memory = count_memory(
@@ -52,49 +42,22 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
             config.precision,
             config.runtime.checkpoint_stages,
         )
-        print(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}", file=sys.stderr, flush=True)
+        logger.info(f"memory of a rank: {memory.summary(job.micro_batch_size(engine))}")
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
-    wait_for_all(engine)  # rank 0 has written the last checkpoint before the others look for it
+    engine.barrier()  # rank 0 has written the last checkpoint before the others look for it
     found = [checkpoint.best_path(job.run_dir), *_newest_first(job)]
     path, loaded = _load_first_whole(job, engine, [path for path in found if path.is_file()])
     engine.load_state_dict(loaded.state)
     details = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
     # The only time that test is read.
-    predicted: Predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
+    predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
-        index, logits = predicted["val"]
         try:
-            checkpoint.add(path, **{KEY: choose(of_index(index, logits.numpy())).to_dict()})
+            checkpoint.add(path, **operating_points(*predicted["val"]))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
-    return Outcome(seconds, predicted, details)
-
-
-def starting_model(job: Job, engine: Engine) -> BiTResNet:
-    """The model as the run begins with it, on the CPU."""
-    config = job.config
-    torch.manual_seed(config.seed)
-    settings = config.model
-    assert settings.mean is not None and settings.std is not None  # noqa: PT018 - `make_job` has seen to it
-    model = build_model(
-        settings.name, job.train.num_classes, settings.head_init, settings.filter_init, settings.mean, settings.std
-    )
-    if settings.pretrained is not None:
-        _load_pretrained(model, job, engine)
-    return model
-
-
-def _hand_over_model(job: Job, engine: Engine) -> None:
-    model, optim = starting_model(job, engine), job.config.optim
-    optimizer = SGDAGC(
-        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),
-        lr=0.0,
-        momentum=optim.momentum,
-        weight_decay=optim.weight_decay,
-        nesterov=optim.nesterov,
-    )
-    engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
+    return RunOutput(seconds, predicted, details)
 
 
 def _train(job: Job, engine: Engine) -> float:
@@ -105,20 +68,11 @@ def _train(job: Job, engine: Engine) -> float:
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
         tracker.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
-        with StopSignals().listening(lambda reason: _leave_resumable(job, engine.rank, reason)) as stop:
+        with StopSignals().listening(lambda reason: _mark_resumable(job, engine.rank, reason)) as stop:
             train(job, engine, tracker, first_step, best, stop)
     finally:
         tracker.close()
     return time.monotonic() - started
-
-
-def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
-    settings = job.config.model
-    weights = load_weights(str(settings.pretrained))
-    warnings = install(weights, model, settings.name, job.train.classes, settings.keep_head)
-    if engine.rank == 0:
-        for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
@@ -145,7 +99,7 @@ def _best_so_far(job: Job, engine: Engine) -> float | None:
         try:
             metric = checkpoint.load(path, parts=("model",)).about["best"]
         except checkpoint.DamagedError as error:
-            _set_aside(path, str(error))
+            _quarantine(path, str(error))
     found: float | None = engine.gather(metric)[0]
     if found is not None and job.config.data.train_on == "train+val":
         raise InputError(
@@ -165,7 +119,7 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
     Rank 0 decides: another node's view of the folder may be older. Raises InputError where none is whole.
     """
     for name in engine.gather([path.name for path in candidates])[0]:
-        path = job.run_dir / checkpoint.FOLDER / name
+        path = job.run_dir / CHECKPOINTS / name
         loaded, problem = None, ""
         try:
             loaded = checkpoint.load(path)
@@ -178,21 +132,16 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
             rank, said = next((rank, said) for rank, said in enumerate(problems) if said)
             raise InputError(f"rank {rank} cannot read what rank 0 can: {said}")
         if engine.rank == 0:
-            _set_aside(path, problem)
+            _quarantine(path, problem)
     raise InputError(
         f"{job.run_dir} has no whole checkpoint, only damaged ones; copy one back from elsewhere, or begin anew: "
         + ("--no-resume" if has_flag("--no-resume") else f"rm -r {quoted(job.run_dir)}")
     )
 
 
-def _set_aside(path: Path, problem: str) -> None:
+def _quarantine(path: Path, problem: str) -> None:
     try:
-        kept = f"it is kept as {checkpoint.set_aside(path).name}"
+        kept = f"it is kept as {checkpoint.quarantine(path).name}"
     except OSError as error:
         kept = f"it stays where it is ({error})"
-    print(f"warning: {problem.partition(';')[0]}; {kept}", file=sys.stderr, flush=True)
-
-
-def wait_for_all(engine: Engine) -> None:
-    """Go on when every rank is here."""
-    engine.sum(torch.zeros(1))
+    logger.warning(f"{problem.partition(';')[0]}; {kept}")

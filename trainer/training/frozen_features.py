@@ -8,36 +8,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
 from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.metrics import compute_metrics
-from trainer.optim.sgd_agc import SGDAGC
-from trainer.training.fit import starting_model
-from trainer.training.job import Job
-from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
+from trainer.training.job import Job, RunOutput
+from trainer.training.linear_probe import NEIGHBOURS, Linear, Standardizer, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
-from trainer.training.memory import with_batches_that_fit
-from trainer.training.results import Outcome
-from trainer.training.run import Start, carry_out
+from trainer.training.memory import resolve_micro_batch_size
+from trainer.training.model import prepare_model
+from trainer.training.run import Start, run
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
 _PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest
 
 
 def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `experiment.run`."""
-    return carry_out(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
+    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `run`."""
+    return run(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
 
 
-def fit_and_predict(job: Job, engine: Engine) -> Outcome:
+def fit_and_predict(job: Job, engine: Engine) -> RunOutput:
     """Features of every split once, seen as in evaluation; then the fit, on each rank alike."""
     started = time.monotonic()
-    fitting = with_batches_that_fit(job, engine, lambda trial: _hand_over_backbone(trial, engine))
-    num_features = _hand_over_backbone(fitting, engine)
+    fitting = resolve_micro_batch_size(job, engine)
+    num_features = prepare_model(fitting, engine)
 
     def features_of(index: Index) -> Tensor:
         return predict(fitting, engine, index, num_features).to(engine.device)
@@ -47,17 +45,7 @@ def fit_and_predict(job: Job, engine: Engine) -> Outcome:
     fit = _neighbours if job.config.mode == "knn" else _probe
     logits, details = fit(job, train, labels, held_out)
     predicted = {split: (index, logits[split]) for split, index in job.held_out.items()}
-    return Outcome(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
-
-
-def _hand_over_backbone(job: Job, engine: Engine) -> int:
-    """Give the engine the model less its head; returns the number of features."""
-    model = starting_model(job, engine)
-    num_features: int = model.head.in_features
-    model.head = nn.Identity()  # type: ignore[assignment]
-    # Engines want an optimiser and a batch to begin with, though nothing will be trained.
-    engine.prepare(model, SGDAGC(model.parameters(), lr=0.0), job.blank_images(1))
-    return num_features
+    return RunOutput(time.monotonic() - started, predicted, details | {"checkpoint_step": 0})
 
 
 Fitted = tuple[dict[Split, Tensor], dict[str, Any]]
@@ -70,9 +58,9 @@ def _neighbours(job: Job, train: Tensor, labels: Tensor, held_out: dict[Split, T
 
 
 def _probe(job: Job, train: Tensor, labels: Tensor, held_out: dict[Split, Tensor]) -> Fitted:
-    standard = Standard.of(train)
-    held_out = {split: standard(part) for split, part in held_out.items()}
-    linear, details = _chosen_probe(job, standard(train), labels, held_out.get("val"))
+    standardize = Standardizer.fit(train)
+    held_out = {split: standardize(part) for split, part in held_out.items()}
+    linear, details = _chosen_probe(job, standardize(train), labels, held_out.get("val"))
     how = "chosen on val" if details["probe"]["val"] else "as val cannot choose it"
     details["checkpoint"] = f"a linear probe with L2 {details['probe']['l2']:g}, {how}"
     return {split: linear.logits(part) for split, part in held_out.items()}, details

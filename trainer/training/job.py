@@ -1,37 +1,37 @@
 """A job: a configuration together with the data it names, ready to run on any number of ranks."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import csv
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from data_pipelines.common.advice import flag
-from data_pipelines.common.errors import ImpossibleError, InputError
-from data_pipelines.common.files import read_json
-from data_pipelines.common.manifest import content_digest, read_manifest, splits_of
-from data_pipelines.common.messages import some_of
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json, write_atomically
+from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.splits import Split
-from data_pipelines.datasets import catalog
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
 from data_pipelines.loading.sampler import BatchSampler, SampleIds
 from data_pipelines.loading.unreadable import Replacement, blank
 from data_pipelines.loading.views import PAIR, Augmentation
-from data_pipelines.shards.concat import concat, near_misses, told_apart, with_val
+from data_pipelines.shards.concat import near_misses
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.node_cache import stage
-from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, TrainOn
-from trainer.engines.base import Engine
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
+from trainer.config import Config, ModelConfig
+from trainer.engine import Engine
 from trainer.models.weights import describe_weights
+from trainer.normalisation import BIT_MEAN, BIT_STD, require_mean, require_std
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps, shorter_warmup
-
-CONFIG = "config.json"
-"""In the folder of a run: its settings."""
+from trainer.run_files import CONFIG, SUBSET
+from trainer.splits import folders_of, open_split, set_digests, trained_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +54,19 @@ class Job:
     about: dict[str, Any]
     warnings: tuple[str, ...]
 
-    def training_batches(self, engine: Engine, first_step: int) -> tuple[Iterator[Batch], int]:
-        """This rank's endless micro-batches from `first_step` on, and how many of them make a step."""
+    def is_due(self, what: Literal["log", "eval", "save"], done: int) -> bool:
+        """Whether this happens after `done` steps: it does every so many steps, and at the end."""
+        runtime = self.config.runtime
+        every = {"log": runtime.log_every, "eval": self.config.eval_every, "save": runtime.save_every}[what]
+        return done == self.total_steps or (every is not None and done % every == 0)
+
+    def training_batches(self, engine: Engine, first_step: int) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each step from `first_step` on, without end."""
         world_size, limit = engine.world_size, self._most_in_one_pass(engine)
         requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
         batches = self.load(engine, self.train, requests, self.augmentation, self.order.replacement)
-        return batches, self.num_micro_batches(engine)
+        count = self.num_micro_batches(engine)
+        return iter(lambda: list(islice(batches, count)), None)
 
     def num_micro_batches(self, engine: Engine) -> int:
         """How many forward and backward passes make a step: the same on every rank."""
@@ -94,9 +101,18 @@ class Job:
         augmentation: Augmentation,
         replacement: Replacement = blank,
     ) -> Iterator[Batch]:
-        """Batches for these requests on the engine's device; their `unseen` says what could not be read."""
+        """Batches for these requests on the engine's device; their `unreadable` says what could not be read."""
         early = read_ahead(index, requests, self.config.runtime.read_ahead)
         return self.loader(index, early, augmentation, engine.device, engine.threads, replacement=replacement)
+
+
+@dataclass(frozen=True)
+class RunOutput:
+    """What the work of a run leaves: the seconds of learning, the predictions, and what else its result is to say."""
+
+    seconds: float
+    predicted: Mapping[Split, tuple[Index, Tensor]]
+    details: dict[str, Any]
 
 
 def make_job(config: Config, run_dir: Path) -> Job:
@@ -134,32 +150,59 @@ def make_job(config: Config, run_dir: Path) -> Job:
         evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
         loader_name=loader_name,
         loader=loader,
-        about={
-            "model": config.model.name,
-            "task": train.task,
-            "metric": train.metric,
-            "classes": list(train.classes),
-            "sets": sorted(set(train.origins)),
-            "set_digests": set_digests(folders),
-            "trained_on": trained_on(data, folders),
-            "image_size": data.image_size,
-            "resize": data.resize,
-            "eval_view": data.eval_view,
-            "channels": train.channels,
-            "xray_size": train.xray_side,
-            "bits": train.depth.bits,
-            "bits_given": train.depth.is_given,
-            "xray_cut": train.xray_cut,
-            "shorter_side": train.shorter_side,
-            "upright": train.upright,
-            "scaled_decode": data.scaled_decode,
-            "precision": config.precision,
-            "mean": config.model.mean,
-            "std": config.model.std,
-            "data_fingerprint": train.fingerprint,
-        },
+        about=_metadata(config, folders, train),
         warnings=(*late, *_warnings(config, folders, train)),
     )
+
+
+def _metadata(config: Config, folders: Sequence[Path], train: Index) -> dict[str, Any]:
+    """What every checkpoint says of its run and data."""
+    data = config.data
+    return {
+        "model": config.model.name,
+        "task": train.task,
+        "metric": train.metric,
+        "classes": list(train.classes),
+        "sets": sorted(set(train.origins)),
+        "set_digests": set_digests(folders),
+        "trained_on": trained_on(data, folders),
+        "image_size": data.image_size,
+        "resize": data.resize,
+        "eval_view": data.eval_view,
+        "channels": train.channels,
+        "xray_size": train.xray_side,
+        "bits": train.depth.bits,
+        "bits_given": train.depth.is_given,
+        "xray_cut": train.xray_cut,
+        "shorter_side": train.shorter_side,
+        "upright": train.upright,
+        "scaled_decode": data.scaled_decode,
+        "precision": config.precision,
+        "mean": config.model.mean,
+        "std": config.model.std,
+        "data_fingerprint": train.fingerprint,
+    }
+
+
+def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
+    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
+    settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
+    if config.model.pretrained is not None:
+        settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
+    return settings
+
+
+def write_subset(run_dir: Path, index: Index) -> None:
+    """Write `subset.csv`: key and class of every training image of a few-shot run."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            rows = csv.writer(file)
+            rows.writerow(("key", "class"))
+            names = [index.classes[label] for label in index.labels]
+            rows.writerows(zip(index.keys(np.arange(len(index))), names, strict=True))
+
+    write_atomically(run_dir / SUBSET, write)
 
 
 def make_augmentation(config: Config, may_flip: bool) -> Augmentation:
@@ -202,69 +245,6 @@ def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
             )
         mean, std = (weights and weights.mean) or BIT_MEAN, (weights and weights.std) or BIT_STD
     return replace(model, mean=model.mean or mean, std=model.std or std)
-
-
-def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
-    """The folders of the sets that a configuration names, copied to the node's own storage if it says so."""
-    folders = [catalog.find(name) for name in data.sets]
-    return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
-
-
-def set_digests(folders: Sequence[Path]) -> dict[str, str]:
-    """What identifies the sets of a run, by the names that its joined index has for them."""
-    manifests = [read_manifest(folder, check_shards=False) for folder in folders]
-    names = told_apart([manifest["name"] for manifest in manifests])
-    return dict(zip(names, map(content_digest, manifests), strict=True))
-
-
-def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:
-    """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
-    it, and for val if that is trained on. Raises InputError if only some have it: a metric over part of the sets would
-    pass for one over all; and ImpossibleError for classes with too few training images, unless shots_at_most."""
-    strict = data.on_bad_shard == "stop"
-    having = [folder for folder in folders if split in splits_of(read_manifest(folder, strict))]
-    if not having or (split == "val" and data.train_on == "train+val"):
-        return None
-    if len(having) < len(folders):
-        lacking = ", ".join(str(folder) for folder in folders if folder not in having)
-        raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
-    indexes = [_load(data, folder, split, strict) for folder in folders]
-    if data.one_label:  # over all findings: those that are not chosen count as well
-        index = concat(indexes, data.join).one_label()
-        index = index.take_classes(data.classes) if data.classes else index
-    else:
-        index = concat(indexes, data.classes or data.join)
-    if split != "train":
-        return index
-    if data.shots is not None:
-        return index.few_shot(data.shots, seed, data.shots_at_most)
-    if index.task == "single_label" and not data.shots_at_most and (missing := index.below(1)):
-        raise ImpossibleError(
-            f"some classes have no training image: {some_of(missing)}; choose the others with "
-            f"{flag('--data.classes')}, or train without images of these with {flag('--data.shots-at-most')}"
-        )
-    return index
-
-
-def _load(data: DataConfig, folder: Path, split: Split, strict: bool) -> Index:
-    """One split of a set as it is held in this run, where val may be part of train."""
-    index = Index.load(folder, split, strict)
-    if split == "train" and trained_on(data, [folder]) == "train+val":
-        return with_val(index, Index.load(folder, "val", strict))
-    return index
-
-
-def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
-    """The splits that are trained on: "train+val" only where a set has val."""
-    has_val = any("val" in splits_of(read_manifest(folder, check_shards=False)) for folder in folders)
-    return "train+val" if has_val and data.train_on == "train+val" else "train"
-
-
-def lacks_val(data: DataConfig) -> list[str]:
-    """What to say where train+val is asked for and no set has val."""
-    if data.train_on != "train+val" or trained_on(data, [catalog.find(name) for name in data.sets]) == "train+val":
-        return []
-    return [f"train+val was asked for, but {', '.join(data.sets)} has no val split: only train is trained on"]
 
 
 def _accepted_late_warmup(config: Config, total_steps: int, images_per_epoch: int) -> tuple[str, ...]:

@@ -1,28 +1,27 @@
 """The training loop and evaluation. Pre-training and transfer both run these two functions and no others."""
 
-import math
-from itertools import islice
-
 import numpy as np
-import torch
 from torch import Tensor
 
 from data_pipelines.common.errors import RunError
+from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import UnreadableSample
 from data_pipelines.shards.index import Index
-from trainer.engines.base import Engine
+from trainer.engine import Engine
+from trainer.evaluation.outputs import Outputs
 from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
 from trainer.profiling.recorder import recorded_steps
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_files import UNJUDGED
+from trainer.run_folder import Tracker
 from trainer.training.job import Job
-from trainer.training.loss_monitor import LossWatch, ways_to_stay_finite
-from trainer.training.outputs import Outputs
+from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
-from trainer.training.throughput_meter import Meter
-from trainer.training.unreadable_images import UNJUDGED, note_unjudged
+from trainer.training.step_report import RankSums, StepReport
+from trainer.training.throughput_meter import ThroughputMeter
+from trainer.training.unreadable_images import note_unjudged
 
 
 def train(
@@ -36,69 +35,61 @@ def train(
     """
     with Saver(job, engine, best) as saver:
         with recorded_steps(job, engine, first_step):
-            _train(job, engine, tracker, first_step, saver, stop)
-        engine.heartbeat.enter("saving")
+            _train_steps(job, engine, tracker, first_step, saver, stop)
         saver.finish()
 
 
-def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
-    task, runtime = job.train.task, job.config.runtime
-    batches, num_micro_batches = job.training_batches(engine, first_step)
-    watch, meter = LossWatch(job, engine, first_step), Meter(job, engine)
-    beat = engine.heartbeat
+def _train_steps(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
+    batches = job.training_batches(engine, first_step)
+    monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):
-        beat.enter("data", step)
-        lr = job.schedule(step)
-        engine.set_lr(lr)
+        engine.begin_step(step)
         with meter.waiting():
-            micro_batches = list(islice(batches, num_micro_batches))
-        num_labels: Tensor | int = job.config.global_batch_size
-        if task == "multi_label":
-            beat.enter("exchange")
-            num_labels = engine.sum(count_labels(micro_batches)).clamp(min=1)
-        unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unreadable]
-        report = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
-        for i, batch in enumerate(micro_batches, 1):
-            beat.enter("forward")
-            with engine.accumulate(last=i == len(micro_batches)):
-                logits = engine.model(model_input(batch))
-                loss = batch_loss(logits, batch, task) / num_labels
-                beat.enter("backward")
-                engine.backward(loss * engine.world_size)
-            report[engine.rank] += loss.detach()
-        beat.enter("update")
-        report[-2] = stop.received is not None
-        report[-1] = len(unreadable)
-        report = engine.sum(report)
-        update = engine.step(watch.ruined(report))
-        watch.see(step, lr, report, update, unreadable)
-        done = step + 1
+            micro_batches = next(batches)
+        report = train_step(job, engine, step, micro_batches, monitor, stop)
+        monitor.observe(report)
         tracker.advance()
         meter.advance()
-        if due(done, runtime.log_every, job.total_steps):
-            watch.settle()
-            slowest, in_words = beat.slowest()
-            loss_of_all = report[: engine.world_size].sum()
-            scalars = meter.scalars(lr, loss_of_all, update) | saver.take_figures() | slowest
-            tracker.scalars(done, scalars, in_words)
-        if job.val is not None and due(done, job.config.eval_every, job.total_steps):
-            watch.settle()
+        done = step + 1
+        if job.is_due("log", done):
+            monitor.flush()
+            slowest, words = engine.heartbeat.slowest()
+            tracker.scalars(done, meter.scalars(report) | saver.pop_timings() | slowest, words)
+        if job.val is not None and job.is_due("eval", done):
+            monitor.flush()
             with meter.paused():
                 require_finite(engine.model.parameters(), done)
                 metrics = evaluate(job, engine, job.val)
                 tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
-                metric = metrics[job.train.metric]  # NaN is never better: the last checkpoint counts then
-                if metric > (-math.inf if saver.best is None else saver.best):
-                    saver.save(done, metric)
-        stopping = watch.stop_asked and done < job.total_steps
-        if stopping or due(done, runtime.save_every, job.total_steps):
-            watch.settle()
-            beat.enter("saving")
+                saver.save_if_best(done, metrics[job.train.metric])
+        stopping = monitor.stop_asked and done < job.total_steps
+        if stopping or job.is_due("save", done):
+            monitor.flush()
             with meter.paused():
                 saver.save(done)
         if stopping:
             saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
             raise Stopped(done, stop.received)
+
+
+def train_step(
+    job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: LossMonitor, stop: StopSignals
+) -> StepReport:
+    """One update from this rank's micro-batches of a step. Waits for no device. Collective."""
+    lr, task = job.schedule(step), job.train.task
+    engine.set_lr(lr)
+    num_labels: Tensor | int = job.config.global_batch_size
+    if task == "multi_label":
+        num_labels = engine.exchange(count_labels(micro_batches)).clamp(min=1)
+    losses = []
+    for batch in micro_batches:
+        with engine.accumulate(last=batch is micro_batches[-1]):
+            logits = engine.model(model_input(batch))
+            losses.append(engine.backward(batch_loss(logits, batch, task), num_labels))
+    unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unreadable]
+    sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable))
+    update = engine.step(monitor.is_nonfinite(sums.losses))
+    return StepReport(step, lr, sums, update, unreadable)
 
 
 def evaluate(job: Job, engine: Engine, index: Index) -> dict[str, float]:
@@ -131,7 +122,6 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
     held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
     unreadable: list[UnreadableSample] = []
-    engine.heartbeat.enter("evaluation")  # also where there are fewer samples than ranks, and this one has none
     with engine.evaluation():
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
@@ -144,15 +134,10 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     lost, outputs = outputs[:, -1] > 0, outputs[:, :-1]
     if lost.any():
         note_unjudged(job, engine, index, unreadable)
-    ruined = int((~outputs.isfinite()).any(dim=1).sum())
-    if ruined:
+    num_nonfinite = int((~outputs.isfinite()).any(dim=1).sum())
+    if num_nonfinite:
         raise RunError(
-            f"{job.run_dir}: the model's outputs for {ruined} of {len(index)} images are not finite, so there are no "
-            f"metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
+            f"{job.run_dir}: the model's outputs for {num_nonfinite} of {len(index)} images are not finite, so there "
+            f"are no metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
         )
     return outputs.contiguous(), lost
-
-
-def due(done: int, every: int | None, total: int) -> bool:
-    """Whether something that happens every so many steps, and at the end, happens after `done` of `total`."""
-    return done == total or (every is not None and done % every == 0)

@@ -1,9 +1,9 @@
-"""Reads what the ranks report of each step: a loss or gradient that is no longer a number stops the run, or costs one
-update, and the images are named; a loss that leaps is warned of; a rank that was asked to stop stops all."""
+"""Reads the report of each step: a loss or gradient that is not finite stops the run, or skips an update, and the
+images are named; a loss spike is warned of; a rank that was asked to stop stops all."""
 
-import sys
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections import deque
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -11,85 +11,92 @@ from torch import Tensor
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_json
-from data_pipelines.loading.unreadable import UnreadableSample, sample_keys
+from data_pipelines.common.messages import logger
+from data_pipelines.loading.unreadable import sample_keys
 from trainer.config import Config
-from trainer.engines.base import Engine, Update
-from trainer.run_folder.csv_log import Rows
+from trainer.engine import Engine
+from trainer.run_files import SKIPPED_STEPS
+from trainer.run_folder import Rows
 from trainer.training.job import Job
-from trainer.training.loss_spikes import SpikeDetector
-from trainer.training.unreadable_images import Account
+from trainer.training.step_report import HostCopy, StepReport
+from trainer.training.unreadable_images import UnreadableImageLog
 
-SKIPPED = "skipped_steps.csv"
 _COLUMNS = ("step", "lr", "why", "rank", "key")
 _SHOWN_KEYS = 8
+WINDOW_STEPS, FEWEST_STEPS = 100, 20
+_DEVIATIONS = 10.0
+_SIGMA_OF_MAD = 1.4826  # of normally distributed values
+_LEAST_SPREAD = 0.01  # of the median: losses may be equal for a while
 
 
-class _Seen(NamedTuple):
-    step: int
-    lr: float
-    report: Tensor
-    copied: torch.cuda.Event | None
-    unreadable: Sequence[UnreadableSample]
+class SpikeDetector:
+    """Whether a loss leaps, which is warned of and nothing else: whether it matters only people can tell.
+
+    It compares each loss with the last hundred by their median and median absolute deviation, which a few outliers do
+    not move. It begins anew with every start of a run, so that nothing has to be saved."""
+
+    def __init__(self) -> None:
+        self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
+        self._is_high = False
+
+    def observe(self, loss: float) -> float | None:
+        """The median that a loss stands far above, at the first step of a spike; None else."""
+        if not math.isfinite(loss):
+            return None
+        usual = None
+        if len(self._losses) >= FEWEST_STEPS:
+            middle = median(self._losses)
+            spread = _SIGMA_OF_MAD * median(abs(seen - middle) for seen in self._losses)
+            is_high = loss > middle + _DEVIATIONS * max(spread, _LEAST_SPREAD * abs(middle))
+            usual = middle if is_high and not self._is_high else None
+            self._is_high = is_high
+        self._losses.append(loss)
+        return usual
 
 
-class LossWatch:
+class LossMonitor:
     """Reads the reports of every step, one step late, so that reading never makes a GPU wait. Collective."""
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
         self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
-        self._seen: _Seen | None = None
+        self._pending: HostCopy | None = None
         self.skips = job.config.runtime.non_finite == "skip"
-        self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
+        self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are left to the loss scaler
         self._spikes = SpikeDetector()
-        self._account = Account(job, engine, first_step)
-        self._skipped = Rows(job.run_dir / SKIPPED, _COLUMNS, enabled=engine.rank == 0)
+        self._unreadable = UnreadableImageLog(job, engine, first_step)
+        self._skipped = Rows(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.cut_back(first_step)}
         self.num_skipped = int(engine.sum(torch.tensor(len(before))))
         """Updates that the run has left out, those before it was resumed included; the same on every rank."""
         self.stop_asked = False
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
 
-    def ruined(self, report: Tensor) -> Tensor | None:
+    def is_nonfinite(self, losses: Tensor) -> Tensor | None:
         """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
-        return ~report[: self._world_size].isfinite().all() if self.skips else None
+        return ~losses.isfinite().all() if self.skips else None
 
-    def see(
-        self, step: int, lr: float, report: Tensor, update: Update, unreadable: Sequence[UnreadableSample] = ()
-    ) -> None:
-        """Check the step before, and take note of this one; `report` is [world size + 2], the same on every rank: the
-        loss of each rank, and the numbers of ranks that were asked to stop and of images that could not be shown, of
-        which `unseen` are this rank's."""
-        self.settle()
-        copied = None
-        is_bad = ~update.grad_norm.isfinite() if update.skipped is None else update.skipped
-        report = torch.cat((report, is_bad.to(report).view(1)))
-        if report.is_cuda:
-            on_host = torch.empty_like(report, device="cpu", pin_memory=True)
-            report = on_host.copy_(report, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        self._seen = _Seen(step, lr, report, copied, unreadable)
+    def observe(self, report: StepReport) -> None:
+        """Begin to read the report of a step, and check that of the step before."""
+        self.flush()
+        self._pending = report.to_host()
 
-    def settle(self) -> None:
-        """Check what was noted last. Raises RunError on every rank where a loss or gradient is not finite, unless that
-        update was left out and not too many were; and where images cannot be shown, as `Account.take` does."""
-        if self._seen is None:
+    def flush(self) -> None:
+        """Check what was observed last. Raises RunError on every rank where a loss or gradient is not finite, unless
+        that update was left out and not too many were; and for unreadable images, as `UnreadableImageLog.take` does."""
+        if self._pending is None:
             return
-        step, lr, report, copied, unreadable = self._seen
-        self._seen = None
-        if copied is not None:
-            copied.synchronize()
-        losses = report[: self._world_size]
-        self.stop_asked = bool(report[self._world_size])
-        if report[self._world_size + 1]:
-            self._account.take(step, unreadable)
-        ranks = torch.nonzero(~losses.isfinite()).flatten().tolist()
+        report, numbers = self._pending.report, self._pending.read()
+        self._pending = None
+        self.stop_asked = numbers.is_stopping
+        if numbers.num_unreadable:
+            self._unreadable.take(report.step, report.unreadable)
+        ranks = [rank for rank, loss in enumerate(numbers.losses) if not math.isfinite(loss)]
         if ranks:
-            self._object(step, lr, "loss", ranks)
-        elif report[-1] and not self._scales_loss:
-            self._object(step, lr, "gradient", list(range(self._world_size)))
+            self._object(report.step, report.lr, "loss", ranks)
+        elif numbers.is_bad and not self._scales_loss:
+            self._object(report.step, report.lr, "gradient", list(range(self._world_size)))
         else:
-            self._warn_of_spike(step, losses.sum().item())
+            self._warn_of_spike(report.step, sum(numbers.losses))
 
     def _object(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         if not self.skips:
@@ -100,9 +107,7 @@ class LossWatch:
         most = self._job.config.runtime.max_skipped_steps
         if self._rank == 0:
             left = f"the update is left out, as {self.num_skipped} of at most {most}"
-            print(
-                f"warning: the {what} of step {step} is not finite; {left}; {SKIPPED} has the images", file=sys.stderr
-            )
+            logger.warning(f"the {what} of step {step} is not finite; {left}; {SKIPPED_STEPS} has the images")
         if self.num_skipped > most:
             raise RunError(
                 f"{self.num_skipped} steps had a loss or gradient that was not finite, more than "
@@ -111,9 +116,9 @@ class LossWatch:
             )
 
     def _warn_of_spike(self, step: int, loss: float) -> None:
-        usual = self._spikes.see(loss)
+        usual = self._spikes.observe(loss)
         if usual is not None and self._rank == 0:
-            print(f"warning: the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}", file=sys.stderr)
+            logger.warning(f"the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}")
 
     def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
         train, order = self._job.train, self._job.order

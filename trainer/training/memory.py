@@ -1,51 +1,127 @@
-"""`--micro-batch-size auto`: the largest batches that the memory of every rank holds, found by trying."""
+"""How much memory training takes, counted without running it; and `--micro-batch-size auto`: the largest batches that
+the memory of every rank holds, found by trying."""
 
 import gc
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.messages import logger
 from data_pipelines.loading.batch import Batch
 from trainer.config import Precision
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.losses import batch_loss, model_input
+from trainer.models.bit import MODELS, BiTResNet
 from trainer.training.job import Job
+from trainer.training.model import prepare_model
 
 AUTO = "auto"
 _SPARE = 0.06  # of a GPU's memory, for what comes later: the decoder's and the network's buffers
+_AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.bfloat16}  # of the same size
+_FEW, _MORE = 2, 3  # images of the two passes whose difference is one image's
 
 
-def with_batches_that_fit(job: Job, engine: Engine, make_ready: Callable[[Job], object]) -> Job:
+class Memory(NamedTuple):
+    """Bytes of one rank that holds the whole model. `filters`: standardised, until the backward pass."""
+
+    parameters: int
+    gradients: int
+    momentum: int
+    filters: int
+    activations_per_image: int
+
+    def total(self, images: int) -> int:
+        """With so many images in one pass."""
+        return self.parameters + self.gradients + self.momentum + self.filters + images * self.activations_per_image
+
+    def summary(self, images: int) -> str:
+        """One line."""
+        parts = [
+            ("weights", self.parameters),
+            ("gradients", self.gradients),
+            ("momentum", self.momentum),
+            ("filters", self.filters),
+            (f"activations of {images} images", images * self.activations_per_image),
+        ]
+        return ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts) + f": {self.total(images) / 1e9:.2f} GB"
+
+
+def count_memory(
+    name: str, num_classes: int, image_size: int, precision: Precision = "bf16", checkpoint_stages: int = 0
+) -> Memory:
+    """What a model of `MODELS` takes in training: what autograd keeps for the backward pass is counted on tensors
+    without numbers. Workspaces of the libraries and the transient memory of a single layer are not in it."""
+    with FakeTensorMode():
+        model = BiTResNet(*MODELS[name], num_classes)
+        model.checkpoint_stages = checkpoint_stages
+        parameters = sum(p.nbytes for p in model.parameters())
+        shape = image_size, image_size, 3
+        per_image = kept_per_image(
+            model, lambda images: torch.empty(images, *shape, dtype=torch.uint8).permute(0, 3, 1, 2), precision
+        )
+    itemsize = 4 if precision == "fp32" else 2
+    filters = sum(p.numel() for p in model.parameters() if p.ndim == 4) * itemsize
+    return Memory(parameters, parameters, parameters, filters, per_image)
+
+
+def kept_per_image(model: nn.Module, batch_of: Callable[[int], Tensor], precision: Precision) -> int:
+    """Bytes that autograd keeps for the backward pass of each image; batch_of: a batch of so many images."""
+    few, more = (_kept_bytes(model, batch_of(images), precision) for images in (_FEW, _MORE))
+    return (more - few) // (_MORE - _FEW)
+
+
+def _kept_bytes(model: nn.Module, batch: Tensor, precision: Precision) -> int:
+    storages: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        alive.append(storage)
+        storages[storage._cdata] = storage.nbytes()
+        return tensor
+
+    dtype = _AMP_DTYPES.get(precision)
+    with (
+        torch.autocast(batch.device.type, dtype or torch.bfloat16, enabled=dtype is not None),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+    ):
+        model(batch)
+    return sum(storages.values())
+
+
+def resolve_micro_batch_size(job: Job, engine: Engine) -> Job:
     """The job with numbers for "auto", the same on every rank. Collective.
 
-    `make_ready` hands the engine a model for a job; whoever calls must do so again, as trials leave gradients behind.
-    Raises RunError if not even the smallest batch fits.
+    They are found by passes of a model without its pre-trained weights; the engine is left with that. Raises RunError
+    if not even the smallest batch fits.
     """
     runtime = job.config.runtime
     if runtime.micro_batch_size != AUTO:
         return job
     unit, share = job.order.unit, job.order.largest_share(engine.world_size)
     model = replace(job.config.model, pretrained=None, keep_head=False)  # other weights need as much
-    make_ready(_with(replace(job, config=replace(job.config, model=model)), unit, 1))
+    prepare_model(_with(replace(job, config=replace(job.config, model=model)), unit, 1), engine)
     micro_batch_size = share
     if job.total_steps:
         micro_batch_size = _largest(share, unit, engine, job, _train_once)
     most = max(len(index) for index in (job.train, *job.held_out.values()))
     eval_batch_size = min(runtime.eval_batch_size, -(-most // engine.world_size))
     eval_batch_size = _largest(eval_batch_size, 1, engine, job, _predict_once)
-    _let_go(engine)
+    _free_memory(engine)
     if engine.rank == 0:
         sizes = f"{eval_batch_size} in evaluation"
         if job.total_steps:
             passes = -(-share // micro_batch_size)
             sizes = f"{micro_batch_size} images per rank in one pass, {passes} of them make a step; {sizes}"
-        print(f"{flag('--micro-batch-size')} auto: {sizes}", file=sys.stderr, flush=True)
+        logger.info(f"{flag('--micro-batch-size')} auto: {sizes}")
     return _with(job, micro_batch_size, eval_batch_size)
 
 
@@ -81,7 +157,7 @@ def _fits(attempt: Callable[[], None], engine: Engine) -> bool:
         fits = False
     else:
         fits = True
-    _let_go(engine)  # only now: the error held on to what had been computed
+    _free_memory(engine)  # only now: the error kept the activations alive
     return fits
 
 
@@ -91,7 +167,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(phrase in str(error) for phrase in ("can't allocate memory", "ALLOC_FAILED"))
 
 
-def _let_go(engine: Engine) -> None:
+def _free_memory(engine: Engine) -> None:
     for parameter in engine.model.parameters():
         parameter.grad = None
     gc.collect()
@@ -110,7 +186,7 @@ def _train_once(job: Job, engine: Engine, size: int) -> None:
     mixup = torch.ones(size, device=device) if job.config.data.mixup_alpha else None
     batch = Batch(job.blank_images(size).to(device), labels.to(device), mixup, np.arange(size))
     with engine.accumulate(last=False):
-        engine.backward(batch_loss(engine.model(model_input(batch)), batch, task))
+        engine.backward(batch_loss(engine.model(model_input(batch)), batch, task), 1)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import time
 from collections import Counter
 from contextlib import suppress
@@ -15,12 +14,13 @@ from typing import Any
 import torch
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from trainer import checkpoint
-from trainer.config import Config
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
-from trainer.models.bit import build_model
+from trainer.run_files import CHECKPOINTS
 from trainer.training.job import Job
+from trainer.training.model import checkpoint_bytes
 
 SAME = (
     "engine",
@@ -60,20 +60,13 @@ def preflight(engine: Engine, job: Job, settings: dict[str, Any], environment: d
         raise InputError(whole if engine.rank == 0 else "pre-flight failed, see the message of rank 0")
     if engine.rank == 0:
         for warning in warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            logger.warning(warning)
         hosts = len({facts["host"] for facts in by_rank})
         print(
             f"pre-flight: {engine.world_size} ranks on {hosts} host(s), {by_rank[0]['engine']}, {engine.transport}, "
             f"all-reduce {gbps:.2f} GB/s, {free / 1e9:.0f} GB free, {time.monotonic() - started:.1f} s",
             flush=True,
         )
-
-
-def checkpoint_bytes(config: Config, num_classes: int) -> int:
-    """What a checkpoint takes: fp32 weights and momentum."""
-    with torch.device("meta"):
-        model = build_model(config.model.name, num_classes)
-    return 2 * 4 * sum(p.numel() for p in model.parameters())
 
 
 def _facts(engine: Engine, job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
@@ -103,7 +96,7 @@ def _free_bytes(run_dir: Path) -> int:
     """Free for checkpoints: also what a killed start has left, which the next save deletes."""
     folder = run_dir.absolute()
     free = shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
-    for path in checkpoint.unfinished(run_dir / checkpoint.FOLDER):
+    for path in checkpoint.unfinished(run_dir / CHECKPOINTS):
         with suppress(FileNotFoundError):  # ranks whose launcher died may still be saving
             free += path.stat().st_size
     return free

@@ -14,29 +14,33 @@ import numpy as np
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json, write_json
+from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.config import Config, differences
-from trainer.engines.base import Engine, RankLostError
-from trainer.metrics import METRIC_NAME, metric_of
-from trainer.models.weights import describe_weights
+from trainer.engine import Engine, RankLostError
+from trainer.evaluation.results import final_metrics, save_predictions
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
-from trainer.run_folder import rank_logs
-from trainer.run_folder.environment import describe_environment
-from trainer.run_folder.lock_file import job_name
-from trainer.run_folder.metric_logger import write_status
-from trainer.run_folder.new_folder import ENVIRONMENT, claim, next_free
-from trainer.run_folder.resume_command import resume_command
-from trainer.run_folder.run_lock import elsewhere, locked, release, require_lock, taken_over
+from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
+from trainer.run_folder import (
+    claim,
+    describe_environment,
+    elsewhere,
+    locked,
+    next_free,
+    open_rank_log,
+    release,
+    require_lock,
+    resume_command,
+    taken_over,
+    write_environment,
+    write_status,
+)
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
-from trainer.training.fit import train_and_predict, wait_for_all
-from trainer.training.job import CONFIG as CONFIG
-from trainer.training.job import Job, make_job
+from trainer.training.fit import train_and_predict
+from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
-from trainer.training.results import PREDICTIONS, SUBSET, Outcome, final_metrics, save_predictions, write_subset
 from trainer.training.saver import UnsavedError
 from trainer.training.signals import Stopped
-
-RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,16 @@ class Start:
     """Check what every start on several ranks checks first, and stop."""
 
 
-def run(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end and return the result, which `result.json` holds too; `about` is put into it.
+TrainFn = Callable[[Job, Engine], RunOutput]
+
+
+def run(
+    config: Config, start: Start, engine: Engine, about: dict[str, Any], train_fn: TrainFn = train_and_predict
+) -> dict[str, Any]:
+    """Train to the end by `train_fn` and return the result, which `result.json` holds too; `about` is put into it.
 
     Raises InputError for what the user can mend, RunError when training cannot go on.
     """
-    return carry_out(config, start, engine, about, train_and_predict)
-
-
-def carry_out(
-    config: Config, start: Start, engine: Engine, about: dict[str, Any], work: Callable[[Job, Engine], Outcome]
-) -> dict[str, Any]:
-    """What `run` says, for any work."""
     run_dir = _run_dir(config, start, engine)
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
@@ -73,26 +75,25 @@ def carry_out(
     environment = describe_environment(engine, job.loader_name)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
-    result = _finished_as_rank_0_sees(job, settings, start, engine)
+    result = _find_finished(job, settings, start, engine)
     if start.preflight_only:
         say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
         return {}
     if result is not None:
-        return _as_it_is(job, engine, result)
-    if engine.rank == 0:
-        for warning in job.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-    wait_for_all(engine)  # every rank has looked at the folder before one writes to it
+        return _return_finished(job, engine, result)
+    for warning in job.warnings:
+        rank_0_logger.warning(warning)
+    engine.barrier()  # every rank has looked at the folder before one writes to it
     if not start.resume:
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
     with locked(job.run_dir, engine, config.runtime.timeout_s):
-        result = _finished_as_rank_0_sees(job, settings, start, engine)  # another start may have ended it meanwhile
+        result = _find_finished(job, settings, start, engine)  # another start may have ended it meanwhile
         if result is not None:
-            return _as_it_is(job, engine, result)
-        return _made(config, job, engine, about, work, settings, environment)
+            return _return_finished(job, engine, result)
+        return _train_in_folder(job, engine, about, train_fn, settings, environment)
 
 
-def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
+def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
     write_status(job.run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     if engine.rank == 0:
         print(f"{job.run_dir} is finished", flush=True)
@@ -100,50 +101,25 @@ def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any
     return result
 
 
-def _made(
-    config: Config,
+def _train_in_folder(
     job: Job,
     engine: Engine,
     about: dict[str, Any],
-    work: Callable[[Job, Engine], Outcome],
+    train_fn: TrainFn,
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
-    """Carry it out in a folder that is this start's alone."""
+    """Train in a folder that no other start uses."""
     run_dir = job.run_dir
     if engine.rank == 0:
         _open_folder(job, settings, environment)
-    rank_logs.tell_together(engine)
-    rank_logs.follow(run_dir, engine.rank)
-    with _status_kept(job, engine):
-        outcome = work(job, engine)
-        result = {
-            "mode": config.mode,
-            "source_sets": [],
-            "source_set_digests": {},
-            "overlap_excluded": False,
-            "protocol": "default",
-            "departures": {},
-            "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
-            **about,
-            "run": str(run_dir),
-            "task": job.train.task,
-            "metric": job.train.metric,
-            "patients": job.train.patients,
-            "trained_on": job.about["trained_on"],
-            "set_digests": job.about["set_digests"],
-            "settings": settings,
-            "total_steps": job.total_steps,
-            "train_images": len(job.train),
-            "loader": job.loader_name,
-            "environment": environment,
-            "seconds": outcome.seconds,
-            **outcome.details,
-            **final_metrics(outcome.predicted),
-        }
+    open_rank_log(run_dir, engine)
+    with _keep_status(job, engine):
+        output = train_fn(job, engine)
+        result = _result_of(job, output, about, settings, environment)
         require_lock(run_dir, engine)
         if engine.rank == 0:
-            save_predictions(run_dir, outcome.predicted)
+            save_predictions(run_dir, output.predicted)
     require_lock(run_dir, engine)
     if engine.rank == 0:
         write_json(run_dir / RESULT, result)
@@ -151,12 +127,34 @@ def _made(
     return result
 
 
-def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
-    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
-    settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
-    if config.model.pretrained is not None:
-        settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
-    return settings
+def _result_of(
+    job: Job, output: RunOutput, about: dict[str, Any], settings: dict[str, Any], environment: dict[str, Any]
+) -> dict[str, Any]:
+    """What `result.json` holds."""
+    return {
+        "mode": job.config.mode,
+        "source_sets": [],
+        "source_set_digests": {},
+        "overlap_excluded": False,
+        "protocol": "default",
+        "departures": {},
+        "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
+        **about,
+        "run": str(job.run_dir),
+        "task": job.train.task,
+        "metric": job.train.metric,
+        "patients": job.train.patients,
+        "trained_on": job.about["trained_on"],
+        "set_digests": job.about["set_digests"],
+        "settings": settings,
+        "total_steps": job.total_steps,
+        "train_images": len(job.train),
+        "loader": job.loader_name,
+        "environment": environment,
+        "seconds": output.seconds,
+        **output.details,
+        **final_metrics(output.predicted),
+    }
 
 
 def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> None:
@@ -166,23 +164,11 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         for name in (RESULT, PREDICTIONS, SUBSET):  # of other settings, or the result would have been returned
             (run_dir / name).unlink(missing_ok=True)
         write_json(run_dir / CONFIG, settings)
-        write_json(run_dir / ENVIRONMENT, environment | {"job": job_name()})
+        write_environment(run_dir, environment)
         if job.config.data.shots is not None:
             write_subset(run_dir, job.train)
     except OSError as error:
         raise InputError(f"{run_dir} cannot be written ({error}); {elsewhere()}") from error
-
-
-def summary(result: dict[str, Any]) -> str:
-    """One line on what a run reached."""
-    metric = metric_of(result)
-    name = METRIC_NAME[metric]
-    reached = [
-        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images)"
-        for split in ("val", "test")
-        if split in result
-    ]
-    return f"{result['run']}: {', '.join(reached) or 'no val or test split'}, by {result['checkpoint']}"
 
 
 def run_dir_of(config: Config, start: Start) -> Path:
@@ -205,7 +191,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
             f"{parts * job.order.unit} or start fewer ranks"
         )
     if units % parts and engine.rank == 0:
-        print(f"warning: {parts} ranks share a batch of {config.global_batch_size} unequally", file=sys.stderr)
+        logger.warning(f"{parts} ranks share a batch of {config.global_batch_size} unequally")
 
 
 def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -239,7 +225,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     return result
 
 
-def _finished_as_rank_0_sees(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
+def _find_finished(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
     """What `finished` says, the same on every rank: another start may write to the folder meanwhile, and file systems
     show that to some hosts sooner than to others. Collective."""
     result: dict[str, Any] | None = None
@@ -269,15 +255,11 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
+def _keep_status(job: Job, engine: Engine) -> Iterator[None]:
     """Leave status.json saying how the run ended, whichever way it does."""
 
-    def step() -> int:
-        found = checkpoint.numbered(job.run_dir)
-        return checkpoint.step_of(found[-1]) if found else 0
-
     def leave(state: str, reason: str) -> None:
-        write_status(job.run_dir, engine.rank, state, step(), job.total_steps, reason)
+        write_status(job.run_dir, engine.rank, state, checkpoint.last_step(job.run_dir), job.total_steps, reason)
         release(job.run_dir)  # now: a launcher may end this rank at any time
 
     def terminated(number: int, frame: Any) -> None:
@@ -310,7 +292,8 @@ def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         leave("resumable", "interrupted")
-        raise RunError(f"interrupted. This goes on from step {step()}:\n  {resume_command(job.run_dir)}") from None
+        step = checkpoint.last_step(job.run_dir)
+        raise RunError(f"interrupted. This goes on from step {step}:\n  {resume_command(job.run_dir)}") from None
     except SystemExit:
         leave("resumable", "terminated")
         if lost := taken_over(job.run_dir):

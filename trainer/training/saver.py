@@ -1,6 +1,7 @@
 """Saving beside training: a copy to the host's memory that a thread of rank 0 writes, again and again if the disk
 fails."""
 
+import math
 import shutil
 import threading
 from collections.abc import Iterable
@@ -16,11 +17,10 @@ from torch import Tensor
 
 from data_pipelines.common.advice import flag, has_flag
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.messages import logger
 from trainer import checkpoint
-from trainer.engines.base import Engine
-from trainer.run_folder.log_messages import say
-from trainer.run_folder.metric_logger import write_status
-from trainer.run_folder.run_lock import require_lock, taken_over
+from trainer.engine import Engine
+from trainer.run_folder import require_lock, taken_over, write_status
 from trainer.training.job import Job
 
 _PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
@@ -44,7 +44,7 @@ class _Failed(NamedTuple):
 
 
 class Saver:
-    """Writes the checkpoints of a run. All methods but `take_figures` are collective.
+    """Writes the checkpoints of a run. All methods but `pop_timings` are collective.
 
     A write that fails is tried again until the next save is due; the best weights, which no later save holds, are kept
     in memory beside the next copy until they are written or surpassed. Where `--max-failed-saves` in a row came to
@@ -60,16 +60,16 @@ class Saver:
         self._on_device: torch.cuda.Event | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writes: list[Future[_Failed | None]] = []
-        self._hurry = threading.Event()  # try once, and no more
+        self._is_last_try = threading.Event()  # try once, and no more
         self._failed_in_a_row = 0
-        self._figures: dict[str, float] = {}
+        self._timings: dict[str, float] = {}
 
     def __enter__(self) -> "Saver":
         return self
 
     def __exit__(self, *_: object) -> None:
         """Wait for a write that goes on, whatever comes of it."""
-        self._hurry.set()
+        self._is_last_try.set()
         self._thread.shutdown()
 
     def save(self, step: int, best: float | None = None) -> None:
@@ -79,10 +79,11 @@ class Saver:
         and if another start has taken over the folder.
         """
         started = perf_counter()
+        self._engine.heartbeat.enter("saving")
         require_lock(self._job.run_dir, self._engine)
         unsaved_best = None
         if step != self._step:  # the best one and the numbered one of a step share a copy
-            failed = self._written()
+            failed = self._join_writes()
             self._agree(failed)
             unsaved_best = self._keep_best(failed)
             self._count("save/wait_s", started)
@@ -100,10 +101,16 @@ class Saver:
                 self._begin(unsaved_best)
         self._count("save/stall_s", started)
 
+    def save_if_best(self, step: int, metric: float) -> None:
+        """Begin to write the best checkpoint, if `metric` is above all before; NaN never is. Raises as `save`."""
+        if metric > (-math.inf if self.best is None else self.best):
+            self.save(step, metric)
+
     def finish(self, stopping: bool = False) -> None:
         """Wait until all is written. Raises RunError on every rank if that fails, `stopping` UnsavedError."""
         started = perf_counter()
-        failed = self._written()
+        self._engine.heartbeat.enter("saving")
+        failed = self._join_writes()
         require_lock(self._job.run_dir, self._engine)
         for pause_s in _LAST_PAUSES_S:
             if not failed:
@@ -111,7 +118,7 @@ class Saver:
             threading.Event().wait(pause_s)
             for each in failed:
                 self._begin(each.target)
-            failed = self._written()
+            failed = self._join_writes()
         self._count("save/stall_s", started)
         if self._engine.sum(torch.tensor(float(bool(failed)))):
             error = UnsavedError if stopping else RunError
@@ -119,21 +126,21 @@ class Saver:
                 f"the last checkpoint could not be saved: {_why(failed)}. Mend that and start the same command again"
             )
 
-    def take_figures(self) -> dict[str, float]:
+    def pop_timings(self) -> dict[str, float]:
         """Seconds since the last call that training stood still to save ("save/stall_s", of them "save/wait_s" for the
         write before and "save/copy_s" for the copy), and that a write took beside it ("save/write_s")."""
-        figures, self._figures = self._figures, {}
+        figures, self._timings = self._timings, {}
         return figures
 
     def _count(self, name: str, started: float) -> None:
         if self._engine.rank == 0:
-            self._figures[name] = self._figures.get(name, 0.0) + perf_counter() - started
+            self._timings[name] = self._timings.get(name, 0.0) + perf_counter() - started
 
-    def _written(self) -> list[_Failed]:
+    def _join_writes(self) -> list[_Failed]:
         """Wait for the writes under way, and what became of none of them."""
-        self._hurry.set()
+        self._is_last_try.set()
         ended = [write.result() for write in self._writes]
-        self._hurry.clear()
+        self._is_last_try.clear()
         self._writes.clear()
         return [failed for failed in ended if failed is not None]
 
@@ -193,7 +200,7 @@ class Saver:
     def _write(self, target: _Target) -> _Failed | None:
         """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
         for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
-            started, is_last = perf_counter(), self._hurry.is_set()
+            started, is_last = perf_counter(), self._is_last_try.is_set()
             if lost := taken_over(self._job.run_dir):
                 return _Failed(target, OSError(lost))
             try:
@@ -203,16 +210,16 @@ class Saver:
             except OSError as error:
                 failed = _Failed(target, error)
                 if tried == 0:
-                    say(f"warning: {_in_words(failed)}; training goes on, and it will be tried again")
+                    logger.warning(f"{_describe(failed)}; training goes on, and it will be tried again")
             else:
-                self._figures["save/write_s"] = perf_counter() - started
+                self._timings["save/write_s"] = perf_counter() - started
                 if tried:
-                    say(f"warning: {target.path} is saved after all")
+                    logger.warning(f"{target.path} is saved after all")
                 self._tidy(target.path)
                 return None
             if is_last:
                 return failed
-            self._hurry.wait(pause_s)
+            self._is_last_try.wait(pause_s)
         raise AssertionError("there is no last pause")
 
     def _tidy(self, path: Path) -> None:
@@ -224,14 +231,14 @@ class Saver:
             checkpoint.point_to(path)
             checkpoint.prune(run_dir, self._job.config.runtime.keep_checkpoints)
         except OSError as error:
-            say(f"warning: {path} is saved, but {error}")
+            logger.warning(f"{path} is saved, but {error}")
 
 
 def _why(failed: list[_Failed]) -> str:
-    return _in_words(failed[0]) if failed else "see the message of rank 0"
+    return _describe(failed[0]) if failed else "see the message of rank 0"
 
 
-def _in_words(failed: _Failed) -> str:
+def _describe(failed: _Failed) -> str:
     path, error = failed.target.path, failed.error
     free = ""
     with suppress(OSError, StopIteration):

@@ -3,12 +3,13 @@
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+
+from data_pipelines.common.messages import logger
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
@@ -62,7 +63,7 @@ def _watch(reader: socket.socket, leave: Callable[[str], None] | None) -> None:
             first, since = received, now
         elif now - since > _SAME_REQUEST_S and not received == first == signal.SIGUSR1:
             name = signal.Signals(received).name
-            print(f"{name} after {signal.Signals(first).name}: ending at once", file=sys.stderr, flush=True)
+            logger.info(f"{name} after {signal.Signals(first).name}: ending at once")
             with suppress(Exception):  # whatever happens, it must end
                 if leave is not None:
                     leave(f"ended at once by {name} after {signal.Signals(first).name}")

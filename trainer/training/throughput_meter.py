@@ -11,19 +11,20 @@ from functools import cache
 from time import perf_counter
 
 import torch
-from torch import Tensor
 
+from data_pipelines.common.messages import logger
 from trainer.config import Precision
-from trainer.engines.base import Engine, Update
+from trainer.engine import Engine
 from trainer.models.flops import training_flops
 from trainer.training.gpu_energy import EnergyCounter
 from trainer.training.gpu_peaks import peak_flops
 from trainer.training.job import Job
+from trainer.training.step_report import StepReport
 
 _RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
 
 
-class Meter:
+class ThroughputMeter:
     """Counts what happens between two rows of metrics; throughput and energy leave out what is `paused`."""
 
     def __init__(self, job: Job, engine: Engine) -> None:
@@ -59,13 +60,13 @@ class Meter:
         """One step done."""
         self._images += self._images_per_step
 
-    def scalars(self, lr: float, loss: Tensor, update: Update) -> dict[str, float]:
+    def scalars(self, report: StepReport) -> dict[str, float]:
         """One row of metrics, and begin the next. Reading the tensors waits for the device. Collective."""
         values = {
-            "train/loss": loss.item(),
-            "train/lr": lr,
-            "train/grad_norm": update.grad_norm.item(),
-            "train/clipped_share": update.clipped_share.item(),
+            "train/loss": report.loss.item(),
+            "train/lr": report.lr,
+            "train/grad_norm": report.update.grad_norm.item(),
+            "train/clipped_share": report.update.clipped_share.item(),
         }
         elapsed_s = perf_counter() - self._started - self._paused_s
         values["train/images_per_s"] = self._images / elapsed_s
@@ -110,5 +111,5 @@ def _known_peak(gpu: str, precision: Precision, tf32: bool, speaks: bool) -> flo
     """Says, once, where it is not known."""
     peak = peak_flops(gpu, precision, tf32)
     if peak is None and speaks:
-        print(f"the peak of {gpu} in {precision} is not known, so there is no train/mfu", file=sys.stderr, flush=True)
+        logger.info(f"the peak of {gpu} in {precision} is not known, so there is no train/mfu")
     return peak

@@ -1,20 +1,20 @@
-"""The account of images that could not be shown: `unseen.csv` says each time that happened, and `quarantine.csv` each
+"""The log of images that could not be read: `unseen.csv` says each time that happened, and `quarantine.csv` each
 image whose own bytes are at fault, once. Too much of it stops all ranks alike."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from data_pipelines.common.advice import flag, has_flag, quoted
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.messages import logger, rank_0_logger
 from data_pipelines.loading.unreadable import BLANK, UnreadableSample, sample_key, sample_place
 from data_pipelines.shards.index import Index
-from trainer.engines.base import Engine
-from trainer.run_folder.csv_log import Rows
+from trainer.engine import Engine
+from trainer.run_files import QUARANTINE, UNJUDGED, UNSEEN
+from trainer.run_folder import Rows
 from trainer.training.job import Job
 
-UNSEEN, QUARANTINE, UNJUDGED = "unseen.csv", "quarantine.csv", "unjudged.csv"
 _SHOWN = 3
 
 
@@ -33,8 +33,8 @@ def describe(index: Index, one: UnreadableSample) -> dict[str, Any]:
     }
 
 
-class Account:
-    """Of the training images of a run. Collective."""
+class UnreadableImageLog:
+    """Logs the unreadable training images of a run. Collective."""
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
         self._job, self._engine, enabled = job, engine, engine.rank == 0
@@ -48,7 +48,7 @@ class Account:
         self._named: set[str] = set()
 
     def take(self, step: int, mine: Sequence[UnreadableSample]) -> None:
-        """Enter what the ranks could not show at a step. Raises RunError, on every rank, for a shard where that stops
+        """Log what the ranks could not read at a step. Raises RunError, on every rank, for a shard where that stops
         the run, for too many bad images, and where nothing could be shown in the place of one."""
         by_rank = self._engine.gather([describe(self._job.train, one) for one in mine])
         every = sorted((one for of_rank in by_rank for one in of_rank), key=lambda one: one["position"])
@@ -70,9 +70,8 @@ class Account:
             if shard and shard not in self._named
         ]
         self._named |= {one["shard"] for one in every}
-        if self._engine.rank == 0:
-            for line in lines:
-                print(f"warning: {line}; other images are shown instead, see {UNSEEN}", file=sys.stderr, flush=True)
+        for line in lines:
+            rank_0_logger.warning(f"{line}; other images are shown instead, see {UNSEEN}")
 
     def _judge(self, step: int, every: list[dict[str, Any]]) -> None:
         data = self._job.config.data
@@ -97,7 +96,7 @@ class Account:
 
 def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[UnreadableSample]) -> None:
     """List the images of an evaluation that could not be read, and so are left out of its metrics. Collective; raises
-    RunError as `Account.take` does."""
+    RunError as `UnreadableImageLog.take` does."""
     by_rank = engine.gather([describe(index, one) for one in mine])
     every = [one for of_rank in by_rank for one in of_rank]
     of_shards = [one for one in every if one["shard"]]
@@ -108,11 +107,9 @@ def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unreada
             lambda path: path.write_text("".join(["place,key,reason\n", *lines]), encoding="utf-8"),
         )
         named = "; ".join(f"{one['place']}: {one['reason']}" for one in every[:_SHOWN])
-        print(
-            f"warning: {len(every)} of {len(index)} images cannot be read and are left out of the metrics, see "
-            f"{UNJUDGED}: {named}",
-            file=sys.stderr,
-            flush=True,
+        logger.warning(
+            f"{len(every)} of {len(index)} images cannot be read and are left out of the metrics, see "
+            f"{UNJUDGED}: {named}"
         )
     if of_shards and job.config.data.on_bad_shard == "stop":
         raise RunError(

@@ -15,8 +15,8 @@ import torch
 from benchmarks.lib.processes import resident_mb
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
+from trainer.kernels.agc import clip_adaptively
 from trainer.models.bit import build_model
-from trainer.optim.agc import clip_adaptively
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.optim.sharded_sgd_agc import ShardedSGDAGC
 from trainer.run_folder.metric_logger import Tracker

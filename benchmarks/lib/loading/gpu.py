@@ -1,6 +1,5 @@
 """Loading on a GPU: how fast DALI's mixed decoder is by its share of hardware decoding, and whether training waits."""
 
-import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any
 
 from benchmarks.lib.loading.timed_pass import SIZE, Setting
 from benchmarks.lib.processes import run_module
+from trainer.run_folder.metric_logger import read_metrics
 
 HW_DECODER_LOADS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.9, 1.0)
 _WARM_UP_BATCHES, _BATCHES = 10, 50
@@ -78,8 +78,7 @@ def train(setting: Setting, model: str, steps: int, log_every: int, *options: st
     )
     if finished.returncode:
         return {"not_measured": finished.stderr.strip().splitlines()[-1]}
-    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    measured = [row for row in rows if "train/data_wait_share" in row][1:]
+    measured = [row for row in read_metrics(run_dir) if "train/data_wait_share" in row][1:]
     return {
         "model": model,
         "rows": len(measured),

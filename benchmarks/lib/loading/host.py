@@ -14,10 +14,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from data_pipelines.shards.tar import read_manifest, write_manifest
 
 from benchmarks.lib.loading.timed_pass import SIZE
 from benchmarks.lib.processes import child_environment, resident_mb
+from data_pipelines.common.manifest import read_manifest, write_manifest
 from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.shards.index import Index

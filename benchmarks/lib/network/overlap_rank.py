@@ -74,7 +74,7 @@ def _turns(
 
     def step() -> None:
         with engine.accumulate(last=True):
-            engine.backward(loss())
+            engine.backward(loss(), 1)
         engine.step()
 
     def alone() -> None:
@@ -86,8 +86,12 @@ def _turns(
 
     with model_in_ddp.no_sync(), engine.accumulate(last=True):
         found = loss()
+
+        def backward() -> None:
+            engine.backward(found, 1)
+
         started = time.perf_counter()
-        layers = measured_layers(lambda: engine.backward(found), list(model.named_parameters()), "cpu")
+        layers = measured_layers(backward, list(model.named_parameters()), "cpu")
         backward_s = time.perf_counter() - started
     engine.step()
     # The hooks see when a gradient is there: what came before the first one is its.

@@ -11,7 +11,7 @@ from benchmarks.lib.network.layers import job_of, scaled_to
 from benchmarks.lib.network.model import Algorithm, Job, Machine, Sync
 from benchmarks.lib.network.profile import Profile, Workload
 from data_pipelines.common.errors import InputError
-from data_pipelines.shards.index import nearest
+from data_pipelines.common.message_parts import nearest
 
 _DDP_BUCKET_MB = 25
 _HOROVOD_BUCKET_MB = 64  # what the paper's Horovod fused at most

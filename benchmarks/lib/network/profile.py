@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.lib.network.model import Machine
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.messages import nearest
+from data_pipelines.common.message_parts import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.lib.network.layers import measured_layers
 from trainer.config import RuntimeConfig
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.ddp import DDPEngine
 
 _BUCKETS = 8

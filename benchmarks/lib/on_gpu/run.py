@@ -19,7 +19,7 @@ import tyro
 from benchmarks.lib.on_gpu.parts import PARTS, Part
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json, write_atomically, write_json
-from data_pipelines.shards.index import nearest
+from data_pipelines.common.message_parts import nearest
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS, TABLES, LOG = "results.json", "results.md", "log.txt"

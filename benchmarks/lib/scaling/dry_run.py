@@ -71,8 +71,8 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
     from data_pipelines.loading.sampler import evaluation_order
     from trainer.engines.fake import FakeEngine
     from trainer.recipes import embedded
+    from trainer.training.fit import train_and_predict
     from trainer.training.job import make_job
-    from trainer.training.run import train_and_predict
 
     before_mb = resident_mb().get("peak_mb", 0.0)
     started = time.perf_counter()

@@ -9,19 +9,20 @@ from statistics import median
 from typing import Any, Literal, cast
 
 import torch
-from data_pipelines.shards.tar import MANIFEST
 
 from benchmarks.lib.loading.images import generated_photo, lay_out
 from benchmarks.lib.processes import resident_mb
 from benchmarks.lib.scaling.windowed_engine import WindowedEngine, WindowsDone
+from data_pipelines.common.manifest import MANIFEST
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.run_folder.metric_logger import read_metrics
-from trainer.training.fit import wait_for_all
-from trainer.training.job import Job
-from trainer.training.run import Outcome, Start, carry_out, train_and_predict
+from trainer.training.fit import train_and_predict
+from trainer.training.job import Job, RunOutput
+from trainer.training.run import Start
+from trainer.training.run import run as run_training
 
 POINT, SYNTHETIC = "point", "synthetic"
 _SYNTHETIC_IMAGES = 64
@@ -84,12 +85,12 @@ def _generated(folder: Path, engine: Engine) -> Path:
     return prepared
 
 
-def measure(job: Job, engine: Engine, point: Point) -> Outcome:
+def measure(job: Job, engine: Engine, point: Point) -> RunOutput:
     """Train for all windows, and say what was seen. After an interruption it begins anew, for windows of one piece."""
     if engine.rank == 0:
         for path in checkpoint.numbered(job.run_dir):
             path.unlink()
-    wait_for_all(engine)
+    engine.barrier()
     silent = point.windows if engine.world_size > 1 and point.engine == "ddp" else 0
     windowed = WindowedEngine(engine, point.window_steps, point.windows, silent)
     started = time.monotonic()
@@ -111,7 +112,7 @@ def measure(job: Job, engine: Engine, point: Point) -> Outcome:
         "peak_memory_bytes": max(peaks),
         "joules_per_image": sum(joules) / images if min(joules) >= 0 else None,
     }
-    return Outcome(seconds, {}, {POINT: seen, "arguments": json.loads(json.dumps(vars(point), default=str))})
+    return RunOutput(seconds, {}, {POINT: seen, "arguments": json.loads(json.dumps(vars(point), default=str))})
 
 
 def _peak_bytes(engine: Engine) -> float:
@@ -133,8 +134,8 @@ def run(point: Point) -> None:
     if point.data == SYNTHETIC:
         config = replace(config, data=replace(config.data, sets=(str(_generated(point.run_dir, engine)),)))
 
-    def work(job: Job, engine: Engine) -> Outcome:
+    def work(job: Job, engine: Engine) -> RunOutput:
         return measure(job, engine, point)
 
-    carry_out(config, Start(run_dir=point.run_dir), engine, {"kind": "scaling"}, work)
+    run_training(config, Start(run_dir=point.run_dir), engine, {"kind": "scaling"}, work)
     engine.close()

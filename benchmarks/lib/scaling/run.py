@@ -15,7 +15,7 @@ from benchmarks.lib.scaling.point import POINT, Point
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, write_json
-from trainer.training.run import RESULT
+from trainer.run_files import RESULT, STATUS
 
 POINTS, PLAN = "points", "plan.json"
 ROOT = Path(__file__).resolve().parents[3]
@@ -154,7 +154,7 @@ def read_point(folder: Path) -> Measured | None:
         return None
     result: dict[str, Any] | None = read_json(folder / RESULT)
     if not isinstance(result, dict) or POINT not in result:
-        status = read_json(folder / "status.json") or {}
+        status = read_json(folder / STATUS) or {}
         return Measured(
             engine, int(ranks), failed=status.get("reason") or f"no {RESULT}: {status.get('state', 'not run')}"
         )

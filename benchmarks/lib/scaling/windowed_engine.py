@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.engines.base import Engine, Update
+from trainer.engine import Engine, Update
 from trainer.training.gpu_energy import EnergyCounter
 
 
@@ -34,9 +34,9 @@ class WindowedEngine:
         """The engine's, but for silent windows."""
         return self._engine.accumulate(last and self._steps < self._silent_from)
 
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         """The engine's; counts."""
-        update = self._engine.step(ruined)
+        update = self._engine.step(is_nonfinite)
         self._steps += 1
         if self._steps == self._warm:
             self._energy.start()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data_pipelines.loading.batch import Batch
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.ddp import DDPEngine
 from trainer.engines.replica import channels_last
 from trainer.models import bit

@@ -19,7 +19,7 @@ from benchmarks.lib.results import header, write_result
 from benchmarks.lib.throughput.models import Turn, images_and_labels, our_loop
 from data_pipelines.common.errors import InputError, RunError
 from trainer.config import Precision
-from trainer.engines.base import Engine
+from trainer.engine import Engine
 from trainer.engines.device import cpu_threads
 from trainer.models.bit import MODELS
 

@@ -10,7 +10,8 @@ from benchmarks.lib.loading.images import generated_photo
 from benchmarks.lib.loading.large_photos import LoadingLarge, measure, rule, table
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 
 
 def test_end_to_end(tmp_path: Path) -> None:

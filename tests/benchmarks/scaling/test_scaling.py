@@ -255,7 +255,7 @@ def test_no_exchange_in_the_last_windows_and_then_the_run_ends() -> None:
         def accumulate(self, last: bool) -> None:
             asked.append(last)
 
-        def step(self, ruined: Any) -> str:
+        def step(self, is_nonfinite: Any) -> str:
             return "update"
 
         def set_lr(self, lr: float) -> None:
@@ -288,6 +288,9 @@ class Alone:
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor
+
+    def barrier(self) -> None:
+        pass
 
 
 def test_a_point_is_measured_in_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from benchmarks.lib.throughput.models import (
 from benchmarks.lib.throughput.optimizer import OptimizerBenchmark
 from data_pipelines.common.errors import InputError, RunError
 from trainer.models.bit import PreActBottleneck
-from trainer.training.memory_report import kept_per_image
+from trainer.training.memory import kept_per_image
 
 CPU = torch.device("cpu")
 

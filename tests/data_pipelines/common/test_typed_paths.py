@@ -13,8 +13,10 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.typed_paths import typed_path
 from data_pipelines.datasets.catalog import data_root, find
 from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE, salt_path
-from data_pipelines.prepare import Output, main, prepare
+from data_pipelines.prepare import main
 
 Parse = Callable[..., "Settings"]
 

@@ -14,7 +14,8 @@ from data_pipelines.common.hashes import sha256_of
 from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import EMBEDDED
-from data_pipelines.datasets.embedded import FASHION_CLASSES, digits, encode_png, fashion_mnist
+from data_pipelines.datasets.embedded import FASHION_CLASSES, digits, fashion_mnist
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.shards.index import Index
 
 

@@ -24,11 +24,12 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets import readers
 from data_pipelines.datasets.readers import DATASETS, USER_READERS
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.training.run import Start, run
 
 WNIDS = ("n01440764", "n01443537")

@@ -18,7 +18,8 @@ from data_pipelines.common.patients import group_of
 from data_pipelines.common.raw_set import RawSet, key_of
 from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.user_images import csv_table, image_folder
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 
 

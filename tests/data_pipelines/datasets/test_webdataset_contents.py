@@ -12,7 +12,8 @@ from PIL import Image
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.webdataset import webdataset
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 
 WriteTar = Callable[..., Path]
 

@@ -15,12 +15,13 @@ from PIL import Image
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST
-from data_pipelines.common.messages import counted
+from data_pipelines.common.message_parts import counted
 from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.image_files import folder_scan as scanning
 from data_pipelines.image_files.folder_scan import is_hidden, scan, suffix_of
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 
 NO_SUFFIX = "files without a suffix that are no pictures"
 

@@ -17,7 +17,9 @@ from data_pipelines.common.manifest import read_manifest
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.image_files.shrink import JPEG_QUALITY, gain, shrink, shrunk_size, size_note
-from data_pipelines.prepare import Output, main, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
+from data_pipelines.prepare import main
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
 

@@ -23,7 +23,8 @@ from data_pipelines.loading.sampler import SampleIds
 from data_pipelines.loading.scaled_decode import SCALES, decode_scale, scaled_box, scaled_size, scaled_window
 from data_pipelines.loading.unreadable import blank
 from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.in_memory import in_memory_index
 from data_pipelines.shards.index import Index
 

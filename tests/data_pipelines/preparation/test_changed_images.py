@@ -24,7 +24,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation import part_writer as part_module
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 
 Encode = Callable[[int], bytes]
 

@@ -17,7 +17,8 @@ from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation.duplicates import without_duplicates
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 
 MakeSet = Callable[..., RawSet]

@@ -15,7 +15,8 @@ from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.preparation.join_parts import left_out_note, set_summary
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 
 

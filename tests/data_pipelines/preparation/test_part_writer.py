@@ -20,7 +20,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 
 MakeSet = Callable[..., RawSet]

@@ -23,7 +23,8 @@ from data_pipelines.common.xray_storage import AS_DECLARED, Depth
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation import bit_depth_of_set, plan
 from data_pipelines.preparation.bit_depth_of_set import find_bits
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
 

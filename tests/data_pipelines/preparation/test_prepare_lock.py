@@ -14,9 +14,10 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation.join_parts import join_parts
+from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.part_writer import _PartWriter
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.preparation.set_folder import held
-from data_pipelines.prepare import Output, prepare
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,11 @@ import pytest
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest
 from data_pipelines.datasets.user_images import csv_table
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE, salt, salt_path
-from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
-from trainer.training.results import columns_of
+from trainer.evaluation.predictions import columns_of
 
 NAMES = ("MILLER", "GARCIA", "OKAFOR", "TANAKA", "NOWAK", "SILVA", "KOWALSKI", "HANSEN")
 

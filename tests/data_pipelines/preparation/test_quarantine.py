@@ -14,8 +14,9 @@ import pytest
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member, RawImage, RawSet
 from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.preparation.quarantine import bad_row, image_place, most_bad
-from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import Index
 
 

@@ -12,7 +12,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.image_files.png import encode_png
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
 

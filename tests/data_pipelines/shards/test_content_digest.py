@@ -14,7 +14,8 @@ from data_pipelines.common.manifest import MANIFEST, content_digest, read_manife
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.image_files.png import encode_png
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.concat import told_apart
 from data_pipelines.shards.node_cache import stage
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST
-from data_pipelines.common.messages import some_of
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Balance, Index
 from data_pipelines.shards.shard_reader import ShardReader

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from itertools import count
 from typing import Any, cast
 
 NOTE_BYTES = 128
@@ -153,24 +154,18 @@ class _Patched(MetaPathFinder):
     def _note_batches(self, module: Any) -> None:
         rank, training_batches = self._rank, module.Job.training_batches
 
-        def noted(job: Any, engine: Any, first_step: int) -> tuple[Iterator[Any], int]:
-            batches, per_step = training_batches(job, engine, first_step)
-
-            def batches_of_steps() -> Iterator[Any]:
-                number = 0
-                while True:
-                    rank.step = first_step + number // per_step
-                    rank.say("loading")
-                    rank.look_for_death()
-                    if number % per_step == 0:
-                        time.sleep(rank.step_s)
-                    batch = next(batches)
-                    rank.took(rank.step, first_step, engine.world_size, batch.samples.tolist())
-                    rank.say("learning")
-                    yield batch
-                    number += 1
-
-            return batches_of_steps(), per_step
+        def noted(job: Any, engine: Any, first_step: int) -> Iterator[list[Any]]:
+            steps = training_batches(job, engine, first_step)
+            for step in count(first_step):
+                rank.step = step
+                rank.say("loading")
+                rank.look_for_death()
+                time.sleep(rank.step_s)
+                micro_batches = next(steps)
+                samples = [sample for batch in micro_batches for sample in batch.samples.tolist()]
+                rank.took(rank.step, first_step, engine.world_size, samples)
+                rank.say("learning")
+                yield micro_batches
 
         module.Job.training_batches = noted
 

@@ -30,7 +30,7 @@ READS = {
     torch.ops.aten.masked_select.default,
 }
 # What the watch reads was copied in the step before, behind an event.
-READ_LATE = ("watch.py", "settle")
+READ_LATE = ("step_report.py", "read")
 
 
 class Reads(TorchDispatchMode):
@@ -107,7 +107,7 @@ def products_of(engine: Any) -> set[torch.dtype]:
     prepared(engine, 3, 3)
     with Products() as products, engine.accumulate(last=True):
         logits = engine.model(torch.zeros(4, 3, 32, 32, dtype=torch.uint8))
-        engine.backward(logits.square().mean())
+        engine.backward(logits.square().mean(), 1)
     engine.step()
     return products.of
 
@@ -147,7 +147,7 @@ def scaled(engine: Any, steps: list[str]) -> list[dict[str, Any]]:
         with engine.accumulate(last=True):
             logits = engine.model(images + engine.rank)
             overflows = what == "overflow" and engine.rank == engine.world_size - 1
-            engine.backward(logits.square().mean() * (3e38 if overflows else 1.0))
+            engine.backward(logits.square().mean() * (3e38 if overflows else 1.0), engine.world_size)
         with Reads() as reads:
             update = engine.step()
         state = engine.state_dict()

@@ -187,8 +187,8 @@ def recorded(engine: Any) -> list[Any]:
     updates = []
     step = type(engine).step
 
-    def recording(ruined: Any = None) -> Any:
-        updates.append(step(engine, ruined))
+    def recording(is_nonfinite: Any = None) -> Any:
+        updates.append(step(engine, is_nonfinite))
         return updates[-1]
 
     engine.step = recording
@@ -210,7 +210,7 @@ def measure_and_exchange(
     seen.momentum_bytes = sum(entry["momentum_buffer"].nbytes for entry in buffers if "momentum_buffer" in entry)
     seen.parameter_bytes = sum(p.nbytes for p in model.parameters())
     with engine.accumulate(last=False):
-        engine.backward(engine.model(example).sum())
+        engine.backward(engine.model(example).sum(), 1)
     seen.held_bytes = held_bytes(engine, model) if name.startswith("deepspeed") else 0
     for source in [*readable, path]:
         expected = checkpoint.load(source).state

@@ -59,7 +59,7 @@ def orders(names: list[str]) -> dict[str, dict[str, float]]:
         model = small_model()
         engine.prepare(model, SGDAGC(param_groups(model, 10, 0.01), lr=0.0), IMAGES)
         with engine.accumulate(last=False):
-            engine.backward(engine.model(IMAGES).sum())
+            engine.backward(engine.model(IMAGES).sum(), 1)
         with engine.accumulate(last=True):
             seen[name] = gradient_order(model, engine.model(IMAGES).sum(), engine.backward)
         engine.step()

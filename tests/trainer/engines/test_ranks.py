@@ -4,7 +4,7 @@ import pytest
 
 from data_pipelines.common.errors import InputError
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
-from trainer.engines.ranks import Place, find_place, first_host, tasks_of_nodes
+from trainer.engines.ranks import RankInfo, find_rank_info, first_host, tasks_of_nodes
 
 SRUN = {
     "SLURM_JOB_ID": "1234",
@@ -24,28 +24,28 @@ HOROVODRUN = {"HOROVOD_RANK": "3", "HOROVOD_SIZE": "8", "HOROVOD_LOCAL_RANK": "1
 @pytest.mark.parametrize(
     ("environ", "place"),
     [
-        ({}, Place(0, 1, 0, 1, "none")),
-        ({"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": ""}, Place(0, 1, 0, 1, "none")),
-        (TORCHRUN, Place(3, 8, 1, 2, "torchrun")),
-        (HOROVODRUN, Place(3, 8, 1, 2, "horovodrun")),
-        (SRUN, Place(5, 6, 1, 2, "srun")),
-        (SRUN | TORCHRUN, Place(3, 8, 1, 2, "torchrun")),  # torchrun inside an srun step
+        ({}, RankInfo(0, 1, 0, 1, "none")),
+        ({"RANK": "", "WORLD_SIZE": "", "LOCAL_RANK": ""}, RankInfo(0, 1, 0, 1, "none")),
+        (TORCHRUN, RankInfo(3, 8, 1, 2, "torchrun")),
+        (HOROVODRUN, RankInfo(3, 8, 1, 2, "horovodrun")),
+        (SRUN, RankInfo(5, 6, 1, 2, "srun")),
+        (SRUN | TORCHRUN, RankInfo(3, 8, 1, 2, "torchrun")),  # torchrun inside an srun step
     ],
 )
-def test_place(environ: dict[str, str], place: Place) -> None:
+def test_place(environ: dict[str, str], place: RankInfo) -> None:
     environ = dict(environ)
-    assert find_place(environ) == place
+    assert find_rank_info(environ) == place
     if place.launcher != "none":
         assert (environ["RANK"], environ["WORLD_SIZE"]) == (str(place.rank), str(place.world_size))
-    assert find_place(environ)[:4] == place[:4]  # a second engine of the process finds the same
+    assert find_rank_info(environ)[:4] == place[:4]  # a second engine of the process finds the same
 
 
 def test_srun_meets_at_its_first_host() -> None:
     environ = dict(SRUN)
-    find_place(environ)
+    find_rank_info(environ)
     assert (environ["MASTER_ADDR"], environ["MASTER_PORT"]) == ("jwb0007", "21236")
     environ = SRUN | {"MASTER_ADDR": "jwb0007i", "MASTER_PORT": "29500"}
-    find_place(environ)
+    find_rank_info(environ)
     assert (environ["MASTER_ADDR"], environ["MASTER_PORT"]) == ("jwb0007i", "29500")
 
 
@@ -71,23 +71,23 @@ def test_tasks_of_nodes() -> None:
 def test_a_world_of_one_among_many_tasks_is_refused() -> None:
     batch_script = {"SLURM_NTASKS": "256", "SLURM_PROCID": "0"}
     with pytest.raises(InputError, match="SLURM started 256 tasks, but this job has 1 rank"):
-        find_place(dict(batch_script))
+        find_rank_info(dict(batch_script))
     alone_on_each_node = SRUN | {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "4"}
     with pytest.raises(InputError, match="SLURM started 6 tasks, but this job has 4 rank"):
-        find_place(alone_on_each_node)
+        find_rank_info(alone_on_each_node)
 
 
 def test_a_shell_of_salloc_and_a_job_that_lost_a_node_are_only_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
-    assert find_place({"SLURM_NTASKS": "256"}).world_size == 1
+    assert find_rank_info({"SLURM_NTASKS": "256"}).world_size == 1
     assert "warning: SLURM started 256 tasks" in capsys.readouterr().err
     smaller = SRUN | {"RANK": "0", "WORLD_SIZE": "4", "TORCHELASTIC_RESTART_COUNT": "1"}
-    assert find_place(smaller).world_size == 4
+    assert find_rank_info(smaller).world_size == 4
     assert "warning" in capsys.readouterr().err
 
 
 def test_an_environment_that_is_no_number_is_refused() -> None:
     with pytest.raises(InputError, match="WORLD_SIZE='four'"):
-        find_place({"RANK": "0", "WORLD_SIZE": "four"})
+        find_rank_info({"RANK": "0", "WORLD_SIZE": "four"})
 
 
 HOSTS = [{"host": f"h{i // 2}", "torch": "2.15", "gpu": f"GPU-{i}", "clock_s": 1000.0 + i} for i in range(6)]

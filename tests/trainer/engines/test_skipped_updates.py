@@ -45,7 +45,7 @@ def states(engine: Any, faults: list[str]) -> list[dict[str, np.ndarray]]:
                 loss = loss * math.nan
             if fault == "gradient" and mine:  # which overflows though the loss does not
                 loss = loss + (model.head.weight * 0.0).sum() * 1e38 + _Overflow.apply(model.head.bias.sum())
-            engine.backward(loss)
+            engine.backward(loss, engine.world_size)
         report = torch.zeros(engine.world_size)
         report[engine.rank] = loss.detach()
         update = engine.step(~engine.sum(report).isfinite().all())

@@ -14,7 +14,8 @@ from tiny_weights import save_run, tensors_of
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.image_files.png import encode_png
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
 from trainer.evaluation.predictor import Predictor
@@ -78,7 +79,7 @@ def test_a_run_knows_the_depth_of_its_set(tmp_path: Path) -> None:
     raw = image_folder(tmp_path / "films", 0, 0, split_by="image", xray_size=SIDE)
     prepare(raw, Output(tmp_path / "set"))
     run = train_tiny(tmp_path / "set", tmp_path / "run")
-    about = checkpoint.describe(checkpoint.chosen(run))
+    about = checkpoint.describe(checkpoint.best_or_latest(run))
     assert (about["bits"], about["bits_given"]) == (12, False)
 
 

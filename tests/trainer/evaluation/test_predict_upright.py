@@ -61,4 +61,4 @@ def test_a_run_knows_whether_its_set_was_turned(tmp_path: Path) -> None:
     folder = tiny_set(tmp_path / "set", [i % 2 for i in range(8)], ["a", "b"], splits=("train", "test"), side=SIDE)
     write_manifest(folder, read_manifest(folder) | {"upright": True})
     run = train_tiny(folder, tmp_path / "run")
-    assert checkpoint.describe(checkpoint.chosen(run))["upright"] is True
+    assert checkpoint.describe(checkpoint.best_or_latest(run))["upright"] is True

@@ -21,7 +21,7 @@ from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks
 from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
-from trainer.training.run import RESULT
+from trainer.run_files import RESULT
 
 LABELS, CLASSES = [0, 1, 0, 1], ("cat", "dog")
 EXTERNAL = "another set that is called films"
@@ -62,7 +62,7 @@ def numbers_of(work: Path, data: str | None = None, **options: Any) -> tuple[Pat
 
 def as_of_an_earlier_version(run: Path) -> None:
     """Forget what the sets held."""
-    path = checkpoint.chosen(run)
+    path = checkpoint.best_or_latest(run)
     loaded = checkpoint.load(path)
     forgotten = ("set_digests", "weights")
     checkpoint.save(path, loaded.state, {name: said for name, said in loaded.about.items() if name not in forgotten})

@@ -18,8 +18,8 @@ from data_pipelines.common.manifest import read_manifest, write_manifest
 from data_pipelines.datasets.readers import DATASETS
 from trainer import pretrain, transfer
 from trainer.config import Config, Precision, RuntimeConfig, differences
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.finetuning.finetune import (
     SCRATCH,
     Options,
@@ -45,8 +45,8 @@ from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.pretrain import parse
 from trainer.recipes import RECIPES
 from trainer.sweep.plan import flags_of
-from trainer.training.fit import _hand_over_model
 from trainer.training.job import make_job
+from trainer.training.model import prepare_model
 
 EVERYWHERE = {
     "optim.nesterov": True,
@@ -441,7 +441,7 @@ def test_training_does_what_the_settings_say(by_authors: bool, tmp_path: Path) -
     job = make_job(match_authors(config) if by_authors else config, tmp_path / "run")
     prepared: list[Any] = []
     engine: Any = SimpleNamespace(rank=0, world_size=1, prepare=lambda *given: prepared.extend(given))
-    _hand_over_model(job, engine)
+    prepare_model(job, engine)
     model, optimizer, _ = prepared
     names = {parameter: name for name, parameter in model.named_parameters()}
     (free,) = (group for group in optimizer.param_groups if not group["agc_clipping"])

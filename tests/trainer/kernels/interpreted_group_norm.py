@@ -22,7 +22,8 @@ from trainer.kernels.group_norm_parts import groups_of
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu, layout_copies
 from trainer.kernels.group_norm_split import of_turn
 from trainer.kernels.tiling import channel_block, power_of_2, split
-from trainer.models.bit import StdConv2d, build_model
+from trainer.models.bit import build_model
+from trainer.models.filters import StdConv2d
 
 EPS = 1e-5
 TILE_BOTH = (2, 64, 7, 7, 32)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainer.kernels import sgd_agc_triton, standardise_triton
-from trainer.optim.agc import Rates, clip_adaptively
+from trainer.kernels.agc import Rates, clip_adaptively
 
 SHAPES = [(6, 4, 3, 3), (3, 2050, 1, 1), (5, 7), (7,), (4, 3, 7, 7), (16,), (2, 1028)]
 

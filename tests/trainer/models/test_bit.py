@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from data_pipelines.common.errors import InputError
 from trainer.models import bit
-from trainer.models.bit import HeadInit, PreActBottleneck, StdConv2d, build_model
+from trainer.models.bit import HeadInit, PreActBottleneck, build_model
+from trainer.models.filters import StdConv2d
 
 TIMM_NAMES = {
     "r50x1": "resnetv2_50x1_bit",

@@ -16,8 +16,8 @@ from trainer.config import ModelConfig
 from trainer.export import Export, export
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.layouts import TIMM
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.models.weights import describe_weights, install, load_weights
+from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.training.job import normalised
 
 TENSORS = tensors_of()

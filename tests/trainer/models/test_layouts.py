@@ -9,7 +9,8 @@ from timm.layers import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 from tiny_weights import CLASSES, save_npz, tensors_of
 
-from trainer.models.bit import MODELS, STANDARDISATION_EPS, build_model
+from trainer.models.bit import MODELS, build_model
+from trainer.models.filters import STANDARDISATION_EPS
 from trainer.models.layouts import (
     BIT_NPZ,
     BIT_PYTORCH,

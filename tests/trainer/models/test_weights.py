@@ -17,8 +17,8 @@ from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.models.bit import MODELS, build_model
 from trainer.models.layouts import BIT_PYTORCH, TIMM
-from trainer.models.normalisation import IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from trainer.models.weights import Weights, describe_weights, identify, install, load_weights
+from trainer.normalisation import IMAGENET_MEAN, IMAGENET_STD, PerChannel
 
 TENSORS = tensors_of()
 

@@ -12,8 +12,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.kernels import sgd_agc as kernel
+from trainer.kernels.agc import clip_adaptively
 from trainer.kernels.native import library
-from trainer.optim.agc import clip_adaptively
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 
 SHAPES = [(6, 4, 3, 3), (5, 6), (7,)]

@@ -8,12 +8,11 @@ import pytest
 from made_events import BACKWARD, POOL, Event, copy, event, kernel, named, operation
 
 from trainer import kernels
+from trainer.kernels.ranges import HOROVOD, STANDARDISATION
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import (
     CATEGORIES,
     COMPUTING,
-    HOROVOD,
-    STANDARDISATION,
     category_of_kernel,
     category_of_operation,
 )

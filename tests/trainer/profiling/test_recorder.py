@@ -20,6 +20,7 @@ from trainer.profiling import recorder
 from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import COMPUTING
 from trainer.profiling.recorder import WARM_UP_STEPS
+from trainer.run_files import RESULT
 from trainer.run_folder.metric_logger import Tracker
 from trainer.training import run as experiment
 from trainer.training.run import Start, run
@@ -220,7 +221,7 @@ def test_a_folder_that_cannot_be_written_costs_no_run(
     said = capfd.readouterr().err
     assert f"warning: {tmp_path / 'profile'} cannot be written" in said
     assert "| convolutions |" in said  # the table is not lost
-    assert (tmp_path / experiment.RESULT).is_file()
+    assert (tmp_path / RESULT).is_file()
 
 
 @pytest.mark.parametrize("broken", ["break_down", "profile"])
@@ -245,7 +246,7 @@ def test_a_profiler_that_fails_costs_no_run(
     run_of(config_of(str(phantoms), 2), tmp_path)
     said = capfd.readouterr().err
     assert said.count("warning: --profile fails, and training goes on without it: CUPTI is in use\n") == 1
-    assert (tmp_path / experiment.RESULT).is_file()
+    assert (tmp_path / RESULT).is_file()
     assert not torch.autograd.profiler._is_profiler_enabled
 
 

@@ -13,7 +13,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
 from trainer.reporting.collect import collect, write_runs
 from trainer.reporting.rows import COLUMNS
-from trainer.training.run import RESULT
+from trainer.run_files import RESULT
 
 
 def test_a_row_holds_what_was_run(tmp_path: Path) -> None:

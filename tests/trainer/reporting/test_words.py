@@ -8,7 +8,8 @@ from hypothesis import given
 from nasty_names import NAMES, names
 
 from data_pipelines.common.printable import printable, visible
-from trainer.reporting.document import Items, Picture, Title, Words, as_markdown
+from trainer.reporting.document import Items, Title, Words, as_markdown
+from trainer.reporting.figures import Picture
 from trainer.reporting.words import Bold, Code, Link, html_text, html_words, joined, markdown_words, plain
 
 TEXT = (Bold("Mixed"), ": see ", Link("a [b]", "a.csv"), " and ", Code("x `y`"), ", not `y` or **b**.")

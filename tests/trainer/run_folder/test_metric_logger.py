@@ -12,7 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from data_pipelines.common.printable import printable
-from trainer.run_folder.metric_logger import METRICS, STATUS, Tracker, read_metrics, write_status
+from trainer.run_files import METRICS, STATUS
+from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.run_status import write_status
 
 
 @pytest.fixture(autouse=True)

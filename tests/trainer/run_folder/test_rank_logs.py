@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import torch
 
 from data_pipelines.common import cli
 from data_pipelines.common.errors import RunError
@@ -17,18 +17,23 @@ from trainer.run_folder import rank_logs
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], None]]:
-    """`logs.install`, undone in the end; for the test to call, as pytest changes the streams after fixtures."""
+    """`install_rank_log`, undone in the end; for the test to call, as pytest changes the streams after fixtures."""
     monkeypatch.setattr(rank_logs, "_log", None)
     was_enabled = faulthandler.is_enabled()
 
     def install() -> None:
         for module, name in ((sys, "stdout"), (sys, "stderr"), (sys, "excepthook"), (cli, "tell")):
             monkeypatch.setattr(module, name, getattr(module, name))
-        rank_logs.install()
+        rank_logs.install_rank_log()
 
     yield install
     if was_enabled:
         faulthandler.enable(sys.__stderr__)
+
+
+def alone(rank: int) -> Any:
+    """What is needed of an engine."""
+    return SimpleNamespace(rank=rank, gather=lambda value: [value])
 
 
 def log_of(run_dir: Path, rank: int) -> str:
@@ -41,10 +46,10 @@ def test_what_is_printed_is_kept_also_from_before_the_folder_is_known(
 ) -> None:
     install()
     print("a warning", file=sys.stderr)
-    rank_logs.follow(tmp_path / "one", 3)
+    rank_logs.open_rank_log(tmp_path / "one", alone(3))
     print("on standard output")
     sys.stderr.write("\r 50% of a progress bar")
-    rank_logs.follow(tmp_path / "two", 3)  # the next run of a sweep
+    rank_logs.open_rank_log(tmp_path / "two", alone(3))  # the next run of a sweep
     print("of the second run")
     assert log_of(tmp_path / "one", 3).splitlines()[1:] == ["a warning", "on standard output"]
     assert log_of(tmp_path / "two", 3).splitlines()[1:] == ["of the second run"]
@@ -55,7 +60,7 @@ def test_what_is_printed_is_kept_also_from_before_the_folder_is_known(
 
 def test_without_install_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_logs, "_log", None)
-    rank_logs.follow(tmp_path, 0)
+    rank_logs.open_rank_log(tmp_path, alone(0))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -64,7 +69,7 @@ def test_folder_that_cannot_be_written_is_a_warning(
 ) -> None:
     install()
     (tmp_path / "logs").write_text("a file")
-    rank_logs.follow(tmp_path, 0)
+    rank_logs.open_rank_log(tmp_path, alone(0))
     assert "there will be no log" in capsys.readouterr().err
 
 
@@ -120,12 +125,10 @@ def test_entry_point_tells_through_the_log(
     def main() -> None:
         raise RunError("the disk is full")
 
-    engine = SimpleNamespace(rank=0, sum=lambda tensor: tensor + torch.zeros_like(tensor))
     monkeypatch.setattr(rank_logs, "_WAIT_S", 0.1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    rank_logs.tell_together(engine)
-    rank_logs.follow(tmp_path, 0)
+    rank_logs.open_rank_log(tmp_path, alone(0))
     with pytest.raises(SystemExit, match="1"):
         main()
     assert capsys.readouterr().err == "[rank 0] error: the disk is full\n"

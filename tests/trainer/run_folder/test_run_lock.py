@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from data_pipelines.common.errors import InputError, RunError
+from trainer.run_files import ENVIRONMENT, LOCK
 from trainer.run_folder import lock_file, processes, run_lock
-from trainer.run_folder.lock_file import ENVIRONMENT, LOCK, Holder, chain_of, create, holder_of, job_name, this_start
+from trainer.run_folder.lock_file import Holder, chain_of, create, holder_of, job_name, this_start
 from trainer.run_folder.processes import Process
 from trainer.run_folder.run_lock import Verdict, _Attempt, in_use, locked, release, require_lock, taken_over
 

@@ -20,13 +20,15 @@ from trainer import checkpoint, status
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine
+from trainer.run_files import CHECKPOINTS, LOCK
 from trainer.run_folder import lock_file, new_folder, run_lock
-from trainer.run_folder.lock_file import LOCK, this_start
+from trainer.run_folder.lock_file import this_start
 from trainer.run_folder.metric_logger import Tracker
 from trainer.run_folder.processes import Process
 from trainer.run_folder.run_lock import Verdict, _Attempt
-from trainer.training.results import Outcome
-from trainer.training.run import Start, carry_out, run
+from trainer.run_folder.run_status import run_status
+from trainer.training.job import RunOutput
+from trainer.training.run import Start, run
 from trainer.training.signals import Stopped
 
 STEPS, PAUSED_AT = 8, 5
@@ -89,7 +91,7 @@ class Begun:
 
     def come_to_a_stand(self) -> None:
         """Wait until it has saved twice, and stands still."""
-        latest = self.run_dir / checkpoint.FOLDER / checkpoint.LATEST
+        latest = self.run_dir / CHECKPOINTS / checkpoint.LATEST
         wait_for((self.run_dir.parent / "stands").exists)
         wait_for(lambda: latest.exists() and latest.read_text() == "step_00000004.safetensors\n")
 
@@ -156,12 +158,12 @@ def without_work(data: str, run_dir: Path, work: Callable[[], None] = lambda: No
     config = configured(data)
     engine = ENGINES["ddp"](config.runtime, "fp32")
 
-    def done(*_: Any) -> Outcome:
+    def done(*_: Any) -> RunOutput:
         work()
-        return Outcome(0.0, {}, {})
+        return RunOutput(0.0, {}, {})
 
     try:
-        return carry_out(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
+        return run(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
     finally:
         engine.close()
 
@@ -177,14 +179,14 @@ def test_the_second_start_is_refused_and_the_first_goes_on(
     assert ended.value.code == 2
     assert f"error: {first.run_dir} is in use by process {first.number} on {os.uname().nodename} since 20" in said
     assert contents(first.run_dir) == before
-    (standing,) = [status.standing(first.run_dir, 900, time.time())]
-    assert f"process {first.number} on " in str(standing.holder)
-    assert f"\n    {standing.holder}\n" in status.table([standing])
+    found = run_status(first.run_dir, 900, time.time())
+    assert f"process {first.number} on " in str(found.holder)
+    assert f"\n    {found.holder}\n" in status.table([found])
     first.go_on()
     assert first.exit_code() == 0, first.log.read_text()
     assert equal(weights(first.run_dir), undisturbed)
     assert not (first.run_dir / LOCK).exists()
-    assert status.standing(first.run_dir, 900, time.time()).holder is None
+    assert run_status(first.run_dir, 900, time.time()).holder is None
 
 
 def test_after_kill_9_the_same_command_goes_on_at_once(

@@ -14,7 +14,8 @@ from data_pipelines.common.manifest import read_manifest, write_manifest
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.common.splits import SPLITS, hash_split
 from data_pipelines.image_files.png import encode_png
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from trainer import transfer
 from trainer.finetuning.paper_targets import PAPER_TARGETS
 

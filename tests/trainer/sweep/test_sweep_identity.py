@@ -16,8 +16,9 @@ from data_pipelines.common.manifest import content_digest, read_manifest
 from trainer import checkpoint
 from trainer.finetuning.finetune import Options, Transfer, open_target, set_digests_of, warnings_of
 from trainer.models.weights import describe_weights
+from trainer.run_files import CONFIG, RESULT
 from trainer.sweep.plan import Plan, make_plan
-from trainer.training.run import CONFIG, RESULT, settings_of
+from trainer.training.job import settings_of
 
 LABELS, CLASSES = [0, 0, 1, 1], ("few", "many")
 
@@ -66,7 +67,7 @@ def test_a_target_that_only_shares_a_name_is_not_left_out(tmp_path: Path) -> Non
     plan = planned(tmp_path, pretrained, sources=(knowing,), model=None)
     assert (plan.runs, len(plan.left_out)) == ([], 1)
     of_earlier_version = source(tmp_path / "old")
-    checkpoint.add(checkpoint.chosen(tmp_path / "old"), sets=["images"])
+    checkpoint.add(checkpoint.best_or_latest(tmp_path / "old"), sets=["images"])
     assert len(planned(tmp_path, wanted, sources=(of_earlier_version,), model=None).left_out) == 1
 
 

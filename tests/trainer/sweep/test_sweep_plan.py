@@ -23,7 +23,7 @@ from trainer.sweep.command import Sweep
 from trainer.sweep.cost import describe, hours_of
 from trainer.sweep.drive import Device
 from trainer.sweep.plan import Plan, PlannedRun, flags_of, make_plan, write_plan
-from trainer.training.run import settings_of
+from trainer.training.job import settings_of
 
 CLASSES = ("few", "many")
 LABELS = [0] * 2 + [1] * 4

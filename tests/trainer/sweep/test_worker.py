@@ -13,7 +13,8 @@ import pytest
 
 from data_pipelines.common.errors import InputError
 from trainer.finetuning.finetune import Transfer
-from trainer.run_folder.lock_file import LOCK, create, this_start
+from trainer.run_files import LOCK
+from trainer.run_folder.lock_file import create, this_start
 from trainer.sweep import worker as sweep_worker
 
 

@@ -17,7 +17,8 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.pretrain import parse
-from trainer.training.run import RESULT, Start, run
+from trainer.run_files import RESULT
+from trainer.training.run import Start, run
 
 ALL = ("train", "val", "test")
 
@@ -174,7 +175,7 @@ def test_joined_sets_are_noted_by_name(tmp_path: Path) -> None:
     one = prepare_again(tmp_path / "a" / "films", [0, 1], ("cat", "dog"), name="films")
     two = prepare_again(tmp_path / "b" / "films", [0, 1], ("cat", "dog"), name="films", pictures=[5, 6])
     result = train(one, tmp_path / "run", more=(two,))
-    about = checkpoint.describe(checkpoint.chosen(tmp_path / "run"))
+    about = checkpoint.describe(checkpoint.best_or_latest(tmp_path / "run"))
     assert list(result["set_digests"]) == about["sets"] == ["films", "films (2)"]
     assert about["set_digests"] == result["set_digests"]
     assert len(set(result["set_digests"].values())) == 2

@@ -15,14 +15,16 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.splits import Split
 from data_pipelines.loading.sampler import evaluation_order
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
+from trainer.evaluation.results import recompute
 from trainer.models.bit import build_model
+from trainer.run_files import PREDICTIONS
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import make_job
-from trainer.training.results import PREDICTIONS, recompute
-from trainer.training.run import Start, summary
+from trainer.training.run import Start
 from trainer.training.run import run as train
+from trainer.training.start import summary
 
 CLASSES = ("cat", "dog", "eel")
 ALL: tuple[Split, ...] = ("train", "val", "test")

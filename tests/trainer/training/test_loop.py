@@ -11,14 +11,14 @@ from run_ranks import run_ranks
 from torch import nn
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.engines.ddp import DDPEngine
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_folder.metric_logger import Tracker, read_metrics
 from trainer.training.job import Job, make_job
-from trainer.training.loop import due, predict, train
+from trainer.training.loop import predict, train
 
 
 def job_of(data: str, run_dir: Path, **runtime: object) -> Job:
@@ -72,8 +72,11 @@ def test_evaluation_counts_every_sample_once(phantoms: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("done", "every", "expected"), [(1, 5, False), (5, 5, True), (12, 5, True), (11, None, False), (12, None, True)]
 )
-def test_due_also_at_the_end(done: int, every: int | None, expected: bool) -> None:
-    assert due(done, every, total=12) is expected
+def test_due_also_at_the_end(done: int, every: int | None, expected: bool, phantoms: Path, tmp_path: Path) -> None:
+    job = replace(job_of(str(phantoms), tmp_path), total_steps=12)
+    job = replace(job, config=replace(job.config, eval_every=every))
+    assert job.is_due("eval", done) is expected
+    assert job.is_due("log", done)
 
 
 def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> None:
@@ -92,6 +95,17 @@ def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> Non
     assert scalars | {"train/data_wait_share"} < rows[0].keys()
     assert rows[-1]["step"] == 4
     assert {"val/loss", "val/auc"} <= rows[-1].keys()
+
+
+def test_the_engine_marks_the_phases_of_a_step(phantoms: Path, tmp_path: Path) -> None:
+    engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
+    job = replace(job_of(str(phantoms), tmp_path, micro_batch_size=4), total_steps=2)
+    prepared(engine, job)
+    phases: list[tuple[str, int | None]] = []
+    engine.heartbeat.listener = lambda phase, step: phases.append((phase, step))
+    train(replace(job, val=None), engine, Tracker(tmp_path, 1, 0, 2, "test"), 0, None)
+    passes = [(phase, None) for phase in ("exchange", *2 * ("forward", "backward"), "update")]
+    assert phases == [("data", 0), *passes, ("data", 1), *passes, ("saving", None), ("saving", None)]
 
 
 def test_compile_falls_back_with_a_warning(
@@ -139,7 +153,7 @@ def test_loss_scaler_goes_through_a_checkpoint(phantoms: Path, tmp_path: Path) -
         prepared(engine, job)
         if scale is not None:
             engine.load_state_dict(states[0] | {"loss_scaler": states[0]["loss_scaler"] | {"scale": scale}})
-            engine.backward(engine.model(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).sum())
+            engine.backward(engine.model(torch.zeros(2, 1, 32, 32, dtype=torch.uint8)).sum(), 1)
             engine.step()
         states.append(engine.state_dict())
     assert states[1]["loss_scaler"]["scale"] == 1024.0

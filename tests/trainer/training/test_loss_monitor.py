@@ -13,9 +13,10 @@ import torch
 from data_pipelines.common.errors import RunError
 from data_pipelines.loading.sampler import BatchSampler
 from trainer.config import RuntimeConfig
-from trainer.engines.base import Update
-from trainer.training.loss_monitor import SKIPPED, LossWatch
-from trainer.training.loss_spikes import FEWEST_STEPS, SpikeDetector
+from trainer.engine import Update
+from trainer.run_files import SKIPPED_STEPS
+from trainer.training.loss_monitor import FEWEST_STEPS, LossMonitor, SpikeDetector
+from trainer.training.step_report import RankSums, StepReport
 
 ORDER = BatchSampler(num_samples=50, global_batch_size=8, seed=3)
 STEP, LR = 11, 0.125
@@ -26,11 +27,16 @@ def update(grad_norm: float = 1.0, skipped: bool | None = None) -> Update:
     return Update(torch.tensor(grad_norm), torch.tensor(0.5), flag)
 
 
-def watch_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> LossWatch:
+def report_of(step: int, losses: list[float], update: Update, lr: float = LR, num_stopping: int = 0) -> StepReport:
+    sums = RankSums(torch.tensor(losses), torch.tensor(float(num_stopping)), torch.tensor(0.0))
+    return StepReport(step, lr, sums, update)
+
+
+def monitor_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> LossMonitor:
     train = SimpleNamespace(keys=lambda samples: [f"image-{sample}" for sample in samples])
     config = SimpleNamespace(runtime=RuntimeConfig(**runtime), precision=precision)
     job = SimpleNamespace(train=train, order=ORDER, run_dir=folder, config=config)
-    return LossWatch(
+    return LossMonitor(
         job,
         SimpleNamespace(rank=0, world_size=2, sum=lambda tensor: tensor, gather=lambda value: [value, []]),
         first_step,
@@ -38,8 +44,8 @@ def watch_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runti
 
 
 @pytest.fixture
-def watch(tmp_path: Path) -> LossWatch:
-    return watch_of(tmp_path)
+def monitor(tmp_path: Path) -> LossMonitor:
+    return monitor_of(tmp_path)
 
 
 def keys_of(rank: int, world_size: int = 2) -> list[str]:
@@ -48,11 +54,11 @@ def keys_of(rank: int, world_size: int = 2) -> list[str]:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
-    watch: LossWatch, tmp_path: Path, bad: float
+    monitor: LossMonitor, tmp_path: Path, bad: float
 ) -> None:
-    watch.see(STEP, LR, torch.tensor([1.0, bad, 0.0, 0.0]), update())
+    monitor.observe(report_of(STEP, [1.0, bad], update()))
     with pytest.raises(RunError) as stopped:
-        watch.see(STEP + 1, 0.5, torch.tensor([1.0, 1.0, 0.0, 0.0]), update())
+        monitor.observe(report_of(STEP + 1, [1.0, 1.0], update(), lr=0.5))
     message = str(stopped.value)
     assert "the loss of step 11 is not finite at learning rate 0.125, on rank 1;" in message
     assert all(key in message for key in keys_of(1))
@@ -63,72 +69,73 @@ def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
     assert json.loads(path.read_text()) == {"step": STEP, "lr": LR, "keys_by_rank": {"1": keys_of(1)}}
 
 
-def test_settle_checks_at_once(watch: LossWatch) -> None:
-    watch.see(STEP, LR, torch.tensor([math.nan, math.nan, 0.0, 0.0]), update())
+def test_flush_checks_at_once(monitor: LossMonitor) -> None:
+    monitor.observe(report_of(STEP, [math.nan, math.nan], update()))
     with pytest.raises(RunError, match=r"step 11 is not finite .* on rank 0, 1;"):
-        watch.settle()
+        monitor.flush()
 
 
-def test_finite_losses_pass(watch: LossWatch, tmp_path: Path) -> None:
-    watch.settle()
+def test_finite_losses_pass(monitor: LossMonitor, tmp_path: Path) -> None:
+    monitor.flush()
     for step in range(3):
-        watch.see(step, LR, torch.tensor([1e30, -1.0, 0.0, 0.0]), update())
-    watch.settle()
-    watch.settle()
+        monitor.observe(report_of(step, [1e30, -1.0], update()))
+    monitor.flush()
+    monitor.flush()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_asked_to_stop_is_read_one_step_late(watch: LossWatch) -> None:
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 1.0, 0.0]), update())
-    assert not watch.stop_asked
-    watch.see(STEP + 1, LR, torch.tensor([1.0, 1.0, 2.0, 0.0]), update())
-    assert watch.stop_asked
+def test_asked_to_stop_is_read_one_step_late(monitor: LossMonitor) -> None:
+    monitor.observe(report_of(STEP, [1.0, 1.0], update(), num_stopping=1))
+    assert not monitor.stop_asked
+    monitor.observe(report_of(STEP + 1, [1.0, 1.0], update(), num_stopping=2))
+    assert monitor.stop_asked
 
 
-def test_gradient_that_is_not_finite_stops_too(watch: LossWatch) -> None:
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(math.nan))
+def test_gradient_that_is_not_finite_stops_too(monitor: LossMonitor) -> None:
+    monitor.observe(report_of(STEP, [1.0, 1.0], update(math.nan)))
     with pytest.raises(RunError, match=r"the gradient of step 11 is not finite .*--non-finite skip"):
-        watch.settle()
+        monitor.flush()
 
 
 def test_infinite_fp16_gradient_is_left_to_the_loss_scaler(tmp_path: Path) -> None:
-    watch = watch_of(tmp_path, precision="fp16")
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(math.inf))
-    watch.settle()
+    monitor = monitor_of(tmp_path, precision="fp16")
+    monitor.observe(report_of(STEP, [1.0, 1.0], update(math.inf)))
+    monitor.flush()
 
 
-def see(watch: LossWatch, step: int, bad: bool) -> None:
-    losses = torch.tensor([1.0, math.nan if bad else 1.0, 0.0, 0.0])
-    assert watch.ruined(losses) is not None
-    watch.see(step, LR, losses, update(skipped=bool(watch.ruined(losses))))
+def observe(monitor: LossMonitor, step: int, bad: bool) -> None:
+    losses = [1.0, math.nan if bad else 1.0]
+    ruined = monitor.is_nonfinite(torch.tensor(losses))
+    assert ruined is not None
+    monitor.observe(report_of(step, losses, update(skipped=bool(ruined))))
 
 
 def test_skipped_steps_are_listed_counted_over_a_resume_and_bounded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watch = watch_of(tmp_path, non_finite="skip", max_skipped_steps=2)
+    monitor = monitor_of(tmp_path, non_finite="skip", max_skipped_steps=2)
     for step in range(14):
-        see(watch, step, bad=step in (STEP, 13))
-    watch.settle()
+        observe(monitor, step, bad=step in (STEP, 13))
+    monitor.flush()
     assert "the loss of step 11 is not finite; the update is left out, as 1 of at most 2" in capsys.readouterr().err
-    first, *rows = csv.reader((tmp_path / SKIPPED).open())
+    first, *rows = csv.reader((tmp_path / SKIPPED_STEPS).open())
     assert first == ["step", "lr", "why", "rank", "key"]
     assert [row for row in rows if row[0] == "11"] == [["11", "0.125", "loss", "1", key] for key in keys_of(1)]
 
-    resumed = watch_of(tmp_path, first_step=13, non_finite="skip", max_skipped_steps=2)
+    resumed = monitor_of(tmp_path, first_step=13, non_finite="skip", max_skipped_steps=2)
     assert resumed.num_skipped == 1  # step 13 is done again
-    assert len(list(csv.reader((tmp_path / SKIPPED).open()))) == 1 + len(keys_of(1))
-    see(resumed, 13, bad=True)
-    see(resumed, 14, bad=True)
+    assert len(list(csv.reader((tmp_path / SKIPPED_STEPS).open()))) == 1 + len(keys_of(1))
+    observe(resumed, 13, bad=True)
+    observe(resumed, 14, bad=True)
     with pytest.raises(RunError, match=r"3 steps had .* more than --max-skipped-steps 2"):
-        resumed.settle()
+        resumed.flush()
 
 
 def test_gradient_alone_names_the_images_of_all_ranks(tmp_path: Path) -> None:
-    watch = watch_of(tmp_path, non_finite="skip")
-    watch.see(STEP, LR, torch.tensor([1.0, 1.0, 0.0, 0.0]), update(skipped=True))
-    watch.settle()
-    rows = list(csv.reader((tmp_path / SKIPPED).open()))[1:]
+    monitor = monitor_of(tmp_path, non_finite="skip")
+    monitor.observe(report_of(STEP, [1.0, 1.0], update(skipped=True)))
+    monitor.flush()
+    rows = list(csv.reader((tmp_path / SKIPPED_STEPS).open()))[1:]
     assert [row[2:] for row in rows] == [["gradient", str(rank), key] for rank in (0, 1) for key in keys_of(rank)]
 
 
@@ -136,22 +143,22 @@ def test_spike_is_seen_once_and_noise_is_not() -> None:
     draws = np.random.default_rng(0)
     falling = 5 - np.arange(400) * 0.005 + draws.normal(0, 0.1, 400)
     detector = SpikeDetector()
-    assert all(detector.see(float(loss)) is None for loss in falling)
-    assert detector.see(9.0) == pytest.approx(float(np.median(falling[-100:])), abs=0.1)
-    assert detector.see(9.0) is None  # the same spike
-    assert detector.see(float(falling[-1])) is None
-    assert detector.see(math.nan) is None
-    assert detector.see(9.0) is not None
+    assert all(detector.observe(float(loss)) is None for loss in falling)
+    assert detector.observe(9.0) == pytest.approx(float(np.median(falling[-100:])), abs=0.1)
+    assert detector.observe(9.0) is None  # the same spike
+    assert detector.observe(float(falling[-1])) is None
+    assert detector.observe(math.nan) is None
+    assert detector.observe(9.0) is not None
 
 
 def test_no_spike_before_there_is_a_window_nor_where_losses_are_equal() -> None:
     detector = SpikeDetector()
-    assert [detector.see(loss) for loss in [1.0] * (FEWEST_STEPS - 1) + [50.0]] == [None] * FEWEST_STEPS
-    assert detector.see(1.05) is None
+    assert [detector.observe(loss) for loss in [1.0] * (FEWEST_STEPS - 1) + [50.0]] == [None] * FEWEST_STEPS
+    assert detector.observe(1.05) is None
 
 
-def test_spike_is_warned_of(watch: LossWatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spike_is_warned_of(monitor: LossMonitor, capsys: pytest.CaptureFixture[str]) -> None:
     for step in range(FEWEST_STEPS + 1):
-        watch.see(step, LR, torch.tensor([1.0 if step < FEWEST_STEPS else 40.0, 1.0, 0.0, 0.0]), update())
-    watch.settle()
+        monitor.observe(report_of(step, [1.0 if step < FEWEST_STEPS else 40.0, 1.0], update()))
+    monitor.flush()
     assert f"the loss of step {FEWEST_STEPS} leaps to 41, usual is 2" in capsys.readouterr().err

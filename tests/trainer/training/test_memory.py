@@ -66,7 +66,7 @@ def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
-    return checkpoint.load(checkpoint.chosen(run_dir)).state["model"]
+    return checkpoint.load(checkpoint.best_or_latest(run_dir)).state["model"]
 
 
 def test_halved_until_it_fits(animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

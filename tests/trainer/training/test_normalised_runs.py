@@ -20,15 +20,15 @@ from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.image_files.png import encode_png
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.export import Export, export
-from trainer.models.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.models.weights import load_weights
-from trainer.training.fit import starting_model
+from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.training.job import make_job
+from trainer.training.model import starting_model
 from trainer.training.run import Start, run
 
 TENSORS, SIDE = tensors_of(), 32

@@ -18,8 +18,8 @@ from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.unreadable import BLANK, UnreadableSample
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES
+from trainer.evaluation.outputs import Outputs
 from trainer.training import loop
-from trainer.training.outputs import Outputs
 
 DEVICE = torch.device("meta")  # stands for a GPU: where operations run, and from where the CPU must ask for results
 CPU = torch.device("cpu")

@@ -17,14 +17,14 @@ import torch
 from run_ranks import free_port, run_ranks
 
 from data_pipelines.common.errors import InputError
-from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import RankLostError
 from trainer.engines import ENGINES, rendezvous
-from trainer.engines.base import RankLostError
-from trainer.engines.ranks import Place
+from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import Rendezvous
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.run_files import CHECKPOINTS
 from trainer.run_folder.environment import describe_environment
 from trainer.training import preflight as preflight_module
 from trainer.training.job import make_job
@@ -126,8 +126,8 @@ def test_room_is_needed_for_what_is_not_there_yet(
 
 def test_what_a_killed_save_left_counts_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next save deletes it; without it a run on a full disk could not go on."""
-    (tmp_path / checkpoint.FOLDER).mkdir()
-    (tmp_path / checkpoint.FOLDER / ".step_00000005.safetensors.tmp").write_bytes(bytes(1000))
+    (tmp_path / CHECKPOINTS).mkdir()
+    (tmp_path / CHECKPOINTS / ".step_00000005.safetensors.tmp").write_bytes(bytes(1000))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=7))
     assert preflight_module._free_bytes(tmp_path) == 1007
 
@@ -135,7 +135,7 @@ def test_what_a_killed_save_left_counts_as_room(tmp_path: Path, monkeypatch: pyt
 def test_damaged_checkpoints_are_named_where_room_lacks(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    aside = tmp_path / checkpoint.FOLDER / "step_00000005.safetensors.damaged"
+    aside = tmp_path / CHECKPOINTS / "step_00000005.safetensors.damaged"
     aside.parent.mkdir()
     aside.touch()
     monkeypatch.setattr(preflight_module, "checkpoint_bytes", lambda *_: 10**9)
@@ -154,7 +154,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("WORLD_SIZE", "2")
         started = time.monotonic()
         with pytest.raises(InputError) as refused:
-            Rendezvous(Place(rank, 2, rank, 2, "torchrun"), torch.device("cpu"), timeout_s)
+            Rendezvous(RankInfo(rank, 2, rank, 2, "torchrun"), torch.device("cpu"), timeout_s)
         return str(refused.value), time.monotonic() - started
 
     return meet

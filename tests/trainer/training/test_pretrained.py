@@ -11,8 +11,8 @@ from tiny_weights import SMALL, save_npz, save_paper, save_run, save_timm, tenso
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.finetuning.finetune import models_of, sets_of, source_name
 from trainer.training.run import Start, run
 

@@ -16,12 +16,14 @@ from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.engines.base import Engine
 from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.results import final_metrics, recompute, save_predictions
 from trainer.models.bit import BiTResNet
-from trainer.training.results import PREDICTIONS, SUBSET, final_metrics, recompute, save_predictions, write_subset
-from trainer.training.run import RESULT, Start, run
+from trainer.run_files import PREDICTIONS, RESULT, SUBSET
+from trainer.training.job import write_subset
+from trainer.training.run import Start, run
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -95,7 +97,7 @@ def test_findings_and_joined_sets(engine: Engine, tmp_path: Path) -> None:
     assert again == {"test": {name: value for name, value in result["test"].items() if name != "images"}}
     assert "auc/mass" in again["test"]
     assert "ap/hernia" not in again["test"]
-    assert checkpoint.describe(checkpoint.chosen(tmp_path / "run"))["sets"] == ["one", "other"]
+    assert checkpoint.describe(checkpoint.best_or_latest(tmp_path / "run"))["sets"] == ["one", "other"]
 
 
 def test_outputs_that_are_not_finite_are_an_error_that_names_the_run(
@@ -142,7 +144,7 @@ def test_very_many_logits_are_not_kept(
     animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test, val = Index.load(animals, "test"), Index.load(animals, "val").take(np.arange(5))
-    monkeypatch.setattr("trainer.training.results._MOST_LOGITS", 26)
+    monkeypatch.setattr("trainer.evaluation.results._MOST_LOGITS", 26)
     predicted = {"val": (val, torch.randn(5, 3)), "test": (test, torch.randn(9, 3))}
     metrics = final_metrics(predicted)
     assert metrics["test"].keys() == {"loss", "top1", "images"}

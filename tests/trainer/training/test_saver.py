@@ -17,7 +17,8 @@ from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.run_folder.metric_logger import STATUS, Tracker, read_metrics
+from trainer.run_files import CHECKPOINTS, STATUS
+from trainer.run_folder.metric_logger import Tracker, read_metrics
 from trainer.training import saver as saving
 from trainer.training.run import Start, run
 
@@ -96,7 +97,7 @@ def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
     assert all(row["save/stall_s"] >= row["save/wait_s"] + row["save/copy_s"] > 0 for row in rows)
     assert any(row.get("save/write_s", 0) > 0 for row in rows)
     assert steps(undisturbed) == [6, 8]
-    assert (undisturbed / checkpoint.FOLDER / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
+    assert (undisturbed / CHECKPOINTS / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
 
 
 def test_a_write_that_failed_is_tried_once_more_before_the_next_save(

@@ -8,16 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.engines.base import Update
+from trainer.engine import Update
 from trainer.models.flops import training_flops
 from trainer.training import throughput_meter
 from trainer.training.gpu_energy import EnergyCounter
 from trainer.training.gpu_peaks import peak_flops
-from trainer.training.throughput_meter import Meter
+from trainer.training.step_report import RankSums, StepReport
+from trainer.training.throughput_meter import ThroughputMeter
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 FULL = torch.full
-UPDATE = Update(torch.tensor(2.0), torch.tensor(0.5))
+SUMS = RankSums(torch.tensor([1.0, 2.0]), torch.tensor(0.0), torch.tensor(0.0))
+REPORT = StepReport(0, 0.1, SUMS, Update(torch.tensor(2.0), torch.tensor(0.5)))
 
 
 def job() -> Any:
@@ -52,16 +54,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def on_gpu(monkeypatch: pytest.MonkeyPatch, clock: Any, gpu: str, counts: bool = True) -> Meter:
+def on_gpu(monkeypatch: pytest.MonkeyPatch, clock: Any, gpu: str, counts: bool = True) -> ThroughputMeter:
     counter = SimpleNamespace(total=lambda: clock.joules if counts else None)
     monkeypatch.setattr(throughput_meter, "EnergyCounter", lambda _: counter)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: gpu)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3_000_000_000)
     monkeypatch.setattr(torch, "full", lambda *args, device, **kwargs: FULL(*args, **kwargs))
-    return Meter(job(), Ranks(CUDA))  # type: ignore[arg-type]
+    return ThroughputMeter(job(), Ranks(CUDA))  # type: ignore[arg-type]
 
 
-def two_steps(clock: Any, counted: Meter) -> dict[str, float]:
+def two_steps(clock: Any, counted: ThroughputMeter) -> dict[str, float]:
     """One second and 100 J each, of which half a second waits for data; then an evaluation."""
     for _ in range(2):
         with counted.waiting():
@@ -69,7 +71,7 @@ def two_steps(clock: Any, counted: Meter) -> dict[str, float]:
         clock.s += 0.5
         clock.joules += 100
         counted.advance()
-    scalars = counted.scalars(0.1, torch.tensor(3.0), UPDATE)
+    scalars = counted.scalars(REPORT)
     with counted.paused():
         clock.s += 60
         clock.joules += 5000
@@ -106,7 +108,7 @@ def test_what_is_not_known_is_left_out_and_said_once(
 
 
 def test_scalars_of_a_cpu(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    scalars = two_steps(clock, Meter(job(), Ranks(CPU)))  # type: ignore[arg-type]
+    scalars = two_steps(clock, ThroughputMeter(job(), Ranks(CPU)))  # type: ignore[arg-type]
     assert scalars.keys().isdisjoint({"train/mfu", "train/joules_per_image"})
     resident_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * throughput_meter._RSS_BYTES / 1e9
     assert 0.05 < scalars["train/peak_memory_gb"] <= resident_gb  # torch alone takes more

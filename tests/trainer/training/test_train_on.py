@@ -162,7 +162,7 @@ def test_the_last_checkpoint_counts_and_nothing_is_fitted(run_dir: Path) -> None
     assert (result["trained_on"], result["train_images"], result["checkpoint_step"]) == ("train+val", 10, 4)
     assert "val" not in result
     assert not checkpoint.best_path(run_dir).exists()
-    found = checkpoint.describe(checkpoint.chosen(run_dir))
+    found = checkpoint.describe(checkpoint.best_or_latest(run_dir))
     assert found["trained_on"] == "train+val"
     assert "operating_points" not in found
     points = open_run(run_dir).points()
@@ -176,7 +176,7 @@ def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys:
     assert "no val split" not in page
     assert "Trained on animals (train+val), 10 images" in (run_dir / "MODEL_CARD.md").read_text()
     capsys.readouterr()
-    alone = Path(shutil.copy(checkpoint.chosen(run_dir), tmp_path / "model.safetensors"))
+    alone = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
     sample = tmp_path / "sample.png"
     sample.write_bytes(own_data(open_run(run_dir), "test")[0].encoded(0).tobytes())
     predict(Predict(alone, sample, tmp_path / "predictions.csv", device="cpu", threads=1))

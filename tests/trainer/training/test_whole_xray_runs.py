@@ -13,13 +13,14 @@ from tiny_runs import FINDINGS, SIDE, train_tiny, write_films
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.xray_storage import XrayCut
 from data_pipelines.datasets.user_images import csv_table
-from data_pipelines.prepare import Output, prepare
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from trainer.config import RuntimeConfig
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.predict import Predict, predict
-from trainer.training.results import PREDICTIONS
+from trainer.run_files import PREDICTIONS
 
 ON_CPU = RuntimeConfig(device="cpu", threads=1)
 CUTS: tuple[XrayCut, ...] = ("whole", "square")

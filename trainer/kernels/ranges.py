@@ -5,6 +5,8 @@ from typing import Any
 
 import torch.autograd.profiler as profiler
 
+STANDARDISATION, HOROVOD = "weight standardisation", "horovod: exchange"
+
 
 def named_range(name: str) -> AbstractContextManager[Any]:
     """Context that a profile shows under this name; costs nothing where none is taken."""

@@ -1,14 +1,6 @@
-"""What a finished run is judged by: metrics of its predictions, and the predictions, so that any other can be computed.
+"""What a finished run is judged by: the metrics of its predictions."""
 
-`predictions.npz` holds no pickles: `classes`, and for val and test `<split>_keys` (as in the shards), `<split>_logits`
-float32 [N, C], `<split>_labels`, int64 [N] or float32 [N, C] with NaN = unlabelled, `<split>_patients`, int64 [N], -1
-for unknown and equal for one patient, and `<split>_fact_<name>`, a text for each image, where the set has such facts.
-"""
-
-import csv
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,24 +9,16 @@ import torch
 from torch import Tensor
 
 from data_pipelines.common.files import write_atomically
-from data_pipelines.common.printable import printable
+from data_pipelines.common.messages import logger
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
+from trainer.evaluation.operating import KEY, choose
+from trainer.evaluation.predictions import columns_of, of_index
 from trainer.metrics import all_metrics, compute_metrics, left_out
+from trainer.run_files import PREDICTIONS
 
-PREDICTIONS = "predictions.npz"
-SUBSET = "subset.csv"
 _MOST_LOGITS = 100_000_000  # beyond, tables of all classes serve nobody and the file would take gigabytes
 Predicted = Mapping[Split, tuple[Index, Tensor]]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the work of a run leaves: the seconds of learning, the predictions, and what else its result is to say."""
-
-    seconds: float
-    predicted: Predicted
-    details: dict[str, Any]
 
 
 def final_metrics(predicted: Predicted) -> dict[str, Any]:
@@ -57,7 +41,7 @@ def save_predictions(run_dir: Path, predicted: Predicted) -> None:
     for split, (index, logits) in predicted.items():
         arrays["classes"] = np.array(index.classes, dtype=str)
         if logits.numel() > _MOST_LOGITS:
-            print(f"{run_dir}: {split} has {logits.numel():,} logits; they are not kept", file=sys.stderr)
+            logger.info(f"{run_dir}: {split} has {logits.numel():,} logits; they are not kept")
             continue
         arrays |= {
             f"{split}_logits": logits.numpy(),
@@ -71,23 +55,9 @@ def save_predictions(run_dir: Path, predicted: Predicted) -> None:
     write_atomically(run_dir / PREDICTIONS, write)
 
 
-def columns_of(index: Index) -> dict[str, Any]:
-    """Of each sample: `keys`, `labels`, `patients` and `fact_<name>`, as `predictions.npz` has them."""
-    # Numbers in place of the hashes in the index: those could be found again by whoever can list all patients.
-    known = np.asarray(index.group) >= 0
-    patients = np.full(len(index), -1, dtype=np.int64)
-    patients[known] = np.unique(np.asarray(index.group)[known], return_inverse=True)[1]
-    columns: dict[str, Any] = {
-        "keys": np.array(index.keys(np.arange(len(index))), dtype=str),
-        "labels": np.asarray(index.labels),
-        "patients": patients,
-    }
-    facts = index.facts()
-    for name in dict.fromkeys(name for known_facts in facts for name in known_facts):
-        columns[f"fact_{printable(name)}"] = np.array([known_facts.get(name, "") for known_facts in facts], dtype=str)
-    if len(set(index.origins)) > 1:
-        columns["fact_set"] = np.array(index.origins, dtype=str)[index.shard]
-    return columns
+def operating_points(index: Index, logits: Tensor) -> dict[str, Any]:
+    """What val decides for later predictions, as a checkpoint's description holds it: thresholds and temperature."""
+    return {KEY: choose(of_index(index, logits.numpy())).to_dict()}
 
 
 def recompute(run_dir: Path) -> dict[str, dict[str, float]]:
@@ -105,21 +75,5 @@ def recompute(run_dir: Path) -> dict[str, dict[str, float]]:
         }
 
 
-def write_subset(run_dir: Path, index: Index) -> None:
-    """Write `subset.csv`: key and class of every training image of a few-shot run."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            rows = csv.writer(file)
-            rows.writerow(("key", "class"))
-            rows.writerows(zip(index.keys(np.arange(len(index))), _names(index), strict=True))
-
-    write_atomically(run_dir / SUBSET, write)
-
-
 def _labels(index: Index) -> Tensor:
     return torch.from_numpy(np.array(index.labels))
-
-
-def _names(index: Index) -> list[str]:
-    return [index.classes[label] for label in index.labels]

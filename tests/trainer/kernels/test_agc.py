@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.optim.agc import clip_adaptively, unit_norms
+from trainer.kernels.agc import clip_adaptively, unit_norms
 
 SHAPES = {
     "conv": (8, 4, 3, 3),

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from benchmarks.lib.throughput.memory import plan
 from trainer.models.bit import build_model
-from trainer.training.memory_report import count_memory
+from trainer.training.memory import count_memory
 
 
 def test_parameters_momentum_and_filters() -> None:

@@ -2,15 +2,16 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from data_pipelines.common.errors import RunError
-from trainer.engines.watchdog import Heartbeat
-from trainer.optim.sgd_agc import SGDAGC
+
+Phase = Literal["starting", "data", "exchange", "forward", "backward", "update", "evaluation", "saving", "finishing"]
 
 
 class Update(NamedTuple):
@@ -28,6 +29,24 @@ class RankLostError(RunError):
     """Another rank stopped; this one cannot go on, but the run can be resumed."""
 
 
+class Heartbeat(Protocol):
+    """Tells the other ranks how far this one is, and knows how far they are."""
+
+    listener: Callable[[Phase, int | None], None] | None
+    """Is told of every phase, and of its step where one begins, by the thread that trains."""
+
+    def enter(self, phase: Phase, step: int | None = None) -> None:
+        """Progress: this rank now begins a phase, of a step."""
+
+    def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
+        """On rank 0, of the steps since the last call: the rank that takes longest for what it does without the others,
+        how much longer than the middle one per step, in seconds; and its phase and host as text."""
+
+    def watching(self, hung: Callable[[str], None]) -> AbstractContextManager[None]:
+        """End this process if a rank makes no progress any more. Before that, one rank of the job tells `hung` why.
+        Collective."""
+
+
 class Engine(ABC):
     """One rank's view of a data-parallel job.
 
@@ -43,16 +62,21 @@ class Engine(ABC):
     local_world_size: int
     """Ranks on this node."""
     transport: str
-    """What carries gradients between ranks, in words."""
+    """What carries gradients between ranks, as text."""
     heartbeat: Heartbeat
-    """Is told of progress, and knows that of the other ranks."""
     model: nn.Module
     """The wrapped model, after `prepare`: call it in `accumulate`, and in `evaluation` to predict."""
 
     @abstractmethod
-    def prepare(self, model: nn.Module, optimizer: SGDAGC, example: Tensor) -> None:
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, example: Tensor) -> None:
         """Place the model, wrap it, broadcast its weights from rank 0, and run one forward and backward pass on
-        `example`, uint8 [B, C, S, S], whose gradients are dropped. May be called again with another model."""
+        `example`, uint8 [B, C, S, S], whose gradients are dropped. May be called again with another model.
+
+        `optimizer` is an SGDAGC of the model's parameters, None where the model is only to predict."""
+
+    def begin_step(self, step: int) -> None:
+        """Tell the watchdog that a step begins, with waiting for its data."""
+        self.heartbeat.enter("data", step)
 
     @abstractmethod
     def set_lr(self, lr: float) -> None:
@@ -63,16 +87,17 @@ class Engine(ABC):
         """Context of the forward and backward pass of a micro-batch; gradients synchronise only if it is the `last`."""
 
     @abstractmethod
-    def backward(self, loss: Tensor) -> None:
-        """Backward pass of a loss that is already normalised: gradients average over ranks, add up over
-        micro-batches."""
+    def backward(self, loss_sum: Tensor, num_labels: Tensor | int) -> Tensor:
+        """Backward pass of a loss that is summed over the labels of a micro-batch; `num_labels` are those of the whole
+        batch, over all ranks and micro-batches. Gradients add up over micro-batches and, after `step` has averaged them
+        over ranks, are those of the mean loss. Returns this micro-batch's part of it, without its graph."""
 
     @abstractmethod
-    def step(self, ruined: Tensor | None = None) -> Update:
+    def step(self, is_nonfinite: Tensor | None = None) -> Update:
         """Reduce, unscale, clip, update, zero. Without effect on the weights when fp16 gradients overflowed.
 
-        With `ruined`, a scalar that is the same on every rank, weights and momentum also stay as they are where it is
-        true or where a gradient is not finite, which `skipped` then says. No GPU is waited for."""
+        With `is_nonfinite`, a scalar on the device that is the same on every rank, weights and momentum also stay as
+        they are where it is true or where a gradient is not finite, which `skipped` then says. No GPU is waited for."""
 
     @abstractmethod
     def evaluation(self) -> AbstractContextManager[None]:
@@ -81,6 +106,15 @@ class Engine(ABC):
     @abstractmethod
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks, of the tensor's shape and dtype, where the tensor is. Collective."""
+
+    def exchange(self, tensor: Tensor) -> Tensor:
+        """`sum` of what a step has to know of all ranks before its forward pass. Collective."""
+        self.heartbeat.enter("exchange")
+        return self.sum(tensor)
+
+    def barrier(self) -> None:
+        """Return once every rank is here. Collective."""
+        self.sum(torch.zeros(1))
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, plain JSON types, by rank. Collective; for small things."""

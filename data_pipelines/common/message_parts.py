@@ -1,0 +1,24 @@
+"""Parts of messages: the nearest known name, and lists that are cut short."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+
+_MOST_NAMED = 20
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """The end of an error message: "; did you mean ...?" or "; known: ..."."""
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are: "cat, dog and 3 more"."""
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
+def counted(left_out: Mapping[str, int]) -> str:
+    """Such as ".mov (12), hidden files (3)", the most first."""
+    ordered = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{words} ({count:,})" for words, count in ordered)

@@ -1,0 +1,145 @@
+"""How a run stands: `status.json`, which it writes itself, and what that and the rest of its folder tell of it."""
+
+import os
+import platform
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipelines.common.files import read_json, write_json
+from data_pipelines.common.messages import logger
+from trainer.run_files import CONFIG, HEARTBEAT, RESULT, STATUS
+from trainer.run_folder.lock_file import holder_of
+from trainer.run_folder.run_lock import taken_over
+
+State = Literal["running", "stalled", "resumable", "failed", "finished", "unknown"]
+_DEEPEST = 6  # folders below the one that is given: a sweep's is out/source/target/run
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Of one run. `left_s`: seconds to its end at its present speed; `silent_s`: since it last gave a sign; `command`:
+    what goes on with it; `holder`: which process is at work on it, where and since when. None: not known."""
+
+    run: str
+    state: State
+    step: int
+    total_steps: int | None
+    left_s: float | None
+    silent_s: float | None
+    error: str
+    command: str | None
+    holder: str | None
+
+
+def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:
+    """Say how a run stands: "running", "finished", "resumable" or "failed". Rank 0 only."""
+    if rank == 0 and not taken_over(run_dir):
+        status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, "time": time.time()}
+        try:
+            write_json(run_dir / STATUS, status)
+        except OSError as error:  # a full disk is no reason to stop
+            logger.warning(f"{run_dir / STATUS} cannot be written ({error})")
+
+
+def run_folders(folder: Path, depth: int = _DEEPEST) -> Iterator[Path]:
+    """The run folders at or below a folder, by name. Links are not followed."""
+    try:
+        is_run = (folder / CONFIG).is_file() or (folder / STATUS).is_file()
+        inside = [] if is_run or not depth else sorted(path for path in folder.iterdir() if path.is_dir())
+        inside = [path for path in inside if not path.is_symlink()]
+    except OSError as error:
+        logger.warning(f"{folder} cannot be read ({error.strerror}); what runs are in it is not known")
+        return
+    if is_run:
+        yield folder
+    for path in inside:
+        yield from run_folders(path, depth - 1)
+
+
+def run_status(run_dir: Path, stalled_after_s: float, now: float) -> RunStatus:
+    """How one run stands, from whatever is readable of what it left."""
+    status, beat = _mapping(run_dir / STATUS), _mapping(run_dir / HEARTBEAT)
+    signs = [time for time in (_number(status, "time"), _number(beat, "time")) if time is not None]
+    silent_s = max(0.0, now - max(signs)) if signs else None
+    step, total = int(_number(status, "step") or 0), _number(status, "total_steps")
+    state: Any = status.get("state")
+    error = str(status.get("reason") or "")
+    if state == "running":
+        step = max(step, int(_number(beat, "step") or 0))
+        state, error = _state_of_running(beat, silent_s, stalled_after_s, error)
+    if state == "finished" and not (run_dir / RESULT).is_file():
+        state, error = "resumable", f"{RESULT} is gone"
+    if state not in ("running", "stalled", "resumable", "failed", "finished"):
+        state, error = "unknown", error or f"{run_dir / STATUS} cannot be read"
+    step_s = _number(beat, "step_s")
+    left = None if total is None or step_s is None or state == "finished" else (total - step) * step_s
+    return RunStatus(
+        run=str(run_dir),
+        state=state,
+        step=step,
+        total_steps=None if total is None else int(total),
+        left_s=left,
+        silent_s=silent_s,
+        error=error,
+        command=None if state in ("running", "finished") else _command(beat),
+        holder=_holder(run_dir, state, beat),
+    )
+
+
+def _holder(run_dir: Path, state: str, beat: dict[str, Any]) -> str | None:
+    holder = holder_of(run_dir)
+    if holder is None or state == "finished":
+        return None
+    lives = holder.process.lives() if holder.process is not None and holder.is_here else None
+    if not (state in ("running", "stalled") if lives is None else lives):
+        return None
+    number, written = _number(beat, "pid"), _number(beat, "time") or 0.0
+    is_other = holder.process is None or (holder.host, holder.process.number) != (beat.get("host"), number)
+    if number is None or not is_other or holder.since is None or written <= holder.since:
+        return holder.in_words()
+    # An earlier version, which knows no lock.
+    return f"{holder.in_words()}, and process {number:.0f} on {beat.get('host')} as well: stop one of them"
+
+
+def _state_of_running(
+    beat: dict[str, Any], silent_s: float | None, stalled_after_s: float, error: str
+) -> tuple[str, str]:
+    if beat.get("host") == platform.node() and not _is_alive(_number(beat, "pid")):
+        return "resumable", error or "its process is gone without a word: killed, or out of memory"
+    if silent_s is None or silent_s > stalled_after_s:
+        return "stalled", error or "no sign of life"
+    return "running", error
+
+
+def _is_alive(pid: float | None) -> bool:
+    if pid is None or pid < 1:
+        return True  # not known
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # somebody else's
+        return True
+    return True
+
+
+def _command(beat: dict[str, Any]) -> str | None:
+    command, folder = beat.get("command"), beat.get("folder")
+    if not isinstance(command, str) or not isinstance(folder, str):
+        return None
+    return command if folder == os.getcwd() else f"cd {shlex.quote(folder)} && {command}"
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    return content if isinstance(content, dict) else {}
+
+
+def _number(content: dict[str, Any], name: str) -> float | None:
+    value = content.get(name)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+    return value if is_number else None

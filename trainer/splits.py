@@ -1,0 +1,78 @@
+"""The splits of the sets that a configuration names, opened as a run sees them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.common.advice import flag
+from data_pipelines.common.errors import ImpossibleError, InputError
+from data_pipelines.common.manifest import content_digest, read_manifest, splits_of
+from data_pipelines.common.message_parts import some_of
+from data_pipelines.common.splits import Split
+from data_pipelines.datasets import catalog
+from data_pipelines.shards.concat import concat, told_apart, with_val
+from data_pipelines.shards.index import Index
+from data_pipelines.shards.node_cache import stage
+from trainer.config import DataConfig, RuntimeConfig, TrainOn
+
+
+def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
+    """The folders of the sets that a configuration names, copied to the node's own storage if it says so."""
+    folders = [catalog.find(name) for name in data.sets]
+    return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
+
+
+def set_digests(folders: Sequence[Path]) -> dict[str, str]:
+    """What identifies the sets of a run, by the names that its joined index has for them."""
+    manifests = [read_manifest(folder, check_shards=False) for folder in folders]
+    names = told_apart([manifest["name"] for manifest in manifests])
+    return dict(zip(names, map(content_digest, manifests), strict=True))
+
+
+def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:
+    """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
+    it, and for val if that is trained on. Raises InputError if only some have it: a metric over part of the sets would
+    pass for one over all; and ImpossibleError for classes with too few training images, unless shots_at_most."""
+    strict = data.on_bad_shard == "stop"
+    having = [folder for folder in folders if split in splits_of(read_manifest(folder, strict))]
+    if not having or (split == "val" and data.train_on == "train+val"):
+        return None
+    if len(having) < len(folders):
+        lacking = ", ".join(str(folder) for folder in folders if folder not in having)
+        raise InputError(f"{lacking} has no {split} split, the other sets have one; prepare it again with one")
+    indexes = [_load(data, folder, split, strict) for folder in folders]
+    if data.one_label:  # over all findings: those that are not chosen count as well
+        index = concat(indexes, data.join).one_label()
+        index = index.take_classes(data.classes) if data.classes else index
+    else:
+        index = concat(indexes, data.classes or data.join)
+    if split != "train":
+        return index
+    if data.shots is not None:
+        return index.few_shot(data.shots, seed, data.shots_at_most)
+    if index.task == "single_label" and not data.shots_at_most and (missing := index.below(1)):
+        raise ImpossibleError(
+            f"some classes have no training image: {some_of(missing)}; choose the others with "
+            f"{flag('--data.classes')}, or train without images of these with {flag('--data.shots-at-most')}"
+        )
+    return index
+
+
+def _load(data: DataConfig, folder: Path, split: Split, strict: bool) -> Index:
+    """One split of a set as it is held in this run, where val may be part of train."""
+    index = Index.load(folder, split, strict)
+    if split == "train" and trained_on(data, [folder]) == "train+val":
+        return with_val(index, Index.load(folder, "val", strict))
+    return index
+
+
+def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
+    """The splits that are trained on: "train+val" only where a set has val."""
+    has_val = any("val" in splits_of(read_manifest(folder, check_shards=False)) for folder in folders)
+    return "train+val" if has_val and data.train_on == "train+val" else "train"
+
+
+def lacks_val(data: DataConfig) -> list[str]:
+    """What to say where train+val is asked for and no set has val."""
+    if data.train_on != "train+val" or trained_on(data, [catalog.find(name) for name in data.sets]) == "train+val":
+        return []
+    return [f"train+val was asked for, but {', '.join(data.sets)} has no val split: only train is trained on"]

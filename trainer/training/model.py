@@ -1,0 +1,66 @@
+"""The model of a run as it begins: made, given its pre-trained weights, and handed to the engine."""
+
+import torch
+from torch import nn
+
+from data_pipelines.common.messages import rank_0_logger
+from trainer.config import Config
+from trainer.engine import Engine
+from trainer.models.bit import BiTResNet, build_model
+from trainer.models.weights import install, load_weights
+from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.training.job import Job
+
+
+def starting_model(job: Job, engine: Engine) -> BiTResNet:
+    """The model as the run begins with it, on the CPU."""
+    config = job.config
+    torch.manual_seed(config.seed)
+    settings = config.model
+    assert settings.mean is not None and settings.std is not None  # noqa: PT018 - `make_job` has seen to it
+    model = build_model(
+        settings.name, job.train.num_classes, settings.head_init, settings.filter_init, settings.mean, settings.std
+    )
+    if settings.pretrained is not None:
+        _load_pretrained(model, job, engine)
+    return model
+
+
+def prepare_model(job: Job, engine: Engine) -> int:
+    """Give the engine the model that a run begins with, for a linear probe or k-NN less its head; returns the number of
+    its outputs. Collective."""
+    model, optim = starting_model(job, engine), job.config.optim
+    if job.config.mode != "finetune":
+        num_features: int = model.head.in_features
+        model.head = nn.Identity()  # type: ignore[assignment]
+        engine.prepare(model, None, job.blank_images(1))
+        return num_features
+    optimizer = SGDAGC(
+        param_groups(model, job.train.num_classes, optim.agc_clipping, optim.agc_head),
+        lr=0.0,
+        momentum=optim.momentum,
+        weight_decay=optim.weight_decay,
+        nesterov=optim.nesterov,
+    )
+    engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
+    return job.train.num_classes
+
+
+def num_parameters(config: Config, num_classes: int) -> int:
+    """How many parameters the model of a configuration has."""
+    with torch.device("meta"):
+        model = build_model(config.model.name, num_classes)
+    return sum(p.numel() for p in model.parameters())
+
+
+def checkpoint_bytes(config: Config, num_classes: int) -> int:
+    """What a checkpoint takes: fp32 weights and momentum."""
+    return 2 * 4 * num_parameters(config, num_classes)
+
+
+def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
+    settings = job.config.model
+    weights = load_weights(str(settings.pretrained))
+    warnings = install(weights, model, settings.name, job.train.classes, settings.keep_head)
+    for warning in warnings:
+        rank_0_logger.warning(warning)

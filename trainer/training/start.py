@@ -1,0 +1,63 @@
+"""What the programs need of this room: begin a run and tell what comes of it, or say what it would be."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.common.messages import rank_0_logger
+from data_pipelines.shards.index import Index
+from trainer.config import Config
+from trainer.engines import ENGINES
+from trainer.metrics import METRIC_NAME, metric_of
+from trainer.training.frozen_features import run_frozen
+from trainer.training.job import make_job, normalised, settings_of
+from trainer.training.model import checkpoint_bytes, num_parameters
+from trainer.training.run import Start, finished, run, run_dir_of
+
+__all__ = ["Start", "find_result", "normalised", "plan_of", "run_dir_of", "start_run", "summary"]
+
+
+def start_run(config: Config, start: Start, about: dict[str, Any], warnings: Iterable[str]) -> None:
+    """Run to the end on all ranks of this job, and print what was reached. Raises as `run` does."""
+    engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
+    for warning in warnings:
+        rank_0_logger.warning(warning)
+    run_fn = run if config.mode == "finetune" else run_frozen
+    result = run_fn(config, start, engine, about)
+    if engine.rank == 0 and not start.preflight_only:
+        print(summary(result), flush=True)
+    engine.close()
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One line on what a run reached."""
+    metric = metric_of(result)
+    name = METRIC_NAME[metric]
+    reached = [
+        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images)"
+        for split in ("val", "test")
+        if split in result
+    ]
+    return f"{result['run']}: {', '.join(reached) or 'no val or test split'}, by {result['checkpoint']}"
+
+
+def find_result(config: Config, start: Start, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result of a run with this configuration if it is finished. train: its training images; data: what a
+    checkpoint would say of its data. Raises InputError if its folder holds a run with another configuration."""
+    return finished(run_dir_of(config, start), settings_of(config, train.fingerprint), start, data)
+
+
+def plan_of(config: Config, run_dir: Path) -> dict[str, Any]:
+    """What a run would be: steps, batch, images and the bytes of one checkpoint."""
+    planned = replace(config, runtime=replace(config.runtime, stage=None))  # a plan copies nothing
+    job = make_job(planned, run_dir)
+    return {
+        "name": config.name,
+        "run_dir": str(job.run_dir),
+        "total_steps": job.total_steps,
+        "global_batch_size": config.global_batch_size,
+        "train_images": len(job.train),
+        "parameters": num_parameters(config, job.train.num_classes),
+        "checkpoint_bytes": checkpoint_bytes(config, job.train.num_classes),
+    }

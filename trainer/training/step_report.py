@@ -1,0 +1,87 @@
+"""What the ranks report of a training step: added up by one collective, and read by one copy to the host."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data_pipelines.loading.unreadable import UnreadableSample
+from trainer.engine import Engine, Update
+
+
+@dataclass(frozen=True, eq=False)
+class RankSums:
+    """What all ranks say of a step before its update. Tensors are on the engine's device, float64."""
+
+    losses: Tensor
+    """[world size]: each rank's part of the mean loss of the batch."""
+    num_stopping: Tensor
+    """Scalar: the ranks that were asked to stop."""
+    num_unreadable: Tensor
+    """Scalar: the images of all ranks that could not be read."""
+
+    @staticmethod
+    def over_ranks(engine: Engine, losses: Sequence[Tensor], is_stopping: bool, num_unreadable: int) -> "RankSums":
+        """Those of this rank, `losses` by micro-batch, together with the others'. Waits for no device. Collective."""
+        packed = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
+        for loss in losses:
+            packed[engine.rank] += loss
+        packed[-2], packed[-1] = is_stopping, num_unreadable
+        packed = engine.sum(packed)
+        return RankSums(packed[:-2], packed[-2], packed[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class StepReport:
+    """A step that is done: the same on every rank but for `unreadable`, this rank's images that could not be read."""
+
+    step: int
+    lr: float
+    sums: RankSums
+    update: Update
+    unreadable: Sequence[UnreadableSample] = ()
+
+    @property
+    def loss(self) -> Tensor:
+        """Mean loss of the batch, a scalar on the device."""
+        return self.sums.losses.sum()
+
+    def to_host(self) -> "HostCopy":
+        """Begin to copy it to the host; the copy is to be read later."""
+        return HostCopy(self)
+
+
+@dataclass(frozen=True)
+class StepNumbers:
+    """A step's report in plain numbers. `is_bad`: its update was left out, or its gradient is not finite."""
+
+    losses: tuple[float, ...]
+    is_stopping: bool
+    num_unreadable: int
+    is_bad: bool
+
+
+class HostCopy:
+    """A step's report on its way to the host."""
+
+    def __init__(self, report: StepReport) -> None:
+        self.report = report
+        sums, update = report.sums, report.update
+        is_bad = ~update.grad_norm.isfinite() if update.skipped is None else update.skipped
+        scalars = (sums.num_stopping, sums.num_unreadable, is_bad.to(sums.losses))
+        packed = torch.cat((sums.losses, *(scalar.view(1) for scalar in scalars)))
+        self._copied: torch.cuda.Event | None = None
+        if packed.is_cuda:
+            on_host = torch.empty_like(packed, device="cpu", pin_memory=True)
+            packed = on_host.copy_(packed, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
+        self._packed = packed
+
+    def read(self) -> StepNumbers:
+        """What it says, once the copy is there."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        losses, (num_stopping, num_unreadable, is_bad) = self._packed[:-3], self._packed[-3:]
+        return StepNumbers(tuple(losses.tolist()), bool(num_stopping), int(num_unreadable), bool(is_bad))
