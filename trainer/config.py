@@ -258,7 +258,7 @@ class RuntimeConfig:
     engine: Literal["ddp", "horovod", "deepspeed"] = "ddp"
     """What moves gradients between ranks; all of them give the same weights."""
     zero_stage: int = 0
-    """ddp and deepspeed: 1 parts momentum over the ranks, 2 (deepspeed) gradients too."""
+    """ddp and deepspeed: 1 shards momentum across ranks, 2 (deepspeed) gradients too."""
     bucket_mb: int = 25
     """Gradients that travel together, megabytes; 0 (horovod): each by itself."""
     gradient_compression: Literal["none", "bf16", "fp16"] = "none"

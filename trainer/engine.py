@@ -40,7 +40,7 @@ class Heartbeat(Protocol):
 
     def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
         """On rank 0, of the steps since the last call: the rank that takes longest for what it does without the others,
-        how much longer than the middle one per step, in seconds; and its phase and host in words."""
+        how much longer than the middle one per step, in seconds; and its phase and host as text."""
 
     def watching(self, hung: Callable[[str], None]) -> AbstractContextManager[None]:
         """End this process if a rank makes no progress any more. Before that, one rank of the job tells `hung` why.
@@ -62,7 +62,7 @@ class Engine(ABC):
     local_world_size: int
     """Ranks on this node."""
     transport: str
-    """What carries gradients between ranks, in words."""
+    """What carries gradients between ranks, as text."""
     heartbeat: Heartbeat
     model: nn.Module
     """The wrapped model, after `prepare`: call it in `accumulate`, and in `evaluation` to predict."""

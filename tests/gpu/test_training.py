@@ -158,11 +158,11 @@ def test_a_resumed_run_is_bit_equal(
 class OneRank(DDPEngine):
     """A rank by itself that exchanges all the same, with NCCL on a GPU and Gloo on a CPU."""
 
-    def _connect(self, place: RankInfo) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         class Met:
             store = dist.HashStore()
 
-        init_process_group(place, self.device, cast(Any, Met), 60)
+        init_process_group(rank_info, self.device, cast(Any, Met), 60)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         self.world_size = 2  # or nothing would be wrapped

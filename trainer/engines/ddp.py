@@ -19,14 +19,14 @@ _DDP_BUCKET_MB = 25
 _COMPRESSION_HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 
 
-def init_process_group(place: RankInfo, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
+def init_process_group(rank_info: RankInfo, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
     """NCCL or Gloo, over the store where the ranks met."""
     on_gpu = device.type == "cuda"
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
         store=dist.PrefixStore("group", rendezvous.store),
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
         timeout=timedelta(seconds=timeout_s),
         device_id=device if on_gpu else None,
     )
@@ -35,11 +35,11 @@ def init_process_group(place: RankInfo, device: torch.device, rendezvous: Rendez
 class DDPEngine(ReplicaEngine):
     """See Engine. With zero_stage 1 the momentum of each parameter lies on the one rank that updates it."""
 
-    def _connect(self, place: RankInfo) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         if self.world_size > 1:
-            self._rendezvous = Rendezvous(place, self.device, self._runtime.connect_timeout_s)
+            self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
             with self._naming_lost_ranks():
-                init_process_group(place, self.device, self._rendezvous, self._runtime.timeout_s)
+                init_process_group(rank_info, self.device, self._rendezvous, self._runtime.timeout_s)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         self._sharded: Any = None  # torch.distributed.optim.ZeroRedundancyOptimizer
@@ -69,7 +69,7 @@ class DDPEngine(ReplicaEngine):
     # DDP lays out its buckets anew after the first backward pass, which changes the order of its sums; after the dry
     # run of `prepare`, an interrupted run goes on bit for bit.
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
         return nullcontext()

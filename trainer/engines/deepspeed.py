@@ -1,4 +1,4 @@
-"""DeepSpeed with ZeRO stages 0 to 2: momentum (1) and gradients (2) parted over the ranks."""
+"""DeepSpeed with ZeRO stages 0 to 2: shards momentum (1) and gradients (2) across ranks."""
 
 import logging
 import os
@@ -30,20 +30,20 @@ class DeepSpeedEngine(ReplicaEngine):
     Raises InputError where DeepSpeed is not installed, and for a model that is not fp32.
     """
 
-    def _connect(self, place: RankInfo) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         self._deepspeed = _import_deepspeed(self.device)
         os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # without which DeepSpeed refuses to start
         if self.world_size > 1:
-            self._rendezvous = Rendezvous(place, self.device, self._runtime.connect_timeout_s)
+            self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
             with self._naming_lost_ranks():
-                init_process_group(place, self.device, self._rendezvous, self._runtime.timeout_s)
+                init_process_group(rank_info, self.device, self._rendezvous, self._runtime.timeout_s)
         else:
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
         self._engine: Any = None
 
     def _config(self) -> dict[str, Any]:
-        """DeepSpeed's configuration, all of it from ours. Batch sizes, clipping and precision are the loop's affair."""
+        """DeepSpeed's configuration, all of it from ours. Batch sizes, clipping and precision are left to the loop."""
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,

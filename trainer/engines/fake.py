@@ -16,9 +16,9 @@ class FakeEngine(DDPEngine):
     """DDP over PyTorch's fake process group, whose collectives leave every tensor as it is. For dry runs and tests:
     what it trains is of no use."""
 
-    def _connect(self, place: RankInfo) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         if self.world_size > 1:
-            dist.init_process_group("fake", store=FakeStore(), rank=place.rank, world_size=place.world_size)
+            dist.init_process_group("fake", store=FakeStore(), rank=rank_info.rank, world_size=rank_info.world_size)
 
     def gather(self, value: Any) -> list[Any]:
         """This rank's value, as if all others had it, too."""
@@ -28,11 +28,11 @@ class FakeEngine(DDPEngine):
         wrapped = super()._wrap(model)
         if isinstance(wrapped, DistributedDataParallel):
             # Without a hook DDP's own reduction waits for work that the fake group never gives it.
-            wrapped.register_comm_hook(None, _as_it_is)
+            wrapped.register_comm_hook(None, _return_bucket)
         return wrapped
 
 
-def _as_it_is(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _return_bucket(_: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
     done: torch.futures.Future[Tensor] = torch.futures.Future()
     done.set_result(bucket.buffer())
     return done

@@ -27,16 +27,16 @@ _INSTALL = "launchers/install_horovod.sh"
 class HorovodEngine(ReplicaEngine):
     """See Engine. Raises InputError where Horovod is missing, or was built for another torch or without GPUs."""
 
-    def _connect(self, place: RankInfo) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         self._hvd = _import_horovod(self.device)
-        self._travelling: list[tuple[int, Tensor, Tensor]] = []
+        self._in_flight: list[tuple[int, Tensor, Tensor]] = []
         self._hooks: list[Any] = []
         self._last = False
         os.environ["HOROVOD_FUSION_THRESHOLD"] = str(self._runtime.bucket_mb << 20)
         os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"] = str(self._runtime.timeout_s)
-        if self.world_size > 1 and place.launcher != "horovodrun":
-            self._rendezvous = Rendezvous(place, self.device, self._runtime.connect_timeout_s)
-            _stand_in_for_horovodrun(place, self._rendezvous)
+        if self.world_size > 1 and rank_info.launcher != "horovodrun":
+            self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
+            _stand_in_for_horovodrun(rank_info, self._rendezvous)
         with self._naming_lost_ranks():
             self._hvd.init()
 
@@ -58,36 +58,36 @@ class HorovodEngine(ReplicaEngine):
         if self.world_size == 1:
             return model
         for name, parameter in model.named_parameters():
-            self._hvd.broadcast_(_in_memory_order(parameter.data), 0, name=f"weights.{name}")
+            self._hvd.broadcast_(_flat_in_memory_order(parameter.data), 0, name=f"weights.{name}")
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(partial(self._send, name))
+            parameter.register_post_accumulate_grad_hook(partial(self._start_all_reduce, name))
             for name, parameter in model.named_parameters()
         ]
         return model
 
     @contextmanager
-    def _noting(self, last: bool) -> Iterator[None]:
+    def _remember_last(self, last: bool) -> Iterator[None]:
         self._last = last
         yield
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
-        return self._noting(last)
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
+        return self._remember_last(last)
 
-    def _send(self, name: str, parameter: Tensor) -> None:
+    def _start_all_reduce(self, name: str, parameter: Tensor) -> None:
         if not self._last or parameter.grad is None:
             return
-        gradient = _in_memory_order(parameter.grad)
+        gradient = _flat_in_memory_order(parameter.grad)
         sent = gradient.half() if self._runtime.gradient_compression == "fp16" else gradient
         handle = self._hvd.allreduce_async_(sent, name=f"gradient.{name}", op=self._hvd.Average)
-        self._travelling.append((handle, sent, gradient))
+        self._in_flight.append((handle, sent, gradient))
 
     def _finish_reduction(self) -> None:
         with named_range(HOROVOD):
-            for handle, sent, gradient in self._travelling:
+            for handle, sent, gradient in self._in_flight:
                 self._hvd.synchronize(handle)
                 if sent is not gradient:
                     gradient.copy_(sent)
-        self._travelling.clear()
+        self._in_flight.clear()
 
     def _all_reduce(self, tensor: Tensor) -> Tensor:
         # Calls of one kind share a name, and never overlap: Horovod remembers names.
@@ -101,35 +101,35 @@ class HorovodEngine(ReplicaEngine):
         self._hvd.shutdown()
 
 
-def _in_memory_order(tensor: Tensor) -> Tensor:
+def _flat_in_memory_order(tensor: Tensor) -> Tensor:
     """The tensor's elements as a contiguous vector that shares its memory, as Horovod wants them."""
     if tensor.is_contiguous():
         return tensor.view(-1)
     return tensor.permute(0, 2, 3, 1).view(-1)  # channels-last: weights, and gradients after them, are one or the other
 
 
-def _stand_in_for_horovodrun(place: RankInfo, rendezvous: Rendezvous) -> None:
+def _stand_in_for_horovodrun(rank_info: RankInfo, rendezvous: Rendezvous) -> None:
     """Serve and say what Horovod expects from horovodrun. The server lives as long as rank 0."""
     from horovod.runner.common.util.hosts import SlotInfo
     from horovod.runner.http.http_server import RendezvousServer
 
-    first_rank = place.rank - place.local_rank
-    places = rendezvous.gather([place.rank, place.local_rank, place.local_world_size])
+    first_rank = rank_info.rank - rank_info.local_rank
+    places = rendezvous.gather([rank_info.rank, rank_info.local_rank, rank_info.local_world_size])
     sizes = {rank - local: size for rank, local, size in places}  # of each node, by its first rank
-    sharing = [first for first, size in sorted(sizes.items()) if size > place.local_rank]
+    sharing = [first for first, size in sorted(sizes.items()) if size > rank_info.local_rank]
     node = f"node{first_rank}"
     port = 0
-    if place.rank == 0:
+    if rank_info.rank == 0:
         server = RendezvousServer()
         port = server.start()
         server.init(_slots(sizes, SlotInfo))
     port = max(rendezvous.gather(port))
     os.environ.update(
         HOROVOD_HOSTNAME=node,
-        HOROVOD_RANK=str(place.rank),
-        HOROVOD_SIZE=str(place.world_size),
-        HOROVOD_LOCAL_RANK=str(place.local_rank),
-        HOROVOD_LOCAL_SIZE=str(place.local_world_size),
+        HOROVOD_RANK=str(rank_info.rank),
+        HOROVOD_SIZE=str(rank_info.world_size),
+        HOROVOD_LOCAL_RANK=str(rank_info.local_rank),
+        HOROVOD_LOCAL_SIZE=str(rank_info.local_world_size),
         HOROVOD_CROSS_RANK=str(sharing.index(first_rank)),
         HOROVOD_CROSS_SIZE=str(len(sharing)),
         HOROVOD_GLOO_RENDEZVOUS_ADDR=os.environ["MASTER_ADDR"],

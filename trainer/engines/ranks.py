@@ -14,7 +14,7 @@ _LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/to
 
 
 class RankInfo(NamedTuple):
-    """Where this process stands in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
+    """A process's rank in its job. `launcher`: "torchrun" (or what sets the same variables), "horovodrun",
     "srun", or "none" for a process by itself."""
 
     rank: int
@@ -25,8 +25,8 @@ class RankInfo(NamedTuple):
 
 
 def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
-    """This process's place. RANK and its like are then set in `environ` for whatever launched it, and under srun the
-    address of rank 0.
+    """This process's rank and those around it. RANK and its like are then set in `environ` whatever launched it, and
+    under srun the address of rank 0.
 
     Raises InputError for a job smaller than what SLURM started: ranks that train alone and overwrite each other.
     """
@@ -36,18 +36,18 @@ def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
                 del environ[name]
     if "RANK" in environ and "WORLD_SIZE" in environ:
         deepspeed = "LOCAL_SIZE" in environ and "LOCAL_WORLD_SIZE" not in environ  # its launcher's name for the last
-        place = _named(environ, (*_NAMES[:3], "LOCAL_SIZE") if deepspeed else _NAMES, "torchrun")
+        rank_info = _named(environ, (*_NAMES[:3], "LOCAL_SIZE") if deepspeed else _NAMES, "torchrun")
     elif "HOROVOD_RANK" in environ:
         names = ("HOROVOD_RANK", "HOROVOD_SIZE", "HOROVOD_LOCAL_RANK", "HOROVOD_LOCAL_SIZE")
-        place = _named(environ, names, "horovodrun")
+        rank_info = _named(environ, names, "horovodrun")
     elif "SLURM_STEP_ID" in environ and "SLURM_PROCID" in environ:
-        place = _of_srun(environ)
+        rank_info = _of_srun(environ)
     else:
-        place = RankInfo(0, 1, 0, 1, "none")
-    _check_against_slurm(place, environ)
-    if place.launcher != "none":
-        environ.update({name: str(value) for name, value in zip(_NAMES, place[:4], strict=True)})
-    return place
+        rank_info = RankInfo(0, 1, 0, 1, "none")
+    _check_against_slurm(rank_info, environ)
+    if rank_info.launcher != "none":
+        environ.update({name: str(value) for name, value in zip(_NAMES, rank_info[:4], strict=True)})
+    return rank_info
 
 
 def _named(environ: MutableMapping[str, str], names: tuple[str, str, str, str], launcher: str) -> RankInfo:
@@ -102,11 +102,11 @@ def tasks_of_nodes(counts: str) -> list[int]:
     return tasks
 
 
-def _check_against_slurm(place: RankInfo, environ: MutableMapping[str, str]) -> None:
+def _check_against_slurm(rank_info: RankInfo, environ: MutableMapping[str, str]) -> None:
     tasks = _number(environ, "SLURM_STEP_NUM_TASKS", _number(environ, "SLURM_NTASKS", 1))
-    if place.world_size >= tasks:
+    if rank_info.world_size >= tasks:
         return
-    message = f"SLURM started {tasks} tasks, but this job has {place.world_size} rank(s); {_LAUNCH_LINE}"
+    message = f"SLURM started {tasks} tasks, but this job has {rank_info.world_size} rank(s); {_LAUNCH_LINE}"
     by_hand = "SLURM_PROCID" not in environ  # in the shell that salloc opens
     lost_nodes = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     if not (by_hand or lost_nodes):

@@ -48,8 +48,8 @@ class Rendezvous:
     `timeout_s`, and when ranks do not fit each other; the whole message is on rank 0.
     """
 
-    def __init__(self, place: RankInfo, device: torch.device, timeout_s: int) -> None:
-        self.place = place
+    def __init__(self, rank_info: RankInfo, device: torch.device, timeout_s: int) -> None:
+        self.rank_info = rank_info
         self.address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         self._timeout, self._gathered = timedelta(seconds=timeout_s), 0
         self.store = dist.PrefixStore(f"meeting/{next(_MEETINGS)}", self._open_store())
@@ -65,14 +65,14 @@ class Rendezvous:
         host, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
         if not host or not port.isdigit():
             raise InputError(f"MASTER_ADDR={host!r} and MASTER_PORT={port!r} must name where rank 0 listens")
-        serves = self.place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        serves = self.rank_info.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         if not serves:
             _await_answer(host, int(port), self._timeout.seconds)
         try:
             store = dist.TCPStore(
                 host,
                 int(port),
-                self.place.world_size,
+                self.rank_info.world_size,
                 is_master=serves,
                 timeout=self._timeout,
                 wait_for_workers=False,
@@ -82,8 +82,8 @@ class Rendezvous:
             return store
         except RuntimeError as error:
             raise InputError(
-                f"rank {self.place.rank} cannot open MASTER_ADDR:MASTER_PORT {self.address} ({error}); choose another "
-                "port, and let MASTER_ADDR name the host of rank 0"
+                f"rank {self.rank_info.rank} cannot open MASTER_ADDR:MASTER_PORT {self.address} ({error}); choose "
+                "another port, and let MASTER_ADDR name the host of rank 0"
             ) from error
 
     def gather(self, value: Any) -> list[Any]:
@@ -92,16 +92,16 @@ class Rendezvous:
         Raises InputError naming ranks that do not answer within the time-out of the start.
         """
         self._gathered += 1
-        store, place = dist.PrefixStore(f"gather/{self._gathered}", self.store), self.place
-        store.set(str(place.rank), json.dumps(value))
-        if place.rank > 0:
+        store, rank_info = dist.PrefixStore(f"gather/{self._gathered}", self.store), self.rank_info
+        store.set(str(rank_info.rank), json.dumps(value))
+        if rank_info.rank > 0:
             try:
                 answer: list[Any] = json.loads(store.get("all"))
             except RuntimeError as error:
                 raise InputError(f"rank 0 at {self.address} stopped before the job began, see its message") from error
             store.add("read", 1)
             return answer
-        names = [str(rank) for rank in range(place.world_size)]
+        names = [str(rank) for rank in range(rank_info.world_size)]
         try:
             store.wait(names, self._timeout)
         except RuntimeError as error:
@@ -111,17 +111,18 @@ class Rendezvous:
         store.set("all", json.dumps(values))
         deadline = time.monotonic() + _KNOCK_S
         # The store may end with rank 0, so the others read it first.
-        while store.add("read", 0) < place.world_size - 1 and time.monotonic() < deadline:
+        while store.add("read", 0) < rank_info.world_size - 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         return values
 
+    # Not by the watchdog's thread: that runs while a run is watched, and ranks are also lost before and after.
     def _beat(self) -> None:
         with suppress(RuntimeError):  # the store went first
             while not self._stopped.wait(_BEAT_S):
-                self._pulse.add(str(self.place.rank), 1)
+                self._pulse.add(str(self.rank_info.rank), 1)
 
     def find_lost_ranks(self) -> str:
-        """Who shows no pulse any more, in words. Takes some seconds."""
+        """Which ranks show no pulse any more, as text. Takes some seconds."""
         answers: list[str] = []
         # Behind a cut cable a call to the store does not return.
         asking = threading.Thread(target=lambda: answers.append(self._ask_for_pulses()), daemon=True)
@@ -130,7 +131,7 @@ class Rendezvous:
         return answers[0] if answers else f"lost: rank 0, whose store at {self.address} does not answer"
 
     def _ask_for_pulses(self) -> str:
-        names = [str(rank) for rank in range(self.place.world_size)]
+        names = [str(rank) for rank in range(self.rank_info.world_size)]
         try:
             before = [self._pulse.add(name, 0) for name in names]
             time.sleep(_SILENT_BEATS * _BEAT_S)

@@ -1,4 +1,4 @@
-"""What engines share that keep the whole model on every rank."""
+"""Base class of engines that keep the whole model on every rank."""
 
 import os
 from abc import abstractmethod
@@ -38,10 +38,10 @@ class ReplicaEngine(Engine):
     _gathers = True  # of the filters' gradients, until the last micro-batch; their whole size on every rank
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
-        place = find_rank_info()
+        rank_info = find_rank_info()
         parent_watch.end_with_launcher()
-        self.rank, self.world_size, self.local_rank, self.local_world_size, _ = place
-        self.device = pick_device(runtime.device, place.local_rank, bound=place.launcher == "srun")
+        self.rank, self.world_size, self.local_rank, self.local_world_size, _ = rank_info
+        self.device = pick_device(runtime.device, rank_info.local_rank, bound=rank_info.launcher == "srun")
         self.threads = cpu_threads(runtime.threads)
         self._amp_dtype = _AMP_DTYPES.get(precision)
         on_gpu = self.device.type == "cuda"
@@ -61,14 +61,14 @@ class ReplicaEngine(Engine):
         self._runtime = runtime
         self._scales_loss = precision == "fp16"
         self._rendezvous: Rendezvous | None = None
-        self._connect(place)
+        self._connect(rank_info)
         self.heartbeat = Heartbeat(
             self._store(), self.rank, self.world_size, self.device, runtime.hang_timeout_s, runtime.timeout_s
         )
         self.transport = self._describe_transport()
 
     @abstractmethod
-    def _connect(self, place: RankInfo) -> None:
+    def _connect(self, rank_info: RankInfo) -> None:
         """Join the job."""
 
     def _store(self) -> dist.Store | None:
@@ -141,12 +141,12 @@ class ReplicaEngine(Engine):
         sharing = self._bare.filter_sharing.micro_batch(last or not self._gathers)
         self.heartbeat.enter("forward")
         # DDP's first forward pass is an exchange, too.
-        with self._naming_lost_ranks(), self._silence(last), self._autocast(), sharing:
+        with self._naming_lost_ranks(), self._no_sync(last), self._autocast(), sharing:
             yield
         if last:
             self.heartbeat.enter("update")
 
-    def _silence(self, last: bool) -> AbstractContextManager[Any]:
+    def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         """Context in which gradients travel only after the `last` micro-batch."""
         return nullcontext()
 
@@ -176,7 +176,7 @@ class ReplicaEngine(Engine):
 
     def _is_nonfinite(self, is_nonfinite: Tensor | None) -> Tensor | None:
         """Whether the loss was, or a gradient is, not finite; None where nobody asks. With fp16 an infinite gradient is
-        the loss scaler's affair."""
+        left to the loss scaler."""
         gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
         if is_nonfinite is None or self._scaler.is_enabled() or not gradients:
             return is_nonfinite

@@ -7,7 +7,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 
 
 class ShardedOptimizer(ZeroRedundancyOptimizer):
-    """Hands an overflow that the loss scaler found on to the optimiser of this rank's part, which leaves all as it is
+    """Hands an overflow that the loss scaler found on to the optimiser of this rank's shard, which leaves all as it is
     then. The scaler would otherwise read it first, and wait for the device.
 
     Gradients are averages over ranks by then, so that every rank finds the overflow of any.

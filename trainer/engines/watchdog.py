@@ -1,7 +1,8 @@
 """Where each rank is, so that one that hangs is named and one that is slow is known.
 
 The thread that trains only notes its step and phase. A thread of its own tells the others through the store, another
-one watches, so that neither a store nor a collective that never returns keeps a rank from ending.
+one watches, so that neither a store nor a collective that never returns keeps a rank from ending. One thread cannot do
+both: a call to a store whose host is gone does not return, and the thread that waits in it ends no process.
 """
 
 import faulthandler
@@ -123,7 +124,7 @@ class Heartbeat:
 
     def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
         """On rank 0, of the steps since the last call: the rank that takes longest for what it does without the others,
-        how much longer than the middle one per step, in seconds; and its phase and host in words."""
+        how much longer than the middle one per step, in seconds; and its phase and host as text."""
         now, before = self._seen, self._reported
         own = {}
         for rank, beat in now.items():
@@ -223,7 +224,7 @@ class Heartbeat:
                 faulthandler.dump_traceback_later(2 * self._limit_s() + 60, exit=True, file=sys.__stderr__)
 
     def _judge(self, idle_s: float, hung: _Hung) -> tuple[str, _Hung | None]:
-        """Who hangs, in words, and whom this rank has to tell. Takes some seconds."""
+        """Which rank hangs, as text, and whom this rank has to tell. Takes some seconds."""
         rank_0 = self._seen.get(0)
         lost = rank_0.silent_for(idle_s) if rank_0 else "rank 0 gives no sign of life"
         answers = [(f"{lost}: the store where ranks meet does not answer", hung if self._rank == 1 else None)]

@@ -1,4 +1,4 @@
-"""SGD with adaptive gradient clipping on one rank's part of the flattened parameters, as ZeRO lays them out.
+"""SGD with adaptive gradient clipping on one rank's shard of the flattened parameters, as ZeRO lays them out.
 
 Units lie across the seams between ranks; their norms are put together by one small all-reduce, so that clipping is that
 of the unsharded optimiser.

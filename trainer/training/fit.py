@@ -21,12 +21,12 @@ from trainer.training.signals import StopSignals
 
 
 def train_and_predict(job: Job, engine: Engine) -> RunOutput:
-    """Train, and predict by the chosen checkpoint, while the ranks watch over each other."""
-    with engine.heartbeat.watching(lambda reason: _leave_resumable(job, 0, reason)):
+    """Train, and predict by the best checkpoint, or the last without one, while the ranks watch each other."""
+    with engine.heartbeat.watching(lambda reason: _mark_resumable(job, 0, reason)):
         return _train_and_predict(job, engine)
 
 
-def _leave_resumable(job: Job, rank: int, reason: str) -> None:
+def _mark_resumable(job: Job, rank: int, reason: str) -> None:
     write_status(job.run_dir, rank, "resumable", checkpoint.last_step(job.run_dir), job.total_steps, reason)
 
 
@@ -42,7 +42,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
             config.precision,
             config.runtime.checkpoint_stages,
         )
-        logger.info(f"memory of a rank: {memory.in_words(job.micro_batch_size(engine))}")
+        logger.info(f"memory of a rank: {memory.summary(job.micro_batch_size(engine))}")
     seconds = _train(job, engine)
     engine.heartbeat.enter("finishing")
     engine.barrier()  # rank 0 has written the last checkpoint before the others look for it
@@ -68,7 +68,7 @@ def _train(job: Job, engine: Engine) -> float:
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
         tracker.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
-        with StopSignals().listening(lambda reason: _leave_resumable(job, engine.rank, reason)) as stop:
+        with StopSignals().listening(lambda reason: _mark_resumable(job, engine.rank, reason)) as stop:
             train(job, engine, tracker, first_step, best, stop)
     finally:
         tracker.close()

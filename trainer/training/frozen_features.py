@@ -15,7 +15,7 @@ from trainer.config import Config
 from trainer.engine import Engine
 from trainer.metrics import compute_metrics
 from trainer.training.job import Job, RunOutput
-from trainer.training.linear_probe import NEIGHBOURS, Linear, Standard, fit_linear, nearest_neighbours
+from trainer.training.linear_probe import NEIGHBOURS, Linear, Standardizer, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
 from trainer.training.memory import resolve_micro_batch_size
 from trainer.training.model import prepare_model
@@ -57,9 +57,9 @@ def _neighbours(job: Job, train: Tensor, labels: Tensor, held_out: dict[Split, T
 
 
 def _probe(job: Job, train: Tensor, labels: Tensor, held_out: dict[Split, Tensor]) -> Fitted:
-    standard = Standard.of(train)
-    held_out = {split: standard(part) for split, part in held_out.items()}
-    linear, details = _chosen_probe(job, standard(train), labels, held_out.get("val"))
+    standardize = Standardizer.fit(train)
+    held_out = {split: standardize(part) for split, part in held_out.items()}
+    linear, details = _chosen_probe(job, standardize(train), labels, held_out.get("val"))
     how = "chosen on val" if details["probe"]["val"] else "as val cannot choose it"
     details["checkpoint"] = f"a linear probe with L2 {details['probe']['l2']:g}, {how}"
     return {split: linear.logits(part) for split, part in held_out.items()}, details

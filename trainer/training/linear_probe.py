@@ -24,18 +24,18 @@ LossAndSlope = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
-class Standard:
+class Standardizer:
     """Brings features to zero mean and unit variance over the training images; constant ones become 0. Float64."""
 
     mean: Tensor
     std: Tensor
 
     @staticmethod
-    def of(features: Tensor) -> "Standard":
-        """The standard of training features."""
+    def fit(features: Tensor) -> "Standardizer":
+        """Mean and standard deviation of training features."""
         std, mean = torch.std_mean(features.double(), dim=0, correction=0)
         varies = std > 1e-9 * mean.abs().clamp(min=1e-9)
-        return Standard(mean, std.where(varies, torch.inf))
+        return Standardizer(mean, std.where(varies, torch.inf))
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features.double() - self.mean) / self.std

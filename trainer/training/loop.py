@@ -35,11 +35,11 @@ def train(
     """
     with Saver(job, engine, best) as saver:
         with recorded_steps(job, engine, first_step):
-            _train(job, engine, tracker, first_step, saver, stop)
+            _train_steps(job, engine, tracker, first_step, saver, stop)
         saver.finish()
 
 
-def _train(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
+def _train_steps(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
     batches = job.training_batches(engine, first_step)
     monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):

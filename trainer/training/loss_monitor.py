@@ -1,5 +1,5 @@
-"""Reads what the ranks report of each step: a loss or gradient that is no longer a number stops the run, or costs one
-update, and the images are named; a loss that leaps is warned of; a rank that was asked to stop stops all."""
+"""Reads the report of each step: a loss or gradient that is not finite stops the run, or skips an update, and the
+images are named; a loss spike is warned of; a rank that was asked to stop stops all."""
 
 import math
 from collections import deque
@@ -61,7 +61,7 @@ class LossMonitor:
         self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
         self._pending: HostCopy | None = None
         self.skips = job.config.runtime.non_finite == "skip"
-        self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are the loss scaler's affair
+        self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are left to the loss scaler
         self._spikes = SpikeDetector()
         self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = Rows(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)

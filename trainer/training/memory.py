@@ -42,7 +42,7 @@ class Memory(NamedTuple):
         """With so many images in one pass."""
         return self.parameters + self.gradients + self.momentum + self.filters + images * self.activations_per_image
 
-    def in_words(self, images: int) -> str:
+    def summary(self, images: int) -> str:
         """One line."""
         parts = [
             ("weights", self.parameters),
@@ -115,7 +115,7 @@ def resolve_micro_batch_size(job: Job, engine: Engine) -> Job:
     most = max(len(index) for index in (job.train, *job.held_out.values()))
     eval_batch_size = min(runtime.eval_batch_size, -(-most // engine.world_size))
     eval_batch_size = _largest(eval_batch_size, 1, engine, job, _predict_once)
-    _let_go(engine)
+    _free_memory(engine)
     if engine.rank == 0:
         sizes = f"{eval_batch_size} in evaluation"
         if job.total_steps:
@@ -157,7 +157,7 @@ def _fits(attempt: Callable[[], None], engine: Engine) -> bool:
         fits = False
     else:
         fits = True
-    _let_go(engine)  # only now: the error held on to what had been computed
+    _free_memory(engine)  # only now: the error kept the activations alive
     return fits
 
 
@@ -167,7 +167,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     return any(phrase in str(error) for phrase in ("can't allocate memory", "ALLOC_FAILED"))
 
 
-def _let_go(engine: Engine) -> None:
+def _free_memory(engine: Engine) -> None:
     for parameter in engine.model.parameters():
         parameter.grad = None
     gc.collect()

@@ -75,25 +75,25 @@ def run(
     environment = describe_environment(engine, job.loader_name)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
-    result = _finished_as_rank_0_sees(job, settings, start, engine)
+    result = _find_finished(job, settings, start, engine)
     if start.preflight_only:
         say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
         return {}
     if result is not None:
-        return _as_it_is(job, engine, result)
+        return _return_finished(job, engine, result)
     for warning in job.warnings:
         rank_0_logger.warning(warning)
     engine.barrier()  # every rank has looked at the folder before one writes to it
     if not start.resume:
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
     with locked(job.run_dir, engine, config.runtime.timeout_s):
-        result = _finished_as_rank_0_sees(job, settings, start, engine)  # another start may have ended it meanwhile
+        result = _find_finished(job, settings, start, engine)  # another start may have ended it meanwhile
         if result is not None:
-            return _as_it_is(job, engine, result)
-        return _made(config, job, engine, about, train_fn, settings, environment)
+            return _return_finished(job, engine, result)
+        return _train_in_folder(config, job, engine, about, train_fn, settings, environment)
 
 
-def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
+def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
     write_status(job.run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
     if engine.rank == 0:
         print(f"{job.run_dir} is finished", flush=True)
@@ -101,7 +101,7 @@ def _as_it_is(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any
     return result
 
 
-def _made(
+def _train_in_folder(
     config: Config,
     job: Job,
     engine: Engine,
@@ -115,7 +115,7 @@ def _made(
     if engine.rank == 0:
         _open_folder(job, settings, environment)
     open_rank_log(run_dir, engine)
-    with _status_kept(job, engine):
+    with _keep_status(job, engine):
         output = train_fn(job, engine)
         result = {
             "mode": config.mode,
@@ -219,7 +219,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     return result
 
 
-def _finished_as_rank_0_sees(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
+def _find_finished(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
     """What `finished` says, the same on every rank: another start may write to the folder meanwhile, and file systems
     show that to some hosts sooner than to others. Collective."""
     result, error = None, None
@@ -248,7 +248,7 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _status_kept(job: Job, engine: Engine) -> Iterator[None]:
+def _keep_status(job: Job, engine: Engine) -> Iterator[None]:
     """Leave status.json saying how the run ended, whichever way it does."""
 
     def leave(state: str, reason: str) -> None:

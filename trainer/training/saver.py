@@ -60,7 +60,7 @@ class Saver:
         self._on_device: torch.cuda.Event | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writes: list[Future[_Failed | None]] = []
-        self._hurry = threading.Event()  # try once, and no more
+        self._is_last_try = threading.Event()  # try once, and no more
         self._failed_in_a_row = 0
         self._timings: dict[str, float] = {}
 
@@ -69,7 +69,7 @@ class Saver:
 
     def __exit__(self, *_: object) -> None:
         """Wait for a write that goes on, whatever comes of it."""
-        self._hurry.set()
+        self._is_last_try.set()
         self._thread.shutdown()
 
     def save(self, step: int, best: float | None = None) -> None:
@@ -83,7 +83,7 @@ class Saver:
         require_lock(self._job.run_dir, self._engine)
         unsaved_best = None
         if step != self._step:  # the best one and the numbered one of a step share a copy
-            failed = self._written()
+            failed = self._join_writes()
             self._agree(failed)
             unsaved_best = self._keep_best(failed)
             self._count("save/wait_s", started)
@@ -110,7 +110,7 @@ class Saver:
         """Wait until all is written. Raises RunError on every rank if that fails, `stopping` UnsavedError."""
         started = perf_counter()
         self._engine.heartbeat.enter("saving")
-        failed = self._written()
+        failed = self._join_writes()
         require_lock(self._job.run_dir, self._engine)
         for pause_s in _LAST_PAUSES_S:
             if not failed:
@@ -118,7 +118,7 @@ class Saver:
             threading.Event().wait(pause_s)
             for each in failed:
                 self._begin(each.target)
-            failed = self._written()
+            failed = self._join_writes()
         self._count("save/stall_s", started)
         if self._engine.sum(torch.tensor(float(bool(failed)))):
             error = UnsavedError if stopping else RunError
@@ -136,11 +136,11 @@ class Saver:
         if self._engine.rank == 0:
             self._timings[name] = self._timings.get(name, 0.0) + perf_counter() - started
 
-    def _written(self) -> list[_Failed]:
+    def _join_writes(self) -> list[_Failed]:
         """Wait for the writes under way, and what became of none of them."""
-        self._hurry.set()
+        self._is_last_try.set()
         ended = [write.result() for write in self._writes]
-        self._hurry.clear()
+        self._is_last_try.clear()
         self._writes.clear()
         return [failed for failed in ended if failed is not None]
 
@@ -200,7 +200,7 @@ class Saver:
     def _write(self, target: _Target) -> _Failed | None:
         """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
         for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
-            started, is_last = perf_counter(), self._hurry.is_set()
+            started, is_last = perf_counter(), self._is_last_try.is_set()
             if lost := taken_over(self._job.run_dir):
                 return _Failed(target, OSError(lost))
             try:
@@ -210,7 +210,7 @@ class Saver:
             except OSError as error:
                 failed = _Failed(target, error)
                 if tried == 0:
-                    logger.warning(f"{_in_words(failed)}; training goes on, and it will be tried again")
+                    logger.warning(f"{_describe(failed)}; training goes on, and it will be tried again")
             else:
                 self._timings["save/write_s"] = perf_counter() - started
                 if tried:
@@ -219,7 +219,7 @@ class Saver:
                 return None
             if is_last:
                 return failed
-            self._hurry.wait(pause_s)
+            self._is_last_try.wait(pause_s)
         raise AssertionError("there is no last pause")
 
     def _tidy(self, path: Path) -> None:
@@ -235,10 +235,10 @@ class Saver:
 
 
 def _why(failed: list[_Failed]) -> str:
-    return _in_words(failed[0]) if failed else "see the message of rank 0"
+    return _describe(failed[0]) if failed else "see the message of rank 0"
 
 
-def _in_words(failed: _Failed) -> str:
+def _describe(failed: _Failed) -> str:
     path, error = failed.target.path, failed.error
     free = ""
     with suppress(OSError, StopIteration):

@@ -1,4 +1,4 @@
-"""The account of images that could not be shown: `unseen.csv` says each time that happened, and `quarantine.csv` each
+"""The log of images that could not be read: `unseen.csv` says each time that happened, and `quarantine.csv` each
 image whose own bytes are at fault, once. Too much of it stops all ranks alike."""
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def describe(index: Index, one: Unseen) -> dict[str, Any]:
 
 
 class UnreadableImageLog:
-    """Of the training images of a run. Collective."""
+    """Logs the unreadable training images of a run. Collective."""
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
         self._job, self._engine, enabled = job, engine, engine.rank == 0
@@ -48,7 +48,7 @@ class UnreadableImageLog:
         self._named: set[str] = set()
 
     def take(self, step: int, mine: Sequence[Unseen]) -> None:
-        """Enter what the ranks could not show at a step. Raises RunError, on every rank, for a shard where that stops
+        """Log what the ranks could not read at a step. Raises RunError, on every rank, for a shard where that stops
         the run, for too many bad images, and where nothing could be shown in the place of one."""
         by_rank = self._engine.gather([describe(self._job.train, one) for one in mine])
         every = sorted((one for of_rank in by_rank for one in of_rank), key=lambda one: one["position"])

@@ -30,7 +30,7 @@ def plan(name: str, gpu: str, image_size: int) -> str:
     for stages in range(5):
         memory = count_memory(name, _NUM_CLASSES, image_size, checkpoint_stages=stages)
         images = max(0, int((total - memory.total(0)) // memory.activations_per_image))
-        lines.append(f"| {stages} | {memory.activations_per_image / 1e6:.0f} | {images} | {memory.in_words(images)} |")
+        lines.append(f"| {stages} | {memory.activations_per_image / 1e6:.0f} | {images} | {memory.summary(images)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -200,13 +200,23 @@ def test_time_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Heartbeat(None, 0, 1, torch.device("cpu"), 900, 600)._usual_s == 480  # before collectives fail by themselves
 
 
+def test_a_pass_before_the_first_step_is_starting() -> None:
+    beat, phases = Heartbeat(None, 0, 1, torch.device("cpu"), 0, 60), []
+    beat.listener = lambda phase, step: phases.append(phase)
+    beat.enter("forward")
+    beat.enter("data", 0)
+    beat.enter("forward")
+    assert phases == ["starting", "data", "forward"]
+
+
 def test_what_a_listener_takes_is_not_the_next_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     beat = Heartbeat(None, 0, 1, torch.device("cpu"), 0, 60)
+    beat.enter("data", 0)
     beat.enter("update")
     beat.listener = lambda phase, step: clock.__setitem__(0, clock[0] + 5.0)
-    beat.enter("data", 0)
+    beat.enter("data", 1)
     beat.listener = None
     beat.enter("forward")
     assert (beat._seconds["data"], beat._seconds["update"]) == (0.0, 5.0)

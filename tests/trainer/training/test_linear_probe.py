@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from trainer.training.linear_probe import NEIGHBOURS, Standard, fit_linear, nearest_neighbours
+from trainer.training.linear_probe import NEIGHBOURS, Standardizer, fit_linear, nearest_neighbours
 
 NAN = math.nan
 
@@ -31,15 +31,15 @@ def test_features_are_standardised_over_training() -> None:
     train, other = features_of(50, 4), features_of(9, 4, seed=1)
     train[:, 2] = other[:, 2] = 0.1
     other[0, 2] = 7
-    standard = Standard.of(train)
-    found = standard(train)
+    standardize = Standardizer.fit(train)
+    found = standardize(train)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(4, dtype=torch.float64))
     expected = torch.tensor([1, 1, 0, 1], dtype=torch.float64)
     torch.testing.assert_close(found.std(dim=0, correction=0), expected)
     column = (other[:, 1].double() - train[:, 1].double().mean()) / train[:, 1].double().std(correction=0)
-    torch.testing.assert_close(standard(other)[:, 1], column)
-    assert not standard(other)[:, 2].any()  # what never varied in training says nothing
+    torch.testing.assert_close(standardize(other)[:, 1], column)
+    assert not standardize(other)[:, 2].any()  # what never varied in training says nothing
 
 
 @pytest.mark.parametrize("l2", [1.0, 0.01])
@@ -47,7 +47,7 @@ def test_features_are_standardised_over_training() -> None:
 def test_single_labels(l2: float, weighted: bool) -> None:
     raw = features_of(200, 12)
     labels = (raw[:, :5] + features_of(200, 5, seed=1)).argmax(dim=1)
-    features = Standard.of(raw)(raw)
+    features = Standardizer.fit(raw)(raw)
     weights = np.random.default_rng(0).uniform(0, 3, 200) if weighted else None
     found = fit_linear(features, labels, 5, l2, None if weights is None else torch.from_numpy(weights))
     expected = by_scikit_learn(features, labels, l2, weights).predict_log_proba(features.numpy())
@@ -64,7 +64,7 @@ def test_findings_over_their_labelled_images() -> None:
     labels = (raw[:, :4] > 3).float()
     labels[torch.rand(300, 4, generator=torch.Generator().manual_seed(2)) < 0.4] = NAN
     labels[:, 3] = NAN
-    features = Standard.of(raw)(raw)
+    features = Standardizer.fit(raw)(raw)
     logits = fit_linear(features, labels, 4, 0.02).logits(features)
     for i in range(3):
         known = ~labels[:, i].isnan()

@@ -97,6 +97,17 @@ def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> Non
     assert {"val/loss", "val/auc"} <= rows[-1].keys()
 
 
+def test_the_engine_marks_the_phases_of_a_step(phantoms: Path, tmp_path: Path) -> None:
+    engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
+    job = replace(job_of(str(phantoms), tmp_path, micro_batch_size=4), total_steps=2)
+    prepared(engine, job)
+    phases: list[tuple[str, int | None]] = []
+    engine.heartbeat.listener = lambda phase, step: phases.append((phase, step))
+    train(replace(job, val=None), engine, Tracker(tmp_path, 1, 0, 2, "test"), 0, None)
+    passes = [(phase, None) for phase in ("exchange", *2 * ("forward", "backward"), "update")]
+    assert phases == [("data", 0), *passes, ("data", 1), *passes, ("saving", None), ("saving", None)]
+
+
 def test_compile_falls_back_with_a_warning(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
