@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class Tracker:
+class MetricLogger:
     """Writes the metrics of a run on rank 0; on other ranks every method does nothing.
 
     Steps count updates done. What an earlier start wrote beyond `first_step` is cut off: it will happen again.

@@ -14,7 +14,7 @@ from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
 from trainer.profiling.recorder import recorded_steps
 from trainer.run_files import UNJUDGED
-from trainer.run_folder import Tracker
+from trainer.run_folder import MetricLogger
 from trainer.training.job import Job
 from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite
@@ -25,7 +25,7 @@ from trainer.training.unreadable_images import note_unjudged
 
 
 def train(
-    job: Job, engine: Engine, tracker: Tracker, first_step: int, best: float | None, stop: StopSignals = NEVER
+    job: Job, engine: Engine, tracker: MetricLogger, first_step: int, best: float | None, stop: StopSignals = NEVER
 ) -> None:
     """Update the model from `first_step` to the job's end, evaluating on val and saving on the way.
 
@@ -39,7 +39,9 @@ def train(
         saver.finish()
 
 
-def _train_steps(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
+def _train_steps(
+    job: Job, engine: Engine, tracker: MetricLogger, first_step: int, saver: Saver, stop: StopSignals
+) -> None:
     batches = job.training_batches(engine, first_step)
     monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):

@@ -8,9 +8,9 @@ import time
 
 
 def slow_down() -> None:
-    while not hasattr(sys.modules.get("trainer.run_folder.metric_logger"), "Tracker"):
+    while not hasattr(sys.modules.get("trainer.run_folder.metric_logger"), "MetricLogger"):
         time.sleep(0.05)
-    tracker = sys.modules["trainer.run_folder.metric_logger"].Tracker
+    tracker = sys.modules["trainer.run_folder.metric_logger"].MetricLogger
     advance = tracker.advance
 
     def slow_advance(self: object) -> None:

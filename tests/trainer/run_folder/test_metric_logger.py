@@ -13,7 +13,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from data_pipelines.common.printable import printable
 from trainer.run_files import METRICS, STATUS
-from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.run_folder.run_status import write_status
 
 
@@ -26,7 +26,7 @@ def files_numbered_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def track(run_dir: Path, first_step: int, losses: dict[int, float], rank: int = 0) -> None:
-    tracker = Tracker(run_dir, rank, first_step, 100, "demo")
+    tracker = MetricLogger(run_dir, rank, first_step, 100, "demo")
     for step, loss in losses.items():
         tracker.advance()
         tracker.scalars(step, {"train/loss": loss, "train/lr": 0.1})
@@ -51,7 +51,7 @@ def test_classes_of_any_name_have_curves(tmp_path: Path) -> None:
     run_dir = tmp_path / "a \udcfc"
     run_dir.mkdir()
     values = {f"val/auc/{name}": number / 100 for number, name in enumerate(NAMES)}
-    tracker = Tracker(run_dir, 0, 0, 100, "demo")
+    tracker = MetricLogger(run_dir, 0, 0, 100, "demo")
     tracker.scalars(10, values)
     tracker.close()
     assert read_metrics(run_dir) == [{"step": 10, **values}]
@@ -64,7 +64,7 @@ def test_classes_of_any_name_have_curves(tmp_path: Path) -> None:
 
 
 def test_rows_are_on_the_disk_before_the_run_ends(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path, 0, 0, 100, "demo")
+    tracker = MetricLogger(tmp_path, 0, 0, 100, "demo")
     tracker.scalars(10, {"train/loss": 2.5})
     assert [row["step"] for row in read_metrics(tmp_path)] == [10]
     tracker.close()
@@ -94,7 +94,7 @@ def test_half_written_last_line_is_dropped(tmp_path: Path) -> None:
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path, 0, 0, 100, "demo")
+    tracker = MetricLogger(tmp_path, 0, 0, 100, "demo")
     tracker.scalars(1, {"val/auc": math.nan, "val/loss": math.inf, "val/top1": 0.25})
     tracker.close()
     text = (tmp_path / METRICS).read_text()
@@ -105,7 +105,7 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
 
 def test_every_start_is_a_row(tmp_path: Path) -> None:
     for first_step, ranks in ((0, 1), (20, 4)):
-        tracker = Tracker(tmp_path, 0, first_step, 100, "demo")
+        tracker = MetricLogger(tmp_path, 0, first_step, 100, "demo")
         tracker.started(first_step, {"loader": "torch", "world_size": ranks})
         tracker.close()
     assert read_metrics(tmp_path) == [
@@ -126,7 +126,7 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_without_a_terminal_progress_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tracker = Tracker(tmp_path, 0, 0, 100, "demo")
+    tracker = MetricLogger(tmp_path, 0, 0, 100, "demo")
     tracker.scalars(50, {"train/loss": 1.25, "val/auc/Effusion": 0.5})
     tracker.scalars(100, {"val/top1": 0.75})
     tracker.say("a line")
@@ -143,7 +143,7 @@ def test_time_left_counts_this_starts_steps_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    tracker = Tracker(tmp_path, 0, 40, 100, "demo")
+    tracker = MetricLogger(tmp_path, 0, 40, 100, "demo")
     monkeypatch.setattr(time, "monotonic", lambda: 4700.0)
     tracker.scalars(60, {"train/loss": 1.0})
     tracker.close()
