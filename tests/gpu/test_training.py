@@ -45,9 +45,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[DDPEngine], Counter[st
             refuse_to_wait(refuses)
             phases[phase] += refuses
 
-        def advanced(tracker: MetricLogger) -> None:
+        def advanced(metric_logger: MetricLogger) -> None:
             refuse_to_wait(False)  # what is logged is read
-            advance(tracker)
+            advance(metric_logger)
 
         monkeypatch.setattr(engine.heartbeat, "enter", entered)
         monkeypatch.setattr(MetricLogger, "advance", advanced)
@@ -125,10 +125,10 @@ class KillError(Exception):
 def train_with_a_kill(config: Any, run_dir: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     advance, done = MetricLogger.advance, 0
 
-    def counted(tracker: MetricLogger) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         nonlocal done
         done += 1
-        advance(tracker)
+        advance(metric_logger)
         if done == after:
             raise KillError
 

@@ -103,8 +103,8 @@ def our_loop(
 
         with TemporaryDirectory() as folder, suppress(_MeasuredEnough):
             run_dir = Path(folder)
-            tracker = MetricLogger(run_dir, 1, 0, _ENDLESS, name)  # of a rank that writes nothing
-            train(replace(job, run_dir=run_dir, loader=load), engine, tracker, 0, None)
+            metric_logger = MetricLogger(run_dir, 1, 0, _ENDLESS, name)  # of a rank that writes nothing
+            train(replace(job, run_dir=run_dir, loader=load), engine, metric_logger, 0, None)
         return watch.seconds_of_a_step()
 
     return engine, turn

@@ -57,10 +57,10 @@ def hanging(data: str, folder: Path, rank: int, port: int, how: str) -> None:
     torch.set_num_threads(1)
     advance, done = MetricLogger.advance, 0
 
-    def counted(tracker: MetricLogger) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         nonlocal done
         done += 1
-        advance(tracker)
+        advance(metric_logger)
         if done == HANGS_AFTER and how == f"rank {rank} is stopped":
             time.sleep(TOLD_S if rank else 0)  # rank 0 goes at once: of it alone others know from the beginning
             os.kill(os.getpid(), signal.SIGSTOP)

@@ -147,9 +147,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException 
         signals.append(stop)
         return listening(stop, leave)
 
-    def counted(tracker: MetricLogger) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         nonlocal done
-        advance(tracker)
+        advance(metric_logger)
         done += 1
         if done == after:
             if error is not None:

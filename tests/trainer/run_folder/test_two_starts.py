@@ -77,9 +77,9 @@ class Begun:
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w", 1)  # noqa: SIM115 - pytest has put others in their place
         advance, done = MetricLogger.advance, 0
 
-        def counted(tracker: MetricLogger) -> None:
+        def counted(metric_logger: MetricLogger) -> None:
             nonlocal done
-            advance(tracker)
+            advance(metric_logger)
             done += 1
             if done == PAUSED_AT:
                 (self.run_dir.parent / "stands").touch()

@@ -64,9 +64,9 @@ def train_on_rank(data: Path, starts: list[tuple[Path, int | None]], share_unequ
     for run_dir, killed_after in starts:
         left = killed_after
 
-        def counted(tracker: MetricLogger) -> None:
+        def counted(metric_logger: MetricLogger) -> None:
             nonlocal left
-            advance(tracker)
+            advance(metric_logger)
             if left is not None:
                 left -= 1
                 if not left:
@@ -156,9 +156,9 @@ def test_shard_that_is_cut_off_stops_the_run_by_name_and_can_be_gone_on_without(
 ) -> None:
     advance, done = MetricLogger.advance, 0
 
-    def damaging(tracker: MetricLogger) -> None:
+    def damaging(metric_logger: MetricLogger) -> None:
         nonlocal done
-        advance(tracker)
+        advance(metric_logger)
         done += 1
         if done == 4:
             damaged.append(cut_off(data))

@@ -84,9 +84,9 @@ def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> Non
     job = job_of(str(phantoms), tmp_path)
     model = prepared(engine, job)
     before = model.head.weight.clone()
-    tracker = MetricLogger(tmp_path, 0, 0, job.total_steps, "test")
-    train(job, engine, tracker, 0, None)
-    tracker.close()
+    metric_logger = MetricLogger(tmp_path, 0, 0, job.total_steps, "test")
+    train(job, engine, metric_logger, 0, None)
+    metric_logger.close()
     assert model.head.weight.dtype == torch.float32
     assert not torch.equal(before, model.head.weight)
     rows = read_metrics(tmp_path)

@@ -50,10 +50,10 @@ def runs_on_ranks(data: str, starts: list[tuple[Path, int, int | None]]) -> None
     for run_dir, total_steps, interrupt_after in starts:
         done = 0
 
-        def counted(tracker: MetricLogger, interrupt_after: int | None = interrupt_after) -> None:
+        def counted(metric_logger: MetricLogger, interrupt_after: int | None = interrupt_after) -> None:
             nonlocal done
             done += 1
-            advance(tracker)
+            advance(metric_logger)
             if done == interrupt_after:
                 raise KillError
 

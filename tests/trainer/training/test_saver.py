@@ -240,9 +240,9 @@ def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
 ) -> None:
     done, advance = [], MetricLogger.advance
 
-    def counted(tracker: MetricLogger) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         done.append(1)
-        advance(tracker)
+        advance(metric_logger)
 
     def refused(*_: Any) -> None:
         raise RunError("another start has it")

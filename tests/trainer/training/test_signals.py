@@ -53,10 +53,10 @@ def starts(data: str, folder: Path) -> list[tuple[int | str | None, int | None]]
     ):
         done = 0
 
-        def counted(tracker: MetricLogger, number: int | None = number, on_rank: int = on_rank) -> None:
+        def counted(metric_logger: MetricLogger, number: int | None = number, on_rank: int = on_rank) -> None:
             nonlocal done
             done += 1
-            advance(tracker)
+            advance(metric_logger)
             if done == SIGNALLED_IN and engine.rank == on_rank and number is not None:
                 os.kill(os.getpid(), number)
 
