@@ -1,7 +1,7 @@
 """The folder of a run and what is kept in it: lock, status, metrics, logs, environment. What other packages need of it
 stands here."""
 
-from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.csv_log import CsvLog
 from trainer.run_folder.environment import commit, cpu_name, describe_environment, write_environment
 from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
@@ -13,8 +13,8 @@ from trainer.run_folder.run_status import RunStatus, run_folders, run_status, wr
 
 __all__ = [
     "JOB_VARIABLE",
+    "CsvLog",
     "MetricLogger",
-    "Rows",
     "RunStatus",
     "claim",
     "commit",

@@ -15,7 +15,7 @@ from data_pipelines.common.messages import logger
 Row = Sequence[str | int | float]
 
 
-class Rows:
+class CsvLog:
     """The table at `path`; on ranks other than 0 nothing happens. A disk that refuses rows is warned of."""
 
     def __init__(self, path: Path, columns: Sequence[str], enabled: bool) -> None:
