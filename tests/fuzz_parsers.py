@@ -228,7 +228,7 @@ def run_folder(folder: Path) -> Parser:
     def read(_: Path) -> None:
         table([run_status(found, 900.0, 2.0) for found in run_folders(folder)])
         state(run, 0.0)
-        CsvLog(run / "skipped_steps.csv", ("step", "key"), enabled=True).cut_back(2)
+        CsvLog(run / "skipped_steps.csv", ("step", "key"), enabled=True).truncate(2)
 
     files = [run / "status.json", run / "heartbeat.json", run / "skipped_steps.csv"]
     return Parser(folder, files, read)

@@ -22,7 +22,7 @@ class CsvLog:
         self.path, self._columns, self._enabled = path, tuple(columns), enabled
         self._waiting: list[Row] = []
 
-    def cut_back(self, first_step: int) -> list[list[str]]:
+    def truncate(self, first_step: int) -> list[list[str]]:
         """Drop the rows from `first_step` on, and lines that a kill left unfinished; returns those that stay."""
         if not self._enabled or not self.path.is_file():
             return []

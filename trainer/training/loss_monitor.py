@@ -65,7 +65,7 @@ class LossMonitor:
         self._spikes = SpikeDetector()
         self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = CsvLog(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
-        before = {row[0] for row in self._skipped.cut_back(first_step)}
+        before = {row[0] for row in self._skipped.truncate(first_step)}
         self.num_skipped = int(engine.sum(torch.tensor(len(before))))
         """Updates that the run has left out, those before it was resumed included; the same on every rank."""
         self.stop_asked = False

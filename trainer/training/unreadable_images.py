@@ -42,8 +42,8 @@ class UnreadableImageLog:
             job.run_dir / UNSEEN, ("step", "position", "place", "key", "reason", "shown instead"), enabled
         )
         self._quarantine = CsvLog(job.run_dir / QUARANTINE, ("step", "place", "key", "reason"), enabled)
-        self._unseen.cut_back(first_step)
-        kept = [row[1] for row in self._quarantine.cut_back(first_step)]
+        self._unseen.truncate(first_step)
+        kept = [row[1] for row in self._quarantine.truncate(first_step)]
         self._bad: set[str] = set(engine.gather(kept)[0])
         self._named: set[str] = set()
 
