@@ -248,7 +248,7 @@ def lock_files(folder: Path) -> Parser:
     def read(_: Path) -> None:
         in_use(run, 900.0)
         found = holder_of(run)
-        assert found is None or found.in_words()
+        assert found is None or found.summary()
 
     return Parser(folder, files, read)
 
