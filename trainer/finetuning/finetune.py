@@ -130,7 +130,7 @@ class Target:
     xray_side: int | None
     unlike_authors: dict[str, dict[str, Any]]
 
-    def described(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a checkpoint of a run on it says of its data."""
         return {
             "task": self.train.task,
