@@ -15,8 +15,8 @@ from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_files import RESULT
 from trainer.run_folder import cpu_name, read_metrics
-from trainer.sweep.drive import Device
 from trainer.sweep.plan import Plan, PlannedRun
+from trainer.sweep.worker_pool import Device
 
 _CLASSES = 10
 _FEWEST, _MOST = 2, 32  # images of the timed step: more of them where a step is short

@@ -21,8 +21,8 @@ from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.run_folder.environment import cpu_name
 from trainer.sweep.command import Sweep
 from trainer.sweep.cost import describe, hours_of
-from trainer.sweep.drive import Device
 from trainer.sweep.plan import Plan, PlannedRun, flags_of, make_plan, write_plan
+from trainer.sweep.worker_pool import Device
 from trainer.training.job import settings_of
 
 CLASSES = ("few", "many")

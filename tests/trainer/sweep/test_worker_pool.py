@@ -17,12 +17,12 @@ from data_pipelines.common.errors import RunError
 from trainer.config import Config, DataConfig, ScheduleConfig
 from trainer.finetuning.finetune import Options, Transfer
 from trainer.sweep import drive
-from trainer.sweep.drive import Device, Drive
 from trainer.sweep.plan import PlannedRun
 from trainer.sweep.progress import Progress
+from trainer.sweep.worker_pool import Device, WorkerPool
 
 CPU = Device(None, 2)
-Driven = Callable[..., Drive]
+Driven = Callable[..., WorkerPool]
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +44,11 @@ def run_of(out: Path, fate: str, seed: int = 0, steps: int = 10, first_step: int
 def driven(tmp_path: Path) -> Driven:
     """A function that makes runs of these fates on these devices."""
 
-    def drive(*fates: str, devices: tuple[Device, ...] = (CPU,)) -> Drive:
+    def drive(*fates: str, devices: tuple[Device, ...] = (CPU,)) -> WorkerPool:
         lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
-        drive = Drive([run_of(tmp_path, fate, seed) for seed, fate in enumerate(fates)], devices, lock)
+        drive = WorkerPool([run_of(tmp_path, fate, seed) for seed, fate in enumerate(fates)], devices, lock)
         try:
-            drive.to_the_end()
+            drive.run_all()
         finally:
             os.close(lock)
         return drive
