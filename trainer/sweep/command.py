@@ -28,7 +28,7 @@ from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.finetuning.finetune import FULL, Options
-from trainer.sweep.cost import describe
+from trainer.sweep.cost import cost_lines
 from trainer.sweep.plan import Plan, make_plan, write_plan
 from trainer.sweep.worker_pool import Device, WorkerPool
 
@@ -86,7 +86,7 @@ def main_sweep(arguments: list[str]) -> None:
         submit = f"python -m launchers.submit {quoted(sweep.plan)}"
         print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: {submit}")
     elif sweep.dry_run:
-        print("\n".join(describe(_plan(sweep), devices(sweep))))
+        print("\n".join(cost_lines(_plan(sweep), devices(sweep))))
     else:
         with _locked(sweep.options.out) as lock, _stoppable():
             _make(sweep, lock)

@@ -98,7 +98,7 @@ def hours_of(run: PlannedRun, images_per_s: float) -> float:
     return (trained + run.predicted_images * _FORWARD_SHARE) / images_per_s / 3600
 
 
-def describe(plan: Plan, devices: Sequence[Device]) -> list[str]:
+def cost_lines(plan: Plan, devices: Sequence[Device]) -> list[str]:
     """The plan as lines: each run with its steps, pixels and estimated hours, and the sum."""
     threads = devices[0].threads
     device = cpu_name() if devices[0].gpu is None else torch.cuda.get_device_name(0)
