@@ -1,4 +1,4 @@
-"""Making the runs of a sweep in worker processes that take one after the other."""
+"""Worker processes that carry out the runs of a sweep, one after the other."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class Failure(NamedTuple):
 
 
 class WorkerPool:
-    """Makes each of some runs once. A run that fails, and a process that dies of it, cost nothing but that run."""
+    """Carries out each run once, one per device at a time. A run that fails, or kills its process, stops no other."""
 
     def __init__(self, runs: Sequence[PlannedRun], devices: Sequence[Device], lock: int) -> None:
         self._waiting = list(reversed(runs))
@@ -56,7 +56,7 @@ class WorkerPool:
         self.failures: list[Failure] = []
 
     def run_all(self) -> None:
-        """Make them all. What ends this before that has the runs under way saved first.
+        """Carry out all runs. An interrupt has those under way save their state first.
 
         Raises RunError when worker processes do not even start.
         """
@@ -105,7 +105,7 @@ class WorkerPool:
             self._ended(run, event["reason"])
 
     def _remove(self, worker: "_Worker") -> None:
-        """A worker has ended: its device is free, and the run that it was making has failed."""
+        """Drop a worker that has ended: its device is free, and the run that it was at has failed."""
         self._selector.unregister(worker.output)
         worker.output.close()
         self._workers.remove(worker)
@@ -125,7 +125,7 @@ class WorkerPool:
         self._progress.ended(run, reason)
 
     def _shut_down_all(self) -> None:
-        """End all workers, but not in the middle of saving a run; a second Ctrl-C does."""
+        """End all workers once they have saved their runs; a second Ctrl-C does not wait."""
         busy = [run.name for run in self._busy()]
         if busy:
             logger.info(f"stopping, after saving {', '.join(busy)} ...")
@@ -145,7 +145,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """A process on a device, and the run that it is making."""
+    """A process on a device, and the run that it carries out."""
 
     run: PlannedRun | None = None
 
@@ -183,7 +183,7 @@ class _Worker:
             self._input.flush()
 
     def read_events(self) -> Iterator[dict[str, Any] | None]:
-        """What the process has said since; None when it has ended."""
+        """The events that the process has sent since the last call; None when it has ended."""
         said = os.read(self.output.fileno(), 1 << 16)
         *lines, self._unread = (self._unread + said).split(b"\n")
         yield from (json.loads(line) for line in lines)
@@ -192,14 +192,14 @@ class _Worker:
             yield None
 
     def how_it_ended(self) -> str:
-        """In words."""
+        """The exit code or the signal of the process, as text."""
         code = self.process.returncode
         if code >= 0:
             return f"ended with exit code {code}"
         return f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
     def shut_down(self) -> None:
-        """Ask the process to end; it saves the run that it is making first."""
+        """Ask the process to end; it saves its run first."""
         with suppress(BrokenPipeError):
             self._input.close()
 
