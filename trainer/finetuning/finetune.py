@@ -15,8 +15,14 @@ from data_pipelines.shards import catalog
 from data_pipelines.shards.index import Balance, Index, Split, content_digest, splits_of
 from data_pipelines.shards.tar import read_manifest
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
-from trainer.finetuning.paper_code import departures, match_authors
-from trainer.finetuning.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
+from trainer.finetuning.paper_protocol import (
+    PAPER_TARGETS,
+    data_departures,
+    data_warning,
+    departures,
+    match_authors,
+    paper_target,
+)
 from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights

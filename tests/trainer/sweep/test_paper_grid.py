@@ -16,7 +16,7 @@ from data_pipelines.preparation.shard_records import SPLITS
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.tar import read_manifest, write_manifest
 from trainer import transfer
-from trainer.finetuning.paper_targets import PAPER_TARGETS
+from trainer.finetuning.paper_protocol import PAPER_TARGETS
 
 # As in the files of results that the paper's authors published.
 GRID = {
