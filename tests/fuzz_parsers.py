@@ -43,7 +43,7 @@ from trainer.evaluation.inputs import inputs_of
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
 from trainer.run_files import CHECKPOINTS, LOCK
-from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.csv_log import CsvLog
 from trainer.run_folder.lock_file import after, holder_of, this_start, to_bytes
 from trainer.run_folder.run_lock import in_use
 from trainer.run_folder.run_status import run_folders, run_status
@@ -229,7 +229,7 @@ def run_folder(folder: Path) -> Parser:
     def read(_: Path) -> None:
         table([run_status(found, 900.0, 2.0) for found in run_folders(folder)])
         state(run, 0.0)
-        Rows(run / "skipped_steps.csv", ("step", "key"), enabled=True).cut_back(2)
+        CsvLog(run / "skipped_steps.csv", ("step", "key"), enabled=True).truncate(2)
 
     files = [run / "status.json", run / "heartbeat.json", run / "skipped_steps.csv"]
     return Parser(folder, files, read)
@@ -249,7 +249,7 @@ def lock_files(folder: Path) -> Parser:
     def read(_: Path) -> None:
         in_use(run, 900.0)
         found = holder_of(run)
-        assert found is None or found.in_words()
+        assert found is None or found.summary()
 
     return Parser(folder, files, read)
 

@@ -68,8 +68,8 @@ OF_ANOTHER = {
     ("trainer.finetuning.finetune", "--size"): "prepare",
     ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
-    ("trainer.finetuning.paper_targets", "--out"): "prepare",
-    ("trainer.finetuning.paper_targets", "--root"): "prepare",
+    ("trainer.finetuning.paper_protocol", "--out"): "prepare",
+    ("trainer.finetuning.paper_protocol", "--root"): "prepare",
     ("trainer.sweep.plan", "--no"): None,
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",

@@ -20,7 +20,7 @@ PLAIN = {
     "trainer.run_folder.lock_file": {"run"},  # how the job of torchrun is called
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
-    "trainer.finetuning.paper_targets": {"name", "given"},
+    "trainer.finetuning.paper_protocol": {"name", "given"},
     "data_pipelines.datasets.catalog": {"name", "_root_flag(DATASETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`

@@ -13,8 +13,8 @@ import pytest
 
 from data_pipelines.common.files import write_json
 from trainer.evaluation.inputs import _of_tar
-from trainer.run_folder.csv_log import Rows
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.csv_log import CsvLog
+from trainer.run_folder.metric_logger import MetricLogger
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("trainer", "data_pipelines", "launchers")  # benchmarks read no files of others
@@ -74,8 +74,8 @@ def test_run_folders_are_as_open_as_the_umask_says(umask: int, mode: int, tmp_pa
     former = os.umask(umask)
     try:
         write_json(tmp_path / "status.json", {})
-        Rows(tmp_path / "unseen.csv", ("step",), enabled=True).add([(1,)])
-        Tracker(tmp_path, 0, 0, 1, "demo").close()
+        CsvLog(tmp_path / "unseen.csv", ("step",), enabled=True).add([(1,)])
+        MetricLogger(tmp_path, 0, 0, 1, "demo").close()
     finally:
         os.umask(former)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]

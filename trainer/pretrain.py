@@ -23,7 +23,7 @@ from data_pipelines.common.limits import require_numbers
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import rank_0_logger
 from trainer.config import Config, differences
-from trainer.finetuning.paper_code import departures, match_authors, match_paper_code
+from trainer.finetuning.paper_protocol import departures, match_authors, match_paper_code
 from trainer.recipes import RECIPES
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log

@@ -17,7 +17,7 @@ from trainer.config import Precision
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine, init_process_group
 from trainer.engines.ranks import RankInfo
-from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 
 WATCHED = ("exchange", "forward", "backward", "update")
 FIRST_WATCHED = 2  # before that, tables that stay on the GPU are made
@@ -35,7 +35,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[DDPEngine], Counter[st
 
     def watch(engine: DDPEngine) -> Counter[str]:
         phases: Counter[str] = Counter()
-        enter, advance, step_now = engine.heartbeat.enter, Tracker.advance, -1
+        enter, advance, step_now = engine.heartbeat.enter, MetricLogger.advance, -1
 
         def entered(phase: Any, step: int | None = None) -> None:
             nonlocal step_now
@@ -45,12 +45,12 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[DDPEngine], Counter[st
             refuse_to_wait(refuses)
             phases[phase] += refuses
 
-        def advanced(tracker: Tracker) -> None:
+        def advanced(metric_logger: MetricLogger) -> None:
             refuse_to_wait(False)  # what is logged is read
-            advance(tracker)
+            advance(metric_logger)
 
         monkeypatch.setattr(engine.heartbeat, "enter", entered)
-        monkeypatch.setattr(Tracker, "advance", advanced)
+        monkeypatch.setattr(MetricLogger, "advance", advanced)
         return phases
 
     return watch
@@ -123,17 +123,17 @@ class KillError(Exception):
 
 
 def train_with_a_kill(config: Any, run_dir: Path, after: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    advance, done = Tracker.advance, 0
+    advance, done = MetricLogger.advance, 0
 
-    def counted(tracker: Tracker) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         nonlocal done
         done += 1
-        advance(tracker)
+        advance(metric_logger)
         if done == after:
             raise KillError
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "advance", counted)
+        patch.setattr(MetricLogger, "advance", counted)
         with pytest.raises(KillError):
             train(config, run_dir)
     assert checkpoint.numbered(run_dir)

@@ -16,7 +16,7 @@ from data_pipelines.common.printable import printable
 from trainer import status
 from trainer.run_files import LOCK
 from trainer.run_folder import heartbeat, lock_file
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.run_folder.processes import Process, _process, machine
 from trainer.run_folder.run_status import run_folders, run_status, write_status
 from trainer.status import table
@@ -151,11 +151,11 @@ def test_who_is_at_work_on_a_run(
 def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat, "EVERY_S", 0.0)
     (tmp_path / "config.json").write_text("{}")
-    tracker = Tracker(tmp_path, 0, 10, 100, "demo")
+    metric_logger = MetricLogger(tmp_path, 0, 10, 100, "demo")
     write_status(tmp_path, 0, "running", 10, 100)
     for _ in range(5):
-        tracker.advance()
-    tracker.close()
+        metric_logger.advance()
+    metric_logger.close()
     found = run_status(tmp_path, 900.0, time.time())
     assert (found.state, found.step, found.total_steps) == ("running", 15, 100)
     assert found.left_s is not None

@@ -16,8 +16,14 @@ from data_pipelines.datasets import catalog
 from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.shards.index import Balance, Index
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
-from trainer.finetuning.paper_code import departures, match_authors
-from trainer.finetuning.paper_targets import PAPER_TARGETS, data_departures, data_warning, paper_target
+from trainer.finetuning.paper_protocol import (
+    PAPER_TARGETS,
+    data_departures,
+    data_warning,
+    departures,
+    match_authors,
+    paper_target,
+)
 from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
@@ -132,7 +138,7 @@ class Target:
     xray_side: int | None
     unlike_authors: dict[str, dict[str, Any]]
 
-    def described(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a checkpoint of a run on it says of its data."""
         return {
             "task": self.train.task,

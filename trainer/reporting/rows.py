@@ -10,8 +10,7 @@ import pandas as pd
 from data_pipelines.common.printable import printable
 from data_pipelines.datasets.overlap import shares_images
 from trainer.config import config_of, translated
-from trainer.finetuning.paper_code import SETTINGS, Protocol, departures, match_authors, setting
-from trainer.finetuning.paper_targets import PREPARED
+from trainer.finetuning.paper_protocol import PREPARED, SETTINGS, Protocol, departures, match_authors, setting
 from trainer.metrics import metric_of
 from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, shots_order, split_source
 

@@ -2,10 +2,10 @@
 stands here."""
 
 from data_pipelines.common.version import commit
-from trainer.run_folder.csv_log import Rows
+from trainer.run_folder.csv_log import CsvLog
 from trainer.run_folder.environment import cpu_name, describe_environment, write_environment
 from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
-from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.run_folder.new_folder import claim, next_free
 from trainer.run_folder.rank_logs import install_rank_log, open_rank_log
 from trainer.run_folder.resume_command import resume_command
@@ -14,9 +14,9 @@ from trainer.run_folder.run_status import RunStatus, run_folders, run_status, wr
 
 __all__ = [
     "JOB_VARIABLE",
-    "Rows",
+    "CsvLog",
+    "MetricLogger",
     "RunStatus",
-    "Tracker",
     "claim",
     "commit",
     "cpu_name",

@@ -1,4 +1,4 @@
-"""Tables that a run adds rows to, one file each, written by rank 0; the first column is the step.
+"""CSV files that a run appends rows to, written by rank 0; the first column is the step.
 
 Rows are on the disk before the checkpoint of a later step is. A run that is resumed drops those of the steps that it
 will do again.
@@ -15,14 +15,14 @@ from data_pipelines.common.messages import logger
 Row = Sequence[str | int | float]
 
 
-class Rows:
-    """The table at `path`; on ranks other than 0 nothing happens. A disk that refuses rows is warned of."""
+class CsvLog:
+    """A CSV file that rows are appended to; on ranks other than 0 nothing happens. A failing disk gives a warning."""
 
     def __init__(self, path: Path, columns: Sequence[str], enabled: bool) -> None:
         self.path, self._columns, self._enabled = path, tuple(columns), enabled
         self._waiting: list[Row] = []
 
-    def cut_back(self, first_step: int) -> list[list[str]]:
+    def truncate(self, first_step: int) -> list[list[str]]:
         """Drop the rows from `first_step` on, and lines that a kill left unfinished; returns those that stay."""
         if not self._enabled or not self.path.is_file():
             return []

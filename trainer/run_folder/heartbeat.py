@@ -47,7 +47,7 @@ class HeartbeatFile:
             "step_s": (self._written - self._started) / done if done else None,
             **self._about,
         }
-        temporary = self._path.with_name(f".{HEARTBEAT}.tmp")
+        temporary = self._path.with_name(f".{HEARTBEAT}.tmp")  # not `write_json`: its fsync would hold up training
         with suppress(OSError):
             temporary.write_text(json.dumps(content), encoding="utf-8")
             temporary.replace(self._path)

@@ -61,7 +61,7 @@ class Holder:
     since: float | None
     launcher: Process | None = None
 
-    def in_words(self) -> str:
+    def summary(self) -> str:
         """Process, host, since when, and job."""
         number = "unknown" if self.process is None else self.process.number
         words = f"process {number} on {printable(self.host or 'an unknown host')}"

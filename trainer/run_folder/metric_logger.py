@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-class Tracker:
+class MetricLogger:
     """Writes the metrics of a run on rank 0; on other ranks every method does nothing.
 
     Steps count updates done. What an earlier start wrote beyond `first_step` is cut off: it will happen again.
@@ -33,7 +33,7 @@ class Tracker:
         if not self.enabled:
             return
         self._run_dir = run_dir
-        _cut_back(run_dir / METRICS, first_step)
+        _truncate(run_dir / METRICS, first_step)
         self._metrics = _Rows(run_dir / METRICS)
         self._board: SummaryWriter | None = None
         self._kept_open = ExitStack()
@@ -149,7 +149,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _cut_back(path: Path, step: int) -> None:
+def _truncate(path: Path, step: int) -> None:
     rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
     write_atomically(
         path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,6 +1,8 @@
 """What each rank says goes to `RUN/logs/<host>-<rank>.log` as well; an error of many ranks is told once.
 
-Only what Python prints is kept there, and the stacks of a crash: what C libraries write goes to the terminal alone.
+Only what Python prints is kept there, and the stacks of a crash: what C libraries write goes to the terminal alone. The
+streams are copied, not just the records of `logging`: other libraries print, and their warnings and tracebacks are what
+a log is read for.
 """
 
 import faulthandler
@@ -103,7 +105,11 @@ def open_rank_log(run_dir: Path, engine: Ranks) -> None:
 
 
 def tell_error(message: str) -> None:
-    """Print an error once for all ranks that end with it: at once for a rank by itself, else by the first of them."""
+    """Print an error once for all ranks that end with it: at once for a rank by itself, else by the first of them.
+
+    Not by torchelastic's `@record`: it hands the error to the agent that started the rank, which srun, horovodrun and
+    deepspeed have none of; every rank prints its traceback all the same; and each node's agent tells of its own ranks.
+    """
     rank, world_size = os.environ.get("RANK", "0"), cli.world_size()
     if world_size == 1:
         print(message, file=sys.stderr, flush=True)

@@ -128,7 +128,7 @@ class _Attempt:
         return "free" if silent_s >= limit_s and watched_s >= least_s else "wait"
 
     def _in_use(self, holder: Holder) -> str:
-        return f"{self._folder} is in use by {holder.in_words()}"
+        return f"{self._folder} is in use by {holder.summary()}"
 
     def _remedy(self, holder: Holder) -> str:
         return f"Wait for it, {elsewhere()}, or {holder.how_to_stop()}"
@@ -177,7 +177,7 @@ class _Lock:
                 self._seen, self._touched_ns = _clock(), chain[-1].touched_ns
                 touch(chain[-1].path)
             elif chain[-1].is_readable:
-                self.lost = self._taken_over(f"by {chain[-1].holder.in_words()}")
+                self.lost = self._taken_over(f"by {chain[-1].holder.summary()}")
 
     def _make_again(self) -> None:
         """Where somebody has deleted the lock, unless whoever took it over has ended since."""

@@ -100,9 +100,9 @@ def _holder(run_dir: Path, state: str, beat: dict[str, Any]) -> str | None:
     number, written = _number(beat, "pid"), _number(beat, "time") or 0.0
     is_other = holder.process is None or (holder.host, holder.process.number) != (beat.get("host"), number)
     if number is None or not is_other or holder.since is None or written <= holder.since:
-        return holder.in_words()
+        return holder.summary()
     # An earlier version, which knows no lock.
-    return f"{holder.in_words()}, and process {number:.0f} on {beat.get('host')} as well: stop one of them"
+    return f"{holder.summary()}, and process {number:.0f} on {beat.get('host')} as well: stop one of them"
 
 
 def _state_of_running(

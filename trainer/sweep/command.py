@@ -28,9 +28,9 @@ from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.finetuning.finetune import FULL, Options
-from trainer.sweep.cost import describe
-from trainer.sweep.drive import Device, Drive
+from trainer.sweep.cost import cost_lines
 from trainer.sweep.plan import Plan, make_plan, write_plan
+from trainer.sweep.worker_pool import Device, WorkerPool
 
 LOCK = ".sweep.lock"
 _HANDOVER_S = 60  # in which the workers of a sweep that was killed save their runs and end
@@ -86,7 +86,7 @@ def main_sweep(arguments: list[str]) -> None:
         submit = f"python -m launchers.submit {quoted(sweep.plan)}"
         print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: {submit}")
     elif sweep.dry_run:
-        print("\n".join(describe(_plan(sweep), devices(sweep))))
+        print("\n".join(cost_lines(_plan(sweep), devices(sweep))))
     else:
         with _locked(sweep.options.out) as lock, _stoppable():
             _make(sweep, lock)
@@ -128,17 +128,17 @@ def _make(sweep: Sweep, lock: int) -> None:
     pending, num_finished = plan.pending, len(plan.runs) - len(plan.pending)
     if num_finished:
         logger.info(f"{num_finished} of {len(plan.runs)} runs are finished already")
-    drive = Drive(pending, devices(sweep), lock)
+    pool = WorkerPool(pending, devices(sweep), lock)
     try:
-        drive.to_the_end()
+        pool.run_all()
     except KeyboardInterrupt:
         ended = sum(run.has_result() for run in plan.runs)
         logger.info(f"stopped; the same command goes on: {ended} of {len(plan.runs)} runs are finished")
         raise
-    if drive.failures:
-        listed = "".join(f"\n  {name}: {reason}\n    see {log}" for name, reason, log in drive.failures)
+    if pool.failures:
+        listed = "".join(f"\n  {name}: {reason}\n    see {log}" for name, reason, log in pool.failures)
         raise RunError(
-            f"{len(drive.failures)} of {len(plan.runs)} runs failed; the same command tries them again{listed}"
+            f"{len(pool.failures)} of {len(plan.runs)} runs failed; the same command tries them again{listed}"
         )
     print(f"all {len(plan.runs)} runs are finished: python trainer/report.py {quoted(sweep.options.out)}")
 

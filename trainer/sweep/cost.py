@@ -15,8 +15,8 @@ from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_files import RESULT
 from trainer.run_folder import cpu_name, read_metrics
-from trainer.sweep.drive import Device
 from trainer.sweep.plan import Plan, PlannedRun
+from trainer.sweep.worker_pool import Device
 
 _CLASSES = 10
 _FEWEST, _MOST = 2, 32  # images of the timed step: more of them where a step is short
@@ -98,7 +98,7 @@ def hours_of(run: PlannedRun, images_per_s: float) -> float:
     return (trained + run.predicted_images * _FORWARD_SHARE) / images_per_s / 3600
 
 
-def describe(plan: Plan, devices: Sequence[Device]) -> list[str]:
+def cost_lines(plan: Plan, devices: Sequence[Device]) -> list[str]:
     """The plan as lines: each run with its steps, pixels and estimated hours, and the sum."""
     threads = devices[0].threads
     device = cpu_name() if devices[0].gpu is None else torch.cuda.get_device_name(0)

@@ -197,7 +197,7 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
     run_dir = transfer.options.out / config.name
     config = replace(config, model=normalised(config.model, run_dir))
     start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
-    result = find_result(config, start, target.train, target.described())
+    result = find_result(config, start, target.train, target.metadata())
     return PlannedRun(
         transfer=transfer,
         config=config,

@@ -12,7 +12,7 @@ from trainer import checkpoint
 from trainer.engine import Engine
 from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
-from trainer.run_folder import Tracker, write_status
+from trainer.run_folder import MetricLogger, write_status
 from trainer.training.job import Job, RunOutput
 from trainer.training.loop import judge, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
@@ -63,15 +63,15 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
 def _train(job: Job, engine: Engine) -> float:
     """Resume and train; returns seconds."""
     first_step, best = _resume(job, engine)
-    tracker = Tracker(job.run_dir, engine.rank, first_step, job.total_steps, job.config.name)
+    metric_logger = MetricLogger(job.run_dir, engine.rank, first_step, job.total_steps, job.config.name)
     started = time.monotonic()
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
-        tracker.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
+        metric_logger.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
         with StopSignals().listening(lambda reason: _mark_resumable(job, engine.rank, reason)) as stop:
-            train(job, engine, tracker, first_step, best, stop)
+            train(job, engine, metric_logger, first_step, best, stop)
     finally:
-        tracker.close()
+        metric_logger.close()
     return time.monotonic() - started
 
 

@@ -14,7 +14,7 @@ from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
 from trainer.profiling.recorder import recorded_steps
 from trainer.run_files import UNJUDGED
-from trainer.run_folder import Tracker
+from trainer.run_folder import MetricLogger
 from trainer.training.job import Job
 from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite
@@ -25,7 +25,12 @@ from trainer.training.unreadable_images import note_unjudged
 
 
 def train(
-    job: Job, engine: Engine, tracker: Tracker, first_step: int, best: float | None, stop: StopSignals = NEVER
+    job: Job,
+    engine: Engine,
+    metric_logger: MetricLogger,
+    first_step: int,
+    best: float | None,
+    stop: StopSignals = NEVER,
 ) -> None:
     """Update the model from `first_step` to the job's end, evaluating on val and saving on the way.
 
@@ -35,11 +40,13 @@ def train(
     """
     with Saver(job, engine, best) as saver:
         with recorded_steps(job, engine, first_step):
-            _train_steps(job, engine, tracker, first_step, saver, stop)
+            _train_steps(job, engine, metric_logger, first_step, saver, stop)
         saver.finish()
 
 
-def _train_steps(job: Job, engine: Engine, tracker: Tracker, first_step: int, saver: Saver, stop: StopSignals) -> None:
+def _train_steps(
+    job: Job, engine: Engine, metric_logger: MetricLogger, first_step: int, saver: Saver, stop: StopSignals
+) -> None:
     batches = job.training_batches(engine, first_step)
     monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):
@@ -48,19 +55,19 @@ def _train_steps(job: Job, engine: Engine, tracker: Tracker, first_step: int, sa
             micro_batches = next(batches)
         report = train_step(job, engine, step, micro_batches, monitor, stop)
         monitor.observe(report)
-        tracker.advance()
+        metric_logger.advance()
         meter.advance()
         done = step + 1
         if job.is_due("log", done):
             monitor.flush()
             slowest, words = engine.heartbeat.slowest()
-            tracker.scalars(done, meter.scalars(report) | saver.pop_timings() | slowest, words)
+            metric_logger.scalars(done, meter.scalars(report) | saver.pop_timings() | slowest, words)
         if job.val is not None and job.is_due("eval", done):
             monitor.flush()
             with meter.paused():
                 require_finite(engine.model.parameters(), done)
                 metrics = evaluate(job, engine, job.val)
-                tracker.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
+                metric_logger.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
                 saver.save_if_best(done, metrics[job.train.metric])
         stopping = monitor.stop_asked and done < job.total_steps
         if stopping or job.is_due("save", done):

@@ -16,7 +16,7 @@ from data_pipelines.loading.unreadable import sample_keys
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.run_files import SKIPPED_STEPS
-from trainer.run_folder import Rows
+from trainer.run_folder import CsvLog
 from trainer.training.job import Job
 from trainer.training.step_report import HostCopy, StepReport
 from trainer.training.unreadable_images import UnreadableImageLog
@@ -64,8 +64,8 @@ class LossMonitor:
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are left to the loss scaler
         self._spikes = SpikeDetector()
         self._unreadable = UnreadableImageLog(job, engine, first_step)
-        self._skipped = Rows(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
-        before = {row[0] for row in self._skipped.cut_back(first_step)}
+        self._skipped = CsvLog(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
+        before = {row[0] for row in self._skipped.truncate(first_step)}
         self.num_skipped = int(engine.sum(torch.tensor(len(before))))
         """Updates that the run has left out, those before it was resumed included; the same on every rank."""
         self.stop_asked = False

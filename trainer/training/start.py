@@ -10,7 +10,6 @@ from data_pipelines.shards.index import Index
 from trainer.config import Config
 from trainer.engines import ENGINES
 from trainer.metrics import METRIC_NAME, metric_of
-from trainer.training.frozen_features import run_frozen
 from trainer.training.job import make_job, normalised, settings_of
 from trainer.training.model import checkpoint_bytes, num_parameters
 from trainer.training.run import Start, finished, run, run_dir_of
@@ -23,8 +22,12 @@ def start_run(config: Config, start: Start, about: dict[str, Any], warnings: Ite
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
     for warning in warnings:
         rank_0_logger.warning(warning)
-    run_fn = run if config.mode == "finetune" else run_frozen
-    result = run_fn(config, start, engine, about)
+    if config.mode == "finetune":
+        result = run(config, start, engine, about)
+    else:
+        from trainer.training.frozen_features import run_frozen  # with scipy, which others need not wait for
+
+        result = run_frozen(config, start, engine, about)
     if engine.rank == 0 and not start.preflight_only:
         print(summary(result), flush=True)
     engine.close()

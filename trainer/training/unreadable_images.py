@@ -12,7 +12,7 @@ from data_pipelines.loading.unreadable import BLANK, UnreadableSample, sample_ke
 from data_pipelines.shards.index import Index
 from trainer.engine import Engine
 from trainer.run_files import QUARANTINE, UNJUDGED, UNSEEN
-from trainer.run_folder import Rows
+from trainer.run_folder import CsvLog
 from trainer.training.job import Job
 
 _SHOWN = 3
@@ -38,12 +38,12 @@ class UnreadableImageLog:
 
     def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
         self._job, self._engine, enabled = job, engine, engine.rank == 0
-        self._unseen = Rows(
+        self._unseen = CsvLog(
             job.run_dir / UNSEEN, ("step", "position", "place", "key", "reason", "shown instead"), enabled
         )
-        self._quarantine = Rows(job.run_dir / QUARANTINE, ("step", "place", "key", "reason"), enabled)
-        self._unseen.cut_back(first_step)
-        kept = [row[1] for row in self._quarantine.cut_back(first_step)]
+        self._quarantine = CsvLog(job.run_dir / QUARANTINE, ("step", "place", "key", "reason"), enabled)
+        self._unseen.truncate(first_step)
+        kept = [row[1] for row in self._quarantine.truncate(first_step)]
         self._bad: set[str] = set(engine.gather(kept)[0])
         self._named: set[str] = set()
 

@@ -19,7 +19,7 @@ from trainer.kernels.agc import clip_adaptively
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.optim.sharded_sgd_agc import ShardedSGDAGC
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.job import make_job
 from trainer.training.loop import train
 
@@ -60,7 +60,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
             return update
 
         engine.step = timed
-        train(job, engine, Tracker(job.run_dir, 1, 0, job.total_steps, "engines"), 0, None)
+        train(job, engine, MetricLogger(job.run_dir, 1, 0, job.total_steps, "engines"), 0, None)
     marks = marks[_WARM_UP_STEPS - 1 :]
     on_gpu = engine.device.type == "cuda"
     peak_mb = (

@@ -23,7 +23,7 @@ from trainer.models import bit
 from trainer.models.bit import BiTResNet, GroupNormReLU, PreActBottleneck, build_model
 from trainer.models.filters import StdConv2d
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.job import make_job
 from trainer.training.loop import train
 
@@ -103,8 +103,8 @@ def our_loop(
 
         with TemporaryDirectory() as folder, suppress(_TurnDone):
             run_dir = Path(folder)
-            tracker = Tracker(run_dir, 1, 0, _ENDLESS, name)  # of a rank that writes nothing
-            train(replace(job, run_dir=run_dir, loader=load), engine, tracker, 0, None)
+            metric_logger = MetricLogger(run_dir, 1, 0, _ENDLESS, name)  # of a rank that writes nothing
+            train(replace(job, run_dir=run_dir, loader=load), engine, metric_logger, 0, None)
         return timer.seconds_of_a_step()
 
     return engine, turn

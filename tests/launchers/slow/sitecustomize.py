@@ -8,17 +8,17 @@ import time
 
 
 def slow_down() -> None:
-    while not hasattr(sys.modules.get("trainer.run_folder.metric_logger"), "Tracker"):
+    while not hasattr(sys.modules.get("trainer.run_folder.metric_logger"), "MetricLogger"):
         time.sleep(0.05)
-    tracker = sys.modules["trainer.run_folder.metric_logger"].Tracker
-    advance = tracker.advance
+    metric_logger = sys.modules["trainer.run_folder.metric_logger"].MetricLogger
+    advance = metric_logger.advance
 
     def slow_advance(self: object) -> None:
         advance(self)
         if os.path.exists(os.environ["BITSCALE_TEST_SLOW"]):
             time.sleep(1.0)
 
-    tracker.advance = slow_advance
+    metric_logger.advance = slow_advance
 
 
 if "BITSCALE_TEST_SLOW" in os.environ and any("pretrain.py" in argument for argument in sys.orig_argv):

@@ -18,7 +18,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.job import make_job
 from trainer.training.loop import train
 
@@ -52,7 +52,7 @@ class Enough(Exception):  # noqa: N818 - nothing is wrong
     """Ends the loop before it logs and saves."""
 
 
-class Steps(Tracker):
+class Steps(MetricLogger):
     """Of a rank that writes nothing; ends the loop. What is read before the first step does not count."""
 
     def __init__(self, run_dir: Path, reads: Reads) -> None:

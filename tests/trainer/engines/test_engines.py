@@ -21,7 +21,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.job import Job, make_job
 from trainer.training.loop import train
 
@@ -172,7 +172,7 @@ def run_variant(name: str, engine: Any, cases: dict[str, Case], folder: Path, re
                 first_step = RESUMED_AT
                 engine.load_state_dict(checkpoint.load(folder / "reference.safetensors").state)
             updates = recorded(engine)
-            train(job, engine, Tracker(job.run_dir, 1, 0, case.updates, "test"), first_step, None)
+            train(job, engine, MetricLogger(job.run_dir, 1, 0, case.updates, "test"), first_step, None)
         seen.strides_warned += [str(warning.message) for warning in caught if "strides" in str(warning.message)]
         seen.weights[case_name] = flat(dict(model.named_parameters()))
         seen.clipped[case_name] = float(updates[-1].clipped_share)

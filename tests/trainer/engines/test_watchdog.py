@@ -20,7 +20,7 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.watchdog import HUNG, Beat, Heartbeat, _verdict
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.run import Start, run
 
 STEPS, HANGS_AFTER, TIMEOUT_S = 9, 5, 6
@@ -55,19 +55,19 @@ def hanging(data: str, folder: Path, rank: int, port: int, how: str) -> None:
     log = os.open(folder.parent / f"{folder.name}-{rank}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 2)
     torch.set_num_threads(1)
-    advance, done = Tracker.advance, 0
+    advance, done = MetricLogger.advance, 0
 
-    def counted(tracker: Tracker) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         nonlocal done
         done += 1
-        advance(tracker)
+        advance(metric_logger)
         if done == HANGS_AFTER and how == f"rank {rank} is stopped":
             time.sleep(TOLD_S if rank else 0)  # rank 0 goes at once: of it alone others know from the beginning
             os.kill(os.getpid(), signal.SIGSTOP)
         if done == HANGS_AFTER and how == f"rank {rank} sleeps":
             time.sleep(1000)
 
-    Tracker.advance = counted
+    MetricLogger.advance = counted
     train(data, folder)
 
 

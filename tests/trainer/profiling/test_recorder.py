@@ -21,7 +21,7 @@ from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import COMPUTING
 from trainer.profiling.recorder import WARM_UP_STEPS
 from trainer.run_files import RESULT
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training import run as experiment
 from trainer.training.run import Start, run
 from trainer.training.signals import Stopped, StopSignals
@@ -139,7 +139,7 @@ def test_frozen_features_have_no_steps_to_profile(phantoms: Path) -> None:
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException | None = None) -> None:
     """A signal, or an error, comes during the step after so many updates of this start."""
-    advance, done = Tracker.advance, 0
+    advance, done = MetricLogger.advance, 0
     listening = StopSignals.listening
     signals: list[StopSignals] = []
 
@@ -147,9 +147,9 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException 
         signals.append(stop)
         return listening(stop, leave)
 
-    def counted(tracker: Tracker) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         nonlocal done
-        advance(tracker)
+        advance(metric_logger)
         done += 1
         if done == after:
             if error is not None:
@@ -157,7 +157,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException 
             signals[-1]._receive(15, None)
 
     monkeypatch.setattr(StopSignals, "listening", noted)
-    monkeypatch.setattr(Tracker, "advance", counted)
+    monkeypatch.setattr(MetricLogger, "advance", counted)
 
 
 def test_what_a_stopped_run_has_recorded_is_written_and_a_resumed_one_records_what_is_left(

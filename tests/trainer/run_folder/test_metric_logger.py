@@ -13,7 +13,7 @@ from tensorboard.summary.writer import event_file_writer
 
 from data_pipelines.common.printable import printable
 from trainer.run_files import METRICS, STATUS
-from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.run_folder.run_status import write_status
 
 
@@ -26,12 +26,12 @@ def files_numbered_from_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def track(run_dir: Path, first_step: int, losses: dict[int, float], rank: int = 0) -> None:
-    tracker = Tracker(run_dir, rank, first_step, 100, "demo")
+    metric_logger = MetricLogger(run_dir, rank, first_step, 100, "demo")
     for step, loss in losses.items():
-        tracker.advance()
-        tracker.scalars(step, {"train/loss": loss, "train/lr": 0.1})
-    tracker.say("a line")
-    tracker.close()
+        metric_logger.advance()
+        metric_logger.scalars(step, {"train/loss": loss, "train/lr": 0.1})
+    metric_logger.say("a line")
+    metric_logger.close()
 
 
 def board(run_dir: Path, tag: str) -> list[tuple[int, float]]:
@@ -51,9 +51,9 @@ def test_classes_of_any_name_have_curves(tmp_path: Path) -> None:
     run_dir = tmp_path / "a \udcfc"
     run_dir.mkdir()
     values = {f"val/auc/{name}": number / 100 for number, name in enumerate(NAMES)}
-    tracker = Tracker(run_dir, 0, 0, 100, "demo")
-    tracker.scalars(10, values)
-    tracker.close()
+    metric_logger = MetricLogger(run_dir, 0, 0, 100, "demo")
+    metric_logger.scalars(10, values)
+    metric_logger.close()
     assert read_metrics(run_dir) == [{"step": 10, **values}]
     descriptor = os.open(run_dir, os.O_RDONLY)  # its reader takes no such names either
     try:
@@ -64,10 +64,10 @@ def test_classes_of_any_name_have_curves(tmp_path: Path) -> None:
 
 
 def test_rows_are_on_the_disk_before_the_run_ends(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path, 0, 0, 100, "demo")
-    tracker.scalars(10, {"train/loss": 2.5})
+    metric_logger = MetricLogger(tmp_path, 0, 0, 100, "demo")
+    metric_logger.scalars(10, {"train/loss": 2.5})
     assert [row["step"] for row in read_metrics(tmp_path)] == [10]
-    tracker.close()
+    metric_logger.close()
 
 
 def test_restart_overwrites_what_lies_beyond_its_step(tmp_path: Path) -> None:
@@ -94,9 +94,9 @@ def test_half_written_last_line_is_dropped(tmp_path: Path) -> None:
 
 
 def test_what_is_no_number_is_null(tmp_path: Path) -> None:
-    tracker = Tracker(tmp_path, 0, 0, 100, "demo")
-    tracker.scalars(1, {"val/auc": math.nan, "val/loss": math.inf, "val/top1": 0.25})
-    tracker.close()
+    metric_logger = MetricLogger(tmp_path, 0, 0, 100, "demo")
+    metric_logger.scalars(1, {"val/auc": math.nan, "val/loss": math.inf, "val/top1": 0.25})
+    metric_logger.close()
     text = (tmp_path / METRICS).read_text()
     assert "NaN" not in text
     assert "Infinity" not in text
@@ -105,9 +105,9 @@ def test_what_is_no_number_is_null(tmp_path: Path) -> None:
 
 def test_every_start_is_a_row(tmp_path: Path) -> None:
     for first_step, ranks in ((0, 1), (20, 4)):
-        tracker = Tracker(tmp_path, 0, first_step, 100, "demo")
-        tracker.started(first_step, {"loader": "torch", "world_size": ranks})
-        tracker.close()
+        metric_logger = MetricLogger(tmp_path, 0, first_step, 100, "demo")
+        metric_logger.started(first_step, {"loader": "torch", "world_size": ranks})
+        metric_logger.close()
     assert read_metrics(tmp_path) == [
         {"step": 0, "loader": "torch", "world_size": 1},
         {"step": 20, "loader": "torch", "world_size": 4},
@@ -126,11 +126,11 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_without_a_terminal_progress_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tracker = Tracker(tmp_path, 0, 0, 100, "demo")
-    tracker.scalars(50, {"train/loss": 1.25, "val/auc/Effusion": 0.5})
-    tracker.scalars(100, {"val/top1": 0.75})
-    tracker.say("a line")
-    tracker.close()
+    metric_logger = MetricLogger(tmp_path, 0, 0, 100, "demo")
+    metric_logger.scalars(50, {"train/loss": 1.25, "val/auc/Effusion": 0.5})
+    metric_logger.scalars(100, {"val/top1": 0.75})
+    metric_logger.say("a line")
+    metric_logger.close()
     out, err = capsys.readouterr()
     assert out == ""
     first, second, third = err.splitlines()
@@ -143,10 +143,10 @@ def test_time_left_counts_this_starts_steps_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
-    tracker = Tracker(tmp_path, 0, 40, 100, "demo")
+    metric_logger = MetricLogger(tmp_path, 0, 40, 100, "demo")
     monkeypatch.setattr(time, "monotonic", lambda: 4700.0)
-    tracker.scalars(60, {"train/loss": 1.0})
-    tracker.close()
+    metric_logger.scalars(60, {"train/loss": 1.0})
+    metric_logger.close()
     # 3700 s for 20 steps, 40 to go.
     assert capsys.readouterr().err.endswith("loss 1  2:03:20 left\n")
 

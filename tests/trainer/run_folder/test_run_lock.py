@@ -189,7 +189,7 @@ def test_torchrun_is_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_printed_of_a_holder_gives_no_commands_to_a_terminal(tmp_path: Path) -> None:
-    words = elsewhere(tmp_path, host="a\x1b[2J", job="torchrun \nerror").in_words()
+    words = elsewhere(tmp_path, host="a\x1b[2J", job="torchrun \nerror").summary()
     assert words.isprintable()
 
 

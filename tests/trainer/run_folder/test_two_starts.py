@@ -23,7 +23,7 @@ from trainer.engines.ddp import DDPEngine
 from trainer.run_files import CHECKPOINTS, LOCK
 from trainer.run_folder import lock_file, new_folder, run_lock
 from trainer.run_folder.lock_file import this_start
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.run_folder.processes import Process
 from trainer.run_folder.run_lock import Verdict, _Attempt
 from trainer.run_folder.run_status import run_status
@@ -75,17 +75,17 @@ class Begun:
         for stream in (1, 2):
             os.dup2(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
         sys.stdout, sys.stderr = open(1, "w"), open(2, "w", 1)  # noqa: SIM115 - pytest has put others in their place
-        advance, done = Tracker.advance, 0
+        advance, done = MetricLogger.advance, 0
 
-        def counted(tracker: Tracker) -> None:
+        def counted(metric_logger: MetricLogger) -> None:
             nonlocal done
-            advance(tracker)
+            advance(metric_logger)
             done += 1
             if done == PAUSED_AT:
                 (self.run_dir.parent / "stands").touch()
                 wait_for(self._go.exists)
 
-        Tracker.advance = counted  # type: ignore[method-assign]
+        MetricLogger.advance = counted  # type: ignore[method-assign]
         entry_point(lambda: print(trained(data, self.run_dir)["run"]))()
         os._exit(0)
 

@@ -17,7 +17,7 @@ from data_pipelines.image_files.png import encode_png
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer import transfer
-from trainer.finetuning.paper_targets import PAPER_TARGETS
+from trainer.finetuning.paper_protocol import PAPER_TARGETS
 
 # As in the files of results that the paper's authors published.
 GRID = {

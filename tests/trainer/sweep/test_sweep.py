@@ -191,7 +191,7 @@ def test_dry_run_and_plan_start_nothing(place: Path, command: Command) -> None:
 
 def test_failed_runs_are_told_at_the_end(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     double = Path(__file__).with_name("worker_double.py")
-    monkeypatch.setattr("trainer.sweep.drive.WORKER", [sys.executable, str(double)])
+    monkeypatch.setattr("trainer.sweep.worker_pool.WORKER", [sys.executable, str(double)])
     fates = dict.fromkeys(RUNS, "good") | {RUNS[1]: "bad", RUNS[4]: "dies"}
     monkeypatch.setenv("FATES", json.dumps(fates))
     code, output, error = command(*SWEEP, "--out", "failing", *TUNING, *ON_CPU)

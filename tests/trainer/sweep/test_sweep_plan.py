@@ -20,9 +20,9 @@ from trainer.finetuning.finetune import Options, Transfer, open_target
 from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.run_folder.environment import cpu_name
 from trainer.sweep.command import Sweep
-from trainer.sweep.cost import describe, hours_of
-from trainer.sweep.drive import Device
+from trainer.sweep.cost import cost_lines, hours_of
 from trainer.sweep.plan import Plan, PlannedRun, flags_of, make_plan, write_plan
+from trainer.sweep.worker_pool import Device
 from trainer.training.job import settings_of
 
 CLASSES = ("few", "many")
@@ -354,7 +354,7 @@ def test_hours_by_the_speed_of_finished_runs(planned: Planned, monkeypatch: pyte
     ]
     (done.run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plan = planned(seeds=2)
-    _, first, second, total, how = describe(plan, [Device(None, 2), Device(None, 2)])
+    _, first, second, total, how = cost_lines(plan, [Device(None, 2), Device(None, 2)])
     assert first.endswith("finished")
     hours = (500 * 128 + (2 * 6 + 6) / 3) / 200 / 3600  # an image that is only predicted takes a third
     assert hours_of(plan.runs[1], 200) == pytest.approx(hours)
@@ -363,6 +363,6 @@ def test_hours_by_the_speed_of_finished_runs(planned: Planned, monkeypatch: pyte
     assert "200 (of finished runs)" in how
     for other in (here | {"device": "a GPU"}, here | {"world_size": 2}, here | {"threads_per_rank": 1}):
         write_json(result, json.loads(result.read_text()) | {"environment": other})
-        assert "50 (of one timed step, without loading)" in describe(plan, [Device(None, 2)])[-1]
+        assert "50 (of one timed step, without loading)" in cost_lines(plan, [Device(None, 2)])[-1]
     write_json(result, json.loads(result.read_text()) | {"environment": here})
-    assert describe(planned(), [Device(None, 2)])[-1] == "1 runs, 0 of them to be made"
+    assert cost_lines(planned(), [Device(None, 2)])[-1] == "1 runs, 0 of them to be made"

@@ -18,7 +18,7 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training.run import Start, run
 
 STEPS, SAVE_EVERY = 8, 3
@@ -61,19 +61,19 @@ def data(phantoms: Path, tmp_path: Path) -> Path:
 def train_on_rank(data: Path, starts: list[tuple[Path, int | None]], share_unequally: bool = False) -> list[str]:
     """Runs, each killed after some updates or not at all; how each ended."""
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
-    advance, endings = Tracker.advance, []
+    advance, endings = MetricLogger.advance, []
     for run_dir, killed_after in starts:
         left = killed_after
 
-        def counted(tracker: Tracker) -> None:
+        def counted(metric_logger: MetricLogger) -> None:
             nonlocal left
-            advance(tracker)
+            advance(metric_logger)
             if left is not None:
                 left -= 1
                 if not left:
                     raise KillError
 
-        Tracker.advance = counted
+        MetricLogger.advance = counted
         try:
             with suppress(KillError):
                 config = config_of(data)
@@ -155,11 +155,11 @@ def cut_off(data: Path) -> Path:
 def test_shard_that_is_cut_off_stops_the_run_by_name_and_can_be_gone_on_without(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    advance, done = Tracker.advance, 0
+    advance, done = MetricLogger.advance, 0
 
-    def damaging(tracker: Tracker) -> None:
+    def damaging(metric_logger: MetricLogger) -> None:
         nonlocal done
-        advance(tracker)
+        advance(metric_logger)
         done += 1
         if done == 4:
             damaged.append(cut_off(data))
@@ -168,7 +168,7 @@ def test_shard_that_is_cut_off_stops_the_run_by_name_and_can_be_gone_on_without(
     whole = tmp_path / "copy"
     shutil.copytree(data, whole)
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "advance", damaging)
+        patch.setattr(MetricLogger, "advance", damaging)
         with pytest.raises(
             RunError, match=r"ends at byte .* it is a shard of phantom.*--data.on-bad-shard skip"
         ) as stopped:

@@ -16,7 +16,7 @@ from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
-from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training.job import Job, make_job
 from trainer.training.loop import predict, train
 
@@ -84,9 +84,9 @@ def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> Non
     job = job_of(str(phantoms), tmp_path)
     model = prepared(engine, job)
     before = model.head.weight.clone()
-    tracker = Tracker(tmp_path, 0, 0, job.total_steps, "test")
-    train(job, engine, tracker, 0, None)
-    tracker.close()
+    metric_logger = MetricLogger(tmp_path, 0, 0, job.total_steps, "test")
+    train(job, engine, metric_logger, 0, None)
+    metric_logger.close()
     assert model.head.weight.dtype == torch.float32
     assert not torch.equal(before, model.head.weight)
     rows = read_metrics(tmp_path)
@@ -103,7 +103,7 @@ def test_the_engine_marks_the_phases_of_a_step(phantoms: Path, tmp_path: Path) -
     prepared(engine, job)
     phases: list[tuple[str, int | None]] = []
     engine.heartbeat.listener = lambda phase, step: phases.append((phase, step))
-    train(replace(job, val=None), engine, Tracker(tmp_path, 1, 0, 2, "test"), 0, None)
+    train(replace(job, val=None), engine, MetricLogger(tmp_path, 1, 0, 2, "test"), 0, None)
     passes = [(phase, None) for phase in ("exchange", *2 * ("forward", "backward"), "update")]
     assert phases == [("data", 0), *passes, ("data", 1), *passes, ("saving", None), ("saving", None)]
 
@@ -121,7 +121,7 @@ def test_compile_falls_back_with_a_warning(
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, compile=True), "fp32")
     job = job_of(str(phantoms), tmp_path)
     prepared(engine, job)
-    train(replace(job, val=None), engine, Tracker(tmp_path, 1, 0, 4, "test"), 0, None)
+    train(replace(job, val=None), engine, MetricLogger(tmp_path, 1, 0, 4, "test"), 0, None)
     assert "warning: torch.compile failed, going on without it: no compiler here" in capfd.readouterr().err
 
 

@@ -17,7 +17,7 @@ from run_ranks import run_ranks
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training.run import Start, run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -46,18 +46,18 @@ def config_of(data: str, total_steps: int = TOTAL_STEPS) -> Config:
 def runs_on_ranks(data: str, starts: list[tuple[Path, int, int | None]]) -> None:
     """Runs one after the other on this rank: (folder, total steps, update after which it is interrupted or None)."""
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
-    advance = Tracker.advance
+    advance = MetricLogger.advance
     for run_dir, total_steps, interrupt_after in starts:
         done = 0
 
-        def counted(tracker: Tracker, interrupt_after: int | None = interrupt_after) -> None:
+        def counted(metric_logger: MetricLogger, interrupt_after: int | None = interrupt_after) -> None:
             nonlocal done
             done += 1
-            advance(tracker)
+            advance(metric_logger)
             if done == interrupt_after:
                 raise KillError
 
-        Tracker.advance = counted
+        MetricLogger.advance = counted
         with suppress(KillError):
             run(config_of(data, total_steps), Start(run_dir, resume_anyway=True), engine, {"kind": "test"})
     engine.close()

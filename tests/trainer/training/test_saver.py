@@ -18,7 +18,7 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.run_files import CHECKPOINTS, STATUS
-from trainer.run_folder.metric_logger import Tracker, read_metrics
+from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training import saver as saving
 from trainer.training.run import Start, run
 
@@ -238,16 +238,16 @@ def test_a_warning_that_nobody_can_read_costs_no_run(
 def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done, advance = [], Tracker.advance
+    done, advance = [], MetricLogger.advance
 
-    def counted(tracker: Tracker) -> None:
+    def counted(metric_logger: MetricLogger) -> None:
         done.append(1)
-        advance(tracker)
+        advance(metric_logger)
 
     def refused(*_: Any) -> None:
         raise RunError("another start has it")
 
-    monkeypatch.setattr(Tracker, "advance", counted)
+    monkeypatch.setattr(MetricLogger, "advance", counted)
     monkeypatch.setattr(saving, "require_lock", refused)
     with pytest.raises(RunError, match="another start has it"):
         trained(phantoms, tmp_path / "run")

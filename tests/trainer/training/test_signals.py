@@ -15,7 +15,7 @@ from run_ranks import run_ranks
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training import signals
 from trainer.training.run import Start, run
 from trainer.training.signals import NEVER, Stopped, StopSignals
@@ -43,7 +43,7 @@ def starts(data: str, folder: Path) -> list[tuple[int | str | None, int | None]]
     that stopped."""
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     close, engine.close = engine.close, lambda: None  # a process ends when its run is stopped; this one goes on
-    advance = Tracker.advance
+    advance = MetricLogger.advance
     stops: list[tuple[int | str | None, int | None]] = []
     for name, number, on_rank in (
         ("whole", None, 0),
@@ -53,14 +53,14 @@ def starts(data: str, folder: Path) -> list[tuple[int | str | None, int | None]]
     ):
         done = 0
 
-        def counted(tracker: Tracker, number: int | None = number, on_rank: int = on_rank) -> None:
+        def counted(metric_logger: MetricLogger, number: int | None = number, on_rank: int = on_rank) -> None:
             nonlocal done
             done += 1
-            advance(tracker)
+            advance(metric_logger)
             if done == SIGNALLED_IN and engine.rank == on_rank and number is not None:
                 os.kill(os.getpid(), number)
 
-        Tracker.advance = counted
+        MetricLogger.advance = counted
         before = [signal.getsignal(each) for each in SIGNALS]
         try:
             run(config_of(data), Start(folder / name), engine, {"kind": "test"})

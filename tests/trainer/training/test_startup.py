@@ -22,14 +22,14 @@ NEVER = {
 BY_ITSELF = NEVER | {"torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy"}
 FIRST_STEP = """
 import json, os, runpy, sys
-from trainer.run_folder.metric_logger import Tracker
+from trainer.run_folder.metric_logger import MetricLogger
 
 def advance(self):
     with open(f"{sys.argv[-1]}.{os.environ.get('RANK', 0)}", "w") as file:
         json.dump(list(sys.modules), file)
     os._exit(0)
 
-Tracker.advance = advance
+MetricLogger.advance = advance
 sys.argv = ["trainer/pretrain.py", "embedded", "--device", "cpu", "--global-batch-size", "4", "--run-dir", sys.argv[1]]
 runpy.run_path("trainer/pretrain.py", run_name="__main__")
 """

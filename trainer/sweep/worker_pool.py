@@ -1,4 +1,4 @@
-"""Making the runs of a sweep in worker processes that take one after the other."""
+"""Worker processes that carry out the runs of a sweep, one after the other."""
 
 import json
 import os
@@ -42,8 +42,8 @@ class Failure(NamedTuple):
     log: Path
 
 
-class Drive:
-    """Makes each of some runs once. A run that fails, and a process that dies of it, cost nothing but that run."""
+class WorkerPool:
+    """Carries out each run once, one per device at a time. A run that fails, or kills its process, stops no other."""
 
     def __init__(self, runs: Sequence[PlannedRun], devices: Sequence[Device], lock: int) -> None:
         self._waiting = list(reversed(runs))
@@ -55,26 +55,26 @@ class Drive:
         self._progress = Progress(runs)
         self.failures: list[Failure] = []
 
-    def to_the_end(self) -> None:
-        """Make them all. What ends this before that has the runs under way saved first.
+    def run_all(self) -> None:
+        """Carry out all runs. An interrupt has those under way save their state first.
 
         Raises RunError when worker processes do not even start.
         """
         try:
             while self._waiting or self._held or self._busy():
-                self._give_out()
+                self._assign()
                 for key, _ in self._selector.select(_POLL_S):
-                    for event in key.data.listen():
-                        self._take(key.data, event)
+                    for event in key.data.read_events():
+                        self._handle(key.data, event)
                 self._progress.show(self._busy())
         finally:
             self._progress.close()
-            self._dismiss_all()
+            self._shut_down_all()
 
     def _busy(self) -> list[PlannedRun]:
         return [worker.run for worker in self._workers if worker.run]
 
-    def _give_out(self) -> None:
+    def _assign(self) -> None:
         for worker in self._workers:
             if worker.run is None and not worker.is_leaving and (self._waiting or self._held):
                 worker.start(*self._next())
@@ -89,9 +89,9 @@ class Drive:
         """The next run, and whether its folder is to be waited for: only once there is nothing else to do."""
         return (self._waiting.pop(), False) if self._waiting else (self._held.pop(0), True)
 
-    def _take(self, worker: "_Worker", event: dict[str, Any] | None) -> None:
+    def _handle(self, worker: "_Worker", event: dict[str, Any] | None) -> None:
         if event is None:
-            self._bury(worker)
+            self._remove(worker)
         elif event["event"] == "ready":
             worker.is_ready = True
         elif event["event"] == "held":
@@ -104,8 +104,8 @@ class Drive:
             assert run is not None
             self._ended(run, event["reason"])
 
-    def _bury(self, worker: "_Worker") -> None:
-        """A worker has ended: its device is free, and the run that it was making has failed."""
+    def _remove(self, worker: "_Worker") -> None:
+        """Drop a worker that has ended: its device is free, and the run that it was at has failed."""
         self._selector.unregister(worker.output)
         worker.output.close()
         self._workers.remove(worker)
@@ -124,13 +124,13 @@ class Drive:
             self.failures.append(Failure(run.name, reason, _log_of(run)))
         self._progress.ended(run, reason)
 
-    def _dismiss_all(self) -> None:
-        """End all workers, but not in the middle of saving a run; a second Ctrl-C does."""
+    def _shut_down_all(self) -> None:
+        """End all workers once they have saved their runs; a second Ctrl-C does not wait."""
         busy = [run.name for run in self._busy()]
         if busy:
             logger.info(f"stopping, after saving {', '.join(busy)} ...")
         for worker in self._workers:
-            worker.dismiss()
+            worker.shut_down()
         patience = time.monotonic() + _SAVE_S
         try:
             for worker in self._workers:
@@ -145,7 +145,7 @@ class Drive:
 
 
 class _Worker:
-    """A process on a device, and the run that it is making."""
+    """A process on a device, and the run that it carries out."""
 
     run: PlannedRun | None = None
 
@@ -182,8 +182,8 @@ class _Worker:
             self._input.write(json.dumps(task).encode() + b"\n")
             self._input.flush()
 
-    def listen(self) -> Iterator[dict[str, Any] | None]:
-        """What the process has said since; None when it has ended."""
+    def read_events(self) -> Iterator[dict[str, Any] | None]:
+        """The events that the process has sent since the last call; None when it has ended."""
         said = os.read(self.output.fileno(), 1 << 16)
         *lines, self._unread = (self._unread + said).split(b"\n")
         yield from (json.loads(line) for line in lines)
@@ -192,14 +192,14 @@ class _Worker:
             yield None
 
     def how_it_ended(self) -> str:
-        """In words."""
+        """The exit code or the signal of the process, as text."""
         code = self.process.returncode
         if code >= 0:
             return f"ended with exit code {code}"
         return f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
-    def dismiss(self) -> None:
-        """Ask the process to end; it saves the run that it is making first."""
+    def shut_down(self) -> None:
+        """Ask the process to end; it saves its run first."""
         with suppress(BrokenPipeError):
             self._input.close()
 

@@ -16,18 +16,18 @@ import tyro
 from data_pipelines.common.errors import RunError
 from trainer.config import Config, DataConfig, ScheduleConfig
 from trainer.finetuning.finetune import Options, Transfer
-from trainer.sweep import drive
-from trainer.sweep.drive import Device, Drive
+from trainer.sweep import worker_pool
 from trainer.sweep.plan import PlannedRun
 from trainer.sweep.progress import Progress
+from trainer.sweep.worker_pool import Device, WorkerPool
 
 CPU = Device(None, 2)
-Driven = Callable[..., Drive]
+Driven = Callable[..., WorkerPool]
 
 
 @pytest.fixture(autouse=True)
 def _played(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drive, "WORKER", [sys.executable, str(Path(__file__).with_name("worker_double.py"))])
+    monkeypatch.setattr(worker_pool, "WORKER", [sys.executable, str(Path(__file__).with_name("worker_double.py"))])
 
 
 def run_of(out: Path, fate: str, seed: int = 0, steps: int = 10, first_step: int = 0) -> PlannedRun:
@@ -44,16 +44,16 @@ def run_of(out: Path, fate: str, seed: int = 0, steps: int = 10, first_step: int
 def driven(tmp_path: Path) -> Driven:
     """A function that makes runs of these fates on these devices."""
 
-    def drive(*fates: str, devices: tuple[Device, ...] = (CPU,)) -> Drive:
+    def run_all(*fates: str, devices: tuple[Device, ...] = (CPU,)) -> WorkerPool:
         lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
-        drive = Drive([run_of(tmp_path, fate, seed) for seed, fate in enumerate(fates)], devices, lock)
+        pool = WorkerPool([run_of(tmp_path, fate, seed) for seed, fate in enumerate(fates)], devices, lock)
         try:
-            drive.to_the_end()
+            pool.run_all()
         finally:
             os.close(lock)
-        return drive
+        return pool
 
-    return drive
+    return run_all
 
 
 def told(out: Path) -> dict[str, dict[str, Any]]:
@@ -77,15 +77,15 @@ def test_one_process_makes_run_after_run(driven: Driven, tmp_path: Path, capfd: 
 def test_a_failed_run_costs_nothing_but_itself(
     driven: Driven, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    drive = driven("good", "bad", "good", "dies", "good", "fatal", "good")
+    pool = driven("good", "bad", "good", "dies", "good", "fatal", "good")
     entries = told(tmp_path)
     assert len(entries) == 7
-    assert [(failure.name.split("/")[1], failure.reason) for failure in drive.failures] == [
+    assert [(failure.name.split("/")[1], failure.reason) for failure in pool.failures] == [
         ("bad", "no such luck"),
         ("dies", "its process was killed by SIGKILL (out of memory?)"),
         ("fatal", "CUDA error"),
     ]
-    assert all(failure.log.is_file() for failure in drive.failures)
+    assert all(failure.log.is_file() for failure in pool.failures)
     processes = [entries[name]["process"] for name in ("good0", "bad1", "good2", "dies3", "good4", "fatal5", "good6")]
     assert len(set(processes[:4])) == len(set(processes[4:6])) == 1
     assert len(set(processes)) == 3
@@ -110,7 +110,7 @@ def test_what_another_start_is_at_work_on_comes_last(
 def test_workers_know_the_job_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("BITSCALE_JOB", raising=False)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    assert drive._environment(CPU)["BITSCALE_JOB"] == "SLURM job 77"
+    assert worker_pool._environment(CPU)["BITSCALE_JOB"] == "SLURM job 77"
 
 
 def test_a_process_for_each_device(driven: Driven, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_process_for_each_device(driven: Driven, tmp_path: Path) -> None:
 def test_workers_are_single_ranks_in_any_job(driven: Driven, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SLURM_NTASKS": "8", "SLURM_PROCID": "3", "WORLD_SIZE": "1", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    environment = drive._environment(CPU)
+    environment = worker_pool._environment(CPU)
     assert not [name for name in environment if name.startswith("SLURM")]
     assert [environment[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")] == ["0", "1", "0"]
 

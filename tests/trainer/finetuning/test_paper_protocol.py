@@ -31,8 +31,10 @@ from trainer.finetuning.finetune import (
     train_on_of,
     warnings_of,
 )
-from trainer.finetuning.paper_code import (
+from trainer.finetuning.paper_protocol import (
     NO_PROTOCOL,
+    PAPER_TARGETS,
+    PREPARED,
     SETTINGS,
     departures,
     flat,
@@ -40,7 +42,6 @@ from trainer.finetuning.paper_code import (
     match_paper_code,
     setting,
 )
-from trainer.finetuning.paper_targets import PAPER_TARGETS, PREPARED
 from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.pretrain import parse
 from trainer.recipes import RECIPES
