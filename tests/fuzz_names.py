@@ -28,11 +28,11 @@ from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.image_verification import encode_png
 from data_pipelines.prepare import Output, prepare, summary
 from data_pipelines.shards.index import Index
+from trainer.document.blocks import Paragraph, Title
 from trainer.evaluate import Evaluate, evaluate
 from trainer.evaluation.inputs import inputs_of
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import Report, write
-from trainer.reporting.document import Title, Words
 from trainer.reporting.tables import with_titles
 from trainer.reporting.target_tables import few_shot_table
 from trainer.training.results import PREDICTIONS
@@ -215,7 +215,7 @@ def reported_names(folder: Path) -> Parser:
         ]
         runs = collect((write_results(_emptied(folder / "runs"), results),)).runs
         out = _emptied(folder / "report")
-        write(Report([Title(texts[0], 1), *map(Words, texts), few_shot_table(with_titles(runs))], ()), runs, out)
+        write(Report([Title(texts[0], 1), *map(Paragraph, texts), few_shot_table(with_titles(runs))], ()), runs, out)
         for path in out.iterdir():
             _require_harmless(path)
 

@@ -16,14 +16,14 @@ LAYERS = {
     "data_pipelines": ["common", "image_files", "shards", "loading", "datasets", "preparation", "inspect_page"],
     "trainer": [
         *("normalisation", "losses", "metrics", "kernels", "optim", "checkpoint", "models", "config", "splits"),
-        *("recipes", "engines", "run_folder", "profiling", "evaluation", "training", "finetuning", "reporting"),
-        "sweep",
+        *("recipes", "document", "engines", "run_folder", "profiling", "evaluation", "training", "finetuning"),
+        *("reporting", "sweep"),
     ],
     "benchmarks": ["lib", "lib.loading", "lib.throughput", "lib.on_gpu", "lib.network", "lib.scaling"],
 }
 SHARED = {
     "data_pipelines": {"common"},
-    "trainer": {"normalisation", "losses", "metrics", "checkpoint", "config", "splits"},
+    "trainer": {"normalisation", "losses", "metrics", "checkpoint", "config", "splits", "document"},
     "benchmarks": {"lib"},
 }
 

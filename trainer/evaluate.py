@@ -22,6 +22,9 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically, write_json
 from data_pipelines.shards.index import Array
 from trainer.config import Precision, RuntimeConfig
+from trainer.document.blocks import Title
+from trainer.document.html_page import as_page
+from trainer.document.markdown import as_markdown
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import RESAMPLES
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
@@ -32,7 +35,6 @@ from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.test_set import AnySplit, Tested, test_elsewhere, test_own
 from trainer.evaluation.to_json import as_json
-from trainer.reporting.document import Title, as_markdown, as_page
 from trainer.run_folder.environment import commit
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"

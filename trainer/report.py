@@ -15,10 +15,10 @@ from typing import Annotated
 import tyro
 
 from data_pipelines.common.cli import entry_point, parse
+from trainer.document.text import plain
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
 from trainer.reporting.paper import published
-from trainer.reporting.words import plain
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Metric
+from trainer.document.blocks import Block, BulletList, Paragraph, Title
+from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.mistakes import Mistake, most_confident, with_pixels
@@ -18,8 +20,6 @@ from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
 from trainer.evaluation.test_set import Tested
 from trainer.metrics import METRIC_NAME
-from trainer.reporting.document import Block, Items, Title, Words
-from trainer.reporting.words import Bold, Code, Text, joined, pieces
 
 CARD_SECTION = "Evaluation on "
 NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient may rest on it."
@@ -43,11 +43,11 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     """The page; figures go to `folder`."""
     run, tested, assessment = evaluation.run, evaluation.tested, evaluation.assessment
     page: list[Block] = [Title(f"{run.name} on {evaluation.title}", 1)]
-    page += [Words(warning, warning=True) for warning in warnings(evaluation)]
-    page += [Words(_summary(assessment)), Words(NOT_A_DEVICE)]
+    page += [Paragraph(warning, warning=True) for warning in warnings(evaluation)]
+    page += [Paragraph(_summary(assessment)), Paragraph(NOT_A_DEVICE)]
     page += [Title("How well"), tables.discrimination(assessment), *_some(figures.roc(assessment, folder))]
     page += [Title("At the threshold"), tables.at_threshold(assessment), *_some(figures.confusion(assessment, folder))]
-    page += [Title("Calibration"), Words(_temperature(assessment)), tables.calibration(assessment)]
+    page += [Title("Calibration"), Paragraph(_temperature(assessment)), tables.calibration(assessment)]
     page.append(figures.reliability(assessment, folder))
     if assessment.subgroups:
         page.append(Title("By what is known of the images"))
@@ -57,9 +57,9 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
         page += [Title("Against another run"), tables.differences(evaluation.differences, run.name, evaluation.other)]
     page += _seed_blocks(run, tested)
     page += _errors(evaluation, folder)
-    page += [Title("Data"), Items(tuple(tested.provenance))]
-    page += [Title("The run"), Items(tuple(_run_items(evaluation)))]
-    page += [Title("How this was computed"), Items(tuple(methods(assessment)))]
+    page += [Title("Data"), BulletList(tuple(tested.provenance))]
+    page += [Title("The run"), BulletList(tuple(_run_items(evaluation)))]
+    page += [Title("How this was computed"), BulletList(tuple(methods(assessment)))]
     return page
 
 
@@ -116,7 +116,7 @@ def _seed_blocks(run: Run, tested: Tested) -> list[Block]:
     if not found:
         return []
     metric: Metric = run.result["metric"]
-    return [Title("Over seeds"), Words(spread_over_seeds(found, METRIC_NAME[metric])), tables.seeds(found, metric)]
+    return [Title("Over seeds"), Paragraph(spread_over_seeds(found, METRIC_NAME[metric])), tables.seeds(found, metric)]
 
 
 def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
@@ -134,10 +134,10 @@ def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
 def _errors(evaluation: Evaluation, folder: Path) -> list[Block]:
     found = most_confident(evaluation.assessment.predictions, evaluation.assessment.points)
     if not found:
-        return [Title("Errors"), Words("There are none.")]
+        return [Title("Errors"), Paragraph("There are none.")]
     page: list[Block] = [Title("Errors")]
     shown, why_not = _with_pixels(evaluation, found)
-    page += [figures.gallery(shown, folder)] if shown else [Words(f"Images are not shown: {why_not}.")]
+    page += [figures.gallery(shown, folder)] if shown else [Paragraph(f"Images are not shown: {why_not}.")]
     return [*page, tables.mistakes(found)]
 
 
@@ -207,14 +207,14 @@ def card_head(run: Run, assessment: Assessment) -> list[Block]:
     """The model card, up to its evaluations."""
     return [
         Title(f"Model card: {run.name}", 1),
-        Words(NOT_A_DEVICE),
+        Paragraph(NOT_A_DEVICE),
         Title("Model"),
-        Items(tuple(_model_items(run))),
+        BulletList(tuple(_model_items(run))),
         Title("Use"),
-        Words((Code(f"bitscale-predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
-        Words("Meant for images like those it was trained on; see the data of each evaluation."),
+        Paragraph((Code(f"bitscale-predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
+        Paragraph("Meant for images like those it was trained on; see the data of each evaluation."),
         Title("How the numbers were computed"),
-        Items(tuple(methods(assessment))),
+        BulletList(tuple(methods(assessment))),
     ]
 
 
@@ -222,12 +222,12 @@ def card_section(evaluation: Evaluation) -> list[Block]:
     """One evaluation in the model card."""
     assessment, tested = evaluation.assessment, evaluation.tested
     page: list[Block] = [Title(f"{CARD_SECTION}{evaluation.title}")]
-    page += [Words((Bold(warning),)) for warning in warnings(evaluation)]
-    page += [Words(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
-    page += [Words(_temperature(assessment)), tables.calibration(assessment)]
+    page += [Paragraph((Bold(warning),)) for warning in warnings(evaluation)]
+    page += [Paragraph(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
+    page += [Paragraph(_temperature(assessment)), tables.calibration(assessment)]
     for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
         page.append(tables.subgroups(assessment, fact, list(parts)))
-    return [*page, Items(tuple(tested.provenance))]
+    return [*page, BulletList(tuple(tested.provenance))]
 
 
 def _model_items(run: Run) -> list[str]:

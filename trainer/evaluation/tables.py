@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 from data_pipelines.common.printable import printable
+from trainer.document.blocks import Entry, Heading, Table
 from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.intervals import Estimate
 from trainer.evaluation.mistakes import Mistake
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
-from trainer.reporting.tables import Entry, Heading, Table
 
 _TITLES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
 _MOST_COLUMNS = 14

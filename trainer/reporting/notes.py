@@ -5,9 +5,9 @@ from collections import Counter
 import pandas as pd
 
 from data_pipelines.datasets.overlap import shares_images
+from trainer.document.text import Bold, Code, Text
 from trainer.reporting.names import METRIC_TITLE, listed, target_title
 from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED
-from trainer.reporting.words import Bold, Code, Text
 
 _BY_TEXT = "fine-tuned by BiT and the paper's text, the default"
 _BY_RECIPE = "pre-trained as the recipe has it"

@@ -5,9 +5,9 @@ import math
 import pytest
 from made_results import ENVIRONMENT, frame, pretrain_result, seeds, settings_of, transfer_result
 
+from trainer.document.markdown import markdown_words
 from trainer.reporting import notes
 from trainer.reporting.rows import PUBLISHED
-from trainer.reporting.words import markdown_words
 
 SWEEP = seeds("mine", (0.5, 0.6))
 
