@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from made_results import authors_row, frame, pretrain_result, seeds, settings_of, transfer_result, write_authors
 from made_results import write_results as written
+from matplotlib import pyplot as plt
 
 from trainer.document.blocks import BulletList, Paragraph, Title
 from trainer.document.markdown import markdown_words
@@ -169,8 +170,7 @@ def test_single_flags_are_listed_with_what_they_depart_from() -> None:
 
 def test_figures_have_a_panel_for_each_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    save = figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, *rest: drawn.append(figure) or save(figure, *rest))
+    monkeypatch.setattr(plt, "close", drawn.append)
     runs = frame(both("mine", (0.5, 0.6), (0.7, 0.8)) + both("mine", (0.6, 0.7), (0.8, 0.9), model="r152x4"))
     figures.few_shot(runs, tmp_path, figures.looks_of(sources_of(runs)))
     figures.by_model_size(runs, tmp_path, figures.looks_of(sources_of(runs)))
