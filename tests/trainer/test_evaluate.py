@@ -14,7 +14,7 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
-from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
+from trainer.evaluation.evaluate_run import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predictions import age_band, align, load
 from trainer.evaluation.test_set import align_labels
 from trainer.training.results import PREDICTIONS

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from data_pipelines.common.errors import InputError
 from trainer import export as module
-from trainer.export import Export, export
 from trainer.models.bit import MODELS, build_model
+from trainer.models.export_weights import Export, export
 from trainer.models.layouts import TIMM, is_filter
 from trainer.models.timm_folder import ARCHITECTURES
 from trainer.models.weights import load_weights

@@ -26,13 +26,13 @@ from data_pipelines.inspect_page import draw
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
-from trainer.evaluate import CARD, NUMBERS, Evaluate, evaluate
+from trainer.evaluation.evaluate_run import CARD, NUMBERS, Evaluate, evaluate
+from trainer.evaluation.predict_images import Predict, predict
 from trainer.evaluation.predictions import load, saved_splits
-from trainer.export import Export, export
+from trainer.models.export_weights import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
-from trainer.predict import Predict, predict
-from trainer.report import Report, write_report
+from trainer.reporting.report_runs import Report, write_report
 from trainer.status import run_folders, standing, table
 from trainer.training.results import recompute
 from trainer.training.run import RESULT

@@ -17,8 +17,8 @@ from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.image_files.image_verification import verify_image
 from trainer import checkpoint, predict
 from trainer.evaluation.operating import KEY, choose
+from trainer.evaluation.predict_images import Predict
 from trainer.evaluation.predictions import load, saved_splits
-from trainer.predict import Predict
 from trainer.training.results import PREDICTIONS
 
 

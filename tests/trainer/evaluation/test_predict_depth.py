@@ -17,9 +17,9 @@ from data_pipelines.image_files.image_verification import encode_png
 from data_pipelines.prepare import Output, prepare
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
+from trainer.evaluation.predict_images import Predict
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.predict import Predict
 
 RUNTIME = RuntimeConfig(device="cpu", threads=1, loader="torch")
 XRAYS = {"task": "single_label", "resize": SIDE, "eval_view": "squash", "channels": 1, "xray_size": SIDE}

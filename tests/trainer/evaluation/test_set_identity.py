@@ -17,7 +17,7 @@ from data_pipelines.common.files import read_json, write_json
 from data_pipelines.shards.index import Index, content_digest
 from data_pipelines.shards.tar import MANIFEST, read_manifest
 from trainer import checkpoint
-from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
+from trainer.evaluation.evaluate_run import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks
 from trainer.evaluation.place import NUMBERS
 from trainer.evaluation.runs import open_run, own_data

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from data_pipelines.common.errors import InputError
 from trainer.config import ModelConfig
-from trainer.export import Export, export
 from trainer.models.bit import BiTResNet, build_model
+from trainer.models.export_weights import Export, export
 from trainer.models.layouts import TIMM
 from trainer.models.weights import describe_weights, install, load_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD

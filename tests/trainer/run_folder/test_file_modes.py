@@ -11,11 +11,11 @@ from made_results import transfer_result, write_results
 from tiny_runs import prepare_films, train_tiny, write_films
 
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
-from trainer.evaluate import Evaluate, evaluate
-from trainer.export import Export, export
+from trainer.evaluation.evaluate_run import Evaluate, evaluate
+from trainer.evaluation.predict_images import Predict, predict
 from trainer.kernels import native
-from trainer.predict import Predict, predict
-from trainer.report import Report, write_report
+from trainer.models.export_weights import Export, export
+from trainer.reporting.report_runs import Report, write_report
 
 SECRET = 0o600
 

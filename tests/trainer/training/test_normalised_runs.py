@@ -23,7 +23,7 @@ from trainer.engines import ENGINES
 from trainer.engines.base import Engine
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.export import Export, export
+from trainer.models.export_weights import Export, export
 from trainer.models.weights import load_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.training.fit import starting_model

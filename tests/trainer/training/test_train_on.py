@@ -20,11 +20,11 @@ from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint, pretrain
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
 from trainer.engines import ENGINES
-from trainer.evaluate import Evaluate, evaluate
+from trainer.evaluation.evaluate_run import Evaluate, evaluate
+from trainer.evaluation.predict_images import Predict, predict
 from trainer.evaluation.runs import open_run, own_data
 from trainer.finetuning.finetune import SCRATCH, Options, Transfer, fine_tune, make_config, open_target, train_on_of
 from trainer.finetuning.protocol_options import ProtocolOptions
-from trainer.predict import Predict, predict
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import Job, make_job
 from trainer.training.run import Start, run

@@ -15,10 +15,10 @@ from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import XrayCut
 from data_pipelines.shards.tar import EncodedImage
 from trainer.config import RuntimeConfig
-from trainer.evaluate import Evaluate, evaluate
+from trainer.evaluation.evaluate_run import Evaluate, evaluate
+from trainer.evaluation.predict_images import Predict, predict
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.predict import Predict, predict
 from trainer.training.results import PREDICTIONS
 
 ON_CPU = RuntimeConfig(device="cpu", threads=1)
