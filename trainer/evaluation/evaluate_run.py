@@ -25,7 +25,7 @@ from trainer.evaluation.place import NUMBERS, label_of, require_no_other
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
-from trainer.evaluation.test_set import AnySplit, Tested, test_elsewhere, test_own
+from trainer.evaluation.test_set import AnySplit, EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.to_json import as_json
 from trainer.run_folder.environment import commit
 
@@ -99,14 +99,14 @@ def evaluate(settings: Evaluate) -> Path:
     return folder / PAGE
 
 
-def _test(run: Run, settings: Evaluate) -> Tested:
+def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
     if settings.data is None:
         return test_own(run, settings.split)
     runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.batch_size)
     return test_elsewhere(run, settings.data, settings.split, Predictor(run, runtime, settings.precision))
 
 
-def _compare(tested: Tested, settings: Evaluate) -> tuple[list[Difference], str]:
+def _compare(tested: EvaluatedSet, settings: Evaluate) -> tuple[list[Difference], str]:
     """The paired differences to --against, and its name."""
     if settings.against is None:
         return [], ""

@@ -18,7 +18,7 @@ from trainer.evaluation.assess import Assessment
 from trainer.evaluation.mistakes import Mistake, most_confident, with_pixels
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
-from trainer.evaluation.test_set import Tested
+from trainer.evaluation.test_set import EvaluatedSet
 from trainer.metrics import METRIC_NAME
 
 CARD_SECTION = "Evaluation on "
@@ -30,7 +30,7 @@ class Evaluation:
     """What goes onto the page. title: of the data. other: the name of the run that `differences` are to."""
 
     run: Run
-    tested: Tested
+    tested: EvaluatedSet
     title: str
     assessment: Assessment
     differences: Sequence[Difference]
@@ -111,7 +111,7 @@ def _temperature(assessment: Assessment) -> str:
     )
 
 
-def _seed_blocks(run: Run, tested: Tested) -> list[Block]:
+def _seed_blocks(run: Run, tested: EvaluatedSet) -> list[Block]:
     found = over_seeds(run) if tested.own and tested.split == "test" else []
     if not found:
         return []
