@@ -13,7 +13,7 @@ from data_pipelines.common.printable import shortened, wrapped
 from trainer.document.blocks import Picture
 from trainer.document.figure_style import STYLE, save
 from trainer.evaluation.assess import Assessment
-from trainer.evaluation.mistakes import Mistake
+from trainer.evaluation.misclassifications import Misclassification
 from trainer.evaluation.operating import Reliability
 
 MOST_CURVES, MOST_CONFUSED = 14, 20
@@ -111,20 +111,22 @@ def confusion(assessment: Assessment, folder: Path) -> Picture | None:
     return Picture("confusion", "Images by label and most probable class; shaded by the share of their label.", width)
 
 
-def gallery(mistakes: Sequence[Mistake], folder: Path) -> Picture:
+def gallery(misclassifications: Sequence[Misclassification], folder: Path) -> Picture:
     """The images of the most confident errors, the most confident first."""
-    lines = -(-len(mistakes) // _COLUMNS)
-    texts = [text for mistake in mistakes for text in (mistake.said, mistake.label)]
+    lines = -(-len(misclassifications) // _COLUMNS)
+    texts = [
+        text for misclassification in misclassifications for text in (misclassification.said, misclassification.label)
+    ]
     with plt.rc_context(STYLE | text_style(texts)):
         figure, grid = plt.subplots(lines, _COLUMNS, figsize=(8.6, 2.15 * lines), layout="constrained", squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        for axes, mistake in zip(grid.flat, mistakes, strict=False):
-            assert mistake.pixels is not None
-            axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=255)
+        for axes, misclassification in zip(grid.flat, misclassifications, strict=False):
+            assert misclassification.pixels is not None
+            axes.imshow(misclassification.pixels, cmap="gray", vmin=0, vmax=255)
             words = [
                 wrapped(drawable(text), _CAPTION_LINE, _CAPTION_LINES)
-                for text in (f"said {mistake.said}", f"label {mistake.label}")
+                for text in (f"said {misclassification.said}", f"label {misclassification.label}")
             ]
             axes.text(0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
         width = save(figure, folder, "errors")

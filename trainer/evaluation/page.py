@@ -15,7 +15,7 @@ from trainer.document.blocks import Block, BulletList, Paragraph, Title
 from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
-from trainer.evaluation.mistakes import Mistake, most_confident, with_pixels
+from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
 from trainer.evaluation.test_set import EvaluatedSet
@@ -138,10 +138,10 @@ def _errors(evaluation: Evaluation, folder: Path) -> list[Block]:
     page: list[Block] = [Title("Errors")]
     shown, why_not = _with_pixels(evaluation, found)
     page += [figures.gallery(shown, folder)] if shown else [Paragraph(f"Images are not shown: {why_not}.")]
-    return [*page, tables.mistakes(found)]
+    return [*page, tables.misclassifications(found)]
 
 
-def _with_pixels(evaluation: Evaluation, found: list[Mistake]) -> tuple[list[Mistake], str]:
+def _with_pixels(evaluation: Evaluation, found: list[Misclassification]) -> tuple[list[Misclassification], str]:
     if not evaluation.show_images:
         return [], "--no-images"
     if evaluation.tested.index is None:

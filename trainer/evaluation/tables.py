@@ -7,7 +7,7 @@ from data_pipelines.common.printable import printable
 from trainer.document.blocks import Entry, Heading, Table
 from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.intervals import Estimate
-from trainer.evaluation.mistakes import Mistake
+from trainer.evaluation.misclassifications import Misclassification
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
 
@@ -204,12 +204,15 @@ def seeds(found: Sequence[Seed], metric: str) -> Table:
     )
 
 
-def mistakes(found: Sequence[Mistake]) -> Table:
+def misclassifications(found: Sequence[Misclassification]) -> Table:
     """The most confident errors by name."""
     return Table(
         name="errors",
         caption="The most confident errors: what was said, with its calibrated probability, and the label.",
         stub="image",
         columns=(Heading("", "said"), Heading("", "label")),
-        rows=tuple((mistake.key, (_words(mistake.said), _words(mistake.label))) for mistake in found),
+        rows=tuple(
+            (misclassification.key, (_words(misclassification.said), _words(misclassification.label)))
+            for misclassification in found
+        ),
     )
