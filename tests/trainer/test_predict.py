@@ -16,7 +16,7 @@ from tiny_weights import save_run, tensors_of
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.image_files.image_verification import verify_image
 from trainer import checkpoint, predict
-from trainer.evaluation.operating import KEY, choose
+from trainer.evaluation.operating import KEY, fit_operating_points
 from trainer.evaluation.predict_images import Predict
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.training.results import PREDICTIONS
@@ -73,7 +73,7 @@ def test_a_checkpoint_alone_says_everything(run_dir: Path, films: Path, tmp_path
     path = Path(shutil.copy(checkpoint.chosen(run_dir), tmp_path / "model.safetensors"))
     alone = predicted(path, films / "000.dcm", tmp_path / "alone.csv")
     assert alone == predicted(run_dir, films / "000.dcm", tmp_path / "run.csv")
-    points = choose(load(run_dir, "val"))
+    points = fit_operating_points(load(run_dir, "val"))
     assert checkpoint.describe(path)[KEY] == points.to_dict()
     (row,) = alone
     for name in FINDINGS:

@@ -12,7 +12,7 @@ from data_pipelines.shards.catalog import find
 from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
-from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose
+from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, fit_operating_points
 from trainer.evaluation.predictions import load, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.splits import open_split, set_digests
@@ -75,7 +75,9 @@ class Run:
             return points
         if self.trained_on == "train+val":
             return UNFITTED
-        return choose(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
+        return (
+            fit_operating_points(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
+        )
 
     @property
     def mean(self) -> PerChannel:

@@ -10,7 +10,7 @@ from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.engines.base import Engine
-from trainer.evaluation.operating import KEY, choose
+from trainer.evaluation.operating import KEY, fit_operating_points
 from trainer.evaluation.predictions import of_index
 from trainer.models.bit import BiTResNet, build_model
 from trainer.models.weights import install, load_weights
@@ -65,7 +65,7 @@ def _train_and_predict(job: Job, engine: Engine) -> Outcome:
     if engine.rank == 0 and "val" in predicted:
         index, logits = predicted["val"]
         try:
-            checkpoint.add(path, **{KEY: choose(of_index(index, logits.numpy())).to_dict()})
+            checkpoint.add(path, **{KEY: fit_operating_points(of_index(index, logits.numpy())).to_dict()})
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
     return Outcome(seconds, predicted, details)
