@@ -86,7 +86,7 @@ def _save_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, 
 
 
 def _save_npz(path: Path, tensors: dict[str, Tensor]) -> None:
-    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in BIT_NPZ.theirs(tensors).items()}
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in BIT_NPZ.to_external(tensors).items()}
     np.savez(path, **arrays)
 
 

@@ -58,7 +58,7 @@ def load_weights(source: str) -> Weights:
         stems = ", ".join(layout.outside[STEM] for layout in LAYOUTS[:-1])
         raise InputError(f"{path} holds no BiT ResNet: none of {stems} is among its tensors; it has {_few(content)}")
     _require_floating(content, path)
-    tensors = {name: tensor.float() for name, tensor in layout.ours(content).items()}
+    tensors = {name: tensor.float() for name, tensor in layout.from_external(content).items()}
     model_name = identify(tensors, path)
     _require_finite(tensors, path)
     if about.filters_times != 1:
