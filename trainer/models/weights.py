@@ -19,14 +19,14 @@ from trainer import checkpoint
 from trainer.models.bit import MODELS, BiTResNet, build_model
 from trainer.models.layouts import HEAD, LAYOUTS, STEM, is_filter, layout_of
 from trainer.models.sources import locate, name_of, origin_of
-from trainer.models.weight_files import About, own_metadata, parse_about, read
+from trainer.models.weight_files import WeightMetadata, own_metadata, parse_metadata, read
 from trainer.normalisation import BIT_MEAN, BIT_STD
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Weights(About):
+class Weights(WeightMetadata):
     """A pre-trained model: `tensors` in our names, fp32, with or without `head.*`, and what is known of it.
 
     digest: equal for equal weights, in whichever file they lie.
@@ -85,7 +85,7 @@ def _described(path: str, mtime_ns: int, size: int) -> Weights:
     return replace(load_weights(path), tensors={})
 
 
-def _weights(path: Path, model_name: str, tensors: dict[str, Tensor], digest: str, about: About) -> Weights:
+def _weights(path: Path, model_name: str, tensors: dict[str, Tensor], digest: str, about: WeightMetadata) -> Weights:
     """By its own word, else by what is known of its published name."""
     origin = origin_of(name_of(str(path)))
     if origin:
@@ -99,10 +99,10 @@ def _is_checkpoint(path: Path) -> bool:
     return own_metadata(path).get("format", "").startswith(checkpoint.FAMILY)
 
 
-def _about(path: Path, header: dict[str, Any]) -> About:
+def _about(path: Path, header: dict[str, Any]) -> WeightMetadata:
     try:
         # Earlier versions knew no other mean and standard deviation.
-        return parse_about(header, {str(path): {"mean": BIT_MEAN, "std": BIT_STD} | header})
+        return parse_metadata(header, {str(path): {"mean": BIT_MEAN, "std": BIT_STD} | header})
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error} in its header") from error
 
