@@ -155,7 +155,7 @@ def _with_pixels(evaluation: Evaluation, found: list[Misclassification]) -> tupl
 def _run_items(evaluation: Evaluation) -> list[Text]:
     run = evaluation.run
     environment: dict[str, Any] = run.result.get("environment") or {}
-    weights = f", weights {run.about['weights']}" if "weights" in run.about else ""
+    weights = f", weights {run.metadata['weights']}" if "weights" in run.metadata else ""
     checkpoint = run.result.get("checkpoint", run.path.name if run.path else "none")
     items: list[Text] = [
         ("Folder: ", Code(str(run.folder)), f"; checkpoint: {checkpoint}{weights}"),
@@ -174,7 +174,7 @@ def _run_items(evaluation: Evaluation) -> list[Text]:
 
 
 def _preparation(run: Run) -> str:
-    about = run.about
+    about = run.metadata
     if not about:
         return "not known"
     size = about.get("xray_size")
@@ -231,7 +231,7 @@ def card_section(evaluation: Evaluation) -> list[Block]:
 
 
 def _model_items(run: Run) -> list[str]:
-    about, result = run.about, run.result
+    about, result = run.metadata, run.result
     classes = about.get("classes") or []
     shown = ", ".join(map(printable, classes[:30])) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
     environment = result.get("environment") or {}

@@ -73,7 +73,7 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
     lines = [f"{SPLIT_RULE} {_ABOUT_PATIENTS.get(patients, 'unknown')}"]
     lines += [line for folder in folders for line in _of_manifest(folder)]
     lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
-    names = sorted(set(index.origins)) if index else run.about.get("sets") or sorted(digests)
+    names = sorted(set(index.origins)) if index else run.metadata.get("sets") or sorted(digests)
     name = ", ".join(names) or str(run.result.get("target_set") or "unknown")
     return EvaluatedSet(name, split, True, predictions, lines, digests, warnings=warnings, index=index, no_index=why)
 

@@ -59,10 +59,10 @@ def test_logits_are_those_of_the_evaluation(cut: XrayCut, place: Path, tmp_path:
 def test_runs_that_do_not_say_were_trained_on_squares(place: Path) -> None:
     run, film = open_run(place / "run-whole"), place / "raw" / "000.dcm"
     assert stored(Predictor(run, ON_CPU), film) == (36, 32)
-    older = replace(run, about={name: value for name, value in run.about.items() if name != "xray_cut"})
+    older = replace(run, metadata={name: value for name, value in run.metadata.items() if name != "xray_cut"})
     assert stored(Predictor(older, ON_CPU), film) == (32, 32)
     unsaid: dict[str, Any] = {name: value for name, value in older.about.items() if name != "xray_size"}
-    assert stored(Predictor(replace(run, about=unsaid), ON_CPU, xray_size=16), film) == (16, 16)
+    assert stored(Predictor(replace(run, metadata=unsaid), ON_CPU, xray_size=16), film) == (16, 16)
 
 
 @pytest.mark.parametrize(("trained", "tested"), [("whole", "square"), ("square", "whole")])
