@@ -19,9 +19,9 @@ from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.output_names import NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
 from trainer.evaluation.paired import Difference, paired
-from trainer.evaluation.place import NUMBERS, label_of, require_no_other
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
@@ -82,7 +82,7 @@ def evaluate(settings: Evaluate) -> Path:
     assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
     differences, other = _compare(tested, settings)
     sections = _card_sections(run)
-    label = label_of(run, tested, lambda title: sections.get(_heading(title), ""))
+    label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
     evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
     folder = settings.out or run.folder / label.folder
     try:

@@ -19,7 +19,7 @@ from data_pipelines.shards.tar import MANIFEST, read_manifest
 from trainer import checkpoint
 from trainer.evaluation.evaluate_run import CARD, PAGE, Evaluate, evaluate
 from trainer.evaluation.leaks import leaks
-from trainer.evaluation.place import NUMBERS
+from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
 from trainer.training.run import RESULT
 

@@ -18,7 +18,7 @@ _SHOWN_DIGITS = 8
 _MARKS = (r"content ([0-9a-f]{16})\b", r"manifest SHA-256 ([0-9a-f]{16})\b")
 
 
-class Label(NamedTuple):
+class OutputNames(NamedTuple):
     """What an evaluated set is called in a run folder. mark: the beginning of its digest, where another set has that
     name; else ""."""
 
@@ -42,9 +42,9 @@ class Label(NamedTuple):
         return "-".join(filter(None, ("evaluation", file_name_of(self.name), self.mark, self.split)))
 
 
-def label_of(run: Run, tested: EvaluatedSet, section_of: Callable[[str], str]) -> Label:
+def output_names_of(run: Run, tested: EvaluatedSet, section_of: Callable[[str], str]) -> OutputNames:
     """What to call a set. section_of: what the model card says under a title."""
-    plain = Label(" ".join(tested.name.split()), "", tested.split)
+    plain = OutputNames(" ".join(tested.name.split()), "", tested.split)
     former = (section_of(plain.title), _said(run.folder / plain.folder))
     if tested.is_namesake or any(text and is_of_another_set(text, tested) for text in former):
         return plain._replace(mark=_mark(tested))
