@@ -28,7 +28,7 @@ from trainer import checkpoint
 from trainer.config import DataConfig
 from trainer.evaluation.evaluate_run import CARD, NUMBERS, Evaluate, evaluate
 from trainer.evaluation.predict_images import Predict, predict
-from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.models.export_weights import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
@@ -86,7 +86,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
     assert checkpoint.damaged(run_dir) == []
     assert checkpoint.describe(checkpoint.chosen(run_dir))["classes"] == list(NAMES)
-    assert load(run_dir, "test").classes == NAMES
+    assert load_predictions(run_dir, "test").classes == NAMES
     assert saved_splits(run_dir) == list(recompute(run_dir)) == ["val", "test"]
     assert any((run_dir / "tensorboard").iterdir())
     taken = Index.load(data, "train").take_classes(tyro.cli(DataConfig, args=["--classes", NOT_UTF8, "nan"]).classes)

@@ -13,7 +13,7 @@ from data_pipelines.shards.index import Index, Split
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, fit_operating_points
-from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.splits import open_split, set_digests
 from trainer.training.run import CONFIG, RESULT
@@ -76,7 +76,9 @@ class Run:
         if self.trained_on == "train+val":
             return UNFITTED
         return (
-            fit_operating_points(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
+            fit_operating_points(load_predictions(self.folder, "val"))
+            if "val" in saved_splits(self.folder)
+            else OperatingPoints()
         )
 
     @property

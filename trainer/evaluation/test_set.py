@@ -15,7 +15,7 @@ from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index, Split, content_digest, some_of, splits_of
 from data_pipelines.shards.tar import MANIFEST, read_manifest
 from trainer.evaluation.leaks import how_trained_on, leaks
-from trainer.evaluation.predictions import Predictions, joined, load, of_index
+from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
 
@@ -56,7 +56,7 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
     if split == "val" and run.trained_on == "train+val":
         raise _trained_on_val(run)
     chosen: Split = "val" if split == "val" else "test"
-    predictions = load(run.folder, chosen)
+    predictions = load_predictions(run.folder, chosen)
     index: Index | None = None
     folders: list[Path] = []
     why = ""
@@ -115,7 +115,7 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         indexes.append(aligned)
         warnings += [remark for remark in remarks if remark not in warnings]
     warnings += leaks(run, manifest, list(chosen), indexes)
-    predictions = joined([of_index(index, predictor.of_index(index)) for index in indexes])
+    predictions = concat_predictions([of_index(index, predictor.of_index(index)) for index in indexes])
     provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
     return EvaluatedSet(
         name=manifest["name"],

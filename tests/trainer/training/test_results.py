@@ -18,7 +18,7 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.engines.base import Engine
-from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.models.bit import BiTResNet
 from trainer.training.results import PREDICTIONS, SUBSET, final_metrics, recompute, save_predictions, write_subset
 from trainer.training.run import RESULT, Start, run
@@ -123,7 +123,7 @@ def test_facts_of_any_name_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Index, "facts", lambda index: facts)
     save_predictions(tmp_path, {"test": (Index.load(data, "test"), torch.randn(4, 2))})
     assert saved_splits(tmp_path) == list(recompute(tmp_path)) == ["test"]
-    found = load(tmp_path, "test")
+    found = load_predictions(tmp_path, "test")
     assert {name: list(values) for name, values in found.facts.items()} == {
         printable(name): [known[name] for known in facts] for name in facts[0]
     }
