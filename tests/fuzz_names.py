@@ -29,7 +29,7 @@ from data_pipelines.image_files.image_verification import encode_png
 from data_pipelines.prepare import Output, prepare, summary
 from data_pipelines.shards.index import Index
 from trainer.document.blocks import Paragraph, Title
-from trainer.evaluation.evaluate_run import Evaluate, evaluate
+from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.inputs import inputs_of
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import Report, write
@@ -237,7 +237,7 @@ def evaluated_names(folder: Path) -> Parser:
         write_json(run / RESULT, result)
         write_json(run / CONFIG, {"name": texts[1], "data": {"sets": [texts[0]]}})
         with patch("tempfile.tempdir", str(folder)), patch("trainer.evaluation.evaluate_run.commit", return_value=None):
-            evaluate(Evaluate(run, images=False, resamples=100, device="cpu", threads=1))
+            evaluate_run(Evaluate(run, images=False, resamples=100, device="cpu", threads=1))
         for path in (path for path in run.rglob("*") if path.suffix in (".html", ".md")):
             _require_harmless(path)
 

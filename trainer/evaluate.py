@@ -8,13 +8,13 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 
 # isort: split
 from data_pipelines.common.cli import entry_point, parse
-from trainer.evaluation.evaluate_run import Evaluate, evaluate
+from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 
 
 @entry_point
 def main() -> None:
     """Parse the command line and evaluate."""
-    print(evaluate(parse(Evaluate, __doc__)))
+    print(evaluate_run(parse(Evaluate, __doc__)))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 # isort: split
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.image_files.folder_scan import counted
-from trainer.evaluation.predict_images import Predict, predict
+from trainer.evaluation.predict_images import Predict, predict_images
 
 
 @entry_point
 def main() -> None:
     """Parse the command line and predict."""
     settings = parse(Predict, __doc__)
-    counts, left_out = predict(settings)
+    counts, left_out = predict_images(settings)
     unreadable = f", {counts['unreadable']} could not be read" if counts["unreadable"] else ""
     others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""
     print(f"{settings.out}: {counts['read']} images{unreadable}{others}")

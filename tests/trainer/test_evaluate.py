@@ -14,7 +14,7 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
-from trainer.evaluation.evaluate_run import CARD, NUMBERS, Evaluate, evaluate
+from trainer.evaluation.evaluate_run import CARD, NUMBERS, Evaluate, evaluate_run
 from trainer.evaluation.predictions import age_band, align, load_predictions
 from trainer.evaluation.test_set import align_labels
 from trainer.training.results import PREDICTIONS
@@ -39,7 +39,7 @@ def other(data: Path) -> Path:
 
 def evaluated(run: Path, **options: Any) -> tuple[str, dict[str, Any]]:
     """The page and the numbers."""
-    page = evaluate(Evaluate(run, resamples=200, device="cpu", threads=1, **options))
+    page = evaluate_run(Evaluate(run, resamples=200, device="cpu", threads=1, **options))
     return page.read_text(), json.loads((page.parent / NUMBERS).read_text())
 
 

@@ -26,8 +26,8 @@ from data_pipelines.inspect_page import draw
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
-from trainer.evaluation.evaluate_run import CARD, NUMBERS, Evaluate, evaluate
-from trainer.evaluation.predict_images import Predict, predict
+from trainer.evaluation.evaluate_run import CARD, NUMBERS, Evaluate, evaluate_run
+from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.models.export_weights import Export, export
 from trainer.models.weight_files import OWN_KEY
@@ -95,7 +95,7 @@ def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
 
 def test_it_is_evaluated(run_dir: Path) -> None:
     for images in (False, True):
-        page = evaluate(Evaluate(run_dir, resamples=100, images=images, device="cpu", threads=1))
+        page = evaluate_run(Evaluate(run_dir, resamples=100, images=images, device="cpu", threads=1))
     words = Words(page.read_text(encoding="utf-8"))
     assert all(words.text.count(printable(name)) >= 3 for name in NAMES)
     assert "script" not in words.tags
@@ -150,7 +150,7 @@ def test_it_predicts(run_dir: Path, folder: Path, here: Path) -> None:
     images = folder / "images"
     images.mkdir()
     Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(images / "a \udcfc.png")
-    predict(Predict(run_dir, images, here / "predictions.csv", device="cpu", threads=1))
+    predict_images(Predict(run_dir, images, here / "predictions.csv", device="cpu", threads=1))
     with (here / "predictions.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert row["file"] == "a \\udcfc.png"

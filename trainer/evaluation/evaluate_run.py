@@ -70,7 +70,7 @@ class Evaluate:
             raise InputError("--batch-size must be at least 1, --seed must not be negative")
 
 
-def evaluate(settings: Evaluate) -> Path:
+def evaluate_run(settings: Evaluate) -> Path:
     """Write page, numbers and card, and say what must not be missed; returns the path of the page.
 
     Raises InputError for a run or set that is not there, or labels and images that cannot be compared.

@@ -69,7 +69,7 @@ class Predict:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
-def predict(settings: Predict) -> tuple[Counter[str], Counter[str]]:
+def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     """Write a row for each input; returns how many were "read" and "unreadable", and how many files were left out, by
     what they are.
 

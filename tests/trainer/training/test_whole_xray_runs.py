@@ -15,8 +15,8 @@ from data_pipelines.prepare import Output, prepare
 from data_pipelines.shards.index import XrayCut
 from data_pipelines.shards.tar import EncodedImage
 from trainer.config import RuntimeConfig
-from trainer.evaluation.evaluate_run import Evaluate, evaluate
-from trainer.evaluation.predict_images import Predict, predict
+from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
+from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.training.results import PREDICTIONS
@@ -47,7 +47,7 @@ def stored(predictor: Predictor, film: Path) -> tuple[int, int]:
 def test_logits_are_those_of_the_evaluation(cut: XrayCut, place: Path, tmp_path: Path) -> None:
     with np.load(place / f"run-{cut}" / PREDICTIONS) as file:
         expected = dict(zip(file["test_keys"].tolist(), file["test_logits"], strict=True))
-    predict(Predict(place / f"run-{cut}", place / "raw", tmp_path / "out.csv", device="cpu", threads=1))
+    predict_images(Predict(place / f"run-{cut}", place / "raw", tmp_path / "out.csv", device="cpu", threads=1))
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["file"].replace(".", "_"): row for row in csv.DictReader(file)}
     with (place / f"{cut}.keymap.csv").open(newline="") as file:
@@ -69,7 +69,7 @@ def test_runs_that_do_not_say_were_trained_on_squares(place: Path) -> None:
 def test_sets_that_are_cut_otherwise_are_warned_of(trained: str, tested: str, place: Path, tmp_path: Path) -> None:
     said = Evaluate(place / f"run-{trained}", device="cpu", threads=1, resamples=100, images=False)
     for data, is_other in ((tested, True), (trained, False)):
-        page = evaluate(replace(said, data=str(place / data), out=tmp_path / data)).read_text()
+        page = evaluate_run(replace(said, data=str(place / data), out=tmp_path / data)).read_text()
         kept = {"whole": "whole X-rays", "square": "central squares of X-rays"}[trained]
         assert (f"The set does not store {kept}, which the run was trained on" in page) == is_other
         warnings = json.loads((tmp_path / data / "evaluation.json").read_text())["warnings"]
