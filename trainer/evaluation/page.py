@@ -54,7 +54,10 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
         for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
             page.append(tables.subgroups(assessment, fact, list(parts)))
     if evaluation.differences:
-        page += [Title("Against another run"), tables.differences(evaluation.differences, run.name, evaluation.other)]
+        page += [
+            Title("Against another run"),
+            tables.paired_differences(evaluation.differences, run.name, evaluation.other),
+        ]
     page += _seed_blocks(run, tested)
     page += _errors(evaluation, folder)
     page += [Title("Data"), BulletList(tuple(tested.provenance))]

@@ -171,7 +171,7 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
     )
 
 
-def differences(found: Sequence[Difference], one: str, other: str) -> Table:
+def paired_differences(found: Sequence[Difference], one: str, other: str) -> Table:
     """Two runs on the same images."""
     return Table(
         name="paired",
