@@ -178,7 +178,7 @@ def identify(tensors: dict[str, Tensor], path: Path) -> str:
             f"{path} holds a ResNet of {depths} units and width {width:g}, which is none of {', '.join(MODELS)}; if it "
             "is one of them, its file is not whole"
         )
-    wrong = differences(shapes_of(name, len(tensors.get(HEAD[0], ()))), tensors)
+    wrong = tensor_differences(shapes_of(name, len(tensors.get(HEAD[0], ()))), tensors)
     if wrong:
         raise InputError(f"{path} differs from {name} in {len(wrong)} tensors: {_few(wrong, '; ')}")
     return name
@@ -191,7 +191,7 @@ def shapes_of(name: str, num_classes: int) -> dict[str, torch.Size]:
     return {key: tensor.shape for key, tensor in state.items() if num_classes or key not in HEAD}
 
 
-def differences(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor]) -> list[str]:
+def tensor_differences(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor]) -> list[str]:
     """One line per tensor that is missing, unknown or of another shape."""
     lines = []
     for name in sorted(expected.keys() | found.keys()):
