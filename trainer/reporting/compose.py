@@ -43,7 +43,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         *notes.several_metrics(transfers),
         *notes.unlike_seeds(transfers),
         *notes.published_overlaps(transfers),
-        *notes.leaks(runs),
+        *notes.patient_leaks(runs),
     )
     about = (
         f"{len(runs)} runs. Every run is a row of ",
@@ -120,7 +120,7 @@ def _small_print(runs: pd.DataFrame) -> list[Block]:
     sections = {
         "Sizes of images": notes.sizes(runs),
         "Trained on train and val": notes.trained_on_val(runs),
-        "Left out of means over classes, lacking positives or negatives in test": notes.left_out(runs),
+        "Left out of means over classes, lacking positives or negatives in test": notes.classes_left_out(runs),
         "Departures from the protocol": notes.deviations(runs),
         "Made by": notes.origins(runs),
     }
