@@ -23,14 +23,14 @@ from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, 
 
 
 @dataclass(frozen=True)
-class Report:
+class ComposedReport:
     """A composed report: its blocks, and what must not be missed."""
 
     blocks: list[Block]
     warnings: tuple[Text, ...]
 
 
-def compose(collected: Collected, folder: Path, paper: Published | None = None) -> Report:
+def compose(collected: Collected, folder: Path, paper: Published | None = None) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
     runs = collected.runs
     transfers = with_titles(runs[runs["kind"] == "transfer"])
@@ -63,7 +63,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
     blocks += _small_print(runs)
-    return Report(blocks, warnings)
+    return ComposedReport(blocks, warnings)
 
 
 def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) -> list[Block]:
@@ -130,7 +130,7 @@ def _small_print(runs: pd.DataFrame) -> list[Block]:
     return [*blocks, Paragraph(f"Loader: {', '.join(loaders)}.")] if loaders else blocks
 
 
-def write(report: Report, runs: pd.DataFrame, folder: Path) -> Path:
+def write(report: ComposedReport, runs: pd.DataFrame, folder: Path) -> Path:
     """Write report.md, report.html, tables.csv, tables.tex and results.csv; returns the path of report.md."""
     tables = [block for block in report.blocks if isinstance(block, Table)]
     _write(folder / "report.html", as_page(report.blocks, folder))
