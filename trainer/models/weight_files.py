@@ -103,7 +103,7 @@ def _normalisation(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return dict(zip(("mean", "std"), next(iter(found.values()), (None, None)), strict=True))
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], WeightMetadata]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightMetadata]:
     """The tensors of a file, and what it or the config.json beside it says. Raises InputError for a file that cannot be
     read, or that holds no weights."""
     try:

@@ -19,7 +19,7 @@ from trainer import checkpoint
 from trainer.models.bit import MODELS, BiTResNet, build_model
 from trainer.models.layouts import HEAD, LAYOUTS, STEM, is_filter, layout_of
 from trainer.models.sources import locate, name_of, origin_of
-from trainer.models.weight_files import WeightMetadata, own_metadata, parse_metadata, read
+from trainer.models.weight_files import WeightMetadata, own_metadata, parse_metadata, read_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD
 
 _SHOWN = 5
@@ -51,7 +51,7 @@ def load_weights(source: str) -> Weights:
         loaded = checkpoint.load(path, parts=("model",))
         content, about, digest = loaded.state["model"], _about(path, loaded.about), loaded.about.get("weights")
     else:
-        content, about = read(path)
+        content, about = read_weights(path)
         digest = None
     layout = layout_of(content)
     if layout is None:
