@@ -32,7 +32,7 @@ from trainer.document.blocks import Paragraph, Title
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.inputs import inputs_of
 from trainer.reporting.collect import collect
-from trainer.reporting.compose import Report, write
+from trainer.reporting.compose import ComposedReport, write
 from trainer.reporting.tables import with_titles
 from trainer.reporting.target_tables import few_shot_table
 from trainer.training.results import PREDICTIONS
@@ -215,7 +215,11 @@ def reported_names(folder: Path) -> Parser:
         ]
         runs = collect((write_results(_emptied(folder / "runs"), results),)).runs
         out = _emptied(folder / "report")
-        write(Report([Title(texts[0], 1), *map(Paragraph, texts), few_shot_table(with_titles(runs))], ()), runs, out)
+        write(
+            ComposedReport([Title(texts[0], 1), *map(Paragraph, texts), few_shot_table(with_titles(runs))], ()),
+            runs,
+            out,
+        )
         for path in out.iterdir():
             _require_harmless(path)
 

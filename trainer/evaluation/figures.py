@@ -111,22 +111,20 @@ def confusion(assessment: Assessment, folder: Path) -> Picture | None:
     return Picture("confusion", "Images by label and most probable class; shaded by the share of their label.", width)
 
 
-def gallery(misclassifications: Sequence[Misclassification], folder: Path) -> Picture:
+def gallery(errors: Sequence[Misclassification], folder: Path) -> Picture:
     """The images of the most confident errors, the most confident first."""
-    lines = -(-len(misclassifications) // _COLUMNS)
-    texts = [
-        text for misclassification in misclassifications for text in (misclassification.said, misclassification.label)
-    ]
+    lines = -(-len(errors) // _COLUMNS)
+    texts = [text for error in errors for text in (error.said, error.label)]
     with plt.rc_context(STYLE | text_style(texts)):
         figure, grid = plt.subplots(lines, _COLUMNS, figsize=(8.6, 2.15 * lines), layout="constrained", squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        for axes, misclassification in zip(grid.flat, misclassifications, strict=False):
-            assert misclassification.pixels is not None
-            axes.imshow(misclassification.pixels, cmap="gray", vmin=0, vmax=255)
+        for axes, error in zip(grid.flat, errors, strict=False):
+            assert error.pixels is not None
+            axes.imshow(error.pixels, cmap="gray", vmin=0, vmax=255)
             words = [
                 wrapped(drawable(text), _CAPTION_LINE, _CAPTION_LINES)
-                for text in (f"said {misclassification.said}", f"label {misclassification.label}")
+                for text in (f"said {error.said}", f"label {error.label}")
             ]
             axes.text(0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
         width = save(figure, folder, "errors")

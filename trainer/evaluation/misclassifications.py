@@ -62,16 +62,11 @@ def _described(predictions: Predictions, row: int, finding: int, probability: fl
     return Misclassification(row, predictions.keys[row], f"{name} {probability:.2f}", label)
 
 
-def with_pixels(
-    misclassifications: Sequence[Misclassification], index: Index, keys: Sequence[str]
-) -> list[Misclassification]:
+def with_pixels(errors: Sequence[Misclassification], index: Index, keys: Sequence[str]) -> list[Misclassification]:
     """The same with their thumbnails, from the index that was predicted. Raises InputError if it is another."""
-    if len(index) != len(keys) or any(index.keys([m.row]) != [m.key] for m in misclassifications):
+    if len(index) != len(keys) or any(index.keys([m.row]) != [m.key] for m in errors):
         raise InputError("the data set was prepared again since the run was tested")
-    return [
-        replace(misclassification, pixels=_thumbnail(index, misclassification.row))
-        for misclassification in misclassifications
-    ]
+    return [replace(error, pixels=_thumbnail(index, error.row)) for error in errors]
 
 
 def _thumbnail(index: Index, row: int) -> npt.NDArray[np.uint8]:

@@ -211,8 +211,5 @@ def misclassifications(found: Sequence[Misclassification]) -> Table:
         caption="The most confident errors: what was said, with its calibrated probability, and the label.",
         stub="image",
         columns=(Heading("", "said"), Heading("", "label")),
-        rows=tuple(
-            (misclassification.key, (_words(misclassification.said), _words(misclassification.label)))
-            for misclassification in found
-        ),
+        rows=tuple((error.key, (_words(error.said), _words(error.label))) for error in found),
     )
