@@ -75,11 +75,9 @@ class Run:
             return points
         if self.trained_on == "train+val":
             return UNFITTED
-        return (
-            fit_operating_points(load_predictions(self.folder, "val"))
-            if "val" in saved_splits(self.folder)
-            else OperatingPoints()
-        )
+        if "val" not in saved_splits(self.folder):
+            return OperatingPoints()
+        return fit_operating_points(load_predictions(self.folder, "val"))
 
     @property
     def mean(self) -> PerChannel:
