@@ -22,7 +22,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.version import commit
 from data_pipelines.preparation.part_writer import progress_bar
 from trainer.evaluation.assess import SHARES, assess
-from trainer.evaluation.bootstrap import Ints, Ranking
+from trainer.evaluation.bootstrap import Ints
+from trainer.evaluation.curves import observed_areas
 from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.predictions import Predictions
 
@@ -92,7 +93,7 @@ class Coverage:
 def true_values(population: Predictions, threshold: float) -> dict[str, float]:
     """The metrics of all patients that there are."""
     ((positive, negative),), (scores,) = population.known(), population.scores()
-    auc, ap = Ranking(scores, positive, negative, population.patients).observed()
+    auc, ap = observed_areas(scores, positive, negative)
     called = scores >= threshold
     shares = (called[positive], ~called[negative], positive[called], negative[~called])
     return {"auc": auc, "ap": ap} | {name: float(hits.mean()) for name, hits in zip(SHARES, shares, strict=True)}

@@ -30,11 +30,11 @@ from data_pipelines.preparation.join_parts import set_summary
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
-from trainer.evaluate import Evaluate, evaluate
+from trainer.document.blocks import Paragraph, Title
+from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.inputs import inputs_of
 from trainer.reporting.collect import collect
-from trainer.reporting.compose import Report, write
-from trainer.reporting.document import Title, Words
+from trainer.reporting.compose import ComposedReport, write
 from trainer.reporting.tables import with_titles
 from trainer.reporting.target_tables import few_shot_table
 from trainer.run_files import CONFIG, PREDICTIONS, RESULT
@@ -216,7 +216,11 @@ def reported_names(folder: Path) -> Parser:
         ]
         runs = collect((write_results(_emptied(folder / "runs"), results),)).runs
         out = _emptied(folder / "report")
-        write(Report([Title(texts[0], 1), *map(Words, texts), few_shot_table(with_titles(runs))], ()), runs, out)
+        write(
+            ComposedReport([Title(texts[0], 1), *map(Paragraph, texts), few_shot_table(with_titles(runs))], ()),
+            runs,
+            out,
+        )
         for path in out.iterdir():
             _require_harmless(path)
 
@@ -237,8 +241,8 @@ def evaluated_names(folder: Path) -> Parser:
         result = transfer_result(texts[1], "5", 0, 0.5, target=texts[0], run=texts[1])
         write_json(run / RESULT, result)
         write_json(run / CONFIG, {"name": texts[1], "data": {"sets": [texts[0]]}})
-        with patch("tempfile.tempdir", str(folder)), patch("trainer.evaluate.commit", return_value=None):
-            evaluate(Evaluate(run, images=False, resamples=100, device="cpu", threads=1))
+        with patch("tempfile.tempdir", str(folder)), patch("trainer.evaluation.evaluate_run.commit", return_value=None):
+            evaluate_run(Evaluate(run, images=False, resamples=100, device="cpu", threads=1))
         for path in (path for path in run.rglob("*") if path.suffix in (".html", ".md")):
             _require_harmless(path)
 

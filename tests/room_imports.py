@@ -16,8 +16,8 @@ LAYERS = {
     "data_pipelines": ["common", "image_files", "shards", "loading", "datasets", "preparation", "inspect_page"],
     "trainer": [
         *("normalisation", "run_files", "losses", "metrics", "kernels", "checkpoint", "models", "config", "splits"),
-        *("recipes", "optim", "engine", "engines", "run_folder", "profiling", "evaluation", "training", "finetuning"),
-        *("reporting", "sweep"),
+        *("recipes", "optim", "engine", "engines", "document", "run_folder", "profiling", "evaluation", "training"),
+        *("finetuning", "reporting", "sweep"),
     ],
     "benchmarks": [
         *("lib", "lib.kernels", "lib.throughput", "lib.engines", "lib.loading", "lib.on_gpu", "lib.network"),
@@ -26,7 +26,9 @@ LAYERS = {
 }
 SHARED = {
     "data_pipelines": {"common"},
-    "trainer": {"normalisation", "run_files", "losses", "metrics", "checkpoint", "config", "splits", "engine"},
+    "trainer": {
+        *("normalisation", "run_files", "losses", "metrics", "checkpoint", "config", "splits", "engine", "document"),
+    },
     "benchmarks": {"lib"},
 }
 

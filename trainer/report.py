@@ -7,47 +7,8 @@ paper's authors published) into report.md, report.html, tables for LaTeX, CSV fi
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
 # isort: split
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
-
 from data_pipelines.common.cli import entry_point, parse
-from data_pipelines.common.messages import logger
-from trainer.reporting.collect import collect
-from trainer.reporting.compose import compose, write
-from trainer.reporting.paper import published
-from trainer.reporting.words import plain
-
-
-@dataclass(frozen=True)
-class Report:
-    """Tables and figures of finished runs."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Folders to search for results, and CSV files."""
-    out: Path = Path("report")
-    """Folder for the report."""
-    paper: bool = False
-    """Put the published values of the paper beside the results."""
-    metric: str | None = None
-    """Report this metric, such as ap, f1, top1 or auc, instead of each target's own."""
-
-
-def write_report(report: Report) -> Path:
-    """Write a report and say on standard error what must not be missed; returns the path of report.md.
-
-    Raises InputError where there is nothing to report, or nothing that can be reported together.
-    """
-    collected = collect(report.runs, report.metric)
-    report.out.mkdir(parents=True, exist_ok=True)
-    composed = compose(collected, report.out, published() if report.paper else None)
-    for remark in collected.remarks:
-        logger.info(f"note: {remark}")
-    for warning in composed.warnings:
-        logger.warning(plain(warning))
-    return write(composed, collected.runs, report.out)
+from trainer.reporting.report_runs import Report, write_report
 
 
 @entry_point

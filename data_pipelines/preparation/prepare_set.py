@@ -2,7 +2,6 @@
 
 import errno
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.preparation.disk_space import require_space
 from data_pipelines.preparation.duplicates import without_duplicates
@@ -61,7 +61,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             "choose another --out"
         ) from error
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on where it was (in {partial_of(out)})", file=sys.stderr)
+        logger.info(f"interrupted; the same command goes on where it was (in {partial_of(out)})")
         raise
 
 
@@ -149,13 +149,12 @@ def _write(raw: RawSet, output: Output, out: Path, metadata: dict[str, str]) -> 
 def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
     """Write what is not there yet. Raises TooManyBadError as soon as there are more than the set may have."""
     for note in [*raw.notes, *([left_out_note(raw)] if raw.left_out else [])]:
-        print(f"note: {note}", file=sys.stderr)
+        logger.info(f"note: {note}")
     chosen = range(parts) if output.part is None else [output.part[0]]
     if of_earlier := num_unknown(folder, chosen, parts):
-        print(
+        logger.info(
             f"note: {of_earlier:,} finished shards of an earlier version are made again, as it did not keep what they "
-            "were made of",
-            file=sys.stderr,
+            "were made of"
         )
     total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
     allowed = None if raw.num_images is None else most_bad(output.max_bad, raw.num_images)

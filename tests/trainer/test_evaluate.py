@@ -14,9 +14,9 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
-from trainer.evaluate import CARD, Evaluate, evaluate
-from trainer.evaluation.place import NUMBERS
-from trainer.evaluation.predictions import age_band, align, load
+from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
+from trainer.evaluation.output_names import NUMBERS
+from trainer.evaluation.predictions import age_band, align, load_predictions
 from trainer.evaluation.test_set import align_labels
 from trainer.run_files import PREDICTIONS, RESULT
 
@@ -39,7 +39,7 @@ def other(data: Path) -> Path:
 
 def evaluated(run: Path, **options: Any) -> tuple[str, dict[str, Any]]:
     """The page and the numbers."""
-    page = evaluate(Evaluate(run, resamples=200, device="cpu", threads=1, **options))
+    page = evaluate_run(Evaluate(run, resamples=200, device="cpu", threads=1, **options))
     return page.read_text(), json.loads((page.parent / NUMBERS).read_text())
 
 
@@ -77,7 +77,7 @@ def test_no_images(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data: Path) -> None:
-    val = load(run_dir, "val")
+    val = load_predictions(run_dir, "val")
     assert val.patients.max() == len(np.unique(val.patients)) - 1 == 23
     assert set(val.facts) == {"view", "sex", "age", "site"}
     with np.load(run_dir / PREDICTIONS) as file:
@@ -132,7 +132,7 @@ def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path: Path) -> None:
-    own = load(run_dir, "test")
+    own = load_predictions(run_dir, "test")
     _, again = evaluated(run_dir, data=str(data), out=tmp_path)
     _, kept = evaluated(run_dir)
     assert again["images"] == len(own)
@@ -204,7 +204,7 @@ def test_age_bands(age: str, band: str) -> None:
 
 
 def test_runs_are_compared_image_by_image(run_dir: Path) -> None:
-    test = load(run_dir, "test")
+    test = load_predictions(run_dir, "test")
     turned = align(test.take(np.arange(len(test))[::-1]), test.keys, "the other")
     assert turned.keys == test.keys
     np.testing.assert_array_equal(turned.logits, test.logits)
@@ -212,7 +212,7 @@ def test_runs_are_compared_image_by_image(run_dir: Path) -> None:
 
 
 def test_facts_of_one_value_are_no_groups(run_dir: Path) -> None:
-    test = load(run_dir, "test")
+    test = load_predictions(run_dir, "test")
     assert set(test.grouped()) == {"sex", "age", "site"}  # every film is PA
     unknown = replace(test, facts={"sex": ["M", ""] * 16})
     assert list(unknown.grouped()["sex"]) == ["M", "unknown"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from data_pipelines.common.errors import InputError
 from trainer import export as module
-from trainer.export import Export, export
 from trainer.models.bit import MODELS, build_model
+from trainer.models.export_weights import Export, export
 from trainer.models.layouts import TIMM, is_filter
 from trainer.models.timm_folder import ARCHITECTURES
 from trainer.models.weights import load_weights
@@ -104,7 +104,7 @@ def test_sizes_that_timm_has_no_name_for_are_built_from_arguments(tmp_path: Path
 def test_every_architecture_is_timms(tmp_path: Path) -> None:
     for name, architecture in ARCHITECTURES.items():
         with torch.device("meta"):
-            ours = TIMM.theirs(build_model(name, 3).state_dict())
+            ours = TIMM.to_external(build_model(name, 3).state_dict())
             theirs = timm.create_model(architecture, num_classes=3).state_dict()
         assert {key: t.shape for key, t in ours.items()} == {key: t.shape for key, t in theirs.items()}
 

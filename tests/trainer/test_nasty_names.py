@@ -26,15 +26,15 @@ from data_pipelines.inspect_page import draw
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
-from trainer.evaluate import CARD, Evaluate, evaluate
-from trainer.evaluation.place import NUMBERS
-from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
+from trainer.evaluation.output_names import NUMBERS
+from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.evaluation.results import recompute
-from trainer.export import Export, export
+from trainer.models.export_weights import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights
-from trainer.predict import Predict, predict
-from trainer.report import Report, write_report
+from trainer.reporting.report_runs import Report, write_report
 from trainer.run_files import RESULT
 from trainer.run_folder.run_status import run_folders, run_status
 from trainer.status import table
@@ -88,7 +88,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
     assert checkpoint.damaged(run_dir) == []
     assert checkpoint.describe(checkpoint.best_or_latest(run_dir))["classes"] == list(NAMES)
-    assert load(run_dir, "test").classes == NAMES
+    assert load_predictions(run_dir, "test").classes == NAMES
     assert saved_splits(run_dir) == list(recompute(run_dir)) == ["val", "test"]
     assert any((run_dir / "tensorboard").iterdir())
     taken = Index.load(data, "train").take_classes(tyro.cli(DataConfig, args=["--classes", NOT_UTF8, "nan"]).classes)
@@ -97,7 +97,7 @@ def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
 
 def test_it_is_evaluated(run_dir: Path) -> None:
     for images in (False, True):
-        page = evaluate(Evaluate(run_dir, resamples=100, images=images, device="cpu", threads=1))
+        page = evaluate_run(Evaluate(run_dir, resamples=100, images=images, device="cpu", threads=1))
     words = Words(page.read_text(encoding="utf-8"))
     assert all(words.text.count(printable(name)) >= 3 for name in NAMES)
     assert "script" not in words.tags
@@ -152,7 +152,7 @@ def test_it_predicts(run_dir: Path, folder: Path, here: Path) -> None:
     images = folder / "images"
     images.mkdir()
     Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(images / "a \udcfc.png")
-    predict(Predict(run_dir, images, here / "predictions.csv", device="cpu", threads=1))
+    predict_images(Predict(run_dir, images, here / "predictions.csv", device="cpu", threads=1))
     with (here / "predictions.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert row["file"] == "a \\udcfc.png"

@@ -16,9 +16,9 @@ from tiny_weights import save_run, tensors_of
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.image_files.image_verification import verify_image
 from trainer import checkpoint, predict
-from trainer.evaluation.operating import KEY, choose
-from trainer.evaluation.predictions import load, saved_splits
-from trainer.predict import Predict
+from trainer.evaluation.operating import KEY, fit_operating_points
+from trainer.evaluation.predict_images import Predict
+from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.run_files import PREDICTIONS
 
 
@@ -73,7 +73,7 @@ def test_a_checkpoint_alone_says_everything(run_dir: Path, films: Path, tmp_path
     path = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
     alone = predicted(path, films / "000.dcm", tmp_path / "alone.csv")
     assert alone == predicted(run_dir, films / "000.dcm", tmp_path / "run.csv")
-    points = choose(load(run_dir, "val"))
+    points = fit_operating_points(load_predictions(run_dir, "val"))
     assert checkpoint.describe(path)[KEY] == points.to_dict()
     (row,) = alone
     for name in FINDINGS:
@@ -228,6 +228,6 @@ def test_predictions_that_lost_their_beginning_are_refused(kept: str, tmp_path: 
     array = io.BytesIO()
     np.save(array, np.zeros(3))
     (tmp_path / PREDICTIONS).write_bytes(array.getvalue() if kept == "an array alone" else b"")
-    for read in (saved_splits, lambda folder: load(folder, "test")):
+    for read in (saved_splits, lambda folder: load_predictions(folder, "test")):
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path)

@@ -17,10 +17,10 @@ from made_results import (
 )
 from PIL import Image
 
-from trainer.report import Report, write_report
 from trainer.reporting.collect import AUTHORS_TARGET, collect
 from trainer.reporting.names import source_title, split_source, target_title
 from trainer.reporting.paper import published
+from trainer.reporting.report_runs import Report, write_report
 from trainer.reporting.rows import COLUMNS
 
 PLACE = ["row", "group", "column"]

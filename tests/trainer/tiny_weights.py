@@ -38,12 +38,12 @@ def save_run(folder: Path, tensors: Tensors, name: str = SMALL, **about: Any) ->
 
 
 def save_npz(path: Path, tensors: Tensors) -> Path:
-    np.savez(path, **{name: tensor.numpy() for name, tensor in BIT_NPZ.theirs(tensors).items()})
+    np.savez(path, **{name: tensor.numpy() for name, tensor in BIT_NPZ.to_external(tensors).items()})
     return path
 
 
 def save_timm(path: Path, tensors: Tensors) -> Path:
-    save_file(TIMM.theirs(tensors), path, metadata={"format": "pt"})
+    save_file(TIMM.to_external(tensors), path, metadata={"format": "pt"})
     return path
 
 
@@ -51,5 +51,5 @@ def save_paper(path: Path, tensors: Tensors) -> Path:
     """As the paper's program saves after an epoch."""
     path.parent.mkdir(parents=True, exist_ok=True)
     optimizer = {"state": {0: {"momentum_buffer": torch.ones(4)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
-    torch.save({"model": BIT_PYTORCH.theirs(tensors), "optimizer": optimizer, "epoch": 3}, path)
+    torch.save({"model": BIT_PYTORCH.to_external(tensors), "optimizer": optimizer, "epoch": 3}, path)
     return path

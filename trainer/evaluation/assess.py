@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainer.evaluation.bootstrap import RESAMPLES, Bools, Floats, Ints, Resamples, clusters_of
-from trainer.evaluation.curves import MOST_INTERVALS, Curves, resample_curves
+from trainer.evaluation.curves import MOST_INTERVALS, Curves, resample_curves, roc
 from trainer.evaluation.intervals import FEWEST, Estimate, share_interval
 from trainer.evaluation.operating import OperatingPoints, Reliability, overall_reliability, probabilities, reliability
 from trainer.evaluation.predictions import Predictions
@@ -139,7 +139,7 @@ def _findings(
                 shares=_shares(counts[:, row], positive, negative, called, clusters),
                 raw_ece=reliability(raw[labelled, row], positive[labelled]).error,
                 ece=after.error,
-                roc=_roc(scores[row], positive, negative),
+                roc=roc(scores[row], positive, negative),
                 reliability=after,
             )
         )
@@ -180,18 +180,6 @@ def _accuracy(predictions: Predictions, clusters: Ints, resamples: Resamples) ->
     both = np.stack([right, ~right], axis=1).astype(np.float64)
     counts = np.concatenate([both.sum(axis=0)[None], resamples.sums(both, clusters)])
     return _share(counts[:, 0], counts[:, 1], resamples.clusters)
-
-
-def _roc(scores: Floats, positive: Bools, negative: Bools) -> tuple[Floats, Floats]:
-    """Share of false alarms and of hits at each threshold, from (0, 0) to (1, 1); empty without either."""
-    if not positive.any() or not negative.any():
-        return np.empty(0), np.empty(0)
-    known = positive | negative
-    order = np.argsort(-scores[known], kind="stable")
-    ordered, hit = scores[known][order], positive[known][order]
-    last = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
-    false, true = np.cumsum(~hit)[last] / (~hit).sum(), np.cumsum(hit)[last] / hit.sum()
-    return np.append(0, false), np.append(0, true)
 
 
 def _num_patients(patients: Ints) -> int:

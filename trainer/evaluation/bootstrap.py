@@ -2,7 +2,8 @@
 
 A resample draws as many patients as there are, with replacement, and takes all images of each as often as it was drawn.
 So a resample is a weight for each patient, and a metric of it is that metric with weighted images. Scores are sorted
-once for each finding; what changes from resample to resample are weighted cumulative sums.
+once for each finding; what changes from resample to resample are weighted cumulative sums. scikit-learn, which has the
+metrics of the images as they are (`curves.py`), would sort anew for each of 2,000 resamples, one at a time.
 """
 
 from collections.abc import Iterator
@@ -114,9 +115,3 @@ class Ranking:
             precision = hits / np.maximum(called, 1)
             ap = np.einsum("bi,bi->b", new_hits, precision) / num_hits
         return Areas(auc, ap)
-
-    def observed(self) -> tuple[float, float]:
-        """AUC and average precision of the images as they are."""
-        once = np.ones((1, int(self._clusters.max(initial=0)) + 1), dtype=np.int32)
-        auc, ap = self.areas(once)
-        return float(auc[0]), float(ap[0])

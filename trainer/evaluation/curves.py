@@ -9,6 +9,9 @@ from trainer.evaluation.bootstrap import Bools, Floats, Ints, Ranking, Resamples
 from trainer.evaluation.intervals import FEWEST, Estimate, auc_interval, percentile_interval
 from trainer.evaluation.predictions import Predictions
 
+# scikit-learn is imported where it is used: it takes two CPU-seconds, which training, that fits thresholds by other
+# modules of this folder, need not spend. It is told not to refuse infinite logits, which have a rank like all others.
+_INFINITE_SCORES = {"assume_finite": True}
 MOST_INTERVALS = 50  # classes; of more, the curves alone would take minutes
 
 
@@ -67,10 +70,9 @@ def resample_curves(predictions: Predictions, clusters: Ints, resamples: Resampl
     for row, (positive, negative) in enumerate(known):
         smaller[row] = min(len(np.unique(clusters[positive])), len(np.unique(clusters[negative])))
         if smaller[row]:
-            ranking = Ranking(scores[row], positive, negative, clusters)
-            auc[row], ap[row] = ranking.observed()
+            auc[row], ap[row] = observed_areas(scores[row], positive, negative)
             if not why_not[row]:
-                rankings[row] = ranking
+                rankings[row] = Ranking(scores[row], positive, negative, clusters)
     aucs, aps = (np.full((number, resamples.count if rankings else 0), np.nan) for _ in range(2))
     if rankings:
         for block, weights in resamples.blocks(len(predictions)):
@@ -78,6 +80,31 @@ def resample_curves(predictions: Predictions, clusters: Ints, resamples: Resampl
                 aucs[row, block], aps[row, block] = ranking.areas(weights)
     pairs = np.array([int(positive.sum()) * int(negative.sum()) for positive, negative in known], dtype=np.int64)
     return Curves(auc, ap, aucs, aps, smaller, pairs, why_not)
+
+
+def observed_areas(scores: Floats, positive: Bools, negative: Bools) -> tuple[float, float]:
+    """AUC and average precision of one finding; images that are neither are left out. Needs both."""
+    from sklearn import config_context
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    known = positive | negative
+    with config_context(**_INFINITE_SCORES):
+        areas = (metric(positive[known], scores[known]) for metric in (roc_auc_score, average_precision_score))
+        auc, ap = map(float, areas)
+    return auc, ap
+
+
+def roc(scores: Floats, positive: Bools, negative: Bools) -> tuple[Floats, Floats]:
+    """Share of false alarms and of hits at each threshold, from (0, 0) to (1, 1); empty without either."""
+    from sklearn import config_context
+    from sklearn.metrics import roc_curve
+
+    if not positive.any() or not negative.any():
+        return np.empty(0), np.empty(0)
+    known = positive | negative
+    with config_context(**_INFINITE_SCORES):
+        false, true, _ = roc_curve(positive[known], scores[known], drop_intermediate=False)
+    return false, true
 
 
 def _why_no_interval(positive: Bools, negative: Bools, clusters: Ints, number: int) -> str:

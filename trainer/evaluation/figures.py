@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from data_pipelines.common.figure_text import drawable, legend, text_style
 from data_pipelines.common.printable import shortened, wrapped
+from trainer.document.blocks import Picture
+from trainer.document.figure_style import STYLE, save
 from trainer.evaluation.assess import Assessment
-from trainer.evaluation.mistakes import Mistake
+from trainer.evaluation.misclassifications import Misclassification
 from trainer.evaluation.operating import Reliability
-from trainer.reporting.figures import STYLE, Picture
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # after the choice of a backend that needs no display
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 MOST_CURVES, MOST_CONFUSED = 14, 20
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # Okabe and Ito
@@ -53,7 +50,7 @@ def roc(assessment: Assessment, folder: Path) -> Picture | None:
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
         legend(figure, curves, labels, loc="outside right center", frameon=False, title="AUC")
-        width = _save(figure, folder, "roc")
+        width = save(figure, folder, "roc")
     some = f"; the {len(shown)} most frequent of {len(having)}" if len(shown) < len(having) else ""
     return Picture("roc", f"ROC curves{some}. Dots: the thresholds that were chosen on val.", width)
 
@@ -79,7 +76,7 @@ def reliability(assessment: Assessment, folder: Path) -> Picture:
         axes.set(ylabel=what, xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False)
         bars.set(xlabel="predicted probability", ylabel="predictions")
-        width = _save(figure, folder, "reliability")
+        width = save(figure, folder, "reliability")
     kind = "of the predicted class" if assessment.predictions.task == "single_label" else "of all labelled findings"
     return Picture("reliability", f"Reliability {kind}: on the line, probabilities are what they say.", width)
 
@@ -110,32 +107,25 @@ def confusion(assessment: Assessment, folder: Path) -> Picture | None:
         axes.set_xticks(range(number), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(number), names)
         axes.set(xlabel="predicted (most probable class)", ylabel="label")
-        width = _save(figure, folder, "confusion")
+        width = save(figure, folder, "confusion")
     return Picture("confusion", "Images by label and most probable class; shaded by the share of their label.", width)
 
 
-def gallery(mistakes: Sequence[Mistake], folder: Path) -> Picture:
+def gallery(errors: Sequence[Misclassification], folder: Path) -> Picture:
     """The images of the most confident errors, the most confident first."""
-    lines = -(-len(mistakes) // _COLUMNS)
-    texts = [text for mistake in mistakes for text in (mistake.said, mistake.label)]
+    lines = -(-len(errors) // _COLUMNS)
+    texts = [text for error in errors for text in (error.said, error.label)]
     with plt.rc_context(STYLE | text_style(texts)):
         figure, grid = plt.subplots(lines, _COLUMNS, figsize=(8.6, 2.15 * lines), layout="constrained", squeeze=False)
         for axes in grid.flat:
             axes.set_axis_off()
-        for axes, mistake in zip(grid.flat, mistakes, strict=False):
-            assert mistake.pixels is not None
-            axes.imshow(mistake.pixels, cmap="gray", vmin=0, vmax=255)
+        for axes, error in zip(grid.flat, errors, strict=False):
+            assert error.pixels is not None
+            axes.imshow(error.pixels, cmap="gray", vmin=0, vmax=255)
             words = [
                 wrapped(drawable(text), _CAPTION_LINE, _CAPTION_LINES)
-                for text in (f"said {mistake.said}", f"label {mistake.label}")
+                for text in (f"said {error.said}", f"label {error.label}")
             ]
             axes.text(0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
-        width = _save(figure, folder, "errors")
+        width = save(figure, folder, "errors")
     return Picture("errors", "The most confident errors, the most confident first; names in the table below.", width)
-
-
-def _save(figure: Figure, folder: Path, name: str) -> float:
-    """Write a figure for the page; returns its width in inches."""
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
-    return float(figure.get_figwidth())

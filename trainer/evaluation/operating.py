@@ -50,7 +50,7 @@ class OperatingPoints:
 UNFITTED = OperatingPoints(no_val="val was trained on")  # of runs on train+val
 
 
-def choose(val: Predictions) -> OperatingPoints:
+def fit_operating_points(val: Predictions) -> OperatingPoints:
     """Fit the temperature, and choose the thresholds of the largest sensitivity + specificity - 1 (Youden 1950)."""
     thresholds, unfitted = {}, {}
     for name, scores, (positive, negative) in zip(val.classes, val.scores(), val.known(), strict=True):

@@ -11,15 +11,15 @@ from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
 from data_pipelines.common.tasks import Metric
+from trainer.document.blocks import Block, BulletList, Paragraph, Title
+from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
-from trainer.evaluation.mistakes import Mistake, most_confident, with_pixels
+from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
-from trainer.evaluation.test_set import Tested
+from trainer.evaluation.test_set import EvaluatedSet
 from trainer.metrics import METRIC_NAME
-from trainer.reporting.document import Block, Items, Title, Words
-from trainer.reporting.words import Bold, Code, Text, joined, pieces
 
 CARD_SECTION = "Evaluation on "
 NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient may rest on it."
@@ -30,7 +30,7 @@ class Evaluation:
     """What goes onto the page. title: of the data. other: the name of the run that `differences` are to."""
 
     run: Run
-    tested: Tested
+    tested: EvaluatedSet
     title: str
     assessment: Assessment
     differences: Sequence[Difference]
@@ -43,23 +43,26 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     """The page; figures go to `folder`."""
     run, tested, assessment = evaluation.run, evaluation.tested, evaluation.assessment
     page: list[Block] = [Title(f"{run.name} on {evaluation.title}", 1)]
-    page += [Words(warning, warning=True) for warning in warnings(evaluation)]
-    page += [Words(_summary(assessment)), Words(NOT_A_DEVICE)]
+    page += [Paragraph(warning, warning=True) for warning in warnings(evaluation)]
+    page += [Paragraph(_summary(assessment)), Paragraph(NOT_A_DEVICE)]
     page += [Title("How well"), tables.discrimination(assessment), *_some(figures.roc(assessment, folder))]
     page += [Title("At the threshold"), tables.at_threshold(assessment), *_some(figures.confusion(assessment, folder))]
-    page += [Title("Calibration"), Words(_temperature(assessment)), tables.calibration(assessment)]
+    page += [Title("Calibration"), Paragraph(_temperature(assessment)), tables.calibration(assessment)]
     page.append(figures.reliability(assessment, folder))
     if assessment.subgroups:
         page.append(Title("By what is known of the images"))
         for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
             page.append(tables.subgroups(assessment, fact, list(parts)))
     if evaluation.differences:
-        page += [Title("Against another run"), tables.differences(evaluation.differences, run.name, evaluation.other)]
+        page += [
+            Title("Against another run"),
+            tables.paired_differences(evaluation.differences, run.name, evaluation.other),
+        ]
     page += _seed_blocks(run, tested)
     page += _errors(evaluation, folder)
-    page += [Title("Data"), Items(tuple(tested.provenance))]
-    page += [Title("The run"), Items(tuple(_run_items(evaluation)))]
-    page += [Title("How this was computed"), Items(tuple(methods(assessment)))]
+    page += [Title("Data"), BulletList(tuple(tested.provenance))]
+    page += [Title("The run"), BulletList(tuple(_run_items(evaluation)))]
+    page += [Title("How this was computed"), BulletList(tuple(methods(assessment)))]
     return page
 
 
@@ -111,12 +114,12 @@ def _temperature(assessment: Assessment) -> str:
     )
 
 
-def _seed_blocks(run: Run, tested: Tested) -> list[Block]:
+def _seed_blocks(run: Run, tested: EvaluatedSet) -> list[Block]:
     found = over_seeds(run) if tested.own and tested.split == "test" else []
     if not found:
         return []
     metric: Metric = run.result["metric"]
-    return [Title("Over seeds"), Words(spread_over_seeds(found, METRIC_NAME[metric])), tables.seeds(found, metric)]
+    return [Title("Over seeds"), Paragraph(spread_over_seeds(found, METRIC_NAME[metric])), tables.seeds(found, metric)]
 
 
 def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
@@ -134,14 +137,14 @@ def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
 def _errors(evaluation: Evaluation, folder: Path) -> list[Block]:
     found = most_confident(evaluation.assessment.predictions, evaluation.assessment.points)
     if not found:
-        return [Title("Errors"), Words("There are none.")]
+        return [Title("Errors"), Paragraph("There are none.")]
     page: list[Block] = [Title("Errors")]
     shown, why_not = _with_pixels(evaluation, found)
-    page += [figures.gallery(shown, folder)] if shown else [Words(f"Images are not shown: {why_not}.")]
-    return [*page, tables.mistakes(found)]
+    page += [figures.gallery(shown, folder)] if shown else [Paragraph(f"Images are not shown: {why_not}.")]
+    return [*page, tables.misclassifications(found)]
 
 
-def _with_pixels(evaluation: Evaluation, found: list[Mistake]) -> tuple[list[Mistake], str]:
+def _with_pixels(evaluation: Evaluation, found: list[Misclassification]) -> tuple[list[Misclassification], str]:
     if not evaluation.show_images:
         return [], "--no-images"
     if evaluation.tested.index is None:
@@ -155,7 +158,7 @@ def _with_pixels(evaluation: Evaluation, found: list[Mistake]) -> tuple[list[Mis
 def _run_items(evaluation: Evaluation) -> list[Text]:
     run = evaluation.run
     environment: dict[str, Any] = run.result.get("environment") or {}
-    weights = f", weights {run.about['weights']}" if "weights" in run.about else ""
+    weights = f", weights {run.metadata['weights']}" if "weights" in run.metadata else ""
     checkpoint = run.result.get("checkpoint", run.path.name if run.path else "none")
     items: list[Text] = [
         ("Folder: ", Code(str(run.folder)), f"; checkpoint: {checkpoint}{weights}"),
@@ -174,7 +177,7 @@ def _run_items(evaluation: Evaluation) -> list[Text]:
 
 
 def _preparation(run: Run) -> str:
-    about = run.about
+    about = run.metadata
     if not about:
         return "not known"
     size = about.get("xray_size")
@@ -207,14 +210,14 @@ def card_head(run: Run, assessment: Assessment) -> list[Block]:
     """The model card, up to its evaluations."""
     return [
         Title(f"Model card: {run.name}", 1),
-        Words(NOT_A_DEVICE),
+        Paragraph(NOT_A_DEVICE),
         Title("Model"),
-        Items(tuple(_model_items(run))),
+        BulletList(tuple(_model_items(run))),
         Title("Use"),
-        Words((Code(f"bitscale-predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
-        Words("Meant for images like those it was trained on; see the data of each evaluation."),
+        Paragraph((Code(f"bitscale-predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
+        Paragraph("Meant for images like those it was trained on; see the data of each evaluation."),
         Title("How the numbers were computed"),
-        Items(tuple(methods(assessment))),
+        BulletList(tuple(methods(assessment))),
     ]
 
 
@@ -222,16 +225,16 @@ def card_section(evaluation: Evaluation) -> list[Block]:
     """One evaluation in the model card."""
     assessment, tested = evaluation.assessment, evaluation.tested
     page: list[Block] = [Title(f"{CARD_SECTION}{evaluation.title}")]
-    page += [Words((Bold(warning),)) for warning in warnings(evaluation)]
-    page += [Words(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
-    page += [Words(_temperature(assessment)), tables.calibration(assessment)]
+    page += [Paragraph((Bold(warning),)) for warning in warnings(evaluation)]
+    page += [Paragraph(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
+    page += [Paragraph(_temperature(assessment)), tables.calibration(assessment)]
     for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
         page.append(tables.subgroups(assessment, fact, list(parts)))
-    return [*page, Items(tuple(tested.provenance))]
+    return [*page, BulletList(tuple(tested.provenance))]
 
 
 def _model_items(run: Run) -> list[str]:
-    about, result = run.about, run.result
+    about, result = run.metadata, run.result
     classes = about.get("classes") or []
     shown = ", ".join(map(printable, classes[:30])) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
     environment = result.get("environment") or {}

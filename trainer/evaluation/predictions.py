@@ -139,7 +139,7 @@ def saved_splits(run_dir: Path) -> list[str]:
         return [split for split in get_args(Split) if f"{split}_logits" in file.files]
 
 
-def load(run_dir: Path, split: Split) -> Predictions:
+def load_predictions(run_dir: Path, split: Split) -> Predictions:
     """One split of a run's `predictions.npz`. Raises InputError where it is not there or not whole."""
     path = run_dir / PREDICTIONS
     if not path.is_file():
@@ -185,7 +185,7 @@ def align(other: Predictions, keys: Sequence[str], name: str) -> Predictions:
     return other.take(np.array([place[key] for key in keys], dtype=np.int64))
 
 
-def joined(parts: Iterable[Predictions]) -> Predictions:
+def concat_predictions(parts: Iterable[Predictions]) -> Predictions:
     """The images of several splits, one after the other; patients are taken to be others in each."""
     parts = list(parts)
     if len(parts) == 1:

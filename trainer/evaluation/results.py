@@ -12,7 +12,7 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
-from trainer.evaluation.operating import KEY, choose
+from trainer.evaluation.operating import KEY, fit_operating_points
 from trainer.evaluation.predictions import columns_of, of_index
 from trainer.metrics import all_metrics, compute_metrics, left_out
 from trainer.run_files import PREDICTIONS
@@ -57,7 +57,7 @@ def save_predictions(run_dir: Path, predicted: Predicted) -> None:
 
 def operating_points(index: Index, logits: Tensor) -> dict[str, Any]:
     """What val decides for later predictions, as a checkpoint's description holds it: thresholds and temperature."""
-    return {KEY: choose(of_index(index, logits.numpy())).to_dict()}
+    return {KEY: fit_operating_points(of_index(index, logits.numpy())).to_dict()}
 
 
 def recompute(run_dir: Path) -> dict[str, dict[str, float]]:

@@ -13,8 +13,8 @@ from data_pipelines.loading.views import PolicyName
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
-from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, choose
-from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, fit_operating_points
+from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
 from trainer.splits import open_split, set_digests
@@ -26,11 +26,11 @@ _NARROW = "the version of the program that fitted it searched a narrower range"
 @dataclass(frozen=True)
 class Run:
     """folder: of the run, or of the file. path: its chosen checkpoint, None for a run that keeps none (probe, knn).
-    about: what the checkpoint says. result, settings: of the folder, {} without."""
+    metadata: what the checkpoint says. result, settings: of the folder, {} without."""
 
     folder: Path
     path: Path | None
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     result: dict[str, Any]
     settings: dict[str, Any]
 
@@ -42,11 +42,11 @@ class Run:
     @property
     def trained_on(self) -> str:
         """The splits that it was trained on: "train", or "train+val"."""
-        return str(self.about.get("trained_on") or self.result.get("trained_on") or "train")
+        return str(self.metadata.get("trained_on") or self.result.get("trained_on") or "train")
 
     def set_digests(self) -> dict[str, str]:
         """What identifies the sets of the run, by name; {} of one of an earlier version whose sets are not at hand."""
-        noted = self.about.get("set_digests") or self.result.get("set_digests")
+        noted = self.metadata.get("set_digests") or self.result.get("set_digests")
         if isinstance(noted, dict):
             return {str(name): str(digest) for name, digest in noted.items()}
         try:
@@ -58,7 +58,7 @@ class Run:
     def sets(self) -> list[tuple[str, str]]:
         """The sets that it was trained on, and what identifies each, "" where that is not known."""
         digests = self.set_digests()
-        return [(name, digests.get(name, "")) for name in self.about.get("sets") or digests]
+        return [(name, digests.get(name, "")) for name in self.metadata.get("sets") or digests]
 
     def source_sets(self) -> list[tuple[str, str]]:
         """Those that the weights it began with were trained on."""
@@ -67,7 +67,7 @@ class Run:
 
     def points(self) -> OperatingPoints:
         """What was fitted on val: as the checkpoint says, else by the predictions for val."""
-        said = self.about.get(KEY)
+        said = self.metadata.get(KEY)
         if isinstance(said, dict):
             known = {entry.name for entry in fields(OperatingPoints)}
             points = OperatingPoints(**{name: value for name, value in said.items() if name in known})
@@ -76,19 +76,21 @@ class Run:
             return points
         if self.trained_on == "train+val":
             return UNFITTED
-        return choose(load(self.folder, "val")) if "val" in saved_splits(self.folder) else OperatingPoints()
+        if "val" not in saved_splits(self.folder):
+            return OperatingPoints()
+        return fit_operating_points(load_predictions(self.folder, "val"))
 
     @property
     def mean(self) -> PerChannel:
         """Of the inputs, for pixels in [0, 1]; earlier versions knew 0.5 only. Raises InputError for what is none."""
-        mean: PerChannel = tuple(self.about.get("mean") or BIT_MEAN)
+        mean: PerChannel = tuple(self.metadata.get("mean") or BIT_MEAN)
         require_mean(mean, f"{self.path}:")
         return mean
 
     @property
     def std(self) -> PerChannel:
         """Their standard deviation, likewise."""
-        std: PerChannel = tuple(self.about.get("std") or BIT_STD)
+        std: PerChannel = tuple(self.metadata.get("std") or BIT_STD)
         require_std(std, f"{self.path}:")
         return std
 
@@ -96,13 +98,13 @@ class Run:
         """What the checkpoint says. Raises InputError where there is none, or it is of a version that said less."""
         if self.path is None:
             raise InputError(f"{self.folder} keeps no model ({self.result.get('mode', 'unfinished')}); fine-tune one")
-        missing = [name for name in _NEEDED if name not in self.about]
-        if missing or self.about["eval_view"] not in get_args(PolicyName):
+        missing = [name for name in _NEEDED if name not in self.metadata]
+        if missing or self.metadata["eval_view"] not in get_args(PolicyName):
             raise InputError(
                 f"{self.path} is of another version: it does not say {', '.join(missing) or 'a known view'}; run the "
                 "same training command again with this version"
             )
-        return self.about
+        return self.metadata
 
 
 def open_run(source: Path) -> Run:
@@ -120,7 +122,7 @@ def open_run(source: Path) -> Run:
     return Run(
         folder=folder,
         path=path,
-        about=checkpoint.describe(path) if path else {},
+        metadata=checkpoint.describe(path) if path else {},
         result=result if isinstance(result, dict) else {},
         settings=settings if isinstance(settings, dict) else {},
     )
@@ -134,7 +136,7 @@ def own_data(run: Run, split: Split) -> tuple[Index, list[Path]]:
         raise InputError(f"{run.folder} has no readable {CONFIG}")
     data = config_of({"data": said}).data
     folders = [find(name) for name in data.sets]
-    noted = run.about.get("set_digests") or run.result.get("set_digests")
+    noted = run.metadata.get("set_digests") or run.result.get("set_digests")
     if noted and sorted(noted.values()) != sorted(set_digests(folders).values()):
         raise InputError(f"{', '.join(data.sets)} was prepared again since the run was trained, or is another set")
     index = open_split(data, folders, split, int(run.settings.get("seed", Config.seed)))

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 from data_pipelines.common.printable import printable
+from trainer.document.blocks import Entry, Heading, Table
 from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.intervals import Estimate
-from trainer.evaluation.mistakes import Mistake
+from trainer.evaluation.misclassifications import Misclassification
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
-from trainer.reporting.tables import Entry, Heading, Table
 
 _TITLES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
 _MOST_COLUMNS = 14
@@ -171,7 +171,7 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
     )
 
 
-def differences(found: Sequence[Difference], one: str, other: str) -> Table:
+def paired_differences(found: Sequence[Difference], one: str, other: str) -> Table:
     """Two runs on the same images."""
     return Table(
         name="paired",
@@ -204,12 +204,12 @@ def seeds(found: Sequence[Seed], metric: str) -> Table:
     )
 
 
-def mistakes(found: Sequence[Mistake]) -> Table:
+def misclassifications(found: Sequence[Misclassification]) -> Table:
     """The most confident errors by name."""
     return Table(
         name="errors",
         caption="The most confident errors: what was said, with its calibrated probability, and the label.",
         stub="image",
         columns=(Heading("", "said"), Heading("", "label")),
-        rows=tuple((mistake.key, (_words(mistake.said), _words(mistake.label))) for mistake in found),
+        rows=tuple((error.key, (_words(error.said), _words(error.label))) for error in found),
     )

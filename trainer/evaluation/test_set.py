@@ -17,7 +17,7 @@ from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
 from trainer.evaluation.leaks import how_trained_on, leaks
-from trainer.evaluation.predictions import Predictions, joined, load, of_index
+from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
 
@@ -33,7 +33,7 @@ _ABOUT_PATIENTS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class EvaluatedSet:
     """name: of the data. own: the run's own sets. provenance: a line each on what the data are. digests: what
     identifies these sets, by name; {} where it is not known. is_namesake: the run was trained on another set of that
     name. warnings: what must not be missed. index: of the images in the order of the predictions; None where they are
@@ -51,14 +51,14 @@ class Tested:
     no_index: str = ""
 
 
-def test_own(run: Run, split: AnySplit) -> Tested:
+def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
     """The run's saved predictions for its own val or test split. Raises InputError where there are none."""
     if split not in ("val", "test"):
         raise InputError(f"a run keeps predictions for val and test, not for {split}; name the set with --data")
     if split == "val" and run.trained_on == "train+val":
         raise _trained_on_val(run)
     chosen: Split = "val" if split == "val" else "test"
-    predictions = load(run.folder, chosen)
+    predictions = load_predictions(run.folder, chosen)
     index: Index | None = None
     folders: list[Path] = []
     why = ""
@@ -75,9 +75,9 @@ def test_own(run: Run, split: AnySplit) -> Tested:
     lines = [f"{SPLIT_RULE} {_ABOUT_PATIENTS.get(patients, 'unknown')}"]
     lines += [line for folder in folders for line in _of_manifest(folder)]
     lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
-    names = sorted(set(index.origins)) if index else run.about.get("sets") or sorted(digests)
+    names = sorted(set(index.origins)) if index else run.metadata.get("sets") or sorted(digests)
     name = ", ".join(names) or str(run.result.get("target_set") or "unknown")
-    return Tested(name, split, True, predictions, lines, digests, warnings=warnings, index=index, no_index=why)
+    return EvaluatedSet(name, split, True, predictions, lines, digests, warnings=warnings, index=index, no_index=why)
 
 
 def _trained_on_val(run: Run) -> InputError:
@@ -93,7 +93,7 @@ def _require_same(index: Index, predictions: Predictions) -> Index:
     return index
 
 
-def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -> Tested:
+def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -> EvaluatedSet:
     """Predict another prepared set. Raises InputError for one without the split or without a label in common."""
     folder = find(data)
     manifest = read_manifest(folder)
@@ -117,9 +117,9 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         indexes.append(aligned)
         warnings += [remark for remark in remarks if remark not in warnings]
     warnings += leaks(run, manifest, list(chosen), indexes)
-    predictions = joined([of_index(index, predictor.of_index(index)) for index in indexes])
+    predictions = concat_predictions([of_index(index, predictor.of_index(index)) for index in indexes])
     provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
-    return Tested(
+    return EvaluatedSet(
         name=manifest["name"],
         split=split,
         own=False,

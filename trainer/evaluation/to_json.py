@@ -17,7 +17,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     seeds = over_seeds(evaluation.run) if tested.own and tested.split == "test" else []
     return {
         "run": str(evaluation.run.folder),
-        "weights": evaluation.run.about.get("weights"),
+        "weights": evaluation.run.metadata.get("weights"),
         "data": tested.name,
         "split": tested.split,
         "set_digests": tested.digests,

@@ -34,11 +34,11 @@ class Layout:
     conv_head: bool = True
     hwio: bool = False
 
-    def theirs(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_external(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our tensors under this layout's names and in its order, contiguous."""
-        return {self._their_name(name): self._their_order(name, tensor) for name, tensor in tensors.items()}
+        return {self._external_name(name): self._to_external_order(name, tensor) for name, tensor in tensors.items()}
 
-    def ours(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def from_external(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of this layout under our names; a name that it does not know stays as it is."""
         names = {theirs: ours for ours, theirs in self.outside.items()}
         within = {theirs: ours for ours, theirs in self.inside.items()}
@@ -47,29 +47,29 @@ class Layout:
             match = re.fullmatch(self.pattern, name)
             if match and match[3] in within:
                 stage, unit = int(match[1]) - self.first, int(match[2]) - self.first
-                found[f"stages.{stage}.blocks.{unit}.{within[match[3]]}"] = self._our_order(tensor)
+                found[f"stages.{stage}.blocks.{unit}.{within[match[3]]}"] = self._from_external_order(tensor)
             else:
-                found[names.get(name, name)] = self._our_order(tensor)
+                found[names.get(name, name)] = self._from_external_order(tensor)
         head = found.get(HEAD[0])
         if head is not None and head.ndim == 4 and head.shape[2:] == (1, 1):
             found[HEAD[0]] = head.flatten(1)
         return found
 
-    def _their_name(self, name: str) -> str:
+    def _external_name(self, name: str) -> str:
         match = re.fullmatch(OURS.pattern, name)
         if match is None:
             return self.outside[name]
         stage, unit = int(match[1]) + self.first, int(match[2]) + self.first
         return self.unit.format(stage=stage, unit=unit, tensor=self.inside[match[3]])
 
-    def _their_order(self, name: str, tensor: Tensor) -> Tensor:
+    def _to_external_order(self, name: str, tensor: Tensor) -> Tensor:
         if self.conv_head and name == HEAD[0]:
             tensor = tensor[:, :, None, None]
         if self.hwio and tensor.ndim == 4:
             tensor = tensor.permute(2, 3, 1, 0)
         return tensor.contiguous()
 
-    def _our_order(self, tensor: Tensor) -> Tensor:
+    def _from_external_order(self, tensor: Tensor) -> Tensor:
         return tensor.permute(3, 2, 0, 1).contiguous() if self.hwio and tensor.ndim == 4 else tensor
 
 

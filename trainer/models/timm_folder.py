@@ -30,10 +30,10 @@ def timm_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors in timm's layout, and what was done to the filters to make its logits ours."""
     if model_name not in ARCHITECTURES:
-        return TIMM.theirs(standardised(tensors, STANDARDISATION_EPS)), {"filters": "standardised"}
+        return TIMM.to_external(standardised(tensors, STANDARDISATION_EPS)), {"filters": "standardised"}
     if as_stored:
-        return TIMM.theirs(tensors), {"filters": "as stored"}
-    return TIMM.theirs(scaled(tensors, FILTERS_TIMES)), {"filters": "scaled", "filters_times": FILTERS_TIMES}
+        return TIMM.to_external(tensors), {"filters": "as stored"}
+    return TIMM.to_external(scaled(tensors, FILTERS_TIMES)), {"filters": "scaled", "filters_times": FILTERS_TIMES}
 
 
 def timm_config(weights: Weights, notes: list[str]) -> dict[str, Any]:

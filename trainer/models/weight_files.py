@@ -30,7 +30,7 @@ _BIT_ARCHITECTURE = re.compile(r"resnetv2_\d+x\d+_bit\w*")
 
 
 @dataclass(frozen=True)
-class About:
+class WeightMetadata:
     """What is known of weights; empty or None where it is not.
 
     classes: names of the head's outputs. sets: what they were trained on. set_digests: what identifies these sets, by
@@ -57,7 +57,7 @@ class About:
             raise InputError(f"{self.unusable}; {remedy}")
 
 
-def parse_about(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> About:
+def parse_metadata(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]]) -> WeightMetadata:
     """What is said of weights. places: what each place, by its name for people, says of mean and std; the same, unless
     one says nothing. Raises ValueError or TypeError for other values of another type."""
 
@@ -67,7 +67,7 @@ def parse_about(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]])
     times = float(raw.get("filters_times") or 1)
     if not 0 < times < float("inf"):
         raise ValueError(f"filters_times is {times}")
-    return About(
+    return WeightMetadata(
         classes=tuple(_text(name) for name in raw.get("classes") or ()),
         sets=tuple(_text(name) for name in raw.get("sets") or ()),
         set_digests={_text(name): _text(digest) for name, digest in dict(raw.get("set_digests") or {}).items()},
@@ -81,7 +81,7 @@ def parse_about(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any]])
 
 
 def _normalisation(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean and std of `About`, or what is wrong with them."""
+    """The mean and std of `WeightMetadata`, or what is wrong with them."""
     found: dict[str, tuple[PerChannel, PerChannel]] = {}
     for place, said in places.items():
         mean, std = said.get("mean"), said.get("std")
@@ -103,13 +103,13 @@ def _normalisation(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return dict(zip(("mean", "std"), next(iter(found.values()), (None, None)), strict=True))
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], About]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightMetadata]:
     """The tensors of a file, and what it or the config.json beside it says. Raises InputError for a file that cannot be
     read, or that holds no weights."""
     try:
         tensors, said = _reader_of(path)(path)
         beside, places = _beside(path)
-        about = parse_about(beside | said, {f"the header of {path}": said} | places)
+        about = parse_metadata(beside | said, {f"the header of {path}": said} | places)
     except InputError:
         raise
     except pickle.UnpicklingError as error:

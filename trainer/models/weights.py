@@ -19,14 +19,14 @@ from trainer import checkpoint
 from trainer.models.bit import MODELS, BiTResNet, build_model
 from trainer.models.layouts import HEAD, LAYOUTS, STEM, is_filter, layout_of
 from trainer.models.sources import locate, name_of, origin_of
-from trainer.models.weight_files import About, own_metadata, parse_about, read
+from trainer.models.weight_files import WeightMetadata, own_metadata, parse_metadata, read_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Weights(About):
+class Weights(WeightMetadata):
     """A pre-trained model: `tensors` in our names, fp32, with or without `head.*`, and what is known of it.
 
     digest: equal for equal weights, in whichever file they lie.
@@ -51,14 +51,14 @@ def load_weights(source: str) -> Weights:
         loaded = checkpoint.load(path, parts=("model",))
         content, about, digest = loaded.state["model"], _about(path, loaded.about), loaded.about.get("weights")
     else:
-        content, about = read(path)
+        content, about = read_weights(path)
         digest = None
     layout = layout_of(content)
     if layout is None:
         stems = ", ".join(layout.outside[STEM] for layout in LAYOUTS[:-1])
         raise InputError(f"{path} holds no BiT ResNet: none of {stems} is among its tensors; it has {_few(content)}")
     _require_floating(content, path)
-    tensors = {name: tensor.float() for name, tensor in layout.ours(content).items()}
+    tensors = {name: tensor.float() for name, tensor in layout.from_external(content).items()}
     model_name = identify(tensors, path)
     _require_finite(tensors, path)
     if about.filters_times != 1:
@@ -85,7 +85,7 @@ def _described(path: str, mtime_ns: int, size: int) -> Weights:
     return replace(load_weights(path), tensors={})
 
 
-def _weights(path: Path, model_name: str, tensors: dict[str, Tensor], digest: str, about: About) -> Weights:
+def _weights(path: Path, model_name: str, tensors: dict[str, Tensor], digest: str, about: WeightMetadata) -> Weights:
     """By its own word, else by what is known of its published name."""
     origin = origin_of(name_of(str(path)))
     if origin:
@@ -99,10 +99,10 @@ def _is_checkpoint(path: Path) -> bool:
     return own_metadata(path).get("format", "").startswith(checkpoint.FAMILY)
 
 
-def _about(path: Path, header: dict[str, Any]) -> About:
+def _about(path: Path, header: dict[str, Any]) -> WeightMetadata:
     try:
         # Earlier versions knew no other mean and standard deviation.
-        return parse_about(header, {str(path): {"mean": BIT_MEAN, "std": BIT_STD} | header})
+        return parse_metadata(header, {str(path): {"mean": BIT_MEAN, "std": BIT_STD} | header})
     except (TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged: {error} in its header") from error
 
@@ -178,7 +178,7 @@ def identify(tensors: dict[str, Tensor], path: Path) -> str:
             f"{path} holds a ResNet of {depths} units and width {width:g}, which is none of {', '.join(MODELS)}; if it "
             "is one of them, its file is not whole"
         )
-    wrong = differences(shapes_of(name, len(tensors.get(HEAD[0], ()))), tensors)
+    wrong = tensor_differences(shapes_of(name, len(tensors.get(HEAD[0], ()))), tensors)
     if wrong:
         raise InputError(f"{path} differs from {name} in {len(wrong)} tensors: {_few(wrong, '; ')}")
     return name
@@ -191,7 +191,7 @@ def shapes_of(name: str, num_classes: int) -> dict[str, torch.Size]:
     return {key: tensor.shape for key, tensor in state.items() if num_classes or key not in HEAD}
 
 
-def differences(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor]) -> list[str]:
+def tensor_differences(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor]) -> list[str]:
     """One line per tensor that is missing, unknown or of another shape."""
     lines = []
     for name in sorted(expected.keys() | found.keys()):

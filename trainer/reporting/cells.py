@@ -2,38 +2,15 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from trainer.document.blocks import Cell
+
 CONFIDENCE = 0.95
-SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A metric over seeds, in percent. std: sample standard deviation, NaN below two seeds; n: the seeds of the mean;
-    not_numbers: further seeds, whose metric is NaN. printed_std: what a publication prints, where `std` corrects it."""
-
-    mean: float
-    std: float
-    n: int
-    not_numbers: int = 0
-    printed_std: float | None = None
-
-    def text(self, plus_minus: str = " ± ") -> str:
-        """Mean and spread as a table has them; says so where seeds are missing from the mean. A printed spread comes
-        first, the corrected one in brackets."""
-        if self.n == 0:
-            return f"NaN ({self.not_numbers} of {self.not_numbers})" if self.not_numbers else ""
-        spread = f"{plus_minus}{self.std:.2f}" if self.n > 1 else ""
-        if self.printed_std is not None:
-            spread = f"{plus_minus}{self.printed_std:.2f} [{self.std:.2f}]"
-        missing = f" ({self.not_numbers} of {self.n + self.not_numbers} NaN)" if self.not_numbers else ""
-        return f"{self.mean:.2f}{spread}{missing}"
 
 
 def cell_of(runs: pd.DataFrame) -> Cell:
@@ -72,8 +49,3 @@ def interval(differences: npt.NDArray[np.float64]) -> str:
         return f"{mean:+.2f} (one seed)"
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1) * stats.sem(differences)
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
-
-
-def p_text(p: float) -> str:
-    """A p value as the tables print it."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -7,28 +7,30 @@ from pathlib import Path
 import pandas as pd
 
 from data_pipelines.common.files import write_atomically
+from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Table, Title
+from trainer.document.html_page import as_page
+from trainer.document.latex import latex
+from trainer.document.markdown import as_markdown
+from trainer.document.text import Link, Text
 from trainer.reporting import figures, notes
 from trainer.reporting.collect import Collected, write_runs
-from trainer.reporting.document import Block, Items, Title, Words, as_markdown, as_page
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
-from trainer.reporting.tables import Entry, Heading, Table, row_keys, sources_of, with_titles
+from trainer.reporting.tables import as_rows, row_keys, sources_of, with_titles
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
-from trainer.reporting.words import Link, Text
-from trainer.reporting.writers import as_rows, latex
 
 
 @dataclass(frozen=True)
-class Report:
+class ComposedReport:
     """A composed report: its blocks, and what must not be missed."""
 
     blocks: list[Block]
     warnings: tuple[Text, ...]
 
 
-def compose(collected: Collected, folder: Path, paper: Published | None = None) -> Report:
+def compose(collected: Collected, folder: Path, paper: Published | None = None) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
     runs = collected.runs
     transfers = with_titles(runs[runs["kind"] == "transfer"])
@@ -41,7 +43,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         *notes.several_metrics(transfers),
         *notes.unlike_seeds(transfers),
         *notes.published_overlaps(transfers),
-        *notes.leaks(runs),
+        *notes.patient_leaks(runs),
     )
     about = (
         f"{len(runs)} runs. Every run is a row of ",
@@ -52,16 +54,16 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         Link("This report as one page", "report.html"),
         " also says the number of seeds and the p value of each cell.",
     )
-    blocks: list[Block] = [Title("Report", 1), Words(about), Words(page, on_page=False)]
-    blocks += [Words(text, warning=True) for text in warnings]
-    blocks += [Words(remark) for remark in (*by_protocol, *(f"{remark}." for remark in collected.remarks))]
+    blocks: list[Block] = [Title("Report", 1), Paragraph(about), Paragraph(page, on_page=False)]
+    blocks += [Paragraph(text, warning=True) for text in warnings]
+    blocks += [Paragraph(remark) for remark in (*by_protocol, *(f"{remark}." for remark in collected.remarks))]
     pretrained = runs[runs["kind"] == "pretrain"]
     if not pretrained.empty:
         blocks += [Title("Pre-training"), _pretraining_table(pretrained)]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
     blocks += _small_print(runs)
-    return Report(blocks, warnings)
+    return ComposedReport(blocks, warnings)
 
 
 def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) -> list[Block]:
@@ -73,9 +75,9 @@ def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) 
     blocks += [sized] if sized else []
     if paper:
         compared, said = paper_table(runs, paper)
-        blocks += [Title("Beside the paper"), Words(f"Published values: {paper.source}.")]
+        blocks += [Title("Beside the paper"), Paragraph(f"Published values: {paper.source}.")]
         blocks += [compared] if compared else []
-        blocks.append(Items(tuple(f"{text[0].upper()}{text[1:]}." for text in said)))
+        blocks.append(BulletList(tuple(f"{text[0].upper()}{text[1:]}." for text in said)))
     for target in dict.fromkeys(key.target for key in row_keys(runs)):
         blocks += _target_blocks(runs[runs["target"] == target], folder, looks, paper)
     if len(row_keys(runs)) == 1:
@@ -118,17 +120,17 @@ def _small_print(runs: pd.DataFrame) -> list[Block]:
     sections = {
         "Sizes of images": notes.sizes(runs),
         "Trained on train and val": notes.trained_on_val(runs),
-        "Left out of means over classes, lacking positives or negatives in test": notes.left_out(runs),
+        "Left out of means over classes, lacking positives or negatives in test": notes.classes_left_out(runs),
         "Departures from the protocol": notes.deviations(runs),
         "Made by": notes.origins(runs),
     }
     for title, lines in sections.items():
-        blocks += [Title(title), Items(tuple(lines))] if lines else []
+        blocks += [Title(title), BulletList(tuple(lines))] if lines else []
     loaders = sorted(set(runs.loc[runs["origin"] != PUBLISHED, "loader"]) - {""})
-    return [*blocks, Words(f"Loader: {', '.join(loaders)}.")] if loaders else blocks
+    return [*blocks, Paragraph(f"Loader: {', '.join(loaders)}.")] if loaders else blocks
 
 
-def write(report: Report, runs: pd.DataFrame, folder: Path) -> Path:
+def write(report: ComposedReport, runs: pd.DataFrame, folder: Path) -> Path:
     """Write report.md, report.html, tables.csv, tables.tex and results.csv; returns the path of report.md."""
     tables = [block for block in report.blocks if isinstance(block, Table)]
     _write(folder / "report.html", as_page(report.blocks, folder))

@@ -2,21 +2,25 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import pandas as pd
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from data_pipelines.common.figure_text import bold, drawable, legend, text_style
 from data_pipelines.common.file_names import own_file_name_of
 from data_pipelines.common.printable import shortened, width_of
+from trainer.document.blocks import Cell, Picture
+from trainer.document.figure_style import STYLE, save
 from trainer.models.bit import MODELS, build_model
-from trainer.reporting.cells import Cell, cell_of
+from trainer.reporting.cells import cell_of
 from trainer.reporting.names import (
     FULL,
     METRIC_TITLE,
@@ -33,12 +37,6 @@ from trainer.reporting.paper import Published
 from trainer.reporting.rows import CELL
 from trainer.reporting.tables import Source, row_keys, row_title, seeds_text, sources_of
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # after the choice of a backend that needs no display
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 Look = dict[str, Any]  # keywords of a curve: colour, marker, line
 Looks = dict[str, Look]  # by the title of the source
 Handles = dict[str, Artist]  # for a legend, likewise; those of the paper by `_PAPER`
@@ -50,24 +48,8 @@ _SHADES = {
 }
 _MARKERS = {NATURAL: "os", XRAY: "^vDP", OTHER: "oDs^vP"}
 _GREY = "#666666"
-STYLE: dict[Any, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "legend.fontsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.axisbelow": True,
-    "grid.color": "0.9",
-    "lines.linewidth": 1.4,
-    "lines.markersize": 5,
-    "lines.markeredgewidth": 0.6,
-    "svg.hashsalt": "bitscale",
-}
 _BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9}
-_PANEL, _DPI, _LEGEND_COLUMNS, _LEGEND_HEIGHT = (3.3, 2.4), 200, 3, 0.5  # inches
+_PANEL, _LEGEND_COLUMNS, _LEGEND_HEIGHT = (3.3, 2.4), 3, 0.5  # inches
 _WIDTHS, _MOST_BESIDE = {1: 4.6, 3: 7.2}, 3
 # Between the curves of a panel, so that error bars do not hide each other: in places on the axis of shots, and as a
 # factor on that of sizes; and from there to the published values.
@@ -76,15 +58,6 @@ _TO_PAPER, _TO_PAPER_FACTOR = 0.42, 1.45
 _PAPER, _PAPER_LABEL = "\0", "the paper"  # no source has that name
 _LONGEST_SOURCE, _LONGEST_TARGET = 60, 30  # letters in a figure; captions and tables have all
 _LETTERS_PER_INCH, _HANDLE_LETTERS = 16, 8  # of a legend
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure that was drawn: `<name>.png` and `<name>.svg`, what it shows, and its width in inches."""
-
-    name: str
-    caption: str
-    width: float
 
 
 def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | None = None) -> Picture:
@@ -96,7 +69,7 @@ def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | 
     spread = f"mean ± standard deviation over {seeds_text(runs)}"
     with plt.rc_context(STYLE | text_style([*runs["title"], target])):
         figure = _panels(runs, looks, _mean_curve, f"{title} on test, %", f"{_short(target)}: {spread}", with_paper)
-        width = _save(figure, folder, name := f"few_shot_{own_file_name_of(target)}")
+        width = save(figure, folder, name := f"few_shot_{own_file_name_of(target)}", also_png=True)
     theirs = " Hollow: the paper, full shot." if with_paper else ""
     caption = f"{target_title(target)}: {title} on test by training images per class; {spread}.{theirs}"
     return Picture(name, caption, width)
@@ -112,7 +85,7 @@ def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture |
         figure = _panels(runs, looks, _spread_curve, "standard deviation, points", f"{_short(target)}: {what}")
         for axes in figure.axes:
             axes.set_ylim(bottom=0)
-        width = _save(figure, folder, name := f"spread_{own_file_name_of(target)}")
+        width = save(figure, folder, name := f"spread_{own_file_name_of(target)}", also_png=True)
     return Picture(name, f"{target_title(target)}: {what}, by training images per class.", width)
 
 
@@ -145,7 +118,7 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
         for axes in list(grid.flat)[len(targets) :]:
             axes.remove()
         _legend(figure, handles)
-        width = _save(figure, folder, name := "model_size")
+        width = save(figure, folder, name := "model_size", also_png=True)
     caption = (
         "Full shot on test against the size of the model, parameters without the head; "
         f"mean ± standard deviation over {seeds_text(full)}."
@@ -302,12 +275,3 @@ def _millions(model: str) -> float:
 
 def _size_label(model: str) -> str:
     return f"{model}\n{_millions(model):.3g} M"
-
-
-def _save(figure: Figure, folder: Path, name: str) -> float:
-    """Write a figure in both formats; returns its width in inches."""
-    figure.savefig(folder / f"{name}.png", dpi=_DPI)
-    figure.set_layout_engine("none")  # as it was laid out for the first
-    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    plt.close(figure)
-    return float(figure.get_figwidth())

@@ -5,9 +5,9 @@ from collections import Counter
 import pandas as pd
 
 from data_pipelines.datasets.overlap import shares_images
+from trainer.document.text import Bold, Code, Text
 from trainer.reporting.names import METRIC_TITLE, listed, target_title
 from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED
-from trainer.reporting.words import Bold, Code, Text
 
 _BY_TEXT = "fine-tuned by BiT and the paper's text, the default"
 _BY_RECIPE = "pre-trained as the recipe has it"
@@ -67,7 +67,7 @@ def several_metrics(runs: pd.DataFrame) -> list[Text]:
     ]
 
 
-def leaks(runs: pd.DataFrame) -> list[Text]:
+def patient_leaks(runs: pd.DataFrame) -> list[Text]:
     """The sets whose patients may be in training and test images alike."""
     leaking = runs[runs["patients"] == "may leak"]["target_sets"]
     names = sorted({name for sets in leaking for name in sets.split("+")})
@@ -140,7 +140,7 @@ def trained_on_val(runs: pd.DataFrame) -> list[str]:
     return lines
 
 
-def left_out(runs: pd.DataFrame) -> list[str]:
+def classes_left_out(runs: pd.DataFrame) -> list[str]:
     """The classes that means over classes leave out, lacking positives or negatives in the test split, by target."""
     found = runs[runs["left_out"] != ""].groupby("target", sort=False)["left_out"].unique()
     return [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from trainer.reporting.cells import Cell
+from trainer.document.blocks import Cell
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from trainer.reporting.cells import Cell, best, cell_of, welch
+from trainer.document.blocks import Cell, Entry, Heading, Table
+from trainer.reporting.cells import best, cell_of, welch
 from trainer.reporting.names import DOMAINS, FULL, METRIC_TITLE, SET_TITLE, domain, is_smaller, target_title
 from trainer.reporting.paper import Published
 from trainer.reporting.tables import (
     PRINTED_SPREADS,
-    Entry,
-    Heading,
     RowKey,
     Source,
-    Table,
     fewer_seeds,
     in_order,
     overlap_notes,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from trainer.reporting.cells import SIGNIFICANT, Cell
+from trainer.document.blocks import Table
 from trainer.reporting.names import (
     DOMAINS,
     MODE_TITLE,
@@ -23,48 +23,6 @@ from trainer.reporting.names import (
 from trainer.reporting.rows import AUTHORS, DEFAULT, OWN, PUBLISHED
 
 _SHOWN_CELLS = 6
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A place in a table. p: of Welch's test against the same model's next smaller source, `against`."""
-
-    cell: Cell | None = None
-    words: str = ""
-    best: bool = False
-    p: float | None = None
-    against: str = ""
-
-    @property
-    def text(self) -> str:
-        """What is printed."""
-        return self.cell.text() if self.cell else self.words
-
-    @property
-    def insignificant(self) -> bool:
-        """Whether more data made no significant difference."""
-        return self.p is not None and self.p >= SIGNIFICANT
-
-
-@dataclass(frozen=True)
-class Heading:
-    """The head of a column: its group, such as a model, its full title, and a shorter one that stands in the group."""
-
-    group: str
-    title: str
-    short: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as data. rows: (title, an entry for each column)."""
-
-    name: str
-    caption: str
-    stub: str
-    columns: tuple[Heading, ...]
-    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -189,3 +147,28 @@ def overlap_notes(runs: pd.DataFrame) -> tuple[str, ...]:
         f"Blank: {title} on {target_title(target)}, {count} run{'s' * (count > 1)} left out: {reason}."
         for (title, target, reason), count in cells.items()
     )
+
+
+def as_rows(tables: Iterable[Table]) -> pd.DataFrame:
+    """Every number of some tables, a row each, in full precision; percent."""
+    rows = [
+        {
+            "table": table.name,
+            "row": title,
+            "group": column.group,
+            "column": column.title,
+            "mean": entry.cell.mean,
+            "std": entry.cell.std,
+            "printed_std": entry.cell.printed_std,
+            "n": entry.cell.n,
+            "not_a_number": entry.cell.not_numbers,
+            "best": entry.best,
+            "p": entry.p,
+            "against": entry.against,
+        }
+        for table in tables
+        for title, entries in table.rows
+        for column, entry in zip(table.columns, entries, strict=True)
+        if entry.cell and entry.text
+    ]
+    return pd.DataFrame(rows)

@@ -2,7 +2,8 @@
 
 import pandas as pd
 
-from trainer.reporting.cells import Cell, best, cell_of, interval, p_text, welch
+from trainer.document.blocks import Cell, Entry, Heading, Table, p_text
+from trainer.reporting.cells import best, cell_of, interval, welch
 from trainer.reporting.names import (
     FULL,
     METRIC_TITLE,
@@ -14,10 +15,7 @@ from trainer.reporting.names import (
 from trainer.reporting.paper import Published
 from trainer.reporting.tables import (
     PRINTED_SPREADS,
-    Entry,
-    Heading,
     Source,
-    Table,
     fewer_seeds,
     overlap_notes,
     protocol_notes,

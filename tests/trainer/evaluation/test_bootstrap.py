@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import auc as area_of
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from trainer.evaluation.bootstrap import Ranking, Resamples, clusters_of
+from trainer.evaluation.curves import observed_areas, roc
 
 
 def sample(seed: int, count: int, decimals: int) -> tuple[np.ndarray, ...]:
@@ -34,12 +36,31 @@ def test_areas_are_those_of_scikit_learn_in_every_resample(decimals: int) -> Non
         assert auc[row] == pytest.approx(weighted, abs=1e-9)
 
 
-def test_observed_areas_are_those_of_scikit_learn() -> None:
-    scores, positive, negative, _ = sample(9, 500, 1)
+@pytest.mark.parametrize("decimals", [0, 1, 12])
+def test_the_identity_resample_has_the_observed_areas(decimals: int) -> None:
+    scores, positive, negative, patients = sample(9, 500, decimals)
+    clusters = clusters_of(patients)
+    once = np.ones((1, clusters.max() + 1), dtype=np.int32)
+    resampled = [float(area[0]) for area in Ranking(scores, positive, negative, clusters).areas(once)]
+    assert resampled == pytest.approx(observed_areas(scores, positive, negative), abs=1e-12)
     known = positive | negative
-    auc, ap = Ranking(scores, positive, negative, np.arange(500)).observed()
-    assert auc == pytest.approx(roc_auc_score(positive[known], scores[known]), abs=1e-9)
-    assert ap == pytest.approx(average_precision_score(positive[known], scores[known]), abs=1e-9)
+    assert resampled[0] == pytest.approx(roc_auc_score(positive[known], scores[known]), abs=1e-12)
+
+
+def test_the_roc_curve_has_every_threshold_and_the_observed_area() -> None:
+    scores, positive, negative, _ = sample(9, 500, 1)
+    false, true = roc(scores, positive, negative)
+    assert (false[0], true[0], false[-1], true[-1]) == (0, 0, 1, 1)
+    assert len(false) == 1 + len(np.unique(scores[positive | negative]))
+    assert area_of(false, true) == pytest.approx(observed_areas(scores, positive, negative)[0], abs=1e-12)
+    assert [len(axis) for axis in roc(scores, positive, np.zeros_like(positive))] == [0, 0]
+
+
+def test_infinite_scores_have_their_rank() -> None:
+    positive = np.array([True, True, False, False])
+    infinite, finite = np.array([np.inf, 0.0, 1.0, -np.inf]), np.array([9.0, 0.0, 1.0, -9.0])
+    for scores in (infinite, finite):
+        assert observed_areas(scores, positive, ~positive) == pytest.approx((0.75, 5 / 6))
 
 
 def test_a_resample_without_positives_has_no_areas() -> None:

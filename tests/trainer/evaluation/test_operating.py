@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from trainer.evaluation.operating import OperatingPoints, choose, probabilities, reliability, youden
+from trainer.evaluation.operating import OperatingPoints, fit_operating_points, probabilities, reliability, youden
 from trainer.evaluation.predictions import Predictions
 
 
@@ -37,13 +37,13 @@ def test_temperature_is_found_again() -> None:
     draws = np.random.default_rng(1)
     logits = draws.normal(0, 2, (20_000, 1))
     labels = (draws.random((20_000, 1)) < expit(logits)).astype(np.float32)
-    assert choose(of(3 * logits, labels, "x")).temperature == pytest.approx(3, rel=0.05)
+    assert fit_operating_points(of(3 * logits, labels, "x")).temperature == pytest.approx(3, rel=0.05)
     labels[::2] = np.nan
-    assert choose(of(0.5 * logits, labels, "x")).temperature == pytest.approx(0.5, rel=0.05)
+    assert fit_operating_points(of(0.5 * logits, labels, "x")).temperature == pytest.approx(0.5, rel=0.05)
     scores = draws.normal(0, 2, (20_000, 3))
     shares = probabilities(scores, "single_label", 1)
     classes = (draws.random(20_000)[:, None] > shares.cumsum(axis=1)).sum(axis=1)
-    assert choose(of(2 * scores, classes, "a", "b", "c")).temperature == pytest.approx(2, rel=0.05)
+    assert fit_operating_points(of(2 * scores, classes, "a", "b", "c")).temperature == pytest.approx(2, rel=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_temperature_is_found_however_large_the_logits_are(
 ) -> None:
     right = calibrated[task]
     assert right.task == task
-    points = choose(replace(right, logits=(right.logits * true).astype(np.float32)))
+    points = fit_operating_points(replace(right, logits=(right.logits * true).astype(np.float32)))
     assert points.temperature == pytest.approx(true, rel=0.06)
     assert points.why_temperature_unfitted() == ""
     least = loss_of(right, points.temperature / true)
@@ -109,7 +109,7 @@ RIGHT, CHANCE, NOTHING = (
 )
 def test_where_no_temperature_helps_the_reason_is_said(logits: list, labels: list, reason: str) -> None:
     kind = np.int64 if isinstance(labels[0], int) else np.float32
-    points = choose(of(np.array(logits), np.array(labels, dtype=kind), *"abc"[: len(logits[0])]))
+    points = fit_operating_points(of(np.array(logits), np.array(labels, dtype=kind), *"abc"[: len(logits[0])]))
     assert points.temperature == 1
     assert reason in points.why_temperature_unfitted()
     assert OperatingPoints(**points.to_dict()) == points
@@ -123,7 +123,7 @@ def test_logits_that_are_not_finite_end_no_run(task: str, broken: float, calibra
     logits = right.logits.copy()
     row = int(np.flatnonzero(~np.isnan(right.labels.reshape(200, -1)[:, 0]))[0])
     logits[row, 0] = broken
-    points = choose(replace(right, logits=logits))
+    points = fit_operating_points(replace(right, logits=logits))
     assert (points.temperature, points.why_temperature_unfitted()) == (1.0, "some logits for val are not finite")
     assert points.why_unfitted("a") == "some logits for val are not finite"
     assert points.threshold("a") == 0
@@ -134,7 +134,9 @@ def test_logits_that_are_not_finite_end_no_run(task: str, broken: float, calibra
 
 
 def test_one_error_suffices_for_a_temperature() -> None:
-    points = choose(of(np.array([[2.0], [-1.0], [3.0], [0.5]]), np.array([[1.0], [0], [1], [0]], np.float32), "x"))
+    points = fit_operating_points(
+        of(np.array([[2.0], [-1.0], [3.0], [0.5]]), np.array([[1.0], [0], [1], [0]], np.float32), "x")
+    )
     assert 0 < points.temperature != 1
     assert points.why_temperature_unfitted() == ""
     assert "no val split" in OperatingPoints().why_temperature_unfitted()
@@ -143,7 +145,7 @@ def test_one_error_suffices_for_a_temperature() -> None:
 def test_what_val_cannot_choose_has_a_reason() -> None:
     nan = np.nan
     labels = np.array([[1, 0, nan, 1], [1, 1, nan, 0]], dtype=np.float32)
-    points = choose(of(np.array([[1.0, -1, 0, 2], [2, 3, 1, 1]]), labels, "all", "both", "none", "other"))
+    points = fit_operating_points(of(np.array([[1.0, -1, 0, 2], [2, 3, 1, 1]]), labels, "all", "both", "none", "other"))
     assert list(points.thresholds) == ["both", "other"]
     assert points.why_unfitted("all") == "val has no negatives of it"
     assert points.why_unfitted("none") == "val has no labels of it"

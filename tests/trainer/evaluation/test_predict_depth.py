@@ -18,9 +18,9 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
+from trainer.evaluation.predict_images import Predict
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.predict import Predict
 
 RUNTIME = RuntimeConfig(device="cpu", threads=1, loader="torch")
 XRAYS = {"task": "single_label", "resize": SIDE, "eval_view": "squash", "channels": 1, "xray_size": SIDE}

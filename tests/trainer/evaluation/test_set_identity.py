@@ -17,9 +17,9 @@ from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.manifest import MANIFEST, content_digest, read_manifest
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
-from trainer.evaluate import CARD, PAGE, Evaluate, evaluate
+from trainer.evaluation.evaluate_run import CARD, PAGE, Evaluate, evaluate_run
 from trainer.evaluation.leaks import leaks
-from trainer.evaluation.place import NUMBERS
+from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
 from trainer.run_files import RESULT
 
@@ -55,7 +55,7 @@ def work(trained: Path, tmp_path: Path) -> Path:
 def numbers_of(work: Path, data: str | None = None, **options: Any) -> tuple[Path, dict[str, Any], str]:
     """The folder of an evaluation, its numbers, and its warnings in one text."""
     chosen = None if data is None else str(work / data)
-    page = evaluate(Evaluate(work / "run", data=chosen, resamples=100, device="cpu", threads=1, **options))
+    page = evaluate_run(Evaluate(work / "run", data=chosen, resamples=100, device="cpu", threads=1, **options))
     found = json.loads((page.parent / NUMBERS).read_text())
     return page.parent, found, " ".join(found["warnings"])
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from data_pipelines.common.errors import InputError
 from trainer.config import ModelConfig
-from trainer.export import Export, export
 from trainer.models.bit import BiTResNet, build_model
+from trainer.models.export_weights import Export, export
 from trainer.models.layouts import TIMM
 from trainer.models.weights import describe_weights, install, load_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
@@ -126,7 +126,7 @@ def test_files_by_which_no_image_can_be_normalised_are_refused(tmp_path: Path, n
     said = {"mean": mean, "std": std}
     if place == "header":
         path = tmp_path / "model.safetensors"
-        save_file(TIMM.theirs(TENSORS), path, metadata={"bitscale": json.dumps(said)})
+        save_file(TIMM.to_external(TENSORS), path, metadata={"bitscale": json.dumps(said)})
     elif place == "timm's config":
         path = save_timm(tmp_path / "model.safetensors", TENSORS)
         config: dict[str, Any] = {"architecture": "resnetv2_50x1_bit", "pretrained_cfg": said}

@@ -26,9 +26,9 @@ from trainer.models.layouts import (
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_there_and_back_is_bit_for_bit(layout: Layout) -> None:
     tensors = tensors_of("r26x1")
-    theirs = layout.theirs(tensors)
+    theirs = layout.to_external(tensors)
     assert layout_of(theirs) is layout
-    back = layout.ours(theirs)
+    back = layout.from_external(theirs)
     assert back.keys() == tensors.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
 
@@ -55,12 +55,12 @@ def test_there_and_back_is_bit_for_bit(layout: Layout) -> None:
 def test_published_names_and_shapes(layout: Layout, name: str, shape: tuple[int, ...]) -> None:
     with torch.device("meta"):
         tensors = build_model("r26x1", len(CLASSES)).state_dict()
-    assert tuple(layout.theirs(tensors)[name].shape) == shape
+    assert tuple(layout.to_external(tensors)[name].shape) == shape
 
 
 def test_units_are_numbered_from_one_with_two_digits() -> None:
     with torch.device("meta"):
-        names = BIT_NPZ.theirs(build_model("r101x1", 3).state_dict())
+        names = BIT_NPZ.to_external(build_model("r101x1", 3).state_dict())
     units = sorted({name.split("/")[2] for name in names if name.startswith("resnet/block3/")})
     assert units == [f"unit{i:02d}" for i in range(1, 24)]
 
@@ -74,7 +74,7 @@ def test_timm_reads_our_npz(tmp_path: Path, num_classes: int, same_head: bool) -
         list(depths), width_factor=int(width_factor), stem_type="fixed", conv_layer=conv, num_classes=num_classes
     )
     theirs.load_pretrained(str(save_npz(tmp_path / "model.npz", tensors)))
-    loaded = TIMM.ours(theirs.state_dict())
+    loaded = TIMM.from_external(theirs.state_dict())
     differing = [key for key in tensors if not torch.equal(loaded[key], tensors[key])]
     assert differing == ([] if same_head else ["head.weight", "head.bias"])
     if same_head:
@@ -86,8 +86,8 @@ def test_timm_reads_our_npz(tmp_path: Path, num_classes: int, same_head: bool) -
 
 
 def test_unknown_names_stay_and_foreign_files_have_no_layout() -> None:
-    extra = {**TIMM.theirs(tensors_of()), "ema.decay": torch.zeros(1)}
-    assert "ema.decay" in TIMM.ours(extra)
+    extra = {**TIMM.to_external(tensors_of()), "ema.decay": torch.zeros(1)}
+    assert "ema.decay" in TIMM.from_external(extra)
     assert layout_of(["conv1.weight", "layer1.0.conv1.weight"]) is None
     assert layout_of(["stem.conv.weight", "norm.weight"]) is not None  # without a head
 

@@ -25,7 +25,7 @@ TENSORS = tensors_of()
 
 def save_wrapped(path: Path, tensors: Tensors) -> Path:
     """As timm's training program under DDP and torch.compile; its averaged weights count."""
-    theirs = {f"module._orig_mod.{name}": tensor for name, tensor in TIMM.theirs(tensors).items()}
+    theirs = {f"module._orig_mod.{name}": tensor for name, tensor in TIMM.to_external(tensors).items()}
     blank = {name: torch.zeros_like(tensor) for name, tensor in theirs.items()}
     torch.save({"state_dict": blank, "state_dict_ema": theirs, "args": argparse.Namespace(lr=0.1), "epoch": 9}, path)
     return path
@@ -33,7 +33,7 @@ def save_wrapped(path: Path, tensors: Tensors) -> Path:
 
 def save_old(path: Path, tensors: Tensors) -> Path:
     """As PyTorch before 1.6, by Horovod's wrapped model."""
-    content = {f"module.{name}": tensor for name, tensor in BIT_PYTORCH.theirs(tensors).items()}
+    content = {f"module.{name}": tensor for name, tensor in BIT_PYTORCH.to_external(tensors).items()}
     torch.save({"state_dict": content}, path, _use_new_zipfile_serialization=False)
     return path
 
@@ -101,7 +101,7 @@ def test_a_factor_counts_only_in_the_file_that_has_it(tmp_path: Path) -> None:
     path, header = save_timm(tmp_path / "model.safetensors", TENSORS), {"filters_times": 10}
     (tmp_path / "config.json").write_text(json.dumps({"bitscale": header}))  # left behind by an export since replaced
     assert load_weights(str(path)).digest == checkpoint.fingerprint(TENSORS)
-    save_file(TIMM.theirs(TENSORS), path, metadata={"bitscale": json.dumps(header)})
+    save_file(TIMM.to_external(TENSORS), path, metadata={"bitscale": json.dumps(header)})
     filters = load_weights(str(path)).tensors["stem.conv.weight"]
     torch.testing.assert_close(filters, TENSORS["stem.conv.weight"] / 10)
 

@@ -8,7 +8,8 @@ import pytest
 from made_results import frame, seeds
 from scipy import stats
 
-from trainer.reporting.cells import Cell, best, cell_of, interval, p_text, welch
+from trainer.document.blocks import Cell, p_text
+from trainer.reporting.cells import best, cell_of, interval, welch
 
 # Quantiles 0.975 of Student's t from a printed table, by degrees of freedom.
 T_TABLE = {1: 12.706, 2: 4.303}

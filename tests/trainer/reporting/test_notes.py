@@ -5,9 +5,9 @@ import math
 import pytest
 from made_results import ENVIRONMENT, frame, pretrain_result, seeds, settings_of, transfer_result
 
+from trainer.document.markdown import markdown_words
 from trainer.reporting import notes
 from trainer.reporting.rows import PUBLISHED
-from trainer.reporting.words import markdown_words
 
 SWEEP = seeds("mine", (0.5, 0.6))
 
@@ -50,7 +50,7 @@ def test_different_metrics_of_one_target_are_named() -> None:
 @pytest.mark.parametrize("patients", ["none", "apart", None])
 def test_nothing_is_said_of_patients_that_are_apart(patients: str | None) -> None:
     changes = {} if patients is None else {"patients": patients}  # older results know nothing of patients
-    assert notes.leaks(frame([pretrain_result("big", **changes), *SWEEP])) == []
+    assert notes.patient_leaks(frame([pretrain_result("big", **changes), *SWEEP])) == []
 
 
 def test_sets_whose_patients_may_leak_are_named() -> None:
@@ -59,7 +59,7 @@ def test_sets_whose_patients_may_leak_are_named() -> None:
         transfer_result("mine", "5", 0, 0.5, "tuberculosis", patients="may leak"),
         transfer_result("mine", "5", 1, 0.5, patients="none"),
     ]
-    line = markdown_words(*notes.leaks(frame(leaking)))
+    line = markdown_words(*notes.patient_leaks(frame(leaking)))
     assert line.startswith("**Patients may leak** in chexpert, mimic_cxr, tuberculosis: ")
 
 
@@ -90,7 +90,7 @@ def test_stored_and_trained_sizes_are_said_by_target() -> None:
 
 def test_classes_left_out_of_means_are_named() -> None:
     results = seeds("mine", (0.5, 0.6), left_out={"val": ["x"], "test": ["b", "a"]}) + seeds("mine", (0.5,), "5")
-    assert notes.left_out(frame(results)) == ["Pets: a, b"]
+    assert notes.classes_left_out(frame(results)) == ["Pets: a, b"]
 
 
 def test_published_results_that_share_images_are_shown_and_named() -> None:

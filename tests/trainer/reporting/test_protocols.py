@@ -6,17 +6,19 @@ from typing import Any
 import pytest
 from made_results import authors_row, frame, pretrain_result, seeds, settings_of, transfer_result, write_authors
 from made_results import write_results as written
+from matplotlib import pyplot as plt
 
+from trainer.document.blocks import BulletList, Paragraph, Title
+from trainer.document.markdown import markdown_words
+from trainer.document.text import plain
 from trainer.reporting import figures, notes
 from trainer.reporting.collect import collect, write_runs
 from trainer.reporting.compose import compose, write
-from trainer.reporting.document import Items, Title, Words
 from trainer.reporting.paper import published
 from trainer.reporting.rows import AUTHORS, DEFAULT, row_of
 from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import sources_of
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
-from trainer.reporting.words import markdown_words, plain
 
 BY_AUTHORS: dict[str, Any] = {"protocol": "authors", "departures": {}}
 NESTEROV = {"optim.nesterov": {"used": False, "protocol": True}}
@@ -168,8 +170,7 @@ def test_single_flags_are_listed_with_what_they_depart_from() -> None:
 
 def test_figures_have_a_panel_for_each_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    save = figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, *rest: drawn.append(figure) or save(figure, *rest))
+    monkeypatch.setattr(plt, "close", drawn.append)
     runs = frame(both("mine", (0.5, 0.6), (0.7, 0.8)) + both("mine", (0.6, 0.7), (0.8, 0.9), model="r152x4"))
     figures.few_shot(runs, tmp_path, figures.looks_of(sources_of(runs)))
     figures.by_model_size(runs, tmp_path, figures.looks_of(sources_of(runs)))
@@ -182,12 +183,12 @@ def test_the_report_begins_with_it(tmp_path: Path) -> None:
     folder = written(tmp_path / "runs", [*both("mine", (0.5,), (0.7,)), pretrain_result("big", **BY_AUTHORS)])
     report = compose(collect((folder,)), tmp_path)
     assert plain(report.warnings[0]).startswith("Different protocols")
-    words = [plain(block.text) for block in report.blocks if isinstance(block, Words)]
+    words = [plain(block.text) for block in report.blocks if isinstance(block, Paragraph)]
     assert any("docs/fidelity.md" in text for text in words)
     first_section = next(i for i, block in enumerate(report.blocks) if isinstance(block, Title) and block.level == 2)
-    assert any(isinstance(b, Words) and "docs/fidelity.md" in plain(b.text) for b in report.blocks[:first_section])
+    assert any(isinstance(b, Paragraph) and "docs/fidelity.md" in plain(b.text) for b in report.blocks[:first_section])
     assert (
         "| big | r50x1 | chexpert+mimic_cxr | authors' |"
         in write(report, collect((folder,)).runs, tmp_path).read_text()
     )
-    assert not any(isinstance(block, Items) and not block.texts for block in report.blocks)
+    assert not any(isinstance(block, BulletList) and not block.texts for block in report.blocks)

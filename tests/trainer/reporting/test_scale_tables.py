@@ -8,10 +8,11 @@ import pytest
 from made_results import frame, seeds
 from scipy import stats
 
+from trainer.document.blocks import Entry, Table
 from trainer.reporting.paper import published
 from trainer.reporting.rows import PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
-from trainer.reporting.tables import PRINTED_SPREADS, Entry, Table
+from trainer.reporting.tables import PRINTED_SPREADS
 
 LOW, MIDDLE, HIGH = (0.50, 0.51, 0.52), (0.505, 0.512, 0.522), (0.70, 0.71, 0.72)
 X = "chexpert"

@@ -7,10 +7,10 @@ import pytest
 from made_results import frame, seeds, transfer_result
 from scipy import stats
 
-from trainer.reporting.cells import Cell
+from trainer.document.blocks import Cell, Table
 from trainer.reporting.paper import Published, published
 from trainer.reporting.rows import PUBLISHED
-from trainer.reporting.tables import PRINTED_SPREADS, Table
+from trainer.reporting.tables import PRINTED_SPREADS
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
 
 # Quantiles 0.975 of Student's t from a printed table, by degrees of freedom.

@@ -11,11 +11,11 @@ from made_results import transfer_result, write_results
 from tiny_runs import prepare_films, train_tiny, write_films
 
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
-from trainer.evaluate import Evaluate, evaluate
-from trainer.export import Export, export
+from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
+from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.kernels import native
-from trainer.predict import Predict, predict
-from trainer.report import Report, write_report
+from trainer.models.export_weights import Export, export
+from trainer.reporting.report_runs import Report, write_report
 
 SECRET = 0o600
 
@@ -38,8 +38,8 @@ def test_the_umask_decides_who_may_read_what(umask: int, tmp_path: Path, monkeyp
     monkeypatch.setenv(SALT_VARIABLE, str(out / "salt"))
     out.mkdir()
     run = train_tiny(prepare_films(films, out / "set"), out / "run")
-    evaluate(Evaluate(run, device="cpu", resamples=100))
-    predict(Predict(run, films / "000.dcm", out / "predictions.csv", device="cpu"))
+    evaluate_run(Evaluate(run, device="cpu", resamples=100))
+    predict_images(Predict(run, films / "000.dcm", out / "predictions.csv", device="cpu"))
     export(Export(str(run), out / "timm"))
     export(Export(str(run), out / "npz", format="npz"))
     results = write_results(tmp_path / "results", [transfer_result("x", "5", seed, 0.5) for seed in range(2)])

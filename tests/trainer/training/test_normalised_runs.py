@@ -24,7 +24,7 @@ from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.export import Export, export
+from trainer.models.export_weights import Export, export
 from trainer.models.weights import load_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.training.job import make_job

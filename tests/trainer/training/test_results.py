@@ -18,7 +18,7 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.evaluation.predictions import load, saved_splits
+from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.evaluation.results import final_metrics, recompute, save_predictions
 from trainer.models.bit import BiTResNet
 from trainer.run_files import PREDICTIONS, RESULT, SUBSET
@@ -125,7 +125,7 @@ def test_facts_of_any_name_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Index, "facts", lambda index: facts)
     save_predictions(tmp_path, {"test": (Index.load(data, "test"), torch.randn(4, 2))})
     assert saved_splits(tmp_path) == list(recompute(tmp_path)) == ["test"]
-    found = load(tmp_path, "test")
+    found = load_predictions(tmp_path, "test")
     assert {name: list(values) for name, values in found.facts.items()} == {
         printable(name): [known[name] for known in facts] for name in facts[0]
     }

@@ -21,11 +21,11 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint, pretrain
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
 from trainer.engines import ENGINES
-from trainer.evaluate import Evaluate, evaluate
+from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
+from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.runs import open_run, own_data
 from trainer.finetuning.finetune import SCRATCH, Options, Transfer, fine_tune, make_config, open_target, train_on_of
 from trainer.finetuning.protocol_options import ProtocolOptions
-from trainer.predict import Predict, predict
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import Job, make_job
 from trainer.training.run import Start, run
@@ -171,7 +171,7 @@ def test_the_last_checkpoint_counts_and_nothing_is_fitted(run_dir: Path) -> None
 
 
 def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = evaluate(Evaluate(run_dir, device="cpu", threads=1, out=tmp_path, resamples=100)).read_text()
+    page = evaluate_run(Evaluate(run_dir, device="cpu", threads=1, out=tmp_path, resamples=100)).read_text()
     assert "the temperature is 1: val was trained on" in page
     assert "no val split" not in page
     assert "Trained on animals (train+val), 10 images" in (run_dir / "MODEL_CARD.md").read_text()
@@ -179,7 +179,7 @@ def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys:
     alone = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
     sample = tmp_path / "sample.png"
     sample.write_bytes(own_data(open_run(run_dir), "test")[0].encoded(0).tobytes())
-    predict(Predict(alone, sample, tmp_path / "predictions.csv", device="cpu", threads=1))
+    predict_images(Predict(alone, sample, tmp_path / "predictions.csv", device="cpu", threads=1))
     assert "cat: the threshold is a probability of 0.5, because val was trained on" in capsys.readouterr().err
 
 
@@ -189,17 +189,17 @@ def test_such_a_run_is_not_tested_on_its_val(run_dir: Path, animals: Path, tmp_p
     copy = shutil.copytree(animals, tmp_path / "copy")
     for data in (None, str(animals), str(copy)):
         with pytest.raises(InputError, match=refused):
-            evaluate(replace(said, split="val", data=data))
+            evaluate_run(replace(said, split="val", data=data))
     # Another set may be called alike.
     namesake = tiny_set(tmp_path / "namesake", [0, 1, 1], CLASSES, name="animals", pictures=[7, 8, 9], splits=ALL)
     for split, data, told in (
         ("val", namesake, "another set"),
         ("all", animals, "images are among these"),
     ):
-        evaluate(replace(said, split=split, data=str(data), out=tmp_path / split))
+        evaluate_run(replace(said, split=split, data=str(data), out=tmp_path / split))
         warnings = json.loads((tmp_path / split / "evaluation.json").read_text())["warnings"]
         assert any(told in warning for warning in warnings), split
-    evaluate(replace(said, split="test"))
+    evaluate_run(replace(said, split="test"))
     warnings = json.loads((tmp_path / "out" / "evaluation.json").read_text())["warnings"]
     assert not any("training images are among these" in warning for warning in warnings)
 

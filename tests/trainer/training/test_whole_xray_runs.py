@@ -16,10 +16,10 @@ from data_pipelines.datasets.user_images import csv_table
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer.config import RuntimeConfig
-from trainer.evaluate import Evaluate, evaluate
+from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
+from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.predict import Predict, predict
 from trainer.run_files import PREDICTIONS
 
 ON_CPU = RuntimeConfig(device="cpu", threads=1)
@@ -48,7 +48,7 @@ def stored(predictor: Predictor, film: Path) -> tuple[int, int]:
 def test_logits_are_those_of_the_evaluation(cut: XrayCut, place: Path, tmp_path: Path) -> None:
     with np.load(place / f"run-{cut}" / PREDICTIONS) as file:
         expected = dict(zip(file["test_keys"].tolist(), file["test_logits"], strict=True))
-    predict(Predict(place / f"run-{cut}", place / "raw", tmp_path / "out.csv", device="cpu", threads=1))
+    predict_images(Predict(place / f"run-{cut}", place / "raw", tmp_path / "out.csv", device="cpu", threads=1))
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["file"].replace(".", "_"): row for row in csv.DictReader(file)}
     with (place / f"{cut}.keymap.csv").open(newline="") as file:
@@ -60,17 +60,17 @@ def test_logits_are_those_of_the_evaluation(cut: XrayCut, place: Path, tmp_path:
 def test_runs_that_do_not_say_were_trained_on_squares(place: Path) -> None:
     run, film = open_run(place / "run-whole"), place / "raw" / "000.dcm"
     assert stored(Predictor(run, ON_CPU), film) == (36, 32)
-    older = replace(run, about={name: value for name, value in run.about.items() if name != "xray_cut"})
+    older = replace(run, metadata={name: value for name, value in run.metadata.items() if name != "xray_cut"})
     assert stored(Predictor(older, ON_CPU), film) == (32, 32)
     unsaid: dict[str, Any] = {name: value for name, value in older.about.items() if name != "xray_size"}
-    assert stored(Predictor(replace(run, about=unsaid), ON_CPU, xray_size=16), film) == (16, 16)
+    assert stored(Predictor(replace(run, metadata=unsaid), ON_CPU, xray_size=16), film) == (16, 16)
 
 
 @pytest.mark.parametrize(("trained", "tested"), [("whole", "square"), ("square", "whole")])
 def test_sets_that_are_cut_otherwise_are_warned_of(trained: str, tested: str, place: Path, tmp_path: Path) -> None:
     said = Evaluate(place / f"run-{trained}", device="cpu", threads=1, resamples=100, images=False)
     for data, is_other in ((tested, True), (trained, False)):
-        page = evaluate(replace(said, data=str(place / data), out=tmp_path / data)).read_text()
+        page = evaluate_run(replace(said, data=str(place / data), out=tmp_path / data)).read_text()
         kept = {"whole": "whole X-rays", "square": "central squares of X-rays"}[trained]
         assert (f"The set does not store {kept}, which the run was trained on" in page) == is_other
         warnings = json.loads((tmp_path / data / "evaluation.json").read_text())["warnings"]

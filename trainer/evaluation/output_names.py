@@ -10,7 +10,7 @@ from data_pipelines.common.file_names import file_name_of
 from data_pipelines.common.files import read_json
 from data_pipelines.common.hashes import digest_of
 from trainer.evaluation.runs import Run
-from trainer.evaluation.test_set import SPLIT_RULE, Tested
+from trainer.evaluation.test_set import SPLIT_RULE, EvaluatedSet
 
 NUMBERS = "evaluation.json"
 _SHOWN_DIGITS = 8
@@ -18,7 +18,7 @@ _SHOWN_DIGITS = 8
 _MARKS = (r"content ([0-9a-f]{16})\b", r"manifest SHA-256 ([0-9a-f]{16})\b")
 
 
-class Label(NamedTuple):
+class OutputNames(NamedTuple):
     """What an evaluated set is called in a run folder. mark: the beginning of its digest, where another set has that
     name; else ""."""
 
@@ -42,16 +42,16 @@ class Label(NamedTuple):
         return "-".join(filter(None, ("evaluation", file_name_of(self.name), self.mark, self.split)))
 
 
-def label_of(run: Run, tested: Tested, section_of: Callable[[str], str]) -> Label:
+def output_names_of(run: Run, tested: EvaluatedSet, section_of: Callable[[str], str]) -> OutputNames:
     """What to call a set. section_of: what the model card says under a title."""
-    plain = Label(" ".join(tested.name.split()), "", tested.split)
+    plain = OutputNames(" ".join(tested.name.split()), "", tested.split)
     former = (section_of(plain.title), _said(run.folder / plain.folder))
     if tested.is_namesake or any(text and is_of_another_set(text, tested) for text in former):
         return plain._replace(mark=_mark(tested))
     return plain
 
 
-def is_of_another_set(former: str, tested: Tested) -> bool:
+def is_of_another_set(former: str, tested: EvaluatedSet) -> bool:
     """Whether what an evaluation said of its data is of another set than this one is."""
     new = "\n".join(tested.provenance)
     for mark in _MARKS:
@@ -61,7 +61,7 @@ def is_of_another_set(former: str, tested: Tested) -> bool:
     return (SPLIT_RULE in former) != tested.own
 
 
-def require_no_other(out: Path, tested: Tested) -> None:
+def require_no_other(out: Path, tested: EvaluatedSet) -> None:
     """Raise InputError for a folder with the evaluation of another set."""
     said = _said(out)
     if said and is_of_another_set(said, tested):
@@ -74,7 +74,7 @@ def _said(folder: Path) -> str:
     return "\n".join(map(str, lines)) if isinstance(lines, list) else ""
 
 
-def _mark(tested: Tested) -> str:
+def _mark(tested: EvaluatedSet) -> str:
     digests = sorted(tested.digests.values())
     if not digests:  # only a run's own sets may be unknown
         return "own"

@@ -20,7 +20,7 @@ _SIDE = 160  # pixels of a thumbnail
 
 
 @dataclass(frozen=True, eq=False)
-class Mistake:
+class Misclassification:
     """row: in the predictions. said: what the model says and how sure it is; label: what is true. pixels: a thumbnail,
     uint8 [H, W] or [H, W, 3]."""
 
@@ -31,7 +31,7 @@ class Mistake:
     pixels: npt.NDArray[np.uint8] | None = None
 
 
-def most_confident(predictions: Predictions, points: OperatingPoints, most: int = MOST) -> list[Mistake]:
+def most_confident(predictions: Predictions, points: OperatingPoints, most: int = MOST) -> list[Misclassification]:
     """Wrong classes by the probability of the class that was taken; wrong findings by that of what was said of them, at
     their threshold. One for each image."""
     calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
@@ -53,20 +53,20 @@ def most_confident(predictions: Predictions, points: OperatingPoints, most: int 
     ]
 
 
-def _described(predictions: Predictions, row: int, finding: int, probability: float) -> Mistake:
+def _described(predictions: Predictions, row: int, finding: int, probability: float) -> Misclassification:
     name = printable(predictions.classes[finding])
     if predictions.task == "single_label":
         label = printable(predictions.classes[int(predictions.labels[row])])
     else:
         label = f"{'' if predictions.labels[row, finding] == 1 else 'no '}{name}"
-    return Mistake(row, predictions.keys[row], f"{name} {probability:.2f}", label)
+    return Misclassification(row, predictions.keys[row], f"{name} {probability:.2f}", label)
 
 
-def with_pixels(mistakes: Sequence[Mistake], index: Index, keys: Sequence[str]) -> list[Mistake]:
+def with_pixels(errors: Sequence[Misclassification], index: Index, keys: Sequence[str]) -> list[Misclassification]:
     """The same with their thumbnails, from the index that was predicted. Raises InputError if it is another."""
-    if len(index) != len(keys) or any(index.keys([m.row]) != [m.key] for m in mistakes):
+    if len(index) != len(keys) or any(index.keys([m.row]) != [m.key] for m in errors):
         raise InputError("the data set was prepared again since the run was tested")
-    return [replace(mistake, pixels=_thumbnail(index, mistake.row)) for mistake in mistakes]
+    return [replace(error, pixels=_thumbnail(index, error.row)) for error in errors]
 
 
 def _thumbnail(index: Index, row: int) -> npt.NDArray[np.uint8]:

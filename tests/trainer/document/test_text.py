@@ -1,18 +1,26 @@
-"""Words of a report are what they are of, in Markdown, in HTML and on a terminal."""
+"""The text of a report is what it was made of, in Markdown, in HTML and on a terminal."""
 
 import html
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from nasty_names import NAMES, names
 
 from data_pipelines.common.printable import printable, visible
-from trainer.reporting.document import Items, Title, Words, as_markdown
-from trainer.reporting.figures import Picture
-from trainer.reporting.words import Bold, Code, Link, html_text, html_words, joined, markdown_words, plain
+from trainer.document.blocks import BulletList, Paragraph, Picture, Title
+from trainer.document.html_page import as_page
+from trainer.document.markdown import as_markdown, markdown_words
+from trainer.document.text import Bold, Code, Link, Text, joined, plain
 
 TEXT = (Bold("Mixed"), ": see ", Link("a [b]", "a.csv"), " and ", Code("x `y`"), ", not `y` or **b**.")
+
+
+def html_of(text: Text) -> str:
+    """A text as a page has it."""
+    page = as_page([Title("t", 1), Paragraph(text)], Path())
+    return page[page.index("<p>") + len("<p>") : page.index("</p>")]
 
 
 def read(markdown: str) -> str:
@@ -28,7 +36,7 @@ def marks(markdown: str) -> list[str]:
 
 def test_what_is_bold_or_code_says_so_itself() -> None:
     assert markdown_words(TEXT) == r"**Mixed**: see [a \[b\]](a.csv) and `` x `y` ``, not \`y\` or \*\*b\*\*."
-    assert html_words(TEXT) == "<b>Mixed</b>: see a [b] and <code>x `y`</code>, not `y` or **b**."
+    assert html_of(TEXT) == "<b>Mixed</b>: see a [b] and <code>x `y`</code>, not `y` or **b**."
     assert plain(TEXT) == "Mixed: see a [b] and x `y`, not `y` or **b**."
     assert joined(["a", (Bold("b"),)], ", ") == ("a", ", ", Bold("b"))
 
@@ -51,7 +59,7 @@ def test_no_name_is_markup_in_markdown(name: str) -> None:
     assert read(found) == visible(name).lstrip()
     assert marks(found) == []
     assert "\n" not in found
-    as_markdown([Title(name), Words(name), Items((name,)), Picture("file", name, 1.0)]).encode("utf-8")
+    as_markdown([Title(name), Paragraph(name), BulletList((name,)), Picture("file", name, 1.0)]).encode("utf-8")
 
 
 @pytest.mark.parametrize("name", ["# a", "- a", "+ a", "> a", "1. a", "12) a", "---", "===", "#", "a #", "    code"])
@@ -63,7 +71,7 @@ def test_no_name_begins_a_list_or_heading(name: str) -> None:
 
 @given(names())
 def test_no_name_is_markup_in_html(name: str) -> None:
-    found = html_text(name)
+    found = html_of(name)
     assert not set(found) & set("<>\"'")
     assert html.unescape(found) == visible(name)
     found.encode("utf-8")

@@ -1,17 +1,19 @@
-"""Tables in each of their forms: marks, escapes, seeds and p values."""
+"""Tables in Markdown, LaTeX and HTML: marks, escapes, seeds and p values."""
 
-import html.parser
 import math
 import re
+from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from nasty_names import names
 
 from data_pipelines.common.printable import printable
-from trainer.reporting.cells import Cell
-from trainer.reporting.tables import Entry, Heading, Table
-from trainer.reporting.writers import as_html, as_rows, latex, markdown
+from trainer.document.blocks import Cell, Entry, Heading, Table, Title
+from trainer.document.html_page import as_page
+from trainer.document.latex import latex
+from trainer.document.markdown import as_markdown
 
 CELL = Cell(75.904, 0.0534, 5)
 TABLE = Table(
@@ -26,6 +28,17 @@ TABLE = Table(
     ("A note: p ≥ 0.05.",),
 )
 HOSTILE = r"""a_b & 50% of $x$ #1 {c} ~d ^e \f <g> |h| "i" ± 1 × 2 – 3"""
+
+
+def html(table: Table) -> str:
+    """A table as a page has it."""
+    page = as_page([Title("t", 1), table], Path())
+    return page[page.index("<figure") : page.index("</figure>") + len("</figure>")]
+
+
+def markdown(table: Table) -> list[str]:
+    """The lines of a table in Markdown, without its caption and notes."""
+    return as_markdown([table]).split("\n\n")[1].split("\n")
 
 
 def test_markdown() -> None:
@@ -50,7 +63,7 @@ def test_latex() -> None:
     assert text.count("{") == text.count("}")
 
 
-def test_latex_leaves_no_special_character_as_it_is() -> None:
+def test_latex_escapes_every_special_character() -> None:
     text = latex([Table("t", HOSTILE, HOSTILE, (Heading("", HOSTILE),), ((HOSTILE, (Entry(words=HOSTILE),)),))])
     body = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum|textless|textgreater|textbar)\{\}", "", text)
     body = body.replace(r"$\pm$", "").replace(r"$\times$", "")
@@ -67,13 +80,13 @@ def test_wide_intervals_stand_below_their_means() -> None:
     assert "a & +6.91 [-5.64, +19.46] \\\\" in latex([narrow])
     wide = Table("t", "c.", "", (Heading("", "1-shot"),) * 6, (("a", entries * 6),))
     assert r"\begin{tabular}[t]{@{}r@{}}+6.91\\{}[-5.64, +19.46]\end{tabular}" in latex([wide])
-    assert "<td>+6.91<small>[-5.64, +19.46]</small></td>" in as_html(narrow)
+    assert "<td>+6.91<small>[-5.64, +19.46]</small></td>" in html(narrow)
     best = (Entry(Cell(88.54, 0.135, 5, printed_std=0.13), best=True),)
     wide = Table("t", "c.", "", (Heading("", "1-shot"),) * 6, (("a", best * 6),))
     assert r"{@{}r@{}}\textbf{88.54 $\pm$ 0.13}\\{}[0.14]\end{tabular}" in latex([wide])
 
 
-class Tags(html.parser.HTMLParser):
+class Tags(HTMLParser):
     """Checks that tags are closed in order, and keeps the text."""
 
     def __init__(self) -> None:
@@ -92,7 +105,7 @@ class Tags(html.parser.HTMLParser):
 
 
 def test_html_says_seeds_and_p_values() -> None:
-    page = as_html(TABLE)
+    page = html(TABLE)
     tags = Tags()
     tags.feed(page)
     assert tags.open == []
@@ -108,23 +121,9 @@ def test_html_escapes(field: str) -> None:
     bad = "<script>alert('x')</script>&"
     parts = {"caption": "", "stub": "", "title": "", "words": "", "notes": ""} | {field: bad}
     rows = ((parts["title"], (Entry(words=parts["words"]),)),)
-    page = as_html(Table("t", parts["caption"], parts["stub"], (Heading("", "c"),), rows, (parts["notes"],)))
+    page = html(Table("t", parts["caption"], parts["stub"], (Heading("", "c"),), rows, (parts["notes"],)))
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-
-
-def test_rows_of_a_file_are_in_full_precision() -> None:
-    rows = as_rows([TABLE])
-    assert len(rows) == 4
-    first, second = rows.to_dict("records")[:2]
-    assert (first["table"], first["row"], first["group"], first["column"]) == (
-        "full_shot_a b",
-        "first_set",
-        "r50x1",
-        "one_a",
-    )
-    assert (first["mean"], first["std"], first["n"], first["best"]) == (75.904, 0.0534, 5, True)
-    assert (second["p"], second["against"]) == (0.25, "one_a")
 
 
 COMMANDS = {
@@ -170,7 +169,7 @@ def test_labels_of_tables_differ() -> None:
 @given(names(1))
 def test_any_name_in_html_and_markdown(name: str) -> None:
     tags = Tags()
-    page = as_html(of(name))
+    page = html(of(name))
     tags.feed(page)
     assert tags.open == []
     assert printable(name) in tags.text
@@ -180,6 +179,6 @@ def test_any_name_in_html_and_markdown(name: str) -> None:
 
 
 def test_names_that_end_like_an_interval_are_whole() -> None:
-    assert "<td>left [upper] lobe 0.93</td>" in as_html(
+    assert "<td>left [upper] lobe 0.93</td>" in html(
         Table("t", "c", "", (Heading("", "a"),), (("b", (Entry(words="left [upper] lobe 0.93"),)),))
     )

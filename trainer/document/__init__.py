@@ -1,0 +1,1 @@
+"""A document of headings, paragraphs, tables and figures, as Markdown, HTML and LaTeX."""

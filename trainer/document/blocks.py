@@ -1,0 +1,135 @@
+"""The blocks that a document consists of: headings, paragraphs, lists, tables and figures."""
+
+import re
+from dataclasses import dataclass
+from itertools import groupby
+
+from trainer.document.text import Text
+
+SIGNIFICANT = 0.05
+"""The p value below which a difference is called significant."""
+_LIMITS = re.compile(r" \[(?=[-+]?\d|not available)")
+
+
+@dataclass(frozen=True)
+class Title:
+    """A heading; level 1 is the document's own."""
+
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """on_page: it is part of the HTML page too."""
+
+    text: Text
+    warning: bool = False
+    on_page: bool = True
+
+
+@dataclass(frozen=True)
+class BulletList:
+    """A list of texts."""
+
+    texts: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was drawn: `<name>.png` and `<name>.svg`, what it shows, and its width in inches."""
+
+    name: str
+    caption: str
+    width: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric over seeds, in percent. std: sample standard deviation, NaN below two seeds; n: the seeds of the mean;
+    not_numbers: further seeds, whose metric is NaN. printed_std: what a publication prints, where `std` corrects it."""
+
+    mean: float
+    std: float
+    n: int
+    not_numbers: int = 0
+    printed_std: float | None = None
+
+    def text(self, plus_minus: str = " ± ") -> str:
+        """Mean and spread as a table has them; says so where seeds are missing from the mean. A printed spread comes
+        first, the corrected one in brackets."""
+        if self.n == 0:
+            return f"NaN ({self.not_numbers} of {self.not_numbers})" if self.not_numbers else ""
+        spread = f"{plus_minus}{self.std:.2f}" if self.n > 1 else ""
+        if self.printed_std is not None:
+            spread = f"{plus_minus}{self.printed_std:.2f} [{self.std:.2f}]"
+        missing = f" ({self.not_numbers} of {self.n + self.not_numbers} NaN)" if self.not_numbers else ""
+        return f"{self.mean:.2f}{spread}{missing}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A place in a table. p: of Welch's test against the same model's next smaller source, `against`."""
+
+    cell: Cell | None = None
+    words: str = ""
+    best: bool = False
+    p: float | None = None
+    against: str = ""
+
+    @property
+    def text(self) -> str:
+        """What is printed."""
+        return self.cell.text() if self.cell else self.words
+
+    @property
+    def insignificant(self) -> bool:
+        """Whether more data made no significant difference."""
+        return self.p is not None and self.p >= SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The head of a column: its group, such as a model, its full title, and a shorter one that stands in the group."""
+
+    group: str
+    title: str
+    short: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as data. stub: the head of the row titles. rows: (title, an entry for each column)."""
+
+    name: str
+    caption: str
+    stub: str
+    columns: tuple[Heading, ...]
+    rows: tuple[tuple[str, tuple[Entry, ...]], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def groups(self) -> list[tuple[str, int]]:
+        """The groups of neighbouring columns and their widths in columns; [] for columns without groups."""
+        if not any(column.group for column in self.columns):
+            return []
+        return [(name, len(list(columns))) for name, columns in groupby(self.columns, key=lambda column: column.group)]
+
+    @property
+    def heads(self) -> list[str]:
+        """The titles of the columns, short where their groups stand above them."""
+        return [column.short or column.title if self.groups else column.title for column in self.columns]
+
+
+Block = Title | Paragraph | BulletList | Table | Picture
+
+
+def p_text(p: float) -> str:
+    """A p value as tables print it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def without_limits(text: str) -> tuple[str, str]:
+    """A value, and what stands in brackets behind it: an interval, or another spread; "" for neither, as in a name."""
+    found = _LIMITS.search(text)
+    return (text[: found.start()], text[found.start() + 1 :]) if found else (text, "")

@@ -1,0 +1,47 @@
+"""Text of a document: plain, so that no name is taken for markup, unless it says that it is bold, code or a link."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Bold:
+    """Text that stands out."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """What is to be typed, or stands so in a file."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Link:
+    """Text that leads to a file beside the document."""
+
+    text: str
+    to: str
+
+
+Text = str | tuple[str | Bold | Code | Link, ...]
+
+
+def pieces(text: Text) -> tuple[str | Bold | Code | Link, ...]:
+    """A text piece by piece."""
+    return (text,) if isinstance(text, str) else text
+
+
+def joined(texts: Sequence[Text], between: str) -> Text:
+    """Several texts as one."""
+    found: list[str | Bold | Code | Link] = []
+    for place, text in enumerate(texts):
+        found += [*([between] if place else []), *pieces(text)]
+    return tuple(found)
+
+
+def plain(text: Text) -> str:
+    """A text for a terminal."""
+    return "".join(piece if isinstance(piece, str) else piece.text for piece in pieces(text))

@@ -1,0 +1,146 @@
+"""Evaluate a finished run: one HTML page, evaluation.json and MODEL_CARD.md."""
+
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import write_atomically, write_json
+from data_pipelines.common.messages import logger
+from data_pipelines.common.version import commit
+from data_pipelines.shards.columns import Array
+from trainer.config import Precision, RuntimeConfig
+from trainer.document.blocks import Title
+from trainer.document.html_page import as_page
+from trainer.document.markdown import as_markdown
+from trainer.evaluation.assess import assess
+from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.output_names import NUMBERS, output_names_of, require_no_other
+from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
+from trainer.evaluation.paired import Difference, paired
+from trainer.evaluation.predictions import align
+from trainer.evaluation.predictor import Predictor
+from trainer.evaluation.runs import Run, open_run
+from trainer.evaluation.test_set import AnySplit, EvaluatedSet, test_elsewhere, test_own
+from trainer.evaluation.to_json import as_json
+
+PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
+_MOST_RESAMPLES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How good a run is, and how sure one may be."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    data: str | None = None
+    """Prepared set of another site; None: the run's own."""
+    split: AnySplit = "test"
+    """Of those; all: every split of --data."""
+    against: Path | None = None
+    """Another run, to be compared on the same images."""
+    out: Path | None = None
+    """Folder to write; None: in the run folder, evaluation-<set>-<split>."""
+    images: bool = True
+    """Show the images of the most confident errors; --no-images does not."""
+    resamples: int = RESAMPLES
+    """Of the bootstrap."""
+    seed: int = 0
+    """Of the bootstrap."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision | None = None
+    """None: that of the run."""
+    batch_size: int = 256
+    """Images in one forward pass."""
+    threads: int | None = None
+    """CPU threads; None: all cores this process may use."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 100:
+            raise InputError(f"--resamples is {self.resamples}; below 100 there is no interval worth the name")
+        if self.resamples > _MOST_RESAMPLES:
+            raise InputError(f"--resamples is {self.resamples}; more than {_MOST_RESAMPLES:,} do not fit into memory")
+        if self.batch_size < 1 or self.seed < 0:
+            raise InputError("--batch-size must be at least 1, --seed must not be negative")
+
+
+def evaluate_run(settings: Evaluate) -> Path:
+    """Write page, numbers and card, and say what must not be missed; returns the path of the page.
+
+    Raises InputError for a run or set that is not there, or labels and images that cannot be compared.
+    """
+    run = open_run(settings.run)
+    tested = _test(run, settings)
+    if settings.out is not None:
+        require_no_other(settings.out, tested)
+    assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
+    differences, other = _compare(tested, settings)
+    sections = _card_sections(run)
+    label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
+    evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
+    folder = settings.out or run.folder / label.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as drawn:
+            page = as_page(blocks(evaluation, Path(drawn)), Path(drawn))
+        write_atomically(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
+        write_json(folder / NUMBERS, as_json(evaluation))
+        _write_card(evaluation, sections)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error
+    for warning in warnings(evaluation):
+        logger.warning(warning)
+    return folder / PAGE
+
+
+def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
+    if settings.data is None:
+        return test_own(run, settings.split)
+    runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.batch_size)
+    return test_elsewhere(run, settings.data, settings.split, Predictor(run, runtime, settings.precision))
+
+
+def _compare(tested: EvaluatedSet, settings: Evaluate) -> tuple[list[Difference], str]:
+    """The paired differences to --against, and its name."""
+    if settings.against is None:
+        return [], ""
+    run = open_run(settings.against)
+    other = _test(run, settings).predictions
+    if other.classes != tested.predictions.classes or other.task != tested.predictions.task:
+        raise InputError(f"{settings.against} has other classes or findings; a paired difference needs the same")
+    aligned = align(other, tested.predictions.keys, str(settings.against))
+    if not _same_labels(aligned.labels, tested.predictions.labels):
+        raise InputError(f"{settings.against} was tested with other labels of the same images")
+    return paired(tested.predictions, aligned, settings.resamples, settings.seed), run.name
+
+
+def _same_labels(one: Array, other: Array) -> bool:
+    return np.array_equal(one.astype(np.float64), other.astype(np.float64), equal_nan=True)
+
+
+def _heading(title: str) -> str:
+    """Of an evaluation, as it stands in the model card."""
+    return as_markdown([Title(f"{CARD_SECTION}{title}")]).strip()
+
+
+def _card_sections(run: Run) -> dict[str, str]:
+    """The evaluations in the model card of the run, by their headings."""
+    path = run.folder / CARD
+    former = path.read_text(encoding="utf-8") if path.is_file() else ""
+    found = re.split(rf"(?m)^(?=## {CARD_SECTION})", former)[1:]
+    return {text.splitlines()[0]: text for text in found}
+
+
+def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
+    """Put this evaluation into the model card of the run, beside those that are there."""
+    sections = sections | {_heading(evaluation.title): as_markdown(card_section(evaluation))}
+    head = as_markdown(card_head(evaluation.run, evaluation.assessment))
+    text = "\n".join(part.rstrip() + "\n" for part in (head, *sections.values()))
+    path = evaluation.run.folder / CARD
+    write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))

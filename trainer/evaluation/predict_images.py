@@ -1,0 +1,170 @@
+"""Predict new images with a finished run: a CSV file with a row for each."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import write_atomically
+from data_pipelines.common.message_parts import counted
+from data_pipelines.common.messages import logger
+from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
+from data_pipelines.image_files.dicom import why_no_image
+from data_pipelines.preparation.part_writer import progress_bar
+from data_pipelines.shards.columns import Array
+from trainer.config import Precision, RuntimeConfig
+from trainer.engines.device import cpu_threads
+from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
+from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.predictions import scores_of
+from trainer.evaluation.predictor import Predictor
+from trainer.evaluation.runs import open_run
+
+_BATCHES_AT_ONCE = 4
+Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predictions for new images."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder, or a checkpoint of one."""
+    input: Annotated[Path, tyro.conf.Positional]
+    """Image, folder, DICOM, shard, or CSV file."""
+    out: Path = Path("predictions.csv")
+    """CSV file to write."""
+    path_column: str = "path"
+    """Of an INPUT that is a CSV file: the column of paths, relative to that file."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision | None = None
+    """None: that of the run, with which its evaluation was made."""
+    batch_size: int = 256
+    """Images in one forward pass."""
+    threads: int | None = None
+    """CPU threads; None: all cores this process may use."""
+    loader: Literal["auto", "dali", "torch"] = "auto"
+    xray_size: int | None = None
+    """Side to which X-rays are shrunk, for a run that does not say it."""
+    bits: int | None = None
+    """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white, whatever the files say. None: as the
+    run's set was prepared: by --bits if it was given there, else as each file says (DICOM always does), else as is
+    known of the set; files that do not say it are not read where that is not known either."""
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
+            raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
+        for name in ("batch_size", "threads", "xray_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+
+
+def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
+    """Write a row for each input; returns how many were "read" and "unreadable", and how many files were left out, by
+    what they are.
+
+    Raises InputError for a run or an input that is none, and RunError, after the rows are written, if nothing could be
+    read.
+    """
+    run = open_run(settings.run)
+    runtime = RuntimeConfig(
+        device=settings.device, threads=settings.threads, loader=settings.loader, eval_batch_size=settings.batch_size
+    )
+    points = run.points()
+    inputs = inputs_of(settings.input, settings.path_column)
+    for note in inputs.notes:
+        logger.info(f"note: {note}")
+    first = next(inputs.each, None)
+    if first is None:
+        others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
+        raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
+    predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
+    counts: Counter[str] = Counter()
+
+    def write(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            table = csv.writer(file)
+            table.writerow(_header(predictor.classes))
+            for chunk in _verified(predictor, [first], inputs, settings):
+                table.writerows(_rows(predictor, points, chunk))
+                counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
+
+    try:
+        settings.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(settings.out, write)
+    except OSError as error:
+        raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
+    for name in predictor.classes:
+        if reason := points.why_unfitted(name):
+            logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
+    if reason := points.why_temperature_unfitted():
+        logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
+    if not counts:
+        raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
+    if not counts["read"]:
+        raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
+    return counts, inputs.left_out
+
+
+def _verified(
+    predictor: Predictor, first: Sequence[Input], inputs: Inputs, settings: Predict
+) -> Iterator[list[Verified]]:
+    """The inputs, some batches at a time, as `prepare` would store them; those without a picture are counted."""
+
+    def verify(item: Input) -> Verified | str:
+        try:
+            encoded = item.read()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            return item, reason or str(error) or type(error).__name__, ""
+        image = predictor.verified(encoded)
+        if isinstance(image, str) and predictor.xray_size and not item.was_named and (words := why_no_image(encoded)):
+            return words
+        return item, image, "" if isinstance(image, str) else colours_remark(encoded, predictor.channels)
+
+    rest, most = inputs.each, settings.batch_size * _BATCHES_AT_ONCE
+    chunk = list(first) + list(islice(rest, most - len(first)))
+    with (
+        ThreadPoolExecutor(cpu_threads(settings.threads), thread_name_prefix="verify") as pool,
+        progress_bar(desc="predict", unit="image") as bar,
+    ):
+        while chunk:
+            found = list(pool.map(verify, chunk))
+            inputs.left_out.update(words for words in found if isinstance(words, str))
+            yield [verified for verified in found if not isinstance(verified, str)]
+            bar.update(len(chunk))
+            chunk = list(islice(rest, most))
+
+
+def _header(classes: Iterable[str]) -> list[str]:
+    columns = [f"{name} {kind}" for name in classes for kind in ("probability", "above threshold", "logit")]
+    return ["file", "error", "remark", "predicted", *columns]
+
+
+def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verified]) -> Iterator[list[Any]]:
+    logits: Array = predictor.of_images([image for _, image, _ in chunk if isinstance(image, EncodedImage)])
+    calibrated = probabilities(logits, predictor.task, points.temperature)
+    thresholds = np.array([points.threshold(name) for name in predictor.classes])
+    above = (scores_of(logits, predictor.task) >= thresholds[:, None]).T
+    row = 0
+    for item, image, remark in chunk:
+        if isinstance(image, str):
+            yield [item.name, image, "", "", *[""] * (3 * len(predictor.classes))]
+            continue
+        if predictor.task == "single_label":
+            predicted = predictor.classes[int(logits[row].argmax())]
+        else:
+            predicted = "; ".join(name for name, called in zip(predictor.classes, above[row], strict=True) if called)
+        columns = zip(calibrated[row].tolist(), above[row].astype(int).tolist(), logits[row].tolist(), strict=True)
+        yield [item.name, "", remark, predicted, *(value for triple in columns for value in triple)]
+        row += 1

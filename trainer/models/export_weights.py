@@ -1,0 +1,156 @@
+"""Export the weights of a run for timm, or in BiT's own format."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import utf8_path, write_json
+from trainer.models.layouts import BIT_NPZ
+from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors
+from trainer.models.weight_files import CONFIG, OWN_KEY
+from trainer.models.weights import Weights, load_weights
+
+SAFETENSORS, NPZ = "model.safetensors", "model.npz"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the weights of a run for other programs."""
+
+    source: Annotated[str, tyro.conf.Positional]
+    """Run folder, file of weights, or published name."""
+    out: Path
+    """Folder to make: the weights and a config.json."""
+    format: Literal["timm", "npz"] = "timm"
+    """timm: safetensors with timm's names; npz: the NumPy format of the BiT authors, which timm reads too."""
+    as_stored: bool = False
+    """timm: leave the filters as they are, instead of multiplying them by 10: timm adds 1e-8 to their variance where
+    BiT adds 1e-10. Without the factor its logits differ from ours; with it SGD turns the filters as with a hundredth of
+    its learning rate."""
+    force: bool = False
+    """Replace an earlier export."""
+
+
+def export(settings: Export) -> list[str]:
+    """Write the folder, whole or not at all, and return what is to be known of it. Raises InputError for a source that
+    cannot be read, or a folder that is there already or cannot be written."""
+    weights = load_weights(settings.source)
+    weights.require_normalisation("mend it there first")
+    if weights.num_classes is None:
+        raise InputError(f"{weights.path} has no head; fine-tune it first and export that run")
+    notes = _notes(weights)
+    said: dict[str, Any] = {
+        "model": weights.model_name,
+        "weights": weights.digest,
+        "classes": weights.classes,
+        "sets": weights.sets,
+        "set_digests": dict(weights.set_digests),
+        "image_size": weights.image_size,
+        "resize": weights.resize,
+        "eval_view": weights.eval_view,
+        "channels": weights.channels,
+        "mean": weights.mean,
+        "std": weights.std,
+    }
+    if settings.format == "npz":
+        config = {OWN_KEY: said, "label_names": weights.classes, "notes": notes}
+        _write(settings, config, lambda folder: _save_npz(folder / NPZ, weights.tensors))
+        return notes
+    if settings.as_stored and weights.model_name not in ARCHITECTURES:
+        raise InputError(f"timm cannot build a {weights.model_name} from filters as they are; leave out --as-stored")
+    tensors, filters = timm_tensors(weights.model_name, weights.tensors, settings.as_stored)
+    said |= filters
+    notes += _notes_on_filters(weights.model_name, filters["filters"])
+    config = timm_config(weights, notes) | {OWN_KEY: said}
+    header = {"format": "pt", OWN_KEY: json.dumps(said)}
+    _write(settings, config, lambda folder: _save_safetensors(folder / SAFETENSORS, tensors, header))
+    return notes
+
+
+def _save_safetensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    path.touch()
+    mode = path.stat().st_mode
+    with utf8_path(path) as name:
+        save_file(tensors, name, metadata=header)  # which leaves a file that nobody else may read, whatever the umask
+    path.chmod(mode)
+
+
+def _save_npz(path: Path, tensors: dict[str, Tensor]) -> None:
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in BIT_NPZ.to_external(tensors).items()}
+    np.savez(path, **arrays)
+
+
+def _notes(weights: Weights) -> list[str]:
+    notes = []
+    if weights.channels == 1:
+        notes.append("Trained on grey images, which the model sees three times: load them as RGB.")
+    if weights.image_size is None:
+        notes.append(f"The size of its images is not known; {DEFAULT_SIZE} pixels are a guess.")
+    if weights.mean is None:
+        notes.append("How its inputs were normalised is not known; a mean and standard deviation of 0.5 are a guess.")
+    if not weights.classes:
+        notes.append("The names of its classes are not known.")
+    return notes
+
+
+def _notes_on_filters(model_name: str, filters: str) -> list[str]:
+    if filters == "standardised":
+        return [
+            f"timm cannot build a {model_name} with weight standardisation (it can {', '.join(ARCHITECTURES)}): this "
+            "is the same network with its filters standardised once and for all. Its logits are the same; fine-tuning "
+            "it is not."
+        ]
+    if filters == "scaled":
+        return [
+            "Filters are multiplied by 10, which their standardisation undoes and which makes up for timm's larger "
+            "epsilon; to fine-tune in timm as in BiT, export --as-stored."
+        ]
+    return ["Filters are as BiT has them; timm's epsilon of 1e-8 instead of 1e-10 changes the logits a little."]
+
+
+def _write(settings: Export, config: dict[str, Any], save: Callable[[Path], object]) -> None:
+    """Fill a folder beside `out` and give it its name."""
+    out = Path(os.path.abspath(settings.out))
+    temporary, old = (out.with_name(f".{out.name}.{ending}") for ending in ("tmp", "old"))
+    try:
+        if old.exists() and not out.exists():  # an export was killed between the two renamings
+            old.rename(out)
+        _require_free(out, settings.force)
+        for left in (temporary, old):
+            shutil.rmtree(left, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save(temporary)
+        write_json(temporary / CONFIG, config)
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if out.exists():
+            out.rename(old)
+        temporary.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
+
+
+def _require_free(out: Path, force: bool) -> None:
+    """Raises InputError unless `out` is absent, empty, or an earlier export that may be replaced."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; --out names a folder to make")
+    others = sorted({path.name for path in out.iterdir()} - {SAFETENSORS, NPZ, CONFIG})
+    if others:
+        raise InputError(f"{out} holds other things ({', '.join(others[:3])}); choose another --out")
+    if any(out.iterdir()) and not force:
+        raise InputError(f"{out} holds an earlier export; replace it with --force or choose another --out")
