@@ -177,17 +177,17 @@ def _run_items(evaluation: Evaluation) -> list[Text]:
 
 
 def _preparation(run: Run) -> str:
-    about = run.metadata
-    if not about:
+    metadata = run.metadata
+    if not metadata:
         return "not known"
-    size = about.get("xray_size")
+    size = metadata.get("xray_size")
     square, whole = f"the central square shrunk to {size} pixels, ", f"shrunk to a shorter side of {size} pixels, "
-    shrunk = (whole if about.get("xray_cut") == "whole" else square) if size else ""
-    colour = "grey" if about.get("channels") == 1 else "RGB"
+    shrunk = (whole if metadata.get("xray_cut") == "whole" else square) if size else ""
+    colour = "grey" if metadata.get("channels") == 1 else "RGB"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (run.mean, run.std))
     return (
-        f"{shrunk}{colour}, then {about.get('eval_view')} to {about.get('image_size')} pixels, normalised by mean "
-        f"{mean} and standard deviation {std}"
+        f"{shrunk}{colour}, then {metadata.get('eval_view')} to {metadata.get('image_size')} pixels, normalised by "
+        f"mean {mean} and standard deviation {std}"
     )
 
 
@@ -234,13 +234,13 @@ def card_section(evaluation: Evaluation) -> list[Block]:
 
 
 def _model_items(run: Run) -> list[str]:
-    about, result = run.metadata, run.result
-    classes = about.get("classes") or []
+    metadata, result = run.metadata, run.result
+    classes = metadata.get("classes") or []
     shown = ", ".join(map(printable, classes[:30])) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
     environment = result.get("environment") or {}
-    sets = ", ".join(about.get("sets") or ["unknown"])
+    sets = ", ".join(metadata.get("sets") or ["unknown"])
     return [
-        f"BiT ResNet {about.get('model') or result.get('model')}, {result.get('mode', 'finetune')}, starting from "
+        f"BiT ResNet {metadata.get('model') or result.get('model')}, {result.get('mode', 'finetune')}, starting from "
         f"{result.get('source', 'random weights')}",
         f"Trained on {sets} ({run.trained_on}), {result.get('train_images', 'unknown')} images, "
         f"{result.get('total_steps', 'unknown')} steps, seed {run.settings.get('seed')}",

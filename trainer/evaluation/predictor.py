@@ -45,47 +45,47 @@ class Predictor:
         xray_size: int | None = None,
         bits: int | None = None,
     ) -> None:
-        about = run.described()
+        metadata = run.described()
         assert run.path is not None
-        self.classes: tuple[str, ...] = tuple(about["classes"])
-        self.task = about["task"]
-        self.channels: int = about["channels"]
-        self.xray_size: int | None = about.get("xray_size") if xray_size is None else xray_size
-        self.xray_cut: XrayCut = about.get("xray_cut") or "square"
-        if "xray_size" not in about and xray_size is None and self.channels == 1:
+        self.classes: tuple[str, ...] = tuple(metadata["classes"])
+        self.task = metadata["task"]
+        self.channels: int = metadata["channels"]
+        self.xray_size: int | None = metadata.get("xray_size") if xray_size is None else xray_size
+        self.xray_cut: XrayCut = metadata.get("xray_cut") or "square"
+        if "xray_size" not in metadata and xray_size is None and self.channels == 1:
             logger.warning(
                 f"{run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
                 "bitscale-predict needs their side: --xray-size"
             )
         if bits is not None and not self.xray_size:
-            remedy = "leave it out" if "xray_size" in about else "leave it out, or say their side with --xray-size"
+            remedy = "leave it out" if "xray_size" in metadata else "leave it out, or say their side with --xray-size"
             raise InputError(f"--bits is for X-rays, and {run.path} was not trained on such; {remedy}")
-        self._depth = depth_of(about) if bits is None else Depth(bits, is_given=True)
-        if self.xray_size and "bits" not in about:
+        self._depth = depth_of(metadata) if bits is None else Depth(bits, is_given=True)
+        if self.xray_size and "bits" not in metadata:
             logger.warning(
                 f"{run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
                 "window, by the values of each: prepare and train again if the run saw such"
             )
-        self._views = Augmentation(about["eval_view"], about["image_size"], about["resize"], flip=False)
-        self._shorter_side: int | None = about.get("shorter_side")
-        self._upright: bool = about.get("upright", False) is not False
-        if about.get("upright", False) is None:
+        self._views = Augmentation(metadata["eval_view"], metadata["image_size"], metadata["resize"], flip=False)
+        self._shorter_side: int | None = metadata.get("shorter_side")
+        self._upright: bool = metadata.get("upright", False) is not False
+        if metadata.get("upright", False) is None:
             logger.warning(
                 f"some sets of {run.path} hold photographs turned as a viewer shows them, and others as they "
                 "are stored; new ones are turned"
             )
         self._runtime, self._path = runtime, run.path
-        said = precision or about.get("precision") or run.settings.get("precision") or "fp32"
+        said = precision or metadata.get("precision") or run.settings.get("precision") or "fp32"
         self._engine = ENGINES["ddp"](runtime, said)
         self.precision, self.device = said, self._engine.device
-        on_gpu, scaled_decode = self.device.type == "cuda", bool(about.get("scaled_decode"))
+        on_gpu, scaled_decode = self.device.type == "cuda", bool(metadata.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
-        model = build_model(about["model"], len(self.classes), mean=run.mean, std=run.std)
+        model = build_model(metadata["model"], len(self.classes), mean=run.mean, std=run.std)
         try:
             model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
         except RuntimeError as error:
-            raise InputError(f"{run.path} does not fit the {about['model']} that it says it is: {error}") from error
-        blank = torch.zeros(1, about["image_size"], about["image_size"], self.channels, dtype=torch.uint8)
+            raise InputError(f"{run.path} does not fit the {metadata['model']} that it says it is: {error}") from error
+        blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
         self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
 
     def verified(self, encoded: bytes) -> EncodedImage | str:

@@ -49,7 +49,7 @@ def export(settings: Export) -> list[str]:
     if weights.num_classes is None:
         raise InputError(f"{weights.path} has no head; fine-tune it first and export that run")
     notes = _notes(weights)
-    said: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "model": weights.model_name,
         "weights": weights.digest,
         "classes": weights.classes,
@@ -63,16 +63,16 @@ def export(settings: Export) -> list[str]:
         "std": weights.std,
     }
     if settings.format == "npz":
-        config = {OWN_KEY: said, "label_names": weights.classes, "notes": notes}
+        config = {OWN_KEY: metadata, "label_names": weights.classes, "notes": notes}
         _write(settings, config, lambda folder: _save_npz(folder / NPZ, weights.tensors))
         return notes
     if settings.as_stored and weights.model_name not in ARCHITECTURES:
         raise InputError(f"timm cannot build a {weights.model_name} from filters as they are; leave out --as-stored")
     tensors, filters = timm_tensors(weights.model_name, weights.tensors, settings.as_stored)
-    said |= filters
+    metadata |= filters
     notes += _notes_on_filters(weights.model_name, filters["filters"])
-    config = timm_config(weights, notes) | {OWN_KEY: said}
-    header = {"format": "pt", OWN_KEY: json.dumps(said)}
+    config = timm_config(weights, notes) | {OWN_KEY: metadata}
+    header = {"format": "pt", OWN_KEY: json.dumps(metadata)}
     _write(settings, config, lambda folder: _save_safetensors(folder / SAFETENSORS, tensors, header))
     return notes
 

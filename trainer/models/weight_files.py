@@ -83,8 +83,8 @@ def parse_metadata(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any
 def _normalisation(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The mean and std of `WeightMetadata`, or what is wrong with them."""
     found: dict[str, tuple[PerChannel, PerChannel]] = {}
-    for place, said in places.items():
-        mean, std = said.get("mean"), said.get("std")
+    for place, raw in places.items():
+        mean, std = raw.get("mean"), raw.get("std")
         if mean is None and std is None:
             continue
         if mean is None or std is None:
@@ -107,9 +107,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightMetadata]:
     """The tensors of a file, and what it or the config.json beside it says. Raises InputError for a file that cannot be
     read, or that holds no weights."""
     try:
-        tensors, said = _reader_of(path)(path)
+        tensors, raw = _reader_of(path)(path)
         beside, places = _beside(path)
-        about = parse_metadata(beside | said, {f"the header of {path}": said} | places)
+        metadata = parse_metadata(beside | raw, {f"the header of {path}": raw} | places)
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -121,7 +121,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightMetadata]:
         raise InputError(f"{path} cannot be read: {type(error).__name__}: {_first_line(error)}") from error
     if not tensors:
         raise InputError(f"{path} holds no weights")
-    return tensors, about
+    return tensors, metadata
 
 
 def own_metadata(path: Path) -> dict[str, str]:
@@ -149,8 +149,8 @@ def _reader_of(path: Path) -> Callable[[Path], tuple[dict[str, Tensor], dict[str
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with utf8_path(path) as opened, safe_open(opened, framework="pt") as file:
-        said = json.loads((file.metadata() or {}).get(OWN_KEY, "{}"))
-        return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118 - safe_open is no mapping
+        raw = json.loads((file.metadata() or {}).get(OWN_KEY, "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, raw  # noqa: SIM118 - safe_open is no mapping
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -181,12 +181,12 @@ def _beside(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
     if not isinstance(config, dict):
         return {}, {}
     if OWN_KEY in config:
-        said = dict(config[OWN_KEY])
-        said.pop("filters_times", None)  # true of the file that it was written with: the file itself says it
-        places: dict[str, Mapping[str, Any]] = {f"{OWN_KEY} in {where}": said}
-        if said.get("mean") is not None:  # else timm is told a guess
+        raw = dict(config[OWN_KEY])
+        raw.pop("filters_times", None)  # true of the file that it was written with: the file itself says it
+        places: dict[str, Mapping[str, Any]] = {f"{OWN_KEY} in {where}": raw}
+        if raw.get("mean") is not None:  # else timm is told a guess
             places[f"pretrained_cfg in {where}"] = config.get("pretrained_cfg", {})
-        return said, places
+        return raw, places
     if "architecture" not in config:
         return {}, {}
     architecture = _text(config["architecture"])
@@ -194,11 +194,11 @@ def _beside(path: Path) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
         raise InputError(f"{path} holds a {architecture}, which is no BiT ResNet")
     settings = config.get("pretrained_cfg", config)
     size = settings.get("input_size")
-    said = {
+    raw = {
         "classes": config.get("label_names") or settings.get("label_names"),
         "image_size": size[-1] if size else None,
     }
-    return said, {str(where): settings}
+    return raw, {str(where): settings}
 
 
 def _numbers(values: Any) -> Any:

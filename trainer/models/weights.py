@@ -49,9 +49,9 @@ def load_weights(source: str) -> Weights:
     path = locate(source)
     if _is_checkpoint(path):
         loaded = checkpoint.load(path, parts=("model",))
-        content, about, digest = loaded.state["model"], _about(path, loaded.about), loaded.about.get("weights")
+        content, metadata, digest = loaded.state["model"], _metadata_of(path, loaded.about), loaded.about.get("weights")
     else:
-        content, about = read_weights(path)
+        content, metadata = read_weights(path)
         digest = None
     layout = layout_of(content)
     if layout is None:
@@ -61,12 +61,12 @@ def load_weights(source: str) -> Weights:
     tensors = {name: tensor.float() for name, tensor in layout.from_external(content).items()}
     model_name = identify(tensors, path)
     _require_finite(tensors, path)
-    if about.filters_times != 1:
-        tensors |= {name: tensor / about.filters_times for name, tensor in tensors.items() if is_filter(name)}
+    if metadata.filters_times != 1:
+        tensors |= {name: tensor / metadata.filters_times for name, tensor in tensors.items() if is_filter(name)}
     head = tensors.get(HEAD[0])
-    if head is None or len(about.classes) != len(head):
-        about = replace(about, classes=())
-    return _weights(path, model_name, tensors, digest or checkpoint.fingerprint(tensors), about)
+    if head is None or len(metadata.classes) != len(head):
+        metadata = replace(metadata, classes=())
+    return _weights(path, model_name, tensors, digest or checkpoint.fingerprint(tensors), metadata)
 
 
 def describe_weights(source: str) -> Weights:
@@ -75,7 +75,7 @@ def describe_weights(source: str) -> Weights:
     if _is_checkpoint(path):
         header = checkpoint.describe(path)
         if "model" in header and "weights" in header:
-            return _weights(path, str(header["model"]), {}, str(header["weights"]), _about(path, header))
+            return _weights(path, str(header["model"]), {}, str(header["weights"]), _metadata_of(path, header))
     status = path.stat()
     return _described(str(path), status.st_mtime_ns, status.st_size)
 
@@ -85,21 +85,21 @@ def _described(path: str, mtime_ns: int, size: int) -> Weights:
     return replace(load_weights(path), tensors={})
 
 
-def _weights(path: Path, model_name: str, tensors: dict[str, Tensor], digest: str, about: WeightMetadata) -> Weights:
+def _weights(path: Path, model_name: str, tensors: dict[str, Tensor], digest: str, metadata: WeightMetadata) -> Weights:
     """By its own word, else by what is known of its published name."""
     origin = origin_of(name_of(str(path)))
     if origin:
-        about = replace(about, sets=about.sets or origin.sets)
-    if origin and about.mean is None and not about.unusable:
-        about = replace(about, mean=origin.mean, std=origin.std)
-    return Weights(path=path, model_name=model_name, tensors=tensors, digest=digest, **vars(about))
+        metadata = replace(metadata, sets=metadata.sets or origin.sets)
+    if origin and metadata.mean is None and not metadata.unusable:
+        metadata = replace(metadata, mean=origin.mean, std=origin.std)
+    return Weights(path=path, model_name=model_name, tensors=tensors, digest=digest, **vars(metadata))
 
 
 def _is_checkpoint(path: Path) -> bool:
     return own_metadata(path).get("format", "").startswith(checkpoint.FAMILY)
 
 
-def _about(path: Path, header: dict[str, Any]) -> WeightMetadata:
+def _metadata_of(path: Path, header: dict[str, Any]) -> WeightMetadata:
     try:
         # Earlier versions knew no other mean and standard deviation.
         return parse_metadata(header, {str(path): {"mean": BIT_MEAN, "std": BIT_STD} | header})
