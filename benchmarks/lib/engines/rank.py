@@ -50,11 +50,11 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         marks: list[tuple[float, float, int]] = []
         step = engine.step
 
-        def timed() -> Any:
+        def timed(*arguments: Any) -> Any:
             if len(marks) == _WARM_UP_STEPS - 1:
                 _forget_peak(engine.device)
             started = time.perf_counter()
-            update = step()
+            update = step(*arguments)
             update.grad_norm.item()  # which waits for the device
             marks.append((started, time.perf_counter(), _sent_bytes()))
             return update
