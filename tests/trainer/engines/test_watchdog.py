@@ -1,7 +1,6 @@
 """A rank that hangs is named, with its host and phase, and the others end so that the run can be resumed."""
 
 import json
-import multiprocessing
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from run_ranks import free_port, run_ranks
+from run_ranks import context_of_ranks, free_port, run_ranks
 
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
@@ -82,7 +81,7 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module")
 def cases(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
     """Several jobs that hang, all at once, because most of their time is waiting."""
-    context, place = multiprocessing.get_context("spawn"), tmp_path_factory.mktemp("hangs")
+    context, place = context_of_ranks(), tmp_path_factory.mktemp("hangs")
     found = {}
     for how in ("rank 1 is stopped", "rank 0 is stopped", "rank 1 sleeps"):
         folder, port = place / how.replace(" ", "-"), free_port()
