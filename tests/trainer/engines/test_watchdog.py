@@ -100,6 +100,7 @@ def ended(case: Case, rank: int) -> int | None:
     return case.processes[rank].exitcode
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], phantoms: Path, tmp_path: Path) -> None:
     case = cases["rank 1 is stopped"]
     assert ended(case, 0) == HUNG, case.log(0)
@@ -122,6 +123,7 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], pha
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_rank_0_is_missed_too_though_it_holds_the_store(cases: dict[str, Case]) -> None:
     case = cases["rank 0 is stopped"]
     assert ended(case, 1) == HUNG, case.log(1)
@@ -131,6 +133,7 @@ def test_rank_0_is_missed_too_though_it_holds_the_store(cases: dict[str, Case]) 
     assert json.loads((case.folder / "status.json").read_text())["state"] == "resumable"
 
 
+@pytest.mark.slow
 def test_a_rank_that_lives_but_does_not_get_on_is_named_by_all(cases: dict[str, Case]) -> None:
     case = cases["rank 1 sleeps"]
     for rank in range(2):
