@@ -3,13 +3,15 @@
 `slow` tests are left out by `launchers/test.sh`; no other worker runs a test beside one that is `serial`.
 """
 
+import ctypes
 import fcntl
+import gc
 import resource
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,13 @@ _RSS_BYTES = 1 if sys.platform == "darwin" else 1024
 def peak_mb() -> float:
     """The most memory that this process has held, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_BYTES / 1e6
+
+
+def give_back_memory() -> None:
+    """What a file of tests has left, before the next file takes its own."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
@@ -83,11 +92,18 @@ class Suite:
                 fcntl.flock(turn, fcntl.LOCK_UN)
             return (yield)
 
+    def pytest_collection_finish(self) -> None:
+        """Modules stay: garbage is looked for among what the tests make, which takes milliseconds."""
+        gc.collect()
+        gc.freeze()
+
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
         try:
             return (yield)
         finally:
+            if nextitem is None or nextitem.path != item.path:
+                give_back_memory()
             item.user_properties.append(("raised_mb", peak_mb() - self._before_mb))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
