@@ -19,7 +19,6 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 MARKS_BY_FILE = {
-    "faults/test_rounds.py": ("serial",),  # starts many processes at a time
     "launchers/test_hosts.py": ("slow", "serial"),
     "launchers/test_slurm.py": ("slow", "serial", "slurm"),
 }

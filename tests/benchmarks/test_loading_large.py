@@ -13,6 +13,7 @@ from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.prepare import Output, prepare
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in (1, 2):

@@ -31,6 +31,7 @@ def small_model() -> BiTResNet:
     return BiTResNet((1, 2, 1), 0.5, 10, "fan_in")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_so_they_are_when_compiled_and_with_shared_filters(micro_batches: int) -> None:
     torch._dynamo.reset()

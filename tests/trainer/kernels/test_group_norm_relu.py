@@ -27,6 +27,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, bias
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     tests = Path(__file__).with_name("interpreted_group_norm.py")

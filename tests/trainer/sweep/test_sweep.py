@@ -94,6 +94,7 @@ def has_trained(run_dir: Path) -> bool:
     return path.is_file() and "train/loss" in path.read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_twice_makes_every_run_once(place: Path, command: Command) -> None:
     arguments = [*SWEEP, "--out", "out", *TUNING, *ON_CPU]
     out, log = place / "out", place / "sweep.log"
