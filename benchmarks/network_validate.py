@@ -28,7 +28,7 @@ from data_pipelines.common.files import write_json
 from trainer.run_folder.environment import commit, cpu_name
 
 Part = Literal["paper", "wire", "here"]
-_PAPER_TARGET = 0.7  # points of efficiency
+PAPER_TARGET = 0.7  # points of efficiency
 _INTERFERENCES = (0.0, 0.05, 0.1, 0.15)
 _TWO_CORES = (
     "Two ranks on two cores share caches, memory bandwidth and whatever else runs there, and the threads of Gloo "
@@ -92,9 +92,9 @@ def against_paper() -> dict[str, Any]:
         "held_out": rows,
         "overlap": [overlap(fit.profile, size, engine) for engine in ("horovod", "ddp")],
         "misses_by_interference": {str(share): misses(share) for share in _INTERFERENCES},
-        "target_points": _PAPER_TARGET,
+        "target_points": PAPER_TARGET,
         "met": all(
-            abs(row["miss"]) <= _PAPER_TARGET and abs(row["miss"]) < abs(row["straight_line_miss"]) for row in rows
+            abs(row["miss"]) <= PAPER_TARGET and abs(row["miss"]) < abs(row["straight_line_miss"]) for row in rows
         ),
     }
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from data_pipelines.shards.index import Patients, Split, Task, XrayCut
 from data_pipelines.shards.tar import NO_GROUP, hash_name
 
-_BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 4 << 20
 _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
 
 
@@ -69,7 +69,7 @@ class RawImage:
         )
         with path.open("rb") as file:
             file.seek(offset)
-            while block := file.read(min(_BLOCK_BYTES, remaining)):
+            while block := file.read(min(BLOCK_BYTES, remaining)):
                 remaining -= len(block)
                 yield block
 

@@ -19,7 +19,7 @@ _HEAD_BYTES = 132  # what tells DICOM
 _JPEG_SUFFIXES = {".jpg", ".jpeg"}
 _OF_8_BITS = (b"\xff\xd8", b"BM", b"RIFF", b"GIF8")  # JPEG, BMP, WebP, GIF
 _PNG_BITS = 16
-_BLOCK = 4096  # images asked for at once: bounds the memory
+BLOCK = 4096  # images asked for at once: bounds the memory
 
 
 def find_bits(raw: RawSet) -> int | None:
@@ -51,7 +51,7 @@ def depth_note(bits: int) -> str:
 
 
 def _blocks(images: Iterator[RawImage]) -> Iterator[list[RawImage]]:
-    while block := list(islice(images, _BLOCK)):
+    while block := list(islice(images, BLOCK)):
         yield block
 
 

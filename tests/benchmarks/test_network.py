@@ -13,7 +13,7 @@ from benchmarks.lib.network.fit import calibrate, efficiency, predict, uncalibra
 from benchmarks.lib.network.layers import job_of, scaled_to, trace_step
 from benchmarks.lib.network.model import Job, Layer, Machine, Sync, all_reduce_s, buckets, expected_maximum, simulate
 from benchmarks.lib.network.profile import load_profile, profile_names
-from benchmarks.network_validate import _PAPER_TARGET, against_paper, overlap, straight_line
+from benchmarks.network_validate import PAPER_TARGET, against_paper, overlap, straight_line
 from data_pipelines.common.errors import InputError
 from trainer.models.bit import build_model
 
@@ -215,7 +215,7 @@ def test_the_paper_is_predicted_from_its_smaller_counts() -> None:
     assert [row["ranks"] for row in found["held_out"]] == [512, 1024]
     assert max(ranks for ranks, _ in found["calibrated_on"]) == 256
     for row in found["held_out"]:
-        assert abs(row["miss"]) <= _PAPER_TARGET < abs(row["straight_line_miss"])
+        assert abs(row["miss"]) <= PAPER_TARGET < abs(row["straight_line_miss"])
         assert row["interval"][0] < row["measured"] < row["interval"][1]
 
 

@@ -24,7 +24,7 @@ from data_pipelines.common import cli, streams
 from trainer.engines.base import Engine
 
 FOLDER = "logs"
-_WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it
+WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it
 _KEPT_CHARACTERS = 1 << 20  # said before the run folder is known
 
 
@@ -135,7 +135,7 @@ def _with_others(message: str, rank: str, world_size: int) -> int:
         tells = True
     except FileExistsError:
         tells = False
-    patience = time.monotonic() + (_WAIT_S if tells else 2 * _WAIT_S)
+    patience = time.monotonic() + (WAIT_S if tells else 2 * WAIT_S)
     while time.monotonic() < patience:
         known = {path.name for path in folder.iterdir()}
         if tells and len(known - {"teller", "told"}) == world_size:

@@ -23,8 +23,8 @@ from trainer.run_folder.metric_logger import write_status
 from trainer.run_folder.run_lock import require_lock, taken_over
 from trainer.training.job import Job
 
-_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
-_LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will be due
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
+LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will be due
 
 
 class UnsavedError(RunError):
@@ -105,7 +105,7 @@ class Saver:
         started = perf_counter()
         failed = self._written()
         require_lock(self._job.run_dir, self._engine)
-        for pause_s in _LAST_PAUSES_S:
+        for pause_s in LAST_PAUSES_S:
             if not failed:
                 break
             threading.Event().wait(pause_s)
@@ -192,7 +192,7 @@ class Saver:
 
     def _write(self, target: _Target) -> _Failed | None:
         """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
-        for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
+        for tried, pause_s in enumerate(chain(PAUSES_S, repeat(PAUSES_S[-1]))):
             started, is_last = perf_counter(), self._hurry.is_set()
             if lost := taken_over(self._job.run_dir):
                 return _Failed(target, OSError(lost))

@@ -161,7 +161,7 @@ def test_a_folder_may_be_of_several_classes_and_splits(write: Callable[..., Path
 
 def test_files_are_looked_at_in_blocks(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     root = write({f"{number:02}": picture() for number in range(10)} | {"99": b""})
-    monkeypatch.setattr(scanning, "_BLOCK", 3)
+    monkeypatch.setattr(scanning, "BLOCK", 3)
     asked = []
     submitted = ThreadPoolExecutor.map
 

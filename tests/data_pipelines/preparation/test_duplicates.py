@@ -209,7 +209,7 @@ def test_classes_that_train_loses_are_named(
 def test_what_is_known_is_sorted_once(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, sorts, argsort = make_set(*ROWS), [], np.argsort
     without_duplicates(raw, tmp_path)
-    monkeypatch.setattr("data_pipelines.preparation.duplicates._BLOCK", 2)
+    monkeypatch.setattr("data_pipelines.preparation.duplicates.BLOCK", 2)
     monkeypatch.setattr(np, "argsort", lambda *args, **options: (sorts.append(args), argsort(*args, **options))[1])
     without_duplicates(raw, tmp_path)
     assert len(sorts) == 1
@@ -229,7 +229,7 @@ def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
 
 
 def test_files_are_hashed_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.common.raw_set._BLOCK_BYTES", 4)
+    monkeypatch.setattr("data_pipelines.common.raw_set.BLOCK_BYTES", 4)
     (tmp_path / "file").write_bytes(b"0123456789")
     places = (
         tmp_path / "file",

@@ -89,7 +89,7 @@ def test_where_16_bits_are_in_use_no_further_16_bit_png_is_decoded(
     films = {f"{number}.png": png(film(1, 40_000)) for number in range(6)} | {"9.tif": tiff(film(1, 1 << 18, np.int32))}
     raw, lengths = folder_of(tmp_path / "films", films), []
     read = bit_depth_of_set.RawImage.read
-    monkeypatch.setattr(bit_depth_of_set, "_BLOCK", 2)
+    monkeypatch.setattr(bit_depth_of_set, "BLOCK", 2)
     monkeypatch.setattr(
         bit_depth_of_set.RawImage, "read", lambda image, most=-1: (lengths.append(most), read(image, most))[1]
     )

@@ -22,7 +22,7 @@ from data_pipelines.prepare import Output, prepare
 @pytest.fixture(autouse=True)
 def small_shards_and_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
-    monkeypatch.setattr("data_pipelines.preparation.set_folder._PATIENCE", 0.1)
+    monkeypatch.setattr("data_pipelines.preparation.set_folder.PATIENCE", 0.1)
 
 
 @pytest.fixture

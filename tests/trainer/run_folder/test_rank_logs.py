@@ -78,7 +78,7 @@ def test_one_of_many_ranks_tells_the_error_with_their_number(tmp_path: Path, mon
 
 def test_other_errors_are_told_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
-    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.2)
+    monkeypatch.setattr(rank_logs, "WAIT_S", 0.2)
     with ThreadPoolExecutor(3) as pool:
         said = ["the loss is not finite", "the loss is not finite", "another rank stopped"]
         futures = [pool.submit(rank_logs._with_others, message, str(rank), 3) for rank, message in enumerate(said)]
@@ -91,7 +91,7 @@ def test_error_is_told_though_the_rank_that_was_to_tell_it_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
-    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.1)
+    monkeypatch.setattr(rank_logs, "WAIT_S", 0.1)
     assert rank_logs._with_others("lost", "1", 4) == 1
     (folder,) = tmp_path.iterdir()
     (folder / "told").unlink()
@@ -121,7 +121,7 @@ def test_entry_point_tells_through_the_log(
         raise RunError("the disk is full")
 
     engine = SimpleNamespace(rank=0, sum=lambda tensor: tensor + torch.zeros_like(tensor))
-    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.1)
+    monkeypatch.setattr(rank_logs, "WAIT_S", 0.1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     rank_logs.tell_together(engine)

@@ -35,9 +35,9 @@ class OneRank:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "_BEAT_S", BEAT_S)
+    monkeypatch.setattr(run_lock, "BEAT_S", BEAT_S)
     monkeypatch.setattr(run_lock, "_POLL_S", 0.01)
-    monkeypatch.setattr(run_lock, "_ENDING_S", 0.4)
+    monkeypatch.setattr(run_lock, "ENDING_S", 0.4)
     for name in ("BITSCALE_JOB", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -286,7 +286,7 @@ def test_the_same_job_goes_on_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
     finally:
         stopped.set()
         beating.join()
-    assert time.monotonic() - started >= run_lock._ENDING_S
+    assert time.monotonic() - started >= run_lock.ENDING_S
 
 
 def launcher_gone(folder: Path, other: subprocess.Popen[bytes]) -> Holder:
@@ -312,7 +312,7 @@ def test_what_may_be_ending_gets_some_time(
     started = time.monotonic()
     with pytest.raises(InputError, match=f"kill {other.pid}"):
         have(tmp_path)
-    assert time.monotonic() - started >= run_lock._ENDING_S
+    assert time.monotonic() - started >= run_lock.ENDING_S
     assert "which may be about to end; waiting" in capfd.readouterr().err
     ending = threading.Timer(0.1, other.kill)
     ending.start()
@@ -517,7 +517,7 @@ def test_a_start_that_stood_still_looks_before_it_writes(
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         (lock,) = run_lock._locks.values()
         monkeypatch.setattr(lock, "_keep", lambda: None)
-        monkeypatch.setattr(run_lock, "_BEAT_S", 1000.0)
+        monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
         lock._seen = run_lock._clock() - 4000
         (tmp_path / LOCK).unlink()
         (tmp_path / ENVIRONMENT).touch()
@@ -569,7 +569,7 @@ def test_a_disk_that_takes_no_signs_of_life_is_not_read_at_each_save(
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         (lock,) = run_lock._locks.values()
         monkeypatch.setattr(run_lock, "touch", refused)
-        monkeypatch.setattr(run_lock, "_BEAT_S", 1000.0)
+        monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
         lock._seen = run_lock._clock() - 4000
         assert taken_over(tmp_path) is None
         with monkeypatch.context() as patch:
@@ -578,7 +578,7 @@ def test_a_disk_that_takes_no_signs_of_life_is_not_read_at_each_save(
 
 
 def test_a_disk_that_hangs_holds_up_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "_BRIEFLY_S", 0.01)
+    monkeypatch.setattr(run_lock, "BRIEFLY_S", 0.01)
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         (lock,) = run_lock._locks.values()
         with lock._guard:
@@ -595,7 +595,7 @@ def test_a_start_that_was_taken_over_ends_even_if_no_signal_reaches_it(tmp_path:
             for each in (signal.SIGTERM, signal.SIGALRM):
                 signal.signal(each, signal.SIG_IGN)
             os.dup2(writer, 2)
-            run_lock._PATIENCE_S = 0.1
+            run_lock.PATIENCE_S = 0.1
             with locked(tmp_path, OneRank(), NO_TIMEOUT):
                 left(tmp_path, elsewhere(tmp_path))
                 time.sleep(60)

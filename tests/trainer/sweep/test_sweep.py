@@ -158,7 +158,7 @@ def test_two_sweeps_in_one_folder(place: Path, command: Command, monkeypatch: py
         lock.truncate()  # of a sweep that was killed: its workers get some time to end
         lock.write(json.dumps({"host": sweep.platform.node(), "process": dead_process()}))
         lock.flush()
-        monkeypatch.setattr(sweep, "_HANDOVER_S", 0.3)
+        monkeypatch.setattr(sweep, "HANDOVER_S", 0.3)
         started = time.monotonic()
         code, _, error = command(*SWEEP, "--out", "shared", *TUNING, *ON_CPU)
         assert (code, "another sweep is running" in error) == (2, True)

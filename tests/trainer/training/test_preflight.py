@@ -172,7 +172,7 @@ def test_an_address_that_does_not_answer(alone: Any, monkeypatch: pytest.MonkeyP
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(socket, "create_connection", no_answer)
-    monkeypatch.setattr(rendezvous, "_SILENT_S", 1.0)
+    monkeypatch.setattr(rendezvous, "SILENT_S", 1.0)
     message, seconds = alone(1, "192.0.2.1", 600)
     assert "cannot be reached" in message
     assert seconds < 5

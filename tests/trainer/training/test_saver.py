@@ -27,7 +27,7 @@ Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "_LAST_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(saving, "LAST_PAUSES_S", (0.0, 0.0))
 
 
 def trained(data: Path | str, run_dir: Path, **runtime: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def test_a_write_that_failed_is_tried_once_more_before_the_next_save(
         refused.discard(path.name)
         return fails
 
-    monkeypatch.setattr(saving, "_PAUSES_S", (1000.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (1000.0,))
     monkeypatch.setattr(saving.checkpoint, "save", failing(first_of_some))
     result = trained(phantoms, tmp_path / "run", max_failed_saves=1)
     assert not refused
@@ -171,7 +171,7 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
 def test_a_failed_write_is_tried_again_before_the_next_is_due(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (0.0,))
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
     trained(phantoms, tmp_path / "run", keep_checkpoints=9)
     assert "step_00000002.safetensors is saved after all" in capfd.readouterr().err
@@ -199,7 +199,7 @@ def test_what_is_left_after_failed_saves_is_told_as_it_is(
     with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; mend that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
     monkeypatch.undo()
-    monkeypatch.setattr(saving, "_LAST_PAUSES_S", ())
+    monkeypatch.setattr(saving, "LAST_PAUSES_S", ())
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: "step_00000002" not in path.name))
     with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; mend that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
@@ -227,7 +227,7 @@ def test_a_warning_that_nobody_can_read_costs_no_run(
         saver._writes[-1].result()
         monkeypatch.setattr(sys, "stderr", stderr)
 
-    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (0.0,))
     monkeypatch.setattr(saving.Saver, "_begin", unheard)
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
     trained(phantoms, tmp_path / "run")
@@ -298,7 +298,7 @@ def test_the_best_weights_outlast_a_disk_that_refuses_them(
 
     with_metrics(monkeypatch, 0.9, 0.8)
     monkeypatch.setattr(checkpoint, "save", failing(early))
-    monkeypatch.setattr(saving, "_PAUSES_S", (1000.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (1000.0,))
     trained(phantoms, tmp_path / "run", keep_checkpoints=9)
     assert best(tmp_path / "run") == (4, 0.9)
     mine = checkpoint.load(checkpoint.best_path(tmp_path / "run")).state
