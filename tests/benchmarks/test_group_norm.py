@@ -51,7 +51,7 @@ def test_the_rule_by_which_torchs_own_kernels_are_taken(share: float, keeps: boo
 
 
 @pytest.mark.usefixtures("plain_path")
-def test_a_layer_without_the_compiled_contender_is_said_to_be_not_measured() -> None:
+def test_a_layer_without_compiled_contender_is_not_measured() -> None:
     result = measure(TINY, CPU)
     rows = result["models"][0]["layers"]
     rows[0]["ms"][COMPILED] = rows[0]["ms"][NHWC]

@@ -47,7 +47,7 @@ def test_the_rule_is_the_line_through_both_sets(tmp_path: Path) -> None:
     assert found == pytest.approx({"ns_per_pixel": 300, "ns_per_image": 2e6})
 
 
-def test_a_blurred_photo_takes_less_room_and_the_others_stay_as_they_were() -> None:
+def test_a_blurred_photo_takes_less_room_and_others_stay() -> None:
     sharp, soft = generated_photo(3), generated_photo(3, blur=0.05)
     assert len(soft) < len(sharp) / 2
     assert generated_photo(3, shorter=375) == sharp

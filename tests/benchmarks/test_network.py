@@ -142,7 +142,7 @@ def test_buckets_are_those_of_ddp(limits: tuple[float, float]) -> None:
     assert buckets(sizes, limits[1] * MB, small_first=limits[0] == 1.0) == [list(bucket) for bucket in expected]
 
 
-def test_layers_come_as_the_model_has_them_and_hold_every_parameter() -> None:
+def test_layers_are_in_model_order_and_hold_every_parameter() -> None:
     job = job_of("r50x1", 1000, 224, 8, tflops=10.0, update_gb_s=1000.0)
     assert job.layers[0].name == "head.bias"
     assert job.layers[-1].name == "stem.conv.weight"

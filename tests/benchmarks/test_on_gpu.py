@@ -119,7 +119,7 @@ def test_parts_that_fail_or_hang_do_not_end_the_others(tmp_path: Path) -> None:
     assert "a table" in (tmp_path / "out" / TABLES).read_text()
 
 
-def test_a_part_is_ended_with_all_that_it_started_and_says_where_it_was(tmp_path: Path) -> None:
+def test_a_part_is_ended_with_its_children_and_says_where_it_was(tmp_path: Path) -> None:
     log = on_gpu.Log(tmp_path / LOG)
     waits = (
         "import subprocess, sys\nc = subprocess.Popen(['sleep', '600'])\nprint(c.pid)\ndef stuck(): c.wait()\nstuck()"

@@ -243,7 +243,7 @@ def test_the_largest_power_of_two_is_measured_too() -> None:
     assert runs.local_counts((1,), 0) == []
 
 
-def test_the_meter_is_silent_in_its_last_windows_and_ends_the_run() -> None:
+def test_the_meter_is_silent_at_last_and_ends_the_run() -> None:
     asked: list[bool] = []
 
     class Engine:
@@ -308,9 +308,7 @@ def test_a_point_is_measured_in_one_piece(tmp_path: Path, monkeypatch: pytest.Mo
     assert (found["data_wait_share"], found["joules_per_image"]) == (0.1, None)
 
 
-def test_the_first_and_the_last_rank_of_a_world_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_first_and_last_rank_of_a_world_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for rank in (0, 1023):  # the last one reads the checkpoint of the first
         place = {"RANK": rank, "WORLD_SIZE": 1024, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}

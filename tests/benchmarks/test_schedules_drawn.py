@@ -27,7 +27,7 @@ def test_sizes_are_those_of_the_tables_that_are_at_hand(tmp_path: Path) -> None:
     }
 
 
-def test_only_the_largest_union_decays_after_a_warm_up_by_the_text() -> None:
+def test_only_the_largest_union_decays_after_warm_up_by_the_text() -> None:
     for union in UNIONS:
         images, curves = curves_of(union)
         text, shipped = curves["by the text"].summary, curves["as shipped"].summary

@@ -179,7 +179,7 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.slow
-def test_a_schedule_that_does_not_decay_is_refused_with_what_to_type(command: Run, tmp_path: Path) -> None:
+def test_a_schedule_without_decay_is_refused_with_a_remedy(command: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     short = ["embedded", *TINY, "--run-dir", run_dir, "--schedule.steps", 2]
     code, _, error = command("pretrain", *short)

@@ -215,7 +215,7 @@ def test_an_error_comes_where_its_batch_would_have(rotten: Index) -> None:
 
 
 @pytest.mark.parametrize("error", [InputError("no codec"), MemoryError(), OSError("gone")])
-def test_an_error_of_a_decode_thread_is_told_to_the_training_thread(
+def test_an_error_of_a_decode_thread_reaches_the_training_thread(
     error: Exception, photos: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `instead`, too, where it is not the image's fault."""

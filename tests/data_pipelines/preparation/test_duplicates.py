@@ -149,7 +149,7 @@ def test_each_picture_is_kept_once_in_whatever_parts(
     assert "byte for byte" not in said
 
 
-def test_what_changes_between_two_starts_decides_anew_and_alone_is_read_again(
+def test_changes_between_two_starts_alone_are_read_again(
     make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: Callable, photo: Callable
 ) -> None:
     raw, reads = make_set(*ROWS), []
@@ -215,7 +215,7 @@ def test_what_is_known_is_sorted_once(make_set: MakeSet, tmp_path: Path, monkeyp
     assert len(sorts) == 1
 
 
-def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
+def test_files_of_a_named_set_are_not_read_by_another_command(
     make_set: MakeSet,
     tmp_path: Path,
     prepare_untidily: Callable[[RawSet, Output], None],

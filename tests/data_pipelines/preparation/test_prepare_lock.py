@@ -80,7 +80,7 @@ def test_tasks_of_an_array_job_work_side_by_side(raw: RawSet, tmp_path: Path, mo
     assert manifest["splits"]["train"]["images"] == 12
 
 
-def test_a_plan_of_which_nothing_was_made_gives_way_to_a_task_with_other_options(raw: RawSet, tmp_path: Path) -> None:
+def test_an_unused_plan_gives_way_to_a_task_with_other_options(raw: RawSet, tmp_path: Path) -> None:
     def stopped() -> Iterator[Any]:
         raise KeyboardInterrupt
         yield

@@ -364,7 +364,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("variant", "world_size"), ROWS)
-def test_checkpoints_of_every_engine_and_number_of_ranks_are_read_exactly(
+def test_checkpoints_of_every_engine_and_size_are_read_exactly(
     variant: str, world_size: int, launched: Launched
 ) -> None:
     assert [rank.changed_by_reading for rank in launched.of(variant, world_size)] == [[]] * world_size

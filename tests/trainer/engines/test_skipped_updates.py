@@ -106,7 +106,7 @@ def test_skipped_update_leaves_no_trace_on_any_engine(name: str, seen: list[dict
         assert not equal(faulty[2], faulty[1])
 
 
-def test_skip_goes_through_found_inf_where_a_gpu_would_be_waited_for(tmp_path: Path) -> None:
+def test_skip_goes_through_found_inf_without_waiting_for_a_gpu(tmp_path: Path) -> None:
     """What the update on CUDA is told, tried with torch's own fused update, which heeds it on a CPU as well."""
 
     class OnDevice(torch.Tensor):

@@ -119,7 +119,7 @@ def test_the_last_step_is_recorded_with_its_evaluation(phantoms: Path, tmp_path:
         (1, WARM_UP_STEPS, "this run has 4. Leave it out, or make the run longer"),
     ],
 )
-def test_more_steps_than_the_run_has_are_refused_before_it_starts(
+def test_more_steps_than_the_run_has_are_refused_at_once(
     profile: int, steps: int, message: str, phantoms: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
@@ -161,7 +161,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException 
     monkeypatch.setattr(Tracker, "advance", counted)
 
 
-def test_what_a_stopped_run_has_recorded_is_written_and_a_resumed_one_records_what_is_left(
+def test_a_stopped_run_writes_its_profile_a_resumed_one_the_rest(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The same command each time, which goes on to the end."""

@@ -36,7 +36,7 @@ def log_of(run_dir: Path, rank: int) -> str:
     return path.read_text()
 
 
-def test_what_is_printed_is_kept_also_from_before_the_folder_is_known(
+def test_output_from_before_the_folder_is_known_is_kept(
     install: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install()
@@ -87,9 +87,7 @@ def test_other_errors_are_told_by_themselves(tmp_path: Path, monkeypatch: pytest
     assert counts[2] == 1
 
 
-def test_error_is_told_though_the_rank_that_was_to_tell_it_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_is_told_though_the_rank_to_tell_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
     monkeypatch.setattr(rank_logs, "WAIT_S", 0.1)
     assert rank_logs._with_others("lost", "1", 4) == 1

@@ -134,7 +134,7 @@ def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["the process", "its start"])
-def test_a_process_that_cannot_be_told_from_another_is_judged_by_its_silence(
+def test_an_ambiguous_process_is_judged_by_its_silence(
     missing: str, tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others' processes may not be shown; their numbers may have been given again."""
@@ -187,7 +187,7 @@ def test_torchrun_is_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert holder_of(tmp_path) == holder
 
 
-def test_what_is_printed_of_a_holder_gives_no_commands_to_a_terminal(tmp_path: Path) -> None:
+def test_what_is_printed_of_a_holder_has_no_terminal_codes(tmp_path: Path) -> None:
     words = elsewhere(tmp_path, host="a\x1b[2J", job="torchrun \nerror").in_words()
     assert words.isprintable()
 
@@ -219,7 +219,7 @@ def test_an_old_lock_is_watched_before_it_is_taken_over(
     assert time.monotonic() - started >= 3 * BEAT_S
 
 
-def test_signs_of_life_are_seen_where_the_clock_of_the_disk_stands(
+def test_heartbeats_are_seen_where_the_clock_of_the_disk_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = left(tmp_path, elsewhere(tmp_path))
@@ -560,9 +560,7 @@ def test_a_folder_that_is_away_for_a_while_is_not_taken_over(
     assert [path.name for path in folder.iterdir()] == [ENVIRONMENT]
 
 
-def test_a_disk_that_takes_no_signs_of_life_is_not_read_at_each_save(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_heartbeats_is_not_read_at_each_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Path) -> None:
         raise OSError("read-only file system")
 
@@ -587,7 +585,7 @@ def test_a_disk_that_hangs_holds_up_no_training(tmp_path: Path, monkeypatch: pyt
             release(tmp_path)
 
 
-def test_a_start_that_was_taken_over_ends_even_if_no_signal_reaches_it(tmp_path: Path) -> None:
+def test_a_start_that_was_taken_over_ends_without_a_signal(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     number = os.fork()
     if not number:

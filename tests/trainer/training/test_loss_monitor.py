@@ -47,9 +47,7 @@ def keys_of(rank: int, world_size: int = 2) -> list[str]:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
-    watch: LossWatch, tmp_path: Path, bad: float
-) -> None:
+def test_bad_loss_stops_the_next_step_and_names_rank_and_images(watch: LossWatch, tmp_path: Path, bad: float) -> None:
     watch.see(STEP, LR, torch.tensor([1.0, bad, 0.0, 0.0]), update())
     with pytest.raises(RunError) as stopped:
         watch.see(STEP + 1, 0.5, torch.tensor([1.0, 1.0, 0.0, 0.0]), update())
@@ -103,7 +101,7 @@ def see(watch: LossWatch, step: int, bad: bool) -> None:
     watch.see(step, LR, losses, update(skipped=bool(watch.ruined(losses))))
 
 
-def test_skipped_steps_are_listed_counted_over_a_resume_and_bounded(
+def test_skipped_steps_are_counted_over_a_resume_and_bounded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     watch = watch_of(tmp_path, non_finite="skip", max_skipped_steps=2)
@@ -144,7 +142,7 @@ def test_spike_is_seen_once_and_noise_is_not() -> None:
     assert detector.see(9.0) is not None
 
 
-def test_no_spike_before_there_is_a_window_nor_where_losses_are_equal() -> None:
+def test_no_spike_before_a_full_window_nor_among_equal_losses() -> None:
     detector = SpikeDetector()
     assert [detector.see(loss) for loss in [1.0] * (FEWEST_STEPS - 1) + [50.0]] == [None] * FEWEST_STEPS
     assert detector.see(1.05) is None

@@ -222,7 +222,7 @@ def waiting_elsewhere() -> str:
 
 @pytest.mark.slow
 @pytest.mark.serial
-def test_ranks_that_are_all_alive_are_not_called_lost_nor_the_network_alone_blamed() -> None:
+def test_live_ranks_are_not_called_lost_nor_the_network_blamed() -> None:
     (message, _) = run_ranks(2, waiting_elsewhere)
     assert "another rank stopped or did not answer (all ranks are alive: the network is at fault, or " in message
 

@@ -99,7 +99,7 @@ def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
     assert (undisturbed / checkpoint.FOLDER / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
 
 
-def test_a_write_that_failed_is_tried_once_more_before_the_next_save(
+def test_a_failed_write_is_tried_again_before_the_next_save(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no time to wait, and yet nothing is lost: not the best one, whose weights are nowhere else."""
@@ -234,7 +234,7 @@ def test_a_warning_that_nobody_can_read_costs_no_run(
     assert equal(tmp_path / "run", undisturbed)
 
 
-def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
+def test_a_run_whose_folder_was_taken_ends_with_the_next_save(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, advance = [], Tracker.advance
@@ -254,7 +254,7 @@ def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
     assert steps(tmp_path / "run") == []
 
 
-def test_a_write_that_waits_while_the_folder_is_taken_over_is_given_up(
+def test_a_waiting_write_is_given_up_if_the_folder_is_taken(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "require_lock", lambda *_: None)
@@ -337,7 +337,7 @@ def test_a_damaged_best_checkpoint_costs_no_run(
     assert result["checkpoint"] == (path.name if step < STEPS else "step_00000008.safetensors")
 
 
-def test_a_best_checkpoint_that_rots_before_the_end_is_passed_over(
+def test_a_best_checkpoint_that_rots_is_passed_over(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir, save = tmp_path / "run", checkpoint.save

@@ -51,7 +51,7 @@ def imported(tmp_path: Path, *launcher: str) -> list[set[str]]:
     return [set(json.loads(file.read_text())) for file in files]
 
 
-def test_a_rank_by_itself_imports_neither_the_compiler_nor_what_later_steps_need(tmp_path: Path) -> None:
+def test_a_single_rank_imports_no_compiler_nor_later_needs(tmp_path: Path) -> None:
     (modules,) = imported(tmp_path)
     assert "trainer.training.loop" in modules
     assert modules & (BY_ITSELF | {"tensorboard"}) == set()
