@@ -19,8 +19,8 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 MARKS_BY_FILE = {
-    "launchers/test_hosts.py": ("slow", "serial"),
-    "launchers/test_slurm.py": ("slow", "serial", "slurm"),
+    TESTS / "launchers/test_hosts.py": ("slow", "serial"),
+    TESTS / "launchers/test_slurm.py": ("slow", "serial", "slurm"),
 }
 FAST_S = 5.0
 RISE_MB = 150.0
@@ -43,7 +43,7 @@ def give_back_memory() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by file and by parameter; files with slow tests come first, so that no worker is left alone with them."""
     for item in items:
-        for mark in MARKS_BY_FILE.get(item.path.relative_to(TESTS).as_posix(), ()):
+        for mark in MARKS_BY_FILE.get(item.path, ()):
             item.add_marker(mark)
         if "horovod" in getattr(getattr(item, "callspec", None), "id", ""):
             item.add_marker("horovod")
@@ -115,6 +115,7 @@ class Suite:
         self._left_out.update(item.nodeid.partition("::")[0] for item in items)
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        gc.unfreeze()  # or extension modules report at the end what was not freed
         self._peaks_mb.append(peak_mb())
         if self._worker:
             output = {"peak_mb": peak_mb(), "left_out": dict(self._left_out)}
