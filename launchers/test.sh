@@ -1,13 +1,37 @@
 #!/usr/bin/env bash
-# Set up with what the tests need, then lint, types and tests. Arguments go to pytest.
-# usage: launchers/test.sh [PYTEST ARGUMENTS]
+# Set up with what the tests need, then lint, types and the fast tests.
+# usage: launchers/test.sh [--all] [--horovod] [--coverage] [PYTEST ARGUMENTS]
+#   --all        the slow tests too, with Horovod and with faults of every kind on every engine
+#   --horovod    build Horovod if there is none for this torch, so that its tests are not skipped
+#   --coverage   tell how many lines the tests reach, and which they do not
+# Other arguments go to pytest, which then runs what they name, slow or not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launchers/setup.sh
 
+everything='' horovod='' arguments=()
+for argument in "$@"; do
+    case $argument in
+    --all) everything=1 horovod=1 ;;
+    --horovod) horovod=1 ;;
+    --coverage) arguments+=(--cov --cov-report=term-missing:skip-covered) ;;
+    *) named=1 arguments+=("$argument") ;;
+    esac
+done
+if [ -n "$everything" ]; then
+    [ -z "${named:-}" ] || fail "--all and arguments of pytest do not go together; leave one out"
+    export BITSCALE_FAULTS_ROUNDS=${BITSCALE_FAULTS_ROUNDS:-9} BITSCALE_FAULTS_PATIENCE=${BITSCALE_FAULTS_PATIENCE:-2}
+fi
+if [ -z "${named:-}" ]; then
+    # A file on each core; of more than four cores and processes nobody has gained yet.
+    arguments+=(-n "$(nproc 2>/dev/null || echo 2)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
+    [ -n "$everything" ] || arguments+=(-m "not slow")
+fi
+
 set_up test
-# Horovod has no wheel: a compiler builds it, for some minutes at the first time.
-if command -v g++ >/dev/null && command -v make >/dev/null; then
+if [ -z "$horovod" ]; then
+    echo "Horovod is not built; to test with it: launchers/test.sh --horovod"
+elif command -v g++ >/dev/null && command -v make >/dev/null; then
     launchers/install_horovod.sh --keep --cpu ||
         { [ -z "${CI:-}" ] || exit 1; echo "skipped: the tests of --engine horovod, which could not be built, see above"; }
 else
@@ -17,4 +41,4 @@ fi
 "$PYTHON" -m ruff format --check . || fail "not formatted; run: $PYTHON -m ruff format ."
 "$PYTHON" -m codespell_lib || fail "codespell found something, see above; a word that is right goes into pyproject.toml, [tool.codespell]"
 "$PYTHON" -m mypy || fail "mypy found something, see above"
-"$PYTHON" -m pytest "$@"
+"$PYTHON" -m pytest "${arguments[@]}"

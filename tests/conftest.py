@@ -8,6 +8,8 @@ import pytest
 from data_pipelines.common import advice
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
 
+pytest_plugins = ["tests.suite"]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def salt_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

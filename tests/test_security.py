@@ -84,7 +84,7 @@ def test_run_folders_are_as_open_as_the_umask_says(umask: int, mode: int, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["bomb.png", "bomb"])
-def test_compressed_tar_that_claims_too_much_is_refused_by_its_header(
+def test_compressed_tar_with_a_false_size_is_refused_by_header(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_pipelines.image_files.folder_scan.why_not_one", None)  # it would read all of it

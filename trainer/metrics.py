@@ -14,7 +14,7 @@ from trainer.losses import loss_sum
 
 METRIC_NAME: dict[Metric, str] = {"top1": "top-1 accuracy", "auc": "mean AUC"}
 _TOP = 5
-_CHUNK_ELEMENTS = 1 << 22
+CHUNK_ELEMENTS = 1 << 22
 _DECIMALS = 9  # of log odds: equal ones stay equal in whatever order they were summed
 Float64s = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -135,7 +135,7 @@ def _areas(scores: npt.NDArray[Any], positive: Bools, negative: Bools) -> tuple[
 def log_odds(logits: Tensor) -> Float64s:
     """log(p / (1 - p)) of the softmax p, float64 [C, N]: in its order, without the ties where p comes to 1."""
     odds = np.empty((logits.shape[1], len(logits)))
-    rows = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+    rows = max(1, CHUNK_ELEMENTS // logits.shape[1])
     for start in range(0, len(logits), rows):
         part = logits[start : start + rows].double()
         largest = part.argmax(dim=1, keepdim=True)

@@ -16,7 +16,7 @@ from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import Task
 from data_pipelines.common.xray_storage import XrayCut
 
-_BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 4 << 20
 _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
 
 
@@ -71,7 +71,7 @@ class RawImage:
         )
         with path.open("rb") as file:
             file.seek(offset)
-            while block := file.read(min(_BLOCK_BYTES, remaining)):
+            while block := file.read(min(BLOCK_BYTES, remaining)):
                 remaining -= len(block)
                 yield block
 

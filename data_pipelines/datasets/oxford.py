@@ -18,7 +18,7 @@ _FLOWER_SPLITS: dict[FlowerSplit, dict[str, Split]] = {
     "official": {"trnid": "train", "valid": "val", "tstid": "test"},
     "authors": {"trnid": "test", "valid": "test", "tstid": "train"},
 }
-_FLOWER_LISTS = {"trnid": 1_020, "valid": 1_020, "tstid": 6_149}
+FLOWER_LISTS = {"trnid": 1_020, "valid": 1_020, "tstid": 6_149}
 _AUTHORS_NOTE = "trained on the official test list and tested on the official train and val, as the paper's numbers are"
 
 
@@ -37,7 +37,7 @@ def flowers102(root: Path, split: FlowerSplit = "official") -> RawSet:
     if (root / "102flowers.tgz").is_file() and not (root / "jpg").is_dir():
         raise InputError(f"{root / '102flowers.tgz'} is still packed: tar -xzf 102flowers.tgz, in {root}")
     labels = _numbers(root / "imagelabels.mat", "labels")
-    lists = {name: _numbers(root / "setid.mat", name) for name in _FLOWER_LISTS}
+    lists = {name: _numbers(root / "setid.mat", name) for name in FLOWER_LISTS}
     _require_partition(np.concatenate(list(lists.values())), len(labels), root)
     if split == "authors":
         _require_official_lists({name: len(numbers) for name, numbers in lists.items()}, root)
@@ -118,8 +118,8 @@ def _require_partition(numbers: np.ndarray, num_labels: int, root: Path) -> None
 
 def _require_official_lists(sizes: dict[str, int], root: Path) -> None:
     """Of other lists there is no saying what the authors would have trained on."""
-    if sizes != _FLOWER_LISTS:
-        found, expected = (", ".join(f"{name} {size:,}" for name, size in of.items()) for of in (sizes, _FLOWER_LISTS))
+    if sizes != FLOWER_LISTS:
+        found, expected = (", ".join(f"{name} {size:,}" for name, size in of.items()) for of in (sizes, FLOWER_LISTS))
         raise InputError(
             f"{root / 'setid.mat'} has other lists than Oxford's ({found}; Oxford's: {expected}), and --split authors "
             f"is defined by those; fetch setid.mat again from {_FLOWERS}, or take --split official"

@@ -44,7 +44,7 @@ _Id = tuple[int, int]  # device and inode
 _DEAD = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _SETS = "prepared sets"
 _UNFINISHED = re.compile(r"\..+\.(partial|replaced)", re.DOTALL)  # beside a set that is made or replaced
-_BLOCK = 4096  # files asked for at once: bounds the memory
+BLOCK = 4096  # files asked for at once: bounds the memory
 _THREADS = 16  # looking at files mostly waits for the file system
 
 
@@ -170,8 +170,8 @@ def _looked_at(files: list[Found]) -> list[tuple[Format | None, str]]:
         tqdm(total=len(files), desc="looking at files", unit="file", delay=1, disable=None if files else True) as bar,
     ):
         results = []
-        for start in range(0, len(files), _BLOCK):
-            for result in pool.map(look_at, files[start : start + _BLOCK]):
+        for start in range(0, len(files), BLOCK):
+            for result in pool.map(look_at, files[start : start + BLOCK]):
                 results.append(result)
                 bar.update()
     return results

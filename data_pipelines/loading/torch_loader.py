@@ -27,8 +27,8 @@ from data_pipelines.loading.unreadable import Replacement, UnreadableSample, one
 from data_pipelines.loading.views import Augmentation, Border, Views
 from data_pipelines.shards.index import Index
 
-_PREFETCH = 2  # batches that are being decoded
-_SENT_AHEAD = 2  # batches that a GPU has or gets before they are asked for
+PREFETCH = 2  # batches that are being decoded
+SENT_AHEAD = 2  # batches that a GPU has or gets before they are asked for
 _JPEG = 0xFF  # its first byte
 
 
@@ -53,7 +53,7 @@ def batches(
         transfer = CudaTransfer(device)
     work = _Work(index, augmentation, replacement, scaled_decode)
     if transfer is not None:
-        buffers = Buffers(_PREFETCH + 1, transfer.allocate)
+        buffers = Buffers(PREFETCH + 1, transfer.allocate)
         yield from _sent(_decoded(work, requests, threads, buffers.take), work, transfer, buffers)
         return
     with closing(_decoded(work, requests, threads, _memory)) as decoded:
@@ -101,7 +101,7 @@ def _sent(
         return batch, done
 
     with closing(decoded), ThreadPoolExecutor(1, thread_name_prefix="batches") as maker:
-        waiting = deque(maker.submit(make) for _ in range(_SENT_AHEAD))
+        waiting = deque(maker.submit(make) for _ in range(SENT_AHEAD))
         try:
             while (sent := waiting.popleft().result()) is not None:
                 waiting.append(maker.submit(make))
@@ -145,7 +145,7 @@ def _decoded(
                     pool.submit(_cut_into, place, data, size, index.channels, views, 0, work.scaled_decode).result()
             return _Decoded(request, unreadable, pixels)
 
-        waiting = deque(begin(request) for request in islice(stream, _PREFETCH))
+        waiting = deque(begin(request) for request in islice(stream, PREFETCH))
         while waiting:
             done = finish(*waiting.popleft())
             waiting.extend(begin(request) for request in islice(stream, 1))

@@ -11,7 +11,7 @@ from data_pipelines.image_files.undeclared_depth import largest_undeclared
 from data_pipelines.preparation.part_writer import progress_bar
 
 _PNG_BITS = 16
-_BLOCK = 4096  # images asked for at once: bounds the memory
+BLOCK = 4096  # images asked for at once: bounds the memory
 
 
 def find_bits(raw: RawSet) -> int | None:
@@ -43,5 +43,5 @@ def depth_note(bits: int) -> str:
 
 
 def _blocks(images: Iterator[RawImage]) -> Iterator[list[RawImage]]:
-    while block := list(islice(images, _BLOCK)):
+    while block := list(islice(images, BLOCK)):
         yield block

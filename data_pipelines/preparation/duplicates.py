@@ -21,7 +21,7 @@ from data_pipelines.preparation.shard_records import contents_path
 
 LEFT_OUT = "duplicates"
 _TABLE = "contents.npz"
-_BLOCK = 4096  # images asked for at once: bounds the memory
+BLOCK = 4096  # images asked for at once: bounds the memory
 _NAMED = 3
 _EMPTY = hash_bytes(b"")
 _KEPT_FIRST = ("test", "val", "train")  # so that nobody trains on what is held out
@@ -63,7 +63,7 @@ def _look_at_all(raw: RawSet, table: Path) -> tuple[Contents, Numbers, Numbers]:
         ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as lookers,
         progress_bar(desc=f"{raw.name}: equal pictures", total=raw.num_images, unit="image") as bar,
     ):
-        while block := list(islice(images, _BLOCK)):
+        while block := list(islice(images, BLOCK)):
             found.append(look_again(block, former, lookers))
             splits += [_KEPT_FIRST.index(image.split) for image in block]
             labels += [hash_bytes(np.asarray(image.label).tobytes()) for image in block]

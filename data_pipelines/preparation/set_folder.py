@@ -15,7 +15,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST
 from data_pipelines.preparation.quarantine import all_refused_files
 
-_PATIENCE = 10.0  # seconds that tasks of an array job wait for another to look at the plan
+PATIENCE = 10.0  # seconds that tasks of an array job wait for another to look at the plan
 
 
 def partial_of(out: Path) -> Path:
@@ -36,7 +36,7 @@ def held(out: Path, is_shared: bool) -> Iterator[None]:
     """
     path = partial_of(out).with_name(f"{partial_of(out).name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + (_PATIENCE if is_shared else 0)
+    deadline = time.monotonic() + (PATIENCE if is_shared else 0)
     while True:
         lock = path.open("a+b")
         try:

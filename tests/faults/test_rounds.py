@@ -124,6 +124,8 @@ def test_deaths_come_where_they_should(death: str, files: dict[str, int], tmp_pa
     assert (died == 0) == ('"nth": 2' in death)
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 @on_linux
 def test_rounds(tmp_path: Path) -> None:
     rounds = os.environ.get("BITSCALE_FAULTS_ROUNDS", "3")

@@ -70,9 +70,7 @@ def test_against_float64(shape: tuple[int, ...], dtype: torch.dtype, device: tor
 
 
 @pytest.mark.parametrize("shape", [(2, 64, 7, 7, 32), (2, 64, 56, 56, 32)], ids=str)
-def test_every_run_gives_the_same_and_no_sample_depends_on_the_others(
-    shape: tuple[int, ...], device: torch.device
-) -> None:
+def test_runs_repeat_and_samples_are_independent(shape: tuple[int, ...], device: torch.device) -> None:
     given = batch(shape, torch.bfloat16, device)
 
     def results(which: slice) -> list[Tensor]:

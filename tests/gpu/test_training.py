@@ -141,6 +141,7 @@ def train_with_a_kill(config: Any, run_dir: Path, after: int, monkeypatch: pytes
     return train(config, run_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_resumed_run_is_bit_equal(
     device: torch.device, precision: Precision, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

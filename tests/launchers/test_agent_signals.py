@@ -36,6 +36,7 @@ def reached(run_dir: Path) -> int:
     return max((row["step"] for row in read_metrics(run_dir)), default=0)
 
 
+@pytest.mark.slow
 def test_signals_to_the_agent(tmp_path: Path) -> None:
     """To torchrun alone, which is what the launcher becomes. Each start goes on where the last one was stopped."""
     run_dir, before = tmp_path / "run", 0
@@ -59,6 +60,7 @@ def test_signals_to_the_agent(tmp_path: Path) -> None:
         before = status["step"]
 
 
+@pytest.mark.slow
 def test_mistakes_are_not_tried_again(tmp_path: Path) -> None:
     agent = launch(
         "--nproc", "2", "--max-restarts", "3", "--", "embedded", "--data.sets", "nosuchset", "--device", "cpu"

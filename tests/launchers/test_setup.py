@@ -97,6 +97,7 @@ def test_failed_installation(tmp_path: Path, bin_folder: Path) -> None:
     assert "ready" not in done.stdout
 
 
+@pytest.mark.slow
 def test_installed_torch_is_kept(tmp_path: Path, bin_folder: Path) -> None:
     """Run with this interpreter, less its pip: the constraints name the torch that is here."""
     fake(bin_folder, "python", f'case "$*" in "-m pip"*) cat "${{@: -1}}" ;; *) exec {sys.executable} "$@" ;; esac')

@@ -141,7 +141,7 @@ def test_failure_of_an_earlier_job_is_tried_again(login: Login) -> None:
         ("", True),
     ],
 )
-def test_a_job_whose_folder_another_start_has_is_not_queued_again(login: Login, lock: str, requeued: bool) -> None:
+def test_a_job_whose_folder_is_in_use_is_not_queued_again(login: Login, lock: str, requeued: bool) -> None:
     """The steps that were saved meanwhile are the other's."""
     login.status("resumable", 1)
     run_dir = login.folder / "runs/a_run"
@@ -261,7 +261,7 @@ def test_nobody_reads_the_help(redirected: str, code: int) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
-def test_odd_folder_is_refused_in_directives_and_quoted_elsewhere(login: Login) -> None:
+def test_odd_folder_is_refused_in_directives_else_quoted(login: Login) -> None:
     folder = login.folder / "it's $(touch pwned) here"
     folder.mkdir()
     login.monkeypatch.chdir(folder)

@@ -1,5 +1,6 @@
 """Small prepared sets, shared by the tests that train."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,11 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms") / "phantom"
     prepare(phantom(images=90, size=32), Output(folder))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def freed_memory_of_the_tests() -> Iterator[None]:
+    """Goes back to the system: what the engine of one test has freed is not kept through all others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.engines.replica.keep_freed_memory", lambda: None)
+        yield

@@ -1,10 +1,15 @@
-"""Run a function on several real ranks, each a process of its own."""
+"""Run a function on several real ranks, each a process of its own.
+
+They are forked by a server that has imported torch and the trainer once: importing them takes seconds for each rank.
+"""
 
 import os
 import queue
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from multiprocessing.reduction import DupFd
 from typing import Any
 
 import torch
@@ -13,16 +18,43 @@ import torch.multiprocessing as mp
 TIMEOUT_S = 300
 
 
+def context_of_ranks() -> BaseContext:
+    """Of processes that begin with torch and the trainer imported, and share nothing else with this one."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "trainer.training.run", "trainer.engines.ddp"])
+    return context
+
+
+class Surroundings:
+    """Environment variables and standard streams of this process, for one whose parent is the server."""
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._streams: tuple[Any, ...] = (1, 2)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_environment": self._environment, "_streams": tuple(DupFd(stream) for stream in self._streams)}
+
+    def take_over(self) -> None:
+        """Call it in the new process."""
+        os.environ.clear()
+        os.environ.update(self._environment)
+        for number, stream in enumerate(self._streams, 1):
+            os.dup2(stream.detach(), number)
+
+
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """function(*arguments) on each rank, under torchrun's environment variables; the results by rank.
 
     `function` must be importable by name; results must pickle. Raises AssertionError with a rank's traceback.
     """
-    context = mp.get_context("spawn")
+    context = context_of_ranks()
     results = context.Queue()
-    port = free_port()
+    port, surroundings = free_port(), Surroundings()
     processes = [
-        context.Process(target=_rank, args=(rank, world_size, port, results, function, arguments), daemon=True)
+        context.Process(
+            target=_rank, args=(surroundings, rank, world_size, port, results, function, arguments), daemon=True
+        )
         for rank in range(world_size)
     ]
     for process in processes:
@@ -45,7 +77,16 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
     return [by_rank[rank] for rank in range(world_size)]
 
 
-def _rank(rank: int, world_size: int, port: int, results: Any, function: Callable[..., Any], arguments: Any) -> None:
+def _rank(
+    surroundings: Surroundings,
+    rank: int,
+    world_size: int,
+    port: int,
+    results: Any,
+    function: Callable[..., Any],
+    arguments: Any,
+) -> None:
+    surroundings.take_over()
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

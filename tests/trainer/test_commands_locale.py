@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ def write_pictures(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_commands_work_where_names_are_not_of_the_locale(tmp_path: Path) -> None:
     here = tmp_path / "é"
     pictures, prepared, run = write_pictures(here / "bilder"), here / "ü", here / "runs" / "дом"

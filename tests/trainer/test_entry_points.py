@@ -49,6 +49,7 @@ def pretrain_tiny(command: Run, run_dir: Path, *arguments: object, steps: int = 
     )
 
 
+@pytest.mark.slow
 def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "runs" / "tiny"
     code, output, error = pretrain_tiny(command, source)
@@ -151,6 +152,7 @@ def test_transfer_from_scratch_alone_needs_a_model(command: Run) -> None:
     assert (code, "name one with --model" in error) == (2, True)
 
 
+@pytest.mark.slow
 def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_dir = tmp_path / "run"
     assert pretrain_tiny(command, run_dir)[0] == 0
@@ -177,7 +179,8 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "run-2" / "result.json").is_file()
 
 
-def test_a_schedule_that_does_not_decay_is_refused_with_what_to_type(command: Run, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_schedule_without_decay_is_refused_with_a_remedy(command: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     short = ["embedded", *TINY, "--run-dir", run_dir, "--schedule.steps", 2]
     code, _, error = command("pretrain", *short)
@@ -253,6 +256,7 @@ def test_run_folder_that_is_a_file(command: Run, tmp_path: Path) -> None:
     assert (code, "choose another --run-dir" in error) == (2, True)
 
 
+@pytest.mark.slow
 def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
     options = ["--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist", "--shots", 1, *TINY[2:]]
     options += ["--image-size", 32, "--batch-size", 16, "--precision", "fp32"]
@@ -265,6 +269,7 @@ def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
     assert json.loads(result.read_text())["total_steps"] == 3
 
 
+@pytest.mark.slow
 def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     assert pretrain_tiny(command, source, steps=1)[0] == 0
@@ -278,6 +283,7 @@ def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_source_that_was_trained_anew_is_another_source(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
@@ -318,6 +324,7 @@ def test_few_classes_and_torch_loader(command: Run, tmp_path: Path) -> None:
     assert (result["loader"], result["train_images"], result["test"]["images"]) == ("torch", 2700, 600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["trainer/pretrain.py", "trainer/transfer.py", "trainer/report.py"])
 def test_scripts_take_their_folder_off_the_path(script: str, tmp_path: Path) -> None:
     """`import config` or `import kernels` in somebody else's package must not find ours."""

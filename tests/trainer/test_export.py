@@ -87,7 +87,7 @@ def test_timm_reads_the_npz_and_agrees(large: tuple[Path, Tensors], tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", sorted(MODELS.keys() - ARCHITECTURES.keys()))
-def test_sizes_that_timm_has_no_name_for_are_built_from_arguments(tmp_path: Path, name: str) -> None:
+def test_sizes_without_a_timm_name_are_built_from_arguments(tmp_path: Path, name: str) -> None:
     tensors = tensors_of(name)
     notes = export(Export(str(save_run(tmp_path / "run", tensors, name)), tmp_path / "out"))
     assert any(f"cannot build a {name}" in note for note in notes)

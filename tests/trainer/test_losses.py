@@ -38,7 +38,7 @@ def test_cross_entropy_is_summed() -> None:
     torch.testing.assert_close(loss_sum(logits, labels, "single_label"), expected)
 
 
-def test_cross_entropy_of_mixtures_is_the_mixture_of_cross_entropies() -> None:
+def test_cross_entropy_is_linear_in_mixed_labels() -> None:
     logits, labels = random_logits(4, 3), torch.tensor([0, 2, 1, 1])
     shares = torch.tensor([0.7, 0.7, 0.2, 0.2], dtype=torch.float64)
     one_hot = F.one_hot(labels, 3).double()
@@ -117,7 +117,7 @@ def test_mixup_mixes_images_and_labels_of_neighbours() -> None:
 
 @pytest.mark.parametrize("mixup", [None, torch.tensor([0.9, 0.9])])
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])
-def test_a_repeated_batch_weighs_nothing_and_reaches_every_parameter(task: str, mixup: Tensor | None) -> None:
+def test_a_repeated_batch_weighs_nothing_and_reaches_all_weights(task: str, mixup: Tensor | None) -> None:
     """Not even where its logits are not finite, of which no product with 0 is 0."""
     labels = torch.tensor([0, 1]) if task == "single_label" else torch.tensor([[1, NAN], [0, 1]])
     batch = batch_of(labels, mixup)

@@ -250,5 +250,5 @@ def test_log_odds_of_many_rows_are_those_of_few(monkeypatch: pytest.MonkeyPatch)
         torch.from_numpy(generator.integers(7, size=50)),
     )
     whole = all_metrics(logits.float(), labels, names(7))
-    monkeypatch.setattr("trainer.metrics._CHUNK_ELEMENTS", 21)
+    monkeypatch.setattr("trainer.metrics.CHUNK_ELEMENTS", 21)
     assert all_metrics(logits.float(), labels, names(7)) == whole

@@ -91,9 +91,7 @@ def test_names_with_markup_stay_text_on_the_page(tmp_path: Path) -> None:
     assert "| \\<img src=x>, r50x1 | NaN (2 of 2) |" in text
 
 
-def test_what_must_not_be_missed_is_in_the_report_and_on_the_screen(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_warnings_are_in_the_report_and_on_the_screen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = [*SWEEP, *seeds("new", (0.5, math.nan), environment=ENVIRONMENT | {"commit": "bad"})]
     runs = write_results(tmp_path / "runs", results)
     (runs / "run 0" / "result.json").write_text('{"kind": "tra')

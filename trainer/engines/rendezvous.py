@@ -23,7 +23,7 @@ from trainer.engines.consistency import disagreements, shared_gpus
 from trainer.engines.ranks import RankInfo
 
 _KNOCK_S = 5.0  # to wait for one answer of an address
-_SILENT_S = 10.0  # after which an address that answers nothing at all is given up
+SILENT_S = 10.0  # after which an address that answers nothing at all is given up
 _BEAT_S = 1.0
 _SILENT_BEATS = 3
 _SAME = ("torch", "nccl")  # where they differ, NCCL hangs instead of saying so
@@ -189,7 +189,7 @@ def _await_answer(host: str, port: int, timeout_s: int) -> None:
         except OSError as error:
             failure = error.strerror or "no answer"
         waited = time.monotonic() - started
-        if waited > (timeout_s if heard else min(timeout_s, _SILENT_S)):
+        if waited > (timeout_s if heard else min(timeout_s, SILENT_S)):
             way = interface_to(host) or "any interface"
             raise InputError(
                 f"rank 0 at MASTER_ADDR={host}, MASTER_PORT={port} cannot be reached from {platform.node()} over "

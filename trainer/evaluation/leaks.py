@@ -15,9 +15,9 @@ from data_pipelines.shards.index import Index
 from trainer.evaluation.runs import Run, own_data
 
 How = Literal["content", "name", "prepared otherwise", "namesake", "no"]
-_MOST_READ_BYTES = 2 << 30  # to compare images: at most minutes
+MOST_READ_BYTES = 2 << 30  # to compare images: at most minutes
 _MOST_KEYS = 500_000
-_SAMPLED = 1000  # images of a set that is too large to be compared as a whole
+SAMPLED = 1000  # images of a set that is too large to be compared as a whole
 _FACTORS = np.array([1 << 40, 1 << 20, 1], dtype=np.uint64)
 
 
@@ -81,11 +81,11 @@ def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[
 
 def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:
     """How many of the images, or of some of them where there are too many, are byte for byte among those trained on."""
-    for most in (max(map(len, indexes)), _SAMPLED):
+    for most in (max(map(len, indexes)), SAMPLED):
         looked_at = [index.take(np.unique(np.linspace(0, len(index) - 1, most, dtype=np.int64))) for index in indexes]
         own_rows, rows = _of_equal_size(own, looked_at)
         read = [(own, own_rows), *zip(looked_at, rows, strict=True)]
-        if sum(int(index.length[of].sum()) for index, of in read) <= _MOST_READ_BYTES:
+        if sum(int(index.length[of].sum()) for index, of in read) <= MOST_READ_BYTES:
             break
     else:
         return ["Whether images were trained on was not looked at: too many would have to be read."]

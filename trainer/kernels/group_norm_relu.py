@@ -27,8 +27,8 @@ layout_copies: Counter[str] = Counter()
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _PLAIN = (Tensor, torch.nn.Parameter)
 _OLDEST_GPU = (8, 0)  # of Triton; also the first with bf16
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def group_norm_relu(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
@@ -101,7 +101,7 @@ def _is_eager(x: Tensor) -> bool:
 
 
 def _is_native(device: torch.device) -> bool:
-    return device.type == "cpu" and not _INTERPRETED
+    return device.type == "cpu" and not INTERPRETED
 
 
 def kernel_works(device: torch.device) -> bool:
@@ -124,7 +124,7 @@ def _found_to_work(device: torch.device) -> bool:
 
 
 def _what_is_missing(device: torch.device) -> str | None:
-    if not _HAS_TRITON:
+    if not HAS_TRITON:
         return "Triton is not installed (pip install triton)"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < _OLDEST_GPU:
         return f"{torch.cuda.get_device_name(device)} is older than compute capability 8.0"

@@ -23,7 +23,7 @@ from data_pipelines.common.messages import logger
 
 _SOURCES = Path(__file__).with_name("cpu")
 _COMPILERS = ("c++", "g++", "clang++")
-_FLAGS = (
+FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
@@ -55,8 +55,8 @@ def _built() -> Path:
     compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, _COMPILERS)), None)
     if compiler is None:
         raise OSError(f"no C++ compiler ({', '.join(_COMPILERS)}); install one, or say where it is in CXX")
-    flags = [*_FLAGS, *([_WIDE] if "avx512f" in _processor() else [])]
-    sources = sorted(_SOURCES.iterdir())
+    flags = [*FLAGS, *([_WIDE] if "avx512f" in _processor() else [])]
+    sources = sorted(SOURCES.iterdir())
     about = [compiler, *flags, _processor(), *(source.read_text(encoding="utf-8") for source in sources)]
     target = cache_folder() / f"cpu-{hashlib.sha256(chr(0).join(about).encode()).hexdigest()[:16]}.so"
     if not _is_whole(target):

@@ -136,7 +136,7 @@ def _with_others(message: str, rank: str, world_size: int) -> int:
         tells = True
     except FileExistsError:
         tells = False
-    patience = time.monotonic() + (_WAIT_S if tells else 2 * _WAIT_S)
+    patience = time.monotonic() + (WAIT_S if tells else 2 * WAIT_S)
     while time.monotonic() < patience:
         known = {path.name for path in folder.iterdir()}
         if tells and len(known - {"teller", "told"}) == world_size:

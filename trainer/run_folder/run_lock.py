@@ -31,11 +31,11 @@ from trainer.run_folder.lock_file import (
     touch,
 )
 
-_BEAT_S, _POLL_S = 10.0, 1.0
+BEAT_S, _POLL_S = 10.0, 1.0
 _MISSED_BEATS = 3  # a disk may be slow
-_ENDING_S = 45.0  # that a start of the same job, or one whose launcher is gone, may take to save and end
-_BRIEFLY_S = 1.0  # that training may wait for the thread of the lock
-_PATIENCE_S = 30.0  # from asking this start to end until it is ended
+ENDING_S = 45.0  # that a start of the same job, or one whose launcher is gone, may take to save and end
+BRIEFLY_S = 1.0  # that training may wait for the thread of the lock
+PATIENCE_S = 30.0  # from asking this start to end until it is ended
 Verdict = Literal["free", "wait", "busy"]
 
 
@@ -97,7 +97,7 @@ class _Attempt:
         self._watched, self._since = found, now if is_new else self._since
         self._moved = now if is_new or moves else self._moved
         of_this_job = found.holder.job is not None and found.holder.job == self.me.job
-        may_end = now - self._since < _ENDING_S
+        may_end = now - self._since < ENDING_S
         lives = found.holder.lives(self._folder)
         if lives is False or (found.holder.is_here and found.holder.process == self.me.process):
             return "free"
@@ -110,7 +110,7 @@ class _Attempt:
 
     def _judge_here(self, holder: Holder, may_end: bool) -> Verdict:
         if may_end:
-            self.words = f"{self._in_use(holder)}, which may be about to end; waiting up to {_ENDING_S:.0f} s for that"
+            self.words = f"{self._in_use(holder)}, which may be about to end; waiting up to {ENDING_S:.0f} s for that"
             return "wait"
         self.words = f"{self._in_use(holder)}. {self._remedy(holder)}"
         return "busy"
@@ -119,7 +119,7 @@ class _Attempt:
         # Where clocks differ after all, its age may be wrong by any amount; what was waited for is not.
         watched_s = time.monotonic() - self._moved
         silent_s = max(watched_s, (clock_ns(self._folder) - found.touched_ns) / 1e9)
-        least_s = _MISSED_BEATS * _BEAT_S
+        least_s = _MISSED_BEATS * BEAT_S
         limit_s = least_s if of_this_job else max(self._timeout_s, least_s)
         self.words = (
             f"{self._in_use(found.holder)}, silent for {silent_s:.0f} s; waiting until it ends, or that is "
@@ -147,25 +147,25 @@ class _Lock:
         threading.Thread(target=self._keep, name="run lock", daemon=True).start()
 
     def _keep(self) -> None:
-        while not self._released.wait(_BEAT_S):
+        while not self._released.wait(BEAT_S):
             self._beat()
             if self.lost is not None:
                 os.kill(os.getpid(), SIGTERM)  # so that all ranks end as they would by that
                 if not self._released.wait(_PATIENCE_S):
                     logger.error(self.lost)
                     os.kill(os.getpid(), SIGTERM)
-                    if not self._released.wait(_PATIENCE_S):  # the main thread is where no signal reaches it
+                    if not self._released.wait(PATIENCE_S):  # the main thread is where no signal reaches it
                         os._exit(1)
                 return
 
     def is_lost(self) -> str | None:
         """`lost`, as it is now: a process that stood still for long looks before it writes."""
-        if _clock() - self._seen > 2 * _BEAT_S:
+        if _clock() - self._seen > 2 * BEAT_S:
             self._beat()
         return self.lost
 
     def _beat(self) -> None:
-        with self._having(_BRIEFLY_S) as has, suppress(OSError):  # a disk that fails is no reason to stop
+        with self._having(BRIEFLY_S) as has, suppress(OSError):  # a disk that fails is no reason to stop
             if not has or self._released.is_set() or self.lost is not None:
                 return
             chain = chain_of(self._folder)
@@ -182,7 +182,7 @@ class _Lock:
     def _make_again(self) -> None:
         """Where somebody has deleted the lock, unless whoever took it over has ended since."""
         began = self._folder / ENVIRONMENT
-        was_silent = _clock() - self._seen > _MISSED_BEATS * _BEAT_S
+        was_silent = _clock() - self._seen > _MISSED_BEATS * BEAT_S
         if was_silent and began.exists() and began.stat().st_mtime_ns > self._touched_ns:
             self.lost = self._taken_over("by another start, which has ended")
         elif create(self._folder / LOCK, self._me):
@@ -206,7 +206,7 @@ class _Lock:
 
     def release(self) -> None:
         """Leave the folder to others."""
-        with self._having(_BEAT_S) as has, suppress(OSError):
+        with self._having(BEAT_S) as has, suppress(OSError):
             was_released = self._released.is_set()
             self._released.set()
             if was_released or not has:

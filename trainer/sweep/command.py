@@ -33,7 +33,7 @@ from trainer.sweep.plan import Plan, make_plan, write_plan
 from trainer.sweep.worker_pool import Device, WorkerPool
 
 LOCK = ".sweep.lock"
-_HANDOVER_S = 60  # in which the workers of a sweep that was killed save their runs and end
+HANDOVER_S = 60  # in which the workers of a sweep that was killed save their runs and end
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _locked(out: Path) -> Iterator[int]:
 
 
 def _acquire(file: IO[str], out: Path) -> None:
-    patience = time.monotonic() + _HANDOVER_S
+    patience = time.monotonic() + HANDOVER_S
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -17,7 +17,7 @@ from torch import Tensor
 NEIGHBOURS = 20  # as in DINO, arXiv:2104.14294
 _TEMPERATURE = 0.07  # of the votes, as in arXiv:1805.01978
 _NO_VOTES = 1e-9
-_CHUNK_ELEMENTS = 1 << 26
+CHUNK_ELEMENTS = 1 << 26
 _MOST_ITERATIONS, _GRADIENT_TOLERANCE = 1000, 1e-6
 Float64s = npt.NDArray[np.float64]
 LossAndSlope = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -133,7 +133,7 @@ def nearest_neighbours(train: Tensor, labels: Tensor, features: Tensor, num_clas
     fallback = hot.nanmean(dim=0).nan_to_num(0.5)
     neighbours = min(NEIGHBOURS, len(train))
     logits = []
-    for part in features.split(max(1, _CHUNK_ELEMENTS // len(train))):
+    for part in features.split(max(1, CHUNK_ELEMENTS // len(train))):
         similarity, rows = (F.normalize(part.double()) @ train.T).topk(neighbours)
         votes = ((similarity - similarity[:, :1]) / _TEMPERATURE).exp()[:, :, None]
         theirs = hot[rows]

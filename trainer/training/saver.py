@@ -23,8 +23,8 @@ from trainer.engine import Engine
 from trainer.run_folder import require_lock, taken_over, write_status
 from trainer.training.job import Job
 
-_PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
-_LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will be due
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # before a failed write is tried again; the last one repeats
+LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will be due
 
 
 class UnsavedError(RunError):
@@ -112,7 +112,7 @@ class Saver:
         self._engine.heartbeat.enter("saving")
         failed = self._join_writes()
         require_lock(self._job.run_dir, self._engine)
-        for pause_s in _LAST_PAUSES_S:
+        for pause_s in LAST_PAUSES_S:
             if not failed:
                 break
             threading.Event().wait(pause_s)

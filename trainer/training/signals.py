@@ -12,7 +12,7 @@ from types import FrameType
 from data_pipelines.common.messages import logger
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-_SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
+SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
 
 
 class StopSignals:
@@ -61,7 +61,7 @@ def _watch(reader: socket.socket, leave: Callable[[str], None] | None) -> None:
             continue
         if first is None:
             first, since = received, now
-        elif now - since > _SAME_REQUEST_S and not received == first == signal.SIGUSR1:
+        elif now - since > SAME_REQUEST_S and not received == first == signal.SIGUSR1:
             name = signal.Signals(received).name
             logger.info(f"{name} after {signal.Signals(first).name}: ending at once")
             with suppress(Exception):  # whatever happens, it must end

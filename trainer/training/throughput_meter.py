@@ -21,7 +21,7 @@ from trainer.training.gpu_peaks import peak_flops
 from trainer.training.job import Job
 from trainer.training.step_report import StepReport
 
-_RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
+RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
 
 
 class ThroughputMeter:
@@ -93,7 +93,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most that this process has held so far: what tensors took of the GPU's memory, or all that was resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_BYTES
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_BYTES
 
 
 def _peak_of_all(job: Job, engine: Engine) -> float | None:

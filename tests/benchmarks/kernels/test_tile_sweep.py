@@ -68,7 +68,7 @@ def test_the_table_sums_over_the_layers() -> None:
 
 
 def test_a_cpu_has_the_interpreter_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_INTERPRETED", False)
+    monkeypatch.setattr(kernel, "INTERPRETED", False)
     with pytest.raises(InputError, match="TRITON_INTERPRET=1"):
         measure(TileSweep(), CPU)
 

@@ -42,6 +42,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
     return Setting(folder, num_images=10, batch_size=4, threads=1)
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path: Path) -> None:
     out = tmp_path / "results" / "loading.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "loading.py"), "--generate", "3", "--num-images", "6"]

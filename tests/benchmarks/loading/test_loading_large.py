@@ -14,6 +14,7 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 
 
+@pytest.mark.slow
 def test_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in (1, 2):

@@ -38,6 +38,8 @@ def test_without_namespaces_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         measure_wire((2,))
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 @pytest.mark.skipif(not ALLOWED, reason="network namespaces need root, ip and tc")
 def test_a_slow_link_is_felt() -> None:
     chosen = Setting((Combination(100, 2, 1), Combination(400, 2, 1)), layers=4, layer_ms=5.0, steps=2)

@@ -57,6 +57,7 @@ def script(*arguments: str, cwd: Path = ROOT, **variables: str) -> "subprocess.C
     )
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_two_parts_on_a_bare_machine(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER.format(lacking=LACKING))
     wanted = ("--part", "steps", "optimizer_r152x4", "loading")

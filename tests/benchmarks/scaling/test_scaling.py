@@ -55,6 +55,7 @@ def leave(folder: Path, ranks: int, commit: str = "abc", world_size: int | None 
     (run / "result.json").write_text(json.dumps(result))
 
 
+@pytest.mark.slow
 def test_end_to_end_on_one_rank(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--gpus", "1,1024", "--device", "cpu", "--paper"]

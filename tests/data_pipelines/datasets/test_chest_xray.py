@@ -257,7 +257,7 @@ def mimic_root(root: Path, studies: int = 120, packed: bool = True) -> Path:
 @pytest.mark.parametrize(
     ("views", "spelled"), [(("PA", "AP"), ["PA", "AP"]), (("all",), ["PA", "AP", "LATERAL", "LL"])]
 )
-def test_mimic_has_the_labels_of_torchxrayvision_and_its_support_devices(
+def test_mimic_has_torchxrayvisions_labels_and_support_devices(
     xrv: Any, tmp_path: Path, views: ViewNames, spelled: list[str]
 ) -> None:
     root = mimic_root(tmp_path)
@@ -337,7 +337,7 @@ def test_nih_has_the_labels_of_torchxrayvision_on_every_row(xrv: Any, tmp_path: 
     assert any("no official split" in note for note in raw.notes)
 
 
-def test_nih_tests_on_the_official_list_and_carves_val_by_patient(tmp_path: Path) -> None:
+def test_nih_tests_on_the_official_list_and_splits_by_patient(tmp_path: Path) -> None:
     raw = nih_cxr14(nih_root(tmp_path), val_fraction=0.2)
     assert_about_xrays(raw)
     assert_patients_apart(raw, 5)
@@ -486,9 +486,7 @@ def test_a_table_that_cannot_be_right_is_refused(read: Callable[..., RawSet], tm
 
 
 @each_set
-def test_repeated_rows_count_once_and_contradicting_ones_are_refused(
-    read: Callable[..., RawSet], tmp_path: Path
-) -> None:
+def test_repeated_rows_count_once_and_contradictions_are_refused(read: Callable[..., RawSet], tmp_path: Path) -> None:
     build, name, _ = ROOTS[read]
     path = build(tmp_path) / name
     before = splits_of(read(tmp_path))

@@ -50,7 +50,7 @@ def test_flowers_are_split_as_their_owner_says(flowers: Path) -> None:
 
 def test_flowers_of_the_papers_authors(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They train on the list that its owner tests on, and test on the other two."""
-    monkeypatch.setattr(oxford, "_FLOWER_LISTS", {"trnid": 3, "valid": 3, "tstid": 4})
+    monkeypatch.setattr(oxford, "FLOWER_LISTS", {"trnid": 3, "valid": 3, "tstid": 4})
     raw = flowers102(flowers, split="authors")
     places = {image.key: image.split for image in raw.images}
     tested = {f"image_{number:05d}_jpg" for number in FLOWER_SPLITS["trnid"] + FLOWER_SPLITS["valid"]}
@@ -75,7 +75,7 @@ def test_the_authors_split_is_of_oxfords_lists(flowers: Path) -> None:
 def test_the_split_stands_in_the_manifest(
     flowers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(oxford, "_FLOWER_LISTS", {"trnid": 3, "valid": 3, "tstid": 4})
+    monkeypatch.setattr(oxford, "FLOWER_LISTS", {"trnid": 3, "valid": 3, "tstid": 4})
     for path in (flowers / "jpg").glob("*.jpg"):
         Image.fromarray(np.full((8, 8, 3), int(path.stem[-2:]), np.uint8)).save(path)
     for arguments, counts in (((), (3, 3, 4)), (("--split", "authors"), (4, 0, 6))):

@@ -110,7 +110,7 @@ def test_what_is_no_table_is_named(content: bytes, write: Write) -> None:
         ("path,label\na.jpg,ä\nb.jpg,dog\n", "utf-16-be"),
     ],
 )
-def test_other_encodings_are_refused_with_a_command_that_mends_them(write: Write, content: str, encoding: str) -> None:
+def test_other_encodings_are_refused_with_a_mending_command(write: Write, content: str, encoding: str) -> None:
     root, table = write(content.encode(encoding))
     with pytest.raises(InputError, match=r"save it with the encoding UTF-8 .*or convert it: iconv -f") as error:
         read(root, table)

@@ -40,7 +40,7 @@ def splits(root: Path, **fractions: float) -> dict[str, str]:
     return {image.key: image.split for image in image_folder(root, **fractions).images}
 
 
-def test_hashed_split_has_the_asked_size_and_stays_when_files_are_added(touch: Callable[..., Path]) -> None:
+def test_hashed_split_has_its_size_and_stays_as_files_are_added(touch: Callable[..., Path]) -> None:
     root = touch("cat", [f"{number}.jpg" for number in range(1500)])
     touch("dog", [f"{number}.png" for number in range(1500)])
     before = splits(root, val_fraction=0.1, test_fraction=0.2)
@@ -66,7 +66,7 @@ def test_fraction_of_nothing_leaves_a_split_out(touch: Callable[..., Path], left
     assert set(splits(root, val_fraction=0, test_fraction=0).values()) == {"train"}
 
 
-def test_split_folders_are_kept_and_only_the_missing_one_is_carved(touch: Callable[..., Path]) -> None:
+def test_split_folders_are_kept_and_only_the_missing_is_carved(touch: Callable[..., Path]) -> None:
     root = touch("train/cat", [f"{number}.jpg" for number in range(200)])
     touch("valid/cat", [f"{number}.jpg" for number in range(20)])
     counts = Counter((key.split("/")[0], split) for key, split in splits(root).items())
@@ -244,7 +244,7 @@ def test_laterals_cannot_be_dropped_without_dicom(touch: Callable[..., Path]) ->
         image_folder(touch("cat"), laterals="drop")
 
 
-def test_xrays_without_patients_are_split_only_if_that_is_accepted(touch: Callable[..., Path]) -> None:
+def test_xrays_without_patients_are_split_only_if_accepted(touch: Callable[..., Path]) -> None:
     root = touch("cat", [f"{number}.png" for number in range(50)])
     with pytest.raises(InputError, match=r"50 of 50 images name no patient, the first is cat/0\.png.*--split-by image"):
         image_folder(root, xray_size=128)
@@ -312,7 +312,7 @@ def test_dicom_of_kinds_without_a_picture_is_left_out(films: Films, tmp_path: Pa
     assert raw.left_out == {f"DICOM files without a picture ({kind})": count for kind, count in kinds.items()}
 
 
-def test_an_xray_cut_off_before_its_size_is_left_to_the_quarantine(films: Films) -> None:
+def test_an_xray_cut_before_its_size_is_left_to_the_quarantine(films: Films) -> None:
     whole = (films.root / "sick" / "000.DICOM").read_bytes()
     (films.root / "sick" / "000.DICOM").write_bytes(whole[: whole.index(b"\x28\x00\x10\x00")])
     write_dicom(films.root / "sick" / "report.dcm", Modality="SR", PixelData=None)  # says a size: who decodes it tells
@@ -320,7 +320,7 @@ def test_an_xray_cut_off_before_its_size_is_left_to_the_quarantine(films: Films)
     assert (raw.num_images, raw.left_out) == (91, {})
 
 
-def test_given_splits_of_dicom_are_kept_and_their_patients_compared(tmp_path: Path) -> None:
+def test_given_splits_of_dicom_are_kept_and_patients_compared(tmp_path: Path) -> None:
     for number in range(40):
         write_dicom(tmp_path / "train" / "sick" / f"{number}.dcm", PatientID=f"p{number // 2}")
         write_dicom(tmp_path / "test" / "sick" / f"{number}.dcm", PatientID=f"q{number // 2}")

@@ -94,9 +94,7 @@ def test_the_papers_test_images_do_not_depend_on_the_views(tmp_path: Path) -> No
     assert front.expected_images is None
 
 
-def test_the_choice_is_kept_and_an_interrupted_preparation_goes_on_with_it_alone(
-    command: Command, tmp_path: Path
-) -> None:
+def test_an_interrupted_preparation_keeps_its_choice(command: Command, tmp_path: Path) -> None:
     fill(chexpert_root(tmp_path / "raw", 40))
     words = ("chexpert", "--root", "raw", "--out", "set", "--test-fraction", "0.2", "--size", "32")
     assert command(*words, "--views", "frontal", "--part", "0/2")[0] == 0
@@ -143,7 +141,7 @@ def test_sets_that_differ_in_views() -> None:
     assert different_views([("a", ("L",)), ("b", sides)]) is not None
 
 
-def test_sets_whose_views_are_not_known_are_named_beside_those_that_are() -> None:
+def test_sets_of_unknown_views_are_named_beside_the_others() -> None:
     assert different_views([("a", ()), ("b", ())]) is None
     for others in ([("c", ("PA", "AP"))], [("c", ("PA", "AP")), ("d", ("L",))]):
         said = different_views([("a", ()), *others, ("b", ())])

@@ -18,12 +18,12 @@ from data_pipelines.image_files.image_verification import verify_xray
 
 
 @pytest.mark.parametrize("container", [png, tiff, lambda pixels: tiff(pixels.astype(np.int32))])
-def test_brightness_does_not_halve_where_the_largest_value_passes_a_power_of_two(container: Callable) -> None:
+def test_brightness_does_not_halve_at_a_power_of_two(container: Callable) -> None:
     for brightest in (2001, 4095, 4096, 8191):
         assert shade(container(film(2000, brightest)), Depth(13)) == round(2000 / 8191 * 255)
 
 
-def test_a_file_that_says_its_depth_is_believed_until_the_user_says_another() -> None:
+def test_the_depth_of_a_file_holds_until_the_user_says_another() -> None:
     declared = tiff(film(1000, 2000), 4095)
     for depth, white in ((AS_DECLARED, 4095), (Depth(16), 4095), (Depth(16, is_given=True), 65_535)):
         assert shade(declared, depth) == round(1000 / white * 255)

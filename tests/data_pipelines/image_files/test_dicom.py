@@ -186,7 +186,7 @@ def test_luts_are_those_of_pydicom(syntax: UID) -> None:
     )
 
 
-def test_lut_of_eight_bit_entries_and_of_fewer_bits_than_announced() -> None:
+def test_lut_of_eight_bits_and_of_fewer_bits_than_announced() -> None:
     entries = np.arange(4096) // 16
     for table in (entries.astype(np.uint8), entries.astype(np.uint16)):
         shown = dicom_pixels(dicom_bytes(RAMP, VOILUTSequence=lut(0, 8, table)))

@@ -23,7 +23,7 @@ def sequence(**elements: Any) -> pydicom.Sequence:
 
 
 @pytest.mark.parametrize("group", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
-def test_windows_and_rescaling_in_functional_groups_count_as_in_the_header(group: str) -> None:
+def test_windows_in_functional_groups_count_as_in_the_header(group: str) -> None:
     macros = sequence(
         FrameVOILUTSequence=sequence(**WINDOW), PixelValueTransformationSequence=sequence(**RESCALING, RescaleType="US")
     )
@@ -33,7 +33,7 @@ def test_windows_and_rescaling_in_functional_groups_count_as_in_the_header(group
     np.testing.assert_array_equal(enhanced, plain)
 
 
-def test_the_header_comes_before_its_functional_groups_and_the_frame_before_all_frames() -> None:
+def test_header_precedes_functional_groups_and_frame_all_frames() -> None:
     other, plain = {"WindowCenter": 3000, "WindowWidth": 100}, dicom_pixels(dicom_bytes(RAMP, **WINDOW))
     shared = {"SharedFunctionalGroupsSequence": sequence(FrameVOILUTSequence=sequence(**other))}
     of_frame = {"PerFrameFunctionalGroupsSequence": sequence(FrameVOILUTSequence=sequence(**WINDOW))}

@@ -136,7 +136,7 @@ def test_a_root_that_is_a_link_lies_where_that_leads_to(write: Callable[..., Pat
     assert found.left_out_below() == {"links to a folder above them": 1}
 
 
-def test_folders_that_link_to_each_other_are_walked_once_for_each_class(write: Callable[..., Path]) -> None:
+def test_folders_that_link_to_each_other_are_walked_once_a_class(write: Callable[..., Path]) -> None:
     names = [f"folder {number}" for number in range(7)]
     root = write({f"{name}/a.jpg": b"" for name in names})
     for name in names:
@@ -164,7 +164,7 @@ def test_a_folder_may_be_of_several_classes_and_splits(write: Callable[..., Path
 
 def test_files_are_looked_at_in_blocks(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     root = write({f"{number:02}": picture() for number in range(10)} | {"99": b""})
-    monkeypatch.setattr(scanning, "_BLOCK", 3)
+    monkeypatch.setattr(scanning, "BLOCK", 3)
     asked = []
     submitted = ThreadPoolExecutor.map
 

@@ -172,7 +172,7 @@ TIFFS = [{}, {NEW_SUBFILE: 1}, {NEW_SUBFILE: 2}, {255: 2}, {PHOTOMETRIC: 32_803}
 
 
 @pytest.mark.parametrize("big", [False, True])
-def test_what_a_scan_takes_of_tiff_is_decoded_and_the_rest_is_not(big: bool) -> None:
+def test_only_what_a_scan_takes_of_tiff_is_decoded(big: bool) -> None:
     for pages in [[page] for page in TIFFS] + [[first, second] for first in TIFFS for second in TIFFS]:
         encoded = grey_tiff(FILM, 8, more=pages, big=big)
         if why_not_one(io.BytesIO(encoded), "tiff") is None:

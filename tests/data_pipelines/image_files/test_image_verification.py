@@ -149,7 +149,7 @@ def test_numbers_that_are_no_shades_are_refused(encode: Callable) -> None:
             verify_image(encoded)
 
 
-def test_deep_xrays_are_refused_as_photographs_and_cut_ones_as_xrays(encode: Callable) -> None:
+def test_deep_xrays_are_no_photographs_and_cut_ones_no_xrays(encode: Callable) -> None:
     deep = encode(SHADES)
     with pytest.raises(ValueError, match="pixels of more than 8 bits"):
         verify_image(deep)

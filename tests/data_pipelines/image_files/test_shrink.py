@@ -185,7 +185,7 @@ def test_an_interrupted_preparation_keeps_its_count_and_its_side(photos: Path, t
     assert "4 of 6 photographs" in manifest["notes"][0]
 
 
-def test_a_finished_set_of_another_side_is_not_taken_for_this_ones_end(
+def test_a_finished_set_of_another_side_is_not_taken_for_this(
     photos: Path, tmp_path: Path, prepare_untidily: Callable[..., None]
 ) -> None:
     prepare_untidily(image_folder(photos, 0, 0, shorter_side=64), Output(tmp_path / "set"))
@@ -235,7 +235,7 @@ def test_a_manifest_with_another_side_is_refused(photos: Path, tmp_path: Path, v
         read_manifest(tmp_path / "set")
 
 
-def test_what_shrinking_would_bring_is_said_only_where_it_matters() -> None:
+def test_the_gain_of_shrinking_is_said_only_where_it_matters() -> None:
     large, small = np.full(10, 3000), np.full(10, 375)
     note = size_note(large, large * 4 // 3)
     assert note is not None

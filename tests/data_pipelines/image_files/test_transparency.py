@@ -57,7 +57,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_ones_own_pictures_are_laid_on_white_and_others_stay_as_they_were(name: str) -> None:
+def test_ones_own_pictures_are_laid_on_white_and_others_stay(name: str) -> None:
     own, known = verify_image(FILES[name], upright=True), verify_image(FILES[name])
     expected = np.full((SIDE, SIDE, 3), 255, dtype=np.uint8)
     expected[INNER] = (255, 0, 0)

@@ -93,7 +93,7 @@ def test_reflected_warps_are_those_of_a_plain_computation(
 
 
 @pytest.mark.parametrize("translation", [0.15, 0.25, 0.8])
-def test_dali_and_torch_agree_within_one_and_black_is_another_thing(
+def test_dali_and_torch_agree_within_one_and_black_differs(
     translation: float, squares: tuple[Index, np.ndarray]
 ) -> None:
     index = squares[0]

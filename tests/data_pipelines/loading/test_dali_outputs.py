@@ -75,9 +75,7 @@ class Gpu:
         return SimpleNamespace(run=run)
 
 
-def test_a_gpu_is_not_waited_for_and_its_inputs_are_kept_until_it_is_done(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_gpu_is_not_waited_for_and_its_inputs_are_kept(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, in_use = Gpu(monkeypatch), dali_loader._InUse()
     monkeypatch.setattr(dali_loader, "_InUse", lambda: in_use)
     batches = dali_loader.batches(index, evaluation_order(20, 0, 1, 2), VIEW, GPU, 2)

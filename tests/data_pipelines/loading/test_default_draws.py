@@ -49,7 +49,7 @@ def test_draws_are_those_of_earlier_versions(policy: PolicyName, digest: str) ->
         np.testing.assert_allclose(views.warp.astype(float).sum(axis=0), expected, atol=0.02)
 
 
-def test_new_settings_leave_the_cut_and_the_choice_of_operations_as_they_were() -> None:
+def test_new_settings_keep_the_cut_and_the_operations() -> None:
     sizes = np.full((2, len(POSITIONS)), 300)
     plain = Augmentation("xray_affine", 224, 256, seed=5, randaugment_ops=2).views(POSITIONS, *sizes)
     changed = Augmentation(

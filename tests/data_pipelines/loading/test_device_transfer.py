@@ -134,7 +134,7 @@ def test_nothing_is_decoded_or_sent_by_the_training_thread(photos: Index, cuttin
     requests = islice(BatchSampler(len(photos), 6, seed=0).micro_batches(0, 0, 1, 6), 9)
     batches = list(load(photos, requests, Augmentation("center_crop", SIDE, 32), transfer))
     assert len(batches) == len(transfer.sent) == 9  # one copy for each
-    assert len(transfer.allocated) == torch_loader._PREFETCH + 1  # and no buffer for each
+    assert len(transfer.allocated) == torch_loader.PREFETCH + 1  # and no buffer for each
     assert all(name.startswith("decode") for name in cutting)
     assert cutting
     assert transfer.threads["receive"] == {main}
@@ -148,8 +148,8 @@ def test_only_a_few_batches_are_made_ahead(photos: Index) -> None:
     for _ in range(5):
         next(batches)
     batches.close()  # waits for what has begun
-    assert len(transfer.sent) <= 5 + torch_loader._SENT_AHEAD
-    assert next(order).positions[0] <= 6 * (5 + torch_loader._SENT_AHEAD + torch_loader._PREFETCH)
+    assert len(transfer.sent) <= 5 + torch_loader.SENT_AHEAD
+    assert next(order).positions[0] <= 6 * (5 + torch_loader.SENT_AHEAD + torch_loader.PREFETCH)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "batches"))]
 
 
@@ -215,7 +215,7 @@ def test_an_error_comes_where_its_batch_would_have(rotten: Index) -> None:
 
 
 @pytest.mark.parametrize("error", [InputError("no codec"), MemoryError(), OSError("gone")])
-def test_an_error_of_a_decode_thread_is_told_to_the_training_thread(
+def test_an_error_of_a_decode_thread_reaches_the_training_thread(
     error: Exception, photos: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `instead`, too, where it is not the image's fault."""

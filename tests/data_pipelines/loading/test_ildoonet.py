@@ -132,7 +132,7 @@ def test_each_operation_does_something(name: IldoonetName, photo: Callable) -> N
     assert bool((changed != other).any()) == (name in (*TWO_SIDED, "CutoutAbs"))
 
 
-def test_operations_signs_and_cutouts_are_drawn_evenly_and_independently() -> None:
+def test_operations_signs_cutouts_are_even_and_independent() -> None:
     augmentation = Augmentation("squash", 64, 64, seed=4, randaugment_ops=2, randaugment_space="ildoonet")
     drawn = augmentation.views(MANY, *np.full((2, len(MANY)), 100)).operations
     assert drawn is not None

@@ -55,7 +55,7 @@ def test_counts_over_many_epochs_are_proportional_to_the_weights(shuffle: Any) -
 
 @few
 @given(sizes=st.lists(st.integers(1, 7), min_size=1, max_size=60), seed=st.integers(0, 2**63 - 1))
-def test_of_neighbours_that_weigh_one_together_exactly_one_is_shown(sizes: list[int], seed: int) -> None:
+def test_exactly_one_of_neighbours_with_weight_one_is_shown(sizes: list[int], seed: int) -> None:
     """An image with several labels is then shown once per epoch, with each of them in turn."""
     image = np.repeat(np.arange(len(sizes)), sizes)
     weights = 1 / np.array(sizes)[image]

@@ -42,7 +42,7 @@ def windows(draw: st.DrawFn) -> tuple[tuple[int, int], list[int], list[int]]:
 
 
 @given(windows())
-def test_the_scale_leaves_what_is_needed_and_the_window_is_where_it_was(case: Any) -> None:
+def test_the_scale_leaves_enough_and_the_window_where_it_was(case: Any) -> None:
     size, window, resized = case
     scale = decode_scale(window, resized, size)
     assert scale in (1, *SCALES)

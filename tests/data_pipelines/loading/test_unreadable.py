@@ -56,7 +56,7 @@ def shown(loader: str, index: Index, steps: int = 4, micro: int = 12, mixup: flo
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_rotten_image_is_replaced_by_a_pure_function_of_its_position(loader: str, folder: Path) -> None:
+def test_a_rotten_image_is_replaced_by_its_position_alone(loader: str, folder: Path) -> None:
     index = Index.load(folder, "train")
     sound = shown(loader, index)
     assert all(batch.unreadable == () for batch in sound)
@@ -137,7 +137,7 @@ def test_evaluation_shows_a_black_image_in_its_place(loader: str, folder: Path) 
         list(batches(index, requests, augmentation, torch.device("cpu"), 1))
 
 
-def test_header_that_asks_for_much_memory_is_refused_before_there_is_any(folder: Path) -> None:
+def test_a_header_that_asks_for_much_memory_is_refused_first(folder: Path) -> None:
     index = Index.load(folder, "train")
     row = 3
     encoded = index.encoded(row).tobytes()

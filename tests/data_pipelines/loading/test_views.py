@@ -334,7 +334,7 @@ def test_nothing_to_do_is_the_identity_map(size: int) -> None:
     shift=st.tuples(st.floats(-100, 100), st.floats(-100, 100)),
     place=st.tuples(st.floats(0, 1), st.floats(0, 1)),
 )
-def test_a_place_comes_out_where_it_is_turned_enlarged_and_moved_to(
+def test_a_point_is_turned_enlarged_and_moved_as_drawn(
     size: int, angle: float, scale: float, shift: tuple[float, float], place: tuple[float, float]
 ) -> None:
     (warp,) = affine_maps(size, np.array([angle]), np.array([scale]), np.array([shift])).astype(float)

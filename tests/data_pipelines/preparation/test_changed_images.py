@@ -138,7 +138,7 @@ def test_all_pictures_replaced_after_a_refusal(
     require_as_at_once(reader(root), tmp_path / "out")
 
 
-def test_only_files_in_another_state_are_read_and_only_other_contents_decoded(
+def test_only_changed_files_are_read_and_new_contents_decoded(
     films: Path, tmp_path: Path, picture: Encode, stop: Callable[..., None], work: dict[str, list[str]]
 ) -> None:
     raw = reader(films)
@@ -236,7 +236,7 @@ def test_changes_and_stops_anywhere(
     require_as_at_once(raw, out, **options)
 
 
-def test_a_set_that_got_its_name_is_not_the_set_of_what_came_later(
+def test_a_named_set_is_not_the_set_of_what_came_later(
     films: Path, tmp_path: Path, picture: Encode, prepare_untidily: Callable[..., None]
 ) -> None:
     out = tmp_path / "out"
@@ -325,7 +325,7 @@ def test_unfinished_work_of_an_earlier_version_is_done_again(
 
 
 @pytest.mark.parametrize("parts", [1, 3])
-def test_options_of_a_preparation_without_a_finished_shard_may_change(
+def test_options_may_change_before_the_first_finished_shard(
     films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
     part = None if parts == 1 else (0, parts)
@@ -357,7 +357,7 @@ def test_force_begins_anew_what_it_did_not_begin_itself(
     require_as_at_once(other, tmp_path / "out")
 
 
-def test_tasks_of_an_array_job_begin_their_own_part_anew_and_the_last_command_keeps_all(
+def test_array_tasks_begin_their_part_anew_the_last_keeps_all(
     films: Path, tmp_path: Path, work: dict[str, list[str]]
 ) -> None:
     raw = reader(films)
@@ -374,7 +374,7 @@ def test_tasks_of_an_array_job_begin_their_own_part_anew_and_the_last_command_ke
     assert not work["decoded"]
 
 
-def test_the_last_command_keeps_parts_that_were_begun_without_force(
+def test_the_last_command_keeps_parts_begun_without_force(
     films: Path, tmp_path: Path, work: dict[str, list[str]]
 ) -> None:
     for part in range(2):

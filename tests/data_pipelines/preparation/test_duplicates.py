@@ -151,7 +151,7 @@ def test_each_picture_is_kept_once_in_whatever_parts(
     assert "byte for byte" not in said
 
 
-def test_what_changes_between_two_starts_decides_anew_and_alone_is_read_again(
+def test_changes_between_two_starts_alone_are_read_again(
     make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: Callable, photo: Callable
 ) -> None:
     raw, reads = make_set(*ROWS), []
@@ -211,13 +211,13 @@ def test_classes_that_train_loses_are_named(
 def test_what_is_known_is_sorted_once(make_set: MakeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw, sorts, argsort = make_set(*ROWS), [], np.argsort
     without_duplicates(raw, tmp_path)
-    monkeypatch.setattr("data_pipelines.preparation.duplicates._BLOCK", 2)
+    monkeypatch.setattr("data_pipelines.preparation.duplicates.BLOCK", 2)
     monkeypatch.setattr(np, "argsort", lambda *args, **options: (sorts.append(args), argsort(*args, **options))[1])
     without_duplicates(raw, tmp_path)
     assert len(sorts) == 1
 
 
-def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
+def test_files_of_a_named_set_are_not_read_by_another_command(
     make_set: MakeSet,
     tmp_path: Path,
     prepare_untidily: Callable[[RawSet, Output], None],
@@ -231,7 +231,7 @@ def test_another_command_does_not_read_the_files_of_a_set_that_has_its_name(
 
 
 def test_files_are_hashed_block_by_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.common.raw_set._BLOCK_BYTES", 4)
+    monkeypatch.setattr("data_pipelines.common.raw_set.BLOCK_BYTES", 4)
     (tmp_path / "file").write_bytes(b"0123456789")
     places = (
         tmp_path / "file",

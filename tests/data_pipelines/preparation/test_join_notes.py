@@ -46,7 +46,7 @@ def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_preparations_that_were_begun_under_the_name_of_the_root_go_on(
+def test_preparations_begun_under_the_name_of_the_root_go_on(
     raw: RawSet, tmp_path: Path, parts: int, monkeypatch: pytest.MonkeyPatch, remarkable: list[Any]
 ) -> None:
     def stopped(*_: Any, **__: Any) -> None:
@@ -66,7 +66,7 @@ def test_preparations_that_were_begun_under_the_name_of_the_root_go_on(
     assert len(remarkable) == {1: 0, 2: 6}[parts]
 
 
-def test_what_is_left_out_is_said_before_the_work_in_the_summary_and_in_the_manifest(
+def test_what_is_left_out_is_said_first_last_and_in_the_manifest(
     raw: RawSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left_out = {"hidden files": 2, ".mov": 1010}
@@ -137,7 +137,7 @@ def test_rare_remarks_are_counted_together(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("xray_size", [None, 8])
-def test_whether_pictures_are_turned_is_part_of_how_a_set_is_prepared(
+def test_turning_pictures_is_part_of_how_a_set_is_prepared(
     raw: RawSet, tmp_path: Path, remarkable: list[dict[str, Any]], xray_size: int | None
 ) -> None:
     raw = replace(raw, xray_size=xray_size, bits=8)

@@ -84,13 +84,11 @@ def test_jpeg_files_are_not_even_opened(tmp_path: Path, monkeypatch: pytest.Monk
     assert find_bits(raw) is None
 
 
-def test_where_16_bits_are_in_use_no_further_16_bit_png_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_once_16_bits_are_in_use_no_16_bit_png_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     films = {f"{number}.png": png(film(1, 40_000)) for number in range(6)} | {"9.tif": tiff(film(1, 1 << 18, np.int32))}
     raw, lengths = folder_of(tmp_path / "films", films), []
     read = bit_depth_of_set.RawImage.read
-    monkeypatch.setattr(bit_depth_of_set, "_BLOCK", 2)
+    monkeypatch.setattr(bit_depth_of_set, "BLOCK", 2)
     monkeypatch.setattr(
         bit_depth_of_set.RawImage, "read", lambda image, most=-1: (lengths.append(most), read(image, most))[1]
     )
@@ -142,7 +140,7 @@ def test_tasks_of_an_array_job_and_later_starts_keep_the_depth(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(("brightest", "bits"), [(2001, 12), (60_000, 16), (4201, 13)])
-def test_pictures_that_are_replaced_meanwhile_decide_the_depth_anew(tmp_path: Path, brightest: int, bits: int) -> None:
+def test_pictures_replaced_meanwhile_decide_the_depth_anew(tmp_path: Path, brightest: int, bits: int) -> None:
     films = {f"{number}.png": png(film(2000, 3300 + 300 * number)) for number in range(4)}
     raw = folder_of(tmp_path / "films", films)
     for part in (1, 0):

@@ -23,7 +23,7 @@ from data_pipelines.preparation.set_folder import held
 @pytest.fixture(autouse=True)
 def small_shards_and_no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
-    monkeypatch.setattr("data_pipelines.preparation.set_folder._PATIENCE", 0.1)
+    monkeypatch.setattr("data_pipelines.preparation.set_folder.PATIENCE", 0.1)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_tasks_of_an_array_job_work_side_by_side(raw: RawSet, tmp_path: Path, mo
     assert manifest["splits"]["train"]["images"] == 12
 
 
-def test_a_plan_of_which_nothing_was_made_gives_way_to_a_task_with_other_options(raw: RawSet, tmp_path: Path) -> None:
+def test_an_unused_plan_gives_way_to_a_task_with_other_options(raw: RawSet, tmp_path: Path) -> None:
     def stopped() -> Iterator[Any]:
         raise KeyboardInterrupt
         yield

@@ -191,7 +191,7 @@ def test_tiffs_of_either_kind_are_counted_as_turned(big: bool, order: str) -> No
     assert not verify_image(grey_tiff(film, 8, order=order, more=({274: 1},), big=big), upright=True).is_turned
 
 
-def test_the_block_of_a_jpeg_is_looked_for_before_its_pixels_only(
+def test_the_block_of_a_jpeg_is_sought_before_its_pixels_only(
     photo: Callable, encode: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = tag(3, b"\6\0")

@@ -87,7 +87,7 @@ def test_by_what_a_set_was_split_is_written_down(tmp_path: Path) -> None:
     assert (prepare(films(split_by="image"), Output(tmp_path / "images")) or {})["split_by"] == "image"
 
 
-def test_a_preparation_of_an_earlier_version_goes_on_with_squares(tmp_path: Path) -> None:
+def test_a_preparation_of_an_earlier_version_keeps_squares(tmp_path: Path) -> None:
     """It had no choice of what to keep, so that there is no command that goes on with it otherwise."""
     prepare(films(xray_cut="square"), Output(tmp_path / "films", part=(0, 2)))
     path = tmp_path / ".films.partial" / "plan.json"

@@ -127,7 +127,7 @@ def test_single_label_sets_are_renumbered(load: Callable[..., Index]) -> None:
     assert concat([one]) is one
 
 
-def test_joined_sets_are_grey_only_if_all_are_and_mirrored_only_if_all_may_be(
+def test_joined_sets_are_grey_or_mirrored_only_if_all_are(
     load: Callable[..., Index], photo: Callable, encode: Callable
 ) -> None:
     grey = load([0, 1, 2], ANIMALS, images=[encode(photo(number, 5, 6, 1)) for number in range(3)])

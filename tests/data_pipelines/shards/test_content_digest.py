@@ -96,7 +96,7 @@ def test_joined_sets_of_one_name(names: list[str], apart: list[str]) -> None:
     assert told_apart(names) == apart
 
 
-def test_sets_share_images_by_content_and_by_name_where_it_is_not_known() -> None:
+def test_sets_share_images_by_content_else_by_name() -> None:
     known = {"films": "d1"}
     assert shares_images(["films"], "films", known, "d2") is None
     assert "called films there" in str(shares_images(["films"], "clinic", known, "d1"))

@@ -212,7 +212,7 @@ def test_selections_need_one_label_per_image(load: Callable[..., Index]) -> None
         load([0, 1, 2]).take_classes(["cat", "cat"])
 
 
-def test_selections_keep_what_belongs_to_the_samples_and_to_the_set(animals: Index) -> None:
+def test_selections_keep_what_belongs_to_samples_and_set(animals: Index) -> None:
     weight = np.arange(len(animals)) / 7
     index = replace(animals, weight=weight, metric="auc", patients="apart")
     by_key = dict(zip(keys(index), weight, strict=True))

@@ -242,7 +242,7 @@ def test_verification_names_the_file_with_a_flipped_bit(prepared: Path, tmp_path
     assert str(raised.value) == (f"not as prepared: {folder / 'train' / name}; copy the set again, or prepare it again")
 
 
-def test_verification_names_every_file_that_is_damaged_or_missing(prepared: Path, tmp_path: Path) -> None:
+def test_verification_names_every_damaged_or_missing_file(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copied"
     shutil.copytree(prepared, folder)
     flip(folder / "train" / "000002.tar", 1000)
@@ -251,7 +251,7 @@ def test_verification_names_every_file_that_is_damaged_or_missing(prepared: Path
         verify(folder)
 
 
-def test_sets_of_older_manifests_are_verified_without_their_columns(prepared: Path, tmp_path: Path) -> None:
+def test_sets_of_older_manifests_verify_without_columns(prepared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "older"
     shutil.copytree(prepared, folder)
     change_manifest(lambda manifest: manifest["splits"]["train"].pop("columns"))(folder)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from run_ranks import run_ranks
-from test_engines import INSTALLED, VARIANTS, flat
+from test_engines import INSTALLED, VARIANT_ROWS, VARIANTS, flat, to_start
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
@@ -164,8 +164,10 @@ def scaled(engine: Any, steps: list[str]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def seen(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[Any, Any]]:
-    return run_ranks(2, on_rank, INSTALLED, str(phantoms), tmp_path_factory.mktemp("reads"))
+def seen(
+    phantoms: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> list[dict[Any, Any]]:
+    return run_ranks(2, on_rank, to_start(request), str(phantoms), tmp_path_factory.mktemp("reads"))
 
 
 def require_installed(name: str) -> None:
@@ -174,7 +176,7 @@ def require_installed(name: str) -> None:
 
 
 @pytest.mark.parametrize("scales", [False, True])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", VARIANT_ROWS)
 def test_a_step_reads_nothing_from_the_device(name: str, scales: bool, seen: list[dict[Any, Any]]) -> None:
     require_installed(name)
     for rank in seen:
@@ -182,13 +184,13 @@ def test_a_step_reads_nothing_from_the_device(name: str, scales: bool, seen: lis
         assert rank[name, scales][READ_LATE] >= STEPS - 1
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", VARIANT_ROWS)
 def test_the_head_is_fp32_in_both_passes_under_autocast(name: str, seen: list[dict[Any, Any]]) -> None:
     require_installed(name)
     assert [rank[name, "bf16"] for rank in seen] == [{torch.float32}] * 2
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", VARIANT_ROWS)
 def test_an_overflow_on_one_rank_is_left_out_on_all(name: str, seen: list[dict[Any, Any]]) -> None:
     require_installed(name)
     for rank in seen:

@@ -39,6 +39,14 @@ VARIANTS = {
 WORLD_SIZES = (2, 1, 3)
 SMALL = ("ddp", "ddp-zero-1")  # what also runs on three ranks; to start DeepSpeed there takes half a minute
 INSTALLED = [name for name, runtime in VARIANTS.items() if importlib.util.find_spec(runtime.engine) or "ddp" in name]
+VARIANT_ROWS = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in VARIANTS]
+
+
+def to_start(request: pytest.FixtureRequest) -> list[str]:
+    """The variants that the selected tests of the module ask for: DDP alone where none of them is slow."""
+    items = [item for item in request.session.items if item.path == request.path]
+    slow = any(item.get_closest_marker("slow") for item in items)
+    return [name for name in INSTALLED if slow or name in SMALL]
 
 
 @dataclass(frozen=True)
@@ -281,8 +289,8 @@ def momentum_of(model: BiTResNet, optimizer: SGDAGC) -> dict[str, torch.Tensor]:
 class Launched:
     """All runs, each made when it is first asked for, and kept."""
 
-    def __init__(self, phantoms: Path, folder: Path) -> None:
-        self.cases, self.folder = make_cases(phantoms), folder
+    def __init__(self, phantoms: Path, folder: Path, variants: list[str]) -> None:
+        self.cases, self.folder, self.variants = make_cases(phantoms), folder, variants
         self._written: list[Path] = []
         self.expected = cache(self._expected)
         self.seen = cache(self._seen)
@@ -294,7 +302,7 @@ class Launched:
         return reference(self.cases[case_name], self.folder, save_at)
 
     def _seen(self, world_size: int) -> list[dict[str, Seen]] | AssertionError:
-        names = [name for name in INSTALLED if world_size < 3 or name in SMALL]
+        names = [name for name in self.variants if world_size < 3 or name in SMALL]
         try:
             by_rank = run_ranks(world_size, run_variants, names, self.cases, self.folder, list(self._written))
         except AssertionError as error:  # kept, or every row would start the ranks again
@@ -314,11 +322,16 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def launched(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Launched:
-    return Launched(phantoms, tmp_path_factory.mktemp("engines"))
+def launched(phantoms: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Launched:
+    return Launched(phantoms, tmp_path_factory.mktemp("engines"), to_start(request))
 
 
-ROWS = [(variant, size) for size in WORLD_SIZES for variant in VARIANTS if size < 3 or variant in SMALL]
+ROWS = [
+    pytest.param(variant, size, marks=() if variant in SMALL and size < 3 else pytest.mark.slow)
+    for size in WORLD_SIZES
+    for variant in VARIANTS
+    if size < 3 or variant in SMALL
+]
 
 
 @pytest.mark.parametrize("case_name", CASES)
@@ -351,7 +364,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("variant", "world_size"), ROWS)
-def test_checkpoints_of_every_engine_and_number_of_ranks_are_read_exactly(
+def test_checkpoints_of_every_engine_and_size_are_read_exactly(
     variant: str, world_size: int, launched: Launched
 ) -> None:
     assert [rank.changed_by_reading for rank in launched.of(variant, world_size)] == [[]] * world_size
@@ -364,7 +377,7 @@ def test_sum_over_ranks_and_no_stride_warnings(variant: str, world_size: int, la
         assert rank.strides_warned == []
 
 
-@pytest.mark.parametrize("variant", ["ddp-zero-1", "deepspeed-zero-1", "deepspeed-zero-2"])
+@pytest.mark.parametrize("variant", [row for row in VARIANT_ROWS if "zero" in row.values[0]])
 def test_momentum_is_parted_over_ranks(variant: str, launched: Launched) -> None:
     whole, parts = launched.of("ddp", 2)[0], launched.of(variant, 2)
     assert whole.momentum_bytes == whole.parameter_bytes
@@ -372,6 +385,7 @@ def test_momentum_is_parted_over_ranks(variant: str, launched: Launched) -> None
     assert max(part.momentum_bytes for part in parts) <= 0.6 * whole.momentum_bytes
 
 
+@pytest.mark.slow
 def test_each_stage_of_zero_holds_less(launched: Launched) -> None:
     """Weights, momentum and the gradients between two micro-batches: 3 and 2.5 times the weights, and at stage 2 the
     gradients of the parameters that lie in a rank's part at all, of which this small model has few."""

@@ -10,6 +10,7 @@ from test_engines import INSTALLED, make_cases, reference, relative, run_variant
 CASE = "unequal-10-fp32"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("deepspeed-zero-2" not in INSTALLED, reason="deepspeed is not installed")
 def test_stage_2_on_three_ranks_with_shares_of_3_3_and_4(phantoms: Path, tmp_path: Path) -> None:
     """It sends gradients in every micro-batch's backward pass: with 1, 1 and 2 of them the third rank would wait for

@@ -1,7 +1,6 @@
 """A rank that hangs is named, with its host and phase, and the others end so that the run can be resumed."""
 
 import json
-import multiprocessing
 import os
 import platform
 import re
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from run_ranks import free_port, run_ranks
+from run_ranks import context_of_ranks, free_port, run_ranks
 
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
@@ -82,7 +81,7 @@ class Case(NamedTuple):
 @pytest.fixture(scope="module")
 def cases(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Case]]:
     """Several jobs that hang, all at once, because most of their time is waiting."""
-    context, place = multiprocessing.get_context("spawn"), tmp_path_factory.mktemp("hangs")
+    context, place = context_of_ranks(), tmp_path_factory.mktemp("hangs")
     found = {}
     for how in ("rank 1 is stopped", "rank 0 is stopped", "rank 1 sleeps"):
         folder, port = place / how.replace(" ", "-"), free_port()
@@ -101,6 +100,7 @@ def ended(case: Case, rank: int) -> int | None:
     return case.processes[rank].exitcode
 
 
+@pytest.mark.slow
 def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], phantoms: Path, tmp_path: Path) -> None:
     case = cases["rank 1 is stopped"]
     assert ended(case, 0) == HUNG, case.log(0)
@@ -123,6 +123,7 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], pha
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_rank_0_is_missed_too_though_it_holds_the_store(cases: dict[str, Case]) -> None:
     case = cases["rank 0 is stopped"]
     assert ended(case, 1) == HUNG, case.log(1)
@@ -132,6 +133,7 @@ def test_rank_0_is_missed_too_though_it_holds_the_store(cases: dict[str, Case]) 
     assert json.loads((case.folder / "status.json").read_text())["state"] == "resumable"
 
 
+@pytest.mark.slow
 def test_a_rank_that_lives_but_does_not_get_on_is_named_by_all(cases: dict[str, Case]) -> None:
     case = cases["rank 1 sleeps"]
     for rank in range(2):

@@ -71,7 +71,7 @@ def test_a_resample_without_positives_has_no_areas() -> None:
     assert np.isnan(ap).tolist() == [True, False, False]
 
 
-def test_resamples_draw_as_many_patients_as_there_are_and_do_not_depend_on_blocks() -> None:
+def test_resamples_draw_all_patients_and_ignore_block_size() -> None:
     resamples = Resamples(clusters=50, count=300, seed=1)
     weights = resamples.weights(slice(0, 300))
     assert (weights.sum(axis=1) == 50).all()

@@ -18,7 +18,7 @@ def result_of(seed: int, earlier: bool = False, **data: Any) -> dict[str, Any]:
     return {"kind": "transfer", "metric": "top1", "settings": settings, "test": {"top1": 0.5 + seed / 8}}
 
 
-def test_seeds_of_an_earlier_version_are_seeds_of_the_same_setting(tmp_path: Path) -> None:
+def test_seeds_of_an_earlier_version_are_of_the_same_setting(tmp_path: Path) -> None:
     results = [result_of(0), result_of(1, earlier=True), result_of(2, border="reflect"), result_of(3)]
     for number, result in enumerate(results):
         (tmp_path / f"run {number}").mkdir()

@@ -92,7 +92,7 @@ def test_a_run_knows_the_depth_of_its_set(tmp_path: Path) -> None:
         ({"bits": 16, "bits_given": False}, 14, 14),
     ],
 )
-def test_new_dicom_goes_by_its_own_bits_until_the_user_says_others(
+def test_new_dicom_goes_by_its_own_bits_unless_told_otherwise(
     known: dict[str, Any], given: int | None, bits: int, tmp_path: Path
 ) -> None:
     pixels = np.full((SIDE, SIDE), 1000, dtype=np.uint16)

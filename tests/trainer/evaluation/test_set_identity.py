@@ -153,10 +153,10 @@ def test_large_sets_are_compared_by_some_of_their_images(work: Path, monkeypatch
     other = made(work / "partly", 2, name="elsewhere")
     own = own_data(open_run(work / "run"), "train")[0]
     every = int(own.length.sum() + Index.load(other, "test").length.sum())
-    monkeypatch.setattr("trainer.evaluation.leaks._SAMPLED", 2)
-    monkeypatch.setattr("trainer.evaluation.leaks._MOST_READ_BYTES", every - 1)
+    monkeypatch.setattr("trainer.evaluation.leaks.SAMPLED", 2)
+    monkeypatch.setattr("trainer.evaluation.leaks.MOST_READ_BYTES", every - 1)
     assert "IMAGES LEAK: 1 of 2 images are byte for byte" in numbers_of(work, "partly")[2]
-    monkeypatch.setattr("trainer.evaluation.leaks._MOST_READ_BYTES", 0)
+    monkeypatch.setattr("trainer.evaluation.leaks.MOST_READ_BYTES", 0)
     assert "not looked at: too many would have to be read" in numbers_of(work, "partly")[2]
 
 

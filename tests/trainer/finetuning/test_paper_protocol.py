@@ -181,7 +181,7 @@ def test_a_flag_beats_the_switch_and_is_a_departure(
     assert found == {name: {"used": used, "protocol": authors}}
 
 
-def test_without_the_switch_options_are_departures_from_the_default(tmp_path: Path) -> None:
+def test_options_without_the_switch_depart_from_the_default(tmp_path: Path) -> None:
     folder = target_of(tmp_path / "set", "pets")
     config, planned = configured(folder, Options(), train_on="train")
     assert departures(config, planned).keys() <= {"data.train_on"}

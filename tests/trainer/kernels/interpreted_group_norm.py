@@ -292,7 +292,7 @@ def test_no_gradient_passes_where_the_output_is_zero(shape: tuple[int, ...]) -> 
 
 
 @pytest.mark.parametrize("shape", [TILE_BOTH, SPLIT_BOTH], ids=str)
-def test_a_sample_does_not_depend_on_its_batch_and_a_run_not_on_chance(shape: tuple[int, ...]) -> None:
+def test_a_sample_is_independent_of_its_batch_and_of_chance(shape: tuple[int, ...]) -> None:
     case = make(shape)
     together, again = ours(case), ours(case)
     assert all(torch.equal(together[name], again[name]) for name in together)

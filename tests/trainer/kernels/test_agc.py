@@ -127,7 +127,7 @@ def test_a_scalar_is_one_unit(gradient: float, expected: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_gradient_that_is_not_finite_stays_so_and_spoils_no_other_unit(bad: float) -> None:
+def test_a_nonfinite_gradient_stays_so_and_spoils_no_other_unit(bad: float) -> None:
     weights, gradients = draw([(4, 3), (5,), (6, 2, 1, 1)], 2, 0.1)
     clean = [gradient.clone() for gradient in gradients]
     clip_adaptively(weights, clean, 0.05)

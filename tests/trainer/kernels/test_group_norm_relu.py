@@ -27,6 +27,7 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return x, weight, bias
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     tests = Path(__file__).with_name("interpreted_group_norm.py")
@@ -130,12 +131,12 @@ def why_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def test_no_triton(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(module, "_HAS_TRITON", False)
+    monkeypatch.setattr(module, "HAS_TRITON", False)
     assert "pip install triton" in why_not(monkeypatch, capsys, CUDA)
 
 
 def test_a_gpu_too_old_for_bf16(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(module, "_HAS_TRITON", True)
+    monkeypatch.setattr(module, "HAS_TRITON", True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     assert "Tesla T4 is older than compute capability 8.0" in why_not(monkeypatch, capsys, CUDA)
@@ -145,7 +146,7 @@ def test_no_compiler(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     def fail(*_: object) -> None:
         raise RuntimeError("Failed to find C compiler.\nPlease specify via CC environment variable.")
 
-    monkeypatch.setattr(module, "_HAS_TRITON", True)
+    monkeypatch.setattr(module, "HAS_TRITON", True)
     monkeypatch.setattr(module, "_forward", fail)
     assert "Failed to find C compiler." in why_not(monkeypatch, capsys, CPU)
 

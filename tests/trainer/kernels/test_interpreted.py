@@ -10,6 +10,7 @@ import pytest
 from trainer.kernels import native
 
 
+@pytest.mark.slow
 def test_standardisation_and_update_in_the_interpreter() -> None:
     pytest.importorskip("triton")
     tests = Path(__file__).with_name("interpreted_update.py")

@@ -33,6 +33,7 @@ ALL = os.environ.get("BITSCALE_AOT") == "all"
 KERNELS = {"forward_tile", "backward_tile", "forward_split", "backward_split"}
 
 
+@pytest.mark.slow
 def test_the_launches_of_a_step(tmp_path: Path) -> None:
     out = tmp_path / "kernels.json"
     which = ["--models", "r50x1", "r152x4"] if ALL else ["--models", "r50x1", "--sample"]

@@ -145,9 +145,7 @@ def test_what_looks_on_sees_the_operation(norm: list[str], monkeypatch: pytest.M
     assert norm == []
 
 
-def test_what_looks_on_in_the_backward_pass_alone_sees_the_operation(
-    norm: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hook_of_the_backward_pass_alone_sees_the_operation(norm: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_backward", lambda dy, *_: (norm.append("library"), (dy, None, None))[1])
     x, weight, bias = inputs()
     y = group_norm_relu(x, 32, weight, bias)

@@ -44,7 +44,7 @@ def test_other_flags_or_processors_have_a_library_of_their_own(cache: Path, monk
     native._built()
     monkeypatch.setattr(native, "_processor", lambda: "another one")
     native._built()
-    monkeypatch.setattr(native, "_FLAGS", ("-O1",))
+    monkeypatch.setattr(native, "FLAGS", ("-O1",))
     native._built()
     assert len(list(cache.iterdir())) == 3
 
@@ -66,7 +66,7 @@ def test_a_library_that_is_cut_off_or_damaged_is_compiled_again(
 ) -> None:
     (tmp_path / "sources").mkdir()
     (tmp_path / "sources" / "kernel.cpp").write_text('extern "C" int answer() { return 42; }')
-    monkeypatch.setattr(native, "_SOURCES", tmp_path / "sources")
+    monkeypatch.setattr(native, "SOURCES", tmp_path / "sources")
     made = native._built()
     content = made.read_bytes()
     change(made)
@@ -83,7 +83,7 @@ def test_other_sources_or_compilers_have_a_library_of_their_own(
 ) -> None:
     (tmp_path / "sources").mkdir()
     source = tmp_path / "sources" / "kernel.cpp"
-    monkeypatch.setattr(native, "_SOURCES", source.parent)
+    monkeypatch.setattr(native, "SOURCES", source.parent)
     monkeypatch.setattr(native, "_compile", lambda command, target: target.write_bytes(b""))
     for content, compiler in (("int one;", "a++"), ("int two;", "a++"), ("int two;", "b++"), ("int one;", "a++")):
         source.write_text(content)

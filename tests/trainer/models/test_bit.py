@@ -238,7 +238,7 @@ def test_weights_follow_the_global_seed(head_init: HeadInit) -> None:
     assert not torch.equal(drawn(5)["stem.conv.weight"], drawn(5, "zero", "torch")["stem.conv.weight"])
 
 
-def test_the_draws_of_other_initial_weights_are_those_of_earlier_versions() -> None:
+def test_other_initial_weights_are_drawn_as_in_earlier_versions() -> None:
     torch.manual_seed(7)
     model = build_model(SMALL, 5, "fan_in")
     first = [weight.flatten()[0].item() for weight in (model.stem["conv"].weight, model.head.weight)]

@@ -33,6 +33,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_a_step_of_r50x1_under_autocast(library: Path) -> None:
     command = [sys.executable, str(HERE / "channels_last_on_cuda.py"), str(library)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -105,7 +105,7 @@ def test_weights_hear_of_the_last_pass_alone() -> None:
     assert heard == ["pass 1", "pass 2", "hook", "accumulated", "pass 3"]
 
 
-def test_evaluation_standardises_once_and_sees_new_weights_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_standardises_once_until_weights_change(monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = a_model(torch.float32), []
     images, _ = micro_batches(torch.float32)[0]
     before = model(images).detach()

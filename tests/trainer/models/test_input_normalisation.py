@@ -72,7 +72,7 @@ def test_each_channel_has_its_mean_and_deviation(
     assert seen.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_it_is_no_part_of_the_weights_and_nothing_that_ranks_exchange() -> None:
+def test_it_is_no_weight_and_ranks_do_not_exchange_it() -> None:
     model = model_of(**IMAGENET)
     assert model.state_dict().keys() == TENSORS.keys()
     assert (
@@ -170,7 +170,7 @@ def test_a_config_that_contradicts_its_export_is_refused(
     assert f"{changed} in {path}" in str(refusal.value)
 
 
-def test_checkpoints_say_theirs_and_those_of_earlier_versions_had_a_half(tmp_path: Path) -> None:
+def test_checkpoints_say_theirs_and_earlier_ones_had_a_half(tmp_path: Path) -> None:
     for load in (load_weights, describe_weights):
         new = load(str(save_run(tmp_path / "new", TENSORS, mean=IMAGENET_MEAN, std=IMAGENET_STD)))
         assert (new.mean, new.std) == (IMAGENET_MEAN, IMAGENET_STD)

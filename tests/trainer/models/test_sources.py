@@ -51,7 +51,7 @@ def test_absent_weights_print_the_command_that_downloads_them(caches: Path, name
     assert str(caches / "hf" / "hub" / f"models--timm--{bare}") in str(raised.value)
 
 
-def test_absent_files_of_google_print_the_command_that_downloads_them(caches: Path) -> None:
+def test_absent_files_of_google_print_the_download_command(caches: Path) -> None:
     target = caches / "torch/hub/checkpoints/BiT-S-R152x4.npz"
     with pytest.raises(InputError) as raised:
         locate("BiT-S-R152x4")

@@ -70,7 +70,7 @@ def test_clipping_and_momentum_default_to_the_papers() -> None:
     assert not group["nesterov"]
 
 
-def test_groups_keep_their_own_clipping_and_statistics_cover_both() -> None:
+def test_groups_keep_their_clipping_and_statistics_cover_both() -> None:
     params = parameters()
     groups = [{"params": params[:2], "agc_clipping": 1e-3}, {"params": params[2:], "agc_clipping": 0.0}]
     optimizer = SGDAGC(groups, lr=0.0)
@@ -137,7 +137,7 @@ def test_state_loads_into_torchs_sgd() -> None:
     assert_same(mine, theirs)
 
 
-def test_torchs_state_loads_and_leaves_the_clipping_that_it_does_not_know() -> None:
+def test_torchs_state_loads_and_leaves_the_clipping_as_it_is() -> None:
     theirs = parameters()
     reference = torch.optim.SGD([{"params": theirs[:2]}, {"params": theirs[2:]}], lr=0.1, momentum=0.8)
     set_gradients(theirs, 0)
@@ -270,7 +270,7 @@ def test_the_head_is_left_out_by_name() -> None:
     ]
 
 
-def test_the_papers_code_leaves_out_by_first_dimension_and_clips_the_heads_bias() -> None:
+def test_paper_code_exempts_by_first_dimension_clips_head_bias() -> None:
     assert grouped_names(10, "shape") == [
         (0.01, ["conv.bias", "norm.weight", "norm.bias", "headroom.weight", "head.bias"]),
         (0.0, ["conv.weight", "head.weight"]),

@@ -77,7 +77,7 @@ def test_cpu_trace() -> None:
     )
 
 
-def test_a_wait_inside_an_exchange_is_communication_where_no_thread_shows_it() -> None:
+def test_a_wait_inside_an_exchange_is_communication() -> None:
     found = break_down([*steps(1), named(HOROVOD, 200, 500), operation("aten::copy_", 400, 450)])
     assert nonzero(found) == pytest.approx({"communication": 0.3, "idle": 0.7})
     assert found.communication_ms == pytest.approx(0.3)
@@ -129,7 +129,7 @@ def test_gpu_trace() -> None:
 
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("seed", range(20))
-def test_categories_add_up_and_exposed_is_what_computing_does_not_overlap(seed: int, on_gpu: bool) -> None:
+def test_categories_add_up_and_exposed_is_not_overlapped(seed: int, on_gpu: bool) -> None:
     """Against counting ticks one by one."""
     draws, length = random.Random(seed), 200
     names = {"convolutions": "aten::conv2d", "norms": "bitscale::group_norm_relu", "other": "aten::mean"}

@@ -70,7 +70,9 @@ def tensors(run_dir: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": t for part in ("model", "momentum") for name, t in state[part].items()}
 
 
-@pytest.mark.parametrize(("engine", "ranks"), [("ddp", 1), ("ddp", 2), ("horovod", 2)])
+@pytest.mark.parametrize(
+    ("engine", "ranks"), [("ddp", 1), ("ddp", 2), pytest.param("horovod", 2, marks=pytest.mark.slow)]
+)
 def test_the_table_adds_up_and_the_weights_are_those_without(
     engine: Any, ranks: int, phantoms: Path, tmp_path: Path
 ) -> None:
@@ -118,7 +120,7 @@ def test_the_last_step_is_recorded_with_its_evaluation(phantoms: Path, tmp_path:
         (1, WARM_UP_STEPS, "this run has 4. Leave it out, or make the run longer"),
     ],
 )
-def test_more_steps_than_the_run_has_are_refused_before_it_starts(
+def test_more_steps_than_the_run_has_are_refused_at_once(
     profile: int, steps: int, message: str, phantoms: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
@@ -160,7 +162,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException 
     monkeypatch.setattr(MetricLogger, "advance", counted)
 
 
-def test_what_a_stopped_run_has_recorded_is_written_and_a_resumed_one_records_what_is_left(
+def test_a_stopped_run_writes_its_profile_a_resumed_one_the_rest(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The same command each time, which goes on to the end."""

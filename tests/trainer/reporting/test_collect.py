@@ -216,7 +216,7 @@ def test_a_table_of_an_older_report_is_read(tmp_path: Path) -> None:
     )
 
 
-def test_another_csv_file_is_refused_if_named_and_passed_over_in_a_folder(tmp_path: Path) -> None:
+def test_a_foreign_csv_is_refused_if_named_else_skipped(tmp_path: Path) -> None:
     runs = write_results(tmp_path / "runs", [transfer_result("mine", "5", 0, 0.5)])
     (runs / "run 0" / "subset.csv").write_text("key,class\na,b\n")
     assert len(collect((runs,)).runs) == 1

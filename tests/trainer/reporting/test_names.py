@@ -49,7 +49,7 @@ def test_sets_of_a_name(name: str, sets: tuple[str, ...]) -> None:
     assert sets_in(name) == sets
 
 
-def test_titles_leave_out_the_model_only_where_it_is_the_runs_own() -> None:
+def test_titles_omit_the_model_only_where_it_is_the_runs_own() -> None:
     assert source_title("imagenet21k_r50x1", "r50x1") == "ImageNet-21k"
     assert source_title("chexpert_mimic", "r50x1") == "CheXpert+MIMIC"
     assert source_title("mine_r50x1", "r50x1") == "mine"

@@ -47,7 +47,7 @@ def test_columns_are_models_and_sources_from_small_to_large() -> None:
     assert [table.name for table in wide] == ["full_shot_natural", "full_shot_chest", "full_shot_other"]
 
 
-def test_rows_are_the_papers_targets_in_its_order_then_others_each_by_mode() -> None:
+def test_rows_are_the_papers_targets_in_order_then_others() -> None:
     results = [
         r
         for target in ("digits", "covidx", "cifar10")
@@ -59,13 +59,13 @@ def test_rows_are_the_papers_targets_in_its_order_then_others_each_by_mode() -> 
     assert [title for title, _ in table.rows] == [f"{t}{a}" for t in ("CIFAR-10", "COVIDx", "digits") for a in aside]
 
 
-def test_the_best_of_a_row_is_marked_also_if_it_only_prints_alike() -> None:
+def test_the_best_of_a_row_is_marked_also_if_it_prints_alike() -> None:
     results = seeds("a", HIGH) + seeds("b", tuple(top + 1e-6 for top in HIGH)) + seeds("c", LOW)
     of = entries(only(transfer_tables(frame(results), "full")), "Pets")
     assert {title: entry.best for (_, title), entry in of.items()} == {"a": True, "b": True, "c": False}
 
 
-def test_more_data_is_tested_against_the_next_smaller_source_of_the_same_model() -> None:
+def test_more_data_is_tested_against_the_next_smaller_source() -> None:
     tops = {X: LOW, XM: MIDDLE, XMN: HIGH}
     results = [r for name, values in tops.items() for r in seeds(name, values)]
     results += seeds(XM, HIGH, model="r152x4")
@@ -79,7 +79,7 @@ def test_more_data_is_tested_against_the_next_smaller_source_of_the_same_model()
         assert (alone.p, alone.against, alone.insignificant) == (None, "", False)
 
 
-def test_recorded_sets_say_which_source_is_smaller_whatever_the_names() -> None:
+def test_recorded_sets_say_which_source_is_smaller() -> None:
     results = seeds("first", LOW, source_sets=["a"]) + seeds("second", HIGH, source_sets=["a", "b"])
     of = entries(only(transfer_tables(frame(results), "full")), "Pets")
     assert of["r50x1", "second"].against == "first"
@@ -127,7 +127,7 @@ def test_sources_of_one_title_keep_their_whole_names() -> None:
     assert [column.title for column in table.columns] == ["imagenet1k", "imagenet1k_r50x1"]
 
 
-def test_published_values_stand_below_the_targets_own_with_the_papers_other_columns() -> None:
+def test_published_values_stand_below_those_of_the_target() -> None:
     results = seeds("mine", LOW, target="cifar100", source_sets=["imagenet1k"]) + seeds("other", LOW, target="digits")
     table = only(transfer_tables(frame(results), "full", published()))
     assert [title for title, _ in table.rows] == ["CIFAR-100", "CIFAR-100, paper", "digits"]
@@ -159,7 +159,7 @@ def test_another_metric_is_not_put_beside_the_papers() -> None:
     assert [title for title, _ in table.rows] == ["COVIDx"]
 
 
-def test_published_files_have_rows_of_their_own_beside_ones_results() -> None:
+def test_published_files_have_rows_beside_ones_own_results() -> None:
     own = frame(seeds("imagenet1k_r50x1", LOW, target="cifar100"))
     theirs = frame(seeds("imagenet1k", HIGH, target="cifar100")).assign(origin=PUBLISHED)
     table = only(transfer_tables(pd.concat([theirs, own]), "full"))

@@ -36,7 +36,7 @@ def interval_of(cell: str) -> tuple[float, ...]:
     return (float(mean), *(float(part) for part in rest.rstrip("]").split(", ")))
 
 
-def test_cells_are_mean_and_sample_deviation_over_seeds_with_full_last() -> None:
+def test_cells_are_mean_and_deviation_over_seeds_full_last() -> None:
     table = few_shot_table(frame(SWEEP))
     assert [column.title for column in table.columns] == ["5-shot", "10-shot", "full"]
     assert [title for title, _ in table.rows] == ["scratch, r50x1", "imagenet, r50x1"]

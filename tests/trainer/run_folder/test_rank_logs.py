@@ -41,7 +41,7 @@ def log_of(run_dir: Path, rank: int) -> str:
     return path.read_text()
 
 
-def test_what_is_printed_is_kept_also_from_before_the_folder_is_known(
+def test_output_from_before_the_folder_is_known_is_kept(
     install: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install()
@@ -83,7 +83,7 @@ def test_one_of_many_ranks_tells_the_error_with_their_number(tmp_path: Path, mon
 
 def test_other_errors_are_told_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
-    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.2)
+    monkeypatch.setattr(rank_logs, "WAIT_S", 0.2)
     with ThreadPoolExecutor(3) as pool:
         said = ["the loss is not finite", "the loss is not finite", "another rank stopped"]
         futures = [pool.submit(rank_logs._with_others, message, str(rank), 3) for rank, message in enumerate(said)]
@@ -92,11 +92,9 @@ def test_other_errors_are_told_by_themselves(tmp_path: Path, monkeypatch: pytest
     assert counts[2] == 1
 
 
-def test_error_is_told_though_the_rank_that_was_to_tell_it_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_is_told_though_the_rank_to_tell_it_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
-    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.1)
+    monkeypatch.setattr(rank_logs, "WAIT_S", 0.1)
     assert rank_logs._with_others("lost", "1", 4) == 1
     (folder,) = tmp_path.iterdir()
     (folder / "told").unlink()

@@ -36,9 +36,9 @@ class OneRank:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "_BEAT_S", BEAT_S)
+    monkeypatch.setattr(run_lock, "BEAT_S", BEAT_S)
     monkeypatch.setattr(run_lock, "_POLL_S", 0.01)
-    monkeypatch.setattr(run_lock, "_ENDING_S", 0.4)
+    monkeypatch.setattr(run_lock, "ENDING_S", 0.4)
     for name in ("BITSCALE_JOB", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -135,7 +135,7 @@ def test_a_process_that_nobody_has_waited_for_is_dead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["the process", "its start"])
-def test_a_process_that_cannot_be_told_from_another_is_judged_by_its_silence(
+def test_an_ambiguous_process_is_judged_by_its_silence(
     missing: str, tmp_path: Path, other: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others' processes may not be shown; their numbers may have been given again."""
@@ -220,7 +220,7 @@ def test_an_old_lock_is_watched_before_it_is_taken_over(
     assert time.monotonic() - started >= 3 * BEAT_S
 
 
-def test_signs_of_life_are_seen_where_the_clock_of_the_disk_stands(
+def test_heartbeats_are_seen_where_the_clock_of_the_disk_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = left(tmp_path, elsewhere(tmp_path))
@@ -287,7 +287,7 @@ def test_the_same_job_goes_on_elsewhere(tmp_path: Path, monkeypatch: pytest.Monk
     finally:
         stopped.set()
         beating.join()
-    assert time.monotonic() - started >= run_lock._ENDING_S
+    assert time.monotonic() - started >= run_lock.ENDING_S
 
 
 def launcher_gone(folder: Path, other: subprocess.Popen[bytes]) -> Holder:
@@ -313,7 +313,7 @@ def test_what_may_be_ending_gets_some_time(
     started = time.monotonic()
     with pytest.raises(InputError, match=f"kill {other.pid}"):
         have(tmp_path)
-    assert time.monotonic() - started >= run_lock._ENDING_S
+    assert time.monotonic() - started >= run_lock.ENDING_S
     assert "which may be about to end; waiting" in capfd.readouterr().err
     ending = threading.Timer(0.1, other.kill)
     ending.start()
@@ -518,7 +518,7 @@ def test_a_start_that_stood_still_looks_before_it_writes(
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         (lock,) = run_lock._locks.values()
         monkeypatch.setattr(lock, "_keep", lambda: None)
-        monkeypatch.setattr(run_lock, "_BEAT_S", 1000.0)
+        monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
         lock._seen = run_lock._clock() - 4000
         (tmp_path / LOCK).unlink()
         (tmp_path / ENVIRONMENT).touch()
@@ -561,16 +561,14 @@ def test_a_folder_that_is_away_for_a_while_is_not_taken_over(
     assert [path.name for path in folder.iterdir()] == [ENVIRONMENT]
 
 
-def test_a_disk_that_takes_no_signs_of_life_is_not_read_at_each_save(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_heartbeats_is_not_read_at_each_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(_: Path) -> None:
         raise OSError("read-only file system")
 
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         (lock,) = run_lock._locks.values()
         monkeypatch.setattr(run_lock, "touch", refused)
-        monkeypatch.setattr(run_lock, "_BEAT_S", 1000.0)
+        monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
         lock._seen = run_lock._clock() - 4000
         assert taken_over(tmp_path) is None
         with monkeypatch.context() as patch:
@@ -579,7 +577,7 @@ def test_a_disk_that_takes_no_signs_of_life_is_not_read_at_each_save(
 
 
 def test_a_disk_that_hangs_holds_up_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "_BRIEFLY_S", 0.01)
+    monkeypatch.setattr(run_lock, "BRIEFLY_S", 0.01)
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
         (lock,) = run_lock._locks.values()
         with lock._guard:
@@ -588,7 +586,7 @@ def test_a_disk_that_hangs_holds_up_no_training(tmp_path: Path, monkeypatch: pyt
             release(tmp_path)
 
 
-def test_a_start_that_was_taken_over_ends_even_if_no_signal_reaches_it(tmp_path: Path) -> None:
+def test_a_start_that_was_taken_over_ends_without_a_signal(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     number = os.fork()
     if not number:
@@ -596,7 +594,7 @@ def test_a_start_that_was_taken_over_ends_even_if_no_signal_reaches_it(tmp_path:
             for each in (signal.SIGTERM, signal.SIGALRM):
                 signal.signal(each, signal.SIG_IGN)
             os.dup2(writer, 2)
-            run_lock._PATIENCE_S = 0.1
+            run_lock.PATIENCE_S = 0.1
             with locked(tmp_path, OneRank(), NO_TIMEOUT):
                 left(tmp_path, elsewhere(tmp_path))
                 time.sleep(60)

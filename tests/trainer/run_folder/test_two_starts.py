@@ -218,7 +218,7 @@ def test_a_run_that_is_taken_over_leaves_no_result(
         (run_dir / LOCK).write_bytes(lock_file.to_bytes(newer))
         time.sleep(PATIENCE_S)
 
-    monkeypatch.setattr(run_lock, "_BEAT_S", 0.1)
+    monkeypatch.setattr(run_lock, "BEAT_S", 0.1)
     with pytest.raises(RunError, match="taken over by process 12 on node7"):
         without_work(str(phantoms), run_dir, judge)
     assert contents(run_dir) == before

@@ -94,6 +94,7 @@ def has_trained(run_dir: Path) -> bool:
     return path.is_file() and "train/loss" in path.read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_twice_makes_every_run_once(place: Path, command: Command) -> None:
     arguments = [*SWEEP, "--out", "out", *TUNING, *ON_CPU]
     out, log = place / "out", place / "sweep.log"
@@ -157,7 +158,7 @@ def test_two_sweeps_in_one_folder(place: Path, command: Command, monkeypatch: py
         lock.truncate()  # of a sweep that was killed: its workers get some time to end
         lock.write(json.dumps({"host": sweep.platform.node(), "process": dead_process()}))
         lock.flush()
-        monkeypatch.setattr(sweep, "_HANDOVER_S", 0.3)
+        monkeypatch.setattr(sweep, "HANDOVER_S", 0.3)
         started = time.monotonic()
         code, _, error = command(*SWEEP, "--out", "shared", *TUNING, *ON_CPU)
         assert (code, "another sweep is running" in error) == (2, True)

@@ -152,7 +152,7 @@ def cut_off(data: Path) -> Path:
     return path
 
 
-def test_shard_that_is_cut_off_stops_the_run_by_name_and_can_be_gone_on_without(
+def test_a_cut_shard_stops_the_run_by_name_and_can_be_left_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     advance, done = MetricLogger.advance, 0

@@ -369,9 +369,7 @@ def test_frozen_backbones_take_no_steps(skewed: Path) -> None:
     assert make_job(replace(config, mode="probe"), Path("run")).total_steps == 0
 
 
-def test_scaled_decode_is_the_loaders_and_stands_in_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scaled_decode_reaches_the_loader_and_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(torch_loader, "batches", lambda *_, scaled_decode=False, **__: asked.append(scaled_decode))
     folder = tiny_set(tmp_path / "set", [0, 1, 0, 1], ("cat", "dog"))

@@ -90,7 +90,7 @@ def by_loop(train: Tensor, labels: Tensor, image: Tensor, num_classes: int) -> l
 
 
 def test_neighbours_vote_by_their_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.training.linear_probe._CHUNK_ELEMENTS", 500)
+    monkeypatch.setattr("trainer.training.linear_probe.CHUNK_ELEMENTS", 500)
     train, images = features_of(90, 6) - 3, features_of(13, 6, seed=5).double() - 3
     labels = torch.arange(90) % 4
     logits = nearest_neighbours(train, labels, images, 4)

@@ -110,7 +110,7 @@ def observe(monitor: LossMonitor, step: int, bad: bool) -> None:
     monitor.observe(report_of(step, losses, update(skipped=bool(ruined))))
 
 
-def test_skipped_steps_are_listed_counted_over_a_resume_and_bounded(
+def test_skipped_steps_are_counted_over_a_resume_and_bounded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monitor = monitor_of(tmp_path, non_finite="skip", max_skipped_steps=2)
@@ -151,7 +151,7 @@ def test_spike_is_seen_once_and_noise_is_not() -> None:
     assert detector.observe(9.0) is not None
 
 
-def test_no_spike_before_there_is_a_window_nor_where_losses_are_equal() -> None:
+def test_no_spike_before_a_full_window_nor_among_equal_losses() -> None:
     detector = SpikeDetector()
     assert [detector.observe(loss) for loss in [1.0] * (FEWEST_STEPS - 1) + [50.0]] == [None] * FEWEST_STEPS
     assert detector.observe(1.05) is None

@@ -85,9 +85,7 @@ def test_fine_tuning_goes_on_as_the_weights_were_trained(
     assert (weights.mean, weights.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
-def test_the_runs_model_and_its_frozen_features_are_normalised_so(
-    animals: Path, engine: Engine, tmp_path: Path
-) -> None:
+def test_model_and_frozen_features_of_a_run_are_normalised_so(animals: Path, engine: Engine, tmp_path: Path) -> None:
     for mode in ("finetune", "probe"):
         config = replace(config_of(animals, published(tmp_path)), mode=mode)
         model = starting_model(make_job(config, tmp_path / "none"), engine)
@@ -118,7 +116,7 @@ def test_explicit_values_win_and_are_said_to_differ(
         run(config_of(animals, published(tmp_path), mean=(0.1, 0.1, 0.1)), Start(tmp_path / "run"), engine, {})
 
 
-def test_a_resumed_run_keeps_its_normalisation_whatever_its_weights_are_called_by_now(
+def test_a_resumed_run_keeps_its_normalisation(
     animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = published(tmp_path)
@@ -166,7 +164,7 @@ def test_a_run_predicts_exports_and_comes_back_with_it(tmp_path: Path) -> None:
     torch.testing.assert_close(found, logits, atol=1e-4, rtol=1e-4)
 
 
-def test_a_checkpoint_whose_normalisation_cannot_be_is_not_predicted_by(tmp_path: Path) -> None:
+def test_a_checkpoint_of_impossible_normalisation_is_refused(tmp_path: Path) -> None:
     about = {"task": "single_label", "resize": SIDE, "eval_view": "squash", "channels": 3, "xray_size": None}
     folder = save_run(tmp_path / "run", TENSORS, **about, mean=[0.5], std=[0.5])
     with pytest.raises(InputError, match=r"best\.safetensors: mean is 0\.5; it must be three numbers"):

@@ -172,7 +172,7 @@ def test_an_address_that_does_not_answer(alone: Any, monkeypatch: pytest.MonkeyP
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(socket, "create_connection", no_answer)
-    monkeypatch.setattr(rendezvous, "_SILENT_S", 1.0)
+    monkeypatch.setattr(rendezvous, "SILENT_S", 1.0)
     message, seconds = alone(1, "192.0.2.1", 600)
     assert "cannot be reached" in message
     assert seconds < 5
@@ -220,7 +220,9 @@ def waiting_elsewhere() -> str:
     return "nothing"
 
 
-def test_ranks_that_are_all_alive_are_not_called_lost_nor_the_network_alone_blamed() -> None:
+@pytest.mark.slow
+@pytest.mark.serial
+def test_live_ranks_are_not_called_lost_nor_the_network_blamed() -> None:
     (message, _) = run_ranks(2, waiting_elsewhere)
     assert "another rank stopped or did not answer (all ranks are alive: the network is at fault, or " in message
 
@@ -243,10 +245,14 @@ def losing_at_the_first_step(run_dir: Path) -> str:
     return "nothing"
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 def test_survivors_name_the_rank_that_is_lost_at_the_first_step(tmp_path: Path) -> None:
     assert "lost: rank 1)" in run_ranks(2, losing_at_the_first_step, tmp_path)[0]
 
 
+@pytest.mark.slow
+@pytest.mark.serial
 def test_survivors_name_the_lost_rank_within_the_time_out(tmp_path: Path) -> None:
     messages = run_ranks(3, losing, tmp_path)
     assert "lost: rank 1)" in messages[0]
@@ -296,6 +302,7 @@ def test_a_horovod_of_another_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ENGINES["horovod"](RuntimeConfig(device="cpu", engine="horovod", threads=1), "fp32")
 
 
+@pytest.mark.slow
 def test_preflight_only_as_srun_starts_it(tmp_path: Path) -> None:
     """Two tasks as srun would start them, without any other launcher."""
     shared = {

@@ -100,7 +100,7 @@ def test_findings_and_joined_sets(engine: Engine, tmp_path: Path) -> None:
     assert checkpoint.describe(checkpoint.best_or_latest(tmp_path / "run"))["sets"] == ["one", "other"]
 
 
-def test_outputs_that_are_not_finite_are_an_error_that_names_the_run(
+def test_nonfinite_outputs_are_an_error_that_names_the_run(
     animals: Path, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward = BiTResNet.forward

@@ -22,6 +22,7 @@ from trainer.training.run import Start, run
 
 ROOT = Path(__file__).resolve().parents[3]
 TOTAL_STEPS, SAVE_EVERY = 9, 3
+STEPS_BY_COMMAND = 60
 
 
 class KillError(Exception):
@@ -68,7 +69,7 @@ def tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": t for part in ("model", "momentum") for name, t in state[part].items()}
 
 
-@pytest.mark.parametrize("world_size", [3, 4])
+@pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_interrupted_run_is_bit_equal(world_size: int, phantoms: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     starts = [
@@ -115,23 +116,23 @@ def test_resumed_on_another_number_of_ranks(phantoms: Path, tmp_path: Path) -> N
         assert difference <= 1e-3 * np.linalg.norm(flat["expected"] - flat["before"])
 
 
-def torchrun(world_size: int, run_dir: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world_size)]
-    options = [
-        "--schedule.steps",
-        "24",
-        "--schedule.warmup-steps",
-        "4",
-        "--save-every",
-        "4",
-        "--log-every",
-        "4",
-        "--global-batch-size",
-        "16",
-        *arguments,
-    ]
+def torchrun(data: Path, run_dir: Path) -> subprocess.Popen[str]:
+    options = {
+        "data.sets": data,
+        "data.image-size": 32,
+        "data.resize": 32,
+        "schedule.steps": STEPS_BY_COMMAND,
+        "schedule.warmup-steps": 4,
+        "save-every": 4,
+        "log-every": 4,
+        "global-batch-size": 16,
+        "device": "cpu",
+        "run-dir": run_dir,
+    }
+    words = ["phantom", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
-        [*command, ROOT / "trainer" / "pretrain.py", *options, "--device", "cpu", "--run-dir", run_dir],
+        [*command, ROOT / "trainer" / "pretrain.py", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -145,33 +146,35 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
     return [int(pid) for pid in children.read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc, which only Linux has")
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_kill_9_of_a_worker(world_size: int, tmp_path: Path) -> None:
+def test_kill_9_of_a_worker(phantoms: Path, tmp_path: Path) -> None:
+    """First of the last rank, then of rank 0, which writes."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    undisturbed = torchrun(world_size, whole)
+    undisturbed = torchrun(phantoms, whole)
     output, _ = undisturbed.communicate()
     assert undisturbed.returncode == 0, output
 
-    victim = torchrun(world_size, broken)
-    deadline = time.monotonic() + 240
-    while len(checkpoint.numbered(broken)) < 2:
-        assert victim.poll() is None, victim.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(workers_of(victim)[-1], signal.SIGKILL)
-    output, _ = victim.communicate()
-    assert victim.returncode != 0
-    assert not (broken / "result.json").exists(), "it finished before it was killed; the test proves nothing"
+    for rank, checkpoints in ((1, 2), (0, 4)):
+        victim = torchrun(phantoms, broken)
+        deadline = time.monotonic() + 240
+        while not any(checkpoint.step_of(path) >= 4 * checkpoints for path in checkpoint.numbered(broken)):
+            assert victim.poll() is None, victim.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(workers_of(victim)[rank], signal.SIGKILL)
+        output, _ = victim.communicate()
+        assert victim.returncode != 0
+        assert not (broken / "result.json").exists(), "it finished before it was killed; the test proves nothing"
 
-    again = torchrun(world_size, broken)
+    again = torchrun(phantoms, broken)
     output, _ = again.communicate()
     assert again.returncode == 0, output
     assert "resuming" in output
-    expected, found = tensors(whole, 24), tensors(broken, 24)
+    expected, found = tensors(whole, STEPS_BY_COMMAND), tensors(broken, STEPS_BY_COMMAND)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
-    finished = torchrun(world_size, broken)
+    finished = torchrun(phantoms, broken)
     output, _ = finished.communicate()
     assert finished.returncode == 0
     assert "is finished" in output

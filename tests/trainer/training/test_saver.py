@@ -28,7 +28,7 @@ Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "_LAST_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(saving, "LAST_PAUSES_S", (0.0, 0.0))
 
 
 def trained(data: Path | str, run_dir: Path, **runtime: Any) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
     assert (undisturbed / CHECKPOINTS / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
 
 
-def test_a_write_that_failed_is_tried_once_more_before_the_next_save(
+def test_a_failed_write_is_tried_again_before_the_next_save(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no time to wait, and yet nothing is lost: not the best one, whose weights are nowhere else."""
@@ -111,7 +111,7 @@ def test_a_write_that_failed_is_tried_once_more_before_the_next_save(
         refused.discard(path.name)
         return fails
 
-    monkeypatch.setattr(saving, "_PAUSES_S", (1000.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (1000.0,))
     monkeypatch.setattr(saving.checkpoint, "save", failing(first_of_some))
     result = trained(phantoms, tmp_path / "run", max_failed_saves=1)
     assert not refused
@@ -172,7 +172,7 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
 def test_a_failed_write_is_tried_again_before_the_next_is_due(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (0.0,))
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
     trained(phantoms, tmp_path / "run", keep_checkpoints=9)
     assert "step_00000002.safetensors is saved after all" in capfd.readouterr().err
@@ -200,7 +200,7 @@ def test_what_is_left_after_failed_saves_is_told_as_it_is(
     with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; mend that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
     monkeypatch.undo()
-    monkeypatch.setattr(saving, "_LAST_PAUSES_S", ())
+    monkeypatch.setattr(saving, "LAST_PAUSES_S", ())
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: "step_00000002" not in path.name))
     with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; mend that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
@@ -228,14 +228,14 @@ def test_a_warning_that_nobody_can_read_costs_no_run(
         saver._writes[-1].result()
         monkeypatch.setattr(sys, "stderr", stderr)
 
-    monkeypatch.setattr(saving, "_PAUSES_S", (0.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (0.0,))
     monkeypatch.setattr(saving.Saver, "_begin", unheard)
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before == 0))
     trained(phantoms, tmp_path / "run")
     assert equal(tmp_path / "run", undisturbed)
 
 
-def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
+def test_a_run_whose_folder_was_taken_ends_with_the_next_save(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done, advance = [], MetricLogger.advance
@@ -255,7 +255,7 @@ def test_a_run_whose_folder_was_taken_over_ends_with_the_next_save(
     assert steps(tmp_path / "run") == []
 
 
-def test_a_write_that_waits_while_the_folder_is_taken_over_is_given_up(
+def test_a_waiting_write_is_given_up_if_the_folder_is_taken(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(saving, "require_lock", lambda *_: None)
@@ -299,7 +299,7 @@ def test_the_best_weights_outlast_a_disk_that_refuses_them(
 
     with_metrics(monkeypatch, 0.9, 0.8)
     monkeypatch.setattr(checkpoint, "save", failing(early))
-    monkeypatch.setattr(saving, "_PAUSES_S", (1000.0,))
+    monkeypatch.setattr(saving, "PAUSES_S", (1000.0,))
     trained(phantoms, tmp_path / "run", keep_checkpoints=9)
     assert best(tmp_path / "run") == (4, 0.9)
     mine = checkpoint.load(checkpoint.best_path(tmp_path / "run")).state
@@ -338,7 +338,7 @@ def test_a_damaged_best_checkpoint_costs_no_run(
     assert result["checkpoint"] == (path.name if step < STEPS else "step_00000008.safetensors")
 
 
-def test_a_best_checkpoint_that_rots_before_the_end_is_passed_over(
+def test_a_best_checkpoint_that_rots_is_passed_over(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir, save = tmp_path / "run", checkpoint.save

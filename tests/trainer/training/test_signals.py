@@ -102,7 +102,7 @@ def test_listens_only_while_asked_to() -> None:
 STUCK = """
 import hashlib, sys
 from trainer.training import signals
-signals._SAME_REQUEST_S = 0.3
+signals.SAME_REQUEST_S = 0.3
 with signals.StopSignals().listening(lambda reason: print(reason, flush=True)):
     print("up", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
@@ -134,7 +134,7 @@ def test_a_second_signal_ends_at_once(first: signal.Signals, second: signal.Sign
 
 
 def test_a_scheduler_may_repeat_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "_SAME_REQUEST_S", 0.0)
+    monkeypatch.setattr(signals, "SAME_REQUEST_S", 0.0)
     with StopSignals().listening(lambda reason: pytest.fail(reason)) as stop:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGUSR1)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 # Each takes from a tenth of a CPU-second to more than one, on every rank.
 NEVER = {
@@ -49,12 +51,13 @@ def imported(tmp_path: Path, *launcher: str) -> list[set[str]]:
     return [set(json.loads(file.read_text())) for file in files]
 
 
-def test_a_rank_by_itself_imports_neither_the_compiler_nor_what_later_steps_need(tmp_path: Path) -> None:
+def test_a_single_rank_imports_no_compiler_nor_later_needs(tmp_path: Path) -> None:
     (modules,) = imported(tmp_path)
     assert "trainer.training.loop" in modules
     assert modules & (BY_ITSELF | {"tensorboard"}) == set()
 
 
+@pytest.mark.slow
 def test_ranks_import_nothing_of_other_programs(tmp_path: Path) -> None:
     ranks = imported(tmp_path, "-m", "torch.distributed.run", "--nproc-per-node", "2")
     assert len(ranks) == 2

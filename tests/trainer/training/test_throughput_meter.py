@@ -110,7 +110,7 @@ def test_what_is_not_known_is_left_out_and_said_once(
 def test_scalars_of_a_cpu(clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     scalars = two_steps(clock, ThroughputMeter(job(), Ranks(CPU)))  # type: ignore[arg-type]
     assert scalars.keys().isdisjoint({"train/mfu", "train/joules_per_image"})
-    resident_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * throughput_meter._RSS_BYTES / 1e9
+    resident_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * throughput_meter.RSS_BYTES / 1e9
     assert 0.05 < scalars["train/peak_memory_gb"] <= resident_gb  # torch alone takes more
     assert capsys.readouterr().err == ""
 

@@ -299,7 +299,7 @@ def test_runs_from_before_all_images_were_the_default_go_on(
 
 
 @pytest.mark.parametrize(("name", "given", "warned"), [("pets", None, 0), ("pets", "train+val", 1)])
-def test_a_target_without_val_is_warned_of_where_val_is_asked_for(
+def test_a_target_without_val_is_warned_of_where_val_is_asked(
     name: str, given: Any, warned: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tiny_set(tmp_path / "set", [0, 1] * 3, CLASSES, name=name, splits=("train", "test"))

@@ -1,0 +1,144 @@
+"""How the tests run and what their summary says: marks by place, tests that run alone, seconds and memory.
+
+`slow` tests are left out by `launchers/test.sh`; no other worker runs a test beside one that is `serial`.
+"""
+
+import ctypes
+import fcntl
+import gc
+import resource
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+MARKS_BY_FILE = {
+    TESTS / "launchers/test_hosts.py": ("slow", "serial"),
+    TESTS / "launchers/test_slurm.py": ("slow", "serial", "slurm"),
+}
+FAST_S = 5.0
+RISE_MB = 150.0
+_RSS_BYTES = 1 if sys.platform == "darwin" else 1024
+
+
+def peak_mb() -> float:
+    """The most memory that this process has held, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_BYTES / 1e6
+
+
+def give_back_memory() -> None:
+    """What a file of tests has left, before the next file takes its own."""
+    gc.collect()
+    with suppress(AttributeError, OSError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark by file and by parameter; files with slow tests come first, so that no worker is left alone with them."""
+    for item in items:
+        for mark in MARKS_BY_FILE.get(item.path, ()):
+            item.add_marker(mark)
+        if "horovod" in getattr(getattr(item, "callspec", None), "id", ""):
+            item.add_marker("horovod")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Suite(config))
+
+
+class Suite:
+    """Watches a session: one on each worker, and one where their reports arrive."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._worker: dict[str, Any] = getattr(config, "workerinput", {})
+        self._locks = None if self._worker else tempfile.TemporaryDirectory(prefix="bitscale-tests-")
+        self._before_mb = 0.0
+        self._peaks_mb: list[float] = []
+        self._raised_mb: dict[str, float] = {}
+        self._seconds: Counter[str] = Counter()
+        self._left_out: Counter[str] = Counter()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        assert self._locks is not None
+        node.workerinput["locks"] = self._locks.name
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Wait while a serial test runs or waits; a serial one until no test runs."""
+        self._before_mb = peak_mb()
+        if not self._worker:
+            return (yield)
+        alone = item.get_closest_marker("serial") is not None
+        with ExitStack() as held:
+            turn, running = (
+                held.enter_context(Path(self._worker["locks"], name).open("w")) for name in ("turn", "running")
+            )
+            for lock in (turn, running):  # by name: a forked process that lives on has the files open too
+                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            if not alone:
+                fcntl.flock(turn, fcntl.LOCK_UN)
+            return (yield)
+
+    def pytest_collection_finish(self) -> None:
+        """Modules stay: garbage is looked for among what the tests make, which takes milliseconds."""
+        gc.collect()
+        gc.freeze()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+        try:
+            return (yield)
+        finally:
+            if nextitem is None or nextitem.path != item.path:
+                give_back_memory()
+            item.user_properties.append(("raised_mb", peak_mb() - self._before_mb))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if "slow" not in report.keywords:
+            self._seconds[report.nodeid] += report.duration
+        if report.when == "teardown":
+            self._raised_mb[report.nodeid] = dict(report.user_properties).get("raised_mb", 0.0)  # type: ignore[assignment]
+
+    def pytest_deselected(self, items: list[pytest.Item]) -> None:
+        self._left_out.update(item.nodeid.partition("::")[0] for item in items)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        gc.unfreeze()  # or extension modules report at the end what was not freed
+        self._peaks_mb.append(peak_mb())
+        if self._worker:
+            output = {"peak_mb": peak_mb(), "left_out": dict(self._left_out)}
+            session.config.workeroutput.update(output)  # type: ignore[attr-defined]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        output = getattr(node, "workeroutput", {})  # none of a worker that crashed
+        self._peaks_mb.append(output.get("peak_mb", 0.0))
+        self._left_out |= Counter(output.get("left_out", {}))  # all workers collect all tests
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        write = terminalreporter.write_line
+        above = [(seconds, test) for test, seconds in self._seconds.items() if seconds > FAST_S]
+        if above:
+            write(f"not marked as slow, and above {FAST_S:.0f} s:")
+        for seconds, test in sorted(above, reverse=True):
+            write(f"  {seconds:6.1f} s  {test}")
+        write(f"peak memory of a test process: {max(self._peaks_mb, default=0.0) / 1000:.2f} GB")
+        raised = {test: mb for test, mb in self._raised_mb.items() if mb > RISE_MB}
+        for test, mb in sorted(raised.items(), key=lambda entry: -entry[1]):
+            write(f"  raised by {mb:.0f} MB in {test}")
+        if self._left_out:
+            write(f"left out by -m or -k: {self._left_out.total()} tests (everything: launchers/test.sh --all)")
+        for file, count in sorted(self._left_out.items()):
+            write(f"  {count:5}  {file}")

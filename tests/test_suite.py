@@ -1,0 +1,76 @@
+"""What `tests/suite.py` promises: serial tests run alone, and the end of a run says what it left out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = """
+import json, os, pathlib, time
+import pytest
+
+@pytest.mark.parametrize("number", range(4))
+def test_beside(number):
+    note(number)
+
+SERIALtest_alone
+
+@pytest.mark.slow
+def test_slow():
+    assert False
+
+def note(name):
+    began = time.time()
+    time.sleep(0.1)
+    pathlib.Path(os.environ["NOTES"], f"{name}-{os.getpid()}-{began}.json").write_text(json.dumps([began, time.time()]))
+"""
+
+
+class Ended(NamedTuple):
+    code: int
+    output: str
+    notes: Path
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A run on two workers, of two files with serial tests between others."""
+    folder = tmp_path_factory.mktemp("suite")
+    notes = folder / "notes"
+    notes.mkdir()
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = slow\n serial\n horovod\n")
+    serial = "@pytest.mark.serial\ndef test_alone():\n    note('alone')"
+    for name in ("test_one.py", "test_two.py"):
+        (folder / name).write_text(FILE.replace("SERIALtest_alone", serial))
+    options = ["-p", "tests.suite", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "-m", "not slow"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options],
+        cwd=folder,
+        env=os.environ | {"NOTES": str(notes), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout + done.stderr, notes)
+
+
+def test_no_worker_runs_a_test_beside_a_serial_one(ended: Ended) -> None:
+    assert ended.code == 0, ended.output
+    spans = {path.name: json.loads(path.read_text()) for path in ended.notes.iterdir()}
+    assert len(spans) == 10
+    alone = {name: span for name, span in spans.items() if name.startswith("alone")}
+    for name, (began, end) in alone.items():
+        beside = [other for other, span in spans.items() if other != name and span[0] < end and span[1] > began]
+        assert beside == []
+
+
+def test_the_end_says_what_was_left_out_and_passed(ended: Ended) -> None:
+    lines = ended.output.splitlines()
+    assert "10 passed" in lines[-1]
+    assert "left out by -m or -k: 2 tests (everything: launchers/test.sh --all)" in lines
+    assert any(line.startswith("peak memory of a test process: 0.") for line in lines)
