@@ -17,7 +17,7 @@ from trainer.evaluation.predictions import columns_of, of_index
 from trainer.metrics import all_metrics, compute_metrics, left_out
 from trainer.run_files import PREDICTIONS
 
-_MOST_LOGITS = 100_000_000  # beyond, tables of all classes serve nobody and the file would take gigabytes
+MOST_LOGITS = 100_000_000  # beyond, tables of all classes serve nobody and the file would take gigabytes
 Predicted = Mapping[Split, tuple[Index, Tensor]]
 
 
@@ -27,7 +27,7 @@ def final_metrics(predicted: Predicted) -> dict[str, Any]:
     metrics: dict[str, Any] = {"left_out": {}}
     for split, (index, logits) in predicted.items():
         labels = _labels(index)
-        detailed = logits.numel() <= _MOST_LOGITS
+        detailed = logits.numel() <= MOST_LOGITS
         found = all_metrics(logits, labels, index.classes) if detailed else compute_metrics(logits, index)
         metrics[split] = found | {"images": len(index)}
         metrics["left_out"][split] = left_out(labels, index.classes)
@@ -40,7 +40,7 @@ def save_predictions(run_dir: Path, predicted: Predicted) -> None:
     arrays: dict[str, Any] = {}
     for split, (index, logits) in predicted.items():
         arrays["classes"] = np.array(index.classes, dtype=str)
-        if logits.numel() > _MOST_LOGITS:
+        if logits.numel() > MOST_LOGITS:
             logger.info(f"{run_dir}: {split} has {logits.numel():,} logits; they are not kept")
             continue
         arrays |= {

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data_pipelines.common.messages import logger
 
-_SOURCES = Path(__file__).with_name("cpu")
+SOURCES = Path(__file__).with_name("cpu")
 _COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
     "-std=c++17",

@@ -25,7 +25,7 @@ from data_pipelines.common.messages import logger
 from trainer.run_files import LOGS
 from trainer.run_folder.run_lock import Ranks
 
-_WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it
+WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it
 _KEPT_CHARACTERS = 1 << 20  # said before the run folder is known
 
 

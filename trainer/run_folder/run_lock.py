@@ -151,7 +151,7 @@ class _Lock:
             self._beat()
             if self.lost is not None:
                 os.kill(os.getpid(), SIGTERM)  # so that all ranks end as they would by that
-                if not self._released.wait(_PATIENCE_S):
+                if not self._released.wait(PATIENCE_S):
                     logger.error(self.lost)
                     os.kill(os.getpid(), SIGTERM)
                     if not self._released.wait(PATIENCE_S):  # the main thread is where no signal reaches it

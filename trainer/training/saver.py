@@ -199,7 +199,7 @@ class Saver:
 
     def _write(self, target: _Target) -> _Failed | None:
         """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
-        for tried, pause_s in enumerate(chain(_PAUSES_S, repeat(_PAUSES_S[-1]))):
+        for tried, pause_s in enumerate(chain(PAUSES_S, repeat(PAUSES_S[-1]))):
             started, is_last = perf_counter(), self._is_last_try.is_set()
             if lost := taken_over(self._job.run_dir):
                 return _Failed(target, OSError(lost))

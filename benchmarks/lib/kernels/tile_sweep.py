@@ -113,7 +113,7 @@ def _ms(step: Callable[[], Tensor], device: torch.device) -> float:
 
 def measure(settings: TileSweep, device: torch.device) -> dict[str, Any]:
     """Everything, as plain JSON types. Raises RunError where the Triton kernels do not run."""
-    if device.type == "cpu" and not kernel._INTERPRETED:
+    if device.type == "cpu" and not kernel.INTERPRETED:
         raise InputError("on a CPU the Triton kernels run in the interpreter alone; set TRITON_INTERPRET=1")
     if not kernel.kernel_works(device):
         raise RunError("the kernel does not run here (see the warning above), so there is nothing to time")

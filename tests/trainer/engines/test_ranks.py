@@ -77,7 +77,7 @@ def test_a_world_of_one_among_many_tasks_is_refused() -> None:
         find_rank_info(alone_on_each_node)
 
 
-def test_a_shell_of_salloc_and_a_job_that_lost_a_node_are_only_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_salloc_shell_and_a_lost_node_are_only_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
     assert find_rank_info({"SLURM_NTASKS": "256"}).world_size == 1
     assert "warning: SLURM started 256 tasks" in capsys.readouterr().err
     smaller = SRUN | {"RANK": "0", "WORLD_SIZE": "4", "TORCHELASTIC_RESTART_COUNT": "1"}

@@ -123,7 +123,7 @@ def test_entry_point_tells_through_the_log(
     def main() -> None:
         raise RunError("the disk is full")
 
-    monkeypatch.setattr(rank_logs, "_WAIT_S", 0.1)
+    monkeypatch.setattr(rank_logs, "WAIT_S", 0.1)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     rank_logs.open_rank_log(tmp_path, alone(0))

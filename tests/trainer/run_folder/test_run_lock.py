@@ -188,7 +188,7 @@ def test_torchrun_is_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert holder_of(tmp_path) == holder
 
 
-def test_what_is_printed_of_a_holder_gives_no_commands_to_a_terminal(tmp_path: Path) -> None:
+def test_what_is_printed_of_a_holder_has_no_terminal_codes(tmp_path: Path) -> None:
     words = elsewhere(tmp_path, host="a\x1b[2J", job="torchrun \nerror").summary()
     assert words.isprintable()
 

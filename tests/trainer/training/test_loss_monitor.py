@@ -53,7 +53,7 @@ def keys_of(rank: int, world_size: int = 2) -> list[str]:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_bad_loss_stops_the_next_step_and_names_rank_step_rate_and_images(
+def test_bad_loss_stops_the_next_step_and_names_rank_and_images(
     monitor: LossMonitor, tmp_path: Path, bad: float
 ) -> None:
     monitor.observe(report_of(STEP, [1.0, bad], update()))

@@ -144,7 +144,7 @@ def test_very_many_logits_are_not_kept(
     animals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     test, val = Index.load(animals, "test"), Index.load(animals, "val").take(np.arange(5))
-    monkeypatch.setattr("trainer.evaluation.results._MOST_LOGITS", 26)
+    monkeypatch.setattr("trainer.evaluation.results.MOST_LOGITS", 26)
     predicted = {"val": (val, torch.randn(5, 3)), "test": (test, torch.randn(9, 3))}
     metrics = final_metrics(predicted)
     assert metrics["test"].keys() == {"loss", "top1", "images"}
