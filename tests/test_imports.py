@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.room_imports import LAYERS, crossing, is_upward, num_crossing
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("trainer", "data_pipelines", "benchmarks", "launchers")
 MAY_IMPORT = {
@@ -94,3 +96,18 @@ def test_there_are_files_to_look_at() -> None:
 )
 def test_what_is_forbidden_is_found(path: str, source: str, found: list[str]) -> None:
     assert forbidden(source, Path(path)) == found
+
+
+@pytest.mark.parametrize(("package", "most"), [("data_pipelines", 40), ("trainer", 90), ("benchmarks", 30)])
+def test_few_imports_cross_rooms(package: str, most: int) -> None:
+    assert num_crossing(package) <= most, "see which by python -m tests.room_imports --list"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_room_imports_one_above_it(package: str) -> None:
+    assert [pair for pair in crossing(package) if is_upward(pair, package)] == []
+
+
+@pytest.mark.parametrize(("package", "most"), [("data_pipelines", 8), ("trainer", 16)])
+def test_few_files_lie_at_the_root_of_a_package(package: str, most: int) -> None:
+    assert len({path.name for path in (ROOT / package).glob("*.py")} - {"__init__.py"}) <= most
