@@ -14,7 +14,8 @@ from tiny_weights import CLASSES, Tensors, save_npz, save_paper, save_run, save_
 from torch import Tensor, nn
 
 from data_pipelines.common.errors import InputError
-from trainer import export as module
+from trainer.export import main
+from trainer.models import export_weights
 from trainer.models.bit import MODELS, build_model
 from trainer.models.export_weights import Export, export
 from trainer.models.layouts import TIMM, is_filter
@@ -174,7 +175,7 @@ def test_an_export_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "save_file", fill_the_disk)
+        patch.setattr(export_weights, "save_file", fill_the_disk)
         for settings in (Export(str(run), out, force=True), Export(str(run), tmp_path / "other")):
             with pytest.raises(InputError, match=r"cannot be written .*no space left"):
                 export(settings)
@@ -205,9 +206,9 @@ def test_the_command_says_how_to_load_or_what_is_wrong(
 ) -> None:
     run, out = save_run(tmp_path / "run", TENSORS), tmp_path / "out"
     monkeypatch.setattr(sys, "argv", ["export.py", str(run), "--out", str(out)])
-    module.main()
+    main()
     assert f'timm.create_model("local-dir:{out}", pretrained=True)' in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
-        module.main()
+        main()
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {out} holds an earlier export")

@@ -17,7 +17,7 @@ from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.image_files.image_verification import verify_image
 from trainer import checkpoint, predict
 from trainer.evaluation.operating import KEY, fit_operating_points
-from trainer.evaluation.predict_images import Predict
+from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.run_files import PREDICTIONS
 
@@ -43,7 +43,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def predicted(run: Path, source: Path, out: Path, **options: object) -> list[dict[str, str]]:
-    predict.predict(Predict(run, source, out, device="cpu", threads=1, **options))  # type: ignore[arg-type]
+    predict_images(Predict(run, source, out, device="cpu", threads=1, **options))  # type: ignore[arg-type]
     return rows_of(out)
 
 
@@ -116,7 +116,7 @@ def test_dicom_without_a_picture_is_counted_unless_it_was_named(run_dir: Path, f
     report = dicom_bytes(Modality="SR", Rows=None, Columns=None, PixelData=None)
     (folder / "report.dcm").write_bytes(report)
     (folder / "table.csv").write_text("path\na.dcm\nreport.dcm\n")
-    counts, left_out = predict.predict(Predict(run_dir, folder, tmp_path / "out.csv", device="cpu", threads=1))
+    counts, left_out = predict_images(Predict(run_dir, folder, tmp_path / "out.csv", device="cpu", threads=1))
     assert (counts, left_out) == ({"read": 1}, {"DICOM files without a picture (SR)": 1, ".csv": 1})
     assert [row["file"] for row in rows_of(tmp_path / "out.csv")] == ["a.dcm"]
     rows = predicted(run_dir, folder / "table.csv", tmp_path / "out.csv")

@@ -66,7 +66,7 @@ def published(folder: Path, tensors: Tensors = TENSORS) -> Path:
 def logits_of(run_dir: Path, image: np.ndarray, **about: Any) -> torch.Tensor:
     """By the run's predictor, `about` aside."""
     opened = open_run(run_dir)
-    predictor = Predictor(replace(opened, about=opened.about | about), RUNTIME)
+    predictor = Predictor(replace(opened, metadata=opened.metadata | about), RUNTIME)
     encoded = verify_image(encode_png(image))
     return torch.from_numpy(predictor.of_images([encoded]))
 

@@ -62,7 +62,7 @@ def test_runs_that_do_not_say_were_trained_on_squares(place: Path) -> None:
     assert stored(Predictor(run, ON_CPU), film) == (36, 32)
     older = replace(run, metadata={name: value for name, value in run.metadata.items() if name != "xray_cut"})
     assert stored(Predictor(older, ON_CPU), film) == (32, 32)
-    unsaid: dict[str, Any] = {name: value for name, value in older.about.items() if name != "xray_size"}
+    unsaid: dict[str, Any] = {name: value for name, value in older.metadata.items() if name != "xray_size"}
     assert stored(Predictor(replace(run, metadata=unsaid), ON_CPU, xray_size=16), film) == (16, 16)
 
 
