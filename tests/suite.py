@@ -39,6 +39,17 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def as_utf8(data: Any) -> Any:
+    """Plain data in which what is no UTF-8 is escaped."""
+    if isinstance(data, str):
+        return data.encode("utf-8", "backslashreplace").decode()
+    if isinstance(data, dict):
+        return {as_utf8(key): as_utf8(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(map(as_utf8, data))
+    return data
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark by file and by parameter; files with slow tests come first, so that no worker is left alone with them."""
@@ -110,6 +121,11 @@ class Suite:
             self._seconds[report.nodeid] += report.duration
         if report.when == "teardown":
             self._raised_mb[report.nodeid] = dict(report.user_properties).get("raised_mb", 0.0)  # type: ignore[assignment]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_report_to_serializable(self) -> Iterator[Any]:
+        """Workers report in UTF-8, and tests print names that are none."""
+        return as_utf8((yield))
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         self._left_out.update(item.nodeid.partition("::")[0] for item in items)
