@@ -63,8 +63,8 @@ ASKED_BEFORE = {
 # Flags of another program, which the message names or hands them on to; None: a part of a flag, or of a shell's line.
 OF_ANOTHER = {
     ("trainer.engines.horovod", "--nccl"): None,  # launchers/install_horovod.sh
-    ("trainer.evaluation.test_set", "--size"): "prepare",
-    ("trainer.evaluation.test_set", "--xray-size"): "prepare",
+    ("trainer.evaluation.evaluated_set", "--size"): "prepare",
+    ("trainer.evaluation.evaluated_set", "--xray-size"): "prepare",
     ("trainer.finetuning.finetune", "--size"): "prepare",
     ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",

@@ -15,9 +15,9 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
+from trainer.evaluation.evaluated_set import align_labels
 from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.predictions import age_band, align, load_predictions
-from trainer.evaluation.test_set import align_labels
 from trainer.run_files import PREDICTIONS, RESULT
 
 

@@ -20,13 +20,13 @@ from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.evaluation.assess import assess
 from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.evaluated_set import AnySplit, EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.output_names import NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
 from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
-from trainer.evaluation.test_set import AnySplit, EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.to_json import as_json
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"

@@ -9,8 +9,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.file_names import file_name_of
 from data_pipelines.common.files import read_json
 from data_pipelines.common.hashes import digest_of
+from trainer.evaluation.evaluated_set import SPLIT_RULE, EvaluatedSet
 from trainer.evaluation.runs import Run
-from trainer.evaluation.test_set import SPLIT_RULE, EvaluatedSet
 
 NUMBERS = "evaluation.json"
 _SHOWN_DIGITS = 8

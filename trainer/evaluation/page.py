@@ -15,10 +15,10 @@ from trainer.document.blocks import Block, BulletList, Paragraph, Title
 from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
+from trainer.evaluation.evaluated_set import EvaluatedSet
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
-from trainer.evaluation.test_set import EvaluatedSet
 from trainer.metrics import METRIC_NAME
 
 CARD_SECTION = "Evaluation on "
