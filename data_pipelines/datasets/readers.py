@@ -1,4 +1,4 @@
-"""DATASETS: every set that `prepare` can read, by name. A new one is one function and one line here."""
+"""DATASETS: every set that `prepare` can read, by name. CONTRIBUTING.md lists what a new one takes."""
 
 from collections.abc import Callable
 

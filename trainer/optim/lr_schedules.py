@@ -2,12 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
-from trainer.config import Config, ScheduleConfig
+from trainer.config import Config, ScheduleConfig, ScheduleKind
 from trainer.optim.hyperrule import hyperrule_lr, schedule_for, stretched
 
-ScheduleName = Literal["step", "cosine"]
 RESCALE_IMAGES = 256
 _DECAY_AT = (30 / 90, 60 / 90, 80 / 90)  # of the run; the paper's epochs 30, 60 and 80 of 90
 _DECAY = 0.1
@@ -18,16 +16,18 @@ def rescaled(base_lr: float, global_batch_size: int) -> float:
     return base_lr * global_batch_size / RESCALE_IMAGES
 
 
-def learning_rate(step: int, peak_lr: float, schedule: ScheduleName, total_steps: int, warmup_steps: int) -> float:
+def learning_rate(step: int, peak_lr: float, kind: ScheduleKind, total_steps: int, warmup_steps: int) -> float:
     """Learning rate of the update at `step` (0-based) of `total_steps`.
 
     Linear from 0 over `warmup_steps`, then "step" (x0.1 after 30, 60 and 80 ninetieths of the run) or "cosine" to 0.
     """
     if step < warmup_steps:
         return peak_lr * step / warmup_steps
-    if schedule == "cosine":
+    if kind == "cosine":
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return peak_lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if kind != "step":
+        raise ValueError(f"a learning rate of the schedule {kind!r} does not depend on its peak and steps alone")
     return peak_lr * _DECAY ** sum(step >= decay_step for decay_step in decay_steps(total_steps))
 
 

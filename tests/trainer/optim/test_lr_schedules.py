@@ -27,6 +27,11 @@ def test_warmup_is_linear_from_zero(schedule: str, step: int, share: float) -> N
     assert learning_rate(step, PEAK, schedule, 100_000, 5000) == pytest.approx(PEAK * share, abs=1e-15)
 
 
+def test_an_unknown_schedule_is_no_step_schedule() -> None:
+    with pytest.raises(ValueError, match="'hyperrule'"):
+        learning_rate(6000, PEAK, "hyperrule", 100_000, 5000)
+
+
 # Steps a run of so many has at each of the four learning rates: 30, 30, 20 and 10 ninetieths of them.
 @pytest.mark.parametrize(
     ("total_steps", "lengths"),
