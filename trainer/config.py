@@ -55,21 +55,21 @@ _MOST_PROFILED_STEPS = 100  # each is some megabytes of trace
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is learnt from."""
+    """Training data and augmentation."""
 
     sets: tuple[str, ...] = ()
     """Prepared data sets: names below the data root, names of embedded sets, or folders."""
     join: Literal["intersection", "union"] = "intersection"
-    """Several sets have the findings that all of them have, or those that any has, unlabelled where a set has not."""
+    """Findings of joined sets: those that all sets have, or those that any has, unlabelled where a set lacks one."""
     image_size: int = 224
     """Side of the square the model sees, pixels."""
     resize: int = 256
     """Side before the crop, for the views that resize first, pixels."""
     train_view: PolicyName = "random_resized_crop"
-    """How training images are cut. resize_random_crop squashes the picture to `resize` first, as BiT's transfer does;
-    shorter_side_random_crop keeps its aspect, as the authors' program of the paper does."""
+    """Crop policy of training images. resize_random_crop squashes the image to `resize` first, as BiT's transfer does;
+    shorter_side_random_crop keeps its aspect ratio, as the program of the paper's authors does."""
     eval_view: PolicyName = "center_crop"
-    """How evaluation images are cut."""
+    """Crop policy of evaluation images."""
     flip: bool = True
     """Mirror half of the training images; never done for sets whose images change meaning when mirrored."""
     translation: float = PAPER_TRANSLATION
@@ -84,17 +84,17 @@ class DataConfig:
     """RandAugment: their strength, 0 to 30."""
     randaugment_space: Space = "torchvision"
     """RandAugment: which operations, and how strong. ildoonet: those of the package that the authors' program uses,
-    with cutouts, inversion and stronger posterization and solarization. Only the torch loader can."""
+    with cutouts, inversion and stronger posterization and solarization. Torch loader only."""
     randaugment_on: Operand = "crop"
     """RandAugment: on the view that was cut out, or on the whole picture before, as the authors' program does: there
-    it costs more the larger the pictures are. image: only the torch loader can."""
+    it costs more the larger the images are. image: torch loader only."""
     mixup_alpha: float = 0.0
     """MixUp weights come from Beta(alpha, alpha); 0 switches it off."""
     mixup_weight: MixUpWeight = "pair"
     """MixUp: each pair of images draws a weight, or the whole step draws one, as in the authors' program."""
     scaled_decode: bool = False
     """Decode JPEG files at 1/2, 1/4 or 1/8 of their size where the window is so many times what is needed: faster for
-    large photographs, and slightly other pixels. Only the torch loader can."""
+    large photographs, with slightly different pixel values. Torch loader only."""
     shuffle: Shuffle = "full"
     """full: any image may follow any other; blocks: neighbours in the shards are shown at about the same time, for
     file systems that are slow at random reads."""
@@ -112,10 +112,10 @@ class DataConfig:
     """train+val: on the images of both splits. Nothing is chosen on val then: the last checkpoint counts, and no
     thresholds and no temperature are fitted."""
     on_bad_shard: Literal["stop", "skip"] = "stop"
-    """What a shard does that is gone, cut off or changed: stop the run, or have other images shown in the places of
-    its own, which unseen.csv lists."""
+    """On a shard that is missing, truncated or modified: stop the run, or show other images in place of its own, which
+    unseen.csv lists."""
     max_bad: int = 100
-    """Most images that may turn out to be undecodable in a run; others are shown in their places."""
+    """Most undecodable images in a run; others are shown in their place."""
 
     def __post_init__(self) -> None:
         _require_known_choices(self)
@@ -151,7 +151,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What learns."""
+    """Model architecture and initial weights."""
 
     name: str = "r50x1"
     """Depth and width, as in the BiT paper."""
@@ -213,16 +213,16 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """How long, and with which learning rate when."""
+    """Length of training and schedule of the learning rate."""
 
     kind: ScheduleKind = "step"
     """x0.1 after 30, 60 and 80 ninetieths; cosine to 0; or BiT-HyperRule's steps."""
     epochs: float | None = 90
-    """Passes over the training images; None if `steps` says it."""
+    """Passes over the training images; None if `steps` is set."""
     steps: int | None = None
-    """Optimiser steps; comes before `epochs`."""
+    """Optimiser steps; overrides `epochs`."""
     warmup_epochs: float | None = None
-    """Passes over the training images in which the learning rate rises linearly; None if `warmup_steps` says it."""
+    """Passes over the training images in which the learning rate rises linearly; None to use `warmup_steps`."""
     warmup_steps: int = 5000
     """Steps of linear warm-up; 0 beside `warmup_epochs`. Neither is used by hyperrule, which brings its own."""
     allow_no_decay: bool = False

@@ -18,7 +18,7 @@ class Batch:
     """B images and what they show.
 
     images: uint8 [B, C, S, S], a channels-last view of [B, S, S, C]. labels: int64 [B], or float32 [B, classes] with
-    NaN = unlabelled. mixup: share of the own image in each mixture, float32 [B], or None. samples: rows of the index.
+    NaN = unlabelled. mixup: weight (lambda) of the own image, float32 [B], or None. samples: rows of the index.
     unreadable: samples that were replaced; `images`, `samples` and `labels` hold their replacements, or black images.
     repeated: none of them counts, see sampler.SampleIds.
     """

@@ -22,8 +22,8 @@ Shuffle = Literal["full", "blocks"]
 _FEISTEL_ROUNDS = 12  # six leave sets of fewer than twenty samples visibly uneven
 # What a draw is for. Far from the numbers of augmentation, which hashes the same seed.
 _ORDER = 1 << 32
-_WINDOW, _ROTATION, _WEIGHTED, _INSTEAD = range(_ORDER + 1000, _ORDER + 1004)
-_SUMMED, _NEARLY_WHOLE = 4096, 1e-5
+_WINDOW, _ROTATION, _WEIGHTED, _REPLACEMENT = range(_ORDER + 1000, _ORDER + 1004)
+_SUM_CHUNK, _INTEGER_TOLERANCE = 4096, 1e-5
 BLOCK = 128  # neighbouring samples that `shuffle="blocks"` reads together
 WINDOW = 64 * BLOCK  # samples that it mixes
 
@@ -66,7 +66,7 @@ def permute_blocks(positions: Int64s, num_samples: int, seed: int, epochs: Int64
     whole = num_samples // BLOCK
     is_whole = block < whole  # the samples after the last whole block keep their place
     block[is_whole] = permute(block[is_whole], whole, seed, epochs[is_whole]) if whole else 0
-    # Rotated, so that they are others in each epoch, and blocks begin elsewhere.
+    # Rotated by another offset in each epoch, so that other samples are left over and blocks begin elsewhere.
     return (block * BLOCK + offset + integers(num_samples, seed, _ROTATION, epochs)) % num_samples
 
 
@@ -97,7 +97,7 @@ def share(total: int, parts: int, part: int, unit: int = 1) -> range:
 class SampleIds:
     """Samples to load together: `samples` are rows of the index, `positions` decide their augmentation; int64 [B].
 
-    repeated: each of them is in another request of the same step as well, and counts there; here none does.
+    repeated: padding; each sample is in another micro-batch of the same step as well and counts there alone.
     """
 
     samples: Int64s
@@ -109,8 +109,8 @@ class SampleIds:
         starts = range(0, len(self.samples), size)
         return [SampleIds(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
 
-    def again(self, count: int) -> "SampleIds":
-        """The first `count` samples once more, not to be counted."""
+    def as_padding(self, count: int) -> "SampleIds":
+        """Padding: the first `count` samples once more, not to be counted."""
         return SampleIds(self.samples[:count], self.positions[:count], repeated=True)
 
 
@@ -120,8 +120,8 @@ class BatchSampler:
 
     `unit` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.
     `shuffle` = "blocks" shows neighbours at about the same time, see `permute_blocks`.
-    `weights`, [num_samples], is how often each sample is shown in an epoch on average; of samples side by side whose
-    weights make 1 together, after a whole sum, exactly one is shown in each epoch.
+    `weights`, [num_samples], is how often each sample is shown in an epoch on average. Of adjacent samples whose
+    weights sum to 1, beginning at an integer cumulative sum, exactly one is shown in each epoch.
     """
 
     num_samples: int
@@ -156,7 +156,7 @@ class BatchSampler:
     def replacement(self, position: int, attempt: int) -> int:
         """The sample that replaces an unreadable one: drawn from the same epoch by a hash of (position, attempt)."""
         epochs = np.array([position // self.epoch_size], dtype=np.int64)
-        slots = integers(self.epoch_size, self.seed, _INSTEAD, position, attempt)
+        slots = integers(self.epoch_size, self.seed, _REPLACEMENT, position, attempt)
         return int(self._weighted(slots, epochs)[0])
 
     def _weighted(self, slots: Int64s, epochs: Int64s) -> Int64s:
@@ -180,7 +180,7 @@ class BatchSampler:
             mine = self.step(step, rank, world_size)
             parts = mine.split(micro_batch_size)
             yield from parts
-            yield from [mine.again(self.unit)] * (number - len(parts))
+            yield from [mine.as_padding(self.unit)] * (number - len(parts))
             step += 1
 
     def largest_share(self, world_size: int) -> int:
@@ -197,13 +197,13 @@ def _cumulative(weights: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float6
     drift so far that a slot's edge would fall between other samples than the weights say."""
     sums = np.array(weights, dtype=np.float64)
     start = 0.0
-    for first in range(0, len(sums), _SUMMED):
-        block = sums[first : first + _SUMMED]
+    for first in range(0, len(sums), _SUM_CHUNK):
+        block = sums[first : first + _SUM_CHUNK]
         np.cumsum(block, out=block)
         block += start
         start = float(block[-1])
         whole = np.rint(block)
-        near = np.abs(block - whole) < _NEARLY_WHOLE
+        near = np.abs(block - whole) < _INTEGER_TOLERANCE
         block[near] = whole[near]
     return sums
 

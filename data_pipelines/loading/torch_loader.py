@@ -43,7 +43,7 @@ def batches(
     scaled_decode: bool = False,
     transfer: Transfer | None = None,
 ) -> Iterator[Batch]:
-    """See loader.Loader. Threads suffice: decoding and resizing leave the interpreter's lock.
+    """See loader.Loader. Threads suffice: decoding and resizing release the GIL.
 
     scaled_decode: JPEG files are decoded at 1/2, 1/4 or 1/8 where the window is so many times what is needed, unless
     RandAugment is for the whole picture.

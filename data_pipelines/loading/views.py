@@ -176,7 +176,7 @@ POLICIES: dict[PolicyName, Policy] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A policy with its numbers.
+    """A crop policy and its parameters, MixUp and RandAugment.
 
     `size` is the side of what comes out; only RESIZE_FIRST use `resize`, only xray_affine uses `translation`, a share
     of the side, and `border`. `flip` = False switches mirroring off, for images whose mirror image means another thing;
@@ -222,7 +222,7 @@ class Augmentation:
         return replace(drawn, on=self.randaugment_on)
 
     def mixup(self, positions: Ints) -> npt.NDArray[np.float32] | None:
-        """Share of the own image in each mixture, float32 [B]; None without MixUp."""
+        """MixUp weight (lambda) of each sample's own image, float32 [B]; None without MixUp."""
         return mixup_weights(self.seed, positions, self.mixup_alpha, self.mixup_group) if self.mixup_alpha else None
 
     @property
