@@ -153,7 +153,7 @@ def data_warning(name: str, folder: Path, found: Mapping[str, Mapping[str, Any]]
 def match_authors(config: Config, target: str | None = None) -> Config:
     """The configuration with everything that the authors' program does set. Of a fine-tuning (schedule hyperrule)
     `target` names the set, as its manifest does; None: its folder's name. Which images a fine-tuning has
-    (data.train_on) is for `fine_tuning.train_on_of` to say."""
+    (data.train_on) is for `finetune.train_on_of` to say."""
     config = replace(
         config,
         optim=replace(config.optim, nesterov=True, agc_head="shape"),
