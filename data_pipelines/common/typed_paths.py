@@ -1,4 +1,4 @@
-"""Paths as people type them: what the shell left in quotes, or empty, is no name of a file."""
+"""Paths as typed by the user: leftover quotes and empty paths are refused."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""RandAugment: which operations there are and how strong each is. The loaders carry them out.
+"""RandAugment: the operations and their magnitudes. The loaders apply them.
 
 Source: Cubuk et al., arXiv:1909.13719. There are two sets of operations and strengths: that of
 torchvision.transforms.RandAugment, and that of github.com/ildoonet/pytorch-randaugment (commit 48b8f50), which the
