@@ -1,4 +1,4 @@
-"""Paths as typed by the user: leftover quotes and empty paths are refused."""
+"""Paths as typed by the user: a leading ~ or $NAME that the shell left is expanded, empty ones are refused."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Stopping a run from outside: the step is finished and saved first, on all ranks, whichever of them got the signal."""
+"""Stop signals: all ranks finish and save the current step, whichever of them got the signal."""
 
 import os
 import signal
