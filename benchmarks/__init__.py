@@ -1,1 +1,1 @@
-"""Measurements. They run the shipped loop, loaders and optimiser, never a copy of them."""
+"""Benchmarks. They run the shipped loop, loaders and optimiser, never a copy of them."""

@@ -1,4 +1,4 @@
-"""Images on disk to uint8 batches: shards, order, augmentation and loaders, each a pure function of its arguments.
+"""From images on disk to uint8 batches: shards, sampling order, augmentation and loaders, all pure functions.
 
 Python looks for modules in the folder of a script first. There, `inspect` and others of ours would hide other people's
 modules of that name, so every program imports this package before anything else, and it takes these folders away. Then

@@ -1,4 +1,4 @@
-"""The page that `inspect` draws: a contact sheet, labels, splits and sizes."""
+"""The page drawn by `inspect`: contact sheet, labels, splits and sizes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

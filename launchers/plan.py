@@ -1,4 +1,4 @@
-"""Plan files as SLURM jobs: an array for tasks of a node or less, and a job for each task that names its nodes."""
+"""Plan files as SLURM jobs: an array for tasks of up to one node, and a job of its own for each larger task."""
 
 import argparse
 import json

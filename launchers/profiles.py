@@ -1,4 +1,4 @@
-"""Site profiles: what submit.py must know of a cluster, in TOML files below slurm/sites or of the user's own."""
+"""Site profiles: what submit.py must know of a cluster, in TOML files of slurm/sites or of the user."""
 
 import difflib
 import re

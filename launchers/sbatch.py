@@ -1,4 +1,4 @@
-"""What SLURM is asked for, and how it is asked."""
+"""Options and calls of sbatch."""
 
 import argparse
 import os

@@ -1,4 +1,4 @@
-"""Batch scripts: one template, filled in for a run, a smoke test, or an array of tasks. All that goes in is quoted."""
+"""Batch scripts: one template for a run, a smoke test or an array of tasks. All values are quoted."""
 
 import re
 import shlex

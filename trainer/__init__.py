@@ -1,1 +1,1 @@
-"""Pre-training of BiT ResNets and their transfer: configuration, loop, engines, checkpoints, reports."""
+"""Pre-training of BiT ResNets and transfer: configuration, loop, engines, checkpoints, reports."""

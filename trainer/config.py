@@ -1,4 +1,4 @@
-"""The configuration of a run: frozen dataclasses, checked when they are made, saved with every run.
+"""Run configuration: frozen dataclasses, validated on construction and saved with every run.
 
 Everything outside `runtime` decides what is learnt and may not change when a run is resumed.
 """

@@ -1,4 +1,4 @@
-"""The contract between the loop and whatever moves gradients between ranks."""
+"""The engine interface: the contract between the training loop and whatever moves gradients between ranks."""
 
 import json
 from abc import ABC, abstractmethod

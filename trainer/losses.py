@@ -1,4 +1,4 @@
-"""Losses as sums, so that the caller divides by the number of labels in the whole batch over all ranks."""
+"""Losses as sums; the caller divides by the number of labels in the global batch."""
 
 import torch
 import torch.nn.functional as F

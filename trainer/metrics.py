@@ -1,4 +1,4 @@
-"""What is reported of logits [N, C] and labels, computed once from all of them. Shares, not percent."""
+"""Metrics of logits [N, C] and labels, computed from all samples at once. Fractions, not percent."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""By which mean and standard deviation a model's inputs are normalised, for pixels in [0, 1]."""
+"""Mean and standard deviation for normalising a model's inputs, for pixels in [0, 1]."""
 
 import math
 from collections.abc import Sequence

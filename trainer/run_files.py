@@ -1,4 +1,4 @@
-"""The names of the files and folders in the folder of a run."""
+"""Names of the files and folders in a run folder."""
 
 CONFIG = "config.json"
 """The settings of the run."""

@@ -1,4 +1,4 @@
-"""The splits of the sets that a configuration names, opened as a run sees them."""
+"""Opens the splits of the data sets that a configuration names."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Parts of the programs in `benchmarks/`, and what several of them share."""
+"""Code behind the programs in `benchmarks/`, and what several of them share."""

@@ -1,4 +1,4 @@
-"""The device that is measured: which one, checks on it in exact fp32, and times of single calls."""
+"""The device under test: picking it, exact fp32 for checks, and timing of single calls."""
 
 import time
 from collections.abc import Callable, Iterator

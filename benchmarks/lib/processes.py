@@ -1,5 +1,5 @@
-"""Processes that benchmarks start, and the memory of this one. Needs the standard library only: FFCV's interpreter may
-have nothing else of ours."""
+"""Child processes of benchmarks, and this process's memory. Standard library only: FFCV's interpreter may lack the
+rest."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What the results of benchmarks share: where they were made, spreads and ratios of figures, and the files."""
+"""Shared parts of benchmark results: header with machine and versions, spreads and ratios, writing the files."""
 
 import os
 import platform

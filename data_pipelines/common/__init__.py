@@ -1,1 +1,1 @@
-"""What every room imports: errors for people, command lines, the contract of a raw set, hashed draws, names as text."""
+"""What the other packages all use: errors, command lines, `RawSet`, counter-based random numbers, names as text."""

@@ -1,4 +1,4 @@
-"""Advice that works when it is typed: flags that the running command has, and paths as a shell takes them.
+"""Advice in messages that works when typed: flags of the running command, and paths quoted for the shell.
 
 Code that several commands share says the flag of pretrain.py, and is given that of the command at hand.
 """

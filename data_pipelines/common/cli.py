@@ -1,4 +1,4 @@
-"""How every entry point begins and ends: an error that is meant for people is one message, never a traceback."""
+"""Entry points of the commands: parse flags, and print user errors as one message without a traceback."""
 
 import codecs
 import os

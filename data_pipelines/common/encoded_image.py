@@ -1,4 +1,4 @@
-"""An image as it is stored in a shard."""
+"""An encoded image as stored in a shard."""
 
 from dataclasses import dataclass
 

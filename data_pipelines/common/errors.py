@@ -1,4 +1,4 @@
-"""Errors that are messages for people, as opposed to faults of the program."""
+"""Errors whose message is for the user, as opposed to bugs."""
 
 
 class InputError(Exception):

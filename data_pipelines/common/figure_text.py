@@ -1,4 +1,4 @@
-"""Names in figures: taken literally, and drawn by any installed font that has their characters."""
+"""Names as text in figures: no mathtext, and a font that has the characters."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence

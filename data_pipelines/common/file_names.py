@@ -1,4 +1,4 @@
-"""Names of sets as parts of names of files: anybody may call a set anything."""
+"""File names made from set names, which may be any text."""
 
 import re
 

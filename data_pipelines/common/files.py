@@ -1,4 +1,4 @@
-"""Files that are either absent or whole."""
+"""Atomic writing of files, and JSON."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Numbers that no flag of any command can have."""
+"""Upper bounds for the numbers of all flags."""
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass

@@ -1,4 +1,4 @@
-"""`manifest.json` of a prepared set: written last, so that a folder without it is not a prepared set."""
+"""`manifest.json` of a prepared set: written last, so a folder without it is not a prepared set."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Parts of messages: the nearest known name, and lists that are cut short."""
+"""Parts of messages: the nearest known name, and shortened lists."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches

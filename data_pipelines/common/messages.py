@@ -1,4 +1,4 @@
-"""What programs say of their work, on standard error: `logger` on every rank, `rank_0_logger` on rank 0 alone.
+"""Loggers for progress messages on standard error: `logger` on every rank, `rank_0_logger` on rank 0 only.
 
 Warnings and errors begin with their level, "warning: ..."; what is less than that is a line by itself.
 """

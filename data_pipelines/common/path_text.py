@@ -1,4 +1,4 @@
-"""Paths as text and back, the same under every locale."""
+"""Paths to text and back, independent of the locale."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Patients of a set: their groups, and whether they lie in one split each."""
+"""Patients of a set: their group numbers, and whether each is in one split only."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""Names as text: by whatever bytes a folder, a label or a run is called, it can be written, shown and told from others.
+"""Names as printable text: any bytes in a file, label or run name can be written, shown and told apart.
 
 A name itself is kept as it is, wherever programs read it again; this is for people.
 """

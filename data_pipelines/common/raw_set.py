@@ -1,4 +1,4 @@
-"""What a reader hands to `prepare`: the images of a data set as its owner distributes it, not yet verified."""
+"""What a reader hands to `prepare`: the images of a data set as distributed by its owner, not yet verified."""
 
 import hashlib
 import os

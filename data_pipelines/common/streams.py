@@ -1,4 +1,4 @@
-"""Standard output and standard error that end no work: not by being closed, nor by an encoding of few characters."""
+"""Keep standard output and error from failing the program when they are closed or have a narrow encoding."""
 
 import errno
 import os

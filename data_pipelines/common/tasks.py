@@ -1,4 +1,4 @@
-"""What images are labelled with, and the metric that is reported of it."""
+"""The tasks, single-label and multi-label, and the primary metric of each."""
 
 from typing import Literal
 

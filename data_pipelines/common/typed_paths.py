@@ -1,4 +1,4 @@
-"""Paths as people type them: what the shell left in quotes, or empty, is no name of a file."""
+"""Paths as typed by the user: a leading ~ or $NAME that the shell left is expanded, empty ones are refused."""
 
 import os
 import re

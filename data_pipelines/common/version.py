@@ -1,4 +1,4 @@
-"""Which version of the program runs, and from which commit."""
+"""The version and commit of the running program."""
 
 import re
 import subprocess

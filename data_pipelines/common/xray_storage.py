@@ -1,4 +1,4 @@
-"""How X-rays are stored: which part of the picture, and which pixel value of a deep one is white."""
+"""How X-rays are stored: which part of the image, and which value is white at more than 8 bits."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple

@@ -1,1 +1,1 @@
-"""Readers, one function per data set, that list its images as its owner distributes them."""
+"""Data set readers: one function per set, which lists its images as distributed."""

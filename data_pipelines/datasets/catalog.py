@@ -1,4 +1,4 @@
-"""Where prepared data sets lie."""
+"""Finds prepared data sets by name."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Readers of the chest X-rays that are pre-trained on: CheXpert, MIMIC-CXR, NIH ChestX-ray14, PadChest.
+"""Readers of the chest X-ray sets for pre-training: CheXpert, MIMIC-CXR, NIH ChestX-ray14, PadChest.
 
 Labels are those of torchxrayvision's classes, row by row. They are read here from the owners' tables because those
 classes also seed NumPy's generator, derive the patient from the path of the CSV file, and lose MIMIC's support devices.

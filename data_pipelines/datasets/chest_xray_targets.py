@@ -1,4 +1,4 @@
-"""Readers of the chest X-rays that models are transferred to: PadChest-Cl, COVIDx, tuberculosis."""
+"""Readers of the chest X-ray sets for transfer: PadChest-Cl, COVIDx, tuberculosis."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Readers of CIFAR-10 and CIFAR-100 in their "python version", whose pickles are read without executing them."""
+"""Readers of CIFAR-10 and CIFAR-100 ("python version"); the pickles are read without executing them."""
 
 import io
 import pickle

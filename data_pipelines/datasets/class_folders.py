@@ -1,4 +1,4 @@
-"""Folders that say by their names which class and which split the pictures in them are of."""
+"""Class folders: class and split of each image by folder name."""
 
 import shlex
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Readers of the small real sets that are at hand without a network."""
+"""Readers of the small real sets that are available offline."""
 
 import gzip
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Readers of ImageNet: tars as distributed, which are not unpacked, or class folders."""
+"""Readers of ImageNet, from the tars as distributed (not unpacked) or from class folders."""
 
 import csv
 import os

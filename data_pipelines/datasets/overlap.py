@@ -1,4 +1,4 @@
-"""Which sets show the same images or patients: a test on the one is no test of what was learnt from the other."""
+"""Which sets share images or patients, so that testing on one is biased after training on the other."""
 
 from collections.abc import Mapping, Sequence
 

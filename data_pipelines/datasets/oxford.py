@@ -1,4 +1,4 @@
-"""Readers of the Oxford sets: 102 flowers, and pets."""
+"""Readers of the Oxford sets: 102 Flowers and Pets."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The table of PadChest, which is a source in one task and a target in another."""
+"""PadChest's table of labels, shared by its source and its target set."""
 
 from pathlib import Path
 

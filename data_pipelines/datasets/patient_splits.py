@@ -1,4 +1,4 @@
-"""Listed files as a data set whose splits part no patient, by the patients of a table or of DICOM headers."""
+"""User image lists as a `RawSet` split by patient; patients come from a table or from DICOM headers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

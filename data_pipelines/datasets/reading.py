@@ -1,4 +1,4 @@
-"""What several readers need: images that are made anew by each iteration, and checks of what a user points to."""
+"""Shared by the readers: re-iterable image lists, and checks of the paths that a user gives."""
 
 import io
 import os

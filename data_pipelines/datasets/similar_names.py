@@ -1,4 +1,4 @@
-"""Names that differ so little that a person takes them for one."""
+"""Names that differ so little that they probably mean the same."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""Tables as people's programs write them: which separator, which encoding, and cells that say nothing."""
+"""Reading of user tables: separators, encodings and missing values."""
 
 import codecs
 import csv

@@ -1,4 +1,4 @@
-"""Files that a table names: found where their names are written in another way on the disk."""
+"""Finds the files named in a table, also where the spelling on disk differs."""
 
 import os
 from collections import Counter

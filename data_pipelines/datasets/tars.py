@@ -1,4 +1,4 @@
-"""Tars as distributed: where the files in them lie, read from the headers alone, so that nothing is unpacked."""
+"""Members of tars by offset, read from the headers alone, without unpacking."""
 
 import io
 import os

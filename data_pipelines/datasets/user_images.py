@@ -1,4 +1,4 @@
-"""Readers of one's own images, photographs or X-rays: a table that names them, or class folders."""
+"""Readers of the user's own images, photographs or X-rays: a CSV table, or class folders."""
 
 import posixpath
 import re

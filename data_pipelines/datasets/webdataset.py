@@ -1,4 +1,4 @@
-"""Reader of existing webdataset tars of photographs with one label each."""
+"""Reader of existing webdataset tars: photographs with one label each."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the readers of chest X-rays share: tables, the files that they name, and splits that part no patient."""
+"""Shared by the chest X-ray readers: label tables, image files, and splits by patient."""
 
 import importlib.util
 import os

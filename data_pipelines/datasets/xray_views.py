@@ -1,4 +1,4 @@
-"""The views of chest X-rays: their names, those that one asks for, and sets that differ in them."""
+"""View positions of chest X-rays: their names, choices on the command line, and sets that differ in them."""
 
 from collections.abc import Sequence
 from typing import Literal

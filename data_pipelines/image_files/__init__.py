@@ -1,1 +1,1 @@
-"""Files of images: found in folders, recognised by content, decoded strictly, encoded for shards."""
+"""Image files: found in folders, recognised by content, strictly decoded, encoded for shards."""

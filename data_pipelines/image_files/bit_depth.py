@@ -1,5 +1,5 @@
-"""Which pixel value is white in pictures of more than 8 bits: what their files say of it, or their set; never what one
-picture happens to hold, whose brightness would halve where its largest value passes a power of two."""
+"""The white level of images with more than 8 bits, from the file's header or from the set; never from one image's
+maximum, at which its brightness would jump by a factor of two at each power of two."""
 
 from typing import Any
 

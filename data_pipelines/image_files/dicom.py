@@ -1,4 +1,4 @@
-"""DICOM: grey values of X-rays as a viewer would show them, and what their header tells of patient and view.
+"""DICOM: grey values of X-rays as a viewer shows them, and patient and view from the header.
 
 Needs pydicom and its decoders, the extra `bitscale[dicom]`. Section numbers are of the DICOM standard, part 3.
 """

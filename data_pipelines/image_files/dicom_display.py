@@ -1,4 +1,4 @@
-"""How a viewer shows the stored values of a DICOM image at first: LUTs, rescaling, windows and padding.
+"""A DICOM image's default display: LUTs, rescaling, windows and padding.
 
 Section numbers are of the DICOM standard, part 3.
 """

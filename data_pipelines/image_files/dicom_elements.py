@@ -1,4 +1,4 @@
-"""Elements of DICOM headers: they may be missing, empty, of several values or of another type than they should be."""
+"""DICOM header elements, tolerant of those that are missing, empty, multi-valued or of the wrong type."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The headers of those of many files that are DICOM, read in parallel."""
+"""Headers of the DICOM files among many files, read in parallel."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor

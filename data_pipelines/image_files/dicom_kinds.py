@@ -1,4 +1,4 @@
-"""Which DICOM files have no picture: of their kinds, hospitals export as many as of X-rays."""
+"""Kinds of DICOM files without an image, of which hospitals export as many as of X-rays."""
 
 # Of reports, presentation states, key objects, documents, plans, registrations, sound and curves (C.7.3.1.1.1).
 _WITHOUT_PICTURE = {

@@ -1,4 +1,4 @@
-"""Which format a file has by how it begins: names end as people and phones like them to."""
+"""File formats by their first bytes, as suffixes are not reliable."""
 
 from typing import Literal
 

@@ -1,4 +1,4 @@
-"""One walk of a folder for all that read people's own pictures: what is taken, and what is left out, counted."""
+"""Scan of a user's image folder: which files are taken, and counts of those left out."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Whether a file shows one picture: animations, documents of several pages, and previews of raw data do not."""
+"""Whether a file holds a single image, not an animation, a multi-page document or a raw file's preview."""
 
 from typing import IO
 

@@ -1,5 +1,5 @@
-"""What goes into a shard for the file of an image: decoded to its last byte, X-rays shrunk and made 8-bit grey,
-photographs turned upright and shrunk if that is asked for."""
+"""From an image file to what its shard stores: fully decoded; X-rays shrunk to 8-bit grey; photographs turned upright
+and shrunk if asked for."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""JPEG decoded strictly: all pixels are there, in a stream at which no decoder takes offence.
+"""Strict JPEG decoding: all pixels are present, and no decoder complains about the stored stream.
 
 What libjpeg warns of (jerror.h) is damage to pixels, or a remark on something else. A picture with such a remark is
 taken if the stream decodes without any warning once what was remarked on is left out: libjpeg tells but the first, and

@@ -1,4 +1,4 @@
-"""JPEG streams taken apart into segments: the EXIF block, and the stream without what is no part of the picture.
+"""JPEG streams by segment: the EXIF block, and the stream without segments that are not part of the image.
 
 Sources: ITU-T T.81, annex B; of JFIF T.871; of the segment that tells colours, Adobe's technical note 5116.
 """

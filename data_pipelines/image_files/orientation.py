@@ -1,4 +1,4 @@
-"""Photographs that lie on their side or are mirrored, and say so in their EXIF block (CIPA DC-008, "Orientation")."""
+"""EXIF orientation of photographs (CIPA DC-008, "Orientation"): rotated or mirrored images turned upright."""
 
 import struct
 from collections.abc import Callable

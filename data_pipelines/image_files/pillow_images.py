@@ -1,5 +1,4 @@
-"""Pictures that Pillow opens, by their content: of a size that can be, no thumbnails of others, and of one frame if
-that is asked for."""
+"""Opening images with Pillow by content, with checks of their size, for thumbnails and for several frames."""
 
 import io
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""How many pixels one picture may have: a header alone can ask for any amount of memory."""
+"""The largest number of pixels an image may have, as a header alone can ask for any amount of memory."""
 
 MAX_PIXELS = 1 << 28  # a square of 16,384 a side: 800 MB of colours
 

@@ -1,4 +1,4 @@
-"""The chunks of a PNG, whose check sums Pillow does not look at, and PNG files made of pixels."""
+"""PNG chunks with checksums, which Pillow does not check, and encoding of PNG files."""
 
 import io
 import zlib

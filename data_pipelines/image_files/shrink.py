@@ -1,4 +1,4 @@
-"""Photographs shrunk once by `prepare --shorter-side`, so that training decodes no megapixels for a crop."""
+"""`prepare --shorter-side`: photographs shrunk once, so that training does not decode megapixels for a crop."""
 
 from itertools import pairwise
 from math import ceil

@@ -1,4 +1,4 @@
-"""Suffixes of files: of pictures, of what lies beside them, and of other kinds that are common."""
+"""File suffixes: of images, of files beside them, and of other common kinds."""
 
 from data_pipelines.image_files.dicom import DICOM_SUFFIXES
 

@@ -1,4 +1,4 @@
-"""What a TIFF tells that Pillow does not look at: that it is the raw file of a camera, its pages, white as zero.
+"""TIFF tags that Pillow does not look at: camera raw files, pages, white-is-zero.
 
 Sources: TIFF 6.0; of raw files, Adobe's specification of DNG 1.7.
 """

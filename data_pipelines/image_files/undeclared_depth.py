@@ -1,4 +1,4 @@
-"""The largest pixel of deep pictures whose files do not say their bits: of a set of them its depth follows."""
+"""The largest pixel value of images that do not state their bit depth; a set's white level follows from it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Lossy WebP files whose end was lost: their decoder takes zeros for pixels that are as their neighbours let expect."""
+"""Detects truncated lossy WebP files, whose decoder fills the missing end with predicted pixels."""
 
 import numpy as np
 from PIL import Image

@@ -1,1 +1,1 @@
-"""From sample positions to uint8 batches: order, crops, RandAugment and the two loaders."""
+"""From sample positions to uint8 batches: sampling order, crops, RandAugment and the two loaders."""

@@ -1,4 +1,4 @@
-"""The batch that every loader hands out."""
+"""The batch that every loader yields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Batches by NVIDIA DALI, on the CPU and on the GPU from one pipeline definition.
+"""Loader using NVIDIA DALI, with one pipeline definition for CPU and GPU.
 
 DALI draws nothing: an external source hands it the encoded bytes and the parameters of each view. Its default execution
 model, of 2.2 and newer, leaves its outputs to whoever holds them, and gives their memory back in the order of the

@@ -1,4 +1,4 @@
-"""The way of decoded batches to a GPU: through pinned buffers, on a stream beside that of the training."""
+"""Copies decoded batches to a GPU through pinned buffers, on a stream of its own."""
 
 from collections import deque
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The choice of a loader: what turns requests into batches."""
+"""The interface of a loader, and the choice of one."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator

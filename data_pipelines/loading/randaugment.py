@@ -1,4 +1,4 @@
-"""RandAugment: which operations there are and how strong each is. The loaders carry them out.
+"""RandAugment: the operations and their magnitudes. The loaders apply them.
 
 Source: Cubuk et al., arXiv:1909.13719. There are two sets of operations and strengths: that of
 torchvision.transforms.RandAugment, and that of github.com/ildoonet/pytorch-randaugment (commit 48b8f50), which the
@@ -73,7 +73,7 @@ class Operations:
     op: int64 [B, n], places in SPACES[space]. magnitude: float32 [B, n], signed: the slope of shears; pixels, whose
     fraction does not count, of translations; degrees of rotations; 1 + magnitude is the factor of brightness, color,
     contrast and sharpness; bits that posterize keeps; value from which solarize inverts; 0 of the others. Of ildoonet
-    float64 and as that package has them: see `pillow_randaugment`; cutout: float64 [B, n, 2], the centre of what is
+    float64 and as that package has them: see `randaugment_pillow`; cutout: float64 [B, n, 2], the centre of what is
     cut out, x and y as shares of the picture. on: the view, or the whole picture before it is cut.
     """
 

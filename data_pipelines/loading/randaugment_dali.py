@@ -1,4 +1,4 @@
-"""RandAugment's operations in DALI, on either device: which one an image gets, and how strong, comes from outside.
+"""RandAugment's operations in DALI, on CPU and GPU; operation and magnitude of each image are inputs.
 
 They give what torchvision's give for uint8, but for rounding: color and contrast may differ by 1 of 255 in a few
 pixels, equalize in more; where a rotation falls between two pixels, it may take the other one.

@@ -1,4 +1,4 @@
-"""RandAugment's operations by torchvision: what the DALI loader must agree with."""
+"""RandAugment's operations in torchvision, the reference for those in DALI."""
 
 from collections.abc import Callable
 from math import atan, degrees

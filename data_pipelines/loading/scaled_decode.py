@@ -1,4 +1,4 @@
-"""JPEG decoded at 1/2, 1/4 or 1/8 of its size, where a view would only average the other pixels away."""
+"""JPEG decoding at 1/2, 1/4 or 1/8 of the size, where the crop is shrunk at least as much anyway."""
 
 from collections.abc import Sequence
 

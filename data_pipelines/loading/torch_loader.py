@@ -1,4 +1,4 @@
-"""Batches by libjpeg-turbo and torch: for CPUs, for GPUs where DALI is not to be had, and the oracle of the tests."""
+"""Loader using libjpeg-turbo and torch: for CPUs, for GPUs without DALI, and the reference in tests."""
 
 import io
 from collections import deque

@@ -1,4 +1,4 @@
-"""Samples of a prepared set that cannot be read any more: their shard is gone, or its bytes are damaged.
+"""Samples of a prepared set that cannot be read any more: a missing shard, or damaged bytes.
 
 Another sample replaces them, drawn by a hash of the position alone. So it is the same on every rank and after a
 restart, no state is needed, and all other positions stay as they are.

@@ -1,4 +1,4 @@
-"""How each image is cut out of its picture: a pure function of (seed, position in the stream, image size).
+"""How each image is cropped and augmented: a pure function of (seed, position in the stream, image size).
 
 Every policy describes a view by the same things, so that each loader implements one pipeline: cut `window` out of the
 stored image, resize it to `resized`, cut the square of `size` at `offset`, mirror it if `flip`; then, where there are

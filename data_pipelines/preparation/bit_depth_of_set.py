@@ -1,4 +1,4 @@
-"""A set whose files do not say how many bits their pixels have is looked through before it is prepared."""
+"""Bit depth of a set whose files do not state it, found by reading all of them before the preparation."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

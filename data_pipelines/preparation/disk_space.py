@@ -1,4 +1,4 @@
-"""Whether a file system can hold a prepared set, before anything is written."""
+"""Checks for enough disk space before anything is written."""
 
 import shutil
 from collections.abc import Sequence

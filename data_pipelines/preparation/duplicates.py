@@ -1,4 +1,4 @@
-"""Pictures that are there more than once, byte for byte: dropped where that is asked for, else counted and named."""
+"""Byte-identical images: dropped with `--drop-duplicates`, else counted and named."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,5 +1,5 @@
-"""What images are made of: the state of each file, which is asked for in an instant, and a hash of its bytes, which
-decides where the state is another one. Names say nothing: files are replaced and mended under the same names."""
+"""State (path, size, times) and content hash of each source file. Hashes decide where states differ; names never do, as
+files are replaced under the same name."""
 
 import hashlib
 import zipfile

@@ -1,4 +1,4 @@
-"""Make a set of parts that are all written: columns, quarantine and, last, the manifest; and say what it is."""
+"""Joins the finished parts of a set: columns, quarantine, manifest (last), and a summary for the user."""
 
 import logging
 from collections import Counter

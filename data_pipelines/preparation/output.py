@@ -1,4 +1,4 @@
-"""Where a prepared set goes, and how it is made: the flags that `prepare` has for every data set."""
+"""Output options of `prepare` that all data sets share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

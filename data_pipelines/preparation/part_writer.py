@@ -1,5 +1,5 @@
-"""Write one part of a set: its images, verified in parallel, as shards; finished ones are not written again while they
-are what the images would give now."""
+"""Writes one part of a set as shards, verifying its images in parallel; finished shards are kept if they are up to
+date."""
 
 import sys
 from collections import Counter, deque

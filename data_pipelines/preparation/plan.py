@@ -1,5 +1,5 @@
-"""The plan of a preparation: what the first process was asked for, for others that take part, and later ones that go on
-with it."""
+"""The plan of a preparation: the settings that its processes share, and that an interrupted preparation resumes
+with."""
 
 import json
 import shutil

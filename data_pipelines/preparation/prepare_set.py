@@ -1,4 +1,4 @@
-"""The steps of a preparation: plan, parts, join, and the set's name when it is whole."""
+"""The steps of a preparation: plan, write parts, join, rename to the final name."""
 
 import errno
 import os

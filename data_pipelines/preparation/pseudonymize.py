@@ -1,4 +1,4 @@
-"""Names that lead to patients stay out of prepared sets: keys and patients are hashed with a secret of this account.
+"""Pseudonyms for patients in prepared sets: keys and patients are hashed with a secret of this account.
 
 Paths of X-rays often hold the number of a patient, and a plain hash of one can be found again by whoever can list them
 all. The secret, the salt, is a file that only its owner can read; the same salt gives the same set, byte for byte.

@@ -1,4 +1,4 @@
-"""Images that cannot be used: how they are called, where they are listed, and how many a set may have."""
+"""The quarantine: images that cannot be used, their list, and how many a set may have."""
 
 import csv
 import glob

@@ -1,4 +1,4 @@
-"""Where a set is made, beside the place where it is to lie, and how it gets its name: whole, or not at all."""
+"""The temporary folder a set is made in, its lock, and the atomic move to the final name."""
 
 import fcntl
 import glob

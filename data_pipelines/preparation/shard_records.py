@@ -1,5 +1,4 @@
-"""Finished shards of a set that is being prepared: where it is kept what is known of them, and whether they are what
-the images would give now."""
+"""Records of finished shards in an unfinished set, and whether a shard is up to date with its images."""
 
 import hashlib
 import json

@@ -1,1 +1,1 @@
-"""Prepared sets on disk: tar shards, their index, sets joined and found by name, copies on a node."""
+"""Prepared sets on disk: tar shards, index, joined sets, copies on a node."""

@@ -1,4 +1,4 @@
-"""The columns of an index, each a `.npy` file that is mapped and not read."""
+"""The columns of an index, each a memory-mapped `.npy` file."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Join several prepared sets into one index."""
+"""Joins several prepared sets into one index."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""An index over images in memory, for the loaders: they are cut and decoded as those of a prepared set."""
+"""An index over encoded images in memory, which the loaders read like a prepared set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Index: where each image lies and what it shows. Columns are mapped, so ranks of a node share them."""
+"""Index: location, size and label of each image. Columns are memory-mapped, so ranks of a node share them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

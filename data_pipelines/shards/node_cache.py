@@ -1,4 +1,4 @@
-"""Copy prepared sets to storage of the node, such as /dev/shm: once per node, by whichever process comes first."""
+"""Copies prepared sets to node-local storage such as /dev/shm, once per node, by the first process that gets there."""
 
 import fcntl
 import hashlib

@@ -1,4 +1,4 @@
-"""Tar shards that the `webdataset` package can read: `<key>.jpg|png` followed by `<key>.json` for each sample.
+"""Reads tar shards, which the `webdataset` package can read too: `<key>.jpg|png`, then `<key>.json` per sample.
 
 Beside the shards of a split lies one `.npy` per column, so that millions of rows are mapped instead of read, and above
 the splits lies `manifest.json`, written last: a folder without it is not a prepared data set.

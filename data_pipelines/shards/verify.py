@@ -1,4 +1,4 @@
-"""Check a prepared set against the SHA-256 sums in its manifest."""
+"""Checks a prepared set against the SHA-256 sums in its manifest."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Write a prepared set: one finished shard after another, then the columns of the index."""
+"""Writes a prepared set: shard by shard, then the columns of the index."""
 
 import io
 import json

@@ -1,1 +1,1 @@
-"""A document of headings, paragraphs, tables and figures, as Markdown, HTML and LaTeX."""
+"""Documents of headings, paragraphs, tables and figures, written as Markdown, HTML and LaTeX."""

@@ -1,4 +1,4 @@
-"""The blocks that a document consists of: headings, paragraphs, lists, tables and figures."""
+"""The blocks of a document: headings, paragraphs, lists, tables and figures."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How all figures of documents look, and how they are written."""
+"""The common style of all figures, and saving them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A document as one HTML page that stands alone. The template escapes whatever it prints."""
+"""A document as one self-contained HTML page. The template escapes whatever it prints."""
 
 import base64
 from functools import cache

@@ -1,4 +1,4 @@
-"""Tables as LaTeX. The template escapes whatever it prints."""
+"""Tables in LaTeX. The template escapes whatever it prints."""
 
 import re
 from collections.abc import Iterable, Sequence

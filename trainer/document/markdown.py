@@ -1,4 +1,4 @@
-"""A document as Markdown: nothing in its names is taken for markup."""
+"""A document in Markdown, with names escaped."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Text of a document: plain, so that no name is taken for markup, unless it says that it is bold, code or a link."""
+"""Text of a document: plain, so that names are never taken for markup, unless marked as bold, code or a link."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""ENGINES: what can move gradients between ranks, by name. The modules here are the only ones that know how."""
+"""ENGINES: the implementations of `Engine` by name. In the trainer, only this package imports torch.distributed."""
 
 from collections.abc import Callable
 

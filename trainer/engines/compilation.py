@@ -1,5 +1,5 @@
-"""torch.compile of a model's residual units, each by itself: they share their code, so that a deep model compiles in
-about the time of a shallow one."""
+"""torch.compile of residual units one by one: they share their code, so that a deep model compiles in about the time of
+a shallow one."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What all ranks of a job must have in common, and who stands out."""
+"""Checks that all ranks of a job agree, naming the hosts that differ."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

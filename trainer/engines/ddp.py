@@ -1,4 +1,4 @@
-"""PyTorch's DistributedDataParallel: NCCL on GPUs, Gloo on CPUs, and a plain single process without either."""
+"""PyTorch's DistributedDataParallel: NCCL on GPUs, Gloo on CPUs; a single process uses neither."""
 
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta

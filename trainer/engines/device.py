@@ -1,4 +1,4 @@
-"""Which device a rank uses, and never a CPU by mistake."""
+"""Device and CPU threads of a rank; a CPU is never used by mistake."""
 
 import ctypes
 import os

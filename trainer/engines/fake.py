@@ -1,4 +1,4 @@
-"""One rank of a job whose others do not exist: all that depends on rank and world size runs, at any size."""
+"""One rank of a job without the others, to run all that depends on rank and world size at any size."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Horovod: each gradient is averaged as soon as it is there. Ranks come from horovodrun, or from torchrun or srun."""
+"""Horovod: each gradient is averaged as soon as it is computed. Ranks come from horovodrun, torchrun or srun."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Ranks end when what launched them is gone: who starts the same command again must not have two jobs in one folder."""
+"""Ends a rank when its launcher is gone, so that the same command can be started again without a second job in the
+folder."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""Which rank this process is: as torchrun, deepspeed, horovodrun or srun say in the environment."""
+"""Rank and world size of this process, from the environment of torchrun, deepspeed, horovodrun or srun."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""How the ranks of a job find each other, and how those that are left find out who is gone."""
+"""How the ranks of a job meet at start, and how the survivors find out which ranks are lost."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""PyTorch's ZeRO stage 1 beside a loss scaler."""
+"""PyTorch's ZeRO stage 1 optimiser together with a loss scaler."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where each rank is, so that one that hangs is named and one that is slow is known.
+"""Watches the progress of all ranks: names a rank that hangs, and the slowest.
 
 The thread that trains only notes its step and phase. A thread of its own tells the others through the store, another
 one watches, so that neither a store nor a collective that never returns keeps a rank from ending. One thread cannot do

@@ -1,1 +1,1 @@
-"""How good a run is, and how sure one may be of it: statistics, the page and the model card."""
+"""Evaluation of a finished run: metrics with confidence intervals, the page and the model card, predictions."""

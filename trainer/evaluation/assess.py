@@ -1,4 +1,4 @@
-"""The number: each class or finding of a test set with what resampling its patients says of it."""
+"""Metrics of a test set with confidence intervals: each class or finding, with resampled patients."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The bootstrap over patients: AUC and average precision of many resamples at once.
+"""Bootstrap over patients: AUC and average precision of many resamples at once.
 
 A resample draws as many patients as there are, with replacement, and takes all images of each as often as it was drawn.
 So a resample is a weight for each patient, and a metric of it is that metric with weighted images. Scores are sorted

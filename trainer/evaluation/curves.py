@@ -1,4 +1,4 @@
-"""AUC and average precision of every finding of a test set, as observed and in every resample of its patients."""
+"""AUC and average precision of each finding of a test set, as observed and in every bootstrap resample."""
 
 import math
 from dataclasses import dataclass

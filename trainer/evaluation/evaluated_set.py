@@ -1,4 +1,4 @@
-"""What a run is tested on: the test split of its own sets, or another site's set with its labels aligned by name."""
+"""The test set of an evaluation: the run's own test split, or another set with labels matched by name."""
 
 import hashlib
 from collections.abc import Sequence

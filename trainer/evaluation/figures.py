@@ -1,4 +1,4 @@
-"""Figures of the evaluation page: ROC and reliability curves, confusion, and the most confident errors."""
+"""Figures of the evaluation page: ROC and reliability curves, confusion matrix, most confident errors."""
 
 from collections.abc import Sequence
 from pathlib import Path

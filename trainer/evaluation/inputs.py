@@ -1,4 +1,4 @@
-"""Images to predict, wherever they lie: files, folders, DICOM, tars, and tables that name files."""
+"""Images to predict, from files, folders, DICOM, tars, or tables of paths."""
 
 import io
 import tarfile

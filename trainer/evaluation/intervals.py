@@ -1,4 +1,4 @@
-"""95% intervals from resampled values, and the reasons why there may be none.
+"""95% intervals from resampled values, or the reason why there is none.
 
 Chosen by simulation of clustered sets: plain percentiles covered the true AUC in as few as 88% of them where it lay
 near 1, or the positives were few.

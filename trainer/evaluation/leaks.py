@@ -1,4 +1,4 @@
-"""What a run has seen of the images that it is tested on: their set, themselves, or their patients."""
+"""Overlap of a test set with what the run was trained on: the same set, images or patients."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

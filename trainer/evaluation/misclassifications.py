@@ -1,4 +1,4 @@
-"""The most confident errors of a test set, and what their images look like."""
+"""The most confident errors on a test set, with their images."""
 
 import io
 from collections.abc import Sequence

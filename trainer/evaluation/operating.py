@@ -1,4 +1,4 @@
-"""What is fitted on val and then fixed: a temperature, and a threshold for each class or finding; and calibration."""
+"""What is fitted on val: the temperature, and a threshold per class or finding. Also calibration."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any

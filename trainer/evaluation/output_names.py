@@ -1,4 +1,4 @@
-"""What an evaluation is called, and where it goes: nothing of another set is overwritten."""
+"""Name and folder of an evaluation, so that nothing of another test set is overwritten."""
 
 import re
 from collections.abc import Callable

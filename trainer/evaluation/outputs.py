@@ -1,4 +1,4 @@
-"""What a model puts out over a whole set: it stays on the device, and the CPU gets it at once."""
+"""Model outputs over a whole set: kept on the device if they fit, else copied to the CPU in large blocks."""
 
 from collections import deque
 

@@ -1,4 +1,4 @@
-"""The evaluation page as blocks, and the model card made of the same."""
+"""The evaluation page as document blocks, and the model card."""
 
 import json
 from collections.abc import Sequence

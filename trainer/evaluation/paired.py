@@ -1,4 +1,4 @@
-"""Two runs on the same images: by how much one is better, and how sure that is."""
+"""Paired comparison of two runs on the same images: the difference and its confidence interval."""
 
 from dataclasses import dataclass
 

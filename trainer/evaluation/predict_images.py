@@ -1,4 +1,4 @@
-"""Predict new images with a finished run: a CSV file with a row for each."""
+"""Predict new images with a finished run: a CSV file with one row per image."""
 
 import csv
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Predictions of one split: logits beside labels, patients and what is known of the images; and the file of a run's.
+"""Predictions of a split: logits with labels, patients and facts of the images; reads a run's `predictions.npz`.
 
 `predictions.npz` holds no pickles: `classes`, and for val and test `<split>_keys` (as in the shards), `<split>_logits`
 float32 [N, C], `<split>_labels`, int64 [N] or float32 [N, C] with NaN = unlabelled, `<split>_patients`, int64 [N], -1

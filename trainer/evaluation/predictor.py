@@ -1,4 +1,4 @@
-"""A run's model, ready to predict: images are prepared and cut as the checkpoint says they were for its evaluation."""
+"""A run's model for prediction, which prepares images as its checkpoint says."""
 
 from collections.abc import Sequence
 from dataclasses import replace

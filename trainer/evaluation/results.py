@@ -1,4 +1,4 @@
-"""What a finished run is judged by: the metrics of its predictions."""
+"""Metrics of a finished run, from its predictions."""
 
 from collections.abc import Mapping
 from pathlib import Path

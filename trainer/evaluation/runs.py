@@ -1,4 +1,4 @@
-"""A finished run as it lies on the disk: what it says of itself, its model, its data."""
+"""A finished run read from disk: its metadata, model and data."""
 
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation as plain JSON types."""
+"""Results of an evaluation as plain JSON types."""
 
 import math
 from typing import Any

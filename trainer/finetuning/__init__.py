@@ -1,1 +1,1 @@
-"""Fine-tuning: its configuration by BiT-HyperRule, and what the paper's targets and program do differently."""
+"""Fine-tuning: configuration by BiT-HyperRule, and the paper's protocol."""

@@ -1,4 +1,4 @@
-"""Fine-tuning: what one run on a target is, by BiT-HyperRule unless given, and carrying it out."""
+"""One fine-tuning run: its configuration, by BiT-HyperRule unless overridden, and running it."""
 
 import os
 from collections.abc import Mapping, Sequence

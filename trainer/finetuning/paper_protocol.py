@@ -1,5 +1,5 @@
-"""The paper's protocol where it is more than BiT-HyperRule: its seven targets, and what the program of its authors does
-where their text says less or something else, as settings of a run.
+"""The paper's protocol beyond BiT-HyperRule: its seven targets, and how the authors' program differs from or completes
+their text, as settings of a run.
 
 Source: SLAMPAI/large-scale-pretraining-transfer at commit fe6232b; docs/fidelity.md compares it row by row.
 """

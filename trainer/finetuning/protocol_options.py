@@ -1,4 +1,4 @@
-"""Options of a fine-tuning that say what its protocol leaves to a switch, each by itself."""
+"""Command-line options for the single settings of the fine-tuning protocol."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar

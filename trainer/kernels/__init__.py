@@ -1,1 +1,1 @@
-"""Fused operations, each behind one function with a plain PyTorch path."""
+"""Fused operations, each one function with a plain PyTorch fallback."""

@@ -1,4 +1,4 @@
-"""Adaptive gradient clipping: a unit's gradient is held to a fraction of the unit's weights.
+"""Adaptive gradient clipping: each unit's gradient norm is limited to a fraction of its weight norm.
 
 Source: Brock et al., "High-performance large-scale image recognition without normalization", arXiv:2102.06171, sec. 4.
 """

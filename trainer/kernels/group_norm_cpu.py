@@ -1,4 +1,4 @@
-"""GroupNorm + ReLU on the CPU by this package's own C++; activations are channels-last, bf16 or fp32."""
+"""GroupNorm + ReLU on the CPU in our own C++; activations are channels-last, bf16 or fp32."""
 
 import ctypes
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels of GroupNorm + ReLU share: which channels and groups a program has, and the arithmetic."""
+"""Shared by the Triton kernels of GroupNorm + ReLU: the channels and groups of a program, and the arithmetic."""
 
 import triton
 import triton.language as tl

@@ -1,4 +1,4 @@
-"""GroupNorm followed by ReLU: the pair that stands before every convolution of a BiT ResNet.
+"""GroupNorm followed by ReLU, as before every convolution of a BiT ResNet.
 
 It is one operation that keeps activations channels-last and saves its input and the groups' moments; the backward finds
 the ReLU's mask again. On CUDA Triton makes it, on a CPU the system's C++ compiler; where these cannot, and for other

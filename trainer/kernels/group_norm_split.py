@@ -1,4 +1,4 @@
-"""GroupNorm + ReLU of large samples, one launch a direction: rows are split among programs, which take turns.
+"""GroupNorm + ReLU for large samples: one launch per direction, with rows split among cooperating programs.
 
 The first pass over a sample takes sums, the second applies them. Second passes follow first ones at a distance of some
 programs, so that what they read again is still in the GPU's L2 cache; what is not read again is marked to leave it

@@ -1,4 +1,4 @@
-"""GroupNorm + ReLU of small samples: one program holds all rows of some groups in registers, so x is read once.
+"""GroupNorm + ReLU for small samples: a program keeps all rows of its groups in registers, so x is read once.
 
 Activations are channels-last, read as [N, rows = H * W, C].
 """

@@ -1,4 +1,4 @@
-"""Launches of Triton kernels at less host time than Triton's own way, which looks at every argument anew."""
+"""Launches Triton kernels with less host time than Triton's launcher, which inspects every argument on each call."""
 
 from collections.abc import Sequence
 from typing import Any

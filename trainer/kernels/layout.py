@@ -1,4 +1,4 @@
-"""How tensors lie in memory, for kernels that take them as rows of numbers."""
+"""Memory layout of tensors, for kernels that treat them as rows of numbers."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""The CPU kernels: C++ of this package, compiled for this very processor when it is first needed.
+"""Our C++ CPU kernels, compiled for this processor on first use.
 
 The library is kept in $XDG_CACHE_HOME/bitscale (or ~/.cache/bitscale), under a name that says from what, by what and
 for which processor it was made. It uses torch's OpenMP threads and no header of torch's.

@@ -1,4 +1,4 @@
-"""Names for what no operation of PyTorch stands for, so that a profile can tell it apart."""
+"""Profiler ranges for operations that PyTorch would not name."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,4 +1,4 @@
-"""Adaptive clipping and the SGD update of many tensors at once, each read and written once.
+"""Adaptive clipping and the SGD update of many tensors at once, reading and writing each once.
 
 On a CPU this package's own C++ does it, on CUDA one Triton launch for any number of tensors.
 """

@@ -1,4 +1,4 @@
-"""Adaptive clipping and the SGD update in Triton: one program for each unit, whichever tensor it is in.
+"""Adaptive clipping and the SGD update in Triton: one program per unit, across all tensors.
 
 A program finds its tensor in a table of addresses, so that any number of tensors takes one launch.
 """

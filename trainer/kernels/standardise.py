@@ -1,4 +1,4 @@
-"""Weight standardisation of many banks of filters, forward and backward, each in one pass over memory.
+"""Weight standardisation of many filter banks, forward and backward, one pass over memory each.
 
 On a CPU this package's own C++ does it; on CUDA Triton, one launch for all banks forward and one for those of a unit
 backward; elsewhere PyTorch. Source: Qiao et al., arXiv:1903.10520; eps inside the square root as in BiT.

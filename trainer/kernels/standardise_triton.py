@@ -1,4 +1,4 @@
-"""Weight standardisation in Triton: a program for each filter, whose numbers lie together.
+"""Weight standardisation in Triton: one program per filter, whose weights must be contiguous.
 
 Forward, a program finds its filter in a table, so that any number of banks takes one launch; backward, a launch takes
 the banks of a unit.

@@ -1,4 +1,4 @@
-"""How GroupNorm's work is cut into programs: plain rules, so that every run adds up in the same order.
+"""How GroupNorm is split into programs: fixed rules, so that every run adds up in the same order.
 
 Timing candidates at start would choose anew on each machine and at each resume, and other blocks round differently.
 What a sample gets depends on its own shape alone, not on how many samples are beside it.

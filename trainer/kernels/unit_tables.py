@@ -1,4 +1,4 @@
-"""Where the units of many tensors lie, for kernels that take all of them in one launch: tables on the device."""
+"""Tables on the device of where the units of many tensors lie, for kernels that take them all in one launch."""
 
 from collections.abc import Sequence
 from functools import lru_cache

@@ -1,1 +1,1 @@
-"""The networks."""
+"""BiT ResNets and their weights."""

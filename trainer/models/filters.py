@@ -1,4 +1,4 @@
-"""Convolutions with standardised filters, and their sharing between the passes of one optimiser step."""
+"""Convolutions with standardised filters, which are computed once per optimiser step."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

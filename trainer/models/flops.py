@@ -1,4 +1,4 @@
-"""The arithmetic that a model's training takes, counted on the model itself."""
+"""Floating-point operations of training a model, counted on the model itself."""
 
 from functools import lru_cache
 from typing import Any

@@ -1,4 +1,4 @@
-"""How other programs name and order the tensors of a BiT ResNet, and the way to our names and back.
+"""How other programs name and order the tensors of a BiT ResNet, and conversion to and from our names.
 
 Facts of google-research/big_transfer (NumPy and PyTorch) and of timm's `resnetv2_*_bit`.
 """

@@ -1,4 +1,4 @@
-"""Where weights lie: run folders, files, exported folders, and published names found offline in the usual caches."""
+"""Finding weights: run folders, files, exported folders, and published names in the usual offline caches."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""How timm is told about a model: the config.json of a folder that `timm.create_model("local-dir:...")` loads."""
+"""The config.json of an exported folder, which `timm.create_model("local-dir:...")` loads."""
 
 from math import floor
 from typing import Any

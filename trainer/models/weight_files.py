@@ -1,5 +1,4 @@
-"""Files of weights as they lie on the disk: their tensors under the names that they have there, and what they say of
-themselves. Nothing in them is executed."""
+"""Reading weight files: tensors under the names in the file, and metadata. Nothing in them is executed."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Weights in: files of several programs brought under our names, checked, and put into a model.
+"""Loading pre-trained weights: files of several programs converted to our names, checked, and put into a model.
 
 Read: our checkpoints, timm's state dicts (safetensors and PyTorch), BiT's NumPy files, and the PyTorch files of BiT's
 and of the paper's program.

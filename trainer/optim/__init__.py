@@ -1,1 +1,1 @@
-"""SGD with adaptive gradient clipping."""
+"""SGD with adaptive gradient clipping, learning-rate schedules and BiT-HyperRule."""

@@ -1,4 +1,4 @@
-"""BiT-HyperRule: how to fine-tune, from the size of the training set and of its images alone.
+"""BiT-HyperRule: fine-tuning settings from the training set's size and image size alone.
 
 Source: Kolesnikov et al., "Big Transfer", arXiv:1912.11370, sec. 3.3, with the edges of its published code.
 """

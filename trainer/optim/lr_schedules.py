@@ -1,4 +1,4 @@
-"""Learning rates of pre-training, as pure functions of the step, and the schedule of a configuration."""
+"""Learning-rate schedules as pure functions of the step, and the one that a configuration asks for."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""SGD with momentum whose gradients are clipped adaptively first."""
+"""SGD with momentum and adaptive gradient clipping."""
 
 import inspect
 from collections.abc import Iterator

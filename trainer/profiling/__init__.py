@@ -1,1 +1,1 @@
-"""Where the time of a training step goes."""
+"""Profiling: how long each part of a training step takes."""

@@ -1,4 +1,4 @@
-"""From the events of a trace to the time that each part of a training step takes.
+"""From trace events to the time that each part of a training step takes.
 
 Every instant between the first step's begin and the last one's end goes to exactly one category, so that they add up.
 On a GPU it goes by what runs there, and where nothing does, by what the host is at; on a CPU by what the training

@@ -1,4 +1,4 @@
-"""What the parts of a training step are, and which of them an operation or a kernel belongs to, by its name."""
+"""Categories of a training step, and which category an operation or kernel belongs to, by its name."""
 
 import re
 from typing import Literal, get_args

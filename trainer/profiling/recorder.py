@@ -1,4 +1,4 @@
-"""`--profile STEPS`: record some steps of a run with torch.profiler, and leave a trace and a table in its folder."""
+"""`--profile STEPS`: records some steps with torch.profiler and writes a trace and a table to the run folder."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""A breakdown of the training step in words, as Markdown."""
+"""The time breakdown of a training step as a Markdown table."""
 
 from trainer.profiling.breakdown import Breakdown
 from trainer.profiling.categories import Category

@@ -1,1 +1,1 @@
-"""From the results of many runs to tables, figures and a page: collected, summarised over seeds, laid out, written."""
+"""Reports from the results of many runs: collected, summarised over seeds, as tables, figures and a page."""

@@ -1,4 +1,4 @@
-"""A cell of a table: one setting over its seeds, and what the difference of two cells is worth."""
+"""Table cells: one setting over its seeds, and the significance of the difference of two cells."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Find results: `result.json` below run folders, results.csv of an earlier report, the paper's authors' CSV files."""
+"""Collects results: `result.json` in run folders, results.csv of an earlier report, the paper's authors' CSV files."""
 
 import math
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a report says, in which order."""
+"""The contents of a report, in order."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Figures in the manner of the paper's: few-shot curves, full shot against model size, spread over seeds by shots."""
+"""Figures in the style of the paper's: few-shot curves, full shot by model size, spread over seeds by shots."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What reports call things: sources, targets, models and metrics, in the words of the paper where it has them."""
+"""Display names of sources, targets, models and metrics, as in the paper where it has them."""
 
 import re
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What a reader must know of some runs besides their numbers."""
+"""Notes of a report: what the reader must know about some runs besides their numbers."""
 
 from collections import Counter
 

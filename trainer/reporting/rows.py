@@ -1,4 +1,4 @@
-"""One row per run: what was run, where it left the rule, and what it reached."""
+"""One row per run: its setting, departures from the protocol, and metrics."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The layout of the paper's Tables 1 and 2: rows targets, columns models and what they were pre-trained on."""
+"""Tables in the layout of the paper's Tables 1 and 2: targets by model and pre-training set."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

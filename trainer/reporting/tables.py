@@ -1,4 +1,4 @@
-"""Tables as data, and in which order and by which names sources and targets stand in them."""
+"""Report tables as data, with the order and names of sources and targets."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Tables of one target: sources by shots, and the gains over training from scratch."""
+"""Tables of one target: sources by shots, and gains over training from scratch."""
 
 import pandas as pd
 

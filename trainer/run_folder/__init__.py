@@ -1,5 +1,4 @@
-"""The folder of a run and what is kept in it: lock, status, metrics, logs, environment. What other packages need of it
-stands here."""
+"""The run folder: lock, status, metrics, logs, environment. Other packages import from here."""
 
 from data_pipelines.common.version import commit
 from trainer.run_folder.csv_log import CsvLog

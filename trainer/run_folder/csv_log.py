@@ -1,4 +1,4 @@
-"""CSV files that a run appends rows to, written by rank 0; the first column is the step.
+"""Append-only CSV files of a run, written by rank 0; the first column is the step.
 
 Rows are on the disk before the checkpoint of a later step is. A run that is resumed drops those of the steps that it
 will do again.

@@ -1,4 +1,4 @@
-"""Where a run was made: versions, machine and commit."""
+"""`environment.json` of a run: versions, machine and commit."""
 
 import os
 import platform

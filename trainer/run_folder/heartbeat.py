@@ -1,4 +1,5 @@
-"""`heartbeat.json` of a run: where rank 0 was last, when, and what goes on with the run; for `trainer.status`."""
+"""`heartbeat.json` of a run, for `trainer.status`: rank 0's last step and time, and the command that resumes the
+run."""
 
 import json
 import os

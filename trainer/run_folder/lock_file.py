@@ -1,4 +1,4 @@
-"""`lock.json` in the folder of a run: which process of which job has it, and who comes after.
+"""`lock.json` in a run folder: which process of which job holds it, and its successors.
 
 Only one start can make the file `.lock-TOKEN.json`, and so come after the one with that token; it then puts its own
 lock in the place of the old one. One that is killed in between leaves a chain of such files, whose last one counts.

@@ -1,4 +1,4 @@
-"""What a run leaves for people to see: TensorBoard, metrics.jsonl, and one line of progress."""
+"""Metrics of a run for TensorBoard and metrics.jsonl, and its progress line."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The folder of a run that begins anew (`--no-resume`): beside those that are there, and one start's alone."""
+"""A new run folder for `--no-resume`, beside the existing ones and used by one start only."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Processes, told apart over machines, containers and restarts of either."""
+"""Process identities that stay distinct across machines, containers and reboots."""
 
 import os
 import platform

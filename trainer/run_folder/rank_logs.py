@@ -1,4 +1,4 @@
-"""What each rank says goes to `RUN/logs/<host>-<rank>.log` as well; an error of many ranks is told once.
+"""Copies each rank's output to `RUN/logs/<host>-<rank>.log`; an error that many ranks have is printed once.
 
 Only what Python prints is kept there, and the stacks of a crash: what C libraries write goes to the terminal alone. The
 streams are copied, not just the records of `logging`: other libraries print, and their warnings and tracebacks are what

@@ -1,4 +1,4 @@
-"""The command line that goes on with a run, as its user gave it."""
+"""The command line that resumes a run, as the user typed it."""
 
 import os
 import sys

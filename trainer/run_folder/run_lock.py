@@ -1,4 +1,4 @@
-"""One start at a time in the folder of a run: the others are refused, or wait.
+"""The lock of a run folder: one start at a time; others are refused, or wait.
 
 The start that has the folder touches `lock.json` there every ten seconds. Another one takes it over when that process
 is gone, as can be seen on its own machine, or has been silent for long, some of it before its eyes. Ages go by the

@@ -1,4 +1,4 @@
-"""How a run stands: `status.json`, which it writes itself, and what that and the rest of its folder tell of it."""
+"""Status of a run: writes `status.json`, and reads it with the rest of a run folder."""
 
 import os
 import platform

@@ -1,1 +1,1 @@
-"""Many fine-tunings by one command."""
+"""Sweeps: many fine-tunings with one command."""

@@ -1,4 +1,4 @@
-"""What a sweep would take: hours by the speed of runs that are finished, or of one timed step."""
+"""Estimated hours of a sweep, from the speed of finished runs or of one timed step."""
 
 import time
 from collections.abc import Sequence

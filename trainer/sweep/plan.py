@@ -1,4 +1,4 @@
-"""What a sweep is to run: every run's configuration, made and checked before the first one starts."""
+"""The plan of a sweep: every run's configuration, created and checked before the first run starts."""
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: one bar over all steps of all runs, and a line for each run that ended."""
+"""Progress display of a sweep: one bar over the steps of all runs, and a line per finished run."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""A process that fine-tunes for a sweep, one run after the other; `transfer.py sweep` starts it.
+"""Worker process of a sweep, which fine-tunes one run after the other; started by `transfer.py sweep`.
 
 Standard input has a line of JSON for each run: its arguments, its log file, and whether to wait where another start is
 at work in its folder. Its end, which is also that of a sweep that was killed, means to stop: what is under way is

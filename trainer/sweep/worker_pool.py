@@ -1,4 +1,4 @@
-"""Worker processes that carry out the runs of a sweep, one after the other."""
+"""Worker processes of a sweep: one per device, each with one run at a time."""
 
 import json
 import os

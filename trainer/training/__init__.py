@@ -1,1 +1,1 @@
-"""A run from its configuration to its result: job, loop, saving, monitors and probes."""
+"""A run from configuration to result: job, loop, checkpoints, monitors, linear probe and k-NN."""

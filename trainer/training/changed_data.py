@@ -1,4 +1,4 @@
-"""What became of the data of a run since it was begun, and whether its model can go on with them."""
+"""Detects that a run's data sets changed since it began, and whether its model can go on with them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a job to a trained model: its starting weights, the way back into an interrupted run, and its predictions."""
+"""Trains a job's model: initial weights, resuming, training, final predictions."""
 
 import time
 from pathlib import Path

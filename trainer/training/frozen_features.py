@@ -1,5 +1,4 @@
-"""Cheap baselines: a linear probe or nearest neighbours on the features of a frozen backbone, run and reported like a
-fine-tuning."""
+"""Baselines on frozen features: linear probe or nearest neighbours, run and reported like a fine-tuning."""
 
 import math
 import time

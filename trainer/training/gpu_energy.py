@@ -1,4 +1,4 @@
-"""What a GPU uses, from NVML."""
+"""GPU energy counter, from NVML."""
 
 from typing import Any
 

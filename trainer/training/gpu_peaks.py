@@ -1,4 +1,4 @@
-"""The most that GPUs can compute, by name. What is not in the table is not known, rather than guessed."""
+"""Peak FLOP/s of GPUs by name. A GPU that is not in the table is unknown, not guessed."""
 
 from trainer.config import Precision
 

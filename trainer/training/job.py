@@ -1,4 +1,4 @@
-"""A job: a configuration together with the data it names, ready to run on any number of ranks."""
+"""A job: a configuration with the data it names, for any number of ranks."""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

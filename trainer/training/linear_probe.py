@@ -1,4 +1,4 @@
-"""Linear probe and nearest neighbours on the features of a frozen backbone, in float64 and without chance.
+"""Linear probe and nearest neighbours on frozen features: deterministic, in float64.
 
 Features are float [N, D]; labels are int64 [N], or float [N, C] with NaN = unlabelled; logits are float32 [N, C] on the
 CPU. Computation is where the features lie.

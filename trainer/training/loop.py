@@ -1,4 +1,4 @@
-"""The training loop and evaluation. Pre-training and transfer both run these two functions and no others."""
+"""The training loop and evaluation, shared by pre-training and transfer."""
 
 import numpy as np
 from torch import Tensor

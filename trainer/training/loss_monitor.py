@@ -1,5 +1,5 @@
-"""Reads the report of each step: a loss or gradient that is not finite stops the run, or skips an update, and the
-images are named; a loss spike is warned of; a rank that was asked to stop stops all."""
+"""Checks each step's report: non-finite losses or gradients stop the run or skip the update, and the images are named;
+loss spikes give a warning; a stop signal on one rank stops all."""
 
 import math
 from collections import deque

@@ -1,5 +1,5 @@
-"""How much memory training takes, counted without running it; and `--micro-batch-size auto`: the largest batches that
-the memory of every rank holds, found by trying."""
+"""Training memory, counted without running the model; and `--micro-batch-size auto`: the largest batches that fit every
+rank, found by trying."""
 
 import gc
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The model of a run as it begins: made, given its pre-trained weights, and handed to the engine."""
+"""The initial model of a run: built, loaded with its pre-trained weights, and handed to the engine."""
 
 import torch
 from torch import nn

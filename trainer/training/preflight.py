@@ -1,4 +1,4 @@
-"""Checks before a run on several ranks: seconds now instead of hours later."""
+"""Checks before a run on several ranks, in seconds, for what would otherwise fail hours later."""
 
 import hashlib
 import json

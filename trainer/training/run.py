@@ -1,5 +1,5 @@
-"""The life of a run: open, resume, train, test once, and leave a result. Pre-training and transfer differ only in their
-configuration."""
+"""The life of a run: open the folder, resume, train, test once, write the result. Pre-training and transfer differ only
+in their configuration."""
 
 import signal
 import sys

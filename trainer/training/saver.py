@@ -1,4 +1,4 @@
-"""Saving beside training: a copy to the host's memory that a thread of rank 0 writes, again and again if the disk
+"""Saves checkpoints in the background: a copy in host memory, written by a thread of rank 0, which retries if the disk
 fails."""
 
 import math

@@ -1,4 +1,4 @@
-"""What the programs need of this room: begin a run and tell what comes of it, or say what it would be."""
+"""The interface of this package to the programs: start a run and print its result, or describe it beforehand."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the ranks report of a training step: added up by one collective, and read by one copy to the host."""
+"""Report of a training step over all ranks: summed with one collective, copied to the host once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a training step costs: images per second, what share of the device's peak that is, memory and energy.
+"""Throughput, utilisation (MFU), memory and energy of training steps.
 
 Everything is read when a row of metrics is due, where the loss is read anyway; in between only clocks of the host are.
 """

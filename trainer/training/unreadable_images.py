@@ -1,5 +1,5 @@
-"""The log of images that could not be read: `unseen.csv` says each time that happened, and `quarantine.csv` each
-image whose own bytes are at fault, once. Too much of it stops all ranks alike."""
+"""Log of unreadable images: `unseen.csv` has each occurrence, `quarantine.csv` each image with damaged bytes once. Too
+many stop all ranks."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""Parts of `engines.py`: the variants, and one rank of them."""
+"""Code behind `engines.py`: the variants compared, and one rank of a run."""

@@ -1,4 +1,4 @@
-"""One rank of `benchmarks.engines`: trains some steps and leaves what it saw in a folder. Started by nothing else."""
+"""One rank of `benchmarks.engines`: trains a few steps and writes its measurements to a folder."""
 
 import json
 import os

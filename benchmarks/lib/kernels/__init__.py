@@ -1,1 +1,1 @@
-"""GroupNorm against torch, its tiles, and the machine code and host time of all Triton kernels."""
+"""GroupNorm benchmarks and tile sweeps, and the machine code and host time of all Triton kernels."""

@@ -1,4 +1,4 @@
-"""A fake GPU: what the code would launch on it is noted, and nothing runs.
+"""A fake GPU that records kernel launches without running them.
 
 Tensors lie in the CPU's memory, which nobody touches, and say that they are on cuda:0. It cannot be undone: for a
 process of its own.

@@ -1,4 +1,4 @@
-"""Host time of the package's own operations in a GPU step, with a driver that launches nothing."""
+"""Host time of this package's operations in a GPU step, measured with a driver that launches nothing."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

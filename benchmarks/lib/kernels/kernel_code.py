@@ -1,4 +1,4 @@
-"""The machine code of every Triton launch of a training step, compiled without a GPU."""
+"""Machine code of every Triton launch of a training step, compiled without a GPU."""
 
 import re
 import subprocess

@@ -1,4 +1,5 @@
-"""Tiles of GroupNorm's Triton kernels: the shipped ones against others of more and fewer elements and warps."""
+"""Tile sizes for GroupNorm's Triton kernels: the shipped ones against larger and smaller tiles and other warp
+counts."""
 
 import sys
 import time

@@ -1,1 +1,1 @@
-"""Parts of `loading.py` and `loading_large.py`: the images, the contenders and the timed pass."""
+"""Code behind `loading.py` and `loading_large.py`: test images, contenders and the timed pass."""

@@ -1,4 +1,4 @@
-"""Reading, decoding and cutting of images against torchvision, webdataset and FFCV, and what loading costs besides."""
+"""Reading, decoding and cropping against torchvision, webdataset and FFCV, and the rest of what loading costs."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Loading on a GPU: how fast DALI's mixed decoder is by its share of hardware decoding, and whether training waits."""
+"""Loading on a GPU: speed of DALI's mixed decoder by share of hardware decoding, and whether training waits for
+data."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a rank does on the host besides decoding: start with a large index, and everything Python does for a batch.
+"""Host work of a rank besides decoding: startup with a large index, and all Python code run per batch.
 
 Started with a folder, a rank and the number of ranks, this is one of the ranks that `measure_startup` measures.
 """

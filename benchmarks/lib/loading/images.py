@@ -1,4 +1,4 @@
-"""The images that `loading.py` measures on: given or generated, as class folders and as a prepared set."""
+"""Images for `loading.py`: given or generated, as class folders and as a prepared set."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""Training views of 12-megapixel JPEG files: decoded in full, at a scale, and from images shrunk once."""
+"""Training views of 12-megapixel JPEGs: full decoding, scaled decoding, and images shrunk once beforehand."""
 
 import sys
 import tempfile

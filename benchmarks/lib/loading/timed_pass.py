@@ -1,4 +1,4 @@
-"""One contender's pass over images and what it cost. Needs the standard library only: other interpreters run it too."""
+"""One contender's timed pass over the images. Standard library only, as other interpreters run it too."""
 
 import json
 import resource

@@ -1,1 +1,1 @@
-"""A model of data-parallel steps on a network, fitted to and checked against measurements, and its predictions."""
+"""A model of data-parallel steps on a network: fitting it to measurements, validating it, predicting with it."""

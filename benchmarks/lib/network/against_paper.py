@@ -1,4 +1,5 @@
-"""The network model against Figure 4b of arXiv:2106.00116: fitted to its smaller counts, held to the others."""
+"""The network model against Figure 4b of arXiv:2106.00116: fitted to the smaller GPU counts, tested on the larger
+ones."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What measured points say of a machine, and how sure a prediction is."""
+"""Fitting the network model's parameters to measured points, with the uncertainty of its predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -1,5 +1,4 @@
-"""What one rank does in a step, in the order of its backward pass: the shipped model's order with durations from
-arithmetic, or all of it measured."""
+"""Layer timings of one rank in the order of the backward pass: computed for the shipped model, or measured."""
 
 import time
 from collections.abc import Callable, Sequence

@@ -1,4 +1,5 @@
-"""Steps on real links with gradients that travel during the backward pass, and with those of the filters last."""
+"""Training steps on real links: gradients sent during the backward pass, against filter gradients that all come
+last."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A rank of `overlap.py`: steps of the shipped model and DDP engine on a link that is held to a rate."""
+"""One rank of `overlap.py`: steps of the shipped model and DDP engine on a rate-limited link."""
 
 import json
 import sys

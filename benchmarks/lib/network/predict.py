@@ -1,4 +1,4 @@
-"""Predictions for a model on a machine: what the network model is calibrated on, what-ifs, and advice."""
+"""Predictions for a model on a machine: calibration of the network model, what-ifs and advice."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace

@@ -1,4 +1,4 @@
-"""Hardware profiles: what is known of a machine, number by number, each with where it is from and how sure it is."""
+"""Hardware profiles: a machine's figures, each with its source and its uncertainty."""
 
 import sys
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""The model against a wire: Gloo ranks, each in a network namespace of its own, on links of a known bandwidth.
+"""The network model against real links: Gloo ranks in network namespaces, connected at a known bandwidth.
 
 What the model is told: the rate that `tc` sets, how many of the bytes are data, how long the ranks' CPUs take for a
 bucket on links without a limit, and the time of a backward pass without an all-reduce. CPUs work on what has arrived

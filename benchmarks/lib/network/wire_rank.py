@@ -1,4 +1,4 @@
-"""A rank of `wire.py`: PyTorch's DDP over Gloo, with layers that sleep instead of computing."""
+"""One rank of `wire.py`: PyTorch's DDP over Gloo, with layers that sleep instead of computing."""
 
 import json
 import subprocess

@@ -1,1 +1,1 @@
-"""Parts of `on_gpu.py`: the programs it runs, and the machine it runs on."""
+"""Code behind `on_gpu.py`: the programs it runs and a description of the machine."""

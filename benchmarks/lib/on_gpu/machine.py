@@ -1,4 +1,5 @@
-"""The machine that `on_gpu.py` measures, as a line of JSON: python -m benchmarks.lib.on_gpu.machine cuda|cpu"""
+"""Describe the machine that `on_gpu.py` measures, as a line of JSON: python -m benchmarks.lib.on_gpu.machine
+cuda|cpu"""
 
 import importlib.util
 import json

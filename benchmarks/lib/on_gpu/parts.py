@@ -1,4 +1,4 @@
-"""The parts of `on_gpu.py`: which programs it runs, for how long at most, and small enough for a rehearsal on a CPU."""
+"""The parts of `on_gpu.py`: programs, time limits, and small settings for a rehearsal on a CPU."""
 
 from dataclasses import dataclass, field
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Runs the parts of `on_gpu.sh`, each in a process of its own under a time limit, and keeps what they found."""
+"""Runs the parts of `on_gpu.sh`, each in its own process with a time limit, and collects their results."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""Parts of `scaling.py`: measured points, plans for a cluster, the table and the figure."""
+"""Code behind `scaling.py`: measured points, plans for a cluster, table and figure."""

@@ -1,4 +1,4 @@
-"""One rank of many, without the others: does anything grow with the world that should not?
+"""One rank of a large job, without the others: does anything grow with the world size that should not?
 
 Started with a rank and a world size, this is such a rank: the real loop over PyTorch's fake process group.
 """

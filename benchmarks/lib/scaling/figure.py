@@ -1,4 +1,5 @@
-"""Figure 4 of the paper, from our points: throughput and speed-up. Predicted points are hollow and joined by dashes."""
+"""Figure 4 of the paper from our points: throughput and speed-up. Predicted points are hollow, joined by dashed
+lines."""
 
 from collections.abc import Sequence
 from itertools import groupby

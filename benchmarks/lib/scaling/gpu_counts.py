@@ -1,4 +1,4 @@
-"""Counts of GPUs: `1,4,8` or `1,4,...,1024`, where dots go on by the last ratio."""
+"""GPU counts from the command line: `1,4,8`, or `1,4,...,1024` to continue with the last ratio."""
 
 from collections.abc import Sequence
 from itertools import pairwise

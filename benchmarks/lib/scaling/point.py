@@ -1,4 +1,4 @@
-"""One measured point: the shipped training program for a few windows of steps."""
+"""One measured point: the shipped training program run for a few windows of steps."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The table as CSV, JSON and Markdown."""
+"""The scaling table as CSV, JSON and Markdown."""
 
 import csv
 from collections.abc import Sequence

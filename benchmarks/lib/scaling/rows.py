@@ -1,4 +1,4 @@
-"""Rows of the table: measured and predicted points, each marked as what it is, with its efficiency."""
+"""Rows of the scaling table: points marked measured or predicted, with their efficiency."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Runs the points that fit this machine, plans the others for a cluster, and collects what has been measured."""
+"""Runs the points that fit this machine, plans the others for a cluster, and collects their results."""
 
 import subprocess
 import sys

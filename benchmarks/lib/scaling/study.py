@@ -1,4 +1,4 @@
-"""Scaling as it is measured on this machine, planned for a cluster, and predicted for a profile."""
+"""The scaling study: measured on this machine, planned for a cluster, predicted from a hardware profile."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An engine that a training run is measured with: in windows of steps, some of them without gradient exchange."""
+"""An engine that times a training run in windows of steps, some of them without gradient exchange."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""Parts of `throughput.py`, `steps.py` and `optimizer.py`: a training step, and what it is compared with."""
+"""Code behind `throughput.py`, `steps.py` and `optimizer.py`: a training step and its baselines."""

@@ -1,4 +1,4 @@
-"""A training step against timm's model of the same weights, its BatchNorm twin, and the convolutions alone."""
+"""A training step against timm's model with the same weights, its BatchNorm twin, and the convolutions alone."""
 
 import sys
 from collections.abc import Callable

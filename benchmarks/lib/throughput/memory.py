@@ -1,4 +1,4 @@
-"""Memory of training: what autograd keeps, and what fits a GPU that need not be there."""
+"""Training memory: what autograd keeps, and what fits a GPU, which need not be present."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What the throughput benchmark compares, and the steps that it times."""
+"""The models that the throughput benchmark compares, and their timed steps."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Adaptive clipping and SGD: ours against a plain loop, timm, and moving the bytes alone."""
+"""Adaptive clipping and SGD: ours against a plain loop, timm, and the memory traffic alone."""
 
 import sys
 from collections.abc import Callable

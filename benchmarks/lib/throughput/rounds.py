@@ -1,4 +1,4 @@
-"""Contenders take turns: they are made ready one by one, and then timed in rounds, within a time limit."""
+"""Contenders are set up one by one, then timed in alternating rounds within a time limit."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Some steps of the shipped loop in each precision: losses, times, the host's waits, and a profile."""
+"""A few steps of the shipped loop in each precision: losses, times, host waits and a profile."""
 
 import sys
 import warnings

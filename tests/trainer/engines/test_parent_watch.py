@@ -13,11 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 RANK = """
 import importlib.util, pathlib, signal, sys, time
-spec = importlib.util.spec_from_file_location("orphans", sys.argv[1])  # without torch, which takes seconds
-orphans = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(orphans)
+spec = importlib.util.spec_from_file_location("parent_watch", sys.argv[1])  # without torch, which takes seconds
+parent_watch = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(parent_watch)
 signal.signal(signal.SIGTERM, lambda *_: (print("asked to stop", flush=True), sys.exit()))
-orphans.end_with_launcher()
+parent_watch.end_with_launcher()
 print("ready", flush=True)
 time.sleep(float(sys.argv[2]))
 print("still here", flush=True)
