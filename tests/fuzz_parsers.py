@@ -183,7 +183,7 @@ def predictions_npz(folder: Path) -> Parser:
 
     def read(_: Path) -> None:
         predictions.saved_splits(folder)
-        predictions.load(folder, "test")
+        predictions.load_predictions(folder, "test")
 
     return Parser(folder, [folder / "predictions.npz"], read)
 

@@ -34,6 +34,7 @@ def test_images_of_a_patient_are_alike() -> None:
     assert np.bincount(drawn.patients, minlength=20_000).min() == 1
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_mostly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = cover(Design(80, 0.3, 1.0, 0.3, 2), Coverage(sets=60, resamples=200))
     assert set(found["coverage"]) == set(METRICS)

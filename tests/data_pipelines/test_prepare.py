@@ -475,6 +475,7 @@ def test_help_lists_the_sets(call: Call) -> None:
     assert all(name in printed for name in DATASETS)
 
 
+@pytest.mark.slow
 def test_digits_by_script(tmp_path: Path) -> None:
     script = str(REPOSITORY / "data_pipelines" / "prepare.py")
     code, printed = run_command("digits", "--out", tmp_path / "digits", entry=(script,))

@@ -108,6 +108,7 @@ def test_a_temperature_that_was_not_fitted_is_said(
     assert ("temperature_not_fitted" in numbers["calibration_error"]) == bool(reason)
 
 
+@pytest.mark.slow
 def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
     """It has one of the findings, and one that the run does not know."""
     films = write_films(tmp_path / "raw", 60, findings=("Nodule", "Hernia"), seed=1)

@@ -4,6 +4,7 @@ from benchmarks.lib.engines.comparison import EnginesBenchmark, run_variant, tab
 from benchmarks.lib.results import header
 
 
+@pytest.mark.slow
 def test_two_ranks_of_ddp_are_measured() -> None:
     row = run_variant("ddp", EnginesBenchmark(model="r14x0.5", image_size=32, batch_size=2, steps=2))
     assert row["step_ms"] > row["update_ms"] > 0

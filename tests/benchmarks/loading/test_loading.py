@@ -239,6 +239,7 @@ def test_throughput_of_a_loader(setting: Setting) -> None:
     assert calls == [4] * 13
 
 
+@pytest.mark.slow
 def test_training_reports_how_long_it_waits(setting: Setting) -> None:
     options = ("--data.image-size", "32", "--data.resize", "32", "--precision", "fp32", "--loader", "torch")
     result = train(setting, "r14x0.5", 3, 1, *options)

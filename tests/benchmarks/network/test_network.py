@@ -212,6 +212,7 @@ def test_nothing_to_calibrate_on_is_said() -> None:
         calibrate(load_profile("juwels-booster"), JOB, PLAIN, [(1, 100.0)], 0.1)
 
 
+@pytest.mark.slow
 def test_the_paper_is_predicted_from_its_smaller_counts() -> None:
     found = against_paper()
     assert [row["ranks"] for row in found["held_out"]] == [512, 1024]

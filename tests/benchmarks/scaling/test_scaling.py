@@ -203,6 +203,7 @@ def test_settings_that_are_refused(tmp_path: Path) -> None:
         scale(Scaling(gpus="1", predict=False, **quick))
 
 
+@pytest.mark.slow
 def test_strong_scaling_keeps_the_global_batch(tmp_path: Path) -> None:
     template = Point(run_dir=tmp_path, global_batch_size=64)
     assert [runs.point_at(template, tmp_path, n, strong=True).global_batch_size for n in (1, 64)] == [64, 64]

@@ -46,6 +46,7 @@ def tiny_contenders(fail: bool = False) -> dict[str, Any]:
     return {throughput.OURS: ours, throughput.EAGER_LAST: ours, throughput.COMPILED_LAST: broken if fail else ours}
 
 
+@pytest.mark.slow
 def test_what_is_late_is_left_out_and_ours_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders())
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
@@ -70,6 +71,7 @@ def test_cudnn_times_algorithms_in_that_contender_alone() -> None:
     assert torch.backends.cudnn.benchmark == before
 
 
+@pytest.mark.slow
 def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders(fail=True))
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})

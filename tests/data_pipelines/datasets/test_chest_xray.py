@@ -112,6 +112,7 @@ def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     change(pd.read_csv(path, dtype=str, keep_default_na=False)).to_csv(path, index=False)
 
 
+@pytest.mark.slow
 def test_chexpert_has_the_labels_of_torchxrayvision_on_every_row(
     xrv: Any, tmp_path: Path, images_are_there: None
 ) -> None:
@@ -395,6 +396,7 @@ def padchest_root(root: Path, rows: pd.DataFrame | None = None) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_padchest_has_the_labels_of_torchxrayvision_on_every_row(
     xrv: Any, tmp_path: Path, images_are_there: None
 ) -> None:

@@ -82,6 +82,7 @@ def images_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(padchest_table, "locate", locate)
 
 
+@pytest.mark.slow
 def test_padchest_cl_counts_each_class_in_the_whole_table(tmp_path: Path, images_are_there: None) -> None:
     """Against the labels of padchest, which are compared with torchxrayvision's on every row beside its reader."""
     raw, whole = padchest_cl(tmp_path), padchest(tmp_path)
@@ -104,6 +105,7 @@ def test_padchest_cl_counts_each_class_in_the_whole_table(tmp_path: Path, images
     assert shares == pytest.approx({"train": 0.85, "val": 0.05, "test": 0.1}, abs=0.005)
 
 
+@pytest.mark.slow
 def test_padchest_cl_by_image_tests_on_the_images_of_the_paper(tmp_path: Path, images_are_there: None) -> None:
     """The sum is of the names that the published code's procedure gives, written down once from the whole table."""
     raw = padchest_cl(tmp_path, split_by="image")

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-import data_pipelines
+import data_pipelines.loading
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.batch import Batch
@@ -293,7 +293,7 @@ def test_without_dali(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     monkeypatch.delitem(sys.modules, "data_pipelines.loading.dali_loader", raising=False)
-    monkeypatch.delattr(data_pipelines, "dali_loader", raising=False)
+    monkeypatch.delattr(data_pipelines.loading, "dali_loader", raising=False)
     with pytest.raises(InputError, match=r"pip install nvidia-dali-cuda130, or take --loader torch"):
         pick_loader("dali", on_gpu=False)
     assert capsys.readouterr().err == ""

@@ -62,7 +62,7 @@ def orders(names: list[str]) -> dict[str, dict[str, float]]:
         with engine.accumulate(last=False):
             engine.backward(engine.model(IMAGES).sum(), 1)
         with engine.accumulate(last=True):
-            seen[name] = gradient_order(model, engine.model(IMAGES).sum(), engine.backward)
+            seen[name] = gradient_order(model, engine.model(IMAGES).sum(), lambda loss: engine.backward(loss, 1))
         engine.step()
     engine.close()
     return seen

@@ -78,6 +78,7 @@ ABOUT = [
 
 @_EACH
 @given(content=st.dictionaries(KEYS, JSON | st.dictionaries(st.sampled_from([*ABOUT, "input_size"]), JSON)))
+@pytest.mark.slow
 def test_any_config_beside_a_file_is_an_input_error_or_harmless(tmp_path: Path, content: dict[str, Any]) -> None:
     (tmp_path / "config.json").write_text(json.dumps(content))
     path = tmp_path / "model.npz"

@@ -93,6 +93,7 @@ def rows_of(path: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
+@pytest.mark.slow
 def test_killed_run_on_rotten_data_ends_like_an_undisturbed_one(data: Path, tmp_path: Path) -> None:
     bad = {rot(data, "train", row): row for row in (4, 20)}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -120,6 +121,7 @@ def test_killed_run_on_rotten_data_ends_like_an_undisturbed_one(data: Path, tmp_
     assert {row[2] for row in rows_of(whole / "quarantine.csv")} == {row[3] for row in rows_of(whole / "unseen.csv")}
 
 
+@pytest.mark.slow
 def test_what_a_rank_repeats_for_equal_work_is_not_listed_again(data: Path, tmp_path: Path) -> None:
     """Shares of 3 and 4 in micro-batches of 3: the first rank shows the first image of its share again."""
     from trainer.training.job import make_job  # after the ranks, which import it themselves

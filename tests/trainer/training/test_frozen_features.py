@@ -130,6 +130,7 @@ def runs_on_rank(data: Path, folder: Path) -> None:
     engine.close()
 
 
+@pytest.mark.slow
 def test_two_ranks_say_what_one_says(animals: Path, tmp_path: Path, engine: Engine) -> None:
     run_ranks(2, runs_on_rank, animals, tmp_path / "two")
     for mode in ("probe", "knn"):

@@ -92,6 +92,7 @@ def test_interrupted_run_is_bit_equal(world_size: int, phantoms: Path, tmp_path:
     assert losses(broken) == losses(whole)  # cut back, then written again: no step twice
 
 
+@pytest.mark.slow
 def test_resumed_on_another_number_of_ranks(phantoms: Path, tmp_path: Path) -> None:
     """The next update agrees to 1e-6, which it can only if samples and augmentation are the same."""
     on_two = tmp_path / "two"

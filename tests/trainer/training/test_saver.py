@@ -125,7 +125,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
 ) -> None:
     """The write of step 2 ends only when step 4 is done with, and holds the weights of step 2 all the same."""
     save, reached = checkpoint.save, threading.Event()
-    wait = saving.Saver._written
+    wait = saving.Saver._join_writes
 
     def slow(path: Path, *rest: Any) -> None:
         if path.name == "step_00000002.safetensors":
@@ -138,7 +138,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
         return wait(saver)
 
     monkeypatch.setattr(checkpoint, "save", slow)
-    monkeypatch.setattr(saving.Saver, "_written", waiting)
+    monkeypatch.setattr(saving.Saver, "_join_writes", waiting)
     trained(phantoms, tmp_path / "run", keep_checkpoints=9)
     assert steps(tmp_path / "run") == [2, 4, 6, 8]
     monkeypatch.undo()
