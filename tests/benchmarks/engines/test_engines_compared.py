@@ -1,5 +1,7 @@
 """The comparison of engines drives the shipped loop on two ranks."""
 
+import pytest
+
 from benchmarks.lib.engines.comparison import EnginesBenchmark, run_variant, table
 from benchmarks.lib.results import header
 
