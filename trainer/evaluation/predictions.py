@@ -211,7 +211,7 @@ def _opened(path: Path) -> Any:
         if not isinstance(opened, NpzFile):  # without its first bytes it passes for its first array
             raise ValueError("a single array")
         return opened
-    except Exception as error:  # see `load`
+    except Exception as error:  # see `load_predictions`
         raise InputError(f"{path} cannot be read ({error}); run the same training command again to write it") from error
 
 
