@@ -14,8 +14,10 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 # Of other programs: torchrun, our shell scripts, the tests, TensorBoard.
-OTHERS = {"--nproc-per-node", "--nproc", "--max-restarts", "--soak-minutes", "--figures", "--inputs", "--bind"}
-OTHERS |= {"--all", "--coverage", "--horovod"}  # launchers/test.sh
+OTHERS = {
+    *("--nproc-per-node", "--nproc", "--max-restarts", "--all", "--coverage", "--horovod", "--soak-minutes"),
+    *("--figures", "--inputs", "--bind"),
+}
 PARTS = {"--optim"}  # `--optim.`: what the names of flags begin with
 PROGRAM = re.compile(
     r"(?:bitscale-|python -m (?:data_pipelines|launchers|benchmarks|trainer)\.|(?:python )?(?:trainer|benchmarks)/)"

@@ -51,19 +51,19 @@ _TORCH = {name: dtype for dtype, name in _DTYPES.items()}
 
 
 class DamagedError(InputError):
-    """A file that is no whole checkpoint."""
+    """A file that is not a whole checkpoint."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: an engine's state, and `about`: step, model, classes, of the best one its metric ..."""
+    """Content of a file: an engine's state, and `about`: step, model, classes, for the best one its metric ..."""
 
     state: dict[str, Any]
     about: dict[str, Any]
 
 
 def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write a checkpoint so that it is either absent or whole. Raises OSError."""
+    """Write a checkpoint atomically. Raises OSError."""
     tensors = {f"{part}.{name}": tensor for part in ("model", "momentum") for name, tensor in state[part].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in unfinished(path.parent):
@@ -73,7 +73,7 @@ def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
 
 
 def unfinished(folder: Path) -> list[Path]:
-    """What a start that was killed while it saved has left; the next `save` there deletes it."""
+    """Leftovers of a start that was killed while saving; the next `save` there deletes them."""
     return list(folder.glob(".*.tmp"))
 
 
@@ -111,7 +111,7 @@ def _encoded(texts: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
 
 
 def _with_checksum(texts: dict[str, str]) -> dict[str, str]:
-    """The texts of a header, with a digest of them all."""
+    """The entries of a header, with a digest of them all."""
     texts = {name: text for name, text in texts.items() if name != "seal"}
     return texts | {"seal": hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()}
 
@@ -146,7 +146,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 def load(path: Path, parts: Sequence[str] = ("model", "momentum")) -> Checkpoint:
     """Read a checkpoint, or parts of its state, to the CPU, and verify what is read.
 
-    Raises DamagedError for a file that is no whole checkpoint, InputError for one of another format.
+    Raises DamagedError for a file that is not a whole checkpoint, InputError for one of another format.
     """
     with _opened(path) as (file, content):
         header = content["__metadata__"]
@@ -189,13 +189,13 @@ def _read(descriptor: int, start: int, entry: dict[str, Any]) -> Tensor:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a checkpoint says `about` itself, without reading its tensors. Raises as `load` does."""
+    """The metadata (`about`) of a checkpoint, without reading its tensors. Raises as `load` does."""
     with _opened(path) as (_, content):
         return _about(content["__metadata__"])
 
 
 def add(path: Path, **facts: Any) -> None:
-    """Let a checkpoint say more `about` itself; its tensors stay as they are. Raises as `load` does, and OSError."""
+    """Add metadata (`about`) to a checkpoint; its tensors stay unchanged. Raises as `load` does, and OSError."""
     with _opened(path) as (file, content):
         texts, start = content.pop("__metadata__"), file.tell()
         texts |= {"about": json.dumps(_about(texts) | facts)}
@@ -219,7 +219,7 @@ def _about(header: dict[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The file, at the first tensor, and its header as safetensors has checked it."""
+    """The file, positioned at the first tensor, and its header as checked by safetensors."""
     try:
         with utf8_path(path) as name, safe_open(name, framework="pt") as checked:
             header = checked.metadata() or {}
@@ -237,29 +237,29 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def numbered(run_dir: Path) -> list[Path]:
-    """The checkpoints of a run, oldest first, the best one's copy aside."""
+    """The checkpoints of a run, oldest first, without the copy of the best one."""
     folder = run_dir / CHECKPOINTS
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def step_of(path: Path) -> int:
-    """The updates done at a numbered checkpoint."""
+    """Number of updates at a numbered checkpoint."""
     return int(path.stem.removeprefix("step_"))
 
 
 def last_step(run_dir: Path) -> int:
-    """The updates done at the newest checkpoint of a run; 0 without any."""
+    """Number of updates at the newest checkpoint of a run; 0 without any."""
     found = numbered(run_dir)
     return step_of(found[-1]) if found else 0
 
 
 def path_of(run_dir: Path, step: int) -> Path:
-    """Where the checkpoint after `step` updates lies."""
+    """Path of the checkpoint after `step` updates."""
     return run_dir / CHECKPOINTS / f"step_{step:08d}.safetensors"
 
 
 def best_path(run_dir: Path) -> Path:
-    """Where the checkpoint that was best on val lies."""
+    """Path of the checkpoint that was best on val."""
     return run_dir / CHECKPOINTS / BEST
 
 
@@ -278,7 +278,7 @@ def best_or_latest(run: Path) -> Path:
 
 
 def point_to(path: Path) -> None:
-    """Let `latest` beside a checkpoint hold its name. Raises OSError."""
+    """Write a checkpoint's name to `latest` beside it. Raises OSError."""
     write_atomically(path.with_name(LATEST), lambda temporary: temporary.write_text(f"{path.name}\n", encoding="utf-8"))
 
 
@@ -301,12 +301,12 @@ def _seems_whole(path: Path) -> bool:
 
 
 def quarantine(path: Path) -> Path:
-    """Give a damaged checkpoint a name under which nobody takes it for one, and return that. Raises OSError."""
+    """Rename a damaged checkpoint so that it is not taken for one, and return the new path. Raises OSError."""
     aside = path.with_name(path.name + _DAMAGED)
     path.replace(aside)
     return aside
 
 
 def damaged(run_dir: Path) -> list[Path]:
-    """What was set aside."""
+    """The quarantined checkpoints."""
     return sorted((run_dir / CHECKPOINTS).glob(f"*{_DAMAGED}"))

@@ -15,7 +15,7 @@ Phase = Literal["starting", "data", "exchange", "forward", "backward", "update",
 
 
 class Update(NamedTuple):
-    """What an optimiser step saw: scalar tensors on the engine's device, to be read when the caller chooses."""
+    """Figures of an optimiser step: scalar tensors on the engine's device, to be read when the caller chooses."""
 
     grad_norm: Tensor
     """L2 norm of the averaged, unscaled gradient before clipping."""
@@ -26,25 +26,25 @@ class Update(NamedTuple):
 
 
 class RankLostError(RunError):
-    """Another rank stopped; this one cannot go on, but the run can be resumed."""
+    """Another rank is lost; this one cannot go on, but the run can be resumed."""
 
 
 class Heartbeat(Protocol):
-    """Tells the other ranks how far this one is, and knows how far they are."""
+    """Reports this rank's progress to the other ranks, and watches theirs."""
 
     listener: Callable[[Phase, int | None], None] | None
     """Is told of every phase, and of its step where one begins, by the thread that trains."""
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
-        """Progress: this rank now begins a phase, of a step."""
+        """Report progress: this rank begins a phase of a step."""
 
     def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
-        """On rank 0, of the steps since the last call: the rank that takes longest for what it does without the others,
-        how much longer than the middle one per step, in seconds; and its phase and host as text."""
+        """On rank 0, over the steps since the last call: the rank that takes longest for its own work, by how many
+        seconds per step it exceeds the median rank; and its phase and host as text."""
 
     def watching(self, hung: Callable[[str], None]) -> AbstractContextManager[None]:
-        """End this process if a rank makes no progress any more. Before that, one rank of the job tells `hung` why.
-        Collective."""
+        """End this process if a rank makes no progress any more. Before that, one rank of the job calls `hung` with the
+        reason. Collective."""
 
 
 class Engine(ABC):
@@ -72,19 +72,21 @@ class Engine(ABC):
         """Place the model, wrap it, broadcast its weights from rank 0, and run one forward and backward pass on
         `example`, uint8 [B, C, S, S], whose gradients are dropped. May be called again with another model.
 
-        `optimizer` is an SGDAGC of the model's parameters, None where the model is only to predict."""
+        `optimizer` is an SGDAGC of the model's parameters, None for a model that only predicts.
+        """
 
     def begin_step(self, step: int) -> None:
-        """Tell the watchdog that a step begins, with waiting for its data."""
+        """Tell the watchdog that a step begins, in the phase of waiting for data."""
         self.heartbeat.enter("data", step)
 
     @abstractmethod
     def set_lr(self, lr: float) -> None:
-        """The learning rate of the next update."""
+        """Set the learning rate of the next update."""
 
     @abstractmethod
     def accumulate(self, last: bool) -> AbstractContextManager[None]:
-        """Context of the forward and backward pass of a micro-batch; gradients synchronise only if it is the `last`."""
+        """Context for the forward and backward pass of a micro-batch; gradients synchronise only if it is the
+        `last`."""
 
     @abstractmethod
     def backward(self, loss_sum: Tensor, num_labels: Tensor | int) -> Tensor:
@@ -94,10 +96,11 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, is_nonfinite: Tensor | None = None) -> Update:
-        """Reduce, unscale, clip, update, zero. Without effect on the weights when fp16 gradients overflowed.
+        """Reduce, unscale, clip, update, zero. The weights do not change if fp16 gradients overflowed.
 
-        With `is_nonfinite`, a scalar on the device that is the same on every rank, weights and momentum also stay as
-        they are where it is true or where a gradient is not finite, which `skipped` then says. No GPU is waited for."""
+        `is_nonfinite` is a scalar on the device with the same value on every rank: if it is true, or a gradient is not
+        finite, weights and momentum also stay unchanged, and `skipped` is true. Does not wait for the GPU.
+        """
 
     @abstractmethod
     def evaluation(self) -> AbstractContextManager[None]:
@@ -105,10 +108,10 @@ class Engine(ABC):
 
     @abstractmethod
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum over ranks, of the tensor's shape and dtype, where the tensor is. Collective."""
+        """The sum over ranks, with the tensor's shape, dtype and device. Collective."""
 
     def exchange(self, tensor: Tensor) -> Tensor:
-        """`sum` of what a step has to know of all ranks before its forward pass. Collective."""
+        """`sum` of the figures that a step needs from all ranks before its forward pass. Collective."""
         self.heartbeat.enter("exchange")
         return self.sum(tensor)
 
@@ -117,7 +120,7 @@ class Engine(ABC):
         self.sum(torch.zeros(1))
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, plain JSON types, by rank. Collective; for small things."""
+        """Every rank's value, plain JSON types, by rank. Collective; for small values."""
         mine = torch.tensor(list(json.dumps(value).encode()), dtype=torch.int32)
         lengths = torch.zeros(self.world_size, dtype=torch.int32)
         lengths[self.rank] = len(mine)
@@ -134,8 +137,8 @@ class Engine(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over a state written by any engine. Raises RuntimeError where names or shapes differ."""
+        """Load a state written by any engine. Raises RuntimeError where names or shapes differ."""
 
     @abstractmethod
     def close(self) -> None:
-        """Leave the job. The engine is of no use afterwards."""
+        """Leave the job. The engine cannot be used afterwards."""

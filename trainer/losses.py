@@ -23,8 +23,8 @@ def loss_sum(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
 
 
 def batch_loss(logits: Tensor, batch: Batch, task: Task) -> Tensor:
-    """`loss_sum` of a batch's logits, [B, C]. Of a repeated batch it is 0, whatever the logits are, and so is every
-    gradient; the backward pass still reaches every parameter."""
+    """`loss_sum` of a batch's logits, [B, C]. For a repeated batch it is 0 with zero gradients; the backward pass still
+    reaches every parameter."""
     wanted = targets(batch, task, logits.shape[1])
     if batch.repeated:
         return loss_sum(logits[:0], wanted[:0], task)
@@ -32,19 +32,19 @@ def batch_loss(logits: Tensor, batch: Batch, task: Task) -> Tensor:
 
 
 def count_labels(batches: list[Batch]) -> Tensor:
-    """How many findings are labelled in these multi-label batches, int64 scalar on their device; repeated ones do not
-    count, and one of them at least is none."""
+    """Number of labelled findings in these multi-label batches, int64 scalar on their device; repeated batches do not
+    count, and at least one batch is not repeated."""
     counted = [batch for batch in batches if not batch.repeated]
     return torch.stack([_mixed(batch, batch.labels).isfinite().sum() for batch in counted]).sum()
 
 
 def model_input(batch: Batch) -> Tensor:
-    """What the model sees: the images, or with MixUp their mixtures, fp32 in [0, 255]; sample i mixes with i XOR 1."""
+    """Input of the model: the images, or with MixUp their mixtures, fp32 in [0, 255]; sample i mixes with i XOR 1."""
     return batch.images if batch.mixup is None else _mixed(batch, batch.images.float())
 
 
 def targets(batch: Batch, task: Task, num_classes: int) -> Tensor:
-    """What the model should say: the labels, or with MixUp their mixtures, fp32 [B, num_classes].
+    """Targets: the labels, or with MixUp their mixtures, fp32 [B, num_classes].
 
     A finding that is unlabelled in either partner is unlabelled in the mixture.
     """

@@ -21,7 +21,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 def metric_of(result: dict[str, Any]) -> Metric:
-    """What is reported first of a result."""
+    """The primary metric of a result."""
     metric: Metric = result.get("metric", METRIC[result["task"]])
     return metric
 
@@ -68,7 +68,7 @@ def all_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[
 
 
 def left_out(labels: Tensor, classes: Sequence[str]) -> list[str]:
-    """The classes or findings that have no positives or no negatives, and so no AUC and no average precision."""
+    """Classes or findings without positives or without negatives, which have no AUC and no average precision."""
     known = known_labels(labels, classes)
     return [name for name, positive, negative in known if not (positive.any() and negative.any())]
 

@@ -16,13 +16,13 @@ from trainer.config import DataConfig, RuntimeConfig, TrainOn
 
 
 def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
-    """The folders of the sets that a configuration names, copied to the node's own storage if it says so."""
+    """The folders of the sets that a configuration names, staged to node-local storage if it says so."""
     folders = [catalog.find(name) for name in data.sets]
     return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
 
 
 def set_digests(folders: Sequence[Path]) -> dict[str, str]:
-    """What identifies the sets of a run, by the names that its joined index has for them."""
+    """Content digests of a run's sets, under the names in its joined index."""
     manifests = [read_manifest(folder, check_shards=False) for folder in folders]
     names = told_apart([manifest["name"] for manifest in manifests])
     return dict(zip(names, map(content_digest, manifests), strict=True))
@@ -58,7 +58,7 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
 
 
 def _load(data: DataConfig, folder: Path, split: Split, strict: bool) -> Index:
-    """One split of a set as it is held in this run, where val may be part of train."""
+    """One split of a set as used in this run, where val may be part of train."""
     index = Index.load(folder, split, strict)
     if split == "train" and trained_on(data, [folder]) == "train+val":
         return with_val(index, Index.load(folder, "val", strict))
@@ -66,13 +66,13 @@ def _load(data: DataConfig, folder: Path, split: Split, strict: bool) -> Index:
 
 
 def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
-    """The splits that are trained on: "train+val" only where a set has val."""
+    """The splits that are trained on: "train+val" only if a set has val."""
     has_val = any("val" in splits_of(read_manifest(folder, check_shards=False)) for folder in folders)
     return "train+val" if has_val and data.train_on == "train+val" else "train"
 
 
 def lacks_val(data: DataConfig) -> list[str]:
-    """What to say where train+val is asked for and no set has val."""
+    """Message for train+val when no set has val."""
     if data.train_on != "train+val" or trained_on(data, [catalog.find(name) for name in data.sets]) == "train+val":
         return []
     return [f"train+val was asked for, but {', '.join(data.sets)} has no val split: only train is trained on"]

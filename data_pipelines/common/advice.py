@@ -22,14 +22,14 @@ _command: Any = None
 
 
 def belong_to(command: Any) -> None:
-    """From now on `flag` speaks of this command, the dataclass that tyro takes its flags from; None: of pretrain.py."""
+    """Make `flag` use the flags of this command, a dataclass as tyro parses it; None: those of pretrain.py."""
     global _command
     _command = command
 
 
 def flag(of_pretrain: str) -> str:
-    """The flag of a setting in the running command, by that of pretrain.py: "--data.classes" there is "--classes" in
-    transfer.py. Where the command has no flag for it, the name that the setting has in config.json: "data.classes"."""
+    """The running command's flag for a setting, given that of pretrain.py: "--data.classes" is "--classes" in
+    transfer.py. Where the command has no such flag, the setting's name in config.json: "data.classes"."""
     if _command is None:
         return of_pretrain
     own = _flags(_command)
@@ -43,12 +43,12 @@ def has_flag(of_pretrain: str) -> bool:
 
 
 def with_own_flags(text: str) -> str:
-    """A message that names flags of pretrain.py, with those of the running command."""
+    """A message that names flags of pretrain.py, rewritten with those of the running command."""
     return _FLAG.sub(lambda found: flag(found[0]), text)
 
 
 def quoted(path: str | Path) -> str:
-    """A path as one word of a shell command, which takes it for no option."""
+    """A path as one shell word that is not taken for an option."""
     return as_word(no_option(path))
 
 

@@ -20,13 +20,13 @@ Command = TypeVar("Command")
 
 
 def tell(message: str) -> None:
-    """Print an error, naming the rank where there are several. A program may put another in its place."""
+    """Print an error, with the rank if there are several. A program may replace this function."""
     rank = f"[rank {os.environ.get('RANK')}] " if world_size() > 1 else ""
     print(f"{rank}{message}", file=sys.stderr, flush=True)
 
 
 def parse(command: type[Command], description: str | None, **options: Any) -> Command:
-    """What the command line says, as a dataclass, whose flags messages name from now on. `options` are tyro's."""
+    """Parse the command line into a dataclass; messages use its flags from then on. `options` are passed to tyro."""
     advice.belong_to(command)
     parsed: Command = tyro.cli(command, description=description, **options)
     require_numbers(parsed)
@@ -34,7 +34,7 @@ def parse(command: type[Command], description: str | None, **options: Any) -> Co
 
 
 def world_size() -> int:
-    """How many ranks the launcher says there are; 1 where it says no number."""
+    """Number of ranks according to the launcher; 1 if it sets none."""
     said = os.environ.get("WORLD_SIZE", "")
     return int(said) if said.isdecimal() else 1
 
@@ -64,7 +64,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def answer_version() -> NoReturn:
-    """Print the version and exit, before a program has imported what it needs to do more."""
+    """Print the version and exit, before a program's slow imports."""
     entry_point(_print_version)()
     sys.exit()
 
@@ -74,7 +74,7 @@ def _print_version() -> None:
 
 
 def _to_the_last_word(main: Callable[[], None]) -> None:
-    """Run it, and write out what it printed, while an error of that can still be told."""
+    """Run it and flush its output while errors in that can still be reported."""
     try:
         with ON_COMMAND_LINE:
             main()
@@ -85,8 +85,8 @@ def _to_the_last_word(main: Callable[[], None]) -> None:
 
 
 def _with_names_in_utf8() -> None:
-    """Begin this program again in Python's UTF-8 mode where the locale has another encoding: a file has the same name
-    under every locale, also where a run folder or a manifest says it."""
+    """Restart this program in Python's UTF-8 mode if the locale has another encoding, so that a file has the same name
+    under every locale, in run folders and manifests too."""
     if codecs.lookup(sys.getfilesystemencoding()).name != "utf-8" and not sys.flags.ignore_environment:
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

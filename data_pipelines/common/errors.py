@@ -9,11 +9,11 @@ class InputError(Exception):
 
 
 class ImpossibleError(InputError):
-    """What is asked for needs more images of some classes, or other labels, than a set has."""
+    """A request for more images of some classes, or for other labels, than a set has."""
 
 
 class ShardError(InputError):
-    """A shard that is gone, cut off, or no longer what was prepared. The message names it."""
+    """A shard that is missing, truncated, or not as it was prepared. The message names it."""
 
 
 class RunError(RuntimeError):

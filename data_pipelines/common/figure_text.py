@@ -20,8 +20,8 @@ _REGULAR = 400
 
 
 def text_style(names: Iterable[str]) -> dict[Any, Any]:
-    """Settings of matplotlib under which figures with these names are to be drawn: no dollar sign begins a formula, and
-    what the usual font lacks is of another one."""
+    """matplotlib settings for figures with these names: no dollar sign starts a formula, and characters that the usual
+    font lacks are drawn in another."""
     missing = {character for name in names for character in printable(name)} - _usual("normal")
     families, found = [], _fonts()
     while missing and found:
@@ -34,19 +34,19 @@ def text_style(names: Iterable[str]) -> dict[Any, Any]:
 
 
 def drawable(name: str) -> str:
-    """A name as it stands in a figure: what no installed font has is there by its number."""
+    """A name for a figure: characters that no installed font has are shown by their number."""
     text = printable(name)
     known = _every() if set(text) - _usual("normal") else _usual("normal")
     return "".join(character if character in known else escape(character) for character in text)
 
 
 def bold(name: str) -> str:
-    """The weight for a name that is to be bold: "normal" where it has characters that the usual font lacks in bold."""
+    """Font weight for a bold name: "normal" if it has characters that the usual font lacks in bold."""
     return "bold" if set(printable(name)) <= _usual("bold") else "normal"
 
 
 def legend(place: Figure | Axes, handles: Sequence[Artist], labels: Sequence[str], **options: Any) -> Legend:
-    """A legend with each of these labels, also those that begin with an underscore."""
+    """A legend with all of these labels, including those that begin with an underscore."""
     drawn = place.legend(list(handles), [str(number) for number in range(len(labels))], **options)
     for text, label in zip(drawn.get_texts(), labels, strict=True):
         text.set_text(drawable(label))

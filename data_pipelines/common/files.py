@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def atomic_path(path: Path, unique: bool = False) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; at the end it is brought to the disk and gets its name.
+    """A temporary path beside `path` to write to; on exit it is flushed to disk and renamed.
 
-    `unique`: for files that several processes may write at once. Without it, a file that was left by a killed process
-    is overwritten by the next one.
+    `unique`: for files that several processes may write at once. Without it, a file left by a killed process is
+    overwritten by the next one.
     """
     # In containers, processes on two nodes may have the same number.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp" if unique else f".{path.name}.tmp")
@@ -34,21 +34,22 @@ def atomic_path(path: Path, unique: bool = False) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, bring it to the disk, and give it its name."""
+    """Let `write` fill a temporary file beside `path`, flush it to disk, and rename it."""
     with atomic_path(path) as temporary:
         write(temporary)
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write that appears under its name only when it is whole; several processes may write it."""
+    """A binary file for writing that appears under its name only when complete; several processes may write it."""
     with atomic_path(path, unique=True) as temporary, temporary.open("wb") as file:
         yield file
 
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[str]:
-    """What libraries that take no other names than UTF-8 may call a file: what this process has open has such names."""
+    """A UTF-8 path to a file, for libraries that accept no others; /proc/self/fd stands for the part of a path that has
+    other bytes."""
     if _is_utf8(path):
         yield str(path)
         return

@@ -19,8 +19,8 @@ _MOST_WHOLE = 2**31
 
 
 def require_numbers(parsed: Any, prefix: str = "--") -> None:
-    """Raise InputError for a number, in a dataclass or those in it, that no flag can have: below 0, or below 1 where
-    something is counted; not finite, unless it says seconds; or a whole one so large that it is a slip."""
+    """Raise InputError for a number, in a dataclass or nested ones, that no flag can have: below 0, or below 1 for
+    counts; not finite, unless it is in seconds; or an integer so large that it must be a slip."""
     kinds = get_type_hints(type(parsed), include_extras=True)
     for each in fields(parsed):
         value = getattr(parsed, each.name)
@@ -32,7 +32,7 @@ def require_numbers(parsed: Any, prefix: str = "--") -> None:
 
 
 def with_sound_numbers(make: Callable[..., Made]) -> Callable[..., Made]:
-    """The same function, of which tyro takes flags, with its numbers checked as by `require_numbers`."""
+    """The same function, for tyro to take flags from, with its numbers checked as by `require_numbers`."""
 
     @wraps(make)
     def checked(*arguments: Any, **options: Any) -> Made:

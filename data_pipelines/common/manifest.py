@@ -22,8 +22,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, check_shards: bool = True) -> dict[str, Any]:
-    """The manifest of a prepared folder, whose shards are there and of the right size unless that is not checked.
-    Raises InputError naming the file and the remedy."""
+    """The manifest of a prepared folder; checks that its shards exist with the right size, unless told not to. Raises
+    InputError naming the file and the remedy."""
     path = folder / MANIFEST
     prepare_again = "prepare the set again: python -m data_pipelines.prepare --help"
     if not path.is_file():
@@ -54,7 +54,7 @@ def read_manifest(folder: Path, check_shards: bool = True) -> dict[str, Any]:
 
 
 def _require_split(split: str, content: dict[str, Any]) -> None:
-    """Raise ValueError for what cannot be a split; names of files are names, and lead nowhere else."""
+    """Raise ValueError for an invalid split; file names must not lead to other folders."""
     if split not in ("train", "val", "test"):
         raise ValueError(f"a split {split!r}")
     if not isinstance(content["images"], int) or isinstance(content["images"], bool) or content["images"] < 0:
@@ -74,7 +74,7 @@ def _require_split(split: str, content: dict[str, Any]) -> None:
 
 
 def _require_description(manifest: dict[str, Any]) -> None:
-    """Raise ValueError for what cannot describe a set."""
+    """Raise ValueError for an invalid description of a set."""
     classes = manifest["classes"]
     if manifest["task"] not in ("single_label", "multi_label") or not isinstance(classes, list):
         raise ValueError("no known task, or no list of classes")
@@ -106,14 +106,15 @@ def splits_of(manifest: dict[str, Any]) -> list[str]:
 
 
 def content_digest(manifest: dict[str, Any]) -> str:
-    """What identifies a prepared set, whatever it is called and wherever it lies: its images, labels and classes, as
-    they were prepared. The same images in another size, or in other shards, are another set by it."""
+    """Identifies a prepared set by content, independent of its name and location: images, labels and classes as
+    prepared. The same images at another size, or in other shards, have another digest."""
     splits = {split: _contents(manifest["splits"][split]) for split in splits_of(manifest)}
     return digest_of(manifest["task"], list(manifest["classes"]), splits)
 
 
 def _contents(split: dict[str, Any]) -> list[Any]:
-    """What tells the samples of a split, in manifests of every version: keys, labels and facts lie in the shards."""
+    """What identifies the samples of a split, in manifests of every version: keys, labels and facts are in the
+    shards."""
     shards = [shard.get("sha256") or [shard["images"], shard["bytes"], shard["file"]] for shard in split["shards"]]
     is_merged = split["images"] != sum(shard["images"] for shard in split["shards"])
     # An image that stands for several labels has one of them in its shard.

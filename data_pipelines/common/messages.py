@@ -10,7 +10,7 @@ from contextlib import suppress
 
 
 class _StandardErrorHandler(logging.Handler):
-    """To whatever standard error is at the moment. A terminal that is gone is no reason to stop."""
+    """Writes to the current standard error. A terminal that is gone is ignored."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""

@@ -10,5 +10,5 @@ NO_GROUP = -1
 
 
 def group_of(patient: str) -> int:
-    """The group of a patient: a non-negative 63-bit hash, so that no name is stored."""
+    """Group number of a patient: a non-negative 63-bit hash, so that no name is stored."""
     return hash_name(patient)

@@ -24,7 +24,7 @@ def printable(name: str) -> str:
 
 
 def visible(text: str) -> str:
-    """The same of a text that may begin or end with a blank, such as a part of a sentence."""
+    """The same for a text that may begin or end with a blank, such as part of a sentence."""
     return _ESCAPED.sub(_numbers, text)
 
 
@@ -39,13 +39,12 @@ def _numbers(match: re.Match[str]) -> str:
 
 
 def width_of(text: str) -> int:
-    """How many letters wide a text is, where those of East Asia count two and accents none."""
+    """Display width of a text in columns, where East Asian characters count two and accents none."""
     return sum(2 if unicodedata.east_asian_width(c) in _WIDE else 0 if unicodedata.combining(c) else 1 for c in text)
 
 
 def shortened(text: str, most: int) -> str:
-    """A text that is at most about so many columns wide: its middle is left out, since names often end in what tells
-    them apart."""
+    """A text shortened to about so many columns by leaving out its middle, since names often differ at the end."""
     if width_of(text) <= most:
         return text
     kept = max(1, _letters(text, most) - 1)
@@ -54,7 +53,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def wrapped(text: str, width: int, most_lines: int | None = None) -> str:
-    """A text in lines of about so many columns; of more lines than are allowed, the middle is left out."""
+    """A text in lines of about so many columns; if there are more lines than allowed, the middle is left out."""
     if most_lines is None:
         return "\n".join(textwrap.wrap(text, _letters(text, width)))
     for most in range(width * most_lines, 0, -1):

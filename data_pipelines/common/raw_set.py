@@ -22,7 +22,7 @@ _MAX_KEY_BYTES = 90  # a tar header holds 100 bytes of name
 
 @dataclass(frozen=True)
 class Member:
-    """A file inside a tar that is not compressed: `length` bytes at `offset`, both in bytes."""
+    """A file inside an uncompressed tar: `length` bytes at `offset`, both in bytes."""
 
     tar: Path
     name: str

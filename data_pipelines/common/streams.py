@@ -13,9 +13,10 @@ _NO_READER = 128 + signal.SIGPIPE  # the exit code of a program that dies of a c
 
 
 class Stream:
-    """A text stream: what its encoding has not is escaped, what nobody reads any more is dropped.
+    """A text stream that escapes characters its encoding lacks, and drops output that nobody reads any more.
 
-    Where `ends_program`, a reader who left, as `| head` does, ends the program, quietly, and a full disk is a RunError.
+    With `ends_program`, a reader that closes the stream, such as `| head`, ends the program quietly, and a full disk is
+    a RunError.
     """
 
     def __init__(self, stream: TextIO, ends_program: bool = False) -> None:
@@ -54,7 +55,7 @@ class Stream:
 
 
 def guard() -> None:
-    """Put such streams in the places of this process's, and open what was closed before it began: the next file that is
+    """Install such streams in this process, and open those that were closed at its start: otherwise the next file
     opened would get the number of standard error, and what C libraries write there."""
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
@@ -68,6 +69,6 @@ def guard() -> None:
 
 
 def outlive_readers() -> None:
-    """From now on this process goes on when nobody reads what it prints: it has more to do."""
+    """From now on, continue when nobody reads the output any more: the program has more to do."""
     if isinstance(sys.stdout, Stream):
         sys.stdout.ends_program = False

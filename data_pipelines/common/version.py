@@ -10,7 +10,7 @@ _STATED = re.compile(r'^\[project\]\nname = "bitscale"\nversion = "(.+)"$', re.M
 
 
 def version() -> str:
-    """That of the source tree, or of the installed package; "unknown" for copies of the packages alone."""
+    """Version of the source tree, or of the installed package; "unknown" for copies of the packages alone."""
     project = _ROOT / "pyproject.toml"  # first: an editable install keeps the version of the day it was installed
     if project.is_file() and (stated := _STATED.search(project.read_text(encoding="utf-8"))):
         return stated[1]

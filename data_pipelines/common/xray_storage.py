@@ -10,9 +10,9 @@ _BITS_OF_PADCHEST = 16
 
 
 class Depth(NamedTuple):
-    """How many bits the pixels of a set have, where its files hold them in more than 8; None: as each file says.
+    """Bits per pixel of a set whose files hold more than 8; None: as each file says.
 
-    is_given: the user said it, which counts for all files; else `bits` is for those that do not say it themselves.
+    is_given: set by the user, and used for all files; otherwise `bits` is for files that do not say it themselves.
     """
 
     bits: int | None = None
@@ -20,11 +20,11 @@ class Depth(NamedTuple):
 
     @property
     def given(self) -> int | None:
-        """The bits that the user said."""
+        """The bits set by the user."""
         return self.bits if self.is_given else None
 
     def of(self, declared: int | None) -> int:
-        """The bits of a picture whose file declares so many. Raises ValueError where nobody says it."""
+        """The bits of an image whose file declares so many. Raises ValueError if nothing states them."""
         bits = self.given or declared or self.bits
         if bits is None:
             raise ValueError("pixels of more than 8 bits, and the file does not say how many: say it with --bits")

@@ -22,7 +22,7 @@ _NAMED = 5  # files or folders in a message
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """files: in the order of splits, classes and names, each with its class number; left_out: by what it is counted."""
+    """files: sorted by split, class and name, each with its class number; left_out: number of files by reason."""
 
     classes: tuple[str, ...]
     files: list[tuple[Found, int, Split]]
@@ -31,10 +31,10 @@ class ClassFolders:
 
 
 def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> ClassFolders:
-    """What `tree`, the scan of `root`, holds: ROOT/<class>/... or, if has_splits and there are folders that are called
-    so, ROOT/<split>/<class>/... Notes name no file of X-rays, which may be called after a patient.
+    """The class folders in `tree`, the scan of `root`: ROOT/<class>/... or, if has_splits and folders have such names,
+    ROOT/<split>/<class>/... Notes do not name X-ray files, which may be named after patients.
 
-    Raises InputError for folders that may be of either, classes without pictures, and classes that train does not have.
+    Raises InputError for ambiguous folders, classes without images, and classes that train does not have.
     """
     splits = _split_folders(root, tree) if has_splits else {}
     splits = splits or {"train": ""}
@@ -74,13 +74,13 @@ def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> 
 
 
 def class_of(folder: str, has_splits: bool) -> str:
-    """The class folder, with that of its split, that a folder with this name lies in or is."""
+    """The class folder, with its split folder, that contains the folder of this name or is it."""
     parts = folder.split("/")
     return "/".join(parts[: 2 if has_splits and split_of(parts[0]) else 1])
 
 
 def _split_folders(root: Path, tree: Scan) -> dict[Split, str]:
-    """The folder of each split, train first; none if the folders are those of classes."""
+    """The folder of each split, train first; none if the folders are classes."""
     tops = _below(tree, "")
     splits: dict[Split, str] = {}
     for name in tops:
@@ -108,7 +108,7 @@ def _split_folders(root: Path, tree: Scan) -> dict[Split, str]:
 
 
 def _require_classes(root: Path, tree: Scan, tops: Sequence[str]) -> None:
-    """Raise InputError for folders that look as if they were splits, or the root one folder further down."""
+    """Raise InputError for folders that look like splits, and if the root should be one level further down."""
     if len(tops) == 1 and "train" in map(split_of, _below(tree, tops[0])):
         inner = root / path_of(tops[0])
         raise InputError(
@@ -127,7 +127,7 @@ def _require_classes(root: Path, tree: Scan, tops: Sequence[str]) -> None:
 
 
 def _refuse_splits_of_classes(root: Path, tree: Scan, tops: Sequence[str]) -> None:
-    """Raise InputError where several classes are split within, as ROOT/<class>/{train,test}."""
+    """Raise InputError if several classes contain splits, as ROOT/<class>/{train,test}."""
     inner = {name: [below for below in _below(tree, name) if split_of(below)] for name in tops}
     parted = [(name, below) for name, found in inner.items() for below in found]
     if sum(map(bool, inner.values())) < 2 or len({split_of(below) for _, below in parted}) < 2:
@@ -140,7 +140,7 @@ def _refuse_splits_of_classes(root: Path, tree: Scan, tops: Sequence[str]) -> No
 
 
 def _below(tree: Scan, folder: str) -> list[str]:
-    """The names of the folders in a folder."""
+    """The names of the subfolders of a folder."""
     start = f"{folder}/" if folder else ""
     inner = [name[len(start) :] for name in tree.folders if name.startswith(start)]
     return sorted(name for name in inner if "/" not in name)
@@ -190,7 +190,7 @@ def _missing_notes(classes: Sequence[str]) -> list[str]:
 
 
 def _wrapper_notes(tree: Scan, classes: Sequence[str]) -> list[str]:
-    """What is to be said of one folder around those that may be the classes, as archives have it."""
+    """Note on a single folder around what may be the class folders, as archives often have it."""
     inner = _below(tree, classes[0]) if len(classes) == 1 else []
     if len(inner) < 2 or any(file.name.rpartition("/")[0] == classes[0] for file in tree.files):
         return []

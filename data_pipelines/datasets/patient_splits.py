@@ -32,8 +32,8 @@ _NAMED = 10  # classes in a note
 
 @dataclass(frozen=True)
 class Sample:
-    """A file before its header is read. name: relative to the root, as text; patient: of a table, None where that is
-    blank; facts: of a table; format: None where nobody has looked at it."""
+    """A file before its header is read. name: relative to the root, as text; patient: from a table, None where that is
+    blank; facts: from a table; format: None if not yet detected."""
 
     name: str
     path: Path
@@ -46,7 +46,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the command line asks of any set of one's own. Raises InputError for what cannot be."""
+    """Options that all readers of the user's own sets have. Raises InputError for impossible values."""
 
     val_fraction: float
     test_fraction: float
@@ -65,11 +65,11 @@ class Choices:
 def user_set(
     samples: Sequence[Sample], choices: Choices, has_patients: bool, notes: Sequence[str], **fields: Any
 ) -> RawSet:
-    """The RawSet of some files; `fields` goes into it, and `notes` behind those on patients and classes.
+    """The RawSet of some files; `fields` are passed to it, and `notes` follow those on patients and classes.
 
-    Val and test are carved out of train unless some samples are of them: by patient or, without patients, by key.
-    has_patients: those of the samples are taken, instead of those of DICOM headers.
-    Raises InputError where patients are not known as they must be, and where there is no DICOM to drop laterals of.
+    Val and test are carved out of train unless some samples are in them: by patient or, without patients, by key.
+    has_patients: the samples name their patients; those in DICOM headers are ignored. Raises InputError where patients
+    are required but unknown, and for dropping laterals without DICOM.
     """
     facts = read_headers([(sample.name, sample.path, sample.format) for sample in samples])
     without = {name: header.left_out for name, header in facts.items() if header and header.left_out}
@@ -118,7 +118,7 @@ def user_set(
 
 
 def _known_facts(header: DicomFacts | None, of_table: Mapping[str, str]) -> dict[str, str]:
-    """View, sex and age of a DICOM header, and what the table says, which comes first."""
+    """View, sex and age from a DICOM header; values of the table take precedence."""
     known = {"view": header.view, "sex": header.sex, "age": header.age} if header else {}
     known |= {name: value for name, value in of_table.items() if value}
     return {name: value for name, value in known.items() if value}
@@ -129,8 +129,8 @@ def _is_lateral(header: DicomFacts | None) -> bool:
 
 
 def _with_patients(samples: Sequence[Sample], facts: Mapping[str, DicomFacts | None]) -> list[Sample]:
-    """With the patients of DICOM headers; a word such as ANONYMOUS, which several images have, names none beside names
-    of others."""
+    """The samples with patients from DICOM headers; a word such as ANONYMOUS on several images counts as no patient if
+    others are named."""
     headers = (facts.get(sample.name) for sample in samples)
     patients = [header.patient if header else None for header in headers]
     counts = Counter(patients)
@@ -185,7 +185,7 @@ def _splits(samples: Sequence[Sample], choices: Choices) -> list[Split]:
 
 
 def _leaks(samples: Sequence[Sample], splits: Sequence[Split], nameless: Sequence[str]) -> list[str]:
-    """What is to be said of patients in several splits; nothing if it is sure that there are none."""
+    """Note on patients in several splits; nothing if there are certainly none."""
     if nameless:
         return [
             f"the patients of {len(nameless):,} of {len(samples):,} images are not known: images of one patient may be "
@@ -206,7 +206,7 @@ def _leaks(samples: Sequence[Sample], splits: Sequence[Split], nameless: Sequenc
 
 
 def _near_notes(samples: Sequence[Sample]) -> list[str]:
-    """What is to be said of patients that may be one; their names are nobody's business."""
+    """Note on patients that may be the same one, without printing their names."""
     groups = near(dict.fromkeys(sample.patient for sample in samples if sample.patient is not None))
     if not groups:
         return []
@@ -216,7 +216,7 @@ def _near_notes(samples: Sequence[Sample]) -> list[str]:
 
 
 def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str]:
-    """Classes without an image in train, findings without a positive one there, and a set of one class."""
+    """Notes on classes without an image in train, findings without a positive there, and a set of a single class."""
     counts = np.zeros(len(classes))
     for image in images:
         if image.split == "train":

@@ -171,7 +171,7 @@ def _require_root(root: Path) -> None:
 def _require_names(
     table: Table, label: str | None, patient: str | None, facts: Sequence[str], literal_nan: bool
 ) -> None:
-    """Raise InputError for names of classes, patients and facts that are none, or not the same in all rows."""
+    """Raise InputError for invalid names of classes, patients or facts, and for names that differ between rows."""
     blank = "leave it blank where that is not known"
     remedies = [(label, "fill it, or leave the image out"), (patient, blank), *((fact, blank) for fact in facts)]
     for column, remedy in remedies:
@@ -200,7 +200,7 @@ def _names(table: Table, column: str, files: Listing) -> list[str]:
 
 
 def _paths(table: Table, column: str, names: Sequence[str], files: Listing) -> list[Path]:
-    """The file of each name; a few may be missing, which the quarantine will say."""
+    """The file of each name; a few may be missing, which the quarantine lists later."""
     found = [files.path(name) for name in names]
     missing = [row for row, path in enumerate(found) if path is None]
     table.require_text(column, missing)

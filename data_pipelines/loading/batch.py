@@ -41,7 +41,7 @@ def make_batch(
     images: Tensor,
     unreadable: Sequence[UnreadableSample] = (),
 ) -> Batch:
-    """A batch of decoded images, uint8 [B, S, S, C] on their device, with the rest moved beside them."""
+    """A batch from decoded images, uint8 [B, S, S, C] on their device, with labels and the rest moved to it."""
     labels = torch.from_numpy(np.asarray(index.labels[request.samples]))
     mixup = augmentation.mixup(request.positions)
     return Batch(
@@ -55,12 +55,12 @@ def make_batch(
 
 
 def _beside(images: Tensor, values: Tensor) -> Tensor:
-    """The values where the images are. From memory that is not pinned a copy to a GPU would be waited for."""
+    """The values on the images' device. A copy to a GPU from unpinned memory would block."""
     return values if images.device.type == "cpu" else values.pin_memory().to(images.device, non_blocking=True)
 
 
 def views_of(index: Index, request: SampleIds, augmentation: Augmentation) -> Views:
-    """How to cut each requested image out of its picture."""
+    """The view of each requested image."""
     heights = np.asarray(index.height[request.samples], dtype=np.int64)
     widths = np.asarray(index.width[request.samples], dtype=np.int64)
     return augmentation.views(request.positions, heights, widths)

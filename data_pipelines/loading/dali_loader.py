@@ -33,8 +33,8 @@ _MOST_BUFFER_BYTES = 128 << 20
 
 
 class _Buffers(NamedTuple):
-    """Sizes of the GPU decoder's own buffers, at first DALI's defaults: the image that the hardware decoder makes room
-    for, pixels, and bytes for each thread. Those between operators need no hint: DALI takes them from a pool."""
+    """Hints for the GPU decoder's buffers, with DALI's defaults: largest image for the hardware decoder, pixels, and
+    bytes per thread. Buffers between operators need no hint: DALI takes them from a pool."""
 
     height: int = 0
     width: int = 0
@@ -90,8 +90,8 @@ def _cut(
 
 
 def _reflected(images: Any, reflections: int, axis: int, size: int) -> Any:
-    """Images with so many mirrored copies on both sides along an axis, as DALI's warps do not reflect: the pixels
-    between two of them stand once. The image itself begins at reflections * (size - 1)."""
+    """Images with this many mirrored copies on both sides along an axis, as DALI's warps cannot reflect; the pixels at
+    the seams are not doubled. The image itself begins at reflections * (size - 1)."""
     mirrored = fn.flip(images, horizontal=int(axis == 1), vertical=int(axis == 0))
     places = range(-reflections, reflections + 1)
     copies = [mirrored if place % 2 else images for place in places]
@@ -111,8 +111,8 @@ def batches(
 ) -> Iterator[Batch]:
     """A batch for each request, in order, decoded on `device` with `threads` CPU threads; see loader.Loader.
 
-    Finite and endless request streams both work; the requests of the batches in flight are kept beside them.
-    hw_decoder_load is the share of JPEG files for the hardware decoder of GPUs that have one.
+    Finite and endless request streams both work; requests of batches in flight are queued. hw_decoder_load is the share
+    of JPEG files for the hardware decoder of GPUs that have one.
     """
     stream = iter(requests)
     largest = next(stream, None)  # every stream begins with a batch of full size
@@ -169,7 +169,7 @@ def batches(
 
 
 class _Read(NamedTuple):
-    """A request, the encoded bytes of its images, and those that could not be shown."""
+    """A request, the encoded bytes of its images, and the samples that were replaced."""
 
     request: SampleIds
     encoded: list[Encoded]
@@ -177,8 +177,8 @@ class _Read(NamedTuple):
 
 
 def _mended(index: Index, reads: Sequence[_Read], replacement: Replacement, error: RuntimeError) -> list[_Read]:
-    """The reads with what is damaged in the first of them that has damage replaced. Raises the pipeline's own error if
-    nothing is."""
+    """The reads, with damaged images replaced in the first of them that has any. Raises the pipeline's own error if
+    none has."""
     for number, (request, encoded, unreadable) in enumerate(reads):
         reasons = [damage(index, row, content) for row, content in zip(request.samples, encoded, strict=True)]
         if not any(reasons):
@@ -193,13 +193,13 @@ def _mended(index: Index, reads: Sequence[_Read], replacement: Replacement, erro
 
 
 class _InUse:
-    """Keeps what a GPU may still read, without waiting for it."""
+    """Keeps buffers alive that a GPU may still read, without waiting for it."""
 
     def __init__(self) -> None:
         self._kept: deque[tuple[Inputs, torch.cuda.Event]] = deque()
 
     def keep(self, inputs: Inputs, stream: torch.cuda.Stream | None) -> None:
-        """Inputs of the batch that `stream` waits for; None: of one that is finished."""
+        """Inputs of the batch that `stream` waits for; None: of a finished one."""
         if stream is None:
             return
         done = torch.cuda.Event()
@@ -210,7 +210,7 @@ class _InUse:
 
 
 def _buffers_for(index: Index) -> _Buffers:
-    """For nearly all images of an index: the few others, which may be enormous, make the decoder allocate more."""
+    """Buffer sizes for nearly all images of an index; for the few very large ones the decoder allocates more."""
     rows = np.linspace(0, len(index) - 1, min(len(index), _SIZED_ROWS), dtype=np.int64)
     heights, widths = (np.asarray(column[rows], dtype=np.int64) for column in (index.height, index.width))
     # nvJPEG's coefficients: two bytes for each pixel and channel.

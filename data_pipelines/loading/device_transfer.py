@@ -13,29 +13,29 @@ from data_pipelines.loading.batch import Batch
 
 
 class Done(Protocol):
-    """Says when a copy is over; a CUDA event."""
+    """Completion of a copy; a CUDA event."""
 
     def synchronize(self) -> None:
-        """Wait until it is."""
+        """Wait until the copy is done."""
 
 
 class Transfer(Protocol):
-    """Copies batches to a device, without waiting. `allocate` and `send` are called from a thread of the loader,
-    `receive` from the one that trains."""
+    """Copies batches to a device without waiting. The loader's thread calls `allocate` and `send`, the training thread
+    `receive`."""
 
     def allocate(self, size_bytes: int) -> Tensor:
-        """Memory from which copies need not be waited for, uint8 [size_bytes]."""
+        """Memory from which copies are asynchronous, uint8 [size_bytes]."""
 
     def send(self, pixels: Tensor, batch_of: Callable[[Tensor], Batch]) -> tuple[Batch, Done]:
-        """The batch made of pixels once these are on the device; the memory may be used again when it is done."""
+        """Copy pixels to the device and make a batch of them; the memory may be reused once the copy is done."""
 
     def receive(self, batch: Batch, done: Done) -> Batch:
-        """The batch, for what the caller does next on the device."""
+        """The batch, ready for subsequent work on the device."""
 
 
 @cache
 def _copying(device: torch.device) -> torch.cuda.Stream:
-    """One for all loaders: memory that was used on a stream is used again on that stream alone."""
+    """One stream for all loaders: the allocator reuses memory only on the stream it was used on."""
     return torch.cuda.Stream(device)
 
 
@@ -67,7 +67,7 @@ class CudaTransfer:
 
 
 class Buffers:
-    """So many buffers, filled and sent in turn. One is filled again only when its copy is done."""
+    """A fixed number of buffers, filled and sent in turn. A buffer is reused only when its copy is done."""
 
     def __init__(self, count: int, allocate: Callable[[int], Tensor]) -> None:
         self._count, self._allocate = count, allocate
@@ -86,5 +86,5 @@ class Buffers:
         return memory[:size].view(shape)
 
     def sent(self, done: Done) -> None:
-        """The buffer that was taken first of those that are filled is being copied."""
+        """Mark the oldest filled buffer as being copied."""
         self._sent.append((self._filling.popleft(), done))

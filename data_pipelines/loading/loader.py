@@ -36,8 +36,8 @@ class Loader(Protocol):
 
 
 def read_ahead(index: Index, requests: Iterable[SampleIds], depth: int) -> Iterator[SampleIds]:
-    """The same requests; the system is asked for the bytes of each `depth` requests before it is handed out, or with a
-    depth of 0 not at all."""
+    """The same requests; the system is told to read the bytes of each `depth` requests before it is yielded. 0: it is
+    not."""
     if not depth:
         yield from requests
         return
@@ -51,7 +51,7 @@ def read_ahead(index: Index, requests: Iterable[SampleIds], depth: int) -> Itera
 
 
 class _OnlyTorch(NamedTuple):
-    """A setting that DALI cannot fulfil, why, and how to train without it."""
+    """A setting that DALI does not support, why, and how to train without it."""
 
     setting: str
     why: str

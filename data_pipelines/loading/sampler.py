@@ -49,10 +49,10 @@ def permute(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> I
 
 
 def permute_blocks(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> Int64s:
-    """Like `permute`, but samples that lie together are shown at about the same time.
+    """Like `permute`, but neighbouring samples are shown at about the same time.
 
     Blocks of neighbouring samples come in random order, and samples are shuffled inside a window of blocks. So a window
-    reads a few long runs of the shards, which file systems that hate random reads like.
+    reads a few long runs of the shards, for file systems with slow random reads.
     """
     window, inside = np.divmod(positions, WINDOW)
     last = num_samples // WINDOW
@@ -84,9 +84,9 @@ def _round(seed: int, epochs: Int64s, feistel_round: int, half: Int64s, modulus:
 
 
 def share(total: int, parts: int, part: int, unit: int = 1) -> range:
-    """The contiguous range of [0, total) that belongs to `part`; sizes differ by at most one `unit`.
+    """The contiguous range of [0, total) for `part`; sizes differ by at most one `unit`.
 
-    What `unit` leaves over goes to the last part.
+    The last part also gets the remainder that is smaller than `unit`.
     """
     units = total // unit
     start, stop = units * part // parts, units * (part + 1) // parts
@@ -184,11 +184,11 @@ class BatchSampler:
             step += 1
 
     def largest_share(self, world_size: int) -> int:
-        """Images of a step on the rank that has most of them."""
+        """Images of a step on the rank with the most."""
         return max(len(share(self.global_batch_size, world_size, rank, self.unit)) for rank in range(world_size))
 
     def num_micro_batches(self, world_size: int, micro_batch_size: int) -> int:
-        """How many micro-batches make a step: the same in every step, and on every rank."""
+        """Micro-batches per step: the same in every step, and on every rank."""
         return -(-self.largest_share(world_size) // micro_batch_size)
 
 

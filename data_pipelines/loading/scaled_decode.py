@@ -24,7 +24,7 @@ def decode_scale(window: Sequence[int], resized: Sequence[int], size: Sequence[i
 
 
 def scaled_size(size: Sequence[int], scale: int) -> tuple[int, int]:
-    """Height and width of a picture decoded at 1/scale: what is left of a block of pixels is a pixel, too."""
+    """Height and width of an image decoded at 1/scale, rounded up."""
     return -(-size[0] // scale), -(-size[1] // scale)
 
 
@@ -43,9 +43,9 @@ def scaled_window(
     resized: Sequence[int],
     scale: int,
 ) -> npt.NDArray[np.uint8]:
-    """A window of a JPEG file decoded at 1/scale, resized as from the full picture, uint8 [*resized, channels].
+    """A window of a JPEG file decoded at 1/scale, resized as from the full image, uint8 [*resized, channels].
 
-    Raises what the decoder raises for a damaged file.
+    Raises the decoder's errors for a damaged file.
     """
     height, width = scaled_size(size, scale)
     colours = "GRAY" if channels == 1 else "RGB"

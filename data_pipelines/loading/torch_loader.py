@@ -43,11 +43,11 @@ def batches(
     scaled_decode: bool = False,
     transfer: Transfer | None = None,
 ) -> Iterator[Batch]:
-    """See loader.Loader. Threads suffice: decoding and resizing release the GIL.
+    """See loader.Loader. Uses threads: decoding and resizing release the GIL.
 
-    scaled_decode: JPEG files are decoded at 1/2, 1/4 or 1/8 where the window is so many times what is needed, unless
-    RandAugment is for the whole picture.
-    For a GPU, by `transfer`, all that is done beside the thread that asks for batches: it only waits.
+    scaled_decode: JPEG files are decoded at 1/2, 1/4 or 1/8 where the window is that many times larger than needed,
+    unless RandAugment is applied to the whole image. For a GPU, with `transfer`, all work is done in the background:
+    the calling thread only waits.
     """
     if transfer is None and device.type == "cuda":
         transfer = CudaTransfer(device)
@@ -63,7 +63,7 @@ def batches(
 
 @dataclass(frozen=True)
 class _Work:
-    """What is the same for all requests."""
+    """What all requests have in common."""
 
     index: Index
     augmentation: Augmentation
@@ -72,7 +72,7 @@ class _Work:
 
 
 class _Decoded(NamedTuple):
-    """A request whose pixels, uint8 [B, S, S, C], are there, or on their way."""
+    """A request with its pixels, uint8 [B, S, S, C], decoded or being decoded."""
 
     request: SampleIds
     unreadable: tuple[UnreadableSample, ...]
@@ -87,7 +87,7 @@ def _memory(shape: tuple[int, ...]) -> Tensor:
 def _sent(
     decoded: Generator[_Decoded, None, None], work: _Work, transfer: Transfer, buffers: Buffers
 ) -> Iterator[Batch]:
-    """Batches on the device; those to come are decoded and copied by a thread of their own."""
+    """Batches on the device; later ones are decoded and copied by a background thread."""
 
     def make() -> tuple[Batch, Done] | None:
         found = next(decoded, None)
@@ -114,7 +114,7 @@ def _sent(
 def _decoded(
     work: _Work, requests: Iterable[SampleIds], threads: int, memory: Callable[[tuple[int, ...]], Tensor]
 ) -> Generator[_Decoded, None, None]:
-    """Requests in order, with all their pixels in memory that was asked for; some of them are decoded ahead."""
+    """Requests in order, with all their pixels in the memory provided; some are decoded ahead."""
     index, augmentation, replacement = work.index, work.augmentation, work.replacement
     stream = iter(requests)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
@@ -189,7 +189,7 @@ def _cut(
 
 
 def _placed(operations: Operations | None) -> tuple[Operations | None, Operations | None]:
-    """RandAugment's operations before the cut, and those after it."""
+    """RandAugment's operations before cropping, and those after it."""
     on_image = operations is not None and operations.on == "image"
     return (operations, None) if on_image else (None, operations)
 
@@ -206,8 +206,8 @@ def _randaugmented(image: Tensor, operations: Operations, i: int) -> Tensor:
 
 
 def _decode(encoded: npt.NDArray[np.uint8], size: tuple[int, int], channels: int) -> npt.NDArray[np.uint8]:
-    """Pixels [H, W, C]. JPEG goes by libjpeg-turbo, as in DALI, without Pillow's copies. Raises what decoders raise,
-    and ValueError for another size, before there is memory for it."""
+    """Pixels [H, W, C]. JPEG is decoded by libjpeg-turbo, as in DALI, avoiding Pillow's copies. Raises the decoders'
+    errors, and ValueError for an unexpected size, before memory is allocated."""
     if encoded[0] == _JPEG:
         _require_size(simplejpeg.decode_jpeg_header(encoded)[:2], size)
         pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(encoded, "GRAY" if channels == 1 else "RGB")

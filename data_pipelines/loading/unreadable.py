@@ -109,7 +109,7 @@ def damage(index: Index, row: int, encoded: Encoded) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """An error's message in one line."""
     return (f"{type(error).__name__}: {error}".splitlines() or ["unknown"])[0]
 
 
@@ -122,14 +122,14 @@ def _sound(index: Index, row: int) -> Encoded | None:
 
 
 def sample_place(index: Index, row: int) -> str:
-    """Where a sample lies, for people: set, split, shard and byte."""
+    """Location of a sample as text: set, split, shard and byte."""
     shard = int(index.shard[row])
     path = index.shards[shard]
     return f"{index.origins[shard]}/{path.parent.name}/{path.name}@{int(index.offset[row])}"
 
 
 def sample_key(index: Index, row: int) -> str:
-    """A sample's key, or its place where that cannot be read."""
+    """A sample's key, or its location where that cannot be read."""
     try:
         return index.keys([row])[0]
     except ShardError:
@@ -137,5 +137,5 @@ def sample_key(index: Index, row: int) -> str:
 
 
 def sample_keys(index: Index, rows: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
-    """The keys of samples, or their places where these cannot be read."""
+    """The keys of samples, or their locations where these cannot be read."""
     return [sample_key(index, int(row)) for row in rows]

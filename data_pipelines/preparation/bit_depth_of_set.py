@@ -15,11 +15,11 @@ BLOCK = 4096  # images asked for at once: bounds the memory
 
 
 def find_bits(raw: RawSet) -> int | None:
-    """The bits that hold the largest value of all grey pictures of more than 8 bits whose files do not say their depth;
-    None where there is none.
+    """Bits needed for the largest value among all grey images of more than 8 bits whose files do not state their depth;
+    None if there are none.
 
-    Reads the beginning of each file, and decodes those pictures. What cannot be read counts as nothing: it is refused
-    later, as is a picture that has larger values by then.
+    Reads the header of each file, and decodes those images. Unreadable files are skipped: they are refused later, as is
+    an image that has larger values by then.
     """
     largest = -1
     images = iter(raw.images)
@@ -35,7 +35,7 @@ def find_bits(raw: RawSet) -> int | None:
 
 
 def depth_note(bits: int) -> str:
-    """What is to be said of a set that was looked through."""
+    """Note on a set whose bit depth was found by reading it."""
     return (
         f"pictures of more than 8 bits whose files do not say how many count as of {bits}, by the largest value of all "
         f"of them: {(1 << bits) - 1:,} is white; --bits says it otherwise"

@@ -34,7 +34,7 @@ def require_space(raw: RawSet, partial: Path) -> None:
 
 
 def _estimated_bytes(images: Sequence[RawImage]) -> int | None:
-    """Bytes of all files, by the mean over some of them."""
+    """Estimated bytes of all files, from the mean of a sample."""
     sizes = []
     for image in images[:: max(1, len(images) // _SAMPLED_FILES)]:
         try:

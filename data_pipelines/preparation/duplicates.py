@@ -30,10 +30,10 @@ Pair = tuple[int, int]
 
 
 def without_duplicates(raw: RawSet, partial: Path) -> RawSet:
-    """The set with each picture once: in test if it is there, else in val, else in train.
+    """The set with each image once: kept in test if it is there, else in val, else in train.
 
-    All files are read once; `partial` keeps what they hold, so that later only those are read that have changed since.
-    Raises InputError for sets that have a rule of their own for equal pictures, and for two images of one key.
+    Reads all files once; `partial` keeps their hashes, so that later only changed files are read again. Raises
+    InputError for sets that have a rule of their own for equal images, and for two images with the same key.
     """
     if raw.equal_images != "stored each":
         raise InputError(f"{raw.name} pairs equal pictures with each of their labels; leave out --drop-duplicates")
@@ -53,7 +53,7 @@ def without_duplicates(raw: RawSet, partial: Path) -> RawSet:
 
 
 def _look_at_all(raw: RawSet, table: Path) -> tuple[Contents, Numbers, Numbers]:
-    """What all images hold, the rank of the split of each, and a number that is equal for equal labels."""
+    """Content hash of each image, the rank of its split, and a number that is equal for equal labels."""
     former = Contents.load(table)
     found: list[Contents] = []
     splits: list[int] = []
@@ -81,7 +81,7 @@ def _require_distinct_keys(raw: RawSet, keys: Numbers) -> None:
 
 
 def _emptied(raw: RawSet, dropped: set[int]) -> tuple[str, ...]:
-    """What is to be said of classes, or findings, of which train had images, and has none any more."""
+    """Note on classes or findings that have no image left in train."""
     had, has = np.zeros((2, len(raw.classes)), dtype=bool)
     for image in raw.images:
         if image.split != "train":
@@ -118,8 +118,8 @@ def _without(raw: RawSet, dropped: set[int], notes: tuple[str, ...]) -> RawSet:
 
 @dataclass(frozen=True)
 class Equal:
-    """How many pictures there are in more than one split, and how many with different labels in one, byte for byte;
-    and some of each, by the hashes of the keys of two that are equal."""
+    """Byte-identical images: how many are in more than one split, how many in one split with different labels, and
+    examples of each, as pairs of key hashes."""
 
     across: int
     differing: int
@@ -128,8 +128,8 @@ class Equal:
 
 
 def count_equal_images(rows: Path, shards: Mapping[Split, Sequence[str]], merges: bool) -> Equal:
-    """What is equal among the pictures of a set whose shards are finished: by split their names; `rows` is the folder
-    of what is known of them. merges: those of one split are stored once, with each of their labels."""
+    """Count equal images of a set whose shards are finished. rows: the folder of their records; shards: their names by
+    split; merges: equal images of one split are stored once, with all of their labels."""
     stored = [_stored(rows / split, name) for split in SPLITS for name in shards[split]]
     splits = np.repeat(
         [number for number, split in enumerate(SPLITS) for _ in shards[split]], [len(s[0]) for s in stored]
@@ -151,7 +151,7 @@ def count_equal_images(rows: Path, shards: Mapping[Split, Sequence[str]], merges
 
 
 def _stored(rows: Path, name: str) -> tuple[Numbers, Numbers, npt.NDArray[Any]]:
-    """Hashes of the keys and of the files of the pictures in a shard, and their labels."""
+    """Key hashes, file hashes and labels of the images in a shard."""
     contents = Contents.load(contents_path(rows, name))
     assert contents is not None, "shards are finished last"
     with np.load(rows / f"{name}.npz", allow_pickle=False) as table:
@@ -162,14 +162,14 @@ def _stored(rows: Path, name: str) -> tuple[Numbers, Numbers, npt.NDArray[Any]]:
 
 
 def _differs(labels: npt.NDArray[Any], others: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Of each two labels; those of findings that are both unknown are equal."""
+    """Whether the labels of each pair differ; two unknown findings count as equal."""
     differ = (labels != others) & ~((labels != labels) & (others != others))
     in_any: npt.NDArray[np.bool_] = differ if labels.ndim == 1 else differ.any(axis=1)
     return in_any
 
 
 def notes_on(equal: Equal, raw: RawSet) -> list[tuple[str, str]]:
-    """What is to be said of equal pictures: to people, with files, and in the manifest, with keys."""
+    """Notes on equal images: for the user, with files, and for the manifest, with keys."""
     wanted = {key for pair in (*equal.examples_across, *equal.examples_differing) for key in pair}
     named = _names(raw, wanted) if wanted else {}
     remedy = "; --drop-duplicates keeps each once, in test before val before train"
@@ -189,7 +189,7 @@ def notes_on(equal: Equal, raw: RawSet) -> list[tuple[str, str]]:
 
 
 def _names(raw: RawSet, wanted: set[int]) -> dict[int, tuple[str, str]]:
-    """What images are called to people, and their keys, by the hashes of these."""
+    """Image names for the user, and their keys, by key hash."""
     found: dict[int, tuple[str, str]] = {}
     for image in raw.images:
         if (key := hash_name(image.key)) in wanted:

@@ -28,8 +28,8 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Contents:
-    """Of N images in order. keys: int64 [N], hashes of their keys. states: int64 [N, 4], as `state_of`. hashes: int64
-    [N], of their bytes; UNREADABLE where those cannot be read."""
+    """What N images were made of, in order. keys: int64 [N], hashes of their keys. states: int64 [N, 4], as from
+    `state_of`. hashes: int64 [N], of the bytes; UNREADABLE where those could not be read."""
 
     keys: Numbers
     states: Numbers
@@ -51,7 +51,7 @@ class Contents:
 
     @staticmethod
     def load(path: Path) -> "Contents | None":
-        """None where there is none that is whole."""
+        """None if there is no whole file."""
         try:
             with np.load(path, allow_pickle=False) as table:
                 return Contents(table["keys"], table["states"], table["hashes"])
@@ -67,20 +67,20 @@ class Contents:
         return np.argsort(self.keys)
 
     def rows_of(self, keys: Numbers) -> Numbers:
-        """The row of each key; that of another where it is not there."""
+        """Row number of each key; an arbitrary row for a key that is absent."""
         places = np.searchsorted(self.keys, keys, sorter=self._order).clip(max=len(self.keys) - 1)
         rows: Numbers = self._order[places]
         return rows
 
     def is_same(self, other: "Contents") -> bool:
-        """Whether these are the same bytes under the same keys, wherever they lie."""
+        """Whether keys and bytes are equal, wherever the files lie."""
         return np.array_equal(self.keys, other.keys) and np.array_equal(self.hashes, other.hashes)
 
 
 def state_of(image: RawImage) -> State:
-    """A hash of an image's path and of its place in a tar; bytes of the file, -1 for none; when its content and when
-    the file itself changed last, in ns: archives bring the former along. To be asked for before the bytes are read, so
-    that a change in between shows later."""
+    """Hash of an image's path and its place in a tar; size of the file in bytes, -1 if absent; modification time and
+    change time in ns, as archives restore the former. Get it before reading the bytes, so that a change in between
+    shows later."""
     if isinstance(image.image, bytes):
         return hash_bytes(image.image), len(image.image), 0, 0
     member = image.image if isinstance(image.image, Member) else None
@@ -95,7 +95,7 @@ def state_of(image: RawImage) -> State:
 
 
 def look_again(images: Sequence[RawImage], former: Contents | None, pool: Executor) -> Contents:
-    """What images are made of by now; only those are read whose state is not the one that `former` knows."""
+    """The current contents of the images; only those whose state differs from that in `former` are read."""
     now = Contents.of(images, chain.from_iterable(_states(images, pool)), [UNREADABLE] * len(images))
     if former is not None and len(former.keys):
         row = former.rows_of(now.keys)
@@ -107,7 +107,7 @@ def look_again(images: Sequence[RawImage], former: Contents | None, pool: Execut
 
 
 def digest_of_states(images: Iterable[RawImage], pool: Executor) -> str:
-    """Changes when an image is added, removed or moved to another place, and with the state of any file."""
+    """A digest that changes when an image is added, removed or moved, and with the state of any file."""
     digest = hashlib.sha256()
     remaining = iter(images)
     while block := list(islice(remaining, _BLOCK * _BLOCKS)):

@@ -29,10 +29,10 @@ Shard = dict[str, Any]
 
 
 def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path, metadata: dict[str, str]) -> None:
-    """Write all of a set that is not in its parts; `out` is where it is to lie, `metadata` goes into the manifest.
+    """Write everything of a set besides its parts; `out` is its final folder, `metadata` goes into the manifest.
 
-    Raises TooManyBadError, and InputError for a set without images, for two images of one key, and where the parts are
-    not of this set.
+    Raises TooManyBadError, and InputError for a set without images, for two images of one key, and for parts of another
+    set.
     """
     shards = {split: [finished_shards(folder, split, part, parts) for part in range(parts)] for split in SPLITS}
     flat = [shard for split in SPLITS for of_part in shards[split] for shard in of_part]
@@ -79,7 +79,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
 
 
 def set_summary(manifest: Mapping[str, Any], folder: Path) -> str:
-    """What was written, in one paragraph."""
+    """A paragraph on what was written."""
     splits = ", ".join(f"{name} {split['images']}" for name, split in manifest["splits"].items())
     synthetic = " (synthetic)" if manifest["synthetic"] else ""
     left_out = manifest.get("left_out")
@@ -90,7 +90,7 @@ def set_summary(manifest: Mapping[str, Any], folder: Path) -> str:
 
 
 def left_out_note(raw: RawSet) -> str:
-    """What is to be said of files that are left out."""
+    """Note on files that are left out."""
     beside = "" if raw.num_images is None else f", beside {raw.num_images:,} images"
     return f"left out{beside}: {counted(raw.left_out)}"
 
@@ -113,7 +113,7 @@ def _require_asked_for(raw: RawSet, shards: Iterable[Shard], num_seen: int, fold
 
 
 def _bad(shards: Iterable[Shard], num_seen: int, max_bad: float, folder: Path) -> list[Bad]:
-    """The images that cannot be used, which are listed in the set."""
+    """The unusable images, which the quarantine of the set lists."""
     bad: list[Bad] = [(file, reason) for shard in shards for file, reason in shard["bad"]]
     if len(bad) > most_bad(max_bad, num_seen):
         raise TooManyBadError(bad, num_seen)
@@ -151,7 +151,7 @@ def _notes(raw: RawSet, shards: list[Shard]) -> list[str]:
 
 
 def _remarks(shards: Iterable[Shard]) -> dict[str, int]:
-    """How many pictures each remark is of, for the most common ones."""
+    """Number of images with each remark, for the most common ones."""
     counts: Counter[str] = sum((Counter(shard["remarks"]) for shard in shards), Counter())
     common = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
     others = sum(count for _, count in common[_REMARKS:])
@@ -159,7 +159,7 @@ def _remarks(shards: Iterable[Shard]) -> dict[str, int]:
 
 
 def _notes_on_equal(raw: RawSet, folder: Path, shards: Mapping[Split, list[list[Shard]]]) -> list[str]:
-    """Equal pictures are told of in any set; the manifests of known sets stay as they were."""
+    """Notes on equal images, for the user of any set; manifests of published sets stay unchanged."""
     names = {split: [Path(shard["file"]).stem for part in shards[split] for shard in part] for split in SPLITS}
     merges = raw.equal_images != "stored each"
     notes = notes_on(count_equal_images(folder.parent / ROWS, names, merges), raw)

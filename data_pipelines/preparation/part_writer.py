@@ -52,7 +52,7 @@ def progress_bar(**options: Any) -> "tqdm[Any]":
 
 
 def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]", most_bad: int | None) -> list[Bad]:
-    """Write the shards of a part that are not finished yet, or were made of other images than they would be now.
+    """Write the shards of a part that are not finished, or were made from other images than there are now.
 
     Returns the bad images of all of its shards. Stops early once there are more than `most_bad`.
     """
@@ -75,7 +75,7 @@ def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]
 
 @dataclass
 class _Filled:
-    """What came of the images of a shard."""
+    """Outcome of filling a shard with its images."""
 
     bad: list[tuple[RawImage, str]] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
@@ -94,7 +94,7 @@ class _Filled:
 
 
 class _Verified(NamedTuple):
-    """What goes into a shard for an image, or the reason why it cannot, and what it was made of."""
+    """A verified image for a shard, or the reason why it cannot be used, with the state and hash of its source."""
 
     found: EncodedImage | str
     state: State
@@ -102,7 +102,7 @@ class _Verified(NamedTuple):
 
 
 class _PartWriter:
-    """Writes the shards of one part one by one and remembers where equal images lie."""
+    """Writes the shards of one part one by one, and remembers where equal images lie."""
 
     def __init__(
         self, raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]", pool: Executor, lookers: Executor
@@ -116,7 +116,7 @@ class _PartWriter:
         self.bad: list[Bad] = []
 
     def write(self, split: Split, number: int, images: list[RawImage]) -> None:
-        """Write a shard, unless that is done."""
+        """Write a shard, unless it is finished and up to date."""
         name, rows = shard_name(number, self._part, self._parts), self._folder.parent / ROWS / split
         self._written[split] = number + 1
         if (rows / f"{name}.json").is_file():
@@ -153,8 +153,7 @@ class _PartWriter:
         return tar.is_file() and bool(tar.stat().st_size == known["bytes"])
 
     def _forget(self, split: Split, number: int) -> None:
-        """Make a shard count as not finished, and with equal images the later ones too: they may refer to places in
-        it."""
+        """Mark a shard as unfinished; with merging of equal images the later ones too, which may refer to it."""
         if self._merges:
             forget_from(self._folder, split, self._part, self._parts, number)
         else:
@@ -162,13 +161,13 @@ class _PartWriter:
             (self._folder.parent / ROWS / split / f"{name}.json").unlink()
 
     def remove_others(self) -> None:
-        """Remove the shards of an earlier start that had more images."""
+        """Remove shards of an earlier start that had more images."""
         for split, number in self._written.items():
             for other in reversed(forget_from(self._folder, split, self._part, self._parts, number)):
                 (self._folder / split / other["file"]).unlink(missing_ok=True)
 
     def _fill(self, shard: ShardWriter, places: Places, images: list[RawImage]) -> _Filled:
-        """Add the images that are sound."""
+        """Add the usable images."""
         filled = _Filled()
         for image, (verified, state, content) in self._verified(images):
             self._bar.update()
@@ -188,7 +187,7 @@ class _PartWriter:
         return filled
 
     def _verified(self, images: Iterable[RawImage]) -> Iterator[tuple[RawImage, _Verified]]:
-        """Each image with what comes of it; in order, decoded in parallel."""
+        """Each image with its outcome; in order, decoded in parallel."""
         stream = ((image, self._pool.submit(self._verify_one, image)) for image in images)
         waiting: deque[tuple[RawImage, Future[_Verified]]] = deque(islice(stream, _IN_FLIGHT * num_usable_cpus()))
         while waiting:
@@ -208,7 +207,7 @@ class _PartWriter:
         return _Verified(verified_or_reason(read, self._verify), state, content)
 
     def _any_mended(self, images: list[RawImage], bad_keys: list[str]) -> bool:
-        """Whether an image that was bad can be used by now, as where a decoder was installed."""
+        """Whether an image that was bad can be used now, as after a decoder was installed."""
         bad = set(bad_keys)
         again = self._verified([image for image in images if image.key in bad])
         return any(not isinstance(verified.found, str) for _, verified in again)
@@ -231,7 +230,8 @@ def _verifier(raw: RawSet) -> Callable[[bytes], EncodedImage]:
 
 
 def verified_or_reason(read: Callable[[], bytes], verify: Callable[[bytes], EncodedImage]) -> EncodedImage | str:
-    """What `verify` makes of the bytes that are read, or why it cannot. Raises InputError for a missing decoder."""
+    """The result of `verify` on the bytes, or the reason why the image cannot be used. Raises InputError for a missing
+    decoder."""
     try:
         encoded = read()
         return verify(encoded) if encoded else "an empty file"

@@ -24,8 +24,8 @@ _MAY_LACK = ("views", "split by", "bits given", "upright", "drop duplicates")
 
 
 def ways(raw: RawSet) -> dict[str, Any]:
-    """What was chosen among ways to prepare a set, as its manifest has it; None for what every set was once, and what
-    manifests do not name."""
+    """Preparation options for the manifest; None for values that were once the only ones, which manifests do not
+    state."""
     return {
         "shorter_side": raw.shorter_side,
         "split": raw.split,
@@ -39,8 +39,8 @@ def ways(raw: RawSet) -> dict[str, Any]:
 def agree_on_plan(
     raw: RawSet, partial: Path, part: tuple[int, int] | None, force: bool = False, drop_duplicates: bool = False
 ) -> dict[str, Any]:
-    """The plan: in how many "parts" the work is done, and what `with_bits` needs; where a former process left one, that
-    one. `force` begins anew, with a part only that one; what was itself begun so goes on.
+    """The plan: the number of "parts", and what `with_bits` needs; an earlier process's plan is kept. `force` begins
+    anew, with a part only that one; an interrupted preparation that itself used `force` resumes.
 
     Raises InputError where finished shards are of another set or of other settings.
     """
@@ -67,32 +67,32 @@ def agree_on_plan(
 
 
 def forget_other(raw: RawSet, partial: Path, part: tuple[int, int], drop_duplicates: bool) -> None:
-    """Remove a plan of other settings of which no shard is finished. To be called while nobody else works there."""
+    """Remove a plan of other settings without finished shards. Call only while no other process works there."""
     if is_other(raw, partial, part, drop_duplicates) and not any((partial / ROWS).glob("*/*.json")):
         (partial / _PLAN).unlink()
 
 
 def is_other(raw: RawSet, partial: Path, part: tuple[int, int] | None, drop_duplicates: bool) -> bool:
-    """Whether a former process left a plan of other settings."""
+    """Whether an earlier process left a plan of other settings."""
     former = read_plan(partial)
     return bool(_different(raw, _plan(raw, part, drop_duplicates, former), former))
 
 
 def read_plan(partial: Path) -> dict[str, Any]:
-    """The plan of an interrupted preparation; empty where there is none."""
+    """The plan of an interrupted preparation; empty if there is none."""
     path = partial / _PLAN
     plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return plan
 
 
 def with_bits(raw: RawSet, plan: dict[str, Any]) -> RawSet:
-    """The set with the bits of its pixels, where only reading told them."""
+    """The set with the bit depth that was found by reading it, if any."""
     found = plan.get(_BITS_FOUND)
     return raw if found is None else replace(raw, bits=found, bits_found=True)
 
 
 def was_begun_anew(partial: Path) -> bool:
-    """Whether --force began what was interrupted."""
+    """Whether the interrupted preparation used --force."""
     return any(partial.glob("anew-*"))
 
 
@@ -117,7 +117,7 @@ def _plan(raw: RawSet, part: tuple[int, int] | None, drop_duplicates: bool, form
 
 
 def _different(raw: RawSet, plan: dict[str, Any], former: dict[str, Any]) -> list[str]:
-    """What was otherwise in the plan that a former process left, if one did."""
+    """How the plan of an earlier process differs, if there is one."""
     if not former:
         return []
     known = {name: plan[name] for name in _MAY_LACK} | former
@@ -141,7 +141,7 @@ def _refuse(different: list[str], former: dict[str, Any], partial: Path, part: t
 
 
 def _begin_anew(partial: Path, part: tuple[int, int] | None, parts: int) -> None:
-    """Forget what is finished of a part, unless that was itself begun anew: then it was interrupted, and goes on."""
+    """Forget finished shards of a part, unless it was itself begun anew: then it was interrupted, and resumes."""
     if part is None and parts > 1:
         return  # it ends an array job
     number = part[0] if part else 0
@@ -151,13 +151,13 @@ def _begin_anew(partial: Path, part: tuple[int, int] | None, parts: int) -> None
 
 
 def _anew(partial: Path, number: int) -> Path:
-    """Stands for a part that was begun anew."""
+    """Marker file of a part that was begun anew."""
     return partial / f"anew-{number}"
 
 
 def _bits_found(raw: RawSet, former: dict[str, Any], part: tuple[int, int] | None) -> dict[str, Any]:
-    """The bits that the first process found, and at which files it looked: at others, or where these have changed, the
-    set is looked through again. Tasks of an array job keep what was found, and who ends it looks at all."""
+    """The bit depth that the first process found, with the files it read; if there are other files now, or these have
+    changed, the set is read again. Tasks of an array job keep the value, and the last one reads everything."""
     if not raw.xray_size or raw.bits is not None:
         return {_BITS_FOUND: None}
     known = {name: former[name] for name in (_BITS_FOUND, _LOOKED_AT) if name in former}

@@ -39,12 +39,12 @@ WriteKeymap = Callable[[Path], None] | None
 def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     """Write a prepared set; returns its manifest, or None where only a part was asked for.
 
-    The folder appears under its name only when it is whole; until then the work lies in `.NAME.partial` beside it (the
-    set to be, the plan, and what is known of finished shards), and the next call goes on there, with what the images
-    are by then. Unreadable images go to `quarantine.csv`. Of patients neither names nor paths go into the set;
-    `NAME.keymap.csv` beside it leads back. One's own set gets the name of the folder.
-    Raises InputError when the folder exists or cannot be written, too many images are bad, two share a key, or the set
-    is not the one whose preparation was interrupted.
+    The folder appears under its name only when it is complete; until then the work lies in `.NAME.partial` beside it
+    (the unfinished set, the plan, records of finished shards), and the next call resumes there, with the images as they
+    are by then. Unreadable images go to `quarantine.csv`. Neither names nor paths of patients go into the set;
+    `NAME.keymap.csv` beside it maps back. A user's own set is named after its folder. Raises InputError when the folder
+    exists or cannot be written, too many images are bad, two share a key, or the set is not the one whose preparation
+    was interrupted.
     """
     out = output.out.resolve()
     raw, keymap, metadata = _as_asked(raw, output, out)
@@ -68,7 +68,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
 def _make(
     raw: RawSet, output: Output, out: Path, metadata: dict[str, str], keymap: WriteKeymap
 ) -> dict[str, Any] | None:
-    """Write what is not there yet, and give the set its name; returns its manifest, or None for a part."""
+    """Write what is missing, and move the set to its name; returns its manifest, or None for a part."""
     if _was_put_in_place(raw, output, out):
         tidy(out)
         return read_manifest(out)
@@ -88,8 +88,8 @@ def _make(
 
 
 def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, WriteKeymap, dict[str, str]]:
-    """The set as it is to be written; of patients what writes, to a file, what leads back to them, and the name of the
-    salt for the manifest."""
+    """The set as it will be written; for patients, a function that writes the keymap to a file, and the salt's name for
+    the manifest."""
     if output.bits is not None:
         if not raw.xray_size:
             raise InputError(f"--bits is for sets that are stored as X-rays, and {raw.name} is none; leave it out")
@@ -107,8 +107,8 @@ def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, WriteKeym
 
 
 def _was_put_in_place(raw: RawSet, output: Output, out: Path) -> bool:
-    """Whether a call for just this was killed after the set had got its name: what it was made of is still there, but
-    no longer the set beside it."""
+    """Whether an identical call was killed after the set had got its name: the records of its sources are still there,
+    but the set is no longer beside them."""
     unfinished = partial_of(out)
     plan = read_plan(unfinished)
     if not plan or (unfinished / SET).is_dir() or not (out / MANIFEST).is_file():
@@ -129,7 +129,7 @@ def _was_put_in_place(raw: RawSet, output: Output, out: Path) -> bool:
 
 
 def _write(raw: RawSet, output: Output, out: Path, metadata: dict[str, str]) -> bool:
-    """Write the set beside the place where it is to lie; whether it is whole, and not a part only."""
+    """Write the set in its temporary folder; returns whether it is complete, not only a part."""
     unfinished = partial_of(out)
     plan = agree_on_plan(raw, unfinished, output.part, output.force, output.drop_duplicates)
     raw = with_bits(raw, plan)
@@ -147,7 +147,7 @@ def _write(raw: RawSet, output: Output, out: Path, metadata: dict[str, str]) -> 
 
 
 def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
-    """Write what is not there yet. Raises TooManyBadError as soon as there are more than the set may have."""
+    """Write what is missing. Raises TooManyBadError as soon as there are more bad images than allowed."""
     for note in [*raw.notes, *([left_out_note(raw)] if raw.left_out else [])]:
         logger.info(f"note: {note}")
     chosen = range(parts) if output.part is None else [output.part[0]]

@@ -34,8 +34,8 @@ def salt_path() -> Path:
 
 
 def salt() -> bytes:
-    """The secret of this account, drawn when it is first asked for. Raises InputError where it cannot be kept, or is no
-    longer a secret."""
+    """The secret of this account, drawn on first use. Raises InputError if it cannot be stored, or others can read
+    it."""
     path = salt_path()
     try:
         if not path.exists():
@@ -66,17 +66,17 @@ def salt() -> bytes:
 
 
 def hides(raw: RawSet) -> bool:
-    """Whether a set is of patients, and real ones."""
+    """Whether a set is of real patients."""
     return raw.patients != "none" and not raw.synthetic
 
 
 def name_of(content: bytes) -> str:
-    """What manifests call a salt, by which two sets can tell whether their patients can be compared."""
+    """The salt's name in manifests, by which two sets can tell whether their patients are comparable."""
     return hashlib.sha256(b"name of a salt" + content).hexdigest()[:16]
 
 
 def pseudonymous(raw: RawSet, content: bytes) -> RawSet:
-    """The set with hashed keys and patients; what is bad is called by its key."""
+    """The set with hashed keys and patients; bad images are named by key."""
 
     def hidden(images: Iterable[RawImage]) -> Iterator[RawImage]:
         return (_hidden(image, content) for image in images)
@@ -103,7 +103,7 @@ def _hidden(image: RawImage, content: bytes) -> RawImage:
 
 
 def write_keymap(raw: RawSet, content: bytes, path: Path) -> None:
-    """Write key, patient, and the name and place of each image as the set's owner gives it, for this account alone."""
+    """Write key, patient, and original name and location of each image, readable by this account only."""
     with atomic_path(path, unique=True) as temporary:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:

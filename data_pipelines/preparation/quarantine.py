@@ -25,25 +25,26 @@ class TooManyBadError(Exception):
 
 
 def image_place(image: RawImage) -> str:
-    """The file of an image, whose name may hold bytes that are no text, or the key of one that is made on the spot."""
+    """Path of an image as text, with undecodable bytes escaped; the key for an image generated on the fly."""
     if isinstance(image.image, bytes):
         return image.key
     return os.fsencode(str(image.image)).decode(errors="backslashreplace")
 
 
 def called(image: RawImage) -> str:
-    """What an image is called to people: its file or, where nobody is to be told that, its key."""
+    """An image's name for the user: its file or, where that is private, its key."""
     return image.key if image.is_hidden else image_place(image)
 
 
 def bad_row(image: RawImage, reason: str) -> Bad:
-    """What the quarantine says of an image."""
+    """Row of an image in the quarantine."""
     names_a_file = not isinstance(image.image, bytes) and Path(str(image.image)).name in reason
     return called(image), "it cannot be opened" if image.is_hidden and names_a_file else reason
 
 
 def most_bad(share: float, num_images: int) -> int:
-    """How many images of a set may be bad: a share of them, but one in any set, if it has others and any may be."""
+    """How many images of a set may be bad: a share of them, but at least one in a set of several, unless the share is
+    0."""
     return max(int(share * num_images), int(share > 0 and num_images > 1))
 
 
@@ -54,7 +55,7 @@ def list_bad(bad: Iterable[Bad], path: Path) -> None:
 
 
 def warn(bad: list[Bad], num_images: int, listed: Path, keymap: Path | None) -> None:
-    """Say what is left out of a set because it cannot be used. keymap: leads from keys back to files; None where the
+    """Warn of images that are left out because they cannot be used. keymap: maps keys back to files; None where the
     quarantine names files."""
     leads_back = "" if keymap is None else f"; {keymap} tells the file of each key"
     logger.warning(
@@ -64,14 +65,14 @@ def warn(bad: list[Bad], num_images: int, listed: Path, keymap: Path | None) -> 
 
 
 def refused_files(out: Path, part: tuple[int, int] | None = None) -> tuple[Path, Path]:
-    """What a refused preparation, or a refused part of one, leaves beside the set that was to be: the quarantine, and
-    what leads from its keys back to files."""
+    """Files that a refused preparation, or a refused part, leaves beside the output: the quarantine, and the keymap of
+    its keys."""
     name = f"{out.name}.quarantine{f'.{part[0]}of{part[1]}' if part else ''}"
     return out.with_name(f"{name}.csv"), out.with_name(f"{name}.keymap.csv")
 
 
 def all_refused_files(out: Path) -> Iterator[Path]:
-    """Those of the whole set, and of parts."""
+    """Those of the whole set and of all parts."""
     begin = glob.escape(f"{out.name}.quarantine")
     for end in ("", ".keymap"):
         yield from out.parent.glob(f"{begin}{end}.csv")
@@ -86,10 +87,10 @@ def refusal(
     write_keymap: Callable[[Path], None] | None,
     part: tuple[int, int] | None,
 ) -> InputError:
-    """The error for a set of too many bad images, which it lists beside `out`.
+    """The error for a set with too many bad images, which it lists in a file beside `out`.
 
-    removal: the command that removes what is done, where --force is none to begin anew with. write_keymap: writes, to
-    a file, what leads from keys back to files; None where the quarantine names files. part: of which they were found.
+    removal: the command that removes the unfinished set, for use where there is no --force. write_keymap: writes a
+    keymap to a file; None where the quarantine names files. part: the part in which they were found.
     """
     listed, keymap = refused_files(out, part)
     list_bad(found.bad, listed)

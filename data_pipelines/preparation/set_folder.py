@@ -24,15 +24,15 @@ def partial_of(out: Path) -> Path:
 
 
 def keymap_of(out: Path) -> Path:
-    """What leads from the keys of a set of patients back to files."""
+    """The file that maps the keys of a set of patients back to files."""
     return out.with_name(f"{out.name}.keymap.csv")
 
 
 @contextmanager
 def held(out: Path, is_shared: bool) -> Iterator[None]:
-    """Keep other processes from preparing the same set meanwhile; is_shared: except those that also share it.
+    """Hold a lock against other processes that prepare the same set; is_shared: those that also share it are let in.
 
-    Where the file system has no locks, nobody is kept from it. Raises InputError where another holds it, and OSError.
+    Without effect on file systems that have no locks. Raises InputError where another process holds it, and OSError.
     """
     path = partial_of(out).with_name(f"{partial_of(out).name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,7 +62,7 @@ def held(out: Path, is_shared: bool) -> Iterator[None]:
 
 
 def _locks(lock: BufferedRandom, is_shared: bool) -> bool:
-    """Whether nobody else holds it."""
+    """Whether no other process holds it."""
     try:
         fcntl.flock(lock, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -73,7 +73,7 @@ def _locks(lock: BufferedRandom, is_shared: bool) -> bool:
 
 
 def _is_at(path: Path, lock: BufferedRandom) -> bool:
-    """Whether the file is still the one of this name: who held it before may have removed it since it was opened."""
+    """Whether the open file still has this name: its former holder may have removed it since."""
     try:
         return os.path.samestat(path.stat(), os.fstat(lock.fileno()))
     except FileNotFoundError:
@@ -93,7 +93,8 @@ def require_free(out: Path, force: bool) -> None:
 
 
 def put_in_place(folder: Path, out: Path) -> None:
-    """Give a finished set its name. Whenever this is stopped, the set is whole somewhere, and the next call ends it."""
+    """Move a finished set to its name. If this is interrupted, a whole set remains, and the next call completes the
+    move."""
     former = _former(out)
     if out.exists():
         shutil.rmtree(former, ignore_errors=True)
@@ -102,7 +103,7 @@ def put_in_place(folder: Path, out: Path) -> None:
 
 
 def tidy(out: Path) -> None:
-    """Remove what is left of the preparation of a set that has its name, and of those that were refused before."""
+    """Remove leftovers of the preparation of a set that is in place, and of earlier refused ones."""
     former, partial = _former(out), partial_of(out)
     unfinished = (path for path in out.parent.glob(f".{glob.escape(keymap_of(out).name)}.*.tmp"))
     for path in (*all_refused_files(out), *unfinished):

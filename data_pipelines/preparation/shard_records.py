@@ -25,7 +25,7 @@ def shard_name(number: int, part: int, parts: int) -> str:
 
 
 def finished_shards(folder: Path, split: str, part: int, parts: int) -> list[dict[str, Any]]:
-    """What is known of the finished shards of a part, in the order of their numbers; `folder` is that of the set."""
+    """Records of the finished shards of a part, in order; `folder` is that of the set."""
     shards: list[dict[str, Any]] = []
     while (path := folder.parent / ROWS / split / f"{shard_name(len(shards), part, parts)}.json").is_file():
         shards.append(json.loads(path.read_text(encoding="utf-8")))
@@ -33,12 +33,12 @@ def finished_shards(folder: Path, split: str, part: int, parts: int) -> list[dic
 
 
 def contents_path(rows: Path, name: str) -> Path:
-    """Where it is kept what the images of a shard were made of; `rows` is the folder of its split."""
+    """The file with the `Contents` of a shard; `rows` is the folder of its split."""
     return rows / f"{name}.contents.npz"
 
 
 def num_unknown(folder: Path, of_parts: Iterable[int], parts: int) -> int:
-    """How many finished shards of some parts do not say what they were made of, as of earlier versions."""
+    """Number of finished shards of some parts without `Contents`, as written by earlier versions."""
     finished = [
         (split, shard) for split in SPLITS for part in of_parts for shard in finished_shards(folder, split, part, parts)
     ]
@@ -48,13 +48,14 @@ def num_unknown(folder: Path, of_parts: Iterable[int], parts: int) -> int:
 
 
 def forget_part(folder: Path, part: int, parts: int) -> None:
-    """Make all shards of a part count as not finished."""
+    """Mark all shards of a part as unfinished."""
     for split in SPLITS:
         forget_from(folder, split, part, parts, 0)
 
 
 def is_made_of(raw: RawSet, folder: Path, parts: int) -> bool:
-    """Whether all shards are finished, and made of just these images as they are now; the tars may lie elsewhere."""
+    """Whether all shards are finished and made from exactly these images as they are now; the shards' tars may have
+    moved."""
     settings = settings_of(raw)
     with ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as lookers:
         for part in range(parts):
@@ -70,8 +71,8 @@ def is_made_of(raw: RawSet, folder: Path, parts: int) -> bool:
 
 
 def forget_from(folder: Path, split: str, part: int, parts: int, first: int) -> list[dict[str, Any]]:
-    """Make the shards of a split from the `first` on count as not finished, and return them. The last goes first, so
-    that a stop in between leaves none behind one that is gone."""
+    """Mark the shards of a split from `first` on as unfinished, and return them. From the last to the first, so that an
+    interruption leaves no finished shard behind an unfinished one."""
     shards = finished_shards(folder, split, part, parts)[first:]
     for shard in reversed(shards):
         (folder.parent / ROWS / split / shard["file"]).with_suffix(".json").unlink()
@@ -81,7 +82,7 @@ def forget_from(folder: Path, split: str, part: int, parts: int, first: int) -> 
 def valid_record(
     rows: Path, name: str, images: list[RawImage], settings: bytes, lookers: Executor
 ) -> dict[str, Any] | None:
-    """What is known of a shard if it is finished, and made of just these images as they are now."""
+    """The record of a shard if it is finished and made from exactly these images as they are now."""
     path, contents = rows / f"{name}.json", Contents.load(contents_path(rows, name))
     if contents is None or not path.is_file():  # earlier versions did not keep what they made a shard of
         return None
@@ -98,7 +99,7 @@ def valid_record(
 
 
 def images_of(raw: RawSet, part: int, parts: int) -> Iterator[RawImage]:
-    """The images of a part; what cannot be listed is the fault of the source, not of the output."""
+    """The images of a part; failing to list them is reported as a fault of the source, not of the output."""
     images: Iterable[RawImage] = raw.images
     if parts > 1:
         images = raw.part(part, parts) if raw.part else islice(raw.images, part, None, parts)
@@ -124,15 +125,15 @@ def chunks(images: Iterable[RawImage]) -> Iterator[tuple[Split, int, list[RawIma
 
 
 def settings_of(raw: RawSet) -> bytes:
-    """What decides, besides the images, what goes into a shard."""
+    """The settings that, besides the images, determine the contents of a shard."""
     xrays = (raw.xray_size, raw.xray_cut, raw.bits, raw.bits_given) if raw.xray_size else ()
     photographs = (raw.shorter_side, raw.upright)
     return json.dumps((raw.task, raw.classes, raw.equal_images, xrays, photographs)).encode()
 
 
 def digest_of_images(images: list[RawImage], settings: bytes) -> str:
-    """Changes with any key, split, label, group or fact, with images that are made on the spot, with places in tars,
-    and with the settings; what lies in files is for `Contents` to tell."""
+    """A digest that changes with any key, split, label, group or fact, with generated images, places in tars, and the
+    settings; the contents of files are left to `Contents`."""
     digest = hashlib.sha256(settings)
     for image in images:
         label = image.label.tobytes() if isinstance(image.label, np.ndarray) else b"%d" % image.label

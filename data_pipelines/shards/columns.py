@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 
 
 def load_column(path: Path, rows: int, kind: str, ndim: int) -> Array:
-    """A mapped column: `kind` "i" for whole numbers, "f" for real ones."""
+    """A memory-mapped column; `kind` "i" for integers, "f" for floats."""
     try:
         column: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # the header is Python's own notation, and its reader raises whatever it stumbles over

@@ -73,8 +73,8 @@ def _depth(indexes: Sequence[Index]) -> Depth:
 
 
 def _require_one_cut(indexes: Sequence[Index]) -> None:
-    """Raise InputError for X-rays that are whole in some sets and squares in others: new ones could be cut only like
-    either of them."""
+    """Raise InputError for X-rays that are whole in some sets and squares in others: new images could only be cropped
+    like one of them."""
     cuts: dict[XrayCut, list[str]] = {}
     for index in indexes:
         if index.xray_side is not None and index.xray_cut is not None:
@@ -88,12 +88,12 @@ def _require_one_cut(indexes: Sequence[Index]) -> None:
 
 
 def with_val(train: Index, val: Index) -> Index:
-    """The training and the validation samples of one prepared set, as samples of that one set."""
+    """The training and validation samples of one prepared set, as one set."""
     return replace(concat([train, val]), origins=train.origins + val.origins)
 
 
 def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ...]:
-    """The names of the classes that joined sets are to have."""
+    """Class names of the joined sets."""
     every = tuple(dict.fromkeys(name for index in indexes for name in index.classes))
     common = tuple(name for name in every if all(name in index.classes for index in indexes))
     others = [name for name in every if name not in common]
@@ -121,7 +121,7 @@ def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ..
 
 
 def near_misses(indexes: Sequence[Index]) -> list[str]:
-    """Pairs of names, no two of one set, that look alike but are not equal: "'Effusion' and 'Pleural Effusion'"."""
+    """Pairs of names from different sets that look alike but are not equal: "'Effusion' and 'Pleural Effusion'"."""
     every = dict.fromkeys(name for index in indexes for name in index.classes[:_MOST_COMPARED])
     others = [name for name in every if not all(name in index.classes for index in indexes)]
     pairs = [
@@ -134,14 +134,14 @@ def near_misses(indexes: Sequence[Index]) -> list[str]:
 
 
 def _hint(indexes: Sequence[Index]) -> str:
-    """The end of an error message: which names nearly fit, or else all of them."""
+    """The end of an error message: names that nearly match, or else all of them."""
     if alike := near_misses(indexes):
         return f"; these may mean the same and need the same name: {', '.join(alike)}"
     return "; they have: " + "; ".join(_some(index.classes) for index in indexes)
 
 
 def told_apart(names: Sequence[str]) -> list[str]:
-    """The names of joined sets, where one is given again with its number behind: films, films (2)."""
+    """The names of joined sets, with numbers appended to repeated ones: films, films (2)."""
     found: list[str] = []
     for number, name in enumerate(names, 1):
         free, at = name, number
@@ -152,7 +152,7 @@ def told_apart(names: Sequence[str]) -> list[str]:
 
 
 def _origins(indexes: Sequence[Index]) -> tuple[str, ...]:
-    """The sets of the shards, by names that tell them apart."""
+    """The set name of each shard, made distinct between sets."""
     names = [name for index in indexes for name in dict.fromkeys(index.origins)]
     apart = iter(told_apart(names))
     found: list[str] = []

@@ -13,7 +13,7 @@ from data_pipelines.shards.index import Index
 
 @dataclass(frozen=True, eq=False)
 class InMemoryIndex(Index):
-    """An index without shards, over encoded images in memory. Made by `in_memory_index`."""
+    """An index over encoded images in memory, without shards. Made by `in_memory_index`."""
 
     images: Sequence[EncodedImage] = ()
 
@@ -25,7 +25,7 @@ class InMemoryIndex(Index):
 
 
 def in_memory_index(images: Sequence[EncodedImage], channels: int) -> InMemoryIndex:
-    """Verified images as an index of one class, to be decoded with `channels` colours, 1 or 3."""
+    """An index of verified images with a single class, to be decoded with `channels` colours, 1 or 3."""
     nothing = np.zeros(len(images), dtype=np.int64)
     return InMemoryIndex(
         task="single_label",

@@ -113,8 +113,8 @@ class Index:
         return index
 
     def _check_shards(self, refuse: bool) -> None:
-        """Some rows, spread evenly, must be members of their tars: cheap for any number of rows, and catches a mixed-up
-        folder. `python -m data_pipelines.prepare --verify` checks everything."""
+        """Check that some rows, spread evenly, are members of their tars: cheap for any number of rows, and catches a
+        mixed-up folder. `python -m data_pipelines.prepare --verify` checks everything."""
         for row in np.linspace(0, len(self) - 1, min(len(self), _CHECKED_ROWS), dtype=np.int64):
             if not 0 <= self.shard[row] < len(self.shards):
                 raise InputError(
@@ -131,12 +131,12 @@ class Index:
         return self._reader.encoded(self.shard[row], int(self.offset[row]), int(self.length[row]))
 
     def keys(self, rows: npt.ArrayLike) -> list[str]:
-        """The keys of some samples, as they stand in the shards."""
+        """The keys of some samples, as stored in the shards."""
         return [self._reader.key(self.shard[row], int(self.offset[row])) for row in np.atleast_1d(rows)]
 
     def facts(self) -> list[dict[str, str]]:
-        """What is known of each sample besides its labels, such as sex, age or view: {} where nothing is. Reads the
-        member behind each image."""
+        """Facts of each sample besides its labels, such as sex, age or view: {} if there are none. Reads the member
+        behind each image."""
         rows = zip(self.shard, self.offset, self.length, strict=True)
         return [self._reader.description(*map(int, row)).get("facts", {}) for row in rows]
 
@@ -158,7 +158,7 @@ class Index:
             self._reader.read_ahead(int(shard), int(offset), int(length))
 
     def weights(self, balance: Balance) -> Array | None:
-        """How often each sample is to be shown in an epoch, float64 [N]; None for once each.
+        """How often each sample is shown in an epoch, float64 [N]; None for once each.
 
         "class" gives every class, "set" every joined set, the same share of an epoch. Raises InputError for a balance
         of classes in a multi-label set.
@@ -217,7 +217,7 @@ class Index:
         )
 
     def below(self, count: int) -> list[str]:
-        """The classes of a single-label set with fewer samples than that, and how many they have: "cat (3)"."""
+        """Classes of a single-label set with fewer samples than that, with their counts: "cat (3)"."""
         counts = np.bincount(self.labels, minlength=self.num_classes)
         return [f"{name} ({found})" for name, found in zip(self.classes, counts, strict=True) if found < count]
 

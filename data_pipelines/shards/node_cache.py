@@ -24,11 +24,12 @@ Files = dict[Path, str | None]  # relative to the folder of the set; the SHA-256
 
 
 def stage(folder: Path, storage: Path) -> Path:
-    """The copy of a prepared folder below `storage`, made if it is not there yet; other processes of the node wait.
+    """Copy a prepared folder below `storage` unless a copy is there already; returns the copy. Other processes of the
+    node wait.
 
     Every byte is checked against the set's SHA-256 sums; a copy that was changed since is made again. The copy stays
-    for the next run; remove it by hand.
-    Raises InputError if it would not fit, if the storage cannot be written, or if a file is not as it was prepared.
+    for the next run; remove it by hand. Raises InputError if it would not fit, if the storage cannot be written, or if
+    a file is not as it was prepared.
     """
     manifest = read_manifest(folder)
     files = _files(folder, manifest)
@@ -62,8 +63,8 @@ def _make(manifest: dict[str, Any], folder: Path, files: Files, copy: Path, stor
 
 
 def _is_whole(copy: Path, folder: Path, files: Files) -> bool:
-    """Whether a copy is there, with the bytes that were copied. Where the state of a file is another than it was then,
-    as after something tidied up in /tmp, its sum decides."""
+    """Whether a copy is complete and unchanged. If a file's state has changed, as after a cleanup of /tmp, its checksum
+    decides."""
     if not (copy / MANIFEST).is_file():
         return False
     known = json.loads((copy / _STATES).read_text(encoding="utf-8")) if (copy / _STATES).is_file() else {}
@@ -79,7 +80,7 @@ def _is_whole(copy: Path, folder: Path, files: Files) -> bool:
 
 
 def _states(copy: Path, files: Files) -> dict[str, list[int] | None]:
-    """Bytes of each file, and when its content and the file itself changed last, in ns; None for one that is gone."""
+    """Size, modification time and change time (ns) of each file; None for a missing one."""
     states: dict[str, list[int] | None] = dict.fromkeys(map(str, files))
     for path in files:
         with suppress(FileNotFoundError):

@@ -29,10 +29,10 @@ _MOST_DESCRIBED_BYTES = 1 << 20
 
 
 class ShardReader:
-    """Reads single images out of shards. Every few seconds it looks whether a shard is still the one that was prepared.
+    """Reads single images out of shards. Every few seconds it checks that a shard is still the one that was prepared.
 
-    Bytes are copied, not mapped: of a mapped file that is cut off or cannot be fetched, the system kills the reader.
-    All methods that read raise ShardError.
+    Bytes are read, not mapped: if a mapped file is truncated or unreachable, the system kills the process. All methods
+    that read raise ShardError.
     """
 
     def __init__(self, shards: Sequence[Path]) -> None:
@@ -55,7 +55,7 @@ class ShardReader:
             raise ShardError(f"{self._shards[shard]} has no image at byte {offset} ({error})") from error
 
     def description(self, shard: int, offset: int, length: int) -> dict[str, Any]:
-        """What the member behind an image says of it: its label, and maybe "facts"."""
+        """The JSON member after an image: its label, and maybe "facts"."""
         start = offset + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         try:
             header = self._read(shard, start, tarfile.BLOCKSIZE).tobytes()
@@ -135,7 +135,7 @@ class ShardReader:
         return kept
 
     def _require_as_prepared(self, shard: int, size: int) -> None:
-        """By its size and, if it has changed since it was first read, by its sum: a new date alone is no harm."""
+        """Check its size and, if it has changed since it was first read, its checksum: a new date alone is harmless."""
         path = self._shards[shard]
         manifest = path.parent.parent / MANIFEST
         written_ns = manifest.stat().st_mtime_ns if manifest.is_file() else 0
@@ -156,7 +156,7 @@ class ShardReader:
 
 
 class _OpenShard:
-    """Closed when nobody uses it any more."""
+    """An open shard, closed once nobody uses it."""
 
     def __init__(self, path: Path, size: int) -> None:
         self.descriptor, self.size, self.checked_s = os.open(path, os.O_RDONLY | os.O_CLOEXEC), size, 0.0
@@ -168,7 +168,7 @@ class _OpenShard:
 
 @lru_cache(maxsize=1)
 def most_open() -> int:
-    """Shards that a process may hold open: half of what the system allows it, raised as far as that goes."""
+    """Number of shards a process may hold open: half of the system's limit, after raising that as far as allowed."""
     import resource  # of Unix only
 
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -182,7 +182,7 @@ def most_open() -> int:
 
 @lru_cache(maxsize=64)
 def _sums(manifest: Path, written_ns: int) -> dict[tuple[str, str], tuple[int, str]]:
-    """Bytes and SHA-256 by split and file; empty without a manifest that says so."""
+    """Size and SHA-256 by split and file; empty without a manifest that has them."""
     try:
         splits = json.loads(manifest.read_text(encoding="utf-8"))["splits"]
         return {

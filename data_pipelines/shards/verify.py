@@ -10,7 +10,7 @@ from data_pipelines.common.manifest import read_manifest
 
 
 def verify(folder: Path) -> int:
-    """Compare every shard and column of a prepared set with its SHA-256 sum; returns how many files that were.
+    """Compare every shard and column of a prepared set with its SHA-256 sum; returns the number of files.
 
     Raises InputError naming each that differs.
     """

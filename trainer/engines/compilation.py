@@ -18,10 +18,10 @@ _Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 def compile_units(model: BiTResNet, images: Tensor, autocast: _Autocast, graphs: bool) -> str | None:
-    """Compile in place and try it on images, uint8 [B, C, S, S]; returns why that failed, None if it did not.
+    """Compile the residual units in place and try them on images, uint8 [B, C, S, S]; returns why that failed, or None.
 
-    With `graphs` each unit is recorded as CUDA graphs, for batches of this one shape, and what they replay is compared
-    with what was computed without. Drops the gradients.
+    With `graphs` each unit is captured as CUDA graphs for batches of this one shape, and replayed results are compared
+    with eager ones. Drops the gradients.
     """
     import torch._dynamo  # takes more than a second, and most runs on CPUs do without
 
@@ -55,12 +55,12 @@ def compile_no_units(model: BiTResNet) -> None:
 
 
 def begin_pass(*_: object) -> None:
-    """To be called before each forward pass with graphs: what they computed before may be overwritten."""
+    """Call before each forward pass with CUDA graphs: their earlier outputs may be overwritten from then on."""
     torch.compiler.cudagraph_mark_step_begin()
 
 
 def _keep_off_graphs(unit: PreActBottleneck) -> None:
-    """Let gradients outlive the graphs' memory, for further micro-batches and the update. Those of filters are copied
+    """Copy gradients out of the graphs' memory, for further micro-batches and the update. Those of filters are copied
     or used up before their pass is over."""
     for norm in (unit.norm1, unit.norm2, unit.norm3):
         for parameter in norm.parameters():

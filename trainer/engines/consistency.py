@@ -36,7 +36,7 @@ def shared_gpus(by_rank: Sequence[Facts]) -> list[str]:
 
 
 def wrong_clocks(by_rank: Sequence[Facts]) -> list[str]:
-    """One line per rank whose clock is more than a minute from the middle one."""
+    """One line per rank whose clock is more than a minute off the median."""
     clocks = [float(facts["clock_s"]) for facts in by_rank]
     middle = sorted(clocks)[len(clocks) // 2]
     off = [rank for rank, clock in enumerate(clocks) if abs(clock - middle) > _CLOCK_SPREAD_S]

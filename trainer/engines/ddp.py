@@ -20,7 +20,7 @@ _COMPRESSION_HOOKS = {"bf16": bf16_compress_hook, "fp16": fp16_compress_hook}
 
 
 def init_process_group(rank_info: RankInfo, device: torch.device, rendezvous: Rendezvous, timeout_s: int) -> None:
-    """NCCL or Gloo, over the store where the ranks met."""
+    """Initialise NCCL or Gloo over the store where the ranks met."""
     on_gpu = device.type == "cuda"
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
@@ -33,7 +33,7 @@ def init_process_group(rank_info: RankInfo, device: torch.device, rendezvous: Re
 
 
 class DDPEngine(ReplicaEngine):
-    """See Engine. With zero_stage 1 the momentum of each parameter lies on the one rank that updates it."""
+    """See Engine. With zero_stage 1 each parameter's momentum is kept only on the rank that updates it."""
 
     def _connect(self, rank_info: RankInfo) -> None:
         if self.world_size > 1:
@@ -130,5 +130,5 @@ class DDPEngine(ReplicaEngine):
 
 
 def _contiguous_strides(gradient: Tensor) -> Tensor:
-    """A view of a 1x1 filter's gradient with the strides of DDP's buckets, which otherwise warns and copies."""
+    """A view of a 1x1 filter's gradient with the strides of DDP's buckets; otherwise DDP warns and copies."""
     return gradient.flatten(1)[:, :, None, None]

@@ -43,7 +43,7 @@ class DeepSpeedEngine(ReplicaEngine):
         self._engine: Any = None
 
     def _config(self) -> dict[str, Any]:
-        """DeepSpeed's configuration, all of it from ours. Batch sizes, clipping and precision are left to the loop."""
+        """DeepSpeed's configuration, made from ours. Batch sizes, clipping and precision are left to the loop."""
         config: dict[str, Any] = {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
@@ -140,7 +140,7 @@ class DeepSpeedEngine(ReplicaEngine):
         return Update(sharded.grad_norm, sharded.clipped_share, is_nonfinite)
 
     def _report_overflow(self, found_inf: Tensor) -> None:
-        """Let the scaler see a gradient that is infinite where the real ones were, without waiting for the device."""
+        """Show the loss scaler an infinite gradient if the real ones were not finite, without a host sync."""
         flag = nn.Parameter(torch.zeros_like(found_inf))
         flag.grad = torch.where(found_inf > 0, torch.inf, 0.0)
         self._scaler.unscale_(torch.optim.SGD([flag]))
@@ -161,7 +161,7 @@ class DeepSpeedEngine(ReplicaEngine):
         return momentum
 
     def _gathered(self, part: Tensor) -> Tensor:
-        """All ranks' parts one after the other, on the CPU; some at a time on the device."""
+        """The shards of all ranks, concatenated on the CPU; only some are on the device at a time."""
         flat = torch.empty(self.world_size, len(part), dtype=part.dtype)
         width = max(1, _GATHERED_ELEMENTS // self.world_size)
         for at in range(0, len(part), width):
@@ -201,7 +201,7 @@ class DeepSpeedEngine(ReplicaEngine):
 
 
 class _Autocast(nn.Module):
-    """The model under our autocast. DeepSpeed switches off one that lies around it."""
+    """The model under our autocast, as DeepSpeed switches off one that surrounds its call."""
 
     def __init__(self, model: nn.Module, autocast: torch.autocast) -> None:
         super().__init__()

@@ -16,9 +16,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def pick_device(device: str, local_rank: int, bound: bool = False) -> torch.device:
-    """The rank's device for "auto", "cpu" or "cuda"; `bound` where the launcher may show each rank its own GPU alone.
+    """The rank's device for "auto", "cpu" or "cuda"; `bound` where the launcher may make only one GPU visible to each
+    rank.
 
-    Raises InputError for a GPU that is there but cannot be used, for "cuda" without one, and for more ranks than GPUs.
+    Raises InputError for a GPU that is present but unusable, for "cuda" without one, and for more ranks than GPUs.
     """
     if device == "cpu":
         return torch.device("cpu")
@@ -51,7 +52,7 @@ def _on_the_cpu() -> str:
 
 
 def _driver_cuda_version() -> tuple[int, int] | None:
-    """The newest CUDA version that the machine's driver supports; None where there is no GPU.
+    """The newest CUDA version that the driver supports; None without a GPU.
 
     Raises InputError for a driver that does not answer.
     """
@@ -82,8 +83,8 @@ def _install_line(driver: tuple[int, int]) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Have malloc keep large blocks that are freed for the next step, instead of giving them back to the system and
-    having it clear them again: glibc does so for blocks of up to 32 MB, if asked."""
+    """Tell malloc to keep large freed blocks for the next step, instead of returning them to the system, which zeroes
+    them again: glibc does so for blocks of up to 32 MB, if asked."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library
@@ -93,7 +94,7 @@ def keep_freed_memory() -> None:
 
 
 def cpu_threads(threads: int | None) -> int:
-    """CPU threads of this rank: as asked, or an equal part of the cores this process may use."""
+    """CPU threads of this rank: as asked, or an equal share of the cores that this process may use."""
     if threads is not None:
         return threads
     return max(1, num_usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))

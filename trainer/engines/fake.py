@@ -13,15 +13,15 @@ from trainer.engines.ranks import RankInfo
 
 
 class FakeEngine(DDPEngine):
-    """DDP over PyTorch's fake process group, whose collectives leave every tensor as it is. For dry runs and tests:
-    what it trains is of no use."""
+    """DDP over PyTorch's fake process group, whose collectives leave tensors unchanged. For dry runs and tests; the
+    trained weights are meaningless."""
 
     def _connect(self, rank_info: RankInfo) -> None:
         if self.world_size > 1:
             dist.init_process_group("fake", store=FakeStore(), rank=rank_info.rank, world_size=rank_info.world_size)
 
     def gather(self, value: Any) -> list[Any]:
-        """This rank's value, as if all others had it, too."""
+        """This rank's value, repeated for every rank."""
         return [value] * self.world_size
 
     def _wrap(self, model: nn.Module) -> nn.Module:

@@ -103,14 +103,15 @@ class HorovodEngine(ReplicaEngine):
 
 
 def _flat_in_memory_order(tensor: Tensor) -> Tensor:
-    """The tensor's elements as a contiguous vector that shares its memory, as Horovod wants them."""
+    """The tensor's elements as a contiguous vector that shares its memory, which Horovod requires."""
     if tensor.is_contiguous():
         return tensor.view(-1)
     return tensor.permute(0, 2, 3, 1).view(-1)  # channels-last: weights, and gradients after them, are one or the other
 
 
 def _stand_in_for_horovodrun(rank_info: RankInfo, rendezvous: Rendezvous) -> None:
-    """Serve and say what Horovod expects from horovodrun. The server lives as long as rank 0."""
+    """Run the rendezvous server and set the environment that horovodrun would provide. The server lives as long as rank
+    0."""
     from horovod.runner.common.util.hosts import SlotInfo
     from horovod.runner.http.http_server import RendezvousServer
 
@@ -144,7 +145,7 @@ def _stand_in_for_horovodrun(rank_info: RankInfo, rendezvous: Rendezvous) -> Non
 
 
 def _slots(sizes: dict[int, int], slot_info: Any) -> list[Any]:
-    """Every rank's slot, for the server to know how many come to each of its meetings."""
+    """Every rank's slot; the server needs them to know how many ranks join each rendezvous."""
     slots = []
     for first, size in sorted(sizes.items()):
         for local in range(size):

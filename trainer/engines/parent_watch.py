@@ -21,8 +21,8 @@ _PATIENCE_S = 30.0  # to finish the step and save
 
 
 def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
-    """From now on: once the launcher is gone, be as if it had sent SIGTERM, and later a second one. Does nothing in a
-    process without a launcher."""
+    """Watch the launcher from now on: once it is gone, act as if it had sent SIGTERM, and later a second one. Does
+    nothing in a process without a launcher."""
     if any(name in environ for name in _LAUNCHED_BY):
         host, _, number = environ.get(_STARTED_BY, "").rpartition(" ")
         launcher = int(number) if host == platform.node() and number.isdecimal() else None
@@ -48,7 +48,7 @@ def _watch(launcher: int | None) -> None:
 
 
 def _parent(pid: int) -> int | None:
-    """None for a process that is dead, or where the system does not say."""
+    """Parent process id; None for a dead process, or where the system does not say."""
     with suppress(OSError):
         state, parent = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:2]

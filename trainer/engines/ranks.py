@@ -25,10 +25,10 @@ class RankInfo(NamedTuple):
 
 
 def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
-    """This process's rank and those around it. RANK and its like are then set in `environ` whatever launched it, and
-    under srun the address of rank 0.
+    """This process's rank, world size and launcher. RANK and related variables are then set in `environ` for every
+    launcher, under srun the address of rank 0 too.
 
-    Raises InputError for a job smaller than what SLURM started: ranks that train alone and overwrite each other.
+    Raises InputError for a job smaller than what SLURM started: each rank would train alone and overwrite the others.
     """
     if not (environ.get("RANK") or environ.get("WORLD_SIZE")):
         for name in _NAMES:  # of a job script that sets them to nothing

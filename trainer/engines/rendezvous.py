@@ -42,10 +42,10 @@ _LOST_PEER = (
 
 
 class Rendezvous:
-    """A store that all ranks see, and a pulse of each rank in it.
+    """A store that all ranks share, with a pulse of each rank in it.
 
-    Raises InputError, within seconds where it can, when rank 0 cannot be reached, when ranks are missing after
-    `timeout_s`, and when ranks do not fit each other; the whole message is on rank 0.
+    Raises InputError, within seconds where possible, when rank 0 cannot be reached, when ranks are missing after
+    `timeout_s`, and when ranks do not match each other; rank 0 has the full message.
     """
 
     def __init__(self, rank_info: RankInfo, device: torch.device, timeout_s: int) -> None:
@@ -87,9 +87,10 @@ class Rendezvous:
             ) from error
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, plain JSON types, by rank. Collective; for the start, before there is a faster way.
+        """Every rank's value, plain JSON types, by rank. Collective; through the store, for use before the process
+        group exists.
 
-        Raises InputError naming ranks that do not answer within the time-out of the start.
+        Raises InputError naming ranks that do not answer within the start's time-out.
         """
         self._gathered += 1
         store, rank_info = dist.PrefixStore(f"gather/{self._gathered}", self.store), self.rank_info
@@ -122,7 +123,7 @@ class Rendezvous:
                 self._pulse.add(str(self.rank_info.rank), 1)
 
     def find_lost_ranks(self) -> str:
-        """Which ranks show no pulse any more, as text. Takes some seconds."""
+        """The ranks without a pulse, as text. Takes some seconds."""
         answers: list[str] = []
         # Behind a cut cable a call to the store does not return.
         asking = threading.Thread(target=lambda: answers.append(self._ask_for_pulses()), daemon=True)
@@ -145,7 +146,7 @@ class Rendezvous:
 
     @contextmanager
     def naming_lost_ranks(self) -> Iterator[None]:
-        """Turn what the backends raise when a peer is gone into RankLostError."""
+        """Turn the backends' errors about a lost peer into RankLostError."""
         try:
             yield
         except RuntimeError as error:
@@ -176,7 +177,7 @@ def _facts(device: torch.device) -> dict[str, Any]:
 
 
 def _await_answer(host: str, port: int, timeout_s: int) -> None:
-    """Wait until rank 0 listens. A host that is there may start late; one that is not there is not waited for."""
+    """Wait until rank 0 listens. A reachable host may start late; an unreachable one is not waited for."""
     started, heard = time.monotonic(), False
     while True:
         try:
@@ -200,7 +201,7 @@ def _await_answer(host: str, port: int, timeout_s: int) -> None:
 
 
 def interface_to(host: str) -> str:
-    """The network interface that this machine sends from to a host; empty where that cannot be told."""
+    """The network interface that this machine uses to reach a host; empty if unknown."""
     with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((host, 9))  # sends nothing
         address = probe.getsockname()[0]

@@ -30,7 +30,7 @@ _SUM_ELEMENTS = 1 << 24  # of a CPU tensor that go through the GPU at a time
 
 
 class ReplicaEngine(Engine):
-    """Device, precision, compilation, the update and its state; how gradients travel is left to each engine.
+    """Device, precision, compilation, update and optimiser state; subclasses define how gradients are exchanged.
 
     Raises InputError where the device cannot do what is asked for.
     """
@@ -69,10 +69,10 @@ class ReplicaEngine(Engine):
 
     @abstractmethod
     def _connect(self, rank_info: RankInfo) -> None:
-        """Join the job."""
+        """Join the process group."""
 
     def _store(self) -> dist.Store | None:
-        """A store that all ranks see; None for a rank by itself."""
+        """A store that all ranks share; None for a single process."""
         return None if self._rendezvous is None else self._rendezvous.store
 
     def _describe_transport(self) -> str:
@@ -87,7 +87,7 @@ class ReplicaEngine(Engine):
 
     @abstractmethod
     def _wrap(self, model: nn.Module) -> nn.Module:
-        """Equal weights on all ranks, and what gradients need to travel; returns what the loop calls."""
+        """Make weights equal on all ranks and set up gradient exchange; returns the module that the loop calls."""
 
     @abstractmethod
     def _all_reduce(self, tensor: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class ReplicaEngine(Engine):
         self._optimizer.zero_grad()
 
     def _compile(self, example: Tensor, graphs: bool) -> None:
-        """Compile the residual units; where a rank cannot, all warn and go on without."""
+        """Compile the residual units; if a rank cannot, all ranks warn and go on without."""
         if self.rank == 0:
             number = len(self._bare.units)
             logger.info(f"compiling {number} residual units; the first pass takes a while ...")
@@ -147,7 +147,7 @@ class ReplicaEngine(Engine):
             self.heartbeat.enter("update")
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
-        """Context in which gradients travel only after the `last` micro-batch."""
+        """Context in which gradients are exchanged only after the `last` micro-batch."""
         return nullcontext()
 
     def _autocast(self) -> torch.autocast:
@@ -175,8 +175,8 @@ class ReplicaEngine(Engine):
         return Update(self._optimizer.grad_norm, self._optimizer.clipped_share, skipped)
 
     def _is_nonfinite(self, is_nonfinite: Tensor | None) -> Tensor | None:
-        """Whether the loss was, or a gradient is, not finite; None where nobody asks. With fp16 an infinite gradient is
-        left to the loss scaler."""
+        """Whether the loss or a gradient is not finite; None if nobody asks. With fp16, infinite gradients are left to
+        the loss scaler."""
         gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
         if is_nonfinite is None or self._scaler.is_enabled() or not gradients:
             return is_nonfinite
@@ -255,5 +255,5 @@ def is_pointwise(weight: Tensor) -> bool:
 
 
 def in_layout_of(parameter: Tensor, values: Tensor) -> Tensor:
-    """A copy in the parameter's memory layout and place, as an uninterrupted run has its momentum."""
+    """A copy in the parameter's memory layout and on its device, as momentum has in an uninterrupted run."""
     return torch.empty_like(parameter, requires_grad=False).copy_(values)

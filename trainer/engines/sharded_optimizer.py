@@ -7,10 +7,10 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 
 
 class ShardedOptimizer(ZeroRedundancyOptimizer):
-    """Hands an overflow that the loss scaler found on to the optimiser of this rank's shard, which leaves all as it is
-    then. The scaler would otherwise read it first, and wait for the device.
+    """Passes an overflow found by the loss scaler on to this rank's optimiser shard, which then skips the update. The
+    scaler itself would have to read the flag first, and wait for the device.
 
-    Gradients are averages over ranks by then, so that every rank finds the overflow of any.
+    Gradients are averages over ranks by then, so every rank sees an overflow of any rank.
     """
 
     _step_supports_amp_scaling = True

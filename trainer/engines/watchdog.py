@@ -37,7 +37,7 @@ _Hung = Callable[[str], None]
 
 
 class Beat(NamedTuple):
-    """What a rank tells the others."""
+    """The state that a rank publishes to the others."""
 
     rank: int
     host: str
@@ -52,14 +52,14 @@ class Beat(NamedTuple):
     """In all since the start: what a rank does without waiting for another."""
 
     def silent_for(self, seconds: float) -> str:
-        """What is known of a rank that says nothing any more."""
+        """Description of a rank without a pulse."""
         return (
             f"rank {self.rank} on {self.host} gives no sign of life for {seconds:.0f} s, since phase {self.phase} of "
             f"step {self.step} or soon after"
         )
 
     def stuck(self) -> str:
-        """What is known of a rank that lives, and does not get on."""
+        """Description of a rank that is alive but makes no progress."""
         return (
             f"rank {self.rank} on {self.host} makes no progress in phase {self.phase} of step {self.step} for "
             f"{self.in_phase_s:.0f} s"
@@ -67,7 +67,7 @@ class Beat(NamedTuple):
 
 
 class Heartbeat:
-    """One rank's beat, and its view of the others'. Without a store it watches over itself alone.
+    """One rank's beat, and its view of the others'. Without a store it watches only itself.
 
     `hang_timeout_s` is how long a rank may make no progress; 0 switches watching off. It stays below `timeout_s`, after
     which collectives fail by themselves; the first step gets more, and so do phases without a usual length.
@@ -104,7 +104,7 @@ class Heartbeat:
         self._verdict: str | None = None
 
     def enter(self, phase: Phase, step: int | None = None) -> None:
-        """Progress: this rank now begins a phase, of a step. Called by the thread that trains; takes a microsecond."""
+        """Report progress: this rank begins a phase of a step. Called by the training thread; takes a microsecond."""
         if phase in _OF_A_STEP and not self._steps:
             phase = "starting"  # engines try a pass before the first step
         if self.listener is not None:
@@ -123,8 +123,8 @@ class Heartbeat:
         self._marks += 1
 
     def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
-        """On rank 0, of the steps since the last call: the rank that takes longest for what it does without the others,
-        how much longer than the middle one per step, in seconds; and its phase and host as text."""
+        """On rank 0, over the steps since the last call: the rank that takes longest for its own work, by how many
+        seconds per step it exceeds the median rank; and its phase and host as text."""
         now, before = self._seen, self._reported
         own = {}
         for rank, beat in now.items():
@@ -150,8 +150,8 @@ class Heartbeat:
 
     @contextmanager
     def watching(self, hung: _Hung) -> Iterator[None]:
-        """End this process if a rank makes no progress any more. Before that, one rank of the job tells `hung` why.
-        Collective."""
+        """End this process if a rank makes no progress any more. Before that, one rank of the job calls `hung` with the
+        reason. Collective."""
         self._begin()
         self._runs += 1
         self._stopped = threading.Event()
@@ -224,7 +224,7 @@ class Heartbeat:
                 faulthandler.dump_traceback_later(2 * self._limit_s() + 60, exit=True, file=sys.__stderr__)
 
     def _judge(self, idle_s: float, hung: _Hung) -> tuple[str, _Hung | None]:
-        """Which rank hangs, as text, and whom this rank has to tell. Takes some seconds."""
+        """Which rank hangs, as text, and whether this rank is the one to report it. Takes some seconds."""
         rank_0 = self._seen.get(0)
         lost = rank_0.silent_for(idle_s) if rank_0 else "rank 0 gives no sign of life"
         answers = [(f"{lost}: the store where ranks meet does not answer", hung if self._rank == 1 else None)]
@@ -272,7 +272,7 @@ class Heartbeat:
 
 
 class _DeviceClock:
-    """Seconds of the forward passes on a GPU, from samples that are read when they are there."""
+    """Seconds of the forward passes on a GPU, from sampled events that are read once they have completed."""
 
     def __init__(self) -> None:
         self._start, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -298,7 +298,7 @@ class _DeviceClock:
 
 
 def _read(store: dist.Store, ranks: Any) -> dict[int, Beat]:
-    """The beats of ranks that have one."""
+    """The beats of the ranks that have published one."""
     names = [str(rank) for rank in ranks]
     if not store.check(names):
         names = [name for name in names if store.check([name])]
@@ -307,7 +307,7 @@ def _read(store: dist.Store, ranks: Any) -> dict[int, Beat]:
 
 
 def _verdict(beats: dict[int, Beat], silent: list[int], idle_s: float, world_size: int) -> str:
-    """Which ranks hang, and where: those without a pulse, or else those that are furthest behind."""
+    """Which ranks hang, and where: those without a pulse, or else those furthest behind."""
     absent = [rank for rank in range(world_size) if rank not in beats]
     behind = min((_place(beat) for beat in beats.values()), default=(0, 0))
     culprits = silent or [rank for rank, beat in beats.items() if _place(beat) == behind and not absent]

@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class Subgroup:
-    """The images with one value of a fact. auc: of each finding."""
+    """The images with one value of a fact. auc: by finding."""
 
     fact: str
     value: str
@@ -50,8 +50,8 @@ class Subgroup:
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """All that is reported of one test set. averaged: how many findings the means are over. patients: how many are
-    known. clusters: what was resampled."""
+    """Everything reported on one test set. averaged: number of findings in the means. patients: number of known ones.
+    clusters: number of resampled units."""
 
     predictions: Predictions
     points: OperatingPoints
@@ -69,7 +69,7 @@ class Assessment:
 
 
 def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAMPLES, seed: int = 0) -> Assessment:
-    """Everything that is reported of these predictions, from `count` resamples."""
+    """Everything that is reported on these predictions, from `count` resamples."""
     clusters = clusters_of(predictions.patients)
     resamples = Resamples(int(clusters.max(initial=-1)) + 1, count, seed)
     curves = resample_curves(predictions, clusters, resamples)
@@ -93,7 +93,7 @@ def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAM
 
 
 def _outcomes(predictions: Predictions, points: OperatingPoints) -> Floats:
-    """Whether each image is a true positive, false positive, false negative or true negative of each finding at its
+    """Whether each image is a true positive, false positive, false negative or true negative for each finding at its
     threshold, float64 [N, 4 C]."""
     columns = []
     names = zip(predictions.classes, predictions.scores(), predictions.known(), strict=True)

@@ -34,7 +34,7 @@ def clusters_of(patients: Ints) -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """`count` resamples of `clusters` clusters: the same for the same three numbers, in any order and block."""
+    """`count` resamples of `clusters` clusters: reproducible from the three numbers, in any order and block."""
 
     clusters: int
     count: int = RESAMPLES
@@ -75,7 +75,7 @@ class Areas(NamedTuple):
 
 
 class Ranking:
-    """The images of one finding in the order of their scores, ready for any weights.
+    """The images of one finding sorted by score, for any weights.
 
     scores: [N], higher is more positive; equal ones are one threshold. positive, negative: bool [N]; images that are
     neither are unlabelled and left out. clusters: int64 [N].

@@ -83,7 +83,7 @@ def resample_curves(predictions: Predictions, clusters: Ints, resamples: Resampl
 
 
 def observed_areas(scores: Floats, positive: Bools, negative: Bools) -> tuple[float, float]:
-    """AUC and average precision of one finding; images that are neither are left out. Needs both."""
+    """AUC and average precision of one finding; unlabelled images are left out. Needs positives and negatives."""
     from sklearn import config_context
     from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -95,7 +95,8 @@ def observed_areas(scores: Floats, positive: Bools, negative: Bools) -> tuple[fl
 
 
 def roc(scores: Floats, positive: Bools, negative: Bools) -> tuple[Floats, Floats]:
-    """Share of false alarms and of hits at each threshold, from (0, 0) to (1, 1); empty without either."""
+    """False positive rate and true positive rate at each threshold, from (0, 0) to (1, 1); empty without positives or
+    without negatives."""
     from sklearn import config_context
     from sklearn.metrics import roc_curve
 

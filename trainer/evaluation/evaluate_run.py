@@ -71,9 +71,9 @@ class Evaluate:
 
 
 def evaluate_run(settings: Evaluate) -> Path:
-    """Write page, numbers and card, and say what must not be missed; returns the path of the page.
+    """Write page, numbers and model card, and print warnings; returns the path of the page.
 
-    Raises InputError for a run or set that is not there, or labels and images that cannot be compared.
+    Raises InputError for a run or set that does not exist, or labels and images that cannot be compared.
     """
     run = open_run(settings.run)
     tested = _test(run, settings)
@@ -107,7 +107,7 @@ def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
 
 
 def _compare(tested: EvaluatedSet, settings: Evaluate) -> tuple[list[Difference], str]:
-    """The paired differences to --against, and its name."""
+    """The paired differences to the run of --against, and its name."""
     if settings.against is None:
         return [], ""
     run = open_run(settings.against)
@@ -125,7 +125,7 @@ def _same_labels(one: Array, other: Array) -> bool:
 
 
 def _heading(title: str) -> str:
-    """Of an evaluation, as it stands in the model card."""
+    """Heading of an evaluation in the model card."""
     return as_markdown([Title(f"{CARD_SECTION}{title}")]).strip()
 
 
@@ -138,7 +138,7 @@ def _card_sections(run: Run) -> dict[str, str]:
 
 
 def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
-    """Put this evaluation into the model card of the run, beside those that are there."""
+    """Put this evaluation into the run's model card, beside the others."""
     sections = sections | {_heading(evaluation.title): as_markdown(card_section(evaluation))}
     head = as_markdown(card_head(evaluation.run, evaluation.assessment))
     text = "\n".join(part.rstrip() + "\n" for part in (head, *sections.values()))

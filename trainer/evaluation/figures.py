@@ -31,8 +31,8 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def roc(assessment: Assessment, folder: Path) -> Picture | None:
-    """The ROC curve of every class or finding that has one, with the threshold's place on it; the most frequent where
-    there are many."""
+    """The ROC curve of every class or finding that has one, with its threshold marked; only the most frequent if there
+    are many."""
     having = sorted((f for f in assessment.findings if len(f.roc[0])), key=lambda f: -f.positives)
     shown = having[:MOST_CURVES]
     if not shown:
@@ -56,7 +56,8 @@ def roc(assessment: Assessment, folder: Path) -> Picture | None:
 
 
 def reliability(assessment: Assessment, folder: Path) -> Picture:
-    """Predicted probability against what came true, before and after the temperature; bars: how many predictions."""
+    """Predicted probability against observed frequency, before and after the temperature; bars: number of
+    predictions."""
     what = "share of correct predictions" if assessment.predictions.task == "single_label" else "share of positives"
     curves = [("as trained", assessment.raw_reliability, _COLOURS[1])]
     if assessment.points.images:
@@ -87,7 +88,7 @@ def _draw_counts(axes: Axes, curve: Reliability, colour: str) -> None:
 
 
 def confusion(assessment: Assessment, folder: Path) -> Picture | None:
-    """What images of each class were taken for; None for findings and for many classes."""
+    """Confusion matrix; None for findings and for many classes."""
     predictions = assessment.predictions
     number = len(predictions.classes)
     if predictions.task == "multi_label" or number > MOST_CONFUSED:
@@ -112,7 +113,7 @@ def confusion(assessment: Assessment, folder: Path) -> Picture | None:
 
 
 def gallery(errors: Sequence[Misclassification], folder: Path) -> Picture:
-    """The images of the most confident errors, the most confident first."""
+    """The images of the most confident errors, most confident first."""
     lines = -(-len(errors) // _COLUMNS)
     texts = [text for error in errors for text in (error.said, error.label)]
     with plt.rc_context(STYLE | text_style(texts)):

@@ -33,8 +33,8 @@ _FEWER_COLOURS = {"1", "L", "I", "F"}
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """name: relative to what was given, as text. read: its bytes; raises OSError or ValueError. was_named: by the user,
-    who wants a row for it whatever it is."""
+    """name: relative to the given path, as text. read: returns its bytes; raises OSError or ValueError. was_named:
+    named by the user, who expects a row for it whatever it is."""
 
     name: str
     read: Callable[[], bytes]
@@ -43,8 +43,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is to be predicted; iterated once. left_out: by what it is counted, complete after the last; notes: what is
-    to be said of a table."""
+    """The images to predict; iterated once. left_out: counts by reason, complete after the last; notes: remarks on a
+    table."""
 
     each: Iterator[Input]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -52,10 +52,10 @@ class Inputs:
 
 
 def inputs_of(source: Path, path_column: str = "path") -> Inputs:
-    """Every image of a file, a folder and the folders in it, a tar such as a shard, or a CSV file with a column of
-    paths, absolute or relative to it. What is no image is left out as `prepare` leaves it out.
+    """Every image of a file, of a folder and its subfolders, of a tar such as a shard, or of a CSV file with a column
+    of paths, absolute or relative to it. Other files are left out as in `prepare`.
 
-    Raises InputError for a source that is not there, a folder that cannot be read, or a table without that column.
+    Raises InputError for a source that does not exist, a folder that cannot be read, or a table without that column.
     """
     left_out: Counter[str] = Counter()
     if source.is_dir():
@@ -81,7 +81,7 @@ def _of_folder(files: list[Found], left_out: Counter[str]) -> Iterator[Input]:
 
 
 def _of_table(table: Path, column: str) -> Inputs:
-    """A row for each row of the table, also where there is no such file."""
+    """An input for each row of the table, even if there is no such file."""
     content = read_table(table, [column], remedy="; name it with --path-column")
     beside, anywhere = Listing(table.parent), Listing(Path("/"))
 
@@ -119,7 +119,7 @@ def _of_tar(path: Path, name: str, left_out: Counter[str]) -> Iterator[Input]:
 
 
 def _left_out_as(content: IO[bytes], name: str, is_small: bool) -> str:
-    """As what a member of a tar is left out; "" if it is taken."""
+    """The reason why a member of a tar is left out; "" if it is taken."""
     if is_hidden(name):
         return HIDDEN_FILES
     is_taken = is_taken_unseen(name)
@@ -140,7 +140,7 @@ def _refusal(reason: str) -> Callable[[], bytes]:
 
 
 def colours_remark(encoded: bytes, channels: int) -> str:
-    """What to say of a picture of other colours than the `channels`, 1 or 3, that the model was trained on; else ""."""
+    """Remark on an image whose colours differ from the `channels`, 1 or 3, that the model was trained on; else ""."""
     try:
         with Image.open(io.BytesIO(encoded)) as picture:
             is_grey = picture.mode.split(";")[0] in _FEWER_COLOURS

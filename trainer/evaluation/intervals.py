@@ -18,7 +18,7 @@ FEWEST = 10  # positives, or negatives, below which resampling says nothing reli
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95% interval; `low` and `high` are NaN, and `reason` says why, where there is none."""
+    """A value and its 95% interval; if there is none, `low` and `high` are NaN, and `reason` says why."""
 
     value: float
     low: float = math.nan

@@ -38,7 +38,7 @@ def how_trained_on(run: Run, manifest: Mapping[str, Any], with_sources: bool = T
 
 
 def leaks(run: Run, manifest: Mapping[str, Any], splits: Sequence[Split], indexes: Sequence[Index]) -> list[str]:
-    """What must be said of what the run has seen of these images of a set."""
+    """Warnings about what the run has seen of these images of a set."""
     how = how_trained_on(run, manifest)
     found = _of_the_set(run, manifest["name"], how, splits)
     indexes = [index for index in indexes if len(index)]
@@ -80,7 +80,8 @@ def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[
 
 
 def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:
-    """How many of the images, or of some of them where there are too many, are byte for byte among those trained on."""
+    """Number of the images, or of a sample of them if there are too many, that are byte-identical to a training
+    image."""
     for most in (max(map(len, indexes)), SAMPLED):
         looked_at = [index.take(np.unique(np.linspace(0, len(index) - 1, most, dtype=np.int64))) for index in indexes]
         own_rows, rows = _of_equal_size(own, looked_at)
@@ -99,7 +100,7 @@ def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:
 
 
 def _of_equal_size(own: Index, others: Sequence[Index]) -> tuple[Array, list[Array]]:
-    """The rows that may be equal images: of as many bytes, and as high and wide."""
+    """Rows that may be equal images: same number of bytes, same height and width."""
 
     def sizes(index: Index) -> Array:
         columns = (np.asarray(column, dtype=np.uint64) for column in (index.length, index.height, index.width))

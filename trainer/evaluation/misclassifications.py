@@ -21,8 +21,8 @@ _SIDE = 160  # pixels of a thumbnail
 
 @dataclass(frozen=True, eq=False)
 class Misclassification:
-    """row: in the predictions. said: what the model says and how sure it is; label: what is true. pixels: a thumbnail,
-    uint8 [H, W] or [H, W, 3]."""
+    """row: in the predictions. said: the prediction and its probability; label: the truth. pixels: a thumbnail, uint8
+    [H, W] or [H, W, 3]."""
 
     row: int
     key: str
@@ -32,8 +32,8 @@ class Misclassification:
 
 
 def most_confident(predictions: Predictions, points: OperatingPoints, most: int = MOST) -> list[Misclassification]:
-    """Wrong classes by the probability of the class that was taken; wrong findings by that of what was said of them, at
-    their threshold. One for each image."""
+    """Wrong classes by the probability of the predicted class; wrong findings by that of the prediction at their
+    threshold. At most one per image."""
     calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
     if predictions.task == "single_label":
         taken = predictions.logits.argmax(axis=1)
@@ -63,7 +63,7 @@ def _described(predictions: Predictions, row: int, finding: int, probability: fl
 
 
 def with_pixels(errors: Sequence[Misclassification], index: Index, keys: Sequence[str]) -> list[Misclassification]:
-    """The same with their thumbnails, from the index that was predicted. Raises InputError if it is another."""
+    """The same with thumbnails, from the index that was predicted. Raises InputError if it is another."""
     if len(index) != len(keys) or any(index.keys([m.row]) != [m.key] for m in errors):
         raise InputError("the data set was prepared again since the run was tested")
     return [replace(error, pixels=_thumbnail(index, error.row)) for error in errors]

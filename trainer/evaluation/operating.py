@@ -19,9 +19,9 @@ _NOT_FINITE = "some logits for val are not finite"
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """thresholds: by class or finding, in log odds before the temperature; those that could not be chosen on val are 0,
-    and `unfitted` says why. temperature: 1 where none could be fitted, and `temperature_unfitted` says why. images: of
-    val; where there were none to choose on, 0, and `no_val` says why."""
+    """thresholds: by class or finding, in log odds before the temperature; those that could not be fitted on val are 0,
+    and `unfitted` says why. temperature: 1 if it could not be fitted, and `temperature_unfitted` says why. images:
+    number in val; 0 if there is no val, and `no_val` says why."""
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class OperatingPoints:
         return self.thresholds.get(name, 0.0)
 
     def why_unfitted(self, name: str) -> str:
-        """Why the threshold of a class or finding is the default; empty where it was chosen."""
+        """Why a class or finding has the default threshold; empty if it was fitted."""
         if name in self.thresholds:
             return ""
         return self.unfitted.get(name, self.no_val)
@@ -67,8 +67,8 @@ def fit_operating_points(val: Predictions) -> OperatingPoints:
 
 
 def youden(scores: Floats, positive: Bools, negative: Bools) -> float:
-    """The threshold, halfway between two scores, at or above which calling positive gives the largest sensitivity +
-    specificity - 1; the highest of equally good ones."""
+    """The threshold, halfway between two scores, at or above which calling positive maximises sensitivity + specificity
+    - 1; the highest in a tie."""
     known = positive | negative
     order = np.argsort(-scores[known], kind="stable")
     ordered, hit = scores[known][order], positive[known][order]
@@ -80,8 +80,8 @@ def youden(scores: Floats, positive: Bools, negative: Bools) -> float:
 
 
 def fit_temperature(val: Predictions) -> tuple[float, str]:
-    """What logits are to be divided by so that the loss on val is least, however small or large they are; and where no
-    such temperature exists, 1 and why.
+    """The temperature, a divisor of the logits, that minimises the loss on val, whatever the scale of the logits; where
+    no such temperature exists, 1 and the reason.
 
     One number for all classes or findings. The loss is convex in 1 / temperature, so its slope there has one root, or
     none: then a temperature of 0, or an infinite one, would be best. Source: Guo et al., arXiv:1706.04599, sec. 4.2.
@@ -113,7 +113,7 @@ def fit_temperature(val: Predictions) -> tuple[float, str]:
 
 
 def _margins(val: Predictions) -> Floats:
-    """By how much each logit is above that of the label, float64 [N, C]; of each labelled finding, with 0 as the logit
+    """Differences of the logits from that of the label, float64 [N, C]; for each labelled finding, with 0 as the logit
     of its absence, [M, 2]."""
     logits = np.asarray(val.logits, dtype=np.float64)
     if val.task == "single_label":
@@ -134,7 +134,7 @@ def probabilities(logits: Array, task: Task, temperature: float) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """For each bin of predicted probability: the mean of it, the share that is positive, and how many there are."""
+    """For each bin of predicted probability: its mean, the fraction of positives, and the count."""
 
     predicted: Floats
     observed: Floats
@@ -142,7 +142,7 @@ class Reliability:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the mean gap of the two, by count; NaN without any."""
+        """Expected calibration error: the mean gap between the two, weighted by count; NaN without any."""
         if not self.count.sum():
             return float("nan")
         filled = self.count > 0
@@ -151,7 +151,7 @@ class Reliability:
 
 
 def reliability(predicted: Floats, positive: Bools) -> Reliability:
-    """How often what was predicted with a probability, [N], came true."""
+    """Observed frequency by predicted probability, [N]."""
     place = np.minimum((predicted * BINS).astype(np.int64), BINS - 1)
     count = np.bincount(place, minlength=BINS)
     with np.errstate(invalid="ignore"):
@@ -161,7 +161,7 @@ def reliability(predicted: Floats, positive: Bools) -> Reliability:
 
 
 def overall_reliability(predictions: Predictions, temperature: float) -> Reliability:
-    """Of the predicted class of each image, as Guo et al.; or of every labelled finding of each image."""
+    """Of the predicted class of each image, as in Guo et al.; or of every labelled finding of each image."""
     predicted = probabilities(predictions.logits, predictions.task, temperature)
     if predictions.task == "single_label":
         return reliability(predicted.max(axis=1), predicted.argmax(axis=1) == predictions.labels)

@@ -19,8 +19,8 @@ _MARKS = (r"content ([0-9a-f]{16})\b", r"manifest SHA-256 ([0-9a-f]{16})\b")
 
 
 class OutputNames(NamedTuple):
-    """What an evaluated set is called in a run folder. mark: the beginning of its digest, where another set has that
-    name; else ""."""
+    """Names for an evaluated set in a run folder. mark: the beginning of its digest if another set has the same name;
+    else ""."""
 
     name: str
     mark: str
@@ -28,22 +28,22 @@ class OutputNames(NamedTuple):
 
     @property
     def text(self) -> str:
-        """For people."""
+        """Name for people."""
         return f"{self.name} ({self.mark})" if self.mark else self.name
 
     @property
     def title(self) -> str:
-        """Of the evaluation."""
+        """Title of the evaluation."""
         return f"{self.text}, {self.split}"
 
     @property
     def folder(self) -> str:
-        """Of the evaluation, in that of its run."""
+        """Folder of the evaluation, inside the run folder."""
         return "-".join(filter(None, ("evaluation", file_name_of(self.name), self.mark, self.split)))
 
 
 def output_names_of(run: Run, tested: EvaluatedSet, section_of: Callable[[str], str]) -> OutputNames:
-    """What to call a set. section_of: what the model card says under a title."""
+    """The names for a set. section_of: the model card's section under a title."""
     plain = OutputNames(" ".join(tested.name.split()), "", tested.split)
     former = (section_of(plain.title), _said(run.folder / plain.folder))
     if tested.is_namesake or any(text and is_of_another_set(text, tested) for text in former):
@@ -52,7 +52,7 @@ def output_names_of(run: Run, tested: EvaluatedSet, section_of: Callable[[str], 
 
 
 def is_of_another_set(former: str, tested: EvaluatedSet) -> bool:
-    """Whether what an evaluation said of its data is of another set than this one is."""
+    """Whether an earlier evaluation, by what it says of its data, is of another set than this one."""
     new = "\n".join(tested.provenance)
     for mark in _MARKS:
         was, now = (sorted(set(re.findall(mark, text))) for text in (former, new))

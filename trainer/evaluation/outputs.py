@@ -10,9 +10,9 @@ _BATCHES_AHEAD = 4  # of a GPU; the images of each of them take their place in i
 
 
 class Outputs:
-    """float32 [N, C], zero where nothing was put in.
+    """float32 [N, C], zero where nothing was put.
 
-    Lies on the device if that takes at most `most_bytes`; if not, on the CPU, which then gets so many bytes at a time.
+    On the device if it takes at most `most_bytes`; otherwise on the CPU, filled in blocks of that size.
     """
 
     def __init__(self, rows: int, columns: int, device: torch.device, most_bytes: int = MOST_HELD_BYTES) -> None:
@@ -24,8 +24,8 @@ class Outputs:
         self._done: deque[torch.cuda.Event] = deque()
 
     def put(self, first: int, outputs: Tensor) -> None:
-        """Rows from `first` on, [B, up to C], on the device. A GPU is only waited for when it is some batches behind,
-        or where more would wait on it than may."""
+        """Store rows from `first` on, [B, up to C], on the device. Waits for a GPU only if it is several batches
+        behind, or if too much waits to be copied."""
         self._hold_back()
         if self._whole.device == self._device:
             self._write(first, outputs)
@@ -40,7 +40,7 @@ class Outputs:
         self._end = first + len(outputs)
 
     def whole(self) -> Tensor:
-        """All of it, where it lies."""
+        """All outputs, on the device that holds them."""
         self._copy()
         return self._whole
 

@@ -27,7 +27,7 @@ NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What goes onto the page. title: of the data. other: the name of the run that `differences` are to."""
+    """Content of the page. title: of the data. other: name of the run that `differences` compare with."""
 
     run: Run
     tested: EvaluatedSet
@@ -40,7 +40,7 @@ class Evaluation:
 
 
 def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
-    """The page; figures go to `folder`."""
+    """The page; figures are written to `folder`."""
     run, tested, assessment = evaluation.run, evaluation.tested, evaluation.assessment
     page: list[Block] = [Title(f"{run.name} on {evaluation.title}", 1)]
     page += [Paragraph(warning, warning=True) for warning in warnings(evaluation)]
@@ -71,7 +71,7 @@ def _some(block: Block | None) -> list[Block]:
 
 
 def warnings(evaluation: Evaluation) -> list[str]:
-    """What must not be missed."""
+    """Warnings at the top of the page."""
     assessment, found = evaluation.assessment, list(evaluation.tested.warnings)
     if not assessment.patients:
         found.append(
@@ -123,7 +123,7 @@ def _seed_blocks(run: Run, tested: EvaluatedSet) -> list[Block]:
 
 
 def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
-    """Mean and standard deviation, and what they are not."""
+    """Mean and standard deviation over seeds, and what they do not measure."""
     values = [seed.value for seed in found]
     mean = sum(values) / len(values)
     std = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
@@ -192,7 +192,7 @@ def _preparation(run: Run) -> str:
 
 
 def methods(assessment: Assessment) -> list[str]:
-    """How the numbers come about."""
+    """How the numbers are computed."""
     return [
         f"{assessment.resamples:,} resamples of {assessment.clusters:,} {tables.resampled(assessment)} with "
         "replacement, each with all its images; the same resamples for every number.",

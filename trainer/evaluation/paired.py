@@ -12,7 +12,7 @@ from trainer.evaluation.predictions import Predictions
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two runs on the same images: theirs, and the first less the second with its interval."""
+    """A metric of two runs on the same images: both values, and the first minus the second with its interval."""
 
     name: str
     one: float
@@ -21,7 +21,7 @@ class Difference:
 
 
 def paired(one: Predictions, other: Predictions, count: int = RESAMPLES, seed: int = 0) -> list[Difference]:
-    """The differences in AUC, each finding and their mean, and in accuracy: both runs in the same resamples."""
+    """Differences in AUC, by finding and on average, and in accuracy: both runs in the same resamples."""
     clusters = clusters_of(one.patients)
     resamples = Resamples(int(clusters.max()) + 1, count, seed)
     mine, theirs = (resample_curves(part, clusters, resamples) for part in (one, other))

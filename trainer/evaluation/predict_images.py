@@ -71,10 +71,9 @@ class Predict:
 
 def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     """Write a row for each input; returns how many were "read" and "unreadable", and how many files were left out, by
-    what they are.
+    kind.
 
-    Raises InputError for a run or an input that is none, and RunError, after the rows are written, if nothing could be
-    read.
+    Raises InputError for an invalid run or input, and RunError, after the rows are written, if nothing could be read.
     """
     run = open_run(settings.run)
     runtime = RuntimeConfig(
@@ -119,7 +118,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
 def _verified(
     predictor: Predictor, first: Sequence[Input], inputs: Inputs, settings: Predict
 ) -> Iterator[list[Verified]]:
-    """The inputs, some batches at a time, as `prepare` would store them; those without a picture are counted."""
+    """The inputs, some batches at a time, as `prepare` would store them; those without an image are counted."""
 
     def verify(item: Input) -> Verified | str:
         try:

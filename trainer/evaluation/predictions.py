@@ -50,11 +50,11 @@ class Predictions:
         return "single_label" if self.labels.ndim == 1 else "multi_label"
 
     def scores(self) -> Floats:
-        """Log odds of each class or finding, float64 [C, N]: what AUC goes by."""
+        """Log odds of each class or finding, float64 [C, N], from which AUC is computed."""
         return scores_of(self.logits, self.task)
 
     def known(self) -> list[tuple[Bools, Bools]]:
-        """For each class or finding, which images are known to have it and not to have it."""
+        """For each class or finding, which images are positive and which are negative."""
         found = known_labels(torch.from_numpy(np.array(self.labels)), self.classes)
         return [(positive, negative) for _, positive, negative in found]
 
@@ -102,7 +102,7 @@ def age_band(text: str) -> str:
 
 
 def columns_of(index: Index) -> dict[str, Any]:
-    """Of each sample: `keys`, `labels`, `patients` and `fact_<name>`, as `predictions.npz` has them."""
+    """For each sample: `keys`, `labels`, `patients` and `fact_<name>`, as in `predictions.npz`."""
     # Numbers in place of the hashes in the index: those could be found again by whoever can list all patients.
     known = np.asarray(index.group) >= 0
     patients = np.full(len(index), -1, dtype=np.int64)
@@ -140,7 +140,7 @@ def saved_splits(run_dir: Path) -> list[str]:
 
 
 def load_predictions(run_dir: Path, split: Split) -> Predictions:
-    """One split of a run's `predictions.npz`. Raises InputError where it is not there or not whole."""
+    """One split of a run's `predictions.npz`. Raises InputError if the file is missing or damaged."""
     path = run_dir / PREDICTIONS
     if not path.is_file():
         raise InputError(f"{run_dir} has no {PREDICTIONS}: the run is not finished, or kept none")
@@ -174,7 +174,7 @@ def _require_fitting(found: Predictions) -> None:
 
 
 def align(other: Predictions, keys: Sequence[str], name: str) -> Predictions:
-    """The same images in the order of `keys`. Raises InputError if they are not the same."""
+    """The same images in the order of `keys`. Raises InputError if the images differ."""
     place = {key: row for row, key in enumerate(other.keys)}
     missing = [key for key in keys if key not in place]
     if missing or len(place) != len(keys):
@@ -186,7 +186,7 @@ def align(other: Predictions, keys: Sequence[str], name: str) -> Predictions:
 
 
 def concat_predictions(parts: Iterable[Predictions]) -> Predictions:
-    """The images of several splits, one after the other; patients are taken to be others in each."""
+    """The images of several splits, concatenated; patients of different splits count as different."""
     parts = list(parts)
     if len(parts) == 1:
         return parts[0]
@@ -211,7 +211,7 @@ def _opened(path: Path) -> Any:
         if not isinstance(opened, NpzFile):  # without its first bytes it passes for its first array
             raise ValueError("a single array")
         return opened
-    except Exception as error:  # see `load`
+    except Exception as error:  # see `load_predictions`
         raise InputError(f"{path} cannot be read ({error}); run the same training command again to write it") from error
 
 

@@ -89,7 +89,7 @@ class Predictor:
         self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
 
     def verified(self, encoded: bytes) -> EncodedImage | str:
-        """The bytes of a file as `prepare` would have stored them, or why that is not possible."""
+        """The image of a file as `prepare` would store it, or the reason why it cannot."""
         if self.xray_size:
             xray = partial(verify_xray, size=self.xray_size, depth=self._depth, cut=self.xray_cut)
             return verified_or_reason(lambda: encoded, partial(xray, upright=self._upright))

@@ -44,10 +44,9 @@ class GroupNormReLU(nn.GroupNorm):
 class PreActBottleneck(nn.Module):
     """Pre-activation residual unit, stride on the 3x3. [N, C, H, W] -> [N, C_out, H/stride, W/stride].
 
-    Takes its input as one tensor or as the two whose sum it is, and returns its output as such two, branch and
-    shortcut: the norm that comes next adds them up in the pass that it makes anyway. `filters`: those of the
-    convolutions in their order, where the caller has them.
-    Source: BiT (arXiv:1912.11370). Raises ValueError unless C and C_out / 4 divide by 32.
+    Takes its input as one tensor or as two whose sum it is, and returns its output as two, branch and shortcut: the
+    next norm adds them in the same pass. `filters`: those of the convolutions in order, if the caller has them. Source:
+    BiT (arXiv:1912.11370). Raises ValueError unless C and C_out / 4 divide by 32.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -80,7 +79,7 @@ class PreActBottleneck(nn.Module):
 
 
 class Stage(nn.Module):
-    """Residual units of one width; the first one strides. Takes and returns what its units do."""
+    """Residual units of one width; the first one strides. Inputs and outputs are those of its units."""
 
     def __init__(self, in_channels: int, out_channels: int, depth: int, stride: int) -> None:
         super().__init__()
@@ -178,7 +177,7 @@ class BiTResNet(nn.Module):
         return x.contiguous(memory_format=torch.channels_last) if is_grey else x
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees: float [N, C] after the last norm and global average pooling."""
+        """Input of the head: float [N, C] after the last norm and global average pooling."""
         x = self._normalised(images)
         filters = self.filter_sharing.filters(self.convolutions)
         x = self.stem["conv"](x, *next(filters))

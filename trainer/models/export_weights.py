@@ -42,8 +42,8 @@ class Export:
 
 
 def export(settings: Export) -> list[str]:
-    """Write the folder, whole or not at all, and return what is to be known of it. Raises InputError for a source that
-    cannot be read, or a folder that is there already or cannot be written."""
+    """Write the folder atomically, and return notes on it. Raises InputError for a source that cannot be read, or a
+    folder that exists already or cannot be written."""
     weights = load_weights(settings.source)
     weights.require_normalisation("mend it there first")
     if weights.num_classes is None:

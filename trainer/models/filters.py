@@ -70,9 +70,9 @@ class _Filters(torch.autograd.Function):
 
 
 class FilterSharing:
-    """Standardises a model's filters: anew in each pass, or once for the passes of a context.
+    """Standardises a model's filters: in every pass, or once for all passes in a context.
 
-    The gradients are those of standardisation in every pass: it is the same linear map of the sum.
+    The gradients are the same in both cases, as standardisation's backward is linear.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class FilterSharing:
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
-        """Passes between which the weights stay as they are."""
+        """Context of passes between which the weights do not change."""
         self._keeps, self._kept = True, None
         try:
             yield

@@ -19,11 +19,11 @@ _DOWNSAMPLE = "downsample.conv.weight"
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of one program. `outside` and `inside` (of a unit) map our names to its names.
+    """Tensor names of one program. `outside` and `inside` (of a unit) map our names to its names.
 
     unit, pattern: a tensor's name inside a unit, as a template and as a regular expression; stages and units count from
-    `first`. conv_head: the head is a 1x1 convolution. hwio: filters are [kH, kW, C_in, C_out] instead of
-    [C_out, C_in, kH, kW].
+    `first`. conv_head: the head is a 1x1 convolution. hwio: filters are [kH, kW, C_in, C_out] instead of [C_out, C_in,
+    kH, kW].
     """
 
     outside: Mapping[str, str]
@@ -39,7 +39,7 @@ class Layout:
         return {self._external_name(name): self._to_external_order(name, tensor) for name, tensor in tensors.items()}
 
     def from_external(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of this layout under our names; a name that it does not know stays as it is."""
+        """Tensors of this layout under our names; unknown names stay as they are."""
         names = {theirs: ours for ours, theirs in self.outside.items()}
         within = {theirs: ours for ours, theirs in self.inside.items()}
         found = {}
@@ -125,7 +125,7 @@ LAYOUTS = (BIT_NPZ, BIT_PYTORCH, TIMM, OURS)
 
 
 def layout_of(names: Iterable[str]) -> Layout | None:
-    """The layout whose stem and head these names have, or whose stem if they have no head; None for none."""
+    """The layout whose stem and head have these names, or whose stem if they have no head; None if there is none."""
     known = set(names)
     with_stem = [layout for layout in LAYOUTS if layout.outside[STEM] in known]
     with_head = [layout for layout in with_stem if layout.outside[HEAD[0]] in known]
@@ -133,7 +133,7 @@ def layout_of(names: Iterable[str]) -> Layout | None:
 
 
 def scaled(tensors: Mapping[str, Tensor], factor: float) -> dict[str, Tensor]:
-    """The same with the filters of every standardised convolution multiplied."""
+    """The same with the filters of all standardised convolutions multiplied."""
     return {name: tensor * factor if is_filter(name) else tensor for name, tensor in tensors.items()}
 
 
@@ -148,5 +148,5 @@ def standardised(tensors: Mapping[str, Tensor], eps: float) -> dict[str, Tensor]
 
 
 def is_filter(name: str) -> bool:
-    """Whether one of our names is that of a standardised convolution's weight."""
+    """Whether one of our names is the weight of a standardised convolution."""
     return "conv" in name

@@ -39,8 +39,8 @@ _AUTHORS_SETS = {"mimic": "mimic_cxr", "nih": "nih_cxr14"}
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of published weights: the sets they were trained on, as `DATASETS` calls them, and the mean and
-    standard deviation of their inputs, for pixels in [0, 1]."""
+    """Published weights: the sets they were trained on, by their names in `DATASETS`, and the mean and standard
+    deviation of their inputs, for pixels in [0, 1]."""
 
     sets: tuple[str, ...]
     mean: PerChannel
@@ -48,8 +48,8 @@ class Origin:
 
 
 def locate(source: str) -> Path:
-    """The file of weights that a source means. Raises InputError when there is none, with the command that downloads it
-    if the name is known."""
+    """The weights file for a source. Raises InputError if there is none, with the command that downloads it if the name
+    is known."""
     path = _path(source)
     if path.is_file():
         return path
@@ -69,14 +69,14 @@ def locate(source: str) -> Path:
 
 
 def absolute(source: str) -> str:
-    """A path as an absolute one, and a published name as it is: the same wherever it is read."""
+    """A path made absolute, and a published name unchanged: valid from any folder."""
     path = _path(source)
     return str(path) if path.exists() else source
 
 
 def name_of(source: str) -> str:
-    """How reports call a source: the name of its run folder, its file, or its repository; the folder's name for files
-    that are all called alike."""
+    """A source's name in reports: its run folder, its file, or its repository; the folder's name for files that all
+    have the same name."""
     path = _path(source)
     if not path.exists():
         return path.name

@@ -30,12 +30,12 @@ _BIT_ARCHITECTURE = re.compile(r"resnetv2_\d+x\d+_bit\w*")
 
 @dataclass(frozen=True)
 class WeightMetadata:
-    """What is known of weights; empty or None where it is not.
+    """Metadata of weights; empty or None where unknown.
 
-    classes: names of the head's outputs. sets: what they were trained on. set_digests: what identifies these sets, by
-    name. image_size, resize (pixels) and eval_view: how images were cut in evaluation. channels: 1 for grey images.
-    mean, std: of the inputs, for pixels in [0, 1]; where what is said of them cannot be used, `unusable` says why.
-    filters_times: what the filters were multiplied by when they were exported.
+    classes: names of the head's outputs. sets: what they were trained on. set_digests: content digests of these sets,
+    by name. image_size, resize (pixels) and eval_view: how images were cut in evaluation. channels: 1 for grey images.
+    mean, std: of the inputs, for pixels in [0, 1]; if their values cannot be used, `unusable` says why. filters_times:
+    factor by which the filters were multiplied at export.
     """
 
     classes: tuple[str, ...] = ()
@@ -103,8 +103,8 @@ def _normalisation(places: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightMetadata]:
-    """The tensors of a file, and what it or the config.json beside it says. Raises InputError for a file that cannot be
-    read, or that holds no weights."""
+    """The tensors of a file, and the metadata in it or in the config.json beside it. Raises InputError for a file that
+    cannot be read, or that holds no weights."""
     try:
         tensors, raw = _reader_of(path)(path)
         beside, places = _beside(path)
@@ -124,7 +124,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], WeightMetadata]:
 
 
 def own_metadata(path: Path) -> dict[str, str]:
-    """The header of a safetensors file, less its tensors; empty for any other file."""
+    """The header of a safetensors file, without its tensors; empty for any other file."""
     try:
         with utf8_path(path) as name, safe_open(name, framework="pt") as file:
             return file.metadata() or {}

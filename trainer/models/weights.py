@@ -44,8 +44,8 @@ class Weights(WeightMetadata):
 
 
 def load_weights(source: str) -> Weights:
-    """Read weights by path or by published name, see `sources.locate`. Raises InputError for what is absent, damaged,
-    no BiT ResNet, or one of a size that `MODELS` has not."""
+    """Read weights by path or by published name, see `sources.locate`. Raises InputError for weights that are absent or
+    damaged, that are no BiT ResNet, or one of a size that is not in `MODELS`."""
     path = locate(source)
     if _is_checkpoint(path):
         loaded = checkpoint.load(path, parts=("model",))
@@ -70,7 +70,7 @@ def load_weights(source: str) -> Weights:
 
 
 def describe_weights(source: str) -> Weights:
-    """As `load_weights`, less the tensors; of our own checkpoints only the header is read."""
+    """Like `load_weights`, without the tensors; of our own checkpoints only the header is read."""
     path = locate(source)
     if _is_checkpoint(path):
         header = checkpoint.describe(path)
@@ -110,8 +110,8 @@ def _metadata_of(path: Path, header: dict[str, Any]) -> WeightMetadata:
 def install(weights: Weights, model: BiTResNet, name: str, classes: Sequence[str], keep_head: bool) -> list[str]:
     """Put weights into a freshly built model of `MODELS`; its head stays as it is unless `keep_head`.
 
-    Returns what the user should be warned of. Raises InputError where they do not fit; a head that is kept is brought
-    into the order of `classes` if its own are known.
+    Returns warnings for the user. Raises InputError where they do not fit; a head that is kept is reordered to
+    `classes` if its own are known.
     """
     if weights.model_name != name:
         raise InputError(

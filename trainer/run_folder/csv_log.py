@@ -16,14 +16,14 @@ Row = Sequence[str | int | float]
 
 
 class CsvLog:
-    """A CSV file that rows are appended to; on ranks other than 0 nothing happens. A failing disk gives a warning."""
+    """An append-only CSV file; does nothing on ranks other than 0. Disk errors give a warning."""
 
     def __init__(self, path: Path, columns: Sequence[str], enabled: bool) -> None:
         self.path, self._columns, self._enabled = path, tuple(columns), enabled
         self._waiting: list[Row] = []
 
     def truncate(self, first_step: int) -> list[list[str]]:
-        """Drop the rows from `first_step` on, and lines that a kill left unfinished; returns those that stay."""
+        """Drop the rows from `first_step` on, and lines left unfinished by a kill; returns the remaining rows."""
         if not self._enabled or not self.path.is_file():
             return []
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
@@ -38,7 +38,7 @@ class CsvLog:
         return kept
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append rows and bring them to the disk; what it refuses now is tried again with the next."""
+        """Append rows and flush them to disk; rows that fail to be written are retried with the next call."""
         self._waiting += rows
         if not self._enabled or not self._waiting:
             self._waiting = []

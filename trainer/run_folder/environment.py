@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120
 
 
 class Machine(Protocol):
-    """What is asked of an engine."""
+    """The attributes of an engine that are recorded."""
 
     device: "torch.device"
     world_size: int
@@ -26,7 +26,7 @@ class Machine(Protocol):
 
 
 def describe_environment(engine: Machine, loader_name: str) -> dict[str, Any]:
-    """What to know about this start to repeat it, as plain JSON types."""
+    """What is needed to repeat this start, as plain JSON types."""
     on_gpu = engine.device.type == "cuda"
     return {
         "commit": commit(),
@@ -42,7 +42,7 @@ def describe_environment(engine: Machine, loader_name: str) -> dict[str, Any]:
 
 
 def write_environment(run_dir: Path, environment: dict[str, Any]) -> None:
-    """Let the folder of a run say where its last start was made, and by which job. Raises OSError."""
+    """Write `environment.json` for the last start of a run, with its job. Raises OSError."""
     write_json(run_dir / ENVIRONMENT, environment | {"job": job_name()})
 
 

@@ -16,7 +16,7 @@ EVERY_S = 10.0
 
 
 class HeartbeatFile:
-    """Written at the start and then at most every ten seconds, so that a step costs nothing."""
+    """Written at the start and then at most every ten seconds, so the cost per step is negligible."""
 
     def __init__(self, run_dir: Path, first_step: int) -> None:
         self._path = run_dir / HEARTBEAT
@@ -37,7 +37,7 @@ class HeartbeatFile:
             self.beat(self._step)
 
     def beat(self, step: int) -> None:
-        """Write now, unless the folder is another start's by now. A disk that is full is no reason to stop."""
+        """Write now, unless another start has taken over the folder. A full disk is ignored."""
         self._written = time.monotonic()
         if taken_over(self._path.parent):
             return

@@ -33,7 +33,7 @@ _LEFT_AFTER_S = 60.0  # from which a file that only lives for moments is one tha
 
 
 def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The job that this process belongs to, the same after a restart or a requeue; None for one by itself."""
+    """The job of this process, unchanged by a restart or a requeue; None outside of jobs."""
     if JOB_VARIABLE in environ:
         return environ[JOB_VARIABLE]
     if "SLURM_JOB_ID" in environ:
@@ -47,8 +47,9 @@ def job_name(environ: Mapping[str, str] = os.environ) -> str | None:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a folder. launcher: torchrun, which may start it again; since: seconds since the epoch, by its clock;
-    folder, folder_id: its path and (device, inode), to know a copy. What a damaged file does not say is None."""
+    """The process that holds a folder. launcher: torchrun, which may restart it; since: seconds since the epoch, by
+    its clock; folder, folder_id: path and (device, inode), to recognise a copy. Fields missing in a damaged file are
+    None."""
 
     token: str
     host: str | None
@@ -62,7 +63,7 @@ class Holder:
     launcher: Process | None = None
 
     def summary(self) -> str:
-        """Process, host, since when, and job."""
+        """Process, host, start time and job as text."""
         number = "unknown" if self.process is None else self.process.number
         words = f"process {number} on {printable(self.host or 'an unknown host')}"
         if self.since is not None:
@@ -70,7 +71,7 @@ class Holder:
         return words if self.job is None else f"{words} ({printable(self.job)})"
 
     def how_to_stop(self) -> str:
-        """What ends it for good, having it save first: a command where one is known."""
+        """How to end it for good so that it saves first: a command where one is known."""
         job = _SLURM_JOB.fullmatch(self.job or "")
         if job is not None:
             return f"have it save and end with: scancel {job[1]}"
@@ -83,18 +84,18 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether this machine can tell if it lives."""
+        """Whether this machine can tell if the process lives."""
         return self.process is not None and self.machine == machine()
 
     def lives(self, folder: Path) -> bool | None:
-        """Whether it has not ended, and has this folder, not one that this was copied from; None: not known."""
+        """Whether the process runs and holds this folder, not one that this was copied from; None if unknown."""
         if self.process is None or not self.is_here:
             return None
         return False if self._is_copied_to(folder) else self.process.lives()
 
     @property
     def may_be_ending(self) -> bool:
-        """Whether what launched it is gone, so that it will end too. Of one that is here."""
+        """For a process on this machine: whether its launcher is gone, so that it will end too."""
         return any(process.lives() is False for process in self.ancestors)
 
     def _is_copied_to(self, folder: Path) -> bool:
@@ -111,7 +112,7 @@ def id_of(folder: Path) -> list[int]:
 
 
 def this_start(folder: Path) -> Holder:
-    """This process, as the one that has a folder. Raises OSError."""
+    """This process as the holder of a folder. Raises OSError."""
     above = tuple(ancestors())
     return Holder(
         token=secrets.token_hex(_TOKEN_CHARACTERS // 2),
@@ -148,8 +149,8 @@ def _holder(content: Any, unreadable: str) -> Holder:
 
 
 class Found(NamedTuple):
-    """A lock file. touched_ns: when its start last gave a sign of life, by the clock of the file system; last: its last
-    byte, which changes too, as some servers' clocks stand still."""
+    """A lock file. touched_ns: modification time, set by its holder as a sign of life, by the file system's clock;
+    last: its last byte, which changes too, as the clocks of some servers stand still."""
 
     holder: Holder
     touched_ns: int
@@ -158,17 +159,17 @@ class Found(NamedTuple):
 
     @property
     def sign(self) -> tuple[int, bytes]:
-        """What changes with each sign of life."""
+        """A value that changes with each sign of life."""
         return self.touched_ns, self.last
 
     @property
     def is_readable(self) -> bool:
-        """Whether it says whose it is."""
+        """Whether it names its holder."""
         return not self.holder.token.startswith(_UNREADABLE)
 
 
 def _read(path: Path) -> Found | None:
-    """The lock in a file; None where there is none."""
+    """The lock in a file; None if there is none."""
     try:
         with path.open("rb") as file:  # which makes NFS ask its server; looking at the file's times alone does not
             text, status = file.read(), os.fstat(file.fileno())
@@ -185,7 +186,7 @@ def _read(path: Path) -> Found | None:
 
 
 def chain_of(folder: Path) -> list[Found]:
-    """The lock of a folder and those that came after it; the last one counts. Raises OSError."""
+    """The lock of a folder and its successors; the last one counts. Raises OSError."""
     chain: list[Found] = []
     found = _read(folder / LOCK)
     while found is not None and all(found.holder.token != before.holder.token for before in chain):
@@ -195,12 +196,12 @@ def chain_of(folder: Path) -> list[Found]:
 
 
 def after(folder: Path, holder: Holder) -> Path:
-    """The lock file of who comes after a holder."""
+    """The lock file of a holder's successor."""
     return folder / f".lock-{holder.token}.json"
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Who has the folder of a run, alive or not; None for nobody, or where that cannot be read."""
+    """The holder of a run folder, alive or not; None if there is none, or it cannot be read."""
     with suppress(OSError):
         chain = chain_of(folder)
         return chain[-1].holder if chain else None
@@ -208,7 +209,7 @@ def holder_of(folder: Path) -> Holder | None:
 
 
 def create(path: Path, holder: Holder) -> bool:
-    """Make a lock file, unless there is one: whether it was made. Raises OSError."""
+    """Create a lock file unless it exists; returns whether it was created. Raises OSError."""
     temporary = _temporary(path.parent)
     try:
         _write_new(temporary, holder)
@@ -252,7 +253,7 @@ def _temporary(folder: Path) -> Path:
 
 
 def put_first(chain: list[Found]) -> None:
-    """Let the last lock of a chain be the only one, and delete what killed starts have left. Raises OSError."""
+    """Make the last lock of a chain the only one, and delete leftovers of killed starts. Raises OSError."""
     *_, last = chain
     if last.path.name != LOCK:
         first = chain[0].path
@@ -271,7 +272,7 @@ def to_bytes(holder: Holder) -> bytes:
 
 
 def clock_ns(folder: Path) -> int:
-    """Now, by the clock that dates the files of a folder. Raises OSError."""
+    """The time now, by the clock that dates the files of a folder. Raises OSError."""
     probe = _temporary(folder)
     try:
         probe.touch(exist_ok=False)

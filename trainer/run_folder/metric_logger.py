@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class MetricLogger:
     """Writes the metrics of a run on rank 0; on other ranks every method does nothing.
 
-    Steps count updates done. What an earlier start wrote beyond `first_step` is cut off: it will happen again.
+    Steps count finished updates. What an earlier start wrote beyond `first_step` is cut off, as those steps are
+    repeated.
     """
 
     def __init__(self, run_dir: Path, rank: int, first_step: int, total_steps: int, title: str) -> None:
@@ -52,12 +53,12 @@ class MetricLogger:
             self._heartbeat.advance()
 
     def started(self, step: int, how: dict[str, Any]) -> None:
-        """Record a start of the run after `step` updates: which loader and how many ranks, say."""
+        """Record a start of the run after `step` updates, such as its loader and number of ranks."""
         if self.enabled:
             self._write({"step": step, **how})
 
     def scalars(self, step: int, values: dict[str, float], words: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Record scalars named like "train/loss" after `step` updates, and words about them, in metrics.jsonl alone."""
+        """Record scalars named like "train/loss" after `step` updates; the text fields go to metrics.jsonl only."""
         if not self.enabled:
             return
         self._draw(step, values)
@@ -101,7 +102,7 @@ class MetricLogger:
         self.say(f"{self._title}  step {step}/{self._total_steps}  {shown}  {_duration(left)} left")
 
     def say(self, line: str) -> None:
-        """A line for people, beside the progress bar."""
+        """Print a line beside the progress bar."""
         if self.enabled:
             tqdm.write(line, file=sys.stderr)
 
@@ -117,14 +118,14 @@ class MetricLogger:
 
 
 class _Rows:
-    """Lines of JSON at the end of a file. What a full disk refuses is kept, and written with the next row."""
+    """Appends JSON lines to a file. Rows that a full disk refuses are kept, and written with the next row."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
         self._waiting = b""
 
     def write(self, row: dict[str, Any]) -> OSError | None:
-        """Add a row; what hindered it, if anything did."""
+        """Add a row; returns the error, if any."""
         self._waiting += json.dumps(row).encode() + b"\n"
         try:
             while self._waiting:
@@ -138,7 +139,7 @@ class _Rows:
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, less a last line that a kill left unfinished."""
+    """The rows of metrics.jsonl, without a last line left unfinished by a kill."""
     path = run_dir / METRICS
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

@@ -14,16 +14,16 @@ from trainer.run_folder.run_lock import Ranks, elsewhere
 
 
 def next_free(run_dir: Path, engine: Ranks) -> Path:
-    """The folder, or the first of NAME-2, NAME-3 ... that nothing has yet; after a restart by torchrun's
-    --max-restarts the one that the first attempt made. Nothing is made. Collective."""
+    """The folder, or the first of NAME-2, NAME-3 ... that does not exist yet; after a restart by torchrun's
+    --max-restarts the one that the first attempt made. Creates nothing. Collective."""
     # Rank 0 decides: by the time the others look, it may have made the folder.
     return run_dir.with_name(engine.gather(_next_free(run_dir) if engine.rank == 0 else None)[0])
 
 
 def claim(run_dir: Path, chosen: Path, engine: Ranks) -> Path:
-    """Make the folder that was chosen, or the next one where another start was faster. Collective.
+    """Create the chosen folder, or the next one if another start was faster. Collective.
 
-    Raises InputError, on every rank, where it cannot be made.
+    Raises InputError, on every rank, where it cannot be created.
     """
     name, error = engine.gather(_claim(run_dir, chosen) if engine.rank == 0 else None)[0]
     if error is not None:

@@ -12,15 +12,15 @@ _BOOT, _PID_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/sel
 
 
 class Process(NamedTuple):
-    """A process of one machine. started: clock ticks since the machine started, so that a number that is given again
-    does not pass for the same process; None where the system does not say."""
+    """A process of one machine. started: clock ticks since boot, so that a reused process id is not taken for the same
+    process; None where the system does not say."""
 
     number: int
     started: int | None
 
     def lives(self) -> bool | None:
-        """Whether it has not ended, asked on the machine that it is on; None where the system does not show it, and its
-        number may be another's by now."""
+        """Whether it still runs, asked on its own machine; None where the system does not show it, and its number may
+        have been reused."""
         try:
             os.kill(self.number, 0)
         except ProcessLookupError:
@@ -35,7 +35,7 @@ class Process(NamedTuple):
         return None if self.started is None else self.started == known.started
 
     def stands_still(self) -> bool:
-        """Whether it was stopped, as by Ctrl-Z, and acts on no signal to end before it goes on."""
+        """Whether it is stopped, as by Ctrl-Z, so that a signal to end takes effect only once it continues."""
         known = _stat(self.number)
         return known is not None and known.state in "Tt"
 
@@ -55,12 +55,12 @@ def _stat(number: int) -> _Stat | None:
 
 
 def this_process() -> Process:
-    """The one that asks."""
+    """The calling process."""
     return _process(os.getpid())
 
 
 def ancestors() -> list[Process]:
-    """Its parent, that one's parent, and so on: the nearest few."""
+    """Its parent, grandparent and so on: the nearest few."""
     found: list[Process] = []
     known = _stat(os.getpid())
     while known is not None and known.parent > 0 and len(found) < _ANCESTORS:
@@ -75,7 +75,7 @@ def _process(number: int) -> Process:
 
 
 def parsed(value: Any) -> Process | None:
-    """A process from JSON; None for what is none."""
+    """A process from JSON; None for anything else."""
     if not isinstance(value, list) or len(value) != 2:
         return None
     number, started = value
@@ -86,8 +86,8 @@ def parsed(value: Any) -> Process | None:
 
 @cache
 def machine() -> str:
-    """Names what shares one numbering of processes, until it is started again: containers may have the same host name,
-    and one machine several numberings."""
+    """Identifies a machine's process id namespace until it restarts: containers may share a host name, and a machine
+    may have several such namespaces."""
     try:
         return f"{_BOOT.read_text(encoding='utf-8').strip()} {_PID_NAMESPACE.stat().st_ino}"
     except OSError:

@@ -30,7 +30,7 @@ _KEPT_CHARACTERS = 1 << 20  # said before the run folder is known
 
 
 class _Log:
-    """The file of this process, once it is known; what was said before comes first."""
+    """The log file of this process, once it is known; earlier output goes first."""
 
     def __init__(self) -> None:
         self._file: TextIO | None = None
@@ -65,7 +65,7 @@ class _Log:
 
 
 class _Tee(streams.Stream):
-    """A stream whose text goes into the log too."""
+    """A stream whose text is also written to the log."""
 
     def __init__(self, stream: TextIO, log: _Log) -> None:
         super().__init__(stream)
@@ -80,7 +80,7 @@ _log: _Log | None = None
 
 
 def install_rank_log() -> None:
-    """From now on this process keeps what it prints, and tells errors together with the other ranks. For programs, at
+    """From now on, keep what this process prints, and print errors together with the other ranks. For programs, at
     their start."""
     global _log
     if not isinstance(sys.stderr, _Tee):
@@ -93,8 +93,8 @@ def install_rank_log() -> None:
 
 
 def open_rank_log(run_dir: Path, engine: Ranks) -> None:
-    """What has been and will be printed belongs to this run, whose errors are told once for all nodes. Collective.
-    Without `install_rank_log`, nothing is written."""
+    """Write the output so far and from now on to this run's log; errors are then printed once for all nodes.
+    Collective. Without `install_rank_log`, nothing is written."""
     start = engine.gather(secrets.token_hex(7))[0]
     if _log is not None:
         _log.start = start
@@ -105,10 +105,11 @@ def open_rank_log(run_dir: Path, engine: Ranks) -> None:
 
 
 def tell_error(message: str) -> None:
-    """Print an error once for all ranks that end with it: at once for a rank by itself, else by the first of them.
+    """Print an error once for all ranks that end with it: at once for a single process, else by the first of them.
 
-    Not by torchelastic's `@record`: it hands the error to the agent that started the rank, which srun, horovodrun and
-    deepspeed have none of; every rank prints its traceback all the same; and each node's agent tells of its own ranks.
+    torchelastic's `@record` is no alternative: it hands the error to the agent that started the rank, which srun,
+    horovodrun and deepspeed do not have; every rank prints its traceback all the same; and each node's agent reports
+    its own ranks.
     """
     rank, world_size = os.environ.get("RANK", "0"), cli.world_size()
     if world_size == 1:
@@ -126,7 +127,7 @@ def tell_error(message: str) -> None:
 
 
 def _with_others(message: str, rank: str, world_size: int) -> int:
-    """How many ranks have this error, on the one that is to tell it; 0 on the others, once it has been told."""
+    """How many ranks have this error, on the rank that is to print it; 0 on the others, once it has been printed."""
     alike = hashlib.sha256(re.sub(r"\d+", "#", message).encode()).hexdigest()[:16]
     folder = _meeting_place() / alike
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,8 @@ def _with_others(message: str, rank: str, world_size: int) -> int:
 
 
 def _meeting_place() -> Path:
-    """A folder of this start alone: beside the logs, or for the ranks of this node where these are not known yet."""
+    """A folder for this start only: beside the logs, or shared by the ranks of this node while the logs' folder is not
+    known."""
     if _log is not None and _log.start and _log.folder is not None:
         return _log.folder / f".errors-{_log.start}"
     launcher, since = os.getppid(), "0"

@@ -9,12 +9,12 @@ from data_pipelines.common.advice import as_word, no_option
 
 
 def resume_command(run_dir: Path) -> str:
-    """What to type to go on with this process's run: its command, or that of the launcher which started it."""
+    """The command that resumes this process's run: its own, or that of the launcher that started it."""
     return " ".join(map(as_word, _goes_on_with(run_dir, _given(os.getppid(), sys.argv[0], sys.orig_argv))))
 
 
 def _given(parent: int, script: str, own: Sequence[str]) -> list[str]:
-    """The command of the furthest ancestor that was given the script, too: torchrun, or what started that."""
+    """The command of the furthest ancestor whose arguments include the script: torchrun, or what started it."""
     command, is_worker = list(own), Path(script).name == "worker.py"  # of a sweep, which was given another
     for _ in range(8):
         try:
@@ -31,7 +31,7 @@ def _given(parent: int, script: str, own: Sequence[str]) -> list[str]:
 
 
 def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
-    """The command; where it asked for a new folder, with that instead."""
+    """The command, with the run's own folder in place of a request for a new one."""
     if "--no-resume" not in command:
         return list(command)
     words: list[str] = []

@@ -40,17 +40,17 @@ Verdict = Literal["free", "wait", "busy"]
 
 
 def _clock() -> float:
-    """Seconds, also those that the machine was suspended for, where it counts them."""
+    """Seconds on a monotonic clock, including suspended time where the system counts it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def elsewhere() -> str:
-    """A remedy where the folder of a run cannot be had."""
+    """Advice for a run folder that cannot be used."""
     return f"choose another {flag('--run-dir')}"
 
 
 class Ranks(Protocol):
-    """What is needed of an engine."""
+    """The part of an engine that locking needs."""
 
     rank: int
 
@@ -58,7 +58,7 @@ class Ranks(Protocol):
 
 
 class _Attempt:
-    """One start's attempts at the lock of a folder. words: what to say of its holder."""
+    """One start's attempts to take the lock of a folder. words: description of its holder."""
 
     def __init__(self, folder: Path, timeout_s: float) -> None:
         self._folder, self._timeout_s, self.me = folder, timeout_s, this_start(folder)
@@ -67,7 +67,8 @@ class _Attempt:
         self.words = ""
 
     def take(self) -> Verdict:
-        """Try once. free: the lock is taken; wait: its holder may be gone soon; busy: it lives. Raises OSError."""
+        """Try once. free: the lock is taken; wait: its holder may be gone soon; busy: its holder is alive. Raises
+        OSError."""
         chain = chain_of(self._folder)
         verdict = self.judge(chain)
         if verdict != "free":
@@ -135,7 +136,7 @@ class _Attempt:
 
 
 class _Lock:
-    """The lock of a folder that this process has; a thread keeps it."""
+    """The lock of a folder held by this process; a thread keeps it fresh."""
 
     def __init__(self, folder: Path, me: Holder) -> None:
         self._folder, self._me = folder, me
@@ -159,7 +160,7 @@ class _Lock:
                 return
 
     def is_lost(self) -> str | None:
-        """`lost`, as it is now: a process that stood still for long looks before it writes."""
+        """`lost`, checked now: a process that was suspended for long must check before it writes."""
         if _clock() - self._seen > 2 * BEAT_S:
             self._beat()
         return self.lost
@@ -180,7 +181,8 @@ class _Lock:
                 self.lost = self._taken_over(f"by {chain[-1].holder.summary()}")
 
     def _make_again(self) -> None:
-        """Where somebody has deleted the lock, unless whoever took it over has ended since."""
+        """Recreate the lock if somebody has deleted it, unless another start had taken over the folder and has ended
+        since."""
         began = self._folder / ENVIRONMENT
         was_silent = _clock() - self._seen > _MISSED_BEATS * BEAT_S
         if was_silent and began.exists() and began.stat().st_mtime_ns > self._touched_ns:
@@ -190,7 +192,7 @@ class _Lock:
 
     @contextmanager
     def _having(self, timeout_s: float) -> Iterator[bool]:
-        """The guard, if it is to be had soon: the other thread that has it may hang on the disk."""
+        """Acquire the guard, with a time limit: the other thread that holds it may hang on the disk."""
         has = self._guard.acquire(timeout=timeout_s)
         try:
             yield has
@@ -221,10 +223,10 @@ _locks: dict[Path, _Lock] = {}
 
 @contextmanager
 def locked(run_dir: Path, engine: Ranks, timeout_s: float) -> Iterator[None]:
-    """Take the folder of a run, creating it if needed; rank 0 takes the lock for all. Collective.
+    """Lock the folder of a run, creating it if needed; rank 0 takes the lock for all ranks. Collective.
 
     Waits while another start may have died there, and at most until it has been silent for `timeout_s`. Raises
-    InputError, on every rank, where one lives, and where the folder cannot be written.
+    InputError, on every rank, if a live start holds it, and if the folder cannot be written.
     """
     me = _take(run_dir, engine, timeout_s)
     if me is None:
@@ -240,7 +242,7 @@ def locked(run_dir: Path, engine: Ranks, timeout_s: float) -> Iterator[None]:
 
 
 def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
-    """Wait for the lock; who has it then, on rank 0."""
+    """Wait for the lock; returns its holder, on rank 0."""
     attempt: _Attempt | None = None
     said: str | None = None
     while True:
@@ -266,7 +268,8 @@ def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
 
 
 def in_use(run_dir: Path, timeout_s: float) -> str | None:
-    """Who may be at work in the folder of a run, in words; None where it would be taken at once, or is not there."""
+    """Description of who may be using the folder of a run; None if the lock would be taken at once, or there is no
+    folder."""
     with suppress(OSError):
         attempt = _Attempt(run_dir, timeout_s)
         return None if attempt.judge(chain_of(run_dir)) == "free" else attempt.words
@@ -281,7 +284,7 @@ def release(run_dir: Path) -> None:
 
 
 def taken_over(run_dir: Path) -> str | None:
-    """Why this process must not write to the folder of a run any more; None while it may."""
+    """Why this process must no longer write to the folder of a run; None while it may."""
     lock = _locks.get(run_dir.absolute())
     return None if lock is None else lock.is_lost()
 

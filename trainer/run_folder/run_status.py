@@ -21,8 +21,8 @@ _DEEPEST = 6  # folders below the one that is given: a sweep's is out/source/tar
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Of one run. `left_s`: seconds to its end at its present speed; `silent_s`: since it last gave a sign; `command`:
-    what goes on with it; `holder`: which process is at work on it, where and since when. None: not known."""
+    """Status of a run. `left_s`: seconds to its end at its present speed; `silent_s`: since its last sign of life;
+    `command`: resumes it; `holder`: the process that is running it, where and since when. None: unknown."""
 
     run: str
     state: State
@@ -36,7 +36,7 @@ class RunStatus:
 
 
 def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:
-    """Say how a run stands: "running", "finished", "resumable" or "failed". Rank 0 only."""
+    """Write the status of a run: "running", "finished", "resumable" or "failed". Rank 0 only."""
     if rank == 0 and not taken_over(run_dir):
         status = {"state": state, "step": step, "total_steps": total_steps, "reason": reason, "time": time.time()}
         try:
@@ -61,7 +61,7 @@ def run_folders(folder: Path, depth: int = _DEEPEST) -> Iterator[Path]:
 
 
 def run_status(run_dir: Path, stalled_after_s: float, now: float) -> RunStatus:
-    """How one run stands, from whatever is readable of what it left."""
+    """Status of a run, from whatever is readable in its folder."""
     status, beat = _mapping(run_dir / STATUS), _mapping(run_dir / HEARTBEAT)
     signs = [time for time in (_number(status, "time"), _number(beat, "time")) if time is not None]
     silent_s = max(0.0, now - max(signs)) if signs else None

@@ -68,7 +68,7 @@ class Sweep:
 
 
 def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Words with those at commas taken apart, unless a path is called so."""
+    """Words split at commas, except those that are existing paths."""
     return tuple(
         part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part.strip()
     )
@@ -93,7 +93,7 @@ def main_sweep(arguments: list[str]) -> None:
 
 
 def _plan(sweep: Sweep) -> Plan:
-    """The plan, with what it leaves out said. Raises InputError if nothing is left in it."""
+    """The plan, with messages about what it leaves out. Raises InputError if nothing is left in it."""
     plan = make_plan(
         sweep.sources, sweep.targets, sweep.shots, sweep.seeds, sweep.options, skip_impossible=sweep.skip_impossible
     )
@@ -111,7 +111,7 @@ def _plan(sweep: Sweep) -> Plan:
 
 
 def devices(sweep: Sweep) -> list[Device]:
-    """Where runs are made at a time. Raises InputError where there is no such device."""
+    """The devices that run one fine-tuning each at a time. Raises InputError for a device that does not exist."""
     runtime = sweep.options.runtime
     gpus: list[str | None] = [None]
     if pick_device(runtime.device, 0).type == "cuda":
@@ -123,7 +123,7 @@ def devices(sweep: Sweep) -> list[Device]:
 
 
 def _make(sweep: Sweep, lock: int) -> None:
-    """Make what is left. Raises RunError naming the runs that failed."""
+    """Run what is left. Raises RunError naming the runs that failed."""
     plan = _plan(sweep)
     pending, num_finished = plan.pending, len(plan.runs) - len(plan.pending)
     if num_finished:
@@ -145,7 +145,7 @@ def _make(sweep: Sweep, lock: int) -> None:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM, as a batch system sends it, stops a sweep as Ctrl-C does."""
+    """Let SIGTERM, as sent by a batch system, stop a sweep like Ctrl-C."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -159,7 +159,7 @@ def _stoppable() -> Iterator[None]:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[int]:
-    """Hold the folder's lock, a file descriptor. It is waited for only where workers outlive a sweep that was killed.
+    """Hold the folder's lock, a file descriptor. Waits for it only if workers outlive a sweep that was killed.
 
     Raises InputError while another sweep holds it, or if the folder cannot be written.
     """

@@ -25,7 +25,7 @@ _FORWARD_SHARE = 1 / 3  # of a training step: the backward pass takes about twic
 
 
 class Speed(NamedTuple):
-    """What decides the speed of a run on a device."""
+    """The settings that determine the speed of a run on a device."""
 
     model: str
     image_size: int
@@ -38,7 +38,7 @@ def speed_of(config: Config) -> Speed:
 
 
 def measured(plan: Plan, device: str, threads: int) -> dict[Speed, float]:
-    """Images per second of finished runs of the plan that were made on this device: the median of their medians."""
+    """Images per second of finished runs of the plan on this device: the median of their medians."""
     rates: dict[Speed, list[float]] = {}
     for run in plan.runs:
         if not run.is_finished or run.transfer.options.mode != "finetune":
@@ -55,7 +55,7 @@ def measured(plan: Plan, device: str, threads: int) -> dict[Speed, float]:
 
 
 def timed(config: Config, threads: int) -> float:
-    """Images per second of one training step of a few empty images, without loading any."""
+    """Images per second of one training step on a few blank images, without loading."""
     runtime = replace(config.runtime, threads=threads, compile=False)
     engine = ENGINES[runtime.engine](runtime, config.precision)
     size = config.data.image_size
@@ -66,7 +66,7 @@ def timed(config: Config, threads: int) -> float:
     images = images.to(engine.device)
 
     def step() -> tuple[float, float]:
-        """Seconds of the passes and of the update."""
+        """Seconds for forward and backward passes, and for the update."""
         started = _now(engine.device)
         with engine.accumulate(last=True):
             engine.backward(engine.model(images).sum(), 1)
@@ -91,7 +91,7 @@ def _now(device: torch.device) -> float:
 
 
 def hours_of(run: PlannedRun, images_per_s: float) -> float:
-    """Hours that are left of a run."""
+    """Remaining hours of a run."""
     trained = 0
     if run.transfer.options.mode == "finetune":
         trained = (run.steps - run.first_step) * run.config.global_batch_size
@@ -99,7 +99,7 @@ def hours_of(run: PlannedRun, images_per_s: float) -> float:
 
 
 def cost_lines(plan: Plan, devices: Sequence[Device]) -> list[str]:
-    """The plan as lines: each run with its steps, pixels and estimated hours, and the sum."""
+    """The plan as lines: each run with its steps, pixels and estimated hours, and the total."""
     threads = devices[0].threads
     device = cpu_name() if devices[0].gpu is None else torch.cuda.get_device_name(0)
     known = measured(plan, device, threads)

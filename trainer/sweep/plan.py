@@ -36,8 +36,8 @@ from trainer.training.start import find_result, summary
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """One run of a sweep. first_step: where a start goes on. predicted_images: forward passes besides those of
-    training."""
+    """One run of a sweep. first_step: step at which it starts or resumes. predicted_images: images of forward passes
+    besides those of training."""
 
     transfer: Transfer
     config: Config
@@ -57,27 +57,28 @@ class PlannedRun:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the run; frozen features take one pass instead, which counts as one."""
+        """Optimiser steps of the run; with frozen features a single pass, which counts as one step."""
         return (self.config.schedule.steps or 1) if self.transfer.options.mode == "finetune" else 1
 
     def has_result(self) -> bool:
-        """Whether it is finished by now."""
+        """Whether it is finished."""
         return isinstance(read_json(self.run_dir / RESULT), dict)
 
     def summary(self) -> str:
-        """One line on what it reached. Of a run that has a result."""
+        """One line with its result, for a finished run."""
         return summary(read_json(self.run_dir / RESULT))
 
     def steps_done(self) -> int:
-        """Steps that the run's metrics tell of; before the first row, those of the checkpoint it goes on from."""
+        """Steps done according to the run's metrics; before the first row, those of the checkpoint that it resumes
+        from."""
         rows = read_metrics(self.run_dir)
         return min(self.steps, max(self.first_step, rows[-1]["step"] if rows else 0))
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """runs: in the order of their start. left_out: cells whose source has seen the target, and why. impossible: cells
-    that are skipped, and why. notes: what to know of the others."""
+    """runs: in order of execution. left_out: cells whose source has seen the target, and why. impossible: cells that
+    are skipped, and why. notes: remarks on the others."""
 
     runs: list[PlannedRun]
     left_out: list[str]
@@ -86,7 +87,7 @@ class Plan:
 
     @property
     def pending(self) -> list[PlannedRun]:
-        """The runs that are still to be made or to be ended."""
+        """The runs that are not finished."""
         return [run for run in self.runs if not run.is_finished]
 
 
@@ -98,10 +99,10 @@ def make_plan(
     options: Options,
     skip_impossible: bool = False,
 ) -> Plan:
-    """The runs of all sources on all targets, seeds outermost, so that every cell has its first number early.
+    """Plan the runs of all sources on all targets, seeds outermost, so that every cell gets its first result early.
 
-    Raises InputError where a source, a target or a folder does not allow a run; what is wrong with targets, and all
-    cells that their images do not allow, in one message. With `skip_impossible` these cells are left out.
+    Raises InputError where a source, a target or a folder does not allow a run; problems of targets, and all cells with
+    too few images, come in one message. With `skip_impossible` these cells are left out.
     """
     _require_distinct("sources", sources, source_name)
     _require_distinct("targets", targets, target_name)
@@ -149,14 +150,15 @@ def _require_distinct(what: str, given: Sequence[str], name_of: Callable[[str], 
 
 
 def _free_name(folder: Path) -> Path:
-    """A name beside a folder that is not taken yet."""
+    """An unused name beside a folder."""
     return next(path for n in count(2) if not (path := folder.with_name(f"{folder.name}-{n}")).exists())
 
 
 def _overlapping(
     sources: Sequence[str], targets: Sequence[str], options: Options
 ) -> tuple[set[tuple[str, str]], list[str], list[str]]:
-    """The pairs of source and target that share images, why, and what to know of others whose sets share a name."""
+    """Pairs of source and target that share images, with the reason; and notes on pairs whose sets only share a
+    name."""
     if options.overlap_excluded:
         return set(), [], []
     pairs, left_out, notes = set(), [], []
@@ -175,7 +177,8 @@ def _overlapping(
 
 
 def _options_for(source: str, options: Options, models: dict[str, str]) -> Options:
-    """From scratch there is a model to name and no head to keep; other sources know theirs."""
+    """Options for a source: from scratch, the model is named and no head is kept; other sources determine their
+    model."""
     if source == SCRATCH:
         return replace(options, model=models[source], keep_head=False)
     return replace(options, model=None)
@@ -214,7 +217,7 @@ def _predicted_images(transfer: Transfer, target: Target) -> int:
 
 
 def flags_of(options: Any) -> list[str]:
-    """The command line that stands for a dataclass of options: what differs from its defaults, in tyro's spelling."""
+    """Command-line flags for a dataclass of options: only those that differ from the defaults, in tyro's spelling."""
     words: list[str] = []
     for field in fields(options):
         value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
@@ -236,7 +239,8 @@ def _default(field: "Field[Any]") -> Any:
 
 
 def write_plan(path: Path, name: str, runs: Sequence[PlannedRun]) -> None:
-    """The plan file that `python -m launchers.submit` runs as an array. Raises InputError if it cannot be written."""
+    """Write the plan file that `python -m launchers.submit` runs as an array. Raises InputError if it cannot be
+    written."""
     tasks = [
         {
             "name": run.name,

@@ -12,7 +12,7 @@ _LINE_EVERY_S = 60.0  # where there is no terminal for a bar
 
 
 class Progress:
-    """Counts steps, not runs: those of a full set may be forty times as many as those of one shot."""
+    """Counts steps, not runs: a run on a full set may have forty times as many as one on a single shot."""
 
     def __init__(self, runs: Sequence[PlannedRun]) -> None:
         self._num_runs, self._num_ended, self._num_failed = len(runs), 0, 0
@@ -31,7 +31,7 @@ class Progress:
         )
 
     def show(self, busy: Sequence[PlannedRun]) -> None:
-        """Bring the bar to where the runs under way are."""
+        """Update the bar from the progress of the current runs."""
         self._steps |= {run.name: max(self._steps[run.name], run.steps_done()) for run in busy}
         self._bar.n, self._bar.total = sum(self._steps.values()), self._total
         failed = f", {self._num_failed} failed" if self._num_failed else ""
@@ -40,7 +40,7 @@ class Progress:
             self._say(self.line())
 
     def ended(self, run: PlannedRun, reason: str | None) -> None:
-        """A run is finished, or has failed for a reason."""
+        """A run finished, or failed for a reason."""
         self._num_ended += 1
         if reason is None:
             self._steps[run.name] = run.steps
@@ -52,11 +52,11 @@ class Progress:
         self._say(f"[{self._num_ended}/{self._num_runs}] {said}")
 
     def held(self, run: PlannedRun, reason: str) -> None:
-        """Another start is at work on a run, or was."""
+        """Another start is using a run's folder, or was."""
         self._say(f"{run.name} comes last: {reason}")
 
     def line(self) -> str:
-        """Steps done and the time left, if the rest goes on as fast as what was done so far."""
+        """Steps done and the time left, extrapolated from the speed so far."""
         done, elapsed = sum(self._steps.values()), time.monotonic() - self._started
         line = f"{self._num_ended}/{self._num_runs} runs, {done}/{self._total} steps"
         if done == self._first:
@@ -69,5 +69,5 @@ class Progress:
         self._last_line = time.monotonic()
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._bar.close()

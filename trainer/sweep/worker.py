@@ -42,7 +42,7 @@ class _Tasks:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def next(self) -> dict[str, Any] | None:
-        """The next run; None when there is to be none."""
+        """The next run; None when there are no more."""
         self.is_busy.clear()
         task = self._waiting.get()
         self.is_busy.set()
@@ -50,7 +50,7 @@ class _Tasks:
 
 
 def execute(arguments: list[str]) -> tuple[str | None, bool]:
-    """Make one run. Returns why it failed, None if it did not, and whether this process can make another."""
+    """Execute one run. Returns why it failed, or None, and whether this process can execute another."""
     try:
         fine_tune(tyro.cli(Transfer, args=arguments))
     except (InputError, RunError) as error:
@@ -63,7 +63,7 @@ def execute(arguments: list[str]) -> tuple[str | None, bool]:
 
 
 def log_to(path: Path) -> None:
-    """Append what this process prints from now on, in C libraries too, to a file."""
+    """Append this process's output from now on, including that of C libraries, to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -73,7 +73,7 @@ def log_to(path: Path) -> None:
 
 
 def main() -> None:
-    """Make runs until there is none left."""
+    """Execute runs until there are none left."""
     install_rank_log()
     advice.belong_to(Sweep)  # which is what the user typed
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -28,14 +28,14 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 class Device(NamedTuple):
-    """Where one run at a time is made. gpu: as CUDA_VISIBLE_DEVICES names it; None on a CPU."""
+    """A device that executes one run at a time. gpu: as in CUDA_VISIBLE_DEVICES; None for a CPU."""
 
     gpu: str | None
     threads: int
 
 
 class Failure(NamedTuple):
-    """A run that failed, why, and where it says more."""
+    """A failed run, with the reason and the log that says more."""
 
     name: str
     reason: str
@@ -43,7 +43,7 @@ class Failure(NamedTuple):
 
 
 class WorkerPool:
-    """Carries out each run once, one per device at a time. A run that fails, or kills its process, stops no other."""
+    """Executes each run once, one per device at a time. A run that fails, or kills its process, stops no other."""
 
     def __init__(self, runs: Sequence[PlannedRun], devices: Sequence[Device], lock: int) -> None:
         self._waiting = list(reversed(runs))
@@ -56,7 +56,7 @@ class WorkerPool:
         self.failures: list[Failure] = []
 
     def run_all(self) -> None:
-        """Carry out all runs. An interrupt has those under way save their state first.
+        """Execute all runs. An interrupt lets those in progress save their state first.
 
         Raises RunError when worker processes do not even start.
         """
@@ -86,7 +86,7 @@ class WorkerPool:
             worker.start(run, is_last_try)
 
     def _next(self) -> tuple[PlannedRun, bool]:
-        """The next run, and whether its folder is to be waited for: only once there is nothing else to do."""
+        """The next run, and whether to wait for its folder: only once there is nothing else to do."""
         return (self._waiting.pop(), False) if self._waiting else (self._held.pop(0), True)
 
     def _handle(self, worker: "_Worker", event: dict[str, Any] | None) -> None:
@@ -105,7 +105,7 @@ class WorkerPool:
             self._ended(run, event["reason"])
 
     def _remove(self, worker: "_Worker") -> None:
-        """Drop a worker that has ended: its device is free, and the run that it was at has failed."""
+        """Drop a worker that has ended: its device is free, and its current run has failed."""
         self._selector.unregister(worker.output)
         worker.output.close()
         self._workers.remove(worker)
@@ -145,7 +145,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """A process on a device, and the run that it carries out."""
+    """A process on a device, and its current run."""
 
     run: PlannedRun | None = None
 
@@ -167,7 +167,7 @@ class _Worker:
         self._input, self.output = self.process.stdin, self.process.stdout
 
     def start(self, run: PlannedRun, waits: bool) -> None:
-        """Begin a run; with `waits` also where another start may be at work on it."""
+        """Start a run; with `waits` also where another start may be using its folder."""
         self.run = run
         options = run.transfer.options
         options = replace(options, runtime=replace(options.runtime, threads=self.device.threads))
@@ -183,7 +183,7 @@ class _Worker:
             self._input.flush()
 
     def read_events(self) -> Iterator[dict[str, Any] | None]:
-        """The events that the process has sent since the last call; None when it has ended."""
+        """The events that the process has sent since the last call; None once it has ended."""
         said = os.read(self.output.fileno(), 1 << 16)
         *lines, self._unread = (self._unread + said).split(b"\n")
         yield from (json.loads(line) for line in lines)
@@ -192,7 +192,7 @@ class _Worker:
             yield None
 
     def how_it_ended(self) -> str:
-        """The exit code or the signal of the process, as text."""
+        """Exit code or signal of the process, as text."""
         code = self.process.returncode
         if code >= 0:
             return f"ended with exit code {code}"
@@ -205,14 +205,14 @@ class _Worker:
 
 
 def _log_of(run: PlannedRun) -> Path:
-    """Where a run's process writes what it would print."""
+    """Log file for the output of a run's process."""
     run.run_dir.mkdir(parents=True, exist_ok=True)
     return run.run_dir / SWEEP_LOG
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C in a terminal goes to every process; a process that begins in here leaves it to the sweep."""
+    """Ctrl-C in a terminal goes to every process; processes started in here ignore it and leave it to the sweep."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -221,7 +221,8 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _environment(device: Device) -> dict[str, str]:
-    """A rank by itself, whatever job the sweep is part of; it finds this package from any folder."""
+    """Environment of a single-rank process, whatever job the sweep is part of; this package is importable from any
+    folder."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "PMI", "OMPI_"))}
     ours |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
     ours |= {JOB_VARIABLE: job} if (job := job_name()) else {}

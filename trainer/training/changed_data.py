@@ -15,8 +15,8 @@ _TASK = {"single_label": "one class per image", "multi_label": "several findings
 
 
 def data_before(run_dir: Path, result_name: str) -> dict[str, Any]:
-    """What a run that was begun or ended here says of its data: "task", "classes", "channels" and "set_digests", as far
-    as its newest whole checkpoint and its result know them."""
+    """The data of the run as it was, from its newest whole checkpoint and its result: "task", "classes", "channels" and
+    "set_digests", as far as they are recorded."""
     known: dict[str, Any] = {}
     result = read_json(run_dir / result_name)
     if isinstance(result, dict):
@@ -30,7 +30,8 @@ def data_before(run_dir: Path, result_name: str) -> dict[str, Any]:
 
 
 def changed_sets(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """A line where the sets have other contents than they had; none where earlier versions did not note them."""
+    """A line if the contents of the sets have changed; empty for runs of earlier versions, which recorded no
+    digests."""
     was, are = before.get("set_digests"), now["set_digests"]
     if not isinstance(was, dict) or sorted(map(str, was.values())) == sorted(are.values()):
         return []
@@ -39,8 +40,8 @@ def changed_sets(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 
 
 def require_same_outputs(run_dir: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise InputError where the outputs of the model mean something else than in the data: it cannot go on with them.
-    before, now: as `data_before`."""
+    """Raise InputError where the model's outputs mean something else than in the data: the run cannot go on with them.
+    before, now: as from `data_before`."""
     found = [*_classes(before.get("classes"), now["classes"]), *_kinds(before, now)]
     if not found:
         return
@@ -54,8 +55,8 @@ def require_same_outputs(run_dir: Path, before: Mapping[str, Any], now: Mapping[
 
 
 def make_anew(run_dir: Path, changed: Sequence[str]) -> str:
-    """How a finished run comes by a result on its set where nothing but the training images changed: there is nothing
-    left to be learnt from them. "" otherwise. changed: as `config.differences`."""
+    """How to make a finished run's result again on its set, if only the training images changed: there is nothing left
+    to train. "" otherwise. changed: as from `config.differences`."""
     fingerprints = [line for line in changed if line.startswith("data_fingerprint: ")]
     return f", or have this one made anew: rm -r {quoted(run_dir)}" if changed == fingerprints != [] else ""
 

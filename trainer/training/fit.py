@@ -21,7 +21,8 @@ from trainer.training.signals import StopSignals
 
 
 def train_and_predict(job: Job, engine: Engine) -> RunOutput:
-    """Train, and predict by the best checkpoint, or the last without one, while the ranks watch each other."""
+    """Train, then predict with the best checkpoint, or with the last if there is no best; the ranks watch each other
+    meanwhile."""
     with engine.heartbeat.watching(lambda reason: _mark_resumable(job, 0, reason)):
         return _train_and_predict(job, engine)
 
@@ -61,7 +62,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
 
 
 def _train(job: Job, engine: Engine) -> float:
-    """Resume and train; returns seconds."""
+    """Resume and train; returns the seconds it took."""
     first_step, best = _resume(job, engine)
     metric_logger = MetricLogger(job.run_dir, engine.rank, first_step, job.total_steps, job.config.name)
     started = time.monotonic()
@@ -76,9 +77,9 @@ def _train(job: Job, engine: Engine) -> float:
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
-    """Load the newest whole checkpoint: steps done and the metric of the best one; (0, None) without any.
+    """Load the newest whole checkpoint and return its step and the metric of the best one; (0, None) without any.
 
-    Damaged ones are set aside. Raises InputError where there are no others.
+    Damaged ones are quarantined. Raises InputError if there are no others.
     """
     best = _best_so_far(job, engine)
     found = _newest_first(job) if engine.rank == 0 else []
@@ -93,7 +94,7 @@ def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
 
 
 def _best_so_far(job: Job, engine: Engine) -> float | None:
-    """The metric of the best checkpoint, once its weights are seen to be whole: no other file has them."""
+    """The metric of the best checkpoint, after checking that its weights are whole: no other file has them."""
     path, metric = checkpoint.best_path(job.run_dir), None
     if engine.rank == 0 and path.is_file():
         try:
@@ -114,9 +115,10 @@ def _newest_first(job: Job) -> list[Path]:
 
 
 def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple[Path, checkpoint.Checkpoint]:
-    """The first of rank 0's candidates that is whole, and what every rank read of it; those before it are set aside.
+    """The first whole checkpoint among rank 0's candidates, and what every rank read of it; those before it are
+    quarantined.
 
-    Rank 0 decides: another node's view of the folder may be older. Raises InputError where none is whole.
+    Rank 0 decides, as another node's view of the folder may be older. Raises InputError if none is whole.
     """
     for name in engine.gather([path.name for path in candidates])[0]:
         path = job.run_dir / CHECKPOINTS / name

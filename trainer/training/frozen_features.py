@@ -26,12 +26,12 @@ _PATIENCE = 2  # weaker penalties that are no better before the rest is left out
 
 
 def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Fit what `about["mode"]` says, "probe" or "knn", and return the result; in all else like `run`."""
+    """Fit a "probe" or "knn", as `about["mode"]` says, and return the result; otherwise like `run`."""
     return run(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
 
 
 def fit_and_predict(job: Job, engine: Engine) -> RunOutput:
-    """Features of every split once, seen as in evaluation; then the fit, on each rank alike."""
+    """Compute the features of every split once, with evaluation views; then fit, on every rank alike."""
     started = time.monotonic()
     fitting = resolve_micro_batch_size(job, engine)
     num_features = prepare_model(fitting, engine)
@@ -66,8 +66,8 @@ def _probe(job: Job, train: Tensor, labels: Tensor, held_out: dict[Split, Tensor
 
 
 def _chosen_probe(job: Job, train: Tensor, labels: Tensor, val: Tensor | None) -> tuple[Linear, dict[str, Any]]:
-    """The probe whose L2 is best on val, the strongest of equally good ones; without val, or where it cannot tell, that
-    with scikit-learn's default, 1 / images."""
+    """The probe whose L2 is best on val, with ties broken towards the strongest. Without val, or where val cannot
+    decide, the probe with scikit-learn's default, 1 / images."""
     weights = job.train.weights(job.config.data.balance)
     counts = None if weights is None else torch.from_numpy(np.array(weights))
     chosen: Linear | None = None

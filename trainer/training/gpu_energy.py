@@ -6,7 +6,7 @@ import torch
 
 
 class EnergyCounter:
-    """Joules of this rank's GPU, from NVML; None where there is none, or none that counts."""
+    """Energy in joules of this rank's GPU, from NVML; None without a GPU, or for one that has no counter."""
 
     def __init__(self, device: torch.device) -> None:
         self._nvml: Any = None
@@ -26,7 +26,7 @@ class EnergyCounter:
         self._nvml = pynvml
 
     def total(self) -> float | None:
-        """Used since the driver was loaded."""
+        """Energy used since the driver was loaded."""
         if self._nvml is None:
             return None
         try:
@@ -39,6 +39,6 @@ class EnergyCounter:
         self._begun = self.total()
 
     def stop(self) -> float | None:
-        """What was used since."""
+        """Energy used since `start`."""
         total = self.total()
         return None if total is None or self._begun is None else total - self._begun

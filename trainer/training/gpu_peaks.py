@@ -23,8 +23,8 @@ _PEAKS = (
 
 
 def peak_flops(gpu: str, precision: Precision, tf32: bool = False) -> float | None:
-    """Floating-point operations per second of a GPU of this name, as torch.cuda.get_device_name has it, in training of
-    a precision; `tf32` where fp32 may use TF32. None where that is not known, as for a part of a GPU (MIG)."""
+    """Peak FLOP/s of a GPU, by its name from torch.cuda.get_device_name, for training in a precision; `tf32` where fp32
+    may use TF32. None where unknown, as for a part of a GPU (MIG)."""
     if " MIG " in f"{gpu} ":
         return None
     tera = next((peaks for name, peaks in _PEAKS if f"{gpu}-".startswith((f"{name} ", f"{name}-"))), None)

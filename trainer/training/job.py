@@ -36,7 +36,7 @@ from trainer.splits import folders_of, open_split, set_digests, trained_on
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What `loop.train` needs to know. `config` says mean and std of the inputs, `about` goes into every checkpoint,
+    """Everything `loop.train` needs. `config` includes mean and std of the inputs, `about` goes into every checkpoint,
     `loader_name` is the loader in use."""
 
     config: Config
@@ -55,7 +55,7 @@ class Job:
     warnings: tuple[str, ...]
 
     def is_due(self, what: Literal["log", "eval", "save"], done: int) -> bool:
-        """Whether this happens after `done` steps: it does every so many steps, and at the end."""
+        """Whether this is due after `done` steps: every so many steps, and at the end."""
         runtime = self.config.runtime
         every = {"log": runtime.log_every, "eval": self.config.eval_every, "save": runtime.save_every}[what]
         return done == self.total_steps or (every is not None and done % every == 0)
@@ -69,27 +69,27 @@ class Job:
         return iter(lambda: list(islice(batches, count)), None)
 
     def num_micro_batches(self, engine: Engine) -> int:
-        """How many forward and backward passes make a step: the same on every rank."""
+        """Forward and backward passes per step: the same on every rank."""
         return self.order.num_micro_batches(engine.world_size, self._most_in_one_pass(engine))
 
     def _most_in_one_pass(self, engine: Engine) -> int:
-        """The micro-batch size, the same on every rank, also where their shares of a step differ."""
+        """The micro-batch size: the same on every rank, even where their shares of a step differ."""
         limit = self.config.runtime.micro_batch_size
         return limit if isinstance(limit, int) else self.order.largest_share(engine.world_size)
 
     def micro_batch_size(self, engine: Engine) -> int:
-        """Images of the largest forward pass of this rank."""
+        """Images in this rank's largest forward pass."""
         share = len(self.order.step(0, engine.rank, engine.world_size).samples)
         return min(share, self._most_in_one_pass(engine))
 
     @property
     def held_out(self) -> dict[Split, Index]:
-        """The splits that are not trained on, of those there are."""
+        """The val and test splits, where they exist and are not trained on."""
         splits: dict[Split, Index | None] = {"val": self.val, "test": self.test}
         return {split: index for split, index in splits.items() if index is not None}
 
     def blank_images(self, count: int) -> Tensor:
-        """Black images as a loader hands them out, uint8 [count, C, S, S] on the CPU."""
+        """Black images in the form that loaders yield, uint8 [count, C, S, S] on the CPU."""
         size = self.config.data.image_size
         return torch.zeros(count, size, size, self.train.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
 
@@ -101,14 +101,15 @@ class Job:
         augmentation: Augmentation,
         replacement: Replacement = blank,
     ) -> Iterator[Batch]:
-        """Batches for these requests on the engine's device; their `unreadable` says what could not be read."""
+        """Batches for these requests on the engine's device; `Batch.unreadable` lists samples that could not be
+        read."""
         early = read_ahead(index, requests, self.config.runtime.read_ahead)
         return self.loader(index, early, augmentation, engine.device, engine.threads, replacement=replacement)
 
 
 @dataclass(frozen=True)
 class RunOutput:
-    """What the work of a run leaves: the seconds of learning, the predictions, and what else its result is to say."""
+    """Output of training: seconds of training, predictions, and further entries of the result."""
 
     seconds: float
     predicted: Mapping[Split, tuple[Index, Tensor]]
@@ -116,7 +117,7 @@ class RunOutput:
 
 
 def make_job(config: Config, run_dir: Path) -> Job:
-    """Open the data of a configuration. Raises InputError where they do not fit it."""
+    """Open the data that a configuration names. Raises InputError where they do not match it."""
     config = replace(config, model=normalised(config.model, run_dir))
     data = config.data
     folders = folders_of(data, config.runtime)
@@ -156,7 +157,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
 
 
 def _metadata(config: Config, folders: Sequence[Path], train: Index) -> dict[str, Any]:
-    """What every checkpoint says of its run and data."""
+    """Metadata of run and data for every checkpoint."""
     data = config.data
     return {
         "model": config.model.name,
@@ -185,7 +186,7 @@ def _metadata(config: Config, folders: Sequence[Path], train: Index) -> dict[str
 
 
 def settings_of(config: Config, data_fingerprint: str) -> dict[str, Any]:
-    """What decides the result of a run: its configuration, its training images and the weights it starts from."""
+    """What determines the result of a run: its configuration, its training images and its initial weights."""
     settings = config.to_dict() | {"data_fingerprint": data_fingerprint}
     if config.model.pretrained is not None:
         settings["model"]["pretrained_weights"] = describe_weights(config.model.pretrained).digest
@@ -206,7 +207,7 @@ def write_subset(run_dir: Path, index: Index) -> None:
 
 
 def make_augmentation(config: Config, may_flip: bool) -> Augmentation:
-    """How training images are cut; `may_flip` says whether they mean the same when mirrored."""
+    """How training images are cropped and augmented; `may_flip`: a mirrored image has the same label."""
     data = config.data
     return Augmentation(
         policy=data.train_view,
@@ -226,8 +227,8 @@ def make_augmentation(config: Config, may_flip: bool) -> Augmentation:
 
 
 def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
-    """The same with mean and std of the inputs: those of the configuration, else of the run that is in the folder, else
-    of the pre-trained weights, else 0.5. Raises InputError for weights that cannot be read."""
+    """The model configuration with mean and std of the inputs filled in: from the configuration, else from the run in
+    the folder, else from the pre-trained weights, else 0.5. Raises InputError for weights that cannot be read."""
     if model.mean is not None and model.std is not None:
         return model
     begun = read_json(run_dir / CONFIG)
@@ -248,7 +249,7 @@ def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
 
 
 def _accepted_late_warmup(config: Config, total_steps: int, images_per_epoch: int) -> tuple[str, ...]:
-    """A warning of a schedule that does not decay as it should, where the configuration allows that. Raises InputError
+    """A warning about a schedule that does not decay as it should, where the configuration allows it. Raises InputError
     where it does not."""
     schedule = config.schedule
     late = late_warmup(schedule, total_steps, num_warmup_steps(config, images_per_epoch)) if total_steps else None
@@ -263,7 +264,7 @@ def _accepted_late_warmup(config: Config, total_steps: int, images_per_epoch: in
 
 
 def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[str, ...]:
-    """What is allowed and hardly meant."""
+    """Warnings about settings that are allowed but hardly intended."""
     warnings = []
     shots = config.data.shots
     if train.task == "single_label" and (short := train.below(shots or 1)):

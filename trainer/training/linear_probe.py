@@ -25,7 +25,7 @@ LossAndSlope = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Brings features to zero mean and unit variance over the training images; constant ones become 0. Float64."""
+    """Scales features to zero mean and unit variance over the training images; constant ones become 0. Float64."""
 
     mean: Tensor
     std: Tensor
@@ -50,7 +50,7 @@ class Linear:
     converged: bool
 
     def logits(self, features: Tensor) -> Tensor:
-        """What it says of standardised features."""
+        """Logits for standardised features."""
         return (features @ self.weight + self.bias).float().cpu()
 
 
@@ -62,11 +62,11 @@ def fit_linear(
     weights: Tensor | None = None,
     start: Linear | None = None,
 ) -> Linear:
-    """Logistic regression on standardised features by L-BFGS: the least mean loss over images plus l2 / 2 times the
-    squared norm of the weight, from `start` on.
+    """Logistic regression on standardised features by L-BFGS: minimises the mean loss over images plus l2 / 2 times the
+    squared norm of the weight, starting from `start`.
 
     Multinomial for single labels; for findings one against the rest, each over its labelled images. `weights` [N]:
-    how much each image counts.
+    weight of each image.
     """
     num_features, device = features.shape[1], features.device
     counts = torch.ones(len(features), device=device) if weights is None else weights.to(device)
@@ -122,10 +122,10 @@ def _binary(labels: Tensor, counts: Tensor) -> LossAndSlope:
 
 
 def nearest_neighbours(train: Tensor, labels: Tensor, features: Tensor, num_classes: int) -> Tensor:
-    """Logits by the votes of the 20 training images of the largest cosine similarity s, each of weight exp(s / 0.07).
+    """Logits from votes of the 20 training images with the largest cosine similarity s, each weighted by exp(s / 0.07).
 
-    Single-label: logarithms of the shares of votes. Findings: log odds of the share of the positive among the labelled
-    neighbours, or among all labelled training images where no neighbour is.
+    Single-label: log of the vote shares. Findings: log odds of the positive share among the labelled neighbours, or
+    among all labelled training images where no neighbour is labelled.
     """
     train = F.normalize(train.double())
     hot = F.one_hot(labels, num_classes).double() if labels.ndim == 1 else labels.double()

@@ -32,11 +32,11 @@ def train(
     best: float | None,
     stop: StopSignals = NEVER,
 ) -> None:
-    """Update the model from `first_step` to the job's end, evaluating on val and saving on the way.
+    """Update the model from `first_step` to the job's end, evaluating on val and saving along the way.
 
     `best` is the primary metric of the best checkpoint so far, None without one. Raises RunError for a loss that is not
     finite; the last checkpoint is then from before it. Raises Stopped on every rank, with a checkpoint of this very
-    step, once any of them was asked to `stop`. Raises RunError on every rank if it cannot be saved.
+    step, once any rank was asked to `stop`. Raises RunError on every rank if checkpoints cannot be saved.
     """
     with Saver(job, engine, best) as saver:
         with recorded_steps(job, engine, first_step):
@@ -82,7 +82,7 @@ def _train_steps(
 def train_step(
     job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: LossMonitor, stop: StopSignals
 ) -> StepReport:
-    """One update from this rank's micro-batches of a step. Waits for no device. Collective."""
+    """One update from this rank's micro-batches of a step. Never waits for the device. Collective."""
     lr, task = job.schedule(step), job.train.task
     engine.set_lr(lr)
     num_labels: Tensor | int = job.config.global_batch_size
@@ -100,14 +100,14 @@ def train_step(
 
 
 def evaluate(job: Job, engine: Engine, index: Index) -> dict[str, float]:
-    """The metrics of the engine's model on every sample of an index, each counted once; those that cannot be read any
-    more are left out. Collective."""
+    """Metrics of the engine's model on every sample of an index, each counted once; unreadable samples are left out.
+    Collective."""
     judged, outputs = judge(job, engine, index)
     return compute_metrics(outputs, judged)
 
 
 def judge(job: Job, engine: Engine, index: Index) -> tuple[Index, Tensor]:
-    """The samples of an index that can be read, nearly always all, and their logits, as `predict` has them."""
+    """The readable samples of an index, nearly always all of them, and their logits, as from `predict`."""
     outputs, lost = _predict(job, engine, index, None)
     if not lost.any():
         return index, outputs
@@ -115,9 +115,9 @@ def judge(job: Job, engine: Engine, index: Index) -> tuple[Index, Tensor]:
 
 
 def predict(job: Job, engine: Engine, index: Index, num_outputs: int | None = None) -> Tensor:
-    """Logits of every sample of an index, float32 [N, C] on the CPU, on every rank; or what else the engine's model
-    puts out, [N, num_outputs]. Collective. Raises RunError, on every rank, for outputs that are not finite, and for
-    images that cannot be read."""
+    """Logits of every sample of an index, float32 [N, C] on the CPU, on every rank; or other outputs of the engine's
+    model, [N, num_outputs]. Collective. Raises RunError, on every rank, for outputs that are not finite, and for images
+    that cannot be read."""
     outputs, lost = _predict(job, engine, index, num_outputs)
     if lost.any():
         raise RunError(f"{int(lost.sum())} of {len(index)} images cannot be read; {job.run_dir / UNJUDGED} lists them")
@@ -125,7 +125,7 @@ def predict(job: Job, engine: Engine, index: Index, num_outputs: int | None = No
 
 
 def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) -> tuple[Tensor, Tensor]:
-    """Outputs, and whether a sample could not be read, bool [N]."""
+    """Outputs, and bool [N] which samples could not be read."""
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
     held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
     unreadable: list[UnreadableSample] = []

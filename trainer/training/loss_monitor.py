@@ -30,17 +30,18 @@ _LEAST_SPREAD = 0.01  # of the median: losses may be equal for a while
 
 
 class SpikeDetector:
-    """Whether a loss leaps, which is warned of and nothing else: whether it matters only people can tell.
+    """Detects a sudden rise of the loss. It only leads to a warning: whether it matters is for people to judge.
 
-    It compares each loss with the last hundred by their median and median absolute deviation, which a few outliers do
-    not move. It begins anew with every start of a run, so that nothing has to be saved."""
+    Each loss is compared with the last hundred by their median and median absolute deviation, which a few outliers do
+    not move. It starts empty at every start of a run, so nothing has to be saved.
+    """
 
     def __init__(self) -> None:
         self._losses: deque[float] = deque(maxlen=WINDOW_STEPS)
         self._is_high = False
 
     def observe(self, loss: float) -> float | None:
-        """The median that a loss stands far above, at the first step of a spike; None else."""
+        """The median that a loss is far above, at the first step of a spike; None otherwise."""
         if not math.isfinite(loss):
             return None
         usual = None
@@ -72,7 +73,7 @@ class LossMonitor:
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
 
     def is_nonfinite(self, losses: Tensor) -> Tensor | None:
-        """For `Engine.step`: whether a rank's loss is not finite, on the device; None where that stops the run."""
+        """For `Engine.step`: whether any rank's loss is not finite, on the device; None where that stops the run."""
         return ~losses.isfinite().all() if self.skips else None
 
     def observe(self, report: StepReport) -> None:
@@ -81,8 +82,9 @@ class LossMonitor:
         self._pending = report.to_host()
 
     def flush(self) -> None:
-        """Check what was observed last. Raises RunError on every rank where a loss or gradient is not finite, unless
-        that update was left out and not too many were; and for unreadable images, as `UnreadableImageLog.take` does."""
+        """Check the report that was observed last. Raises RunError on every rank where a loss or gradient is not
+        finite, unless that update was skipped and not too many were; and for unreadable images, as
+        `UnreadableImageLog.take` does."""
         if self._pending is None:
             return
         report, numbers = self._pending.report, self._pending.read()
@@ -139,7 +141,7 @@ class LossMonitor:
 
 
 def ways_to_stay_finite(config: Config, another: str | None = None) -> str:
-    """What a run can be given whose numbers became too large, and `another` way."""
+    """Advice for a run whose numbers became too large, ending with `another` way."""
     ways = ["lower the learning rate", "lengthen the warm-up" if has_flag("--schedule.warmup-steps") else None]
     ways += [f"take {flag('--precision')} fp32" if config.precision != "fp32" else None, another]
     *most, last = filter(None, ways)

@@ -30,7 +30,7 @@ _FEW, _MORE = 2, 3  # images of the two passes whose difference is one image's
 
 
 class Memory(NamedTuple):
-    """Bytes of one rank that holds the whole model. `filters`: standardised, until the backward pass."""
+    """Bytes on a rank that holds the whole model. `filters`: standardised filters, kept until the backward pass."""
 
     parameters: int
     gradients: int
@@ -39,11 +39,11 @@ class Memory(NamedTuple):
     activations_per_image: int
 
     def total(self, images: int) -> int:
-        """With so many images in one pass."""
+        """Bytes with this many images in one pass."""
         return self.parameters + self.gradients + self.momentum + self.filters + images * self.activations_per_image
 
     def summary(self, images: int) -> str:
-        """One line."""
+        """One line for the user."""
         parts = [
             ("weights", self.parameters),
             ("gradients", self.gradients),
@@ -57,8 +57,8 @@ class Memory(NamedTuple):
 def count_memory(
     name: str, num_classes: int, image_size: int, precision: Precision = "bf16", checkpoint_stages: int = 0
 ) -> Memory:
-    """What a model of `MODELS` takes in training: what autograd keeps for the backward pass is counted on tensors
-    without numbers. Workspaces of the libraries and the transient memory of a single layer are not in it."""
+    """Training memory of a model of `MODELS`: what autograd keeps for the backward pass is counted on fake tensors.
+    Does not include library workspaces and the temporary memory of single layers."""
     with FakeTensorMode():
         model = BiTResNet(*MODELS[name], num_classes)
         model.checkpoint_stages = checkpoint_stages
@@ -73,7 +73,7 @@ def count_memory(
 
 
 def kept_per_image(model: nn.Module, batch_of: Callable[[int], Tensor], precision: Precision) -> int:
-    """Bytes that autograd keeps for the backward pass of each image; batch_of: a batch of so many images."""
+    """Bytes that autograd keeps for the backward pass per image; batch_of: makes a batch of that many images."""
     few, more = (_kept_bytes(model, batch_of(images), precision) for images in (_FEW, _MORE))
     return (more - few) // (_MORE - _FEW)
 
@@ -98,10 +98,10 @@ def _kept_bytes(model: nn.Module, batch: Tensor, precision: Precision) -> int:
 
 
 def resolve_micro_batch_size(job: Job, engine: Engine) -> Job:
-    """The job with numbers for "auto", the same on every rank. Collective.
+    """The job with numbers in place of "auto", the same on every rank. Collective.
 
-    They are found by passes of a model without its pre-trained weights; the engine is left with that. Raises RunError
-    if not even the smallest batch fits.
+    They are found by trial passes of a model without its pre-trained weights, which stays in the engine. Raises
+    RunError if not even the smallest batch fits.
     """
     runtime = job.config.runtime
     if runtime.micro_batch_size != AUTO:
@@ -176,7 +176,8 @@ def _free_memory(engine: Engine) -> None:
 
 
 def _train_once(job: Job, engine: Engine, size: int) -> None:
-    """Forward and backward pass of a micro-batch beside all that training keeps. Ranks do not wait for each other."""
+    """Forward and backward pass of one micro-batch with everything allocated that training keeps. Ranks do not wait for
+    each other."""
     device, task, num_classes = engine.device, job.train.task, job.train.num_classes
     reserved = [torch.zeros_like(parameter) for parameter in engine.model.parameters()]  # momentum
     if device.type == "cuda":

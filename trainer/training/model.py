@@ -13,7 +13,7 @@ from trainer.training.job import Job
 
 
 def starting_model(job: Job, engine: Engine) -> BiTResNet:
-    """The model as the run begins with it, on the CPU."""
+    """The initial model of the run, on the CPU."""
     config = job.config
     torch.manual_seed(config.seed)
     settings = config.model
@@ -27,8 +27,8 @@ def starting_model(job: Job, engine: Engine) -> BiTResNet:
 
 
 def prepare_model(job: Job, engine: Engine) -> int:
-    """Give the engine the model that a run begins with, for a linear probe or k-NN less its head; returns the number of
-    its outputs. Collective."""
+    """Give the engine the initial model of a run, without its head for a linear probe or k-NN; returns the number of
+    outputs. Collective."""
     model, optim = starting_model(job, engine), job.config.optim
     if job.config.mode != "finetune":
         num_features: int = model.head.in_features
@@ -47,14 +47,14 @@ def prepare_model(job: Job, engine: Engine) -> int:
 
 
 def num_parameters(config: Config, num_classes: int) -> int:
-    """How many parameters the model of a configuration has."""
+    """Number of parameters of a configuration's model."""
     with torch.device("meta"):
         model = build_model(config.model.name, num_classes)
     return sum(p.numel() for p in model.parameters())
 
 
 def checkpoint_bytes(config: Config, num_classes: int) -> int:
-    """What a checkpoint takes: fp32 weights and momentum."""
+    """Size of a checkpoint: fp32 weights and momentum."""
     return 2 * 4 * num_parameters(config, num_classes)
 
 

@@ -41,9 +41,9 @@ _FAR_UNDER = 0.5
 
 
 def preflight(engine: Engine, job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> None:
-    """Compare all ranks, measure an all-reduce, and look at the disk; rank 0 prints a line. Collective.
+    """Compare all ranks, measure an all-reduce, and check the disk; rank 0 prints a line. Collective.
 
-    `settings` decide the result of the run, `environment` is this rank's. Raises InputError on every rank, with the
+    `settings` determine the result of the run, `environment` is this rank's. Raises InputError on every rank, with the
     whole message on rank 0.
     """
     started = time.monotonic()
@@ -93,7 +93,7 @@ def _facts(engine: Engine, job: Job, settings: dict[str, Any], environment: dict
 
 
 def _free_bytes(run_dir: Path) -> int:
-    """Free for checkpoints: also what a killed start has left, which the next save deletes."""
+    """Free space for checkpoints, including leftovers of a killed start, which the next save deletes."""
     folder = run_dir.absolute()
     free = shutil.disk_usage(next(part for part in (folder, *folder.parents) if part.exists())).free
     for path in checkpoint.unfinished(run_dir / CHECKPOINTS):
@@ -103,8 +103,8 @@ def _free_bytes(run_dir: Path) -> int:
 
 
 def _room(job: Job, free: int, numbered: int, has_best: bool) -> tuple[list[str], list[str]]:
-    """What is wrong if not even the next save fits beside the checkpoints that are there, and a warning if not all that
-    the run is to keep."""
+    """Errors if not even the next save fits beside the existing checkpoints, and warnings if not all that the run keeps
+    will fit."""
     each, keep = checkpoint_bytes(job.config, job.train.num_classes), job.config.runtime.keep_checkpoints
     least = 1 if numbered else 2  # the old one stays until the new one is whole
     most = max(keep - numbered, 0) + (not has_best) + 1
@@ -120,14 +120,14 @@ def _room(job: Job, free: int, numbered: int, has_best: bool) -> tuple[list[str]
 
 
 def _wrong_layout(by_rank: list[dict[str, Any]]) -> list[str]:
-    """Hosts with more ranks than the launcher says a node has: two launchers at work on one node."""
+    """Hosts with more ranks than the launcher reports per node: two launchers at work on one node."""
     counts = Counter(facts["host"] for facts in by_rank)
     most = max(facts["local_world_size"] for facts in by_rank)
     return [f"{host} has {count} ranks, its launcher started {most}" for host, count in counts.items() if count > most]
 
 
 def _all_reduce_gbps(engine: Engine) -> float:
-    """Bus bandwidth of an all-reduce, gigabytes per second: what each rank sends and receives, best of three."""
+    """Bus bandwidth of an all-reduce in gigabytes per second, sent and received by each rank; best of three."""
     probe = torch.zeros(_PROBE_BYTES // 4, device=engine.device)
     seconds = []
     for _ in range(1 + _PROBES):

@@ -45,7 +45,7 @@ from trainer.training.signals import Stopped
 
 @dataclass(frozen=True)
 class Start:
-    """How this start treats what is already there."""
+    """How this start treats an existing run folder."""
 
     run_dir: Path | None = None
     """Folder of the run; None: runs/<name>."""
@@ -63,7 +63,7 @@ TrainFn = Callable[[Job, Engine], RunOutput]
 def run(
     config: Config, start: Start, engine: Engine, about: dict[str, Any], train_fn: TrainFn = train_and_predict
 ) -> dict[str, Any]:
-    """Train to the end by `train_fn` and return the result, which `result.json` holds too; `about` is put into it.
+    """Train to the end with `train_fn` and return the result, also written to `result.json`; `about` is merged into it.
 
     Raises InputError for what the user can mend, RunError when training cannot go on.
     """
@@ -130,7 +130,7 @@ def _train_in_folder(
 def _result_of(
     job: Job, output: RunOutput, about: dict[str, Any], settings: dict[str, Any], environment: dict[str, Any]
 ) -> dict[str, Any]:
-    """What `result.json` holds."""
+    """The content of `result.json`."""
     return {
         "mode": job.config.mode,
         "source_sets": [],
@@ -172,7 +172,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
 
 
 def run_dir_of(config: Config, start: Start) -> Path:
-    """The folder of a run, where it is to go on."""
+    """The run folder that a start resumes in; `--no-resume` takes a new one beside it."""
     return start.run_dir or Path("runs") / config.name
 
 
@@ -195,8 +195,8 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
 
 
 def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a finished run with these settings and data, of which a checkpoint would say `data`. Raises
-    InputError if the folder holds a run with others."""
+    """The result of a finished run with these settings and this data; `data` is the data part of its checkpoints.
+    Raises InputError if the folder holds a run with others."""
     before = read_json(run_dir / CONFIG)
     if before is None:
         if checkpoint.numbered(run_dir):
@@ -226,8 +226,8 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
 
 
 def _find_finished(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
-    """What `finished` says, the same on every rank: another start may write to the folder meanwhile, and file systems
-    show that to some hosts sooner than to others. Collective."""
+    """Like `finished`, with the same answer on every rank: another start may write to the folder meanwhile, and file
+    systems show that to some hosts sooner than to others. Collective."""
     result: dict[str, Any] | None = None
     error: str | None = None
     if engine.rank == 0:
@@ -246,7 +246,7 @@ def _why_nothing_is_recorded() -> str:
 
 
 def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
-    """How a run goes on whose settings are not those of this start."""
+    """How to continue a run whose settings differ from this start's."""
     was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
     if was == now:
         return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
@@ -256,7 +256,7 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
 
 @contextmanager
 def _keep_status(job: Job, engine: Engine) -> Iterator[None]:
-    """Leave status.json saying how the run ended, whichever way it does."""
+    """Write to status.json how the run ended, whichever way it does."""
 
     def leave(state: str, reason: str) -> None:
         write_status(job.run_dir, engine.rank, state, checkpoint.last_step(job.run_dir), job.total_steps, reason)

@@ -28,7 +28,7 @@ LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will
 
 
 class UnsavedError(RunError):
-    """A run that was asked to stop could not save; it can be resumed from an older checkpoint."""
+    """A run that was asked to stop could not save; it resumes from an older checkpoint."""
 
 
 class _Target(NamedTuple):
@@ -46,9 +46,9 @@ class _Failed(NamedTuple):
 class Saver:
     """Writes the checkpoints of a run. All methods but `pop_timings` are collective.
 
-    A write that fails is tried again until the next save is due; the best weights, which no later save holds, are kept
-    in memory beside the next copy until they are written or surpassed. Where `--max-failed-saves` in a row came to
-    nothing, `save` raises RunError, on every rank.
+    A failed write is retried until the next save is due. The best weights, which no later save holds, are kept in
+    memory beside the next copy until they are written or surpassed. After `--max-failed-saves` failures in a row `save`
+    raises RunError, on every rank.
     """
 
     def __init__(self, job: Job, engine: Engine, best: float | None) -> None:
@@ -68,15 +68,15 @@ class Saver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Wait for a write that goes on, whatever comes of it."""
+        """Wait for a write in progress, whether or not it succeeds."""
         self._is_last_try.set()
         self._thread.shutdown()
 
     def save(self, step: int, best: float | None = None) -> None:
-        """Begin to write a checkpoint after `step` updates: that of its step, or the best one, with its metric.
+        """Begin to write a checkpoint after `step` updates: the one of this step, or the best one with its metric.
 
-        Waits only for the write before. Raises RunError, with the checkpoints as they are, if a weight is not finite,
-        and if another start has taken over the folder.
+        Waits only for the write before. Raises RunError, with the checkpoints unchanged, if a weight is not finite or
+        if another start has taken over the folder.
         """
         started = perf_counter()
         self._engine.heartbeat.enter("saving")
@@ -102,12 +102,12 @@ class Saver:
         self._count("save/stall_s", started)
 
     def save_if_best(self, step: int, metric: float) -> None:
-        """Begin to write the best checkpoint, if `metric` is above all before; NaN never is. Raises as `save`."""
+        """Begin to write the best checkpoint if `metric` exceeds all earlier ones; NaN never does. Raises as `save`."""
         if metric > (-math.inf if self.best is None else self.best):
             self.save(step, metric)
 
     def finish(self, stopping: bool = False) -> None:
-        """Wait until all is written. Raises RunError on every rank if that fails, `stopping` UnsavedError."""
+        """Wait until all is written. Raises RunError on every rank if that fails; with `stopping`, UnsavedError."""
         started = perf_counter()
         self._engine.heartbeat.enter("saving")
         failed = self._join_writes()
@@ -127,8 +127,8 @@ class Saver:
             )
 
     def pop_timings(self) -> dict[str, float]:
-        """Seconds since the last call that training stood still to save ("save/stall_s", of them "save/wait_s" for the
-        write before and "save/copy_s" for the copy), and that a write took beside it ("save/write_s")."""
+        """Seconds since the last call: training stalled by saving ("save/stall_s", of which "save/wait_s" for the write
+        before and "save/copy_s" for the copy), and writing in the background ("save/write_s")."""
         figures, self._timings = self._timings, {}
         return figures
 
@@ -137,7 +137,7 @@ class Saver:
             self._timings[name] = self._timings.get(name, 0.0) + perf_counter() - started
 
     def _join_writes(self) -> list[_Failed]:
-        """Wait for the writes under way, and what became of none of them."""
+        """Wait for the writes in progress, and return those that failed."""
         self._is_last_try.set()
         ended = [write.result() for write in self._writes]
         self._is_last_try.clear()
@@ -145,7 +145,7 @@ class Saver:
         return [failed for failed in ended if failed is not None]
 
     def _agree(self, failed: list[_Failed]) -> None:
-        """Count what failed, on every rank alike."""
+        """Count failures, the same on every rank."""
         any_failed = self._engine.sum(torch.tensor(float(bool(failed))))
         self._failed_in_a_row = self._failed_in_a_row + 1 if any_failed else 0
         most = self._job.config.runtime.max_failed_saves
@@ -156,14 +156,14 @@ class Saver:
             )
 
     def _left(self) -> str:
-        """Which checkpoints there are to go on from."""
+        """The checkpoints from which the run can resume, as text."""
         with suppress(OSError):
             found = checkpoint.numbered(self._job.run_dir)
             return f"{found[-1].name} is still there" if found else "There is no checkpoint yet"
         return "Which checkpoints are left cannot be seen"
 
     def _keep_best(self, failed: list[_Failed]) -> _Target | None:
-        """The best weights if they are among what failed, safe from the next copy."""
+        """The best weights, if writing them failed, in memory that the next copy does not overwrite."""
         unsaved = next((each.target for each in failed if each.target.path.name == checkpoint.BEST), None)
         if unsaved is not None and unsaved.copied is self._copied:
             self._copied = {}
@@ -198,7 +198,7 @@ class Saver:
         self._writes.append(self._thread.submit(self._write, target))
 
     def _write(self, target: _Target) -> _Failed | None:
-        """Try until it succeeds, or is in a hurry, and then once more; what failed in the end."""
+        """Write, retrying after pauses; once somebody waits for it, a last time. Returns the failure, or None."""
         for tried, pause_s in enumerate(chain(PAUSES_S, repeat(PAUSES_S[-1]))):
             started, is_last = perf_counter(), self._is_last_try.is_set()
             if lost := taken_over(self._job.run_dir):

@@ -21,17 +21,18 @@ SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a
 
 
 class StopSignals:
-    """What this rank has been asked to do. Without `listening`, nothing ever."""
+    """The stop signals that this rank has received. None are noted without `listening`."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
 
     @contextmanager
     def listening(self, leave: Callable[[str], None] | None = None) -> Iterator["StopSignals"]:
-        """Take note of SIGTERM, SIGINT, SIGUSR1 and SIGHUP instead of dying of them.
+        """Record SIGTERM, SIGINT, SIGUSR1 and SIGHUP instead of dying of them.
 
         A second one ends the process at once, even where the main thread waits for something that never comes; `leave`
-        is told before. Not the same request from two sides, nor SIGUSR1 after SIGUSR1: schedulers say it repeatedly.
+        is called first. The same request from two sides does not count as a second, nor does SIGUSR1 after SIGUSR1:
+        schedulers send it repeatedly.
         """
         numbers = [
             number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN or number != signal.SIGHUP
@@ -79,7 +80,7 @@ NEVER = StopSignals()
 
 
 class Stopped(SystemExit):
-    """The run is saved after `step` updates and goes on from there when it is started again.
+    """The run was stopped and saved after `step` updates; starting it again resumes there.
 
     The exit code is 0 after SIGUSR1, which asks for nothing else, and on ranks that only heard of it: under torchrun
     any other would start the ranks again. It is 128 + the signal's number where SIGTERM or SIGINT came.

@@ -18,7 +18,7 @@ __all__ = ["Start", "find_result", "normalised", "plan_of", "run_dir_of", "start
 
 
 def start_run(config: Config, start: Start, about: dict[str, Any], warnings: Iterable[str]) -> None:
-    """Run to the end on all ranks of this job, and print what was reached. Raises as `run` does."""
+    """Run to the end on all ranks of this job, and print the result. Raises as `run` does."""
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
     for warning in warnings:
         rank_0_logger.warning(warning)
@@ -34,7 +34,7 @@ def start_run(config: Config, start: Start, about: dict[str, Any], warnings: Ite
 
 
 def summary(result: dict[str, Any]) -> str:
-    """One line on what a run reached."""
+    """One line with the result of a run."""
     metric = metric_of(result)
     name = METRIC_NAME[metric]
     reached = [
@@ -46,13 +46,13 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def find_result(config: Config, start: Start, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a run with this configuration if it is finished. train: its training images; data: what a
-    checkpoint would say of its data. Raises InputError if its folder holds a run with another configuration."""
+    """The result of a run with this configuration, if finished. train: its training images; data: the data part of its
+    checkpoints. Raises InputError if its folder holds a run with another configuration."""
     return finished(run_dir_of(config, start), settings_of(config, train.fingerprint), start, data)
 
 
 def plan_of(config: Config, run_dir: Path) -> dict[str, Any]:
-    """What a run would be: steps, batch, images and the bytes of one checkpoint."""
+    """What a run would do: steps, batch, images and the bytes of one checkpoint."""
     planned = replace(config, runtime=replace(config.runtime, stage=None))  # a plan copies nothing
     job = make_job(planned, run_dir)
     return {

@@ -12,7 +12,7 @@ from trainer.engine import Engine, Update
 
 @dataclass(frozen=True, eq=False)
 class RankSums:
-    """What all ranks say of a step before its update. Tensors are on the engine's device, float64."""
+    """A step's figures before the update, summed over ranks. Tensors are on the engine's device, float64."""
 
     losses: Tensor
     """[world size]: each rank's part of the mean loss of the batch."""
@@ -23,7 +23,7 @@ class RankSums:
 
     @staticmethod
     def over_ranks(engine: Engine, losses: Sequence[Tensor], is_stopping: bool, num_unreadable: int) -> "RankSums":
-        """Those of this rank, `losses` by micro-batch, together with the others'. Waits for no device. Collective."""
+        """This rank's figures, `losses` by micro-batch, summed over ranks. Does not wait for the device. Collective."""
         packed = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
         for loss in losses:
             packed[engine.rank] += loss
@@ -34,7 +34,8 @@ class RankSums:
 
 @dataclass(frozen=True, eq=False)
 class StepReport:
-    """A step that is done: the same on every rank but for `unreadable`, this rank's images that could not be read."""
+    """Report of a finished step: the same on every rank except `unreadable`, this rank's images that could not be
+    read."""
 
     step: int
     lr: float
@@ -48,13 +49,13 @@ class StepReport:
         return self.sums.losses.sum()
 
     def to_host(self) -> "HostCopy":
-        """Begin to copy it to the host; the copy is to be read later."""
+        """Begin the copy to the host; read it later."""
         return HostCopy(self)
 
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """A step's report in plain numbers. `is_bad`: its update was left out, or its gradient is not finite."""
+    """A step's report as plain numbers. `is_bad`: its update was skipped, or its gradient is not finite."""
 
     losses: tuple[float, ...]
     is_stopping: bool
@@ -63,7 +64,7 @@ class StepNumbers:
 
 
 class HostCopy:
-    """A step's report on its way to the host."""
+    """A step's report while it is copied to the host."""
 
     def __init__(self, report: StepReport) -> None:
         self.report = report
@@ -80,7 +81,7 @@ class HostCopy:
         self._packed = packed
 
     def read(self) -> StepNumbers:
-        """What it says, once the copy is there."""
+        """The numbers, once the copy has arrived."""
         if self._copied is not None:
             self._copied.synchronize()
         losses, (num_stopping, num_unreadable, is_bad) = self._packed[:-3], self._packed[-3:]

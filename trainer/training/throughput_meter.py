@@ -25,7 +25,7 @@ RSS_BYTES = 1 if sys.platform == "darwin" else 1024  # in what getrusage counts
 
 
 class ThroughputMeter:
-    """Counts what happens between two rows of metrics; throughput and energy leave out what is `paused`."""
+    """Measures between two rows of metrics; throughput and energy exclude what is `paused`."""
 
     def __init__(self, job: Job, engine: Engine) -> None:
         self._engine, self._images_per_step = engine, job.config.global_batch_size
@@ -42,14 +42,14 @@ class ThroughputMeter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around waiting for data."""
+        """Context for waiting on data."""
         started = perf_counter()
         yield
         self._waited_s += perf_counter() - started
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Around what is no training: evaluation and saving. The device is idle at its begin and end."""
+        """Context for what is not training: evaluation and saving. The device is idle at its start and end."""
         started, used = perf_counter(), self._energy.total()
         yield
         self._paused_s += perf_counter() - started
@@ -61,7 +61,7 @@ class ThroughputMeter:
         self._images += self._images_per_step
 
     def scalars(self, report: StepReport) -> dict[str, float]:
-        """One row of metrics, and begin the next. Reading the tensors waits for the device. Collective."""
+        """One row of metrics; then start the next. Reading the tensors waits for the device. Collective."""
         values = {
             "train/loss": report.loss.item(),
             "train/lr": report.lr,
@@ -79,7 +79,7 @@ class ThroughputMeter:
         return values
 
     def _joules(self) -> dict[str, float]:
-        """Of all ranks' GPUs, for each image; nothing where a GPU does not count them."""
+        """Joules per image over all ranks' GPUs; nothing where a GPU does not count them."""
         if self._engine.device.type != "cuda":
             return {}
         now = self._energy.total()
@@ -90,15 +90,14 @@ class ThroughputMeter:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that this process has held so far: what tensors took of the GPU's memory, or all that was resident."""
+    """Peak memory of this process so far: allocated tensors on a GPU, or resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_BYTES
 
 
 def _peak_of_all(job: Job, engine: Engine) -> float | None:
-    """Floating-point operations per second of all ranks' GPUs, taken to be like this one; None where they are not
-    known, as on a CPU, of which no table says them."""
+    """Peak FLOP/s of all ranks' GPUs, assuming they are like this one; None where unknown, as on CPUs."""
     if engine.device.type != "cuda":
         return None
     gpu, config = torch.cuda.get_device_name(engine.device), job.config
@@ -108,7 +107,7 @@ def _peak_of_all(job: Job, engine: Engine) -> float | None:
 
 @cache
 def _known_peak(gpu: str, precision: Precision, tf32: bool, speaks: bool) -> float | None:
-    """Says, once, where it is not known."""
+    """Warns once where the peak is unknown."""
     peak = peak_flops(gpu, precision, tf32)
     if peak is None and speaks:
         logger.info(f"the peak of {gpu} in {precision} is not known, so there is no train/mfu")

@@ -19,7 +19,7 @@ _SHOWN = 3
 
 
 def describe(index: Index, one: UnreadableSample) -> dict[str, Any]:
-    """What all ranks are told of an image that one of them could not show."""
+    """An unreadable image, as reported to all ranks."""
     shown = one.replacement != BLANK
     return {
         "position": one.position,
@@ -48,8 +48,8 @@ class UnreadableImageLog:
         self._named: set[str] = set()
 
     def take(self, step: int, mine: Sequence[UnreadableSample]) -> None:
-        """Log what the ranks could not read at a step. Raises RunError, on every rank, for a shard where that stops
-        the run, for too many bad images, and where nothing could be shown in the place of one."""
+        """Log the images that the ranks could not read at a step. Raises RunError, on every rank, for a shard where
+        that stops the run, for too many bad images, and if no replacement could be shown for one."""
         by_rank = self._engine.gather([describe(self._job.train, one) for one in mine])
         every = sorted((one for of_rank in by_rank for one in of_rank), key=lambda one: one["position"])
         self._unseen.add(
@@ -95,7 +95,7 @@ class UnreadableImageLog:
 
 
 def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[UnreadableSample]) -> None:
-    """List the images of an evaluation that could not be read, and so are left out of its metrics. Collective; raises
+    """List the images of an evaluation that could not be read and are left out of its metrics. Collective; raises
     RunError as `UnreadableImageLog.take` does."""
     by_rank = engine.gather([describe(index, one) for one in mine])
     every = [one for of_rank in by_rank for one in of_rank]
@@ -129,6 +129,6 @@ def _bring_it_back(go_on: str) -> str:
 
 
 def _check(every: Sequence[dict[str, Any]]) -> str:
-    """The command that compares a set with its sums: that of the last image which could not be decoded."""
+    """The command that verifies the set of the last image that could not be decoded against its checksums."""
     folder = next(one["folder"] for one in reversed(every) if not one["shard"])
     return f"python -m data_pipelines.prepare --verify {quoted(folder)}"
