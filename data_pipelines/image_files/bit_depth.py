@@ -34,7 +34,7 @@ def declared_bits(picture: Any, has_sbit: bool) -> int | None:
 
 
 def require_within(value: int, needed: int, bits: int) -> None:
-    """Raise ValueError for a pixel of this value, which needs so many bits, if it has fewer."""
+    """Raise ValueError for a pixel value that needs more bits than the image has."""
     if needed > bits:
         raise ValueError(f"a pixel of {value:,}, more than {bits} bits hold; --bits {needed} takes it")
 
@@ -42,8 +42,8 @@ def require_within(value: int, needed: int, bits: int) -> None:
 def scaled(
     pixels: npt.NDArray[np.integer], depth: Depth, declared: int | None, white_is_zero: bool = False
 ) -> npt.NDArray[np.float32]:
-    """Grey values from 0 to 255, of a picture of this depth whose file declares so many bits. Raises ValueError for
-    values that do not fit, and where nobody says the depth."""
+    """Grey values from 0 to 255, of an image of this depth whose file declares so many bits. Raises ValueError for
+    values that do not fit, and if nothing states the depth."""
     if pixels.min() < 0:
         raise ValueError("negative pixels")
     bits, largest = depth.of(declared), int(pixels.max())

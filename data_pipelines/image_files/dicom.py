@@ -40,10 +40,10 @@ _LATERAL_VIEWS = {"LATERAL", "LL", "RL"}
 
 @dataclass(frozen=True)
 class DicomFacts:
-    """What a header tells. patient: the PatientID, None where it is blank; view: PA, AP, LATERAL, LL, RL, or "" where
-    it is none of them or not said; lateral: None where the view is not said; modality: "DX", "CR" ..., or ""; sex: M,
-    F, O or ""; age: whole years, above 89 as 90, or ""; left_out: as what it is counted if it is of a kind that has no
-    picture, else ""."""
+    """Facts from a header. patient: the PatientID, None if blank; view: PA, AP, LATERAL, LL, RL, or "" if it is none of
+    them or unknown; lateral: None if the view is unknown; modality: "DX", "CR" ..., or ""; sex: M, F, O or ""; age:
+    whole years, above 89 as 90, or ""; left_out: for kinds of files without an image, the reason under which they are
+    counted, else ""."""
 
     patient: str | None
     view: str
@@ -55,8 +55,8 @@ class DicomFacts:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file that begins with these bytes, 132 or more, is DICOM. Without the preamble that the standard asks
-    for, it begins with an element of group 2 or 8."""
+    """Whether a file that begins with these bytes, 132 or more, is DICOM. Without the preamble that the standard
+    requires, it begins with an element of group 2 or 8."""
     if head[128:_HEAD_BYTES] == b"DICM":
         return True
     little, big = head[1:2] + head[3:4] == b"\0\0", head[0:1] + head[2:3] == b"\0\0"
@@ -64,7 +64,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def dicom_facts(path: Path) -> DicomFacts:
-    """What the header of a file tells; pixels are not read, names and dates are not kept.
+    """Facts from the header of a file; pixels are not read, names and dates are not kept.
 
     Raises OSError, ValueError for what is no DICOM, and InputError without pydicom.
     """
@@ -91,7 +91,7 @@ def _facts_of(file: BinaryIO) -> DicomFacts:
 
 
 def why_no_image(encoded: bytes) -> str:
-    """As what a file is left out if it is DICOM of a kind that has no picture, such as a report; else ""."""
+    """Reason why a DICOM file of a kind without an image, such as a report, is left out; else ""."""
     try:
         return _facts_of(io.BytesIO(encoded)).left_out
     except ValueError:

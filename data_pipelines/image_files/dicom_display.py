@@ -15,7 +15,7 @@ Values = npt.NDArray[np.float64]
 
 
 def range_of(dataset: Any, occurring: npt.NDArray[np.int64], bits: int | None) -> npt.NDArray[np.int64]:
-    """The least and the largest value that a pixel can have (C.7.6.3.1, BitsStored and PixelRepresentation)."""
+    """Smallest and largest possible pixel value (C.7.6.3.1, BitsStored and PixelRepresentation)."""
     is_signed = bool(number_of(dataset, "PixelRepresentation"))
     if bits is not None:
         magnitudes = np.where(occurring < 0, ~occurring, occurring)  # -4096 takes as many bits as 4095
@@ -27,7 +27,7 @@ def range_of(dataset: Any, occurring: npt.NDArray[np.int64], bits: int | None) -
 
 
 def displayed(dataset: Any, values: npt.NDArray[np.int64], limits: npt.NDArray[np.int64]) -> Values:
-    """Stored values [n] as grey values in [0, 1], before any inversion; `limits`: what they can be."""
+    """Stored values [n] as grey values in [0, 1], before any inversion; `limits`: their possible range."""
     scale = holder_of(dataset, "PixelValueTransformationSequence", ("RescaleSlope", "RescaleIntercept"))
     voi = holder_of(dataset, "FrameVOILUTSequence", ("VOILUTSequence", "WindowCenter", "WindowWidth"))
     modality_luts, voi_luts = items_of(dataset, "ModalityLUTSequence"), items_of(voi, "VOILUTSequence")
@@ -88,7 +88,7 @@ def _look_up(item: Any, values: npt.NDArray[Any], is_little_endian: bool) -> tup
 
 
 def padding_in(dataset: Any, values: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which stored values only fill the picture up to a rectangle."""
+    """Which stored values are only padding to a rectangle."""
     padding = number_of(dataset, "PixelPaddingValue")
     if padding is None:
         return np.zeros(len(values), dtype=bool)

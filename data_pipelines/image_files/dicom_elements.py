@@ -6,7 +6,7 @@ from typing import Any
 
 
 def element_text(dataset: Any, keyword: str) -> str:
-    """The first value as text without blanks around it, "" if there is none."""
+    """The first value as stripped text, "" if there is none."""
     value = _value(dataset, keyword)
     return "" if value is None or isinstance(value, bytes) else str(value).strip(" \0\n\r\t")
 
@@ -29,8 +29,9 @@ def items_of(dataset: Any, keyword: str) -> list[Any]:
 
 
 def holder_of(dataset: Any, macro: str, keywords: tuple[str, ...]) -> Any:
-    """Where the elements of a macro are, if one of `keywords` is in it: the header itself; else its functional groups,
-    those of the frame before those that frames share (part 3, C.7.6.16); `dataset` if they are nowhere."""
+    """The data set that has the elements of a macro, if one of `keywords` is in it: the header itself; else its
+    functional groups, those of the frame before those that frames share (part 3, C.7.6.16); `dataset` if they are
+    nowhere."""
     groups = items_of(dataset, "PerFrameFunctionalGroupsSequence") + items_of(dataset, "SharedFunctionalGroupsSequence")
     holders = [dataset, *(item for group in groups for item in items_of(group, macro))]
     return next((holder for holder in holders if any(_value(holder, word) is not None for word in keywords)), dataset)

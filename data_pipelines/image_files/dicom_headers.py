@@ -17,7 +17,7 @@ _BLOCK = 4096  # headers asked for at once: bounds the memory
 
 
 def read_headers(files: Sequence[tuple[str, Path, Format | None]]) -> dict[str, DicomFacts | None]:
-    """By name, what the header of each DICOM file tells; None where it is damaged, which the quarantine will say.
+    """Facts from each DICOM file's header, by name; None if damaged, which the quarantine lists later.
 
     files: name, path and, where somebody looked at it, format. Raises InputError for a file that cannot be read.
     """

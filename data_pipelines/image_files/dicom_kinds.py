@@ -9,7 +9,7 @@ _DIRECTORY = "1.2.840.10008.1.3.10"  # of a DICOMDIR
 
 
 def kind_without_image(modality: str, sop_class: str, has_size: bool) -> str:
-    """As what a file of these is left out because it has no picture; "" for others, also if they are damaged."""
+    """Reason why a file of a kind without an image is left out; "" for others, also if they are damaged."""
     kind = "DICOMDIR" if sop_class == _DIRECTORY else modality.upper()
     if kind != "DICOMDIR" and (kind not in _WITHOUT_PICTURE or has_size):
         return ""

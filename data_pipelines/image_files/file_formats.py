@@ -54,8 +54,8 @@ _HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 
 def format_of(head: bytes) -> Format | None:
-    """The format of a picture or DICOM file whose first HEAD_BYTES bytes, or all of them, are `head`; None for what is
-    neither, such as a video or the raw data of a camera that does not call itself TIFF."""
+    """The format of an image or DICOM file whose first HEAD_BYTES bytes, or all of them, are `head`; None for others,
+    such as a video, or a camera's raw file in a format other than TIFF."""
     if head[128:HEAD_BYTES] == b"DICM":  # what stands before it may be a TIFF as well
         return "dicom"
     for beginning, name in _BEGINNINGS:
@@ -71,7 +71,7 @@ def format_of(head: bytes) -> Format | None:
 
 
 def what_else(content: bytes) -> str:
-    """What a file is that is no picture, such as "a video". content: all of it, or its beginning."""
+    """Description of a file that is not an image, such as "a video". content: all of it, or its beginning."""
     if not content:
         return "an empty file"
     for beginning, name in _OTHERS:

@@ -49,8 +49,8 @@ _THREADS = 16  # looking at files mostly waits for the file system
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or left there by a file manager, a notebook, a NAS or an editor;
-    of a path in a tar, any part of it."""
+    """Whether a file or folder of this name is hidden, or was left by a file manager, a notebook, a NAS or an editor;
+    for a path in a tar, any part of it."""
     return any(_is_hidden(part) for part in name.split("/"))
 
 
@@ -62,14 +62,14 @@ def _is_hidden(name: str) -> bool:
 
 
 def suffix_of(name: str) -> str:
-    """In lower case, with its dot; "" where what follows the last dot is no suffix."""
+    """The suffix in lower case, with its dot; "" if what follows the last dot is not a suffix."""
     stem, _, suffix = name.rpartition("/")[2].rpartition(".")
     suffix = f".{suffix.lower()}"
     return suffix if stem and _SUFFIX.fullmatch(suffix) else ""
 
 
 def is_taken_unseen(name: str) -> bool | None:
-    """Whether a file is taken, by its name; None where its contents must tell."""
+    """Whether a file is taken, by its name; None if its contents must decide."""
     suffix = suffix_of(name)
     if suffix in SURE_SUFFIXES:
         return True
@@ -77,13 +77,14 @@ def is_taken_unseen(name: str) -> bool | None:
 
 
 def left_out_as(name: str) -> str:
-    """By what a file that is left out is counted: never by a word of its own, which may be the name of a patient."""
+    """The reason under which a file that is left out is counted: never text from its name, which may name a patient."""
     suffix = suffix_of(name)
     return suffix if suffix in _COMMON_SUFFIXES else _OTHERS if suffix else _NO_SUFFIX
 
 
 def look(file: IO[bytes], name: str, whole: bool = True) -> tuple[Format | None, str]:
-    """The format of a file that can seek, None where it is damaged, and as what it is left out, "" if it is taken.
+    """The format of a seekable file, None if it is damaged, and the reason why it is left out, "" if it is taken.
+    whole: read enough to count its frames, else its first bytes only.
 
     whole: read as much as it takes to count its frames, else its first bytes only.
     """
@@ -97,7 +98,7 @@ def look(file: IO[bytes], name: str, whole: bool = True) -> tuple[Format | None,
 
 @dataclass(frozen=True)
 class Found:
-    """A file that is taken. name: below the folder, as text; format: None where that was not looked at, or it is
+    """A file that is taken. name: below the folder, as text; format: None if not examined, or if the file is
     damaged."""
 
     name: str
@@ -112,15 +113,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Scan:
-    """What lies below a folder, in the order of names. folders: their names, also of empty ones. left_out: of each
-    folder, "" for the one itself, what is in it and not in those below."""
+    """Contents of a folder, in the order of names. folders: all subfolders, including empty ones. left_out: counts by
+    folder, "" for the root, without those of its subfolders."""
 
     files: list[Found] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     left_out: dict[str, Counter[str]] = field(default_factory=dict)
 
     def left_out_below(self, folder: str = "") -> Counter[str]:
-        """What is left out in a folder and in those below it, by name."""
+        """What is left out in a folder and its subfolders, by reason."""
         total: Counter[str] = Counter()
         for name, counts in self.left_out.items():
             if not folder or name == folder or name.startswith(f"{folder}/"):

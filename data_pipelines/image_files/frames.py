@@ -13,8 +13,8 @@ _BRANDS_BYTES = 64  # of an AVIF file, more than its brands take
 
 
 def why_not_one(file: IO[bytes], name: Format) -> str | None:
-    """As what a file of this format is left out because it does not show one picture, such as "GIFs of several frames";
-    None if it shows one, or cannot be read, which its decoder will say. `file` can seek."""
+    """Reason why a file of this format is left out because it does not hold a single image, such as "GIFs of several
+    frames"; None if it does, or cannot be read, which its decoder reports. `file` is seekable."""
     file.seek(0)
     try:
         if name == "gif":

@@ -33,8 +33,8 @@ PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")  # those that DALI decodes, too
 
 
 class Jpeg(NamedTuple):
-    """A JPEG that was decoded: the stream to store, its pixels uint8 [H, W, C], its colours as simplejpeg calls them,
-    and REMARK if the stream is another than that of the file, else ""."""
+    """A decoded JPEG: the stream to store, its pixels uint8 [H, W, C], its colour space as simplejpeg names it, and
+    REMARK if the stream differs from the file's, else ""."""
 
     encoded: bytes
     pixels: npt.NDArray[np.uint8]

@@ -33,7 +33,7 @@ class Segment(NamedTuple):
 
     @property
     def is_metadata(self) -> bool:
-        """Whether pixels do not depend on it, nor their colours."""
+        """Whether neither pixels nor their colours depend on it."""
         return (self.marker in _APPS or self.marker == _COM) and not any(map(self.is_a, _TELLING))
 
 
@@ -72,7 +72,7 @@ def _place_of(marker: "re.Pattern[bytes]", encoded: bytes, place: int) -> int:
 
 
 def exif_of(encoded: bytes) -> bytes:
-    """The EXIF block of a JPEG, from its header of TIFF on; b"" without one."""
+    """The EXIF block of a JPEG, from its TIFF header on; b"" without one."""
     try:
         for segment in segments(encoded, until=_SOS):  # the end of a scan takes long to find
             if segment.is_a(_EXIF):

@@ -26,7 +26,7 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 
 
 def orientation_in(exif: bytes) -> int:
-    """What an EXIF block or a TIFF says of how to show its picture, 2 to 8; UPRIGHT where it says nothing known."""
+    """The orientation in an EXIF block or a TIFF, 2 to 8; UPRIGHT if there is none, or an unknown one."""
     exif = exif.removeprefix(_PREFIX)
     order, is_big = ORDERS.get(exif[:2], "<"), is_big_tiff(exif)
     try:

@@ -35,8 +35,8 @@ _OF_FRAMES = ("gif", "png", "webp", "avif")  # others show their first or main p
 
 
 class OpenedImage(NamedTuple):
-    """image: decoded. white_is_zero: its values have to be inverted. turn: what is left to do to show it upright.
-    is_turned: whether it lay otherwise. encoded: the file without damaged metadata. remark: what to say of it."""
+    """image: decoded. white_is_zero: its values must be inverted. turn: orientation that is still to be applied.
+    is_turned: whether it was not upright. encoded: the file without damaged metadata. remark: a warning about it."""
 
     image: Image.Image
     white_is_zero: bool
@@ -119,8 +119,8 @@ def _register_heic() -> None:
 
 
 def laid_on(image: Image.Image, background: str) -> Image.Image | None:
-    """A picture as it is seen on "white" or "black", RGB; None if no pixel of it is transparent: what it holds below
-    transparent pixels was never meant to be seen."""
+    """A transparent image composited on "white" or "black", RGB; None if no pixel is transparent. Values of transparent
+    pixels were never meant to be seen."""
     if not image.has_transparency_data:
         return None
     seen = image.convert("RGBA")

@@ -21,30 +21,30 @@ _NOT_OF_PIXELS = {
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """uint8 [H, W] or [H, W, 3] as the bytes of a PNG file."""
+    """Encode uint8 [H, W] or [H, W, 3] as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", compress_level=_LEVEL)
     return buffer.getvalue()
 
 
 def is_grey_png(encoded: bytes) -> bool:
-    """Whether this PNG is of grey values, with or without transparency."""
+    """Whether this PNG is greyscale, with or without transparency."""
     return encoded[_COLOURS_PLACE] in (0, 4)
 
 
 def is_deep_png(encoded: bytes) -> bool:
-    """Whether this is a PNG of more than 8 bits for each colour: Pillow reads them as 8 bits without a word."""
+    """Whether this PNG has more than 8 bits per colour channel: Pillow silently reads them as 8 bits."""
     return encoded.startswith(PNG_SIGNATURE) and encoded[_DEPTH_PLACE] > 8
 
 
 def require_whole_png(encoded: bytes | memoryview) -> None:
-    """Raise ValueError unless every chunk up to the last is there and has its check sum: Pillow looks at neither."""
+    """Raise ValueError unless every chunk up to the last is present with a correct checksum: Pillow checks neither."""
     for kind, _, _ in _damaged(encoded):
         raise ValueError(_reason(kind))
 
 
 def whole_png(encoded: bytes) -> tuple[bytes, str]:
-    """A PNG without the metadata whose check sums are wrong, and REMARK if there are such, else "". Raises ValueError
+    """A PNG without metadata chunks that have wrong checksums, and REMARK if there are any, else "". Raises ValueError
     unless every other chunk up to the last is whole."""
     kept, place = [], 0
     for kind, start, end in _damaged(encoded):
@@ -56,8 +56,8 @@ def whole_png(encoded: bytes) -> tuple[bytes, str]:
 
 
 def has_sbit(encoded: bytes) -> bool:
-    """Whether this is a PNG that says how many bits of its pixels are significant. Raises ValueError if it is cut off
-    before its pixels."""
+    """Whether this PNG states how many bits of its pixels are significant. Raises ValueError if it ends before its
+    pixels."""
     if not encoded.startswith(PNG_SIGNATURE):
         return False
     before_pixels = takewhile(lambda kind: kind != b"IDAT", (kind for kind, _, _ in _chunks(encoded)))

@@ -37,14 +37,14 @@ def require_shorter_side(side: int | None, xray_size: int | None, has_dicom: boo
 
 
 def shrunk_size(height: int, width: int, side: int) -> tuple[int, int]:
-    """Height and width once the shorter of them is `side`, which must not be larger; the other is rounded."""
+    """Height and width after shrinking the shorter side to `side`, which must not be larger; the other is rounded."""
     shorter = min(height, width)
     return (height * side + shorter // 2) // shorter, (width * side + shorter // 2) // shorter
 
 
 def shrink(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """uint8 [H, W, C] with the shorter side at `side`: each new pixel is the mean of the area that it covers, in which
-    a pixel that is covered in part counts by that part."""
+    """uint8 [H, W, C] with the shorter side shrunk to `side`: area filter, in which each new pixel is the mean of the
+    area it covers, with partially covered pixels in proportion."""
     height, width = shrunk_size(pixels.shape[0], pixels.shape[1], side)
     columns = _mean_rows(_mean_rows(pixels, height).swapaxes(0, 1), width)
     return np.ascontiguousarray(np.rint(columns).astype(np.uint8).swapaxes(0, 1))
@@ -64,7 +64,7 @@ def _mean_rows(pixels: npt.NDArray[Any], count: int) -> npt.NDArray[np.float32]:
 
 
 def gain(heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer], side: int) -> float:
-    """How many times as fast reading would be, by the rule above, with the shorter sides at most at `side`."""
+    """Factor by which reading would be faster, by the rule above, with the shorter sides limited to `side`."""
     pixels = heights.astype(np.float64) * widths
     share = np.minimum(1.0, side / np.minimum(heights, widths)) ** 2
     before, after = pixels.mean(), (pixels * share).mean()
@@ -72,7 +72,7 @@ def gain(heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer], side
 
 
 def size_note(heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer]) -> str | None:
-    """What shrinking would bring to images of these sizes; None where that is little."""
+    """Note on what shrinking images of these sizes would save; None if that is little."""
     if not len(heights) or (times := gain(heights, widths, SUGGESTED_SIDE)) < _WORTH_SAYING:
         return None
     megapixels = (heights.astype(np.float64) * widths).mean() / 1e6
@@ -84,7 +84,7 @@ def size_note(heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer])
 
 
 def shrunk_note(side: int, shrunk: int, images: int) -> str:
-    """What became of the images under --shorter-side."""
+    """Note on what --shorter-side did to the images."""
     if not shrunk:
         return f"--shorter-side {side} changed nothing: no image has a longer shorter side; all are stored as they were"
     return (

@@ -29,15 +29,15 @@ Directory = tuple[int, ImageFileDirectory_v2]  # with where it stands
 
 
 class Entry(NamedTuple):
-    """Where the value of a tag stands, and its type for `struct`."""
+    """Position of a tag's value, and its type for `struct`."""
 
     kind: str
     place: int
 
 
 def entry_of(content: bytes, directory: int, tag: int, order: str, is_big: bool = False) -> Entry | None:
-    """A tag of one whole number without a sign, in the directory that stands at that byte; None where it has none.
-    order: that of the bytes. Raises struct.error where the directory is cut off."""
+    """A tag with one unsigned integer, in the directory at that byte; None if it has none. order: byte order. Raises
+    struct.error where the directory is cut off."""
     count, entry_bytes, to_value = ("Q", 20, 12) if is_big else ("H", 12, 8)
     (entries,) = struct.unpack_from(order + count, content, directory)
     first = directory + struct.calcsize(order + count)
@@ -49,7 +49,7 @@ def entry_of(content: bytes, directory: int, tag: int, order: str, is_big: bool 
 
 
 def one_picture(encoded: bytes, one_page: bool = True) -> tuple[bytes, bool]:
-    """The TIFF for Pillow to open, and whether the pixels that it finds have to be inverted.
+    """The TIFF for Pillow to open, and whether the pixels that it yields must be inverted.
 
     Pillow inverts pictures of up to 8 bits where zero is white. Of deeper ones it takes some as they are and refuses
     the others, so that it gets them as if zero was black.
@@ -74,7 +74,7 @@ def one_picture(encoded: bytes, one_page: bool = True) -> tuple[bytes, bool]:
 
 
 def why_not_one(file: IO[bytes]) -> str | None:
-    """As what a TIFF is left out because it does not show one picture; None if it does, or cannot be read."""
+    """Reason why a TIFF is left out because it does not hold a single image; None if it does, or cannot be read."""
     directories = list(_directories(file))
     return _why_not_one(file, directories) if directories else None
 
@@ -122,7 +122,7 @@ def _directories(file: IO[bytes], start: int | None = None) -> Iterator[Director
 
 
 def is_big_tiff(encoded: bytes) -> bool:
-    """Whether a TIFF has places of 64 bits."""
+    """Whether a TIFF has 64-bit offsets."""
     return _BIG in encoded[2:4]
 
 

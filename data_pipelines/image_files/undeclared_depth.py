@@ -16,8 +16,8 @@ _OF_8_BITS = (b"\xff\xd8", b"BM", b"RIFF", b"GIF8")  # JPEG, BMP, WebP, GIF
 
 
 def largest_undeclared(image: RawImage, is_full: bool) -> int:
-    """The largest pixel of a grey picture of more than 8 bits whose file does not say its depth; -1 for others and for
-    what cannot be read. is_full: it is known that 16 bits are in use, so that no PNG needs to be decoded."""
+    """The largest pixel of a grey image of more than 8 bits whose file does not state its depth; -1 for others and for
+    unreadable files. is_full: 16 bits are known to be in use, so no PNG needs to be decoded."""
     try:
         if isinstance(image.image, Path) and image.image.suffix.lower() in _JPEG_SUFFIXES:
             return -1

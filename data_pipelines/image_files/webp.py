@@ -13,7 +13,7 @@ _FLAT = 8  # shades by which what was one colour may differ
 
 def remark_on_end(encoded: bytes, image: Image.Image) -> str:
     """REMARK if the coded pixels of a WebP end in zeros and the last rows of the decoded `image` are not of one colour,
-    else "". No reason to refuse it: few pictures, but sound ones, end in zeros although their last rows have lines."""
+    else "". Not a reason to refuse it: a few sound images end in zeros although their last rows have structure."""
     if not _coded_pixels(encoded).endswith(_ZEROS):
         return ""
     width, height = image.size

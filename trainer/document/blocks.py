@@ -21,7 +21,7 @@ class Title:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """on_page: it is part of the HTML page too."""
+    """on_page: it is included in the HTML page."""
 
     text: Text
     warning: bool = False
@@ -37,7 +37,7 @@ class BulletList:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that was drawn: `<name>.png` and `<name>.svg`, what it shows, and its width in inches."""
+    """A figure on disk: `<name>.png` and `<name>.svg`, its caption, and its width in inches."""
 
     name: str
     caption: str
@@ -46,8 +46,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric over seeds, in percent. std: sample standard deviation, NaN below two seeds; n: the seeds of the mean;
-    not_numbers: further seeds, whose metric is NaN. printed_std: what a publication prints, where `std` corrects it."""
+    """A metric over seeds, in percent. std: sample standard deviation, NaN for fewer than two seeds; n: number of seeds
+    in the mean; not_numbers: number of further seeds, whose metric is NaN. printed_std: the published value, where
+    `std` corrects it."""
 
     mean: float
     std: float
@@ -69,7 +70,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Entry:
-    """A place in a table. p: of Welch's test against the same model's next smaller source, `against`."""
+    """A table entry. p: of Welch's test against the same model's next smaller source, `against`."""
 
     cell: Cell | None = None
     words: str = ""
@@ -84,13 +85,13 @@ class Entry:
 
     @property
     def insignificant(self) -> bool:
-        """Whether more data made no significant difference."""
+        """Whether more pre-training data made no significant difference."""
         return self.p is not None and self.p >= SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class Heading:
-    """The head of a column: its group, such as a model, its full title, and a shorter one that stands in the group."""
+    """A column heading: its group, such as a model, its full title, and a shorter one for use below the group."""
 
     group: str
     title: str
@@ -125,7 +126,7 @@ Block = Title | Paragraph | BulletList | Table | Picture
 
 
 def p_text(p: float) -> str:
-    """A p value as tables print it."""
+    """A p value as printed in tables."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 

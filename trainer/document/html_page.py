@@ -25,7 +25,7 @@ _KINDS: dict[str, type] = {
 
 
 def as_page(blocks: list[Block], folder: Path) -> str:
-    """The document as one HTML page; the figures are read from `folder` and become part of it."""
+    """The document as one HTML page; figures are read from `folder` and embedded."""
     return (
         _environment()
         .get_template("page.html.j2")

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Bold:
-    """Text that stands out."""
+    """Bold text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Code:
-    """What is to be typed, or stands so in a file."""
+    """Text that is typed, or that stands in a file."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Link:
-    """Text that leads to a file beside the document."""
+    """Text with a link to a file beside the document."""
 
     text: str
     to: str
@@ -30,12 +30,12 @@ Text = str | tuple[str | Bold | Code | Link, ...]
 
 
 def pieces(text: Text) -> tuple[str | Bold | Code | Link, ...]:
-    """A text piece by piece."""
+    """The parts of a text."""
     return (text,) if isinstance(text, str) else text
 
 
 def joined(texts: Sequence[Text], between: str) -> Text:
-    """Several texts as one."""
+    """Several texts concatenated."""
     found: list[str | Bold | Code | Link] = []
     for place, text in enumerate(texts):
         found += [*([between] if place else []), *pieces(text)]

@@ -123,10 +123,10 @@ class Transfer:
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The images of a target. name: as its manifest says. digest: of its contents. train: those of the run. held_out:
-    how many each other split has. height, width: medians over all training images as stored, pixels. xray_side: pixels
-    of the shorter side to which `prepare` brought its X-rays; None for photographs. unlike_authors: see
-    `data_departures`."""
+    """The images of a target. name: from its manifest. digest: of its contents. train: the run's training images.
+    held_out: number of images of each other split. height, width: medians over all training images as stored, pixels.
+    xray_side: pixels of the shorter side to which `prepare` shrank its X-rays; None for photographs. unlike_authors:
+    see `data_departures`."""
 
     name: str
     digest: str
@@ -139,7 +139,7 @@ class Target:
     unlike_authors: dict[str, dict[str, Any]]
 
     def metadata(self) -> dict[str, Any]:
-        """What a checkpoint of a run on it says of its data."""
+        """Metadata of the target for the checkpoints of a run."""
         return {
             "task": self.train.task,
             "classes": list(self.train.classes),
@@ -149,7 +149,8 @@ class Target:
 
 
 def open_target(transfer: Transfer) -> Target:
-    """The target of a run. Raises InputError for an unknown set, one without train or test split, or too few images."""
+    """Open the target of a run. Raises InputError for an unknown set, one without train or test split, or too few
+    images."""
     folder = catalog.find(transfer.target)
     manifest = read_manifest(folder)
     data = _data(transfer, manifest["name"])
@@ -180,8 +181,8 @@ def open_target(transfer: Transfer) -> Target:
 
 
 def train_on_of(name: str, mode: Mode, match_authors: bool = False) -> TrainOn:
-    """What a run on the target of that name is trained on unless it is said: all training images where the paper does
-    so, or under `match_authors` of each of its targets. On frozen features val is held out, for the L2 of the probe."""
+    """The default splits to train on for a target: all training images where the paper uses them, or for any of its
+    targets under `match_authors`. With frozen features val is held out, to choose the probe's L2."""
     is_whole = name in PAPER_TARGETS if match_authors else paper_target(name).trained_whole
     return "train+val" if mode == "finetune" and is_whole else "train"
 
@@ -200,11 +201,11 @@ def _data(transfer: Transfer, name: str) -> DataConfig:
 
 
 def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
-    """The configuration of one fine-tuning, and the choices of BiT-HyperRule for this many images of the target's size,
-    or of the paper's authors for X-rays that they fine-tune in another way.
+    """The configuration of one fine-tuning, with BiT-HyperRule's choices for the number and size of the target's
+    images, or the authors' choices for X-rays that they fine-tune in another way.
 
-    Raises InputError where X-rays would be enlarged.
-    Source: arXiv:1912.11370, sec. 3.3; batch size, learning rate and weight decay of arXiv:2106.00116.
+    Raises InputError where X-rays would be enlarged. Source: arXiv:1912.11370, sec. 3.3; batch size, learning rate and
+    weight decay of arXiv:2106.00116.
     """
     config, rule = _config(transfer, model, target)
     size = config.data.image_size
@@ -214,7 +215,7 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
 
 
 def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
-    """What `make_config` gives where nothing is asked for but the protocol and the images."""
+    """The configuration from `make_config` when only protocol and images are given."""
     options = transfer.options
     kept = {name: getattr(options, name) for name in _NO_PROTOCOL}
     if options.match_authors and paper_target(target.name).fewer_than_shots:
@@ -223,7 +224,8 @@ def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
 
 
 def departures_of(config: Config, transfer: Transfer, target: Target) -> dict[str, dict[str, Any]]:
-    """Where a run of this configuration leaves its protocol: in its settings, and the authors' in its data, too."""
+    """Departures of this configuration from its protocol: in its settings, and for the authors' protocol in its
+    data."""
     found = departures(config, by_protocol(transfer, config.model.name, target))
     return found | target.unlike_authors if transfer.options.match_authors else found
 
@@ -277,7 +279,7 @@ def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size
 
 
 def run_name(transfer: Transfer) -> str:
-    """Names a run, and its folder below OUT."""
+    """Name of a run, which is also its folder below OUT."""
     options = transfer.options
     behind = f"-{options.mode}" if options.mode != "finetune" else "-authors" if options.match_authors else ""
     source, target = source_name(transfer.pretrained), target_name(transfer.target)
@@ -285,17 +287,17 @@ def run_name(transfer: Transfer) -> str:
 
 
 def source_name(source: str) -> str:
-    """How reports call a source: the name of its run folder, its file, or its published name."""
+    """A source's name in reports: its run folder, its file, or its published name."""
     return source if source == SCRATCH else name_of(source)
 
 
 def target_name(target: str) -> str:
-    """How reports call a target: the name of its folder."""
+    """A target's name in reports: that of its folder."""
     return Path(os.path.abspath(target)).name
 
 
 def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
-    """The model of each source. Raises InputError where "scratch" has none to go by."""
+    """The model of each source. Raises InputError where "scratch" has no model to copy."""
     models = {source: describe_weights(source).model_name for source in sources if source != SCRATCH}
     if SCRATCH in sources:
         scratch = model or next(iter(models.values()), None)
@@ -306,19 +308,20 @@ def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
 
 
 def sets_of(source: str) -> list[str]:
-    """The names of the sets that a source was pre-trained on; empty where that is not known."""
+    """Names of the sets that a source was pre-trained on; empty if unknown."""
     return [] if source == SCRATCH else list(describe_weights(source).sets)
 
 
 def set_digests_of(source: str) -> dict[str, str]:
-    """What identifies these sets, by their names; without those whose content is not known."""
+    """Content digests of these sets, by name; without unknown ones."""
     return {} if source == SCRATCH else dict(describe_weights(source).set_digests)
 
 
 def warnings_of(
     transfer: Transfer, config: Config, target: Target, sets: Sequence[str], digests: Mapping[str, str] | None = None
 ) -> list[str]:
-    """What to say before a run begins. sets: those that its source was pre-trained on. digests: of their contents."""
+    """Warnings to print before a run begins. sets: those that its source was pre-trained on. digests: of their
+    contents."""
     options = transfer.options
     lines = options.protocol.without_effect(config)
     lines += lacks_val(config.data) if options.train_on else []
@@ -332,7 +335,7 @@ def warnings_of(
 
 
 def fine_tune(transfer: Transfer) -> None:
-    """Run one fine-tuning to its end, on all ranks of the job, and say what it reached."""
+    """Run one fine-tuning to its end, on all ranks of the job, and print its result."""
     options = transfer.options
     model = models_of([transfer.pretrained], options.model)[transfer.pretrained]
     target = open_target(transfer)

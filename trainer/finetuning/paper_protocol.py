@@ -122,13 +122,13 @@ _UNSAID = {"split": "official", "xray_cut": "square", "split_by": "patient"}
 
 
 def paper_target(name: str) -> PaperTarget:
-    """The target of that name; for a set that is none of the paper's, one with nothing special."""
+    """The target of that name; for other sets, one with no special rules."""
     return PAPER_TARGETS.get(name, _OTHER)
 
 
 def data_departures(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a prepared set has otherwise than the data of the authors' program, as `departures` of settings:
-    {"prepared.split": {"used": "official", "protocol": "authors"}}."""
+    """Differences of a prepared set from the authors' data, as `departures` of settings: {"prepared.split": {"used":
+    "official", "protocol": "authors"}}."""
     pairs = {
         name: {"used": manifest.get(name) or _UNSAID[name], "protocol": value}
         for name, value in paper_target(manifest["name"]).prepared.items()
@@ -137,8 +137,8 @@ def data_departures(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def data_warning(name: str, folder: Path, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """That the target in `folder` departs from the authors' data in what `data_departures` found, and the command that
-    prepares theirs beside it."""
+    """Warning that the target in `folder` has these `data_departures`, with the command that prepares the authors' data
+    beside it."""
     said = [f"{PREPARED[key]}: {pair['used']} instead of {pair['protocol']}" for key, pair in found.items()]
     wanted = paper_target(name).prepared.items()
     options = [f"--{key.replace('_', '-')} {value}" for key, value in wanted if key != "xray_cut"]  # whole by default
@@ -151,9 +151,9 @@ def data_warning(name: str, folder: Path, found: Mapping[str, Mapping[str, Any]]
 
 
 def match_authors(config: Config, target: str | None = None) -> Config:
-    """The configuration with everything that the authors' program does set. Of a fine-tuning (schedule hyperrule)
-    `target` names the set, as its manifest does; None: its folder's name. Which images a fine-tuning has
-    (data.train_on) is for `finetune.train_on_of` to say."""
+    """The configuration with everything that the authors' program sets. For a fine-tuning (schedule hyperrule) `target`
+    is the set's name in its manifest; None: its folder's name. The training images of a fine-tuning (data.train_on) are
+    up to `finetune.train_on_of`."""
     config = replace(
         config,
         optim=replace(config.optim, nesterov=True, agc_head="shape"),
@@ -197,7 +197,7 @@ def _pretraining(config: Config, name: str) -> Config:
 
 
 def match_paper_code(config: Config) -> Config:
-    """The configuration as `--optim.paper-code` of earlier versions made it, for the runs that began so."""
+    """The configuration as set by `--optim.paper-code` of earlier versions, for runs that began with it."""
     return replace(
         config,
         optim=replace(config.optim, nesterov=True, agc_head="shape"),
@@ -206,7 +206,7 @@ def match_paper_code(config: Config) -> Config:
 
 
 def departures(config: Config, by_protocol: Config) -> dict[str, dict[str, Any]]:
-    """The settings of a run that its protocol has otherwise: {"optim.nesterov": {"used": False, "protocol": True}}."""
+    """The settings of a run that differ from its protocol: {"optim.nesterov": {"used": False, "protocol": True}}."""
     used, planned = flat(config), flat(by_protocol)
     return {
         name: {"used": value, "protocol": planned[name]}
@@ -216,7 +216,7 @@ def departures(config: Config, by_protocol: Config) -> dict[str, dict[str, Any]]
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """All settings outside `runtime` by name, such as "optim.nesterov"; `runtime` as one."""
+    """All settings outside `runtime` by name, such as "optim.nesterov"; `runtime` as one entry."""
     found: dict[str, Any] = {}
     for name, value in config.to_dict().items():
         is_section = isinstance(value, dict) and name != "runtime"
@@ -225,6 +225,6 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def setting(settings: Mapping[str, Any], name: str) -> Any:
-    """Of plain settings, the one of a name such as "optim.nesterov"; None where there is none."""
+    """A plain setting by a name such as "optim.nesterov"; None if there is none."""
     section, _, inside = name.rpartition(".")
     return (settings.get(section, {}) if section else settings).get(inside)

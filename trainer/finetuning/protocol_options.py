@@ -50,7 +50,7 @@ class ProtocolOptions:
             require_std(self.std, "--std:")
 
     def applied(self, config: Config) -> Config:
-        """The configuration with what is given here."""
+        """The configuration with these options applied."""
         data = {name: getattr(self, name) for name in ("border", "translation", "mixup_weight")}
         if self.keep_aspect is not None and config.data.train_view != "xray_affine":
             data["train_view"] = "shorter_side_random_crop" if self.keep_aspect else "resize_random_crop"
@@ -65,7 +65,7 @@ class ProtocolOptions:
         )
 
     def without_effect(self, config: Config) -> list[str]:
-        """What is given here and changes nothing in a run of this configuration, with the reason."""
+        """Options that are given but change nothing in a run of this configuration, with the reason."""
         is_xray, view = config.data.train_view == "xray_affine", config.data.train_view
         frozen = f"--mode {config.mode} trains no model"
         reasons = {
@@ -86,5 +86,5 @@ class ProtocolOptions:
 
 
 def _with(part: Part, **given: Any) -> Part:
-    """The part of a configuration with the values that are given, those that are not None."""
+    """The part of a configuration with those values that are not None."""
     return replace(part, **{name: value for name, value in given.items() if value is not None})

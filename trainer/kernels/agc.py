@@ -14,7 +14,7 @@ GRADIENT_NORM_FLOOR = 1e-6
 
 
 class Rates(NamedTuple):
-    """What the update multiplies with. `clipping` 0: none."""
+    """Factors of the update. `clipping` 0: none."""
 
     clipping: float
     lr: float
@@ -24,8 +24,8 @@ class Rates(NamedTuple):
 
 
 class ClipStats(NamedTuple):
-    """What clipping saw: scalar tensors, still on the device. `squared_norm`: of the gradient before clipping;
-    `clipped`: units that were clipped; `units`: units there were."""
+    """Figures of the clipping: scalar tensors, still on the device. `squared_norm`: of the gradient before clipping;
+    `clipped`: number of clipped units; `units`: number of units."""
 
     squared_norm: Tensor
     clipped: Tensor
@@ -33,7 +33,7 @@ class ClipStats(NamedTuple):
 
 
 def units(shape: torch.Size) -> tuple[int, int]:
-    """How many units a tensor of this shape has, and how many numbers each."""
+    """Number of units in a tensor of this shape, and elements per unit."""
     return (shape[0], shape[1:].numel()) if len(shape) > 1 else (1, shape.numel())
 
 

@@ -29,7 +29,7 @@ WARM_UP_STEPS = _FREE + _PROFILER_WARM_UP
 
 
 class Recorded(Protocol):
-    """What is known of the run, as of a `Job`."""
+    """What the recorder needs to know of a run; a `Job` has it."""
 
     @property
     def config(self) -> Config: ...
@@ -40,7 +40,7 @@ class Recorded(Protocol):
 
 
 def require_steps(job: Recorded) -> None:
-    """Raises InputError where a run is too short for the profile that it is to leave."""
+    """Raise InputError if a run is too short for the profile asked for."""
     wanted, most = job.config.runtime.profile, job.total_steps - WARM_UP_STEPS
     if wanted is None or wanted <= most:
         return
@@ -50,15 +50,15 @@ def require_steps(job: Recorded) -> None:
 
 
 def say_nothing_is_recorded(job: Recorded, engine: Engine, why: str) -> None:
-    """For starts with --profile that train nothing."""
+    """Print that a start with --profile that trains nothing records nothing."""
     if job.config.runtime.profile is not None and engine.rank == 0:
         logger.warning(f"--profile records nothing: {why}")
 
 
 @contextmanager
 def recorded_steps(job: Recorded, engine: Engine, first_step: int) -> Iterator[None]:
-    """Around the training loop: rank 0 records the steps after the warm-up. Fewer than asked for where a run that was
-    resumed has no more, or is stopped; that is said. Writes to RUN/profile as soon as they are there."""
+    """Context of the training loop: rank 0 records the steps after the warm-up. If a resumed or stopped run has fewer
+    than asked for, records these and says so. Writes to RUN/profile as soon as they are done."""
     steps = _steps_left(job, engine, first_step)
     if not steps:
         yield
@@ -94,7 +94,7 @@ def _steps_left(job: Recorded, engine: Engine, first_step: int) -> int:
 
 
 class _Recorder:
-    """Follows the phases of the loop. Whatever fails in it is said, and training goes on."""
+    """Follows the phases of the loop. Failures are printed, and training goes on."""
 
     def __init__(self, job: Recorded, engine: Engine, first_step: int, steps: int) -> None:
         self._job, self._engine, self._first = job, engine, first_step + WARM_UP_STEPS

@@ -33,7 +33,8 @@ _BEYOND = (
 
 
 def table(found: Breakdown, title: str, unrecorded_ms: float | None) -> str:
-    """Markdown. title: one line on what was recorded. unrecorded_ms: a step just before, without the profiler."""
+    """Markdown table. title: one line on what was recorded. unrecorded_ms: time of a step just before, without the
+    profiler."""
     lines = [
         "# Where the time of a training step goes",
         "",
@@ -53,7 +54,7 @@ def table(found: Breakdown, title: str, unrecorded_ms: float | None) -> str:
 
 
 def headline(found: Breakdown) -> str:
-    """The step and its largest parts, one sentence."""
+    """One sentence on the step and its largest parts."""
     largest = sorted(found.ms, key=lambda category: -found.ms[category])[:3]
     parts = ", ".join(f"{_share(found.ms[category], found)} {_NAMES[category].split(':')[0]}" for category in largest)
     return f"A step takes {found.step_ms:.1f} ms: {parts}."

@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 
 def cell_of(runs: pd.DataFrame) -> Cell:
-    """The cell of some runs that differ in their seeds alone; their test metrics are shares."""
+    """The cell of some runs that differ only in their seeds; their test metrics are fractions."""
     values = runs["test"].dropna().to_numpy(dtype=np.float64) * 100
     mean = float(values.mean()) if len(values) else math.nan
     std = float(values.std(ddof=1)) if len(values) > 1 else math.nan
@@ -22,9 +22,9 @@ def cell_of(runs: pd.DataFrame) -> Cell:
 
 
 def welch(one: Cell, other: Cell) -> float | None:
-    """The p value of Welch's t-test that two cells have the same mean; None below two seeds.
+    """The p value of Welch's t-test for equal means of two cells; None for fewer than two seeds.
 
-    Two cells without any spread are equal (1) or not (0): the test has no value there.
+    For two cells without any spread, where the test is undefined: 1 if they are equal, else 0.
     """
     if one.n < 2 or other.n < 2:
         return None
@@ -35,7 +35,7 @@ def welch(one: Cell, other: Cell) -> float | None:
 
 
 def best(cells: Iterable[Cell]) -> float:
-    """The highest mean as it is printed, so that what looks equal is best together; NaN without any."""
+    """The highest mean, rounded as printed, so that equal-looking means are all best; NaN without any."""
     means = [round(cell.mean, 2) for cell in cells if cell.n]
     return max(means, default=math.nan)
 

@@ -32,7 +32,7 @@ _TITLE_METRIC = {title: name for name, title in METRIC_TITLE.items()}
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """The runs, a row each; copies that were dropped, and results that could not be taken."""
+    """The runs, one row each; dropped copies, and results that could not be used."""
 
     runs: pd.DataFrame
     remarks: tuple[str, ...]
@@ -40,10 +40,10 @@ class Collected:
 
 
 def collect(places: tuple[Path, ...], metric: str | None = None) -> Collected:
-    """Every result below some folders and in some CSV files; `metric` in place of each target's own.
+    """Collect all results below some folders and in some CSV files; `metric` replaces each target's own.
 
-    Raises InputError for an absent place, for a CSV file of another layout, for two different results of one run, and
-    when there is nothing to report.
+    Raises InputError for a path that does not exist, for a CSV file of another layout, for two different results of one
+    run, and when there is nothing to report.
     """
     paths = [path.resolve() for place in places for path in _files(place)]
     named = {place.resolve() for place in places}
@@ -83,7 +83,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _columns(path: Path) -> set[str]:
-    """Those of a CSV file; none where it cannot be read."""
+    """The columns of a CSV file; none if it cannot be read."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             return set(file.readline().strip().split(","))
@@ -92,7 +92,7 @@ def _columns(path: Path) -> set[str]:
 
 
 def _read_results(paths: list[Path]) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of these `result.json`, and which of them are no results."""
+    """Rows from these `result.json` files, and which of the files hold no result."""
     rows, unread = [], []
     for path in paths:
         result = read_json(path)
@@ -114,7 +114,7 @@ def _read_results(paths: list[Path]) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
-    """The rows of a table of either layout, which copies were dropped, and what was left out."""
+    """Rows of a table of either layout, with the copies and other rows that were dropped."""
     columns = _columns(path)
     if not columns - {""}:
         raise InputError(f"{path} is empty, or cannot be read")
@@ -132,14 +132,14 @@ def _read_csv(path: Path) -> tuple[pd.DataFrame, list[str], list[str]]:
 
 
 def _table(path: Path, text: Iterable[str]) -> pd.DataFrame:
-    """A CSV file with some columns of text, in which no name passes for a number or for nothing."""
+    """A CSV file with some text columns, in which no name is parsed as a number or as missing."""
     types = dict.fromkeys(text, str)
     missing = {name: [""] if name in types else ["", "nan", "NaN"] for name in _columns(path)}
     return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=missing, encoding="utf-8-sig")
 
 
 def _read_own(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that an earlier report wrote, also by a version that knew fewer columns."""
+    """Rows written by an earlier report, possibly of a version with fewer columns."""
     table["metric"] = [_TITLE_METRIC.get(metric, metric) for metric in table["metric"]]
     for name in METRIC_TITLE:
         if f"test_{name}" not in table:
@@ -186,7 +186,7 @@ def _authors_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_copies(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The runs once each, where results were found twice; and the authors' metrics of one run in one row."""
+    """Each run once, if results were found twice; and the authors' metrics of one run merged into one row."""
     kept = runs.drop_duplicates([*CELL, "kind", "run", "seed", "metric", "val", "test"])
     said = [] if len(kept) == len(runs) else [f"Found twice and counted once: {len(runs) - len(kept)} results"]
     published = kept["origin"] == PUBLISHED
@@ -195,8 +195,8 @@ def _without_copies(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _told_apart(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The runs, with the beginning of the digest behind the names of targets that several sets have, and what to say of
-    them. Published sets are the same however they were prepared."""
+    """The runs, with the digest's beginning appended to target names that several sets share, and notes on these.
+    Published sets count as the same however they were prepared."""
     known = runs[(runs["kind"] == "transfer") & (runs["content"] != "")]
     contents = known.groupby("target")["content"].unique()
     several = [name for name, found in contents.items() if len(found) > 1 and not is_published(str(name))]

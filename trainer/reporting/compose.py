@@ -24,7 +24,7 @@ from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, 
 
 @dataclass(frozen=True)
 class ComposedReport:
-    """A composed report: its blocks, and what must not be missed."""
+    """A composed report: its blocks and its warnings."""
 
     blocks: list[Block]
     warnings: tuple[Text, ...]

@@ -76,7 +76,7 @@ def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | 
 
 
 def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture | None:
-    """How far the seeds of one target lie apart, by shots; None where no setting has two seeds."""
+    """Spread over the seeds of one target, by shots; None if no setting has two seeds."""
     target = str(runs["target"].iloc[0])
     if runs.groupby(CELL)["test"].count().max() < 2:
         return None
@@ -90,7 +90,7 @@ def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture |
 
 
 def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | None = None) -> Picture | None:
-    """Full-shot fine-tuning against the size of the model, a panel per target; None where no target has two models."""
+    """Full-shot fine-tuning by model size, a panel per target; None if no target has two models."""
     full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
     full = full[full["model"].isin(MODELS)]
     targets = [key for key in row_keys(full) if full.loc[full["target"] == key.target, "model"].nunique() > 1]
@@ -204,7 +204,7 @@ def _draw_panel(
     curve: Callable[..., Any],
     paper: Published | None,
 ) -> Handles:
-    """The curves of one model, mode and origin, and at full shot what the paper prints of them."""
+    """The curves of one model, mode and origin, with the paper's full-shot values."""
     sources, handles = sources_of(runs), {}
     for place, source in enumerate(sources):
         of_source = runs[runs["title"] == source.title]
@@ -226,7 +226,7 @@ def _hollow(axes: Axes, place: float, cell: Cell, look: Look) -> Artist:
 
 
 def looks_of(sources: Sequence[Source]) -> Looks:
-    """Colour, marker and line of each source by its title: to be the same in every figure of a report."""
+    """Colour, marker and line of each source by its title: the same in every figure of a report."""
     looks: Looks = {}
     used: Counter[str] = Counter()
     for source in sources:

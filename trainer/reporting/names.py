@@ -55,7 +55,7 @@ def sets_in(name: str) -> tuple[str, ...]:
 
 
 def source_title(name: str, model: str) -> str:
-    """How a source is called beside its model: by the known sets in its name, or else by the name."""
+    """Display name of a source beside its model: from the known sets in its name, or else the name itself."""
     stem, named = split_source(name)
     stem = stem if named == model else name
     sets = sets_in(stem)
@@ -63,12 +63,12 @@ def source_title(name: str, model: str) -> str:
 
 
 def target_title(target: str) -> str:
-    """How a target is called."""
+    """Display name of a target."""
     return TARGET_TITLE.get(target, target)
 
 
 def domain(sets: Iterable[str]) -> str:
-    """What kind of images a source was pre-trained on, as far as the names of its sets tell."""
+    """Kind of images that a source was pre-trained on, as far as the names of its sets tell."""
     known = set(sets)
     if known and known <= {"imagenet1k", "imagenet21k"}:
         return NATURAL
@@ -98,11 +98,11 @@ def shots_order(shots: Iterable[str]) -> list[str]:
 
 
 def shots_title(shots: str) -> str:
-    """How a shot count heads a column."""
+    """Column heading for a shot count."""
     return shots if shots == FULL else f"{shots}-shot"
 
 
 def listed(names: Sequence[str], most: int = 4) -> str:
-    """Some names, and how many more there are."""
+    """Some names, and the number of the others."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

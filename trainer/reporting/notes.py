@@ -22,7 +22,8 @@ _SEVERAL_PROTOCOLS = (
 
 
 def mixed_versions(runs: pd.DataFrame) -> list[Text]:
-    """That the results come from different versions of the code, and which runs from which; [] for a single one."""
+    """Note that the results come from different versions of the code, with the runs of each; [] for a single
+    version."""
     own = runs[runs["commit"] != ""]
     counts = Counter(own["commit"])
     if len(counts) < 2:
@@ -68,7 +69,7 @@ def several_metrics(runs: pd.DataFrame) -> list[Text]:
 
 
 def patient_leaks(runs: pd.DataFrame) -> list[Text]:
-    """The sets whose patients may be in training and test images alike."""
+    """The sets in which the same patients may be in training and test images."""
     leaking = runs[runs["patients"] == "may leak"]["target_sets"]
     names = sorted({name for sets in leaking for name in sets.split("+")})
     if not names:
@@ -83,7 +84,7 @@ def patient_leaks(runs: pd.DataFrame) -> list[Text]:
 
 
 def deviations(runs: pd.DataFrame) -> list[str]:
-    """Where runs left their protocol, one line per difference."""
+    """Departures of runs from their protocol, one line each."""
     lines = set()
     for kind, source, protocol, departures in runs[["kind", "source", "protocol", "departures"]].itertuples(
         index=False
@@ -95,7 +96,7 @@ def deviations(runs: pd.DataFrame) -> list[str]:
 
 
 def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[Text], list[Text]]:
-    """By which protocol the runs are, and whether numbers of different ones stand side by side: remarks, warnings."""
+    """The protocols of the runs, and whether numbers of different ones are in the same report: remarks, warnings."""
     by_authors, is_transfer = runs["protocol"] == AUTHORS, runs["kind"] == "transfer"
     if not by_authors.any() and not with_paper:
         return [], []
@@ -113,7 +114,7 @@ def protocols(runs: pd.DataFrame, with_paper: bool) -> tuple[list[Text], list[Te
 
 
 def sizes(runs: pd.DataFrame) -> list[str]:
-    """In which size images are stored, and in which they were trained on, by target."""
+    """Stored and training image sizes, by target."""
     own = runs[(runs["origin"] != PUBLISHED) & runs["image_size"].notna()]
     lines = []
     for target, of_target in own.groupby("target", sort=False):
@@ -128,7 +129,7 @@ def sizes(runs: pd.DataFrame) -> list[str]:
 
 
 def trained_on_val(runs: pd.DataFrame) -> list[str]:
-    """The targets whose fine-tunings were trained on val, too, and how many of them."""
+    """The targets whose fine-tunings were trained on val too, with the number of runs."""
     own = runs[(runs["origin"] != PUBLISHED) & (runs["kind"] == "transfer")]
     lines = []
     for target, found in own.groupby("target", sort=False)["trained_on"]:

@@ -26,7 +26,7 @@ class Published:
 
 @cache
 def published() -> Published:
-    """The values of `paper.json`, which ships with the package."""
+    """The values in `paper.json`, which ships with the package."""
     content = json.loads((resources.files(__package__) / "paper.json").read_text(encoding="utf-8"))
     cells: dict[str, dict[tuple[str, tuple[str, ...]], Cell]] = {}
     for table in content["tables"]:

@@ -28,7 +28,7 @@ class Report:
 
 
 def write_report(report: Report) -> Path:
-    """Write a report and say on standard error what must not be missed; returns the path of report.md.
+    """Write a report and print its warnings on standard error; returns the path of report.md.
 
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """

@@ -52,7 +52,7 @@ COLUMNS = [*_TEXT, "seed", "not_a_number", *_WHOLE, *_REAL]
 
 
 def row_of(result: dict[str, Any]) -> dict[str, Any]:
-    """The row of a `result.json`. Raises KeyError or TypeError where it lacks what every result has."""
+    """The row of a `result.json`. Raises KeyError or TypeError if it lacks what every result has."""
     settings, metric = result["settings"], metric_of(result)
     data, test = settings["data"], result.get("test", {})
     transfer = result["kind"] == "transfer"
@@ -97,7 +97,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The rows as a table with every column of `COLUMNS` and its type; what a row lacks is empty. Names are printable,
+    """The rows as a table with every column of `COLUMNS` and its type; missing values are empty. Names are printable,
     so that a row is the same whether it comes from a result or from a table of results. Raises ValueError or TypeError
     for values that no run has."""
     frame = pd.DataFrame([_readable(row) for row in rows]).reindex(columns=COLUMNS)
@@ -119,7 +119,7 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _version(environment: dict[str, Any]) -> str:
-    """The code a run was made with: its commit, or outside git the version of the package."""
+    """The code version of a run: its commit, or outside git the version of the package."""
     return environment["commit"] or f"bitscale {environment['packages'].get('bitscale', 'of unknown version')}"
 
 
@@ -130,7 +130,7 @@ def _made_by(environment: dict[str, Any]) -> str:
 
 
 def _protocol(result: dict[str, Any]) -> str:
-    """By which protocol a run was made; earlier versions had the authors' optimiser as `paper_code`."""
+    """The protocol of a run; earlier versions recorded the authors' optimiser as `paper_code`."""
     old = AUTHORS if setting(result["settings"], "optim.paper_code") is True else DEFAULT
     protocol = result.get("protocol", old)
     if protocol not in (DEFAULT, AUTHORS):
@@ -139,7 +139,7 @@ def _protocol(result: dict[str, Any]) -> str:
 
 
 def _departures(result: dict[str, Any]) -> list[str]:
-    """Where a run left its protocol, in words."""
+    """Departures of a run from its protocol, as text."""
     if result.get("mode", "finetune") != "finetune":
         return []
     found = result["departures"] if "departures" in result else _of_earlier_versions(result)
@@ -150,7 +150,7 @@ def _departures(result: dict[str, Any]) -> list[str]:
 
 
 def _of_earlier_versions(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a result of a version that listed no departures leaves to be seen of them."""
+    """Departures that can be inferred from a result of a version that did not list them."""
     settings = translated(result["settings"])
     if result["kind"] == "pretrain":
         if _protocol(result) != AUTHORS:
@@ -170,7 +170,7 @@ def _of_earlier_versions(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _said(name: str, value: Any) -> str:
-    """A value of a setting in words."""
+    """A setting's value as text."""
     if value is None:
         return "that of the weights" if name in ("model.mean", "model.std") else "none"
     if isinstance(value, bool):
@@ -181,7 +181,7 @@ def _said(name: str, value: Any) -> str:
 
 
 def _overlap(result: dict[str, Any], target_sets: Sequence[str]) -> str:
-    """Why the source knows images or patients of the target; empty if it does not, or if they were left out."""
+    """Why the source has seen images or patients of the target; empty if it has not, or if they were left out."""
     if result.get("overlap_excluded"):
         return ""
     names = {*target_sets, result.get("target_set", "")}  # as its folder is called, and as its manifest says

@@ -27,8 +27,8 @@ _WIDEST = 8  # columns of sources that fit a page; more are split by what the so
 
 
 def transfer_tables(runs: pd.DataFrame, shots: str, paper: Published | None = None) -> list[Table]:
-    """One table, or where it would be too wide one for each kind of source; with the published values below a target's
-    own where they are of the same metric."""
+    """One table, or if it would be too wide one per kind of source; published values are below a target's own if they
+    are of the same metric."""
     of_shots = runs[runs["shots"] == shots]
     sources = sources_of(of_shots)
     printed: dict[str, dict[Source, Cell]] = {}
@@ -64,7 +64,7 @@ def _rows(
     cells: Mapping[tuple[str, ...], Cell],
     printed: Mapping[str, Mapping[Source, Cell]],
 ) -> tuple[tuple[str, tuple[Entry, ...]], ...]:
-    """The rows that have a number, each target followed by what the paper prints of it."""
+    """The rows that have a number, each target followed by the paper's values."""
     mixed, keys = runs["origin"].nunique() > 1, row_keys(runs)
     rows = []
     for place, key in enumerate(keys):
@@ -85,7 +85,7 @@ def _cells(runs: pd.DataFrame) -> dict[tuple[str, ...], Cell]:
 def _with_printed(
     paper: Published, runs: pd.DataFrame, sources: list[Source]
 ) -> tuple[list[Source], dict[str, dict[Source, Cell]]]:
-    """The sources with those added that the paper alone has, and its values by target and source."""
+    """The sources including those that only the paper has, and its values by target and source."""
     printed: dict[str, dict[Source, Cell]] = {}
     for target, metric in runs.groupby("target", sort=False)["metric"].first().items():
         if paper.metric.get(str(target)) == metric:
@@ -125,7 +125,7 @@ def entries_of(sources: Sequence[Source], cells: Mapping[Source, Cell | None]) -
 
 
 def _headings(sources: Sequence[Source]) -> list[Heading]:
-    """The heads of the columns; "+NIH" for a short title where the column before lacks only that set."""
+    """Column headings; "+NIH" is a short title where the previous column lacks only that set."""
     headings = []
     for place, source in enumerate(sources):
         before = sources[place - 1] if place else None
@@ -139,7 +139,7 @@ def _headings(sources: Sequence[Source]) -> list[Heading]:
 
 
 def _metrics(runs: pd.DataFrame) -> str:
-    """Which metric the numbers are: "Top-1 accuracy on test (PadChest-Cl: mean AUC), percent"."""
+    """Description of the metrics: "Top-1 accuracy on test (PadChest-Cl: mean AUC), percent"."""
     order = list(dict.fromkeys(key.target for key in row_keys(runs)))
     by_target = runs.groupby("target")["metric"].first()[order]
     main = str(Counter(by_target).most_common(1)[0][0])

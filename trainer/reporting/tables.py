@@ -35,7 +35,7 @@ class Source:
 
 
 def with_titles(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs with a column `title`: their source without the model, or its whole name where two would be alike."""
+    """The runs with a column `title`: their source without the model, or its whole name if two would be equal."""
     titles = [source_title(source, model) for source, model in zip(runs["source"], runs["model"], strict=True)]
     runs = runs.assign(title=titles)
     names = runs.groupby(["origin", "model", "title"])["source"].transform("nunique")
@@ -64,7 +64,7 @@ def in_order(sources: Iterable[Source]) -> list[Source]:
 
 
 class RowKey(NamedTuple):
-    """What tells the rows of a table apart: runs of different keys are never averaged."""
+    """Key of a table row: runs with different keys are never averaged."""
 
     target: str
     mode: str
@@ -93,7 +93,7 @@ def row_keys(runs: pd.DataFrame) -> list[RowKey]:
 
 
 def row_title(key: RowKey, mixed: bool, with_target: bool = True) -> str:
-    """How a row is called; `mixed`: the report holds published runs beside the user's own."""
+    """Title of a row; `mixed`: the report holds published runs beside the user's own."""
     parts = [target_title(key.target)] if with_target else []
     if key.mode != "finetune":
         parts.append(MODE_TITLE.get(key.mode, key.mode))
@@ -105,21 +105,21 @@ def row_title(key: RowKey, mixed: bool, with_target: bool = True) -> str:
 
 
 def protocol_notes(runs: pd.DataFrame, with_paper: bool = False) -> tuple[str, ...]:
-    """What to know of a table with numbers of more than one protocol; the paper's are by the authors'."""
+    """Notes on a table with numbers of more than one protocol; the paper's are by the authors'."""
     if len({*runs["protocol"], *([AUTHORS] if with_paper else [])}) < 2:
         return ()
     return ("Rows of different protocols cannot be compared directly: see the top of the report.",)
 
 
 def seeds_text(runs: pd.DataFrame) -> str:
-    """Over how many seeds the cells of some runs are: "5 seeds", or "4 to 5 seeds"."""
+    """Number of seeds in the cells of some runs: "5 seeds", or "4 to 5 seeds"."""
     counts = runs.groupby([*RowKey._fields, "model", "source", "shots"])["seed"].nunique()
     low, high = int(counts.min()), int(counts.max())
     return f"{high} seed{'s' * (high > 1)}" if low == high else f"{low} to {high} seeds"
 
 
 def fewer_seeds(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Which cells are of fewer seeds than the most that one has."""
+    """Note on cells that have fewer seeds than the maximum."""
     cells = ["target", "mode", "origin", "model", "title", "shots"]
     counts = runs[runs["overlap"] == ""].groupby(cells, sort=False)["seed"].nunique()
     few = counts[counts < counts.max()]
@@ -140,7 +140,7 @@ PRINTED_SPREADS = (
 
 
 def overlap_notes(runs: pd.DataFrame) -> tuple[str, ...]:
-    """Which cells stay blank because the source knows images of the target."""
+    """Note on cells that stay blank because the source has seen images of the target."""
     overlapping = runs[runs["overlap"] != ""]
     cells = overlapping.groupby(["title", "target", "overlap"], sort=False).size()
     return tuple(
@@ -150,7 +150,7 @@ def overlap_notes(runs: pd.DataFrame) -> tuple[str, ...]:
 
 
 def as_rows(tables: Iterable[Table]) -> pd.DataFrame:
-    """Every number of some tables, a row each, in full precision; percent."""
+    """All numbers of some tables, one row each, in full precision; percent."""
     rows = [
         {
             "table": table.name,

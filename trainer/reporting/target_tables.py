@@ -92,7 +92,7 @@ def gains_over_scratch(runs: pd.DataFrame) -> Table | None:
 
 
 def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, list[str]]:
-    """The full-shot fine-tunings beside the published values, and what is to be said of the two; None without any."""
+    """The full-shot fine-tunings beside the published values, with notes on both; None without any."""
     full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
     mixed, rows, said = runs["origin"].nunique() > 1, [], []
     for key in row_keys(full):
