@@ -201,6 +201,8 @@ def losing(run_dir: Path) -> str:
     try:
         engine.sum(torch.zeros(1))
     except RankLostError as error:
+        if engine.rank == 0:
+            time.sleep(5)  # the store ends with rank 0, whose program has its error to tell first
         return str(error)
     return "nothing"
 
