@@ -167,6 +167,7 @@ def published_rows() -> pd.DataFrame:
 
 
 @pytest.mark.shared_data
+@pytest.mark.slow
 def test_the_published_files_give_the_papers_tables(published_report: Path) -> None:
     text, beside = published_report.read_text(), beside_the_paper(published_report)
     targets = set(published_rows()["row"])

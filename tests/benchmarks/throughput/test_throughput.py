@@ -93,6 +93,7 @@ def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ours at 61% of that (target >= 55%)" in throughput.table(result)
 
 
+@pytest.mark.slow
 def test_energy_is_that_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     class Counter:
         def __init__(self, _: torch.device) -> None:
@@ -156,6 +157,7 @@ def test_the_bound_has_the_convolutions_and_no_norms(monkeypatch: pytest.MonkeyP
     assert not any("norm" in name for name in counts)
 
 
+@pytest.mark.slow
 def test_optimizer_end_to_end() -> None:
     result = json.loads(json.dumps(optimizer.measure(OptimizerBenchmark("r14x0.5", 2, threads=1), CPU)))
     assert result["error"] < 1e-6

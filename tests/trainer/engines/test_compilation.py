@@ -44,6 +44,7 @@ def run_as(monkeypatch: pytest.MonkeyPatch, run: Callable[[int, Tensor], Tensor]
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.slow
 def test_compiled_units_have_the_same_gradients(graphs: bool) -> None:
     plain, model = small_model(), small_model()
     assert compile_units(model, IMAGES, nullcontext, graphs) is None

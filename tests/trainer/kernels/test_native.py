@@ -26,6 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+@pytest.mark.slow
 def test_compiled_once_by_two_processes(cache: Path) -> None:
     code = "from trainer.kernels.native import library; assert library() is not None"
     ranks = [subprocess.Popen([sys.executable, "-c", code], cwd=Path(native.__file__).parents[2]) for _ in range(2)]

@@ -82,6 +82,7 @@ def test_fp32_logits_are_timms(twins: tuple[nn.Module, nn.Module], size: tuple[i
     assert relative_error(logits, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_float64_logits_and_gradients_are_timms(twins: tuple[nn.Module, nn.Module]) -> None:
     # In fp32 both implementations' gradients lie about 1e-2 from the truth at random weights, because rounding flips
     # the sign of some ReLU inputs: only float64 tells an error of the model from rounding.

@@ -73,6 +73,7 @@ def tensors(run_dir: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("engine", "ranks"), [("ddp", 1), ("ddp", 2), pytest.param("horovod", 2, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_the_table_adds_up_and_the_weights_are_those_without(
     engine: Any, ranks: int, phantoms: Path, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def sizes_on_rank(data: Path, run_dir: Path) -> list[int]:
     return seen
 
 
+@pytest.mark.slow
 def test_the_fullest_rank_decides_for_all(animals: Path, tmp_path: Path) -> None:
     for seen in run_ranks(2, sizes_on_rank, animals, tmp_path / "run"):
         assert seen[:5] == [1, 6, 3, 2, 10]

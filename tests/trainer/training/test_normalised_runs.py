@@ -145,6 +145,7 @@ def test_runs_of_earlier_versions_go_on_with_a_half(
     assert "here they are normalised by (0.5, 0.5, 0.5)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_predicts_exports_and_comes_back_with_it(tmp_path: Path) -> None:
     """timm, given the raw picture and what the exported configuration says, has the logits of the run's predictor."""
     image = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
