@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines.common import advice
+from data_pipelines.common import advice, cli
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
 
 pytest_plugins = ["tests.suite"]
+TELL = cli.tell
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +19,12 @@ def salt_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(SALT_VARIABLE, str(path))
         yield path
+
+
+@pytest.fixture(autouse=True)
+def errors_told_by_each_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that ran in this process, for a test or a fixture, does not decide how later errors are printed."""
+    monkeypatch.setattr(cli, "tell", TELL)
 
 
 @pytest.fixture(autouse=True)
