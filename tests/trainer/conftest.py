@@ -1,6 +1,7 @@
 """Small prepared sets, shared by the tests that train."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,23 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms") / "phantom"
     prepare(phantom(images=90, size=32), Output(folder))
     return folder
+
+
+@pytest.fixture
+def run_main(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """A function that runs a `main` in this process, by its name and arguments: exit code, standard output, error."""
+
+    def run(main: Callable[[], None], name: str, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        output = capfd.readouterr()
+        return code, output.out, output.err
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

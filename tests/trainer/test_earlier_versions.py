@@ -54,20 +54,9 @@ def study(binary_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def command(run_main: Run) -> Run:
     """A function that runs an entry point in this process: exit code, standard output, standard error."""
-
-    def run(name: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        code = 0
-        try:
-            MAINS[name]()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        output = capfd.readouterr()
-        return code, output.out, output.err
-
-    return run
+    return lambda name, *arguments: run_main(MAINS[name], name, *arguments)
 
 
 def read(path: Path | str) -> Any:

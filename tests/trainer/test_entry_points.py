@@ -25,22 +25,11 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+def command(run_main: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """A function that runs an entry point in this process: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BITSCALE_DATA", raising=False)
-
-    def run(name: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        code = 0
-        try:
-            MAINS[name]()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        output = capfd.readouterr()
-        return code, output.out, output.err
-
-    return run
+    return lambda name, *arguments: run_main(MAINS[name], name, *arguments)
 
 
 def pretrain_tiny(command: Run, run_dir: Path, *arguments: object, steps: int = 4) -> tuple[int, str, str]:

@@ -249,9 +249,9 @@ def measure(settings: KernelCode) -> dict[str, Any]:
                 model = build_model(name, 1000)
             for launch, by in collect(launches, name, model, layers[name], dtype).items():
                 uses.setdefault(launch, []).extend(by)
-    todo = [(launch, each) for each in settings.capabilities for launch in uses]
+    every = [(launch, each) for each in settings.capabilities for launch in uses]
     rows = []
-    for launch, capability in sampled(uses, settings.capabilities) if settings.sample else todo:
+    for launch, capability in sampled(uses, settings.capabilities) if settings.sample else every:
         about = {"kernel": launch.kernel.__name__, "capability": capability, "uses": uses[launch]}
         try:
             code = examine(launch, capability)
