@@ -56,20 +56,20 @@ class DamagedError(InputError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Content of a file: an engine's state, and `about`: step, model, classes, for the best one its metric ..."""
+    """Content of a file: an engine's state, and its metadata: step, model, classes, for the best one its metric ..."""
 
     state: dict[str, Any]
-    about: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def save(path: Path, state: dict[str, Any], about: dict[str, Any]) -> None:
+def save(path: Path, state: dict[str, Any], metadata: dict[str, Any]) -> None:
     """Write a checkpoint atomically. Raises OSError."""
     tensors = {f"{part}.{name}": tensor for part in ("model", "momentum") for name, tensor in state[part].items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in unfinished(path.parent):
         left.unlink(missing_ok=True)
     texts = {"format": FORMAT, "loss_scaler": json.dumps(state["loss_scaler"])}
-    write_atomically(path, lambda temporary: _write(temporary, tensors, texts, about))
+    write_atomically(path, lambda temporary: _write(temporary, tensors, texts, metadata))
 
 
 def unfinished(folder: Path) -> list[Path]:
@@ -77,7 +77,7 @@ def unfinished(folder: Path) -> list[Path]:
     return list(folder.glob(".*.tmp"))
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str], about: dict[str, Any]) -> None:
+def _write(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str], metadata: dict[str, Any]) -> None:
     # Not safetensors' own writer: it copies all tensors at once, and holds up the thread that trains while it does.
     entries, at = {}, 0
     for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):  # so that all lie aligned
@@ -87,7 +87,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str], abo
         at = end
 
     def header(digests: Mapping[str, bytes]) -> bytes:
-        known = about | {"weights": _short(digests[name] for name in sorted(digests) if name.startswith("model."))}
+        known = metadata | {"weights": _short(digests[name] for name in sorted(digests) if name.startswith("model."))}
         shown = {name: digest.hex() for name, digest in digests.items()}
         return _encoded(_with_checksum(texts | {"about": json.dumps(known), "digests": json.dumps(shown)}), entries)
 
@@ -170,7 +170,7 @@ def load(path: Path, parts: Sequence[str] = ("model", "momentum")) -> Checkpoint
             for name, tensor in zip(wanted, pool.map(read, wanted), strict=True):
                 part, _, parameter = places[name]
                 state[part][parameter] = tensor
-        return Checkpoint(state, _about(header))
+        return Checkpoint(state, _metadata_of(header))
 
 
 def _read(descriptor: int, start: int, entry: dict[str, Any]) -> Tensor:
@@ -189,16 +189,16 @@ def _read(descriptor: int, start: int, entry: dict[str, Any]) -> Tensor:
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """The metadata (`about`) of a checkpoint, without reading its tensors. Raises as `load` does."""
+    """The metadata of a checkpoint, without reading its tensors. Raises as `load` does."""
     with _opened(path) as (_, content):
-        return _about(content["__metadata__"])
+        return _metadata_of(content["__metadata__"])
 
 
 def add(path: Path, **facts: Any) -> None:
-    """Add metadata (`about`) to a checkpoint; its tensors stay unchanged. Raises as `load` does, and OSError."""
+    """Add metadata to a checkpoint; its tensors stay unchanged. Raises as `load` does, and OSError."""
     with _opened(path) as (file, content):
         texts, start = content.pop("__metadata__"), file.tell()
-        texts |= {"about": json.dumps(_about(texts) | facts)}
+        texts |= {"about": json.dumps(_metadata_of(texts) | facts)}
         described = _encoded(_with_checksum(texts) if "seal" in texts else texts, content)
 
     def write(temporary: Path) -> None:
@@ -210,11 +210,11 @@ def add(path: Path, **facts: Any) -> None:
     write_atomically(path, write)
 
 
-def _about(header: dict[str, str]) -> dict[str, Any]:
-    about = json.loads(header["about"])
-    if not isinstance(about, dict):
+def _metadata_of(header: dict[str, str]) -> dict[str, Any]:
+    metadata = json.loads(header["about"])
+    if not isinstance(metadata, dict):
         raise ValueError("its description is no mapping")
-    return about
+    return metadata
 
 
 @contextmanager

@@ -56,7 +56,7 @@ class Command:
     default: Config
 
     @property
-    def about(self) -> dict[str, Any]:
+    def result_fields(self) -> dict[str, Any]:
         """What the result is to say of the run."""
         planned = match_authors(self.default) if self.match_authors else self.default
         return {
@@ -131,7 +131,7 @@ def main() -> None:
     if command.plan:
         print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
         return
-    start_run(config, start, command.about, lacks_val(config.data))
+    start_run(config, start, command.result_fields, lacks_val(config.data))
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def test_round_trip_is_bit_for_bit(tmp_path: Path) -> None:
     state, path = some_state(), path_of(tmp_path, 7)
     save(path, state, ABOUT)
     loaded = load(path)
-    assert loaded.about == ABOUT | {"weights": fingerprint(loaded.state["model"])}
-    assert describe(path) == loaded.about
+    assert loaded.metadata == ABOUT | {"weights": fingerprint(loaded.state["model"])}
+    assert describe(path) == loaded.metadata
     assert loaded.state["loss_scaler"] == {"scale": 65536.0, "_growth_tracker": 7}
     for part in ("model", "momentum"):
         assert loaded.state[part].keys() == state[part].keys()
@@ -160,7 +160,7 @@ def test_files_without_a_manifest_load_as_they_did(tmp_path: Path) -> None:
     save_file(tensors, path, metadata=header)
     checkpoint.add(path, more=1)
     loaded = load(path)
-    assert loaded.about == ABOUT | {"more": 1}
+    assert loaded.metadata == ABOUT | {"more": 1}
     assert all(bits(loaded.state["model"][name]) == bits(tensor) for name, tensor in state["model"].items())
 
 
@@ -181,7 +181,7 @@ def test_a_name_is_given_only_to_bytes_on_the_disk(tmp_path: Path, monkeypatch: 
         events.append(("fsync", "folder" if stat.S_ISDIR(status.st_mode) else status.st_ino))
 
     def recording_rename(self: Path, target: Path) -> Path:
-        assert ABOUT.items() <= load(self).about.items()
+        assert ABOUT.items() <= load(self).metadata.items()
         events.append(("rename", self.stat().st_ino))
         return rename(self, target)
 
@@ -269,7 +269,7 @@ def test_a_checkpoint_can_be_told_more(tmp_path: Path) -> None:
     for text in ("é", "longer than before " * 20, ""):
         checkpoint.add(path, points={"threshold": 0.25, "why": text}, best=0.75)
         after = load(path)
-        assert after.about == before.about | {"points": {"threshold": 0.25, "why": text}, "best": 0.75}
+        assert after.metadata == before.metadata | {"points": {"threshold": 0.25, "why": text}, "best": 0.75}
         for part in ("model", "momentum"):
             assert after.state[part].keys() == before.state[part].keys()
             for name, tensor in after.state[part].items():

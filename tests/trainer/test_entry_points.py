@@ -48,7 +48,7 @@ def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     assert result["test"]["images"] == 2000
     assert result["loader"] == read_metrics(source)[0]["loader"] == "torch"
     assert json.loads((source / "status.json").read_text())["state"] == "finished"
-    assert load(numbered(source)[-1]).about["classes"][0] == "T-shirt"
+    assert load(numbered(source)[-1]).metadata["classes"][0] == "T-shirt"
 
     options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
     options += ["--model", "r14x0.5", "--overlap-excluded", *TINY[2:]]
@@ -225,7 +225,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     code, _, error = pretrain_tiny(command, run_dir, "--save-every", 1)
     assert code == 1
     assert "the weights after step 4 are not finite" in error
-    steps = [load(path).about["step"] for path in numbered(run_dir)]
+    steps = [load(path).metadata["step"] for path in numbered(run_dir)]
     assert steps == [1, 2, 3]
     assert all(tensor.isfinite().all() for tensor in load(numbered(run_dir)[-1]).state["model"].values())
 

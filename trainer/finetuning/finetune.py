@@ -341,7 +341,7 @@ def fine_tune(transfer: Transfer) -> None:
     target = open_target(transfer)
     config, rule = make_config(transfer, model, target)
     sets, digests = sets_of(transfer.pretrained), set_digests_of(transfer.pretrained)
-    about: dict[str, Any] = {
+    result_fields: dict[str, Any] = {
         "kind": "transfer",
         "mode": options.mode,
         "source": source_name(transfer.pretrained),
@@ -358,4 +358,4 @@ def fine_tune(transfer: Transfer) -> None:
         "departures": departures_of(config, transfer, target),
     }
     start = Start(options.out / config.name, resume_anyway=options.resume_anyway)
-    start_run(config, start, about, warnings_of(transfer, config, target, sets, digests))
+    start_run(config, start, result_fields, warnings_of(transfer, config, target, sets, digests))

@@ -49,7 +49,11 @@ def load_weights(source: str) -> Weights:
     path = locate(source)
     if _is_checkpoint(path):
         loaded = checkpoint.load(path, parts=("model",))
-        content, metadata, digest = loaded.state["model"], _metadata_of(path, loaded.about), loaded.about.get("weights")
+        content, metadata, digest = (
+            loaded.state["model"],
+            _metadata_of(path, loaded.metadata),
+            loaded.metadata.get("weights"),
+        )
     else:
         content, metadata = read_weights(path)
         digest = None

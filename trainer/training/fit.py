@@ -50,7 +50,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
     found = [checkpoint.best_path(job.run_dir), *_newest_first(job)]
     path, loaded = _load_first_whole(job, engine, [path for path in found if path.is_file()])
     engine.load_state_dict(loaded.state)
-    details = {"checkpoint": path.name, "checkpoint_step": loaded.about["step"]}
+    details = {"checkpoint": path.name, "checkpoint_step": loaded.metadata["step"]}
     # The only time that test is read.
     predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
@@ -89,8 +89,8 @@ def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
     _, loaded = _load_first_whole(job, engine, found)
     engine.load_state_dict(loaded.state)
     if engine.rank == 0:
-        print(f"resuming {job.run_dir} at step {loaded.about['step']}", flush=True)
-    return loaded.about["step"], best
+        print(f"resuming {job.run_dir} at step {loaded.metadata['step']}", flush=True)
+    return loaded.metadata["step"], best
 
 
 def _best_so_far(job: Job, engine: Engine) -> float | None:
@@ -98,7 +98,7 @@ def _best_so_far(job: Job, engine: Engine) -> float | None:
     path, metric = checkpoint.best_path(job.run_dir), None
     if engine.rank == 0 and path.is_file():
         try:
-            metric = checkpoint.load(path, parts=("model",)).about["best"]
+            metric = checkpoint.load(path, parts=("model",)).metadata["best"]
         except checkpoint.DamagedError as error:
             _quarantine(path, str(error))
     found: float | None = engine.gather(metric)[0]

@@ -25,9 +25,9 @@ _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
 _PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest
 
 
-def run_frozen(config: Config, start: Start, engine: Engine, about: dict[str, Any]) -> dict[str, Any]:
-    """Fit a "probe" or "knn", as `about["mode"]` says, and return the result; otherwise like `run`."""
-    return run(replace(config, mode=about["mode"]), start, engine, about, fit_and_predict)
+def run_frozen(config: Config, start: Start, engine: Engine, result_fields: dict[str, Any]) -> dict[str, Any]:
+    """Fit a "probe" or "knn", as `result_fields["mode"]` says, and return the result; otherwise like `run`."""
+    return run(replace(config, mode=result_fields["mode"]), start, engine, result_fields, fit_and_predict)
 
 
 def fit_and_predict(job: Job, engine: Engine) -> RunOutput:

@@ -36,8 +36,8 @@ from trainer.splits import folders_of, open_split, set_digests, trained_on
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Everything `loop.train` needs. `config` includes mean and std of the inputs, `about` goes into every checkpoint,
-    `loader_name` is the loader in use."""
+    """Everything `loop.train` needs. `config` includes mean and std of the inputs, `metadata` goes into every
+    checkpoint, `loader_name` is the loader in use."""
 
     config: Config
     run_dir: Path
@@ -51,7 +51,7 @@ class Job:
     evaluation: Augmentation
     loader_name: str
     loader: Loader
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     warnings: tuple[str, ...]
 
     def is_due(self, what: Literal["log", "eval", "save"], done: int) -> bool:
@@ -151,7 +151,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
         evaluation=Augmentation(data.eval_view, data.image_size, data.resize, flip=False),
         loader_name=loader_name,
         loader=loader,
-        about=_metadata(config, folders, train),
+        metadata=_metadata(config, folders, train),
         warnings=(*late, *_warnings(config, folders, train)),
     )
 

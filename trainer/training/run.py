@@ -61,9 +61,9 @@ TrainFn = Callable[[Job, Engine], RunOutput]
 
 
 def run(
-    config: Config, start: Start, engine: Engine, about: dict[str, Any], train_fn: TrainFn = train_and_predict
+    config: Config, start: Start, engine: Engine, result_fields: dict[str, Any], train_fn: TrainFn = train_and_predict
 ) -> dict[str, Any]:
-    """Train to the end with `train_fn` and return the result, also written to `result.json`; `about` is merged into it.
+    """Train to the end with `train_fn` and return the result, also written to `result.json` with `result_fields`.
 
     Raises InputError for what the user can mend, RunError when training cannot go on.
     """
@@ -90,7 +90,7 @@ def run(
         result = _find_finished(job, settings, start, engine)  # another start may have ended it meanwhile
         if result is not None:
             return _return_finished(job, engine, result)
-        return _train_in_folder(job, engine, about, train_fn, settings, environment)
+        return _train_in_folder(job, engine, result_fields, train_fn, settings, environment)
 
 
 def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[s
 def _train_in_folder(
     job: Job,
     engine: Engine,
-    about: dict[str, Any],
+    result_fields: dict[str, Any],
     train_fn: TrainFn,
     settings: dict[str, Any],
     environment: dict[str, Any],
@@ -116,7 +116,7 @@ def _train_in_folder(
     open_rank_log(run_dir, engine)
     with _keep_status(job, engine):
         output = train_fn(job, engine)
-        result = _result_of(job, output, about, settings, environment)
+        result = _result_of(job, output, result_fields, settings, environment)
         require_lock(run_dir, engine)
         if engine.rank == 0:
             save_predictions(run_dir, output.predicted)
@@ -128,7 +128,7 @@ def _train_in_folder(
 
 
 def _result_of(
-    job: Job, output: RunOutput, about: dict[str, Any], settings: dict[str, Any], environment: dict[str, Any]
+    job: Job, output: RunOutput, result_fields: dict[str, Any], settings: dict[str, Any], environment: dict[str, Any]
 ) -> dict[str, Any]:
     """The content of `result.json`."""
     return {
@@ -139,13 +139,13 @@ def _result_of(
         "protocol": "default",
         "departures": {},
         "prepared_size": [int(np.median(sides)) for sides in (job.train.height, job.train.width)],
-        **about,
+        **result_fields,
         "run": str(job.run_dir),
         "task": job.train.task,
         "metric": job.train.metric,
         "patients": job.train.patients,
-        "trained_on": job.about["trained_on"],
-        "set_digests": job.about["set_digests"],
+        "trained_on": job.metadata["trained_on"],
+        "set_digests": job.metadata["set_digests"],
         "settings": settings,
         "total_steps": job.total_steps,
         "train_images": len(job.train),
@@ -232,7 +232,7 @@ def _find_finished(job: Job, settings: dict[str, Any], start: Start, engine: Eng
     error: str | None = None
     if engine.rank == 0:
         try:
-            result = finished(job.run_dir, settings, start, job.about)
+            result = finished(job.run_dir, settings, start, job.metadata)
         except (InputError, OSError) as objection:
             error = str(objection)
     result, error = engine.gather((result, error))[0]

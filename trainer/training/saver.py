@@ -33,7 +33,7 @@ class UnsavedError(RunError):
 
 class _Target(NamedTuple):
     path: Path
-    about: dict[str, Any]
+    metadata: dict[str, Any]
     copied: dict[str, Any]  # in the host's memory
     on_device: torch.cuda.Event | None  # after which the copy is whole
 
@@ -170,12 +170,12 @@ class Saver:
         return unsaved
 
     def _target(self, step: int, best: float | None) -> _Target:
-        run_dir, about = self._job.run_dir, self._job.about | {"step": step}
+        run_dir, metadata = self._job.run_dir, self._job.metadata | {"step": step}
         if best is None:
             path = checkpoint.path_of(run_dir, step)
         else:
-            path, about = checkpoint.best_path(run_dir), about | {"best": best}
-        return _Target(path, about, self._copied, self._on_device)
+            path, metadata = checkpoint.best_path(run_dir), metadata | {"best": best}
+        return _Target(path, metadata, self._copied, self._on_device)
 
     def _copy(self, state: dict[str, Any]) -> None:
         self._on_device = None
@@ -206,7 +206,7 @@ class Saver:
             try:
                 if target.on_device is not None:
                     target.on_device.synchronize()
-                checkpoint.save(target.path, target.copied, target.about)
+                checkpoint.save(target.path, target.copied, target.metadata)
             except OSError as error:
                 failed = _Failed(target, error)
                 if tried == 0:

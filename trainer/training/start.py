@@ -17,17 +17,17 @@ from trainer.training.run import Start, finished, run, run_dir_of
 __all__ = ["Start", "find_result", "normalised", "plan_of", "run_dir_of", "start_run", "summary"]
 
 
-def start_run(config: Config, start: Start, about: dict[str, Any], warnings: Iterable[str]) -> None:
+def start_run(config: Config, start: Start, result_fields: dict[str, Any], warnings: Iterable[str]) -> None:
     """Run to the end on all ranks of this job, and print the result. Raises as `run` does."""
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
     for warning in warnings:
         rank_0_logger.warning(warning)
     if config.mode == "finetune":
-        result = run(config, start, engine, about)
+        result = run(config, start, engine, result_fields)
     else:
         from trainer.training.frozen_features import run_frozen  # with scipy, which others need not wait for
 
-        result = run_frozen(config, start, engine, about)
+        result = run_frozen(config, start, engine, result_fields)
     if engine.rank == 0 and not start.preflight_only:
         print(summary(result), flush=True)
     engine.close()

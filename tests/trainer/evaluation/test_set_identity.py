@@ -65,7 +65,7 @@ def as_of_an_earlier_version(run: Path) -> None:
     path = checkpoint.best_or_latest(run)
     loaded = checkpoint.load(path)
     forgotten = ("set_digests", "weights")
-    checkpoint.save(path, loaded.state, {name: said for name, said in loaded.about.items() if name not in forgotten})
+    checkpoint.save(path, loaded.state, {name: said for name, said in loaded.metadata.items() if name not in forgotten})
     write_json(run / RESULT, {name: said for name, said in read_json(run / RESULT).items() if name != "set_digests"})
 
 

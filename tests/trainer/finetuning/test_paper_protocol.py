@@ -219,7 +219,7 @@ def test_every_setting_is_of_the_protocol_or_not() -> None:
     ],
 )
 def test_no_departure_of_a_pre_training_is_lost(flags: str, name: str, used: Any, recipe: Any) -> None:
-    found = parse(["imagenet1k_r50x1", "--match-authors", *flags.split()]).about["departures"]
+    found = parse(["imagenet1k_r50x1", "--match-authors", *flags.split()]).result_fields["departures"]
     assert found[name] == {"used": used, "protocol": recipe}
     assert found.keys() <= {name, "data.randaugment_on"}
 
@@ -352,7 +352,7 @@ def test_the_switch_on_the_command_line(switch: str, tmp_path: Path, monkeypatch
     recipe = RECIPES["imagenet1k_r50x1"]
     command = parse(["imagenet1k_r50x1", switch])
     assert command.config == match_authors(recipe())
-    assert command.about == {"kind": "pretrain", "protocol": "authors", "departures": {}}
+    assert command.result_fields == {"kind": "pretrain", "protocol": "authors", "departures": {}}
     for words in ([switch, "--optim.no-nesterov"], ["--optim.no-nesterov", switch]):
         command = parse(["imagenet1k_r50x1", *words, "--schedule.epochs", "90", "--seed", "3"])
         assert (command.config.optim.nesterov, command.config.model.head_init, command.config.seed) == (
@@ -360,7 +360,7 @@ def test_the_switch_on_the_command_line(switch: str, tmp_path: Path, monkeypatch
             "torch",
             3,
         )
-        assert command.about["departures"] == {
+        assert command.result_fields["departures"] == {
             "schedule.epochs": {"used": 90.0, "protocol": 120},
             "optim.nesterov": {"used": False, "protocol": True},
         }
@@ -390,7 +390,7 @@ def test_other_flags_are_checked_against_what_the_switch_sets(tmp_path: Path, mo
     words = ["imagenet1k_r50x1", "--match-authors", "--schedule.warmup-epochs", "5", "--run-dir", "run"]
     command = parse(words)
     assert (command.config.schedule.warmup_epochs, command.config.schedule.warmup_steps) == (5, 0)
-    assert command.about["departures"] == {"schedule.warmup_epochs": {"used": 5.0, "protocol": 15}}
+    assert command.result_fields["departures"] == {"schedule.warmup_epochs": {"used": 5.0, "protocol": 15}}
     Path("run").mkdir()
     write_json(Path("run/config.json"), command.config.to_dict())
     assert parse(words).config == command.config
@@ -400,7 +400,7 @@ def test_other_flags_are_checked_against_what_the_switch_sets(tmp_path: Path, mo
 
 def test_without_the_switch_the_protocol_is_the_recipe() -> None:
     command = parse(["imagenet1k_r50x1", "--no-match-authors", "--data.border", "reflect"])
-    assert command.about == {
+    assert command.result_fields == {
         "kind": "pretrain",
         "protocol": "default",
         "departures": {"data.border": {"used": "reflect", "protocol": "black"}},
@@ -426,8 +426,8 @@ def test_a_run_that_began_with_paper_code_goes_on_as_it_began(
         command = parse(arguments)
         assert differences(old, command.config.to_dict() | {"data_fingerprint": "abc"}) == []
         assert "begun by an earlier version" in capsys.readouterr().err
-        assert command.about["protocol"] == "authors"
-        assert command.about["departures"]["model.head_init"] == {"used": "zero", "protocol": "torch"}
+        assert command.result_fields["protocol"] == "authors"
+        assert command.result_fields["departures"]["model.head_init"] == {"used": "zero", "protocol": "torch"}
         old = command.config.to_dict() | {"data_fingerprint": "abc"}
     assert parse([*arguments, "--no-resume"]).config.model.head_init == "torch"
     write_json(Path("run/config.json"), match_authors(RECIPES["chexpert_r50x1"]()).to_dict())

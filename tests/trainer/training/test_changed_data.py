@@ -152,7 +152,7 @@ def test_results_of_earlier_versions_are_kept(work: Path) -> None:
     write_json(path, result)
     newest = checkpoint.numbered(work / "run")[-1]
     loaded = checkpoint.load(newest)
-    said = {name: value for name, value in loaded.about.items() if name not in ("set_digests", "weights")}
+    said = {name: value for name, value in loaded.metadata.items() if name not in ("set_digests", "weights")}
     checkpoint.save(newest, loaded.state, said)
     assert train(work / "data", work / "run") == result
 
@@ -175,7 +175,7 @@ def test_joined_sets_are_noted_by_name(tmp_path: Path) -> None:
     one = prepare_again(tmp_path / "a" / "films", [0, 1], ("cat", "dog"), name="films")
     two = prepare_again(tmp_path / "b" / "films", [0, 1], ("cat", "dog"), name="films", pictures=[5, 6])
     result = train(one, tmp_path / "run", more=(two,))
-    about = checkpoint.describe(checkpoint.best_or_latest(tmp_path / "run"))
-    assert list(result["set_digests"]) == about["sets"] == ["films", "films (2)"]
-    assert about["set_digests"] == result["set_digests"]
+    metadata = checkpoint.describe(checkpoint.best_or_latest(tmp_path / "run"))
+    assert list(result["set_digests"]) == metadata["sets"] == ["films", "films (2)"]
+    assert metadata["set_digests"] == result["set_digests"]
     assert len(set(result["set_digests"].values())) == 2

@@ -90,7 +90,7 @@ def test_join(lungs: list[Path]) -> None:
     job = job_of(*lungs, join="union")
     assert job.train.classes == ("mass", "edema", "hernia", "nodule")
     np.testing.assert_array_equal(job.train.labels[[0, 1, 2]], [[1, 0, NAN, NAN], [0, 1, 1, NAN], [NAN, 1, NAN, 0]])
-    assert job.about["classes"] == ["mass", "edema", "hernia", "nodule"]
+    assert job.metadata["classes"] == ["mass", "edema", "hernia", "nodule"]
     assert job_of(*lungs).train.fingerprint != job.train.fingerprint
 
 
@@ -181,7 +181,7 @@ def test_sets_that_may_not_be_mirrored_are_not(skewed: Path, tmp_path: Path) -> 
 def test_metric_and_patients(tmp_path: Path) -> None:
     folder = tiny_set(tmp_path / "covid", [0, 1], ("a", "b"), metric="auc", patients="may leak")
     job = job_of(folder)
-    assert (job.train.metric, job.train.patients, job.about["metric"]) == ("auc", "may leak", "auc")
+    assert (job.train.metric, job.train.patients, job.metadata["metric"]) == ("auc", "may leak", "auc")
 
 
 def test_staged_sets_are_the_same_sets(skewed: Path, lungs: list[Path], tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_staged_sets_are_the_same_sets(skewed: Path, lungs: list[Path], tmp_path
     config = job_of(skewed).config
     staged = make_job(replace(config, runtime=replace(config.runtime, stage=str(tmp_path / "node"))), Path("run"))
     assert (tmp_path / "node") in staged.train.shards[0].parents
-    assert staged.about == make_job(config, Path("run")).about
+    assert staged.metadata == make_job(config, Path("run")).metadata
 
 
 def test_a_split_that_only_some_sets_have_is_refused(lungs: list[Path], tmp_path: Path) -> None:
@@ -238,23 +238,23 @@ def test_joined_sets_of_different_views_are_warned_of(lungs: list[Path], tmp_pat
 
 def test_joined_xrays_of_different_sizes_are_warned_of(tmp_path: Path) -> None:
     names = {"small": 8, "alike": 8, "large": 12}
-    about = {"patients": "apart", "classes": ("edema", "mass")}
+    metadata = {"patients": "apart", "classes": ("edema", "mass")}
     small, alike, large = (
-        tiny_set(tmp_path / name, [[1, 0]], name=name, side=side, xray_size=side, **about)
+        tiny_set(tmp_path / name, [[1, 0]], name=name, side=side, xray_size=side, **metadata)
         for name, side in names.items()
     )
     assert job_of(small, alike).warnings == job_of(large).warnings == ()
     (warning,) = job_of(small, large).warnings
     assert "different sizes in pixels (small: 8, large: 12)" in warning
     assert "--xray-size" in warning
-    photographs = tiny_set(tmp_path / "photographs", [[1, 0]], side=12, classes=about["classes"])
+    photographs = tiny_set(tmp_path / "photographs", [[1, 0]], side=12, classes=metadata["classes"])
     assert job_of(small, photographs).warnings == ()
 
 
 def test_whole_and_square_xrays_are_not_joined(tmp_path: Path) -> None:
-    about = {"patients": "apart", "classes": ("edema", "mass"), "xray_size": 8}
-    square = tiny_set(tmp_path / "square", [[1, 0]], **about)
-    whole = tiny_set(tmp_path / "whole", [[1, 0]], xray_cut="whole", **about)
+    metadata = {"patients": "apart", "classes": ("edema", "mass"), "xray_size": 8}
+    square = tiny_set(tmp_path / "square", [[1, 0]], **metadata)
+    whole = tiny_set(tmp_path / "whole", [[1, 0]], xray_cut="whole", **metadata)
     with pytest.raises(InputError, match=r"whole are whole, .*square are central squares: .*prepare these sets again"):
         job_of(square, whole)
 
@@ -328,7 +328,7 @@ def test_one_label_of_several_findings(tmp_path: Path) -> None:
     labels = [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 0]]
     folder = tiny_set(tmp_path / "xrays", labels, ("mass", "edema", "hernia"), splits=("train", "test"))
     job = job_of(folder, one_label=True)
-    assert (job.train.task, job.train.metric, job.about["task"]) == ("single_label", "top1", "single_label")
+    assert (job.train.task, job.train.metric, job.metadata["task"]) == ("single_label", "top1", "single_label")
     assert job.test is not None
     assert job.train.labels.tolist() == job.test.labels.tolist() == [0, 1, 2, 0]
     # Findings that are not chosen count too: the image of mass and edema shows more than one.
@@ -360,8 +360,8 @@ def test_classes_without_training_images(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_names_its_sets(lungs: list[Path], skewed: Path) -> None:
-    assert job_of(*lungs).about["sets"] == ["one", "other"]
-    assert job_of(skewed, shots=1).about["sets"] == ["tiny"]
+    assert job_of(*lungs).metadata["sets"] == ["one", "other"]
+    assert job_of(skewed, shots=1).metadata["sets"] == ["tiny"]
 
 
 def test_frozen_backbones_take_no_steps(skewed: Path) -> None:
@@ -375,8 +375,8 @@ def test_scaled_decode_reaches_the_loader_and_the_checkpoint(tmp_path: Path, mon
     folder = tiny_set(tmp_path / "set", [0, 1, 0, 1], ("cat", "dog"))
     for scaled in (True, False):
         job = job_of(folder, scaled_decode=scaled)
-        assert job.about["scaled_decode"] is scaled
-        assert job.about["shorter_side"] is None
+        assert job.metadata["scaled_decode"] is scaled
+        assert job.metadata["shorter_side"] is None
         job.load(CPU, job.train, [], job.evaluation)
     assert asked == [True, False]
     config = replace(job.config, data=replace(job.config.data, scaled_decode=True))

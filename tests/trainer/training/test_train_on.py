@@ -81,26 +81,26 @@ def test_the_images_of_both_splits(animals: Path) -> None:
     assert joined.val is None
     assert joined.held_out.keys() == {"test"}
     assert joined.order.epoch_size == 10
-    assert (apart.about["trained_on"], joined.about["trained_on"]) == ("train", "train+val")
-    assert joined.about["sets"] == ["animals"]
+    assert (apart.metadata["trained_on"], joined.metadata["trained_on"]) == ("train", "train+val")
+    assert joined.metadata["sets"] == ["animals"]
     assert joined.train.fingerprint != apart.train.fingerprint
 
 
 def test_a_set_is_one_set_with_its_val(animals: Path, without_val: Path) -> None:
     """Of two sets only one of which has val, both count the same with --data.balance set."""
     job = job_of(animals, without_val, train_on="train+val", balance="set")
-    assert job.about["sets"] == ["animals", "no_val"]
+    assert job.metadata["sets"] == ["animals", "no_val"]
     assert len(job.train) == 12
     weights = job.train.weights("set")
     assert weights is not None
     assert weights[:10].sum() == pytest.approx(weights[10:].sum())
-    assert job.about["trained_on"] == "train+val"
+    assert job.metadata["trained_on"] == "train+val"
 
 
 def test_a_set_without_val_is_trained_on_as_it_is(without_val: Path) -> None:
     plain, asked = job_of(without_val), job_of(without_val, train_on="train+val")
     assert plain.train.fingerprint == asked.train.fingerprint
-    assert asked.about["trained_on"] == "train"
+    assert asked.metadata["trained_on"] == "train"
 
 
 @settings(max_examples=25, deadline=None)
@@ -153,8 +153,8 @@ def run_dir(animals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(config: Config, folder: Path, resume_anyway: bool = False) -> dict[str, Any]:
     engine = ENGINES["ddp"](config.runtime, "fp32")
-    about = {"kind": "transfer", "target_set": "animals", "source": "scratch"}
-    return run(config, Start(folder, resume_anyway=resume_anyway), engine, about)
+    metadata = {"kind": "transfer", "target_set": "animals", "source": "scratch"}
+    return run(config, Start(folder, resume_anyway=resume_anyway), engine, metadata)
 
 
 def test_the_last_checkpoint_counts_and_nothing_is_fitted(run_dir: Path) -> None:
@@ -218,8 +218,8 @@ def test_a_run_that_chose_on_val_does_not_go_on_so(animals: Path, tmp_path: Path
 
 def test_neighbours_may_be_those_of_val(animals: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](ON_CPU, "fp32")
-    about = {"kind": "transfer", "mode": "knn"}
-    result = run_frozen(config_of(animals, train_on="train+val"), Start(tmp_path / "run"), engine, about)
+    metadata = {"kind": "transfer", "mode": "knn"}
+    result = run_frozen(config_of(animals, train_on="train+val"), Start(tmp_path / "run"), engine, metadata)
     assert (result["train_images"], result["trained_on"]) == (10, "train+val")
     with pytest.raises(InputError, match="a linear probe chooses its L2 on val"):
         run_frozen(config_of(animals, train_on="train+val"), Start(tmp_path / "probe"), engine, {"mode": "probe"})
