@@ -27,7 +27,7 @@ def learning_rate(step: int, peak_lr: float, kind: ScheduleKind, total_steps: in
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return peak_lr * 0.5 * (1 + math.cos(math.pi * progress))
     if kind != "step":
-        raise ValueError(f"a learning rate of the schedule {kind!r} does not depend on its peak and steps alone")
+        raise ValueError(f"schedule {kind!r} has no shape here")  # BiT-HyperRule's is in hyperrule.py
     return peak_lr * _DECAY ** sum(step >= decay_step for decay_step in decay_steps(total_steps))
 
 

@@ -17,18 +17,15 @@ from trainer.training.job import Job, RunOutput
 from trainer.training.loop import judge, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
+from trainer.training.run_end import mark_resumable
 from trainer.training.signals import StopSignals
 
 
 def train_and_predict(job: Job, engine: Engine) -> RunOutput:
     """Train, then predict with the best checkpoint, or with the last if there is no best; the ranks watch each other
     meanwhile."""
-    with engine.heartbeat.watching(lambda reason: _mark_resumable(job, 0, reason)):
+    with engine.heartbeat.watching(lambda reason: mark_resumable(job, 0, reason)):
         return _train_and_predict(job, engine)
-
-
-def _mark_resumable(job: Job, rank: int, reason: str) -> None:
-    write_status(job.run_dir, rank, "resumable", checkpoint.last_step(job.run_dir), job.total_steps, reason)
 
 
 def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
@@ -69,7 +66,7 @@ def _train(job: Job, engine: Engine) -> float:
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
         metric_logger.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
-        with StopSignals().listening(lambda reason: _mark_resumable(job, engine.rank, reason)) as stop:
+        with StopSignals().listening(lambda reason: mark_resumable(job, engine.rank, reason)) as stop:
             train(job, engine, metric_logger, first_step, best, stop)
     finally:
         metric_logger.close()

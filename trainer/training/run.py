@@ -1,10 +1,7 @@
-"""The life of a run: open the folder, resume, train, test once, write the result. Pre-training and transfer differ only
-in their configuration."""
+"""The life of a run: open the folder, resume, train, test once, write the result; `run_end.py` records how it ended.
+Pre-training and transfer differ only in their configuration."""
 
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.common.advice import flag, has_flag
-from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.config import Config, differences
-from trainer.engine import Engine, RankLostError
+from trainer.engine import Engine
 from trainer.evaluation.results import final_metrics, save_predictions
 from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
 from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
@@ -28,19 +25,14 @@ from trainer.run_folder import (
     locked,
     next_free,
     open_rank_log,
-    release,
     require_lock,
-    resume_command,
-    taken_over,
     write_environment,
-    write_status,
 )
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
-from trainer.training.saver import UnsavedError
-from trainer.training.signals import Stopped
+from trainer.training.run_end import mark_finished, recorded_end
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def run(
 
 
 def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
-    write_status(job.run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
+    mark_finished(job, engine.rank)
     if engine.rank == 0:
         print(f"{job.run_dir} is finished", flush=True)
     say_nothing_is_recorded(job, engine, _why_nothing_is_recorded())
@@ -114,7 +106,7 @@ def _train_in_folder(
     if engine.rank == 0:
         _open_folder(job, settings, environment)
     open_rank_log(run_dir, engine)
-    with _keep_status(job, engine):
+    with recorded_end(job, engine):
         output = train_fn(job, engine)
         result = _result_of(job, output, result_fields, settings, environment)
         require_lock(run_dir, engine)
@@ -123,7 +115,7 @@ def _train_in_folder(
     require_lock(run_dir, engine)
     if engine.rank == 0:
         write_json(run_dir / RESULT, result)
-        write_status(run_dir, engine.rank, "finished", job.total_steps, job.total_steps)
+        mark_finished(job, engine.rank)
     return result
 
 
@@ -252,56 +244,3 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
         return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
     # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
     return f", or go on with the images that it was trained on so far: {flag('--data.train-on')} {was}"
-
-
-@contextmanager
-def _keep_status(job: Job, engine: Engine) -> Iterator[None]:
-    """Write to status.json how the run ended, whichever way it does."""
-
-    def leave(state: str, reason: str) -> None:
-        write_status(job.run_dir, engine.rank, state, checkpoint.last_step(job.run_dir), job.total_steps, reason)
-        release(job.run_dir)  # now: a launcher may end this rank at any time
-
-    def terminated(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
-
-    # Outside the loop there is nothing to save: SIGTERM ends the run, and SIGUSR1, a time limit coming near, leaves the
-    # evaluation the time that is left.
-    previous = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, terminated),
-        signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
-    }
-    try:
-        yield
-    except Stopped as stopped:
-        by = stopped.received.name if stopped.received else "a signal to another rank"
-        leave("resumable", f"stopped by {by}")
-        if engine.rank == 0:
-            print(
-                f"stopped by {by}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
-                f"  {resume_command(job.run_dir)}",
-                flush=True,
-            )
-        engine.close()
-        raise
-    except (RankLostError, UnsavedError) as error:
-        leave("resumable", str(error))
-        raise
-    except (InputError, RunError) as error:
-        leave("failed", str(error))
-        raise
-    except KeyboardInterrupt:
-        leave("resumable", "interrupted")
-        step = checkpoint.last_step(job.run_dir)
-        raise RunError(f"interrupted. This goes on from step {step}:\n  {resume_command(job.run_dir)}") from None
-    except SystemExit:
-        leave("resumable", "terminated")
-        if lost := taken_over(job.run_dir):
-            raise RunError(lost) from None
-        raise
-    except BaseException as error:
-        leave("failed", f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

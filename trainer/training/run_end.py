@@ -1,0 +1,113 @@
+"""How a run ends: what `status.json` then says, and the exit code.
+
+| end | state | exit code |
+|---|---|---|
+| all steps done, result written | finished | 0 |
+| SIGTERM or SIGINT in the loop (`signals.py`): saved, `Stopped` | resumable | 143, 130; 0 on other ranks |
+| SIGUSR1 or SIGHUP in the loop: saved, `Stopped` | resumable | 0 |
+| a second signal (`signals.py`) | resumable | 128 + its number |
+| SIGTERM or Ctrl-C outside the loop: nothing to save | resumable | 143; 1 |
+| a rank was lost, or saving failed too often | resumable | 1 |
+| a rank hung (`engines/watchdog.py`) | resumable | 75 |
+| another start took over the folder (`run_folder/run_lock.py`) | the other's | 1 |
+| RunError: training cannot go on | failed | 1 |
+| InputError: the user can mend it | failed | 2 |
+| any other exception: a bug, with its traceback | failed | 1 |
+
+A run that ends before its folder is opened (preflight, a wrong setting) leaves no status. A process that was killed, or
+ran out of memory, leaves "running": `run_folder/run_status.py` sees from its lock and heartbeat that it is gone.
+When the launcher is gone, `engines/parent_watch.py` sends the rank a SIGTERM.
+"""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from data_pipelines.common.errors import InputError, RunError
+from trainer import checkpoint
+from trainer.engine import Engine, RankLostError
+from trainer.run_folder import release, resume_command, taken_over, write_status
+from trainer.training.job import Job
+from trainer.training.saver import UnsavedError
+from trainer.training.signals import Stopped
+
+
+def mark_resumable(job: Job, rank: int, reason: str) -> None:
+    """Write to status.json why a run ends that can go on. Rank 0 only."""
+    _mark(job, rank, "resumable", reason)
+
+
+def mark_finished(job: Job, rank: int) -> None:
+    """Write to status.json that a run has its result. Rank 0 only."""
+    write_status(job.run_dir, rank, "finished", job.total_steps, job.total_steps)
+
+
+def _mark(job: Job, rank: int, state: str, reason: str) -> None:
+    write_status(job.run_dir, rank, state, checkpoint.last_step(job.run_dir), job.total_steps, reason)
+
+
+@contextmanager
+def recorded_end(job: Job, engine: Engine) -> Iterator[None]:
+    """Write to status.json why the run ended if it ends by an exception, and let go of its folder."""
+    with _signals_outside_the_loop():
+        try:
+            yield
+        except BaseException as error:
+            state, reason = _state_and_reason(error)
+            _mark(job, engine.rank, state, reason)
+            release(job.run_dir)  # now: a launcher may end this rank at any time
+            if isinstance(error, Stopped):
+                _tell_stopped(job, engine, error, reason)
+                engine.close()
+            elif isinstance(error, KeyboardInterrupt):
+                step = checkpoint.last_step(job.run_dir)
+                command = resume_command(job.run_dir)
+                raise RunError(f"interrupted. This goes on from step {step}:\n  {command}") from None
+            elif isinstance(error, SystemExit) and (lost := taken_over(job.run_dir)):
+                raise RunError(lost) from None
+            raise
+
+
+def _state_and_reason(error: BaseException) -> tuple[str, str]:
+    """The state of a run that an exception ended, and why in words."""
+    if isinstance(error, Stopped):
+        return "resumable", f"stopped by {error.received.name if error.received else 'a signal to another rank'}"
+    if isinstance(error, RankLostError | UnsavedError):
+        return "resumable", str(error)
+    if isinstance(error, InputError | RunError):
+        return "failed", str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "resumable", "interrupted"
+    if isinstance(error, SystemExit):
+        return "resumable", "terminated"
+    return "failed", f"{type(error).__name__}: {error}"
+
+
+def _tell_stopped(job: Job, engine: Engine, stopped: Stopped, reason: str) -> None:
+    if engine.rank == 0:
+        print(
+            f"{reason}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
+            f"  {resume_command(job.run_dir)}",
+            flush=True,
+        )
+
+
+@contextmanager
+def _signals_outside_the_loop() -> Iterator[None]:
+    """Outside the loop there is nothing to save: SIGTERM ends the run, and SIGUSR1, which announces a time limit,
+    leaves the evaluation the time that is left."""
+
+    def terminated(number: int, frame: Any) -> None:
+        sys.exit(128 + number)
+
+    previous = {
+        signal.SIGTERM: signal.signal(signal.SIGTERM, terminated),
+        signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
