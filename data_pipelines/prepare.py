@@ -25,7 +25,7 @@ from data_pipelines.common.limits import with_sound_numbers
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.datasets.registry import DATASETS
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.join_parts import set_summary
 from data_pipelines.preparation.output import Output

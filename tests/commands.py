@@ -43,7 +43,7 @@ def dataclasses_of_commands() -> dict[str, Any]:
 @cache
 def sources() -> dict[str, str]:
     """The module that each command starts in; of `prepare NAME` that of the reader."""
-    from data_pipelines.datasets.readers import DATASETS
+    from data_pipelines.datasets.registry import DATASETS
 
     found = {_called(module): module for module, tree in modules().items() if _has_main(tree)}
     readers = {f"prepare {name}": getattr(reader, "func", reader).__module__ for name, reader in DATASETS.items()}
@@ -53,7 +53,7 @@ def sources() -> dict[str, str]:
 @cache
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """The parser of each command; those of `prepare` by the name of the set behind it: "prepare csv"."""
-    from data_pipelines.datasets.readers import DATASETS
+    from data_pipelines.datasets.registry import DATASETS
     from data_pipelines.prepare import command_of as of_reader
     from launchers.submit import make_parser
     from trainer.pretrain import _command as of_recipe

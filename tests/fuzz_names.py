@@ -24,7 +24,7 @@ from made_results import transfer_result, write_results
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.datasets.registry import DATASETS
 from data_pipelines.image_files.png import encode_png
 from data_pipelines.preparation.join_parts import set_summary
 from data_pipelines.preparation.output import Output

@@ -23,7 +23,7 @@ from tiny_weights import save_npz, save_paper, save_run, save_timm, tensors_of
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import path_of, text_of
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.datasets.registry import DATASETS
 from data_pipelines.image_files.dicom import dicom_facts
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.loading import torch_loader

@@ -9,7 +9,7 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.datasets.registry import DATASETS
 
 
 def sets_below(root: Path) -> Iterator[list[str]]:

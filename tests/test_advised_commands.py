@@ -11,7 +11,7 @@ from commands import flags_of, modules, parsers
 from printed import COMMAND, PLACEHOLDER, text_of
 
 from data_pipelines.common import advice
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.datasets.registry import DATASETS
 
 NASTY = '-it\'s a "folder" $HOME'
 # What is put into commands and is one plain word, or quoted where it is made.

@@ -32,7 +32,7 @@ def find(name: str) -> Path:
     for folder in candidates:
         if (folder / MANIFEST).is_file():
             return folder
-    from data_pipelines.datasets.readers import (  # with all readers, and pandas: training needs none of them
+    from data_pipelines.datasets.registry import (  # with all readers, and pandas: training needs none of them
         DATASETS,
         USER_READERS,
     )

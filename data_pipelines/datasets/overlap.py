@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from data_pipelines.datasets.readers import DATASETS, USER_READERS
+from data_pipelines.datasets.registry import DATASETS, USER_READERS
 
 # By the names of prepared sets; each pair once, either may be the source.
 _SHARING = {

@@ -24,7 +24,7 @@ from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawImage, Repeatable
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.phantom import phantom
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.datasets.registry import DATASETS
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare

@@ -8,7 +8,7 @@ import pytest
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.catalog import EMBEDDED, data_root, find
-from data_pipelines.datasets.readers import DATASETS, USER_READERS
+from data_pipelines.datasets.registry import DATASETS, USER_READERS
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets import readers
-from data_pipelines.datasets.readers import DATASETS, USER_READERS
+from data_pipelines.datasets import registry
+from data_pipelines.datasets.registry import DATASETS, USER_READERS
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
@@ -180,7 +180,7 @@ def test_every_reader_has_a_layout_here() -> None:
 
 
 def test_every_set_has_a_row_in_the_page() -> None:
-    page = (Path(readers.__file__).parent / "README.md").read_text(encoding="utf-8")
+    page = (Path(registry.__file__).parent / "README.md").read_text(encoding="utf-8")
     assert [name for name in DATASETS if not re.search(rf"^\| `{name}` \|", page, re.MULTILINE)] == []
 
 

@@ -15,7 +15,7 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.common.manifest import read_manifest, write_manifest
-from data_pipelines.datasets.readers import DATASETS
+from data_pipelines.datasets.registry import DATASETS
 from trainer import pretrain, transfer
 from trainer.config import Config, Precision, RuntimeConfig, differences
 from trainer.engine import Engine
