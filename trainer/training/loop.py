@@ -48,7 +48,7 @@ def _train_steps(
     job: Job, engine: Engine, metric_logger: MetricLogger, first_step: int, saver: Saver, stop: StopSignals
 ) -> None:
     batches = job.training_batches(engine, first_step)
-    monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
+    monitor, meter = LossMonitor(job, engine, first_step, saver.is_overdue), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):
         engine.begin_step(step)
         with meter.waiting():
@@ -70,7 +70,7 @@ def _train_steps(
                 metric_logger.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
                 saver.save_if_best(done, metrics[job.train.metric])
         stopping = monitor.stop_asked and done < job.total_steps
-        if stopping or job.is_due("save", done):
+        if stopping or monitor.save_asked or job.is_due("save", done):
             monitor.flush()
             with meter.paused():
                 saver.save(done)
@@ -94,7 +94,7 @@ def train_step(
             logits = engine.model(model_input(batch))
             losses.append(engine.backward(batch_loss(logits, batch, task), num_labels))
     unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unreadable]
-    sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable))
+    sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable), monitor.is_overdue())
     update = engine.step(monitor.is_nonfinite(sums.losses))
     return StepReport(step, lr, sums, update, unreadable)
 
