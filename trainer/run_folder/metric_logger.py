@@ -31,6 +31,7 @@ class MetricLogger:
     def __init__(self, run_dir: Path, rank: int, first_step: int, total_steps: int, title: str) -> None:
         self.enabled = rank == 0
         self._total_steps = total_steps
+        self._started = time.monotonic()
         if not self.enabled:
             return
         self._run_dir = run_dir
@@ -43,8 +44,13 @@ class MetricLogger:
         self._bar = tqdm(
             total=total_steps, initial=first_step, desc=title, unit="step", disable=not self._is_terminal, ncols=100
         )
-        self._title, self._first_step, self._started = title, first_step, time.monotonic()
+        self._title, self._first_step = title, first_step
         self._heartbeat = HeartbeatFile(run_dir, first_step)
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds of training: on rank 0 over all starts of the run, elsewhere of this one."""
+        return self._heartbeat.trained_s if self.enabled else time.monotonic() - self._started
 
     def advance(self) -> None:
         """One update done."""
@@ -115,6 +121,7 @@ class MetricLogger:
                     self._board.close()
             self._kept_open.close()
             self._metrics.close()
+            self._heartbeat.close()
 
 
 class _Rows:

@@ -128,7 +128,7 @@ class Job:
 
 @dataclass(frozen=True)
 class RunOutput:
-    """Output of training: seconds of training, predictions, and further entries of the result."""
+    """Output of training: seconds of training over all starts, predictions, and further entries of the result."""
 
     seconds: float
     predicted: Mapping[Split, tuple[Index, Tensor]]
