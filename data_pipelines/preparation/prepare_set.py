@@ -11,12 +11,13 @@ from typing import Any
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, read_manifest
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.preparation.disk_space import require_space
 from data_pipelines.preparation.duplicates import without_duplicates
 from data_pipelines.preparation.join_parts import join_parts, left_out_note
 from data_pipelines.preparation.output import Output
-from data_pipelines.preparation.part_writer import progress_bar, write_part
+from data_pipelines.preparation.part_writer import write_part
 from data_pipelines.preparation.plan import (
     SET,
     agree_on_plan,
@@ -158,7 +159,7 @@ def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
         )
     total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
     allowed = None if raw.num_images is None else most_bad(output.max_bad, raw.num_images)
-    with progress_bar(desc=raw.name, total=total, unit="image") as bar:
+    with Progress(raw.name, total, "image") as bar:
         for part in chosen:
             bad = write_part(raw, folder, part, parts, bar, allowed)
             if allowed is not None and len(bad) > allowed:

@@ -10,6 +10,7 @@ import torch
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
@@ -108,9 +109,10 @@ class Predictor:
         held = Outputs(len(index), len(self.classes), self.device)
         requests = evaluation_order(len(index), 0, 1, self._runtime.eval_batch_size)
         early = read_ahead(index, requests, self._runtime.read_ahead)
-        with self._engine.evaluation():
+        with self._engine.evaluation(), Progress("evaluation", len(index), "image", leave=False) as progress:
             for batch in self._loader(index, early, self._views, self.device, self._engine.threads):
                 held.put(int(batch.samples[0]), self._engine.model(batch.images))
+                progress.update(len(batch.samples))
         logits = held.whole().cpu()
         if not logits.isfinite().all():
             raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -10,10 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from data_pipelines.common.files import utf8_path, write_atomically
 from data_pipelines.common.printable import printable
+from data_pipelines.common.progress import Progress
 from trainer.run_files import METRICS, TENSORBOARD
 from trainer.run_folder.heartbeat import HeartbeatFile
 
@@ -40,10 +38,7 @@ class MetricLogger:
         self._board: SummaryWriter | None = None
         self._kept_open = ExitStack()
         self._purge_step: int | None = first_step + 1
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total_steps, initial=first_step, desc=title, unit="step", disable=not self._is_terminal, ncols=100
-        )
+        self._progress = Progress(title, total_steps, "step", first_step, delay=0, ncols=100)
         self._title, self._first_step = title, first_step
         self._heartbeat = HeartbeatFile(run_dir, first_step)
 
@@ -55,7 +50,7 @@ class MetricLogger:
     def advance(self) -> None:
         """One update done."""
         if self.enabled:
-            self._bar.update()
+            self._progress.update()
             self._heartbeat.advance()
 
     def started(self, step: int, how: dict[str, Any]) -> None:
@@ -100,8 +95,10 @@ class MetricLogger:
             for name, value in values.items()
             if name.count("/") == 1 and name.startswith(("train/", "val/"))
         )
-        if self._is_terminal and any(name.startswith("train/") for name in values):
-            self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {values['train/images_per_s']:.0f} images/s")
+        if self._progress.has_bar and any(name.startswith("train/") for name in values):
+            self._progress.show_beside_bar(
+                f"loss {values['train/loss']:.3f}, {values['train/images_per_s']:.0f} images/s"
+            )
             return
         elapsed = time.monotonic() - self._started
         left = elapsed / max(1, step - self._first_step) * (self._total_steps - step)
@@ -110,12 +107,12 @@ class MetricLogger:
     def say(self, line: str) -> None:
         """Print a line beside the progress bar."""
         if self.enabled:
-            tqdm.write(line, file=sys.stderr)
+            self._progress.say(line)
 
     def close(self) -> None:
         """Flush and close the files."""
         if self.enabled:
-            self._bar.close()
+            self._progress.close()
             with suppress(OSError):
                 if self._board is not None:
                     self._board.close()

@@ -4,6 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.progress import Progress
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import UnreadableSample
@@ -129,11 +130,13 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
     held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
     unreadable: list[UnreadableSample] = []
-    with engine.evaluation():
+    what, share = "evaluation" if num_outputs is None else "features", sum(len(each.samples) for each in requests)
+    with engine.evaluation(), Progress(what, share, "image", leave=False) as progress:
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
             held.put(int(batch.samples[0]), engine.model(batch.images))  # a batch is samples side by side
             unreadable += batch.unreadable
+            progress.update(len(batch.samples))
     outputs = held.whole()
     for one in unreadable:
         outputs[one.sample, -1] = 1
