@@ -48,6 +48,9 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     was interrupted.
     """
     out = output.out.resolve()
+    count = "images that it counts as it reads" if raw.num_images is None else f"{raw.num_images:,} images"
+    part = "" if output.part is None else f", part {output.part[0]} of {output.part[1]}"
+    logger.info(f"prepare {raw.name}: {count}{part}, to {out}")
     raw, keymap, metadata = _as_asked(raw, output, out)
     try:
         if output.part and is_other(raw, partial_of(out), output.part, output.drop_duplicates):

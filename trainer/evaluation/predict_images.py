@@ -88,6 +88,10 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
         raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
+    logger.info(
+        f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.batch_size} images at a time, to "
+        f"{settings.out}"
+    )
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:

@@ -81,6 +81,7 @@ class Predictor:
         self.precision, self.device = said, self._engine.device
         on_gpu, scaled_decode = self.device.type == "cuda", bool(metadata.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
+        self._model_name: str = metadata["model"]
         model = build_model(metadata["model"], len(self.classes), mean=run.mean, std=run.std)
         try:
             model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
@@ -88,6 +89,10 @@ class Predictor:
             raise InputError(f"{run.path} does not fit the {metadata['model']} that it says it is: {error}") from error
         blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
         self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
+
+    def summary(self) -> str:
+        """Model, precision, device and pixels as text."""
+        return f"{self._model_name} in {self.precision} on {self.device.type} at {self._views.size} px"
 
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The image of a file as `prepare` would store it, or the reason why it cannot."""
