@@ -33,6 +33,7 @@ from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
 from trainer.training.run_end import mark_finished, recorded_end
+from trainer.training.start_line import start_lines
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ def run(
     require_steps(job)
     settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
+    if not start.preflight_only:  # which a launcher may do before the start itself
+        for line in start_lines(job, engine, about, environment["device"]):
+            rank_0_logger.info(line)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
     result = _find_finished(job, settings, start, engine)
