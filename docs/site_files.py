@@ -3,6 +3,7 @@
 So README.md is the site's first page, and a link works on the site as it does in a checkout.
 """
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -13,7 +14,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "data_pipelines/datasets/README.md"]
 FOLDERS = ["docs", "benchmarks/results"]
-SHOWN = {".png", ".svg", ".html", ".md"}  # all else is given to browsers as text, which they show
+SHOWN = {".css", ".html", ".md", ".png", ".svg"}  # all else is given to browsers as text, which they show
 LINK = re.compile(r"\]\(<?([^)\s>#]+)")
 ELSEWHERE = re.compile(r"[a-z]+:")
 
@@ -24,13 +25,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     themes = [file for file in files if file.src_dir is None or Path(file.src_dir).resolve() != folder]
     pages = [ROOT / name for name in PAGES]
     pages += [page for name in FOLDERS for page in sorted((ROOT / name).rglob("*.md"))]
-    return Files([*themes, *(_file(path, config) for path in sorted({*pages, *_linked(pages)}))])
+    own = {*pages, *_linked(pages), *(ROOT / str(name) for name in config.extra_css)}
+    return Files([*themes, *(_file(path, config) for path in sorted(own))])
 
 
 def _linked(pages: list[Path]) -> set[Path]:
     """The files of the repository that pages link to."""
     aims = {
-        (page.parent / unquote(target)).resolve()
+        Path(os.path.normpath(page.parent / unquote(target)))
         for page in pages
         for target in LINK.findall(page.read_text(encoding="utf-8"))
         if not ELSEWHERE.match(target)

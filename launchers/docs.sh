@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 source launchers/setup.sh
 
 case "${1:-}" in
-"") command=(build --strict --quiet) ;;
+"") command=(build --strict) ;;
 --serve) command=(serve --watch README.md --watch data_pipelines/datasets/README.md) ;;
 *) fail "unknown argument $1; usage: launchers/docs.sh [--serve]" ;;
 esac
