@@ -16,7 +16,7 @@ DOCUMENTS = [
 # Of other programs: torchrun, our shell scripts, the tests, TensorBoard.
 OTHERS = {
     *("--nproc-per-node", "--nproc", "--max-restarts", "--all", "--coverage", "--horovod", "--soak-minutes"),
-    *("--figures", "--inputs", "--bind"),
+    *("--figures", "--inputs", "--bind", "--endpoint", "--nnodes", "--strict", "--short"),
 }
 PARTS = {"--optim"}  # `--optim.`: what the names of flags begin with
 PROGRAM = re.compile(

@@ -137,7 +137,7 @@ def _pydicom() -> ModuleType:
         import pydicom.encaps
         import pydicom.pixels
     except ImportError as error:
-        raise InputError("DICOM files need pydicom and its decoders: pip install 'bitscale[dicom]'") from error
+        raise InputError("DICOM files need pydicom and its decoders; in the checkout of bitscale: pip install '.[dicom]'") from error
     # Most scanners bend the standard somewhere: a line for each of a million files would hide what matters.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"(pydicom|libjpeg|openjpeg|pylibjpeg|rle)(\.|$)")
@@ -187,7 +187,7 @@ def _stored(dataset: Any) -> npt.NDArray[np.integer]:
     try:
         if syntax.is_encapsulated:
             if not pydicom.pixels.get_decoder(syntax).is_available:
-                raise InputError(f"{syntax.name} needs a decoder: pip install 'bitscale[dicom]'")
+                raise InputError(f"{syntax.name} needs a decoder; in the checkout of bitscale: pip install '.[dicom]'")
             _require_whole_jpeg(dataset, syntax)
         pixels = _right_aligned(dataset)
         if pixels.ndim != 2:

@@ -37,7 +37,7 @@ _LEFTOVERS = {
 HIDDEN_FILES, _HIDDEN_FOLDERS = "hidden files", "hidden folders"
 _NO_SUFFIX = "files without a suffix that are no pictures"
 _OTHERS = "other files"
-_HEIC = "HEIC pictures (pip install 'bitscale[heic]' reads them)"
+_HEIC = "HEIC pictures (pip install pillow-heif, and they are read)"
 _SUFFIX = re.compile(r"\.(?=[0-9_~+-]*[a-z])[a-z0-9_~+-]{1,12}")  # what comes behind a dot may be a date or an UID
 _Id = tuple[int, int]  # device and inode
 _DEAD = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}

@@ -114,7 +114,7 @@ def _register_heic() -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
-        raise ValueError("HEIC, for which pillow-heif is needed: pip install 'bitscale[heic]'") from error
+        raise ValueError("HEIC, for which pillow-heif is needed: pip install pillow-heif") from error
     register_heif_opener()
 
 

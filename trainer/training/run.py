@@ -67,7 +67,7 @@ def run(
     settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
     if not start.preflight_only:  # which a launcher may do before the start itself
-        for line in start_lines(job, engine, about, environment["device"]):
+        for line in start_lines(job, engine, result_fields, environment["device"]):
             rank_0_logger.info(line)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)

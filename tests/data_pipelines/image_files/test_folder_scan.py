@@ -268,7 +268,7 @@ def test_still_pictures_with_metadata_are_no_animations(write: Callable[..., Pat
 def test_heic_is_read_where_its_decoder_is(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     root = write({"a.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "b": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"})
     monkeypatch.setattr(scanning, "find_spec", lambda name: None)
-    assert scan(root).left_out_below() == {"HEIC pictures (pip install 'bitscale[heic]' reads them)": 2}
+    assert scan(root).left_out_below() == {"HEIC pictures (pip install pillow-heif, and they are read)": 2}
     monkeypatch.setattr(scanning, "find_spec", lambda name: object())
     assert [(file.name, file.format) for file in scan(root).files] == [("a.heic", "heic"), ("b", "heic")]
 
