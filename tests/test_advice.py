@@ -35,7 +35,7 @@ ONLY = {
     ("trainer.training.run", "--preflight-only"): {"pretrain"},
     ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
     ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
-    ("trainer.config", "--mode"): TUNING,
+    ("trainer.config.config", "--mode"): TUNING,
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
