@@ -19,7 +19,7 @@ class Config:
     """One run of pre-training or fine-tuning."""
 
     name: str = "run"
-    """Name of the run; its folder is runs/<name> unless --run-dir says otherwise."""
+    """Name of the run; its folder is runs/<name> unless --out says otherwise."""
     seed: int = 0
     """Decides initial weights, order, augmentation and few-shot selection."""
     global_batch_size: int = 4096

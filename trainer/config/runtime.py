@@ -41,7 +41,7 @@ class RuntimeConfig:
     and torch: that one or an error."""
     read_ahead: int = 4
     """Batches whose bytes are asked for before they are decoded, besides those in the loader; 0 switches it off."""
-    stage: str | None = None
+    cache_dir: str | None = None
     """Copy the sets to this storage of the node first, such as /dev/shm: once per node, checked, and kept there."""
     threads: int | None = None
     """CPU threads of each rank; None: the cores this process may use, shared by the ranks of the node."""

@@ -7,10 +7,15 @@ from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION
 from trainer.config.config import Config
 from trainer.normalisation import BIT_MEAN, BIT_STD
 
+RENAMED = {"runtime.stage": "runtime.cache_dir"}
+"""Settings that earlier versions called otherwise."""
+
 
 def translated(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that a run of any version saved, in the words of this one: `optim.paper_code` stood for three."""
-    optim = settings.get("optim")
+    runtime, optim = settings.get("runtime"), settings.get("optim")
+    if isinstance(runtime, dict):
+        settings = settings | {"runtime": {_renamed(name): value for name, value in runtime.items()}}
     if not isinstance(optim, dict) or "paper_code" not in optim:
         return settings
     rest = {name: value for name, value in optim.items() if name != "paper_code"}
@@ -18,6 +23,21 @@ def translated(settings: dict[str, Any]) -> dict[str, Any]:
         return settings | {"optim": rest}
     data = {"translation": AUTHORS_TRANSLATION} | settings.get("data", {})
     return settings | {"optim": {"nesterov": True, "agc_head": "shape"} | rest, "data": data}
+
+
+def _renamed(name: str) -> str:
+    return RENAMED.get(f"runtime.{name}", name).removeprefix("runtime.")
+
+
+def as_it_was(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a run of any version saved, with what that version did where it had no such setting yet."""
+    settings = translated(settings)
+    for name, value in _ADDED.items():
+        section, _, inside = name.rpartition(".")
+        part = settings.get(section, {}) if section else settings
+        if isinstance(part, dict) and inside not in part:
+            settings = settings | ({section: part | {inside: value}} if section else {inside: value})
+    return settings
 
 
 def config_of(settings: dict[str, Any]) -> Config:
