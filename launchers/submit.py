@@ -117,10 +117,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence[str]) -> None:
     """`pretrain RECIPE`: one job that queues itself again, a chain of jobs, or a smoke test."""
     if "--no-resume" in arguments:
-        raise UsageError("--no-resume would start anew in every job; name another --run-dir behind -- instead")
+        raise UsageError("--no-resume would start anew in every job; name another --out behind -- instead")
     arguments = [options.recipe, *arguments]
-    if site.stage and not any(argument.split("=")[0] == "--stage" for argument in arguments):
-        arguments += ["--stage", site.stage]
+    if site.stage and not any(argument.split("=")[0] in ("--cache-dir", "--stage") for argument in arguments):
+        arguments += ["--cache-dir", site.stage]
     plan = ask_plan(sys.executable, arguments)
     run_dir = Path(plan["run_dir"])
     requeue = site.requeue if options.requeue is None else options.requeue

@@ -35,7 +35,7 @@ ONLY = {
     ("trainer.training.run", "--preflight-only"): {"pretrain"},
     ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
     ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
-    ("trainer.config", "--mode"): TUNING,
+    ("trainer.config.config", "--mode"): TUNING,
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
@@ -58,7 +58,7 @@ ONLY = {
 ASKED_BEFORE = {
     ("trainer.training.unreadable_images", "--data.on-bad-shard"),
     ("trainer.training.run", "--no-resume"),
-    ("trainer.training.run", "--resume-anyway"),
+    ("trainer.training.run", "--allow-config-change"),
 }
 # Flags of another program, which the message names or hands them on to; None: a part of a flag, or of a shell's line.
 OF_ANOTHER = {
@@ -78,16 +78,16 @@ OF_ANOTHER = {
     ("benchmarks.protocol_effect", "--head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
     ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
-    ("launchers.sbatch", "--run-dir"): "pretrain",
+    ("launchers.sbatch", "--out"): "pretrain",
     ("launchers.script", "--done"): None,  # launchers/job.py
     ("launchers.script", "--job"): None,
     ("launchers.script", "--since"): None,
     ("launchers.submit", "--no-resume"): "pretrain",
-    ("launchers.submit", "--run-dir"): "pretrain",
+    ("launchers.submit", "--out"): "pretrain",
 } | {
     ("launchers.script", flag): "pretrain"
     for flag in (
-        *("--log-every", "--resume-anyway", "--run-dir", "--save-every"),
+        *("--log-every", "--allow-config-change", "--out", "--save-every"),
         *("--schedule.allow-no-decay", "--schedule.steps"),
     )
 }

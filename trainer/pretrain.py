@@ -22,6 +22,7 @@ from data_pipelines.common.files import read_json
 from data_pipelines.common.limits import require_numbers
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import rank_0_logger
+from data_pipelines.common.old_flags import translate
 from trainer.config import Config, differences
 from trainer.finetuning.paper_protocol import departures, match_authors, match_paper_code
 from trainer.recipes import RECIPES
@@ -33,15 +34,20 @@ from trainer.training.start import plan_of, start_run
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
-_OLD_SWITCH = "--optim.paper-code"  # of earlier versions, which queued jobs may still give
-_OLD_SWITCH_OFF = "--optim.no-paper-code"
+# Flags of earlier versions, which queued jobs may still give.
+_OLD_FLAGS = {
+    "--run-dir": "--out",
+    "--resume-anyway": "--allow-config-change",
+    "--stage": "--cache-dir",
+    "--optim.paper-code": "--match-authors",
+}
 _OLD_MEANING = (
-    f"the run was begun by an earlier version with {_OLD_SWITCH} and goes on so: Nesterov momentum, clipping by the "
-    "head's shape, shifts of X-rays by up to 25%"
+    "the run was begun by an earlier version and goes on so: of the authors' program it had Nesterov momentum, "
+    "clipping by the head's shape and shifts of X-rays by up to 25% alone"
 )
 _SWITCH_HELP = (
     "Pre-train as the authors' program does where the paper's text says less or something else: see docs/fidelity.md. "
-    f"Any other flag beats it. {_OLD_SWITCH} is an older name of it."
+    "Any other flag beats it."
 )
 
 
@@ -72,7 +78,7 @@ def _command(recipe: Callable[[], Config], default: Config) -> Callable[..., Com
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
         start: Annotated[Start, tyro.conf.arg(name="")] = _DEFAULT_START,
         plan: Annotated[bool, tyro.conf.arg(help="Print steps, batch and checkpoint size as JSON, and stop.")] = False,
-        match_authors: Annotated[bool, tyro.conf.arg(help=_SWITCH_HELP, aliases=[_OLD_SWITCH])] = False,
+        match_authors: Annotated[bool, tyro.conf.arg(help=_SWITCH_HELP)] = False,
     ) -> Command:
         return Command(config, start, plan, match_authors, default)
 
@@ -87,7 +93,7 @@ def parse(arguments: list[str]) -> Command:
         tyro.extras.subcommand_cli_from_dict(commands, args=["--help"], description=__doc__)
     if not arguments or arguments[0].startswith("-"):
         arguments = [DEFAULT_RECIPE, *arguments]
-    name, *rest = arguments
+    name, *rest = translate(arguments, _OLD_FLAGS)
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}{nearest(name, list(RECIPES))}")
     recipe = RECIPES[name]
@@ -116,8 +122,8 @@ def parse(arguments: list[str]) -> Command:
 
 
 def _is_switched_on(arguments: list[str]) -> bool:
-    """Whether the switch is given, by either of its names; of several times the last counts."""
-    states = {"--match-authors": True, "--no-match-authors": False, _OLD_SWITCH: True, _OLD_SWITCH_OFF: False}
+    """Whether the switch is given; of several times the last counts."""
+    states = {"--match-authors": True, "--no-match-authors": False}
     given = [states[word] for word in (argument.replace("_", "-") for argument in arguments) if word in states]
     return given[-1] if given else False
 

@@ -18,7 +18,7 @@ from trainer.config import DataConfig, RuntimeConfig, TrainOn
 def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
     """The folders of the sets that a configuration names, staged to node-local storage if it says so."""
     folders = [catalog.find(name) for name in data.sets]
-    return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
+    return [stage(folder, Path(runtime.cache_dir)) for folder in folders] if runtime.cache_dir else folders
 
 
 def set_digests(folders: Sequence[Path]) -> dict[str, str]:

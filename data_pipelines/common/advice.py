@@ -15,7 +15,6 @@ _OTHER_NAMES = {
     "--eval-batch-size": "--batch-size",
     "--global-batch-size": "--batch-size",
     "--model.name": "--model",
-    "--run-dir": "--out",
 }
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 _command: Any = None

@@ -43,7 +43,7 @@ def stage(folder: Path, storage: Path) -> Path:
                 _make(manifest, folder, files, copy, storage)
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be staged to {storage} ({error}); choose another {flag('--stage')}"
+            f"{folder} cannot be staged to {storage} ({error}); choose another {flag('--cache-dir')}"
         ) from error
     return copy
 
@@ -109,7 +109,7 @@ def _require_space(folder: Path, files: Files, storage: Path) -> None:
     if needed > free:
         raise InputError(
             f"{folder} needs {needed / 1e9:.2f} GB, {storage} has {free / 1e9:.2f} GB free; remove what older runs "
-            f"staged there, choose another {flag('--stage')}, or leave it out"
+            f"staged there, choose another {flag('--cache-dir')}, or leave it out"
         )
 
 

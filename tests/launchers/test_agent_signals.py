@@ -41,7 +41,7 @@ def test_signals_to_the_agent(tmp_path: Path) -> None:
     """To torchrun alone, which is what the launcher becomes. Each start goes on where the last one was stopped."""
     run_dir, before = tmp_path / "run", 0
     for number in (signal.SIGUSR1, signal.SIGTERM):
-        agent = launch("--nproc", "2", "--", "embedded", *OPTIONS, "--device", "cpu", "--run-dir", run_dir)
+        agent = launch("--nproc", "2", "--", "embedded", *OPTIONS, "--device", "cpu", "--out", run_dir)
         deadline = time.monotonic() + 240
         while reached(run_dir) < before + 3:
             assert agent.poll() is None, agent.communicate()[0]
@@ -56,7 +56,7 @@ def test_signals_to_the_agent(tmp_path: Path) -> None:
         (command,) = (
             line.strip() for line in output.splitlines() if line.startswith("  ") and "torch.distributed" in line
         )
-        assert command.endswith(f"--run-dir {run_dir}")
+        assert command.endswith(f"--out {run_dir}")
         before = status["step"]
 
 

@@ -33,9 +33,7 @@ def command(run_main: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> R
 
 
 def pretrain_tiny(command: Run, run_dir: Path, *arguments: object, steps: int = 4) -> tuple[int, str, str]:
-    return command(
-        "pretrain", "embedded", "--schedule.steps", steps, *NO_WARMUP, "--run-dir", run_dir, *TINY, *arguments
-    )
+    return command("pretrain", "embedded", "--schedule.steps", steps, *NO_WARMUP, "--out", run_dir, *TINY, *arguments)
 
 
 @pytest.mark.slow
@@ -148,12 +146,12 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     code, _, error = pretrain_tiny(command, run_dir, "--optim.base-lr", 0.3)
     assert code == 2
     assert "optim.base_lr: 0.4 -> 0.3" in error
-    assert "--resume-anyway" in error
+    assert "--allow-config-change" in error
     assert pretrain_tiny(command, run_dir, "--eval-batch-size", 100)[0] == 0  # says how, not what
 
     with monkeypatch.context() as patch:  # stopped on the way: the result of four steps must not pass for one of six
         patch.setattr("trainer.training.fit.train", lambda *_: exec("raise KeyboardInterrupt"))
-        assert pretrain_tiny(command, run_dir, "--resume-anyway", steps=6)[0] == 1
+        assert pretrain_tiny(command, run_dir, "--allow-config-change", steps=6)[0] == 1
     assert json.loads((run_dir / "status.json").read_text())["state"] == "resumable"
     assert not (run_dir / "result.json").exists()
     code, output, error = pretrain_tiny(command, run_dir, steps=6)
@@ -161,7 +159,7 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     assert "at step 4" in output
     assert path_of(run_dir, 6).is_file()
 
-    code, _, error = pretrain_tiny(command, run_dir, "--resume-anyway", "--model.name", "r26x1", steps=6)
+    code, _, error = pretrain_tiny(command, run_dir, "--allow-config-change", "--model.name", "r26x1", steps=6)
     assert (code, "model.name: r14x0.5 -> r26x1" in error) == (2, True)
 
     assert pretrain_tiny(command, run_dir, "--no-resume", "--optim.base-lr", 0.3)[0] == 0
@@ -171,7 +169,7 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 def test_a_schedule_without_decay_is_refused_with_a_remedy(command: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    short = ["embedded", *TINY, "--run-dir", run_dir, "--schedule.steps", 2]
+    short = ["embedded", *TINY, "--out", run_dir, "--schedule.steps", 2]
     code, _, error = command("pretrain", *short)
     assert code == 2
     assert "the warm-up of 100 steps does not end before the end of the run, at step 2 of 2" in error
@@ -242,7 +240,7 @@ def test_a_metric_that_is_not_a_number_is_never_the_best(
 def test_run_folder_that_is_a_file(command: Run, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("something else")
     code, _, error = pretrain_tiny(command, tmp_path / "run")
-    assert (code, "choose another --run-dir" in error) == (2, True)
+    assert (code, "choose another --out" in error) == (2, True)
 
 
 @pytest.mark.slow
@@ -252,7 +250,7 @@ def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
     assert command("transfer", *options, "--steps", 2)[0] == 0
     code, _, error = command("transfer", *options, "--steps", 3)
     assert (code, "schedule.steps: 2 -> 3" in error) == (2, True)
-    code, output, error = command("transfer", *options, "--steps", 3, "--resume-anyway")
+    code, output, error = command("transfer", *options, "--steps", 3, "--allow-config-change")
     assert (code, "at step 2" in output) == (0, True), error
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["total_steps"] == 3

@@ -79,7 +79,7 @@ class Options:
     paper, otherwise none."""
     overlap_excluded: bool = False
     """Vouch that the source was pre-trained without the target's images and patients, where their sets share some."""
-    resume_anyway: bool = False
+    allow_config_change: bool = False
     """Go on although the configuration of a run changed: with more --steps, say."""
     protocol: Annotated[ProtocolOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ProtocolOptions)
     runtime: Annotated[RuntimeConfig, tyro.conf.arg(name="")] = field(default_factory=RuntimeConfig)
@@ -357,5 +357,5 @@ def fine_tune(transfer: Transfer) -> None:
         "protocol": "authors" if options.match_authors else "default",
         "departures": departures_of(config, transfer, target),
     }
-    start = Start(options.out / config.name, resume_anyway=options.resume_anyway)
+    start = Start(options.out / config.name, allow_config_change=options.allow_config_change)
     start_run(config, start, result_fields, warnings_of(transfer, config, target, sets, digests))

@@ -37,7 +37,8 @@ def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
     words: list[str] = []
     skip = False
     for word in command:
-        if not skip and word not in ("--no-resume", "--run-dir") and not word.startswith("--run-dir="):
+        is_out = word.partition("=")[0] in ("--out", "--run-dir")  # its name of today, and an older one
+        if not skip and not is_out and word != "--no-resume":
             words.append(word)
-        skip = word == "--run-dir"
-    return [*words, "--run-dir", no_option(run_dir)]
+        skip = is_out and "=" not in word
+    return [*words, "--out", no_option(run_dir)]

@@ -199,7 +199,7 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
     config, _ = make_config(transfer, model, target)
     run_dir = transfer.options.out / config.name
     config = replace(config, model=normalised(config.model, run_dir))
-    start = Start(run_dir, resume_anyway=transfer.options.resume_anyway)
+    start = Start(run_dir, allow_config_change=transfer.options.allow_config_change)
     result = find_result(config, start, target.train, target.metadata())
     return PlannedRun(
         transfer=transfer,

@@ -40,11 +40,11 @@ from trainer.training.start_line import start_lines
 class Start:
     """How this start treats an existing run folder."""
 
-    run_dir: Path | None = None
+    out: Path | None = None
     """Folder of the run; None: runs/<name>."""
     resume: bool = True
     """Go on with the run that is in the folder; --no-resume takes a new folder beside it."""
-    resume_anyway: bool = False
+    allow_config_change: bool = False
     """Go on although the configuration changed."""
     preflight_only: bool = False
     """Check what every start on several ranks checks first, and stop."""
@@ -169,7 +169,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
 
 def run_dir_of(config: Config, start: Start) -> Path:
     """The run folder that a start resumes in; `--no-resume` takes a new one beside it."""
-    return start.run_dir or Path("runs") / config.name
+    return start.out or Path("runs") / config.name
 
 
 def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
@@ -197,7 +197,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     if before is None:
         if checkpoint.numbered(run_dir):
             raise InputError(
-                f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--run-dir')}"
+                f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--out')}"
             )
         return None
     changed = differences(before, settings)
@@ -210,7 +210,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     if changed:
         require_same_outputs(run_dir, former, data)
     other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
-    if (changed or other_sets) and not start.resume_anyway:
+    if (changed or other_sets) and not start.allow_config_change:
         anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
@@ -245,6 +245,6 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
     """How to continue a run whose settings differ from this start's."""
     was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
     if was == now:
-        return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
-    # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
+        return ", or go on all the same with --allow-config-change" if has_flag("--allow-config-change") else ""
+    # What was chosen on val must not count for a run that trains on it: --allow-config-change would be refused later.
     return f", or go on with the images that it was trained on so far: {flag('--data.train-on')} {was}"

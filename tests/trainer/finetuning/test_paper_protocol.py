@@ -387,7 +387,7 @@ def test_of_several_switches_the_last_counts(
 def test_other_flags_are_checked_against_what_the_switch_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The plain recipe has 5,000 steps of warm-up, which nobody has asked for here."""
     monkeypatch.chdir(tmp_path)
-    words = ["imagenet1k_r50x1", "--match-authors", "--schedule.warmup-epochs", "5", "--run-dir", "run"]
+    words = ["imagenet1k_r50x1", "--match-authors", "--schedule.warmup-epochs", "5", "--out", "run"]
     command = parse(words)
     assert (command.config.schedule.warmup_epochs, command.config.schedule.warmup_steps) == (5, 0)
     assert command.result_fields["departures"] == {"schedule.warmup_epochs": {"used": 5.0, "protocol": 15}}
@@ -412,7 +412,7 @@ def test_a_run_that_began_with_paper_code_goes_on_as_it_began(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["chexpert_r50x1", "--run-dir", "run", "--optim.paper-code", "--seed", "5"]
+    arguments = ["chexpert_r50x1", "--out", "run", "--optim.paper-code", "--seed", "5"]
     assert parse(arguments).config == replace(match_authors(RECIPES["chexpert_r50x1"]()), seed=5)
     old = replace(match_paper_code(RECIPES["chexpert_r50x1"]()), seed=5).to_dict() | {"data_fingerprint": "abc"}
     old["optim"] = {"paper_code": True} | {k: v for k, v in old["optim"].items() if k not in ("nesterov", "agc_head")}

@@ -104,7 +104,7 @@ def test_given_numbers_come_before_the_rule(make: Make) -> None:
 
 def test_staged_targets(tmp_path: Path) -> None:
     """What decides the configuration is read where the set lies; the run copies it."""
-    staged = RuntimeConfig(device="cpu", loader="torch", stage=str(tmp_path / "node"))
+    staged = RuntimeConfig(device="cpu", loader="torch", cache_dir=str(tmp_path / "node"))
     folder = tiny_set(tmp_path / "target", LABELS, CLASSES, name="covidx", splits=SPLITS)
     config, _ = configured(folder, runtime=staged)
     assert config.data.balance == "class"

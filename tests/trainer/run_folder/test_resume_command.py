@@ -32,7 +32,7 @@ def test_the_launchers_command_comes_before_ones_own(tmp_path: Path) -> None:
 
 def test_a_new_folder_is_not_asked_for_again() -> None:
     run_dir = Path("runs/x-2")
-    assert _goes_on_with(run_dir, ["p", "x", "--run-dir", "runs/x"]) == ["p", "x", "--run-dir", "runs/x"]
-    for given in (["--run-dir", "runs/x"], ["--run-dir=runs/x"], []):
+    assert _goes_on_with(run_dir, ["p", "x", "--out", "runs/x"]) == ["p", "x", "--out", "runs/x"]
+    for given in (["--out", "runs/x"], ["--out=runs/x"], ["--run-dir", "runs/x"], ["--run-dir=runs/x"], []):
         command = ["p", "--no-resume", "x", *given, "--seed", "1"]
-        assert _goes_on_with(run_dir, command) == ["p", "x", "--seed", "1", "--run-dir", "runs/x-2"]
+        assert _goes_on_with(run_dir, command) == ["p", "x", "--seed", "1", "--out", "runs/x-2"]

@@ -115,8 +115,8 @@ def test_a_finished_cell_on_other_pictures_is_not_kept(split: str, tmp_path: Pat
     write_json(folder / "manifest.json", manifest)
     with pytest.raises(InputError, match=r"contents of the sets: images \w+ -> images \w+") as refused:
         planned(tmp_path, folder)
-    assert ("rm -r" if split == "train" else "--resume-anyway") in str(refused.value)
-    assert len(planned(tmp_path, folder, resume_anyway=True).pending) == 1
+    assert ("rm -r" if split == "train" else "--allow-config-change") in str(refused.value)
+    assert len(planned(tmp_path, folder, allow_config_change=True).pending) == 1
     subprocess.run(["rm", "-r", str(tmp_path / "out" / "scratch" / "images" / "1-shot-seed-0")], check=True)
     assert len(planned(tmp_path, folder).pending) == 1
 

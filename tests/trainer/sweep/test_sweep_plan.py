@@ -107,9 +107,9 @@ def test_a_result_that_is_half_written_or_none_is_ignored(content: str, planned:
 
 def test_a_run_with_other_settings_is_refused(planned: Planned) -> None:
     leave_result(planned().runs[0])
-    with pytest.raises(InputError, match=r"schedule.steps: 500 -> 600[\s\S]*--resume-anyway"):
+    with pytest.raises(InputError, match=r"schedule.steps: 500 -> 600[\s\S]*--allow-config-change"):
         planned(steps=600)
-    (run,) = planned(steps=600, resume_anyway=True).pending
+    (run,) = planned(steps=600, allow_config_change=True).pending
     assert run.steps == 600
     assert not planned(runtime=RuntimeConfig(eval_batch_size=7)).pending  # says how, not what
 
@@ -262,7 +262,7 @@ EVERYTHING = Options(
     mixup_alpha=0.0,
     balance="none",
     overlap_excluded=True,
-    resume_anyway=True,
+    allow_config_change=True,
     protocol=ProtocolOptions(
         precision="fp16",
         head_init="fan_in",
@@ -277,7 +277,7 @@ EVERYTHING = Options(
         std=(1.0, 0.5, 0.25),
     ),
     runtime=RuntimeConfig(
-        device="cpu", micro_batch_size="auto", loader="torch", threads=3, stage="/dev/shm", tf32=True
+        device="cpu", micro_batch_size="auto", loader="torch", threads=3, cache_dir="/dev/shm", tf32=True
     ),
 )
 

@@ -151,10 +151,10 @@ def run_dir(animals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(config: Config, folder: Path, resume_anyway: bool = False) -> dict[str, Any]:
+def train(config: Config, folder: Path, allow_config_change: bool = False) -> dict[str, Any]:
     engine = ENGINES["ddp"](config.runtime, "fp32")
     metadata = {"kind": "transfer", "target_set": "animals", "source": "scratch"}
-    return run(config, Start(folder, resume_anyway=resume_anyway), engine, metadata)
+    return run(config, Start(folder, allow_config_change=allow_config_change), engine, metadata)
 
 
 def test_the_last_checkpoint_counts_and_nothing_is_fitted(run_dir: Path) -> None:
@@ -210,9 +210,9 @@ def test_a_run_that_chose_on_val_does_not_go_on_so(animals: Path, tmp_path: Path
     with pytest.raises(InputError, match=r"data.train_on: train -> train\+val\n[^$]* --data\.train-on train$"):
         train(config_of(animals, train_on="train+val"), tmp_path / "run")
     with pytest.raises(InputError, match=r"best.safetensors was chosen on val, which this run trains on"):
-        train(config_of(animals, train_on="train+val"), tmp_path / "run", resume_anyway=True)
+        train(config_of(animals, train_on="train+val"), tmp_path / "run", allow_config_change=True)
     checkpoint.best_path(tmp_path / "run").unlink()
-    result = train(config_of(animals, train_on="train+val"), tmp_path / "run", resume_anyway=True)
+    result = train(config_of(animals, train_on="train+val"), tmp_path / "run", allow_config_change=True)
     assert (result["trained_on"], "val" in result) == ("train+val", False)
 
 
@@ -292,7 +292,7 @@ def test_runs_from_before_all_images_were_the_default_go_on(
     with pytest.raises(InputError, match=r"data.train_on: absent -> train\+val") as refusal:
         fine_tune(given)
     assert str(refusal.value).endswith(" --train-on train")
-    assert "--resume-anyway" not in str(refusal.value)
+    assert "--allow-config-change" not in str(refusal.value)
     capsys.readouterr()
     fine_tune(before)
     assert "is finished" in capsys.readouterr().out
@@ -318,7 +318,7 @@ def test_pre_training_warns_of_it_too(
     one_step = ["--schedule.steps", "1", "--schedule.warmup-steps", "0", "--global-batch-size", "4", "--device", "cpu"]
     for folder, warned in ((without_val, 1), (animals, 0)):
         given = ["embedded", "--data.sets", str(folder), "--data.train-on", "train+val", "--eval-every", "None"]
-        monkeypatch.setattr(sys, "argv", ["pretrain.py", *given, *one_step, "--run-dir", folder.name, "--threads", "1"])
+        monkeypatch.setattr(sys, "argv", ["pretrain.py", *given, *one_step, "--out", folder.name, "--threads", "1"])
         pretrain.main()
         assert capsys.readouterr().err.count("has no val split: only train is trained on") == warned
 

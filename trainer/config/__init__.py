@@ -1,0 +1,34 @@
+"""Run configuration: frozen dataclasses, validated on construction and saved with every run.
+
+Everything outside `runtime` decides what is learnt and may not change when a run is resumed.
+"""
+
+from trainer.config.config import Config, Mode, Precision
+from trainer.config.runtime import RuntimeConfig
+from trainer.config.saved import config_of, differences, translated
+from trainer.config.sections import (
+    AgcHead,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    ScheduleKind,
+    TrainOn,
+)
+
+__all__ = [
+    "AgcHead",
+    "Config",
+    "DataConfig",
+    "Mode",
+    "ModelConfig",
+    "OptimConfig",
+    "Precision",
+    "RuntimeConfig",
+    "ScheduleConfig",
+    "ScheduleKind",
+    "TrainOn",
+    "config_of",
+    "differences",
+    "translated",
+]
