@@ -137,7 +137,9 @@ def _pydicom() -> ModuleType:
         import pydicom.encaps
         import pydicom.pixels
     except ImportError as error:
-        raise InputError("DICOM files need pydicom and its decoders; in the checkout of bitscale: pip install '.[dicom]'") from error
+        raise InputError(
+            "DICOM files need pydicom and its decoders; in the checkout of bitscale: pip install '.[dicom]'"
+        ) from error
     # Most scanners bend the standard somewhere: a line for each of a million files would hide what matters.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"(pydicom|libjpeg|openjpeg|pylibjpeg|rle)(\.|$)")

@@ -61,8 +61,8 @@ def _near(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def start_lines(job: Job, engine: Engine, about: Mapping[str, Any], device: str) -> list[str]:
+def start_lines(job: Job, engine: Engine, result_fields: Mapping[str, Any], device: str) -> list[str]:
     """The lines of a run of this kind, which rank 0 says."""
-    kind = str(about.get("kind", "train"))
+    kind = str(result_fields.get("kind", "train"))
     idle = idle_gpus(engine, kind) if kind in ("pretrain", "transfer") else None
     return [start_line(job, engine, kind, device), *([] if idle is None else [idle])]
