@@ -28,10 +28,10 @@ from typing import Any
 from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint
 from trainer.engine import Engine, RankLostError
-from trainer.run_folder import release, resume_command, taken_over, write_status
+from trainer.run_folder import keep_in_log, release, resume_command, taken_over, write_status
 from trainer.training.job import Job
 from trainer.training.saver import UnsavedError
-from trainer.training.signals import Stopped
+from trainer.training.signals import Stopped, stop_reason
 
 
 def mark_resumable(job: Job, rank: int, reason: str) -> None:
@@ -61,10 +61,11 @@ def recorded_end(job: Job, engine: Engine) -> Iterator[None]:
             if isinstance(error, Stopped):
                 _tell_stopped(job, engine, error, reason)
                 engine.close()
+            elif isinstance(error, RankLostError):
+                keep_in_log(f"{error}: {error.__cause__}")
+                raise RankLostError(f"{error}. {_goes_on(job)}") from error
             elif isinstance(error, KeyboardInterrupt):
-                step = checkpoint.last_step(job.run_dir)
-                command = resume_command(job.run_dir)
-                raise RunError(f"interrupted. This goes on from step {step}:\n  {command}") from None
+                raise RunError(f"interrupted. {_goes_on(job)}") from None
             elif isinstance(error, SystemExit) and (lost := taken_over(job.run_dir)):
                 raise RunError(lost) from None
             raise
@@ -73,7 +74,7 @@ def recorded_end(job: Job, engine: Engine) -> Iterator[None]:
 def _state_and_reason(error: BaseException) -> tuple[str, str]:
     """The state of a run that an exception ended, and why in words."""
     if isinstance(error, Stopped):
-        return "resumable", f"stopped by {error.received.name if error.received else 'a signal to another rank'}"
+        return "resumable", stop_reason(error.received)
     if isinstance(error, RankLostError | UnsavedError):
         return "resumable", str(error)
     if isinstance(error, InputError | RunError):
@@ -83,6 +84,10 @@ def _state_and_reason(error: BaseException) -> tuple[str, str]:
     if isinstance(error, SystemExit):
         return "resumable", "terminated"
     return "failed", f"{type(error).__name__}: {error}"
+
+
+def _goes_on(job: Job) -> str:
+    return f"This goes on from step {checkpoint.last_step(job.run_dir)}:\n  {resume_command(job.run_dir)}"
 
 
 def _tell_stopped(job: Job, engine: Engine, stopped: Stopped, reason: str) -> None:
