@@ -37,7 +37,7 @@ from trainer.finetuning.paper_protocol import departures, match_authors, match_p
 from trainer.recipes import OWN, Recipe, find_recipe, overview
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log
-from trainer.splits import lacks_val
+from trainer.splits import few_test_images, lacks_val
 from trainer.training.run import Start, run_dir_of
 from trainer.training.start import plan_of, start_run
 
@@ -189,7 +189,7 @@ def main() -> None:
     if command.plan:
         print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
         return
-    start_run(config, start, command.about, lacks_val(config.data))
+    start_run(config, start, command.about, [*lacks_val(config.data), *few_test_images(config.data)])
 
 
 if __name__ == "__main__":

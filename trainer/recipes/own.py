@@ -24,7 +24,7 @@ _IMAGES_PER_S = 280.0
 """r14x0.5 at 64 pixels on one core; measured. It falls with the number of pixels."""
 _CPU_SECONDS = 240.0
 """Training that a run on a CPU is to take: with evaluation and start about five minutes."""
-_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 100
+_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 60
 _EPOCHS_WORTH_PIXELS = 40  # fewer epochs cost more accuracy than smaller pictures do
 _MANY_IMAGES = 20_000  # fewer do not fill a large model
 _LARGE_GPU_BYTES = 12e9
