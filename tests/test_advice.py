@@ -71,6 +71,7 @@ OF_ANOTHER = {
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
     ("trainer.finetuning.paper_protocol", "--out"): "prepare",
     ("trainer.finetuning.paper_protocol", "--root"): "prepare",
+    ("trainer.splits", "--test-fraction"): "prepare",
     ("trainer.sweep.plan", "--no"): None,
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
