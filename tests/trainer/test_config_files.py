@@ -88,7 +88,7 @@ def test_a_file_needs_no_base_if_it_names_sets() -> None:
         ("[data]\nimage_size = 1", r"my\.toml: --data\.image-size is 1; the smallest is 32"),
         ("seed = 1\nseed = 2", r"my\.toml is no valid TOML: .*line 2"),
         ("seed =", r"my\.toml is no valid TOML: .*line 1"),
-        ('base = "embeded"', "no such recipe; did you mean 'embedded'"),
+        ('base = "embeddedd"', "no such recipe; did you mean 'embedded'"),
         ('base = "sub/none.toml"', r"my\.toml: base is 'sub/none\.toml', and there is no file sub/none\.toml"),
         ("base = 1", "base is 1; it must be a recipe or a file"),
         ('base = "./my.toml"', r"base leads in a circle: my\.toml -> my\.toml"),
