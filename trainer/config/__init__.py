@@ -4,8 +4,9 @@ Everything outside `runtime` decides what is learnt and may not change when a ru
 """
 
 from trainer.config.config import Config, Mode, Precision
+from trainer.config.reader import read_settings
 from trainer.config.runtime import RuntimeConfig
-from trainer.config.saved import config_of, differences, translated
+from trainer.config.saved import as_it_was, config_of, differences, translated
 from trainer.config.sections import (
     AgcHead,
     DataConfig,
@@ -15,6 +16,7 @@ from trainer.config.sections import (
     ScheduleKind,
     TrainOn,
 )
+from trainer.config.settings import given_by, open_to, values_of, with_plain_settings, with_settings
 
 __all__ = [
     "AgcHead",
@@ -28,7 +30,14 @@ __all__ = [
     "ScheduleConfig",
     "ScheduleKind",
     "TrainOn",
+    "as_it_was",
     "config_of",
     "differences",
+    "given_by",
+    "open_to",
+    "read_settings",
     "translated",
+    "values_of",
+    "with_plain_settings",
+    "with_settings",
 ]

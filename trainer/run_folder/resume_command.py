@@ -6,9 +6,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from data_pipelines.common.advice import as_word, no_option
+from trainer.run_files import CONFIG
+
+_PROGRAMS = ("pretrain", "pretrain.py", "trainer.pretrain", "bitscale-pretrain")
 
 # Host and process of a script of launchers/, and what was typed to start it.
 _LAUNCHER, _COMMAND = "BITSCALE_LAUNCHER", "BITSCALE_COMMAND"
@@ -48,8 +52,10 @@ def _typed() -> list[str]:
 
 
 def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
-    """The command, with the run's own folder in place of a request for a new one."""
-    if "--no-resume" not in command:
+    """The command, with the run's own folder in place of a request for a new one, and its own configuration in place of
+    a file of settings, which may have changed meanwhile."""
+    command, was = _with_own_config(run_dir, command), command
+    if command == was and "--no-resume" not in command:
         return list(command)
     words: list[str] = []
     skip = False
@@ -59,3 +65,11 @@ def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
             words.append(word)
         skip = is_out and "=" not in word
     return [*words, "--out", no_option(run_dir)]
+
+
+def _with_own_config(run_dir: Path, command: Sequence[str]) -> Sequence[str]:
+    for i, (program, recipe) in enumerate(pairwise(command), 1):
+        is_file = recipe.endswith((".toml", ".json")) or ("/" in recipe and not recipe.startswith("-"))
+        if Path(program).name in _PROGRAMS and is_file:
+            return [*command[:i], no_option(run_dir / CONFIG), *command[i + 1 :]]
+    return command

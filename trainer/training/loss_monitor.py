@@ -19,6 +19,7 @@ from trainer.engine import Engine
 from trainer.run_files import SKIPPED_STEPS
 from trainer.run_folder import CsvLog
 from trainer.training.job import Job
+from trainer.training.rising_val_loss import RisingValLoss
 from trainer.training.step_report import HostCopy, StepReport
 from trainer.training.unreadable_images import UnreadableImageLog
 
@@ -71,6 +72,7 @@ class LossMonitor:
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are left to the loss scaler
         self._spikes = SpikeDetector()
+        self._rising = RisingValLoss(job.total_steps)
         self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = CsvLog(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.truncate(first_step)}
@@ -80,6 +82,10 @@ class LossMonitor:
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
         self.save_asked = False
         """Whether a step read since the last `observe` found the checkpoint too old; the same on every rank."""
+
+    def observe_val(self, step: int, loss: float) -> None:
+        """Warn once when the loss on val, after so many steps, has been rising for long."""
+        self._rising.observe(step, loss)
 
     def is_nonfinite(self, losses: Tensor) -> Tensor | None:
         """For `Engine.step`: whether any rank's loss is not finite, on the device; None where that stops the run."""

@@ -70,13 +70,13 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
     """Train a few steps in a run folder as the rank that the environment names; what was seen."""
     from data_pipelines.loading.sampler import evaluation_order
     from trainer.engines.fake import FakeEngine
-    from trainer.recipes import embedded
+    from trainer.recipes import RECIPES
     from trainer.training.fit import train_and_predict
     from trainer.training.job import make_job
 
     before_mb = resident_mb().get("peak_mb", 0.0)
     started = time.perf_counter()
-    recipe = embedded()
+    recipe = RECIPES["embedded"]()
     runtime = replace(
         recipe.runtime,
         device="cpu",
