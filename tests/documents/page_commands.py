@@ -18,15 +18,16 @@ _FORM = re.compile(r"\b[A-Z]{2,}\b|[<{…]|\.\.\.")
 
 # What takes long is run smaller: these flags get these values where a line matches, whether the page gives them or not.
 SMALL = [
+    (r"^bitscale pretrain own", {"--schedule.epochs": "2"}),
     (
-        r"^bitscale[- ]pretrain|^launchers/torchrun",
+        r"^bitscale pretrain (?!own)|^launchers/torchrun",
         {"--schedule.steps": "12", "--schedule.warmup-steps": "2", "--global-batch-size": "16", "--eval-every": "12"},
     ),
-    (r"^bitscale[- ]transfer(?!.*--mode)", {"--steps": "2", "--batch-size": "4"}),
-    (r"^bitscale[- ]transfer sweep", {"--seeds": "2"}),
-    (r"^bitscale[- ]evaluate", {"--resamples": "100"}),
-    (r"^bitscale[- ]prepare phantom", {"--images": "60"}),
-    (r"^python benchmarks/scaling", {"--gpus": "1", "--window-steps": "1"}),
+    (r"^bitscale (transfer|sweep)(?!.*--mode)", {"--schedule.steps": "2", "--global-batch-size": "4"}),
+    (r"^bitscale sweep", {"--seeds": "2"}),
+    (r"^bitscale evaluate", {"--resamples": "100"}),
+    (r"^bitscale prepare phantom", {"--images": "60"}),
+    (r"^bitscale scaling", {"--gpus": "1", "--window-steps": "1"}),
     (r"^python benchmarks/loading", {"--rounds": "1", "--num-images": "20", "--startup-samples": "1000"}),
 ]
 
@@ -58,7 +59,7 @@ def script_of(blocks: list[Block]) -> str:
 
 def _is_name(span: str) -> bool:
     """Whether a span names a command, with its subcommand or one flag, and does not show how it is used."""
-    rest = re.sub(r"^bitscale[- ]\w+( sweep)?|^python (-m [\w.]+|\S+\.py)|^\S+", "", span)
+    rest = re.sub(r"^bitscale \w+|^python (-m [\w.]+|\S+\.py)|^\S+", "", span)
     return re.fullmatch(r"( --[\w.-]+( \S+)?)?", rest) is not None
 
 

@@ -66,7 +66,7 @@ def make_inputs(page: str, folder: Path, environment: Mapping[str, str]) -> dict
     make_photos(folder / "photos")
     make_photos(folder / "other_photos", seed=1)
     if page == "data.md":
-        _run("bitscale-prepare image-folder --root photos --out made_tars", folder, environment)
+        _run("bitscale prepare image-folder --root photos --out made_tars", folder, environment)
         (folder / "tars").symlink_to(folder / "made_tars")
     if page not in ("from_dicom_to_a_number.md", "datasets/README.md"):
         return {}
@@ -74,9 +74,9 @@ def make_inputs(page: str, folder: Path, environment: Mapping[str, str]) -> dict
     if page == "datasets/README.md":
         return {}
     _run(
-        "bitscale-pretrain embedded --run-dir weights --schedule.steps 4 --schedule.warmup-steps 1"
+        "bitscale pretrain embedded --out weights --schedule.steps 4 --schedule.warmup-steps 1"
         " --global-batch-size 16 --eval-every 4 && "
-        "bitscale-prepare csv --root films --table films.csv --label-columns Effusion Nodule --patient-column patient"
+        "bitscale prepare csv --root films --table films.csv --label-columns Effusion Nodule --patient-column patient"
         " --xray-size 512 --out data/other_site",
         folder,
         environment,

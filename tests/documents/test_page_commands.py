@@ -63,7 +63,7 @@ def test_whole_commands_stand_in_blocks(page: str) -> None:
 def test_other_fences_hold_no_commands() -> None:
     for name, text in TEXTS.items():
         fences = [line for line in text.splitlines() if line.startswith("```") and line != "```"]
-        assert set(fences) <= {"```bash", "```python", "```text"}, name
+        assert set(fences) <= {"```bash", "```python", "```text", "```toml"}, name
         assert text.count("\n```") == 2 * len(fences), name
 
 
@@ -78,10 +78,10 @@ def test_a_marker_belongs_to_the_block_behind_it() -> None:
 
 
 def test_commands_in_prose_are_found() -> None:
-    prose = "`bitscale predict` `bitscale-x --flag` `bitscale report FILES --paper` `pip install '.[x]'`"
+    prose = "`bitscale predict` `bitscale x --flag` `bitscale report FILES --paper` `pip install '.[x]'`"
     assert inline_commands(f"{prose}\n```bash\npip install y\n```\n") == ["pip install '.[x]'"]
 
 
 def test_long_commands_are_made_small() -> None:
-    line = "bitscale-transfer sweep --seeds 3 --targets digits  # a remark"
-    assert made_small(line) == "bitscale-transfer sweep --seeds 2 --targets digits --steps 2 --batch-size 4"
+    line = "bitscale sweep --seeds 3 --targets digits  # a remark"
+    assert made_small(line) == "bitscale sweep --seeds 2 --targets digits --schedule.steps 2 --global-batch-size 4"
