@@ -8,8 +8,9 @@ import pytest
 from tests.room_imports import LAYERS, crossing, is_upward, num_crossing
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("trainer", "data_pipelines", "benchmarks", "launchers")
+PACKAGES = ("bitscale", "trainer", "data_pipelines", "benchmarks", "launchers")
 MAY_IMPORT = {
+    "bitscale": set(PACKAGES),
     "benchmarks": {"trainer", "data_pipelines", "benchmarks"},
     "trainer": {"trainer", "data_pipelines"},
     "data_pipelines": {"data_pipelines"},

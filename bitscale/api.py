@@ -1,0 +1,160 @@
+"""The Python interface: trained classifiers, batches of prepared sets, weights and results."""
+
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+
+from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.splits import Split
+from data_pipelines.common.tasks import Task
+from data_pipelines.datasets.catalog import find
+from data_pipelines.loading.batch import Batch
+from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import BatchSampler
+from data_pipelines.loading.views import Augmentation, PolicyName
+from data_pipelines.shards.index import Index
+from trainer.config import RuntimeConfig
+from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.predictor import Predictor
+from trainer.evaluation.runs import open_run
+from trainer.models.bit import BiTResNet, build_model
+from trainer.models.weights import load_weights
+from trainer.normalisation import BIT_MEAN, BIT_STD
+from trainer.reporting.collect import collect
+
+PathLike: TypeAlias = str | Path
+Picture: TypeAlias = npt.NDArray[np.uint8] | PathLike
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predictions of N images. logits: float32 [N, C]. probabilities: float64 [N, C], calibrated on val where the run
+    had one; those of classes add up to 1, those of findings are independent. predicted: for each image its class, or
+    its findings above their thresholds. classes: names of the C columns."""
+
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float64]
+    predicted: tuple[tuple[str, ...], ...]
+    classes: tuple[str, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """The probabilities as a table: a row for each image, a column for each class."""
+        return pd.DataFrame(self.probabilities, columns=list(self.classes))
+
+
+class Classifier:
+    """A trained run that predicts. Images are prepared as those of its training set were."""
+
+    def __init__(self, predictor: Predictor, points: OperatingPoints) -> None:
+        self._predictor, self._points = predictor, points
+        self.classes: tuple[str, ...] = predictor.classes
+        self.task: Task = predictor.task
+        """single_label: one class per image; multi_label: any number of findings."""
+
+    def predict(self, images: Sequence[Picture]) -> Predictions:
+        """Predict images: arrays, uint8 [H, W, 3] (red, green, blue) or [H, W] (grey), or paths of files, DICOM
+        included. Of any size. Raises InputError for an image that cannot be read, naming its place in the list."""
+        verified = [self._verified(number, image) for number, image in enumerate(images)]
+        logits = np.asarray(self._predictor.of_images(verified), dtype=np.float32)
+        calibrated = probabilities(logits, self.task, self._points.temperature)
+        return Predictions(logits, calibrated, self._predicted(logits), self.classes)
+
+    def _predicted(self, logits: npt.NDArray[np.float32]) -> tuple[tuple[str, ...], ...]:
+        if self.task == "single_label":
+            return tuple((self.classes[best],) for best in logits.argmax(axis=1))
+        thresholds = [self._points.threshold(name) for name in self.classes]
+        above = logits >= np.array(thresholds)
+        return tuple(tuple(np.array(self.classes)[row].tolist()) for row in above)
+
+    def _verified(self, number: int, image: Picture) -> EncodedImage:
+        try:
+            encoded = Path(image).read_bytes() if isinstance(image, str | Path) else _as_png(image)
+        except (OSError, ValueError) as error:
+            raise InputError(f"image {number} cannot be read: {error}") from error
+        found = self._predictor.verified(encoded)
+        if isinstance(found, str):
+            raise InputError(f"image {number} cannot be read: {found}")
+        return found
+
+
+def open_classifier(
+    run: PathLike, device: Literal["auto", "cpu", "cuda"] = "auto", batch_size: int = 256, threads: int | None = None
+) -> Classifier:
+    """Open a run folder, or one of its checkpoints, to predict with it. batch_size: images in one forward pass;
+    threads: CPU threads, None: all cores. Raises InputError if it is no run, or one that keeps no model."""
+    opened = open_run(Path(run))
+    runtime = RuntimeConfig(device=device, threads=threads, eval_batch_size=batch_size)
+    return Classifier(Predictor(opened, runtime), opened.points())
+
+
+def load_model(source: PathLike) -> BiTResNet:
+    """The network of a run, or of weights of any format that is read, in evaluation mode, on the CPU.
+
+    It takes uint8 [N, 3, H, W], or [N, 1, H, W] for grey, values 0 to 255, which it normalises, and returns logits
+    [N, C], or features [N, F] where the weights have no head. Raises InputError for what holds no BiT ResNet.
+    """
+    weights = load_weights(str(source))
+    weights.require_normalisation(f"mend that in the metadata of {weights.path}")
+    mean, std = weights.mean or BIT_MEAN, weights.std or BIT_STD
+    model = build_model(weights.model_name, weights.num_classes or 1, mean=mean, std=std)
+    model.load_state_dict(weights.tensors, strict=weights.num_classes is not None)
+    if weights.num_classes is None:
+        model.head = nn.Identity()  # type: ignore[assignment]
+    return model.eval()
+
+
+def batches(
+    name: PathLike,
+    split: Split = "train",
+    *,
+    batch_size: int,
+    image_size: int,
+    view: PolicyName = "random_resized_crop",
+    resize: int | None = None,
+    flip: bool = True,
+    seed: int = 0,
+    steps: int | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+) -> Iterator[Batch]:
+    """Batches of a prepared set as training sees them: the same for the same seed, without end
+    unless `steps` says so.
+
+    name: of a prepared set, or its folder. A batch has images, uint8 [B, C, S, S] in channels-last memory, values 0 to
+    255; labels, int64 [B], or float32 [B, findings] with NaN where unlabelled; samples, rows of the set. image_size: S,
+    in pixels; resize: side before the crop for views that resize first, None: 8/7 of it. Raises InputError for an
+    unknown set, or a split that it has not.
+    """
+    index = Index.load(find(str(name)), split)
+    resize = resize or round(image_size * 8 / 7)
+    augmentation = Augmentation(view, image_size, resize, flip=flip and index.flip, seed=seed)
+    order = BatchSampler(len(index), batch_size, seed=seed)
+    _, loader = pick_loader("auto", torch.device(device).type == "cuda", augmentation=augmentation)
+    requests = map(order.step, itertools.count() if steps is None else range(steps))
+    return loader(index, requests, augmentation, torch.device(device), threads)
+
+
+def read_results(*places: PathLike) -> pd.DataFrame:
+    """All finished runs below some folders, or in results.csv of a report, one row each: model, source, target, shots,
+    seed, metric, settings. Raises InputError where there is none."""
+    return collect(tuple(map(Path, places))).runs
+
+
+def _as_png(image: npt.NDArray[np.uint8]) -> bytes:
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(f"it is {array.dtype} {list(array.shape)}; arrays are uint8 [H, W, 3] or [H, W], 0 to 255")
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png", compress_level=1)
+    return buffer.getvalue()

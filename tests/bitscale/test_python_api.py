@@ -1,0 +1,105 @@
+"""`import bitscale`: what its functions return, and that they agree with the commands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import bitscale
+from data_pipelines.common.errors import InputError
+from data_pipelines.loading.sampler import BatchSampler
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engines import ENGINES
+from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.training.run import Start, run
+
+PICTURES = [np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on the embedded clothes."""
+    config = Config(
+        global_batch_size=8,
+        precision="fp32",
+        data=DataConfig(sets=("fashion_mnist",), image_size=32, resize=32),
+        model=ModelConfig(name="r14x0.5"),
+        optim=OptimConfig(base_lr=0.1),
+        schedule=ScheduleConfig(kind="cosine", epochs=None, steps=2, warmup_steps=1),
+        runtime=RuntimeConfig(device="cpu", threads=1),
+    )
+    folder = tmp_path_factory.mktemp("api") / "run"
+    engine = ENGINES["ddp"](config.runtime, config.precision)
+    run(config, Start(folder), engine, {"kind": "pretrain"})
+    return folder
+
+
+def test_arrays_are_predicted_as_their_files_are(run_dir: Path, tmp_path: Path) -> None:
+    for number, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
+    found = classifier.predict(PICTURES)
+    assert found.logits.dtype == np.float32
+    assert found.logits.shape == (3, 10)
+    np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
+    assert [names[0] for names in found.predicted] == [found.classes[best] for best in found.logits.argmax(axis=1)]
+    by_path = classifier.predict([tmp_path / f"{number}.png" for number in range(3)])
+    np.testing.assert_array_equal(by_path.logits, found.logits)
+    predict_images(Predict(run_dir, tmp_path, tmp_path / "out.csv", device="cpu", threads=1))
+    rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[3] for row in rows] == [names[0] for names in found.predicted]
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.zeros((4, 4, 3)), r"image 1 .* float64 \[4, 4, 3\]"),
+        (np.zeros((3, 8, 8), dtype=np.uint8), r"uint8 \[3, 8, 8\]; arrays are uint8 \[H, W, 3\]"),
+        ("absent.png", "image 1 cannot be read: .*absent.png"),
+        (Path(__file__), "image 1 cannot be read"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_its_place(run_dir: Path, image: object, reason: str) -> None:
+    classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
+    with pytest.raises(InputError, match=reason):
+        classifier.predict([PICTURES[0], image])  # type: ignore[list-item]
+
+
+def test_the_model_alone_gives_the_same_logits(run_dir: Path) -> None:
+    model = bitscale.load_model(run_dir)
+    images = torch.stack([torch.from_numpy(np.array(Image.fromarray(p).resize((32, 32)))) for p in PICTURES])
+    with torch.no_grad():
+        logits = model(images[:, None])
+    assert logits.shape == (3, 10)
+    assert not model.training
+
+
+def test_batches_are_those_of_the_training_order() -> None:
+    found = list(bitscale.batches("fashion_mnist", batch_size=8, image_size=32, seed=5, steps=3))
+    again = list(bitscale.batches("fashion_mnist", batch_size=8, image_size=32, seed=5, steps=3))
+    order = BatchSampler(9000, 8, seed=5)
+    for step, (batch, same) in enumerate(zip(found, again, strict=True)):
+        assert batch.images.shape == (8, 1, 32, 32)
+        assert batch.images.dtype == torch.uint8
+        assert torch.equal(batch.images, same.images)
+        assert batch.samples.tolist() == order.step(step).samples.tolist()
+
+
+def test_batches_without_an_end_go_on() -> None:
+    stream = bitscale.batches("fashion_mnist", "val", batch_size=150, image_size=32, view="squash")
+    assert len({tuple(next(stream).samples.tolist()) for _ in range(3)}) == 3
+
+
+def test_results_are_a_table(run_dir: Path) -> None:
+    (row,) = bitscale.read_results(run_dir).to_dict("records")
+    assert (row["kind"], row["model"]) == ("pretrain", "r14x0.5")
+
+
+def test_importing_it_imports_nothing_else() -> None:
+    code = "import sys, bitscale; assert not {'torch', 'numpy', 'pandas'} & set(sys.modules); bitscale.nothing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "module 'bitscale' has no attribute 'nothing'" in done.stderr
