@@ -1,10 +1,12 @@
 """Short help: names and one line for each, in groups, at the width of the terminal. Imports nothing slow."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from textwrap import fill, wrap
 
 _NARROWEST, _WIDEST = 40, 100
+_CITATION = re.compile(r" \([^()]* \d{4}\)(?=\.)")
 _GAP = 2
 _WIDEST_NAME = 30
 
@@ -46,6 +48,6 @@ def _row(name: str, line: str, column: int, width: int) -> str:
 
 
 def first_sentence(text: str | None) -> str:
-    """The first sentence of a docstring, on one line, without its full stop."""
-    paragraph = " ".join((text or "").strip().split("\n\n")[0].split())
+    """The first sentence of a docstring, on one line, without its full stop and without whom it cites."""
+    paragraph = _CITATION.sub("", " ".join((text or "").strip().split("\n\n")[0].split()))
     return paragraph.split(". ")[0].removesuffix(".")

@@ -27,6 +27,8 @@ _IN_OUR_WORDS = {
     r"^unrecognized options: (.*)": r"\1 is no value of any flag",
     r"^missing value for argument '(.*?)'.*": r"\1 needs a value",
 }
+_ON = re.compile(r"^(--(?:.*\.)?)")
+_NOT_FOR_USERS = re.compile(r"\s+Args:\n.*|\s+Raises InputError .*?(?=\n\n|$)", re.DOTALL)
 _DEFAULT_OFF = " (default: False)"
 
 
@@ -78,7 +80,7 @@ def flag_help(parser: ArgumentParser, program: str, description: str | None, tit
         groups.setdefault(title, {})[_spelling(action)] = _help_of(action)
     required = [action for action in parser._actions if action.required and action.option_strings]
     words = [program, *(_spelling(action) for action in [*required, *_positionals(parser)]), "[FLAGS]"]
-    text = f"usage: {' '.join(words)}\n\n{filled(description or '')}"
+    text = f"usage: {' '.join(words)}\n\n{filled(_NOT_FOR_USERS.sub('', description or ''))}"
     first = [title for title in ("arguments", "required") if title in groups]
     return grouped_help(text, {title: groups[title] for title in [*first, *groups]})
 
@@ -99,10 +101,10 @@ def _positionals(parser: ArgumentParser) -> list[Action]:
 
 
 def _spelling(action: Action) -> str:
-    """Such as "--out PATH" or "--force"; a switch that is on by default by how it is put off, too."""
+    """Such as "--out PATH" or "--force"; "--[no-]flip" for a switch that is on by default."""
     flags = action.option_strings
     if action.nargs == 0:
-        return flags[0] if _is_off(action) else ", ".join(flags)
+        return flags[0] if _is_off(action) else _ON.sub(r"\1[no-]", flags[0])
     kinds = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
     kinds = re.sub(r"\{([^{} ]*)\}", lambda found: found[1].replace(",", "|"), kinds)
     return " ".join([*flags[:1], kinds])

@@ -86,19 +86,19 @@ usage: bitscale tune --pretrained STR --target STR RUN [FLAGS]
 Tune a model.
 
 arguments:
-  RUN                      Run folder.
+  RUN                    Run folder.
 
 required:
-  --pretrained STR         Where to start.
-  --target STR             What to learn.
+  --pretrained STR       Where to start.
+  --target STR           What to learn.
 
 the rest:
-  --mode finetune|probe    What is learnt. (default: finetune)
-  --balance, --no-balance  Equal shares. (default: True)
+  --mode finetune|probe  What is learnt. (default: finetune)
+  --[no-]balance         Equal shares. (default: True)
 
 How weights change:
-  --optim.base-lr FLOAT    Learning rate. (default: 0.1)
-  --optim.nesterov         Nesterov momentum.
+  --optim.base-lr FLOAT  Learning rate. (default: 0.1)
+  --optim.nesterov       Nesterov momentum.
 """
 
 
