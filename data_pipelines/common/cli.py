@@ -5,7 +5,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from data_pipelines.common import advice, streams
@@ -55,7 +54,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 
     @wraps(main)
     def wrapped() -> None:
-        if main.__module__ == "__main__" or Path(sys.argv[0]).name.startswith("bitscale-"):
+        if main.__module__ == "__main__" or program().startswith(("bitscale", "python -m bitscale")):
             _with_names_in_utf8()
         streams.guard()
         try:

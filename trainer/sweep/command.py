@@ -26,6 +26,7 @@ from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
+from data_pipelines.common.program import program
 from trainer.engines.device import cpu_threads, pick_device
 from trainer.finetuning.finetune import FULL, Options
 from trainer.sweep.cost import cost_lines
@@ -77,7 +78,8 @@ def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
 def main_sweep(arguments: list[str]) -> None:
     """Parse the command line and sweep."""
     streams.outlive_readers()
-    sweep = parse(Sweep, __doc__, args=arguments, prog="transfer.py sweep")
+    called = program()
+    sweep = parse(Sweep, __doc__, args=arguments, prog=called if called.endswith(" sweep") else f"{called} sweep")
     if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
     if sweep.plan is not None:

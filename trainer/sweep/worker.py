@@ -6,6 +6,9 @@ saved, to be resumed. Standard output has a line of JSON when the process is rea
 not begun.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import json
 import os
 import signal

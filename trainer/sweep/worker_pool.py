@@ -21,7 +21,8 @@ from trainer.run_folder import JOB_VARIABLE, job_name
 from trainer.sweep.plan import PlannedRun, flags_of
 from trainer.sweep.progress import Progress
 
-WORKER = [sys.executable, "-m", "trainer.sweep.worker"]
+# By its path: `-m` would look for `trainer` in the working folder first.
+WORKER = [sys.executable, str(Path(__file__).with_name("worker.py"))]
 _POLL_S = 1.0
 _SAVE_S = 60.0  # that stopped workers have to save their runs
 _ROOT = Path(__file__).resolve().parents[2]

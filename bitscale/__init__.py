@@ -1,0 +1,1 @@
+"""Large-scale pre-training of BiT ResNets, and their transfer."""
