@@ -15,6 +15,15 @@ from trainer.config.sections import (
     ScheduleKind,
     TrainOn,
 )
+from trainer.config.settings import (
+    flag_of,
+    given_by,
+    open_to,
+    setting_kinds,
+    values_of,
+    with_plain_settings,
+    with_settings,
+)
 
 __all__ = [
     "AgcHead",
@@ -30,5 +39,12 @@ __all__ = [
     "TrainOn",
     "config_of",
     "differences",
+    "flag_of",
+    "given_by",
+    "open_to",
+    "setting_kinds",
     "translated",
+    "values_of",
+    "with_plain_settings",
+    "with_settings",
 ]

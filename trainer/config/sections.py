@@ -19,7 +19,7 @@ ScheduleKind = Literal["step", "cosine", "hyperrule"]
 AgcHead = Literal["name", "shape"]
 TrainOn = Literal["train", "train+val"]
 
-_LARGEST_SIDE = 65_535  # pixels; of a JPEG file
+LARGEST_SIDE = 65_535  # pixels; of a JPEG file
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class DataConfig:
             self.image_size >= SMALLEST_SIDE, f"--data.image-size is {self.image_size}; the smallest is {SMALLEST_SIDE}"
         )
         require(
-            max(self.image_size, self.resize) <= _LARGEST_SIDE,
-            f"--data.image-size is {self.image_size} and --data.resize {self.resize}; the largest is {_LARGEST_SIDE}",
+            max(self.image_size, self.resize) <= LARGEST_SIDE,
+            f"--data.image-size is {self.image_size} and --data.resize {self.resize}; the largest is {LARGEST_SIDE}",
         )
         crops = {self.train_view, self.eval_view} & set(RESIZE_FIRST)
         require(
