@@ -120,7 +120,7 @@ def test_bad_input_is_refused_without_a_traceback(
     [
         (["--shots", "0"], "--shots 0 is neither a number of at least 1 nor 'full'"),
         (["--shots", "some"], "--shots some is neither"),
-        (["--shots", "901"], "--shots-at-most"),
+        (["--shots", "901"], "--data.shots-at-most"),
         (["--data.resize", "20"], "--data.resize is 20, below --data.image-size 128; raise it to that at least"),
         (["--schedule.steps", "2", "--steps", "3"], "--steps and --schedule.steps are two flags for one thing"),
         (["--data.image-size", "32", "--data.resize", "16"], "--data.resize is 16, below --data.image-size 32"),
