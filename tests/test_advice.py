@@ -18,6 +18,7 @@ PREPARE = {name for name in sources() if name.startswith("prepare")}
 PRINTED_BY = {
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
+    "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
     "data_pipelines.image_files.bit_depth": PREPARE | {"predict"},  # of files, not of prepared pictures
     "data_pipelines.common.xray_storage": PREPARE | {"predict"},

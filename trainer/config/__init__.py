@@ -4,8 +4,9 @@ Everything outside `runtime` decides what is learnt and may not change when a ru
 """
 
 from trainer.config.config import Config, Mode, Precision
+from trainer.config.reader import read_settings
 from trainer.config.runtime import RuntimeConfig
-from trainer.config.saved import config_of, differences, translated
+from trainer.config.saved import as_it_was, config_of, differences, translated
 from trainer.config.sections import (
     AgcHead,
     DataConfig,
@@ -37,11 +38,13 @@ __all__ = [
     "ScheduleConfig",
     "ScheduleKind",
     "TrainOn",
+    "as_it_was",
     "config_of",
     "differences",
     "flag_of",
     "given_by",
     "open_to",
+    "read_settings",
     "setting_kinds",
     "translated",
     "values_of",

@@ -1,4 +1,4 @@
-"""Settings by their dotted names, such as "data.image_size": which flags set them, and a configuration with some of
+"""Settings by their dotted names, such as "data.image_size": the flags that set them, and configurations with some of
 them changed."""
 
 from collections.abc import Collection, Iterable, Mapping

@@ -19,7 +19,7 @@ def embedded() -> Config:
 
 
 def phantom() -> Config:
-    """Demo of the multi-label path: r14x0.5 on synthetic chest phantoms (prepare them first) at 64 px."""
+    """Demo: several findings an image, r14x0.5 on synthetic chest phantoms (prepare them first) at 64 px."""
     return Config(
         name="phantom",
         global_batch_size=64,

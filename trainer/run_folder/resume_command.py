@@ -3,9 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from data_pipelines.common.advice import as_word, no_option
+from trainer.run_files import CONFIG
+
+_PROGRAMS = ("pretrain", "pretrain.py", "trainer.pretrain", "bitscale-pretrain")
 
 
 def resume_command(run_dir: Path) -> str:
@@ -31,8 +35,10 @@ def _given(parent: int, script: str, own: Sequence[str]) -> list[str]:
 
 
 def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
-    """The command, with the run's own folder in place of a request for a new one."""
-    if "--no-resume" not in command:
+    """The command, with the run's own folder in place of a request for a new one, and its own configuration in place of
+    a file of settings, which may have changed meanwhile."""
+    command, was = _with_own_config(run_dir, command), command
+    if command == was and "--no-resume" not in command:
         return list(command)
     words: list[str] = []
     skip = False
@@ -42,3 +48,11 @@ def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
             words.append(word)
         skip = is_out and "=" not in word
     return [*words, "--out", no_option(run_dir)]
+
+
+def _with_own_config(run_dir: Path, command: Sequence[str]) -> Sequence[str]:
+    for i, (program, recipe) in enumerate(pairwise(command), 1):
+        is_file = recipe.endswith((".toml", ".json")) or ("/" in recipe and not recipe.startswith("-"))
+        if Path(program).name in _PROGRAMS and is_file:
+            return [*command[:i], no_option(run_dir / CONFIG), *command[i + 1 :]]
+    return command

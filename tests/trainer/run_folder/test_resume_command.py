@@ -36,3 +36,13 @@ def test_a_new_folder_is_not_asked_for_again() -> None:
     for given in (["--out", "runs/x"], ["--out=runs/x"], ["--run-dir", "runs/x"], ["--run-dir=runs/x"], []):
         command = ["p", "--no-resume", "x", *given, "--seed", "1"]
         assert _goes_on_with(run_dir, command) == ["p", "x", "--seed", "1", "--out", "runs/x-2"]
+
+
+@pytest.mark.parametrize("given", ["my.toml", "sub/my.toml", "runs/x/config.json", "runs/x/"])
+def test_a_run_from_a_file_goes_on_by_its_own_config(given: str) -> None:
+    command = ["torchrun", "trainer/pretrain.py", given, "--seed", "1"]
+    resumed = ["torchrun", "trainer/pretrain.py", "runs/y/config.json", "--seed", "1", "--out", "runs/y"]
+    assert _goes_on_with(Path("runs/y"), command) == resumed
+    assert _goes_on_with(Path("runs/y"), resumed) == resumed
+    named = ["torchrun", "trainer/pretrain.py", "embedded", "--data.sets", "a/b.json"]
+    assert _goes_on_with(Path("runs/y"), named) == named
