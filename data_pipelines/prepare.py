@@ -10,6 +10,7 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 # isort: split
 import sys
 from collections.abc import Callable, Sequence
+from functools import wraps
 from inspect import signature
 from io import TextIOWrapper
 from pathlib import Path
@@ -24,6 +25,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.limits import with_sound_numbers
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS
 from data_pipelines.image_files.shrink import size_note
@@ -39,13 +41,22 @@ def _sizes(manifest: dict[str, Any], folder: Path) -> list[npt.NDArray[Any]]:
     return [np.concatenate([np.load(split / f"{name}.npy") for split in splits]) for name in ("height", "width")]
 
 
+def _with_progress(reader: Callable[..., RawSet]) -> Callable[..., RawSet]:
+    @wraps(reader)
+    def read(*arguments: Any, **options: Any) -> RawSet:
+        with Progress("prepare: looking for the images"):
+            return reader(*arguments, **options)
+
+    return read
+
+
 def command_of(reader: Callable[..., RawSet]) -> Callable[..., None]:
     """The command of `prepare` for one reader, of which tyro takes the flags."""
     can_shrink, can_be_xrays = (name in signature(reader).parameters for name in ("shorter_side", "xray_size"))
 
     def run(
         output: Annotated[Output, tyro.conf.arg(name="")],
-        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=with_sound_numbers(reader))],
+        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=with_sound_numbers(_with_progress(reader)))],
     ) -> None:
         if output.bits is not None and can_be_xrays and raw.xray_size is None:
             raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")

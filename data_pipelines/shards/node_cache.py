@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_pipelines.common.advice import flag, quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.file_names import file_name_of
 from data_pipelines.common.files import atomic_file
 from data_pipelines.common.hashes import digest_of, sha256_of
 from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.progress import Progress
 
 _BLOCK_BYTES = 1 << 22
 _STATES = ".states.json"  # of the files of a copy, when it was made
@@ -116,7 +115,7 @@ def _require_space(folder: Path, files: Files, storage: Path) -> None:
 
 def _copy(folder: Path, files: Files, copy: Path) -> None:
     total = sum((folder / path).stat().st_size for path in files)
-    with tqdm(total=total, desc=f"staging {folder.name}", unit="B", unit_scale=True, disable=None) as bar:
+    with Progress(f"staging {folder.name}", total, "byte", unit_scale=True) as bar:
         for path, expected in files.items():
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()

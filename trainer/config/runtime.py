@@ -62,8 +62,9 @@ class RuntimeConfig:
     profile: int | None = None
     """Record so many steps, at most 100, after 4 that warm up, with torch.profiler: a trace, and a table of where their
     time goes, in RUN/profile. None: none."""
-    save_every: int = 1000
-    """Steps between two checkpoints."""
+    save_every: int | None = None
+    """Steps between two checkpoints. None: a tenth of the run, at most 1,000; sooner when the last one is 30 minutes
+    old, or in fine-tuning 5 minutes."""
     keep_checkpoints: int = 3
     """Newest checkpoints to keep; the best one is kept beside them."""
     max_failed_saves: int = 3

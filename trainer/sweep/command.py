@@ -133,7 +133,13 @@ def _make(sweep: Sweep, lock: int) -> None:
     pending, num_finished = plan.pending, len(plan.runs) - len(plan.pending)
     if num_finished:
         logger.info(f"{num_finished} of {len(plan.runs)} runs are finished already")
-    pool = WorkerPool(pending, devices(sweep), lock)
+    workers = devices(sweep)
+    gpus = [each.gpu for each in workers if each.gpu is not None]
+    logger.info(
+        f"sweep: {len(pending)} runs, {sum(run.steps for run in pending):,} steps, {len(workers)} at a time on "
+        f"{'GPU ' + ', '.join(dict.fromkeys(gpus)) if gpus else 'the CPU'}, in {sweep.options.out}"
+    )
+    pool = WorkerPool(pending, workers, lock)
     try:
         pool.run_all()
     except KeyboardInterrupt:

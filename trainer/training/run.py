@@ -25,6 +25,7 @@ from trainer.run_folder import (
     claim,
     describe_environment,
     elsewhere,
+    keep_in_log,
     locked,
     next_free,
     open_rank_log,
@@ -40,7 +41,8 @@ from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
 from trainer.training.saver import UnsavedError
-from trainer.training.signals import Stopped
+from trainer.training.signals import Stopped, stop_reason
+from trainer.training.start_line import start_lines
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ def run(
     require_steps(job)
     settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
+    if not start.preflight_only:  # which a launcher may do before the start itself
+        for line in start_lines(job, engine, about, environment["device"]):
+            rank_0_logger.info(line)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
     result = _find_finished(job, settings, start, engine)
@@ -274,17 +279,22 @@ def _keep_status(job: Job, engine: Engine) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        by = stopped.received.name if stopped.received else "a signal to another rank"
-        leave("resumable", f"stopped by {by}")
+        reason = stop_reason(stopped.received)
+        leave("resumable", reason)
         if engine.rank == 0:
             print(
-                f"stopped by {by}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
+                f"{reason}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
                 f"  {resume_command(job.run_dir)}",
                 flush=True,
             )
         engine.close()
         raise
-    except (RankLostError, UnsavedError) as error:
+    except RankLostError as error:
+        leave("resumable", str(error))
+        keep_in_log(f"{error}: {error.__cause__}")
+        step = checkpoint.last_step(job.run_dir)
+        raise RankLostError(f"{error}. This goes on from step {step}:\n  {resume_command(job.run_dir)}") from error
+    except UnsavedError as error:
         leave("resumable", str(error))
         raise
     except (InputError, RunError) as error:
