@@ -19,8 +19,8 @@ from scipy import stats
 from benchmarks.lib.results import write_result
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.version import commit
-from data_pipelines.preparation.part_writer import progress_bar
 from trainer.evaluation.assess import SHARES, assess
 from trainer.evaluation.bootstrap import Ints
 from trainer.evaluation.curves import observed_areas
@@ -106,13 +106,15 @@ def cover(design: Design, settings: Coverage) -> dict[str, Any]:
     points = OperatingPoints(thresholds={"finding": threshold})
     truth = true_values(design.draw(rng, _POPULATION), threshold)
     held, sets, positives = dict.fromkeys(METRICS, 0), dict.fromkeys(METRICS, 0), 0
-    for number in progress_bar(iterable=range(settings.sets), desc=f"{design.patients} patients", leave=False):
-        drawn = assess(design.draw(rng, design.patients), points, settings.resamples, number).findings[0]
-        positives += drawn.positives
-        for name, estimate in {"auc": drawn.auc, "ap": drawn.ap, **drawn.shares}.items():
-            if estimate.has_interval:
-                sets[name] += 1
-                held[name] += estimate.low <= truth[name] <= estimate.high
+    with Progress(f"{design.patients} patients", settings.sets, "set", leave=False) as bar:
+        for number in range(settings.sets):
+            drawn = assess(design.draw(rng, design.patients), points, settings.resamples, number).findings[0]
+            positives += drawn.positives
+            for name, estimate in {"auc": drawn.auc, "ap": drawn.ap, **drawn.shares}.items():
+                if estimate.has_interval:
+                    sets[name] += 1
+                    held[name] += estimate.low <= truth[name] <= estimate.high
+            bar.update()
     return {
         "design": asdict(design),
         "truth": truth,

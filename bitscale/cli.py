@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from bitscale.commands import GROUPS, SUBCOMMANDS
 from data_pipelines.common import streams
 from data_pipelines.common.command_help import grouped_help
+from data_pipelines.common.loading_line import say_what_is_loading
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.program import be_called, program
 from data_pipelines.common.version import version_line
@@ -43,6 +44,7 @@ def main() -> None:
 def run(name: str, arguments: Sequence[str]) -> None:
     """Run a subcommand with its arguments, as if they were typed."""
     subcommand = SUBCOMMANDS[name]
+    say_what_is_loading(name, arguments)
     be_called(f"{program()} {name}")
     sys.argv = [sys.argv[0], *subcommand.words, *arguments]
     try:

@@ -3,7 +3,7 @@
 Python looks for modules in the folder of a script first. There, `inspect` and others of ours would hide other people's
 modules of that name, so every program imports this package before anything else, and it takes these folders away;
 likewise the working folder, which `python -m` puts first and whose trainer.py would hide ours. Then it answers
-`--version`, as the program's other imports take seconds.
+`--version`, and says on a terminal that the program has started, as its other imports take seconds.
 """
 
 import os
@@ -20,9 +20,12 @@ if _MODULE and _MODULE[0].split(".")[0] in _NAMES and sys.path[:1] == [os.getcwd
     sys.path[0] = _ROOT
 
 _PROGRAM = os.path.abspath(sys.argv[0])
-if "--version" in sys.argv[1:] and (
-    os.path.dirname(_PROGRAM) in _PACKAGES or os.path.basename(_PROGRAM).startswith("bitscale-")
-):
-    from data_pipelines.common.cli import answer_version
+_NAME = os.path.basename(_PROGRAM)
+if os.path.dirname(_PROGRAM) in _PACKAGES or _NAME.startswith("bitscale-"):
+    if "--version" in sys.argv[1:]:
+        from data_pipelines.common.cli import answer_version
 
-    answer_version()
+        answer_version()
+    from data_pipelines.common.loading_line import say_what_is_loading
+
+    say_what_is_loading(_NAME.removeprefix("bitscale-").removesuffix(".py"), sys.argv[1:])

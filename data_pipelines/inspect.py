@@ -21,8 +21,10 @@ from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.messages import logger
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.printable import printable, width_of
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
 from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to_draw
@@ -209,13 +211,20 @@ def _noun(index: Index) -> str:
 def main() -> None:
     """Parse the command line, draw the page and print the summary."""
     look = parse(Inspect, __doc__)
+    logger.info(f"inspect {look.data}: {look.images} {look.split} images at {look.size} px on the CPU, to {look.out}")
+    with Progress(f"inspect {look.data}"):
+        page = _drawn(look)
+    print(f"{summary(page)}\n{look.out}")
+
+
+def _drawn(look: Inspect) -> Page:
     page = make_page(look)
     try:
         look.out.parent.mkdir(parents=True, exist_ok=True)
         draw(page).savefig(look.out, format="png")
     except OSError as error:
         raise InputError(f"{look.out} cannot be written ({error}); choose another --out") from error
-    print(f"{summary(page)}\n{look.out}")
+    return page
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from data_pipelines.common.limits import with_sound_numbers
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.readers import DATASETS, PRETRAINING_SETS, SETS_AT_HAND, TARGET_SETS, USER_READERS
 from data_pipelines.image_files.shrink import size_note
@@ -71,7 +72,8 @@ def command_of(reader: Callable[..., RawSet]) -> Callable[..., Command]:
 
 def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
     """Prepare a set, and print what there is of it."""
-    raw = read()
+    with Progress("prepare: looking for the images"):
+        raw = read()
     can_shrink, can_be_xrays = (each in signature(DATASETS[name]).parameters for each in ("shorter_side", "xray_size"))
     if output.bits is not None and can_be_xrays and raw.xray_size is None:
         raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")

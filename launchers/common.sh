@@ -3,6 +3,8 @@
 launchers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$launchers/setup.sh" # for `fail`; sets nothing up
 
+typed=$(printf '%q ' "$0" "$@")
+
 usage() { sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 
 # The Python of the active environment, or of the .venv beside this folder.
@@ -58,7 +60,7 @@ start() {
         echo
     else
         # exec keeps the number: ranks that start after this has died know it by that.
-        export BITSCALE_LAUNCHER="$(uname -n) $$"
+        export BITSCALE_LAUNCHER="$(uname -n) $$" BITSCALE_COMMAND="${typed% }"
         exec "$@"
     fi
 }

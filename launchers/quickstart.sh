@@ -19,6 +19,6 @@ digits=${BITSCALE_DATA:-data}/digits
 "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node 1 trainer/pretrain.py embedded --device "$device"
 "$PYTHON" trainer/transfer.py sweep --sources runs/embedded scratch --targets digits \
     --shots 1 5 10 100 full --seeds 3 \
-    --image-size 32 --steps 100 --base-lr 0.1 --precision fp32 --device "$device"
+    --data.image-size 32 --schedule.steps 100 --optim.base-lr 0.1 --precision fp32 --device "$device"
 "$PYTHON" trainer/report.py runs --out report
 echo "The report is in $PWD/report/report.md, its figure in $PWD/report/few_shot_digits.png"

@@ -68,7 +68,7 @@ def refuse_second(name: str) -> None:
     if there:
         raise UsageError(
             f"{there} has the name {name} already, and two would write to one folder; cancel it, or give another "
-            "--job-name and, of training, another --run-dir behind --"
+            "--job-name and, of training, another --out behind --"
         )
 
 

@@ -120,11 +120,11 @@ echo {_quoted(run_dir)} "is $stands at step $reached, where it was $begun before
 def smoke(request: Request, arguments: Sequence[str], run_dir: Path) -> str:
     """A job that trains ten steps, saves, resumes for ten more, and evaluates, in a folder of its own."""
     folder = f"{_quoted(run_dir)}-smoke-$SLURM_JOB_ID"
-    options = f"--run-dir {folder} --save-every 10 --log-every 10"
+    options = f"--out {folder} --save-every 10 --log-every 10"
     command = _command(request, _without_run_dir(arguments))
     steps = "--schedule.allow-no-decay --schedule.steps"  # the warm-up is that of the whole run
     body = f"""launch {command} {options} {steps} 10 || exit
-launch {command} {options} {steps} 20 --resume-anyway || exit
+launch {command} {options} {steps} 20 --allow-config-change || exit
 read -r stands reached < <(python {_quoted(LAUNCHERS / "job.py")} state {folder})
 echo {folder} "is $stands at step $reached"
 [ "$stands $reached" = "finished 20" ]"""
@@ -159,9 +159,10 @@ def _start(request: Request) -> list[str]:
 def _without_run_dir(arguments: Sequence[str]) -> list[str]:
     kept, skip = [], False
     for argument in arguments:
-        if not skip and argument != "--run-dir" and not argument.startswith("--run-dir="):
+        is_out = argument.partition("=")[0] in ("--out", "--run-dir")  # its name of today, and an older one
+        if not skip and not is_out:
             kept.append(argument)
-        skip = argument == "--run-dir"
+        skip = is_out and "=" not in argument
     return kept
 
 

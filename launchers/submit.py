@@ -117,10 +117,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence[str]) -> None:
     """`pretrain RECIPE`: one job that queues itself again, a chain of jobs, or a smoke test."""
     if "--no-resume" in arguments:
-        raise UsageError("--no-resume would start anew in every job; name another --run-dir behind -- instead")
-    arguments = [options.recipe, *arguments]
-    if site.stage and not any(argument.split("=")[0] == "--stage" for argument in arguments):
-        arguments += ["--stage", site.stage]
+        raise UsageError("--no-resume would start anew in every job; name another --out behind -- instead")
+    arguments = [_recipe(options.recipe), *arguments]
+    if site.stage and not any(argument.split("=")[0] in ("--cache-dir", "--stage") for argument in arguments):
+        arguments += ["--cache-dir", site.stage]
     requeue = site.requeue if options.requeue is None else options.requeue
     requeue = requeue and not options.chain and not options.smoke
     # Before the trainer is asked, which takes seconds.
@@ -153,6 +153,12 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         previous = sbatch.submit(request, text, previous)
 
 
+def _recipe(name: str) -> str:
+    """A recipe as jobs are to name it, which may start in another folder: its name, or the whole path of a file."""
+    is_file = name.endswith((".toml", ".json")) or "/" in name
+    return str(Path(name).expanduser().resolve()) if is_file else name
+
+
 class _TrainerVersion(argparse.Action):
     """Have the trainer that jobs will run say its version."""
 
@@ -177,7 +183,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_TrainerVersion, nargs=0, help="show the version of the trainer, and exit")
     parser.add_argument("what", help="pretrain, or a plan file (.json)")
-    parser.add_argument("recipe", nargs="?", help="recipe of trainer/pretrain.py")
+    parser.add_argument(
+        "recipe", nargs="?", help="of trainer/pretrain.py: a name, a .toml file, or the config.json of a run"
+    )
     parser.add_argument("--site", default="generic", help=f"one of {', '.join(site_names())}, or a .toml file")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit")

@@ -36,7 +36,7 @@ done
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts $max_restarts is no number"
 
 environment_python
-command=("$PYTHON" -m torch.distributed.run --nproc-per-node "${nproc:-$(ranks_of_this_node)}" --max-restarts "$max_restarts")
+command=("$PYTHON" "$launchers/agent.py" --nproc-per-node "${nproc:-$(ranks_of_this_node)}" --max-restarts "$max_restarts")
 # By itself torchrun dies of SIGUSR1 and leaves its ranks behind. For the time to save it has an option since torch 2.12,
 # and knows this variable instead, which earlier versions do not: they kill after 30 s.
 command+=(--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1)

@@ -56,14 +56,14 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     from data_pipelines.datasets.readers import DATASETS
     from data_pipelines.prepare import command_of as of_reader
     from launchers.submit import make_parser
-    from trainer.pretrain import _command as of_recipe
+    from trainer.pretrain import command_of as of_recipe
     from trainer.recipes import RECIPES
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         make: Callable[..., argparse.ArgumentParser] = tyro.extras.get_parser
         found = {name: make(command) for name, command in dataclasses_of_commands().items()}
-        found["pretrain"] = make(of_recipe(RECIPES["embedded"], RECIPES["embedded"]()))
+        found["pretrain"] = make(of_recipe("", RECIPES["embedded"]()))
         found |= {f"prepare {name}": make(of_reader(reader)) for name, reader in DATASETS.items()}
     return found | {"submit": make_parser()}
 

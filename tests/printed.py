@@ -32,7 +32,7 @@ def printed(tree: ast.Module) -> list[Printed]:
     lines."""
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
     skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    translated = {id(part) for call in _calls(tree, "_require", "with_own_flags") for part in ast.walk(call)}
+    translated = {id(part) for call in _calls(tree, "require", "with_own_flags") for part in ast.walk(call)}
     found = []
     for node in ast.walk(tree):
         if id(node) in inside | skipped:

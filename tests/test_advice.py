@@ -18,6 +18,7 @@ PREPARE = {name for name in sources() if name.startswith("prepare")}
 PRINTED_BY = {
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
+    "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
     "data_pipelines.image_files.bit_depth": PREPARE | {"predict"},  # of files, not of prepared pictures
     "data_pipelines.common.xray_storage": PREPARE | {"predict"},
@@ -35,7 +36,7 @@ ONLY = {
     ("trainer.training.run", "--preflight-only"): {"pretrain"},
     ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
     ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
-    ("trainer.config", "--mode"): TUNING,
+    ("trainer.config.config", "--mode"): TUNING,
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
@@ -58,7 +59,7 @@ ONLY = {
 ASKED_BEFORE = {
     ("trainer.training.unreadable_images", "--data.on-bad-shard"),
     ("trainer.training.run", "--no-resume"),
-    ("trainer.training.run", "--resume-anyway"),
+    ("trainer.training.run", "--allow-config-change"),
 }
 # Flags of another program, which the message names or hands them on to; None: a part of a flag, or of a shell's line.
 OF_ANOTHER = {
@@ -75,19 +76,19 @@ OF_ANOTHER = {
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
     ("data_pipelines.datasets.catalog", "--root"): "prepare",
     ("benchmarks.lib.loading.large_photos", "--shorter-side"): "prepare",
-    ("benchmarks.protocol_effect", "--head-init"): "transfer",
+    ("benchmarks.protocol_effect", "--model.head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
     ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
-    ("launchers.sbatch", "--run-dir"): "pretrain",
+    ("launchers.sbatch", "--out"): "pretrain",
     ("launchers.script", "--done"): None,  # launchers/job.py
     ("launchers.script", "--job"): None,
     ("launchers.script", "--since"): None,
     ("launchers.submit", "--no-resume"): "pretrain",
-    ("launchers.submit", "--run-dir"): "pretrain",
+    ("launchers.submit", "--out"): "pretrain",
 } | {
     ("launchers.script", flag): "pretrain"
     for flag in (
-        *("--log-every", "--resume-anyway", "--run-dir", "--save-every"),
+        *("--log-every", "--allow-config-change", "--out", "--save-every"),
         *("--schedule.allow-no-decay", "--schedule.steps"),
     )
 }

@@ -1,17 +1,18 @@
 """Pre-train: torchrun --nproc-per-node 4 trainer/pretrain.py RECIPE [--optim.base-lr 0.02 ...]
 
-Without a recipe the embedded demo runs. A run that is already in its folder is resumed.
+RECIPE is a name, a TOML file, or the config.json of a run. Without one the embedded demo runs. A run that is already in
+its folder is resumed.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
 # isort: split
-import inspect
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -19,105 +20,167 @@ import tyro
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
+from data_pipelines.common.flag_parser import parse_flags
 from data_pipelines.common.limits import require_numbers
-from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import rank_0_logger
-from trainer.config import Config, differences
+from data_pipelines.common.old_flags import translate
+from data_pipelines.common.program import program
+from trainer.config import (
+    Config,
+    config_of,
+    differences,
+    given_by,
+    open_to,
+    values_of,
+    with_plain_settings,
+    with_settings,
+)
 from trainer.finetuning.paper_protocol import departures, match_authors, match_paper_code
-from trainer.recipes import RECIPES
+from trainer.recipes import OWN, Recipe, find_recipe, overview
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log
-from trainer.splits import lacks_val
+from trainer.splits import few_test_images, lacks_val
 from trainer.training.run import Start, run_dir_of
 from trainer.training.start import plan_of, start_run
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
-_OLD_SWITCH = "--optim.paper-code"  # of earlier versions, which queued jobs may still give
-_OLD_SWITCH_OFF = "--optim.no-paper-code"
-_OLD_MEANING = (
-    f"the run was begun by an earlier version with {_OLD_SWITCH} and goes on so: Nesterov momentum, clipping by the "
-    "head's shape, shifts of X-rays by up to 25%"
+# Flags of earlier versions, which queued jobs may still give.
+_OLD_FLAGS = {
+    "--run-dir": "--out",
+    "--resume-anyway": "--allow-config-change",
+    "--stage": "--cache-dir",
+    "--optim.paper-code": "--match-authors",
+}
+_BEGUN_BEFORE = "the run was begun by an earlier version and goes on so: "
+_OLD_PAPER_CODE = (
+    f"{_BEGUN_BEFORE}of the authors' program it had Nesterov momentum, clipping by the head's shape and shifts of "
+    "X-rays by up to 25% alone"
+)
+_OLD_INDEPENDENCE = (
+    f"{_BEGUN_BEFORE}data.resize did not follow data.image_size yet, nor did schedule.epochs replace schedule.steps"
 )
 _SWITCH_HELP = (
     "Pre-train as the authors' program does where the paper's text says less or something else: see docs/fidelity.md. "
-    f"Any other flag beats it. {_OLD_SWITCH} is an older name of it."
+    "Any other flag beats it, and so does a key of a file."
 )
 
 
 @dataclass(frozen=True)
 class Command:
-    """What a command line says. default: the configuration that it began with, of the recipe and the switch."""
+    """What a command line says. planned: the configuration that it departs from, of the recipe and the switch."""
 
     config: Config
     start: Start
     plan: bool
     match_authors: bool
-    default: Config
+    planned: Config
 
     @property
     def about(self) -> dict[str, Any]:
         """What the result is to say of the run."""
-        planned = match_authors(self.default) if self.match_authors else self.default
         return {
             "kind": "pretrain",
             "protocol": "authors" if self.match_authors else "default",
-            "departures": departures(self.config, planned),
+            "departures": departures(self.config, self.planned),
         }
 
 
-def _command(recipe: Callable[[], Config], default: Config) -> Callable[..., Command]:
+def command_of(doc: str, default: Config) -> Callable[..., Command]:
+    """The function whose parameters are the flags of a recipe, with its configuration as defaults."""
 
     def command(
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
         start: Annotated[Start, tyro.conf.arg(name="")] = _DEFAULT_START,
         plan: Annotated[bool, tyro.conf.arg(help="Print steps, batch and checkpoint size as JSON, and stop.")] = False,
-        match_authors: Annotated[bool, tyro.conf.arg(help=_SWITCH_HELP, aliases=[_OLD_SWITCH])] = False,
+        match_authors: Annotated[bool, tyro.conf.arg(help=_SWITCH_HELP)] = False,
     ) -> Command:
         return Command(config, start, plan, match_authors, default)
 
-    command.__doc__ = inspect.getdoc(recipe.func if isinstance(recipe, partial) else recipe)
+    command.__doc__ = doc
     return command
 
 
 def parse(arguments: list[str]) -> Command:
-    """What a command line says. Raises InputError for an unknown recipe."""
+    """What a command line says. Raises InputError for an unknown recipe, and for a file that cannot be used."""
     if arguments[:1] in (["-h"], ["--help"]):
-        commands = {name: _command(recipe, recipe()) for name, recipe in RECIPES.items()}
-        tyro.extras.subcommand_cli_from_dict(commands, args=["--help"], description=__doc__)
+        print(overview())
+        sys.exit()
     if not arguments or arguments[0].startswith("-"):
         arguments = [DEFAULT_RECIPE, *arguments]
-    name, *rest = arguments
-    if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}{nearest(name, list(RECIPES))}")
-    recipe = RECIPES[name]
+    name, *rest = translate(arguments, _OLD_FLAGS)
+    recipe, names = find_recipe(name), given_by(rest)
+    protocol = match_authors if _is_switched_on(rest) else _as_it_is
+    # A command line is read over a preview first: what a recipe chooses may depend on it.
+    preview = open_to(recipe.with_files(protocol(recipe.preview())), names)
+    read = command_of(recipe.doc, preview)
+    command: Command = parse_flags(
+        read, rest, f"{program()} {name}", titles={"config": "the run", "start": "this start"}
+    )
+    require_numbers(command.config)
+    given = values_of(command.config, names)
+    command = replace(command, start=_start_of(recipe, command, "name" in given))
+    run_dir = run_dir_of(with_plain_settings(preview, recipe.called(given)), command.start)
+    begun = read_json(run_dir / CONFIG) if command.start.resume else None
+    begun = begun if isinstance(begun, dict) else None
+    bottom = _bottom(recipe, given, begun, run_dir)
 
-    def from_default(default: Config) -> Command:
-        command = tyro.cli(_command(recipe, default), args=rest, prog=f"pretrain.py {name}")
-        require_numbers(command.config)
-        return command
+    def configured(protocol: Callable[[Config], Config], applied: Callable[..., Config] = with_settings) -> Config:
+        return applied(recipe.with_files(protocol(bottom)), given)
 
-    # The other flags are checked against the values that the switch sets, so it is looked for first.
-    switched = _is_switched_on(rest)
-    command = from_default(match_authors(recipe()) if switched else recipe())
-    assert command.match_authors == switched
-    begun = read_json(run_dir_of(command.config, command.start) / CONFIG) if command.start.resume else None
-    if not command.match_authors or not isinstance(begun, dict):
-        return command
-    try:
-        old = from_default(match_paper_code(recipe()))
-    except InputError:  # by a flag that the earlier version did not have
-        return command
-    # Begun by an earlier version, when the switch stood for three settings only?
-    if len(differences(begun, old.config.to_dict())) >= len(differences(begun, command.config.to_dict())):
-        return command
-    rank_0_logger.info(f"note: {_OLD_MEANING}")
-    return old
+    config = configured(protocol)
+    require_numbers(config)
+    planned = protocol(bottom) if recipe.is_named else recipe.with_files(protocol(bottom))
+
+    earlier = [(partial(configured, protocol, with_plain_settings), _OLD_INDEPENDENCE)]
+    if command.match_authors:
+        earlier.append((partial(configured, match_paper_code, with_plain_settings), _OLD_PAPER_CODE))
+    return replace(command, config=_as_begun(begun, config, earlier), planned=planned)
+
+
+def _as_it_is(config: Config) -> Config:
+    return config
+
+
+def _start_of(recipe: Recipe, command: Command, is_named: bool) -> Start:
+    """The start, in a folder of its own where a run is repeated."""
+    if recipe.repeats is None or command.start.out is not None or is_named:
+        return command.start
+    out = recipe.repeats.with_name(f"{recipe.repeats.name}-repeat")
+    rank_0_logger.info(f"note: repeats {recipe.repeats} in {out}; --out names another folder")
+    return replace(command.start, out=out)
+
+
+def _bottom(recipe: Recipe, given: dict[str, Any], begun: dict[str, Any] | None, run_dir: Path) -> Config:
+    """The configuration that files and flags change. What was chosen for a begun run is not chosen again."""
+    if recipe.name != OWN or begun is None:
+        return recipe.config(given)
+    rank_0_logger.info(f"note: goes on with what {run_dir / CONFIG} says; nothing is chosen anew")
+    return config_of(begun)
+
+
+def _as_begun(
+    begun: dict[str, Any] | None, config: Config, earlier: Sequence[tuple[Callable[[], Config], str]]
+) -> Config:
+    """The configuration, or what an earlier version made of the same command line if that is how the run was begun."""
+    if begun is None:
+        return config
+    fewest, found, note = len(differences(begun, config.to_dict())), config, ""
+    for make, meaning in earlier if fewest else ():
+        try:
+            other = make()
+        except InputError:  # by a flag that the earlier version did not have, or had otherwise
+            continue
+        if (count := len(differences(begun, other.to_dict()))) < fewest:
+            fewest, found, note = count, other, meaning
+    if note:
+        rank_0_logger.info(f"note: {note}")
+    return found
 
 
 def _is_switched_on(arguments: list[str]) -> bool:
-    """Whether the switch is given, by either of its names; of several times the last counts."""
-    states = {"--match-authors": True, "--no-match-authors": False, _OLD_SWITCH: True, _OLD_SWITCH_OFF: False}
+    """Whether the switch is given; of several times the last counts."""
+    states = {"--match-authors": True, "--no-match-authors": False}
     given = [states[word] for word in (argument.replace("_", "-") for argument in arguments) if word in states]
     return given[-1] if given else False
 
@@ -131,7 +194,7 @@ def main() -> None:
     if command.plan:
         print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
         return
-    start_run(config, start, command.about, lacks_val(config.data))
+    start_run(config, start, command.about, [*lacks_val(config.data), *few_test_images(config.data)])
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ from data_pipelines.shards.index import Index
 from data_pipelines.shards.node_cache import stage
 from trainer.config import DataConfig, RuntimeConfig, TrainOn
 
+_FEW_TEST_IMAGES = 30
+_NORMAL_97_5 = 1.96  # quantile of the standard normal distribution
+
 
 def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
     """The folders of the sets that a configuration names, staged to node-local storage if it says so."""
     folders = [catalog.find(name) for name in data.sets]
-    return [stage(folder, Path(runtime.stage)) for folder in folders] if runtime.stage else folders
+    return [stage(folder, Path(runtime.cache_dir)) for folder in folders] if runtime.cache_dir else folders
 
 
 def set_digests(folders: Sequence[Path]) -> dict[str, str]:
@@ -69,6 +72,20 @@ def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
     """The splits that are trained on: "train+val" only if a set has val."""
     has_val = any("val" in splits_of(read_manifest(folder, check_shards=False)) for folder in folders)
     return "train+val" if has_val and data.train_on == "train+val" else "train"
+
+
+def few_test_images(data: DataConfig) -> list[str]:
+    """Message for a test split so small that its accuracy says little: how wide its 95% interval may be."""
+    manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]
+    count = sum(manifest["splits"].get("test", {"images": 0})["images"] for manifest in manifests)
+    if not 0 < count < _FEW_TEST_IMAGES:
+        return []
+    z2 = _NORMAL_97_5**2  # half the width of Wilson's interval where half of the answers are right
+    points = 100 * (z2 / (4 * count) + z2**2 / (4 * count**2)) ** 0.5 / (1 + z2 / count)
+    return [
+        f"the test split has {count} image{'s' * (count != 1)}: the 95% interval of an accuracy on it reaches up to "
+        f"{points:.0f} points to each side; prepare the set again with more in it, such as --test-fraction 0.3"
+    ]
 
 
 def lacks_val(data: DataConfig) -> list[str]:

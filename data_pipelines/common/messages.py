@@ -18,7 +18,8 @@ class _StandardErrorHandler(logging.Handler):
             print(f"{level}{record.getMessage()}", file=sys.stderr, flush=True)
 
 
-def _is_rank_0(record: logging.LogRecord) -> bool:
+def is_rank_0() -> bool:
+    """Whether this process speaks for all: rank 0, or one that has no rank."""
     return (os.environ.get("RANK") or "0") == "0"
 
 
@@ -27,4 +28,4 @@ logger.addHandler(_StandardErrorHandler())
 logger.setLevel(logging.INFO)
 logger.propagate = False  # a library that sets up the root logger would have everything said twice
 rank_0_logger = logger.getChild("rank_0")
-rank_0_logger.addFilter(_is_rank_0)
+rank_0_logger.addFilter(lambda record: is_rank_0())

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.dicom import DICOM_SUFFIXES, DicomFacts, dicom_facts, is_dicom
 from data_pipelines.image_files.file_formats import HEAD_BYTES, Format
 from data_pipelines.image_files.folder_scan import suffix_of
@@ -25,7 +24,7 @@ def read_headers(files: Sequence[tuple[str, Path, Format | None]]) -> dict[str, 
     facts: dict[str, DicomFacts | None] = {}
     with (
         ThreadPoolExecutor(_THREADS, thread_name_prefix="headers") as pool,
-        tqdm(total=len(candidates), desc="DICOM headers", unit="file", disable=None if candidates else True) as bar,
+        Progress("DICOM headers", len(candidates), "file") as bar,
     ):
         for start in range(0, len(candidates), _BLOCK):
             block = candidates[start : start + _BLOCK]

@@ -11,11 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
-from tqdm import tqdm
-
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, read_manifest
 from data_pipelines.common.path_text import text_of
+from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.dicom import DICOM_SUFFIXES
 from data_pipelines.image_files.file_formats import HEAD_BYTES, Format, format_of
 from data_pipelines.image_files.frames import why_not_one
@@ -168,7 +167,7 @@ def _looked_at(files: list[Found]) -> list[tuple[Format | None, str]]:
 
     with (
         ThreadPoolExecutor(_THREADS, thread_name_prefix="scan") as pool,
-        tqdm(total=len(files), desc="looking at files", unit="file", delay=1, disable=None if files else True) as bar,
+        Progress("looking at files", len(files), "file") as bar,
     ):
         results = []
         for start in range(0, len(files), BLOCK):

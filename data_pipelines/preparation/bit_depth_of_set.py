@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.common.xray_storage import LEAST_BITS
 from data_pipelines.image_files.undeclared_depth import largest_undeclared
-from data_pipelines.preparation.part_writer import progress_bar
 
 _PNG_BITS = 16
 BLOCK = 4096  # images asked for at once: bounds the memory
@@ -25,7 +25,7 @@ def find_bits(raw: RawSet) -> int | None:
     images = iter(raw.images)
     with (
         ThreadPoolExecutor(num_usable_cpus(), thread_name_prefix="depth") as pool,
-        progress_bar(desc=f"{raw.name}: depth of its pixels", total=raw.num_images, unit="image") as bar,
+        Progress(f"{raw.name}: depth of its pixels", raw.num_images, "image") as bar,
     ):
         for block in _blocks(images):
             is_full = largest >> (_PNG_BITS - 1) > 0

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import hash_bytes, hash_name
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.preparation.file_states import LOOKERS, UNREADABLE, Contents, Numbers, look_again
-from data_pipelines.preparation.part_writer import progress_bar
 from data_pipelines.preparation.quarantine import called
 from data_pipelines.preparation.shard_records import contents_path
 
@@ -61,7 +61,7 @@ def _look_at_all(raw: RawSet, table: Path) -> tuple[Contents, Numbers, Numbers]:
     images = iter(raw.images)
     with (
         ThreadPoolExecutor(LOOKERS, thread_name_prefix="look") as lookers,
-        progress_bar(desc=f"{raw.name}: equal pictures", total=raw.num_images, unit="image") as bar,
+        Progress(f"{raw.name}: equal pictures", raw.num_images, "image") as bar,
     ):
         while block := list(islice(images, BLOCK)):
             found.append(look_again(block, former, lookers))

@@ -1,7 +1,6 @@
 """Writes one part of a set as shards, verifying its images in parallel; finished shards are kept if they are up to
 date."""
 
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import UnidentifiedImageError
-from tqdm import tqdm
 
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import hash_bytes
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.common.xray_storage import Depth
@@ -41,17 +40,9 @@ from data_pipelines.shards.writer import ShardWriter
 Places = dict[int, dict[str, int]]  # by the digest of an image, where it lies
 
 _IN_FLIGHT = 8  # images for each thread: bounds the memory
-_QUIET_SECONDS = 60  # between two lines of progress in a log file
 
 
-def progress_bar(**options: Any) -> "tqdm[Any]":
-    """A progress bar on a terminal, and a line each minute in a log file."""
-    if sys.stderr.isatty():
-        return tqdm(**options)
-    return tqdm(**options, mininterval=_QUIET_SECONDS, delay=_QUIET_SECONDS, ascii=True)
-
-
-def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]", most_bad: int | None) -> list[Bad]:
+def write_part(raw: RawSet, folder: Path, part: int, parts: int, bar: Progress, most_bad: int | None) -> list[Bad]:
     """Write the shards of a part that are not finished, or were made from other images than there are now.
 
     Returns the bad images of all of its shards. Stops early once there are more than `most_bad`.
@@ -105,7 +96,7 @@ class _PartWriter:
     """Writes the shards of one part one by one, and remembers where equal images lie."""
 
     def __init__(
-        self, raw: RawSet, folder: Path, part: int, parts: int, bar: "tqdm[Any]", pool: Executor, lookers: Executor
+        self, raw: RawSet, folder: Path, part: int, parts: int, bar: Progress, pool: Executor, lookers: Executor
     ) -> None:
         self._raw, self._folder, self._part, self._parts, self._bar = raw, folder, part, parts, bar
         self._pool, self._lookers = pool, lookers

@@ -11,12 +11,13 @@ from typing import Any
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, read_manifest
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.preparation.disk_space import require_space
 from data_pipelines.preparation.duplicates import without_duplicates
 from data_pipelines.preparation.join_parts import join_parts, left_out_note
 from data_pipelines.preparation.output import Output
-from data_pipelines.preparation.part_writer import progress_bar, write_part
+from data_pipelines.preparation.part_writer import write_part
 from data_pipelines.preparation.plan import (
     SET,
     agree_on_plan,
@@ -47,6 +48,9 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     was interrupted.
     """
     out = output.out.resolve()
+    count = "images that it counts as it reads" if raw.num_images is None else f"{raw.num_images:,} images"
+    part = "" if output.part is None else f", part {output.part[0]} of {output.part[1]}"
+    logger.info(f"prepare {raw.name}: {count}{part}, to {out}")
     raw, keymap, metadata = _as_asked(raw, output, out)
     try:
         if output.part and is_other(raw, partial_of(out), output.part, output.drop_duplicates):
@@ -158,7 +162,7 @@ def _write_parts(raw: RawSet, folder: Path, output: Output, parts: int) -> None:
         )
     total = None if raw.num_images is None else raw.num_images * len(chosen) // parts
     allowed = None if raw.num_images is None else most_bad(output.max_bad, raw.num_images)
-    with progress_bar(desc=raw.name, total=total, unit="image") as bar:
+    with Progress(raw.name, total, "image") as bar:
         for part in chosen:
             bad = write_part(raw, folder, part, parts, bar, allowed)
             if allowed is not None and len(bad) > allowed:

@@ -9,14 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from data_pipelines.common.advice import flag, quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.file_names import file_name_of
 from data_pipelines.common.files import atomic_file
 from data_pipelines.common.hashes import digest_of, sha256_of
 from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.progress import Progress
 
 _BLOCK_BYTES = 1 << 22
 _STATES = ".states.json"  # of the files of a copy, when it was made
@@ -44,7 +43,7 @@ def stage(folder: Path, storage: Path) -> Path:
                 _make(manifest, folder, files, copy, storage)
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be staged to {storage} ({error}); choose another {flag('--stage')}"
+            f"{folder} cannot be staged to {storage} ({error}); choose another {flag('--cache-dir')}"
         ) from error
     return copy
 
@@ -110,13 +109,13 @@ def _require_space(folder: Path, files: Files, storage: Path) -> None:
     if needed > free:
         raise InputError(
             f"{folder} needs {needed / 1e9:.2f} GB, {storage} has {free / 1e9:.2f} GB free; remove what older runs "
-            f"staged there, choose another {flag('--stage')}, or leave it out"
+            f"staged there, choose another {flag('--cache-dir')}, or leave it out"
         )
 
 
 def _copy(folder: Path, files: Files, copy: Path) -> None:
     total = sum((folder / path).stat().st_size for path in files)
-    with tqdm(total=total, desc=f"staging {folder.name}", unit="B", unit_scale=True, disable=None) as bar:
+    with Progress(f"staging {folder.name}", total, "byte", unit_scale=True) as bar:
         for path, expected in files.items():
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             digest = hashlib.sha256()

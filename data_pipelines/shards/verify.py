@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import sha256_of
 from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.progress import Progress
 
 
 def verify(folder: Path) -> int:
@@ -20,7 +19,7 @@ def verify(folder: Path) -> int:
         expected |= {folder / split / shard["file"]: shard.get("sha256", "") for shard in content["shards"]}
         expected |= {folder / split / f"{name}.npy": sha256 for name, sha256 in content.get("columns", {}).items()}
     damaged = []
-    with tqdm(total=len(expected), desc=str(folder), unit="file", disable=None) as bar:
+    with Progress(f"checking {folder}", len(expected), "file") as bar:
         for path, sha256 in expected.items():
             if not path.is_file() or sha256_of(path) != sha256:
                 damaged.append(path)

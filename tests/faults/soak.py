@@ -31,7 +31,7 @@ def soak(folder: Path, minutes: float) -> dict[str, Any]:
         "--schedule.steps",
         "10000000",
     ]
-    command += ["--device", "cpu", "--threads", "1", "--save-every", str(SAVE_EVERY), "--run-dir", str(run_dir)]
+    command += ["--device", "cpu", "--threads", "1", "--save-every", str(SAVE_EVERY), "--out", str(run_dir)]
     started = Started(0, notes, command, environment_of(notes, 0, run_dir, 0.0))
     try:
         wait_until(lambda: started.note(RANKS - 1).get("step", -1) >= 0, "the first step", PROGRESS_S)

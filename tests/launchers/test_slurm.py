@@ -56,7 +56,7 @@ class User:
         trainer += ["--global-batch-size", "4", "--device", "cpu", "--threads", "1"]
         trainer += ["--eval-every", "1000", "--save-every", str(SAVE_EVERY), "--log-every", "1"]
         job = ["pretrain", "phantom", "--nodes", "2", "--site", "localhost", *options]
-        done = self.submit(*job, "--", *trainer, "--run-dir", f"runs/{run}")
+        done = self.submit(*job, "--", *trainer, "--out", f"runs/{run}")
         assert done.returncode == 0, done.stderr
         return done.stdout.split()[-1]
 

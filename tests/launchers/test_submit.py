@@ -179,14 +179,14 @@ def test_smoke_resumes(login: Login) -> None:
         """echo '{"state": "finished", "step": 20}' >runs/a_run-smoke-77/status.json""",
     )
     process = login.run_script(
-        login.script("pretrain", "embedded", "--site", "localhost", "--smoke", "--dry-run", "--", "--run-dir", "x")
+        login.script("pretrain", "embedded", "--site", "localhost", "--smoke", "--dry-run", "--", "--out", "x")
     )
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    first, second = ([*call[call.index("--run-dir") :]] for call in login.ran("srun"))
-    assert first[:2] == second[:2] == ["--run-dir", "runs/a_run-smoke-77"]
+    first, second = ([*call[call.index("--out") :]] for call in login.ran("srun"))
+    assert first[:2] == second[:2] == ["--out", "runs/a_run-smoke-77"]
     assert first[-2:] == ["--schedule.steps", "10"]
-    assert second[-3:] == ["--schedule.steps", "20", "--resume-anyway"]
+    assert second[-3:] == ["--schedule.steps", "20", "--allow-config-change"]
 
 
 def test_chain(login: Login) -> None:

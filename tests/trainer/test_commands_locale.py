@@ -41,7 +41,7 @@ def test_all_commands_work_where_names_are_not_of_the_locale(tmp_path: Path) -> 
     train = [*tiny, "r14x0.5", "--data.image-size", "32", "--data.resize", "32", *on_cpu]
     commands = [
         ["data_pipelines/prepare.py", "image-folder", "--root", pictures, "--out", prepared],
-        ["trainer/pretrain.py", "--data.sets", prepared, "--run-dir", run, *train],
+        ["trainer/pretrain.py", "--data.sets", prepared, "--out", run, *train],
         ["trainer/predict.py", run, pictures / "test", "--out", here / "ö.csv", *on_cpu],
         ["trainer/evaluate.py", run, "--resamples", "100", *on_cpu],
         ["trainer/export.py", run, "--out", here / "weights"],

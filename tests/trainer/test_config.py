@@ -175,7 +175,7 @@ def test_differences_name_nested_settings_and_leave_out_runtime() -> None:
         seed=3,
         data=dataclasses.replace(SETS, flip=False, shots=5, shuffle="blocks", balance="class", join="union"),
         optim=OptimConfig(base_lr=0.01),
-        runtime=RuntimeConfig(device="cpu", threads=1, save_every=7, read_ahead=0, stage="/dev/shm"),
+        runtime=RuntimeConfig(device="cpu", threads=1, save_every=7, read_ahead=0, cache_dir="/dev/shm"),
     )
     assert differences(old.to_dict(), old.to_dict()) == []
     assert differences(old.to_dict(), new.to_dict()) == [

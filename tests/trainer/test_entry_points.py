@@ -33,9 +33,7 @@ def command(run_main: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> R
 
 
 def pretrain_tiny(command: Run, run_dir: Path, *arguments: object, steps: int = 4) -> tuple[int, str, str]:
-    return command(
-        "pretrain", "embedded", "--schedule.steps", steps, *NO_WARMUP, "--run-dir", run_dir, *TINY, *arguments
-    )
+    return command("pretrain", "embedded", "--schedule.steps", steps, *NO_WARMUP, "--out", run_dir, *TINY, *arguments)
 
 
 @pytest.mark.slow
@@ -50,8 +48,19 @@ def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     assert json.loads((source / "status.json").read_text())["state"] == "finished"
     assert load(numbered(source)[-1]).about["classes"][0] == "T-shirt"
 
-    options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
-    options += ["--model", "r14x0.5", "--overlap-excluded", *TINY[2:]]
+    options = [
+        "--target",
+        "fashion_mnist",
+        "--data.image-size",
+        32,
+        "--schedule.steps",
+        2,
+        "--global-batch-size",
+        16,
+        "--precision",
+        "fp32",
+    ]
+    options += ["--model.name", "r14x0.5", "--overlap-excluded", *TINY[2:]]
     runs = [["--pretrained", name, "--shots", shots] for name in (source, "scratch") for shots in (1, 2)]
     for run in runs:
         code, output, error = command("transfer", *run, *options)
@@ -111,26 +120,27 @@ def test_bad_input_is_refused_without_a_traceback(
     [
         (["--shots", "0"], "--shots 0 is neither a number of at least 1 nor 'full'"),
         (["--shots", "some"], "--shots some is neither"),
-        (["--shots", "901"], "--shots-at-most"),
-        (["--resize", "40"], "--resize needs --image-size"),
-        (["--image-size", "32", "--resize", "16"], "--resize is 16, below --image-size 32; raise it to that at least"),
-        (["--image-size", "16"], "--image-size is 16; the smallest is 32"),
+        (["--shots", "901"], "--data.shots-at-most"),
+        (["--data.resize", "20"], "--data.resize is 20, below --data.image-size 128; raise it to that at least"),
+        (["--schedule.steps", "2", "--steps", "3"], "--steps and --schedule.steps are two flags for one thing"),
+        (["--data.image-size", "32", "--data.resize", "16"], "--data.resize is 16, below --data.image-size 32"),
+        (["--data.image-size", "16"], "--data.image-size is 16; the smallest is 32"),
         (
-            ["--batch-size", "129", "--mixup-alpha", "0.1"],
-            "MixUp mixes neighbours in pairs: --batch-size 129 must be even",
+            ["--global-batch-size", "129", "--data.mixup-alpha", "0.1"],
+            "MixUp mixes neighbours in pairs: --global-batch-size 129 must be even",
         ),
-        (["--steps", "0"], "--steps is 0; it must be above 0"),
-        (["--image-size", "0"], "--image-size is 0; it must be above 0"),
-        (["--base-lr", "-1"], "--base-lr is -1.0; it must be above 0"),
-        (["--classes", "Bag", "Bag"], "a class is named twice"),
+        (["--schedule.steps", "0"], "--schedule.steps is 0; it must be at least 1"),
+        (["--data.image-size", "0"], "--data.image-size is 0; it must be at least 1"),
+        (["--optim.base-lr", "-1"], "--optim.base-lr is -1.0; it must not be negative"),
+        (["--data.classes", "Bag", "Bag"], "a class is named twice"),
         (["--target", "fashion_mnits"], "did you mean 'fashion_mnist'?"),
-        (["--keep-head"], "--keep-head needs pre-trained weights"),
+        (["--model.keep-head"], "--model.keep-head needs pre-trained weights"),
         (["--shots", "1", "5"], "5"),
     ],
 )
 def test_transfer_refuses(arguments: list[str], message: str, command: Run) -> None:
     code, _, error = command(
-        "transfer", "--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist", *arguments
+        "transfer", "--pretrained", "scratch", "--model.name", "r14x0.5", "--target", "fashion_mnist", *arguments
     )
     assert code == 2
     assert message in error
@@ -138,7 +148,7 @@ def test_transfer_refuses(arguments: list[str], message: str, command: Run) -> N
 
 def test_transfer_from_scratch_alone_needs_a_model(command: Run) -> None:
     code, _, error = command("transfer", "--pretrained", "scratch", "--target", "fashion_mnist")
-    assert (code, "name one with --model" in error) == (2, True)
+    assert (code, "name one with --model.name" in error) == (2, True)
 
 
 @pytest.mark.slow
@@ -148,12 +158,12 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     code, _, error = pretrain_tiny(command, run_dir, "--optim.base-lr", 0.3)
     assert code == 2
     assert "optim.base_lr: 0.4 -> 0.3" in error
-    assert "--resume-anyway" in error
+    assert "--allow-config-change" in error
     assert pretrain_tiny(command, run_dir, "--eval-batch-size", 100)[0] == 0  # says how, not what
 
     with monkeypatch.context() as patch:  # stopped on the way: the result of four steps must not pass for one of six
         patch.setattr("trainer.training.fit.train", lambda *_: exec("raise KeyboardInterrupt"))
-        assert pretrain_tiny(command, run_dir, "--resume-anyway", steps=6)[0] == 1
+        assert pretrain_tiny(command, run_dir, "--allow-config-change", steps=6)[0] == 1
     assert json.loads((run_dir / "status.json").read_text())["state"] == "resumable"
     assert not (run_dir / "result.json").exists()
     code, output, error = pretrain_tiny(command, run_dir, steps=6)
@@ -161,7 +171,7 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
     assert "at step 4" in output
     assert path_of(run_dir, 6).is_file()
 
-    code, _, error = pretrain_tiny(command, run_dir, "--resume-anyway", "--model.name", "r26x1", steps=6)
+    code, _, error = pretrain_tiny(command, run_dir, "--allow-config-change", "--model.name", "r26x1", steps=6)
     assert (code, "model.name: r14x0.5 -> r26x1" in error) == (2, True)
 
     assert pretrain_tiny(command, run_dir, "--no-resume", "--optim.base-lr", 0.3)[0] == 0
@@ -171,7 +181,7 @@ def test_changed_configuration(command: Run, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.slow
 def test_a_schedule_without_decay_is_refused_with_a_remedy(command: Run, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    short = ["embedded", *TINY, "--run-dir", run_dir, "--schedule.steps", 2]
+    short = ["embedded", *TINY, "--out", run_dir, "--schedule.steps", 2]
     code, _, error = command("pretrain", *short)
     assert code == 2
     assert "the warm-up of 100 steps does not end before the end of the run, at step 2 of 2" in error
@@ -242,17 +252,27 @@ def test_a_metric_that_is_not_a_number_is_never_the_best(
 def test_run_folder_that_is_a_file(command: Run, tmp_path: Path) -> None:
     (tmp_path / "run").write_text("something else")
     code, _, error = pretrain_tiny(command, tmp_path / "run")
-    assert (code, "choose another --run-dir" in error) == (2, True)
+    assert (code, "choose another --out" in error) == (2, True)
 
 
 @pytest.mark.slow
 def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
-    options = ["--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist", "--shots", 1, *TINY[2:]]
-    options += ["--image-size", 32, "--batch-size", 16, "--precision", "fp32"]
-    assert command("transfer", *options, "--steps", 2)[0] == 0
-    code, _, error = command("transfer", *options, "--steps", 3)
+    options = [
+        "--pretrained",
+        "scratch",
+        "--model.name",
+        "r14x0.5",
+        "--target",
+        "fashion_mnist",
+        "--shots",
+        1,
+        *TINY[2:],
+    ]
+    options += ["--data.image-size", 32, "--global-batch-size", 16, "--precision", "fp32"]
+    assert command("transfer", *options, "--schedule.steps", 2)[0] == 0
+    code, _, error = command("transfer", *options, "--schedule.steps", 3)
     assert (code, "schedule.steps: 2 -> 3" in error) == (2, True)
-    code, output, error = command("transfer", *options, "--steps", 3, "--resume-anyway")
+    code, output, error = command("transfer", *options, "--schedule.steps", 3, "--allow-config-change")
     assert (code, "at step 2" in output) == (0, True), error
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["total_steps"] == 3
@@ -262,8 +282,19 @@ def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
 def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     assert pretrain_tiny(command, source, steps=1)[0] == 0
-    options = ["--pretrained", source, "--target", "fashion_mnist", "--shots", 1, "--image-size", 32, "--steps", 1]
-    code, _, error = command("transfer", *options, "--batch-size", 16, *TINY[2:])
+    options = [
+        "--pretrained",
+        source,
+        "--target",
+        "fashion_mnist",
+        "--shots",
+        1,
+        "--data.image-size",
+        32,
+        "--schedule.steps",
+        1,
+    ]
+    code, _, error = command("transfer", *options, "--global-batch-size", 16, *TINY[2:])
     assert (code, "warning: the source was pre-trained on fashion_mnist, the target itself" in error) == (0, True)
     (path,) = (tmp_path / "runs").rglob("result.json")
     result = json.loads(path.read_text())
@@ -275,7 +306,18 @@ def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_source_that_was_trained_anew_is_another_source(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
+    options = [
+        "--target",
+        "fashion_mnist",
+        "--data.image-size",
+        32,
+        "--schedule.steps",
+        2,
+        "--global-batch-size",
+        16,
+        "--precision",
+        "fp32",
+    ]
     arguments = ["--pretrained", source, *options, "--shots", 1, *TINY[2:]]
     assert pretrain_tiny(command, source, steps=2)[0] == 0
     assert command("transfer", *arguments)[0] == 0

@@ -211,4 +211,4 @@ def test_the_command_says_how_to_load_or_what_is_wrong(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {out} holds an earlier export")
+    assert f"error: {out} holds an earlier export" in capsys.readouterr().err

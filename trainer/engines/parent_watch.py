@@ -6,7 +6,7 @@ import platform
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +18,7 @@ _LAUNCHED_BY = ("TORCHELASTIC_RUN_ID", "LOCAL_SIZE", "HOROVOD_RANK")
 _STARTED_BY = "BITSCALE_LAUNCHER"  # host and process, from launchers/*.sh: this one is known even if it died before
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0  # to finish the step and save
+_asks: list[Callable[[], bool]] = []  # whether the launcher is gone, once it is watched
 
 
 def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
@@ -29,19 +30,30 @@ def end_with_launcher(environ: Mapping[str, str] = os.environ) -> None:
         threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True).start()
 
 
+def launcher_is_gone() -> bool:
+    """Whether the launcher of this process has ended; False where it has none that is watched."""
+    return any(is_gone() for is_gone in _asks)
+
+
 def _watch(launcher: int | None) -> None:
     parent, above = os.getppid(), _parent(os.getppid())
     # DeepSpeed's command starts one launcher per node, which goes on without it.
     watches_above = above is not None and "deepspeed" in _command(above)
     if _parent(os.getpid()) is None:  # the system does not say
         launcher = None
-    while (
-        os.getppid() == parent
-        and (not watches_above or _parent(parent) == above)
-        and (launcher is None or _parent(launcher) is not None)
-    ):
+
+    def is_gone() -> bool:
+        return (
+            os.getppid() != parent
+            or (watches_above and _parent(parent) != above)
+            or (launcher is not None and _parent(launcher) is None)
+        )
+
+    _asks.append(is_gone)
+    while not is_gone():
         time.sleep(_LOOK_S)
-    logger.info("the launcher of this rank is gone; stopping as after SIGTERM")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        logger.info("the launcher is gone; saving, then ending")
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_PATIENCE_S)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -153,9 +153,7 @@ class Rendezvous:
             if isinstance(error, RankLostError) or not _is_of_a_lost_peer(error):
                 raise
             who = self.find_lost_ranks()
-            raise RankLostError(
-                f"another rank stopped or did not answer ({who}); start the run again to resume it ({error})"
-            ) from error
+            raise RankLostError(f"another rank stopped or did not answer ({who})") from error
 
     def close(self) -> None:
         self._stopped.set()

@@ -12,6 +12,7 @@ import tyro
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically, write_json
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.version import commit
 from data_pipelines.shards.columns import Array
 from trainer.config import Precision, RuntimeConfig
@@ -79,8 +80,9 @@ def evaluate_run(settings: Evaluate) -> Path:
     tested = _test(run, settings)
     if settings.out is not None:
         require_no_other(settings.out, tested)
-    assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
-    differences, other = _compare(tested, settings)
+    with Progress(f"intervals by {settings.resamples:,} resamples"):
+        assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
+        differences, other = _compare(tested, settings)
     sections = _card_sections(run)
     label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
     evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
@@ -101,9 +103,12 @@ def evaluate_run(settings: Evaluate) -> Path:
 
 def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
     if settings.data is None:
+        logger.info(f"evaluate {run.folder}: the predictions of its own {settings.split} split")
         return test_own(run, settings.split)
     runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.batch_size)
-    return test_elsewhere(run, settings.data, settings.split, Predictor(run, runtime, settings.precision))
+    predictor = Predictor(run, runtime, settings.precision)
+    logger.info(f"evaluate {run.path} on {settings.data}, {settings.split}: {predictor.summary()}")
+    return test_elsewhere(run, settings.data, settings.split, predictor)
 
 
 def _compare(tested: EvaluatedSet, settings: Evaluate) -> tuple[list[Difference], str]:

@@ -17,9 +17,9 @@ from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.message_parts import counted
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from data_pipelines.image_files.dicom import why_no_image
-from data_pipelines.preparation.part_writer import progress_bar
 from data_pipelines.shards.columns import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
@@ -88,6 +88,10 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
         raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
+    logger.info(
+        f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.batch_size} images at a time, to "
+        f"{settings.out}"
+    )
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
@@ -135,7 +139,7 @@ def _verified(
     chunk = list(first) + list(islice(rest, most - len(first)))
     with (
         ThreadPoolExecutor(cpu_threads(settings.threads), thread_name_prefix="verify") as pool,
-        progress_bar(desc="predict", unit="image") as bar,
+        Progress("predict", unit="image") as bar,
     ):
         while chunk:
             found = list(pool.map(verify, chunk))

@@ -10,6 +10,7 @@ import torch
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
@@ -80,6 +81,7 @@ class Predictor:
         self.precision, self.device = said, self._engine.device
         on_gpu, scaled_decode = self.device.type == "cuda", bool(metadata.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
+        self._model_name: str = metadata["model"]
         model = build_model(metadata["model"], len(self.classes), mean=run.mean, std=run.std)
         try:
             model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
@@ -87,6 +89,10 @@ class Predictor:
             raise InputError(f"{run.path} does not fit the {metadata['model']} that it says it is: {error}") from error
         blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
         self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
+
+    def summary(self) -> str:
+        """Model, precision, device and pixels as text."""
+        return f"{self._model_name} in {self.precision} on {self.device.type} at {self._views.size} px"
 
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The image of a file as `prepare` would store it, or the reason why it cannot."""
@@ -108,9 +114,10 @@ class Predictor:
         held = Outputs(len(index), len(self.classes), self.device)
         requests = evaluation_order(len(index), 0, 1, self._runtime.eval_batch_size)
         early = read_ahead(index, requests, self._runtime.read_ahead)
-        with self._engine.evaluation():
+        with self._engine.evaluation(), Progress("evaluation", len(index), "image", leave=False) as progress:
             for batch in self._loader(index, early, self._views, self.device, self._engine.threads):
                 held.put(int(batch.samples[0]), self._engine.model(batch.images))
+                progress.update(len(batch.samples))
         logits = held.whole().cpu()
         if not logits.isfinite().all():
             raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_json
+from data_pipelines.common.messages import logger
 from trainer.models.layouts import BIT_NPZ
 from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors
 from trainer.models.weight_files import CONFIG, OWN_KEY
@@ -45,6 +46,7 @@ def export(settings: Export) -> list[str]:
     """Write the folder atomically, and return notes on it. Raises InputError for a source that cannot be read, or a
     folder that exists already or cannot be written."""
     weights = load_weights(settings.source)
+    logger.info(f"export {weights.path}: {weights.model_name} in the format of {settings.format}, to {settings.out}")
     weights.require_normalisation("mend it there first")
     if weights.num_classes is None:
         raise InputError(f"{weights.path} has no head; fine-tune it first and export that run")

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from data_pipelines.common.messages import logger
+from data_pipelines.common.progress import Progress
 from trainer.document.text import plain
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
@@ -32,6 +33,12 @@ def write_report(report: Report) -> Path:
 
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
+    logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
+    with Progress(f"report to {report.out}"):
+        return _write(report)
+
+
+def _write(report: Report) -> Path:
     collected = collect(report.runs, report.metric)
     report.out.mkdir(parents=True, exist_ok=True)
     composed = compose(collected, report.out, published() if report.paper else None)

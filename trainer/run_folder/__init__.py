@@ -6,7 +6,7 @@ from trainer.run_folder.environment import cpu_name, describe_environment, write
 from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.run_folder.new_folder import claim, next_free
-from trainer.run_folder.rank_logs import install_rank_log, open_rank_log
+from trainer.run_folder.rank_logs import install_rank_log, keep_in_log, open_rank_log
 from trainer.run_folder.resume_command import resume_command
 from trainer.run_folder.run_lock import elsewhere, in_use, locked, release, require_lock, taken_over
 from trainer.run_folder.run_status import RunStatus, run_folders, run_status, write_status
@@ -24,6 +24,7 @@ __all__ = [
     "in_use",
     "install_rank_log",
     "job_name",
+    "keep_in_log",
     "locked",
     "next_free",
     "open_rank_log",

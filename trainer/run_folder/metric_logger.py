@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -10,10 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from data_pipelines.common.files import utf8_path, write_atomically
 from data_pipelines.common.printable import printable
+from data_pipelines.common.progress import Progress
 from trainer.run_files import METRICS, TENSORBOARD
 from trainer.run_folder.heartbeat import HeartbeatFile
 
@@ -31,6 +29,7 @@ class MetricLogger:
     def __init__(self, run_dir: Path, rank: int, first_step: int, total_steps: int, title: str) -> None:
         self.enabled = rank == 0
         self._total_steps = total_steps
+        self._started = time.monotonic()
         if not self.enabled:
             return
         self._run_dir = run_dir
@@ -39,17 +38,19 @@ class MetricLogger:
         self._board: SummaryWriter | None = None
         self._kept_open = ExitStack()
         self._purge_step: int | None = first_step + 1
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total_steps, initial=first_step, desc=title, unit="step", disable=not self._is_terminal, ncols=100
-        )
-        self._title, self._first_step, self._started = title, first_step, time.monotonic()
+        self._progress = Progress(title, total_steps, "step", first_step, delay=0, ncols=100)
+        self._title, self._first_step = title, first_step
         self._heartbeat = HeartbeatFile(run_dir, first_step)
+
+    @property
+    def trained_s(self) -> float:
+        """Seconds of training: on rank 0 over all starts of the run, elsewhere of this one."""
+        return self._heartbeat.trained_s if self.enabled else time.monotonic() - self._started
 
     def advance(self) -> None:
         """One update done."""
         if self.enabled:
-            self._bar.update()
+            self._progress.update()
             self._heartbeat.advance()
 
     def started(self, step: int, how: dict[str, Any]) -> None:
@@ -94,8 +95,10 @@ class MetricLogger:
             for name, value in values.items()
             if name.count("/") == 1 and name.startswith(("train/", "val/"))
         )
-        if self._is_terminal and any(name.startswith("train/") for name in values):
-            self._bar.set_postfix_str(f"loss {values['train/loss']:.3f}, {values['train/images_per_s']:.0f} images/s")
+        if self._progress.has_bar and any(name.startswith("train/") for name in values):
+            self._progress.show_beside_bar(
+                f"loss {values['train/loss']:.3f}, {values['train/images_per_s']:.0f} images/s"
+            )
             return
         elapsed = time.monotonic() - self._started
         left = elapsed / max(1, step - self._first_step) * (self._total_steps - step)
@@ -104,17 +107,18 @@ class MetricLogger:
     def say(self, line: str) -> None:
         """Print a line beside the progress bar."""
         if self.enabled:
-            tqdm.write(line, file=sys.stderr)
+            self._progress.say(line)
 
     def close(self) -> None:
         """Flush and close the files."""
         if self.enabled:
-            self._bar.close()
+            self._progress.close()
             with suppress(OSError):
                 if self._board is not None:
                     self._board.close()
             self._kept_open.close()
             self._metrics.close()
+            self._heartbeat.close()
 
 
 class _Rows:

@@ -23,6 +23,7 @@ from typing import TextIO
 from data_pipelines.common import cli, streams
 from data_pipelines.common.messages import logger
 from trainer.run_files import LOGS
+from trainer.run_folder.resume_command import resume_command
 from trainer.run_folder.run_lock import Ranks
 
 WAIT_S, _POLL_S = 2.0, 0.05  # for the other ranks to have the same error, or for one of them to tell it
@@ -95,6 +96,7 @@ def install_rank_log() -> None:
 def open_rank_log(run_dir: Path, engine: Ranks) -> None:
     """Write the output so far and from now on to this run's log; errors are then printed once for all nodes.
     Collective. Without `install_rank_log`, nothing is written."""
+    resume_command(run_dir)  # looks for the launcher, which may be gone when the command is needed
     start = engine.gather(secrets.token_hex(7))[0]
     if _log is not None:
         _log.start = start
@@ -102,6 +104,12 @@ def open_rank_log(run_dir: Path, engine: Ranks) -> None:
             _log.follow(run_dir / LOGS, f"{platform.node()}-{engine.rank}.log")
         except OSError as error:
             logger.warning(f"{run_dir / LOGS} cannot be written ({error}); there will be no log")
+
+
+def keep_in_log(text: str) -> None:
+    """Write a text to this rank's log and not to the terminal."""
+    if _log is not None:
+        _log.write(f"{text}\n")
 
 
 def tell_error(message: str) -> None:
@@ -122,8 +130,8 @@ def tell_error(message: str) -> None:
     said = f"[rank {rank}] {message}" if count == 1 else f"{count} ranks: {message}"
     if count:
         print(said, file=sys.stderr, flush=True)
-    elif _log is not None:
-        _log.write(f"[rank {rank}] {message}\n")
+    else:
+        keep_in_log(f"[rank {rank}] {message}")
 
 
 def _with_others(message: str, rank: str, world_size: int) -> int:
@@ -171,6 +179,5 @@ def _meeting_place() -> Path:
 
 def _tell_exception(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     text = "".join(traceback.format_exception(kind, error, trace)).rstrip()
-    if _log is not None:
-        _log.write(text + "\n")
+    keep_in_log(text)
     tell_error(text)

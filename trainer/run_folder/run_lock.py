@@ -46,7 +46,7 @@ def _clock() -> float:
 
 def elsewhere() -> str:
     """Advice for a run folder that cannot be used."""
-    return f"choose another {flag('--run-dir')}"
+    return f"choose another {flag('--out')}"
 
 
 class Ranks(Protocol):

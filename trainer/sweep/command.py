@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated, Any
@@ -28,7 +28,9 @@ from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
 from trainer.engines.device import cpu_threads, pick_device
+from trainer.finetuning.command_line import todays
 from trainer.finetuning.finetune import FULL, Options
+from trainer.finetuning.settings import Settings, given_settings
 from trainer.sweep.cost import cost_lines
 from trainer.sweep.plan import Plan, make_plan, write_plan
 from trainer.sweep.worker_pool import Device, WorkerPool
@@ -58,6 +60,7 @@ class Sweep:
     plan: Path | None = None
     """Write the plan to this file for `python -m launchers.submit`, and stop."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
@@ -79,7 +82,9 @@ def main_sweep(arguments: list[str]) -> None:
     """Parse the command line and sweep."""
     streams.outlive_readers()
     called = program()
+    arguments = todays(arguments)
     sweep = parse(Sweep, __doc__, args=arguments, prog=called if called.endswith(" sweep") else f"{called} sweep")
+    sweep = replace(sweep, options=replace(sweep.options, given=given_settings(sweep.settings, arguments)))
     if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
     if sweep.plan is not None:
@@ -130,7 +135,13 @@ def _make(sweep: Sweep, lock: int) -> None:
     pending, num_finished = plan.pending, len(plan.runs) - len(plan.pending)
     if num_finished:
         logger.info(f"{num_finished} of {len(plan.runs)} runs are finished already")
-    pool = WorkerPool(pending, devices(sweep), lock)
+    workers = devices(sweep)
+    gpus = [each.gpu for each in workers if each.gpu is not None]
+    logger.info(
+        f"sweep: {len(pending)} runs, {sum(run.steps for run in pending):,} steps, {len(workers)} at a time on "
+        f"{'GPU ' + ', '.join(dict.fromkeys(gpus)) if gpus else 'the CPU'}, in {sweep.options.out}"
+    )
+    pool = WorkerPool(pending, workers, lock)
     try:
         pool.run_all()
     except KeyboardInterrupt:

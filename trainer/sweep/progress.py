@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from data_pipelines.common.progress import LINE_EVERY_S
 from trainer.sweep.plan import PlannedRun
-
-_LINE_EVERY_S = 60.0  # where there is no terminal for a bar
 
 
 class Progress:
@@ -36,7 +35,7 @@ class Progress:
         self._bar.n, self._bar.total = sum(self._steps.values()), self._total
         failed = f", {self._num_failed} failed" if self._num_failed else ""
         self._bar.set_description_str(f"{self._num_ended}/{self._num_runs} runs{failed}")
-        if not self._is_terminal and time.monotonic() - self._last_line > _LINE_EVERY_S:
+        if not self._is_terminal and time.monotonic() - self._last_line > LINE_EVERY_S:
             self._say(self.line())
 
     def ended(self, run: PlannedRun, reason: str | None) -> None:

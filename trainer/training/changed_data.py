@@ -45,7 +45,7 @@ def require_same_outputs(run_dir: Path, before: Mapping[str, Any], now: Mapping[
     found = [*_classes(before.get("classes"), now["classes"]), *_kinds(before, now)]
     if not found:
         return
-    remedy = f"Start a new run in another folder: {flag('--run-dir')} DIR"
+    remedy = f"Start a new run in another folder: {flag('--out')} DIR"
     if (begin := "--model.pretrained") == flag(begin):  # a transfer begins with those of its source
         remedy += f"; with {begin} {quoted(run_dir)} it begins with these weights"
     raise InputError(

@@ -1,6 +1,5 @@
 """Trains a job's model: initial weights, resuming, training, final predictions."""
 
-import time
 from pathlib import Path
 
 import torch
@@ -62,18 +61,18 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
 
 
 def _train(job: Job, engine: Engine) -> float:
-    """Resume and train; returns the seconds it took."""
+    """Resume and train; returns the seconds that all starts of the run took."""
     first_step, best = _resume(job, engine)
     metric_logger = MetricLogger(job.run_dir, engine.rank, first_step, job.total_steps, job.config.name)
-    started = time.monotonic()
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
         metric_logger.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
         with StopSignals().listening(lambda reason: _mark_resumable(job, engine.rank, reason)) as stop:
             train(job, engine, metric_logger, first_step, best, stop)
+        seconds = metric_logger.trained_s
     finally:
         metric_logger.close()
-    return time.monotonic() - started
+    return seconds
 
 
 def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:

@@ -33,6 +33,11 @@ from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, nu
 from trainer.run_files import CONFIG, SUBSET
 from trainer.splits import folders_of, open_split, set_digests, trained_on
 
+_MOST_STEPS_UNSAVED, _PARTS_OF_RUN = 1000, 10
+# A fine-tuning is short, and its checkpoints are small. Of a pre-training the few that are kept should reach back
+# further, to before a loss began to rise.
+_MOST_UNSAVED_S, _MOST_UNSAVED_FINETUNING_S = 1800.0, 300.0
+
 
 @dataclass(frozen=True, eq=False)
 class Job:
@@ -56,9 +61,23 @@ class Job:
 
     def is_due(self, what: Literal["log", "eval", "save"], done: int) -> bool:
         """Whether this is due after `done` steps: every so many steps, and at the end."""
-        runtime = self.config.runtime
-        every = {"log": runtime.log_every, "eval": self.config.eval_every, "save": runtime.save_every}[what]
+        every = {"log": self.config.runtime.log_every, "eval": self.config.eval_every, "save": self.save_every}[what]
         return done == self.total_steps or (every is not None and done % every == 0)
+
+    @property
+    def save_every(self) -> int:
+        """Steps between two checkpoints."""
+        tenth = -(-self.total_steps // _PARTS_OF_RUN)
+        return self.config.runtime.save_every or max(1, min(_MOST_STEPS_UNSAVED, tenth))
+
+    @property
+    def max_unsaved_s(self) -> float | None:
+        """Seconds after which the next checkpoint does not wait for its step; None where steps alone decide."""
+        config = self.config
+        if config.runtime.save_every is not None:
+            return None
+        is_finetuning = config.model.pretrained is not None or config.schedule.kind == "hyperrule"
+        return _MOST_UNSAVED_FINETUNING_S if is_finetuning else _MOST_UNSAVED_S
 
     def training_batches(self, engine: Engine, first_step: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step from `first_step` on, without end."""
@@ -109,7 +128,7 @@ class Job:
 
 @dataclass(frozen=True)
 class RunOutput:
-    """Output of training: seconds of training, predictions, and further entries of the result."""
+    """Output of training: seconds of training over all starts, predictions, and further entries of the result."""
 
     seconds: float
     predicted: Mapping[Split, tuple[Index, Tensor]]

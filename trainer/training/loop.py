@@ -4,6 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from data_pipelines.common.errors import RunError
+from data_pipelines.common.progress import Progress
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import UnreadableSample
@@ -48,7 +49,7 @@ def _train_steps(
     job: Job, engine: Engine, metric_logger: MetricLogger, first_step: int, saver: Saver, stop: StopSignals
 ) -> None:
     batches = job.training_batches(engine, first_step)
-    monitor, meter = LossMonitor(job, engine, first_step), ThroughputMeter(job, engine)
+    monitor, meter = LossMonitor(job, engine, first_step, saver.is_overdue), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):
         engine.begin_step(step)
         with meter.waiting():
@@ -70,7 +71,7 @@ def _train_steps(
                 metric_logger.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
                 saver.save_if_best(done, metrics[job.train.metric])
         stopping = monitor.stop_asked and done < job.total_steps
-        if stopping or job.is_due("save", done):
+        if stopping or monitor.save_asked or job.is_due("save", done):
             monitor.flush()
             with meter.paused():
                 saver.save(done)
@@ -94,7 +95,7 @@ def train_step(
             logits = engine.model(model_input(batch))
             losses.append(engine.backward(batch_loss(logits, batch, task), num_labels))
     unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unreadable]
-    sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable))
+    sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable), monitor.is_overdue())
     update = engine.step(monitor.is_nonfinite(sums.losses))
     return StepReport(step, lr, sums, update, unreadable)
 
@@ -129,11 +130,13 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
     held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
     unreadable: list[UnreadableSample] = []
-    with engine.evaluation():
+    what, share = "evaluation" if num_outputs is None else "features", sum(len(each.samples) for each in requests)
+    with engine.evaluation(), Progress(what, share, "image", leave=False) as progress:
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
             held.put(int(batch.samples[0]), engine.model(batch.images))  # a batch is samples side by side
             unreadable += batch.unreadable
+            progress.update(len(batch.samples))
     outputs = held.whole()
     for one in unreadable:
         outputs[one.sample, -1] = 1

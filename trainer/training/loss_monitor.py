@@ -1,8 +1,9 @@
 """Checks each step's report: non-finite losses or gradients stop the run or skip the update, and the images are named;
-loss spikes give a warning; a stop signal on one rank stops all."""
+loss spikes give a warning; a stop signal on one rank stops all, and rank 0's clock has all save."""
 
 import math
 from collections import deque
+from collections.abc import Callable
 from statistics import median
 
 import torch
@@ -27,13 +28,15 @@ WINDOW_STEPS, FEWEST_STEPS = 100, 20
 _DEVIATIONS = 10.0
 _SIGMA_OF_MAD = 1.4826  # of normally distributed values
 _LEAST_SPREAD = 0.01  # of the median: losses may be equal for a while
+_NO_SPIKE_BELOW = 0.1  # a cross-entropy at which true labels have a probability of 90%: the images are learnt
 
 
 class SpikeDetector:
     """Detects a sudden rise of the loss. It only leads to a warning: whether it matters is for people to judge.
 
     Each loss is compared with the last hundred by their median and median absolute deviation, which a few outliers do
-    not move. It starts empty at every start of a run, so nothing has to be saved.
+    not move. A loss below 0.1 is none, however small those before it were. It starts empty at every start of a run, so
+    nothing has to be saved.
     """
 
     def __init__(self) -> None:
@@ -48,7 +51,7 @@ class SpikeDetector:
         if len(self._losses) >= FEWEST_STEPS:
             middle = median(self._losses)
             spread = _SIGMA_OF_MAD * median(abs(seen - middle) for seen in self._losses)
-            is_high = loss > middle + _DEVIATIONS * max(spread, _LEAST_SPREAD * abs(middle))
+            is_high = loss > max(_NO_SPIKE_BELOW, middle + _DEVIATIONS * max(spread, _LEAST_SPREAD * abs(middle)))
             usual = middle if is_high and not self._is_high else None
             self._is_high = is_high
         self._losses.append(loss)
@@ -58,7 +61,11 @@ class SpikeDetector:
 class LossMonitor:
     """Reads the reports of every step, one step late, so that reading never makes a GPU wait. Collective."""
 
-    def __init__(self, job: Job, engine: Engine, first_step: int) -> None:
+    def __init__(
+        self, job: Job, engine: Engine, first_step: int, is_overdue: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.is_overdue = is_overdue
+        """Whether this rank finds that the last checkpoint is too old."""
         self._job, self._rank, self._world_size = job, engine.rank, engine.world_size
         self._pending: HostCopy | None = None
         self.skips = job.config.runtime.non_finite == "skip"
@@ -71,6 +78,8 @@ class LossMonitor:
         """Updates that the run has left out, those before it was resumed included; the same on every rank."""
         self.stop_asked = False
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
+        self.save_asked = False
+        """Whether a step read since the last `observe` found the checkpoint too old; the same on every rank."""
 
     def is_nonfinite(self, losses: Tensor) -> Tensor | None:
         """For `Engine.step`: whether any rank's loss is not finite, on the device; None where that stops the run."""
@@ -78,6 +87,7 @@ class LossMonitor:
 
     def observe(self, report: StepReport) -> None:
         """Begin to read the report of a step, and check that of the step before."""
+        self.save_asked = False
         self.flush()
         self._pending = report.to_host()
 
@@ -90,6 +100,7 @@ class LossMonitor:
         report, numbers = self._pending.report, self._pending.read()
         self._pending = None
         self.stop_asked = numbers.is_stopping
+        self.save_asked = self.save_asked or numbers.is_overdue
         if numbers.num_unreadable:
             self._unreadable.take(report.step, report.unreadable)
         ranks = [rank for rank, loss in enumerate(numbers.losses) if not math.isfinite(loss)]

@@ -25,6 +25,7 @@ from trainer.run_folder import (
     claim,
     describe_environment,
     elsewhere,
+    keep_in_log,
     locked,
     next_free,
     open_rank_log,
@@ -40,18 +41,19 @@ from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
 from trainer.training.saver import UnsavedError
-from trainer.training.signals import Stopped
+from trainer.training.signals import Stopped, stop_reason
+from trainer.training.start_line import start_lines
 
 
 @dataclass(frozen=True)
 class Start:
     """How this start treats an existing run folder."""
 
-    run_dir: Path | None = None
+    out: Path | None = None
     """Folder of the run; None: runs/<name>."""
     resume: bool = True
     """Go on with the run that is in the folder; --no-resume takes a new folder beside it."""
-    resume_anyway: bool = False
+    allow_config_change: bool = False
     """Go on although the configuration changed."""
     preflight_only: bool = False
     """Check what every start on several ranks checks first, and stop."""
@@ -73,6 +75,9 @@ def run(
     require_steps(job)
     settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
+    if not start.preflight_only:  # which a launcher may do before the start itself
+        for line in start_lines(job, engine, about, environment["device"]):
+            rank_0_logger.info(line)
     if engine.world_size > 1 or start.preflight_only:
         preflight(engine, job, settings, environment)
     result = _find_finished(job, settings, start, engine)
@@ -173,7 +178,7 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
 
 def run_dir_of(config: Config, start: Start) -> Path:
     """The run folder that a start resumes in; `--no-resume` takes a new one beside it."""
-    return start.run_dir or Path("runs") / config.name
+    return start.out or Path("runs") / config.name
 
 
 def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
@@ -201,7 +206,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     if before is None:
         if checkpoint.numbered(run_dir):
             raise InputError(
-                f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--run-dir')}"
+                f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--out')}"
             )
         return None
     changed = differences(before, settings)
@@ -214,7 +219,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     if changed:
         require_same_outputs(run_dir, former, data)
     other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
-    if (changed or other_sets) and not start.resume_anyway:
+    if (changed or other_sets) and not start.allow_config_change:
         anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
@@ -249,8 +254,8 @@ def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
     """How to continue a run whose settings differ from this start's."""
     was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
     if was == now:
-        return ", or go on all the same with --resume-anyway" if has_flag("--resume-anyway") else ""
-    # What was chosen on val must not count for a run that trains on it, so --resume-anyway would be refused later.
+        return ", or go on all the same with --allow-config-change" if has_flag("--allow-config-change") else ""
+    # What was chosen on val must not count for a run that trains on it: --allow-config-change would be refused later.
     return f", or go on with the images that it was trained on so far: {flag('--data.train-on')} {was}"
 
 
@@ -274,17 +279,22 @@ def _keep_status(job: Job, engine: Engine) -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        by = stopped.received.name if stopped.received else "a signal to another rank"
-        leave("resumable", f"stopped by {by}")
+        reason = stop_reason(stopped.received)
+        leave("resumable", reason)
         if engine.rank == 0:
             print(
-                f"stopped by {by}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
+                f"{reason}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
                 f"  {resume_command(job.run_dir)}",
                 flush=True,
             )
         engine.close()
         raise
-    except (RankLostError, UnsavedError) as error:
+    except RankLostError as error:
+        leave("resumable", str(error))
+        keep_in_log(f"{error}: {error.__cause__}")
+        step = checkpoint.last_step(job.run_dir)
+        raise RankLostError(f"{error}. This goes on from step {step}:\n  {resume_command(job.run_dir)}") from error
+    except UnsavedError as error:
         leave("resumable", str(error))
         raise
     except (InputError, RunError) as error:

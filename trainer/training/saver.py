@@ -44,7 +44,7 @@ class _Failed(NamedTuple):
 
 
 class Saver:
-    """Writes the checkpoints of a run. All methods but `pop_timings` are collective.
+    """Writes the checkpoints of a run. All methods but `pop_timings` and `is_overdue` are collective.
 
     A failed write is retried until the next save is due. The best weights, which no later save holds, are kept in
     memory beside the next copy until they are written or surpassed. After `--max-failed-saves` failures in a row `save`
@@ -55,6 +55,7 @@ class Saver:
         self._job, self._engine = job, engine
         self.best = best
         """The primary metric of the best weights so far, None without any."""
+        self._saved_at = perf_counter()
         self._step = -1  # of the copy in the host's memory
         self._copied: dict[str, Any] = {}
         self._on_device: torch.cuda.Event | None = None
@@ -71,6 +72,11 @@ class Saver:
         """Wait for a write in progress, whether or not it succeeds."""
         self._is_last_try.set()
         self._thread.shutdown()
+
+    def is_overdue(self) -> bool:
+        """On rank 0, whether the run has gone on for too long since the last checkpoint. Not collective."""
+        most_s = self._job.max_unsaved_s
+        return most_s is not None and self._engine.rank == 0 and perf_counter() - self._saved_at > most_s
 
     def save(self, step: int, best: float | None = None) -> None:
         """Begin to write a checkpoint after `step` updates: the one of this step, or the best one with its metric.
@@ -95,6 +101,8 @@ class Saver:
             self._step = step
             self._count("save/copy_s", copying)
         self.best = self.best if best is None else best
+        if best is None:
+            self._saved_at = perf_counter()
         if self._engine.rank == 0:
             self._begin(self._target(step, best))
             if unsaved_best is not None and best is None:

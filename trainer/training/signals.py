@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from data_pipelines.common.messages import logger
+from trainer.engines.parent_watch import launcher_is_gone
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
@@ -57,6 +58,13 @@ class StopSignals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
+
+
+def stop_reason(received: signal.Signals | None) -> str:
+    """Why this rank stops, as text. received: the signal that it has had, None if another rank was asked to."""
+    if launcher_is_gone():  # in whose place this process sends itself one
+        return "stopped because the launcher is gone"
+    return "stopped because another rank was" if received is None else f"stopped by {received.name}"
 
 
 def _watch(reader: socket.socket, leave: Callable[[str], None] | None) -> None:

@@ -53,7 +53,7 @@ def find_result(config: Config, start: Start, train: Index, data: Mapping[str, A
 
 def plan_of(config: Config, run_dir: Path) -> dict[str, Any]:
     """What a run would do: steps, batch, images and the bytes of one checkpoint."""
-    planned = replace(config, runtime=replace(config.runtime, stage=None))  # a plan copies nothing
+    planned = replace(config, runtime=replace(config.runtime, cache_dir=None))  # a plan copies nothing
     job = make_job(planned, run_dir)
     return {
         "name": config.name,

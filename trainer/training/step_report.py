@@ -20,16 +20,20 @@ class RankSums:
     """Scalar: the ranks that were asked to stop."""
     num_unreadable: Tensor
     """Scalar: the images of all ranks that could not be read."""
+    num_overdue: Tensor
+    """Scalar: the ranks whose last checkpoint is too old; only rank 0 looks at the clock."""
 
     @staticmethod
-    def over_ranks(engine: Engine, losses: Sequence[Tensor], is_stopping: bool, num_unreadable: int) -> "RankSums":
+    def over_ranks(
+        engine: Engine, losses: Sequence[Tensor], is_stopping: bool, num_unreadable: int, is_overdue: bool
+    ) -> "RankSums":
         """This rank's figures, `losses` by micro-batch, summed over ranks. Does not wait for the device. Collective."""
-        packed = torch.zeros(engine.world_size + 2, dtype=torch.float64, device=engine.device)
+        packed = torch.zeros(engine.world_size + 3, dtype=torch.float64, device=engine.device)
         for loss in losses:
             packed[engine.rank] += loss
-        packed[-2], packed[-1] = is_stopping, num_unreadable
+        packed[-3], packed[-2], packed[-1] = is_stopping, num_unreadable, is_overdue
         packed = engine.sum(packed)
-        return RankSums(packed[:-2], packed[-2], packed[-1])
+        return RankSums(packed[:-3], packed[-3], packed[-2], packed[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,7 @@ class StepNumbers:
     losses: tuple[float, ...]
     is_stopping: bool
     num_unreadable: int
+    is_overdue: bool
     is_bad: bool
 
 
@@ -70,7 +75,7 @@ class HostCopy:
         self.report = report
         sums, update = report.sums, report.update
         is_bad = ~update.grad_norm.isfinite() if update.skipped is None else update.skipped
-        scalars = (sums.num_stopping, sums.num_unreadable, is_bad.to(sums.losses))
+        scalars = (sums.num_stopping, sums.num_unreadable, sums.num_overdue, is_bad.to(sums.losses))
         packed = torch.cat((sums.losses, *(scalar.view(1) for scalar in scalars)))
         self._copied: torch.cuda.Event | None = None
         if packed.is_cuda:
@@ -84,5 +89,7 @@ class HostCopy:
         """The numbers, once the copy has arrived."""
         if self._copied is not None:
             self._copied.synchronize()
-        losses, (num_stopping, num_unreadable, is_bad) = self._packed[:-3], self._packed[-3:]
-        return StepNumbers(tuple(losses.tolist()), bool(num_stopping), int(num_unreadable), bool(is_bad))
+        losses, (num_stopping, num_unreadable, num_overdue, is_bad) = self._packed[:-4], self._packed[-4:]
+        return StepNumbers(
+            tuple(losses.tolist()), bool(num_stopping), int(num_unreadable), bool(num_overdue), bool(is_bad)
+        )

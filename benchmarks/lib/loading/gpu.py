@@ -72,7 +72,7 @@ def train(setting: Setting, model: str, steps: int, log_every: int, *options: st
     run_dir = setting.folder / f"train_{model}"
     finished = run_module(
         *("trainer.pretrain", "imagenet1k_r50x1"),
-        *("--data.sets", str(setting.folder / "prepared"), "--model.name", model, "--run-dir", str(run_dir)),
+        *("--data.sets", str(setting.folder / "prepared"), "--model.name", model, "--out", str(run_dir)),
         *("--global-batch-size", str(setting.batch_size), "--micro-batch-size", str(setting.batch_size)),
         *("--schedule.steps", str(steps), "--schedule.warmup-steps", "1", "--log-every", str(log_every)),
         *("--save-every", str(10 * steps), "--threads", str(setting.threads), *options),

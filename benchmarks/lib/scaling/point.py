@@ -137,5 +137,5 @@ def run(point: Point) -> None:
     def work(job: Job, engine: Engine) -> RunOutput:
         return measure(job, engine, point)
 
-    run_training(config, Start(run_dir=point.run_dir), engine, {"kind": "scaling"}, work)
+    run_training(config, Start(out=point.run_dir), engine, {"kind": "scaling"}, work)
     engine.close()

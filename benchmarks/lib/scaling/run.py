@@ -180,7 +180,7 @@ def _hardware(environment: dict[str, Any], device_type: str) -> str:
 def accuracy_program(folder: Path, steps: int, device: str) -> list[str]:
     """A short run to its end. Its global batch is the recipe's on any number of ranks."""
     words = ["--schedule.steps", str(steps), "--schedule.warmup-steps", str(steps // 10), "--device", device]
-    return ["trainer/pretrain.py", "embedded", *words, "--run-dir", str(folder)]
+    return ["trainer/pretrain.py", "embedded", *words, "--out", str(folder)]
 
 
 def accuracy_dir(out: Path, device: str, ranks: int) -> Path:

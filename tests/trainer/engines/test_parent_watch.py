@@ -16,7 +16,8 @@ import importlib.util, pathlib, signal, sys, time
 spec = importlib.util.spec_from_file_location("parent_watch", sys.argv[1])  # without torch, which takes seconds
 parent_watch = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(parent_watch)
-signal.signal(signal.SIGTERM, lambda *_: (print("asked to stop", flush=True), sys.exit()))
+stopped = lambda: "asked to stop" if parent_watch.launcher_is_gone() else "stopped, and it lives"
+signal.signal(signal.SIGTERM, lambda *_: (print(stopped(), flush=True), sys.exit()))
 parent_watch.end_with_launcher()
 print("ready", flush=True)
 time.sleep(float(sys.argv[2]))

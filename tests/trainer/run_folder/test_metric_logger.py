@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.summary.writer import event_file_writer
 
 from data_pipelines.common.printable import printable
-from trainer.run_files import METRICS, STATUS
+from trainer.run_files import HEARTBEAT, METRICS, STATUS
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.run_folder.run_status import write_status
 
@@ -45,6 +45,21 @@ def test_metrics_are_rows_by_step(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert rows == [{"step": 10, "train/loss": 2.5, "train/lr": 0.1}, {"step": 20, "train/loss": 1.5, "train/lr": 0.1}]
     assert read_metrics(tmp_path) == rows
+
+
+@pytest.mark.parametrize(("left", "earlier_s"), [('{"trained_s": 4000}', 4000), ('{"step": 3}', 0), ("{", 0)])
+def test_seconds_are_those_of_all_starts(left: str, earlier_s: float, tmp_path: Path) -> None:
+    (tmp_path / HEARTBEAT).write_text(left)
+    for _ in range(2):  # starts, of which the first is killed
+        metric_logger = MetricLogger(tmp_path, 0, 5, 100, "demo")
+        assert earlier_s <= metric_logger.trained_s < earlier_s + 1000
+    metric_logger.close()
+    kept_s = json.loads((tmp_path / HEARTBEAT).read_text())["trained_s"]
+    assert earlier_s < kept_s < earlier_s + 1000
+    assert MetricLogger(tmp_path, 1, 5, 100, "demo").trained_s < 1000
+    metric_logger = MetricLogger(tmp_path, 0, 50, 100, "demo")
+    assert metric_logger.trained_s > kept_s
+    metric_logger.close()
 
 
 def test_classes_of_any_name_have_curves(tmp_path: Path) -> None:

@@ -30,9 +30,30 @@ def test_the_launchers_command_comes_before_ones_own(tmp_path: Path) -> None:
         assert ("subprocess" in said) is (command is launched)
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")
+def test_what_was_typed_for_a_launcher_comes_before_all(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{PRINT}\n")
+    typed = "launchers/torchrun.sh --nproc 2 -- embedded 'a b'"
+    launch = f'export BITSCALE_LAUNCHER="$(uname -n) $$" BITSCALE_COMMAND="$1"; {sys.executable} {script} x; true'
+    for command, expected in ((typed, typed), ("sh $'\\033'", f"{sys.executable} {script} x")):
+        done = subprocess.run(["bash", "-c", launch, "-", command], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected
+
+
 def test_a_new_folder_is_not_asked_for_again() -> None:
     run_dir = Path("runs/x-2")
-    assert _goes_on_with(run_dir, ["p", "x", "--run-dir", "runs/x"]) == ["p", "x", "--run-dir", "runs/x"]
-    for given in (["--run-dir", "runs/x"], ["--run-dir=runs/x"], []):
+    assert _goes_on_with(run_dir, ["p", "x", "--out", "runs/x"]) == ["p", "x", "--out", "runs/x"]
+    for given in (["--out", "runs/x"], ["--out=runs/x"], ["--run-dir", "runs/x"], ["--run-dir=runs/x"], []):
         command = ["p", "--no-resume", "x", *given, "--seed", "1"]
-        assert _goes_on_with(run_dir, command) == ["p", "x", "--seed", "1", "--run-dir", "runs/x-2"]
+        assert _goes_on_with(run_dir, command) == ["p", "x", "--seed", "1", "--out", "runs/x-2"]
+
+
+@pytest.mark.parametrize("given", ["my.toml", "sub/my.toml", "runs/x/config.json", "runs/x/"])
+def test_a_run_from_a_file_goes_on_by_its_own_config(given: str) -> None:
+    command = ["torchrun", "trainer/pretrain.py", given, "--seed", "1"]
+    resumed = ["torchrun", "trainer/pretrain.py", "runs/y/config.json", "--seed", "1", "--out", "runs/y"]
+    assert _goes_on_with(Path("runs/y"), command) == resumed
+    assert _goes_on_with(Path("runs/y"), resumed) == resumed
+    named = ["torchrun", "trainer/pretrain.py", "embedded", "--data.sets", "a/b.json"]
+    assert _goes_on_with(Path("runs/y"), named) == named

@@ -649,7 +649,7 @@ def test_all_ranks_are_refused_with_the_same_words(tmp_path: Path, other: subpro
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/run cannot be written \(.*\); choose another --run-dir"):
+    with pytest.raises(InputError, match=r"file/run cannot be written \(.*\); choose another --out"):
         have(tmp_path / "file" / "run")
 
 

@@ -37,11 +37,11 @@ def config_of(data: Path, more: Sequence[Path] = (), **changes: Any) -> Config:
     return Config(**(config | changes))
 
 
-def train(data: Path, run_dir: Path, resume_anyway: bool = False, **changes: Any) -> dict[str, Any]:
+def train(data: Path, run_dir: Path, allow_config_change: bool = False, **changes: Any) -> dict[str, Any]:
     config = config_of(data, **changes)
     engine = ENGINES["ddp"](config.runtime, "fp32")
     try:
-        return run(config, Start(run_dir, resume_anyway=resume_anyway), engine, {"kind": "pretrain"})
+        return run(config, Start(run_dir, allow_config_change=allow_config_change), engine, {"kind": "pretrain"})
     finally:
         engine.close()
 
@@ -79,15 +79,15 @@ def work(begun: Path, tmp_path: Path) -> Path:
         ([[1, 0], [0, 1]], ("cat", "dog"), "labels: one class per image -> several findings per image"),
     ],
 )
-@pytest.mark.parametrize("resume_anyway", [False, True])
+@pytest.mark.parametrize("allow_config_change", [False, True])
 def test_outputs_that_mean_something_else_end_a_run(
-    labels: Sequence[Any], classes: Sequence[str], told: str, resume_anyway: bool, work: Path
+    labels: Sequence[Any], classes: Sequence[str], told: str, allow_config_change: bool, work: Path
 ) -> None:
     prepare_again(work / "data", labels, classes)
     with pytest.raises(InputError) as refused:
-        train(work / "data", work / "run", resume_anyway)
+        train(work / "data", work / "run", allow_config_change)
     assert told in str(refused.value)
-    assert "--resume-anyway" not in str(refused.value)
+    assert "--allow-config-change" not in str(refused.value)
     assert (work / "run" / RESULT).is_file()
 
 
@@ -96,9 +96,9 @@ def test_what_is_advised_works(work: Path) -> None:
     with pytest.raises(InputError) as refused:
         train(work / "data", work / "run")
     words = shlex.split(str(refused.value).splitlines()[-1])
-    given = ["--run-dir", str(work / "next"), *words[words.index("--model.pretrained") :][:2]]
+    given = ["--out", str(work / "next"), *words[words.index("--model.pretrained") :][:2]]
     command = parse([*given, "--model.name", "r14x0.5"])
-    assert command.start.run_dir == work / "next"
+    assert command.start.out == work / "next"
     result = train(work / "data", work / "next", model=replace(command.config.model, head_init="fan_in"))
     assert (result["test"]["images"], result["settings"]["model"]["pretrained"]) == (3, str(work / "run"))
 
@@ -108,7 +108,7 @@ def test_colour_in_place_of_grey(work: Path) -> None:
     manifest = work / "data" / "manifest.json"
     write_json(manifest, read_json(manifest) | {"channels": 3})
     with pytest.raises(InputError, match="pictures: grey -> colour"):
-        train(work / "data", work / "run", resume_anyway=True)
+        train(work / "data", work / "run", allow_config_change=True)
 
 
 def test_other_pictures_of_the_same_classes(work: Path) -> None:
@@ -118,9 +118,9 @@ def test_other_pictures_of_the_same_classes(work: Path) -> None:
     with pytest.raises(InputError, match=told + r"made anew: rm -r /\S*/run$"):
         train(work / "data", work / "run")
     (work / "run" / RESULT).unlink()
-    with pytest.raises(InputError, match=told + "--resume-anyway$"):
+    with pytest.raises(InputError, match=told + "--allow-config-change$"):
         train(work / "data", work / "run")
-    assert train(work / "data", work / "run", resume_anyway=True)["total_steps"] == 2
+    assert train(work / "data", work / "run", allow_config_change=True)["total_steps"] == 2
 
 
 def replace_test_split(data: Path, other: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_result_on_other_test_images_is_not_kept(work: Path) -> None:
     replace_test_split(work / "data", work / "other")
     with pytest.raises(InputError, match="contents of the sets: tiny"):
         train(work / "data", work / "run")
-    result = train(work / "data", work / "run", resume_anyway=True)
+    result = train(work / "data", work / "run", allow_config_change=True)
     assert result["test"]["loss"] != former["test"]["loss"]
     assert result["set_digests"] != former["set_digests"]
     assert train(work / "data", work / "run") == read_json(work / "run" / RESULT)
@@ -159,7 +159,7 @@ def test_results_of_earlier_versions_are_kept(work: Path) -> None:
 
 def refused_on_ranks(data: str, run_dir: str) -> str:
     try:
-        train(Path(data), Path(run_dir), resume_anyway=True)
+        train(Path(data), Path(run_dir), allow_config_change=True)
     except InputError as error:
         return str(error)
     return ""

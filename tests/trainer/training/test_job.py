@@ -187,7 +187,7 @@ def test_metric_and_patients(tmp_path: Path) -> None:
 def test_staged_sets_are_the_same_sets(skewed: Path, lungs: list[Path], tmp_path: Path) -> None:
     data = DataConfig(sets=tuple(map(str, lungs)))
     here = folders_of(data, RuntimeConfig())
-    there = folders_of(data, RuntimeConfig(stage=str(tmp_path / "node")))
+    there = folders_of(data, RuntimeConfig(cache_dir=str(tmp_path / "node")))
     assert here == lungs
     assert all((tmp_path / "node") in folder.parents for folder in there)
     one, other = (open_split(data, folders, "train", seed=0) for folders in (here, there))
@@ -196,10 +196,10 @@ def test_staged_sets_are_the_same_sets(skewed: Path, lungs: list[Path], tmp_path
     assert one.fingerprint == other.fingerprint
     assert all((tmp_path / "node") in shard.parents for shard in other.shards)
     assert [other.encoded(row).tobytes() for row in range(8)] == [one.encoded(row).tobytes() for row in range(8)]
-    assert there == folders_of(data, RuntimeConfig(stage=str(tmp_path / "node")))
+    assert there == folders_of(data, RuntimeConfig(cache_dir=str(tmp_path / "node")))
 
     config = job_of(skewed).config
-    staged = make_job(replace(config, runtime=replace(config.runtime, stage=str(tmp_path / "node"))), Path("run"))
+    staged = make_job(replace(config, runtime=replace(config.runtime, cache_dir=str(tmp_path / "node"))), Path("run"))
     assert (tmp_path / "node") in staged.train.shards[0].parents
     assert staged.about == make_job(config, Path("run")).about
 

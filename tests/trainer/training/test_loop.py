@@ -99,7 +99,7 @@ def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> Non
 
 def test_the_engine_marks_the_phases_of_a_step(phantoms: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
-    job = replace(job_of(str(phantoms), tmp_path, micro_batch_size=4), total_steps=2)
+    job = replace(job_of(str(phantoms), tmp_path, micro_batch_size=4, save_every=2), total_steps=2)
     prepared(engine, job)
     phases: list[tuple[str, int | None]] = []
     engine.heartbeat.listener = lambda phase, step: phases.append((phase, step))

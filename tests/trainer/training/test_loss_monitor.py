@@ -15,7 +15,7 @@ from data_pipelines.loading.sampler import BatchSampler
 from trainer.config import RuntimeConfig
 from trainer.engine import Update
 from trainer.run_files import SKIPPED_STEPS
-from trainer.training.loss_monitor import FEWEST_STEPS, LossMonitor, SpikeDetector
+from trainer.training.loss_monitor import FEWEST_STEPS, WINDOW_STEPS, LossMonitor, SpikeDetector
 from trainer.training.step_report import RankSums, StepReport
 
 ORDER = BatchSampler(num_samples=50, global_batch_size=8, seed=3)
@@ -27,8 +27,11 @@ def update(grad_norm: float = 1.0, skipped: bool | None = None) -> Update:
     return Update(torch.tensor(grad_norm), torch.tensor(0.5), flag)
 
 
-def report_of(step: int, losses: list[float], update: Update, lr: float = LR, num_stopping: int = 0) -> StepReport:
-    sums = RankSums(torch.tensor(losses), torch.tensor(float(num_stopping)), torch.tensor(0.0))
+def report_of(
+    step: int, losses: list[float], update: Update, lr: float = LR, num_stopping: int = 0, num_overdue: int = 0
+) -> StepReport:
+    stopping, overdue = torch.tensor(float(num_stopping)), torch.tensor(float(num_overdue))
+    sums = RankSums(torch.tensor(losses), stopping, torch.tensor(0.0), overdue)
     return StepReport(step, lr, sums, update)
 
 
@@ -89,6 +92,17 @@ def test_asked_to_stop_is_read_one_step_late(monitor: LossMonitor) -> None:
     assert not monitor.stop_asked
     monitor.observe(report_of(STEP + 1, [1.0, 1.0], update(), num_stopping=2))
     assert monitor.stop_asked
+
+
+def test_a_save_is_asked_for_once(monitor: LossMonitor) -> None:
+    """Rank 0 finds the checkpoint too old in two reports, before the loop has heard of it and saved."""
+    asked = []
+    for step, num_overdue in enumerate([0, 1, 1, 0, 0]):
+        monitor.observe(report_of(step, [1.0, 1.0], update(), num_overdue=num_overdue))
+        asked.append(monitor.save_asked)
+        if monitor.save_asked:
+            monitor.flush()
+    assert asked == [False, False, True, False, False]
 
 
 def test_gradient_that_is_not_finite_stops_too(monitor: LossMonitor) -> None:
@@ -155,6 +169,12 @@ def test_no_spike_before_a_full_window_nor_among_equal_losses() -> None:
     detector = SpikeDetector()
     assert [detector.observe(loss) for loss in [1.0] * (FEWEST_STEPS - 1) + [50.0]] == [None] * FEWEST_STEPS
     assert detector.observe(1.05) is None
+
+
+def test_a_rise_among_tiny_losses_is_no_spike() -> None:
+    detector = SpikeDetector()
+    assert [detector.observe(loss) for loss in [3e-6] * WINDOW_STEPS + [3e-5, 0.05]] == [None] * (WINDOW_STEPS + 2)
+    assert detector.observe(0.2) == pytest.approx(3e-6)
 
 
 def test_spike_is_warned_of(monitor: LossMonitor, capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,7 +315,7 @@ def test_preflight_only_as_srun_starts_it(tmp_path: Path) -> None:
         "SLURM_STEP_NODELIST": "localhost",
     }
     command = [sys.executable, ROOT / "trainer" / "pretrain.py", "--preflight-only", "--global-batch-size", "16"]
-    command += ["--device", "cpu", "--run-dir", tmp_path / "run"]
+    command += ["--device", "cpu", "--out", tmp_path / "run"]
     ranks = [
         subprocess.Popen(
             command,

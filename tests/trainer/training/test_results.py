@@ -74,7 +74,7 @@ def test_a_few_shot_subset_is_listed_by_key(animals: Path, engine: Engine, tmp_p
     train = Index.load(animals, "train")
     for shots in (None, 2, 1):
         about = {"kind": "transfer"}
-        run(config_of(animals, shots=shots), Start(tmp_path / "run", resume_anyway=True), engine, about)
+        run(config_of(animals, shots=shots), Start(tmp_path / "run", allow_config_change=True), engine, about)
         if shots is None:
             assert not (tmp_path / "run" / SUBSET).exists()
             continue

@@ -60,7 +60,7 @@ def runs_on_ranks(data: str, starts: list[tuple[Path, int, int | None]]) -> None
 
         MetricLogger.advance = counted
         with suppress(KillError):
-            run(config_of(data, total_steps), Start(run_dir, resume_anyway=True), engine, {"kind": "test"})
+            run(config_of(data, total_steps), Start(run_dir, allow_config_change=True), engine, {"kind": "test"})
     engine.close()
 
 

@@ -20,6 +20,7 @@ from trainer.engines import ENGINES
 from trainer.run_files import CHECKPOINTS, STATUS
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training import saver as saving
+from trainer.training.job import Job, make_job
 from trainer.training.run import Start, run
 
 STEPS = 8
@@ -49,6 +50,13 @@ def trained(data: Path | str, run_dir: Path, **runtime: Any) -> dict[str, Any]:
         return run(config, Start(run_dir), engine, {"kind": "test"})
     finally:
         engine.close()
+
+
+def trained_where_checkpoints_age_at_once(data: str, run_dir: Path) -> list[int]:
+    """The steps with a checkpoint, of a run whose checkpoints are too old as soon as they are made."""
+    Job.max_unsaved_s = property(lambda job: -1.0)  # type: ignore[assignment, method-assign]
+    trained(data, run_dir, save_every=1000, keep_checkpoints=10)
+    return steps(run_dir)
 
 
 def state(run_dir: Path) -> str:
@@ -118,6 +126,44 @@ def test_a_failed_write_is_tried_again_before_the_next_save(
     assert steps(tmp_path / "run") == [6, 8]
     assert equal(tmp_path / "run", undisturbed)
     assert result["val"] == json.loads((undisturbed / "result.json").read_text())["val"]
+
+
+def test_an_old_checkpoint_does_not_wait_for_its_step(
+    phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is saved changes nothing that is learnt."""
+    monkeypatch.setattr(Job, "max_unsaved_s", property(lambda job: -1.0))
+    trained(phantoms, tmp_path / "run", save_every=1000, keep_checkpoints=10)
+    assert steps(tmp_path / "run") == [2, 4, 6, 8]
+    assert equal(tmp_path / "run", undisturbed)
+
+
+def test_all_ranks_save_when_rank_0_finds_it_time(phantoms: Path, tmp_path: Path) -> None:
+    saved = run_ranks(2, trained_where_checkpoints_age_at_once, str(phantoms), tmp_path / "run")
+    assert saved == [[2, 4, 6, 8]] * 2
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "given", "kind", "steps", "seconds"),
+    [
+        (500, None, "hyperrule", 50, 300),
+        (7, None, "hyperrule", 1, 300),
+        (28_000, None, "cosine", 1000, 1800),
+        (500, 400, "hyperrule", 400, None),
+    ],
+)
+def test_a_kill_costs_a_tenth_or_some_minutes(
+    total_steps: int, given: int | None, kind: Any, steps: int, seconds: float | None, tmp_path: Path
+) -> None:
+    config = Config(
+        data=DataConfig(sets=("fashion_mnist",), image_size=32, resize=32),
+        model=ModelConfig("r14x0.5"),
+        schedule=ScheduleConfig(kind, epochs=None, steps=total_steps, warmup_steps=0),
+        runtime=RuntimeConfig(device="cpu", save_every=given),
+    )
+    job = make_job(config, tmp_path)
+    assert (job.save_every, job.max_unsaved_s) == (steps, seconds)
+    assert next(done for done in range(1, 2 * steps + 1) if job.is_due("save", done)) == steps
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(

@@ -32,7 +32,7 @@ def advance(self):
     os._exit(0)
 
 MetricLogger.advance = advance
-sys.argv = ["trainer/pretrain.py", "embedded", "--device", "cpu", "--global-batch-size", "4", "--run-dir", sys.argv[1]]
+sys.argv = ["trainer/pretrain.py", "embedded", "--device", "cpu", "--global-batch-size", "4", "--out", sys.argv[1]]
 runpy.run_path("trainer/pretrain.py", run_name="__main__")
 """
 

@@ -10,7 +10,7 @@ import torch
 from trainer.engine import Update
 from trainer.training.step_report import RankSums, StepNumbers, StepReport
 
-OTHER = torch.tensor([0.0, 0.75, 1.0, 2.0], dtype=torch.float64)  # what rank 1 of 2 reports
+OTHER = torch.tensor([0.0, 0.75, 1.0, 2.0, 0.0], dtype=torch.float64)  # what rank 1 of 2 reports
 
 
 def engine_of(summed: list[torch.Tensor]) -> Any:
@@ -23,22 +23,25 @@ def engine_of(summed: list[torch.Tensor]) -> Any:
 
 def report_of(grad_norm: float = 1.0, skipped: bool | None = None) -> StepReport:
     losses = [torch.tensor(0.125), torch.tensor(0.25)]
-    sums = RankSums.over_ranks(engine_of([]), losses, is_stopping=True, num_unreadable=3)
+    sums = RankSums.over_ranks(engine_of([]), losses, is_stopping=True, num_unreadable=3, is_overdue=True)
     flag = None if skipped is None else torch.tensor(skipped)
     return StepReport(4, 0.1, sums, Update(torch.tensor(grad_norm), torch.tensor(0.5), flag))
 
 
 def test_one_sum_carries_all_that_ranks_report() -> None:
     summed: list[torch.Tensor] = []
-    sums = RankSums.over_ranks(engine_of(summed), [torch.tensor(0.5)], is_stopping=False, num_unreadable=1)
-    assert [tensor.tolist() for tensor in summed] == [[0.5, 0.0, 0.0, 1.0]]
-    assert (sums.losses.tolist(), sums.num_stopping.item(), sums.num_unreadable.item()) == ([0.5, 0.75], 1.0, 3.0)
+    engine = engine_of(summed)
+    sums = RankSums.over_ranks(engine, [torch.tensor(0.5)], is_stopping=False, num_unreadable=1, is_overdue=True)
+    assert [tensor.tolist() for tensor in summed] == [[0.5, 0.0, 0.0, 1.0, 1.0]]
+    counts = (sums.num_stopping.item(), sums.num_unreadable.item(), sums.num_overdue.item())
+    assert (sums.losses.tolist(), counts) == ([0.5, 0.75], (1.0, 3.0, 1.0))
 
 
 def test_the_host_reads_what_was_reported() -> None:
     report = report_of()
     assert report.loss.item() == 1.125
-    assert report.to_host().read() == StepNumbers((0.375, 0.75), is_stopping=True, num_unreadable=5, is_bad=False)
+    expected = StepNumbers((0.375, 0.75), is_stopping=True, num_unreadable=5, is_overdue=True, is_bad=False)
+    assert report.to_host().read() == expected
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from trainer.training.throughput_meter import ThroughputMeter
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 FULL = torch.full
-SUMS = RankSums(torch.tensor([1.0, 2.0]), torch.tensor(0.0), torch.tensor(0.0))
+SUMS = RankSums(torch.tensor([1.0, 2.0]), *(torch.tensor(0.0),) * 3)
 REPORT = StepReport(0, 0.1, SUMS, Update(torch.tensor(2.0), torch.tensor(0.5)))
 
 

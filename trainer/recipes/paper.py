@@ -1,47 +1,8 @@
-"""Named runs, each a function that returns its configuration. `pretrain.py --help` lists them."""
+"""The paper's pre-training (arXiv:2106.00116, sections 3.1.1 and 3.1.2), of X-rays as its authors ran it."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
-from trainer.config import (
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RuntimeConfig,
-    ScheduleConfig,
-)
-
-
-def embedded() -> Config:
-    """Demo: r14x0.5 on 9,000 embedded Fashion-MNIST images at 32 px, about two minutes on two CPU cores."""
-    return Config(
-        name="embedded",
-        global_batch_size=128,
-        precision="fp32",
-        eval_every=200,
-        data=DataConfig(sets=("fashion_mnist",), image_size=32, resize=36, train_view="resize_random_crop"),
-        model=ModelConfig(name="r14x0.5"),
-        optim=OptimConfig(base_lr=0.4),
-        schedule=ScheduleConfig(kind="cosine", epochs=None, steps=1200, warmup_steps=100),
-        runtime=RuntimeConfig(log_every=20, save_every=100),
-    )
-
-
-def phantom() -> Config:
-    """Demo of the multi-label path: r14x0.5 on synthetic chest phantoms (prepare them first) at 64 px."""
-    return Config(
-        name="phantom",
-        global_batch_size=64,
-        precision="fp32",
-        eval_every=100,
-        data=DataConfig(sets=("phantom",), image_size=64, resize=64),
-        model=ModelConfig(name="r14x0.5"),
-        optim=OptimConfig(base_lr=0.1),
-        schedule=ScheduleConfig(kind="cosine", epochs=None, steps=400, warmup_steps=40),
-        runtime=RuntimeConfig(log_every=20, save_every=100),
-    )
+from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 
 
 def imagenet1k(model: str) -> Config:
@@ -78,7 +39,7 @@ def chest_xray(name: str, sets: tuple[str, ...], model: str) -> Config:
 
 
 # Images per GPU in the paper: r152x4 on 256 and r50x1 on 128 A100-40GB, global batch 4096.
-_MICRO_BATCH_SIZE = {"r50x1": 32, "r152x4": 16}
+MICRO_BATCH_SIZE = {"r50x1": 32, "r152x4": 16}
 
 
 def _paper(name: str, model: str, sets: tuple[str, ...], base_lr: float, schedule: ScheduleConfig) -> Config:
@@ -91,12 +52,12 @@ def _paper(name: str, model: str, sets: tuple[str, ...], base_lr: float, schedul
         model=ModelConfig(name=model),
         optim=OptimConfig(base_lr=base_lr, momentum=0.9, weight_decay=1e-4, agc_clipping=0.01),
         schedule=schedule,
-        runtime=RuntimeConfig(micro_batch_size=_MICRO_BATCH_SIZE[model]),
+        runtime=RuntimeConfig(micro_batch_size=MICRO_BATCH_SIZE[model]),
     )
 
 
 # The four unions of the paper, and what its authors trained on alone, too: padchest with r152x4 only.
-_CHEST_XRAYS = {
+CHEST_XRAYS = {
     "chexpert": ("chexpert",),
     "chexpert_mimic": ("chexpert", "mimic_cxr"),
     "chexpert_mimic_nih": ("chexpert", "mimic_cxr", "nih_cxr14"),
@@ -105,11 +66,3 @@ _CHEST_XRAYS = {
     "nih": ("nih_cxr14",),
     "padchest": ("padchest",),
 }
-
-RECIPES: dict[str, Callable[[], Config]] = {"embedded": embedded, "phantom": phantom}
-for _model in _MICRO_BATCH_SIZE:
-    RECIPES[f"imagenet1k_{_model}"] = partial(imagenet1k, _model)
-    RECIPES[f"imagenet21k_{_model}"] = partial(imagenet21k, _model)
-    for _name, _sets in _CHEST_XRAYS.items():
-        RECIPES[f"{_name}_{_model}"] = partial(chest_xray, _name, _sets, _model)
-RECIPES["imagenet1k_r50x1_120"] = imagenet1k_r50x1_120

@@ -1,0 +1,53 @@
+"""Run configuration: frozen dataclasses, validated on construction and saved with every run.
+
+Everything outside `runtime` decides what is learnt and may not change when a run is resumed.
+"""
+
+from trainer.config.config import Config, Mode, Precision
+from trainer.config.reader import read_settings
+from trainer.config.runtime import RuntimeConfig
+from trainer.config.saved import as_it_was, config_of, differences, translated
+from trainer.config.sections import (
+    AgcHead,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    ScheduleKind,
+    TrainOn,
+)
+from trainer.config.settings import (
+    flag_of,
+    given_by,
+    open_to,
+    setting_kinds,
+    values_of,
+    with_plain_settings,
+    with_settings,
+)
+
+__all__ = [
+    "AgcHead",
+    "Config",
+    "DataConfig",
+    "Mode",
+    "ModelConfig",
+    "OptimConfig",
+    "Precision",
+    "RuntimeConfig",
+    "ScheduleConfig",
+    "ScheduleKind",
+    "TrainOn",
+    "as_it_was",
+    "config_of",
+    "differences",
+    "flag_of",
+    "given_by",
+    "open_to",
+    "read_settings",
+    "setting_kinds",
+    "translated",
+    "values_of",
+    "with_plain_settings",
+    "with_settings",
+]

@@ -1,0 +1,68 @@
+"""What a run says as soon as it is known: what it does, on what, and which GPUs it leaves idle."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_pipelines.common.advice import as_word, quoted
+from data_pipelines.common.printable import printable
+from trainer.engine import Engine
+from trainer.training.job import Job
+
+_TRANSFER = {"finetune": "fine-tune", "probe": "linear probe", "knn": "nearest neighbours"}
+_LAUNCHER = Path(__file__).resolve().parents[2] / "launchers" / "torchrun.sh"
+
+
+def start_line(job: Job, engine: Engine, kind: str, device: str) -> str:
+    """One line: work, name, model, ranks, device, images, pixels, batch, steps and folder.
+
+    kind: as in `result.json`. device: its name.
+    """
+    config = job.config
+    work = _TRANSFER[config.mode] if kind == "transfer" else kind
+    ranks = "" if engine.world_size == 1 else f"{engine.world_size} ranks on "
+    parts = [
+        f"{config.model.name} in {config.precision} on {ranks}{engine.device.type} ({device})",
+        f"{len(job.train):,} images of {', '.join(config.data.sets)} at {config.data.image_size} px",
+        *([f"{job.total_steps:,} steps of {config.global_batch_size:,}"] if config.mode == "finetune" else []),
+        f"in {job.run_dir}",
+    ]
+    return printable(f"{work} {config.name}: {', '.join(parts)}")
+
+
+def idle_gpus(engine: Engine, kind: str, argv: Sequence[str] = sys.argv) -> str | None:
+    """How many GPUs of this machine a run on one of them leaves idle, and the command that uses all; None if none."""
+    if engine.device.type != "cuda" or engine.world_size > 1:
+        return None
+    count = torch.cuda.device_count()
+    if count < 2:
+        return None
+    arguments = list(argv[1:])
+    if arguments[:1] == [kind]:  # of the command that has others within it
+        del arguments[0]
+    idle = "1 more GPU is" if count == 2 else f"{count - 1} more GPUs are"
+    return f"{idle} idle; all {count}: {' '.join([*_launch(kind, count), *map(as_word, arguments)])}"
+
+
+def _launch(kind: str, count: int) -> list[str]:
+    if kind == "pretrain" and _LAUNCHER.is_file():
+        return [quoted(_near(_LAUNCHER)), "--nproc", str(count), "--"]
+    script = Path(__file__).resolve().parents[1] / f"{kind}.py"
+    return ["torchrun", "--standalone", "--nproc-per-node", str(count), quoted(_near(script))]
+
+
+def _near(path: Path) -> Path:
+    """A path as short as it can be typed here."""
+    here = os.getcwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def start_lines(job: Job, engine: Engine, about: Mapping[str, Any], device: str) -> list[str]:
+    """The lines of a run of this kind, which rank 0 says."""
+    kind = str(about.get("kind", "train"))
+    idle = idle_gpus(engine, kind) if kind in ("pretrain", "transfer") else None
+    return [start_line(job, engine, kind, device), *([] if idle is None else [idle])]
