@@ -73,7 +73,9 @@ def compare(folders: tuple[Path, ...]) -> tuple[dict[str, Any], str]:
     found = arms(folders)
     base, others = found["default"], {name: runs for name, runs in found.items() if name != "default"}
     if not others:
-        raise InputError("all fine-tunings were made in one way; make others with --match-authors or --head-init torch")
+        raise InputError(
+            "all fine-tunings were made in one way; make others with --match-authors or --model.head-init torch"
+        )
     lines = [
         f"| target | shots | default | {' | '.join(others)} |",
         "|---|---|---|" + "---|" * len(others),

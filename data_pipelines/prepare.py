@@ -10,7 +10,7 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 # isort: split
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from io import TextIOWrapper
 from pathlib import Path
@@ -21,18 +21,30 @@ import numpy.typing as npt
 import tyro
 
 from data_pipelines.common.cli import entry_point
+from data_pipelines.common.command_help import filled, first_sentence, grouped_help
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.flag_parser import asks_for_help, parse_flags
 from data_pipelines.common.limits import with_sound_numbers
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import logger
+from data_pipelines.common.program import program
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets.registry import DATASETS
+from data_pipelines.datasets.registry import DATASETS, PRETRAINING_SETS, SETS_AT_HAND, TARGET_SETS, USER_READERS
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.join_parts import set_summary
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.verify import verify
+
+Command = tuple[Output, Callable[[], RawSet]]
+_SETS = {
+    "your own images": USER_READERS,
+    "to pre-train on": PRETRAINING_SETS,
+    "to transfer to": TARGET_SETS,
+    "at hand, without a download": SETS_AT_HAND,
+}
+_TITLES = {"output": "what is written", "read": "what is read"}
 
 
 def _sizes(manifest: dict[str, Any], folder: Path) -> list[npt.NDArray[Any]]:
@@ -41,36 +53,38 @@ def _sizes(manifest: dict[str, Any], folder: Path) -> list[npt.NDArray[Any]]:
     return [np.concatenate([np.load(split / f"{name}.npy") for split in splits]) for name in ("height", "width")]
 
 
-def _with_progress(reader: Callable[..., RawSet]) -> Callable[..., RawSet]:
-    @wraps(reader)
-    def read(*arguments: Any, **options: Any) -> RawSet:
-        with Progress("prepare: looking for the images"):
-            return reader(*arguments, **options)
-
-    return read
-
-
-def command_of(reader: Callable[..., RawSet]) -> Callable[..., None]:
+def command_of(reader: Callable[..., RawSet]) -> Callable[..., Command]:
     """The command of `prepare` for one reader, of which tyro takes the flags."""
-    can_shrink, can_be_xrays = (name in signature(reader).parameters for name in ("shorter_side", "xray_size"))
 
-    def run(
+    @wraps(reader)
+    def later(*arguments: Any, **options: Any) -> Callable[[], RawSet]:
+        return partial(with_sound_numbers(reader), *arguments, **options)
+
+    def command(
         output: Annotated[Output, tyro.conf.arg(name="")],
-        raw: Annotated[RawSet, tyro.conf.arg(name="", constructor=with_sound_numbers(_with_progress(reader)))],
-    ) -> None:
-        if output.bits is not None and can_be_xrays and raw.xray_size is None:
-            raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")
-        manifest = prepare(raw, output)
-        if manifest:
-            print(set_summary(manifest, output.out))
-            is_open = raw.shorter_side is None and raw.xray_size is None
-            if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
-                logger.info(f"note: {note}")
-        elif output.part:
-            print(f"part {output.part[0]} of {output.part[1]} is done; after the last, repeat without --part")
+        read: Annotated[Any, tyro.conf.arg(name="", constructor=later)],
+    ) -> Command:
+        return output, read
 
-    run.__doc__ = reader.__doc__
-    return run
+    command.__doc__ = reader.__doc__
+    return command
+
+
+def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
+    """Prepare a set, and print what there is of it."""
+    with Progress("prepare: looking for the images"):
+        raw = read()
+    can_shrink, can_be_xrays = (each in signature(DATASETS[name]).parameters for each in ("shorter_side", "xray_size"))
+    if output.bits is not None and can_be_xrays and raw.xray_size is None:
+        raise InputError("--bits is for X-rays; make these images such with --xray-size 256, or leave it out")
+    manifest = prepare(raw, output)
+    if manifest:
+        print(set_summary(manifest, output.out))
+        is_open = raw.shorter_side is None and raw.xray_size is None
+        if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
+            logger.info(f"note: {note}")
+    elif output.part:
+        print(f"part {output.part[0]} of {output.part[1]} is done; after the last, repeat without --part")
 
 
 def _require_views(name: str, arguments: Sequence[str]) -> None:
@@ -83,16 +97,24 @@ def _require_views(name: str, arguments: Sequence[str]) -> None:
     raise InputError(f"{name} does not say the view of its images; {remedy}. --views is for {', '.join(having)}")
 
 
+def _help() -> str:
+    about = (__doc__ or "").split("\n\n")[1]
+    usage = f"usage: {program()} NAME --out DIR [FLAGS]\n\n{filled(about)}"
+    groups = {
+        title: {name: first_sentence(each.__doc__) for name, each in sets.items()} for title, sets in _SETS.items()
+    }
+    return grouped_help(usage, groups, f"All flags of a set: {program()} NAME --help")
+
+
 @entry_point
 def main() -> None:
     """Parse the command line and prepare one set, or verify one."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of folders may hold bytes that are no text
-    arguments = sys.argv[1:] or ["--help"]
-    name, *rest = arguments
-    if name in ("-h", "--help"):
-        commands = {name: command_of(reader) for name, reader in DATASETS.items()}
-        tyro.extras.subcommand_cli_from_dict(commands, args=["--help"], description=__doc__)
+    name, *rest = sys.argv[1:] or ["--help"]
+    if asks_for_help([name]):
+        print(_help())
+        return
     if name == "--verify":
         if len(rest) != 1:
             raise InputError("--verify takes one prepared folder")
@@ -101,7 +123,8 @@ def main() -> None:
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
     _require_views(name, rest)
-    tyro.cli(command_of(DATASETS[name]), args=rest, prog=f"prepare {name}")
+    output, read = parse_flags(command_of(DATASETS[name]), rest, f"{program()} {name}", titles=_TITLES)
+    _prepare(name, output, read)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ digits=${BITSCALE_DATA:-data}/digits
 [ -f "$digits/manifest.json" ] || "$PYTHON" -m data_pipelines.prepare digits --out "$digits"
 
 "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node 1 trainer/pretrain.py embedded \
-    --run-dir "$runs/embedded" --device "$device" ${pretraining[@]+"${pretraining[@]}"}
+    --out "$runs/embedded" --device "$device" ${pretraining[@]+"${pretraining[@]}"}
 "$PYTHON" trainer/transfer.py sweep --sources "$runs/embedded" scratch --targets digits --out "$runs/transfer" \
     --shots "${shots[@]}" --seeds "$seeds" \
-    --image-size 32 --steps "$steps" --base-lr 0.1 --precision fp32 --device "$device"
+    --data.image-size 32 --schedule.steps "$steps" --optim.base-lr 0.1 --precision fp32 --device "$device"
 "$PYTHON" trainer/report.py "$runs" --out "$report"
 echo "The report is in $PWD/$report/report.md, its figure in $PWD/$report/few_shot_digits.png"

@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from launchers import sbatch, script
 from launchers.plan import submit_plan
@@ -121,12 +121,16 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     arguments = [_recipe(options.recipe), *arguments]
     if site.stage and not any(argument.split("=")[0] in ("--cache-dir", "--stage") for argument in arguments):
         arguments += ["--cache-dir", site.stage]
+    requeue = site.requeue if options.requeue is None else options.requeue
+    requeue = requeue and not options.chain and not options.smoke
+    # Before the trainer is asked, which takes seconds.
+    request = sbatch.make_request(options, site, options.job_name or "run", requeue, options.nodes)
+    if not options.dry_run:
+        sbatch.check_slurm()
     plan = ask_plan(sys.executable, arguments)
     run_dir = Path(plan["run_dir"])
-    requeue = site.requeue if options.requeue is None else options.requeue
     name = f"{options.job_name or sbatch.as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
-    requeue = requeue and not options.chain and not options.smoke
-    request = sbatch.make_request(options, site, name, requeue, options.nodes)
+    request = replace(request, name=name)
     ranks = request.nodes * request.ranks_per_node
     if plan["global_batch_size"] < ranks:
         raise UsageError(f"a global batch of {plan['global_batch_size']} images is too small for {ranks} ranks")
@@ -143,7 +147,6 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     if options.dry_run:
         print(text, end="")
         return
-    sbatch.check_slurm()
     sbatch.refuse_second(name)
     previous = None
     for _ in range(options.chain or 1):
@@ -163,10 +166,17 @@ class _TrainerVersion(argparse.Action):
         parser.exit(subprocess.run([sys.executable, str(script.TRAINER), "--version"], check=False).returncode)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are told like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; {self.prog} --help tells more")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """What the command line may say, before `--`."""
-    parser = argparse.ArgumentParser(
-        "python -m launchers.submit",
+    parser = _Parser(
+        "bitscale submit" if Path(sys.argv[0]).name == "bitscale" else "python -m launchers.submit",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -77,7 +77,7 @@ OF_ANOTHER = {
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
     ("data_pipelines.datasets.catalog", "--root"): "prepare",
     ("benchmarks.lib.loading.large_photos", "--shorter-side"): "prepare",
-    ("benchmarks.protocol_effect", "--head-init"): "transfer",
+    ("benchmarks.protocol_effect", "--model.head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
     ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
     ("launchers.sbatch", "--out"): "pretrain",

@@ -28,7 +28,7 @@ MAINS: dict[str, Callable[[], None]] = {
     "prepare": prepare.main,
     "inspect": inspect.main,
 }
-FROM_SCRATCH = ["--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist"]
+FROM_SCRATCH = ["--pretrained", "scratch", "--model.name", "r14x0.5", "--target", "fashion_mnist"]
 ABSURD = [
     ("pretrain", ["--seed", HUGE], f"--seed is {HUGE}; it must be below 9,223,372,036,854,775,808"),
     ("pretrain", ["--schedule.epochs", "1e30"], "--schedule.epochs is 1e+30; it must be below 2,147,483,648"),
@@ -40,8 +40,8 @@ ABSURD = [
     ("pretrain", ["--threads", "2000000000"], "--threads is 2000000000; it must be below 4,096"),
     ("pretrain", ["--timeout-s", HUGE], "--timeout-s is"),
     ("transfer", [*FROM_SCRATCH, "--seed", "-1"], "--seed is -1; it must not be negative"),
-    ("transfer", [*FROM_SCRATCH, "--base-lr", "inf"], "--base-lr is inf; it must be finite"),
-    ("transfer", [*FROM_SCRATCH, "--image-size", "2000000000"], "the largest is 65535"),
+    ("transfer", [*FROM_SCRATCH, "--optim.base-lr", "inf"], "--optim.base-lr is inf; it must be finite"),
+    ("transfer", [*FROM_SCRATCH, "--data.image-size", "2000000000"], "the largest is 65535"),
     ("transfer", ["sweep", "--sources", "scratch", "--targets", "digits", "--seeds", HUGE], "--seeds is"),
     ("prepare", ["phantom", "--out", "out", "--images", HUGE], "--images is"),
     ("prepare", ["phantom", "--out", "out", "--seed", HUGE], "--seed is"),

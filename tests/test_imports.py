@@ -88,6 +88,8 @@ def test_there_are_files_to_look_at() -> None:
         ("benchmarks/scaling.py", "import torch.distributed.run", ["torch.distributed.run"]),
         ("launchers/submit.py", "from trainer.recipes import RECIPES", ["trainer.recipes.RECIPES"]),
         ("launchers/submit.py", "import data_pipelines", ["data_pipelines"]),
+        ("trainer/pretrain.py", "from bitscale.cli import main", ["bitscale.cli.main"]),
+        ("bitscale/cli.py", "import trainer, data_pipelines, benchmarks, launchers", []),
         ("launchers/submit.py", "from . import profiles", []),
         ("data_pipelines/common/cli.py", "import os\nos.environ['RANK']", []),
         ("trainer/engines/ddp.py", "import torch.distributed\nimport horovod", []),

@@ -20,9 +20,11 @@ import tyro
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
+from data_pipelines.common.flag_parser import parse_flags
 from data_pipelines.common.limits import require_numbers
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.common.old_flags import translate
+from data_pipelines.common.program import program
 from trainer.config import (
     Config,
     config_of,
@@ -111,7 +113,10 @@ def parse(arguments: list[str]) -> Command:
     protocol = match_authors if _is_switched_on(rest) else _as_it_is
     # A command line is read over a preview first: what a recipe chooses may depend on it.
     preview = open_to(recipe.with_files(protocol(recipe.preview())), names)
-    command: Command = tyro.cli(command_of(recipe.doc, preview), args=rest, prog=f"pretrain {name}")
+    read = command_of(recipe.doc, preview)
+    command: Command = parse_flags(
+        read, rest, f"{program()} {name}", titles={"config": "the run", "start": "this start"}
+    )
     require_numbers(command.config)
     given = values_of(command.config, names)
     command = replace(command, start=_start_of(recipe, command, "name" in given))

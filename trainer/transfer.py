@@ -10,7 +10,8 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 import sys
 
 from data_pipelines.common.cli import entry_point, parse
-from trainer.finetuning.finetune import Transfer, fine_tune
+from trainer.finetuning.command_line import TransferCommand, todays
+from trainer.finetuning.finetune import fine_tune
 from trainer.run_folder import install_rank_log
 from trainer.sweep.command import main_sweep
 
@@ -22,7 +23,8 @@ def main() -> None:
         main_sweep(sys.argv[2:])
     else:
         install_rank_log()
-        fine_tune(parse(Transfer, __doc__))
+        arguments = todays(sys.argv[1:])
+        fine_tune(parse(TransferCommand, __doc__, args=arguments).transfer(arguments))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """Advice in messages that works when typed: flags of the running command, and paths quoted for the shell.
 
-Code that several commands share says the flag of pretrain.py, and is given that of the command at hand.
+A setting has the same flag in all commands that train. Code that others share too says that flag, and is given what the
+command at hand has instead: its own flag without the section, or the setting's name in config.json.
 """
 
 import re
 import shlex
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
-_OTHER_NAMES = {
-    "--data.sets": "--target",
-    "--eval-batch-size": "--batch-size",
-    "--global-batch-size": "--batch-size",
-    "--model.name": "--model",
-}
+import tyro
+
+_OTHER_NAMES = {"--data.sets": "--target", "--global-batch-size": "--batch-size"}
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 _command: Any = None
 
@@ -27,12 +25,12 @@ def belong_to(command: Any) -> None:
 
 
 def flag(of_pretrain: str) -> str:
-    """The running command's flag for a setting, given that of pretrain.py: "--data.classes" is "--classes" in
-    transfer.py. Where the command has no such flag, the setting's name in config.json: "data.classes"."""
+    """The running command's flag for a setting, given that of pretrain.py: "--data.shots" is "--shots" in transfer.py.
+    Where the command has no such flag, the setting's name in config.json: "data.classes"."""
     if _command is None:
         return of_pretrain
     own = _flags(_command)
-    called = (f"--{of_pretrain[2:].rpartition('.')[2]}", _OTHER_NAMES.get(of_pretrain))
+    called = (of_pretrain, f"--{of_pretrain[2:].rpartition('.')[2]}", _OTHER_NAMES.get(of_pretrain))
     return next((name for name in called if name in own), of_pretrain[2:].replace("-", "_"))
 
 
@@ -65,10 +63,15 @@ def as_word(text: str) -> str:
 
 
 @cache
-def _flags(command: Any) -> frozenset[str]:
-    """Of a dataclass and those in it, which have no prefix in any command but pretrain.py."""
-    kinds = get_type_hints(command)
-    inner: list[frozenset[str]] = [
-        _flags(kind) for kind in kinds.values() if isinstance(kind, type) and is_dataclass(kind)
-    ]
-    return frozenset(f"--{each.name.replace('_', '-')}" for each in fields(command)).union(*inner)
+def _flags(command: Any, prefix: str = "--") -> frozenset[str]:
+    """Of a dataclass and those in it, as tyro calls them."""
+    found: list[str] = []
+    for name, kind in get_type_hints(command, include_extras=True).items():
+        marks, plain = getattr(kind, "__metadata__", ()), getattr(kind, "__origin__", kind)
+        if tyro.conf.Suppress in marks:
+            continue
+        if is_dataclass(plain):
+            found += _flags(cast(type, plain), prefix if marks else f"{prefix}{name.replace('_', '-')}.")
+        else:
+            found.append(f"{prefix}{name.replace('_', '-')}")
+    return frozenset(found)

@@ -3,16 +3,15 @@
 import codecs
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
-
-import tyro
 
 from data_pipelines.common import advice, streams
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.flag_parser import parse_flags
 from data_pipelines.common.limits import require_numbers
+from data_pipelines.common.program import program
 from data_pipelines.common.typed_paths import ON_COMMAND_LINE
 from data_pipelines.common.version import version_line
 
@@ -25,10 +24,20 @@ def tell(message: str) -> None:
     print(f"{rank}{message}", file=sys.stderr, flush=True)
 
 
-def parse(command: type[Command], description: str | None, **options: Any) -> Command:
-    """Parse the command line into a dataclass; messages use its flags from then on. `options` are passed to tyro."""
+def parse(
+    command: type[Command],
+    description: str | None,
+    args: Sequence[str] | None = None,
+    prog: str | None = None,
+    **options: Any,
+) -> Command:
+    """Parse the command line, or `args`, into a dataclass; messages use its flags from then on.
+
+    prog: how the program is called, where that is not its own name. options: of `parse_flags`. Raises InputError.
+    """
     advice.belong_to(command)
-    parsed: Command = tyro.cli(command, description=description, **options)
+    arguments = sys.argv[1:] if args is None else args
+    parsed: Command = parse_flags(command, arguments, prog or program(), description, **options)
     require_numbers(parsed)
     return parsed
 
@@ -45,7 +54,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
 
     @wraps(main)
     def wrapped() -> None:
-        if main.__module__ == "__main__" or Path(sys.argv[0]).name.startswith("bitscale-"):
+        if main.__module__ == "__main__" or program().startswith(("bitscale", "python -m bitscale")):
             _with_names_in_utf8()
         streams.guard()
         try:

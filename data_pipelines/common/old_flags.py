@@ -6,13 +6,14 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import rank_0_logger
 
 
-def translate(arguments: Sequence[str], names: Mapping[str, str]) -> list[str]:
+def translate(arguments: Sequence[str], names: Mapping[str, str], verb: str = "is now") -> list[str]:
     """The command line with today's names in place of the old ones: `names` maps old flags to new ones, such as
-    "--run-dir" to "--out". Both may be written with "=", with "_", and negated. Each old flag is noted once.
+    "--run-dir" to "--out". Both may be written with "=", with "_", and negated. Each old flag is noted once: "--run-dir
+    is now --out", or with another verb.
 
     Raises InputError for an old and a new flag with different values.
     """
-    known = {**names, **{_negated(old): _negated(new) for old, new in names.items()}}
+    known = {**names, **{negated(old): negated(new) for old, new in names.items()}}
     found = list(arguments)
     noted: dict[str, str] = {}
     for i, word in enumerate(arguments):
@@ -25,11 +26,12 @@ def translate(arguments: Sequence[str], names: Mapping[str, str]) -> list[str]:
         values = _values(arguments, old), _values(arguments, new)
         if values[0] and values[1] and values[0] != values[1]:
             raise InputError(f"{old} and {new} are two flags for one thing, with different values; leave out {old}")
-        rank_0_logger.info(f"note: {old} is now {new}")
+        rank_0_logger.info(f"note: {old} {verb} {new}")
     return found
 
 
-def _negated(flag: str) -> str:
+def negated(flag: str) -> str:
+    """The flag that switches it off: "--data.no-flip" of "--data.flip"."""
     section, dot, name = flag[2:].rpartition(".")
     return f"--{section}{dot}no-{name}"
 

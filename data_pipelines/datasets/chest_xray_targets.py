@@ -48,13 +48,13 @@ def padchest_cl(
     views: ViewNames = ("all",),
     size: int = 256,
 ) -> RawSet:
-    """PadChest-Cl: the X-rays of PadChest that show exactly one of its 27 findings, as classes; reported as mean AUC.
+    """PadChest-Cl: the X-rays of PadChest that show exactly one of its 27 findings, as classes.
 
-    ROOT as for padchest. --split-by patient draws val and test by patient. --split-by image is the paper's test set:
-    the rows of the table in its order, with one of its five views and labels, without the 30 files that its code leaves
-    out, but with children; shuffled by NumPy's RandomState(42); the last 10% are test. Patients are then in both. val
-    is drawn from the others by image. --views takes some of the images of each split, and the classes that these show.
-    The research use agreement of BIMCV, accepted at the download: not to be shared.
+    Reported as mean AUC. ROOT as for padchest. --split-by patient draws val and test by patient. --split-by image is
+    the paper's test set: the rows of the table in its order, with one of its five views and labels, without the 30
+    files that its code leaves out, but with children; shuffled by NumPy's RandomState(42); the last 10% are test.
+    Patients are then in both. val is drawn from the others by image. --views takes some of the images of each split,
+    and the classes that these show. The research use agreement of BIMCV, accepted at the download: not to be shared.
     """
     require_options(root, size, val=val_fraction, test=test_fraction)
     path, table, notes = read_padchest(root, ("all",))  # whose splits do not depend on what is taken of them

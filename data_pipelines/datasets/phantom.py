@@ -76,10 +76,11 @@ class _Chest:
 
 
 def phantom(images: int = 3000, size: int = 64, seed: int = 0) -> RawSet:
-    """Generated chest phantoms, `size` x `size` pixels, grey 8-bit PNG; labels float32 [C], a fifth withheld as NaN.
+    """Generated chest phantoms with findings, to try the program on.
 
-    A patient has one to three images and lies in one split (80/10/10 per cent of the patients). Images are drawn while
-    they are read. Raises InputError for images < 1, size < 32 or seed < 0.
+    Images are grey 8-bit PNG of `size` x `size` pixels; labels float32 [C], a fifth withheld as NaN. A patient has one
+    to three images and lies in one split (80/10/10 per cent of the patients). Images are drawn while they are read.
+    Raises InputError for images < 1, size < 32 or seed < 0.
     """
     for name, value, least in (("images", images, 1), ("size", size, 32), ("seed", seed, 0)):
         if value < least:

@@ -13,19 +13,19 @@ from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.datasets.webdataset import webdataset
 
+Readers = dict[str, Callable[..., RawSet]]
+
 # Readers of anybody's own images: their names are no names of sets.
-USER_READERS: dict[str, Callable[..., RawSet]] = {
-    "image-folder": image_folder,
-    "csv": csv_table,
-    "webdataset": webdataset,
-}
-DATASETS: dict[str, Callable[..., RawSet]] = USER_READERS | {
+USER_READERS: Readers = {"image-folder": image_folder, "csv": csv_table, "webdataset": webdataset}
+PRETRAINING_SETS: Readers = {
     "imagenet1k": imagenet1k,
     "imagenet21k": imagenet21k,
     "chexpert": chexpert,
     "mimic_cxr": mimic_cxr,
     "nih_cxr14": nih_cxr14,
     "padchest": padchest,
+}
+TARGET_SETS: Readers = {
     "cifar10": cifar10,
     "cifar100": cifar100,
     "flowers102": flowers102,
@@ -33,7 +33,6 @@ DATASETS: dict[str, Callable[..., RawSet]] = USER_READERS | {
     "padchest_cl": padchest_cl,
     "covidx": covidx,
     "tuberculosis": tuberculosis,
-    "fashion_mnist": fashion_mnist,
-    "digits": digits,
-    "phantom": phantom,
 }
+SETS_AT_HAND: Readers = {"fashion_mnist": fashion_mnist, "digits": digits, "phantom": phantom}
+DATASETS: Readers = USER_READERS | PRETRAINING_SETS | TARGET_SETS | SETS_AT_HAND

@@ -46,8 +46,10 @@ def csv_table(
     horizontal_flip: bool = True,
     literal_nan: bool = False,
 ) -> RawSet:
-    """Your own images, named by a CSV file: a row for each image, with its path below ROOT, and either one class
-    (--label-column) or several findings (--label-columns). Photographs, X-rays as JPEG or PNG (--xray-size), DICOM.
+    """Your own images, named by a CSV file, with classes or findings.
+
+    The file has a row for each image, with its path below ROOT, and either one class (--label-column) or several
+    findings (--label-columns). Images are photographs, X-rays as JPEG or PNG (--xray-size), or DICOM.
 
     A val or test split that the table does not have is carved out of train by a hash of each patient, else of each
     path, so that it is the same everywhere and stays when images are added. X-rays and DICOM need to name their
@@ -119,10 +121,11 @@ def image_folder(
     horizontal_flip: bool = True,
     split_folders: bool = True,
 ) -> RawSet:
-    """Class folders, either ROOT/<class>/... or ROOT/{train,val,test}/<class>/... of photographs, X-rays or DICOM.
+    """Class folders of your own photographs, X-rays or DICOM.
 
-    Contents tell which files are pictures; hidden files are left out, links are followed, and what is left out is
-    counted. Splits may also be called training, valid, validation, dev or testing, in small or capital letters.
+    They are ROOT/<class>/... or ROOT/{train,val,test}/<class>/... Contents tell which files are pictures; hidden files
+    are left out, links are followed, and what is left out is counted. Splits may also be called training, valid,
+    validation, dev or testing, in small or capital letters.
 
     A val or test split that the folder does not have is carved out of train by a hash of each file's path, or of its
     patient, which only DICOM files name: the split is the same everywhere and stays when files are added. X-rays

@@ -72,8 +72,10 @@ def webdataset(
     test_fraction: float = 0.01,
     literal_nan: bool = False,
 ) -> RawSet:
-    """Existing webdataset tars: members that follow each other and share a name up to its first dot are a sample, with
-    one image (a photograph: jpg, png, webp, or what is one by its contents) and a label.
+    """Your own webdataset tars of photographs.
+
+    Members that follow each other and share a name up to its first dot are a sample, with one image (a photograph: jpg,
+    png, webp, or what is one by its contents) and a label.
 
     The label is the number or name in the sample's .cls, else in the field "label" of its .json; --label-field NAME
     takes it from that field of .json. Classes: the lines of --classes-file, which numbers count from 0, else the names

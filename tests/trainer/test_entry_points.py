@@ -48,8 +48,19 @@ def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     assert json.loads((source / "status.json").read_text())["state"] == "finished"
     assert load(numbered(source)[-1]).metadata["classes"][0] == "T-shirt"
 
-    options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
-    options += ["--model", "r14x0.5", "--overlap-excluded", *TINY[2:]]
+    options = [
+        "--target",
+        "fashion_mnist",
+        "--data.image-size",
+        32,
+        "--schedule.steps",
+        2,
+        "--global-batch-size",
+        16,
+        "--precision",
+        "fp32",
+    ]
+    options += ["--model.name", "r14x0.5", "--overlap-excluded", *TINY[2:]]
     runs = [["--pretrained", name, "--shots", shots] for name in (source, "scratch") for shots in (1, 2)]
     for run in runs:
         code, output, error = command("transfer", *run, *options)
@@ -109,26 +120,27 @@ def test_bad_input_is_refused_without_a_traceback(
     [
         (["--shots", "0"], "--shots 0 is neither a number of at least 1 nor 'full'"),
         (["--shots", "some"], "--shots some is neither"),
-        (["--shots", "901"], "--shots-at-most"),
-        (["--resize", "40"], "--resize needs --image-size"),
-        (["--image-size", "32", "--resize", "16"], "--resize is 16, below --image-size 32; raise it to that at least"),
-        (["--image-size", "16"], "--image-size is 16; the smallest is 32"),
+        (["--shots", "901"], "--data.shots-at-most"),
+        (["--data.resize", "20"], "--data.resize is 20, below --data.image-size 128; raise it to that at least"),
+        (["--schedule.steps", "2", "--steps", "3"], "--steps and --schedule.steps are two flags for one thing"),
+        (["--data.image-size", "32", "--data.resize", "16"], "--data.resize is 16, below --data.image-size 32"),
+        (["--data.image-size", "16"], "--data.image-size is 16; the smallest is 32"),
         (
-            ["--batch-size", "129", "--mixup-alpha", "0.1"],
-            "MixUp mixes neighbours in pairs: --batch-size 129 must be even",
+            ["--global-batch-size", "129", "--data.mixup-alpha", "0.1"],
+            "MixUp mixes neighbours in pairs: --global-batch-size 129 must be even",
         ),
-        (["--steps", "0"], "--steps is 0; it must be above 0"),
-        (["--image-size", "0"], "--image-size is 0; it must be above 0"),
-        (["--base-lr", "-1"], "--base-lr is -1.0; it must be above 0"),
-        (["--classes", "Bag", "Bag"], "a class is named twice"),
+        (["--schedule.steps", "0"], "--schedule.steps is 0; it must be at least 1"),
+        (["--data.image-size", "0"], "--data.image-size is 0; it must be at least 1"),
+        (["--optim.base-lr", "-1"], "--optim.base-lr is -1.0; it must not be negative"),
+        (["--data.classes", "Bag", "Bag"], "a class is named twice"),
         (["--target", "fashion_mnits"], "did you mean 'fashion_mnist'?"),
-        (["--keep-head"], "--keep-head needs pre-trained weights"),
+        (["--model.keep-head"], "--model.keep-head needs pre-trained weights"),
         (["--shots", "1", "5"], "5"),
     ],
 )
 def test_transfer_refuses(arguments: list[str], message: str, command: Run) -> None:
     code, _, error = command(
-        "transfer", "--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist", *arguments
+        "transfer", "--pretrained", "scratch", "--model.name", "r14x0.5", "--target", "fashion_mnist", *arguments
     )
     assert code == 2
     assert message in error
@@ -136,7 +148,7 @@ def test_transfer_refuses(arguments: list[str], message: str, command: Run) -> N
 
 def test_transfer_from_scratch_alone_needs_a_model(command: Run) -> None:
     code, _, error = command("transfer", "--pretrained", "scratch", "--target", "fashion_mnist")
-    assert (code, "name one with --model" in error) == (2, True)
+    assert (code, "name one with --model.name" in error) == (2, True)
 
 
 @pytest.mark.slow
@@ -245,12 +257,22 @@ def test_run_folder_that_is_a_file(command: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
-    options = ["--pretrained", "scratch", "--model", "r14x0.5", "--target", "fashion_mnist", "--shots", 1, *TINY[2:]]
-    options += ["--image-size", 32, "--batch-size", 16, "--precision", "fp32"]
-    assert command("transfer", *options, "--steps", 2)[0] == 0
-    code, _, error = command("transfer", *options, "--steps", 3)
+    options = [
+        "--pretrained",
+        "scratch",
+        "--model.name",
+        "r14x0.5",
+        "--target",
+        "fashion_mnist",
+        "--shots",
+        1,
+        *TINY[2:],
+    ]
+    options += ["--data.image-size", 32, "--global-batch-size", 16, "--precision", "fp32"]
+    assert command("transfer", *options, "--schedule.steps", 2)[0] == 0
+    code, _, error = command("transfer", *options, "--schedule.steps", 3)
     assert (code, "schedule.steps: 2 -> 3" in error) == (2, True)
-    code, output, error = command("transfer", *options, "--steps", 3, "--allow-config-change")
+    code, output, error = command("transfer", *options, "--schedule.steps", 3, "--allow-config-change")
     assert (code, "at step 2" in output) == (0, True), error
     (result,) = tmp_path.rglob("result.json")
     assert json.loads(result.read_text())["total_steps"] == 3
@@ -260,8 +282,19 @@ def test_transfer_goes_on_past_the_rule(command: Run, tmp_path: Path) -> None:
 def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
     assert pretrain_tiny(command, source, steps=1)[0] == 0
-    options = ["--pretrained", source, "--target", "fashion_mnist", "--shots", 1, "--image-size", 32, "--steps", 1]
-    code, _, error = command("transfer", *options, "--batch-size", 16, *TINY[2:])
+    options = [
+        "--pretrained",
+        source,
+        "--target",
+        "fashion_mnist",
+        "--shots",
+        1,
+        "--data.image-size",
+        32,
+        "--schedule.steps",
+        1,
+    ]
+    code, _, error = command("transfer", *options, "--global-batch-size", 16, *TINY[2:])
     assert (code, "warning: the source was pre-trained on fashion_mnist, the target itself" in error) == (0, True)
     (path,) = (tmp_path / "runs").rglob("result.json")
     result = json.loads(path.read_text())
@@ -273,7 +306,18 @@ def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_source_that_was_trained_anew_is_another_source(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    options = ["--target", "fashion_mnist", "--image-size", 32, "--steps", 2, "--batch-size", 16, "--precision", "fp32"]
+    options = [
+        "--target",
+        "fashion_mnist",
+        "--data.image-size",
+        32,
+        "--schedule.steps",
+        2,
+        "--global-batch-size",
+        16,
+        "--precision",
+        "fp32",
+    ]
     arguments = ["--pretrained", source, *options, "--shots", 1, *TINY[2:]]
     assert pretrain_tiny(command, source, steps=2)[0] == 0
     assert command("transfer", *arguments)[0] == 0

@@ -16,7 +16,15 @@ from trainer.config.sections import (
     ScheduleKind,
     TrainOn,
 )
-from trainer.config.settings import given_by, open_to, values_of, with_plain_settings, with_settings
+from trainer.config.settings import (
+    flag_of,
+    given_by,
+    open_to,
+    setting_kinds,
+    values_of,
+    with_plain_settings,
+    with_settings,
+)
 
 __all__ = [
     "AgcHead",
@@ -33,9 +41,11 @@ __all__ = [
     "as_it_was",
     "config_of",
     "differences",
+    "flag_of",
     "given_by",
     "open_to",
     "read_settings",
+    "setting_kinds",
     "translated",
     "values_of",
     "with_plain_settings",

@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, get_type_hints
 
+from data_pipelines.common.old_flags import negated
 from trainer.config.config import Config
 from trainer.config.sections import LARGEST_SIDE
 
@@ -28,12 +29,7 @@ def flag_of(setting: str) -> str:
 def given_by(arguments: Iterable[str]) -> list[str]:
     """The names of the settings whose flags a command line has, "--no-" forms too."""
     words = {word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")}
-    return [name for name in setting_kinds() if words & {flag_of(name), _negated(flag_of(name))}]
-
-
-def _negated(flag: str) -> str:
-    section, dot, name = flag[2:].rpartition(".")
-    return f"--{section}{dot}no-{name}"
+    return [name for name in setting_kinds() if words & {flag_of(name), negated(flag_of(name))}]
 
 
 def values_of(config: Config, names: Iterable[str]) -> dict[str, Any]:

@@ -14,9 +14,20 @@ from data_pipelines.common.manifest import content_digest, read_manifest, splits
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets import catalog
 from data_pipelines.datasets.overlap import namesake_note, shares_images
-from data_pipelines.shards.index import Balance, Index
-from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, TrainOn
+from data_pipelines.loading.views import RESIZE_FIRST
+from data_pipelines.shards.index import Index
+from trainer.config import (
+    Config,
+    DataConfig,
+    Mode,
+    ModelConfig,
+    RuntimeConfig,
+    ScheduleConfig,
+    TrainOn,
+    with_settings,
+)
 from trainer.finetuning.paper_protocol import (
+    NO_PROTOCOL,
     PAPER_TARGETS,
     data_departures,
     data_warning,
@@ -24,7 +35,7 @@ from trainer.finetuning.paper_protocol import (
     match_authors,
     paper_target,
 )
-from trainer.finetuning.protocol_options import ProtocolOptions
+from trainer.finetuning.settings import GLOBAL_BATCH_SIZE, OPTIM, RANDOM_CROPS, Given, without_effect
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
@@ -34,65 +45,51 @@ from trainer.training.start import start_run
 
 SCRATCH = "scratch"
 FULL = "full"
-# Of the options those that say what is fine-tuned by which protocol, not how.
-_NO_PROTOCOL = ("mode", "match_authors", "model", "runtime")
+# Of a target's settings those that say which of its images a run uses.
+_OF_IMAGES = ("data.classes", "data.one_label", "data.shots_at_most", "data.train_on", "data.on_bad_shard")
 
 
 @dataclass(frozen=True)
 class Options:
     """How to fine-tune, and where runs go."""
 
-    mode: Mode = "finetune"
-    """finetune: all layers; probe: a linear classifier on frozen features; knn: nearest neighbours among them."""
     match_authors: bool = False
     """Fine-tune as the authors' program does where BiT or the paper's text says less or something else: see
-    docs/fidelity.md, and the protocol options below, each of which beats this."""
-    model: str | None = None
-    """Model of "scratch"; None: that of the first pre-trained source."""
+    docs/fidelity.md. Each setting that is given beats this."""
     out: Path = Path("runs/transfer")
     """Each run goes to OUT/<source>/<target>/<shots>-shot-seed-<seed>, with -probe, -knn or -authors behind it."""
-    classes: tuple[str, ...] = ()
-    """Only the images of these classes; empty for all."""
-    one_label: bool = False
-    """Of a set with several findings per image only the images with exactly one, as classes."""
-    train_on: TrainOn | None = None
-    """train+val: on the images of both splits, so that nothing is chosen on val; None: train+val for fine-tuning on
-    cifar10, cifar100, pets and flowers102, as in the paper, with --match-authors on all of its targets; otherwise
-    train."""
-    shots_at_most: bool = False
-    """Take what there is of classes with fewer images than shots, instead of refusing."""
-    keep_head: bool = False
-    """Start from the source's classification head, which must have the target's classes, instead of a new one."""
-    batch_size: int = 128
-    base_lr: float = 0.001
-    """Peak learning rate; not rescaled by the batch size."""
-    steps: int | None = None
-    """Optimiser steps, fewer or more than the rule's, with its schedule in proportion; None: as the rule says."""
-    image_size: int | None = None
-    """Side of the square the model sees, pixels; None: as the rule says."""
-    resize: int | None = None
-    """Side before the random crop, pixels; None: the rule's ratio to the image size."""
-    mixup_alpha: float | None = None
-    """None: as the rule says."""
-    balance: Balance | None = None
-    """class: every class has the same share of an epoch; None: class for all images of flowers102 and covidx, as in the
-    paper, otherwise none."""
     overlap_excluded: bool = False
     """Vouch that the source was pre-trained without the target's images and patients, where their sets share some."""
     allow_config_change: bool = False
-    """Go on although the configuration of a run changed: with more --steps, say."""
-    protocol: Annotated[ProtocolOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=ProtocolOptions)
-    runtime: Annotated[RuntimeConfig, tyro.conf.arg(name="")] = field(default_factory=RuntimeConfig)
+    """Go on although the configuration of a run changed: with more --schedule.steps, say."""
+    given: Annotated[Given, tyro.conf.Suppress] = field(default_factory=dict)
+    """Settings that are not left to the rule and the protocol."""
 
     def __post_init__(self) -> None:
         if self.match_authors and self.mode != "finetune":
             raise InputError(f"the authors' program only fine-tunes; leave out --match-authors or --mode {self.mode}")
-        for name in ("batch_size", "base_lr", "steps", "image_size", "resize"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be above 0")
-        if self.image_size is None and self.resize is not None:
-            raise InputError("--resize needs --image-size")
+
+    @property
+    def mode(self) -> Mode:
+        """finetune: all layers; probe, knn: on frozen features."""
+        mode: Mode = self.given.get("mode", "finetune")
+        return mode
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        """Where and how runs execute."""
+        section = "runtime."
+        return RuntimeConfig(
+            **{name.removeprefix(section): value for name, value in self.given.items() if name.startswith(section)}
+        )
+
+    def with_given(self, **given: Any) -> "Options":
+        """The options with more settings, by name, or others: `with_given(**{"runtime.threads": 2})`."""
+        return replace(self, given={**self.given, **given})
+
+    def without(self, *names: str) -> "Options":
+        """The options with these settings left to the rule and the protocol."""
+        return replace(self, given={name: value for name, value in self.given.items() if name not in names})
 
 
 @dataclass(frozen=True)
@@ -188,16 +185,16 @@ def train_on_of(name: str, mode: Mode, match_authors: bool = False) -> TrainOn:
 
 
 def _data(transfer: Transfer, name: str) -> DataConfig:
-    return DataConfig(
+    options = transfer.options
+    data = DataConfig(
         sets=(transfer.target,),
-        classes=transfer.options.classes,
-        one_label=transfer.options.one_label,
         shots=transfer.config_shots,
-        shots_at_most=transfer.options.shots_at_most,
-        train_on=transfer.options.train_on or train_on_of(name, transfer.options.mode, transfer.options.match_authors),
+        train_on=train_on_of(name, options.mode, options.match_authors),
         train_view="resize_random_crop",
         eval_view="squash",
     )
+    chosen = {name: value for name, value in options.given.items() if name in _OF_IMAGES}
+    return replace(data, **{name.removeprefix("data."): value for name, value in chosen.items()})
 
 
 def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
@@ -209,18 +206,20 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
     """
     config, rule = _config(transfer, model, target)
     size = config.data.image_size
-    is_whole = config.data.train_view == "xray_affine"
-    _require_stored_pixels(transfer, target, size if is_whole else config.data.resize, size)
+    needed = config.data.resize if config.data.train_view in RESIZE_FIRST else size
+    _require_stored_pixels(transfer, target, needed, size)
     return config, rule
 
 
 def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
     """The configuration from `make_config` when only protocol and images are given."""
     options = transfer.options
-    kept = {name: getattr(options, name) for name in _NO_PROTOCOL}
-    if options.match_authors and paper_target(target.name).fewer_than_shots:
-        kept["shots_at_most"] = options.shots_at_most  # which is needed where the authors' program takes what there is
-    return _config(replace(transfer, options=Options(**kept)), model, target)[0]
+    kept = {name: value for name, value in options.given.items() if name in NO_PROTOCOL or name.startswith("runtime.")}
+    if options.match_authors and paper_target(target.name).fewer_than_shots and "data.shots_at_most" in options.given:
+        # which is needed where the authors' program takes what there is
+        kept["data.shots_at_most"] = options.given["data.shots_at_most"]
+    planned = Options(match_authors=options.match_authors, given=kept)
+    return _config(replace(transfer, options=planned), model, target)[0]
 
 
 def departures_of(config: Config, transfer: Transfer, target: Target) -> dict[str, dict[str, Any]]:
@@ -236,37 +235,37 @@ def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, Hyp
     special = paper_target(target.name)
     if special.xray_size:
         rule = replace(rule, size=special.xray_size, resize=special.xray_size)
-    size = options.image_size or rule.size
     by_class = transfer.shots == FULL and special.oversampled
     config = Config(
         name=run_name(transfer),
         seed=transfer.seed,
-        global_batch_size=options.batch_size,
+        global_batch_size=GLOBAL_BATCH_SIZE,
         precision="bf16",
         mode=options.mode,
         data=replace(
             _data(transfer, target.name),
-            image_size=size,
-            resize=options.resize or round(size * rule.resize / rule.size),
+            image_size=rule.size,
+            resize=rule.resize,
             train_view="xray_affine" if special.xray_size else "resize_random_crop",
-            balance=options.balance or ("class" if by_class else "none"),
-            mixup_alpha=rule.mixup_alpha if options.mixup_alpha is None else options.mixup_alpha,
+            balance="class" if by_class else "none",
+            mixup_alpha=rule.mixup_alpha,
         ),
-        model=ModelConfig(
-            model,
-            head_init="zero",
-            pretrained=None if source == SCRATCH else absolute(source),
-            keep_head=options.keep_head,
-        ),
-        optim=OptimConfig(base_lr=options.base_lr, rescale_lr=False, weight_decay=0.0),
-        schedule=ScheduleConfig(
-            kind="hyperrule", epochs=None, steps=options.steps or rule.schedule[-1], warmup_steps=0
-        ),
-        runtime=options.runtime,
+        model=ModelConfig(model, head_init="zero", pretrained=None if source == SCRATCH else absolute(source)),
+        optim=OPTIM,
+        schedule=ScheduleConfig(kind="hyperrule", epochs=None, steps=rule.schedule[-1], warmup_steps=0),
     )
     if options.match_authors:
         config = match_authors(config, target.name)
-    return options.protocol.applied(config), rule
+    return with_settings(config, _that_count(options.given, config)), rule
+
+
+def _that_count(given: Given, config: Config) -> Given:
+    """The given settings without those that do not apply: weights bring their own model, and the random crops of
+    photographs do not replace the view of the paper's X-rays."""
+    left_out = {"model.name"}
+    if config.data.train_view == "xray_affine" and given.get("data.train_view") in RANDOM_CROPS:
+        left_out.add("data.train_view")
+    return {name: value for name, value in given.items() if name not in left_out}
 
 
 def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size: int) -> None:
@@ -274,7 +273,7 @@ def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size
         raise InputError(
             f"the X-rays of {transfer.target} are stored at {target.xray_side} pixels, smaller than {needed}: "
             f"prepare them again with --size {needed} (your own sets: --xray-size), or train on smaller ones with "
-            f"--image-size {size * target.xray_side // needed}"
+            f"--data.image-size {size * target.xray_side // needed}"
         )
 
 
@@ -302,7 +301,7 @@ def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
     if SCRATCH in sources:
         scratch = model or next(iter(models.values()), None)
         if scratch is None:
-            raise InputError("from scratch alone there is no model to go by; name one with --model")
+            raise InputError("from scratch alone there is no model to go by; name one with --model.name")
         models[SCRATCH] = scratch
     return {source: models[source] for source in sources}
 
@@ -323,8 +322,8 @@ def warnings_of(
     """Warnings to print before a run begins. sets: those that its source was pre-trained on. digests: of their
     contents."""
     options = transfer.options
-    lines = options.protocol.without_effect(config)
-    lines += lacks_val(config.data) if options.train_on else []
+    lines = without_effect(options.given, config)
+    lines += lacks_val(config.data) if "data.train_on" in options.given else []
     if options.match_authors and target.unlike_authors:
         lines.append(data_warning(target.name, target.folder, target.unlike_authors))
     overlap = shares_images(sets, target.name, digests, target.digest)
@@ -337,7 +336,7 @@ def warnings_of(
 def fine_tune(transfer: Transfer) -> None:
     """Run one fine-tuning to its end, on all ranks of the job, and print its result."""
     options = transfer.options
-    model = models_of([transfer.pretrained], options.model)[transfer.pretrained]
+    model = models_of([transfer.pretrained], options.given.get("model.name"))[transfer.pretrained]
     target = open_target(transfer)
     config, rule = make_config(transfer, model, target)
     sets, digests = sets_of(transfer.pretrained), set_digests_of(transfer.pretrained)

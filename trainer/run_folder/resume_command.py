@@ -13,7 +13,6 @@ from data_pipelines.common.advice import as_word, no_option
 from trainer.run_files import CONFIG
 
 _PROGRAMS = ("pretrain", "pretrain.py", "trainer.pretrain", "bitscale-pretrain")
-
 # Host and process of a script of launchers/, and what was typed to start it.
 _LAUNCHER, _COMMAND = "BITSCALE_LAUNCHER", "BITSCALE_COMMAND"
 

@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Annotated, Any
@@ -26,8 +26,11 @@ from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
+from data_pipelines.common.program import program
 from trainer.engines.device import cpu_threads, pick_device
+from trainer.finetuning.command_line import todays
 from trainer.finetuning.finetune import FULL, Options
+from trainer.finetuning.settings import Settings, given_settings
 from trainer.sweep.cost import cost_lines
 from trainer.sweep.plan import Plan, make_plan, write_plan
 from trainer.sweep.worker_pool import Device, WorkerPool
@@ -57,6 +60,7 @@ class Sweep:
     plan: Path | None = None
     """Write the plan to this file for `python -m launchers.submit`, and stop."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
@@ -77,7 +81,10 @@ def _listed(words: tuple[str, ...]) -> tuple[str, ...]:
 def main_sweep(arguments: list[str]) -> None:
     """Parse the command line and sweep."""
     streams.outlive_readers()
-    sweep = parse(Sweep, __doc__, args=arguments, prog="transfer.py sweep")
+    called = program()
+    arguments = todays(arguments)
+    sweep = parse(Sweep, __doc__, args=arguments, prog=called if called.endswith(" sweep") else f"{called} sweep")
+    sweep = replace(sweep, options=replace(sweep.options, given=given_settings(sweep.settings, arguments)))
     if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
     if sweep.plan is not None:

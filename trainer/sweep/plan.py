@@ -2,18 +2,19 @@
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import count, product
 from pathlib import Path
-from typing import Any
 
 from data_pipelines.common.errors import ImpossibleError, InputError
 from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.manifest import content_digest, read_manifest
 from data_pipelines.datasets import catalog
 from data_pipelines.datasets.overlap import namesake_note, shares_images
+from data_pipelines.loading.sampler import BatchSampler
 from trainer import checkpoint
 from trainer.config import Config
+from trainer.finetuning.command_line import flags_of
 from trainer.finetuning.finetune import (
     SCRATCH,
     Options,
@@ -27,6 +28,7 @@ from trainer.finetuning.finetune import (
     source_name,
     target_name,
 )
+from trainer.optim.lr_schedules import num_steps
 from trainer.run_files import RESULT
 from trainer.run_folder import read_metrics
 from trainer.training.job import normalised
@@ -36,12 +38,14 @@ from trainer.training.start import find_result, summary
 
 @dataclass(frozen=True, eq=False)
 class PlannedRun:
-    """One run of a sweep. first_step: step at which it starts or resumes. predicted_images: images of forward passes
-    besides those of training."""
+    """One run of a sweep. steps: optimiser steps of the whole run; with frozen features a single pass, which counts as
+    one step. first_step: step at which it starts or resumes. predicted_images: images of forward passes beside those
+    of training."""
 
     transfer: Transfer
     config: Config
     is_finished: bool
+    steps: int
     first_step: int
     predicted_images: int
 
@@ -54,11 +58,6 @@ class PlannedRun:
     def run_dir(self) -> Path:
         """Folder of the run."""
         return self.transfer.options.out / self.name
-
-    @property
-    def steps(self) -> int:
-        """Optimiser steps of the run; with frozen features a single pass, which counts as one step."""
-        return (self.config.schedule.steps or 1) if self.transfer.options.mode == "finetune" else 1
 
     def has_result(self) -> bool:
         """Whether it is finished."""
@@ -109,7 +108,7 @@ def make_plan(
     _require_distinct("shots", shots)
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; it is the number of seeds, at least 1")
-    models = models_of(sources, options.model)
+    models = models_of(sources, options.given.get("model.name"))
     excluded, left_out, notes = _overlapping(sources, targets, options)
     plan = Plan([], left_out, [], notes)
     troubles: list[str] = []
@@ -180,8 +179,8 @@ def _options_for(source: str, options: Options, models: dict[str, str]) -> Optio
     """Options for a source: from scratch, the model is named and no head is kept; other sources determine their
     model."""
     if source == SCRATCH:
-        return replace(options, model=models[source], keep_head=False)
-    return replace(options, model=None)
+        return options.without("model.keep_head").with_given(**{"model.name": models[source]})
+    return options.without("model.name")
 
 
 def _plan_cell(cell: Sequence[Transfer], models: dict[str, str], notes: list[str]) -> Iterator[PlannedRun]:
@@ -205,37 +204,24 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
         transfer=transfer,
         config=config,
         is_finished=result is not None,
+        steps=_steps(config, target),
         first_step=checkpoint.last_step(run_dir),
         predicted_images=_predicted_images(transfer, target),
     )
+
+
+def _steps(config: Config, target: Target) -> int:
+    if config.mode != "finetune":
+        return 1
+    weights = target.train.weights(config.data.balance)
+    order = BatchSampler(len(target.train), config.global_batch_size, config.seed, weights=weights)
+    return num_steps(config, order.epoch_size)
 
 
 def _predicted_images(transfer: Transfer, target: Target) -> int:
     val, test = target.held_out.get("val", 0), target.held_out["test"]
     # val at the end of training and, like test, for the result; frozen features once, those of train as well
     return 2 * val + test if transfer.options.mode == "finetune" else len(target.train) + val + test
-
-
-def flags_of(options: Any) -> list[str]:
-    """Command-line flags for a dataclass of options: only those that differ from the defaults, in tyro's spelling."""
-    words: list[str] = []
-    for field in fields(options):
-        value, flag = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
-        if is_dataclass(value):
-            words += flags_of(value)
-        elif value == _default(field):
-            continue
-        elif isinstance(_default(field), bool):
-            words.append(flag if value else f"--no-{flag[2:]}")
-        elif isinstance(value, tuple):
-            words += [flag, *map(str, value)]
-        else:  # also True and False where the default is another word, such as auto
-            words += [flag, str(value)]
-    return words
-
-
-def _default(field: "Field[Any]") -> Any:
-    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def write_plan(path: Path, name: str, runs: Sequence[PlannedRun]) -> None:

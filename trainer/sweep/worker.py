@@ -6,6 +6,9 @@ saved, to be resumed. Standard output has a line of JSON when the process is rea
 not begun.
 """
 
+import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
+
+# isort: split
 import json
 import os
 import signal
@@ -16,12 +19,11 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TextIO
 
-import tyro
-
 from data_pipelines.common import advice
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
-from trainer.finetuning.finetune import Transfer, fine_tune
+from trainer.finetuning.command_line import read_transfer
+from trainer.finetuning.finetune import fine_tune
 from trainer.run_folder import in_use, install_rank_log
 from trainer.sweep.command import Sweep
 
@@ -52,7 +54,7 @@ class _Tasks:
 def execute(arguments: list[str]) -> tuple[str | None, bool]:
     """Execute one run. Returns why it failed, or None, and whether this process can execute another."""
     try:
-        fine_tune(tyro.cli(Transfer, args=arguments))
+        fine_tune(read_transfer(arguments))
     except (InputError, RunError) as error:
         logger.error(error)
         return str(error), True

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 from data_pipelines.common.errors import RunError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
+from trainer.finetuning.command_line import flags_of
 from trainer.run_files import STATUS, SWEEP_LOG
 from trainer.run_folder import JOB_VARIABLE, job_name
-from trainer.sweep.plan import PlannedRun, flags_of
+from trainer.sweep.plan import PlannedRun
 from trainer.sweep.progress import Progress
 
-WORKER = [sys.executable, "-m", "trainer.sweep.worker"]
+# By its path: `-m` would look for `trainer` in the working folder first.
+WORKER = [sys.executable, str(Path(__file__).with_name("worker.py"))]
 _POLL_S = 1.0
 _SAVE_S = 60.0  # that stopped workers have to save their runs
 _ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +172,7 @@ class _Worker:
         """Start a run; with `waits` also where another start may be using its folder."""
         self.run = run
         options = run.transfer.options
-        options = replace(options, runtime=replace(options.runtime, threads=self.device.threads))
+        options = options.with_given(**{"runtime.threads": self.device.threads})
         task = {
             "arguments": flags_of(replace(run.transfer, options=options)),
             "log": str(_log_of(run)),

@@ -33,4 +33,5 @@ def test_a_long_name_stands_above_its_line(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_first_sentence_is_one_line() -> None:
     assert first_sentence("Demo: r14x0.5 on\n    images. And more.\n\nLast.") == "Demo: r14x0.5 on images"
+    assert first_sentence("PadChest: X-rays of\n    adults (Bustos et al. 2020).") == "PadChest: X-rays of adults"
     assert first_sentence(None) == ""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tyro
+from options_with import options_with
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
@@ -20,6 +21,7 @@ from trainer import pretrain, transfer
 from trainer.config import Config, Precision, RuntimeConfig, differences
 from trainer.engine import Engine
 from trainer.engines import ENGINES
+from trainer.finetuning.command_line import flags_of, read_transfer
 from trainer.finetuning.finetune import (
     SCRATCH,
     Options,
@@ -42,10 +44,9 @@ from trainer.finetuning.paper_protocol import (
     match_paper_code,
     setting,
 )
-from trainer.finetuning.protocol_options import ProtocolOptions
+from trainer.finetuning.settings import without_effect
 from trainer.pretrain import parse
 from trainer.recipes import RECIPES
-from trainer.sweep.plan import flags_of
 from trainer.training.job import make_job
 from trainer.training.model import prepare_model
 
@@ -99,9 +100,8 @@ def test_what_the_switch_changes_of_a_recipe(name: str) -> None:
 
 
 def configured(folder: Path, options: Options | None = None, **single: Any) -> tuple[Config, Config]:
-    """The configuration of a fine-tuning, and the one of its protocol."""
-    options = replace(options or Options(), runtime=RuntimeConfig(device="cpu"), **single)
-    given = Transfer(SCRATCH, str(folder), options=options)
+    """The configuration of a fine-tuning with these options, or single ones, and the one of its protocol."""
+    given = Transfer(SCRATCH, str(folder), options=options or options_with(device="cpu", **single))
     target = open_target(given)
     return make_config(given, "r14x0.5", target)[0], by_protocol(given, "r14x0.5", target)
 
@@ -124,9 +124,8 @@ def target_of(folder: Path, name: str) -> Path:
 )
 def test_what_the_switch_changes_of_a_fine_tuning(name: str, expected: dict[str, Any], tmp_path: Path) -> None:
     folder = target_of(tmp_path / "set", name)
-    options = Options(train_on="train", image_size=32)
-    default, _ = configured(folder, options)
-    matched, _ = configured(folder, replace(options, train_on=None), match_authors=True)
+    default, _ = configured(folder, train_on="train", image_size=32)
+    matched, _ = configured(folder, match_authors=True, image_size=32)
     found = changes(default, matched)
     assert found.pop("name") == "scratch/set/full-shot-seed-0-authors"
     if name != "padchest_cl":
@@ -152,7 +151,7 @@ SINGLE: list[tuple[str, Any, str, Any, Any]] = [
     ("filter_init", "kaiming", "model.filter_init", "kaiming", "torch"),
     ("nesterov", False, "optim.nesterov", False, True),
     ("agc_head", "name", "optim.agc_head", "name", "shape"),
-    ("keep_aspect", False, "data.train_view", "resize_random_crop", "shorter_side_random_crop"),
+    ("train_view", "resize_random_crop", "data.train_view", "resize_random_crop", "shorter_side_random_crop"),
     ("border", "black", "data.border", "black", "reflect"),
     ("translation", 0.15, "data.translation", 0.15, 0.25),
     ("mixup_weight", "pair", "data.mixup_weight", "pair", "step"),
@@ -161,8 +160,9 @@ SINGLE: list[tuple[str, Any, str, Any, Any]] = [
 ]
 
 
-def test_every_single_option_is_tested() -> None:
-    assert [name for name, *_ in SINGLE] == list(vars(ProtocolOptions()))
+def test_every_setting_of_the_switch_is_tested() -> None:
+    named = {name for _, _, name, _, _ in SINGLE}
+    assert named == {*FINE_TUNING, *ON_XRAYS, "data.train_view", "model.mean", "model.std"}
 
 
 @pytest.mark.parametrize(("option", "value", "name", "used", "authors"), SINGLE, ids=[row[0] for row in SINGLE])
@@ -171,9 +171,9 @@ def test_a_flag_beats_the_switch_and_is_a_departure(
 ) -> None:
     of_xrays = option in ("border", "translation", "mean", "std")
     folder = target_of(tmp_path / "set", "padchest_cl" if of_xrays else "pets")
-    options = Options(match_authors=True, image_size=32, protocol=ProtocolOptions(**{option: value}))
+    options = options_with(match_authors=True, image_size=32, **{option: value})
     arguments = flags_of(Transfer(SCRATCH, str(folder), options=options))
-    config, planned = configured(folder, tyro.cli(Transfer, args=arguments).options)
+    config, planned = configured(folder, read_transfer(arguments).options)
     assert setting(config.to_dict(), name) == used
     found = departures(config, planned)
     assert found.pop("data.image_size")["used"] == 32
@@ -183,16 +183,17 @@ def test_a_flag_beats_the_switch_and_is_a_departure(
 
 def test_options_without_the_switch_depart_from_the_default(tmp_path: Path) -> None:
     folder = target_of(tmp_path / "set", "pets")
-    config, planned = configured(folder, Options(), train_on="train")
+    config, planned = configured(folder, train_on="train")
     assert departures(config, planned).keys() <= {"data.train_on"}
-    given = Options(batch_size=16, base_lr=0.01, steps=7, mixup_alpha=0.5, protocol=ProtocolOptions(nesterov=True))
-    found = departures(*configured(folder, given))
+    given = {"batch_size": 16, "base_lr": 0.01, "steps": 7, "mixup_alpha": 0.5, "nesterov": True, "flip": False}
+    found = departures(*configured(folder, **given, weight_decay=0.0))
     assert found["optim.nesterov"] == {"used": True, "protocol": False}
     assert found["schedule.steps"] == {"used": 7, "protocol": 500}
     assert found.keys() == {
         "optim.nesterov",
         "schedule.steps",
         "data.mixup_alpha",
+        "data.flip",
         "optim.base_lr",
         "global_batch_size",
     }
@@ -306,44 +307,50 @@ def test_departures_are_told_of_xrays_too_small_for_the_protocol(tmp_path: Path)
     folder = tiny_set(
         tmp_path / "lungs", [0, 0, 1, 1], ("a", "b"), splits=("train", "val", "test"), side=128, patients="apart"
     )
-    found = departures(*configured(folder, Options(match_authors=True), image_size=100))
+    found = departures(*configured(folder, match_authors=True, image_size=100))
     assert found["data.image_size"] == {"used": 100, "protocol": 480}
 
 
 def test_options_without_effect_are_said(tmp_path: Path) -> None:
     folder = target_of(tmp_path / "set", "pets")
-    single = ProtocolOptions(border="reflect", translation=0.2, mixup_weight="step", keep_aspect=True, nesterov=True)
-    config, _ = configured(folder, protocol=single)
-    assert [line.split()[0] for line in single.without_effect(config)] == [
-        "--border",
-        "--translation",
-        "--mixup-weight",
+
+    def said(folder: Path, **given: Any) -> list[str]:
+        return without_effect(options_with(**given).given, configured(folder, **given)[0])
+
+    single = {"border": "reflect", "translation": 0.2, "mixup_weight": "step", "nesterov": True}
+    single["train_view"] = "shorter_side_random_crop"
+    assert [line.split()[0] for line in said(folder, **single)] == [
+        "--data.border",
+        "--data.translation",
+        "--data.mixup-weight",
     ]
-    assert not single.without_effect(configured(folder, mixup_alpha=0.1)[0])[2:]
-    (line,) = ProtocolOptions(nesterov=True).without_effect(configured(folder, mode="knn")[0])
-    assert line == "--nesterov has no effect: --mode knn trains no model"
+    assert not said(folder, **single, mixup_alpha=0.1)[2:]
+    (line,) = said(folder, nesterov=True, mode="knn")
+    assert line == "--optim.nesterov has no effect: --mode knn trains no model"
     xrays = target_of(tmp_path / "xrays", "padchest_cl")
-    (line,) = ProtocolOptions(keep_aspect=True, border="reflect").without_effect(configured(xrays)[0])
-    assert line == "--keep-aspect has no effect: training images are seen by xray_affine"
+    (line,) = said(xrays, train_view="shorter_side_random_crop", border="reflect")
+    assert line == "--data.train-view has no effect: training images are seen by xray_affine"
+    assert said(xrays, train_view="squash") == []
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--translation", "2"], r"^--translation is 2\.0; it must lie in \[0, 1\)"),
-        (["--mean", "3", "3", "3"], "^--mean: mean is 3, 3, 3; it must lie in 0 to 1"),
-        (["--std", "0.2", "0", "0.2"], "^--std: std is 0.2, 0, 0.2; it must lie above 0"),
+        (["--translation", "2"], r"^--data.translation is 2\.0; it must lie in \[0, 1\)"),
+        (["--model.mean", "3", "3", "3"], "^--model.mean: mean is 3, 3, 3; it must lie in 0 to 1"),
+        (["--model.std", "0.2", "0", "0.2"], "^--model.std: std is 0.2, 0, 0.2; it must lie above 0"),
     ],
 )
-def test_impossible_options_are_called_as_they_were_given(given: list[str], message: str) -> None:
+def test_impossible_options_are_called_as_they_were_given(given: list[str], message: str, tmp_path: Path) -> None:
+    folder = target_of(tmp_path / "set", "pets")
     with pytest.raises(InputError, match=message):
-        tyro.cli(Transfer, args=["--pretrained", SCRATCH, "--target", "digits", *given])
+        configured(folder, read_transfer(["--pretrained", SCRATCH, "--target", str(folder), *given]).options)
 
 
 @pytest.mark.parametrize("mode", ["probe", "knn"])
 def test_the_authors_only_fine_tune(mode: Any) -> None:
     with pytest.raises(InputError, match=f"leave out --match-authors or --mode {mode}"):
-        Options(mode=mode, match_authors=True)
+        options_with(mode=mode, match_authors=True)
 
 
 @pytest.mark.parametrize("switch", ["--match-authors", "--optim.paper-code", "--optim.paper_code"])

@@ -7,27 +7,26 @@ from typing import Any
 
 import numpy as np
 import pytest
+from options_with import options_with
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
-from trainer.config import Config, RuntimeConfig
-from trainer.finetuning.finetune import SCRATCH, Options, Transfer, make_config, open_target
+from trainer.config import Config
+from trainer.finetuning.finetune import SCRATCH, Transfer, make_config, open_target
 from trainer.optim.hyperrule import HyperRule
 from trainer.training.job import make_job
 
 CLASSES = ("few", "some", "many")
 LABELS = [0] * 2 + [1] * 3 + [2] * 10
 SPLITS: tuple[Split, ...] = ("train", "test")
-ON_CPU = RuntimeConfig(device="cpu", loader="torch")
+ON_CPU = {"device": "cpu", "loader": "torch"}
 Make = Callable[..., tuple[Config, HyperRule]]
 
 
-def configured(
-    target: Path, shots: str = "full", seed: int = 0, runtime: RuntimeConfig = ON_CPU, **options: Any
-) -> tuple[Config, HyperRule]:
-    transfer = Transfer(SCRATCH, str(target), shots, seed, Options(runtime=runtime, **options))
+def configured(target: Path, shots: str = "full", seed: int = 0, **options: Any) -> tuple[Config, HyperRule]:
+    transfer = Transfer(SCRATCH, str(target), shots, seed, options_with(**ON_CPU | options))
     return make_config(transfer, "r14x0.5", open_target(transfer))
 
 
@@ -104,9 +103,8 @@ def test_given_numbers_come_before_the_rule(make: Make) -> None:
 
 def test_staged_targets(tmp_path: Path) -> None:
     """What decides the configuration is read where the set lies; the run copies it."""
-    staged = RuntimeConfig(device="cpu", loader="torch", cache_dir=str(tmp_path / "node"))
     folder = tiny_set(tmp_path / "target", LABELS, CLASSES, name="covidx", splits=SPLITS)
-    config, _ = configured(folder, runtime=staged)
+    config, _ = configured(folder, cache_dir=str(tmp_path / "node"))
     assert config.data.balance == "class"
     assert config.name == "scratch/target/full-shot-seed-0"
     assert not (tmp_path / "node").exists()
@@ -142,7 +140,7 @@ def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_xrays_are_never_enlarged(xrays: Path) -> None:
-    with pytest.raises(InputError, match=r"stored at 128 pixels, .* --size 512 .*--image-size 120"):
+    with pytest.raises(InputError, match=r"stored at 128 pixels, .* --size 512 .*--data.image-size 120"):
         configured(xrays)
     assert configured(xrays, image_size=120)[0].data.resize == 128
     with pytest.raises(InputError, match=r"smaller than 129: .*--size 129"):

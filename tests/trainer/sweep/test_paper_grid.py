@@ -100,7 +100,7 @@ def sweep(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
     def run(target: str, shots: Sequence[str], *arguments: str) -> tuple[int, str, str]:
         given = ["--sources", "scratch", "--targets", target, "--shots", *shots, "--seeds", str(SEEDS)]
-        given += ["--model", "r50x1", "--device", "cpu", *arguments]
+        given += ["--model.name", "r50x1", "--device", "cpu", *arguments]
         monkeypatch.setattr(sys, "argv", ["transfer.py", "sweep", *given])
         code = 0
         try:
@@ -120,7 +120,7 @@ def planned(output: str) -> Counter[str]:
 
 PROTOCOLS = [
     *((target, ()) for target in GRID),
-    *((target, ("--train-on", "train+val")) for target in sorted(XRAYS)),  # by default the others are, too
+    *((target, ("--data.train-on", "train+val")) for target in sorted(XRAYS)),  # by default the others are, too
     *((target, ("--match-authors",)) for target in GRID),
 ]
 
@@ -135,7 +135,7 @@ def test_every_cell_of_the_paper(target: str, protocol: Sequence[str], sweep: Sw
 
 
 def test_cells_that_a_target_has_no_images_for(sweep: Sweep, place: Path) -> None:
-    held_out = ("--train-on", "train")
+    held_out = ("--data.train-on", "train")
     code, output, error = sweep("cifar100", GRID["cifar100"], "--dry-run", *held_out)
     assert (code, output) == (2, "")
     assert error.count("-shot: ") == error.count("scratch/cifar100/500-shot: 500 shots asked for") == 1

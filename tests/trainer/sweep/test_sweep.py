@@ -11,15 +11,26 @@ from pathlib import Path
 
 import pytest
 import torch
-import tyro
 from tiny_sets import tiny_set
 
 from trainer import checkpoint, transfer
-from trainer.finetuning.finetune import Transfer, fine_tune
+from trainer.finetuning.command_line import read_transfer
+from trainer.finetuning.finetune import fine_tune
 from trainer.models.bit import build_model
 from trainer.sweep import command as sweep
 
-TUNING = ["--image-size", "32", "--steps", "8", "--batch-size", "8", "--base-lr", "0.1", "--precision", "fp32"]
+TUNING = [
+    "--data.image-size",
+    "32",
+    "--schedule.steps",
+    "8",
+    "--global-batch-size",
+    "8",
+    "--optim.base-lr",
+    "0.1",
+    "--precision",
+    "fp32",
+]
 ON_CPU = ["--device", "cpu", "--threads", "1", "--log-every", "1", "--save-every", "3"]
 SWEEP = ["sweep", "--sources", "source", "scratch", "--targets", "pictures", "--shots", "1", "2", "--seeds", "2"]
 RUNS = [
@@ -131,7 +142,7 @@ def test_a_sweep_that_is_killed_twice_makes_every_run_once(place: Path, command:
             "--out",
             "undisturbed",
         ]
-        alone = tyro.cli(Transfer, args=[*words, "--model", "r14x0.5", *TUNING, *ON_CPU])
+        alone = read_transfer([*words, "--model.name", "r14x0.5", *TUNING, *ON_CPU])
         fine_tune(alone)
         found, expected = (
             json.loads((place / root / run / "result.json").read_text()) for root in ("out", "undisturbed")

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from options_with import options_with
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.manifest import content_digest, read_manifest
 from trainer import checkpoint
-from trainer.finetuning.finetune import Options, Transfer, open_target, set_digests_of, warnings_of
+from trainer.finetuning.finetune import Transfer, open_target, set_digests_of, warnings_of
 from trainer.models.weights import describe_weights
 from trainer.run_files import CONFIG, RESULT
 from trainer.sweep.plan import Plan, make_plan
@@ -38,7 +39,7 @@ def source(folder: Path, **digests: str) -> str:
 
 
 def planned(tmp_path: Path, *targets: Path | str, sources: tuple[str, ...] = ("scratch",), **options: Any) -> Plan:
-    given = Options(**{"model": "r14x0.5", "out": tmp_path / "out", "image_size": 32, **options})
+    given = options_with(**{"model": "r14x0.5", "out": tmp_path / "out", "image_size": 32, **options})
     return make_plan(sources, list(map(str, targets)), ("1",), 1, given)
 
 
@@ -77,7 +78,7 @@ def test_the_source_s_set_under_another_name_is_left_out(tmp_path: Path) -> None
     knowing = source(tmp_path / "knowing", films=digest_of_set(tmp_path / "films"))
     (told,) = planned(tmp_path, clinic, sources=(knowing,), model=None).left_out
     assert told == "knowing to clinic: the source was pre-trained on clinic, the target itself, called films there"
-    transfer = Transfer(knowing, str(clinic), options=Options(image_size=32))
+    transfer = Transfer(knowing, str(clinic), options=options_with(image_size=32))
     found = open_target(transfer)
     plan = planned(tmp_path, clinic, sources=(knowing,), model=None, overlap_excluded=True)
     warnings = warnings_of(transfer, plan.runs[0].config, found, ["films"], set_digests_of(knowing))

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 import tyro
+from options_with import options_with
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.datasets.overlap import shares_images
 from trainer import checkpoint
-from trainer.config import RuntimeConfig
+from trainer.finetuning.command_line import flags_of, read_transfer
 from trainer.finetuning.finetune import Options, Transfer, open_target
-from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.run_folder.environment import cpu_name
 from trainer.sweep.command import Sweep
 from trainer.sweep.cost import cost_lines, hours_of
-from trainer.sweep.plan import Plan, PlannedRun, flags_of, make_plan, write_plan
+from trainer.sweep.plan import Plan, PlannedRun, make_plan, write_plan
 from trainer.sweep.worker_pool import Device
 from trainer.training.job import settings_of
 
@@ -55,7 +55,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
         for target in targets:
             if not (tmp_path / "data" / target).exists() and target != "unknown":
                 tiny_set(tmp_path / "data" / target, LABELS, CLASSES, name=target, splits=("train", "val", "test"))
-        given = Options(**{"model": "r14x0.5", "out": Path("out"), "image_size": 32, **options})
+        given = options_with(**{"model": "r14x0.5", "out": Path("out"), "image_size": 32, **options})
         return make_plan(sources, targets, shots, seeds, given, skip_impossible)
 
     return plan
@@ -84,7 +84,7 @@ def test_every_source_on_every_target_with_every_shot_and_seed(planned: Planned,
     assert (plan.left_out, plan.notes) == ([], [])
     first, second = plan.runs[:2]
     assert (first.config.model.pretrained, second.config.model.pretrained) == (source, None)
-    assert second.config.model.name == second.transfer.options.model == "r14x0.5"
+    assert second.config.model.name == second.transfer.options.given["model.name"] == "r14x0.5"
     assert (first.steps, first.first_step, first.predicted_images) == (500, 0, 2 * 6 + 6)
 
 
@@ -111,7 +111,7 @@ def test_a_run_with_other_settings_is_refused(planned: Planned) -> None:
         planned(steps=600)
     (run,) = planned(steps=600, allow_config_change=True).pending
     assert run.steps == 600
-    assert not planned(runtime=RuntimeConfig(eval_batch_size=7)).pending  # says how, not what
+    assert not planned(eval_batch_size=7).pending  # says how, not what
 
 
 def test_a_source_that_was_trained_anew_is_another(planned: Planned, tmp_path: Path) -> None:
@@ -147,8 +147,8 @@ def test_a_run_that_was_stopped_goes_on(planned: Planned) -> None:
         ({"seeds": 0}, "--seeds is 0"),
         ({"targets": ("unknown",)}, "no prepared data set 'unknown'"),
         ({"sources": ("nowhere",)}, "nowhere"),
-        ({"model": None}, "name one with --model"),
-        ({"base_lr": 0.0}, "--base-lr is 0.0; it must be above 0"),
+        ({"model": None}, r"name one with --model\.name"),
+        ({"base_lr": 0.0}, r"--optim\.base-lr is 0.0; it must be above 0"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str, planned: Planned) -> None:
@@ -245,70 +245,50 @@ def test_frozen_features_take_one_pass(planned: Planned) -> None:
     assert (run.name, run.steps, run.predicted_images) == ("scratch/cats/1-shot-seed-0-knn", 1, 2 + 6 + 6)
 
 
-EVERYTHING = Options(
+# A value of each kind that a flag may have.
+EVERYTHING = options_with(
     mode="probe",
     model="r26x1",
     out=Path("some where"),
     classes=("a b", "c"),
     one_label=True,
-    train_on="train",
-    shots_at_most=True,
-    keep_head=True,
-    batch_size=64,
+    flip=False,
+    weight_decay=1e-4,
     base_lr=3e-5,
-    steps=7,
-    image_size=32,
-    resize=40,
+    epochs=2.5,
     mixup_alpha=0.0,
-    balance="none",
+    mean=(0.1, 0.2, 0.3),
+    precision="fp16",
     overlap_excluded=True,
     allow_config_change=True,
-    protocol=ProtocolOptions(
-        precision="fp16",
-        head_init="fan_in",
-        filter_init="torch",
-        nesterov=False,
-        agc_head="shape",
-        keep_aspect=True,
-        border="reflect",
-        translation=0.2,
-        mixup_weight="step",
-        mean=(0.1, 0.2, 0.3),
-        std=(1.0, 0.5, 0.25),
-    ),
-    runtime=RuntimeConfig(
-        device="cpu", micro_batch_size="auto", loader="torch", threads=3, cache_dir="/dev/shm", tf32=True
-    ),
+    micro_batch_size="auto",
+    threads=3,
+    cache_dir="/dev/shm",
+    tf32=True,
 )
-
-
-MATCHED = replace(EVERYTHING, mode="finetune", match_authors=True)
-COMPILED = Options(runtime=RuntimeConfig(compile=True, cudnn_benchmark=False))  # words of which auto is another
+MATCHED = replace(EVERYTHING.without("mode"), match_authors=True)
+COMPILED = options_with(compile=True, cudnn_benchmark=False, resize=300)  # words of which auto is another
 
 
 @pytest.mark.parametrize("options", [Options(), EVERYTHING, MATCHED, COMPILED])
 def test_the_command_line_of_a_run(options: Options) -> None:
     transfer = Transfer("runs/a b", "cats", "5", 3, options)
-    assert tyro.cli(Transfer, args=flags_of(transfer)) == transfer
-    others = vars(Options()).items() - {("match_authors", False)}  # which probes do not go with
-    assert all(getattr(EVERYTHING, name) != value for name, value in others)
-    assert all(getattr(EVERYTHING.protocol, name) != value for name, value in vars(ProtocolOptions()).items())
+    assert read_transfer(flags_of(transfer)) == transfer
 
 
 def test_a_sweep_by_the_authors_protocol(planned: Planned) -> None:
     """Beside one by the default, in the same folder, and the plan file has the commands of it."""
     leave_result(planned().runs[0])
-    single = ProtocolOptions(nesterov=False)
-    plan = planned(match_authors=True, protocol=single)
+    plan = planned(match_authors=True, nesterov=False)
     (run,) = plan.pending
     assert run.name == "scratch/cats/1-shot-seed-0-authors"
     assert (run.config.precision, run.config.optim.nesterov, run.config.model.head_init) == ("fp32", False, "torch")
     write_plan(Path("plan.json"), "a", plan.runs)
     (task,) = json.loads(Path("plan.json").read_text())["tasks"]
-    assert " ".join(task["command"]).find("--match-authors") < " ".join(task["command"]).find("--nesterov False")
-    transfer = tyro.cli(Transfer, args=task["command"][3:])
+    assert task["command"].index("--match-authors") < task["command"].index("--optim.no-nesterov")
+    transfer = read_transfer(task["command"][3:])
     assert transfer == run.transfer
-    assert (transfer.options.match_authors, transfer.options.protocol) == (True, single)
+    assert (transfer.options.match_authors, transfer.options.given["optim.nesterov"]) == (True, False)
 
 
 def test_plan_file(planned: Planned, tmp_path: Path) -> None:
@@ -322,8 +302,8 @@ def test_plan_file(planned: Planned, tmp_path: Path) -> None:
     assert json.loads(Path(first["done"]).read_text())
     assert second["done"] == "out/scratch/cats/1-shot-seed-1/result.json"
     assert second["command"][:3] == ["python", "-m", "trainer.transfer"]
-    assert tyro.cli(Transfer, args=second["command"][3:]) == plan.runs[1].transfer
-    write_plan(Path("plan.json"), "a", planned(runtime=RuntimeConfig(device="cpu")).runs)
+    assert read_transfer(second["command"][3:]) == plan.runs[1].transfer
+    write_plan(Path("plan.json"), "a", planned(device="cpu").runs)
     assert json.loads(Path("plan.json").read_text())["gpus_per_task"] == 0
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="choose another --plan"):

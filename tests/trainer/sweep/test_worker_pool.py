@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tyro
 
 from data_pipelines.common.errors import RunError
 from trainer.config import Config, DataConfig, ScheduleConfig
+from trainer.finetuning.command_line import read_transfer
 from trainer.finetuning.finetune import Options, Transfer
 from trainer.sweep import worker_pool
 from trainer.sweep.plan import PlannedRun
@@ -37,7 +37,7 @@ def run_of(out: Path, fate: str, seed: int = 0, steps: int = 10, first_step: int
         data=DataConfig(sets=("any",)),
         schedule=ScheduleConfig(steps=steps, warmup_steps=0),
     )
-    return PlannedRun(transfer, config, False, first_step, 0)
+    return PlannedRun(transfer, config, False, steps, first_step, 0)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_one_process_makes_run_after_run(driven: Driven, tmp_path: Path, capfd: 
     assert not driven("good", "good", "good").failures
     assert len({entry["process"] for entry in told(tmp_path).values()}) == 1
     words = told(tmp_path)["good1"]["words"]
-    assert tyro.cli(Transfer, args=words).options.runtime.threads == 2
+    assert read_transfer(words).options.runtime.threads == 2
     error = capfd.readouterr().err
     assert f"[3/3] {tmp_path}/scratch/good/1-shot-seed-2: test top-1 accuracy 50.00% (4 images), by last" in error
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from options_with import options_with
 from tiny_sets import tiny_set
 
 from data_pipelines.common import advice
@@ -24,8 +25,8 @@ from trainer.engines import ENGINES
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.runs import open_run, own_data
+from trainer.finetuning.command_line import TransferCommand
 from trainer.finetuning.finetune import SCRATCH, Options, Transfer, fine_tune, make_config, open_target, train_on_of
-from trainer.finetuning.protocol_options import ProtocolOptions
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import Job, make_job
 from trainer.training.run import Start, run
@@ -33,6 +34,7 @@ from trainer.training.run import Start, run
 ALL: tuple[Split, ...] = ("train", "val", "test")
 CLASSES = ("cat", "dog")
 ON_CPU = RuntimeConfig(device="cpu", threads=1, loader="torch")
+ON_CPU_FLAGS = {"device": "cpu", "threads": 1, "loader": "torch"}
 
 
 def config_of(*sets: Path, mode: Any = "finetune", eval_every: int | None = None, **data: Any) -> Config:
@@ -269,7 +271,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     [("pets", None, 12), ("pets", "train", 6), ("covidx", None, 6), ("covidx", "train+val", 12), ("films", None, 6)],
 )
 def test_fine_tuning_goes_by_the_name_of_the_set(name: str, given: Any, images: int, target: Any) -> None:
-    transfer = Transfer(SCRATCH, str(target(name)), options=Options(runtime=ON_CPU, train_on=given))
+    transfer = Transfer(SCRATCH, str(target(name)), options=options_with(**ON_CPU_FLAGS, train_on=given))
     opened = open_target(transfer)
     config, _ = make_config(transfer, "r14x0.5", opened)
     assert config.data.train_on == ("train+val" if images == 12 else "train")
@@ -281,7 +283,7 @@ def test_runs_from_before_all_images_were_the_default_go_on(
     target: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the four targets, by the flag that the refusal names."""
-    monkeypatch.setattr(advice, "_command", Transfer)
+    monkeypatch.setattr(advice, "_command", TransferCommand)
     given = Transfer(SCRATCH, str(target("pets")), "2", 0, options_of(tmp_path))
     before = replace(given, options=options_of(tmp_path, train_on="train"))
     fine_tune(before)
@@ -291,7 +293,7 @@ def test_runs_from_before_all_images_were_the_default_go_on(
     path.write_text(json.dumps(settings))
     with pytest.raises(InputError, match=r"data.train_on: absent -> train\+val") as refusal:
         fine_tune(given)
-    assert str(refusal.value).endswith(" --train-on train")
+    assert str(refusal.value).endswith(" --data.train-on train")
     assert "--allow-config-change" not in str(refusal.value)
     capsys.readouterr()
     fine_tune(before)
@@ -325,9 +327,8 @@ def test_pre_training_warns_of_it_too(
 
 def options_of(out: Path, **given: Any) -> Options:
     """Of two steps on the CPU."""
-    protocol = ProtocolOptions(precision="fp32")
-    small: dict[str, Any] = {"model": "r14x0.5", "steps": 2, "image_size": 32, "batch_size": 4, "runtime": ON_CPU}
-    return Options(out=out, protocol=protocol, **small | given)
+    small = {"model": "r14x0.5", "steps": 2, "image_size": 32, "batch_size": 4, "precision": "fp32"}
+    return options_with(out=out, **small | ON_CPU_FLAGS | given)
 
 
 def test_a_fine_tuning_from_end_to_end(target: Any, tmp_path: Path) -> None:
@@ -336,4 +337,4 @@ def test_a_fine_tuning_from_end_to_end(target: Any, tmp_path: Path) -> None:
     result = json.loads((tmp_path / "scratch" / "mine" / "5-shot-seed-0" / "result.json").read_text())
     assert (result["trained_on"], result["train_images"], "val" in result) == ("train+val", 10, False)
     with pytest.raises(ImpossibleError, match="5 shots asked for"):
-        fine_tune(Transfer(SCRATCH, str(target("cifar100")), "5", 0, replace(options, train_on="train")))
+        fine_tune(Transfer(SCRATCH, str(target("cifar100")), "5", 0, options.with_given(**{"data.train_on": "train"})))

@@ -1,0 +1,36 @@
+"""The subcommands of `bitscale`, by name and in the order of their help. Imports none of them."""
+
+from typing import NamedTuple
+
+
+class Subcommand(NamedTuple):
+    """module: whose `main` runs it. line: of the help. words: that stand before its own arguments."""
+
+    module: str
+    line: str
+    words: tuple[str, ...] = ()
+
+
+GROUPS: dict[str, dict[str, Subcommand]] = {
+    "data": {
+        "prepare": Subcommand("data_pipelines.prepare", "make a data set ready for training, or verify one"),
+        "inspect": Subcommand("data_pipelines.inspect", "draw a page of a prepared set: images, labels, sizes"),
+    },
+    "training": {
+        "pretrain": Subcommand("trainer.pretrain", "pre-train a model by a recipe, or resume"),
+        "transfer": Subcommand("trainer.transfer", "fine-tune a model on another set, once"),
+        "sweep": Subcommand("trainer.transfer", "fine-tune several sources on several sets", ("sweep",)),
+        "status": Subcommand("trainer.status", "tell how runs stand, and what resumes them"),
+    },
+    "results": {
+        "report": Subcommand("trainer.report", "collect finished runs into tables, figures and a page"),
+        "evaluate": Subcommand("trainer.evaluate", "judge a run on its test split or on another set"),
+        "predict": Subcommand("trainer.predict", "predict new images with a run"),
+        "export": Subcommand("trainer.export", "write a run's weights for timm or in BiT's format"),
+    },
+    "clusters": {
+        "submit": Subcommand("launchers.submit", "run the trainer, or a plan of a sweep, as SLURM jobs"),
+        "scaling": Subcommand("benchmarks.scaling", "measure and predict throughput on 1 to 1024 GPUs"),
+    },
+}
+SUBCOMMANDS: dict[str, Subcommand] = {name: each for group in GROUPS.values() for name, each in group.items()}

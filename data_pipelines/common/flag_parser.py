@@ -1,0 +1,181 @@
+"""Flags of a command, taken from a dataclass or a function by tyro; help and errors as plain text.
+
+tyro's own errors are drawn in boxes, which narrow terminals and logs break, and name no nearest flag where a required
+one is missing too.
+"""
+
+import io
+import re
+import sys
+import warnings
+from argparse import Action, ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any, NoReturn, cast
+
+import tyro
+
+from data_pipelines.common.command_help import filled, grouped_help
+from data_pipelines.common.errors import InputError
+
+_CONFIG = (tyro.conf.PositionalMetavarFromFieldName,)
+_FRAME = re.compile(r"^[│|]\s?|\s*[│|]$")
+_RULE = re.compile(r"[\s─╰╯-]*")
+_IN_OUR_WORDS = {
+    r"^unrecognized options: (.*)": r"\1 is no value of any flag",
+    r"^missing value for argument '(.*?)'.*": r"\1 needs a value",
+}
+_ON = re.compile(r"^(--(?:.*\.)?)")
+_NOT_FOR_USERS = re.compile(r"\s+Args:\n.*|\s+Raises InputError .*?(?=\n\n|$)", re.DOTALL)
+_DEFAULT_OFF = " (default: False)"
+
+
+def parse_flags(
+    command: Callable[..., Any],
+    arguments: Sequence[str],
+    program: str,
+    description: str | None = None,
+    titles: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Any:
+    """What tyro makes of the arguments, or of `--help`, which ends the program.
+
+    program: how it is called. titles: of the groups of flags in its help, by the beginning of tyro's names for them;
+    others have the docstring of their dataclass. options: of `tyro.cli`. Raises InputError for arguments that it does
+    not take, with the nearest that it does.
+    """
+    if asks_for_help(arguments):
+        print(flag_help(flag_parser(command, **options), program, description or command.__doc__, titles or {}))
+        sys.exit()
+    written = io.StringIO()
+    try:
+        with redirect_stderr(written):
+            return tyro.cli(command, args=arguments, prog=program, config=_CONFIG, **options)
+    except SystemExit:
+        box, written = written.getvalue(), io.StringIO()
+        _refuse(flag_parser(command, **options), arguments, program, box)
+    finally:
+        sys.stderr.write(written.getvalue())
+
+
+def flag_parser(command: Callable[..., Any], **options: Any) -> ArgumentParser:
+    """The parser of a command, to be asked for its flags; tyro itself parses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parser: Any = tyro.extras.get_parser(command, config=_CONFIG, **options)
+    return cast(ArgumentParser, parser)
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Whether `-h` or `--help` is among them."""
+    return not {"-h", "--help"}.isdisjoint(arguments)
+
+
+def flag_help(parser: ArgumentParser, program: str, description: str | None, titles: Mapping[str, str]) -> str:
+    """Usage, description, and the flags in groups, those that must be given first."""
+    groups: dict[str, dict[str, str]] = {}
+    for title, action in _titled(parser, titles):
+        groups.setdefault(title, {})[_spelling(action)] = _help_of(action)
+    required = [action for action in parser._actions if action.required and action.option_strings]
+    words = [program, *(_spelling(action) for action in [*required, *_positionals(parser)]), "[FLAGS]"]
+    text = f"usage: {' '.join(words)}\n\n{filled(_NOT_FOR_USERS.sub('', description or ''))}"
+    first = [title for title in ("arguments", "required") if title in groups]
+    return grouped_help(text, {title: groups[title] for title in [*first, *groups]})
+
+
+def _titled(parser: ArgumentParser, titles: Mapping[str, str]) -> Iterator[tuple[str, Action]]:
+    for group in parser._action_groups:
+        about = (group.description or "flags").strip().split("\n\n")[0].rstrip(".")
+        for action in group._group_actions:
+            if "--help" in action.option_strings:
+                continue
+            named = max((name for name in titles if action.dest.startswith(name)), key=len, default=None)
+            title = "required" if action.required else titles[named] if named is not None else about
+            yield (title if action.option_strings else "arguments"), action
+
+
+def _positionals(parser: ArgumentParser) -> list[Action]:
+    return [action for action in parser._actions if not action.option_strings]
+
+
+def _spelling(action: Action) -> str:
+    """Such as "--out PATH" or "--force"; "--[no-]flip" for a switch that is on by default."""
+    flags = action.option_strings
+    if action.nargs == 0:
+        return flags[0] if _is_off(action) else _ON.sub(r"\1[no-]", flags[0])
+    kinds = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
+    kinds = re.sub(r"\{([^{} ]*)\}", lambda found: found[1].replace(",", "|"), kinds)
+    return " ".join([*flags[:1], kinds])
+
+
+def _help_of(action: Action) -> str:
+    text = (action.help or "").replace("%%", "%").removesuffix(" (required)").removeprefix("(required)")
+    return text.removesuffix(_DEFAULT_OFF) if _is_off(action) else text
+
+
+def _is_off(action: Action) -> bool:
+    return action.nargs == 0 and f" {action.help}".endswith(_DEFAULT_OFF)
+
+
+def _refuse(parser: ArgumentParser, arguments: Sequence[str], program: str, box: str) -> NoReturn:
+    known = [flag for action in parser._actions for flag in action.option_strings]
+    unknown = [word for word in map(_flag_of, arguments) if word is not None and word not in known]
+    if unknown:
+        raise InputError(f"unknown flag {unknown[0]}{_nearest_flag(unknown[0], known, program)}")
+    if wrong := _wrong_choice(parser, arguments):
+        raise InputError(wrong)
+    if "Missing from" in box and (lacking := _lacking(parser, arguments)):
+        *others, last = lacking
+        must = f"{', '.join(others)} and {last}" if others else last
+        raise InputError(f"{must} must be given; {program} --help tells more")
+    raise InputError(f"{_words_of(box)}; {program} --help tells more")
+
+
+def _flag_of(word: str) -> str | None:
+    """The flag that a word gives, as it is spelt in help; None for a value, such as a negative number."""
+    name = word.split("=")[0].replace("_", "-")
+    return name if re.match(r"--?[A-Za-z]", name) and name not in ("-inf", "-nan", "-infinity") else None
+
+
+def _nearest_flag(wrong: str, known: Sequence[str], program: str) -> str:
+    last = wrong.lstrip("-").rpartition(".")[2]
+    alike = [flag for flag in known if flag.rpartition(".")[2].lstrip("-") == last]
+    close = alike or get_close_matches(wrong, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; {program} --help lists those there are"
+
+
+def _wrong_choice(parser: ArgumentParser, arguments: Sequence[str]) -> str | None:
+    choices = {flag: action.choices for action in parser._actions for flag in action.option_strings if action.choices}
+    split = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag, value in pairwise(split):
+        known = [str(choice) for choice in choices.get(_flag_of(flag) or "", ())]
+        if known and value not in known:
+            close = get_close_matches(value, known, n=1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            return f"{flag} is {value!r}, which is none of {', '.join(known)}{meant}"
+    return None
+
+
+def _lacking(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The required flags that are not there; where all are, the arguments without one."""
+    given = {_flag_of(word) for word in arguments}
+    required = [action for action in parser._actions if action.required and action.option_strings]
+    lacking = [action.option_strings[0] for action in required if given.isdisjoint(action.option_strings)]
+    return lacking or [_spelling(action) for action in _positionals(parser) if action.required]
+
+
+def _words_of(box: str) -> str:
+    """What one of tyro's boxes says first, on one line and in our words."""
+    said: list[str] = []
+    for line in box.splitlines()[1:]:  # below its title
+        if _RULE.fullmatch(text := _FRAME.sub("", line)):
+            if said:
+                break
+            continue
+        said.append(text.strip())
+    text = " ".join(said).removeprefix("Error parsing ")
+    for theirs, ours in _IN_OUR_WORDS.items():
+        text = re.sub(theirs, ours, text, flags=re.IGNORECASE)
+    return f"{text[:1].lower()}{text[1:]}"

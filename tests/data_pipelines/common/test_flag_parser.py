@@ -1,0 +1,122 @@
+"""What is wrong with a command line is said in one plain line, with the nearest right name."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import tyro
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.flag_parser import parse_flags
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How weights change."""
+
+    base_lr: float = 0.1
+    """Learning rate."""
+    nesterov: bool = False
+    """Nesterov momentum."""
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Tune a model."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    pretrained: str
+    """Where to start."""
+    target: str
+    """What to learn."""
+    mode: Literal["finetune", "probe"] = "finetune"
+    """What is learnt."""
+    balance: bool = True
+    """Equal shares."""
+    optim: Optim = field(default_factory=Optim)
+
+
+GOOD = ["a", "--pretrained", "x", "--target", "y"]
+
+
+def parsed(*arguments: str) -> Tune:
+    tune: Tune = parse_flags(Tune, arguments, "bitscale tune")
+    return tune
+
+
+def test_what_is_right_is_parsed() -> None:
+    assert parsed(*GOOD, "--optim.base_lr=-1e3", "--no-balance") == Tune(
+        Path("a"), "x", "y", balance=False, optim=Optim(base_lr=-1000.0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a", "--pretained", "x"], "unknown flag --pretained; did you mean --pretrained?"),
+        ([*GOOD, "--base-lr", "1"], "unknown flag --base-lr; did you mean --optim.base-lr?"),
+        ([*GOOD, "--zzz"], "unknown flag --zzz; bitscale tune --help lists those there are"),
+        (["a"], "--pretrained and --target must be given; bitscale tune --help tells more"),
+        (["a", "--target=y"], "--pretrained must be given; bitscale tune --help tells more"),
+        (GOOD[1:], "RUN must be given; bitscale tune --help tells more"),
+        ([*GOOD, "--mode=prob"], "--mode is 'prob', which is none of finetune, probe; did you mean probe?"),
+        ([*GOOD, "5"], "5 is no value of any flag; bitscale tune --help tells more"),
+        ([*GOOD, "--optim.base-lr"], "--optim.base-lr needs a value; bitscale tune --help tells more"),
+        (
+            [*GOOD, "--optim.base-lr", "x"],
+            "--optim.base-lr: could not convert string to float: 'x'; bitscale tune --help tells more",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError) as refused:
+        parsed(*arguments)
+    assert str(refused.value) == message
+    assert capsys.readouterr() == ("", "")
+
+
+HELP = """\
+usage: bitscale tune --pretrained STR --target STR RUN [FLAGS]
+
+Tune a model.
+
+arguments:
+  RUN                    Run folder.
+
+required:
+  --pretrained STR       Where to start.
+  --target STR           What to learn.
+
+the rest:
+  --mode finetune|probe  What is learnt. (default: finetune)
+  --[no-]balance         Equal shares. (default: True)
+
+How weights change:
+  --optim.base-lr FLOAT  Learning rate. (default: 0.1)
+  --optim.nesterov       Nesterov momentum.
+"""
+
+
+def test_help_lists_flags_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        parse_flags(Tune, ["a", "--help"], "bitscale tune", titles={"mode": "the rest", "balance": "the rest"})
+    assert ended.value.code is None
+    assert capsys.readouterr() == (HELP, "")
+
+
+def test_what_a_command_says_while_it_is_parsed_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    def noisy(n: int = 0) -> None:
+        print("a note", file=sys.stderr)
+        if n:
+            raise InputError("n is not 0")
+
+    parse_flags(noisy, [], "noisy")
+    with pytest.raises(InputError, match="n is not 0"):
+        parse_flags(noisy, ["--n", "1"], "noisy")
+    assert capsys.readouterr().err == "a note\n" * 2
