@@ -58,7 +58,7 @@ def _fish_lines(words: dict[str, list[str]]) -> Sequence[str]:
 
 def _first_words(name: str) -> list[str]:
     """The names of sets or recipes that come first."""
-    from data_pipelines.datasets.readers import DATASETS
+    from data_pipelines.datasets.registry import DATASETS
     from trainer.recipes import RECIPES
 
     return list({"prepare": DATASETS, "pretrain": RECIPES}.get(name, ()))

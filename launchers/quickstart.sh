@@ -30,5 +30,5 @@ digits=${BITSCALE_DATA:-data}/digits
 "$PYTHON" trainer/transfer.py sweep --sources "$runs/embedded" scratch --targets digits --out "$runs/transfer" \
     --shots "${shots[@]}" --seeds "$seeds" \
     --data.image-size 32 --schedule.steps "$steps" --optim.base-lr 0.1 --precision fp32 --device "$device"
-"$PYTHON" trainer/report.py "$runs" --out "$report"
+"$PYTHON" trainer/report.py "$runs" --out "$report" --force
 echo "The report is in $PWD/$report/report.md, its figure in $PWD/$report/few_shot_digits.png"

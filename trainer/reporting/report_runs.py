@@ -6,11 +6,12 @@ from typing import Annotated
 
 import tyro
 
+from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 from trainer.document.text import plain
 from trainer.reporting.collect import collect
-from trainer.reporting.compose import compose, write
+from trainer.reporting.compose import PAGE, compose, write
 from trainer.reporting.paper import published
 
 
@@ -22,6 +23,8 @@ class Report:
     """Folders to search for results, and CSV files."""
     out: Path = Path("report")
     """Folder for the report."""
+    force: bool = False
+    """Replace an earlier report."""
     paper: bool = False
     """Put the published values of the paper beside the results."""
     metric: str | None = None
@@ -33,6 +36,7 @@ def write_report(report: Report) -> Path:
 
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
+    require_free(report.out / PAGE, report.force)
     logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
     with Progress(f"report to {report.out}"):
         return _write(report)
