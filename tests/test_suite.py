@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.suite import memory_line
+
 ROOT = Path(__file__).resolve().parents[1]
 FILE = """
 import json, os, pathlib, time
@@ -74,3 +76,8 @@ def test_the_end_says_what_was_left_out_and_passed(ended: Ended) -> None:
     assert "10 passed" in lines[-1]
     assert "left out by -m or -k: 2 tests (everything: launchers/test.sh --all)" in lines
     assert any(line.startswith("peak memory of a test process: ") for line in lines)
+
+
+@pytest.mark.parametrize(("mb", "begins"), [(1990.0, "peak memory "), (2010.0, "WARNING: peak memory ")])
+def test_the_end_warns_of_more_memory_than_the_limit(mb: float, begins: str) -> None:
+    assert memory_line(mb).startswith(begins)
