@@ -19,9 +19,11 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 MARKS_BY_FILE = {
-    TESTS / "launchers/test_hosts.py": ("slow", "serial"),
-    TESTS / "launchers/test_slurm.py": ("slow", "serial", "slurm"),
+    TESTS / "launchers/test_hosts.py": ("slow", "long"),
+    TESTS / "launchers/test_slurm.py": ("slow", "long", "slurm"),
 }
+# Serial tests first: they would wait for a long one that another worker runs. Then so that no worker is left alone.
+ORDER = ("serial", "long", "slow")
 FAST_S = 5.0
 RISE_MB = 150.0
 LIMIT_MB = 2000.0
@@ -80,14 +82,16 @@ def as_utf8(data: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by file and by parameter; files with slow tests come first, so that no worker is left alone with them."""
+    """Mark by file and by parameter; files come in the order of `ORDER`, then as collected."""
     for item in items:
         for mark in MARKS_BY_FILE.get(item.path, ()):
             item.add_marker(mark)
         if "horovod" in getattr(getattr(item, "callspec", None), "id", ""):
             item.add_marker("horovod")
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    files: dict[Path, set[str]] = {}
+    for item in items:
+        files.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: [mark not in files[item.path] for mark in ORDER])
 
 
 def pytest_configure(config: pytest.Config) -> None:
