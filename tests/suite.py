@@ -1,4 +1,4 @@
-"""How the tests run and what their summary says: marks by place, tests that run alone, seconds and memory.
+"""How the tests run and what their summary says: marks by place, order, tests that run alone, seconds and memory.
 
 `slow` tests are left out by `launchers/test.sh`; no other worker runs a test beside one that is `serial`.
 """
