@@ -1,4 +1,4 @@
-"""How the tests run and what their summary says: marks by place, tests that run alone, seconds and memory.
+"""How the tests run and what their summary says: marks by place, order, tests that run alone, seconds and memory.
 
 `slow` tests are left out by `launchers/test.sh`; no other worker runs a test beside one that is `serial`.
 """
@@ -19,11 +19,16 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 MARKS_BY_FILE = {
-    TESTS / "launchers/test_hosts.py": ("slow", "serial"),
-    TESTS / "launchers/test_slurm.py": ("slow", "serial", "slurm"),
+    TESTS / "launchers/test_hosts.py": ("slow", "long"),
+    TESTS / "launchers/test_slurm.py": ("slow", "long", "slurm"),
 }
+# Serial tests first: they would wait for a long one that another worker runs. Then so that no worker is left alone.
+ORDER = ("serial", "long", "slow")
 FAST_S = 5.0
 RISE_MB = 150.0
+LIMIT_MB = 2000.0
+_LEFT_MB = 100.0  # that tests of one file may leave before it is collected
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _RSS_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
@@ -32,11 +37,36 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_BYTES / 1e6
 
 
+def resident_mb() -> float:
+    """The memory that this process holds now, in MB; 0 where the system does not tell."""
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 1e6
+    return 0.0
+
+
+def call_libc(function: str, *arguments: int) -> None:
+    """A function that glibc has; nothing with another C library."""
+    with suppress(AttributeError, OSError):
+        getattr(ctypes.CDLL(None), function)(*arguments)
+
+
+def free_at_once() -> None:
+    """Blocks of a MB or more go back to the system when they are freed, whatever a test has said of it."""
+    call_libc("mallopt", _M_MMAP_THRESHOLD, 1 << 20)
+    call_libc("mallopt", _M_TRIM_THRESHOLD, 1 << 20)
+
+
 def give_back_memory() -> None:
-    """What a file of tests has left, before the next file takes its own."""
+    """What tests have left, such as the frames of expected errors and all that they hold, before the next one."""
     gc.collect()
-    with suppress(AttributeError, OSError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    call_libc("malloc_trim", 0)
+
+
+def memory_line(mb: float) -> str:
+    """A run does not fail by it: which files share a worker, and so what adds up in it, differs between machines."""
+    line = f"peak memory of a test process: {mb / 1000:.2f} GB"
+    return line if mb <= LIMIT_MB else f"WARNING: {line}, above the limit of {LIMIT_MB / 1000:.1f} GB; what raised it:"
 
 
 def as_utf8(data: Any) -> Any:
@@ -52,18 +82,21 @@ def as_utf8(data: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by file and by parameter; files with slow tests come first, so that no worker is left alone with them."""
+    """Mark by file and by parameter; files come in the order of `ORDER`, then as collected."""
     for item in items:
         for mark in MARKS_BY_FILE.get(item.path, ()):
             item.add_marker(mark)
         if "horovod" in getattr(getattr(item, "callspec", None), "id", ""):
             item.add_marker("horovod")
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    files: dict[Path, set[str]] = {}
+    for item in items:
+        files.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
+    items.sort(key=lambda item: [mark not in files[item.path] for mark in ORDER])
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Suite(config))
+    free_at_once()
 
 
 class Suite:
@@ -73,6 +106,7 @@ class Suite:
         self._worker: dict[str, Any] = getattr(config, "workerinput", {})
         self._locks = None if self._worker else tempfile.TemporaryDirectory(prefix="bitscale-tests-")
         self._before_mb = 0.0
+        self._kept_mb = 0.0
         self._peaks_mb: list[float] = []
         self._raised_mb: dict[str, float] = {}
         self._seconds: Counter[str] = Counter()
@@ -112,8 +146,12 @@ class Suite:
         try:
             return (yield)
         finally:
-            if nextitem is None or nextitem.path != item.path:
+            ends_file = nextitem is None or nextitem.path != item.path
+            if ends_file:
+                free_at_once()
+            if ends_file or resident_mb() > self._kept_mb + _LEFT_MB:
                 give_back_memory()
+                self._kept_mb = resident_mb()
             item.user_properties.append(("raised_mb", peak_mb() - self._before_mb))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -150,7 +188,7 @@ class Suite:
             write(f"not marked as slow, and above {FAST_S:.0f} s:")
         for seconds, test in sorted(above, reverse=True):
             write(f"  {seconds:6.1f} s  {test}")
-        write(f"peak memory of a test process: {max(self._peaks_mb, default=0.0) / 1000:.2f} GB")
+        write(memory_line(max(self._peaks_mb, default=0.0)))
         raised = {test: mb for test, mb in self._raised_mb.items() if mb > RISE_MB}
         for test, mb in sorted(raised.items(), key=lambda entry: -entry[1]):
             write(f"  raised by {mb:.0f} MB in {test}")

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.suite import memory_line
+
 ROOT = Path(__file__).resolve().parents[1]
 FILE = """
 import json, os, pathlib, time
@@ -74,3 +76,25 @@ def test_the_end_says_what_was_left_out_and_passed(ended: Ended) -> None:
     assert "10 passed" in lines[-1]
     assert "left out by -m or -k: 2 tests (everything: launchers/test.sh --all)" in lines
     assert any(line.startswith("peak memory of a test process: ") for line in lines)
+
+
+def test_serial_files_come_first_then_long_then_slow_ones(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n serial\n long\n")
+    for name, marks in {"a": (), "b": ("slow",), "c": ("slow", "long"), "d": ("slow", "serial")}.items():
+        decorators = "".join(f"@pytest.mark.{mark}\n" for mark in marks)
+        (tmp_path / f"test_{name}.py").write_text(f"import pytest\n{decorators}def test_one(): pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "tests.suite", "-p", "no:cacheprovider", "--collect-only", "-q"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    names = [line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line]
+    assert names == ["test_d.py", "test_c.py", "test_b.py", "test_a.py"]
+
+
+@pytest.mark.parametrize(("mb", "begins"), [(1990.0, "peak memory "), (2010.0, "WARNING: peak memory ")])
+def test_the_end_warns_of_more_memory_than_the_limit(mb: float, begins: str) -> None:
+    assert memory_line(mb).startswith(begins)

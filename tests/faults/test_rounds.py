@@ -125,7 +125,7 @@ def test_deaths_come_where_they_should(death: str, files: dict[str, int], tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.serial
+@pytest.mark.long
 @on_linux
 def test_rounds(tmp_path: Path) -> None:
     rounds = os.environ.get("BITSCALE_FAULTS_ROUNDS", "3")

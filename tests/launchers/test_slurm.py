@@ -29,16 +29,19 @@ pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(lacking()), reason=lack
 
 @dataclass(frozen=True)
 class User:
-    """Somebody at a login node. While `slow` exists, each update takes a second."""
+    """Somebody at a login node."""
 
     cluster: Cluster
     folder: Path
-    slow: Path
 
-    def submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    def slow(self, run: str) -> Path:
+        """While this file exists, each update of the run takes a second."""
+        return self.folder / f"slow-{run}"
+
+    def submit(self, *arguments: str | Path, run: str = "") -> subprocess.CompletedProcess[str]:
         environment = self.cluster.environment | {
             "PYTHONPATH": f"{Path(__file__).parent / 'slow'}:{ROOT}",
-            "BITSCALE_TEST_SLOW": str(self.slow),
+            "BITSCALE_TEST_SLOW": str(self.slow(run)),
         }
         return subprocess.run(
             [sys.executable, "-m", "launchers.submit", *arguments],
@@ -56,7 +59,7 @@ class User:
         trainer += ["--global-batch-size", "4", "--device", "cpu", "--threads", "1"]
         trainer += ["--eval-every", "1000", "--save-every", str(SAVE_EVERY), "--log-every", "1"]
         job = ["pretrain", "phantom", "--nodes", "2", "--site", "localhost", *options]
-        done = self.submit(*job, "--", *trainer, "--out", f"runs/{run}")
+        done = self.submit(*job, "--", *trainer, "--out", f"runs/{run}", run=run)
         assert done.returncode == 0, done.stderr
         return done.stdout.split()[-1]
 
@@ -88,16 +91,14 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
     folder = tmp_path_factory.mktemp("user")
     prepare(phantom(images=60, size=32), Output(folder / "phantom"))
     cluster = Cluster(tmp_path_factory.mktemp("slurm"))
-    yield User(cluster, folder, folder / "slow")
+    yield User(cluster, folder)
     cluster.close()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(user: User) -> str:
-    """The job of a run through to its end."""
-    job = user.submit_run("undisturbed")
-    user.wait_for(job, "COMPLETED")
-    return job
+    """The job of a run through to its end, which may still be on its way: two jobs find room on the nodes."""
+    return user.submit_run("undisturbed")
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -105,21 +106,14 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def test_two_nodes_to_the_end(user: User, undisturbed: str) -> None:
-    assert user.status("undisturbed")["state"] == "finished"
-    environment = json.loads((user.folder / "runs/undisturbed/environment.json").read_text())
-    assert environment["world_size"] == 2
-    assert "ended with 0" in user.log(undisturbed)
-
-
 def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str) -> None:
     cluster, run = user.cluster, "disturbed"
-    user.slow.touch()
+    user.slow(run).touch()
 
     job = user.submit_run(run, "--launcher", "srun")
     user.wait_for_step(job, run, 2)
     cluster.say("scancel", job)
-    wait_until(lambda: not cluster.say("squeue", "-h"), "cancelled", 60)
+    wait_until(lambda: not cluster.say("squeue", "-h", "-j", job), "cancelled", 60)
     status = user.status(run)
     assert (status["state"], status["reason"]) == ("resumable", "stopped by SIGTERM")
     cancelled_at = status["step"]
@@ -136,8 +130,9 @@ def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str
     wait_until(lambda: cluster.state(job) == "PENDING", "pending", 60)
     cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now+3", "TimeLimit=60")
     user.wait_for_step(job, run, timed_out_at + 1)
+    user.wait_for(undisturbed, "COMPLETED")
     cluster.kill_node("n2")
-    user.slow.unlink()
+    user.slow(run).unlink()
     wait_until(lambda: cluster.state(job) == "PENDING", "queued again because a node died", 90)
     cluster.start_node("n2")
     wait_until(cluster.is_idle, "both nodes back", 60)
@@ -147,6 +142,14 @@ def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str
 
     expected, found = weights(user.folder / "runs/undisturbed"), weights(user.folder / "runs" / run)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_two_nodes_to_the_end(user: User, undisturbed: str) -> None:
+    user.wait_for(undisturbed, "COMPLETED")
+    assert user.status("undisturbed")["state"] == "finished"
+    environment = json.loads((user.folder / "runs/undisturbed/environment.json").read_text())
+    assert environment["world_size"] == 2
+    assert "ended with 0" in user.log(undisturbed)
 
 
 def test_scaling_plan_on_one_and_two_nodes(user: User) -> None:

@@ -23,7 +23,7 @@ TARGETS_CPU = {LOOP: 4.0, BOUND: 1 / 1.5}
 TARGETS_GPU = {LOOP: 10.0, BOUND: 1 / 1.3}
 _TOLERANCE = 1e-6
 _PASSES = 5  # weights, gradients and momentum are read, weights and momentum written
-_COPIED_BYTES = 1 << 28
+COPIED_BYTES = 1 << 28
 _GPU_MS = 40  # of the updates in a contender's turn on a GPU
 _HOW = (
     "Contenders take turns, once a round, over the same weights and gradients; a time is the least of three updates, "
@@ -148,7 +148,7 @@ def measure(settings: OptimizerBenchmark, device: torch.device) -> dict[str, Any
     print(f"correct: {error:.1e}", file=sys.stderr, flush=True)
     model = make_model(settings.model, device)
     size = sum(p.nbytes for p in model.parameters())
-    source = torch.zeros(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    source = torch.zeros(COPIED_BYTES, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     updates = {OURS: our_update(model), LOOP: loop_update(model), TIMM: timm_update(model)}
     times: dict[str, list[float]] = {name: [] for name in (*updates, BOUND)}
@@ -156,7 +156,7 @@ def measure(settings: OptimizerBenchmark, device: torch.device) -> dict[str, Any
         update()
     for _ in range(settings.rounds):
         copied = ms_of(lambda: target.copy_(source), device)
-        times[BOUND].append(copied / (2 * _COPIED_BYTES) * _PASSES * size)
+        times[BOUND].append(copied / (2 * COPIED_BYTES) * _PASSES * size)
         for name, update in updates.items():
             times[name].append(ms_of(update, device))
     targets = TARGETS_GPU if device.type == "cuda" else TARGETS_CPU

@@ -1,7 +1,8 @@
 """The step benchmarks refuse wrong results, say what they could not measure, and count what they claim."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from benchmarks.lib.throughput import comparison as throughput
 from benchmarks.lib.throughput import optimizer, rounds
 from benchmarks.lib.throughput.comparison import Throughput
 from benchmarks.lib.throughput.models import (
+    TIMM_TWINS,
     bound_step,
     images_and_labels,
     layout_probe,
@@ -26,6 +28,7 @@ from trainer.models.bit import PreActBottleneck
 from trainer.training.memory import kept_per_image
 
 CPU = torch.device("cpu")
+SMALL = "r14x0.5"
 
 
 @pytest.fixture(autouse=True)
@@ -36,22 +39,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def of_small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Throughput]:
+    """A function that makes settings for a small model, to which a twin is given."""
+    monkeypatch.setitem(TIMM_TWINS, SMALL, "resnetv2_50x1_bit")
+    return partial(Throughput, SMALL, steps=1, batch_size=2, image_size=32, threads=1)
+
+
 def tiny_contenders(fail: bool = False) -> dict[str, Any]:
     batch = images_and_labels(2, 32, CPU)
 
     def broken() -> Any:
         raise RuntimeError("out of\nluck")
 
-    ours = lambda: our_turn("r14x0.5", batch, CPU, False, 1)  # noqa: E731
+    ours = lambda: our_turn(SMALL, batch, CPU, False, 1)  # noqa: E731
     return {throughput.OURS: ours, throughput.EAGER_LAST: ours, throughput.COMPILED_LAST: broken if fail else ours}
 
 
 @pytest.mark.slow
-def test_what_is_late_is_left_out_and_ours_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_late_is_left_out_and_ours_is_measured_once(
+    monkeypatch: pytest.MonkeyPatch, of_small: Callable[..., Throughput]
+) -> None:
     monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders())
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
     monkeypatch.setattr(rounds, "gemm_flops_per_s", lambda _: 1e11)
-    settings = Throughput(rounds=3, steps=1, batch_size=2, image_size=32, threads=1, limit_s=0)
+    monkeypatch.setattr(throughput, "kept_beside_timm", lambda *_: {"ours_mb": 1.0, "timm_mb": 2.0, "ratio": 0.5})
+    settings = of_small(rounds=3, limit_s=0)
     result = throughput.measure(settings, CPU)
     assert result["arguments"]["rounds"] == 1
     assert "images_per_s" in result["contenders"][throughput.OURS]
@@ -72,12 +85,11 @@ def test_cudnn_times_algorithms_in_that_contender_alone() -> None:
 
 
 @pytest.mark.slow
-def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch, of_small: Callable[..., Throughput]) -> None:
     monkeypatch.setattr(throughput, "contenders", lambda *_: tiny_contenders(fail=True))
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
     monkeypatch.setattr(rounds, "gemm_flops_per_s", lambda _: 1e11)
-    settings = Throughput(rounds=2, steps=1, batch_size=2, image_size=32, threads=1)
-    result = json.loads(json.dumps(throughput.measure(settings, CPU)))
+    result = json.loads(json.dumps(throughput.measure(of_small(rounds=2), CPU)))
     rate = result["contenders"][throughput.OURS]["images_per_s"]
     assert 0 < rate["min"] <= rate["median"] <= rate["max"]
     assert result["contenders"][throughput.COMPILED_LAST] == {"not_measured": "out of"}
@@ -94,7 +106,7 @@ def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_energy_is_that_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_energy_is_that_of_a_step(monkeypatch: pytest.MonkeyPatch, of_small: Callable[..., Throughput]) -> None:
     class Counter:
         def __init__(self, _: torch.device) -> None:
             pass
@@ -110,7 +122,7 @@ def test_energy_is_that_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "check", lambda *_: {"loss": 0.0})
     monkeypatch.setattr(rounds, "gemm_flops_per_s", lambda _: 1e11)
     monkeypatch.setattr(throughput, "kept_beside_timm", lambda *_: {"ours_mb": 1.0, "timm_mb": 2.0, "ratio": 0.5})
-    result = throughput.measure(Throughput(rounds=1, steps=3, batch_size=2, image_size=32, threads=1), CPU)
+    result = throughput.measure(of_small(rounds=1, steps=3), CPU)
     rows = result["contenders"].values()
     assert [row["joules_per_1000_images"] for row in rows] == [1000.0] * 3
     for row in rows:
@@ -131,7 +143,7 @@ def test_kept_activations_are_counted_by_image() -> None:
 
 
 def test_a_wrong_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert max(throughput.check("r14x0.5", CPU).values()) < 0.05
+    assert max(throughput.check(SMALL, CPU).values()) < 0.05
     forward = PreActBottleneck.forward
 
     def worse(unit: PreActBottleneck, x: torch.Tensor, *rest: Any) -> Any:
@@ -140,16 +152,16 @@ def test_a_wrong_step_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(PreActBottleneck, "forward", worse)
     with pytest.raises(RunError, match="wrong by more than"):
-        throughput.check("r14x0.5", CPU)
+        throughput.check(SMALL, CPU)
 
 
 def test_our_step_leaves_channels_last_nowhere() -> None:
-    assert layout_probe("r14x0.5", images_and_labels(2, 64, CPU), CPU) == []
+    assert layout_probe(SMALL, images_and_labels(2, 64, CPU), CPU) == []
 
 
 def test_the_bound_has_the_convolutions_and_no_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.Module, "compile", lambda *_: None)
-    step = bound_step("r14x0.5", images_and_labels(2, 64, CPU), CPU)
+    step = bound_step(SMALL, images_and_labels(2, 64, CPU), CPU)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     counts = {event.key: event.count for event in profile.key_averages()}
@@ -158,8 +170,9 @@ def test_the_bound_has_the_convolutions_and_no_norms(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_optimizer_end_to_end() -> None:
-    result = json.loads(json.dumps(optimizer.measure(OptimizerBenchmark("r14x0.5", 2, threads=1), CPU)))
+def test_optimizer_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimizer, "COPIED_BYTES", 1 << 24)
+    result = json.loads(json.dumps(optimizer.measure(OptimizerBenchmark(SMALL, 2, threads=1), CPU)))
     assert result["error"] < 1e-6
     assert result["ms"].keys() == {"ours", "loop", "timm_clip_fused_sgd", "traffic_bound"}
     assert result["ratios"]["loop"]["target"] == 4.0
@@ -169,7 +182,7 @@ def test_optimizer_end_to_end() -> None:
 def test_a_wrong_update_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "our_update", lambda model: torch.optim.SGD(model.parameters(), 1e-3, 0.9).step)
     with pytest.raises(RunError, match="wrong by more than"):
-        optimizer.check("r14x0.5", CPU)
+        optimizer.check(SMALL, CPU)
 
 
 @pytest.mark.parametrize(

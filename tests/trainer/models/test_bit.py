@@ -1,17 +1,18 @@
 """The model is BiT: timm's weights give timm's logits and gradients, and every size has timm's parameters."""
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.resnetv2 import ResNetV2
 from torch import Tensor, nn
 
 from data_pipelines.common.errors import InputError
 from trainer.models import bit
-from trainer.models.bit import HeadInit, PreActBottleneck, build_model
+from trainer.models.bit import BiTResNet, HeadInit, PreActBottleneck, build_model
 from trainer.models.filters import StdConv2d
 
 TIMM_NAMES = {
@@ -24,6 +25,7 @@ TIMM_NAMES = {
 }
 TIMM_EPS = 1e-8
 SMALL = "r14x0.5"
+DEPTHS, WIDTH = (1, 2, 1, 2), 0.5
 
 
 def random_images(*shape: int) -> Tensor:
@@ -45,31 +47,23 @@ def filters_of(conv: StdConv2d) -> Tensor:
     return conv(impulses).flatten(1).T
 
 
-@pytest.fixture(scope="module")
-def float64_twins() -> tuple[nn.Module, nn.Module]:
-    """Our r50x1 and timm's with the same random weights."""
+@pytest.fixture
+def twins(monkeypatch: pytest.MonkeyPatch) -> tuple[nn.Module, nn.Module]:
+    """Our model and timm's in float64, with the same random weights and timm's eps. Units of both kinds in two stages;
+    narrow, because r50x1 twice takes hundreds of MB. `test_export.py` holds r50x1 itself against timm."""
+    monkeypatch.setattr(StdConv2d, "eps", TIMM_EPS)
     torch.manual_seed(0)
-    ours = build_model("r50x1", 7, "fan_in")
+    ours = BiTResNet(DEPTHS, WIDTH, 7, "fan_in")
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
             if parameter.ndim == 1:
                 parameter.normal_(mean=float("norm" in name and name.endswith("weight")), std=0.2)
-    theirs = timm.create_model(TIMM_NAMES["r50x1"], num_classes=7)
+    conv = partial(timm.layers.StdConv2d, eps=TIMM_EPS)
+    theirs = ResNetV2(list(DEPTHS), width_factor=WIDTH, stem_type="fixed", conv_layer=conv, num_classes=7)
     weights = {name.replace("head.", "head.fc."): weight for name, weight in ours.state_dict().items()}
     weights["head.fc.weight"] = weights["head.fc.weight"][:, :, None, None]
     theirs.load_state_dict(weights)
     return ours.double(), theirs.double()
-
-
-@pytest.fixture
-def twins(
-    float64_twins: tuple[nn.Module, nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """The twins under timm's eps; float64 again afterwards."""
-    monkeypatch.setattr(StdConv2d, "eps", TIMM_EPS)
-    yield float64_twins
-    for model in float64_twins:
-        model.double()
 
 
 @pytest.mark.parametrize("size", [(96, 96), (33, 47)])
@@ -82,7 +76,6 @@ def test_fp32_logits_are_timms(twins: tuple[nn.Module, nn.Module], size: tuple[i
     assert relative_error(logits, expected) < 1e-4
 
 
-@pytest.mark.slow
 def test_float64_logits_and_gradients_are_timms(twins: tuple[nn.Module, nn.Module]) -> None:
     # In fp32 both implementations' gradients lie about 1e-2 from the truth at random weights, because rounding flips
     # the sign of some ReLU inputs: only float64 tells an error of the model from rounding.

@@ -156,8 +156,7 @@ def test_files_by_which_no_image_can_be_normalised_are_refused(tmp_path: Path, n
 def test_a_config_that_contradicts_its_export_is_refused(
     tmp_path: Path, changed: str, mean: list[float], message: str
 ) -> None:
-    large = tensors_of("r50x1")
-    export(Export(str(save_run(tmp_path / "run", large, "r50x1", **IMAGENET)), tmp_path / "out"))
+    export(Export(str(save_run(tmp_path / "run", TENSORS, **IMAGENET)), tmp_path / "out"))
     path = tmp_path / "out" / "config.json"
     config = json.loads(path.read_text())
     describe_weights(str(tmp_path / "out")).require_normalisation("")

@@ -17,6 +17,7 @@ from run_ranks import run_ranks
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
+from trainer.pretrain import main
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training.run import Start, run
 
@@ -117,7 +118,7 @@ def test_resumed_on_another_number_of_ranks(phantoms: Path, tmp_path: Path) -> N
         assert difference <= 1e-3 * np.linalg.norm(flat["expected"] - flat["before"])
 
 
-def torchrun(data: Path, run_dir: Path) -> subprocess.Popen[str]:
+def words_of(data: Path, run_dir: Path) -> list[str]:
     options = {
         "data.sets": data,
         "data.image-size": 32,
@@ -130,15 +131,24 @@ def torchrun(data: Path, run_dir: Path) -> subprocess.Popen[str]:
         "device": "cpu",
         "run-dir": run_dir,
     }
-    words = ["phantom", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    return ["phantom", *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+
+
+def torchrun(data: Path, run_dir: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.Popen(
-        [*command, ROOT / "trainer" / "pretrain.py", *words],
+        [*command, ROOT / "trainer" / "pretrain.py", *words_of(data, run_dir)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+
+
+def pretrain_on_rank(words: list[str]) -> None:
+    """The same command on this rank, without a launcher."""
+    sys.argv[1:] = words
+    main()
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[int]:
@@ -152,9 +162,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 def test_kill_9_of_a_worker(phantoms: Path, tmp_path: Path) -> None:
     """First of the last rank, then of rank 0, which writes."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    undisturbed = torchrun(phantoms, whole)
-    output, _ = undisturbed.communicate()
-    assert undisturbed.returncode == 0, output
+    run_ranks(2, pretrain_on_rank, words_of(phantoms, whole))
 
     for rank, checkpoints in ((1, 2), (0, 4)):
         victim = torchrun(phantoms, broken)
@@ -174,8 +182,3 @@ def test_kill_9_of_a_worker(phantoms: Path, tmp_path: Path) -> None:
     assert "resuming" in output
     expected, found = tensors(whole, STEPS_BY_COMMAND), tensors(broken, STEPS_BY_COMMAND)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-
-    finished = torchrun(phantoms, broken)
-    output, _ = finished.communicate()
-    assert finished.returncode == 0
-    assert "is finished" in output
