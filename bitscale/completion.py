@@ -48,8 +48,8 @@ def completion(shell: str) -> str:
 def _fish_lines(words: dict[str, list[str]]) -> Sequence[str]:
     lines = []
     for name, each in words.items():
-        about = shlex.quote(SUBCOMMANDS[name].line)
-        lines.append(f"complete -c bitscale -n __fish_use_subcommand -a {name} -d {about}\n")
+        summary = shlex.quote(SUBCOMMANDS[name].line)
+        lines.append(f"complete -c bitscale -n __fish_use_subcommand -a {name} -d {summary}\n")
         for word in each:
             option = f"-l {word[2:]}" if word.startswith("--") else f"-a {word}"
             lines.append(f"complete -c bitscale -n '__fish_seen_subcommand_from {name}' {option}\n")
@@ -61,7 +61,8 @@ def _first_words(name: str) -> list[str]:
     from data_pipelines.datasets.registry import DATASETS
     from trainer.recipes import RECIPES
 
-    return list({"prepare": DATASETS, "pretrain": RECIPES}.get(name, ()))
+    first = {"prepare": list(DATASETS), "pretrain": list(RECIPES)}
+    return first.get(name, [])
 
 
 def _flags(name: str) -> list[str]:
