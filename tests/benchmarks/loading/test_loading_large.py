@@ -18,12 +18,12 @@ from data_pipelines.preparation.prepare_set import prepare
 def test_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for number in (1, 2):
-        (tmp_path / "photos" / f"{number}.jpg").write_bytes(generated_photo(number, shorter=1200, blur=0.1))
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(generated_photo(number, shorter=900, blur=0.1))
     result = measure(LoadingLarge(images=tmp_path / "photos", rounds=1, num_images=2, batch_size=2))
     assert {"benchmark", "commit", "machine", "versions", "arguments", "how", "source"} <= result.keys()
     assert str(tmp_path) not in json.dumps(result)
     found = result["kinds"]["given"]
-    assert (found["images"]["mean_height"], found["images"]["mean_width"]) == (1200, 1600)
+    assert (found["images"]["mean_height"], found["images"]["mean_width"]) == (900, 1200)
     costs = found["cpu_ms_per_image"]
     assert costs.keys() == {"full", "scaled", "shrunk"}
     assert all(cost["median"] > 0 and len(cost["rounds"]) == 1 for cost in costs.values())
@@ -32,7 +32,7 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert found["met"] is (gain >= found["target"])
     assert 0 < found["difference"]["mean"] <= found["difference"]["max"] < 8
     text = table(result)
-    assert "given: 1600 x 1200" in text
+    assert "given: 1200 x 900" in text
     assert f"target 3x {'met' if found['met'] else 'missed'}" in text
 
 

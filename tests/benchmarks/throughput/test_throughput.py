@@ -41,8 +41,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def of_small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Throughput]:
-    """A function that makes settings for a small model, to which a twin is given."""
-    monkeypatch.setitem(TIMM_TWINS, SMALL, "resnetv2_50x1_bit")
+    """A function that makes settings for a small model, beside another small one in place of a twin."""
+    monkeypatch.setitem(TIMM_TWINS, SMALL, "resnet10t")
     return partial(Throughput, SMALL, steps=1, batch_size=2, image_size=32, threads=1)
 
 
