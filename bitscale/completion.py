@@ -61,7 +61,7 @@ def _first_words(name: str) -> list[str]:
     from data_pipelines.datasets.readers import DATASETS
     from trainer.recipes import RECIPES
 
-    return list({"prepare": DATASETS, "pretrain": RECIPES}.get(name, ()))
+    return {"prepare": list(DATASETS), "pretrain": list(RECIPES)}.get(name, [])
 
 
 def _flags(name: str) -> list[str]:
