@@ -61,8 +61,7 @@ def _first_words(name: str) -> list[str]:
     from data_pipelines.datasets.registry import DATASETS
     from trainer.recipes import RECIPES
 
-    first = {"prepare": list(DATASETS), "pretrain": list(RECIPES)}
-    return first.get(name, [])
+    return {"prepare": list(DATASETS), "pretrain": list(RECIPES)}.get(name, [])
 
 
 def _flags(name: str) -> list[str]:

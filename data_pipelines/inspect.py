@@ -10,11 +10,10 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import tyro
 
 from data_pipelines.common.cli import entry_point, parse
@@ -29,12 +28,13 @@ from data_pipelines.common.progress import Progress
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
 from data_pipelines.inspect_page import Counts, Page, class_title, draw, rows_to_draw
-from data_pipelines.loading.batch import Batch
-from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.randaugment import Operand, Space
 from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import PAPER_TRANSLATION, RESIZE_FIRST, Augmentation, Border, PolicyName
 from data_pipelines.shards.index import Index
+
+if TYPE_CHECKING:
+    from data_pipelines.loading.batch import Batch
 
 _MAX_IMAGES = 512
 _NAME_COLUMNS = 26
@@ -101,8 +101,12 @@ class Inspect:
             raise InputError(f"--translation is {self.translation}; it must lie in [0, 1)")
 
 
-def first_batch(look: Inspect, index: Index) -> tuple[Batch, str]:
+def first_batch(look: Inspect, index: Index) -> tuple["Batch", str]:
     """The first images that a training run of this seed sees, by the shipped order and loader; the loader's name."""
+    import torch  # here because it takes seconds and the help needs none of it
+
+    from data_pipelines.loading.loader import pick_loader
+
     order = BatchSampler(len(index), look.images, look.seed, weights=index.weights("none"))
     augmentation = Augmentation(
         look.view,

@@ -10,7 +10,7 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 import sys
 
 from data_pipelines.common.cli import entry_point, parse
-from trainer.finetuning.command_line import TransferCommand, todays
+from trainer.finetuning.command_line import OFTEN, TransferCommand, todays
 from trainer.finetuning.finetune import fine_tune
 from trainer.run_folder import install_rank_log
 from trainer.sweep.command import main_sweep
@@ -24,7 +24,7 @@ def main() -> None:
     else:
         install_rank_log()
         arguments = todays(sys.argv[1:])
-        fine_tune(parse(TransferCommand, __doc__, args=arguments).transfer(arguments))
+        fine_tune(parse(TransferCommand, __doc__, args=arguments, often=OFTEN).transfer(arguments))
 
 
 if __name__ == "__main__":

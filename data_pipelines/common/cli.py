@@ -11,7 +11,7 @@ from data_pipelines.common import advice, streams
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.flag_parser import parse_flags
 from data_pipelines.common.limits import require_numbers
-from data_pipelines.common.program import program
+from data_pipelines.common.program import program, retyped
 from data_pipelines.common.typed_paths import ON_COMMAND_LINE
 from data_pipelines.common.version import version_line
 
@@ -61,7 +61,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             _to_the_last_word(_print_version if "--version" in sys.argv[1:] else main)
         except (InputError, RunError) as error:
             streams.outlive_readers()  # who may have left: the code is that of the error
-            tell(f"error: {error}")
+            tell(f"error: {retyped(str(error))}")
             sys.exit(2 if isinstance(error, InputError) else 1)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

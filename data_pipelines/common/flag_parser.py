@@ -19,6 +19,7 @@ import tyro
 
 from data_pipelines.common.command_help import filled, grouped_help
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.program import retyped
 
 _CONFIG = (tyro.conf.PositionalMetavarFromFieldName,)
 _FRAME = re.compile(r"^[│|]\s?|\s*[│|]$")
@@ -29,6 +30,7 @@ _IN_OUR_WORDS = {
 }
 _ON = re.compile(r"^(--(?:.*\.)?)")
 _NOT_FOR_USERS = re.compile(r"\s+Args:\n.*|\s+Raises InputError .*?(?=\n\n|$)", re.DOTALL)
+_ALL = "--help-all"
 _DEFAULT_OFF = " (default: False)"
 
 
@@ -38,16 +40,20 @@ def parse_flags(
     program: str,
     description: str | None = None,
     titles: Mapping[str, str] | None = None,
+    often: Sequence[str] = (),
     **options: Any,
 ) -> Any:
     """What tyro makes of the arguments, or of `--help`, which ends the program.
 
     program: how it is called. titles: of the groups of flags in its help, by the beginning of tyro's names for them;
-    others have the docstring of their dataclass. options: of `tyro.cli`. Raises InputError for arguments that it does
-    not take, with the nearest that it does.
+    others have the docstring of their dataclass. often: the flags that `--help` lists, where `--help-all` lists the
+    others too. options: of `tyro.cli`. Raises InputError for arguments that it does not take, with the nearest that it
+    does.
     """
     if asks_for_help(arguments):
-        print(flag_help(flag_parser(command, **options), program, description or command.__doc__, titles or {}))
+        shown = () if _ALL in arguments else often
+        text = flag_help(flag_parser(command, **options), program, description or command.__doc__, titles or {}, shown)
+        print(retyped(text))
         sys.exit()
     written = io.StringIO()
     try:
@@ -69,20 +75,31 @@ def flag_parser(command: Callable[..., Any], **options: Any) -> ArgumentParser:
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Whether `-h` or `--help` is among them."""
-    return not {"-h", "--help"}.isdisjoint(arguments)
+    """Whether `-h`, `--help` or `--help-all` is among them."""
+    return not {"-h", "--help", _ALL}.isdisjoint(arguments)
 
 
-def flag_help(parser: ArgumentParser, program: str, description: str | None, titles: Mapping[str, str]) -> str:
-    """Usage, description, and the flags in groups, those that must be given first."""
+def flag_help(
+    parser: ArgumentParser,
+    program: str,
+    description: str | None,
+    titles: Mapping[str, str],
+    often: Sequence[str] = (),
+) -> str:
+    """Usage, description, and the flags in groups, those that must be given first; of the others only those used
+    `often`, if any are named."""
     groups: dict[str, dict[str, str]] = {}
     for title, action in _titled(parser, titles):
-        groups.setdefault(title, {})[_spelling(action)] = _help_of(action)
+        if not often or action.required:
+            groups.setdefault(title, {})[_spelling(action)] = _help_of(action)
+        elif not {*often}.isdisjoint(action.option_strings):
+            groups.setdefault("used most", {})[_spelling(action)] = _help_of(action)
+    after = f"All {len(parser._actions)} flags: {program} {_ALL}" if often else ""
     required = [action for action in parser._actions if action.required and action.option_strings]
     words = [program, *(_spelling(action) for action in [*required, *_positionals(parser)]), "[FLAGS]"]
     text = f"usage: {' '.join(words)}\n\n{filled(_NOT_FOR_USERS.sub('', description or ''))}"
     first = [title for title in ("arguments", "required") if title in groups]
-    return grouped_help(text, {title: groups[title] for title in [*first, *groups]})
+    return grouped_help(text, {title: groups[title] for title in [*first, *groups]}, after)
 
 
 def _titled(parser: ArgumentParser, titles: Mapping[str, str]) -> Iterator[tuple[str, Action]]:
@@ -107,12 +124,13 @@ def _spelling(action: Action) -> str:
         return flags[0] if _is_off(action) else _ON.sub(r"\1[no-]", flags[0])
     kinds = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
     kinds = re.sub(r"\{([^{} ]*)\}", lambda found: found[1].replace(",", "|"), kinds)
+    kinds = re.sub(r"\[(\S+) \[\1 \.\.\.\]\]", r"\1 ...", kinds)
     return " ".join([*flags[:1], kinds])
 
 
 def _help_of(action: Action) -> str:
     text = (action.help or "").replace("%%", "%").removesuffix(" (required)").removeprefix("(required)")
-    return text.removesuffix(_DEFAULT_OFF) if _is_off(action) else text
+    return text.removesuffix("(default: )").removesuffix(_DEFAULT_OFF if _is_off(action) else "").strip()
 
 
 def _is_off(action: Action) -> bool:

@@ -12,6 +12,11 @@ from trainer.config import flag_of
 from trainer.finetuning.finetune import FULL, Options, Transfer
 from trainer.finetuning.settings import RANDOM_CROPS, Settings, given_settings, words_of
 
+# The flags that short help lists.
+OFTEN = (
+    *("--shots", "--seed", "--out", "--mode", "--match-authors", "--model.name", "--data.image-size", "--data.classes"),
+    *("--schedule.steps", "--optim.base-lr", "--global-batch-size", "--device", "--allow-config-change"),
+)
 # Settings that were flags without their section in earlier versions.
 _WITHOUT_SECTION = (
     *("data.image_size", "data.resize", "data.classes", "data.one_label", "data.train_on", "data.shots_at_most"),

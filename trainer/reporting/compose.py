@@ -16,12 +16,11 @@ from trainer.reporting import figures, notes
 from trainer.reporting.collect import Collected, write_runs
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
+from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import as_rows, row_keys, sources_of, with_titles
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
-
-PAGE = "report.md"
 
 
 @dataclass(frozen=True)

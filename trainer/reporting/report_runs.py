@@ -9,10 +9,8 @@ import tyro
 from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
-from trainer.document.text import plain
-from trainer.reporting.collect import collect
-from trainer.reporting.compose import PAGE, compose, write
-from trainer.reporting.paper import published
+
+PAGE = "report.md"
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,12 @@ def write_report(report: Report) -> Path:
 
 
 def _write(report: Report) -> Path:
+    # Here because they take seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of them.
+    from trainer.document.text import plain
+    from trainer.reporting.collect import collect
+    from trainer.reporting.compose import compose, write
+    from trainer.reporting.paper import published
+
     collected = collect(report.runs, report.metric)
     report.out.mkdir(parents=True, exist_ok=True)
     composed = compose(collected, report.out, published() if report.paper else None)

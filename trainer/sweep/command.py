@@ -26,15 +26,16 @@ from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json
 from data_pipelines.common.messages import logger
-from data_pipelines.common.program import program
+from data_pipelines.common.program import program, retyped
 from trainer.engines.device import cpu_threads, pick_device
-from trainer.finetuning.command_line import todays
+from trainer.finetuning.command_line import OFTEN, todays
 from trainer.finetuning.finetune import FULL, Options
 from trainer.finetuning.settings import Settings, given_settings
 from trainer.sweep.cost import cost_lines
 from trainer.sweep.plan import Plan, make_plan, write_plan
 from trainer.sweep.worker_pool import Device, WorkerPool
 
+_OFTEN = ("--shots", "--seeds", "--jobs", "--dry-run", "--skip-impossible", "--plan", *OFTEN)
 LOCK = ".sweep.lock"
 HANDOVER_S = 60  # in which the workers of a sweep that was killed save their runs and end
 
@@ -83,7 +84,8 @@ def main_sweep(arguments: list[str]) -> None:
     streams.outlive_readers()
     called = program()
     arguments = todays(arguments)
-    sweep = parse(Sweep, __doc__, args=arguments, prog=called if called.endswith(" sweep") else f"{called} sweep")
+    called = called if called.endswith(" sweep") else f"{called} sweep"
+    sweep = parse(Sweep, __doc__, args=arguments, prog=called, often=_OFTEN)
     sweep = replace(sweep, options=replace(sweep.options, given=given_settings(sweep.settings, arguments)))
     if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
@@ -91,7 +93,7 @@ def main_sweep(arguments: list[str]) -> None:
         plan = _plan(sweep)
         write_plan(sweep.plan, sweep.options.out.resolve().name, plan.runs)
         submit = f"python -m launchers.submit {quoted(sweep.plan)}"
-        print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: {submit}")
+        print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: {retyped(submit)}")
     elif sweep.dry_run:
         print("\n".join(cost_lines(_plan(sweep), devices(sweep))))
     else:
@@ -153,7 +155,7 @@ def _make(sweep: Sweep, lock: int) -> None:
         raise RunError(
             f"{len(pool.failures)} of {len(plan.runs)} runs failed; the same command tries them again{listed}"
         )
-    print(f"all {len(plan.runs)} runs are finished: python trainer/report.py {quoted(sweep.options.out)}")
+    print(retyped(f"all {len(plan.runs)} runs are finished: python trainer/report.py {quoted(sweep.options.out)}"))
 
 
 @contextmanager
