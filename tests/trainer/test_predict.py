@@ -43,7 +43,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def predicted(run: Path, source: Path, out: Path, **options: object) -> list[dict[str, str]]:
-    predict_images(Predict(run, source, out, device="cpu", threads=1, **options))  # type: ignore[arg-type]
+    predict_images(Predict(run, source, out, force=True, device="cpu", threads=1, **options))  # type: ignore[arg-type]
     return rows_of(out)
 
 

@@ -39,7 +39,7 @@ class EarlierTable:
             refuse_to_replace(self.path, "is no table of this run's predictions")
         lost = self.rows.keys() - {_as_written(name) for name in names}
         if lost:
-            refuse_to_replace(self.path, f"has predictions of {len(lost)} images that are not in {source}")
+            refuse_to_replace(self.path, f"has predictions of images that are not in {source} ({len(lost)})")
 
     def require_same(self, rows: Iterable[Sequence[Any]]) -> None:
         """Raise InputError where these rows are of another model than its own."""
