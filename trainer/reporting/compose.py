@@ -32,7 +32,7 @@ class ComposedReport:
 
 def compose(collected: Collected, folder: Path, paper: Published | None = None) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
-    runs = collected.runs
+    runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
     by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
     warnings: tuple[Text, ...] = (
@@ -46,7 +46,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         *notes.patient_leaks(runs),
     )
     about = (
-        f"{len(runs)} runs. Every run is a row of ",
+        f"{len(collected.runs)} runs. Every run is a row of ",
         *(Link("results.csv", "results.csv"), ", every number of a table one of ", Link("tables.csv", "tables.csv")),
         *("; ", Link("tables.tex", "tables.tex"), " has the tables for LaTeX."),
     )
@@ -60,6 +60,8 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
     pretrained = runs[runs["kind"] == "pretrain"]
     if not pretrained.empty:
         blocks += [Title("Pre-training"), _pretraining_table(pretrained)]
+    if collected.choices:
+        blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
     blocks += _small_print(runs)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -25,6 +25,9 @@ class Report:
     """Put the published values of the paper beside the results."""
     metric: str | None = None
     """Report this metric, such as ap, f1, top1 or auc, instead of each target's own."""
+    best_on: Literal["val"] | None = None
+    """Of several settings of a cell, such as learning rates, show the one with the best mean metric on val. Without
+    it, each is a row of its own."""
 
 
 def write_report(report: Report) -> Path:
@@ -32,7 +35,7 @@ def write_report(report: Report) -> Path:
 
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
-    collected = collect(report.runs, report.metric)
+    collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
     composed = compose(collected, report.out, published() if report.paper else None)
     for remark in collected.remarks:
