@@ -66,9 +66,7 @@ def choices(runs: pd.DataFrame) -> Table | None:
     if picked.empty:
         return None
     rows = []
-    order = shots_order(picked["shots"])
-    cells = sorted(picked.groupby(WITHIN, sort=False), key=lambda cell: order.index(cell[1]["shots"].iloc[0]))
-    for _, cell in cells:
+    for cell in _in_order(picked):
         means = _val_means(cell)
         best, following = means.iloc[:2]
         seeds = cell.groupby("setting")["seed"].nunique()
@@ -78,11 +76,38 @@ def choices(runs: pd.DataFrame) -> Table | None:
         rows.append((_cell_title(cell), tuple(Entry(words=word) for word in words)))
     hidden = int((picked["chosen"] == NOT_CHOSEN).sum())
     caption = (
-        "Settings chosen on val: for each cell, the setting with the highest mean val metric over its seeds, the same "
-        f"for all seeds. Test was not looked at. {hidden} runs of the other settings are in results.csv alone."
+        "The setting of each cell with the highest mean metric on val, over the seeds that its settings share. Test "
+        f"was not looked at. The {hidden} runs of other settings are in results.csv alone."
     )
     titles = ("chosen", "settings tried", "runs", "seeds", "metric", "mean on val", "next best on val")
     return Table("chosen_on_val", caption, "cell", tuple(Heading("", title) for title in titles), tuple(rows))
+
+
+def _in_order(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """The cells of some runs, whatever their settings: by target, source and model, then shots."""
+    order, targets = shots_order(runs["shots"]), list(dict.fromkeys(runs["target"]))
+    cells = [cell for _, cell in runs.groupby(WITHIN, sort=False)]
+    sources = list(dict.fromkeys(zip(runs["source"], runs["model"], strict=True)))
+
+    def key(cell: pd.DataFrame) -> tuple[int, ...]:
+        first = cell.iloc[0]
+        source = sources.index((first["source"], first["model"]))
+        return targets.index(first["target"]), source, order.index(first["shots"])
+
+    return sorted(cells, key=key)
+
+
+def choices_text(runs: pd.DataFrame) -> list[str]:
+    """Note on how many settings were chosen on val, of how many trials."""
+    cells = [cell["setting"].nunique() for cell in _in_order(runs[runs["chosen"] != ""])]
+    if not cells:
+        return []
+    few, many = min(cells), max(cells)
+    of = str(many) if few == many else f"{few} to {many}"
+    return [
+        f"Chosen on val: one of {of} settings for each of {len(cells)} cell{'s' * (len(cells) > 1)}, {sum(cells)} "
+        "trials in all; test was not looked at"
+    ]
 
 
 def _percent(mean: float) -> str:

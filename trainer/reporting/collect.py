@@ -12,7 +12,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
 from data_pipelines.datasets.overlap import is_published
 from trainer.document.blocks import Table
-from trainer.reporting.best_on_val import NOT_CHOSEN, choices, choose_on_val
+from trainer.reporting.best_on_val import NOT_CHOSEN, choices, choices_text, choose_on_val
 from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
 from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
 from trainer.reporting.tables import with_titles
@@ -87,7 +87,8 @@ def collect(places: tuple[Path, ...], metric: str | None = None, best_on_val: bo
     runs = choose_on_val(runs) if best_on_val else runs
     chosen = choices(with_titles(runs)) if best_on_val else None
     runs = _with_metric(runs, metric) if metric else runs
-    return Collected(runs, (*remarks, *copies, *namesakes, *several_settings(runs)), tuple(warnings), chosen)
+    remarks += [*copies, *namesakes, *several_settings(runs), *choices_text(runs)]
+    return Collected(runs, tuple(remarks), tuple(warnings), chosen)
 
 
 def _files(place: Path) -> list[Path]:

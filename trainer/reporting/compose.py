@@ -45,8 +45,9 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         *notes.published_overlaps(transfers),
         *notes.patient_leaks(runs),
     )
+    shown = f", {len(runs)} of them shown" if len(runs) < len(collected.runs) else ""
     about = (
-        f"{len(collected.runs)} runs. Every run is a row of ",
+        f"{len(collected.runs)} runs{shown}. Every run is a row of ",
         *(Link("results.csv", "results.csv"), ", every number of a table one of ", Link("tables.csv", "tables.csv")),
         *("; ", Link("tables.tex", "tables.tex"), " has the tables for LaTeX."),
     )
@@ -107,7 +108,7 @@ def _pretraining_table(runs: pd.DataFrame) -> Table:
         protocol = "authors'" if row.protocol == AUTHORS else "the recipe's"
         words = [row.model, row.target, protocol, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
         words += [_percent(row.val), "NaN" if row.not_a_number else _percent(row.test), f"{row.seconds / 60:.1f}"]
-        rows.append((row.source, tuple(Entry(words=word) for word in words)))
+        rows.append((", ".join(filter(None, (row.source, row.setting))), tuple(Entry(words=word) for word in words)))
     titles = ("model", "data", "protocol", "steps", "metric", "val", "test", "minutes")
     columns = tuple(Heading("", title) for title in titles)
     return Table("pretraining", "Pre-trainings; metrics in percent.", "run", columns, tuple(rows))

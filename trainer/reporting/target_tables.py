@@ -38,9 +38,8 @@ def few_shot_table(runs: pd.DataFrame) -> Table:
             mine = key.of(_of(source, shown))
             aside = row_title(key, mixed, with_target=False)
             title = f"{source.title}, {source.model}" + (f", {aside}" if aside else "")
-            rows.append(
-                (title, (key.protocol, key.setting), [cell_of(mine[mine["shots"] == shots]) for shots in order])
-            )
+            cells = [cell_of(mine[mine["shots"] == shots]) for shots in order]
+            rows.append((title, (key.protocol, key.setting), cells))
     marked = []
     for title, way, cells in rows:
         comparable = [others for _, its_way, others in rows if its_way == way]

@@ -23,7 +23,7 @@ _OF_COLUMNS = {
     SETTINGS[name] for name in ("optim.base_lr", "schedule.steps", "data.image_size", "data.balance", "data.train_on")
 }
 _RESIZE = SETTINGS["data.resize"]
-_RUN_DEPTH = 3  # folders of a fine-tuning below its --out: source, target, shots and seed
+_DEPTH = {"transfer": 3, "pretrain": 1}  # of run folders: source, target, shots with seed; name
 
 
 def with_settings(runs: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +95,8 @@ def _departing(group: pd.DataFrame) -> pd.DataFrame:
 
 def _with_folders(group: pd.DataFrame) -> "pd.Series[str]":
     """The settings with the folders that the runs are in, as far as these differ."""
-    outs = group["run"].map(_out)
+    depth = _DEPTH[str(group["kind"].iloc[0])]
+    outs = group["run"].map(lambda run: _out(run, depth))
     names = list(outs.unique())
     if len(names) < 2 or "" in names:
         return group["setting"]
@@ -105,16 +106,16 @@ def _with_folders(group: pd.DataFrame) -> "pd.Series[str]":
     return group["setting"].map(lambda setting: f"{setting}, " * bool(setting)) + "in " + outs.map(short)
 
 
-def _out(run: str) -> str:
-    """The folder of a sweep that a run is in."""
+def _out(run: str, depth: int) -> str:
+    """The folder that runs are in, of the path of one of them; "" for shorter paths."""
     above = Path(run).parents
-    return str(above[_RUN_DEPTH - 1]) if len(above) >= _RUN_DEPTH else ""
+    return str(above[depth - 1]) if len(above) >= depth else ""
 
 
 def several_settings(runs: pd.DataFrame) -> list[str]:
     """Note on the targets whose cells have runs of several settings, none of which was chosen."""
-    settings = runs[(runs["setting"] != "") & (runs["chosen"] == "") & (runs["kind"] == "transfer")]
-    if settings.empty:
+    settings = runs[(runs["setting"] != "") & (runs["kind"] == "transfer")]
+    if settings.empty or (runs["chosen"] != "").any():
         return []
     parts = [
         f"{target_title(str(target))} ({listed(sorted(found.unique(), key=setting_order))})"
