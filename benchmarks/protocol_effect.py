@@ -48,6 +48,9 @@ def arms(folders: tuple[Path, ...]) -> dict[str, pd.DataFrame]:
     base = base[base["protocol"] == DEFAULT]
     if base.empty:
         raise InputError(f"{folders[0]} has no fine-tuning without --match-authors to compare with")
+    if base["setting"].any():
+        settings = ", ".join(sorted(set(base["setting"])))
+        raise InputError(f"{folders[0]} has runs of several settings to compare with ({settings}); keep one")
     usual = {key: set(row.split("; ")) for key, row in base.set_index(_CELL)["departures"].items()}
     found = {"default": [base]}
     for folder in folders:

@@ -37,6 +37,8 @@ ONLY = {
     ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
     ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
     ("trainer.config.config", "--mode"): TUNING,
+    ("trainer.reporting.best_on_val", "--best-on"): {"report"},  # a benchmark collects without it
+    ("trainer.reporting.trials", "--best-on"): {"report"},
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},

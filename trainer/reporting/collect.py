@@ -11,8 +11,12 @@ import pandas as pd
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json
 from data_pipelines.datasets.overlap import is_published
+from trainer.document.blocks import Table
+from trainer.reporting.best_on_val import NOT_CHOSEN, choices, choices_text, choose_on_val
 from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
 from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
+from trainer.reporting.tables import with_titles
+from trainer.reporting.trials import several_settings, with_settings
 from trainer.run_files import RESULT
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
@@ -32,15 +36,26 @@ _TITLE_METRIC = {title: name for name, title in METRIC_TITLE.items()}
 
 @dataclass(frozen=True, eq=False)
 class Collected:
-    """The runs, one row each; dropped copies, and results that could not be used."""
+    """The runs, one row each; dropped copies, and results that could not be used. choices: how settings were chosen on
+    val."""
 
     runs: pd.DataFrame
     remarks: tuple[str, ...]
     warnings: tuple[str, ...]
+    choices: Table | None = None
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The runs of tables and figures: those of the settings chosen on val, where these were chosen."""
+        if not (self.runs["chosen"] != "").any():
+            return self.runs
+        shown = self.runs[self.runs["chosen"] != NOT_CHOSEN]
+        return shown.assign(setting=shown["setting"].where(shown["kind"] != "transfer", ""))
 
 
-def collect(places: tuple[Path, ...], metric: str | None = None) -> Collected:
-    """Collect all results below some folders and in some CSV files; `metric` replaces each target's own.
+def collect(places: tuple[Path, ...], metric: str | None = None, best_on_val: bool = False) -> Collected:
+    """Collect all results below some folders and in some CSV files; `metric` replaces each target's own. best_on_val:
+    choose one setting per cell by each target's own metric on val.
 
     Raises InputError for a path that does not exist, for a CSV file of another layout, for two different results of one
     run, and when there is nothing to report.
@@ -67,9 +82,13 @@ def collect(places: tuple[Path, ...], metric: str | None = None) -> Collected:
         raise InputError(f"no finished run below {', '.join(map(str, places))}: no readable {RESULT}{aside}")
     runs, namesakes = _told_apart(runs)
     runs, copies = _without_copies(runs)
-    runs = _with_metric(runs, metric) if metric else runs
+    runs = with_settings(runs)
     _require_distinct(runs[runs["kind"] == "transfer"])
-    return Collected(runs, (*remarks, *copies, *namesakes), tuple(warnings))
+    runs = choose_on_val(runs) if best_on_val else runs
+    chosen = choices(with_titles(runs)) if best_on_val else None
+    runs = _with_metric(runs, metric) if metric else runs
+    remarks += [*copies, *namesakes, *several_settings(runs), *choices_text(runs)]
+    return Collected(runs, tuple(remarks), tuple(warnings), chosen)
 
 
 def _files(place: Path) -> list[Path]:
@@ -139,7 +158,9 @@ def _table(path: Path, text: Iterable[str]) -> pd.DataFrame:
 
 
 def _read_own(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows written by an earlier report, possibly of a version with fewer columns."""
+    """Rows written by an earlier report, possibly of a version with fewer columns. Which settings differ, and which
+    was chosen, depends on the runs beside them."""
+    table = table.drop(columns=["setting", "chosen"], errors="ignore")
     table["metric"] = [_TITLE_METRIC.get(metric, metric) for metric in table["metric"]]
     for name in METRIC_TITLE:
         if f"test_{name}" not in table:

@@ -33,7 +33,7 @@ class ComposedReport:
 
 def compose(collected: Collected, folder: Path, paper: Published | None = None) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
-    runs = collected.runs
+    runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
     by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
     warnings: tuple[Text, ...] = (
@@ -46,8 +46,9 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         *notes.published_overlaps(transfers),
         *notes.patient_leaks(runs),
     )
+    shown = f", {len(runs)} of them shown" if len(runs) < len(collected.runs) else ""
     about = (
-        f"{len(runs)} runs. Every run is a row of ",
+        f"{len(collected.runs)} runs{shown}. Every run is a row of ",
         *(Link("results.csv", "results.csv"), ", every number of a table one of ", Link("tables.csv", "tables.csv")),
         *("; ", Link("tables.tex", "tables.tex"), " has the tables for LaTeX."),
     )
@@ -61,6 +62,8 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
     pretrained = runs[runs["kind"] == "pretrain"]
     if not pretrained.empty:
         blocks += [Title("Pre-training"), _pretraining_table(pretrained)]
+    if collected.choices:
+        blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
     blocks += _small_print(runs)
@@ -106,7 +109,7 @@ def _pretraining_table(runs: pd.DataFrame) -> Table:
         protocol = "authors'" if row.protocol == AUTHORS else "the recipe's"
         words = [row.model, row.target, protocol, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
         words += [_percent(row.val), "NaN" if row.not_a_number else _percent(row.test), f"{row.seconds / 60:.1f}"]
-        rows.append((row.source, tuple(Entry(words=word) for word in words)))
+        rows.append((", ".join(filter(None, (row.source, row.setting))), tuple(Entry(words=word) for word in words)))
     titles = ("model", "data", "protocol", "steps", "metric", "val", "test", "minutes")
     columns = tuple(Heading("", title) for title in titles)
     return Table("pretraining", "Pre-trainings; metrics in percent.", "run", columns, tuple(rows))

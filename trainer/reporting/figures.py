@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -57,6 +58,7 @@ _DODGE, _DODGE_FACTOR = 0.07, 1.06
 _TO_PAPER, _TO_PAPER_FACTOR = 0.42, 1.45
 _PAPER, _PAPER_LABEL = "\0", "the paper"  # no source has that name
 _LONGEST_SOURCE, _LONGEST_TARGET = 60, 30  # letters in a figure; captions and tables have all
+_TITLE_LETTERS = 34  # of a line above a panel
 _LETTERS_PER_INCH, _HANDLE_LETTERS = 16, 8  # of a legend
 
 
@@ -108,8 +110,9 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
             metric = mine["metric"].iloc[0]
             theirs = paper.cells[key.target] if paper and paper.metric.get(key.target) == metric else {}
             _add(handles, _draw_sizes(axes, mine, looks, theirs))
-            name = row_title(key, full["origin"].nunique() > 1)
-            axes.set_title(shortened(drawable(name), _LONGEST_TARGET), loc="left", weight=bold(name))
+            aside = row_title(key, full["origin"].nunique() > 1, with_target=False)
+            name = _short(key.target) + (f", {aside}" if aside else "")
+            axes.set_title(fill(name, _TITLE_LETTERS), loc="left", weight=bold(name))
             axes.set_xscale("log")
             axes.set_xticks([_millions(model) for model in models], [_size_label(model) for model in models])
             axes.minorticks_off()
@@ -169,7 +172,9 @@ def _panels(
     """Panels over shots, one for each model, mode and origin, with a curve for each source."""
     order = shots_order(runs["shots"])
     models, ways = sorted(runs["model"].unique(), key=model_order), row_keys(runs)
-    lines, columns = (1, len(ways)) if len(models) == 1 and len(ways) <= _MOST_BESIDE else (len(ways), len(models))
+    panels = list(product(ways, models))
+    lines = len(ways) if len(models) > 1 else -(-len(ways) // _MOST_BESIDE)
+    columns = -(-len(panels) // lines)
     figure, grid = plt.subplots(
         lines,
         columns,
@@ -180,17 +185,21 @@ def _panels(
         sharey=True,
     )
     handles: Handles = {}
-    for axes, (way, model) in zip(grid.flat, product(ways, models), strict=True):
+    for axes, (way, model) in zip(grid.flat, panels, strict=False):
         mine = way.of(runs[runs["model"] == model])
         theirs = paper if way.mode == "finetune" else None
         _add(handles, _draw_panel(axes, mine[mine["overlap"] == ""], order, looks, curve, theirs))
         aside = row_title(way, runs["origin"].nunique() > 1, with_target=False)
-        axes.set_title(f"{model}{f', {aside}' if aside else ''}", loc="left", weight="bold")
+        name = f"{model}{f', {aside}' if aside else ''}"
+        axes.set_title(fill(name, _TITLE_LETTERS), loc="left", weight="bold")
         axes.set_xticks(range(len(order)), order)
     for axes in grid[:, 0]:
         axes.set_ylabel(ylabel)
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.remove()
+    for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("training images per class")
+        axes.tick_params(labelbottom=True)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     _legend(figure, handles)
     return figure

@@ -32,6 +32,7 @@ TARGET_TITLE = {
 NATURAL, XRAY, OTHER = DOMAINS = "natural images", "chest X-rays", "other images"
 _SHORTER = {"mimic": "mimic_cxr", "nih": "nih_cxr14"}  # as the paper's authors and the recipes name them
 _SET_OF_TOKEN = {name: name for name in SET_TITLE} | _SHORTER
+_NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")
 _MODEL = re.compile(r"^r(\d+)x(\d+(?:\.\d+)?)$")
 _NAMED_MODEL = re.compile(r"^(?P<source>.+)[_-](?:bit|r)(?P<size>\d+x\d+(?:\.\d+)?)$")
 
@@ -90,6 +91,12 @@ def model_order(model: str) -> tuple[float, float, str]:
     """Sorts models by depth, then width; unknown names last."""
     match = _MODEL.match(model)
     return (float(match[1]), float(match[2]), model) if match else (float("inf"), 0.0, model)
+
+
+def setting_order(setting: str) -> list[tuple[float, str]]:
+    """Sorts settings such as "steps 500" by the words and the size of the numbers in them."""
+    words = [word.rstrip(",") for word in setting.split()]
+    return [(float(word), "") if _NUMBER.fullmatch(word) else (-1.0, word) for word in words]
 
 
 def shots_order(shots: Iterable[str]) -> list[str]:

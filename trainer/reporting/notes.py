@@ -46,11 +46,11 @@ def not_numbers(runs: pd.DataFrame) -> list[Text]:
 
 def unlike_seeds(runs: pd.DataFrame) -> list[Text]:
     """The cells whose seeds were run with different settings."""
-    settings = ["total_steps", "image_size", "resize", "base_lr", "balance", "trained_on", "departures"]
+    settings = ["total_steps", "image_size", "resize", "base_lr", "balance", "trained_on", "departures", "weights"]
     distinct = runs.groupby(CELL, sort=False)[settings].nunique(dropna=False)
     cells = [
         f"{source}, {model} on {target}, {shots} ({', '.join(row.index[row > 1])})"
-        for (*_, source, model, target, shots), row in distinct[(distinct > 1).any(axis=1)].iterrows()
+        for (*_, source, model, target, shots, _), row in distinct[(distinct > 1).any(axis=1)].iterrows()
     ]
     return [(Bold("Seeds of different settings"), f" in one mean: {listed(cells)}.")] if cells else []
 

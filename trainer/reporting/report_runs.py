@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,9 @@ class Report:
     """Put the published values of the paper beside the results."""
     metric: str | None = None
     """Report this metric, such as ap, f1, top1 or auc, instead of each target's own."""
+    best_on: Literal["val"] | None = None
+    """Of several settings of a cell, such as learning rates, show the one with the best mean metric on val. Without
+    it, each is a row of its own."""
 
 
 def write_report(report: Report) -> Path:
@@ -47,7 +50,7 @@ def _write(report: Report) -> Path:
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
 
-    collected = collect(report.runs, report.metric)
+    collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
     composed = compose(collected, report.out, published() if report.paper else None)
     for remark in collected.remarks:

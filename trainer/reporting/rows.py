@@ -17,7 +17,7 @@ from trainer.reporting.names import FULL, METRIC_TITLE, sets_in, shots_order, sp
 OWN, PUBLISHED = "own", "published"
 DEFAULT, AUTHORS = get_args(Protocol)
 # A run is one seed of one cell of a table.
-CELL = ["origin", "mode", "protocol", "source", "model", "target", "shots"]
+CELL = ["origin", "mode", "protocol", "source", "model", "target", "shots", "setting"]
 _PAPER_LR, _PAPER_BATCH = 0.001, 128
 _LABELS = SETTINGS | PREPARED
 _TEXT = {
@@ -44,6 +44,9 @@ _TEXT = {
     "departures": "",
     "overlap": "",
     "left_out": "",
+    "weights": "",
+    "setting": "",
+    "chosen": "",
 }
 _WHOLE = ["train_images", "image_size", "resize", "total_steps"]
 _REAL = ["base_lr", "seconds", "val", "test", *(f"test_{name}" for name in METRIC_TITLE)]
@@ -93,6 +96,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         "departures": "; ".join(_departures(result)),
         "overlap": _overlap(result, sets) if transfer else "",
         "left_out": "; ".join(result.get("left_out", {}).get("test", ())),
+        "weights": settings["model"].get("pretrained"),
     }
 
 

@@ -15,6 +15,7 @@ from trainer.reporting.names import (
     domain,
     is_smaller,
     model_order,
+    setting_order,
     shots_order,
     shots_title,
     source_title,
@@ -70,6 +71,7 @@ class RowKey(NamedTuple):
     mode: str
     protocol: str
     origin: str
+    setting: str
 
     def of(self, runs: pd.DataFrame) -> pd.DataFrame:
         """The runs of this row."""
@@ -88,6 +90,7 @@ def row_keys(runs: pd.DataFrame) -> list[RowKey]:
             modes.index(key.mode),
             key.origin != OWN,
             key.protocol != DEFAULT,
+            setting_order(key.setting),
         ),
     )
 
@@ -101,6 +104,7 @@ def row_title(key: RowKey, mixed: bool, with_target: bool = True) -> str:
         parts += ["authors' files"] if mixed else []
     elif key.protocol != DEFAULT:
         parts.append("authors' protocol")
+    parts += [key.setting] if key.setting else []
     return ", ".join(parts)
 
 
@@ -120,13 +124,15 @@ def seeds_text(runs: pd.DataFrame) -> str:
 
 def fewer_seeds(runs: pd.DataFrame) -> tuple[str, ...]:
     """Note on cells that have fewer seeds than the maximum."""
-    cells = ["target", "mode", "origin", "model", "title", "shots"]
+    cells = ["target", "mode", "origin", "model", "title", "setting", "shots"]
     counts = runs[runs["overlap"] == ""].groupby(cells, sort=False)["seed"].nunique()
     few = counts[counts < counts.max()]
     order = shots_order(runs["shots"])
     names = [
-        f"{target_title(target)}, {model}, {title}, {shots_title(shots)} ({count})"
-        for (target, _, _, model, title, shots), count in sorted(few.items(), key=lambda cell: order.index(cell[0][5]))
+        f"{', '.join(filter(None, (target_title(target), model, title, setting, shots_title(shots))))} ({count})"
+        for (target, _, _, model, title, setting, shots), count in sorted(
+            few.items(), key=lambda cell: order.index(cell[0][-1])
+        )
     ]
     more = f"; and {len(names) - _SHOWN_CELLS} more" if len(names) > _SHOWN_CELLS else ""
     return (f"Fewer than {counts.max()} seeds: {'; '.join(names[:_SHOWN_CELLS])}{more}.",) if names else ()

@@ -38,10 +38,11 @@ def few_shot_table(runs: pd.DataFrame) -> Table:
             mine = key.of(_of(source, shown))
             aside = row_title(key, mixed, with_target=False)
             title = f"{source.title}, {source.model}" + (f", {aside}" if aside else "")
-            rows.append((title, key.protocol, [cell_of(mine[mine["shots"] == shots]) for shots in order]))
+            cells = [cell_of(mine[mine["shots"] == shots]) for shots in order]
+            rows.append((title, (key.protocol, key.setting), cells))
     marked = []
-    for title, protocol, cells in rows:
-        comparable = [others for _, its_protocol, others in rows if its_protocol == protocol]
+    for title, way, cells in rows:
+        comparable = [others for _, its_way, others in rows if its_way == way]
         highest = [best(column) for column in zip(*comparable, strict=True)]
         entries = [_marked(cell, high, len(comparable)) for cell, high in zip(cells, highest, strict=True)]
         marked.append((title, tuple(entries)))
@@ -51,8 +52,9 @@ def few_shot_table(runs: pd.DataFrame) -> Table:
         f"mean ± standard deviation over {seeds_text(runs)}."
     )
     columns = tuple(Heading("", shots_title(shots)) for shots in order)
-    several = runs["protocol"].nunique() > 1
-    notes = (f"Bold: the best of a column{' within its protocol' * several}.",) if len(rows) > 1 else ()
+    several = [name for name in ("protocol", "setting") if runs[name].nunique() > 1]
+    within = f" within its {' and '.join(several)}" if several else ""
+    notes = (f"Bold: the best of a column{within}.",) if len(rows) > 1 else ()
     notes = (*notes, *fewer_seeds(runs), *protocol_notes(runs), *overlap_notes(runs))
     return Table(f"few_shot_{target}", caption, "source", columns, tuple(marked), notes)
 
@@ -70,7 +72,7 @@ def gains_over_scratch(runs: pd.DataFrame) -> Table | None:
     both."""
     order, rows = shots_order(runs["shots"]), []
     shown, mixed = runs[runs["overlap"] == ""], runs["origin"].nunique() > 1
-    pairing = ["mode", "protocol", "origin", "model", "shots", "seed"]
+    pairing = ["mode", "protocol", "origin", "setting", "model", "shots", "seed"]
     scratch = shown[shown["source"] == SCRATCH].set_index(pairing)["test"]
     for source in sources_of(runs):
         mine = _of(source, shown)
