@@ -18,6 +18,7 @@ import tyro
 
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.cpus import num_usable_cpus
+from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.messages import logger
@@ -53,6 +54,8 @@ class Inspect:
     """Prepared data set: a folder, a name below the data root, or the name of an embedded set."""
     out: Path = Path("page.png")
     """PNG file to write."""
+    force: bool = False
+    """Replace a file that is there."""
     split: Split = "train"
     """Whose images, labels and sizes."""
     view: PolicyName = "random_resized_crop"
@@ -215,6 +218,7 @@ def _noun(index: Index) -> str:
 def main() -> None:
     """Parse the command line, draw the page and print the summary."""
     look = parse(Inspect, __doc__)
+    require_free(look.out, look.force)
     logger.info(f"inspect {look.data}: {look.images} {look.split} images at {look.size} px on the CPU, to {look.out}")
     with Progress(f"inspect {look.data}"):
         page = _drawn(look)

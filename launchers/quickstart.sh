@@ -20,5 +20,5 @@ digits=${BITSCALE_DATA:-data}/digits
 "$PYTHON" trainer/transfer.py sweep --sources runs/embedded scratch --targets digits \
     --shots 1 5 10 100 full --seeds 3 \
     --data.image-size 32 --schedule.steps 100 --optim.base-lr 0.1 --precision fp32 --device "$device"
-"$PYTHON" trainer/report.py runs --out report
+"$PYTHON" trainer/report.py runs --out report --force
 echo "The report is in $PWD/report/report.md, its figure in $PWD/report/few_shot_digits.png"

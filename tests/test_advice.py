@@ -68,10 +68,11 @@ OF_ANOTHER = {
     ("trainer.evaluation.evaluated_set", "--xray-size"): "prepare",
     ("trainer.finetuning.finetune", "--size"): "prepare",
     ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
+    ("trainer.splits", "--test-fraction"): "prepare",
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
     ("trainer.finetuning.paper_protocol", "--out"): "prepare",
     ("trainer.finetuning.paper_protocol", "--root"): "prepare",
-    ("trainer.sweep.plan", "--no"): None,
+    ("trainer.splits", "--test-fraction"): "prepare",
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
     ("data_pipelines.datasets.catalog", "--root"): "prepare",

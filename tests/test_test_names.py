@@ -10,7 +10,6 @@ LONGEST = 60
 # Only ever fewer: what a test needs gets a public name. `python -m tests.private_names` prints this table anew.
 PRIVATE_NAMES = {
     "channels_last_on_cuda.py": 1,
-    "commands.py": 1,
     "interpreted_group_norm.py": 7,
     "test_changed_images.py": 4,
     "test_checkpoint.py": 3,

@@ -7,14 +7,19 @@ predictions that the run kept; with it, of another prepared set, whose labels ar
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
 # isort: split
+import sys
+
 from data_pipelines.common.cli import entry_point, parse
+from data_pipelines.common.old_flags import translate
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
+
+OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 
 
 @entry_point
 def main() -> None:
     """Parse the command line and evaluate."""
-    print(evaluate_run(parse(Evaluate, __doc__)))
+    print(evaluate_run(parse(Evaluate, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,20 @@ classes and the thresholds come from the run. What cannot be read becomes a row 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
 
 # isort: split
+import sys
+
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.message_parts import counted
+from data_pipelines.common.old_flags import translate
 from trainer.evaluation.predict_images import Predict, predict_images
+
+OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 
 
 @entry_point
 def main() -> None:
     """Parse the command line and predict."""
-    settings = parse(Predict, __doc__)
+    settings = parse(Predict, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))
     counts, left_out = predict_images(settings)
     unreadable = f", {counts['unreadable']} could not be read" if counts["unreadable"] else ""
     others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""

@@ -11,6 +11,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 from data_pipelines.common.advice import quoted
+from data_pipelines.common.earlier_output import refuse_to_replace
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST
 from data_pipelines.preparation.quarantine import all_refused_files
@@ -89,7 +90,7 @@ def require_free(out: Path, force: bool) -> None:
             f"{out} is something else than a prepared set; --force does not delete it, choose another --out"
         )
     if not force:
-        raise InputError(f"{out} exists; choose another --out, or replace it with --force")
+        refuse_to_replace(out, "exists")
 
 
 def put_in_place(folder: Path, out: Path) -> None:

@@ -144,7 +144,6 @@ for words in ([], *([name] for name in {["prepare", "inspect", "report", "status
         assert not end.code
     if not words:
         assert "numpy" not in sys.modules
-        assert "tyro" not in sys.modules
 assert "torch" not in sys.modules
 """
     done = started([sys.executable, "-c", code], tmp_path)

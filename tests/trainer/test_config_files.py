@@ -11,7 +11,6 @@ from data_pipelines.common.errors import InputError
 from trainer.config import Config, config_of, differences
 from trainer.pretrain import parse
 from trainer.recipes import RECIPES
-from trainer.run_folder.resume_command import _goes_on_with
 from trainer.training.run import run_dir_of
 
 SAVED = Path(__file__).resolve().parents[1] / "data" / "version_0.1" / "runs" / "stopped" / "config.json"
@@ -89,7 +88,7 @@ def test_a_file_needs_no_base_if_it_names_sets() -> None:
         ("[data]\nimage_size = 1", r"my\.toml: --data\.image-size is 1; the smallest is 32"),
         ("seed = 1\nseed = 2", r"my\.toml is no valid TOML: .*line 2"),
         ("seed =", r"my\.toml is no valid TOML: .*line 1"),
-        ('base = "embeded"', "no such recipe; did you mean 'embedded'"),
+        ('base = "embeddedd"', "no such recipe; did you mean 'embedded'"),
         ('base = "sub/none.toml"', r"my\.toml: base is 'sub/none\.toml', and there is no file sub/none\.toml"),
         ("base = 1", "base is 1; it must be a recipe or a file"),
         ('base = "./my.toml"', r"base leads in a circle: my\.toml -> my\.toml"),
@@ -112,7 +111,7 @@ def test_files_that_cannot_be_read_are_refused() -> None:
         parse([write('{"seed": 1, "seed": 2}', "a.json")])
 
 
-def test_a_config_of_an_earlier_version_is_repeated_in_a_new_folder(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_config_of_an_earlier_version_is_repeated_anew(capsys: pytest.CaptureFixture[str]) -> None:
     saved: dict[str, Any] = json.loads(SAVED.read_text(encoding="utf-8"))
     assert "stage" in saved["runtime"]
     for given in (write(json.dumps(saved), "runs/a/config.json"), "runs/a/"):
@@ -130,7 +129,7 @@ def test_a_run_goes_on_without_its_file() -> None:
     before = configured(*words)
     write(json.dumps(before.to_dict() | {"data_fingerprint": "abc"}), "runs/my/config.json")
     Path("my.toml").unlink()
-    resumed = parse(_goes_on_with(Path("runs/my"), ["pretrain", *words])[1:])
+    resumed = parse(["runs/my/config.json", *words[1:], "--out", "runs/my"])
     assert differences(before.to_dict(), resumed.config.to_dict()) == []
     assert run_dir_of(resumed.config, resumed.start) == Path("runs/my")
     assert resumed.about["protocol"] == "authors"

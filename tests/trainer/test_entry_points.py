@@ -131,7 +131,7 @@ def test_bad_input_is_refused_without_a_traceback(
         ),
         (["--schedule.steps", "0"], "--schedule.steps is 0; it must be at least 1"),
         (["--data.image-size", "0"], "--data.image-size is 0; it must be at least 1"),
-        (["--optim.base-lr", "-1"], "--optim.base-lr is -1.0; it must not be negative"),
+        (["--optim.base-lr", "-1"], "--optim.base-lr is -1.0; it must be above 0"),
         (["--data.classes", "Bag", "Bag"], "a class is named twice"),
         (["--target", "fashion_mnits"], "did you mean 'fashion_mnist'?"),
         (["--model.keep-head"], "--model.keep-head needs pre-trained weights"),

@@ -39,7 +39,7 @@ def other(data: Path) -> Path:
 
 def evaluated(run: Path, **options: Any) -> tuple[str, dict[str, Any]]:
     """The page and the numbers."""
-    page = evaluate_run(Evaluate(run, resamples=200, device="cpu", threads=1, **options))
+    page = evaluate_run(Evaluate(run, force=True, resamples=200, device="cpu", threads=1, **options))
     return page.read_text(), json.loads((page.parent / NUMBERS).read_text())
 
 

@@ -97,7 +97,7 @@ def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
 
 def test_it_is_evaluated(run_dir: Path) -> None:
     for images in (False, True):
-        page = evaluate_run(Evaluate(run_dir, resamples=100, images=images, device="cpu", threads=1))
+        page = evaluate_run(Evaluate(run_dir, force=True, resamples=100, images=images, device="cpu", threads=1))
     words = Words(page.read_text(encoding="utf-8"))
     assert all(words.text.count(printable(name)) >= 3 for name in NAMES)
     assert "script" not in words.tags

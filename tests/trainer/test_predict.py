@@ -43,7 +43,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def predicted(run: Path, source: Path, out: Path, **options: object) -> list[dict[str, str]]:
-    predict_images(Predict(run, source, out, device="cpu", threads=1, **options))  # type: ignore[arg-type]
+    predict_images(Predict(run, source, out, force=True, device="cpu", threads=1, **options))  # type: ignore[arg-type]
     return rows_of(out)
 
 
@@ -58,13 +58,13 @@ def test_logits_are_those_of_the_evaluation(
     """From the DICOM files as they came, and from the shards that were made of them."""
     with np.load(run_dir / PREDICTIONS) as file:
         expected = dict(zip(file["test_keys"].tolist(), file["test_logits"], strict=True))
-    rows = predicted(run_dir, films, tmp_path / "films.csv", batch_size=batch_size)
+    rows = predicted(run_dir, films, tmp_path / "films.csv", eval_batch_size=batch_size)
     assert len(rows) == 48
     with data.with_name(f"{data.name}.keymap.csv").open(newline="") as file:
         key_of = {row["name"]: row["key"] for row in csv.DictReader(file)}
     found = {key_of[row["file"].replace(".", "_")]: row for row in rows}
     np.testing.assert_allclose(logits_of([found[key] for key in expected]), list(expected.values()), atol=1e-5, rtol=0)
-    shards = predicted(run_dir, data / "test", tmp_path / "shards.csv", batch_size=batch_size)
+    shards = predicted(run_dir, data / "test", tmp_path / "shards.csv", eval_batch_size=batch_size)
     assert [row["file"] for row in shards] == [f"000000.tar:{key}.png" for key in expected]
     np.testing.assert_allclose(logits_of(shards), list(expected.values()), atol=1e-5, rtol=0)
 

@@ -153,7 +153,7 @@ class OptimConfig:
     """SGD with adaptive gradient clipping."""
 
     base_lr: float = 0.03
-    """Learning rate for each 256 images of the global batch, or of the batch as it is without rescaling."""
+    """Peak learning rate for each 256 images of the global batch; without rescaling, as it is for any batch."""
     rescale_lr: bool = True
     """Multiply the base learning rate by global batch size / 256."""
     momentum: float = 0.9

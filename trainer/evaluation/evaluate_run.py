@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically, write_json
 from data_pipelines.common.messages import logger
@@ -48,6 +49,8 @@ class Evaluate:
     """Another run, to be compared on the same images."""
     out: Path | None = None
     """Folder to write; None: in the run folder, evaluation-<set>-<split>."""
+    force: bool = False
+    """Replace an earlier evaluation of the same images."""
     images: bool = True
     """Show the images of the most confident errors; --no-images does not."""
     resamples: int = RESAMPLES
@@ -57,7 +60,7 @@ class Evaluate:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision | None = None
     """None: that of the run."""
-    batch_size: int = 256
+    eval_batch_size: int = 256
     """Images in one forward pass."""
     threads: int | None = None
     """CPU threads; None: all cores this process may use."""
@@ -67,8 +70,8 @@ class Evaluate:
             raise InputError(f"--resamples is {self.resamples}; below 100 there is no interval worth the name")
         if self.resamples > _MOST_RESAMPLES:
             raise InputError(f"--resamples is {self.resamples}; more than {_MOST_RESAMPLES:,} do not fit into memory")
-        if self.batch_size < 1 or self.seed < 0:
-            raise InputError("--batch-size must be at least 1, --seed must not be negative")
+        if self.eval_batch_size < 1 or self.seed < 0:
+            raise InputError("--eval-batch-size must be at least 1, --seed must not be negative")
 
 
 def evaluate_run(settings: Evaluate) -> Path:
@@ -80,13 +83,14 @@ def evaluate_run(settings: Evaluate) -> Path:
     tested = _test(run, settings)
     if settings.out is not None:
         require_no_other(settings.out, tested)
+    sections = _card_sections(run)
+    label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
+    folder = settings.out or run.folder / label.folder
+    require_free(folder / PAGE, settings.force)
     with Progress(f"intervals by {settings.resamples:,} resamples"):
         assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
         differences, other = _compare(tested, settings)
-    sections = _card_sections(run)
-    label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
     evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
-    folder = settings.out or run.folder / label.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as drawn:
@@ -105,7 +109,7 @@ def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
     if settings.data is None:
         logger.info(f"evaluate {run.folder}: the predictions of its own {settings.split} split")
         return test_own(run, settings.split)
-    runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.batch_size)
+    runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.eval_batch_size)
     predictor = Predictor(run, runtime, settings.precision)
     logger.info(f"evaluate {run.path} on {settings.data}, {settings.split}: {predictor.summary()}")
     return test_elsewhere(run, settings.data, settings.split, predictor)

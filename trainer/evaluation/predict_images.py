@@ -23,6 +23,7 @@ from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines.device import cpu_threads
+from trainer.evaluation.earlier_table import EarlierTable
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
 from trainer.evaluation.operating import OperatingPoints, probabilities
 from trainer.evaluation.predictions import scores_of
@@ -42,13 +43,15 @@ class Predict:
     input: Annotated[Path, tyro.conf.Positional]
     """Image, folder, DICOM, shard, or CSV file."""
     out: Path = Path("predictions.csv")
-    """CSV file to write."""
+    """CSV file to write. One of the same run with images of INPUT alone is written anew with what came since."""
+    force: bool = False
+    """Replace any other file that is there."""
     path_column: str = "path"
     """Of an INPUT that is a CSV file: the column of paths, relative to that file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Precision | None = None
     """None: that of the run, with which its evaluation was made."""
-    batch_size: int = 256
+    eval_batch_size: int = 256
     """Images in one forward pass."""
     threads: int | None = None
     """CPU threads; None: all cores this process may use."""
@@ -63,7 +66,7 @@ class Predict:
     def __post_init__(self) -> None:
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
             raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
-        for name in ("batch_size", "threads", "xray_size"):
+        for name in ("eval_batch_size", "threads", "xray_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
@@ -77,7 +80,10 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     """
     run = open_run(settings.run)
     runtime = RuntimeConfig(
-        device=settings.device, threads=settings.threads, loader=settings.loader, eval_batch_size=settings.batch_size
+        device=settings.device,
+        threads=settings.threads,
+        loader=settings.loader,
+        eval_batch_size=settings.eval_batch_size,
     )
     points = run.points()
     inputs = inputs_of(settings.input, settings.path_column)
@@ -89,9 +95,13 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     logger.info(
-        f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.batch_size} images at a time, to "
-        f"{settings.out}"
+        f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.eval_batch_size} images at a "
+        f"time, to {settings.out}"
     )
+    earlier = None if settings.force else EarlierTable.read(settings.out)
+    if earlier is not None:
+        names = (item.name for item in inputs_of(settings.input, settings.path_column).each)
+        earlier.require_part_of(_header(predictor.classes), names, settings.input)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
@@ -99,7 +109,10 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
             table = csv.writer(file)
             table.writerow(_header(predictor.classes))
             for chunk in _verified(predictor, [first], inputs, settings):
-                table.writerows(_rows(predictor, points, chunk))
+                rows = [*_rows(predictor, points, chunk)]
+                if earlier is not None:
+                    earlier.require_same(rows)
+                table.writerows(rows)
                 counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
 
     try:
@@ -135,7 +148,7 @@ def _verified(
             return words
         return item, image, "" if isinstance(image, str) else colours_remark(encoded, predictor.channels)
 
-    rest, most = inputs.each, settings.batch_size * _BATCHES_AT_ONCE
+    rest, most = inputs.each, settings.eval_batch_size * _BATCHES_AT_ONCE
     chunk = list(first) + list(islice(rest, most - len(first)))
     with (
         ThreadPoolExecutor(cpu_threads(settings.threads), thread_name_prefix="verify") as pool,

@@ -13,6 +13,7 @@ import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_json
 from data_pipelines.common.messages import logger
@@ -154,5 +155,5 @@ def _require_free(out: Path, force: bool) -> None:
     others = sorted({path.name for path in out.iterdir()} - {SAFETENSORS, NPZ, CONFIG})
     if others:
         raise InputError(f"{out} holds other things ({', '.join(others[:3])}); choose another --out")
-    if any(out.iterdir()) and not force:
-        raise InputError(f"{out} holds an earlier export; replace it with --force or choose another --out")
+    if any(out.iterdir()):
+        require_free(out, force, "holds an earlier export")

@@ -16,6 +16,12 @@ def rescaled(base_lr: float, global_batch_size: int) -> float:
     return base_lr * global_batch_size / RESCALE_IMAGES
 
 
+def peak_lr(config: Config) -> float:
+    """Peak learning rate of a run."""
+    optim = config.optim
+    return rescaled(optim.base_lr, config.global_batch_size) if optim.rescale_lr else optim.base_lr
+
+
 def learning_rate(step: int, peak_lr: float, kind: ScheduleKind, total_steps: int, warmup_steps: int) -> float:
     """Learning rate of the update at `step` (0-based) of `total_steps`.
 
@@ -57,8 +63,7 @@ def make_schedule(config: Config, total_steps: int, num_images: int, images_per_
     num_images: of the training set, which decides the steps of BiT-HyperRule. images_per_epoch: more where it is
     oversampled.
     """
-    optim, schedule = config.optim, config.schedule
-    peak = rescaled(optim.base_lr, config.global_batch_size) if optim.rescale_lr else optim.base_lr
+    schedule, peak = config.schedule, peak_lr(config)
     if schedule.kind == "hyperrule":
         boundaries = stretched(schedule_for(num_images), total_steps)
         return lambda step: hyperrule_lr(step, peak, boundaries)

@@ -117,8 +117,7 @@ def _image_size(train: Index, machine: _Machine, known: Mapping[str, Any]) -> di
         affordable = max(in_time, default=_SIDES[0])
         if affordable < side:
             side, why = affordable, f"{why}; {machine} can train at {affordable} in about five minutes"
-    taken = known.get("data.image_size", side)
-    return {"data.image_size": (side, why), "data.resize": (round(taken * 9 / 8), "")}
+    return {"data.image_size": (side, why)}
 
 
 def _model(train: Index, machine: _Machine, known: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:

@@ -88,7 +88,8 @@ def find_recipe(name: str) -> Recipe:
     if name in known:
         return Recipe(name)
     if not is_file_name(name):
-        raise InputError(f"unknown recipe {name!r}{nearest(name, known)}")
+        of_files = "; a file's name ends in .toml or .json" if Path(name).suffix else ""
+        raise InputError(f"unknown recipe {name!r}{of_files}{nearest(name, known)}")
     path = typed_path(name, "the recipe")
     if not path.exists():
         raise InputError(f"there is no file {path}; name a TOML file, the config.json of a run, or a recipe")

@@ -21,6 +21,8 @@ from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import as_rows, row_keys, sources_of, with_titles
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
 
+PAGE = "report.md"
+
 
 @dataclass(frozen=True)
 class ComposedReport:
@@ -137,7 +139,7 @@ def write(report: ComposedReport, runs: pd.DataFrame, folder: Path) -> Path:
     _write(folder / "tables.tex", latex(tables))
     as_rows(tables).to_csv(folder / "tables.csv", index=False, encoding="utf-8", errors="backslashreplace")
     write_runs(runs, folder / "results.csv")
-    return _write(folder / "report.md", as_markdown(report.blocks))
+    return _write(folder / PAGE, as_markdown(report.blocks))
 
 
 def _write(path: Path, text: str) -> Path:

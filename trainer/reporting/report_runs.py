@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 
@@ -18,6 +19,8 @@ class Report:
     """Folders to search for results, and CSV files."""
     out: Path = Path("report")
     """Folder for the report."""
+    force: bool = False
+    """Replace an earlier report."""
     paper: bool = False
     """Put the published values of the paper beside the results."""
     metric: str | None = None
@@ -29,13 +32,16 @@ def write_report(report: Report) -> Path:
 
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
+    # Here because it takes seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of that.
+    from trainer.reporting.compose import PAGE
+
+    require_free(report.out / PAGE, report.force)
     logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
     with Progress(f"report to {report.out}"):
         return _write(report)
 
 
 def _write(report: Report) -> Path:
-    # Here because they take seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of them.
     from trainer.document.text import plain
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write

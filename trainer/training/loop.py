@@ -18,6 +18,7 @@ from trainer.run_files import UNJUDGED
 from trainer.run_folder import MetricLogger
 from trainer.training.job import Job
 from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
+from trainer.training.rising_val_loss import RisingValLoss
 from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
 from trainer.training.step_report import RankSums, StepReport
@@ -50,6 +51,7 @@ def _train_steps(
 ) -> None:
     batches = job.training_batches(engine, first_step)
     monitor, meter = LossMonitor(job, engine, first_step, saver.is_overdue), ThroughputMeter(job, engine)
+    rising = RisingValLoss(job.total_steps)
     for step in range(first_step, job.total_steps):
         engine.begin_step(step)
         with meter.waiting():
@@ -70,6 +72,7 @@ def _train_steps(
                 metrics = evaluate(job, engine, job.val)
                 metric_logger.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
                 saver.save_if_best(done, metrics[job.train.metric])
+                rising.observe(done, metrics["loss"])
         stopping = monitor.stop_asked and done < job.total_steps
         if stopping or monitor.save_asked or job.is_due("save", done):
             monitor.flush()

@@ -11,6 +11,7 @@ import torch
 from data_pipelines.common.advice import as_word, quoted
 from data_pipelines.common.printable import printable
 from trainer.engine import Engine
+from trainer.optim.lr_schedules import peak_lr
 from trainer.training.job import Job
 
 _TRANSFER = {"finetune": "fine-tune", "probe": "linear probe", "knn": "nearest neighbours"}
@@ -18,17 +19,18 @@ _LAUNCHER = Path(__file__).resolve().parents[2] / "launchers" / "torchrun.sh"
 
 
 def start_line(job: Job, engine: Engine, kind: str, device: str) -> str:
-    """One line: work, name, model, ranks, device, images, pixels, batch, steps and folder.
+    """One line: work, name, model, ranks, device, images, pixels, steps, batch, learning rate and folder.
 
     kind: as in `result.json`. device: its name.
     """
     config = job.config
     work = _TRANSFER[config.mode] if kind == "transfer" else kind
     ranks = "" if engine.world_size == 1 else f"{engine.world_size} ranks on "
+    training = f"{job.total_steps:,} steps of {config.global_batch_size:,}, peak learning rate {peak_lr(config):g}"
     parts = [
         f"{config.model.name} in {config.precision} on {ranks}{engine.device.type} ({device})",
         f"{len(job.train):,} images of {', '.join(config.data.sets)} at {config.data.image_size} px",
-        *([f"{job.total_steps:,} steps of {config.global_batch_size:,}"] if config.mode == "finetune" else []),
+        *([training] if config.mode == "finetune" else []),
         f"in {job.run_dir}",
     ]
     return printable(f"{work} {config.name}: {', '.join(parts)}")

@@ -55,7 +55,9 @@ def work(trained: Path, tmp_path: Path) -> Path:
 def numbers_of(work: Path, data: str | None = None, **options: Any) -> tuple[Path, dict[str, Any], str]:
     """The folder of an evaluation, its numbers, and its warnings in one text."""
     chosen = None if data is None else str(work / data)
-    page = evaluate_run(Evaluate(work / "run", data=chosen, resamples=100, device="cpu", threads=1, **options))
+    page = evaluate_run(
+        Evaluate(work / "run", data=chosen, force=True, resamples=100, device="cpu", threads=1, **options)
+    )
     found = json.loads((page.parent / NUMBERS).read_text())
     return page.parent, found, " ".join(found["warnings"])
 

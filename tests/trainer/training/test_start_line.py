@@ -56,7 +56,7 @@ def test_a_run_says_what_it_does_before_it_trains(
         run(config, start, engine, {"kind": "pretrain"}, begin)
     first = capsys.readouterr().err.splitlines()[0]
     assert first.startswith("pretrain small: r14x0.5 in fp32 on cpu (")
-    assert f" images of {phantoms} at 32 px, 4 steps of 8, in {tmp_path / 'run'}" in first
+    assert f" images of {phantoms} at 32 px, 4 steps of 8, peak learning rate 0.1, in {tmp_path / 'run'}" in first
 
 
 def idle(count: int, kind: str, monkeypatch: pytest.MonkeyPatch, *argv: str, **engine: Any) -> str | None:

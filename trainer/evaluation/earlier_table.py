@@ -1,0 +1,56 @@
+"""A table of predictions that is there already: what it must be for the same command to go on with it."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.common.earlier_output import refuse_to_replace
+
+_TOLERANCE = 0.05  # of logits, relative and absolute: those of another device or precision are as close
+
+
+@dataclass(frozen=True)
+class EarlierTable:
+    """rows: by the name of their image."""
+
+    path: Path
+    header: list[str]
+    rows: dict[str, list[str]]
+
+    @classmethod
+    def read(cls, path: Path) -> "EarlierTable | None":
+        """The table at this path; None if there is nothing. One that cannot be read has no header."""
+        if not path.exists():
+            return None
+        try:
+            with path.open(newline="", encoding="utf-8") as file:
+                header, *rows = [*csv.reader(file)] or [[]]
+        except (OSError, ValueError, csv.Error):
+            return cls(path, [], {})
+        return cls(path, header, {row[0]: row for row in rows if row})
+
+    def require_part_of(self, header: Sequence[str], names: Iterable[str], source: Path) -> None:
+        """Raise InputError unless the new table will have these columns and all of these images."""
+        if self.header != list(header):
+            refuse_to_replace(self.path, "is no table of this run's predictions")
+        lost = self.rows.keys() - {_as_written(name) for name in names}
+        if lost:
+            refuse_to_replace(self.path, f"has predictions of images that are not in {source} ({len(lost)})")
+
+    def require_same(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Raise InputError where these rows are of another model than its own."""
+        for row in rows:
+            before = self.rows.get(_as_written(row[0]))
+            if before is None or before[1] or row[1]:  # not predicted, now or then
+                continue
+            was, now = (np.array(each[6::3], dtype=np.float64) for each in (before, row))
+            if not np.allclose(was, now, rtol=_TOLERANCE, atol=_TOLERANCE):
+                refuse_to_replace(self.path, f"has other predictions of {row[0]}: it is of another run")
+
+
+def _as_written(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
