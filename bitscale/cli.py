@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from bitscale.commands import GROUPS, SUBCOMMANDS
 from data_pipelines.common import streams
 from data_pipelines.common.command_help import grouped_help
-from data_pipelines.common.loading_line import say_what_is_loading
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.program import be_called, program
 from data_pipelines.common.version import version_line
@@ -44,6 +43,8 @@ def main() -> None:
 def run(name: str, arguments: Sequence[str]) -> None:
     """Run a subcommand with its arguments, as if they were typed."""
     subcommand = SUBCOMMANDS[name]
+    from data_pipelines.common.loading_line import say_what_is_loading  # here because it imports what the help does not
+
     say_what_is_loading(name, arguments)
     be_called(f"{program()} {name}")
     sys.argv = [sys.argv[0], *subcommand.words, *arguments]

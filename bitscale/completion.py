@@ -13,7 +13,7 @@ from bitscale.commands import SUBCOMMANDS
 SHELLS = ("bash", "zsh", "fish")
 _ROW = re.compile(r"^  (-.*?)(?:  |$)", re.MULTILINE)
 _FLAG = re.compile(r"--(?:[a-z][\w-]*\.)?(?:\[no-\])?[a-z][\w-]*")
-
+_LONGEST = {"submit": "--help"}  # of argparse, which has no other
 _BASH = """\
 _bitscale() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} words=
@@ -80,7 +80,7 @@ def _help_of(name: str, *words: str) -> str:
     written, arguments = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), sys.argv
     try:
         with redirect_stdout(written), suppress(SystemExit):
-            run(name, [*words, "--help"])
+            run(name, [*words, _LONGEST.get(name, "--help-all")])
     finally:
         sys.argv = arguments
     written.seek(0)

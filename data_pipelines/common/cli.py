@@ -1,6 +1,7 @@
 """Entry points of the commands: parse flags, and print user errors as one message without a traceback."""
 
 import codecs
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from data_pipelines.common.typed_paths import ON_COMMAND_LINE
 from data_pipelines.common.version import version_line
 
 Command = TypeVar("Command")
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # or it warns of a home that cannot be written
 
 
 def tell(message: str) -> None:

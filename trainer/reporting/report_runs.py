@@ -37,6 +37,9 @@ def write_report(report: Report) -> Path:
 
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
+    # Here because it takes seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of that.
+    from trainer.reporting.compose import PAGE
+
     require_free(report.out / PAGE, report.force)
     logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
     with Progress(f"report to {report.out}"):
@@ -44,7 +47,6 @@ def write_report(report: Report) -> Path:
 
 
 def _write(report: Report) -> Path:
-    # Here because they take seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of them.
     from trainer.document.text import plain
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write

@@ -155,7 +155,7 @@ def test_xrays_that_are_seen_whole_are_not_resized_first(tmp_path: Path) -> None
         tmp_path / "findings", LABELS, CLASSES, splits=SPLITS, side=128, patients="apart", name="padchest_cl"
     )
     assert configured(folder, image_size=128)[0].data.image_size == 128
-    with pytest.raises(InputError, match=r"--size 224 .* --image-size 128"):
+    with pytest.raises(InputError, match=r"--size 224 .* --data.image-size 128"):
         configured(folder)
 
 
