@@ -24,6 +24,6 @@ class RisingValLoss:
         self._is_told = True
         rank_0_logger.warning(
             f"val loss was lowest at step {self._lowest_at} of {self._total_steps}: {self._lowest:.3g}, and {loss:.3g} "
-            f"after step {done}. The model overfits its training images; the checkpoint with the best val metric is kept. "
-            "Try more images, more augmentation, fewer epochs or a smaller model"
+            f"after step {done}. The model overfits its training images; the checkpoint with the best val metric is "
+            "kept. Try more images, more augmentation, fewer epochs or a smaller model"
         )
