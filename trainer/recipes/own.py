@@ -1,6 +1,6 @@
 """The recipe `own`: settings for a set of one's own, chosen by what it holds and by the machine.
 
-What stands here as measured was so with r14x0.5 on a 2.1 GHz core of a Xeon server, with photographs.
+What stands here as measured was so with r14x0.5 on one core of a shared x86 server.
 """
 
 from collections.abc import Mapping

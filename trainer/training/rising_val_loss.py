@@ -1,4 +1,4 @@
-"""Warns of a val loss that has been rising for long: the model learns its training images by heart."""
+"""Warns of a val loss that has been above its lowest for long: the model overfits."""
 
 from data_pipelines.common.messages import rank_0_logger
 
@@ -23,7 +23,7 @@ class RisingValLoss:
             return
         self._is_told = True
         rank_0_logger.warning(
-            f"val loss has been rising since step {self._lowest_at} of {self._total_steps}: {self._lowest:.3g} then, "
-            f"{loss:.3g} after step {done}. More training makes it no better; take fewer epochs, more augmentation, a "
-            "smaller model or more images"
+            f"val loss was lowest at step {self._lowest_at} of {self._total_steps}: {self._lowest:.3g}, and {loss:.3g} "
+            f"after step {done}. The model overfits its training images; the checkpoint with the best val metric is "
+            "kept. Try more images, more augmentation, fewer epochs or a smaller model"
         )
