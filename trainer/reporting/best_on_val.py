@@ -70,16 +70,16 @@ def choices(runs: pd.DataFrame) -> Table | None:
         means = _val_means(cell)
         best, following = means.iloc[:2]
         seeds = cell.groupby("setting")["seed"].nunique()
-        metric = str(cell["metric"].iloc[0])
-        words = [str(means.index[0]), str(len(means)), str(len(cell)), _seeds(seeds), METRIC_TITLE.get(metric, metric)]
-        words += [_percent(best), f"{_percent(following)} ({means.index[1]})"]
+        words = [str(means.index[0]), str(len(means)), _seeds(seeds), _percent(best)]
+        words.append(f"{_percent(following)} ({means.index[1]})")
         rows.append((_cell_title(cell), tuple(Entry(words=word) for word in words)))
+    metrics = dict.fromkeys(METRIC_TITLE.get(metric, metric) for metric in picked["metric"])
     hidden = int((picked["chosen"] == NOT_CHOSEN).sum())
     caption = (
-        "The setting of each cell with the highest mean metric on val, over the seeds that its settings share. Test "
-        f"was not looked at. The {hidden} runs of other settings are in results.csv alone."
+        f"The setting of each cell with the highest mean on val ({', '.join(metrics)}; percent), over the seeds that "
+        f"its settings share. Test was not looked at. The {hidden} runs of other settings are in results.csv alone."
     )
-    titles = ("chosen", "settings tried", "runs", "seeds", "metric", "mean on val", "next best on val")
+    titles = ("chosen", "settings tried", "seeds", "mean on val", "next best on val")
     return Table("chosen_on_val", caption, "cell", tuple(Heading("", title) for title in titles), tuple(rows))
 
 

@@ -38,6 +38,11 @@ def test_seeds_of_different_settings_are_named() -> None:
     line = markdown_words(*notes.unlike_seeds(frame([*SWEEP, shorter])))
     assert line == ("**Seeds of different settings** in one mean: mine, r50x1 on pets, full (total_steps, departures).")
     assert notes.unlike_seeds(frame([*SWEEP, transfer_result("mine", "5", 2, 0.5, total_steps=100)])) == []
+    weights = [settings_of(seed) | {"model": {"name": "r50x1", "pretrained": f"/{seed}/mine"}} for seed in range(2)]
+    of_two = [transfer_result("mine", "5", seed, 0.5, settings=weights[seed]) for seed in range(2)]
+    assert markdown_words(*notes.unlike_seeds(frame(of_two))).endswith(
+        " in one mean: mine, r50x1 on pets, 5 (weights)."
+    )
 
 
 def test_different_metrics_of_one_target_are_named() -> None:
