@@ -15,7 +15,7 @@ from nasty_names import NAMES
 from data_pipelines.common.printable import printable
 from trainer import status
 from trainer.run_files import LOCK
-from trainer.run_folder import heartbeat, lock_file
+from trainer.run_folder import heartbeat_file, lock_file
 from trainer.run_folder.metric_logger import MetricLogger
 from trainer.run_folder.processes import Process, _process, machine
 from trainer.run_folder.run_status import run_folders, run_status, write_status
@@ -150,7 +150,7 @@ def test_who_is_at_work_on_a_run(
 
 
 def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat, "EVERY_S", 0.0)
+    monkeypatch.setattr(heartbeat_file, "EVERY_S", 0.0)
     (tmp_path / "config.json").write_text("{}")
     metric_logger = MetricLogger(tmp_path, 0, 10, 100, "demo")
     write_status(tmp_path, 0, "running", 10, 100)

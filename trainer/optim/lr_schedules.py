@@ -27,13 +27,13 @@ def learning_rate(step: int, peak_lr: float, kind: ScheduleKind, total_steps: in
 
     Linear from 0 over `warmup_steps`, then "step" (x0.1 after 30, 60 and 80 ninetieths of the run) or "cosine" to 0.
     """
+    if kind not in ("step", "cosine"):
+        raise ValueError(f"schedule {kind!r} has no shape here")  # BiT-HyperRule's is in hyperrule.py
     if step < warmup_steps:
         return peak_lr * step / warmup_steps
     if kind == "cosine":
         progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
         return peak_lr * 0.5 * (1 + math.cos(math.pi * progress))
-    if kind != "step":
-        raise ValueError(f"schedule {kind!r} has no shape here")  # BiT-HyperRule's is in hyperrule.py
     return peak_lr * _DECAY ** sum(step >= decay_step for decay_step in decay_steps(total_steps))
 
 

@@ -13,7 +13,7 @@ from data_pipelines.common.files import utf8_path, write_atomically
 from data_pipelines.common.printable import printable
 from data_pipelines.common.progress import Progress
 from trainer.run_files import METRICS, TENSORBOARD
-from trainer.run_folder.heartbeat import HeartbeatFile
+from trainer.run_folder.heartbeat_file import HeartbeatFile
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -17,9 +17,9 @@ from trainer.profiling.recorder import recorded_steps
 from trainer.run_files import UNJUDGED
 from trainer.run_folder import MetricLogger
 from trainer.training.job import Job
-from trainer.training.loss_monitor import LossMonitor, ways_to_stay_finite
 from trainer.training.saver import Saver, require_finite
 from trainer.training.signals import NEVER, Stopped, StopSignals
+from trainer.training.step_monitor import StepMonitor, ways_to_stay_finite
 from trainer.training.step_report import RankSums, StepReport
 from trainer.training.throughput_meter import ThroughputMeter
 from trainer.training.unreadable_images import note_unjudged
@@ -49,7 +49,7 @@ def _train_steps(
     job: Job, engine: Engine, metric_logger: MetricLogger, first_step: int, saver: Saver, stop: StopSignals
 ) -> None:
     batches = job.training_batches(engine, first_step)
-    monitor, meter = LossMonitor(job, engine, first_step, saver.is_overdue), ThroughputMeter(job, engine)
+    monitor, meter = StepMonitor(job, engine, first_step, saver.is_overdue), ThroughputMeter(job, engine)
     for step in range(first_step, job.total_steps):
         engine.begin_step(step)
         with meter.waiting():
@@ -82,7 +82,7 @@ def _train_steps(
 
 
 def train_step(
-    job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: LossMonitor, stop: StopSignals
+    job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: StepMonitor, stop: StopSignals
 ) -> StepReport:
     """One update from this rank's micro-batches of a step. Never waits for the device. Collective."""
     lr, task = job.schedule(step), job.train.task

@@ -1,7 +1,7 @@
 """Stopping a run by a signal: all ranks save and end, whichever of them received it.
 
 `StopSignals` notes the signal while `fit.py` has it listen; the next step's report sums these notes over the ranks
-(`step_report.py`); `LossMonitor.stop_asked` is true one step later; the loop saves and raises `Stopped` (`loop.py`),
+(`step_report.py`); `StepMonitor.stop_asked` is true one step later; the loop saves and raises `Stopped` (`loop.py`),
 with exit code 143 after SIGTERM; `run_end.py` writes "resumable" to status.json, and lists all other ends. A second
 signal ends the process at once. Outside the loop there is nothing to save, and `run_end.py` handles the signal itself.
 """

@@ -15,7 +15,7 @@ from data_pipelines.loading.sampler import BatchSampler
 from trainer.config import RuntimeConfig
 from trainer.engine import Update
 from trainer.run_files import SKIPPED_STEPS
-from trainer.training.loss_monitor import FEWEST_STEPS, WINDOW_STEPS, LossMonitor, SpikeDetector
+from trainer.training.step_monitor import FEWEST_STEPS, WINDOW_STEPS, SpikeDetector, StepMonitor
 from trainer.training.step_report import RankSums, StepReport
 
 ORDER = BatchSampler(num_samples=50, global_batch_size=8, seed=3)
@@ -35,11 +35,11 @@ def report_of(
     return StepReport(step, lr, sums, update)
 
 
-def monitor_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> LossMonitor:
+def monitor_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> StepMonitor:
     train = SimpleNamespace(keys=lambda samples: [f"image-{sample}" for sample in samples])
     config = SimpleNamespace(runtime=RuntimeConfig(**runtime), precision=precision)
     job = SimpleNamespace(train=train, order=ORDER, run_dir=folder, config=config)
-    return LossMonitor(
+    return StepMonitor(
         job,
         SimpleNamespace(rank=0, world_size=2, sum=lambda tensor: tensor, gather=lambda value: [value, []]),
         first_step,
@@ -47,7 +47,7 @@ def monitor_of(folder: Path, first_step: int = 0, precision: str = "fp32", **run
 
 
 @pytest.fixture
-def monitor(tmp_path: Path) -> LossMonitor:
+def monitor(tmp_path: Path) -> StepMonitor:
     return monitor_of(tmp_path)
 
 
@@ -57,7 +57,7 @@ def keys_of(rank: int, world_size: int = 2) -> list[str]:
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_bad_loss_stops_the_next_step_and_names_rank_and_images(
-    monitor: LossMonitor, tmp_path: Path, bad: float
+    monitor: StepMonitor, tmp_path: Path, bad: float
 ) -> None:
     monitor.observe(report_of(STEP, [1.0, bad], update()))
     with pytest.raises(RunError) as stopped:
@@ -72,13 +72,13 @@ def test_bad_loss_stops_the_next_step_and_names_rank_and_images(
     assert json.loads(path.read_text()) == {"step": STEP, "lr": LR, "keys_by_rank": {"1": keys_of(1)}}
 
 
-def test_flush_checks_at_once(monitor: LossMonitor) -> None:
+def test_flush_checks_at_once(monitor: StepMonitor) -> None:
     monitor.observe(report_of(STEP, [math.nan, math.nan], update()))
     with pytest.raises(RunError, match=r"step 11 is not finite .* on rank 0, 1;"):
         monitor.flush()
 
 
-def test_finite_losses_pass(monitor: LossMonitor, tmp_path: Path) -> None:
+def test_finite_losses_pass(monitor: StepMonitor, tmp_path: Path) -> None:
     monitor.flush()
     for step in range(3):
         monitor.observe(report_of(step, [1e30, -1.0], update()))
@@ -87,14 +87,14 @@ def test_finite_losses_pass(monitor: LossMonitor, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_asked_to_stop_is_read_one_step_late(monitor: LossMonitor) -> None:
+def test_asked_to_stop_is_read_one_step_late(monitor: StepMonitor) -> None:
     monitor.observe(report_of(STEP, [1.0, 1.0], update(), num_stopping=1))
     assert not monitor.stop_asked
     monitor.observe(report_of(STEP + 1, [1.0, 1.0], update(), num_stopping=2))
     assert monitor.stop_asked
 
 
-def test_a_save_is_asked_for_once(monitor: LossMonitor) -> None:
+def test_a_save_is_asked_for_once(monitor: StepMonitor) -> None:
     """Rank 0 finds the checkpoint too old in two reports, before the loop has heard of it and saved."""
     asked = []
     for step, num_overdue in enumerate([0, 1, 1, 0, 0]):
@@ -105,7 +105,7 @@ def test_a_save_is_asked_for_once(monitor: LossMonitor) -> None:
     assert asked == [False, False, True, False, False]
 
 
-def test_gradient_that_is_not_finite_stops_too(monitor: LossMonitor) -> None:
+def test_gradient_that_is_not_finite_stops_too(monitor: StepMonitor) -> None:
     monitor.observe(report_of(STEP, [1.0, 1.0], update(math.nan)))
     with pytest.raises(RunError, match=r"the gradient of step 11 is not finite .*--non-finite skip"):
         monitor.flush()
@@ -117,7 +117,7 @@ def test_infinite_fp16_gradient_is_left_to_the_loss_scaler(tmp_path: Path) -> No
     monitor.flush()
 
 
-def observe(monitor: LossMonitor, step: int, bad: bool) -> None:
+def observe(monitor: StepMonitor, step: int, bad: bool) -> None:
     losses = [1.0, math.nan if bad else 1.0]
     ruined = monitor.is_nonfinite(torch.tensor(losses))
     assert ruined is not None
@@ -177,7 +177,7 @@ def test_a_rise_among_tiny_losses_is_no_spike() -> None:
     assert detector.observe(0.2) == pytest.approx(3e-6)
 
 
-def test_spike_is_warned_of(monitor: LossMonitor, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spike_is_warned_of(monitor: StepMonitor, capsys: pytest.CaptureFixture[str]) -> None:
     for step in range(FEWEST_STEPS + 1):
         monitor.observe(report_of(step, [1.0 if step < FEWEST_STEPS else 40.0, 1.0], update()))
     monitor.flush()

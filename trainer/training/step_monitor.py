@@ -59,7 +59,7 @@ class SpikeDetector:
         return usual
 
 
-class LossMonitor:
+class StepMonitor:
     """Reads the reports of every step, one step late, so that reading never makes a GPU wait. Collective."""
 
     def __init__(
