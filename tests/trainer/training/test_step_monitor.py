@@ -38,7 +38,7 @@ def report_of(
 def monitor_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> StepMonitor:
     train = SimpleNamespace(keys=lambda samples: [f"image-{sample}" for sample in samples])
     config = SimpleNamespace(runtime=RuntimeConfig(**runtime), precision=precision)
-    job = SimpleNamespace(train=train, order=ORDER, run_dir=folder, config=config)
+    job = SimpleNamespace(train=train, order=ORDER, run_dir=folder, config=config, total_steps=1000)
     return StepMonitor(
         job,
         SimpleNamespace(rank=0, world_size=2, sum=lambda tensor: tensor, gather=lambda value: [value, []]),
