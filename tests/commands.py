@@ -12,8 +12,14 @@ from typing import Any
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("trainer", "data_pipelines", "benchmarks", "launchers")
-INTERNAL = {"job", "machine", "overlap_rank", "wire_rank"}  # started by other commands alone
+PACKAGES = ("bitscale", "trainer", "data_pipelines", "benchmarks", "launchers")
+INTERNAL = {
+    "cli",
+    "job",
+    "machine",
+    "overlap_rank",
+    "wire_rank",
+}  # without flags of its own, or started by other commands alone
 
 
 @cache

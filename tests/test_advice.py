@@ -70,6 +70,7 @@ OF_ANOTHER = {
     ("trainer.evaluation.evaluated_set", "--xray-size"): "prepare",
     ("trainer.finetuning.finetune", "--size"): "prepare",
     ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
+    ("trainer.splits", "--test-fraction"): "prepare",
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
     ("trainer.finetuning.paper_protocol", "--out"): "prepare",
     ("trainer.finetuning.paper_protocol", "--root"): "prepare",

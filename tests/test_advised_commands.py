@@ -21,6 +21,7 @@ PLAIN = {
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
     "trainer.finetuning.paper_protocol": {"name", "given"},
+    "data_pipelines.common.program": {"as_word(sys.argv[0])"},
     "data_pipelines.datasets.catalog": {"name", "_root_flag(DATASETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`

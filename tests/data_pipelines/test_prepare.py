@@ -221,7 +221,7 @@ def test_what_is_no_set_is_never_deleted(
 
 
 @pytest.mark.parametrize(
-    ("force", "message"), [(False, "out exists; choose another"), (True, "out is something else than a prepared set")]
+    ("force", "message"), [(False, "out exists; replace it"), (True, "out is something else than a prepared set")]
 )
 def test_output_that_comes_up_meanwhile_is_left_alone(
     class_folders: Callable[..., Path], tmp_path: Path, force: bool, message: str
@@ -397,7 +397,7 @@ def test_split_folders_by_command(call: Call, class_folders: Callable[..., Path]
         assert all(key.startswith(f"{split}/") for key in index.keys(np.arange(len(index))))
     code, printed = call("image-folder", "--root", "raw", "--out", "out")
     assert code == 2
-    assert "exists; choose another --out, or replace it with --force" in printed
+    assert "exists; replace it with --force, or choose another --out" in printed
 
 
 def test_a_preparation_killed_after_its_set_got_its_name_is_done(
@@ -409,7 +409,7 @@ def test_a_preparation_killed_after_its_set_got_its_name_is_done(
     before = files_of(out)
     shutil.copytree(out, tmp_path / ".out.replaced")
     other = class_folders("other", classes=("cat", "fox"))
-    with pytest.raises(InputError, match="exists; choose another --out"):
+    with pytest.raises(InputError, match="exists; replace it with --force"):
         prepare_folder(other, out)
     assert prepare_folder(tmp_path / "raw", out) == read_manifest(out)
     assert files_of(out) == before

@@ -49,7 +49,7 @@ def test_a_file_changes_its_base_and_flags_beat_it() -> None:
         schedule=replace(recipe.schedule, steps=5),
         runtime=replace(recipe.runtime, threads=1),
     )
-    assert parse(["my.toml"]).about["departures"]["optim.base_lr"] == {"used": 1, "protocol": 0.4}
+    assert parse(["my.toml"]).result_fields["departures"]["optim.base_lr"] == {"used": 1, "protocol": 0.4}
 
 
 def test_a_file_is_on_top_of_another_beside_it() -> None:
@@ -132,7 +132,7 @@ def test_a_run_goes_on_without_its_file() -> None:
     resumed = parse(["runs/my/config.json", *words[1:], "--out", "runs/my"])
     assert differences(before.to_dict(), resumed.config.to_dict()) == []
     assert run_dir_of(resumed.config, resumed.start) == Path("runs/my")
-    assert resumed.about["protocol"] == "authors"
+    assert resumed.result_fields["protocol"] == "authors"
 
 
 def test_what_follows_a_flag_did_not_in_runs_of_earlier_versions(capsys: pytest.CaptureFixture[str]) -> None:

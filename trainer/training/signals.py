@@ -91,8 +91,8 @@ NEVER = StopSignals()
 class Stopped(SystemExit):
     """The run was stopped and saved after `step` updates; starting it again resumes there.
 
-    The exit code is 0 after SIGUSR1, which asks for nothing else, and on ranks that only heard of it: under torchrun
-    any other would start the ranks again. It is 128 + the signal's number where SIGTERM or SIGINT came.
+    The exit code is 128 + the signal's number on the rank that received SIGTERM or SIGINT. It is 0 after SIGUSR1 and
+    SIGHUP, and on the other ranks: under torchrun any other code would start the ranks again.
     """
 
     def __init__(self, step: int, received: signal.Signals | None) -> None:

@@ -189,7 +189,7 @@ def test_a_finished_set_of_another_side_is_not_taken_for_this(
     photos: Path, tmp_path: Path, prepare_untidily: Callable[..., None]
 ) -> None:
     prepare_untidily(image_folder(photos, 0, 0, shorter_side=64), Output(tmp_path / "set"))
-    with pytest.raises(InputError, match="exists; choose another --out"):
+    with pytest.raises(InputError, match="exists; replace it with --force"):
         prepare(image_folder(photos, 0, 0, shorter_side=48), Output(tmp_path / "set"))
     assert prepare(image_folder(photos, 0, 0, shorter_side=64), Output(tmp_path / "set"))
 

@@ -244,7 +244,7 @@ def test_a_named_set_is_not_the_set_of_what_came_later(
     former = films / "cat" / "4.png"
     before, content = files_of(out), former.read_bytes()
     rewrite(former, picture(99))
-    with pytest.raises(InputError, match="exists; choose another --out, or replace it with --force"):
+    with pytest.raises(InputError, match="exists; replace it with --force, or choose another --out"):
         prepare(reader(films), Output(out))
     rewrite(former, content)
     assert prepare(reader(films), Output(out))
@@ -281,7 +281,7 @@ def test_a_process_that_is_killed_while_it_tidies_up(films: Path, tmp_path: Path
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert (out / "manifest.json").is_file()
     rewrite(films / "cat" / "4.png", picture(99))
-    with pytest.raises(InputError, match="exists; choose another --out"):
+    with pytest.raises(InputError, match="exists; replace it with --force"):
         prepare(image_folder(films, 0, 0), Output(out))
     prepare(image_folder(films, 0, 0), Output(out, force=True))
     require_as_at_once(image_folder(films, 0, 0), out)

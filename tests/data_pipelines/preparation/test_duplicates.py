@@ -226,7 +226,7 @@ def test_files_of_a_named_set_are_not_read_by_another_command(
     raw = make_set(*ROWS)
     prepare_untidily(raw, Output(tmp_path / "out"))
     monkeypatch.setattr("data_pipelines.preparation.prepare_set.without_duplicates", None)  # it would fail
-    with pytest.raises(InputError, match="exists; choose another --out"):
+    with pytest.raises(InputError, match="exists; replace it with --force"):
         prepare(raw, Output(tmp_path / "out", drop_duplicates=True))
 
 

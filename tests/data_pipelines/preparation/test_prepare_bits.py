@@ -231,7 +231,7 @@ def test_the_same_bits_said_by_the_user_are_another_preparation(
     path = tmp_path / ".out.partial" / "plan.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "bits given"}))
     prepare_untidily(raw, Output(tmp_path / "out"))  # begun by a version that did not tell them apart
-    with pytest.raises(InputError, match="exists; choose another --out"):
+    with pytest.raises(InputError, match="exists; replace it with --force"):
         prepare(raw, Output(tmp_path / "out", bits=16))
     assert prepare(raw, Output(tmp_path / "out"))
 

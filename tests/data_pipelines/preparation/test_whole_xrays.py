@@ -71,7 +71,7 @@ def test_what_was_kept_is_part_of_an_interrupted_preparation(
         prepare(films(xray_cut="square"), Output(tmp_path / "films"))
     prepare_untidily(films(), Output(tmp_path / "films"))
     for other in ({"xray_cut": "square"}, {"split": "another"}):
-        with pytest.raises(InputError, match="exists; choose another --out"):
+        with pytest.raises(InputError, match="exists; replace it with --force"):
             prepare(films(**other), Output(tmp_path / "films"))
 
 
