@@ -27,14 +27,24 @@ def learning_rate(step: int, peak_lr: float, kind: ScheduleKind, total_steps: in
 
     Linear from 0 over `warmup_steps`, then "step" (x0.1 after 30, 60 and 80 ninetieths of the run) or "cosine" to 0.
     """
-    if kind not in ("step", "cosine"):
+    if kind not in _SHAPES:
         raise ValueError(f"schedule {kind!r} has no shape here")  # BiT-HyperRule's is in hyperrule.py
     if step < warmup_steps:
         return peak_lr * step / warmup_steps
-    if kind == "cosine":
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        return peak_lr * 0.5 * (1 + math.cos(math.pi * progress))
-    return peak_lr * _DECAY ** sum(step >= decay_step for decay_step in decay_steps(total_steps))
+    return peak_lr * _SHAPES[kind](step, total_steps, warmup_steps)
+
+
+def _step_shape(step: int, total_steps: int, warmup_steps: int) -> float:
+    return float(_DECAY ** sum(step >= decay_step for decay_step in decay_steps(total_steps)))
+
+
+def _cosine_shape(step: int, total_steps: int, warmup_steps: int) -> float:
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# The share of the peak after warm-up, of a step, the number of steps and of those that warm up.
+_SHAPES: dict[ScheduleKind, Callable[[int, int, int], float]] = {"step": _step_shape, "cosine": _cosine_shape}
 
 
 def decay_steps(total_steps: int) -> list[int]:

@@ -101,8 +101,8 @@ def _tell_stopped(job: Job, engine: Engine, stopped: Stopped, reason: str) -> No
 
 @contextmanager
 def _signals_outside_the_loop() -> Iterator[None]:
-    """Outside the loop there is nothing to save: SIGTERM ends the run, and SIGUSR1, which announces a time limit,
-    leaves the evaluation the time that is left."""
+    """Outside the loop, in which `StopSignals.listening` replaces these handlers, there is nothing to save: SIGTERM
+    ends the run, and SIGUSR1, which announces a time limit, leaves the evaluation the time that is left."""
 
     def terminated(number: int, frame: Any) -> None:
         sys.exit(128 + number)

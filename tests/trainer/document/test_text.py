@@ -31,7 +31,7 @@ def read(markdown: str) -> str:
 def marks(markdown: str) -> list[str]:
     """The marks that are not escaped."""
     unescaped = re.sub(r"\\[!-/:-@\[-`{-~]", "\u00b7", markdown)
-    return re.findall(r"[`*$~]|\]\(|<[a-zA-Z/!?]|&#?\w+;|\b_ |^(?:#+|[-+]|>|\d+[.)])(?: |$)", unescaped)
+    return re.findall(r"[`*$]|(?<!/)~|~(?!\w)|\]\(|<[a-zA-Z/!?]|&#?\w+;|\b_ |^(?:#+|[-+]|>|\d+[.)])(?: |$)", unescaped)
 
 
 def test_what_is_bold_or_code_says_so_itself() -> None:
