@@ -46,8 +46,8 @@ def parse(
 
 def world_size() -> int:
     """Number of ranks according to the launcher; 1 if it sets none."""
-    said = os.environ.get("WORLD_SIZE", "")
-    return int(said) if said.isdecimal() else 1
+    size = os.environ.get("WORLD_SIZE", "")
+    return int(size) if size.isdecimal() else 1
 
 
 def entry_point(main: Callable[[], None]) -> Callable[[], None]:

@@ -186,14 +186,14 @@ def _lacking(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
 
 def _words_of(box: str) -> str:
     """What one of tyro's boxes says first, on one line and in our words."""
-    said: list[str] = []
+    sentences: list[str] = []
     for line in box.splitlines()[1:]:  # below its title
         if _RULE.fullmatch(text := _FRAME.sub("", line)):
-            if said:
+            if sentences:
                 break
             continue
-        said.append(text.strip())
-    text = " ".join(said).removeprefix("Error parsing ")
+        sentences.append(text.strip())
+    text = " ".join(sentences).removeprefix("Error parsing ")
     for theirs, ours in _IN_OUR_WORDS.items():
         text = re.sub(theirs, ours, text, flags=re.IGNORECASE)
     return f"{text[:1].lower()}{text[1:]}"

@@ -15,17 +15,19 @@ ON_COMMAND_LINE = ConstructorRegistry()  # entered where command lines are parse
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})(?=/|$)")
 
 
-def typed_path(text: str, said: str = "a path") -> Path:
+def typed_path(text: str, label: str = "a path") -> Path:
     """The path of a text, with the ~ or $NAME that it may begin with expanded, as where quotes kept the shell from it.
 
-    said: what messages call it. Raises InputError for an empty text and for a variable that is not set.
+    label: what messages call it. Raises InputError for an empty text and for a variable that is not set.
     """
     if not text:
-        raise InputError(f"{said} is empty, as where a variable of the shell is not set; write a path, or leave it out")
+        raise InputError(
+            f"{label} is empty, as where a variable of the shell is not set; write a path, or leave it out"
+        )
     if variable := _VARIABLE.match(text):
         name = variable[1] or variable[2]
         if not os.environ.get(name):
-            raise InputError(f"{said} is {text!r}, and ${name} is not set; set it, or write ./{text} for such a name")
+            raise InputError(f"{label} is {text!r}, and ${name} is not set; set it, or write ./{text} for such a name")
         return Path(os.environ[name] + text[variable.end() :])
     return Path(os.path.expanduser(text))
 

@@ -106,13 +106,13 @@ def read_table(path: Path, columns: Sequence[str], option: str = "", remedy: str
     option: of the command line, before the name of the file; remedy: for a column that is not there.
     Raises InputError for what is no such table.
     """
-    said = f"{option} {path}".strip()
+    label = f"{option} {path}".strip()
     if not path.is_file():
-        raise InputError(f"{said} is no file")
-    text, separators, first_line = _content(path, said)
+        raise InputError(f"{label} is no file")
+    text, separators, first_line = _content(path, label)
     try:
         separator, header = _header(text, separators, columns)
-        places = {name: _place(path, name, header, said, remedy) for name in columns}
+        places = {name: _place(path, name, header, label, remedy) for name in columns}
         cells: dict[str, list[str]] = {name: [] for name in columns}
         lines = []
         for line, row in _rows(text, separator):
@@ -122,30 +122,30 @@ def read_table(path: Path, columns: Sequence[str], option: str = "", remedy: str
             for name, place in places.items():
                 cells[name].append(row[place])
     except csv.Error as error:
-        raise InputError(f"{said} cannot be read as CSV ({error}); it must be UTF-8 text with commas") from error
+        raise InputError(f"{label} cannot be read as CSV ({error}); it must be UTF-8 text with commas") from error
     if not lines:
-        raise InputError(f"{said} has no rows; it needs one for each image")
+        raise InputError(f"{label} has no rows; it needs one for each image")
     return Table(path, cells, lines)
 
 
-def _content(path: Path, said: str) -> tuple[str, Sequence[str], int]:
+def _content(path: Path, label: str) -> tuple[str, Sequence[str], int]:
     """The text, the separators that it may have, and how many lines of the file stand before it."""
     try:
         encoded = path.read_bytes()
         for beginning, what in _NO_TEXT.items():
             if encoded.startswith(beginning):
-                raise InputError(f"{said} is {what}; save it as CSV with the encoding UTF-8")
+                raise InputError(f"{label} is {what}; save it as CSV with the encoding UTF-8")
         if encoded.startswith(_UTF16):
             text = encoded.decode("utf-16")
         else:
             text = encoded.decode("utf-8-sig", errors="surrogateescape")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{said} cannot be read ({error})") from error
+        raise InputError(f"{label} cannot be read ({error})") from error
     if "\0" in text:
         order = "BE" if text.startswith("\0") else "LE"
-        raise InputError(f"{said} holds zero bytes, as UTF-16 does; {_to_utf8(path, f'UTF-16{order}')}")
+        raise InputError(f"{label} holds zero bytes, as UTF-16 does; {_to_utf8(path, f'UTF-16{order}')}")
     if not text.strip():
-        raise InputError(f"{said} is empty; its first row must name the columns")
+        raise InputError(f"{label} is empty; its first row must name the columns")
     before = _BEFORE_NAMES.match(text)
     assert before is not None
     return text[before.end() :], before["separator"] or _SEPARATORS, len(before[0].splitlines())
@@ -190,11 +190,11 @@ def _split(text: str, separator: str) -> list[str]:
     return names
 
 
-def _place(path: Path, name: str, header: list[str], said: str, remedy: str) -> int:
+def _place(path: Path, name: str, header: list[str], label: str, remedy: str) -> int:
     name = composed(name)
     if header.count(name) == 1:
         return header.index(name)
     if not all(map(_is_text, header)):
-        raise InputError(f"{said} is no UTF-8 text; {_to_utf8(path)}")
+        raise InputError(f"{label} is no UTF-8 text; {_to_utf8(path)}")
     fault = f"two columns {name!r}; rename one" if name in header else f"no column {name!r}{nearest(name, header)}"
-    raise InputError(f"{said} has {fault}{remedy}")
+    raise InputError(f"{label} has {fault}{remedy}")

@@ -32,10 +32,10 @@ def orientation_in(exif: bytes) -> int:
     try:
         (start,) = struct.unpack_from(f"{order}Q", exif, 8) if is_big else struct.unpack_from(f"{order}L", exif, 4)
         found = entry_of(exif, start, _ORIENTATION, order, is_big)
-        said = struct.unpack_from(order + found.kind, exif, found.place)[0] if found else UPRIGHT
+        orientation = struct.unpack_from(order + found.kind, exif, found.place)[0] if found else UPRIGHT
     except struct.error:  # a bad block is no fault of the picture
         return UPRIGHT
-    return said if said in _TURNS else UPRIGHT
+    return orientation if orientation in _TURNS else UPRIGHT
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:

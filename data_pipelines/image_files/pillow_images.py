@@ -72,9 +72,9 @@ def opened(encoded: bytes, upright: bool = False, one_frame: bool = False) -> It
             remark = remark_on_end(encoded, image)
         # Pillow turns every TIFF as it decodes it, and pillow-heif every HEIC; neither leaves the note to turn it.
         exif = encoded if kind == "tiff" else image.info.get("exif")
-        said = orientation_in(exif) if upright and isinstance(exif, bytes) else UPRIGHT
-        turn = UPRIGHT if kind == "tiff" else said
-        yield OpenedImage(image, white_is_zero, turn, said != UPRIGHT, encoded, remark)
+        orientation = orientation_in(exif) if upright and isinstance(exif, bytes) else UPRIGHT
+        turn = UPRIGHT if kind == "tiff" else orientation
+        yield OpenedImage(image, white_is_zero, turn, orientation != UPRIGHT, encoded, remark)
 
 
 def _open(encoded: bytes, kind: Format | None) -> Image.Image:

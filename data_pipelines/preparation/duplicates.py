@@ -182,9 +182,9 @@ def notes_on(equal: Equal, raw: RawSet) -> list[tuple[str, str]]:
         if not count:
             continue
         begin = f"{count:,} {'picture is' if count == 1 else 'pictures are'} {fact}, byte for byte, such as"
-        said = [", ".join(" = ".join(named[key][which] for key in pair) for pair in examples) for which in (0, 1)]
+        listed = [", ".join(" = ".join(named[key][which] for key in pair) for pair in examples) for which in (0, 1)]
         advice = advice if raw.equal_images == "stored each" else ""
-        notes.append((f"{begin} {said[0]}{advice}", f"{begin} {said[1]}"))
+        notes.append((f"{begin} {listed[0]}{advice}", f"{begin} {listed[1]}"))
     return notes
 
 

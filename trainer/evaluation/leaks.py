@@ -69,14 +69,14 @@ def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[
             f"The run was trained on another set that is called {name}, too: by its content this one is external, "
             "unless it is the same images, prepared in another way."
         ]
-    said = {
+    wording = {
         "content": f"this set, {name}",
         "name": f"a set called {name}, by which name alone it is known",
         "prepared otherwise": f"{name}, prepared in another way",
     }
     is_among = set(run.trained_on.split("+")) & set(splits)
     what = "its training images are among these" if is_among else "this is no external validation"
-    return [f"The run was trained on {said[how]}: {what}."]
+    return [f"The run was trained on {wording[how]}: {what}."]
 
 
 def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:

@@ -21,12 +21,12 @@ _SIDE = 160  # pixels of a thumbnail
 
 @dataclass(frozen=True, eq=False)
 class Misclassification:
-    """row: in the predictions. said: the prediction and its probability; label: the truth. pixels: a thumbnail, uint8
+    """row: in the predictions. predicted: with its probability; label: the truth. pixels: a thumbnail, uint8
     [H, W] or [H, W, 3]."""
 
     row: int
     key: str
-    said: str
+    predicted: str
     label: str
     pixels: npt.NDArray[np.uint8] | None = None
 

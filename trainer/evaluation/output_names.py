@@ -45,7 +45,7 @@ class OutputNames(NamedTuple):
 def output_names_of(run: Run, tested: EvaluatedSet, section_of: Callable[[str], str]) -> OutputNames:
     """The names for a set. section_of: the model card's section under a title."""
     plain = OutputNames(" ".join(tested.name.split()), "", tested.split)
-    former = (section_of(plain.title), _said(run.folder / plain.folder))
+    former = (section_of(plain.title), _identity_of(run.folder / plain.folder))
     if tested.is_namesake or any(text and is_of_another_set(text, tested) for text in former):
         return plain._replace(mark=_mark(tested))
     return plain
@@ -63,12 +63,12 @@ def is_of_another_set(former: str, tested: EvaluatedSet) -> bool:
 
 def require_no_other(out: Path, tested: EvaluatedSet) -> None:
     """Raise InputError for a folder with the evaluation of another set."""
-    said = _said(out)
-    if said and is_of_another_set(said, tested):
+    identity = _identity_of(out)
+    if identity and is_of_another_set(identity, tested):
         raise InputError(f"{out} holds the evaluation of another set; choose another --out")
 
 
-def _said(folder: Path) -> str:
+def _identity_of(folder: Path) -> str:
     found: Any = read_json(folder / NUMBERS)
     lines = found.get("provenance") if isinstance(found, dict) else None
     return "\n".join(map(str, lines)) if isinstance(lines, list) else ""

@@ -76,9 +76,9 @@ class Predictor:
                 "are stored; new ones are turned"
             )
         self._runtime, self._path = runtime, run.path
-        said = precision or metadata.get("precision") or run.settings.get("precision") or "fp32"
-        self._engine = ENGINES["ddp"](runtime, said)
-        self.precision, self.device = said, self._engine.device
+        used = precision or metadata.get("precision") or run.settings.get("precision") or "fp32"
+        self._engine = ENGINES["ddp"](runtime, used)
+        self.precision, self.device = used, self._engine.device
         on_gpu, scaled_decode = self.device.type == "cuda", bool(metadata.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         self._model_name: str = metadata["model"]

@@ -67,11 +67,11 @@ class Run:
 
     def points(self) -> OperatingPoints:
         """What was fitted on val: as the checkpoint says, else by the predictions for val."""
-        said = self.metadata.get(KEY)
-        if isinstance(said, dict):
+        saved = self.metadata.get(KEY)
+        if isinstance(saved, dict):
             known = {entry.name for entry in fields(OperatingPoints)}
-            points = OperatingPoints(**{name: value for name, value in said.items() if name in known})
-            if points.temperature == 1 and "temperature_unfitted" not in said:
+            points = OperatingPoints(**{name: value for name, value in saved.items() if name in known})
+            if points.temperature == 1 and "temperature_unfitted" not in saved:
                 return replace(points, temperature_unfitted=_NARROW)
             return points
         if self.trained_on == "train+val":
@@ -131,10 +131,10 @@ def open_run(source: Path) -> Run:
 def own_data(run: Run, split: Split) -> tuple[Index, list[Path]]:
     """The split of the sets that the run was trained on, and their folders. Raises InputError where they are gone or
     changed."""
-    said = run.settings.get("data")
-    if not isinstance(said, dict):
+    saved = run.settings.get("data")
+    if not isinstance(saved, dict):
         raise InputError(f"{run.folder} has no readable {CONFIG}")
-    data = config_of({"data": said}).data
+    data = config_of({"data": saved}).data
     folders = [find(name) for name in data.sets]
     noted = run.metadata.get("set_digests") or run.result.get("set_digests")
     if noted and sorted(noted.values()) != sorted(set_digests(folders).values()):

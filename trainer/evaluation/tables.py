@@ -211,5 +211,5 @@ def misclassifications(found: Sequence[Misclassification]) -> Table:
         caption="The most confident errors: what was said, with its calibrated probability, and the label.",
         stub="image",
         columns=(Heading("", "said"), Heading("", "label")),
-        rows=tuple((error.key, (_words(error.said), _words(error.label))) for error in found),
+        rows=tuple((error.key, (_words(error.predicted), _words(error.label))) for error in found),
     )

@@ -43,12 +43,12 @@ class Progress:
         self._num_ended += 1
         if reason is None:
             self._steps[run.name] = run.steps
-            said = run.summary()
+            line = run.summary()
         else:
             self._num_failed += 1
             self._total -= run.steps - self._steps[run.name]
-            said = f"{run.run_dir} failed: {reason}"
-        self._say(f"[{self._num_ended}/{self._num_runs}] {said}")
+            line = f"{run.run_dir} failed: {reason}"
+        self._say(f"[{self._num_ended}/{self._num_runs}] {line}")
 
     def held(self, run: PlannedRun, reason: str) -> None:
         """Another start is using a run's folder, or was."""

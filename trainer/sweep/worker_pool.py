@@ -186,10 +186,10 @@ class _Worker:
 
     def read_events(self) -> Iterator[dict[str, Any] | None]:
         """The events that the process has sent since the last call; None once it has ended."""
-        said = os.read(self.output.fileno(), 1 << 16)
-        *lines, self._unread = (self._unread + said).split(b"\n")
+        chunk = os.read(self.output.fileno(), 1 << 16)
+        *lines, self._unread = (self._unread + chunk).split(b"\n")
         yield from (json.loads(line) for line in lines)
-        if not said:
+        if not chunk:
             self.process.wait()
             yield None
 

@@ -67,8 +67,8 @@ def _classes(was: Sequence[str] | None, are: Sequence[str]) -> list[str]:
     added, gone = [name for name in are if name not in was], [name for name in was if name not in are]
     if not added and not gone:
         return [f"the classes have another order: {some_of(was)} -> {some_of(are)}"]
-    said = {"classes added": added, "classes that are gone": gone}
-    return [f"{what}: {some_of(names)}" for what, names in said.items() if names]
+    changes = {"classes added": added, "classes that are gone": gone}
+    return [f"{what}: {some_of(names)}" for what, names in changes.items() if names]
 
 
 def _kinds(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

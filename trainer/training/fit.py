@@ -127,8 +127,8 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
         if loaded is not None and not any(problems):
             return path, loaded
         if not problems[0]:
-            rank, said = next((rank, said) for rank, said in enumerate(problems) if said)
-            raise InputError(f"rank {rank} cannot read what rank 0 can: {said}")
+            rank, message = next((rank, message) for rank, message in enumerate(problems) if message)
+            raise InputError(f"rank {rank} cannot read what rank 0 can: {message}")
         if engine.rank == 0:
             _quarantine(path, problem)
     raise InputError(

@@ -112,11 +112,11 @@ def _room(job: Job, free: int, numbered: int, has_best: bool) -> tuple[list[str]
     if count is None:
         return [], []
     needed = f"{count * each / 1e9:.2f} GB for {count} more checkpoint{'s' if count > 1 else ''}"
-    said = f"{job.run_dir} has {free / 1e9:.2f} GB free, and needs {needed}"
+    message = f"{job.run_dir} has {free / 1e9:.2f} GB free, and needs {needed}"
     if count > least:
-        return [], [said]
+        return [], [message]
     aside = checkpoint.damaged(job.run_dir)
-    return [said + (f"; the damaged ones may be deleted: {', '.join(map(str, aside))}" if aside else "")], []
+    return [message + (f"; the damaged ones may be deleted: {', '.join(map(str, aside))}" if aside else "")], []
 
 
 def _wrong_layout(by_rank: list[dict[str, Any]]) -> list[str]:
