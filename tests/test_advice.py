@@ -72,7 +72,6 @@ OF_ANOTHER = {
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
     ("trainer.finetuning.paper_protocol", "--out"): "prepare",
     ("trainer.finetuning.paper_protocol", "--root"): "prepare",
-    ("trainer.splits", "--test-fraction"): "prepare",
     ("data_pipelines.datasets.webdataset", "--sort"): None,  # tar
     ("data_pipelines.image_files.image_verification", "--xray-size"): "prepare",
     ("data_pipelines.datasets.catalog", "--root"): "prepare",

@@ -16,6 +16,7 @@ from data_pipelines.datasets.readers import DATASETS
 NASTY = '-it\'s a "folder" $HOME'
 # What is put into commands and is one plain word, or quoted where it is made.
 PLAIN = {
+    "data_pipelines.common.program": {"as_word(sys.argv[0])"},
     "trainer.training.unreadable_images": set[str](),
     "trainer.run_folder.lock_file": {"run"},  # how the job of torchrun is called
     "trainer.engines.device": {"build"},
