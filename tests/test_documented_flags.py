@@ -20,7 +20,7 @@ OTHERS = {
 }
 PARTS = {"--optim"}  # `--optim.`: what the names of flags begin with
 PROGRAM = re.compile(
-    r"(?:bitscale-|python -m (?:data_pipelines|launchers|benchmarks|trainer)\.|(?:python )?(?:trainer|benchmarks)/)"
+    r"(?:bitscale[- ]|python -m (?:data_pipelines|launchers|benchmarks|trainer)\.|(?:python )?(?:trainer|benchmarks)/)"
     r"(?P<name>\w+)(?:\.py)?(?P<word> \w[\w-]*)?"
 )
 

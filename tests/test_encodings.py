@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("trainer", "data_pipelines", "benchmarks", "launchers")
+PACKAGES = ("bitscale", "trainer", "data_pipelines", "benchmarks", "launchers")
 FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 NOT_FILES = {"Image", "tarfile", "zipfile", "os", "gzip", "archive"}  # whose `open` takes or gives no text
 MODE_AT = {"open": 1, "fdopen": 1, "NamedTemporaryFile": 0, "TemporaryFile": 0}

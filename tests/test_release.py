@@ -22,7 +22,7 @@ PROJECT: dict[str, Any] = SETTINGS["project"]
 CITATION: dict[str, Any] = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
 RELEASES = re.findall(r"^## (\S+) - (\S+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
 HOOKS: list[dict[str, Any]] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
-PACKAGES = ("trainer", "data_pipelines", "benchmarks", "launchers")
+PACKAGES = ("bitscale", "trainer", "data_pipelines", "benchmarks", "launchers")
 NOT_SHIPPED = re.compile(r"benchmarks/results/|benchmarks/on_gpu\.sh|data_pipelines/datasets/README\.md|.*\.pyc")
 
 

@@ -70,7 +70,7 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
     """Train a few steps in a run folder as the rank that the environment names; what was seen."""
     from data_pipelines.loading.sampler import evaluation_order
     from trainer.engines.fake import FakeEngine
-    from trainer.recipes import embedded
+    from trainer.recipes.demos import embedded
     from trainer.training.fit import train_and_predict
     from trainer.training.job import make_job
 
