@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent
-_OURS = ("trainer", "data_pipelines", "benchmarks", "launchers")
+_OURS = ("bitscale", "trainer", "data_pipelines", "benchmarks", "launchers")
 _AS_TEXT = re.compile(rf"({'|'.join(_OURS)})(\.\w+)*\._[a-z]\w*(\.\w+)*", re.IGNORECASE)
 
 

@@ -16,12 +16,12 @@ from data_pipelines.datasets.registry import DATASETS
 NASTY = '-it\'s a "folder" $HOME'
 # What is put into commands and is one plain word, or quoted where it is made.
 PLAIN = {
+    "data_pipelines.common.program": {"as_word(sys.argv[0])"},
     "trainer.training.unreadable_images": set[str](),
     "trainer.run_folder.lock_file": {"run"},  # how the job of torchrun is called
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
     "trainer.finetuning.paper_protocol": {"name", "given"},
-    "data_pipelines.common.program": {"as_word(sys.argv[0])"},
     "data_pipelines.datasets.catalog": {"name", "_root_flag(DATASETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`

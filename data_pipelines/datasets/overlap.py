@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from data_pipelines.datasets.registry import DATASETS, USER_READERS
-
 # By the names of prepared sets; each pair once, either may be the source.
 _SHARING = {
     frozenset({"padchest", "padchest_cl"}): "PadChest-Cl is the part of PadChest with exactly one finding",
@@ -15,6 +13,8 @@ _SHARING = {
 def is_published(name: str) -> bool:
     """Whether that is the name of a set that everybody has, so that it means the same images however they were
     prepared."""
+    from data_pipelines.datasets.registry import DATASETS, USER_READERS  # with all readers, and pandas
+
     return name in DATASETS and name not in USER_READERS
 
 

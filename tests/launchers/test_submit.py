@@ -52,6 +52,27 @@ def test_script_for_juwels_booster(login: Login) -> None:
     assert not (login.folder / "logs").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        (["--time", "8"], "'8' is no duration"),
+        (["--time", "900:00:00"], "is above the site's"),
+        (["--nodes", "0"], "--nodes is 0; it must be at least 1"),
+        (["--nodes", "x"], "argument --nodes: invalid int value: 'x'"),
+        (["--sbatch", "x"], "--sbatch x is not of the form KEY=VALUE"),
+        ([], "there is no sbatch here"),
+    ],
+)
+def test_options_are_checked_before_the_trainer_is_asked(
+    options: list[str], refused: str, login: Login, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("launchers.submit.ask_plan", lambda *_: pytest.fail("the trainer was asked"))
+    code, _, error = login.submit("pretrain", "embedded", *options)
+    assert (code, error.count("\n")) == (2, 1)
+    assert refused in error
+
+
 @pytest.mark.parametrize("site", site_names())
 @pytest.mark.parametrize("options", [[], ["--smoke"], ["--chain", "2"], ["--launcher", "srun"]])
 def test_scripts_are_bash(login: Login, site: str, options: list[str]) -> None:

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # whose parts are loaded when they are used, so that help comes sooner
 
 from trainer.evaluation.bootstrap import Floats
 
@@ -38,7 +38,7 @@ class Estimate:
 
 
 def _quantile(freedom: int) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, max(1, freedom)))
+    return float(scipy.stats.t.ppf((1 + CONFIDENCE) / 2, max(1, freedom)))
 
 
 def _spread(resampled: Floats) -> float:
@@ -69,7 +69,7 @@ def percentile_interval(value: float, resampled: Floats, clusters: int) -> Estim
     if _spread(resampled) == 0:
         return Estimate(value, reason="all resamples have the same value")
     clusters = max(2, clusters)
-    tail = stats.norm.cdf(-math.sqrt(clusters / (clusters - 1)) * _quantile(clusters - 1))
+    tail = scipy.stats.norm.cdf(-math.sqrt(clusters / (clusters - 1)) * _quantile(clusters - 1))
     low, high = np.nanquantile(resampled, [tail, 1 - tail])
     return Estimate(value, float(low), float(high))
 
@@ -83,7 +83,7 @@ def share_interval(value: float, resampled: Floats, images: int, clusters: int) 
     variance = _spread(resampled) ** 2
     number = value * (1 - value) / variance if variance > 0 and 0 < value < 1 else clusters
     number = min(number, images)
-    z = stats.norm.ppf((1 + CONFIDENCE) / 2)
+    z = scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
     centre = (value + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * math.sqrt(value * (1 - value) / number + z**2 / (4 * number**2))
     return Estimate(value, max(0.0, centre - half), min(1.0, centre + half))

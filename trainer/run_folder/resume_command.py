@@ -38,10 +38,16 @@ def _given(script: str) -> list[str]:
             )
         except (OSError, ValueError, IndexError):  # the first process, or no Linux
             break
-        if script not in words and not is_worker:
+        if {script, _module()}.isdisjoint(words) and not is_worker:
             break
         command, is_worker = words, False
     return command
+
+
+def _module() -> str | None:
+    """What this program is called in `torchrun -m NAME`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else None
 
 
 def _typed() -> list[str]:

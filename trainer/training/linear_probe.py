@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import scipy  # whose parts are loaded when they are used, so that help comes sooner
 import torch
 import torch.nn.functional as F
-from scipy.optimize import minimize
 from torch import Tensor
 
 NEIGHBOURS = 20  # as in DINO, arXiv:2104.14294
@@ -94,7 +94,7 @@ def fit_linear(
         "gtol": _GRADIENT_TOLERANCE,
         "ftol": 1e-12,
     }
-    found = minimize(value_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
+    found = scipy.optimize.minimize(value_and_gradient, first, jac=True, method="L-BFGS-B", options=options)
     return Linear(*parts(found.x), converged=bool(found.success))
 
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
-from scipy.stats import norm
+import scipy  # whose parts are loaded when they are used, so that help comes sooner
 
 from benchmarks.lib.network.model import Job, Machine, Step, Sync, simulate
 from benchmarks.lib.network.profile import Profile
@@ -88,7 +87,7 @@ def calibrate(profile: Profile, job: Job, sync: Sync, points: Points, error: flo
         return np.concatenate([(misses(machine, scales) - moved) / error, (scales - pull) / doubt])
 
     ones = np.ones(len(FREE))
-    solved = least_squares(
+    solved = scipy.optimize.least_squares(
         lambda scales: weighted(profile.machine, scales, 0.0, ones), ones, bounds=(0.0, np.inf), diff_step=0.02
     )
     left = misses(profile.machine, solved.x)
@@ -169,4 +168,4 @@ def _factors(number: int, error: float) -> Floats:
 def _normals(number: int) -> Floats:
     """Standard normal draws, the same whenever they are asked for."""
     draws = uniform(0, _PURPOSE, number, np.arange(_DRAWS))
-    return np.asarray(norm.ppf(np.clip(draws, 1e-6, 1 - 1e-6)))
+    return np.asarray(scipy.stats.norm.ppf(np.clip(draws, 1e-6, 1 - 1e-6)))

@@ -12,7 +12,7 @@ from math import ceil, inf, log2
 from typing import Literal
 
 import numpy as np
-from scipy.special import log_ndtr
+import scipy  # whose parts are loaded when they are used, so that help comes sooner
 
 Algorithm = Literal["auto", "ring", "tree"]
 Packing = Literal["buckets", "cycles", "end"]
@@ -104,7 +104,7 @@ class Step:
 def expected_maximum(count: int) -> float:
     """The expected largest of so many independent standard normal draws: the integral of [x > 0] - Phi(x)**count."""
     x, width = np.linspace(-10.0, 10.0, 40000, retstep=True)
-    return float(((x > 0) - np.exp(count * log_ndtr(x))).sum() * width)
+    return float(((x > 0) - np.exp(count * scipy.special.log_ndtr(x))).sum() * width)
 
 
 def all_reduce_s(machine: Machine, ranks: int, num_bytes: float, algorithm: Algorithm = "auto") -> float:

@@ -1,5 +1,7 @@
 """The command that is printed to go on with a run is the one that its user gave."""
 
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,17 @@ def test_the_launchers_command_comes_before_ones_own(tmp_path: Path) -> None:
         again = subprocess.run(["bash", "-c", said], capture_output=True, text=True, check=True).stdout
         assert again == said  # it is the same command
         assert ("subprocess" in said) is (command is launched)
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")
+def test_a_module_is_found_in_its_launchers_command(tmp_path: Path) -> None:
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "__main__.py").write_text(PRINT)
+    launch = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[2:]]))"
+    command = [sys.executable, "-c", launch, "launcher", "-m", "ours", "x"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(command, env=os.environ | paths, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == shlex.join(command)
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")
