@@ -48,7 +48,9 @@ def test_flags_beat_choices_which_follow_them(capsys: pytest.CaptureFixture[str]
     assert (config.data.image_size, config.data.resize) == (32, 36)
     assert (config.global_batch_size, config.eval_every) == (4, 15)
     assert "own: data.image_size 64 (but 32 is given)" in capsys.readouterr().err
-    assert parse(given("--schedule.steps", "7")).config.schedule.steps == 7
+    schedule = parse(given("--schedule.steps", "40")).config.schedule
+    assert (schedule.steps, schedule.warmup_steps, schedule.warmup_epochs) == (40, 2, None)
+    assert parse(given("--schedule.epochs", "2")).config.schedule.warmup_epochs == 0.1
 
 
 def test_uneven_classes_are_balanced() -> None:

@@ -132,16 +132,22 @@ def _schedule(train: Index, machine: _Machine, known: Mapping[str, Any]) -> dict
     side, count = known["data.image_size"], len(train)
     if machine.gpu_bytes is not None:
         epochs = int(np.clip(3_000_000 / count, 30, _MOST_EPOCHS))
-        return {"schedule.epochs": (epochs, f"{count:,} images; small sets are shown more often"), **_warmup(epochs)}
+        return {
+            "schedule.epochs": (epochs, f"{count:,} images; small sets are shown more often"),
+            **_warmup(epochs, known),
+        }
     in_time = machine.epochs_in_time(count, side)
     epochs = int(np.clip(in_time, _FEWEST_EPOCHS, _MOST_EPOCHS))
     minutes = max(1, round(_CPU_SECONDS * epochs / in_time / 60))
     why = f"about {minutes} min for {count:,} images of {side} pixels with r14x0.5 on {machine}"
-    return {"schedule.epochs": (epochs, why), **_warmup(epochs)}
+    return {"schedule.epochs": (epochs, why), **_warmup(epochs, known)}
 
 
-def _warmup(epochs: int) -> dict[str, tuple[Any, str]]:
-    return {"schedule.warmup_epochs": (epochs / 20, "")}
+def _warmup(epochs: int, known: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    """A twentieth of the run, of the given length if one is given."""
+    if steps := known.get("schedule.steps"):
+        return {"schedule.warmup_epochs": (None, ""), "schedule.warmup_steps": (steps // 20, "")}
+    return {"schedule.warmup_epochs": ((known.get("schedule.epochs") or epochs) / 20, "")}
 
 
 def _batch(train: Index, machine: _Machine, known: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:

@@ -37,7 +37,7 @@ def config_of(data: str, profile: int | None, steps: int = STEPS, **runtime: Any
         model=ModelConfig("r14x0.5"),
         optim=OptimConfig(base_lr=0.1, rescale_lr=False),
         schedule=ScheduleConfig("step", epochs=None, steps=steps, warmup_steps=0),
-        runtime=RuntimeConfig(device="cpu", threads=1, bucket_mb=1, profile=profile, **runtime),
+        runtime=RuntimeConfig(device="cpu", threads=1, bucket_mb=1, profile=profile, **{"save_every": 1000} | runtime),
     )
 
 
