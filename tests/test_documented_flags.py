@@ -13,8 +13,9 @@ DOCUMENTS = [
     ROOT / "data_pipelines" / "datasets" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-# Of other programs: torchrun, our shell scripts, the tests, TensorBoard.
+# Of other programs: torchrun, our shell scripts, the tests, TensorBoard; and those that every command has.
 OTHERS = {
+    *("--completion", "--help-all"),
     *("--nproc-per-node", "--nproc", "--max-restarts", "--all", "--coverage", "--horovod", "--soak-minutes"),
     *("--figures", "--inputs", "--bind", "--endpoint", "--nnodes", "--strict", "--short"),
 }
