@@ -19,6 +19,10 @@ from trainer.run_folder.metric_logger import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--global-batch-size", "16", "--save-every", "2", "--log-every", "1", "--device", "cpu", "--threads", "1"]
+TINY_TRANSFER = [
+    *("--target", "fashion_mnist", "--data.image-size", 32, "--schedule.steps", 2, "--global-batch-size", 16),
+    *("--precision", "fp32"),
+]
 NO_WARMUP = ["--schedule.warmup-steps", "0"]
 MAINS = {"pretrain": pretrain.main, "transfer": transfer.main, "report": report.main}
 Run = Callable[..., tuple[int, str, str]]
@@ -48,19 +52,7 @@ def test_pretrain_transfer_report(command: Run, tmp_path: Path) -> None:
     assert json.loads((source / "status.json").read_text())["state"] == "finished"
     assert load(numbered(source)[-1]).metadata["classes"][0] == "T-shirt"
 
-    options = [
-        "--target",
-        "fashion_mnist",
-        "--data.image-size",
-        32,
-        "--schedule.steps",
-        2,
-        "--global-batch-size",
-        16,
-        "--precision",
-        "fp32",
-    ]
-    options += ["--model.name", "r14x0.5", "--overlap-excluded", *TINY[2:]]
+    options = [*TINY_TRANSFER, "--model.name", "r14x0.5", "--overlap-excluded", *TINY[2:]]
     runs = [["--pretrained", name, "--shots", shots] for name in (source, "scratch") for shots in (1, 2)]
     for run in runs:
         code, output, error = command("transfer", *run, *options)
@@ -306,19 +298,7 @@ def test_a_source_that_has_seen_the_target(command: Run, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_source_that_was_trained_anew_is_another_source(command: Run, tmp_path: Path) -> None:
     source = tmp_path / "source"
-    options = [
-        "--target",
-        "fashion_mnist",
-        "--data.image-size",
-        32,
-        "--schedule.steps",
-        2,
-        "--global-batch-size",
-        16,
-        "--precision",
-        "fp32",
-    ]
-    arguments = ["--pretrained", source, *options, "--shots", 1, *TINY[2:]]
+    arguments = ["--pretrained", source, *TINY_TRANSFER, "--shots", 1, *TINY[2:]]
     assert pretrain_tiny(command, source, steps=2)[0] == 0
     assert command("transfer", *arguments)[0] == 0
     shutil.rmtree(source)

@@ -6,9 +6,10 @@ import pytest
 
 from data_pipelines.datasets.catalog import EMBEDDED, find
 from trainer.config import ScheduleConfig
+from trainer.models import bit
 from trainer.models.bit import build_model
 from trainer.optim.lr_schedules import late_warmup, make_schedule, num_steps, num_warmup_steps
-from trainer.recipes import RECIPES
+from trainer.recipes import RECIPES, overview
 
 UNIONS = {
     "chexpert": ("chexpert",),
@@ -104,3 +105,10 @@ def test_the_demo_runs_on_what_ships() -> None:
     config = RECIPES["embedded"]()
     assert {find(name).parent for name in config.data.sets} == {EMBEDDED}
     assert sum(p.numel() for p in build_model(config.model.name, 10).parameters()) < 3e6
+
+
+def test_short_help_names_every_model_and_recipe() -> None:
+    words = set(overview().split())
+    either = {name: {name, name.replace("r50x1", "MODEL").replace("r152x4", "MODEL")} for name in RECIPES}
+    assert set(bit.MODELS) <= words
+    assert [name for name, forms in either.items() if not forms & words] == []

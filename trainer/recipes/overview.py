@@ -1,14 +1,15 @@
 """The short help of `pretrain`: recipes, sizes of models, and the flags that are used most."""
 
 from data_pipelines.common.command_help import first_sentence, grouped_help
+from data_pipelines.common.program import program
 from trainer.recipes.named import RECIPES
 from trainer.recipes.paper import imagenet1k, imagenet21k
 
 _USAGE = """Pre-train a model.
 
-pretrain RECIPE [flags]     a recipe below; a run that is already in its folder goes on
-pretrain my.toml [flags]    settings in a file, on top of a recipe: base = "embedded"
-pretrain RUN/config.json    repeat a run, in a new folder"""
+{program} RECIPE [flags]     a recipe below; a run that is already in its folder goes on
+{program} my.toml [flags]    settings in a file, on top of a recipe: base = "embedded"
+{program} RUN/config.json    repeat a run, in a new folder"""
 _SETS = {
     "chexpert": "CheXpert",
     "chexpert_mimic": "CheXpert and MIMIC-CXR",
@@ -59,4 +60,5 @@ def overview() -> str:
         "Sizes of models": _SIZES,
         "Flags used most": _FLAGS,
     }
-    return grouped_help(_USAGE, groups, "All flags: pretrain RECIPE --help. Without a recipe the embedded demo runs.")
+    after = f"All flags: {program()} RECIPE --help. Without a recipe the embedded demo runs."
+    return grouped_help(_USAGE.format(program=program()), groups, after)

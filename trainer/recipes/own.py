@@ -1,6 +1,6 @@
 """The recipe `own`: settings for a set of one's own, chosen by what it holds and by the machine.
 
-What stands here as measured was so with r14x0.5 on one core of a shared x86 server.
+The speed of a CPU that stands here was estimated with r14x0.5 on one core of a shared x86 server, beside other work.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from trainer.splits import folders_of, open_split
 _SIDES = (64, 96, 128, 160, 192, 224)  # pixels; the model halves five times, so that less leaves nothing to look at
 _LARGEST_SIDE_ON_CPU = 128
 _IMAGES_PER_S = 280.0
-"""r14x0.5 at 64 pixels on one core; measured. It falls with the number of pixels."""
+"""r14x0.5 at 64 pixels on one core. It falls with the number of pixels."""
 _CPU_SECONDS = 240.0
 """Training that a run on a CPU is to take: with evaluation and start about five minutes."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 10, 60

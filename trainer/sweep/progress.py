@@ -1,4 +1,4 @@
-"""Progress display of a sweep: one bar over the steps of all runs, and a line per finished run."""
+"""SweepProgress display of a sweep: one bar over the steps of all runs, and a line per finished run."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from data_pipelines.common.progress import LINE_EVERY_S
 from trainer.sweep.plan import PlannedRun
 
 
-class Progress:
+class SweepProgress:
     """Counts steps, not runs: a run on a full set may have forty times as many as one on a single shot."""
 
     def __init__(self, runs: Sequence[PlannedRun]) -> None:

@@ -20,7 +20,7 @@ from trainer.finetuning.command_line import flags_of
 from trainer.run_files import STATUS, SWEEP_LOG
 from trainer.run_folder import JOB_VARIABLE, job_name
 from trainer.sweep.plan import PlannedRun
-from trainer.sweep.progress import Progress
+from trainer.sweep.progress import SweepProgress
 
 # By its path: `-m` would look for `trainer` in the working folder first.
 WORKER = [sys.executable, str(Path(__file__).with_name("worker.py"))]
@@ -54,7 +54,7 @@ class WorkerPool:
         self._lock = lock
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
-        self._progress = Progress(runs)
+        self._progress = SweepProgress(runs)
         self.failures: list[Failure] = []
 
     def run_all(self) -> None:

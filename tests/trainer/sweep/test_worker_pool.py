@@ -18,7 +18,7 @@ from trainer.finetuning.command_line import read_transfer
 from trainer.finetuning.finetune import Options, Transfer
 from trainer.sweep import worker_pool
 from trainer.sweep.plan import PlannedRun
-from trainer.sweep.progress import Progress
+from trainer.sweep.progress import SweepProgress
 from trainer.sweep.worker_pool import Device, WorkerPool
 
 CPU = Device(None, 2)
@@ -163,7 +163,7 @@ def test_time_left_goes_by_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run_of(tmp_path, "good", 1, 1000, first_step=500),
         run_of(tmp_path, "bad"),
     )
-    progress = Progress([short, long, bad])
+    progress = SweepProgress([short, long, bad])
     assert progress.line() == "0/3 runs, 500/1020 steps"
     short.run_dir.mkdir(parents=True)
     (short.run_dir / "metrics.jsonl").write_text('{"step": 4}\n')
