@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import gc
 import resource
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -57,6 +58,12 @@ def free_at_once() -> None:
     call_libc("mallopt", _M_TRIM_THRESHOLD, 1 << 20)
 
 
+def answer_interrupts() -> None:
+    """Ctrl-C works in tests, and in what they start, although a script's background jobs and nohup ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def give_back_memory() -> None:
     """What tests have left, such as the frames of expected errors and all that they hold, before the next one."""
     gc.collect()
@@ -96,6 +103,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Suite(config))
+    answer_interrupts()
     free_at_once()
 
 

@@ -13,7 +13,7 @@ from tests.suite import memory_line
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = """
-import json, os, pathlib, time
+import json, os, pathlib, signal, time
 import pytest
 
 @pytest.mark.parametrize("number", range(4))
@@ -25,6 +25,9 @@ SERIALtest_alone
 @pytest.mark.slow
 def test_slow():
     assert False
+
+def test_interrupts():
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 def note(name):
     began = time.time()
@@ -41,7 +44,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """A run on two workers, of two files with serial tests between others."""
+    """A run on two workers, of two files with serial tests between others, started where interrupts are ignored."""
     folder = tmp_path_factory.mktemp("suite")
     notes = folder / "notes"
     notes.mkdir()
@@ -50,8 +53,11 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     for name in ("test_one.py", "test_two.py"):
         (folder / name).write_text(FILE.replace("SERIALtest_alone", serial))
     options = ["-p", "tests.suite", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", "-m", "not slow"]
+    ignoring_interrupts = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options],
+        [sys.executable, "-c", ignoring_interrupts, sys.executable, "-m", "pytest", *options],
         cwd=folder,
         env=os.environ | {"NOTES": str(notes), "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -73,7 +79,7 @@ def test_no_worker_runs_a_test_beside_a_serial_one(ended: Ended) -> None:
 
 def test_the_end_says_what_was_left_out_and_passed(ended: Ended) -> None:
     lines = ended.output.splitlines()
-    assert "10 passed" in lines[-1]
+    assert "12 passed" in lines[-1]
     assert "left out by -m or -k: 2 tests (everything: launchers/test.sh --all)" in lines
     assert any("peak memory of a test process: " in line for line in lines)
 
