@@ -66,6 +66,7 @@ _ADDED: dict[str, Any] = {
     "data.randaugment_on": "crop",
     "data.mixup_weight": "pair",
     "model.keep_head": False,
+    "model.frozen_stages": 0,
     "model.filter_init": "kaiming",
     "model.mean": list(BIT_MEAN),
     "model.std": list(BIT_STD),

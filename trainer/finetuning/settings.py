@@ -39,8 +39,8 @@ OPTIM = OptimConfig(base_lr=0.001, rescale_lr=False, weight_decay=0.0)
 _OWN = {"name", "seed", "data.sets", "data.shots", "model.pretrained"}
 # Besides all of optim and schedule.
 _OF_TRAINING = {
-    *("eval_every", "model.head_init", "data.train_view", "data.flip", "data.translation", "data.border"),
-    *("data.mixup_alpha", "data.mixup_weight", "data.randaugment_ops", "data.randaugment_magnitude"),
+    *("eval_every", "model.head_init", "model.frozen_stages", "data.train_view", "data.flip", "data.translation"),
+    *("data.border", "data.mixup_alpha", "data.mixup_weight", "data.randaugment_ops", "data.randaugment_magnitude"),
     *("data.randaugment_space", "data.randaugment_on"),
 }
 _BY_RULE = tyro.conf.arg(help_behavior_hint="(default: as the rule says)")
