@@ -9,7 +9,8 @@ from math import isfinite
 from typing import Any, get_args
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.file_names import own_file_name_of
+from data_pipelines.common.file_names import file_name_of
+from data_pipelines.common.hashes import digest_of
 from data_pipelines.common.limits import require_numbers
 from data_pipelines.common.message_parts import nearest
 from trainer.config import MAY_CHANGE, flag_of, misfit, setting_kinds, with_plain_settings
@@ -21,7 +22,7 @@ Varied = Mapping[str, tuple[Any, ...]]
 """The values of each setting that is varied, by its dotted name."""
 
 _LISTED = {"seed": "--seeds", "data.sets": "--targets", "data.shots": "--shots", "model.pretrained": "--sources"}
-_PLAIN = re.compile(r"\w[\w.+-]*", re.ASCII)
+_PLAIN = re.compile(r"\w([\w.+]|e-\d){0,30}", re.ASCII)  # a dash stands between the items of a list, and in 1e-05
 
 
 def require_one_value_each(arguments: Sequence[str]) -> None:
@@ -54,8 +55,9 @@ def read_variations(words: Sequence[str], settings: Settings, given: Given) -> V
     """
     varied: dict[str, tuple[Any, ...]] = {}
     for word in words:
-        called, equals, values = word.partition("=")
-        name = _known(called)
+        typed, equals, values = word.partition("=")
+        name = _known(typed)
+        called = name_of_flag(name)
         if not equals or not values:
             raise InputError(f"{FLAG} {word}: its values are missing, as in {FLAG} optim.base-lr=0.003,0.03")
         if name in varied:
@@ -146,6 +148,9 @@ def name_of_flag(name: str) -> str:
 
 
 def _in_name(value: Any) -> str:
-    text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    text = text.lower() if isinstance(value, bool) else text
-    return text if _PLAIN.fullmatch(text) else own_file_name_of(text)
+    """A value as a part of a file's name: another one for each value of a setting."""
+    items = [str(item) for item in value] if isinstance(value, tuple) else [str(value)]
+    if all(_PLAIN.fullmatch(item) for item in items):
+        return "-".join(items).lower() if isinstance(value, bool) else "-".join(items)
+    text = " ".join(items)
+    return f"{file_name_of(text)}-{digest_of(text)[:8]}"
