@@ -54,8 +54,8 @@ class Sweep:
     seeds: int = 5
     """How many seeds, from 0."""
     vary: tuple[str, ...] = ()
-    """Try several values of settings: optim.base-lr=0.003,0.03. Each has a folder of its own below OUT, such as
-    base-lr-0.003; of several settings every combination is tried."""
+    """Settings and the values to try of each: optim.base-lr=0.003,0.03. Each value has a folder of its own below OUT,
+    such as base-lr-0.003; of several settings all combinations are tried."""
     jobs: int | None = None
     """Runs at a time; None: one per GPU, or one on a CPU. They share the CPU cores."""
     skip_impossible: bool = False
