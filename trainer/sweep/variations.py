@@ -60,6 +60,8 @@ def read_variations(words: Sequence[str], settings: Settings, given: Given) -> V
         called = name_of_flag(name)
         if not equals or not values:
             raise InputError(f"{FLAG} {word}: its values are missing, as in {FLAG} optim.base-lr=0.003,0.03")
+        if "" in values.split(","):
+            raise InputError(f"{FLAG} {word}: a value is missing; write them with commas and without spaces")
         if name in varied:
             raise InputError(f"{FLAG} {called} is there twice; put all its values behind one")
         if name in given:

@@ -44,19 +44,25 @@ def test_gradients_are_those_of_the_whole_model(stages: int) -> None:
     assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
 
 
+@pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("stages", ALL)
-def test_no_backward_pass_runs_below_the_boundary(stages: int) -> None:
+def test_no_backward_pass_runs_below_the_boundary(stages: int, last: bool) -> None:
+    """Of no micro-batch: those before the last one gather no gradients of frozen filters either."""
     model, below = frozen_model(stages), []
     frozen_parts = [model.stem["conv"], *model.units[:stages]] if stages else []
     for part in frozen_parts:
         part.register_forward_hook(lambda *seen: below.append(seen[2]))
     kept = set()
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.add(t.data_ptr()), t)[1], lambda t: t):
-        loss = model(IMAGES).sum()
-    outputs = [one for output in below for one in (output if isinstance(output, tuple) else (output,))]
-    assert len(below) == len(frozen_parts)
-    assert not any(one.requires_grad or one.data_ptr() in kept for one in outputs)
-    assert gradient_order(model, loss, Tensor.backward).keys() == trained_names(stages)
+    with model.filter_sharing.micro_batch(last):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.add(t.data_ptr()), t)[1], lambda t: t):
+            loss = model(IMAGES).sum()
+        outputs = [one for output in below for one in (output if isinstance(output, tuple) else (output,))]
+        assert len(below) == len(frozen_parts)
+        assert not any(one.requires_grad or one.data_ptr() in kept for one in outputs)
+        reached = gradient_order(model, loss, Tensor.backward).keys()
+    filters = sum("conv" in name for name in trained_names(stages))
+    assert reached == {name for name in trained_names(stages) if last or "conv" not in name}
+    assert len(model.filter_sharing.gathered) == (0 if last else filters)
 
 
 def test_a_checkpointed_stage_that_is_frozen_keeps_nothing() -> None:
@@ -92,7 +98,9 @@ def test_the_optimiser_never_sees_what_is_frozen() -> None:
     """Neither weight decay nor clipping nor momentum; what is trained is clipped as ever."""
     model = frozen_model(2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = SGDAGC(param_groups(model, 7, 0.01), lr=0.1, weight_decay=0.1)
+    groups = param_groups(model, 7, 0.01)
+    assert sum(len(group["params"]) for group in groups) == len(trained_names(2))
+    optimizer = SGDAGC(groups, lr=0.1, weight_decay=0.1)
     for _ in range(2):
         F.cross_entropy(model(IMAGES), torch.tensor([1, 6])).backward()
         optimizer.step()

@@ -79,7 +79,7 @@ REFUSED = [
     ("optim.base-lr", r"optim.base-lr: its values are missing, as in --vary optim.base-lr=0.003,0.03"),
     ("optim.base-lr=", "its values are missing"),
     ("optim.base-lr=0.1,0.2,1e-1", "--vary optim.base-lr: 1e-1 is there twice"),
-    ("optim.base-lr=0.1,", "--vary optim.base-lr: '' is no value of it; it must be a number"),
+    ("optim.base-lr=0.1,", "--vary optim.base-lr=0.1,: a value is missing; write them with commas and without"),
     ("optim.base-lr=fast", "'fast' is no value of it; it must be a number"),
     ("optim.base-lr=nan", "'nan' is no value of it; it must be a number"),
     ("optim.base-lr=None", "'None' is no value of it; it must be a number"),
