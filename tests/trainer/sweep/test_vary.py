@@ -1,6 +1,7 @@
 """Several values of a setting in one sweep: which there are, where their runs go, and what is refused."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,23 @@ def test_the_command_plans_trials(
     assert names[0] == "base-lr-0.1_flip-true/mine/cats/1-shot-seed-0"
     code, _, error = run_main(main, "transfer.py", *words.split(), "optim.bas-lr=0.1,0.2")
     assert (code, "did you mean 'optim.base-lr'?" in error) == (2, True), error
+
+
+def test_the_command_makes_trials_side_by_side(
+    planned: Planned, run_main: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    double = Path(__file__).with_name("worker_double.py")
+    monkeypatch.setattr("trainer.sweep.worker_pool.WORKER", [sys.executable, str(double)])
+    runs = [f"mine/cats/1-shot-seed-{seed}" for seed in (0, 1)]
+    monkeypatch.setenv("FATES", json.dumps(dict.fromkeys(runs, "good")))
+    words = (
+        "sweep --sources mine --targets data/cats --shots 1 --seeds 2 --device cpu --out lr --vary optim.base-lr=1,2"
+    )
+    code, said, error = run_main(main, "transfer.py", *words.split())
+    assert (code, "all 4 runs are finished: python trainer/report.py lr" in said) == (0, True), error
+    for lr in ("1.0", "2.0"):
+        for run in runs:
+            (line,) = (tmp_path / "lr" / f"base-lr-{lr}" / run / "run.log").read_text().splitlines()
+            given = read_transfer(json.loads(line)["words"]).options
+            assert (given.given["optim.base_lr"], str(given.out)) == (float(lr), f"lr/base-lr-{lr}")
+    assert "[4/4]" in error
