@@ -72,6 +72,11 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (ModelConfig, {"name": "r50x2"}, "unknown model 'r50x2'; did you mean 'r50x"),
     (ModelConfig, {"name": "vit"}, "unknown model 'vit'; known: r101x1, r101x3, r14x0.5"),
     (ModelConfig, {"head_init": "ones"}, r"head_init is 'ones'; known: .*\bzero\b"),
+    *(
+        (ModelConfig, {"pretrained": "a", "frozen_stages": stages}, f"--model.frozen-stages is {stages}; .* 0 to 4")
+        for stages in (-1, 5)
+    ),
+    (ModelConfig, {"frozen_stages": 2}, "--model.frozen-stages 2 would keep random filters.* with --model.pretrained"),
     (OptimConfig, {"base_lr": 0.0}, "--optim.base-lr is 0.0; it must be above 0"),
     (OptimConfig, {"base_lr": float("nan")}, "--optim.base-lr is nan; it must be above 0"),
     (OptimConfig, {"momentum": 1.0}, r"--optim.momentum is 1.0; it must lie in \[0, 1\)"),
@@ -130,6 +135,8 @@ def test_values_at_the_edge_are_taken() -> None:
     DataConfig(image_size=224, resize=32, eval_view="squash")  # no view of these uses `resize`
     DataConfig(randaugment_ops=0, randaugment_magnitude=0)
     DataConfig(randaugment_ops=1, randaugment_magnitude=30)
+    ModelConfig(frozen_stages=0)
+    ModelConfig(pretrained="a", frozen_stages=4)
     DataConfig(translation=0.0, mixup_weight="step", randaugment_on="image", scaled_decode=True)
     RuntimeConfig(read_ahead=0)
     OptimConfig(momentum=0.0, weight_decay=0.0, agc_clipping=0.0)
@@ -232,6 +239,7 @@ def test_paper_code_of_earlier_versions_chose_the_translation() -> None:
 def test_settings_that_are_new_had_their_defaults() -> None:
     old = Config(data=SETS).to_dict()
     del old["mode"], old["data"]["one_label"], old["data"]["scaled_decode"], old["model"]["keep_head"]
+    del old["model"]["frozen_stages"]
     del old["schedule"]["warmup_epochs"], old["schedule"]["allow_no_decay"]
     assert differences(old, Config(data=SETS).to_dict()) == []
     assert differences(old, Config(data=SETS, schedule=ScheduleConfig(allow_no_decay=True)).to_dict()) == []

@@ -4,9 +4,9 @@ Everything outside `runtime` decides what is learnt and may not change when a ru
 """
 
 from trainer.config.config import Config, Mode, Precision
-from trainer.config.reader import read_settings
+from trainer.config.reader import misfit, read_settings
 from trainer.config.runtime import RuntimeConfig
-from trainer.config.saved import as_it_was, config_of, differences, translated
+from trainer.config.saved import MAY_CHANGE, as_it_was, config_of, differences, translated
 from trainer.config.sections import (
     AgcHead,
     DataConfig,
@@ -27,6 +27,7 @@ from trainer.config.settings import (
 )
 
 __all__ = [
+    "MAY_CHANGE",
     "AgcHead",
     "Config",
     "DataConfig",
@@ -43,6 +44,7 @@ __all__ = [
     "differences",
     "flag_of",
     "given_by",
+    "misfit",
     "open_to",
     "read_settings",
     "setting_kinds",

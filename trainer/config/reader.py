@@ -46,11 +46,18 @@ def _checked(name: str, value: Any, where: str) -> Any:
     kind = kinds[name]
     if value == NO_VALUE and NoneType in get_args(kind):
         return None
-    if not _fits(kind, value):
-        is_wrong_choice = isinstance(value, str) and get_origin(kind) is Literal
-        meant = nearest(value, get_args(kind)) if is_wrong_choice else f"; it must be {_in_words(kind)}"
-        raise InputError(f"{where}: {name} is {_shown(value)}{meant}")
+    if wrong := misfit(kind, value):
+        raise InputError(f"{where}: {name} is {_shown(value)}{wrong}")
     return tuple(value) if isinstance(value, list) else value
+
+
+def misfit(kind: Any, value: Any) -> str:
+    """The end of a message about a value that is not of this type of a setting: "; it must be a number"; "" if it is.
+    Tuples come as lists."""
+    if _fits(kind, value):
+        return ""
+    is_wrong_choice = isinstance(value, str) and get_origin(kind) is Literal
+    return nearest(value, get_args(kind)) if is_wrong_choice else f"; it must be {_in_words(kind)}"
 
 
 def _meant(name: str) -> str:

@@ -66,6 +66,7 @@ _ADDED: dict[str, Any] = {
     "data.randaugment_on": "crop",
     "data.mixup_weight": "pair",
     "model.keep_head": False,
+    "model.frozen_stages": 0,
     "model.filter_init": "kaiming",
     "model.mean": list(BIT_MEAN),
     "model.std": list(BIT_STD),
@@ -73,8 +74,8 @@ _ADDED: dict[str, Any] = {
     "optim.nesterov": False,
     "optim.agc_head": "name",
 }
-# Between two starts: how the run executes, what to do about faults that may come, and what is refused.
-_MAY_CHANGE = {"runtime", "data.on_bad_shard", "data.max_bad", "schedule.allow_no_decay"}
+MAY_CHANGE = frozenset({"runtime", "data.on_bad_shard", "data.max_bad", "schedule.allow_no_decay"})
+"""Between two starts: how the run executes, what to do about faults that may come, and what is refused."""
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -91,7 +92,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[
         before, after = old.get(name, "absent"), new.get(name, "absent")
         if (
             prefix + name == "runtime"
-            or prefix + name in _MAY_CHANGE
+            or prefix + name in MAY_CHANGE
             or before == after
             or (name not in old and _ADDED.get(prefix + name) == after)
         ):

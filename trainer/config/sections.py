@@ -12,7 +12,7 @@ from data_pipelines.loading.sampler import Shuffle
 from data_pipelines.loading.views import PAPER_TRANSLATION, RESIZE_FIRST, Border, MixUpWeight, PolicyName
 from data_pipelines.shards.index import Balance
 from trainer.config.checks import require, require_known_choices
-from trainer.models.bit import MODELS, FilterInit, HeadInit
+from trainer.models.bit import MODELS, NUM_STAGES, FilterInit, HeadInit
 from trainer.normalisation import PerChannel, require_mean, require_std
 
 ScheduleKind = Literal["step", "cosine", "hyperrule"]
@@ -130,6 +130,9 @@ class ModelConfig:
     """Weights to start from: a run folder, a file, or a published name; the head is new unless --model.keep-head."""
     keep_head: bool = False
     """Start from the pre-trained head, too: the classes must be its own."""
+    frozen_stages: int = 0
+    """Leave the stem and the first so many of the 4 stages as the pre-trained weights have them. 0: all is trained; 4:
+    the last norm and the head alone are."""
     mean: PerChannel | None = None
     """Of the inputs, red, green and blue, for pixels in [0, 1]. None: that of the pre-trained weights, else 0.5."""
     std: PerChannel | None = None
@@ -145,6 +148,15 @@ class ModelConfig:
         require(
             self.pretrained is not None or not self.keep_head,
             "--model.keep-head needs pre-trained weights: there is no head yet",
+        )
+        require(
+            0 <= self.frozen_stages <= NUM_STAGES,
+            f"--model.frozen-stages is {self.frozen_stages}; it must lie in 0 to {NUM_STAGES}, the number of stages",
+        )
+        require(
+            self.pretrained is not None or not self.frozen_stages,
+            f"--model.frozen-stages {self.frozen_stages} would keep random filters: there are no pre-trained weights; "
+            "leave it out, or name weights with --model.pretrained",
         )
 
 

@@ -64,7 +64,8 @@ def _keep_off_graphs(unit: PreActBottleneck) -> None:
     or used up before their pass is over."""
     for norm in (unit.norm1, unit.norm2, unit.norm3):
         for parameter in norm.parameters():
-            parameter.register_hook(torch.clone)
+            if parameter.requires_grad:
+                parameter.register_hook(torch.clone)
 
 
 def _gradients(model: BiTResNet, images: Tensor, autocast: _Autocast) -> dict[str, Tensor]:

@@ -46,7 +46,7 @@ class DDPEngine(ReplicaEngine):
         if self.world_size == 1:
             return model
         for parameter in model.parameters():
-            if is_pointwise(parameter):
+            if is_pointwise(parameter) and parameter.requires_grad:
                 parameter.register_hook(_contiguous_strides)
         wrapped = DistributedDataParallel(
             model,
@@ -100,7 +100,7 @@ class DDPEngine(ReplicaEngine):
             return super()._momentum()
         # Each parameter's momentum from the rank that has it; the others add zeros.
         mine, collected = self._sharded.optim.state, {}
-        for name, parameter in self._bare.named_parameters():
+        for name, parameter in self._trained():
             buffer = mine.get(parameter, {}).get("momentum_buffer") if parameter in mine else None
             has = self.sum(torch.tensor(float(buffer is not None), device=self.device))
             if has > 0:
@@ -112,7 +112,7 @@ class DDPEngine(ReplicaEngine):
             return super()._load_momentum(momentum)
         mine = self._sharded.optim
         own = {p for group in mine.param_groups for p in group["params"]}
-        for name, parameter in self._bare.named_parameters():
+        for name, parameter in self._trained():
             if parameter in own:
                 mine.state.pop(parameter, None)
                 if name in momentum:

@@ -62,6 +62,7 @@ class HorovodEngine(ReplicaEngine):
         self._hooks = [
             parameter.register_post_accumulate_grad_hook(partial(self._start_all_reduce, name))
             for name, parameter in model.named_parameters()
+            if parameter.requires_grad
         ]
         return model
 

@@ -222,16 +222,20 @@ class ReplicaEngine(Engine):
         state = self._optimizer.state
         return {
             name: state[p]["momentum_buffer"]
-            for name, p in self._bare.named_parameters()
+            for name, p in self._trained()
             if state[p].get("momentum_buffer") is not None
         }
 
     def _load_momentum(self, momentum: dict[str, Tensor]) -> None:
-        for name, parameter in self._bare.named_parameters():
+        for name, parameter in self._trained():
             if name in momentum:
                 self._optimizer.state[parameter]["momentum_buffer"] = in_layout_of(parameter, momentum[name])
             else:
                 self._optimizer.state.pop(parameter, None)
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        """The parameters that are not frozen, with their names."""
+        return [(name, p) for name, p in self._bare.named_parameters() if p.requires_grad]
 
     def _naming_lost_ranks(self) -> AbstractContextManager[None]:
         return nullcontext() if self._rendezvous is None else self._rendezvous.naming_lost_ranks()

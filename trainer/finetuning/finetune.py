@@ -46,7 +46,7 @@ from trainer.training.start import start_run
 SCRATCH = "scratch"
 FULL = "full"
 # Of a target's settings those that say which of its images a run uses.
-_OF_IMAGES = ("data.classes", "data.one_label", "data.shots_at_most", "data.train_on", "data.on_bad_shard")
+OF_IMAGES = ("data.classes", "data.one_label", "data.shots_at_most", "data.train_on", "data.on_bad_shard")
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _data(transfer: Transfer, name: str) -> DataConfig:
         train_view="resize_random_crop",
         eval_view="squash",
     )
-    chosen = {name: value for name, value in options.given.items() if name in _OF_IMAGES}
+    chosen = {name: value for name, value in options.given.items() if name in OF_IMAGES}
     return replace(data, **{name.removeprefix("data."): value for name, value in chosen.items()})
 
 

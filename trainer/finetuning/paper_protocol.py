@@ -35,6 +35,7 @@ SETTINGS = {
     "model.head_init": "initial head",
     "model.filter_init": "initial filters",
     "model.keep_head": "head of the source kept",
+    "model.frozen_stages": "frozen stages",
     "model.mean": "mean of the normalisation",
     "model.std": "standard deviation of the normalisation",
     "data.train_on": "trained on",

@@ -36,11 +36,11 @@ RANDOM_CROPS = ("resize_random_crop", "shorter_side_random_crop")
 GLOBAL_BATCH_SIZE = 128
 OPTIM = OptimConfig(base_lr=0.001, rescale_lr=False, weight_decay=0.0)
 # What a fine-tuning has flags of its own for, and the name of its run.
-_OWN = {"name", "seed", "data.sets", "data.shots", "model.pretrained"}
+OWN = {"name", "seed", "data.sets", "data.shots", "model.pretrained"}
 # Besides all of optim and schedule.
 _OF_TRAINING = {
-    *("eval_every", "model.head_init", "data.train_view", "data.flip", "data.translation", "data.border"),
-    *("data.mixup_alpha", "data.mixup_weight", "data.randaugment_ops", "data.randaugment_magnitude"),
+    *("eval_every", "model.head_init", "model.frozen_stages", "data.train_view", "data.flip", "data.translation"),
+    *("data.border", "data.mixup_alpha", "data.mixup_weight", "data.randaugment_ops", "data.randaugment_magnitude"),
     *("data.randaugment_space", "data.randaugment_on"),
 }
 _BY_RULE = tyro.conf.arg(help_behavior_hint="(default: as the rule says)")
@@ -163,7 +163,7 @@ class Settings(Config):
 
 def given_settings(settings: Settings, arguments: Iterable[str]) -> dict[str, Any]:
     """The settings that a command line gives, with their values as parsed."""
-    return values_of(settings, (name for name in given_by(arguments) if name not in _OWN))
+    return values_of(settings, (name for name in given_by(arguments) if name not in OWN))
 
 
 def words_of(given: Given) -> list[str]:
@@ -181,7 +181,13 @@ def words_of(given: Given) -> list[str]:
 
 
 def without_effect(given: Given, config: Config) -> list[str]:
-    """Settings that are given but change nothing in a run of this configuration, with the reason."""
+    """A line for each setting that is given but changes nothing in a run of this configuration."""
+    idle = idle_settings(given, config)
+    return [f"{flag_of(name)} has no effect: {reason}" for name, reason in idle.items()]
+
+
+def idle_settings(given: Given, config: Config) -> dict[str, str]:
+    """Settings that are given but change nothing in a run of this configuration, by name, with the reason."""
     is_xray = config.data.train_view == "xray_affine"
     seen = f"training images are seen by {config.data.train_view}"
     reasons = {
@@ -196,4 +202,4 @@ def without_effect(given: Given, config: Config) -> list[str]:
     if config.mode != "finetune":
         trained = [name for name in given if name.startswith(("optim.", "schedule.")) or name in _OF_TRAINING]
         reasons |= dict.fromkeys(trained, f"--mode {config.mode} trains no model")
-    return [f"{flag_of(name)} has no effect: {reason}" for name, reason in reasons.items() if reason and name in given]
+    return {name: reason for name, reason in reasons.items() if reason and name in given}

@@ -5,7 +5,7 @@ Parameters carry timm's names (`stages.0.blocks.0.conv1.weight`), except that th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from trainer.models.filters import FilterSharing, StdConv2d
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel
 
 NUM_GROUPS = 32
+NUM_STAGES = 4
 HeadInit = Literal["zero", "fan_in", "torch"]
 FilterInit = Literal["kaiming", "torch"]
 
@@ -92,10 +93,11 @@ class BiTResNet(nn.Module):
 
     Normalisation happens inside, by `mean` and `std` of pixels in [0, 1]; grey images are replicated to three channels.
     The first `checkpoint_stages` stages keep only what enters their units and compute the rest again in the backward
-    pass.
+    pass. The stem and the first `frozen_stages` stages keep nothing and have no backward pass; see `freeze`.
     """
 
     checkpoint_stages = 0
+    frozen_stages = 0
 
     def __init__(
         self,
@@ -134,6 +136,12 @@ class BiTResNet(nn.Module):
         """That of the stem, then those of each unit, in the order in which `features` takes their filters."""
         stem: Any = self.stem["conv"]
         return [[stem], *(unit.convolutions for unit in self.units)]
+
+    def freeze(self, stages: int) -> None:
+        """Train neither the stem nor so many of the first stages from now on; with 0 stages, all of the model."""
+        self.frozen_stages = stages
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(not name.startswith(frozen_prefixes(stages)))
 
     def _init_weights(self, head_init: HeadInit, filter_init: FilterInit) -> None:
         """torch: as the layers drew them when they were made, uniformly, variance 1/(3 inputs); the head's bias too."""
@@ -180,11 +188,21 @@ class BiTResNet(nn.Module):
         """Input of the head: float [N, C] after the last norm and global average pooling."""
         x = self._normalised(images)
         filters = self.filter_sharing.filters(self.convolutions)
-        x = self.stem["conv"](x, *next(filters))
-        x, residual = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2), None
-        for i, stage in enumerate(self.stages):
-            assert isinstance(stage, Stage)
-            for unit in stage.blocks:
+        with torch.no_grad() if self.frozen_stages else nullcontext():
+            x = self.stem["conv"](x, *next(filters))
+            x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)
+            frozen = self._through(range(self.frozen_stages), (x, None), filters)
+        x, residual = self._through(range(self.frozen_stages, len(self.stages)), frozen, filters)
+        activations: Tensor = self.norm(x, residual)[0]
+        return activations.mean(dim=(2, 3))
+
+    def _through(
+        self, stages: range, inputs: tuple[Tensor, Tensor | None], filters: Iterator[tuple[Tensor, ...]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Branch and shortcut after some stages; `filters`: those of each unit from these on."""
+        x, residual = inputs
+        for i in stages:
+            for unit in self.stages[i].blocks:  # type: ignore[union-attr]
                 its_filters = next(filters)
                 if i < self.checkpoint_stages and torch.is_grad_enabled():
                     total = x if residual is None else x + residual  # one tensor to keep instead of two
@@ -193,8 +211,7 @@ class BiTResNet(nn.Module):
                     )
                 else:
                     x, residual = unit(x, residual, its_filters)
-        activations: Tensor = self.norm(x, residual)[0]
-        return activations.mean(dim=(2, 3))
+        return x, residual
 
     def forward(self, images: Tensor) -> Tensor:
         # In the weights' own type: of the scores of 4,000 images rounded to bf16 hardly a tenth differ.
@@ -202,6 +219,16 @@ class BiTResNet(nn.Module):
         with _without_autocast(features.device.type):
             logits: Tensor = self.head(features)
         return logits
+
+
+def frozen_prefixes(stages: int) -> tuple[str, ...]:
+    """What the names of the parameters begin with that `BiTResNet.freeze` freezes."""
+    return ("stem.", *(f"stages.{i}." for i in range(stages))) if stages else ()
+
+
+def frozen_words(stages: int) -> str:
+    """What follows a model's name: " (stem and stages 1 to 2 frozen)"; nothing where all is trained."""
+    return f" (stem and stage{f's 1 to {stages}' if stages > 1 else ' 1'} frozen)" if stages else ""
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:

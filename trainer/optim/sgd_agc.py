@@ -167,7 +167,7 @@ def _clip(group: dict[str, Any]) -> ClipStats | None:
 def param_groups(
     model: nn.Module, num_classes: int, agc_clipping: float, agc_head: Literal["name", "shape"] = "name"
 ) -> list[dict[str, Any]]:
-    """The model's parameters in two groups: clipped, and not clipped.
+    """The model's parameters that are trained in two groups: clipped, and not clipped.
 
     name: the head is not clipped, since zeros would be clipped to nothing. shape: as in the program of the authors of
     arXiv:2106.00116, every weight matrix or filter bank whose first dimension equals the number of classes is not
@@ -176,6 +176,8 @@ def param_groups(
     clipped: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         by_shape, by_name = parameter.ndim > 1 and parameter.shape[0] == num_classes, name.startswith("head.")
         (free if (by_shape if agc_head == "shape" else by_name) else clipped).append(parameter)
     groups = [{"params": clipped, "agc_clipping": agc_clipping}, {"params": free, "agc_clipping": NO_CLIPPING}]

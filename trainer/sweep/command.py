@@ -33,9 +33,10 @@ from trainer.finetuning.finetune import FULL, Options
 from trainer.finetuning.settings import Settings, given_settings
 from trainer.sweep.cost import cost_lines
 from trainer.sweep.plan import Plan, make_plan, write_plan
+from trainer.sweep.variations import FLAG, read_variations, require_one_value_each
 from trainer.sweep.worker_pool import Device, WorkerPool
 
-_OFTEN = ("--shots", "--seeds", "--jobs", "--dry-run", "--skip-impossible", "--plan", *OFTEN)
+_OFTEN = ("--shots", "--seeds", FLAG, "--jobs", "--dry-run", "--skip-impossible", "--plan", *OFTEN)
 LOCK = ".sweep.lock"
 HANDOVER_S = 60  # in which the workers of a sweep that was killed save their runs and end
 
@@ -52,6 +53,9 @@ class Sweep:
     """Training images per class, or "full"."""
     seeds: int = 5
     """How many seeds, from 0."""
+    vary: tuple[str, ...] = ()
+    """Settings and the values to try of each: optim.base-lr=0.003,0.03. Each value has a folder of its own below OUT,
+    such as base-lr-0.003; of several settings all combinations are tried."""
     jobs: int | None = None
     """Runs at a time; None: one per GPU, or one on a CPU. They share the CPU cores."""
     skip_impossible: bool = False
@@ -84,6 +88,7 @@ def main_sweep(arguments: list[str]) -> None:
     streams.outlive_readers()
     called = program()
     arguments = todays(arguments)
+    require_one_value_each(arguments)
     called = called if called.endswith(" sweep") else f"{called} sweep"
     sweep = parse(Sweep, __doc__, args=arguments, prog=called, often=_OFTEN)
     sweep = replace(sweep, options=replace(sweep.options, given=given_settings(sweep.settings, arguments)))
@@ -103,8 +108,9 @@ def main_sweep(arguments: list[str]) -> None:
 
 def _plan(sweep: Sweep) -> Plan:
     """The plan, with messages about what it leaves out. Raises InputError if nothing is left in it."""
+    varied = read_variations(sweep.vary, sweep.settings, sweep.options.given)
     plan = make_plan(
-        sweep.sources, sweep.targets, sweep.shots, sweep.seeds, sweep.options, skip_impossible=sweep.skip_impossible
+        sweep.sources, sweep.targets, sweep.shots, sweep.seeds, sweep.options, sweep.skip_impossible, varied
     )
     for line in plan.left_out:
         logger.info(f"left out (--overlap-excluded runs it): {line}")

@@ -11,7 +11,8 @@ import torch
 from data_pipelines.common.files import read_json
 from trainer.config import Config
 from trainer.engines import ENGINES
-from trainer.models.bit import build_model
+from trainer.models.bit import build_model, frozen_words
+from trainer.models.flops import training_flops
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_files import RESULT
 from trainer.run_folder import cpu_name, read_metrics
@@ -21,7 +22,6 @@ from trainer.sweep.worker_pool import Device
 _CLASSES = 10
 _FEWEST, _MOST = 2, 32  # images of the timed step: more of them where a step is short
 _SHORT_S = 0.3
-_FORWARD_SHARE = 1 / 3  # of a training step: the backward pass takes about twice the forward one
 
 
 class Speed(NamedTuple):
@@ -30,11 +30,12 @@ class Speed(NamedTuple):
     model: str
     image_size: int
     precision: str
+    frozen_stages: int = 0
 
 
 def speed_of(config: Config) -> Speed:
     """The speed class of a run."""
-    return Speed(config.model.name, config.data.image_size, config.precision)
+    return Speed(config.model.name, config.data.image_size, config.precision, config.model.frozen_stages)
 
 
 def measured(plan: Plan, device: str, threads: int) -> dict[Speed, float]:
@@ -60,6 +61,7 @@ def timed(config: Config, threads: int) -> float:
     engine = ENGINES[runtime.engine](runtime, config.precision)
     size = config.data.image_size
     model = build_model(config.model.name, _CLASSES)
+    model.freeze(config.model.frozen_stages)
     optimizer = SGDAGC(param_groups(model, _CLASSES, config.optim.agc_clipping), lr=0.0, momentum=0.9)
     images = torch.zeros(_FEWEST, 3, size, size, dtype=torch.uint8).to(memory_format=torch.channels_last)
     engine.prepare(model, optimizer, images)
@@ -95,7 +97,13 @@ def hours_of(run: PlannedRun, images_per_s: float) -> float:
     trained = 0
     if run.transfer.options.mode == "finetune":
         trained = (run.steps - run.first_step) * run.config.global_batch_size
-    return (trained + run.predicted_images * _FORWARD_SHARE) / images_per_s / 3600
+    return (trained + run.predicted_images * _forward_share(speed_of(run.config))) / images_per_s / 3600
+
+
+def _forward_share(speed: Speed) -> float:
+    """The share of the forward pass in a training step, by operations: a third where all is trained."""
+    whole = training_flops(speed.model, _CLASSES, speed.image_size)
+    return whole / training_flops(speed.model, _CLASSES, speed.image_size, speed.frozen_stages) / 3
 
 
 def cost_lines(plan: Plan, devices: Sequence[Device]) -> list[str]:
@@ -127,4 +135,4 @@ def cost_lines(plan: Plan, devices: Sequence[Device]) -> list[str]:
 
 def _described(speed: Speed, images_per_s: float, is_known: bool) -> str:
     how = "of finished runs" if is_known else "of one timed step, without loading"
-    return f"{speed.model} at {speed.image_size} px {images_per_s:.3g} ({how})"
+    return f"{speed.model}{frozen_words(speed.frozen_stages)} at {speed.image_size} px {images_per_s:.3g} ({how})"

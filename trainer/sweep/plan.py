@@ -31,6 +31,8 @@ from trainer.finetuning.finetune import (
 from trainer.optim.lr_schedules import num_steps
 from trainer.run_files import RESULT
 from trainer.run_folder import read_metrics
+from trainer.sweep.trials import Trial, Trials, Variant, with_variant, without_weights
+from trainer.sweep.variations import Varied
 from trainer.training.job import normalised
 from trainer.training.run import Start
 from trainer.training.start import find_result, summary
@@ -40,7 +42,7 @@ from trainer.training.start import find_result, summary
 class PlannedRun:
     """One run of a sweep. steps: optimiser steps of the whole run; with frozen features a single pass, which counts as
     one step. first_step: step at which it starts or resumes. predicted_images: images of forward passes beside those
-    of training."""
+    of training. trial: folder of the settings that are varied."""
 
     transfer: Transfer
     config: Config
@@ -48,16 +50,17 @@ class PlannedRun:
     steps: int
     first_step: int
     predicted_images: int
+    trial: str = ""
 
     @property
     def name(self) -> str:
-        """<source>/<target>/<shots>-shot-seed-<seed>."""
-        return self.config.name
+        """<source>/<target>/<shots>-shot-seed-<seed>, behind the folder of a trial."""
+        return f"{self.trial}/{self.config.name}" if self.trial else self.config.name
 
     @property
     def run_dir(self) -> Path:
         """Folder of the run."""
-        return self.transfer.options.out / self.name
+        return self.transfer.options.out / self.config.name
 
     def has_result(self) -> bool:
         """Whether it is finished."""
@@ -97,8 +100,10 @@ def make_plan(
     seeds: int,
     options: Options,
     skip_impossible: bool = False,
+    varied: Varied | None = None,
 ) -> Plan:
-    """Plan the runs of all sources on all targets, seeds outermost, so that every cell gets its first result early.
+    """Plan the runs of all sources on all targets, seeds outermost, so that every cell gets its first result early;
+    with `varied`, each for every combination of these values, in a folder of its own below `out`.
 
     Raises InputError where a source, a target or a folder does not allow a run; problems of targets, and all cells with
     too few images, come in one message. With `skip_impossible` these cells are left out.
@@ -110,9 +115,8 @@ def make_plan(
         raise InputError(f"--seeds is {seeds}; it is the number of seeds, at least 1")
     models = models_of(sources, options.given.get("model.name"))
     excluded, left_out, notes = _overlapping(sources, targets, options)
-    plan = Plan([], left_out, [], notes)
-    troubles: list[str] = []
-    for seed, target, number in product(range(seeds), targets, shots):
+    plan, trials, troubles = Plan([], left_out, [], notes), Trials(varied or {}), list[str]()
+    for seed, target, number, variants in product(range(seeds), targets, shots, trials.by_images()):
         cell = [
             Transfer(source, target, number, seed, _options_for(source, options, models))
             for source in sources
@@ -120,19 +124,30 @@ def make_plan(
         ]
         try:
             if cell:
-                plan.runs.extend(_plan_cell(cell, models, plan.notes))
+                plan.runs.extend(_plan_cell(cell, trials, variants, models, plan.notes))
         except ImpossibleError as error:
             if seed == 0:  # each seed draws from the same images
-                cells = (f"{source_name(run.pretrained)}/{target_name(target)}/{number}-shot" for run in cell)
-                plan.impossible.append(f"{', '.join(cells)}: {error}")
+                plan.impossible.append(_impossible(cell, error))
         except InputError as error:
-            if str(error) not in troubles:
-                troubles.append(str(error))
+            troubles.append(str(error))
     if plan.impossible and not skip_impossible:
         troubles += ["these cells are impossible, and --skip-impossible runs the others:", *plan.impossible]
     if troubles:
+        troubles = list(dict.fromkeys(troubles))
         raise InputError("\n  ".join(["nothing was started:", *troubles]) if troubles[1:] else troubles[0])
+    plan.notes.extend([*_notes_on_scratch(sources, options), *trials.notes()])
     return plan
+
+
+def _impossible(cell: Sequence[Transfer], error: ImpossibleError) -> str:
+    names = (f"{source_name(run.pretrained)}/{target_name(run.target)}/{run.shots}-shot" for run in cell)
+    return f"{', '.join(names)}: {error}"
+
+
+def _notes_on_scratch(sources: Sequence[str], options: Options) -> list[str]:
+    if SCRATCH not in sources or not options.given.get("model.frozen_stages"):
+        return []
+    return [f"{SCRATCH}: all stages are trained, as {without_weights(options.given)['model.frozen_stages']}"]
 
 
 def _require_distinct(what: str, given: Sequence[str], name_of: Callable[[str], str] = str) -> None:
@@ -176,25 +191,32 @@ def _overlapping(
 
 
 def _options_for(source: str, options: Options, models: dict[str, str]) -> Options:
-    """Options for a source: from scratch, the model is named and no head is kept; other sources determine their
-    model."""
+    """Options for a source: from scratch, the model is named and nothing of weights is kept; other sources determine
+    their model."""
     if source == SCRATCH:
-        return options.without("model.keep_head").with_given(**{"model.name": models[source]})
+        return options.without(*without_weights(options.given)).with_given(**{"model.name": models[source]})
     return options.without("model.name")
 
 
-def _plan_cell(cell: Sequence[Transfer], models: dict[str, str], notes: list[str]) -> Iterator[PlannedRun]:
-    """The runs of all sources on the same images of a target, which are opened once."""
-    target = open_target(cell[0])
-    wanted = cell[0].config_shots or 1
-    short = target.train.below(wanted) if target.train.task == "single_label" and cell[0].seed == 0 else []
+def _plan_cell(
+    cell: Sequence[Transfer], trials: Trials, variants: Sequence[Variant], models: dict[str, str], notes: list[str]
+) -> Iterator[PlannedRun]:
+    """The runs of all sources, and of variants that see the same images of a target, which are opened once."""
+    first = cell[0]
+    target = open_target(replace(first, options=with_variant(first.options, variants[0])))
+    wanted = first.config_shots or 1
+    short = target.train.below(wanted) if target.train.task == "single_label" and first.seed == 0 else []
     if short:
-        notes.append(f"{target_name(cell[0].target)} has fewer than {wanted} training images of: {', '.join(short)}")
+        note = f"{target_name(first.target)} has fewer than {wanted} training images of: {', '.join(short)}"
+        notes += [note] if note not in notes else []
     for transfer in cell:
-        yield _plan_run(transfer, models[transfer.pretrained], target)
+        model = models[transfer.pretrained]
+        for trial in trials.of(transfer, variants, model, target):
+            yield _plan_run(trial, model, target)
 
 
-def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
+def _plan_run(trial: Trial, model: str, target: Target) -> PlannedRun:
+    transfer = trial.transfer
     config, _ = make_config(transfer, model, target)
     run_dir = transfer.options.out / config.name
     config = replace(config, model=normalised(config.model, run_dir))
@@ -207,6 +229,7 @@ def _plan_run(transfer: Transfer, model: str, target: Target) -> PlannedRun:
         steps=_steps(config, target),
         first_step=checkpoint.last_step(run_dir),
         predicted_images=_predicted_images(transfer, target),
+        trial=trial.folder,
     )
 
 

@@ -38,6 +38,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
             config.data.image_size,
             config.precision,
             config.runtime.checkpoint_stages,
+            config.model.frozen_stages,
         )
         logger.info(f"memory of a rank: {memory.summary(job.micro_batch_size(engine))}")
     seconds = _train(job, engine)

@@ -55,21 +55,28 @@ class Memory(NamedTuple):
 
 
 def count_memory(
-    name: str, num_classes: int, image_size: int, precision: Precision = "bf16", checkpoint_stages: int = 0
+    name: str,
+    num_classes: int,
+    image_size: int,
+    precision: Precision = "bf16",
+    checkpoint_stages: int = 0,
+    frozen_stages: int = 0,
 ) -> Memory:
     """Training memory of a model of `MODELS`: what autograd keeps for the backward pass is counted on fake tensors.
     Does not include library workspaces and the temporary memory of single layers."""
     with FakeTensorMode():
         model = BiTResNet(*MODELS[name], num_classes)
         model.checkpoint_stages = checkpoint_stages
+        model.freeze(frozen_stages)
         parameters = sum(p.nbytes for p in model.parameters())
+        trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
         shape = image_size, image_size, 3
         per_image = kept_per_image(
             model, lambda images: torch.empty(images, *shape, dtype=torch.uint8).permute(0, 3, 1, 2), precision
         )
     itemsize = 4 if precision == "fp32" else 2
     filters = sum(p.numel() for p in model.parameters() if p.ndim == 4) * itemsize
-    return Memory(parameters, parameters, parameters, filters, per_image)
+    return Memory(parameters, trained, trained, filters, per_image)
 
 
 def kept_per_image(model: nn.Module, batch_of: Callable[[int], Tensor], precision: Precision) -> int:
@@ -107,8 +114,7 @@ def resolve_micro_batch_size(job: Job, engine: Engine) -> Job:
     if runtime.micro_batch_size != AUTO:
         return job
     unit, share = job.order.unit, job.order.largest_share(engine.world_size)
-    model = replace(job.config.model, pretrained=None, keep_head=False)  # other weights need as much
-    prepare_model(_with(replace(job, config=replace(job.config, model=model)), unit, 1), engine)
+    prepare_model(_with(job, unit, 1), engine, loads=False)  # other weights need as much
     micro_batch_size = share
     if job.total_steps:
         micro_batch_size = _largest(share, unit, engine, job, _train_once)
@@ -176,10 +182,10 @@ def _free_memory(engine: Engine) -> None:
 
 
 def _train_once(job: Job, engine: Engine, size: int) -> None:
-    """Forward and backward pass of one micro-batch with everything allocated that training keeps. Ranks do not wait for
-    each other."""
+    """Forward and backward pass of one micro-batch with everything allocated that training keeps, such as momentum.
+    Ranks do not wait for each other."""
     device, task, num_classes = engine.device, job.train.task, job.train.num_classes
-    reserved = [torch.zeros_like(parameter) for parameter in engine.model.parameters()]  # momentum
+    reserved = [torch.zeros_like(parameter) for parameter in engine.model.parameters() if parameter.requires_grad]
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         reserved.append(torch.empty(int(total * _SPARE), dtype=torch.uint8, device=device))

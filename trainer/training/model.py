@@ -12,8 +12,8 @@ from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.training.job import Job
 
 
-def starting_model(job: Job, engine: Engine) -> BiTResNet:
-    """The initial model of the run, on the CPU."""
+def starting_model(job: Job, engine: Engine, loads: bool = True) -> BiTResNet:
+    """The initial model of the run, on the CPU; without `loads`, with random weights in place of pre-trained ones."""
     config = job.config
     torch.manual_seed(config.seed)
     settings = config.model
@@ -21,15 +21,17 @@ def starting_model(job: Job, engine: Engine) -> BiTResNet:
     model = build_model(
         settings.name, job.train.num_classes, settings.head_init, settings.filter_init, settings.mean, settings.std
     )
-    if settings.pretrained is not None:
+    if settings.pretrained is not None and loads:
         _load_pretrained(model, job, engine)
+    if config.mode == "finetune":
+        model.freeze(settings.frozen_stages)
     return model
 
 
-def prepare_model(job: Job, engine: Engine) -> int:
+def prepare_model(job: Job, engine: Engine, loads: bool = True) -> int:
     """Give the engine the initial model of a run, without its head for a linear probe or k-NN; returns the number of
-    outputs. Collective."""
-    model, optim = starting_model(job, engine), job.config.optim
+    outputs. Collective. `loads`: as for `starting_model`."""
+    model, optim = starting_model(job, engine, loads), job.config.optim
     if job.config.mode != "finetune":
         num_features: int = model.head.in_features
         model.head = nn.Identity()  # type: ignore[assignment]
@@ -46,16 +48,17 @@ def prepare_model(job: Job, engine: Engine) -> int:
     return job.train.num_classes
 
 
-def num_parameters(config: Config, num_classes: int) -> int:
-    """Number of parameters of a configuration's model."""
+def num_parameters(config: Config, num_classes: int, trained: bool = False) -> int:
+    """Number of parameters of a configuration's model; with `trained`, of those that are not frozen."""
     with torch.device("meta"):
         model = build_model(config.model.name, num_classes)
-    return sum(p.numel() for p in model.parameters())
+    model.freeze(config.model.frozen_stages)
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trained)
 
 
 def checkpoint_bytes(config: Config, num_classes: int) -> int:
-    """Size of a checkpoint: fp32 weights and momentum."""
-    return 2 * 4 * num_parameters(config, num_classes)
+    """Size of a checkpoint: fp32 weights, and momentum of what is trained."""
+    return 4 * (num_parameters(config, num_classes) + num_parameters(config, num_classes, trained=True))
 
 
 def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:

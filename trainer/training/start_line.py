@@ -11,6 +11,7 @@ import torch
 from data_pipelines.common.advice import as_word, quoted
 from data_pipelines.common.printable import printable
 from trainer.engine import Engine
+from trainer.models.bit import frozen_words
 from trainer.optim.lr_schedules import peak_lr
 from trainer.training.job import Job
 
@@ -27,8 +28,9 @@ def start_line(job: Job, engine: Engine, kind: str, device: str) -> str:
     work = _TRANSFER[config.mode] if kind == "transfer" else kind
     ranks = "" if engine.world_size == 1 else f"{engine.world_size} ranks on "
     training = f"{job.total_steps:,} steps of {config.global_batch_size:,}, peak learning rate {peak_lr(config):g}"
+    frozen = frozen_words(config.model.frozen_stages) if config.mode == "finetune" else ""
     parts = [
-        f"{config.model.name} in {config.precision} on {ranks}{engine.device.type} ({device})",
+        f"{config.model.name}{frozen} in {config.precision} on {ranks}{engine.device.type} ({device})",
         f"{len(job.train):,} images of {', '.join(config.data.sets)} at {config.data.image_size} px",
         *([training] if config.mode == "finetune" else []),
         f"in {job.run_dir}",

@@ -33,7 +33,9 @@ class ThroughputMeter:
         self._flops_per_image, self._peak = 0, _peak_of_all(job, engine)
         if self._peak is not None:
             config = job.config
-            self._flops_per_image = training_flops(config.model.name, job.train.num_classes, config.data.image_size)
+            self._flops_per_image = training_flops(
+                config.model.name, job.train.num_classes, config.data.image_size, config.model.frozen_stages
+            )
         self._begin()
 
     def _begin(self) -> None:

@@ -62,6 +62,7 @@ class Case:
     global_batch_size: int = GLOBAL_BATCH_SIZE
     micro_batch_size: int | None = None
     """In place of what `micro_batches` makes of a rank's share."""
+    frozen_stages: int = 0
 
     def job(self, world_size: int, run_dir: Path) -> Job:
         """The job; val is taken away, because only the weights are looked at."""
@@ -83,9 +84,10 @@ class Case:
         return replace(make_job(config, run_dir), val=None)
 
     def model_and_optimizer(self, num_classes: int) -> tuple[BiTResNet, SGDAGC]:
-        """One narrow stage, the same weights every time."""
+        """One narrow stage behind those that are frozen, the same weights every time."""
         torch.manual_seed(0)
-        model = BiTResNet((1,), 0.5, num_classes, "fan_in").to(self.dtype)
+        model = BiTResNet((1,) * (self.frozen_stages + 1), 0.5, num_classes, "fan_in").to(self.dtype)
+        model.freeze(self.frozen_stages)
         groups = param_groups(model, num_classes, self.agc_clipping)
         return model, SGDAGC(groups, lr=0.0, momentum=0.9, weight_decay=1e-4)
 
@@ -109,9 +111,10 @@ def make_cases(phantoms: Path) -> dict[str, Case]:
     of_three = Case("fashion_mnist", 2, torch.float32, 3, 0.006, global_batch_size=10, micro_batch_size=3)
     pairs = replace(mixed, global_batch_size=20, micro_batch_size=6)
     unequal = {"unequal-7-fp32": of_two, "unequal-10-fp32": of_three, "unequal-mixed-20-fp64": pairs}
+    frozen = {"frozen-2-fp32": Case("fashion_mnist", 2, torch.float32, 3, 0.012, frozen_stages=1)}
     # From a checkpoint: momentum counts.
     resumed = Case("fashion_mnist", 2, torch.float32, 3, 0.005)
-    return cases | {"mixed-2-fp64": mixed, "odd-1-fp64": odd} | unequal | {"resumed-2-fp32": resumed}
+    return cases | {"mixed-2-fp64": mixed, "odd-1-fp64": odd} | unequal | frozen | {"resumed-2-fp32": resumed}
 
 
 RESUMED_AT = 2
@@ -138,6 +141,8 @@ class Seen:
     sums: list[float] = field(default_factory=list)
     strides_warned: list[str] = field(default_factory=list)
     changed_by_reading: list[str] = field(default_factory=list)
+    with_momentum: set[str] = field(default_factory=set)
+    frozen: set[str] = field(default_factory=set)
     momentum_bytes: int = 0
     held_bytes: int = 0
     parameter_bytes: int = 0
@@ -184,6 +189,9 @@ def run_variant(name: str, engine: Any, cases: dict[str, Case], folder: Path, re
         seen.strides_warned += [str(warning.message) for warning in caught if "strides" in str(warning.message)]
         seen.weights[case_name] = flat(dict(model.named_parameters()))
         seen.clipped[case_name] = float(updates[-1].clipped_share)
+        if case.frozen_stages:
+            seen.with_momentum = set(engine.state_dict()["momentum"])
+            seen.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
         mine = job.order.step(0, engine.rank, engine.world_size).samples
         seen.labels[case_name] = int(np.isfinite(job.train.labels[mine].astype(float)).sum())
     measure_and_exchange(name, engine, model, example, folder, readable, seen)
@@ -248,9 +256,11 @@ def held_bytes(engine: Any, model: BiTResNet) -> int:
 
 
 def reference(case: Case, folder: Path, save_at: int | None = None) -> dict[str, np.ndarray]:
-    """The same updates written out plainly: one process, the whole batch, the mean over its labels."""
+    """The same updates written out plainly: one process, the whole batch, the mean over its labels, and a backward pass
+    through everything."""
     job = case.job(1, folder)
     model, optimizer = case.model_and_optimizer(job.train.num_classes)
+    model.freeze(0)
     start = flat(dict(model.named_parameters()))
     for step in range(case.updates):
         if step == save_at:
@@ -283,7 +293,8 @@ def reference(case: Case, folder: Path, save_at: int | None = None) -> dict[str,
 
 
 def momentum_of(model: BiTResNet, optimizer: SGDAGC) -> dict[str, torch.Tensor]:
-    return {name: optimizer.state[p]["momentum_buffer"] for name, p in model.named_parameters()}
+    trained = {p for group in optimizer.param_groups for p in group["params"]}
+    return {name: optimizer.state[p]["momentum_buffer"] for name, p in model.named_parameters() if p in trained}
 
 
 class Launched:
@@ -357,6 +368,15 @@ def test_weights_equal_one_plain_process(variant: str, world_size: int, case_nam
         assert len({rank.labels[case_name] for rank in seen}) > 1, (
             "without unequal counts the masked loss is not tested"
         )
+
+
+@pytest.mark.parametrize(("variant", "world_size"), ROWS)
+def test_what_is_frozen_has_no_momentum(variant: str, world_size: int, launched: Launched) -> None:
+    model, _ = launched.cases["frozen-2-fp32"].model_and_optimizer(10)
+    frozen = {name for name, _ in model.named_parameters() if name.startswith(("stem.", "stages.0."))}
+    for rank in launched.of(variant, world_size):
+        assert rank.frozen == frozen
+        assert rank.with_momentum == {name for name, _ in model.named_parameters()} - frozen
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

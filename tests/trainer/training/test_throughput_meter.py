@@ -27,7 +27,7 @@ def job() -> Any:
         config=SimpleNamespace(
             global_batch_size=8,
             precision="bf16",
-            model=SimpleNamespace(name="r14x0.5"),
+            model=SimpleNamespace(name="r14x0.5", frozen_stages=0),
             data=SimpleNamespace(image_size=32),
             runtime=SimpleNamespace(tf32=False),
         ),
