@@ -41,6 +41,8 @@ command=("$PYTHON" "$launchers/agent.py" --nproc-per-node "${nproc:-$(ranks_of_t
 # and knows this variable instead, which earlier versions do not: they kill after 30 s.
 command+=(--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1)
 settings+=(TORCH_ELASTIC_SHUTDOWN_TIMEOUT="$grace")
+# Or agents keep the address of their first start: one that joins later never learns it, and ranks start where none listen.
+settings+=(TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1)
 if [ "$nodes" = 1 ]; then
     command+=(--standalone)
 else

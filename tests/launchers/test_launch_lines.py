@@ -45,10 +45,10 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 def test_torchrun_on_one_node() -> None:
     words = shown("torchrun.sh", "--nproc", "4", "--max-restarts", "2", "--grace", "90", "--", *ODD)
-    assert words[:2] == ["env", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90"]
+    assert words[:3] == ["env", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
     expected = [str(LAUNCHERS / "agent.py"), "--nproc-per-node", "4", "--max-restarts", "2"]
     expected += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "--standalone"]
-    assert words[3:] == [*expected, TRAINER, *ODD]
+    assert words[4:] == [*expected, TRAINER, *ODD]
 
 
 def test_torchrun_takes_the_visible_gpus() -> None:
@@ -63,8 +63,9 @@ def test_torchrun_on_two_nodes(address: str, is_host: str) -> None:
         "--interface", "ib0", "--last-call", "9", "--", "embedded",
     )  # fmt: skip
     assert words[:3] == ["env", "NCCL_SOCKET_IFNAME=ib0", "GLOO_SOCKET_IFNAME=ib0"]
-    assert words[3:6] == ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600", words[4], str(LAUNCHERS / "agent.py")]
-    options = dict(zip(words[6:-2:2], words[7:-2:2], strict=True))
+    assert words[3:5] == ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+    assert words[6] == str(LAUNCHERS / "agent.py")
+    options = dict(zip(words[7:-2:2], words[8:-2:2], strict=True))
     assert options["--nnodes"] == "1:2"
     assert (options["--rdzv-backend"], options["--rdzv-endpoint"]) == ("c10d", "jwb1i:29400")
     assert options["--rdzv-id"] == "bitscale"  # whatever a node calls the endpoint
