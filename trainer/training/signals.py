@@ -21,7 +21,7 @@ from trainer.engines.ranks import nodes_may_change
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _GOES_ON = 75  # what torchrun starts again
-_POLL_S = 0.05
+_ON_ITS_WAY_S, _POLL_S = 5.0, 0.05
 SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
 
 
@@ -62,7 +62,7 @@ class StopSignals:
     def received_by_all(self) -> signal.Signals | None:
         """The signal that this rank has received. Where nodes may change, waits a moment for one that is on its way to
         all ranks: without one, this rank's node goes on."""
-        deadline = time.monotonic() + SAME_REQUEST_S
+        deadline = time.monotonic() + _ON_ITS_WAY_S
         while self.received is None and nodes_may_change() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         return self.received
