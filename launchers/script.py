@@ -76,7 +76,7 @@ class Request:
             )
         if self.is_elastic and self.launcher != "torchrun":
             raise UsageError(
-                f"--nodes {self.min_nodes}:{self.nodes} takes --launcher torchrun, with any engine: srun restarts nothing"
+                f"--nodes {self.min_nodes}:{self.nodes} takes --launcher torchrun, with any engine; srun restarts none"
             )
         limit = seconds(self.site.time_limit)
         if seconds(self.time) > limit:

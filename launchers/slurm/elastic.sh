@@ -1,10 +1,10 @@
-# Sourced by a job of MIN:MAX nodes, with MAX: where its nodes meet, and how others take the place of those that it lost.
+# Sourced by a job of MIN:MAX nodes, with MAX: where its nodes meet, and how others take the place of lost ones.
 
 joiners=$SLURM_JOB_NAME-joins-$SLURM_JOB_ID
 
 # SLURM takes a failed node out of a job for good. Another one joins as a job of its own, from this same script.
 replace_lost_nodes() {
-    local here coming unset name left=20 # in case they fail at once
+    local here coming taken left_time unset name left=20 # in case they fail at once
     while [ "$left" -gt 0 ] && sleep 20; do
         here=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%D) || continue
         coming=$(squeue --noheader --me --name="$joiners" --format=%i | wc -l)
@@ -12,8 +12,9 @@ replace_lost_nodes() {
         left=$((left - 1))
         unset=()
         for name in $(compgen -e SLURM_); do [ "$name" = SLURM_CONF ] || unset+=(-u "$name"); done
-        env "${unset[@]}" BITSCALE_JOINS="$MASTER_ADDR $MASTER_PORT $PET_RDZV_ID" sbatch --parsable --job-name="$joiners" \
-            --nodes=1 --no-requeue --time="$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%L)" "$0" |
+        read -r taken left_time < <(squeue --noheader --jobs="$SLURM_JOB_ID" --format="%N %L")
+        env "${unset[@]}" BITSCALE_JOINS="$MASTER_ADDR $MASTER_PORT $PET_RDZV_ID" \
+            sbatch --parsable --job-name="$joiners" --nodes=1 --exclude="$taken" --no-requeue --time="$left_time" "$0" |
             sed "s/^/a node was lost; one that joins is asked for as job /"
     done
 }

@@ -171,13 +171,12 @@ def test_a_failed_node_is_done_without_and_another_joins(user: User, undisturbed
     """In the job's own allocation; SLURM takes the failed node away, so the one that joins is a further job's."""
     cluster, run = user.cluster, "elastic"
     user.wait_for(undisturbed, "COMPLETED")
-    user.slow(run).touch()
-    job = user.submit_run(run, "--nodes", "1:2", save_every=2)
+    user.slow(run).write_text("3")  # seconds: lost nodes are missed, and others asked for, at intervals
+    job = user.submit_run(run, "--nodes", "1:2", save_every=1)
     user.wait_for_start(job, run, 2)
     cluster.kill_node("n2")
-    cluster.say(
-        "scontrol", "update", "NodeName=n2", "State=down", "Reason=killed"
-    )  # which slurmctld would find by itself
+    # Which slurmctld would find by itself, later.
+    cluster.say("scontrol", "update", "NodeName=n2", "State=down", "Reason=killed")
     user.wait_for_start(job, run, 1)
     assert "NodeList=n1 " in cluster.say("scontrol", "show", "job", job).replace("\n", " ")
     cluster.start_node("n2")
