@@ -220,9 +220,7 @@ def _render(request: Request, title: str, body: str, directives: Mapping[str, st
         ranks_per_node=max(1, request.ranks_per_node),
         grace_s=site.grace_s,
         node_sh=_quoted(LAUNCHERS / "slurm" / "node.sh"),
-        srun_options="--no-kill --kill-on-bad-exit=0 --wait=0" if request.is_elastic else "--kill-on-bad-exit=1",
         max_restarts=_RESTARTS if request.is_elastic else 3,
-        at_limit='scancel --quiet --me --name="$joiners" --batch --signal=USR1; ' if request.is_elastic else "",
         elastic=f"source {_quoted(LAUNCHERS / 'slurm' / 'elastic.sh')} {request.nodes}\n" if request.is_elastic else "",
         body=body,
     )

@@ -1,5 +1,6 @@
 # Sourced by a job of MIN:MAX nodes, with MAX: where its nodes meet, and how others take the place of lost ones.
 
+lose="--no-kill --kill-on-bad-exit=0 --wait=0"
 joiners=$SLURM_JOB_NAME-joins-$SLURM_JOB_ID
 
 # SLURM takes a failed node out of a job for good. Another one joins as a job of its own, from this same script.

