@@ -25,6 +25,7 @@ if [ -n "${BITSCALE_JOINS:-}" ]; then
     PET_RDZV_ENDPOINT=$MASTER_ADDR:$MASTER_PORT
 else
     export BITSCALE_JOB="SLURM job $SLURM_JOB_ID${SLURM_CLUSTER_NAME:+ of $SLURM_CLUSTER_NAME}"
+    scancel --quiet --me --name="$joiners" # of this job before it was queued again
     # No agent's: that of any node may be lost.
     python "$(dirname "${BASH_SOURCE[0]}")/../meeting_point.py" "$MASTER_PORT" &
     serving=$!

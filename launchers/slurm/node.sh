@@ -31,6 +31,13 @@ for again in 1 2 3 0; do
     wait "$child"
     code=$?
     # Where the run goes on without this node, an agent that was killed is started again, to join.
-    [ -n "$elastic" ] && [ -z "$asked" ] && [ "$code" -gt 128 ] && [ "$again" != 0 ] || exit "$code"
+    [ -n "$elastic" ] && [ -z "$asked" ] && [ "$code" -gt 128 ] && [ "$again" != 0 ] || break
     sleep 5 # its ranks still end
 done
+# The node of the batch script may be lost. SLURM would leave the others to a job that does nothing more.
+if [ -n "$elastic" ] && [ -z "$asked" ] && [ "$code" != 0 ] && [ -z "${BITSCALE_JOINS:-}" ]; then
+    sleep 10
+    timeout 20 bash -c "true <>/dev/tcp/$MASTER_ADDR/$MASTER_PORT" 2>/dev/null || # the store there is up to the end
+        scontrol requeue "$SLURM_JOB_ID" || scancel "$SLURM_JOB_ID"
+fi
+exit "$code"

@@ -206,9 +206,16 @@ def test_a_killed_agent_is_started_again_where_nodes_may_join(
     torchrun.write_text(f"#!/bin/bash\n{kill}\n")
     torchrun.chmod(0o755)
     (tmp_path / "bin/sleep").symlink_to("/bin/true")
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.write_text(f"#!/bin/bash\necho $* >>{tmp_path}/asked\n")
+    scontrol.chmod(0o755)
     path = f"{torchrun.parent}:{os.environ['PATH']}"
-    process = node(tmp_path, ["torchrun", "--nnodes", nodes, "x.py"], PATH=path)
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # where nobody listens
+    process = node(tmp_path, ["torchrun", "--nnodes", nodes, "x.py"], PATH=path, **store)
     assert process.wait(30) == code
+    # The store of the batch script is gone, and with it the script.
+    assert (tmp_path / "asked").exists() == (":" in nodes)
+    assert not (tmp_path / "asked").exists() or (tmp_path / "asked").read_text() == "requeue 7\n"
     found = (tmp_path / "starts").read_text().splitlines()
     assert len(found) == starts
     assert found[0].startswith("is_host=0," if ":" in nodes else "is_host=1,")  # or the batch script
