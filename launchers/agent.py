@@ -30,7 +30,16 @@ def main() -> None:
         if name == "SignalException":
             received: signal.Signals = error.sigval  # type: ignore[attr-defined]
             sys.exit(0 if received == signal.SIGUSR1 else 128 + received)
+        if name.startswith(("Rendezvous", "Dist")):
+            print(f"error: this node and the others do not find each other any more ({name})", file=sys.stderr)
+            _tell_how_to_go_on()
+            sys.exit(1)
         raise
+
+
+def _tell_how_to_go_on() -> None:
+    if _COMMAND in os.environ:
+        print(f"this goes on from its last checkpoint:\n  {os.environ[_COMMAND]}", file=sys.stderr)
 
 
 def _code_of(error: Any) -> int:
@@ -41,8 +50,8 @@ def _code_of(error: Any) -> int:
     number = signal.Signals(-first.exitcode)
     often = ", perhaps for lack of memory" if number == signal.SIGKILL else ""
     print(f"rank {rank} (process {first.pid}) was ended by {number.name}{often}", file=sys.stderr)
-    if all(failure.exitcode < 0 for failure in error.failures.values()) and _COMMAND in os.environ:
-        print(f"this goes on from its last checkpoint:\n  {os.environ[_COMMAND]}", file=sys.stderr)
+    if all(failure.exitcode < 0 for failure in error.failures.values()):
+        _tell_how_to_go_on()
     return 128 + number
 
 

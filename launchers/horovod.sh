@@ -17,6 +17,8 @@ while [ $# -gt 0 ]; do
     --dry-run) dry_run=1 ;;
     -h | --help) usage && exit ;;
     --) shift && break ;;
+    --nodes | --nnodes) fail "Horovod's launcher takes its nodes from --hostfile and needs all of them; where some may be lost, or
+join, take launchers/torchrun.sh --nodes MIN:MAX ... --engine horovod" ;;
     *) fail "unknown argument $1; the trainer's come after --
 $(usage)" ;;
     esac

@@ -38,6 +38,7 @@ class Site:
     requeue: bool = True
     grace_s: int = 300
     max_array: int = 1000
+    max_nodes: int = 0
     address: str = "{host}"
     interface: str = ""
     allreduce_gbps: float = 0.0
@@ -49,6 +50,8 @@ class Site:
     sbatch: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.max_nodes < 0:
+            raise UsageError("max_nodes must be 0, for not known, or more")
         if self.gpus_per_node < 0 or self.cores_per_node < 1 or self.max_array < 1 or self.grace_s < 1:
             raise UsageError("gpus_per_node must be 0 or more; cores_per_node, max_array and grace_s 1 or more")
         seconds(self.time_limit)

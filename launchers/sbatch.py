@@ -20,7 +20,13 @@ def as_job_name(name: str) -> str:
 
 
 def make_request(
-    options: argparse.Namespace, site: Site, name: str, requeue: bool, nodes: int = 1, ranks_per_node: int | None = None
+    options: argparse.Namespace,
+    site: Site,
+    name: str,
+    requeue: bool,
+    nodes: int = 1,
+    ranks_per_node: int | None = None,
+    min_nodes: int = 0,
 ) -> script.Request:
     """A job as the command line asks for it. Raises UsageError."""
     directives = {}
@@ -42,6 +48,7 @@ def make_request(
         sbatch=directives,
         requeue=requeue,
         launcher=options.launcher,
+        min_nodes=min_nodes,
     )
 
 

@@ -21,8 +21,10 @@ _SET_BY_OPTIONS = {
     "dependency": "--chain",
     "requeue": "--requeue",
     "no-requeue": "--no-requeue",
+    "no-kill": "--nodes MIN:MAX",
     "ntasks-per-node": "gpus_per_node of the site profile",
 }
+_RESTARTS = 10  # of all ranks, where nodes may leave
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -49,6 +51,13 @@ class Request:
     sbatch: Mapping[str, str] = field(default_factory=dict)
     requeue: bool = True
     launcher: str = "torchrun"
+    min_nodes: int = 0
+    """How few nodes the run goes on with when others fail; 0: it needs all of them."""
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether nodes may leave and join."""
+        return 0 < self.min_nodes < self.nodes
 
     def __post_init__(self) -> None:
         for text in (self.name, str(self.folder), str(self.logs), str(self.python), self.written_by):
@@ -60,6 +69,15 @@ class Request:
             )
         if self.nodes < 1:
             raise UsageError(f"--nodes is {self.nodes}; it must be at least 1")
+        if self.site.max_nodes and self.nodes > self.site.max_nodes:
+            most = self.site.max_nodes
+            raise UsageError(
+                f"--nodes {self.nodes} is above the {most} nodes that a job of this site may have; take less"
+            )
+        if self.is_elastic and self.launcher != "torchrun":
+            raise UsageError(
+                f"--nodes {self.min_nodes}:{self.nodes} takes --launcher torchrun, with any engine; srun restarts none"
+            )
         limit = seconds(self.site.time_limit)
         if seconds(self.time) > limit:
             raise UsageError(f"--time {self.time} is above the site's {self.site.time_limit}; take less, and --chain N")
@@ -75,7 +93,10 @@ def training(request: Request, arguments: Sequence[str], run_dir: Path, submitte
     """A job that trains until the run is finished, or its time is over; `submitted`: seconds since the epoch."""
     # Where it is not queued again, the next job of a chain goes on.
     after_limit = '[ "$asked" = limit ] && exit 0\n'
-    body = _until_finished(request, _command(request, arguments), run_dir, f"--since {submitted:.0f}", after_limit)
+    command = _command(request, arguments)
+    body = _until_finished(request, command, run_dir, f"--since {submitted:.0f}", after_limit)
+    if request.is_elastic:
+        body = f"{_joining(request, command, arguments)}\n{body}"
     return _render(request, f"Trains on {_nodes(request)}.", body)
 
 
@@ -88,6 +109,18 @@ def task(request: Request, one: Task, submitted: float) -> str:
     asks = f"--since {submitted:.0f} --done {_quoted(one.done)}"
     body = _until_finished(request, shlex.join(words), one.done.parent, asks, "")
     return _render(request, f"Runs the task {one.name} of a plan on {_nodes(request)}.", body)
+
+
+def _joining(request: Request, command: str, arguments: Sequence[str]) -> str:
+    """What the script does where it runs as a job that joins another: check first, as a rank that does not fit the
+    others would end them all."""
+    check = shlex.join(["python", *_script(request, arguments), "--preflight-only"])
+    return f"""if [ -n "${{BITSCALE_JOINS:-}}" ]; then
+    RANK=0 WORLD_SIZE=1 LOCAL_RANK=0 LOCAL_WORLD_SIZE=1 {check} || exit
+    launch {command}
+    exit
+fi
+"""
 
 
 def _until_finished(request: Request, command: str, run_dir: Path, asks: str, after_limit: str) -> str:
@@ -121,6 +154,7 @@ def smoke(request: Request, arguments: Sequence[str], run_dir: Path) -> str:
     """A job that trains ten steps, saves, resumes for ten more, and evaluates, in a folder of its own."""
     folder = f"{_quoted(run_dir)}-smoke-$SLURM_JOB_ID"
     options = f"--out {folder} --save-every 10 --log-every 10"
+    request = replace(request, min_nodes=0)  # two launches would meet in one store
     command = _command(request, _without_run_dir(arguments))
     steps = "--schedule.allow-no-decay --schedule.steps"  # the warm-up is that of the whole run
     body = f"""launch {command} {options} {steps} 10 || exit
@@ -148,12 +182,17 @@ code=$?
 
 
 def _command(request: Request, arguments: Sequence[str]) -> str:
+    return shlex.join([*_start(request), *_script(request, arguments)])
+
+
+def _script(request: Request, arguments: Sequence[str]) -> list[str]:
     script = TRAINER.relative_to(request.folder) if TRAINER.is_relative_to(request.folder) else TRAINER
-    return shlex.join([*_start(request), str(script), *arguments])
+    return [str(script), *arguments]
 
 
 def _start(request: Request) -> list[str]:
-    return ["torchrun", "--nnodes", str(request.nodes)] if request.launcher == "torchrun" else ["python"]
+    nodes = f"{request.min_nodes}:{request.nodes}" if request.is_elastic else str(request.nodes)
+    return ["torchrun", "--nnodes", nodes] if request.launcher == "torchrun" else ["python"]
 
 
 def _without_run_dir(arguments: Sequence[str]) -> list[str]:
@@ -181,6 +220,8 @@ def _render(request: Request, title: str, body: str, directives: Mapping[str, st
         ranks_per_node=max(1, request.ranks_per_node),
         grace_s=site.grace_s,
         node_sh=_quoted(LAUNCHERS / "slurm" / "node.sh"),
+        max_restarts=_RESTARTS if request.is_elastic else 3,
+        elastic=f"source {_quoted(LAUNCHERS / 'slurm' / 'elastic.sh')} {request.nodes}\n" if request.is_elastic else "",
         body=body,
     )
 
@@ -216,6 +257,8 @@ def _directives(request: Request, extra: Mapping[str, str]) -> str:
         lines.append(site.gpu_request.replace("{gpus}", str(gpus)))
     if site.whole_nodes:
         lines.append("--exclusive")
+    if request.is_elastic:
+        lines.append("--no-kill")
     lines.append("--requeue" if request.requeue else "--no-requeue")
     return "\n".join(f"#SBATCH {line}" for line in lines)
 
@@ -236,7 +279,8 @@ def _setup(request: Request) -> list[str]:
 
 def _nodes(request: Request) -> str:
     nodes, ranks = request.nodes, request.ranks_per_node
-    return f"{nodes} node{'s' * (nodes != 1)} with {ranks} rank{'s' * (ranks != 1)} on each"
+    count = f"{request.min_nodes} to {nodes}" if request.is_elastic else str(nodes)
+    return f"{count} node{'s' * (nodes != 1)} with {ranks} rank{'s' * (ranks != 1)} on each"
 
 
 def _quoted(value: object) -> str:

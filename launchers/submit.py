@@ -8,6 +8,7 @@ import argparse
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,7 +125,8 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     requeue = site.requeue if options.requeue is None else options.requeue
     requeue = requeue and not options.chain and not options.smoke
     # Before the trainer is asked, which takes seconds.
-    request = sbatch.make_request(options, site, options.job_name or "run", requeue, options.nodes)
+    least, most = options.nodes
+    request = sbatch.make_request(options, site, options.job_name or "run", requeue, most, min_nodes=least)
     if not options.dry_run:
         sbatch.check_slurm()
     plan = ask_plan(sys.executable, arguments)
@@ -159,6 +161,19 @@ def _recipe(name: str) -> str:
     return str(Path(name).expanduser().resolve()) if is_file else name
 
 
+def _nodes(text: str) -> tuple[int, int]:
+    """The fewest and the most nodes of a run. Raises UsageError."""
+    found = re.fullmatch(r"(\d+)(?::(\d+))?", text)
+    if not found:
+        raise UsageError(f"--nodes {text} is neither a number nor MIN:MAX, such as 2:4")
+    least, most = int(found[1]), int(found[2] or found[1])
+    if least < 1:
+        raise UsageError(f"--nodes is {text}; it must be at least 1")
+    if least > most:
+        raise UsageError(f"--nodes {text} has MIN above MAX; write {most}:{least}")
+    return least, most
+
+
 class _TrainerVersion(argparse.Action):
     """Have the trainer that jobs will run say its version."""
 
@@ -187,7 +202,13 @@ def make_parser() -> argparse.ArgumentParser:
         "recipe", nargs="?", help="of trainer/pretrain.py: a name, a .toml file, or the config.json of a run"
     )
     parser.add_argument("--site", default="generic", help=f"one of {', '.join(site_names())}, or a .toml file")
-    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument(
+        "--nodes",
+        type=_nodes,
+        default=(1, 1),
+        metavar="N|MIN:MAX",
+        help="with MIN:MAX the run begins on MAX, and goes on while at least MIN are left",
+    )
     parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--chain", type=int, metavar="N", help="submit N jobs, each going on where the one before ended")
@@ -220,7 +241,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     is_plan = options.what.endswith(".json")
     if not is_plan and options.what != "pretrain":
         raise UsageError(f"{options.what!r} is no plan file (.json){nearest(options.what, ['pretrain'])}")
-    if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != 1):
+    if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != (1, 1)):
         raise UsageError("a plan file says all about its tasks: it goes with no recipe, --nodes, --chain or --smoke")
     if not is_plan and not options.recipe:
         raise UsageError("name the recipe: python -m launchers.submit pretrain RECIPE")

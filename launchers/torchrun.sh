@@ -2,22 +2,22 @@
 # Start the trainer on this node's GPUs, or on one of several nodes: then run the same line on each of them.
 # usage: launchers/torchrun.sh [OPTIONS] -- RECIPE [ARGUMENTS OF trainer/pretrain.py]
 #   --nproc N           ranks on this node; default: one per GPU, or 1 on a CPU
-#   --nodes N|MIN:MAX   nodes; with MIN:MAX the run goes on while at least MIN are there
+#   --nodes N|MIN:MAX   nodes; with MIN:MAX the run goes on while MIN are left, and others may join
 #   --endpoint HOST:PORT  where the nodes meet: a host that all of them reach (needed for more than one node)
 #   --local-addr ADDR   how the others reach this node, where it is not its host name (InfiniBand: often <host>i)
 #   --interface NAME    network interface for NCCL and Gloo, such as ib0
 #   --last-call S       with MIN:MAX: seconds to wait for more nodes once MIN are there; default 30
-#   --max-restarts N    start all ranks again, from the last checkpoint, when one dies; default 0
+#   --max-restarts N    start all ranks again, from the last checkpoint, when one dies; default 0, with MIN:MAX 10
 #   --grace S           seconds to save in when stopped by a signal, before ranks are killed; default 600
 #   --dry-run           show the command
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-nproc='' nodes=1 endpoint='' local_addr='' last_call=30 max_restarts=0 grace=600 dry_run=''
+nproc='' nodes=1 endpoint='' local_addr='' last_call=30 max_restarts='' grace=600 dry_run=''
 while [ $# -gt 0 ]; do
     case $1 in
     --nproc) nproc=${2:?} && check_number "$1" "$2" && shift ;;
-    --nodes) nodes=${2:?} && shift ;;
+    --nodes | --nnodes) nodes=${2:?} && shift ;;
     --endpoint) endpoint=${2:?} && shift ;;
     --local-addr) local_addr=${2:?} && shift ;;
     --interface) use_interface "${2:?}" && shift ;;
@@ -32,7 +32,13 @@ $(usage)" ;;
     esac
     shift
 done
-[[ $nodes =~ ^[1-9][0-9]*(:[1-9][0-9]*)?$ ]] || fail "--nodes $nodes is neither a number nor MIN:MAX"
+[[ $nodes =~ ^[0-9]+(:[0-9]+)?$ ]] || fail "--nodes $nodes is neither a number nor MIN:MAX, such as 2:4"
+least=$((10#${nodes%:*})) most=$((10#${nodes#*:}))
+[ "$least" -ge 1 ] || fail "--nodes is $nodes; it must be at least 1"
+[ "$least" -le "$most" ] || fail "--nodes $nodes has MIN above MAX; write $most:$least"
+elastic=$([ "$least" = "$most" ] || echo 1)
+max_restarts=${max_restarts:-${elastic:+10}}
+max_restarts=${max_restarts:-0}
 [[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts $max_restarts is no number"
 
 environment_python
@@ -41,6 +47,8 @@ command=("$PYTHON" "$launchers/agent.py" --nproc-per-node "${nproc:-$(ranks_of_t
 # and knows this variable instead, which earlier versions do not: they kill after 30 s.
 command+=(--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1)
 settings+=(TORCH_ELASTIC_SHUTDOWN_TIMEOUT="$grace")
+# Or agents keep the address of their first start: one that joins later never learns it, and ranks start where none listen.
+settings+=(TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1)
 if [ "$nodes" = 1 ]; then
     command+=(--standalone)
 else
@@ -52,6 +60,10 @@ else
         conf+=,is_host=$([ "${endpoint%:*}" = "$local_addr" ] && echo 1 || echo 0)
     fi
     command+=(--rdzv-conf "$conf")
+fi
+if [ -n "$elastic" ]; then
+    [[ " $* " != *" --no-resume "* ]] || fail "--no-resume would start anew whenever a node joins; name another --out instead"
+    export BITSCALE_JOINS=1 # a run that is under way, perhaps
 fi
 # A mistake would only be made again by each restart.
 [ "$max_restarts" = 0 ] || [ -n "$dry_run" ] || check_configuration "$@"

@@ -16,7 +16,16 @@ DOCUMENTS = [
 # Of other programs: torchrun, our shell scripts, the tests, TensorBoard; and those that every command has.
 OTHERS = {
     *("--completion", "--help-all"),
-    *("--nproc-per-node", "--nproc", "--max-restarts", "--all", "--coverage", "--horovod", "--soak-minutes"),
+    *(
+        "--nproc-per-node",
+        "--nproc",
+        "--max-restarts",
+        "--last-call",
+        "--all",
+        "--coverage",
+        "--horovod",
+        "--soak-minutes",
+    ),
     *("--figures", "--inputs", "--bind", "--endpoint", "--nnodes", "--strict", "--short"),
 }
 # Of earlier versions: the changelog and the recipes say what they are called today.

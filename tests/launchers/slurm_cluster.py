@@ -155,15 +155,16 @@ InactiveLimit=0
                 process.kill()
 
 
-def descendants(pid: int) -> list[int]:
-    found = []
+def children(pid: int) -> list[int]:
+    found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in path.read_text().split()]
-        except OSError:
-            continue
-        found += [*children, *(below for child in children for below in descendants(child))]
-    return found
+        with suppress(OSError):
+            found += map(int, path.read_text().split())
+    return sorted(found)
+
+
+def descendants(pid: int) -> list[int]:
+    return [each for child in children(pid) for each in (child, *descendants(child))]
 
 
 def _free_ports(count: int) -> list[int]:

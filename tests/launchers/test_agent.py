@@ -22,12 +22,17 @@ class Failure:
     def __init__(self, exitcode):
         self.exitcode = exitcode
 
+class RendezvousClosedError(Exception):
+    pass
+
 class SignalException(Exception):
     def __init__(self, sigval):
         import signal
         self.sigval = signal.Signals(sigval)
 
 what = sys.argv[1]
+if what == "r":
+    raise RendezvousClosedError
 raise SignalException(int(what[1:])) if what[0] == "s" else ChildFailedError([int(code) for code in what.split(",")])
 """
 KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
@@ -42,6 +47,12 @@ KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
         ("-11,1", 139, "rank 0 (process 7) was ended by SIGSEGV\n"),
         ("s15", 143, ""),
         ("s10", 0, ""),
+        (
+            "r",
+            1,
+            "error: this node and the others do not find each other any more (RendezvousClosedError)\n"
+            "this goes on from its last checkpoint:\n  launchers/torchrun.sh -- x\n",
+        ),
     ],
 )
 def test_the_end_of_the_ranks_in_a_line(what: str, code: int, said: str, tmp_path: Path) -> None:

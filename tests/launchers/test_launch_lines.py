@@ -45,10 +45,10 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 def test_torchrun_on_one_node() -> None:
     words = shown("torchrun.sh", "--nproc", "4", "--max-restarts", "2", "--grace", "90", "--", *ODD)
-    assert words[:2] == ["env", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90"]
+    assert words[:3] == ["env", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
     expected = [str(LAUNCHERS / "agent.py"), "--nproc-per-node", "4", "--max-restarts", "2"]
     expected += ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1", "--standalone"]
-    assert words[3:] == [*expected, TRAINER, *ODD]
+    assert words[4:] == [*expected, TRAINER, *ODD]
 
 
 def test_torchrun_takes_the_visible_gpus() -> None:
@@ -63,10 +63,12 @@ def test_torchrun_on_two_nodes(address: str, is_host: str) -> None:
         "--interface", "ib0", "--last-call", "9", "--", "embedded",
     )  # fmt: skip
     assert words[:3] == ["env", "NCCL_SOCKET_IFNAME=ib0", "GLOO_SOCKET_IFNAME=ib0"]
-    assert words[3:6] == ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600", words[4], str(LAUNCHERS / "agent.py")]
-    options = dict(zip(words[6:-2:2], words[7:-2:2], strict=True))
+    assert words[3:5] == ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT=600", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"]
+    assert words[6] == str(LAUNCHERS / "agent.py")
+    options = dict(zip(words[7:-2:2], words[8:-2:2], strict=True))
     assert options["--nnodes"] == "1:2"
     assert (options["--rdzv-backend"], options["--rdzv-endpoint"]) == ("c10d", "jwb1i:29400")
+    assert options["--max-restarts"] == "10"
     assert options["--rdzv-id"] == "bitscale"  # whatever a node calls the endpoint
     assert (options["--local-addr"], options["--rdzv-conf"]) == (address, f"last_call_timeout=9,is_host={is_host}")
 
@@ -120,6 +122,15 @@ def test_usage(script: str) -> None:
     [
         (["torchrun.sh", "--nodes", "2"], "--nodes 2 needs --endpoint HOST:PORT"),
         (["torchrun.sh", "--nodes", "two"], "--nodes two is neither a number nor MIN:MAX"),
+        (["torchrun.sh", "--nodes", "1-2"], "--nodes 1-2 is neither a number nor MIN:MAX"),
+        (["torchrun.sh", "--nnodes", "0:2"], "--nodes is 0:2; it must be at least 1"),
+        (["torchrun.sh", "--nodes", "3:2"], "--nodes 3:2 has MIN above MAX; write 2:3"),
+        (
+            ["torchrun.sh", "--nodes", "1:2", "--endpoint", "h:1", "--", "embedded", "--no-resume"],
+            "--no-resume would start anew whenever a node joins",
+        ),
+        (["deepspeed.sh", "--nodes", "1:2"], "take launchers/torchrun.sh --nodes MIN:MAX ... --engine deepspeed"),
+        (["horovod.sh", "--nodes", "1:2"], "take launchers/torchrun.sh --nodes MIN:MAX ... --engine horovod"),
         (["torchrun.sh", "--nproc", "0"], "--nproc 0 is no number of at least 1"),
         (["torchrun.sh", "--max-restarts", "-1"], "--max-restarts -1 is no number"),
         (["deepspeed.sh", "--hostfile", "/nowhere"], "the hostfile /nowhere cannot be read"),
@@ -179,6 +190,35 @@ def test_node(number: str, is_host: str, tmp_path: Path) -> None:
     assert output == f"{host}i is_host={is_host},join_timeout=600 a b $HOME\n"
     assert process.returncode == 3
     assert list(tmp_path.iterdir()) == []  # what was compiled is gone
+
+
+@pytest.mark.parametrize(
+    ("nodes", "starts", "code"),
+    [("1:2", 2, 3), ("2", 1, 137)],
+)
+def test_a_killed_agent_is_started_again_where_nodes_may_join(
+    nodes: str, starts: int, code: int, tmp_path: Path
+) -> None:
+    """By node.sh, which finds torchrun by its name; the second start ends by itself."""
+    torchrun = tmp_path / "bin/torchrun"
+    torchrun.parent.mkdir()
+    kill = f"echo $PET_RDZV_CONF >>{tmp_path}/starts; [ $(wc -l <{tmp_path}/starts) = 1 ] || exit 3; kill -9 $$"
+    torchrun.write_text(f"#!/bin/bash\n{kill}\n")
+    torchrun.chmod(0o755)
+    (tmp_path / "bin/sleep").symlink_to("/bin/true")
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.write_text(f"#!/bin/bash\necho $* >>{tmp_path}/asked\n")
+    scontrol.chmod(0o755)
+    path = f"{torchrun.parent}:{os.environ['PATH']}"
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # where nobody listens
+    process = node(tmp_path, ["torchrun", "--nnodes", nodes, "x.py"], PATH=path, **store)
+    assert process.wait(30) == code
+    # The store of the batch script is gone, and with it the script.
+    assert (tmp_path / "asked").exists() == (":" in nodes)
+    assert not (tmp_path / "asked").exists() or (tmp_path / "asked").read_text() == "requeue 7\n"
+    found = (tmp_path / "starts").read_text().splitlines()
+    assert len(found) == starts
+    assert found[0].startswith("is_host=0," if ":" in nodes else "is_host=1,")  # or the batch script
 
 
 def test_node_hands_the_signal_to_workers_only(tmp_path: Path) -> None:

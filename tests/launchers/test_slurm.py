@@ -52,12 +52,12 @@ class User:
             check=False,
         )
 
-    def submit_run(self, run: str, *options: str) -> str:
+    def submit_run(self, run: str, *options: str, save_every: int = SAVE_EVERY) -> str:
         """The number of a job that trains in runs/RUN on two nodes."""
         trainer = ["--data.sets", self.folder / "phantom", "--data.image-size", "32", "--data.resize", "32"]
         trainer += ["--schedule.steps", str(STEPS), "--schedule.warmup-steps", "4"]
         trainer += ["--global-batch-size", "4", "--device", "cpu", "--threads", "1"]
-        trainer += ["--eval-every", "1000", "--save-every", str(SAVE_EVERY), "--log-every", "1"]
+        trainer += ["--eval-every", "1000", "--save-every", str(save_every), "--log-every", "1"]
         job = ["pretrain", "phantom", "--nodes", "2", "--site", "localhost", *options]
         done = self.submit(*job, "--", *trainer, "--out", f"runs/{run}", run=run)
         assert done.returncode == 0, done.stderr
@@ -77,6 +77,21 @@ class User:
             return found == state
 
         wait_until(there, f"job {job} is {state}", timeout_s)
+
+    def wait_for_start(self, job: str, run: str, ranks: int) -> None:
+        """Until the newest start is one on so many ranks, and has saved a step."""
+
+        def there() -> bool:
+            assert self.cluster.state(job) in ("PENDING", "RUNNING"), self.log(job)
+            folder = self.folder / "runs" / run
+            starts = [(row["step"], row["world_size"]) for row in read_metrics(folder) if "world_size" in row]
+            saved = max(map(checkpoint.step_of, checkpoint.numbered(folder)), default=0)
+            return bool(starts) and starts[-1][1] == ranks and saved > starts[-1][0]
+
+        try:
+            wait_until(there, f"a start on {ranks} ranks", 120)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.log(job)}") from None
 
     def wait_for_step(self, job: str, run: str, step: int) -> None:
         def there() -> bool:
@@ -150,6 +165,31 @@ def test_two_nodes_to_the_end(user: User, undisturbed: str) -> None:
     environment = json.loads((user.folder / "runs/undisturbed/environment.json").read_text())
     assert environment["world_size"] == 2
     assert "ended with 0" in user.log(undisturbed)
+
+
+def test_a_failed_node_is_done_without_and_another_joins(user: User, undisturbed: str) -> None:
+    """In the job's own allocation; SLURM takes the failed node away, so the one that joins is a further job's."""
+    cluster, run = user.cluster, "elastic"
+    user.wait_for(undisturbed, "COMPLETED")
+    user.slow(run).write_text("3")  # seconds: lost nodes are missed, and others asked for, at intervals
+    job = user.submit_run(run, "--nodes", "1:2", save_every=1)
+    user.wait_for_start(job, run, 2)
+    cluster.kill_node("n2")
+    # Which slurmctld would find by itself, later.
+    cluster.say("scontrol", "update", "NodeName=n2", "State=down", "Reason=killed")
+    user.wait_for_start(job, run, 1)
+    assert "NodeList=n1 " in cluster.say("scontrol", "show", "job", job).replace("\n", " ")
+    cluster.start_node("n2")
+    cluster.say("scontrol", "update", "NodeName=n2", "State=resume")
+    user.wait_for_start(job, run, 2)
+    user.slow(run).unlink()
+    user.wait_for(job, "COMPLETED")
+    assert "a node was lost; one that joins is asked for as job" in user.log(job)
+    wait_until(lambda: not cluster.say("squeue", "-h"), "the job that joined has ended, too", 30)
+    assert user.status(run)["state"] == "finished"
+    expected, found = weights(user.folder / "runs/undisturbed"), weights(user.folder / "runs" / run)
+    for name in expected:  # on one rank, sums are made in another order
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-3)
 
 
 def test_scaling_plan_on_one_and_two_nodes(user: User) -> None:

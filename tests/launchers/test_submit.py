@@ -58,7 +58,11 @@ def test_script_for_juwels_booster(login: Login) -> None:
         (["--time", "8"], "'8' is no duration"),
         (["--time", "900:00:00"], "is above the site's"),
         (["--nodes", "0"], "--nodes is 0; it must be at least 1"),
-        (["--nodes", "x"], "argument --nodes: invalid int value: 'x'"),
+        (["--nodes", "0:4"], "--nodes is 0:4; it must be at least 1"),
+        (["--nodes", "x"], "--nodes x is neither a number nor MIN:MAX, such as 2:4"),
+        (["--nodes", "4:2"], "--nodes 4:2 has MIN above MAX; write 2:4"),
+        (["--nodes", "1:2", "--launcher", "srun"], "--nodes 1:2 takes --launcher torchrun, with any engine"),
+        (["--nodes", "1:2", "--sbatch", "no-kill=off"], "use --nodes MIN:MAX"),
         (["--sbatch", "x"], "--sbatch x is not of the form KEY=VALUE"),
         ([], "there is no sbatch here"),
     ],
@@ -73,8 +77,25 @@ def test_options_are_checked_before_the_trainer_is_asked(
     assert refused in error
 
 
+def test_more_nodes_than_the_site_allows_are_refused(login: Login) -> None:
+    (login.folder / "small.toml").write_text("gpus_per_node = 1\ncores_per_node = 8\nmax_nodes = 4\n")
+    code, _, error = login.submit("pretrain", "embedded", "--site", "small.toml", "--nodes", "2:8", "--dry-run")
+    assert code == 2
+    assert "--nodes 8 is above the 4 nodes that a job of this site may have" in error
+
+
+def test_script_for_nodes_that_may_be_lost(login: Login) -> None:
+    text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "1:2", "--dry-run")
+    assert {"nodes": "2", "no-kill": ""}.items() <= directives(text).items()
+    assert "launch torchrun --nnodes 1:2 " in text
+    assert "source " in text
+    text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "2:2", "--dry-run")
+    assert "no-kill" not in text
+    assert "launch torchrun --nnodes 2 " in text
+
+
 @pytest.mark.parametrize("site", site_names())
-@pytest.mark.parametrize("options", [[], ["--smoke"], ["--chain", "2"], ["--launcher", "srun"]])
+@pytest.mark.parametrize("options", [[], ["--nodes", "1:2"], ["--smoke"], ["--chain", "2"], ["--launcher", "srun"]])
 def test_scripts_are_bash(login: Login, site: str, options: list[str]) -> None:
     text = login.script("pretrain", "embedded", "--site", site, *options, "--dry-run", "--", *ODD)
     done = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)

@@ -38,7 +38,7 @@ def launcher_is_gone() -> bool:
 def _watch(launcher: int | None) -> None:
     parent, above = os.getppid(), _parent(os.getppid())
     # DeepSpeed's command starts one launcher per node, which goes on without it.
-    watches_above = above is not None and "deepspeed" in _command(above)
+    watches_above = above is not None and "deepspeed" in command_of(above)
     if _parent(os.getpid()) is None:  # the system does not say
         launcher = None
 
@@ -69,7 +69,8 @@ def _parent(pid: int) -> int | None:
     return None
 
 
-def _command(pid: int) -> str:
+def command_of(pid: int) -> str:
+    """The words of a process's command line, with a zero byte after each; empty where the system does not say."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
     return ""

@@ -2,14 +2,18 @@
 
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import NamedTuple
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import rank_0_logger
+from trainer.engines.parent_watch import command_of
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by itself
+_FORGET_ADDRESSES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # of torch's agents
+_NODES = re.compile(r"(\d+):(\d+)")  # MIN:MAX, of torchrun
+_NODES_OPTION = re.compile(r"\0--nnodes[=\0]([^\0]*)\0")
 _LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/torchrun.sh)"
 
 
@@ -45,6 +49,7 @@ def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
     else:
         rank_info = RankInfo(0, 1, 0, 1, "none")
     _check_against_slurm(rank_info, environ)
+    _check_agents(environ)
     if rank_info.launcher != "none":
         environ.update({name: str(value) for name, value in zip(_NAMES, rank_info[:4], strict=True)})
     return rank_info
@@ -86,6 +91,15 @@ def _of_srun(environ: MutableMapping[str, str]) -> RankInfo:
     )
 
 
+def nodes_may_change(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun was told MIN:MAX nodes, and so goes on with those that are there."""
+    if "TORCHELASTIC_RUN_ID" not in environ:
+        return False
+    option = _NODES_OPTION.search(command_of(os.getppid()))
+    nodes = _NODES.fullmatch(option[1] if option else environ.get("PET_NNODES", ""))
+    return nodes is not None and nodes[1] != nodes[2]
+
+
 def first_host(nodes: str) -> str:
     """The first host of a SLURM node list: "jwb[0007-0064,0100],jwc1" -> "jwb0007"."""
     first = re.match(r"([^,\[]*)(?:\[([^\]\-,]+)[^\]]*\])?([^,\[]*)", nodes)
@@ -109,6 +123,17 @@ def _check_against_slurm(rank_info: RankInfo, environ: MutableMapping[str, str])
     message = f"SLURM started {tasks} tasks, but this job has {rank_info.world_size} rank(s); {_LAUNCH_LINE}"
     by_hand = "SLURM_PROCID" not in environ  # in the shell that salloc opens
     lost_nodes = int(environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    if not (by_hand or lost_nodes):
+    if not (by_hand or lost_nodes or nodes_may_change(environ)):
         raise InputError(message)
     rank_0_logger.warning(message)
+
+
+def _check_agents(environ: MutableMapping[str, str]) -> None:
+    """Warn where torchrun's agents will send restarted ranks to addresses of the first start."""
+    several = _number(environ, "GROUP_WORLD_SIZE", 1) > 1 and _number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0
+    keep = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and environ.get(_FORGET_ADDRESSES) != "1"
+    if several and keep:
+        rank_0_logger.warning(
+            "torchrun's agents keep the addresses of their first start: a node that joins later, or takes a lost one's "
+            f"place, ends the job. Before torchrun, on every node:\n  export {_FORGET_ADDRESSES}=1"
+        )

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import secrets
 import socket
 import struct
 import threading
@@ -11,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from itertools import count
 from typing import Any
 
 import torch
@@ -23,12 +23,12 @@ from trainer.engines.consistency import disagreements, shared_gpus
 from trainer.engines.ranks import RankInfo
 
 _KNOCK_S = 5.0  # to wait for one answer of an address
+_POLL_S = 0.02
 SILENT_S = 10.0  # after which an address that answers nothing at all is given up
 _BEAT_S = 1.0
 _SILENT_BEATS = 3
 _SAME = ("torch", "nccl")  # where they differ, NCCL hangs instead of saying so
 _SIOCGIFADDR = 0x8915
-_MEETINGS = count()
 _STORES: list[dist.Store] = []  # the server of rank 0 lives as long as the process: others may still read what it holds
 
 # What the backends say of a peer that is gone, where the type of the error does not. Gloo names its source file but for
@@ -52,7 +52,7 @@ class Rendezvous:
         self.rank_info = rank_info
         self.address = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         self._timeout, self._gathered = timedelta(seconds=timeout_s), 0
-        self.store = dist.PrefixStore(f"meeting/{next(_MEETINGS)}", self._open_store())
+        self.store = self._join_round(self._open_store())
         by_rank = self.gather(_facts(device))
         problems = disagreements(by_rank, _SAME) + shared_gpus(by_rank)
         if problems:
@@ -86,6 +86,45 @@ class Rendezvous:
                 "another port, and let MASTER_ADDR name the host of rank 0"
             ) from error
 
+    def _join_round(self, store: dist.Store) -> dist.Store:
+        """The part of the store that the ranks of this start share with no earlier start.
+
+        The store of torchrun's agents keeps what ranks before a restart wrote, and nothing that agents tell their ranks
+        names the round on all of them: each counts its own restarts. So rank 0 makes up a name, and gives it to every
+        rank that asks, under a key that nobody used before.
+        """
+        rank_info = self.rank_info
+        if rank_info.rank > 0:
+            key = f"round/{secrets.token_hex(8)}"
+            store.append("asking", f"{key} ")  # type: ignore[attr-defined]  # torch's stubs lack it
+            with self._rank_0_answers():
+                joined = dist.PrefixStore(store.get(key).decode(), store)
+            joined.set(f"joined/{rank_info.rank}", "")
+            return joined
+        name, answered = secrets.token_hex(8), set[str]()
+        joined = dist.PrefixStore(name, store)
+        others = [f"joined/{rank}" for rank in range(1, rank_info.world_size)]
+        deadline = time.monotonic() + self._timeout.seconds
+        while others and not joined.check(others):
+            asking = set(store.get("asking").decode().split()) if store.check(["asking"]) else set[str]()
+            for key in asking - answered:
+                store.set(key, name)
+            answered |= asking
+            if time.monotonic() > deadline:
+                raise self._missing([key.partition("/")[2] for key in others if not joined.check([key])])
+            time.sleep(_POLL_S)
+        return joined
+
+    @contextmanager
+    def _rank_0_answers(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise InputError(f"rank 0 at {self.address} stopped before the job began, see its message") from error
+
+    def _missing(self, ranks: list[str]) -> InputError:
+        return InputError(f"rank {', '.join(ranks)} did not start within {self._timeout.seconds} s")
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, plain JSON types, by rank. Collective; through the store, for use before the process
         group exists.
@@ -96,18 +135,15 @@ class Rendezvous:
         store, rank_info = dist.PrefixStore(f"gather/{self._gathered}", self.store), self.rank_info
         store.set(str(rank_info.rank), json.dumps(value))
         if rank_info.rank > 0:
-            try:
+            with self._rank_0_answers():
                 answer: list[Any] = json.loads(store.get("all"))
-            except RuntimeError as error:
-                raise InputError(f"rank 0 at {self.address} stopped before the job began, see its message") from error
             store.add("read", 1)
             return answer
         names = [str(rank) for rank in range(rank_info.world_size)]
         try:
             store.wait(names, self._timeout)
         except RuntimeError as error:
-            missing = [name for name in names if not store.check([name])]
-            raise InputError(f"rank {', '.join(missing)} did not start within {self._timeout.seconds} s") from error
+            raise self._missing([name for name in names if not store.check([name])]) from error
         values = [json.loads(text) for text in store.multi_get(names)]
         store.set("all", json.dumps(values))
         deadline = time.monotonic() + _KNOCK_S

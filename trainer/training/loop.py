@@ -78,7 +78,7 @@ def _train_steps(
                 saver.save(done)
         if stopping:
             saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
-            raise Stopped(done, stop.received)
+            raise Stopped(done, stop.received_by_all())
 
 
 def train_step(

@@ -1,6 +1,7 @@
 """The life of a run: open the folder, resume, train, test once, write the result; `run_end.py` records how it ended.
 Pre-training and transfer differ only in their configuration."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,9 @@ from trainer.run_folder import (
     locked,
     next_free,
     open_rank_log,
+    refuse_other_versions,
     require_lock,
+    run_status,
     write_environment,
 )
 from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
@@ -50,6 +53,7 @@ class Start:
     """Check what every start on several ranks checks first, and stop."""
 
 
+_UNDER_WAY_S = 60.0  # since the last sign of life of a run
 TrainFn = Callable[[Job, Engine], RunOutput]
 
 
@@ -73,6 +77,8 @@ def run(
         preflight(engine, job, settings, environment)
     result = _find_finished(job, settings, start, engine)
     if start.preflight_only:
+        if run_status(run_dir, _UNDER_WAY_S, time.time()).state == "running":
+            refuse_other_versions(run_dir, environment)
         say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
         return {}
     if result is not None:

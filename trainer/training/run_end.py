@@ -3,7 +3,7 @@
 | end | state | exit code |
 |---|---|---|
 | all steps done, result written | finished | 0 |
-| SIGTERM or SIGINT in the loop (`signals.py`): saved, `Stopped` | resumable | 143, 130; 0 on other ranks |
+| SIGTERM or SIGINT in the loop (`signals.py`): saved, `Stopped` | resumable | 143, 130; other ranks: see there |
 | SIGUSR1 or SIGHUP in the loop: saved, `Stopped` | resumable | 0 |
 | a second signal (`signals.py`) | resumable | 128 + its number |
 | SIGTERM or Ctrl-C outside the loop: nothing to save | resumable | 143; 1 |

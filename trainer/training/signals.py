@@ -17,8 +17,11 @@ from types import FrameType
 
 from data_pipelines.common.messages import logger
 from trainer.engines.parent_watch import launcher_is_gone
+from trainer.engines.ranks import nodes_may_change
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+_GOES_ON = 75  # what torchrun starts again
+_ON_ITS_WAY_S, _POLL_S = 5.0, 0.05
 SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
 
 
@@ -56,6 +59,14 @@ class StopSignals:
             watching.join()
             reader.close()
 
+    def received_by_all(self) -> signal.Signals | None:
+        """The signal that this rank has received. Where nodes may change, waits a moment for one that is on its way to
+        all ranks: without one, this rank's node goes on."""
+        deadline = time.monotonic() + _ON_ITS_WAY_S
+        while self.received is None and nodes_may_change() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return self.received
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
@@ -92,9 +103,11 @@ class Stopped(SystemExit):
     """The run was stopped and saved after `step` updates; starting it again resumes there.
 
     The exit code is 128 + the signal's number on the rank that received SIGTERM or SIGINT. It is 0 after SIGUSR1 and
-    SIGHUP, and on the other ranks: under torchrun any other code would start the ranks again.
+    SIGHUP, and on the other ranks: under torchrun any other code would start the ranks again. Where nodes may change
+    it is 75 there, for that very reason: nodes that were not asked to stop go on.
     """
 
     def __init__(self, step: int, received: signal.Signals | None) -> None:
-        super().__init__(128 + received if received in (signal.SIGTERM, signal.SIGINT) else 0)
+        code = _GOES_ON if received is None and nodes_may_change() else 0
+        super().__init__(128 + received if received in (signal.SIGTERM, signal.SIGINT) else code)
         self.step, self.received = step, received

@@ -1,10 +1,12 @@
-"""On the path of a training run: each update takes a second longer while the file $BITSCALE_TEST_SLOW is there, so that
-what comes from outside finds the run in the middle."""
+"""On the path of a training run: each update takes longer while the file $BITSCALE_TEST_SLOW is there, by the seconds
+that it says or by one, so that what comes from outside finds the run in the middle."""
 
 import os
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 
 
 def slow_down() -> None:
@@ -15,8 +17,8 @@ def slow_down() -> None:
 
     def slow_advance(self: object) -> None:
         advance(self)
-        if os.path.exists(os.environ["BITSCALE_TEST_SLOW"]):
-            time.sleep(1.0)
+        with suppress(FileNotFoundError):
+            time.sleep(float(Path(os.environ["BITSCALE_TEST_SLOW"]).read_text() or 1))
 
     metric_logger.advance = slow_advance
 

@@ -3,8 +3,9 @@
 import pytest
 
 from data_pipelines.common.errors import InputError
+from trainer.engines import ranks
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
-from trainer.engines.ranks import RankInfo, find_rank_info, first_host, tasks_of_nodes
+from trainer.engines.ranks import RankInfo, find_rank_info, first_host, nodes_may_change, tasks_of_nodes
 
 SRUN = {
     "SLURM_JOB_ID": "1234",
@@ -83,6 +84,50 @@ def test_an_salloc_shell_and_a_lost_node_are_only_warned_about(capsys: pytest.Ca
     smaller = SRUN | {"RANK": "0", "WORLD_SIZE": "4", "TORCHELASTIC_RESTART_COUNT": "1"}
     assert find_rank_info(smaller).world_size == 4
     assert "warning" in capsys.readouterr().err
+
+
+def test_fewer_nodes_than_slurm_gave_where_min_max_allows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    fewer = SRUN | {"RANK": "0", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x", "PET_NNODES": "1:2"}
+    assert find_rank_info(fewer).world_size == 4
+    assert "warning: SLURM started 6 tasks, but this job has 4 rank(s)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "may_change"),
+    [
+        (["--nnodes", "1:2"], "", True),
+        (["--nnodes=2:2"], "1:2", False),  # the option counts
+        (["--nnodes", "2"], "", False),
+        ([], "3:8", True),
+        ([], "", False),
+    ],
+)
+def test_whether_torchrun_was_told_min_and_max_nodes(
+    option: list[str], variable: str, may_change: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["python", "-m", "torch.distributed.run", *option, "--max-restarts", "3", "trainer/pretrain.py"]
+    monkeypatch.setattr(ranks, "command_of", lambda _: "".join(f"{word}\0" for word in words))
+    assert nodes_may_change({"TORCHELASTIC_RUN_ID": "x", "PET_NNODES": variable}) == may_change
+
+
+@pytest.mark.parametrize(
+    ("differs", "warned"),
+    [
+        ({}, True),
+        ({"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, False),
+        ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, False),
+        ({"GROUP_WORLD_SIZE": "1"}, False),
+        ({"TORCHELASTIC_MAX_RESTARTS": "0"}, False),
+    ],
+)
+def test_plain_torchrun_on_several_nodes_is_told_what_to_export(
+    differs: dict[str, str], warned: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    agents = {"GROUP_WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    find_rank_info(TORCHRUN | agents | differs)
+    line = "\n  export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1\n"
+    assert (line in capsys.readouterr().err) == warned
 
 
 def test_an_environment_that_is_no_number_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,10 +26,11 @@ from trainer.engines.rendezvous import Rendezvous
 from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_files import CHECKPOINTS
-from trainer.run_folder.environment import describe_environment
+from trainer.run_folder import describe_environment, write_environment, write_status
 from trainer.training import preflight as preflight_module
 from trainer.training.job import make_job
 from trainer.training.preflight import preflight
+from trainer.training.run import Start, run
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = RuntimeConfig(device="cpu", threads=1, loader="torch", connect_timeout_s=20)
@@ -141,6 +143,29 @@ def test_damaged_checkpoints_are_named_where_room_lacks(
     monkeypatch.setattr(preflight_module, "checkpoint_bytes", lambda *_: 10**9)
     problems, _ = preflight_module._room(make_job(config_of(str(phantoms)), tmp_path), 0, 1, True)
     assert problems[0].endswith(f"; the damaged ones may be deleted: {aside}")
+
+
+def test_a_node_of_another_commit_does_not_join_a_run(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a launcher of MIN:MAX nodes asks before its ranks meet the others, whom theirs would end."""
+    run_dir, config = tmp_path / "run", config_of(str(phantoms))
+    engine = ENGINES["ddp"](config.runtime, "fp32")
+    environment = describe_environment(engine, "torch")
+    run_dir.mkdir()
+    write_environment(run_dir, environment | {"commit": "another"})
+
+    def check() -> None:
+        run(config, Start(run_dir, preflight_only=True), engine, {"kind": "test"})
+
+    monkeypatch.setattr("trainer.training.run.preflight", lambda *_: None)
+    write_status(run_dir, 0, "running", 3, 9)
+    check()  # a start of all nodes may well bring a new commit
+    monkeypatch.setenv("BITSCALE_JOINS", "1")
+    with pytest.raises(InputError, match=re.escape(f"commit: {environment['commit']} here, another there")):
+        check()
+    write_status(run_dir, 0, "resumable", 3, 9)
+    check()
 
 
 @pytest.fixture

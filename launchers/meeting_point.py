@@ -1,0 +1,27 @@
+"""Keep the store where torchrun's agents meet on a host that the run can rely on: it ends when the store is lost, which
+otherwise one of its nodes keeps.
+
+usage: meeting_point.py PORT, then launchers/torchrun.sh --nodes MIN:MAX --endpoint THIS_HOST:PORT ... on each node
+"""
+
+import signal
+import sys
+
+
+def main() -> None:
+    """Serve until a signal comes."""
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.exit(__doc__)
+    del sys.path[0]  # its modules might hide other people's
+    from torch import distributed
+
+    try:
+        store = distributed.TCPStore("0.0.0.0", int(sys.argv[1]), is_master=True, wait_for_workers=False)
+    except RuntimeError as error:
+        sys.exit(f"error: port {sys.argv[1]} cannot be listened at ({error}); name another one here and in --endpoint")
+    print(f"nodes can meet at port {store.port}", flush=True)
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+if __name__ == "__main__":
+    main()
