@@ -40,8 +40,7 @@ from trainer.recipes import OWN, Recipe, find_recipe, overview
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log
 from trainer.splits import few_test_images, lacks_val
-from trainer.training.run import Start, run_dir_of
-from trainer.training.start import plan_of, start_run
+from trainer.training.start_options import Start, run_dir_of
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
@@ -191,6 +190,9 @@ def main() -> None:
     install_rank_log()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
+    # Here because it comes with PyTorch, which the help does not need.
+    from trainer.training.start import plan_of, start_run
+
     if command.plan:
         print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
         return

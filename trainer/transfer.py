@@ -11,7 +11,6 @@ import sys
 
 from data_pipelines.common.cli import entry_point, parse
 from trainer.finetuning.command_line import OFTEN, TransferCommand, todays
-from trainer.finetuning.finetune import fine_tune
 from trainer.run_folder import install_rank_log
 from trainer.sweep.command import main_sweep
 
@@ -24,7 +23,11 @@ def main() -> None:
     else:
         install_rank_log()
         arguments = todays(sys.argv[1:])
-        fine_tune(parse(TransferCommand, __doc__, args=arguments, often=OFTEN).transfer(arguments))
+        transfer = parse(TransferCommand, __doc__, args=arguments, often=OFTEN).transfer(arguments)
+        # Here because it comes with PyTorch, which the help does not need.
+        from trainer.finetuning.finetune import fine_tune
+
+        fine_tune(transfer)
 
 
 if __name__ == "__main__":

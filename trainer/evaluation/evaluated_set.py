@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from trainer.evaluation.leaks import how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
+from trainer.evaluation.settings import AnySplit
 
-AnySplit = Literal["train", "val", "test", "all"]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
 _ABOUT_PATIENTS = {

@@ -4,13 +4,11 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
@@ -18,10 +16,9 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.message_parts import counted
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
-from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
-from trainer.config import Precision, RuntimeConfig
+from trainer.config import RuntimeConfig
 from trainer.engines.device import cpu_threads
 from trainer.evaluation.earlier_table import EarlierTable
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
@@ -29,47 +26,10 @@ from trainer.evaluation.operating import OperatingPoints, probabilities
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
+from trainer.evaluation.settings import Predict
 
 _BATCHES_AT_ONCE = 4
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Predictions for new images."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder, or a checkpoint of one."""
-    input: Annotated[Path, tyro.conf.Positional]
-    """Image, folder, DICOM, shard, or CSV file."""
-    out: Path = Path("predictions.csv")
-    """CSV file to write. One of the same run with images of INPUT alone is written anew with what came since."""
-    force: bool = False
-    """Replace any other file that is there."""
-    path_column: str = "path"
-    """Of an INPUT that is a CSV file: the column of paths, relative to that file."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Precision | None = None
-    """None: that of the run, with which its evaluation was made."""
-    eval_batch_size: int = 256
-    """Images in one forward pass."""
-    threads: int | None = None
-    """CPU threads; None: all cores this process may use."""
-    loader: Literal["auto", "dali", "torch"] = "auto"
-    xray_size: int | None = None
-    """Side to which X-rays are shrunk, for a run that does not say it."""
-    bits: int | None = None
-    """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white, whatever the files say. None: as the
-    run's set was prepared: by --bits if it was given there, else as each file says (DICOM always does), else as is
-    known of the set; files that do not say it are not read where that is not known either."""
-
-    def __post_init__(self) -> None:
-        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
-            raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
-        for name in ("eval_batch_size", "threads", "xray_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:

@@ -32,8 +32,7 @@ from trainer.optim.lr_schedules import num_steps
 from trainer.run_files import RESULT
 from trainer.run_folder import read_metrics
 from trainer.training.job import normalised
-from trainer.training.run import Start
-from trainer.training.start import find_result, summary
+from trainer.training.start import Start, find_result, summary
 
 
 @dataclass(frozen=True, eq=False)

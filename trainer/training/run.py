@@ -2,7 +2,7 @@
 Pre-training and transfer differ only in their configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +34,7 @@ from trainer.training.job import Job, RunOutput, make_job, settings_of, write_su
 from trainer.training.preflight import preflight
 from trainer.training.run_end import mark_finished, recorded_end
 from trainer.training.start_line import start_lines
-
-
-@dataclass(frozen=True)
-class Start:
-    """How this start treats an existing run folder."""
-
-    out: Path | None = None
-    """Folder of the run; None: runs/<name>."""
-    resume: bool = True
-    """Go on with the run that is in the folder; --no-resume takes a new folder beside it."""
-    allow_config_change: bool = False
-    """Go on although the configuration changed."""
-    preflight_only: bool = False
-    """Check what every start on several ranks checks first, and stop."""
-
+from trainer.training.start_options import Start, run_dir_of
 
 TrainFn = Callable[[Job, Engine], RunOutput]
 
@@ -165,11 +151,6 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
             write_subset(run_dir, job.train)
     except OSError as error:
         raise InputError(f"{run_dir} cannot be written ({error}); {elsewhere()}") from error
-
-
-def run_dir_of(config: Config, start: Start) -> Path:
-    """The run folder that a start resumes in; `--no-resume` takes a new one beside it."""
-    return start.out or Path("runs") / config.name
 
 
 def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
