@@ -1,4 +1,4 @@
-"""Prepare a data set: python -m data_pipelines.prepare NAME --root DIR --out DIR
+"""Prepare a data set: bitscale prepare NAME --root DIR --out DIR
 
 Reads the set as its owner distributes it, decodes every image strictly, and writes shards, index and manifest.
 Interrupted, the same command goes on where it was. In an array job each task adds --part K/N (K from 0); the same

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 UNFINISHED = 75  # exit code of a program that was asked to stop and would go on if started again
+_TRANSFER = Path(__file__).resolve().parents[1] / "trainer" / "transfer.py"
 
 
 class Task(NamedTuple):
@@ -77,11 +78,19 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
                 f'{path}, task {number}: it must be {{"name": ..., "command": ["python", ...], "done": ...}}'
             )
         sizes = [_size(task, name, f"{path}, task {number}") for name in ("nodes", "ranks_per_node")]
-        tasks.append(Task(task["name"], task["command"], Path(task["done"]), *sizes))
+        tasks.append(Task(task["name"], _without_decoy(command), Path(task["done"]), *sizes))
     gpus = plan.get("gpus_per_task", 1)
     if not isinstance(gpus, int) or gpus < 0:
         raise ValueError(f"{path}: gpus_per_task is {gpus!r}, no number")
     return plan["name"], tasks, gpus
+
+
+def _without_decoy(command: list[str]) -> list[str]:
+    """The command, with our program by its path where `python -m trainer.transfer`, as earlier versions wrote it, would
+    run a trainer.py of the working folder."""
+    if command[:3] == ["python", "-m", "trainer.transfer"] and Path("trainer.py").is_file():
+        return ["python", str(_TRANSFER), *command[3:]]
+    return command
 
 
 def _size(task: dict[str, Any], name: str, where: str) -> int | None:

@@ -1,7 +1,9 @@
 """Run the trainer, or the tasks of a plan file, as SLURM jobs.
 
-python -m launchers.submit pretrain RECIPE --nodes 64 --site juwels-booster --time 08:00:00 [-- TRAINER ARGUMENTS]
-python -m launchers.submit PLAN.json --site juwels-booster [--max-parallel 16]
+bitscale submit pretrain RECIPE --nodes 64 --site juwels-booster --time 08:00:00 [-- TRAINER ARGUMENTS]
+bitscale submit PLAN.json --site juwels-booster [--max-parallel 16]
+
+Where nothing is installed: python launchers/submit.py instead of bitscale submit.
 """
 
 import argparse
@@ -17,6 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
+
+if __name__ == "__main__":  # before this folder, or that of `python -m`, in which a launchers.py would hide ours
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launchers import sbatch, script
 from launchers.plan import submit_plan
@@ -176,7 +181,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """What the command line may say, before `--`."""
     parser = _Parser(
-        "bitscale submit" if Path(sys.argv[0]).name == "bitscale" else "python -m launchers.submit",
+        sbatch.called(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -223,7 +228,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != 1):
         raise UsageError("a plan file says all about its tasks: it goes with no recipe, --nodes, --chain or --smoke")
     if not is_plan and not options.recipe:
-        raise UsageError("name the recipe: python -m launchers.submit pretrain RECIPE")
+        raise UsageError(f"name the recipe: {sbatch.called()} pretrain RECIPE")
     return options, list(arguments[cut + 1 :])
 
 

@@ -1,7 +1,7 @@
 """Fine-tune once: python trainer/transfer.py --pretrained RUN --target digits --shots 5 --seed 0
 
 Everything follows BiT-HyperRule unless given. Under torchrun the run is shared by the ranks.
-Many runs, one command: python trainer/transfer.py sweep --help
+Many runs, one command: bitscale sweep --help
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path

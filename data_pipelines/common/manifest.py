@@ -25,7 +25,7 @@ def read_manifest(folder: Path, check_shards: bool = True) -> dict[str, Any]:
     """The manifest of a prepared folder; checks that its shards exist with the right size, unless told not to. Raises
     InputError naming the file and the remedy."""
     path = folder / MANIFEST
-    prepare_again = "prepare the set again: python -m data_pipelines.prepare --help"
+    prepare_again = "prepare the set again: bitscale prepare --help"
     if not path.is_file():
         raise InputError(f"{folder} is no prepared data set: {path} is missing or was never finished; {prepare_again}")
     try:

@@ -1,20 +1,16 @@
-"""`bitscale` finds its subcommands whatever lies in the working folder, and says what is near to a wrong word."""
+"""`bitscale` runs its subcommands, shows their help without slow imports, and says what is near to a wrong word."""
 
-import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from started_program import FRONT, ROOT, started
 
 from bitscale import cli
 from bitscale.commands import SUBCOMMANDS
-from trainer.sweep.worker_pool import WORKER
 
-ROOT = Path(__file__).resolve().parents[2]
-FRONT = [sys.executable, "-m", "bitscale"]
 Typed = Callable[..., tuple[int, str, str]]
 
 
@@ -40,20 +36,6 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
         return code, said.out, said.err
 
     return run
-
-
-def started(command: list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A program of its own that was started in a folder."""
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
 
 
 WRONG = [
@@ -160,35 +142,6 @@ for words in {asked}:
 def test_a_reader_that_leaves_ends_it_quietly(words: str, tmp_path: Path) -> None:
     done = started(["bash", "-c", f"{' '.join(FRONT)} {words} | sleep 0"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def shadowed(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / f"{name}.py").write_text("raise SystemExit('the file of the working folder ran')\n")
-
-
-def test_the_command_runs_no_file_of_the_working_folder(tmp_path: Path) -> None:
-    shadowed(tmp_path, "trainer", "launchers", "bitscale", "data_pipelines")
-    script = tmp_path / "bin" / "bitscale"
-    script.parent.mkdir()
-    script.write_text("from bitscale.cli import main\nmain()\n")
-    for name in ("status", "submit"):
-        done = started([sys.executable, str(script), name, "--help"], tmp_path)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.startswith(f"usage: bitscale {name} ")
-
-
-def test_python_m_runs_no_trainer_of_the_working_folder(tmp_path: Path) -> None:
-    shadowed(tmp_path, "trainer", "launchers")
-    done = started([*FRONT, "status", "--help"], tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("usage: python -m bitscale status ")
-
-
-def test_workers_run_no_trainer_of_the_working_folder(tmp_path: Path) -> None:
-    shadowed(tmp_path, "trainer", "progress", "plan")
-    done = started(WORKER, tmp_path)
-    assert (done.returncode, done.stdout) == (0, '{"event": "ready"}\n'), done.stderr
 
 
 def test_a_home_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:

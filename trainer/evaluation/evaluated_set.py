@@ -199,7 +199,7 @@ def _mismatches(run: Run, predictor: Predictor, index: Index) -> list[str]:
     if predictor.xray_size and index.xray_side and predictor.xray_cut != index.xray_cut:
         what = "whole X-rays" if predictor.xray_cut == "whole" else "central squares of X-rays"
         found.append(
-            f"The set does not store {what}, which the run was trained on. bitscale-predict, given the original files, "
+            f"The set does not store {what}, which the run was trained on. bitscale predict, given the original files, "
             "prepares them as the run's own."
         )
     return found

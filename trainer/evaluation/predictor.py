@@ -56,7 +56,7 @@ class Predictor:
         if "xray_size" not in metadata and xray_size is None and self.channels == 1:
             logger.warning(
                 f"{run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
-                "bitscale-predict needs their side: --xray-size"
+                "bitscale predict needs their side: --xray-size"
             )
         if bits is not None and not self.xray_size:
             remedy = "leave it out" if "xray_size" in metadata else "leave it out, or say their side with --xray-size"

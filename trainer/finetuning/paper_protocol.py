@@ -146,7 +146,7 @@ def data_warning(name: str, folder: Path, found: Mapping[str, Mapping[str, Any]]
     given = " ".join(["--root DIR", *options, f"--out {quoted(out)}"])
     return (
         f"the authors' program has other data than {folder} ({'; '.join(said)}); for theirs: "
-        f"python -m data_pipelines.prepare {name} {given}"
+        f"bitscale prepare {name} {given}"
     )
 
 

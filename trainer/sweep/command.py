@@ -1,4 +1,4 @@
-"""Sweep: python trainer/transfer.py sweep --sources RUN scratch --targets cifar10 --shots 1 5 full --seeds 5
+"""Sweep: bitscale sweep --sources RUN scratch --targets cifar10 --shots 1 5 full --seeds 5
 
 Fine-tunes every source on every target with every number of shots and every seed, several at a time on this machine's
 devices. The same command goes on where it was; finished runs are not made again.
@@ -36,7 +36,7 @@ def main_sweep(arguments: list[str]) -> None:
     if sweep.plan is not None:
         plan = plan_of(sweep)
         write_plan(sweep.plan, sweep.options.out.resolve().name, plan.runs)
-        submit = f"python -m launchers.submit {quoted(sweep.plan)}"
+        submit = f"bitscale submit {quoted(sweep.plan)}"
         print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: {retyped(submit)}")
     elif sweep.dry_run:
         print("\n".join(cost_lines(plan_of(sweep), devices(sweep))))

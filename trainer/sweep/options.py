@@ -30,7 +30,7 @@ class Sweep:
     dry_run: bool = False
     """Print the plan with estimated hours, and stop."""
     plan: Path | None = None
-    """Write the plan to this file for `python -m launchers.submit`, and stop."""
+    """Write the plan to this file for `bitscale submit`, and stop."""
     options: Annotated[Options, tyro.conf.arg(name="")] = field(default_factory=Options)
     settings: Annotated[Settings, tyro.conf.arg(name="")] = field(default_factory=Settings)
 

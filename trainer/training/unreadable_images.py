@@ -131,4 +131,4 @@ def _bring_it_back(go_on: str) -> str:
 def _check(every: Sequence[dict[str, Any]]) -> str:
     """The command that verifies the set of the last image that could not be decoded against its checksums."""
     folder = next(one["folder"] for one in reversed(every) if not one["shard"])
-    return f"python -m data_pipelines.prepare --verify {quoted(folder)}"
+    return f"bitscale prepare --verify {quoted(folder)}"

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.processes import child_environment, resident_mb
+from benchmarks.lib.processes import child_environment, module_command, resident_mb
 from data_pipelines.common.errors import InputError, RunError
 
 _COMPARED = (1, 64)
@@ -58,7 +58,7 @@ def run_rank(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     """What one rank found, in a process of its own. Raises RunError where it fails."""
     place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     environment = child_environment() | {name: str(value) for name, value in place.items()}
-    command = [sys.executable, "-m", "benchmarks.lib.scaling.dry_run", folder]
+    command = [*module_command("benchmarks.lib.scaling.dry_run"), folder]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     if done.returncode:
         raise RunError(f"rank {rank} of {world_size} failed: {done.stderr.strip()[-1000:]}")

@@ -291,8 +291,8 @@ def test_other_data_than_the_authors_is_a_departure(
 
 def prepared_as(command: list[str]) -> Path:
     """Where a command prepares a set as the authors' program has it; its options must be those of the set's reader."""
-    assert command[:3] == ["python", "-m", "data_pipelines.prepare"]
-    name, *flags, out_flag, out = command[3:]
+    assert command[:2] == ["bitscale", "prepare"]
+    name, *flags, out_flag, out = command[2:]
     wanted = {key: value for key, value in PAPER_TARGETS[name].prepared.items() if key != "xray_cut"}
     pairs = zip(flags[::2], flags[1::2], strict=True)
     given = {flag.removeprefix("--").replace("-", "_"): value for flag, value in pairs}
