@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,25 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
         for split in SPLITS
     }
     notes += _notes_on_equal(raw, folder, shards)
-    turned, remarks = sum(shard["turned"] for shard in flat), _remarks(flat)
     manifest = {
+        **_description(raw, flat),
+        "notes": notes,
+        "quarantined": len(bad),
+        **({"left_out": dict(raw.left_out)} if raw.left_out else {}),
+        **metadata,
+        "splits": splits,
+    }
+    write_manifest(folder, manifest)
+
+
+def _description(raw: RawSet, shards: Sequence[Shard]) -> dict[str, Any]:
+    """What the manifest says of the images: what they are, and how they are stored."""
+    turned, remarks = sum(shard["turned"] for shard in shards), _remarks(shards)
+    return {
         "name": raw.name,
         "task": raw.task,
         "classes": list(raw.classes),
-        "channels": max((shard["channels"] for shard in flat), default=1),
+        "channels": max((shard["channels"] for shard in shards), default=1),
         "horizontal_flip": raw.horizontal_flip,
         "synthetic": raw.synthetic,
         "patients": raw.patients,
@@ -69,13 +82,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
         **({"turned": turned} if turned else {}),
         **({"remarks": remarks} if remarks else {}),
         "source": raw.source,
-        "notes": notes,
-        "quarantined": len(bad),
-        **({"left_out": dict(raw.left_out)} if raw.left_out else {}),
-        **metadata,
-        "splits": splits,
     }
-    write_manifest(folder, manifest)
 
 
 def set_summary(manifest: Mapping[str, Any], folder: Path) -> str:

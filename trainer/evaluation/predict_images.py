@@ -46,22 +46,13 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         eval_batch_size=settings.eval_batch_size,
     )
     points = run.points()
-    inputs = inputs_of(settings.input, settings.path_column)
-    for note in inputs.notes:
-        logger.info(f"note: {note}")
-    first = next(inputs.each, None)
-    if first is None:
-        others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
-        raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
+    inputs, first = _open_inputs(settings)
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     logger.info(
         f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.eval_batch_size} images at a "
         f"time, to {settings.out}"
     )
-    earlier = None if settings.force else EarlierTable.read(settings.out)
-    if earlier is not None:
-        names = (item.name for item in inputs_of(settings.input, settings.path_column).each)
-        earlier.require_part_of(_header(predictor.classes), names, settings.input)
+    earlier = _earlier_table(settings, predictor)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
@@ -80,16 +71,41 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         write_atomically(settings.out, write)
     except OSError as error:
         raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
-    for name in predictor.classes:
-        if reason := points.why_unfitted(name):
-            logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
-    if reason := points.why_temperature_unfitted():
-        logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
+    _note_what_is_unfitted(points, predictor.classes)
     if not counts:
         raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
     return counts, inputs.left_out
+
+
+def _open_inputs(settings: Predict) -> tuple[Inputs, Input]:
+    """The inputs, and the first of them. Raises InputError where there is none."""
+    inputs = inputs_of(settings.input, settings.path_column)
+    for note in inputs.notes:
+        logger.info(f"note: {note}")
+    first = next(inputs.each, None)
+    if first is None:
+        others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
+        raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
+    return inputs, first
+
+
+def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | None:
+    """The table that is there, if it may be written anew. Raises InputError for any other file."""
+    earlier = None if settings.force else EarlierTable.read(settings.out)
+    if earlier is not None:
+        names = (item.name for item in inputs_of(settings.input, settings.path_column).each)
+        earlier.require_part_of(_header(predictor.classes), names, settings.input)
+    return earlier
+
+
+def _note_what_is_unfitted(points: OperatingPoints, classes: Iterable[str]) -> None:
+    for name in classes:
+        if reason := points.why_unfitted(name):
+            logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
+    if reason := points.why_temperature_unfitted():
+        logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
 
 
 def _verified(

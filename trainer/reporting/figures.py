@@ -193,16 +193,21 @@ def _panels(
         name = f"{model}{f', {aside}' if aside else ''}"
         axes.set_title(fill(name, _TITLE_LETTERS), loc="left", weight="bold")
         axes.set_xticks(range(len(order)), order)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(ylabel)
-    for axes in list(grid.flat)[len(panels) :]:
-        axes.remove()
-    for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
-        axes.set_xlabel("training images per class")
-        axes.tick_params(labelbottom=True)
+    _label_outside(grid, len(panels), ylabel)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     _legend(figure, handles)
     return figure
+
+
+def _label_outside(grid: Any, count: int, ylabel: str) -> None:
+    """Label the axes at the edges of a grid of panels, and remove those behind the first `count`."""
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
+    for axes in list(grid.flat)[count:]:
+        axes.remove()
+    for axes in list(grid.flat)[max(0, count - grid.shape[1]) : count]:
+        axes.set_xlabel("training images per class")
+        axes.tick_params(labelbottom=True)
 
 
 def _draw_panel(
