@@ -114,9 +114,9 @@ def draw(unions: dict[str, tuple[int, dict[str, Curve]]], out: Path) -> None:
 def _panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
     for name, drawn in curves.items():
         warmup, batch = drawn.summary["warmup_steps"], drawn.summary["global_batch_size"]
-        said = f"warm-up of {warmup:,} steps" if name == _BEFORE else "warm-up of 15 epochs"
+        warmup_text = f"warm-up of {warmup:,} steps" if name == _BEFORE else "warm-up of 15 epochs"
         style = "--" if name == _BEFORE else "-"
-        label = f"{name}: batch {batch}, {said}"
+        label = f"{name}: batch {batch}, {warmup_text}"
         axes.plot(drawn.epochs, drawn.rates, style, color=_COLOURS[name], linewidth=2.0, label=label)
     axes.set_yscale("log")
     axes.set_ylim(_LOWEST, _HIGHEST)

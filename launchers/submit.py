@@ -87,8 +87,8 @@ def ask_plan(python: str, arguments: Sequence[str]) -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"the trainer does not say what the run would be: {error}") from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UsageError("the trainer refuses this run: " + "\n".join(said[-15:]).removeprefix("error: "))
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UsageError("the trainer refuses this run: " + "\n".join(lines[-15:]).removeprefix("error: "))
     plan: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     return plan
 
@@ -224,7 +224,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     is_plan = options.what.endswith(".json")
     if not is_plan and options.what != "pretrain":
-        raise UsageError(f"{options.what!r} is no plan file (.json){nearest(options.what, ['pretrain'])}")
+        raise UsageError(f"{options.what!r} is not a plan file (.json){nearest(options.what, ['pretrain'])}")
     if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != 1):
         raise UsageError("a plan file says all about its tasks: it goes with no recipe, --nodes, --chain or --smoke")
     if not is_plan and not options.recipe:

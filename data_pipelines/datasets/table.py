@@ -108,7 +108,7 @@ def read_table(path: Path, columns: Sequence[str], option: str = "", remedy: str
     """
     label = f"{option} {path}".strip()
     if not path.is_file():
-        raise InputError(f"{label} is no file")
+        raise InputError(f"{label} is not a file")
     text, separators, first_line = _content(path, label)
     try:
         separator, header = _header(text, separators, columns)

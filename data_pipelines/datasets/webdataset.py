@@ -126,7 +126,7 @@ def webdataset(
 def _shards(root: Path) -> tuple[list[_Shard], Counter[str]]:
     """The tars, and what else lies beside them."""
     if not root.is_dir():
-        raise InputError(f"--root {root} is no folder")
+        raise InputError(f"--root {root} is not a folder")
     tree = scan(root, also=(".tar", *_COMPRESSED))
     tars = [file for file in tree.files if file.name.lower().endswith(".tar")]
     compressed = [file for file in tree.files if re.search(r"\.tgz$|\.tar\.[a-z0-9]+$", file.name.lower())]

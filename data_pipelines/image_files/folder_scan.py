@@ -35,7 +35,7 @@ _LEFTOVERS = {
 }  # fmt: skip
 
 HIDDEN_FILES, _HIDDEN_FOLDERS = "hidden files", "hidden folders"
-_NO_SUFFIX = "files without a suffix that are no pictures"
+_NO_SUFFIX = "files without a suffix that are not pictures"
 _OTHERS = "other files"
 _HEIC = "HEIC pictures (pip install pillow-heif, and they are read)"
 _SUFFIX = re.compile(r"\.(?=[0-9_~+-]*[a-z])[a-z0-9_~+-]{1,12}")  # what comes behind a dot may be a date or an UID
@@ -206,7 +206,7 @@ class _Walk:
                 self._walk(folder)
             except OSError as error:
                 raise InputError(
-                    f"{error.filename or folder.path} cannot be read ({error.strerror}); mend that, or move it out of "
+                    f"{error.filename or folder.path} cannot be read ({error.strerror}); fix that, or move it out of "
                     "the folder"
                 ) from error
         return self._found

@@ -59,7 +59,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
         with held(out, is_shared=output.part is not None):
             return _make(raw, output, out, metadata, keymap)
     except OSError as error:
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
         raise InputError(
             f"{out} cannot be written ({error}); {remedy} and repeat the command, which goes on where it was, or "
             "choose another --out"

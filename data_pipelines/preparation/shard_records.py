@@ -106,7 +106,7 @@ def images_of(raw: RawSet, part: int, parts: int) -> Iterator[RawImage]:
     try:
         yield from images
     except OSError as error:
-        raise InputError(f"the images of {raw.name} cannot be listed ({error}); mend --root") from error
+        raise InputError(f"the images of {raw.name} cannot be listed ({error}); check --root") from error
 
 
 def chunks(images: Iterable[RawImage]) -> Iterator[tuple[Split, int, list[RawImage]]]:

@@ -32,8 +32,8 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["/somewhere/bin/bitscale", *words])
         code = code_of(cli.main)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return run
 
@@ -101,16 +101,20 @@ SCRIPTS = [
 ]
 
 
-@pytest.mark.parametrize(("script", "arguments", "said"), SCRIPTS, ids=[row[0] for row in SCRIPTS])
+@pytest.mark.parametrize(("script", "arguments", "expected"), SCRIPTS, ids=[row[0] for row in SCRIPTS])
 def test_promised_scripts_run(
-    script: str, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    script: str,
+    arguments: list[str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As one of the ranks that `torchrun --nnodes 64 SCRIPT` starts."""
     for name, value in {"RANK": "255", "WORLD_SIZE": "256", "LOCAL_RANK": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     assert not code_of(lambda: runpy.run_path(str(ROOT / script), run_name="__main__"))
-    assert said in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
 
 
 # Each takes from a tenth of a CPU-second to some; what the help of a subcommand may import all the same.

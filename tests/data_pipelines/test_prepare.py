@@ -435,7 +435,7 @@ def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: P
     ("arguments", "message"),
     [
         (["image-foldr", "--out", "x"], "error: unknown data set 'image-foldr'; did you mean 'image-folder'?"),
-        (["image-folder", "--root", "/nowhere", "--out", "x"], "error: --root /nowhere is no folder"),
+        (["image-folder", "--root", "/nowhere", "--out", "x"], "error: --root /nowhere is not a folder"),
         (["digits", "--out", "x", "--part", "3/3"], "error: --part 3/3: write K/N with K from 0 to N-1"),
         (["digits", "--out", "x", "--part", "x/y"], "error: --part x/y: write K/N"),
         (["digits", "--out", "x", "--part", "-1/3"], "error: --part -1/3: write K/N"),
@@ -443,7 +443,7 @@ def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: P
         (["digits", "--out", "x", "--max-bad", "200%"], "error: --max-bad 200%: write a share, such as 0.1% or 0.001"),
         (["digits", "--out", "x", "--max-bad", "few"], "error: --max-bad few: write a share"),
         (["--verify"], "error: --verify takes one prepared folder"),
-        (["--verify", "/nowhere"], "error: /nowhere is no prepared data set"),
+        (["--verify", "/nowhere"], "error: /nowhere is not a prepared data set"),
     ],
 )
 def test_wrong_commands_end_with_a_message(call: Call, tmp_path: Path, arguments: list[str], message: str) -> None:

@@ -89,7 +89,7 @@ REFUSED = [
     (["--data.classes", "Trousers"], "did you mean 'Trouser'?"),
     (["--data.train-view", "squish"], "squash"),
     (["--precision", "fp16"], "--precision fp16 needs a GPU"),
-    (["--model.pretrained", "nowhere"], "nowhere is no file, run folder or name of published weights"),
+    (["--model.pretrained", "nowhere"], "nowhere is not a file, a run folder or the name of published weights"),
     (["--device", "cuda"], "run on the CPU with --device cpu"),
 ]
 

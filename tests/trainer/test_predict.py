@@ -173,8 +173,8 @@ def test_files_that_are_left_out_are_counted(
         ["predict", str(run_dir), str(tmp_path / "raw"), "--out", str(out), "--device", "cpu", "--threads", "1"],
     )
     predict.main()
-    said = capsys.readouterr().out
-    assert said.endswith(f"{out}: 1 images, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
+    output = capsys.readouterr().out
+    assert output.endswith(f"{out}: 1 images, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
     assert [row["file"] for row in rows_of(out)] == ["000"]
 
 

@@ -29,7 +29,7 @@ def export(settings: Export) -> list[str]:
     folder that exists already or cannot be written."""
     weights = load_weights(settings.source)
     logger.info(f"export {weights.path}: {weights.model_name} in the format of {settings.format}, to {settings.out}")
-    weights.require_normalisation("mend it there first")
+    weights.require_normalisation("fix it there first")
     if weights.num_classes is None:
         raise InputError(f"{weights.path} has no head; fine-tune it first and export that run")
     notes = _notes(weights)

@@ -78,10 +78,10 @@ def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) 
     sized = figures.by_model_size(runs, folder, looks, paper)
     blocks += [sized] if sized else []
     if paper:
-        compared, said = paper_table(runs, paper)
+        compared, remarks = paper_table(runs, paper)
         blocks += [Title("Beside the paper"), Paragraph(f"Published values: {paper.source}.")]
         blocks += [compared] if compared else []
-        blocks.append(BulletList(tuple(f"{text[0].upper()}{text[1:]}." for text in said)))
+        blocks.append(BulletList(tuple(f"{text[0].upper()}{text[1:]}." for text in remarks)))
     for target in dict.fromkeys(key.target for key in row_keys(runs)):
         blocks += _target_blocks(runs[runs["target"] == target], folder, looks, paper)
     if len(row_keys(runs)) == 1:

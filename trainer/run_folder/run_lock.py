@@ -244,7 +244,7 @@ def locked(run_dir: Path, engine: Ranks, timeout_s: float) -> Iterator[None]:
 def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
     """Wait for the lock; returns its holder, on rank 0."""
     attempt: _Attempt | None = None
-    said: str | None = None
+    announced: str | None = None
     while True:
         outcome: list[str] = []
         if engine.rank == 0:
@@ -261,8 +261,8 @@ def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
         if verdict != "wait":
             raise InputError(words)
         if attempt is not None:
-            if words.partition(", ")[0] != said:
-                said = words.partition(", ")[0]
+            if words.partition(", ")[0] != announced:
+                announced = words.partition(", ")[0]
                 logger.info(words)
             time.sleep(_POLL_S)
 

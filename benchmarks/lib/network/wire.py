@@ -153,7 +153,7 @@ def run_ranks(module: str, setting: dict[str, Any], ranks: int) -> list[dict[str
                 process.stdin.write(json.dumps(setting))
                 process.stdin.close()
                 process.stdin = None  # or communicate() would flush it
-            said, errors = processes[0].communicate(json.dumps(setting), timeout=_LIMIT_S)
+            output, errors = processes[0].communicate(json.dumps(setting), timeout=_LIMIT_S)
         except subprocess.TimeoutExpired as error:
             raise RunError(f"{ranks} ranks had not ended after {_LIMIT_S} s") from error
         finally:
@@ -163,7 +163,7 @@ def run_ranks(module: str, setting: dict[str, Any], ranks: int) -> list[dict[str
                 process.communicate()
         if processes[0].returncode:
             raise RunError(f"rank 0 of {ranks} failed: {errors.strip()[-2000:]}")
-    rows: list[dict[str, Any]] = json.loads(said.strip().splitlines()[-1])
+    rows: list[dict[str, Any]] = json.loads(output.strip().splitlines()[-1])
     return rows
 
 

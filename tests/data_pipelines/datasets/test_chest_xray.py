@@ -511,7 +511,7 @@ def test_a_root_without_its_images_is_refused(read: Callable[..., RawSet], tmp_p
     shutil.copytree(tmp_path / "whole", root, ignore=shutil.ignore_patterns("*.jpg", "*.png"))
     with pytest.raises(InputError, match=r"(images|patients) that .* names .*the first is .*unpack all of them.*http"):
         read(root)
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(InputError, match="--size is 8; it must be 32"):
         read(tmp_path / "whole", size=8)
@@ -582,7 +582,7 @@ def test_missing_tables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_stands_in_a_table_is_checked(tmp_path: Path) -> None:
     root = chexpert_root(tmp_path / "c")
     edit(root / "train.csv", lambda table: table.assign(Edema="2.0"))
-    with pytest.raises(InputError, match=r"c: 2 is no label; expected 1, 0, -1 or blank"):
+    with pytest.raises(InputError, match=r"c: 2 is not a label; expected 1, 0, -1 or blank"):
         chexpert(root)
     edit(root / "train.csv", lambda table: table.assign(Edema="yes"))
     with pytest.raises(InputError, match=r"train.csv cannot be read as a table"):
@@ -598,10 +598,10 @@ def test_what_stands_in_a_table_is_checked(tmp_path: Path) -> None:
         root / "Data_Entry_2017_v2020.csv",
         lambda table: table.replace({"Finding Labels": {"Mass": "Mess"}}, regex=True),
     )
-    with pytest.raises(InputError, match=r"Data_Entry_2017_v2020.csv: 'Mess' is no finding of ChestX-ray14"):
+    with pytest.raises(InputError, match=r"Data_Entry_2017_v2020.csv: 'Mess' is not a finding of ChestX-ray14"):
         nih_cxr14(root)
     edit(root / "Data_Entry_2017_v2020.csv", lambda table: table.assign(**{"Finding Labels": ""}))
-    with pytest.raises(InputError, match=r"'' is no finding"):
+    with pytest.raises(InputError, match=r"'' is not a finding"):
         nih_cxr14(root)
     (nih_root(tmp_path / "o") / "train_val_list.txt").write_text("a.png")
     (tmp_path / "o" / "test_list.txt").write_text("b.png")

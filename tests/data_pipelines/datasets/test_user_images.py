@@ -129,7 +129,7 @@ def test_a_split_needs_train_beside_it(touch: Callable[..., Path], names: tuple[
 
 
 def test_mistakes_are_named(touch: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         image_folder(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"has no class folders: expected .*/<class>/"):
         image_folder(tmp_path)
@@ -550,10 +550,10 @@ BAD_TABLES: dict[str, tuple[Rows, dict[str, Any], str]] = {
     "empty": ([], {}, "is empty; its first row must name the columns"),
     "ragged": ([["path", "label"], ["a.jpg", "x"], ["b.jpg"]], {}, r"labels\.csv line 3 has 1 cells, the first has 2"),
     "blank_label": ([["path", "label"], ["a.jpg", "x"], ["b.jpg", " "]], {}, r"labels\.csv line 3 has no 'label'"),
-    "blank_path": ([["path", "label"], ["", "x"]], {}, "line 2: '' is no path below --root"),
-    "absolute": ([["path", "label"], ["/a.jpg", "x"]], {}, r"line 2: '/a\.jpg' is no path below --root"),
-    "above": ([["path", "label"], ["../a.jpg", "x"]], {}, r"'\.\./a\.jpg' is no path below --root"),
-    "hidden_above": ([["path", "label"], ["../b/../../a.jpg", "x"]], {}, "is no path below --root"),
+    "blank_path": ([["path", "label"], ["", "x"]], {}, "line 2: '' is not a path below --root"),
+    "absolute": ([["path", "label"], ["/a.jpg", "x"]], {}, r"line 2: '/a\.jpg' is not a path below --root"),
+    "above": ([["path", "label"], ["../a.jpg", "x"]], {}, r"'\.\./a\.jpg' is not a path below --root"),
+    "hidden_above": ([["path", "label"], ["../b/../../a.jpg", "x"]], {}, "is not a path below --root"),
     "twice": ([["path", "label"], ["a.jpg", "x"], ["b/../a.jpg", "y"]], {}, r"line 3 names a\.jpg again, after line 2"),
     "bad_split": (
         [["path", "label", "split"], ["a.jpg", "x", "train"], ["b.jpg", "x", "eval"], ["c.jpg", "x", ""]],
@@ -602,9 +602,9 @@ def test_mistakes_in_a_table_are_named(name: str, listed: Callable[..., tuple[Pa
 
 
 def test_tables_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"none\.csv is no file"):
+    with pytest.raises(InputError, match=r"none\.csv is not a file"):
         csv_table(tmp_path, tmp_path / "none.csv", label_column="label")
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         csv_table(tmp_path / "nowhere", tmp_path / "none.csv", label_column="label")
     table = tmp_path / "table.csv"
     for content in (b'path,label\n"a.jpg,x\n', b'path,label\n"a"b,x\n'):

@@ -256,7 +256,7 @@ DRAWN = {"prepared.split_by": {"used": "patient", "protocol": "image"}}
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "expected"),
+    ("name", "recorded", "expected"),
     [
         ("flowers102", {}, SPLIT),
         ("flowers102", {"split": "authors"}, {}),
@@ -271,11 +271,11 @@ DRAWN = {"prepared.split_by": {"used": "patient", "protocol": "image"}}
     ],
 )
 def test_other_data_than_the_authors_is_a_departure(
-    name: str, said: dict[str, str], expected: dict[str, Any], tmp_path: Path
+    name: str, recorded: dict[str, str], expected: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = target_of(tmp_path / "data" / "set", name)
     manifest = {key: value for key, value in read_manifest(folder).items() if key != "format_version"}
-    write_manifest(folder, manifest | said)
+    write_manifest(folder, manifest | recorded)
     for by_authors in (True, False):
         given = Transfer(SCRATCH, str(folder), options=Options(match_authors=by_authors))
         target = open_target(given)
@@ -314,23 +314,23 @@ def test_departures_are_told_of_xrays_too_small_for_the_protocol(tmp_path: Path)
 def test_options_without_effect_are_said(tmp_path: Path) -> None:
     folder = target_of(tmp_path / "set", "pets")
 
-    def said(folder: Path, **given: Any) -> list[str]:
+    def reasons(folder: Path, **given: Any) -> list[str]:
         return without_effect(options_with(**given).given, configured(folder, **given)[0])
 
     single = {"border": "reflect", "translation": 0.2, "mixup_weight": "step", "nesterov": True}
     single["train_view"] = "shorter_side_random_crop"
-    assert [line.split()[0] for line in said(folder, **single)] == [
+    assert [line.split()[0] for line in reasons(folder, **single)] == [
         "--data.border",
         "--data.translation",
         "--data.mixup-weight",
     ]
-    assert not said(folder, **single, mixup_alpha=0.1)[2:]
-    (line,) = said(folder, nesterov=True, mode="knn")
+    assert not reasons(folder, **single, mixup_alpha=0.1)[2:]
+    (line,) = reasons(folder, nesterov=True, mode="knn")
     assert line == "--optim.nesterov has no effect: --mode knn trains no model"
     xrays = target_of(tmp_path / "xrays", "padchest_cl")
-    (line,) = said(xrays, train_view="shorter_side_random_crop", border="reflect")
+    (line,) = reasons(xrays, train_view="shorter_side_random_crop", border="reflect")
     assert line == "--data.train-view has no effect: training images are seen by xray_affine"
-    assert said(xrays, train_view="squash") == []
+    assert reasons(xrays, train_view="squash") == []
 
 
 @pytest.mark.parametrize(

@@ -202,9 +202,9 @@ def test_another_machine_is_waited_for_by_the_clock_of_the_disk(
     started = time.monotonic()
     have(tmp_path, TIMEOUT_S)
     assert time.monotonic() - started > 0.15
-    said = capfd.readouterr().err
-    assert said.count("in use by process 12 on node7") == 1
-    assert "silent for 0 s; waiting until it ends, or that is 0 s (--timeout-s)" in said
+    error = capfd.readouterr().err
+    assert error.count("in use by process 12 on node7") == 1
+    assert "silent for 0 s; waiting until it ends, or that is 0 s (--timeout-s)" in error
 
 
 @pytest.mark.parametrize("job", [None, "SLURM job 77"])
@@ -629,22 +629,22 @@ class Ranks:
 
 def test_all_ranks_are_refused_with_the_same_words(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
     left(tmp_path, of(other, tmp_path))
-    ranks, said = Ranks(), [""] * 2
+    ranks, messages = Ranks(), [""] * 2
 
     def begin(rank: int) -> None:
         try:
             with locked(tmp_path, ranks.of(rank), NO_TIMEOUT):
                 pass
         except InputError as error:
-            said[rank] = str(error)
+            messages[rank] = str(error)
 
     threads = [threading.Thread(target=begin, args=(rank,)) for rank in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert f"process {other.pid}" in said[0]
-    assert said[0] == said[1]
+    assert f"process {other.pid}" in messages[0]
+    assert messages[0] == messages[1]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
