@@ -381,7 +381,7 @@ def test_a_link_inside_a_class_tar_is_refused(class_tars: Path) -> None:
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
     raw = imagenet21k(class_tars)
-    with pytest.raises(InputError, match=rf"{WNIDS[1]}.tar has the member 'b.JPEG', which is no plain file"):
+    with pytest.raises(InputError, match=rf"{WNIDS[1]}.tar has the member 'b.JPEG', which is not a plain file"):
         list(raw.images)
 
 
