@@ -138,7 +138,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def looking(name: str, tensor: torch.Tensor) -> bytes:
         (temporary,) = tmp_path.rglob(".*.tmp")
-        with pytest.raises(InputError, match="no whole checkpoint"):
+        with pytest.raises(InputError, match="not a complete checkpoint"):
             load(temporary)
         seen.append(name)
         return digest(name, tensor)
@@ -276,7 +276,7 @@ def test_a_checkpoint_can_be_told_more(tmp_path: Path) -> None:
                 assert bits(tensor) == bits(before.state[part][name])
         assert after.state["loss_scaler"] == before.state["loss_scaler"]
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="no whole checkpoint"):
+    with pytest.raises(InputError, match="not a complete checkpoint"):
         checkpoint.add(path, points={})
 
 
@@ -289,5 +289,5 @@ def test_any_wrong_bit_is_damage_and_nothing_else(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(DamagedError, match="no whole checkpoint"):
+        with pytest.raises(DamagedError, match="not a complete checkpoint"):
             load(path)

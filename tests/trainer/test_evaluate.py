@@ -141,7 +141,7 @@ def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path
     assert again["images"] == len(own)
     for name in FINDINGS:
         assert again["findings"][name]["auc"]["value"] == pytest.approx(kept["findings"][name]["auc"]["value"])
-    assert any("no external validation" in warning for warning in again["warnings"])
+    assert any("not an external validation" in warning for warning in again["warnings"])
 
 
 def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path) -> None:

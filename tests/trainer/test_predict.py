@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path, films: Path) -> None:
     run = save_run(tmp_path / "run", tensors_of())
     with pytest.raises(InputError, match=r"of another version: it does not say task, resize, eval_view, channels"):
         predicted(run, films, tmp_path / "out.csv")
-    with pytest.raises(InputError, match="no run folder and no checkpoint"):
+    with pytest.raises(InputError, match="neither a run folder nor a checkpoint"):
         predicted(tmp_path / "none", films, tmp_path / "out.csv")
 
 

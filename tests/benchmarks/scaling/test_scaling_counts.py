@@ -35,8 +35,8 @@ def test_counts(text: str, counts: tuple[int, ...]) -> None:
         ("...,8", "after two that show the ratio"),
         ("1,2,...", "before the last count"),
         ("1,2,...,8,16", "before the last count"),
-        ("2,3,...,8", "no whole multiple"),
-        ("1,1,...,8", "no whole multiple"),
+        ("2,3,...,8", "not a multiple"),
+        ("1,1,...,8", "not a multiple"),
         ("1,4,...,1000", "gives 256 and 1024, but not 1000"),
     ],
 )

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from empty_files import splits_of
-from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from test_every_set import fill
+from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
 from data_pipelines import prepare as prepare_module
 from data_pipelines.common.errors import InputError

@@ -86,7 +86,7 @@ def test_another_set_of_the_name_replaces_nothing(order: tuple[str | None, ...],
         {"films": digest},
     )
     assert EXTERNAL in theirs[2]
-    assert "no external validation" not in theirs[2]
+    assert "not an external validation" not in theirs[2]
     assert f"films ({digest[:8]})" in (theirs[0] / PAGE).read_text()
     card = (work / "run" / CARD).read_text()
     titles = re.findall(r"(?m)^## Evaluation on (.*)$", card)

@@ -442,5 +442,5 @@ def test_only_damaged_checkpoints_are_no_reason_to_begin_anew(phantoms: Path, tm
     for path in checkpoint.numbered(run_dir):
         path.write_bytes(path.read_bytes()[:-1])
     for _ in range(2):
-        with pytest.raises(InputError, match=f"{run_dir} has no whole checkpoint, only damaged ones"):
+        with pytest.raises(InputError, match=f"{run_dir} has no complete checkpoint, only damaged ones"):
             trained(phantoms, run_dir)
