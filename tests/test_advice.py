@@ -34,7 +34,7 @@ PRINTED_BY = {
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
 ONLY = {
     ("trainer.training.run", "--preflight-only"): {"pretrain"},
-    ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
+    ("trainer.finetuning.options", "--seed"): {"transfer"},  # a sweep counts its own
     ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
     ("trainer.config.config", "--mode"): TUNING,
     ("trainer.reporting.best_on_val", "--best-on"): {"report"},  # a benchmark collects without it

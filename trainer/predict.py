@@ -12,7 +12,7 @@ import sys
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.message_parts import counted
 from data_pipelines.common.old_flags import translate
-from trainer.evaluation.settings import Predict
+from trainer.evaluation.predict_settings import Predict
 
 OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 

@@ -18,6 +18,7 @@ from trainer.document.blocks import Title
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.evaluation.assess import assess
+from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.output_names import NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
@@ -25,7 +26,6 @@ from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
-from trainer.evaluation.settings import Evaluate
 from trainer.evaluation.to_json import as_json
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"

@@ -15,11 +15,11 @@ from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
+from trainer.evaluation.evaluate_settings import AnySplit
 from trainer.evaluation.leaks import how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
-from trainer.evaluation.settings import AnySplit
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data

@@ -23,10 +23,10 @@ from trainer.engines.device import cpu_threads
 from trainer.evaluation.earlier_table import EarlierTable
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
 from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.predict_settings import Predict
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
-from trainer.evaluation.settings import Predict
 
 _BATCHES_AT_ONCE = 4
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
