@@ -125,10 +125,10 @@ def _panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
     axes.grid(True, axis="both", color="#dddddd", linewidth=0.7)
     axes.set_title(title, fontsize=11)
     before = curves[_BEFORE].summary
-    axes.text(0.02, 0.05, _fate(before), transform=axes.transAxes, color=_COLOURS[_BEFORE], fontsize=9)
+    axes.text(0.02, 0.05, _warmup_effect(before), transform=axes.transAxes, color=_COLOURS[_BEFORE], fontsize=9)
 
 
-def _fate(summary: dict[str, Any]) -> str:
+def _warmup_effect(summary: dict[str, Any]) -> str:
     """What the warm-up of the text does to a schedule, for the figure."""
     ends = f"by the text: {summary['steps']:,} steps, "
     if summary["warmup_steps"] >= summary["steps"]:

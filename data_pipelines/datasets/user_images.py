@@ -182,9 +182,9 @@ def _require_names(
             continue
         table.require_text(column)
         if not literal_nan:
-            table.require_said(column, remedy)
+            table.require_stated(column, remedy)
             if column == patient:
-                table.require_somebody(column, remedy)
+                table.require_named_patients(column, remedy)
         if column in (label, patient):
             table.require_one_spelling(column)
 
@@ -194,7 +194,7 @@ def _names(table: Table, column: str, files: Listing) -> list[str]:
     roots = {f"{text_of(path)}/" for path in (files.root.absolute(), files.root.resolve())}
     names = []
     for row, cell in enumerate(table.cells[column]):
-        name = posixpath.normpath(files.slashed(cell))
+        name = posixpath.normpath(files.with_slashes(cell))
         name = next((name[len(start) :] for start in roots if name.startswith(start)), name)
         if not cell or name == "." or name.startswith("/") or name.split("/")[0] == ".." or _ON_WINDOWS.match(name):
             raise InputError(f"{table.at(row)}: {cell!r} is not a path below --root; make it relative to that folder")

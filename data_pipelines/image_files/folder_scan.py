@@ -67,7 +67,7 @@ def suffix_of(name: str) -> str:
     return suffix if stem and _SUFFIX.fullmatch(suffix) else ""
 
 
-def is_taken_unseen(name: str) -> bool | None:
+def is_taken_by_name(name: str) -> bool | None:
     """Whether a file is taken, by its name; None if its contents must decide."""
     suffix = suffix_of(name)
     if suffix in SURE_SUFFIXES:
@@ -144,7 +144,7 @@ def scan(
     found = _Walk(takes_sets, once_in).below(root)
     found.files.sort(key=lambda file: file.name.split("/"))
     found.folders.sort(key=lambda name: name.split("/"))
-    fates = {file.name: True if suffix_of(file.name) in also else is_taken_unseen(file.name) for file in found.files}
+    fates = {file.name: True if suffix_of(file.name) in also else is_taken_by_name(file.name) for file in found.files}
     open_ones = [file for file in found.files if fates[file.name] is None]
     seen = dict(zip((file.name for file in open_ones), _looked_at(open_ones), strict=True))
     taken = []

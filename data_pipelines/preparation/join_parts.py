@@ -15,8 +15,8 @@ from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
 from data_pipelines.preparation.duplicates import count_equal_images, notes_on
-from data_pipelines.preparation.plan import ways
-from data_pipelines.preparation.pseudonymize import hides
+from data_pipelines.preparation.plan import preparation_options
+from data_pipelines.preparation.pseudonymize import has_real_patients
 from data_pipelines.preparation.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
 from data_pipelines.preparation.set_folder import keymap_of
 from data_pipelines.preparation.shard_records import ROWS, digest_of_images, finished_shards, settings_of
@@ -40,7 +40,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
     _require_asked_for(raw, flat, num_seen, folder)
     bad = _bad(flat, num_seen, max_bad, folder)
     if bad:
-        warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if hides(raw) else None)
+        warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if has_real_patients(raw) else None)
     notes = [
         *raw.notes,
         *_told(_warnings(raw, num_seen), logging.WARNING),
@@ -75,7 +75,7 @@ def _description(raw: RawSet, shards: Sequence[Shard]) -> dict[str, Any]:
         "synthetic": raw.synthetic,
         "patients": raw.patients,
         **({"metric": raw.metric} if raw.metric else {}),
-        **{name: value for name, value in ways(raw).items() if value is not None},
+        **{name: value for name, value in preparation_options(raw).items() if value is not None},
         **({"jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
         **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
         **({"bits_given": True} if raw.bits_given else {}),

@@ -65,7 +65,7 @@ def salt() -> bytes:
     return content
 
 
-def hides(raw: RawSet) -> bool:
+def has_real_patients(raw: RawSet) -> bool:
     """Whether a set is of real patients."""
     return raw.patients != "none" and not raw.synthetic
 

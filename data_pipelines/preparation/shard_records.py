@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member, RawImage, RawSet
 from data_pipelines.common.splits import SPLITS, Split
-from data_pipelines.preparation.file_states import LOOKERS, Contents, look_again
+from data_pipelines.preparation.file_states import LOOKERS, Contents, read_changed
 
 ROWS = "rows"  # folder, beside that of the set, of what the index needs of each finished shard
 SHARD_IMAGES = 4096  # images of the source for each shard: what an interruption costs at most
@@ -89,7 +89,7 @@ def valid_record(
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if known["source"] != digest_of_images(images, settings):
         return None
-    now = look_again(images, contents, lookers)
+    now = read_changed(images, contents, lookers)
     if not now.is_same(contents):
         return None
     if np.array_equal(now.states, contents.states):

@@ -28,7 +28,7 @@ from trainer.run_folder import (
     require_lock,
     write_environment,
 )
-from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
+from trainer.training.changed_data import changed_sets, data_before, remake_advice, require_same_outputs
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
@@ -192,7 +192,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
         require_same_outputs(run_dir, former, data)
     other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
     if (changed or other_sets) and not start.allow_config_change:
-        anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
+        anew = remake_advice(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
             f"Start a new run in another folder{anew or _way_on(before, settings)}"

@@ -199,7 +199,7 @@ def test_figures_have_a_panel_for_each_setting(tmp_path: Path, monkeypatch: pyte
     long = [result | {"total_steps": 12345} | departing(global_batch_size=(64, 128)) for result in by_lr(0.03)]
     collected = collect((write_results(tmp_path / "runs", [*by_lr(0.001, 0.003, 0.01), *long]),))
     runs = with_titles(collected.runs)
-    figures.few_shot(runs, tmp_path, figures.looks_of(sources_of(runs)))
+    figures.few_shot(runs, tmp_path, figures.styles_of(sources_of(runs)))
     titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
     assert [title.replace("\n", " ") for title in titles] == [f"r50x1, {setting}" for setting in settings(tmp_path)]
     assert len(titles) == 4
