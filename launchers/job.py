@@ -78,7 +78,7 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
                 f'{path}, task {number}: it must be {{"name": ..., "command": ["python", ...], "done": ...}}'
             )
         sizes = [_size(task, name, f"{path}, task {number}") for name in ("nodes", "ranks_per_node")]
-        tasks.append(Task(task["name"], _without_decoy(command), Path(task["done"]), *sizes))
+        tasks.append(Task(task["name"], _without_decoy(task["command"]), Path(task["done"]), *sizes))
     gpus = plan.get("gpus_per_task", 1)
     if not isinstance(gpus, int) or gpus < 0:
         raise ValueError(f"{path}: gpus_per_task is {gpus!r}, no number")

@@ -58,7 +58,7 @@ def _cut(
     count = 6 + INPUTS * operations + (1 if warped else 0)
     inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)
     encoded, anchor, shape, resized, offset, flip = inputs[:6]
-    images = _decoded(encoded, anchor, shape, decoder, channels, buffers, hw_decoder_load)
+    images: Any = _decoded(encoded, anchor, shape, decoder, channels, buffers, hw_decoder_load)
     images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
     images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
     images = fn.flip(images, horizontal=flip)

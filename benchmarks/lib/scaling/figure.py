@@ -4,7 +4,6 @@ lines."""
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -67,11 +66,10 @@ def _speed_up(axes: Axes, rows: Sequence[Row], paper: Published | None) -> None:
         counts, shares, low, high = _columns(points, "efficiency")
         factor = counts / 100.0  # N E(N): how many ranks of the smallest count's speed these are worth
         _line(axes, points, counts, shares * factor, low * factor, high * factor, label, colour)
-        above = number % 2 == 0
-        place, side = ((-4, 8), "right") if above else ((5, -12), "left")
+        place = (-4, 8) if number % 2 == 0 else (5, -12)
         for count, share in zip(counts, shares, strict=True):
             if np.isfinite(share):
-                _name_efficiency(axes, count, share, f"{share:.2f}%", place, side, colour)
+                _name_efficiency(axes, count, share, f"{share:.2f}%", place, colour)
     if paper is not None:
         _draw_paper(axes, paper)
     against = "1" if bases in ([], [1]) else " or ".join(map(str, bases))
@@ -91,22 +89,14 @@ def _draw_paper(axes: Axes, paper: Published) -> None:
     for count, share, out_of_fit in zip(ranks, shares, held, strict=True):
         if count > 1:
             text = f"{share:.2f}%" + ("*" if out_of_fit else "")
-            _name_efficiency(axes, count, share, text, (6, -18), "left", _PAPER)
+            _name_efficiency(axes, count, share, text, (6, -18), _PAPER)
     if held.any():
         axes.plot([], [], " ", label="* not shown to the model")
 
 
-def _name_efficiency(
-    axes: Axes,
-    count: float,
-    share: float,
-    text: str,
-    place: tuple[int, int],
-    side: Literal["left", "right"],
-    colour: str,
-) -> None:
+def _name_efficiency(axes: Axes, count: float, share: float, text: str, place: tuple[int, int], colour: str) -> None:
     """Write an efficiency of so many ranks beside their speed-up. place: points from there."""
-    point = (count, share * count / 100.0)
+    point, side = (count, share * count / 100.0), "right" if place[0] < 0 else "left"
     axes.annotate(text, point, xytext=place, textcoords="offset points", ha=side, fontsize=7, color=colour)
 
 
