@@ -286,7 +286,7 @@ def test_a_sweep_by_the_authors_protocol(planned: Planned) -> None:
     write_plan(Path("plan.json"), "a", plan.runs)
     (task,) = json.loads(Path("plan.json").read_text())["tasks"]
     assert task["command"].index("--match-authors") < task["command"].index("--optim.no-nesterov")
-    transfer = read_transfer(task["command"][3:])
+    transfer = read_transfer(task["command"][2:])
     assert transfer == run.transfer
     assert (transfer.options.match_authors, transfer.options.given["optim.nesterov"]) == (True, False)
 
