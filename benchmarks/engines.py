@@ -1,4 +1,4 @@
-"""Engines on two ranks of this machine: python -m benchmarks.engines [--steps 20 ...]
+"""Engines on two ranks of this machine: python benchmarks/engines.py [--steps 20 ...]
 
 Time of a step and of its update, peak memory and bytes on the wire, all through the shipped loop. As root every engine
 gets a network namespace of its own, so that the bytes are its own too.

@@ -1,4 +1,4 @@
-"""Measure GroupNorm + ReLU: python -m benchmarks.group_norm [--rounds 5] [--out group_norm.json]
+"""Measure GroupNorm + ReLU: python benchmarks/group_norm.py [--rounds 5] [--out group_norm.json]
 
 First checks the kernel against float64; then times it, layer by layer, against torch's own pair (channels-first,
 channels-last, compiled) and against what moving the bytes alone takes. Under three minutes on one GPU.

@@ -1,4 +1,4 @@
-"""Measure host time of a GPU step without a GPU: python -m benchmarks.host_time [--models r50x1] [--out host_time.json]
+"""Measure host time of a GPU step without a GPU: python benchmarks/host_time.py [--models r50x1] [--out host_time.json]
 
 Norms, forward and backward; filters, standardised once and their gradients unit by unit; clipping and update: CPU time
 of one thread, on tensors in the CPU's memory, with a driver that launches nothing. What PyTorch's own convolutions and

@@ -1,5 +1,5 @@
 """Compile every Triton launch of a training step without a GPU, and look at the machine code:
-python -m benchmarks.kernel_code [--sample] [--capabilities 90] [--dtypes bf16] [--out kernel_code.json]
+python benchmarks/kernel_code.py [--sample] [--capabilities 90] [--dtypes bf16] [--out kernel_code.json]
 
 All for one type of GPU and one precision take about a minute on one core; --sample takes a few of each kernel.
 """

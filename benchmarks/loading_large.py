@@ -1,4 +1,4 @@
-"""Measure reading of large photographs: python -m benchmarks.loading_large [--images FOLDER|ZIP] [--out FILE.json]
+"""Measure reading of large photographs: python benchmarks/loading_large.py [--images FOLDER|ZIP] [--out FILE.json]
 
 The same training views of 12-megapixel JPEG files three ways: decoded in full, with --data.scaled-decode, and prepared
 with --shorter-side; what each costs per image, and how far scaled decoding is from the full pixels.

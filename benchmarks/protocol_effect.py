@@ -58,11 +58,11 @@ def arms(folders: tuple[Path, ...]) -> dict[str, pd.DataFrame]:
         others = runs[runs["protocol"] != DEFAULT] if folder == folders[0] else runs
         for index, run in others.iterrows():
             key = tuple(run[_CELL])
-            said = ["--match-authors"] if run["protocol"] == AUTHORS else []
-            said += sorted(set(run["departures"].split("; ")) - usual.get(key, set()))
-            if not said:
+            changes = ["--match-authors"] if run["protocol"] == AUTHORS else []
+            changes += sorted(set(run["departures"].split("; ")) - usual.get(key, set()))
+            if not changes:
                 raise InputError(f"{run['run']} was made like the runs to compare with; leave out {folder}")
-            found.setdefault("; ".join(said), []).append(others.loc[[index]])
+            found.setdefault("; ".join(changes), []).append(others.loc[[index]])
     return {name: pd.concat(parts) for name, parts in found.items()}
 
 

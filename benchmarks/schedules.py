@@ -114,9 +114,9 @@ def draw(unions: dict[str, tuple[int, dict[str, Curve]]], out: Path) -> None:
 def _panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
     for name, drawn in curves.items():
         warmup, batch = drawn.summary["warmup_steps"], drawn.summary["global_batch_size"]
-        said = f"warm-up of {warmup:,} steps" if name == _BEFORE else "warm-up of 15 epochs"
+        warmup_text = f"warm-up of {warmup:,} steps" if name == _BEFORE else "warm-up of 15 epochs"
         style = "--" if name == _BEFORE else "-"
-        label = f"{name}: batch {batch}, {said}"
+        label = f"{name}: batch {batch}, {warmup_text}"
         axes.plot(drawn.epochs, drawn.rates, style, color=_COLOURS[name], linewidth=2.0, label=label)
     axes.set_yscale("log")
     axes.set_ylim(_LOWEST, _HIGHEST)
@@ -125,10 +125,10 @@ def _panel(axes: Axes, title: str, curves: dict[str, Curve]) -> None:
     axes.grid(True, axis="both", color="#dddddd", linewidth=0.7)
     axes.set_title(title, fontsize=11)
     before = curves[_BEFORE].summary
-    axes.text(0.02, 0.05, _fate(before), transform=axes.transAxes, color=_COLOURS[_BEFORE], fontsize=9)
+    axes.text(0.02, 0.05, _warmup_effect(before), transform=axes.transAxes, color=_COLOURS[_BEFORE], fontsize=9)
 
 
-def _fate(summary: dict[str, Any]) -> str:
+def _warmup_effect(summary: dict[str, Any]) -> str:
     """What the warm-up of the text does to a schedule, for the figure."""
     ends = f"by the text: {summary['steps']:,} steps, "
     if summary["warmup_steps"] >= summary["steps"]:

@@ -1,4 +1,4 @@
-"""Try the shipped loop on a device: python -m benchmarks.steps [--model r50x1] [--batch-size 64] [--out steps.json]
+"""Try the shipped loop on a device: python benchmarks/steps.py [--model r50x1] [--batch-size 64] [--out steps.json]
 
 Some steps in each precision: whether the loss falls, how long a step takes, and where the host waits for the GPU, by
 `torch.cuda.set_sync_debug_mode`; then the operations of one step, by torch.profiler. Nothing is compiled.

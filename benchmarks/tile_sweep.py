@@ -1,4 +1,4 @@
-"""Time other tiles of GroupNorm's kernels: python -m benchmarks.tile_sweep [--model r50x1:256] [--out tile_sweep.json]
+"""Time other tiles of GroupNorm's kernels: python benchmarks/tile_sweep.py [--model r50x1:256] [--out tile_sweep.json]
 
 For every distinct layer of a model, forward and backward apart: the tile that `trainer.kernels.tiling` chooses against
 others of more and fewer elements and warps, each timed by triton.testing.do_bench, the cache cold. On a CPU, with

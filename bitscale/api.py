@@ -105,7 +105,7 @@ def load_model(source: PathLike) -> BiTResNet:
     [N, C], or features [N, F] where the weights have no head. Raises InputError for what holds no BiT ResNet.
     """
     weights = load_weights(str(source))
-    weights.require_normalisation(f"mend that in the metadata of {weights.path}")
+    weights.require_normalisation(f"fix that in the metadata of {weights.path}")
     mean, std = weights.mean or BIT_MEAN, weights.std or BIT_STD
     model = build_model(weights.model_name, weights.num_classes or 1, mean=mean, std=std)
     model.load_state_dict(weights.tensors, strict=weights.num_classes is not None)

@@ -2,8 +2,9 @@
 
 Python looks for modules in the folder of a script first. There, `inspect` and others of ours would hide other people's
 modules of that name, so every program imports this package before anything else, and it takes these folders away;
-likewise the working folder, which `python -m` puts first and whose trainer.py would hide ours. Then it answers
-`--version`, and says on a terminal that the program has started, as its other imports take seconds.
+likewise the working folder, which `python -m` puts first and whose trainer.py would hide ours. Launchers of others may
+put that folder into PYTHONPATH: ours comes before it. Then it answers `--version`, and says on a terminal that the
+program has started, as its other imports take seconds.
 """
 
 import os
@@ -21,6 +22,9 @@ if _MODULE and _MODULE[0].split(".")[0] in _NAMES and sys.path[:1] == [os.getcwd
 
 _PROGRAM = os.path.abspath(sys.argv[0])
 _NAME = os.path.basename(_PROGRAM)
+_HIDING = [i for i, path in enumerate(sys.path) if any(os.path.isfile(os.path.join(path, f"{n}.py")) for n in _NAMES)]
+if _HIDING and (_PROGRAM.startswith(tuple(_PACKAGES)) or _NAME.split("-")[0] == "bitscale"):
+    sys.path.insert(_HIDING[0], _ROOT)
 if os.path.dirname(_PROGRAM) in _PACKAGES or _NAME.startswith("bitscale-"):
     if "--version" in sys.argv[1:]:
         from data_pipelines.common.cli import answer_version

@@ -1,4 +1,4 @@
-"""Look at a prepared data set: python -m data_pipelines.inspect NAME|DIR --out page.png
+"""Look at a prepared data set: bitscale inspect NAME|DIR --out page.png
 
 Draws one page: images as training sees them, labels, sizes and splits.
 """

@@ -1,4 +1,4 @@
-"""Prepare a data set: python -m data_pipelines.prepare NAME --root DIR --out DIR
+"""Prepare a data set: bitscale prepare NAME --root DIR --out DIR
 
 Reads the set as its owner distributes it, decodes every image strictly, and writes shards, index and manifest.
 Interrupted, the same command goes on where it was. In an array job each task adds --part K/N (K from 0); the same
@@ -24,7 +24,7 @@ from data_pipelines.common.cli import entry_point
 from data_pipelines.common.command_help import filled, first_sentence, grouped_help
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.flag_parser import asks_for_help, parse_flags
-from data_pipelines.common.limits import with_sound_numbers
+from data_pipelines.common.limits import with_checked_numbers
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
@@ -58,7 +58,7 @@ def command_of(reader: Callable[..., RawSet]) -> Callable[..., Command]:
 
     @wraps(reader)
     def later(*arguments: Any, **options: Any) -> Callable[[], RawSet]:
-        return partial(with_sound_numbers(reader), *arguments, **options)
+        return partial(with_checked_numbers(reader), *arguments, **options)
 
     def command(
         output: Annotated[Output, tyro.conf.arg(name="")],

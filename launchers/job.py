@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 UNFINISHED = 75  # exit code of a program that was asked to stop and would go on if started again
+_TRANSFER = Path(__file__).resolve().parents[1] / "trainer" / "transfer.py"
 
 
 class Task(NamedTuple):
@@ -41,17 +42,17 @@ def state(run_dir: Path, since: float, done: Path | None = None, job: str | None
     status = read_json(run_dir / "status.json")
     if not isinstance(status, dict):
         status = {}
-    said, step, time = status.get("state"), status.get("step"), status.get("time")
+    recorded, step, time = status.get("state"), status.get("step"), status.get("time")
     step = step if isinstance(step, int) else 0
     time = time if isinstance(time, (int, float)) else 0
     if done is not None:
-        said = "finished" if read_json(done) is not None else "" if said == "finished" else said
-    if said == "finished":
-        return said, step
+        recorded = "finished" if read_json(done) is not None else "" if recorded == "finished" else recorded
+    if recorded == "finished":
+        return recorded, step
     if job is not None and _is_of_another(read_json(run_dir / "lock.json"), job):
         return "busy", step
-    if said == "failed" and time >= since:
-        return said, step
+    if recorded == "failed" and time >= since:
+        return recorded, step
     return "resumable", step
 
 
@@ -67,7 +68,7 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a plan: {error}") from error
     if not isinstance(plan, dict) or not isinstance(plan.get("name"), str) or not isinstance(plan.get("tasks"), list):
-        raise ValueError(f'{path} is no plan: it must be {{"name": ..., "tasks": [...], "gpus_per_task": 1}}')
+        raise ValueError(f'{path} is not a plan: it must be {{"name": ..., "tasks": [...], "gpus_per_task": 1}}')
     tasks = []
     for number, task in enumerate(plan["tasks"]):
         command = task.get("command") if isinstance(task, dict) else None
@@ -77,11 +78,19 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
                 f'{path}, task {number}: it must be {{"name": ..., "command": ["python", ...], "done": ...}}'
             )
         sizes = [_size(task, name, f"{path}, task {number}") for name in ("nodes", "ranks_per_node")]
-        tasks.append(Task(task["name"], task["command"], Path(task["done"]), *sizes))
+        tasks.append(Task(task["name"], _without_decoy(task["command"]), Path(task["done"]), *sizes))
     gpus = plan.get("gpus_per_task", 1)
     if not isinstance(gpus, int) or gpus < 0:
         raise ValueError(f"{path}: gpus_per_task is {gpus!r}, no number")
     return plan["name"], tasks, gpus
+
+
+def _without_decoy(command: list[str]) -> list[str]:
+    """The command, with our program by its path where `python -m trainer.transfer`, as earlier versions wrote it, would
+    run a trainer.py of the working folder."""
+    if command[:3] == ["python", "-m", "trainer.transfer"] and Path("trainer.py").is_file():
+        return ["python", str(_TRANSFER), *command[3:]]
+    return command
 
 
 def _size(task: dict[str, Any], name: str, where: str) -> int | None:

@@ -57,7 +57,7 @@ class Site:
         seconds(self.time_limit)
         for name in self.environment:
             if not _NAME.fullmatch(name):
-                raise UsageError(f"environment: {name!r} is no name of a variable")
+                raise UsageError(f"environment: {name!r} is not the name of a variable")
         for key, value in self.sbatch.items():
             check_directive(key, value)
 
@@ -112,7 +112,9 @@ def _is_of(value: Any, kind: Any) -> bool:
 def check_directive(key: str, value: str) -> None:
     """Raises UsageError for what could be more than one directive."""
     if not _DIRECTIVE.fullmatch(key):
-        raise UsageError(f"--sbatch {key}={value}: {key!r} is no name of a directive; write it as in --sbatch qos=high")
+        raise UsageError(
+            f"--sbatch {key}={value}: {key!r} is not the name of a directive; write it as in --sbatch qos=high"
+        )
     if not _VALUE.fullmatch(value):
         raise UsageError(f"the directive {key}={value!r} has characters that do not belong into one")
 
@@ -121,7 +123,7 @@ def seconds(duration: str) -> int:
     """[D-]HH:MM:SS in seconds. SLURM's shorter forms are refused: 8:00 would be eight minutes."""
     found = _DURATION.fullmatch(duration)
     if not found:
-        raise UsageError(f"{duration!r} is no duration; write HH:MM:SS or D-HH:MM:SS")
+        raise UsageError(f"{duration!r} is not a duration; write HH:MM:SS or D-HH:MM:SS")
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 

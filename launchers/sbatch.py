@@ -14,6 +14,13 @@ from launchers import script
 from launchers.profiles import Site, UsageError
 
 
+def called() -> str:
+    """How this program can be typed, in any folder: `python -m` would run a launchers.py of the working folder."""
+    if Path(sys.argv[0]).name.startswith("bitscale"):
+        return "bitscale submit"
+    return shlex.join(["python", str(script.LAUNCHERS / "submit.py")])
+
+
 def as_job_name(name: str) -> str:
     """The name, with "-" for what a job's may not have."""
     return re.sub(r"[^\w.+-]", "-", name)
@@ -44,7 +51,7 @@ def make_request(
         folder=Path.cwd(),
         logs=Path(options.logs).absolute(),
         python=Path(sys.executable),
-        written_by=shlex.join(["python", "-m", "launchers.submit", *sys.argv[1:]]),
+        written_by=f"{called()} {shlex.join(sys.argv[1:])}",
         sbatch=directives,
         requeue=requeue,
         launcher=options.launcher,

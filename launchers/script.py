@@ -65,7 +65,7 @@ class Request:
                 raise UsageError(f"{text!r} has control characters, which do not belong into a batch script")
         if not re.fullmatch(r"[\w.+-]+", self.name):
             raise UsageError(
-                f"{self.name!r} is no name for a job; give one of letters, digits, '.', '-' with --job-name"
+                f"{self.name!r} is not a name for a job; give one of letters, digits, '.', '-' with --job-name"
             )
         if self.nodes < 1:
             raise UsageError(f"--nodes is {self.nodes}; it must be at least 1")

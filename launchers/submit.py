@@ -1,7 +1,9 @@
 """Run the trainer, or the tasks of a plan file, as SLURM jobs.
 
-python -m launchers.submit pretrain RECIPE --nodes 64 --site juwels-booster --time 08:00:00 [-- TRAINER ARGUMENTS]
-python -m launchers.submit PLAN.json --site juwels-booster [--max-parallel 16]
+bitscale submit pretrain RECIPE --nodes 64 --site juwels-booster --time 08:00:00 [-- TRAINER ARGUMENTS]
+bitscale submit PLAN.json --site juwels-booster [--max-parallel 16]
+
+Where nothing is installed: python launchers/submit.py instead of bitscale submit.
 """
 
 import argparse
@@ -18,6 +20,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
+
+if __name__ == "__main__":  # before this folder, or that of `python -m`, in which a launchers.py would hide ours
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launchers import sbatch, script
 from launchers.plan import submit_plan
@@ -83,8 +88,8 @@ def ask_plan(python: str, arguments: Sequence[str]) -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"the trainer does not say what the run would be: {error}") from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UsageError("the trainer refuses this run: " + "\n".join(said[-15:]).removeprefix("error: "))
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise UsageError("the trainer refuses this run: " + "\n".join(lines[-15:]).removeprefix("error: "))
     plan: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
     return plan
 
@@ -191,7 +196,7 @@ class _Parser(argparse.ArgumentParser):
 def make_parser() -> argparse.ArgumentParser:
     """What the command line may say, before `--`."""
     parser = _Parser(
-        "bitscale submit" if Path(sys.argv[0]).name == "bitscale" else "python -m launchers.submit",
+        sbatch.called(),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -240,11 +245,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     is_plan = options.what.endswith(".json")
     if not is_plan and options.what != "pretrain":
-        raise UsageError(f"{options.what!r} is no plan file (.json){nearest(options.what, ['pretrain'])}")
+        raise UsageError(f"{options.what!r} is not a plan file (.json){nearest(options.what, ['pretrain'])}")
     if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != (1, 1)):
         raise UsageError("a plan file says all about its tasks: it goes with no recipe, --nodes, --chain or --smoke")
     if not is_plan and not options.recipe:
-        raise UsageError("name the recipe: python -m launchers.submit pretrain RECIPE")
+        raise UsageError(f"name the recipe: {sbatch.called()} pretrain RECIPE")
     return options, list(arguments[cut + 1 :])
 
 

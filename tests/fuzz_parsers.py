@@ -17,9 +17,9 @@ import torch
 from dicom_files import dicom_bytes
 from made_results import authors_row, transfer_result, write_authors, write_results
 from PIL import Image
-from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from tiny_sets import tiny_set
 from tiny_weights import save_npz, save_paper, save_run, save_timm, tensors_of
+from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import path_of, text_of

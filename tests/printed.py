@@ -7,7 +7,7 @@ from typing import NamedTuple
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:[.-][a-z0-9]+)*")
 _ONLY_A_FLAG = re.compile(r"--?[\w.-]+(=.*)?")
 COMMAND = re.compile(
-    r"python -m [\w.]+|(?:python )?\w[\w/]*\.py|bitscale-\w+|torchrun|rm -r|curl|hf download|pip install|"
+    r"python -m [\w.]+|(?:python )?\w[\w/]*\.py|bitscale[- ][a-z]+|torchrun|rm -r|curl|hf download|pip install|"
     r"[\w/]+\.sh(?= )|python \{\}"
 )
 PLACEHOLDER = "{}"

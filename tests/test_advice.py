@@ -34,7 +34,7 @@ PRINTED_BY = {
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
 ONLY = {
     ("trainer.training.run", "--preflight-only"): {"pretrain"},
-    ("trainer.finetuning.finetune", "--seed"): {"transfer"},  # a sweep counts its own
+    ("trainer.finetuning.options", "--seed"): {"transfer"},  # a sweep counts its own
     ("trainer.training.job", "--schedule.allow-no-decay"): {"pretrain"},
     ("trainer.config.config", "--mode"): TUNING,
     ("trainer.reporting.best_on_val", "--best-on"): {"report"},  # a benchmark collects without it
@@ -154,5 +154,5 @@ def test_a_command_has_the_flag_that_it_is_given(command: str) -> None:
 @pytest.mark.parametrize("command", sorted(parsers()))
 def test_flags_in_the_help_of_a_command_are_its_own(command: str) -> None:
     description = ast.get_docstring(modules()[sources()[command]]) or ""
-    said = FLAG.findall(parsers()[command].format_help() + description)
-    assert set(said) - flags_of(command) - SAID_IN_HELP.get(command, {"--nproc-per-node"}) == set()
+    flags = FLAG.findall(parsers()[command].format_help() + description)
+    assert set(flags) - flags_of(command) - SAID_IN_HELP.get(command, {"--nproc-per-node"}) == set()

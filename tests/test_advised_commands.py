@@ -16,7 +16,7 @@ from data_pipelines.datasets.registry import DATASETS
 NASTY = '-it\'s a "folder" $HOME'
 # What is put into commands and is one plain word, or quoted where it is made.
 PLAIN = {
-    "data_pipelines.common.program": {"as_word(sys.argv[0])"},
+    "data_pipelines.common.program": {"as_word(sys.argv[0])", "as_word(str(near))", "name"},
     "trainer.training.unreadable_images": set[str](),
     "trainer.run_folder.lock_file": {"run"},  # how the job of torchrun is called
     "trainer.engines.device": {"build"},
@@ -69,10 +69,10 @@ def _filled(command: str, values: list[str]) -> list[str]:
 
 
 PROGRAMS = {
-    "python -m data_pipelines.prepare": "prepare",
-    "python -m launchers.submit": "submit",
-    "python trainer/report.py": "report",
-    "bitscale-predict": "predict",
+    "bitscale prepare": "prepare",
+    "bitscale submit": "submit",
+    "bitscale report": "report",
+    "bitscale predict": "predict",
 }
 TYPED = [(PROGRAMS[name], *row[1:]) for row in ADVICE for name in PROGRAMS if row[1].startswith(f"{name} ")]
 
@@ -80,7 +80,7 @@ TYPED = [(PROGRAMS[name], *row[1:]) for row in ADVICE for name in PROGRAMS if ro
 @pytest.mark.parametrize(("program", "command", "values"), TYPED, ids=[row[1] for row in TYPED])
 def test_programs_take_the_commands(program: str, command: str, values: list[str]) -> None:
     words = _filled(command, values)
-    arguments = words[3:] if words[1] == "-m" else words[2:] if words[0] == "python" else words[1:]
+    arguments = words[2:]
     if program == "prepare" and arguments[0] in DATASETS:
         program, arguments = f"prepare {arguments[0]}", arguments[1:]
     if PLACEHOLDER in command and program in parsers():

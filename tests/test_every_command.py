@@ -66,9 +66,9 @@ def test_absurd_numbers_are_refused(
     with pytest.raises(SystemExit) as ended:
         MAINS[name]()
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert message in said
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,18 +128,18 @@ def _told(program: str, *arguments: str) -> tuple[str, set[str]]:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_installed_commands_import_no_torch_for_it(script: str) -> None:
     module, _, function = SCRIPTS[script].partition(":")
-    said, imported = _told(f"sys.argv[0] = {script!r}; from {module} import {function}; {function}()")
-    assert VERSION.fullmatch(said)
+    output, imported = _told(f"sys.argv[0] = {script!r}; from {module} import {function}; {function}()")
+    assert VERSION.fullmatch(output)
     assert imported & {"torch", "pandas", "scipy", "matplotlib"} == set()
 
 
 def test_a_script_imports_no_torch_for_it() -> None:
     path = "trainer/pretrain.py"
-    said, imported = _told(f"sys.argv[0] = {path!r}; runpy.run_path({path!r}, run_name='__main__')")
-    assert VERSION.fullmatch(said)
+    output, imported = _told(f"sys.argv[0] = {path!r}; runpy.run_path({path!r}, run_name='__main__')")
+    assert VERSION.fullmatch(output)
     assert "torch" not in imported
 
 
 def test_programs_of_others_keep_their_version_flag() -> None:
-    said, _ = _told("import data_pipelines; print('theirs')")
-    assert said == "theirs\n"
+    output, _ = _told("import data_pipelines; print('theirs')")
+    assert output == "theirs\n"

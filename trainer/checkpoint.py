@@ -228,12 +228,12 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             raise ValueError("its header is not what was written")
         if header.get("format") != FORMAT:
             found = header.get("format")
-            raise InputError(f"{path} is no checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
+            raise InputError(f"{path} is not a checkpoint of this version: its format is {found!r}, not {FORMAT!r}")
         with path.open("rb") as file:
             content = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
             yield file, content
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise DamagedError(f"{path} is no whole checkpoint ({error}); take another one") from error
+        raise DamagedError(f"{path} is not a complete checkpoint ({error}); take another one") from error
 
 
 def numbered(run_dir: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import sys
 
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.old_flags import translate
-from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
+from trainer.evaluation.evaluate_settings import Evaluate
 
 OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 
@@ -19,7 +19,11 @@ OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 @entry_point
 def main() -> None:
     """Parse the command line and evaluate."""
-    print(evaluate_run(parse(Evaluate, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))))
+    settings = parse(Evaluate, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))
+    # Here because it comes with PyTorch, which the help does not need.
+    from trainer.evaluation.evaluate_run import evaluate_run
+
+    print(evaluate_run(settings))
 
 
 if __name__ == "__main__":

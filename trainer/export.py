@@ -9,13 +9,16 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 import json
 
 from data_pipelines.common.cli import entry_point, parse
-from trainer.models.export_weights import Export, export
+from trainer.models.export_settings import Export
 
 
 @entry_point
 def main() -> None:
     """Parse the command line and export."""
     settings = parse(Export, __doc__)
+    # Here because it comes with PyTorch, which the help does not need.
+    from trainer.models.export_weights import export
+
     notes = export(settings)
     for note in notes:
         print(note)

@@ -12,7 +12,7 @@ import sys
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.message_parts import counted
 from data_pipelines.common.old_flags import translate
-from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.evaluation.predict_settings import Predict
 
 OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 
@@ -21,6 +21,9 @@ OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 def main() -> None:
     """Parse the command line and predict."""
     settings = parse(Predict, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))
+    # Here because it comes with PyTorch, which the help does not need.
+    from trainer.evaluation.predict_images import predict_images
+
     counts, left_out = predict_images(settings)
     unreadable = f", {counts['unreadable']} could not be read" if counts["unreadable"] else ""
     others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""

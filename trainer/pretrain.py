@@ -40,8 +40,7 @@ from trainer.recipes import OWN, Recipe, find_recipe, overview
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log
 from trainer.splits import few_test_images, lacks_val
-from trainer.training.run import Start, run_dir_of
-from trainer.training.start import plan_of, start_run
+from trainer.training.start_options import Start, run_dir_of
 
 DEFAULT_RECIPE = "embedded"
 _DEFAULT_START = Start()
@@ -123,14 +122,14 @@ def parse(arguments: list[str]) -> Command:
     run_dir = run_dir_of(with_plain_settings(preview, recipe.called(given)), command.start)
     begun = read_json(run_dir / CONFIG) if command.start.resume else None
     begun = begun if isinstance(begun, dict) else None
-    bottom = _bottom(recipe, given, begun, run_dir)
+    base = _base_config(recipe, given, begun, run_dir)
 
     def configured(protocol: Callable[[Config], Config], applied: Callable[..., Config] = with_settings) -> Config:
-        return applied(recipe.with_files(protocol(bottom)), given)
+        return applied(recipe.with_files(protocol(base)), given)
 
     config = configured(protocol)
     require_numbers(config)
-    planned = protocol(bottom) if recipe.is_named else recipe.with_files(protocol(bottom))
+    planned = protocol(base) if recipe.is_named else recipe.with_files(protocol(base))
 
     earlier = [(partial(configured, protocol, with_plain_settings), _OLD_INDEPENDENCE)]
     if command.match_authors:
@@ -151,7 +150,7 @@ def _start_of(recipe: Recipe, command: Command, is_named: bool) -> Start:
     return replace(command.start, out=out)
 
 
-def _bottom(recipe: Recipe, given: dict[str, Any], begun: dict[str, Any] | None, run_dir: Path) -> Config:
+def _base_config(recipe: Recipe, given: dict[str, Any], begun: dict[str, Any] | None, run_dir: Path) -> Config:
     """The configuration that files and flags change. What was chosen for a begun run is not chosen again."""
     if recipe.name != OWN or begun is None:
         return recipe.config(given)
@@ -191,6 +190,9 @@ def main() -> None:
     install_rank_log()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
+    # Here because it comes with PyTorch, which the help does not need.
+    from trainer.training.start import plan_of, start_run
+
     if command.plan:
         print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
         return

@@ -9,7 +9,7 @@ from data_pipelines.common.manifest import content_digest, read_manifest, splits
 from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets import catalog
-from data_pipelines.shards.concat import concat, told_apart, with_val
+from data_pipelines.shards.concat import concat, distinct_names, with_val
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.node_cache import stage
 from trainer.config import DataConfig, RuntimeConfig, TrainOn
@@ -27,7 +27,7 @@ def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
 def set_digests(folders: Sequence[Path]) -> dict[str, str]:
     """Content digests of a run's sets, under the names in its joined index."""
     manifests = [read_manifest(folder, check_shards=False) for folder in folders]
-    names = told_apart([manifest["name"] for manifest in manifests])
+    names = distinct_names([manifest["name"] for manifest in manifests])
     return dict(zip(names, map(content_digest, manifests), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""How runs stand: python -m trainer.status RUNS
+"""How runs stand: bitscale status RUNS
 
 RUNS are run folders, or folders of them, such as that of a sweep. Reads what the runs leave in their folders, so it
 works from any machine that sees these.
@@ -77,7 +77,7 @@ def main() -> None:
     settings = parse(Status, __doc__)
     absent = [str(folder) for folder in settings.runs if not folder.is_dir()]
     if absent:
-        raise InputError(f"{', '.join(absent)} is no folder; name run folders, or folders of them")
+        raise InputError(f"{', '.join(absent)} is not a folder; name run folders, or folders of them")
     found = dict.fromkeys(run for folder in settings.runs for run in run_folders(folder))
     runs = [run_status(run, settings.stalled_after_s, time.time()) for run in found]
     if not runs:

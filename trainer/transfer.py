@@ -1,7 +1,7 @@
 """Fine-tune once: python trainer/transfer.py --pretrained RUN --target digits --shots 5 --seed 0
 
 Everything follows BiT-HyperRule unless given. Under torchrun the run is shared by the ranks.
-Many runs, one command: python trainer/transfer.py sweep --help
+Many runs, one command: bitscale sweep --help
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
@@ -11,7 +11,6 @@ import sys
 
 from data_pipelines.common.cli import entry_point, parse
 from trainer.finetuning.command_line import OFTEN, TransferCommand, todays
-from trainer.finetuning.finetune import fine_tune
 from trainer.run_folder import install_rank_log
 from trainer.sweep.command import main_sweep
 
@@ -24,7 +23,11 @@ def main() -> None:
     else:
         install_rank_log()
         arguments = todays(sys.argv[1:])
-        fine_tune(parse(TransferCommand, __doc__, args=arguments, often=OFTEN).transfer(arguments))
+        transfer = parse(TransferCommand, __doc__, args=arguments, often=OFTEN).transfer(arguments)
+        # Here because it comes with PyTorch, which the help does not need.
+        from trainer.finetuning.finetune import fine_tune
+
+        fine_tune(transfer)
 
 
 if __name__ == "__main__":

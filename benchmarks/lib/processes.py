@@ -6,11 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+_ROOT = str(Path(__file__).resolve().parents[2])
+_AS_PROGRAM = (
+    "import sys; sys.path[0], module = sys.argv[1:3]; del sys.argv[1:3]; "
+    "import runpy; runpy.run_module(module, run_name='__main__', alter_sys=True)"
+)
+
 
 def child_environment() -> dict[str, str]:
     """The environment for a process that runs a module of ours, wherever this one was started from."""
-    root = str(Path(__file__).resolve().parents[2])
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [_ROOT, os.environ.get("PYTHONPATH")]))}
+
+
+def module_command(module: str, interpreter: str = sys.executable) -> list[str]:
+    """The command that runs a module of ours as a program. Not by `-m`, which looks in the working folder first, where
+    a benchmarks.py would hide ours."""
+    return [interpreter, "-c", _AS_PROGRAM, _ROOT, module]
 
 
 def run_module(
@@ -19,7 +30,7 @@ def run_module(
     """Run a module of ours as a program to its end, its output captured. Raises OSError where the interpreter cannot be
     started, TimeoutExpired after `timeout_s`."""
     return subprocess.run(
-        [interpreter, "-m", module, *arguments],
+        [*module_command(module, interpreter), *arguments],
         capture_output=True,
         encoding="utf-8",
         errors="replace",

@@ -31,7 +31,7 @@ def require_numbers(parsed: Any, prefix: str = "--") -> None:
         _require_number(prefix, each.name, value)
 
 
-def with_sound_numbers(make: Callable[..., Made]) -> Callable[..., Made]:
+def with_checked_numbers(make: Callable[..., Made]) -> Callable[..., Made]:
     """The same function, for tyro to take flags from, with its numbers checked as by `require_numbers`."""
 
     @wraps(make)

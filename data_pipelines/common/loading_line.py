@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from data_pipelines.common.messages import is_rank_0
 
 _WITH_TORCH = ("pretrain", "transfer", "sweep", "predict", "evaluate", "export", "report", "inspect")
-_ONLY_TEXT = {"-h", "--help", "--version"}
+_ONLY_TEXT = {"-h", "--help", "--help-all", "--version"}
 
 
 def say_what_is_loading(command: str, arguments: Sequence[str]) -> None:

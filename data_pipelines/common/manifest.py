@@ -25,9 +25,11 @@ def read_manifest(folder: Path, check_shards: bool = True) -> dict[str, Any]:
     """The manifest of a prepared folder; checks that its shards exist with the right size, unless told not to. Raises
     InputError naming the file and the remedy."""
     path = folder / MANIFEST
-    prepare_again = "prepare the set again: python -m data_pipelines.prepare --help"
+    prepare_again = "prepare the set again: bitscale prepare --help"
     if not path.is_file():
-        raise InputError(f"{folder} is no prepared data set: {path} is missing or was never finished; {prepare_again}")
+        raise InputError(
+            f"{folder} is not a prepared data set: {path} is missing or was never finished; {prepare_again}"
+        )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["format_version"]
@@ -66,11 +68,11 @@ def _require_split(split: str, content: dict[str, Any]) -> None:
         raise ValueError(f"the columns of {split} have other names")
     sums = [*columns.values(), *(shard.get("sha256", "") for shard in content["shards"])]
     if not all(isinstance(one, str) for one in sums):
-        raise ValueError(f"the sums of {split} are no texts")
+        raise ValueError(f"the sums of {split} are not texts")
     for shard in content["shards"]:
         file = shard["file"]
         if Path(file).name != file or file in ("", ".", "..") or "\0" in file or len(file) > _NAME_CHARACTERS:
-            raise ValueError(f"{split} has a shard {file!r}, which is no name of a file beside it")
+            raise ValueError(f"{split} has a shard {file!r}, which is not the name of a file beside it")
 
 
 def _require_description(manifest: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ def _require_description(manifest: dict[str, Any]) -> None:
     if manifest["task"] not in ("single_label", "multi_label") or not isinstance(classes, list):
         raise ValueError("no known task, or no list of classes")
     if not all(isinstance(name, str) for name in (*classes, manifest["name"])):
-        raise ValueError("a name that is no text")
+        raise ValueError("a name that is not a text")
     channels = manifest["channels"]
     if type(channels) is not int or channels not in (1, 3) or not isinstance(manifest["horizontal_flip"], bool):
         raise ValueError("images have 1 or 3 channels, and may be flipped or not")
@@ -88,7 +90,7 @@ def _require_description(manifest: dict[str, Any]) -> None:
     if manifest.get("metric", "top1") not in ("top1", "auc"):
         raise ValueError("its metric is not known")
     if type(side := manifest.get("shorter_side", 1)) is not int or side < 1:
-        raise ValueError("the shorter side of its images is no number of pixels")
+        raise ValueError("the shorter side of its images is not a number of pixels")
     bits, sources = manifest.get("bits", MOST_BITS), (manifest.get(f"bits_{by}", False) for by in ("found", "given"))
     if type(bits) is not int or not LEAST_BITS <= bits <= MOST_BITS or any(type(one) is not bool for one in sources):
         raise ValueError("the bits of its pixels are not known")

@@ -1,15 +1,24 @@
 """How the running program is called, so that usage and advice can be typed as they are printed."""
 
+import os
 import re
 import sys
 from pathlib import Path
 
 from data_pipelines.common.advice import as_word
 
-_OLDER_FORM = re.compile(
-    r"python (?:-m (?:data_pipelines|trainer|launchers|benchmarks)\.|(?:data_pipelines|trainer|benchmarks)/)"
-    r"(prepare|inspect|pretrain|transfer|report|evaluate|predict|export|status|submit|scaling)\b(?:\.py)?|"
-    r"\bbitscale-(predict|evaluate)\b"
+_ROOT = Path(__file__).resolve().parents[2]
+_SCRIPTS = {
+    **{name: f"data_pipelines/{name}.py" for name in ("prepare", "inspect")},
+    **{name: f"trainer/{name}.py" for name in ("pretrain", "transfer", "status", "report", "evaluate", "predict")},
+    "export": "trainer/export.py",
+    "submit": "launchers/submit.py",
+    "scaling": "benchmarks/scaling.py",
+}
+_PACKAGES = "data_pipelines|trainer|launchers|benchmarks"
+_COMMAND = re.compile(
+    rf"(?:python (?:-m (?:{_PACKAGES})\.|(?:{_PACKAGES})/)|(?<!-m )\bbitscale[ -])"
+    rf"(sweep|{'|'.join(_SCRIPTS)})\b(?:\.py)?"
 )
 _FRONT = ("bitscale", "python -m bitscale")  # which have all commands as subcommands
 _called: str | None = None
@@ -25,15 +34,36 @@ def program() -> str:
     """Such as "bitscale pretrain", "bitscale-pretrain", "python -m trainer.status" or "python trainer/pretrain.py"."""
     if _called is not None:
         return _called
-    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    module = _module()
     if module is not None and sys.argv[0].endswith(".py"):
-        return f"python -m {module.name.removesuffix('.__main__')}"
+        return f"python -m {module.removesuffix('.__main__')}"
     if sys.argv[0].endswith(".py"):
         return f"python {as_word(sys.argv[0])}"
     return Path(sys.argv[0]).name
 
 
 def retyped(text: str) -> str:
-    """A text with the commands in it as subcommands of `bitscale`, if that is what runs."""
+    """A text with the commands in it ("bitscale report", or an older form) as they can be typed where this program
+    runs: as its own subcommands, or by their path if it was started by its own, as `python -m` would run a trainer.py
+    of the working folder."""
+    return _COMMAND.sub(lambda found: _typed(found[1]), text)
+
+
+def _typed(name: str) -> str:
     front = next((front for front in _FRONT if f"{program()} ".startswith(f"{front} ")), None)
-    return text if front is None else _OLDER_FORM.sub(lambda found: f"{front} {found[1] or found[2]}", text)
+    started = Path(os.path.realpath(sys.argv[0]))
+    if front is not None or not any(started == _ROOT / script for script in _SCRIPTS.values()):
+        return f"{front or 'bitscale'} {name}"
+    here = Path.cwd()
+    if _module() is not None and here == _ROOT:  # where ours may be found without an installation
+        return f"python -m bitscale {name}"
+    script = _ROOT / _SCRIPTS["transfer" if name == "sweep" else name]
+    near = script.relative_to(here) if script.is_relative_to(here) else script
+    command = f"python {as_word(str(near))}"
+    return f"{command} sweep" if name == "sweep" else command
+
+
+def _module() -> str | None:
+    """What `python -m` was told to run."""
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return None if spec is None else str(spec.name)

@@ -29,7 +29,7 @@ class Progress:
     def __init__(self, what: str, total: int | None = None, unit: str = "", initial: int = 0, **options: Any) -> None:
         self.what, self.total, self.n = printable(what), total, initial
         self._unit, self._initial = unit, initial
-        self._started = self._said = time.monotonic()
+        self._started = self._shown_at = time.monotonic()
         self._enabled = is_rank_0()
         self.has_bar = self._enabled and sys.stderr.isatty()
         """Whether there is a terminal for a bar."""
@@ -65,7 +65,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line, beside the bar of a terminal."""
-        self._said = time.monotonic()
+        self._shown_at = time.monotonic()
         if self._enabled:
             tqdm.write(line, file=sys.stderr)
 
@@ -85,7 +85,7 @@ class Progress:
         every_s = min(_REFRESH_S, LINE_EVERY_S) if self.has_bar else LINE_EVERY_S
         wait_s = every_s
         while not self._ended.wait(wait_s):
-            since_s = time.monotonic() - self._said
+            since_s = time.monotonic() - self._shown_at
             is_due = self.has_bar or since_s >= every_s
             wait_s = every_s if is_due else every_s - since_s
             if is_due and _open[-1:] == [self]:
@@ -107,5 +107,5 @@ class Progress:
         if self in _open:
             _open.remove(self)
             if _open:
-                _open[-1]._said = time.monotonic()
+                _open[-1]._shown_at = time.monotonic()
         self._bar.close()

@@ -40,13 +40,13 @@ def find(name: str) -> Path:
     if name in DATASETS and name not in USER_READERS:
         raise InputError(
             f"data set {name!r} is not prepared; prepare it with: "
-            f"python -m data_pipelines.prepare {name} {_root_flag(DATASETS[name])}--out {quoted(data_root() / name)}"
+            f"bitscale prepare {name} {_root_flag(DATASETS[name])}--out {quoted(data_root() / name)}"
         )
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
         f"{nearest(name, sorted((prepared | set(DATASETS)) - set(USER_READERS)))}; class folders are prepared with: "
-        f"python -m data_pipelines.prepare image-folder --root DIR --out {quoted(data_root() / Path(name).name)}"
+        f"bitscale prepare image-folder --root DIR --out {quoted(data_root() / Path(name).name)}"
     )
 
 

@@ -151,7 +151,7 @@ def _chexpert_labels(table: pd.DataFrame, path: Path) -> Labels:
     """
     labels: Labels = table[list(_CHEXPERT_COLUMNS)].to_numpy(dtype=np.float32, copy=True)
     if (strange := ~(np.isnan(labels) | np.isin(labels, (-1, 0, 1)))).any():
-        raise InputError(f"{path}: {labels[strange][0]:g} is no label; expected 1, 0, -1 or blank")
+        raise InputError(f"{path}: {labels[strange][0]:g} is not a label; expected 1, 0, -1 or blank")
     findings = np.array(_CHEXPERT_COLUMNS) != "Support Devices"
     labels[np.ix_((table["No Finding"] == 1).to_numpy(), findings)] = 0
     labels[labels == -1] = np.nan
@@ -259,7 +259,7 @@ def _nih_splits(root: Path, table: pd.DataFrame, val: float, test: float) -> tup
     if len(absent) == 1:
         raise InputError(f"{root} has no {absent[0]} beside the other list; get it at {NIH_HOME}, or remove both")
     if absent:
-        note = f"{root.name} has no {' and no '.join(absent)}: test is no official split, but drawn by patient"
+        note = f"{root.name} has no {' and no '.join(absent)}: test is not an official split, but drawn by patient"
         return table.assign(split=split_patients(table["patient"], "nih_cxr14", val, test)), [note]
     splits = split_patients(table["patient"], "nih_cxr14", val, 0.0)
     listed = {
@@ -280,7 +280,7 @@ def _nih_labels(table: pd.DataFrame, path: Path) -> Labels:
     def row(text: str) -> list[bool]:
         found = text.split("|")
         if unknown := set(found) - {*NIH_FINDINGS, "No Finding"}:
-            raise InputError(f"{path}: {unknown.pop()!r} is no finding of ChestX-ray14; copy the table again")
+            raise InputError(f"{path}: {unknown.pop()!r} is not a finding of ChestX-ray14; copy the table again")
         return [finding in found for finding in NIH_FINDINGS]
 
     return label_rows(table["findings"].fillna(""), row)

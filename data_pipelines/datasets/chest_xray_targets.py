@@ -58,14 +58,8 @@ def padchest_cl(
     """
     require_options(root, size, val=val_fraction, test=test_fraction)
     path, table, notes = read_padchest(root, ("all",))  # whose splits do not depend on what is taken of them
-    if split_by == "image":
-        table = table[~table["name"].isin(UNREADABLE_IN_PAPER)].reset_index(drop=True)
-        table["split"] = _paper_split(table["name"], 0.9, "padchest", val_fraction)
-        notes.append("test is the paper's 10% of the images, drawn without regard to patients")
-    else:
-        table, left_out = readable_adults(table)
-        notes += left_out
-        table["split"] = split_patients(table["patient"], "padchest", val_fraction, test_fraction)
+    table, split_notes = _with_padchest_splits(table, split_by, val_fraction, test_fraction)
+    notes += split_notes
     if views_named(views) != VIEWS:
         table, left_out = of_views(table, views)
         notes += left_out
@@ -94,6 +88,19 @@ def padchest_cl(
         split_by="image" if split_by == "image" else None,
         expected_images=(41_540 if split_by == "image" else 40_939) if views_named(views) == VIEWS else None,
     )
+
+
+def _with_padchest_splits(
+    table: pd.DataFrame, split_by: SplitBy, val_fraction: float, test_fraction: float
+) -> tuple[pd.DataFrame, list[str]]:
+    """The rows that are used, with their splits, and notes on them."""
+    if split_by == "image":
+        table = table[~table["name"].isin(UNREADABLE_IN_PAPER)].reset_index(drop=True)
+        table["split"] = _paper_split(table["name"], 0.9, "padchest", val_fraction)
+        return table, ["test is the paper's 10% of the images, drawn without regard to patients"]
+    table, notes = readable_adults(table)
+    table["split"] = split_patients(table["patient"], "padchest", val_fraction, test_fraction)
+    return table, notes
 
 
 def _paper_split(names: "pd.Series[Any]", train_share: float, of: str, val_fraction: float) -> list[str]:

@@ -63,7 +63,7 @@ def _read_idx(path: Path, dims: int) -> npt.NDArray[np.uint8]:
         header = np.frombuffer(file.read(4 * (1 + dims)), dtype=">i4")
         data = np.frombuffer(file.read(), dtype=np.uint8)
     if header[0] != 0x0800 + dims or data.size != np.prod(header[1:]):
-        raise InputError(f"{path} is no complete idx file of {dims} dimensions; fetch it again")
+        raise InputError(f"{path} is not a complete idx file of {dims} dimensions; fetch it again")
     return data.reshape(header[1:])
 
 

@@ -239,7 +239,7 @@ def _official_val(root: Path, folder: Path, classes: tuple[str, ...]) -> list[Ra
     images = []
     for found, wnid in sorted(labelled, key=lambda pair: pair[0].name):
         if wnid not in label_of:
-            raise InputError(f"{found.image} is of class {wnid}, which train does not have; complete or mend train")
+            raise InputError(f"{found.image} is of class {wnid}, which train does not have; complete or correct train")
         images.append(RawImage(key_of(f"val/{found.name}"), "test", found.image, label_of[wnid]))
     return images
 
@@ -289,7 +289,7 @@ def _from_devkit(root: Path, name: str) -> bytes:
         with tarfile.open(archive, "r:gz") as tar:
             file = tar.extractfile(f"{_DEVKIT}/data/{name}")
             if file is None:
-                raise KeyError(f"{name} is no file")
+                raise KeyError(f"{name} is not a file")
             return file.read()
     except (tarfile.TarError, KeyError, OSError, EOFError) as error:
         raise InputError(

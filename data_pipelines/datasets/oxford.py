@@ -136,7 +136,7 @@ def _pets_rows(path: Path) -> list[tuple[str, int]]:
             continue
         stem, number, *_ = [*line.split(), "", ""]
         if not number.isdecimal() or int(number) < 1 or "/" in stem:
-            raise InputError(f"{path}: {line!r} is no line of name, class number, species and breed")
+            raise InputError(f"{path}: {line!r} is not a line of name, class number, species and breed")
         rows.append((stem, int(number)))
     return rows
 

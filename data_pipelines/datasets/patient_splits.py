@@ -15,7 +15,7 @@ from data_pipelines.common.raw_set import RawImage, RawSet, key_of
 from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
-from data_pipelines.datasets.table import is_missing, is_nobody
+from data_pipelines.datasets.table import is_anonymous, is_missing
 from data_pipelines.image_files.dicom import DicomFacts
 from data_pipelines.image_files.dicom_headers import read_headers
 from data_pipelines.image_files.file_formats import Format
@@ -136,7 +136,7 @@ def _with_patients(samples: Sequence[Sample], facts: Mapping[str, DicomFacts | N
     counts = Counter(patients)
 
     def names_none(patient: str) -> bool:
-        return 1 < counts[patient] < len(patients) and (is_missing(patient) or is_nobody(patient))
+        return 1 < counts[patient] < len(patients) and (is_missing(patient) or is_anonymous(patient))
 
     known = [patient if patient and not names_none(patient) else None for patient in patients]
     return [replace(sample, patient=patient) for sample, patient in zip(samples, known, strict=True)]

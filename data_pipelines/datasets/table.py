@@ -45,7 +45,7 @@ def is_missing(cell: str) -> bool:
     return cell.casefold() in _MISSING
 
 
-def is_nobody(patient: str) -> bool:
+def is_anonymous(patient: str) -> bool:
     """Whether a name of a patient is what stands for those whose names were removed: ANONYMOUS, unknown ..."""
     return patient.casefold() in _NOBODY
 
@@ -67,7 +67,7 @@ class Table:
             if not _is_text(self.cells[column][row]):
                 raise InputError(f"{self.at(row)}: {column!r} is no UTF-8 text; {_to_utf8(self.path)}")
 
-    def require_said(self, column: str, remedy: str) -> None:
+    def require_stated(self, column: str, remedy: str) -> None:
         """Raise InputError, with the remedy, for a cell that says by a word that there is nothing in it."""
         for row, cell in enumerate(self.cells[column]):
             if is_missing(cell):
@@ -76,11 +76,11 @@ class Table:
                     f"{remedy}, or take such words as they stand with {LITERAL}"
                 )
 
-    def require_somebody(self, column: str, remedy: str) -> None:
+    def require_named_patients(self, column: str, remedy: str) -> None:
         """Raise InputError, with the remedy, where a word for nobody stands as the patient of several rows."""
         counts = Counter(self.cells[column])
         for row, cell in enumerate(self.cells[column]):
-            if counts[cell] > 1 and is_nobody(cell):
+            if counts[cell] > 1 and is_anonymous(cell):
                 raise InputError(
                     f"{self.at(row)}: {column!r} is {cell!r}, as in {counts[cell]:,} rows: all whose names were "
                     f"removed would be one patient; {remedy}, or take such words as they stand with {LITERAL}"
@@ -108,7 +108,7 @@ def read_table(path: Path, columns: Sequence[str], option: str = "", remedy: str
     """
     label = f"{option} {path}".strip()
     if not path.is_file():
-        raise InputError(f"{label} is no file")
+        raise InputError(f"{label} is not a file")
     text, separators, first_line = _content(path, label)
     try:
         separator, header = _header(text, separators, columns)

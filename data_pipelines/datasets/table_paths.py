@@ -20,7 +20,7 @@ class Listing:
         self._means: dict[tuple[str, str], dict[str, list[str]]] = {}
         self.found_otherwise: Counter[str] = Counter()
 
-    def slashed(self, name: str) -> str:
+    def with_slashes(self, name: str) -> str:
         """The name with slashes for backslashes, unless it has none or there is such a file."""
         if "\\" not in name or self._has(*_parted(name)):
             return name

@@ -82,7 +82,7 @@ class OpenTar:
         if path.is_absolute() or ".." in path.parts:
             raise InputError(f"{where}, a name that leads out of the tar; do not trust it, {_AGAIN}")
         if info.issparse() or not (info.isreg() or info.isdir()):
-            raise InputError(f"{where}, which is no plain file but a link, device or the like; {_AGAIN} without it")
+            raise InputError(f"{where}, which is not a plain file but a link, device or the like; {_AGAIN} without it")
         if info.size < 0 or info.offset_data + info.size > self._window.length:
             raise InputError(f"{where}, which reaches beyond its end: it is damaged or incomplete; {_AGAIN}")
 
@@ -95,7 +95,7 @@ class OpenTar:
             if any(first) or not first:  # a tar of nothing begins with its end
                 tarfile.TarInfo.frombuf(first, "utf-8", "surrogateescape")
         except tarfile.TarError as error:
-            raise InputError(f"{self._tar} is no tar ({error}); {_AGAIN}") from error
+            raise InputError(f"{self._tar} is not a tar file ({error}); {_AGAIN}") from error
         self._window.seek(max(0, self._window.length - tarfile.BLOCKSIZE))
         if self._window.length % tarfile.BLOCKSIZE or any(self._window.read(tarfile.BLOCKSIZE)):
             raise InputError(f"{self._tar} is incomplete: it does not end as a tar does; {_AGAIN}")

@@ -135,7 +135,7 @@ def image_folder(
 
     Args:
         root: Folder of the class folders, or of train, val and test.
-        val_fraction: Of the patients or images in train, where there is no folder val; 0 for none.
+        val_fraction: Of the patients or images in train, where there is not a folder val; 0 for none.
         test_fraction: Likewise.
         split_by: image: even if images of one patient may come into train and into test.
         xray_size: The images are X-rays: store the central square as grey of this many pixels a side, e.g. 256. None
@@ -168,7 +168,7 @@ def image_folder(
 
 def _require_root(root: Path) -> None:
     if not root.is_dir():
-        raise InputError(f"--root {root} is no folder")
+        raise InputError(f"--root {root} is not a folder")
 
 
 def _require_names(
@@ -182,9 +182,9 @@ def _require_names(
             continue
         table.require_text(column)
         if not literal_nan:
-            table.require_said(column, remedy)
+            table.require_stated(column, remedy)
             if column == patient:
-                table.require_somebody(column, remedy)
+                table.require_named_patients(column, remedy)
         if column in (label, patient):
             table.require_one_spelling(column)
 
@@ -194,10 +194,10 @@ def _names(table: Table, column: str, files: Listing) -> list[str]:
     roots = {f"{text_of(path)}/" for path in (files.root.absolute(), files.root.resolve())}
     names = []
     for row, cell in enumerate(table.cells[column]):
-        name = posixpath.normpath(files.slashed(cell))
+        name = posixpath.normpath(files.with_slashes(cell))
         name = next((name[len(start) :] for start in roots if name.startswith(start)), name)
         if not cell or name == "." or name.startswith("/") or name.split("/")[0] == ".." or _ON_WINDOWS.match(name):
-            raise InputError(f"{table.at(row)}: {cell!r} is no path below --root; make it relative to that folder")
+            raise InputError(f"{table.at(row)}: {cell!r} is not a path below --root; make it relative to that folder")
         names.append(name)
     return names
 

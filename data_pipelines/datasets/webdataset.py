@@ -22,7 +22,7 @@ from data_pipelines.image_files.folder_scan import (
     HIDDEN_FILES,
     Found,
     is_hidden,
-    is_taken_unseen,
+    is_taken_by_name,
     left_out_as,
     look,
     scan,
@@ -126,7 +126,7 @@ def webdataset(
 def _shards(root: Path) -> tuple[list[_Shard], Counter[str]]:
     """The tars, and what else lies beside them."""
     if not root.is_dir():
-        raise InputError(f"--root {root} is no folder")
+        raise InputError(f"--root {root} is not a folder")
     tree = scan(root, also=(".tar", *_COMPRESSED))
     tars = [file for file in tree.files if file.name.lower().endswith(".tar")]
     compressed = [file for file in tree.files if re.search(r"\.tgz$|\.tar\.[a-z0-9]+$", file.name.lower())]
@@ -238,7 +238,7 @@ def _image(tar: OpenTar, files: dict[str, Member], left_out: Counter[str]) -> Me
     images = [member for extension, member in files.items() if extension.rpartition(".")[2] in _USUAL]
     others: Counter[str] = Counter()
     for extension, member in [] if images else files.items():
-        unseen = is_taken_unseen(member.name) is not None  # labels, texts, and DICOM, which is no photograph
+        unseen = is_taken_by_name(member.name) is not None  # labels, texts, and DICOM, which is no photograph
         found, words = (None, left_out_as(member.name)) if unseen else look(tar.file(member), member.name)
         words = "DICOM files" if found == "dicom" else words
         if not words:

@@ -96,9 +96,9 @@ def xray_set(
 
 
 def require_options(root: Path, size: int, **fractions: float) -> None:
-    """Raise InputError for a root that is no folder, pictures too small to show anything, or impossible splits."""
+    """Raise InputError for a root that is not a folder, pictures too small to show anything, or impossible splits."""
     if not root.is_dir():
-        raise InputError(f"--root {root} is no folder")
+        raise InputError(f"--root {root} is not a folder")
     if size < 32:
         raise InputError(f"--size is {size}; it must be 32 pixels or more")
     require_fractions(**fractions)

@@ -44,7 +44,7 @@ def _read(path: Path) -> DicomFacts | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:  # might be readable later, and then the patient would not be known
-        raise InputError(f"{path} cannot be read ({error.strerror}); mend that, or leave it out") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); fix that, or leave it out") from error
 
 
 def _may_be_dicom(name: str, known: Format | None) -> bool:

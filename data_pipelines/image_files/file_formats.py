@@ -70,7 +70,7 @@ def format_of(head: bytes) -> Format | None:
     return "dicom" if is_dicom(head) else None
 
 
-def what_else(content: bytes) -> str:
+def describe_other(content: bytes) -> str:
     """Description of a file that is not an image, such as "a video". content: all of it, or its beginning."""
     if not content:
         return "an empty file"

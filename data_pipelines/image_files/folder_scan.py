@@ -35,7 +35,7 @@ _LEFTOVERS = {
 }  # fmt: skip
 
 HIDDEN_FILES, _HIDDEN_FOLDERS = "hidden files", "hidden folders"
-_NO_SUFFIX = "files without a suffix that are no pictures"
+_NO_SUFFIX = "files without a suffix that are not pictures"
 _OTHERS = "other files"
 _HEIC = "HEIC pictures (pip install pillow-heif, and they are read)"
 _SUFFIX = re.compile(r"\.(?=[0-9_~+-]*[a-z])[a-z0-9_~+-]{1,12}")  # what comes behind a dot may be a date or an UID
@@ -67,7 +67,7 @@ def suffix_of(name: str) -> str:
     return suffix if stem and _SUFFIX.fullmatch(suffix) else ""
 
 
-def is_taken_unseen(name: str) -> bool | None:
+def is_taken_by_name(name: str) -> bool | None:
     """Whether a file is taken, by its name; None if its contents must decide."""
     suffix = suffix_of(name)
     if suffix in SURE_SUFFIXES:
@@ -144,7 +144,7 @@ def scan(
     found = _Walk(takes_sets, once_in).below(root)
     found.files.sort(key=lambda file: file.name.split("/"))
     found.folders.sort(key=lambda name: name.split("/"))
-    fates = {file.name: True if suffix_of(file.name) in also else is_taken_unseen(file.name) for file in found.files}
+    fates = {file.name: True if suffix_of(file.name) in also else is_taken_by_name(file.name) for file in found.files}
     open_ones = [file for file in found.files if fates[file.name] is None]
     seen = dict(zip((file.name for file in open_ones), _looked_at(open_ones), strict=True))
     taken = []
@@ -206,7 +206,7 @@ class _Walk:
                 self._walk(folder)
             except OSError as error:
                 raise InputError(
-                    f"{error.filename or folder.path} cannot be read ({error.strerror}); mend that, or move it out of "
+                    f"{error.filename or folder.path} cannot be read ({error.strerror}); fix that, or move it out of "
                     "the folder"
                 ) from error
         return self._found

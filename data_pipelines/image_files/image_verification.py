@@ -15,7 +15,7 @@ from data_pipelines.image_files.dicom import dicom_pixels, is_dicom
 from data_pipelines.image_files.jpeg import PLAIN_COLOURS, decode_jpeg
 from data_pipelines.image_files.jpeg_segments import exif_of
 from data_pipelines.image_files.orientation import UPRIGHT, orientation_in, turned
-from data_pipelines.image_files.pillow_images import OpenedImage, laid_on, opened
+from data_pipelines.image_files.pillow_images import OpenedImage, composited_on, opened
 from data_pipelines.image_files.pixel_limit import require_pixels
 from data_pipelines.image_files.png import encode_png, has_sbit, is_deep_png, is_grey_png
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrink, shrunk_size
@@ -83,7 +83,7 @@ def _photo(encoded: bytes, upright: bool) -> _Photo:
             raise ValueError(
                 "pixels of more than 8 bits; save photographs with 8, X-rays are prepared with --xray-size"
             )
-        seen = laid_on(image, "white") if upright else None
+        seen = composited_on(image, "white") if upright else None
         is_plain = seen is None and image.format == "PNG" and image.mode in ("L", "RGB")
         pixels = np.atleast_3d(np.asarray(image if is_plain else seen or image.convert("RGB")))
         stored = picture.encoded if is_plain and picture.turn == UPRIGHT else None
@@ -139,7 +139,7 @@ def _grey(encoded: bytes, depth: Depth, upright: bool) -> _Xray:
     with opened(encoded, upright, one_frame=upright) as picture:
         is_deep = picture.image.mode.startswith(("I", "F")) or is_deep_png(encoded)
         # As padding is in DICOM: white would be bright bone.
-        seen = laid_on(picture.image, "black") if upright and not is_deep else None
+        seen = composited_on(picture.image, "black") if upright and not is_deep else None
         pixels, is_plain = _grey_of(picture._replace(image=seen or picture.image), depth)
         stored = picture.encoded if is_plain and picture.turn == UPRIGHT else None
         remark = picture.remark or (ON_BLACK if seen else "")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import PIL
 from PIL import Image, UnidentifiedImageError
 
-from data_pipelines.image_files.file_formats import HEAD_BYTES, NAMES, Format, format_of, what_else
+from data_pipelines.image_files.file_formats import HEAD_BYTES, NAMES, Format, describe_other, format_of
 from data_pipelines.image_files.orientation import UPRIGHT, orientation_in
 from data_pipelines.image_files.pixel_limit import MAX_PIXELS, require_pixels, too_many_pixels
 from data_pipelines.image_files.png import whole_png
@@ -85,7 +85,7 @@ def _open(encoded: bytes, kind: Format | None) -> Image.Image:
         raise ValueError(too_many_pixels(f"{_name(kind)} of a huge size")) from error
     except (UnidentifiedImageError, KeyError) as error:  # the latter for a format that is new in Pillow
         if kind is None:
-            raise UnidentifiedImageError(what_else(encoded)) from error
+            raise UnidentifiedImageError(describe_other(encoded)) from error
         name = _name(kind)
         raise ValueError(f"{name} that is damaged, or of a kind that Pillow {PIL.__version__} cannot read") from error
 
@@ -118,7 +118,7 @@ def _register_heic() -> None:
     register_heif_opener()
 
 
-def laid_on(image: Image.Image, background: str) -> Image.Image | None:
+def composited_on(image: Image.Image, background: str) -> Image.Image | None:
     """A transparent image composited on "white" or "black", RGB; None if no pixel is transparent. Values of transparent
     pixels were never meant to be seen."""
     if not image.has_transparency_data:

@@ -6,7 +6,8 @@ stream that they were asked for on: batches are not copied, and no GPU is waited
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -57,8 +58,28 @@ def _cut(
     count = 6 + INPUTS * operations + (1 if warped else 0)
     inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)
     encoded, anchor, shape, resized, offset, flip = inputs[:6]
+    images: Any = _decoded(encoded, anchor, shape, decoder, channels, buffers, hw_decoder_load)
+    images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
+    images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
+    images = fn.flip(images, horizontal=flip)
+    for first in range(6, 6 + INPUTS * operations, INPUTS):
+        op, warp, value = inputs[first : first + INPUTS]
+        images = randaugment(images, op, warp, value, size, channels)
+    if warped:
+        for axis in (0, 1):
+            images = _reflected(images, reflections, axis, size) if reflections else images
+        images = fn.warp_affine(
+            images, matrix=inputs[-1], size=[size, size], fill_value=0, interp_type=DALIInterpType.INTERP_LINEAR
+        )
+    return images
+
+
+def _decoded(
+    encoded: Any, anchor: Any, shape: Any, decoder: str, channels: int, buffers: _Buffers, hw_decoder_load: float
+) -> Any:
+    """The windows of encoded images, pixels as stored."""
     # The header's size is what the windows were drawn for: an EXIF rotation would turn the picture under them.
-    images: Any = fn.decoders.image_slice(
+    return fn.decoders.image_slice(
         encoded,
         anchor,
         shape,
@@ -74,19 +95,6 @@ def _cut(
         device_memory_padding=buffers.device_bytes,
         host_memory_padding=buffers.host_bytes,
     )
-    images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
-    images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
-    images = fn.flip(images, horizontal=flip)
-    for first in range(6, 6 + INPUTS * operations, INPUTS):
-        op, warp, value = inputs[first : first + INPUTS]
-        images = randaugment(images, op, warp, value, size, channels)
-    if warped:
-        for axis in (0, 1):
-            images = _reflected(images, reflections, axis, size) if reflections else images
-        images = fn.warp_affine(
-            images, matrix=inputs[-1], size=[size, size], fill_value=0, interp_type=DALIInterpType.INTERP_LINEAR
-        )
-    return images
 
 
 def _reflected(images: Any, reflections: int, axis: int, size: int) -> Any:
@@ -130,24 +138,7 @@ def batches(
         in_flight.append((read, inputs))
         return inputs
 
-    def build() -> Any:
-        return _cut(
-            source,
-            decoder="mixed" if device.type == "cuda" else "cpu",
-            channels=index.channels,
-            size=augmentation.size,
-            operations=augmentation.randaugment_ops,
-            warped=views_of(index, largest, augmentation).warp is not None,
-            buffers=_buffers_for(index) if device.type == "cuda" else _Buffers(),
-            hw_decoder_load=hw_decoder_load,
-            reflections=augmentation.reflections,
-            batch_size=len(largest.samples),
-            num_threads=threads,
-            device_id=device.index or 0 if device.type == "cuda" else None,
-            prefetch_queue_depth=_PREFETCH,
-            exec_dynamic=True,  # whose outputs may be kept
-        )
-
+    build = partial(_pipeline, source, index, largest, augmentation, device, threads, hw_decoder_load)
     pipeline = build()
     while True:
         training = torch.cuda.current_stream(device) if device.type == "cuda" else None
@@ -166,6 +157,35 @@ def batches(
         read, inputs = in_flight.popleft()
         in_use.keep(inputs, training)
         yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unreadable)
+
+
+def _pipeline(
+    source: Callable[[], Inputs],
+    index: Index,
+    largest: SampleIds,
+    augmentation: Augmentation,
+    device: torch.device,
+    threads: int,
+    hw_decoder_load: float,
+) -> Any:
+    """The pipeline that cuts what `source` returns for batches of up to the size of `largest`."""
+    on_gpu = device.type == "cuda"
+    return _cut(
+        source,
+        decoder="mixed" if on_gpu else "cpu",
+        channels=index.channels,
+        size=augmentation.size,
+        operations=augmentation.randaugment_ops,
+        warped=views_of(index, largest, augmentation).warp is not None,
+        buffers=_buffers_for(index) if on_gpu else _Buffers(),
+        hw_decoder_load=hw_decoder_load,
+        reflections=augmentation.reflections,
+        batch_size=len(largest.samples),
+        num_threads=threads,
+        device_id=device.index or 0 if on_gpu else None,
+        prefetch_queue_depth=_PREFETCH,
+        exec_dynamic=True,  # whose outputs may be kept
+    )
 
 
 class _Read(NamedTuple):

@@ -80,7 +80,7 @@ def replaced(
         candidate = replacement(position, attempt)
         if candidate is None:
             break
-        if candidate != sample and (content := _sound(index, candidate)) is not None:
+        if candidate != sample and (content := _undamaged(index, candidate)) is not None:
             shown = candidate
             break
     if content is None:
@@ -113,7 +113,7 @@ def one_line(error: BaseException) -> str:
     return (f"{type(error).__name__}: {error}".splitlines() or ["unknown"])[0]
 
 
-def _sound(index: Index, row: int) -> Encoded | None:
+def _undamaged(index: Index, row: int) -> Encoded | None:
     try:
         content = index.encoded(row)
     except ShardError:

@@ -15,7 +15,7 @@ from data_pipelines.common.hashes import hash_bytes, hash_name
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.common.splits import SPLITS, Split
-from data_pipelines.preparation.file_states import LOOKERS, UNREADABLE, Contents, Numbers, look_again
+from data_pipelines.preparation.file_states import LOOKERS, UNREADABLE, Contents, Numbers, read_changed
 from data_pipelines.preparation.quarantine import called
 from data_pipelines.preparation.shard_records import contents_path
 
@@ -37,7 +37,7 @@ def without_duplicates(raw: RawSet, partial: Path) -> RawSet:
     """
     if raw.equal_images != "stored each":
         raise InputError(f"{raw.name} pairs equal pictures with each of their labels; leave out --drop-duplicates")
-    contents, splits, labels = _look_at_all(raw, partial / _TABLE)
+    contents, splits, labels = _read_all(raw, partial / _TABLE)
     _require_distinct_keys(raw, contents.keys)
     order = np.lexsort([np.arange(len(splits)), splits, contents.hashes])
     hashes = contents.hashes[order]
@@ -52,7 +52,7 @@ def without_duplicates(raw: RawSet, partial: Path) -> RawSet:
     return _without(raw, dropped, (*((note,) if others else ()), *_emptied(raw, dropped)))
 
 
-def _look_at_all(raw: RawSet, table: Path) -> tuple[Contents, Numbers, Numbers]:
+def _read_all(raw: RawSet, table: Path) -> tuple[Contents, Numbers, Numbers]:
     """Content hash of each image, the rank of its split, and a number that is equal for equal labels."""
     former = Contents.load(table)
     found: list[Contents] = []
@@ -64,7 +64,7 @@ def _look_at_all(raw: RawSet, table: Path) -> tuple[Contents, Numbers, Numbers]:
         Progress(f"{raw.name}: equal pictures", raw.num_images, "image") as bar,
     ):
         while block := list(islice(images, BLOCK)):
-            found.append(look_again(block, former, lookers))
+            found.append(read_changed(block, former, lookers))
             splits += [_KEPT_FIRST.index(image.split) for image in block]
             labels += [hash_bytes(np.asarray(image.label).tobytes()) for image in block]
             bar.update(len(block))

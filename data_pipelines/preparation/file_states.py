@@ -94,7 +94,7 @@ def state_of(image: RawImage) -> State:
     return name, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def look_again(images: Sequence[RawImage], former: Contents | None, pool: Executor) -> Contents:
+def read_changed(images: Sequence[RawImage], former: Contents | None, pool: Executor) -> Contents:
     """The current contents of the images; only those whose state differs from that in `former` are read."""
     now = Contents.of(images, chain.from_iterable(_states(images, pool)), [UNREADABLE] * len(images))
     if former is not None and len(former.keys):

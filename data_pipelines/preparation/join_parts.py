@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from data_pipelines.common.splits import SPLITS, Split
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
 from data_pipelines.preparation.duplicates import count_equal_images, notes_on
-from data_pipelines.preparation.plan import ways
-from data_pipelines.preparation.pseudonymize import hides
+from data_pipelines.preparation.plan import preparation_options
+from data_pipelines.preparation.pseudonymize import has_real_patients
 from data_pipelines.preparation.quarantine import QUARANTINE, Bad, TooManyBadError, list_bad, most_bad, warn
 from data_pipelines.preparation.set_folder import keymap_of
 from data_pipelines.preparation.shard_records import ROWS, digest_of_images, finished_shards, settings_of
@@ -40,7 +40,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
     _require_asked_for(raw, flat, num_seen, folder)
     bad = _bad(flat, num_seen, max_bad, folder)
     if bad:
-        warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if hides(raw) else None)
+        warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if has_real_patients(raw) else None)
     notes = [
         *raw.notes,
         *_told(_warnings(raw, num_seen), logging.WARNING),
@@ -52,23 +52,8 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
         for split in SPLITS
     }
     notes += _notes_on_equal(raw, folder, shards)
-    turned, remarks = sum(shard["turned"] for shard in flat), _remarks(flat)
     manifest = {
-        "name": raw.name,
-        "task": raw.task,
-        "classes": list(raw.classes),
-        "channels": max((shard["channels"] for shard in flat), default=1),
-        "horizontal_flip": raw.horizontal_flip,
-        "synthetic": raw.synthetic,
-        "patients": raw.patients,
-        **({"metric": raw.metric} if raw.metric else {}),
-        **{name: value for name, value in ways(raw).items() if value is not None},
-        **({"jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
-        **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
-        **({"bits_given": True} if raw.bits_given else {}),
-        **({"turned": turned} if turned else {}),
-        **({"remarks": remarks} if remarks else {}),
-        "source": raw.source,
+        **_description(raw, flat),
         "notes": notes,
         "quarantined": len(bad),
         **({"left_out": dict(raw.left_out)} if raw.left_out else {}),
@@ -76,6 +61,28 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
         "splits": splits,
     }
     write_manifest(folder, manifest)
+
+
+def _description(raw: RawSet, shards: Sequence[Shard]) -> dict[str, Any]:
+    """What the manifest says of the images: what they are, and how they are stored."""
+    turned, remarks = sum(shard["turned"] for shard in shards), _remarks(shards)
+    return {
+        "name": raw.name,
+        "task": raw.task,
+        "classes": list(raw.classes),
+        "channels": max((shard["channels"] for shard in shards), default=1),
+        "horizontal_flip": raw.horizontal_flip,
+        "synthetic": raw.synthetic,
+        "patients": raw.patients,
+        **({"metric": raw.metric} if raw.metric else {}),
+        **{name: value for name, value in preparation_options(raw).items() if value is not None},
+        **({"jpeg_quality": JPEG_QUALITY} if raw.shorter_side else {}),
+        **({"bits": raw.bits, "bits_found": raw.bits_found} if raw.bits else {}),
+        **({"bits_given": True} if raw.bits_given else {}),
+        **({"turned": turned} if turned else {}),
+        **({"remarks": remarks} if remarks else {}),
+        "source": raw.source,
+    }
 
 
 def set_summary(manifest: Mapping[str, Any], folder: Path) -> str:

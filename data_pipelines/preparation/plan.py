@@ -23,7 +23,7 @@ _BITS_FOUND, _LOOKED_AT = "bits found", "looked at"
 _MAY_LACK = ("views", "split by", "bits given", "upright", "drop duplicates")
 
 
-def ways(raw: RawSet) -> dict[str, Any]:
+def preparation_options(raw: RawSet) -> dict[str, Any]:
     """Preparation options for the manifest; None for values that were once the only ones, which manifests do not
     state."""
     return {
@@ -112,7 +112,7 @@ def _plan(raw: RawSet, part: tuple[int, int] | None, drop_duplicates: bool, form
         "equal images": raw.equal_images,
         "drop duplicates": drop_duplicates,
         "parts": part[1] if part else former.get("parts", 1),
-        **{name.replace("_", " "): value for name, value in ways(raw).items()},
+        **{name.replace("_", " "): value for name, value in preparation_options(raw).items()},
     }
 
 

@@ -23,13 +23,13 @@ from data_pipelines.preparation.plan import (
     agree_on_plan,
     forget_other,
     is_other,
+    preparation_options,
     read_plan,
     removal,
     was_begun_anew,
-    ways,
     with_bits,
 )
-from data_pipelines.preparation.pseudonymize import hides, name_of, pseudonymous, salt, write_keymap
+from data_pipelines.preparation.pseudonymize import has_real_patients, name_of, pseudonymous, salt, write_keymap
 from data_pipelines.preparation.quarantine import TooManyBadError, most_bad, refusal
 from data_pipelines.preparation.set_folder import held, keymap_of, partial_of, put_in_place, require_free, tidy
 from data_pipelines.preparation.shard_records import is_made_of, num_unknown
@@ -59,7 +59,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
         with held(out, is_shared=output.part is not None):
             return _make(raw, output, out, metadata, keymap)
     except OSError as error:
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "fix that"
         raise InputError(
             f"{out} cannot be written ({error}); {remedy} and repeat the command, which goes on where it was, or "
             "choose another --out"
@@ -104,7 +104,7 @@ def _as_asked(raw: RawSet, output: Output, out: Path) -> tuple[RawSet, WriteKeym
         _require_distinct_keys(raw.images)
         if not raw.images:
             raise InputError(f"{raw.name} has no images")
-    if not hides(raw):
+    if not has_real_patients(raw):
         return raw, None, {}
     secret = salt()
     return pseudonymous(raw, secret), partial(write_keymap, raw, secret), {"salt": name_of(secret)}
@@ -120,7 +120,7 @@ def _was_put_in_place(raw: RawSet, output: Output, out: Path) -> bool:
     if output.force and not was_begun_anew(unfinished):
         return False
     manifest = read_manifest(out)
-    wanted = {"name": raw.name, **ways(raw)}
+    wanted = {"name": raw.name, **preparation_options(raw)}
     if any(manifest.get(name) != value for name, value in wanted.items()):
         return False
     if is_other(raw, unfinished, output.part, output.drop_duplicates):

@@ -59,13 +59,13 @@ def salt() -> bytes:
             f"${SALT_VARIABLE}"
         ) from error
     if mode & 0o077:
-        raise InputError(f"{path} can be read by others, so that it is no secret; chmod 600 {shlex.quote(str(path))}")
+        raise InputError(f"{path} can be read by others, so it is not secret; chmod 600 {shlex.quote(str(path))}")
     if len(content) < _SALT_BYTES:
         raise InputError(f"{path} holds {len(content)} bytes, a salt has at least {_SALT_BYTES}; bring it back")
     return content
 
 
-def hides(raw: RawSet) -> bool:
+def has_real_patients(raw: RawSet) -> bool:
     """Whether a set is of real patients."""
     return raw.patients != "none" and not raw.synthetic
 

@@ -13,7 +13,7 @@ import numpy as np
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member, RawImage, RawSet
 from data_pipelines.common.splits import SPLITS, Split
-from data_pipelines.preparation.file_states import LOOKERS, Contents, look_again
+from data_pipelines.preparation.file_states import LOOKERS, Contents, read_changed
 
 ROWS = "rows"  # folder, beside that of the set, of what the index needs of each finished shard
 SHARD_IMAGES = 4096  # images of the source for each shard: what an interruption costs at most
@@ -89,7 +89,7 @@ def valid_record(
     known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if known["source"] != digest_of_images(images, settings):
         return None
-    now = look_again(images, contents, lookers)
+    now = read_changed(images, contents, lookers)
     if not now.is_same(contents):
         return None
     if np.array_equal(now.states, contents.states):
@@ -106,7 +106,7 @@ def images_of(raw: RawSet, part: int, parts: int) -> Iterator[RawImage]:
     try:
         yield from images
     except OSError as error:
-        raise InputError(f"the images of {raw.name} cannot be listed ({error}); mend --root") from error
+        raise InputError(f"the images of {raw.name} cannot be listed ({error}); check --root") from error
 
 
 def chunks(images: Iterable[RawImage]) -> Iterator[tuple[Split, int, list[RawImage]]]:

@@ -140,7 +140,7 @@ def _hint(indexes: Sequence[Index]) -> str:
     return "; they have: " + "; ".join(_some(index.classes) for index in indexes)
 
 
-def told_apart(names: Sequence[str]) -> list[str]:
+def distinct_names(names: Sequence[str]) -> list[str]:
     """The names of joined sets, with numbers appended to repeated ones: films, films (2)."""
     found: list[str] = []
     for number, name in enumerate(names, 1):
@@ -154,7 +154,7 @@ def told_apart(names: Sequence[str]) -> list[str]:
 def _origins(indexes: Sequence[Index]) -> tuple[str, ...]:
     """The set name of each shard, made distinct between sets."""
     names = [name for index in indexes for name in dict.fromkeys(index.origins)]
-    apart = iter(told_apart(names))
+    apart = iter(distinct_names(names))
     found: list[str] = []
     for index in indexes:
         of_index = {name: next(apart) for name in dict.fromkeys(index.origins)}

@@ -114,7 +114,7 @@ class Index:
 
     def _check_shards(self, refuse: bool) -> None:
         """Check that some rows, spread evenly, are members of their tars: cheap for any number of rows, and catches a
-        mixed-up folder. `python -m data_pipelines.prepare --verify` checks everything."""
+        mixed-up folder. `bitscale prepare --verify` checks everything."""
         for row in np.linspace(0, len(self) - 1, min(len(self), _CHECKED_ROWS), dtype=np.int64):
             if not 0 <= self.shard[row] < len(self.shards):
                 raise InputError(

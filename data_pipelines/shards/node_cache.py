@@ -126,6 +126,5 @@ def _copy(folder: Path, files: Files, copy: Path) -> None:
                     bar.update(len(block))
             if expected and expected != digest.hexdigest():
                 raise InputError(
-                    f"{folder / path} is not as it was prepared; check all: python -m data_pipelines.prepare --verify "
-                    f"{quoted(folder)}"
+                    f"{folder / path} is not as it was prepared; check all: bitscale prepare --verify {quoted(folder)}"
                 )

@@ -45,9 +45,9 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     assert found.isdisjoint(not_offered)
 
 
-@pytest.mark.parametrize(("shell", "said"), [("zsh", "bashcompinit"), ("fish", "-l optim.base-lr")])
-def test_other_shells_read_their_script(shell: str, said: str) -> None:
+@pytest.mark.parametrize(("shell", "expected"), [("zsh", "bashcompinit"), ("fish", "-l optim.base-lr")])
+def test_other_shells_read_their_script(shell: str, expected: str) -> None:
     text = completion(shell)
-    assert said in text
+    assert expected in text
     if shutil.which(shell):
         subprocess.run([shell, "-n"], input=text, text=True, check=True)

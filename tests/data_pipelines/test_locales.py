@@ -37,8 +37,8 @@ files = [text_of(image.image) for name in ("image-folder", "csv") for image in s
 predicted = [[item.name for item in inputs_of(source).each] for source in (pictures, table, tars)]
 for name, raw in sets.items():
     prepare(raw, Output(out / name, max_bad=0.9))
-said = {name: [raw.classes, [(image.key, image.split) for image in raw.images]] for name, raw in sets.items()}
-print(json.dumps([said, files, predicted]))
+contents = {name: [raw.classes, [(image.key, image.split) for image in raw.images]] for name, raw in sets.items()}
+print(json.dumps([contents, files, predicted]))
 """
 
 
@@ -103,12 +103,12 @@ def expected(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[lis
 
 
 def test_names_are_those_of_the_files(place: Path, expected: tuple[list[Any], dict[str, str]]) -> None:
-    (said, files, predicted), _ = expected
-    assert said["image-folder"][0] == ["K\udcfc", "zebra", "Äpfel"]
-    assert said["csv"][0] == ["Kü", "zebra", "Äpfel"]
+    (contents, files, predicted), _ = expected
+    assert contents["image-folder"][0] == ["K\udcfc", "zebra", "Äpfel"]
+    assert contents["csv"][0] == ["Kü", "zebra", "Äpfel"]
     assert sorted(files) == sorted([f"{place}/bilder/{name}" for name in NAMES] * 2)
     assert [sorted(names) for names in predicted[:2]] == [sorted(NAMES)] * 2
-    assert {key for key, _ in said["webdataset"][1]} >= {"Ä/Äpfel/ä", "Ä/zebra/4"}
+    assert {key for key, _ in contents["webdataset"][1]} >= {"Ä/Äpfel/ä", "Ä/zebra/4"}
 
 
 @pytest.mark.parametrize("locale", ["C", "Latin-1"])

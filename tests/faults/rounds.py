@@ -70,7 +70,7 @@ class Arena:
         run = Run(layout, folder / "run", self.data, folder / "notes")
         started = run.start()
         if not started.wait_for_end(2 * PROGRESS_S) or not run.is_finished:
-            raise RuntimeError(f"an undisturbed run of {layout} failed:\n{started.said()}")
+            raise RuntimeError(f"an undisturbed run of {layout} failed:\n{started.output()}")
         ended = time.time()
         wrong = judge.faults_of(run, run, self.num_samples)
         if wrong:
@@ -150,7 +150,7 @@ def _require_going_on(run: Run, struck: Struck) -> None:
         wait_until(lambda: not started.is_running or started.ledger(0), "the next step", 2 * PROGRESS_S)
     if started.is_running or run.is_finished:
         return
-    struck.wrong.append(f"the same command does not go on: {started.said().strip().splitlines()[-1][:300]}")
+    struck.wrong.append(f"the same command does not go on: {started.output().strip().splitlines()[-1][:300]}")
     struck.repair()
 
 
@@ -165,7 +165,7 @@ def _bring_to_end(run: Run) -> list[str]:
             return [str(error)]
     if run.is_finished:
         return []
-    return [f"the same command does not go on: {' | '.join(run.starts[-1].said().strip().splitlines()[-3:])[:600]}"]
+    return [f"the same command does not go on: {' | '.join(run.starts[-1].output().strip().splitlines()[-3:])[:600]}"]
 
 
 def _round(run: Run, blow: Blow, struck: Struck, wrong_at_end: list[str]) -> Round:

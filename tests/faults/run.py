@@ -111,7 +111,7 @@ class Started:
                 os.kill(pid, signal.SIGKILL)
         self.launcher.wait()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """Everything its processes printed."""
         return self.log.read_text(errors="replace")
 

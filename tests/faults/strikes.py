@@ -211,7 +211,7 @@ def stop_rank(scene: Scene) -> Struck:
     _must_end(started, struck)
     if scene.run.is_finished and not struck.wrong:  # the others had no need of it any more
         raise MissedError
-    if f"rank {rank}" not in scene.run.status().get("reason", "") + started.said():
+    if f"rank {rank}" not in scene.run.status().get("reason", "") + started.output():
         struck.wrong.append(f"nobody said that it was rank {rank}")
     return struck
 
@@ -219,22 +219,22 @@ def stop_rank(scene: Scene) -> Struck:
 def disk_full(scene: Scene) -> Struck:
     """No byte is left while the run saves, then there is room again: it goes on all the time."""
     started = scene.arrive()
-    before = started.said().count(_UNSAVED)
+    before = started.output().count(_UNSAVED)
     filler = scene.run.folder.parent / "filler"
     _fill(filler)
     struck = Struck(started.number, time.time(), _phase(started.note(0)))
     with suppress(TimedOutError):
         wait_until(
-            lambda: not started.is_running or started.said().count(_UNSAVED) > before,
+            lambda: not started.is_running or started.output().count(_UNSAVED) > before,
             "a save that fails",
             _FAILED_SAVES_S,
         )
     filler.unlink()
     ended = not started.is_running and not scene.run.is_finished
-    if ended and last_checkpoint(scene.run.folder).is_file() and _UNWRITTEN in started.said():
+    if ended and last_checkpoint(scene.run.folder).is_file() and _UNWRITTEN in started.output():
         _must_end(started, struck)  # nothing was left to learn, only its result to write
         return struck
-    if started.said().count(_UNSAVED) == before:
+    if started.output().count(_UNSAVED) == before:
         if scene.run.is_finished:
             raise MissedError
         struck.wrong.append("nobody said that the disk was full")
@@ -293,7 +293,7 @@ def damage_shard(scene: Scene) -> Struck:
             file.write(bytes(shard.stat().st_size))
     else:
         shard.unlink()
-    if started.wait_for_end() and not scene.run.is_finished and shard.name not in started.said():
+    if started.wait_for_end() and not scene.run.is_finished and shard.name not in started.output():
         struck.wrong.append(f"it ended without a word on {shard.name}")
     whole.replace(shard)
     struck.facts["ended_after_s"] = round(time.time() - struck.time, 2)

@@ -39,7 +39,7 @@ KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
 
 
 @pytest.mark.parametrize(
-    ("what", "code", "said"),
+    ("what", "code", "message"),
     [
         ("2,1", 2, ""),
         ("-9,1", 137, KILLED),
@@ -55,7 +55,7 @@ KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
         ),
     ],
 )
-def test_the_end_of_the_ranks_in_a_line(what: str, code: int, said: str, tmp_path: Path) -> None:
+def test_the_end_of_the_ranks_in_a_line(what: str, code: int, message: str, tmp_path: Path) -> None:
     package = tmp_path / "torch" / "distributed"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").touch()
@@ -63,4 +63,4 @@ def test_the_end_of_the_ranks_in_a_line(what: str, code: int, said: str, tmp_pat
     (package / "run.py").write_text(TORCHRUN)
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "BITSCALE_COMMAND": "launchers/torchrun.sh -- x"}
     done = subprocess.run([sys.executable, AGENT, what], env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (code, said)
+    assert (done.returncode, done.stderr) == (code, message)

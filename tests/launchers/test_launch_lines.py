@@ -89,8 +89,8 @@ def test_deepspeed(tmp_path: Path) -> None:
 
 
 def test_ranks_of_the_deepspeed_launcher() -> None:
-    said = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_SIZE": "4"}
-    assert find_rank_info(dict(said)) == (5, 8, 1, 4, "torchrun")
+    environment = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_SIZE": "4"}
+    assert find_rank_info(dict(environment)) == (5, 8, 1, 4, "torchrun")
 
 
 @needs("horovod")

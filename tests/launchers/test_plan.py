@@ -56,10 +56,10 @@ def test_tasks_of_several_nodes_are_jobs_of_their_own(login: Login) -> None:
     path = scaling_plan(login.folder, {"one": (1, 1), "half": (1, 2), "ddp-512": (128, None), "there": (2, 4)})
     (login.folder / "there").mkdir()
     (login.folder / "there/result.json").write_text("{}")
-    code, text, said = login.submit(str(path), "--site", "generic", "--time", "02:00:00", "--dry-run")
-    assert code == 0, said
-    assert "4 tasks, 1 done, 3 to run" in said
-    assert "at most 1,030 GPU-hours: 3 jobs of 02:00:00" in said
+    code, text, error = login.submit(str(path), "--site", "generic", "--time", "02:00:00", "--dry-run")
+    assert code == 0, error
+    assert "4 tasks, 1 done, 3 to run" in error
+    assert "at most 1,030 GPU-hours: 3 jobs of 02:00:00" in error
     scripts = ["#!/bin/bash" + part for part in text.split("#!/bin/bash")[1:]]
     found = [directives(one) for one in scripts]
     assert [one["job-name"] for one in found] == ["a-sweep-one", "a-sweep-half", "a-sweep-ddp-512"]
@@ -89,9 +89,9 @@ def test_jobs_of_a_plan_go_side_by_side_or_in_lanes(login: Login) -> None:
     plan = json.loads(scaling_plan(login.folder, dict.fromkeys("abcd", (1, 1))).read_text())
     path.write_text(json.dumps(plan | {"tasks": plan["tasks"] + small}))
     login.program("squeue", '[[ "$*" != *sweep-b* ]] || echo 12 RUNNING')
-    code, output, said = login.submit(str(path), "--site", "localhost", "--max-parallel", "2")
-    assert code == 0, said
-    assert "a-sweep-b is queued already: job 12 RUNNING" in said
+    code, output, error = login.submit(str(path), "--site", "localhost", "--max-parallel", "2")
+    assert code == 0, error
+    assert "a-sweep-b is queued already: job 12 RUNNING" in error
     array, *jobs = login.ran("sbatch")
     assert array == ["--parsable"]
     assert output.split() == ["101", "102", "103", "104"]
@@ -105,12 +105,12 @@ def test_jobs_of_a_plan_go_side_by_side_or_in_lanes(login: Login) -> None:
 def test_a_job_that_is_refused_does_not_keep_the_others(login: Login) -> None:
     path = scaling_plan(login.folder, {"a": (1, 1), "b": (900, 1), "c": (1, 1)})
     login.program("sbatch", "if grep -q nodes=900; then echo 'too many nodes' >&2; exit 1; fi; echo 5")
-    code, output, said = login.submit(str(path), "--site", "localhost")
+    code, output, error = login.submit(str(path), "--site", "localhost")
     assert (code, output.split()) == (2, ["5", "5"])
-    assert "not submitted, the others were:\n  a-sweep-b: sbatch refuses: too many nodes" in said
+    assert "not submitted, the others were:\n  a-sweep-b: sbatch refuses: too many nodes" in error
     path = scaling_plan(login.folder, {"a": (1, 8)})
-    code, _, said = login.submit(str(path), "--site", "generic")
-    assert (code, "task a wants 8 ranks on a node, but a node of this site has 4 GPUs" in said) == (2, True)
+    code, _, error = login.submit(str(path), "--site", "generic")
+    assert (code, "task a wants 8 ranks on a node, but a node of this site has 4 GPUs" in error) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_tasks_are_asked_to_stop(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda plan: plan.pop("tasks"), "is no plan"),
+        (lambda plan: plan.pop("tasks"), "is not a plan"),
         (lambda plan: plan["tasks"][0].pop("done"), "task 0: it must be"),
         (lambda plan: plan["tasks"][0].update(command="rm -rf x"), "task 0: it must be"),
         (lambda plan: plan.update(gpus_per_task="1"), "gpus_per_task is '1', no number"),

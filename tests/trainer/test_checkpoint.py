@@ -72,7 +72,7 @@ def test_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
     path = path_of(tmp_path, 7)
     save(path, some_state(), ABOUT)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match=f"{path} is no whole checkpoint .* take another one"):
+    with pytest.raises(InputError, match=f"{path} is not a complete checkpoint .* take another one"):
         load(path)
 
 
@@ -80,7 +80,7 @@ def test_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
 def test_other_formats_are_refused_by_name(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "other.safetensors"
     save_file({"model.weight": torch.zeros(2)}, path, metadata=metadata)
-    with pytest.raises(InputError, match=f"{path} is no checkpoint of this version: .* not '{checkpoint.FORMAT}'"):
+    with pytest.raises(InputError, match=f"{path} is not a checkpoint of this version: .* not '{checkpoint.FORMAT}'"):
         load(path)
 
 
@@ -97,7 +97,7 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, metadata: dict[str, s
 def test_incomplete_contents_are_refused_by_name(tmp_path: Path, tensor_name: str, header: dict[str, str]) -> None:
     path = tmp_path / "incomplete.safetensors"
     save_file({tensor_name: torch.zeros(2)}, path, metadata={"format": checkpoint.FORMAT, **header})
-    with pytest.raises(InputError, match=f"{path} is no whole checkpoint"):
+    with pytest.raises(InputError, match=f"{path} is not a complete checkpoint"):
         load(path)
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("weights, but not really\n" * 10)
     for path in (text, tmp_path, tmp_path / "absent.safetensors"):
-        with pytest.raises(InputError, match=f"{path} is no whole checkpoint"):
+        with pytest.raises(InputError, match=f"{path} is not a complete checkpoint"):
             load(path)
 
 
@@ -138,7 +138,7 @@ def test_the_manifest_is_written_last(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def looking(name: str, tensor: torch.Tensor) -> bytes:
         (temporary,) = tmp_path.rglob(".*.tmp")
-        with pytest.raises(InputError, match="no whole checkpoint"):
+        with pytest.raises(InputError, match="not a complete checkpoint"):
             load(temporary)
         seen.append(name)
         return digest(name, tensor)
@@ -276,7 +276,7 @@ def test_a_checkpoint_can_be_told_more(tmp_path: Path) -> None:
                 assert bits(tensor) == bits(before.state[part][name])
         assert after.state["loss_scaler"] == before.state["loss_scaler"]
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="no whole checkpoint"):
+    with pytest.raises(InputError, match="not a complete checkpoint"):
         checkpoint.add(path, points={})
 
 
@@ -289,5 +289,5 @@ def test_any_wrong_bit_is_damage_and_nothing_else(tmp_path: Path) -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        with pytest.raises(DamagedError, match="no whole checkpoint"):
+        with pytest.raises(DamagedError, match="not a complete checkpoint"):
             load(path)

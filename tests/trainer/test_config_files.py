@@ -86,8 +86,8 @@ def test_a_file_needs_no_base_if_it_names_sets() -> None:
         ("[schedule]\nsteps = 1\nepochs = 1", "steps and schedule.epochs both say how long"),
         ('[runtime]\nstage = "a"\ncache_dir = "b"', "two keys for one thing"),
         ("[data]\nimage_size = 1", r"my\.toml: --data\.image-size is 1; the smallest is 32"),
-        ("seed = 1\nseed = 2", r"my\.toml is no valid TOML: .*line 2"),
-        ("seed =", r"my\.toml is no valid TOML: .*line 1"),
+        ("seed = 1\nseed = 2", r"my\.toml is not valid TOML: .*line 2"),
+        ("seed =", r"my\.toml is not valid TOML: .*line 1"),
         ('base = "embeddedd"', "no such recipe; did you mean 'embedded'"),
         ('base = "sub/none.toml"', r"my\.toml: base is 'sub/none\.toml', and there is no file sub/none\.toml"),
         ("base = 1", "base is 1; it must be a recipe or a file"),
@@ -107,7 +107,7 @@ def test_files_that_cannot_be_read_are_refused() -> None:
         parse(["my.toml"])
     with pytest.raises(InputError, match=r"there is no file none\.toml"):
         parse(["none.toml"])
-    with pytest.raises(InputError, match=r"a\.json is no valid JSON: the key 'seed' is there twice"):
+    with pytest.raises(InputError, match=r"a\.json is not valid JSON: the key 'seed' is there twice"):
         parse([write('{"seed": 1, "seed": 2}', "a.json")])
 
 

@@ -80,7 +80,7 @@ REFUSED = [
     ([MISSPELT], f"unknown recipe {MISSPELT!r}; did you mean 'embedded'?"),
     (["--model.name", "r50x2"], "unknown model 'r50x2'; did you mean 'r50x3'?"),
     (["--data.sets", "fashon_mnist"], "did you mean 'fashion_mnist'?"),
-    (["--data.sets", "digits"], "python -m data_pipelines.prepare digits --out data/digits"),
+    (["--data.sets", "digits"], "bitscale prepare digits --out data/digits"),
     (["--optim.base-lr", "-1"], "--optim.base-lr is -1.0; it must be above 0"),
     (["--optim.base-lr", "fast"], "--optim.base-lr"),
     (["--optim.base-rl", "1"], "--optim.base-lr"),
@@ -89,7 +89,7 @@ REFUSED = [
     (["--data.classes", "Trousers"], "did you mean 'Trouser'?"),
     (["--data.train-view", "squish"], "squash"),
     (["--precision", "fp16"], "--precision fp16 needs a GPU"),
-    (["--model.pretrained", "nowhere"], "nowhere is no file, run folder or name of published weights"),
+    (["--model.pretrained", "nowhere"], "nowhere is not a file, a run folder or the name of published weights"),
     (["--device", "cuda"], "run on the CPU with --device cpu"),
 ]
 

@@ -99,8 +99,10 @@ def test_a_temperature_that_was_not_fitted_is_said(
     changed: dict[str, Any], reason: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     about = checkpoint.describe(checkpoint.best_or_latest(run_dir))
-    said = {name: value for name, value in (about["operating_points"] | changed).items() if value is not None}
-    monkeypatch.setattr("trainer.evaluation.runs.checkpoint.describe", lambda path: about | {"operating_points": said})
+    points = {name: value for name, value in (about["operating_points"] | changed).items() if value is not None}
+    monkeypatch.setattr(
+        "trainer.evaluation.runs.checkpoint.describe", lambda path: about | {"operating_points": points}
+    )
     page, numbers = evaluated(run_dir, out=tmp_path, images=False)
     assert ("No temperature was fitted, because" in page) == bool(reason)
     assert reason in page
@@ -139,7 +141,7 @@ def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path
     assert again["images"] == len(own)
     for name in FINDINGS:
         assert again["findings"][name]["auc"]["value"] == pytest.approx(kept["findings"][name]["auc"]["value"])
-    assert any("no external validation" in warning for warning in again["warnings"])
+    assert any("not an external validation" in warning for warning in again["warnings"])
 
 
 def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path) -> None:

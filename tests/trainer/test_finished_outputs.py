@@ -82,7 +82,7 @@ def test_predict_keeps_what_is_of_another_run(predicting: Run, tmp_path: Path) -
 def test_predict_keeps_a_file_that_is_no_table(predicting: Run, tmp_path: Path) -> None:
     (tmp_path / "out.csv").write_bytes(b"years\xffof work")
     code, _, error = predicting()
-    assert (code, "is no table of this run's predictions" in error) == (2, True)
+    assert (code, "is not a table of this run's predictions" in error) == (2, True)
     assert (tmp_path / "out.csv").read_bytes() == b"years\xffof work"
 
 

@@ -186,13 +186,13 @@ def by_scikit_learn(shares: np.ndarray, called: np.ndarray, hot: np.ndarray) -> 
     each: dict[str, float] = {}
     for i in range(hot.shape[1]):
         known = ~np.isnan(hot[:, i])
-        truth, share, said = hot[known, i], shares[known, i], called[known, i]
+        truth, share, predicted = hot[known, i], shares[known, i], called[known, i]
         if 0 < truth.sum() < len(truth):
             each[f"auc/c{i}"] = sklearn_metrics.roc_auc_score(truth, share)
             each[f"ap/c{i}"] = sklearn_metrics.average_precision_score(truth, share)
         if truth.sum():
-            each[f"f1/c{i}"] = sklearn_metrics.f1_score(truth, said)
-            each[f"recall/c{i}"] = sklearn_metrics.recall_score(truth, said)
+            each[f"f1/c{i}"] = sklearn_metrics.f1_score(truth, predicted)
+            each[f"recall/c{i}"] = sklearn_metrics.recall_score(truth, predicted)
     macro = {kind: np.mean([v for k, v in each.items() if k.startswith(kind)]) for kind in ("auc", "ap", "f1")}
     return each | macro
 

@@ -33,9 +33,9 @@ def test_small_pictures_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     assert (config.schedule.epochs, config.schedule.steps, config.schedule.warmup_epochs) == (60, None, 3)
     assert (config.global_batch_size, config.eval_every, config.precision) == (16, 3, "fp32")
     assert config.data.balance == "none"
-    said = capsys.readouterr().err
-    assert "own: data.image_size 64: half of the 20 training images have a shorter side of at most 40 pixels" in said
-    assert said.count("own: ") == 4
+    error = capsys.readouterr().err
+    assert "own: data.image_size 64: half of the 20 training images have a shorter side of at most 40 pixels" in error
+    assert error.count("own: ") == 4
 
 
 def test_large_pictures_only_as_far_as_the_time_goes() -> None:
@@ -75,9 +75,9 @@ def test_a_begun_run_keeps_what_was_chosen(capsys: pytest.CaptureFixture[str]) -
     Path("runs/own_mine/config.json").write_text(json.dumps(chosen), encoding="utf-8")
     capsys.readouterr()
     assert differences(chosen, parse(given()).config.to_dict()) == []
-    said = capsys.readouterr().err
-    assert "goes on with what runs/own_mine/config.json says; nothing is chosen anew" in said
-    assert "own: " not in said
+    error = capsys.readouterr().err
+    assert "goes on with what runs/own_mine/config.json says; nothing is chosen anew" in error
+    assert "own: " not in error
     assert parse(given("--no-resume")).config.model.name == "r14x0.5"
 
 

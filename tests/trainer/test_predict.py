@@ -173,8 +173,8 @@ def test_files_that_are_left_out_are_counted(
         ["predict", str(run_dir), str(tmp_path / "raw"), "--out", str(out), "--device", "cpu", "--threads", "1"],
     )
     predict.main()
-    said = capsys.readouterr().out
-    assert said.endswith(f"{out}: 1 images, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
+    output = capsys.readouterr().out
+    assert output.endswith(f"{out}: 1 images, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
     assert [row["file"] for row in rows_of(out)] == ["000"]
 
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_version(tmp_path: Path, films: Path) -> None:
     run = save_run(tmp_path / "run", tensors_of())
     with pytest.raises(InputError, match=r"of another version: it does not say task, resize, eval_view, channels"):
         predicted(run, films, tmp_path / "out.csv")
-    with pytest.raises(InputError, match="no run folder and no checkpoint"):
+    with pytest.raises(InputError, match="neither a run folder nor a checkpoint"):
         predicted(tmp_path / "none", films, tmp_path / "out.csv")
 
 

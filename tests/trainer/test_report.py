@@ -98,10 +98,10 @@ def test_warnings_are_in_the_report_and_on_the_screen(tmp_path: Path, capsys: py
     text = write_report(Report((runs,), tmp_path / "out")).read_text()
     error = capsys.readouterr().err
     page = (tmp_path / "out" / "report.html").read_text()
-    for said in ("Left out: 1 result.json", "Mixed code versions", "Not a number"):
-        assert said in text
-        assert said in page
-        assert f"warning: {said}" in error
+    for warning in ("Left out: 1 result.json", "Mixed code versions", "Not a number"):
+        assert warning in text
+        assert warning in page
+        assert f"warning: {warning}" in error
     assert "50.00 (1 of 2 NaN)" in text
 
 

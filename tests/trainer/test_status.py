@@ -103,7 +103,7 @@ def test_command_prints_a_table_or_json(
     monkeypatch.setattr(sys, "argv", ["status", str(tmp_path / "none")])
     with pytest.raises(SystemExit, match="2"):
         status.main()
-    assert "is no folder" in capsys.readouterr().err
+    assert "is not a folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def read_settings(content: Mapping[str, Any], where: str, extra: frozenset[str] 
 def _checked(name: str, value: Any, where: str) -> Any:
     kinds = setting_kinds()
     if name not in kinds:
-        raise InputError(f"{where}: unknown key {name!r}{_meant(name)}")
+        raise InputError(f"{where}: unknown key {name!r}{_suggestion(name)}")
     kind = kinds[name]
     if value == NO_VALUE and NoneType in get_args(kind):
         return None
@@ -57,10 +57,10 @@ def misfit(kind: Any, value: Any) -> str:
     if _fits(kind, value):
         return ""
     is_wrong_choice = isinstance(value, str) and get_origin(kind) is Literal
-    return nearest(value, get_args(kind)) if is_wrong_choice else f"; it must be {_in_words(kind)}"
+    return nearest(value, get_args(kind)) if is_wrong_choice else f"; it must be {_type_text(kind)}"
 
 
-def _meant(name: str) -> str:
+def _suggestion(name: str) -> str:
     """The end of a message: which key was meant. One in another section, or with dashes, comes first."""
     plain = name.replace("-", "_")
     same = [
@@ -89,10 +89,10 @@ def _fits(kind: Any, value: Any) -> bool:
     return type(value) is kind
 
 
-def _in_words(kind: Any) -> str:
+def _type_text(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        return " or ".join(_in_words(one) for one in arguments)
+        return " or ".join(_type_text(one) for one in arguments)
     if origin is Literal:
         return " or ".join(json.dumps(one) for one in arguments)
     if origin is tuple:

@@ -12,7 +12,7 @@ from data_pipelines.loading.sampler import Shuffle
 from data_pipelines.loading.views import PAPER_TRANSLATION, RESIZE_FIRST, Border, MixUpWeight, PolicyName
 from data_pipelines.shards.index import Balance
 from trainer.config.checks import require, require_known_choices
-from trainer.models.bit import MODELS, NUM_STAGES, FilterInit, HeadInit
+from trainer.models.architectures import MODELS, NUM_STAGES, FilterInit, HeadInit
 from trainer.normalisation import PerChannel, require_mean, require_std
 
 ScheduleKind = Literal["step", "cosine", "hyperrule"]

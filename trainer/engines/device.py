@@ -63,14 +63,14 @@ def _driver_cuda_version() -> tuple[int, int] | None:
             ["nvidia-smi"], capture_output=True, encoding="utf-8", errors="replace", timeout=60, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise InputError(f"nvidia-smi fails ({error}); mend the driver, or {_on_the_cpu()}") from error
+        raise InputError(f"nvidia-smi fails ({error}); fix the driver, or {_on_the_cpu()}") from error
     version = re.search(r"CUDA Version:\s*(\d+)\.(\d+)", answer.stdout)
     if version:
         return int(version[1]), int(version[2])
-    said = (answer.stdout + answer.stderr).strip()
-    if "No devices were found" in said:
+    output = (answer.stdout + answer.stderr).strip()
+    if "No devices were found" in output:
         return None
-    raise InputError(f"nvidia-smi fails ({said[:200]}); mend the driver, or {_on_the_cpu()}")
+    raise InputError(f"nvidia-smi fails ({output[:200]}); fix the driver, or {_on_the_cpu()}")
 
 
 def _install_line(driver: tuple[int, int]) -> str:

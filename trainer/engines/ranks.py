@@ -69,7 +69,7 @@ def _named(environ: MutableMapping[str, str], names: tuple[str, str, str, str], 
 def _number(environ: MutableMapping[str, str], name: str, default: int) -> int:
     value = environ.get(name, str(default))
     if not value.isdigit():
-        raise InputError(f"{name}={value!r} in the environment is no number; {_LAUNCH_LINE}")
+        raise InputError(f"{name}={value!r} in the environment is not a number; {_LAUNCH_LINE}")
     return int(value)
 
 

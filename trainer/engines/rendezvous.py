@@ -218,7 +218,7 @@ def _await_answer(host: str, port: int, timeout_s: int) -> None:
             socket.create_connection((host, port), _KNOCK_S).close()
             return
         except socket.gaierror as error:
-            raise InputError(f"MASTER_ADDR={host} is no name of a host here ({error.strerror})") from error
+            raise InputError(f"MASTER_ADDR={host} is not the name of a host known here ({error.strerror})") from error
         except ConnectionRefusedError:
             heard, failure = True, "it refuses the connection"
         except OSError as error:

@@ -36,7 +36,7 @@ class EarlierTable:
     def require_part_of(self, header: Sequence[str], names: Iterable[str], source: Path) -> None:
         """Raise InputError unless the new table will have these columns and all of these images."""
         if self.header != list(header):
-            refuse_to_replace(self.path, "is no table of this run's predictions")
+            refuse_to_replace(self.path, "is not a table of this run's predictions")
         lost = self.rows.keys() - {_as_written(name) for name in names}
         if lost:
             refuse_to_replace(self.path, f"has predictions of images that are not in {source} ({len(lost)})")

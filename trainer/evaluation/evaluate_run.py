@@ -2,12 +2,9 @@
 
 import re
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
-import tyro
 
 from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
@@ -16,13 +13,13 @@ from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.version import commit
 from data_pipelines.shards.columns import Array
-from trainer.config import Precision, RuntimeConfig
+from trainer.config import RuntimeConfig
 from trainer.document.blocks import Title
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.evaluation.assess import assess
-from trainer.evaluation.bootstrap import RESAMPLES
-from trainer.evaluation.evaluated_set import AnySplit, EvaluatedSet, test_elsewhere, test_own
+from trainer.evaluation.evaluate_settings import Evaluate
+from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.output_names import NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
 from trainer.evaluation.paired import Difference, paired
@@ -32,46 +29,6 @@ from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.to_json import as_json
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
-_MOST_RESAMPLES = 1_000_000
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """How good a run is, and how sure one may be."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder."""
-    data: str | None = None
-    """Prepared set of another site; None: the run's own."""
-    split: AnySplit = "test"
-    """Of those; all: every split of --data."""
-    against: Path | None = None
-    """Another run, to be compared on the same images."""
-    out: Path | None = None
-    """Folder to write; None: in the run folder, evaluation-<set>-<split>."""
-    force: bool = False
-    """Replace an earlier evaluation of the same images."""
-    images: bool = True
-    """Show the images of the most confident errors; --no-images does not."""
-    resamples: int = RESAMPLES
-    """Of the bootstrap."""
-    seed: int = 0
-    """Of the bootstrap."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Precision | None = None
-    """None: that of the run."""
-    eval_batch_size: int = 256
-    """Images in one forward pass."""
-    threads: int | None = None
-    """CPU threads; None: all cores this process may use."""
-
-    def __post_init__(self) -> None:
-        if self.resamples < 100:
-            raise InputError(f"--resamples is {self.resamples}; below 100 there is no interval worth the name")
-        if self.resamples > _MOST_RESAMPLES:
-            raise InputError(f"--resamples is {self.resamples}; more than {_MOST_RESAMPLES:,} do not fit into memory")
-        if self.eval_batch_size < 1 or self.seed < 0:
-            raise InputError("--eval-batch-size must be at least 1, --seed must not be negative")
 
 
 def evaluate_run(settings: Evaluate) -> Path:

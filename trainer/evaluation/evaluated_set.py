@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -16,12 +15,12 @@ from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
+from trainer.evaluation.evaluate_settings import AnySplit
 from trainer.evaluation.leaks import how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
 
-AnySplit = Literal["train", "val", "test", "all"]
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
 _ABOUT_PATIENTS = {
@@ -200,7 +199,7 @@ def _mismatches(run: Run, predictor: Predictor, index: Index) -> list[str]:
     if predictor.xray_size and index.xray_side and predictor.xray_cut != index.xray_cut:
         what = "whole X-rays" if predictor.xray_cut == "whole" else "central squares of X-rays"
         found.append(
-            f"The set does not store {what}, which the run was trained on. bitscale-predict, given the original files, "
+            f"The set does not store {what}, which the run was trained on. bitscale predict, given the original files, "
             "prepares them as the run's own."
         )
     return found

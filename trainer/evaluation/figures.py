@@ -125,7 +125,7 @@ def gallery(errors: Sequence[Misclassification], folder: Path) -> Picture:
             axes.imshow(error.pixels, cmap="gray", vmin=0, vmax=255)
             words = [
                 wrapped(drawable(text), _CAPTION_LINE, _CAPTION_LINES)
-                for text in (f"said {error.predicted}", f"label {error.label}")
+                for text in (f"predicted {error.predicted}", f"label {error.label}")
             ]
             axes.text(0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
         width = save(figure, folder, "errors")

@@ -18,7 +18,7 @@ from data_pipelines.image_files.folder_scan import (
     HIDDEN_FILES,
     Found,
     is_hidden,
-    is_taken_unseen,
+    is_taken_by_name,
     left_out_as,
     look,
     scan,
@@ -88,7 +88,7 @@ def _of_table(table: Path, column: str) -> Inputs:
     def file_of(row: int, cell: str) -> Input:
         if not cell:
             return Input(cell, _refusal(f"line {content.lines[row]} of the table names no file"))
-        name = beside.slashed(cell)
+        name = beside.with_slashes(cell)
         found = anywhere.path(name.lstrip("/")) if name.startswith("/") else beside.path(name)
         return Input(cell, (found or table.parent / path_of(name)).read_bytes)
 
@@ -122,7 +122,7 @@ def _left_out_as(content: IO[bytes], name: str, is_small: bool) -> str:
     """The reason why a member of a tar is left out; "" if it is taken."""
     if is_hidden(name):
         return HIDDEN_FILES
-    is_taken = is_taken_unseen(name)
+    is_taken = is_taken_by_name(name)
     if is_taken is None:
         return look(content, name, whole=is_small)[1]
     return "" if is_taken else left_out_as(name)

@@ -75,7 +75,7 @@ def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[
         "prepared otherwise": f"{name}, prepared in another way",
     }
     is_among = set(run.trained_on.split("+")) & set(splits)
-    what = "its training images are among these" if is_among else "this is no external validation"
+    what = "its training images are among these" if is_among else "this is not an external validation"
     return [f"The run was trained on {wording[how]}: {what}."]
 
 

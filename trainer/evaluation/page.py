@@ -214,7 +214,7 @@ def card_head(run: Run, assessment: Assessment) -> list[Block]:
         Title("Model"),
         BulletList(tuple(_model_items(run))),
         Title("Use"),
-        Paragraph((Code(f"bitscale-predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
+        Paragraph((Code(f"bitscale predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
         Paragraph("Meant for images like those it was trained on; see the data of each evaluation."),
         Title("How the numbers were computed"),
         BulletList(tuple(methods(assessment))),

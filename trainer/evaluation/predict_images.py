@@ -4,13 +4,11 @@ import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
@@ -18,58 +16,20 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.message_parts import counted
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
-from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
-from trainer.config import Precision, RuntimeConfig
+from trainer.config import RuntimeConfig
 from trainer.engines.device import cpu_threads
 from trainer.evaluation.earlier_table import EarlierTable
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
 from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.predict_settings import Predict
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 
 _BATCHES_AT_ONCE = 4
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
-
-
-@dataclass(frozen=True)
-class Predict:
-    """Predictions for new images."""
-
-    run: Annotated[Path, tyro.conf.Positional]
-    """Run folder, or a checkpoint of one."""
-    input: Annotated[Path, tyro.conf.Positional]
-    """Image, folder, DICOM, shard, or CSV file."""
-    out: Path = Path("predictions.csv")
-    """CSV file to write. One of the same run with images of INPUT alone is written anew with what came since."""
-    force: bool = False
-    """Replace any other file that is there."""
-    path_column: str = "path"
-    """Of an INPUT that is a CSV file: the column of paths, relative to that file."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Precision | None = None
-    """None: that of the run, with which its evaluation was made."""
-    eval_batch_size: int = 256
-    """Images in one forward pass."""
-    threads: int | None = None
-    """CPU threads; None: all cores this process may use."""
-    loader: Literal["auto", "dali", "torch"] = "auto"
-    xray_size: int | None = None
-    """Side to which X-rays are shrunk, for a run that does not say it."""
-    bits: int | None = None
-    """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white, whatever the files say. None: as the
-    run's set was prepared: by --bits if it was given there, else as each file says (DICOM always does), else as is
-    known of the set; files that do not say it are not read where that is not known either."""
-
-    def __post_init__(self) -> None:
-        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
-            raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
-        for name in ("eval_batch_size", "threads", "xray_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
 
 
 def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
@@ -86,22 +46,13 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         eval_batch_size=settings.eval_batch_size,
     )
     points = run.points()
-    inputs = inputs_of(settings.input, settings.path_column)
-    for note in inputs.notes:
-        logger.info(f"note: {note}")
-    first = next(inputs.each, None)
-    if first is None:
-        others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
-        raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
+    inputs, first = _open_inputs(settings)
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     logger.info(
         f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.eval_batch_size} images at a "
         f"time, to {settings.out}"
     )
-    earlier = None if settings.force else EarlierTable.read(settings.out)
-    if earlier is not None:
-        names = (item.name for item in inputs_of(settings.input, settings.path_column).each)
-        earlier.require_part_of(_header(predictor.classes), names, settings.input)
+    earlier = _earlier_table(settings, predictor)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
@@ -120,16 +71,41 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         write_atomically(settings.out, write)
     except OSError as error:
         raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
-    for name in predictor.classes:
-        if reason := points.why_unfitted(name):
-            logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
-    if reason := points.why_temperature_unfitted():
-        logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
+    _note_what_is_unfitted(points, predictor.classes)
     if not counts:
         raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
     return counts, inputs.left_out
+
+
+def _open_inputs(settings: Predict) -> tuple[Inputs, Input]:
+    """The inputs, and the first of them. Raises InputError where there is none."""
+    inputs = inputs_of(settings.input, settings.path_column)
+    for note in inputs.notes:
+        logger.info(f"note: {note}")
+    first = next(inputs.each, None)
+    if first is None:
+        others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
+        raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
+    return inputs, first
+
+
+def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | None:
+    """The table that is there, if it may be written anew. Raises InputError for any other file."""
+    earlier = None if settings.force else EarlierTable.read(settings.out)
+    if earlier is not None:
+        names = (item.name for item in inputs_of(settings.input, settings.path_column).each)
+        earlier.require_part_of(_header(predictor.classes), names, settings.input)
+    return earlier
+
+
+def _note_what_is_unfitted(points: OperatingPoints, classes: Iterable[str]) -> None:
+    for name in classes:
+        if reason := points.why_unfitted(name):
+            logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
+    if reason := points.why_temperature_unfitted():
+        logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
 
 
 def _verified(

@@ -1,8 +1,10 @@
 """A run's model for prediction, which prepares images as its checkpoint says."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
 from trainer.evaluation.outputs import Outputs
 from trainer.evaluation.runs import Run
-from trainer.models.bit import build_model
+from trainer.models.bit import BiTResNet, build_model
 
 
 class Predictor:
@@ -53,20 +55,8 @@ class Predictor:
         self.channels: int = metadata["channels"]
         self.xray_size: int | None = metadata.get("xray_size") if xray_size is None else xray_size
         self.xray_cut: XrayCut = metadata.get("xray_cut") or "square"
-        if "xray_size" not in metadata and xray_size is None and self.channels == 1:
-            logger.warning(
-                f"{run.path} does not say whether its grey images were X-rays that were shrunk; if so, "
-                "bitscale-predict needs their side: --xray-size"
-            )
-        if bits is not None and not self.xray_size:
-            remedy = "leave it out" if "xray_size" in metadata else "leave it out, or say their side with --xray-size"
-            raise InputError(f"--bits is for X-rays, and {run.path} was not trained on such; {remedy}")
+        _require_known_xrays(run.path, metadata, self.xray_size, bits)
         self._depth = depth_of(metadata) if bits is None else Depth(bits, is_given=True)
-        if self.xray_size and "bits" not in metadata:
-            logger.warning(
-                f"{run.path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
-                "window, by the values of each: prepare and train again if the run saw such"
-            )
         self._views = Augmentation(metadata["eval_view"], metadata["image_size"], metadata["resize"], flip=False)
         self._shorter_side: int | None = metadata.get("shorter_side")
         self._upright: bool = metadata.get("upright", False) is not False
@@ -82,11 +72,7 @@ class Predictor:
         on_gpu, scaled_decode = self.device.type == "cuda", bool(metadata.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         self._model_name: str = metadata["model"]
-        model = build_model(metadata["model"], len(self.classes), mean=run.mean, std=run.std)
-        try:
-            model.load_state_dict(checkpoint.load(run.path, parts=("model",)).state["model"])
-        except RuntimeError as error:
-            raise InputError(f"{run.path} does not fit the {metadata['model']} that it says it is: {error}") from error
+        model = _load_model(run, run.path, self._model_name, len(self.classes))
         blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
         self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
 
@@ -122,3 +108,31 @@ class Predictor:
         if not logits.isfinite().all():
             raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")
         return logits.numpy()
+
+
+def _require_known_xrays(path: Path, metadata: Mapping[str, Any], size: int | None, bits: int | None) -> None:
+    """Warn where the checkpoint of an earlier version does not say how X-rays were stored. size: of theirs, as it says
+    or as is given. Raises InputError for bits of a run without X-rays."""
+    if "xray_size" not in metadata and size is None and metadata["channels"] == 1:
+        logger.warning(
+            f"{path} does not say whether its grey images were X-rays that were shrunk; if so, "
+            "bitscale predict needs their side: --xray-size"
+        )
+    if bits is not None and not size:
+        remedy = "leave it out" if "xray_size" in metadata else "leave it out, or say their side with --xray-size"
+        raise InputError(f"--bits is for X-rays, and {path} was not trained on such; {remedy}")
+    if size and "bits" not in metadata:
+        logger.warning(
+            f"{path} is of a version that scaled pictures of more than 8 bits, and DICOM without a "
+            "window, by the values of each: prepare and train again if the run saw such"
+        )
+
+
+def _load_model(run: Run, path: Path, name: str, num_classes: int) -> BiTResNet:
+    """The model with the weights of a checkpoint. Raises InputError where these do not fit."""
+    model = build_model(name, num_classes, mean=run.mean, std=run.std)
+    try:
+        model.load_state_dict(checkpoint.load(path, parts=("model",)).state["model"])
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit the {name} that it says it is: {error}") from error
+    return model

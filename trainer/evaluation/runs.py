@@ -117,7 +117,7 @@ def open_run(source: Path) -> Run:
         has_model = (source / CHECKPOINTS).is_dir() and any((source / CHECKPOINTS).iterdir())
         path = checkpoint.best_or_latest(source) if has_model or not (source / RESULT).is_file() else None
     else:
-        raise InputError(f"{source} is no run folder and no checkpoint")
+        raise InputError(f"{source} is neither a run folder nor a checkpoint")
     result, settings = read_json(folder / RESULT), read_json(folder / CONFIG)
     return Run(
         folder=folder,

@@ -208,8 +208,8 @@ def misclassifications(found: Sequence[Misclassification]) -> Table:
     """The most confident errors by name."""
     return Table(
         name="errors",
-        caption="The most confident errors: what was said, with its calibrated probability, and the label.",
+        caption="The most confident errors: what was predicted, with its calibrated probability, and the label.",
         stub="image",
-        columns=(Heading("", "said"), Heading("", "label")),
+        columns=(Heading("", "predicted"), Heading("", "label")),
         rows=tuple((error.key, (_words(error.predicted), _words(error.label))) for error in found),
     )

@@ -140,14 +140,14 @@ def data_departures(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def data_warning(name: str, folder: Path, found: Mapping[str, Mapping[str, Any]]) -> str:
     """Warning that the target in `folder` has these `data_departures`, with the command that prepares the authors' data
     beside it."""
-    said = [f"{PREPARED[key]}: {pair['used']} instead of {pair['protocol']}" for key, pair in found.items()]
+    differences = [f"{PREPARED[key]}: {pair['used']} instead of {pair['protocol']}" for key, pair in found.items()]
     wanted = paper_target(name).prepared.items()
     options = [f"--{key.replace('_', '-')} {value}" for key, value in wanted if key != "xray_cut"]  # whole by default
     out = Path(f"{folder.resolve().parent}-authors", folder.name)
     given = " ".join(["--root DIR", *options, f"--out {quoted(out)}"])
     return (
-        f"the authors' program has other data than {folder} ({'; '.join(said)}); for theirs: "
-        f"python -m data_pipelines.prepare {name} {given}"
+        f"the authors' program has other data than {folder} ({'; '.join(differences)}); for theirs: "
+        f"bitscale prepare {name} {given}"
     )
 
 

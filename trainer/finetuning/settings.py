@@ -26,7 +26,7 @@ from trainer.config import (
     setting_kinds,
     values_of,
 )
-from trainer.models.bit import FilterInit, HeadInit
+from trainer.models.architectures import FilterInit, HeadInit
 from trainer.normalisation import PerChannel
 
 Given = Mapping[str, Any]

@@ -87,8 +87,8 @@ def _compile(command: list[str], target: Path) -> None:
             timeout=_COMPILE_LIMIT_S,
         )
         if done.returncode:
-            said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
-            raise OSError(f"{command[0]} fails: {said or done.returncode}")
+            message = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            raise OSError(f"{command[0]} fails: {message or done.returncode}")
         with own.open("ab") as file:
             file.write(_sum(own.read_bytes()))
             file.flush()

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import nearest
 from trainer.kernels.group_norm_relu import add_group_norm_relu, group_norm_relu
+from trainer.models.architectures import MODELS as MODELS
+from trainer.models.architectures import NUM_STAGES as NUM_STAGES
+from trainer.models.architectures import FilterInit, HeadInit
 from trainer.models.filters import STANDARDISATION_EPS as STANDARDISATION_EPS
 from trainer.models.filters import FilterSharing, StdConv2d
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel
 
 NUM_GROUPS = 32
-NUM_STAGES = 4
-HeadInit = Literal["zero", "fan_in", "torch"]
-FilterInit = Literal["kaiming", "torch"]
 
 
 class GroupNormReLU(nn.GroupNorm):
@@ -236,19 +236,6 @@ def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
-
-
-# name -> (units per stage, width factor); the last two are for CPUs.
-MODELS: dict[str, tuple[tuple[int, ...], float]] = {
-    "r50x1": ((3, 4, 6, 3), 1),
-    "r50x3": ((3, 4, 6, 3), 3),
-    "r101x1": ((3, 4, 23, 3), 1),
-    "r101x3": ((3, 4, 23, 3), 3),
-    "r152x2": ((3, 8, 36, 3), 2),
-    "r152x4": ((3, 8, 36, 3), 4),
-    "r26x1": ((2, 2, 2, 2), 1),
-    "r14x0.5": ((1, 1, 1, 1), 0.5),
-}
 
 
 def build_model(

@@ -4,12 +4,10 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-import tyro
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_json
 from data_pipelines.common.messages import logger
+from trainer.models.export_settings import Export
 from trainer.models.layouts import BIT_NPZ
 from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors
 from trainer.models.weight_files import CONFIG, OWN_KEY
@@ -25,30 +24,12 @@ from trainer.models.weights import Weights, load_weights
 SAFETENSORS, NPZ = "model.safetensors", "model.npz"
 
 
-@dataclass(frozen=True)
-class Export:
-    """Write the weights of a run for other programs."""
-
-    source: Annotated[str, tyro.conf.Positional]
-    """Run folder, file of weights, or published name."""
-    out: Path
-    """Folder to make: the weights and a config.json."""
-    format: Literal["timm", "npz"] = "timm"
-    """timm: safetensors with timm's names; npz: the NumPy format of the BiT authors, which timm reads too."""
-    as_stored: bool = False
-    """timm: leave the filters as they are, instead of multiplying them by 10: timm adds 1e-8 to their variance where
-    BiT adds 1e-10. Without the factor its logits differ from ours; with it SGD turns the filters as with a hundredth of
-    its learning rate."""
-    force: bool = False
-    """Replace an earlier export."""
-
-
 def export(settings: Export) -> list[str]:
     """Write the folder atomically, and return notes on it. Raises InputError for a source that cannot be read, or a
     folder that exists already or cannot be written."""
     weights = load_weights(settings.source)
     logger.info(f"export {weights.path}: {weights.model_name} in the format of {settings.format}, to {settings.out}")
-    weights.require_normalisation("mend it there first")
+    weights.require_normalisation("fix it there first")
     if weights.num_classes is None:
         raise InputError(f"{weights.path} has no head; fine-tune it first and export that run")
     notes = _notes(weights)

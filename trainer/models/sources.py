@@ -65,7 +65,7 @@ def locate(source: str) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and _repository(source).is_dir():
         return _cached(source, None, f"hf download {source}")
     known = nearest(name, [*TIMM_NAMES, *GOOGLE_NAMES]) if re.match(r"resnetv2|bit", name, re.IGNORECASE) else ""
-    raise InputError(f"{source} is no file, run folder or name of published weights{known}")
+    raise InputError(f"{source} is not a file, a run folder or the name of published weights{known}")
 
 
 def absolute(source: str) -> str:

@@ -143,7 +143,7 @@ def _reader_of(path: Path) -> Callable[[Path], tuple[dict[str, Tensor], dict[str
         return _read_torch if is_torch else _read_npz
     if start[:1] == b"\x80":
         return _read_torch  # as PyTorch wrote before 1.6
-    raise InputError(f"{path} is no file of weights: neither safetensors nor .npz nor PyTorch")
+    raise InputError(f"{path} is not a file of weights: neither safetensors nor .npz nor PyTorch")
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -206,7 +206,7 @@ def _numbers(values: Any) -> Any:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{value!r} is not a text")
     return value
 
 

@@ -45,8 +45,8 @@ def require_steps(job: Recorded) -> None:
     if wanted is None or wanted <= most:
         return
     needed = f"--profile {wanted} needs {wanted + WARM_UP_STEPS} steps, {WARM_UP_STEPS} of them to warm up"
-    mend = f"Take --profile {most} or less, or a longer run" if most > 0 else "Leave it out, or make the run longer"
-    raise InputError(f"{needed}; this run has {job.total_steps}. {mend}")
+    remedy = f"Take --profile {most} or less, or a longer run" if most > 0 else "Leave it out, or make the run longer"
+    raise InputError(f"{needed}; this run has {job.total_steps}. {remedy}")
 
 
 def say_nothing_is_recorded(job: Recorded, engine: Engine, why: str) -> None:

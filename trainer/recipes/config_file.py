@@ -102,7 +102,7 @@ def _content(path: Path) -> dict[str, Any]:
         content = json.loads(text, object_pairs_hook=_once) if path.suffix == ".json" else tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # of both parsers; with the line
         kind = "JSON" if path.suffix == ".json" else "TOML"
-        raise InputError(f"{path} is no valid {kind}: {error}") from error
+        raise InputError(f"{path} is not valid {kind}: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds no settings; they look like those in {CONFIG} of a run folder")
     return content

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
@@ -96,6 +95,8 @@ def _open(settings: Mapping[str, Any]) -> Index:
 
 
 def _machine(device: str, threads: int | None) -> _Machine:
+    import torch  # here because it takes a second or two, and the help of a recipe does not need it
+
     cores = threads or num_usable_cpus()
     if device == "cpu" or not torch.cuda.is_available():
         return _Machine(cores, None)

@@ -43,7 +43,7 @@ def _require_val(lacking: list[pd.DataFrame]) -> None:
         return
     by_all = (runs["trained_on"] == "train+val").any()
     why = "they were trained on train and val" if by_all else "their data has no val split, or they report none of it"
-    remedy = "python trainer/transfer.py sweep with --data.train-on train" if by_all else "prepare it with a val split"
+    remedy = "bitscale sweep with --data.train-on train" if by_all else "prepare it with a val split"
     raise InputError(
         f"--best-on val: {len(runs)} of the runs to choose from have no metric on val: {listed(list(runs['run']))}; "
         f"{why}. Leave out --best-on, and each setting has a row of its own; to choose, make them again: {remedy}"

@@ -96,7 +96,7 @@ def _files(place: Path) -> list[Path]:
     if place.is_file() and place.suffix == ".csv":
         return [place]
     if not place.is_dir():
-        raise InputError(f"{place} is no folder of runs and no CSV file")
+        raise InputError(f"{place} is neither a folder of runs nor a CSV file")
     tables = [path for path in sorted(place.rglob("*.csv")) if _columns(path) >= _AUTHORS_COLUMNS]
     return [*tables, *place.rglob(RESULT)]
 
@@ -209,10 +209,10 @@ def _authors_row(row: dict[str, Any]) -> dict[str, Any]:
 def _without_copies(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Each run once, if results were found twice; and the authors' metrics of one run merged into one row."""
     kept = runs.drop_duplicates([*CELL, "kind", "run", "seed", "metric", "val", "test"])
-    said = [] if len(kept) == len(runs) else [f"Found twice and counted once: {len(runs) - len(kept)} results"]
+    remarks = [] if len(kept) == len(runs) else [f"Found twice and counted once: {len(runs) - len(kept)} results"]
     published = kept["origin"] == PUBLISHED
     whole = pd.concat([_one_row_each(kept[published]), kept[~published]]) if published.any() else kept
-    return whole.reset_index(drop=True), said
+    return whole.reset_index(drop=True), remarks
 
 
 def _told_apart(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

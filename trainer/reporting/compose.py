@@ -42,7 +42,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         *notes.mixed_versions(runs),
         *notes.not_numbers(runs),
         *notes.several_metrics(transfers),
-        *notes.unlike_seeds(transfers),
+        *notes.cells_of_mixed_settings(transfers),
         *notes.published_overlaps(transfers),
         *notes.patient_leaks(runs),
     )
@@ -73,32 +73,32 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
 def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) -> list[Block]:
     order = shots_order(runs["shots"])
     first = FULL if FULL in order else order[-1]
-    looks = figures.looks_of(sources_of(runs))
+    styles = figures.styles_of(sources_of(runs))
     blocks: list[Block] = [Title("Transfer"), *transfer_tables(runs, first, paper)]
-    sized = figures.by_model_size(runs, folder, looks, paper)
+    sized = figures.by_model_size(runs, folder, styles, paper)
     blocks += [sized] if sized else []
     if paper:
-        compared, said = paper_table(runs, paper)
+        compared, remarks = paper_table(runs, paper)
         blocks += [Title("Beside the paper"), Paragraph(f"Published values: {paper.source}.")]
         blocks += [compared] if compared else []
-        blocks.append(BulletList(tuple(f"{text[0].upper()}{text[1:]}." for text in said)))
+        blocks.append(BulletList(tuple(f"{text[0].upper()}{text[1:]}." for text in remarks)))
     for target in dict.fromkeys(key.target for key in row_keys(runs)):
-        blocks += _target_blocks(runs[runs["target"] == target], folder, looks, paper)
+        blocks += _target_blocks(runs[runs["target"] == target], folder, styles, paper)
     if len(row_keys(runs)) == 1:
         return blocks  # its own section has every number
     rest = [table for shots in order if shots != first for table in transfer_tables(runs, shots)]
     return [*blocks, Title("Transfer with fewer images"), *rest] if rest else blocks
 
 
-def _target_blocks(runs: pd.DataFrame, folder: Path, looks: figures.Looks, paper: Published | None) -> list[Block]:
+def _target_blocks(runs: pd.DataFrame, folder: Path, styles: figures.Styles, paper: Published | None) -> list[Block]:
     target = str(runs["target"].iloc[0])
     gains = gains_over_scratch(runs)
-    spread = figures.spread_by_shots(runs, folder, looks)
+    spread = figures.spread_by_shots(runs, folder, styles)
     return [
         Title(f"Transfer to {target_title(target)}"),
         few_shot_table(runs),
         *([gains] if gains else []),
-        figures.few_shot(runs, folder, looks, paper),
+        figures.few_shot(runs, folder, styles, paper),
         *([spread] if spread else []),
     ]
 

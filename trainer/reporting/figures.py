@@ -39,7 +39,7 @@ from trainer.reporting.rows import CELL
 from trainer.reporting.tables import Source, row_keys, row_title, seeds_text, sources_of
 
 Look = dict[str, Any]  # keywords of a curve: colour, marker, line
-Looks = dict[str, Look]  # by the title of the source
+Styles = dict[str, Look]  # by the title of the source
 Handles = dict[str, Artist]  # for a legend, likewise; those of the paper by `_PAPER`
 # Told apart by everybody (after Okabe and Ito); the more data of a kind, the darker. Markers tell them apart in print.
 _SHADES = {
@@ -62,7 +62,7 @@ _TITLE_LETTERS = 34  # of a line above a panel
 _LETTERS_PER_INCH, _HANDLE_LETTERS = 16, 8  # of a legend
 
 
-def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | None = None) -> Picture:
+def few_shot(runs: pd.DataFrame, folder: Path, styles: Styles, paper: Published | None = None) -> Picture:
     """Few-shot curves of one target, a panel per model; mean and standard deviation over seeds."""
     metric, target = runs["metric"].iloc[0], str(runs["target"].iloc[0])
     title = METRIC_TITLE.get(metric, metric)
@@ -70,28 +70,28 @@ def few_shot(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | 
 
     spread = f"mean ± standard deviation over {seeds_text(runs)}"
     with plt.rc_context(STYLE | text_style([*runs["title"], target])):
-        figure = _panels(runs, looks, _mean_curve, f"{title} on test, %", f"{_short(target)}: {spread}", with_paper)
+        figure = _panels(runs, styles, _mean_curve, f"{title} on test, %", f"{_short(target)}: {spread}", with_paper)
         width = save(figure, folder, name := f"few_shot_{own_file_name_of(target)}", also_png=True)
     theirs = " Hollow: the paper, full shot." if with_paper else ""
     caption = f"{target_title(target)}: {title} on test by training images per class; {spread}.{theirs}"
     return Picture(name, caption, width)
 
 
-def spread_by_shots(runs: pd.DataFrame, folder: Path, looks: Looks) -> Picture | None:
+def spread_by_shots(runs: pd.DataFrame, folder: Path, styles: Styles) -> Picture | None:
     """Spread over the seeds of one target, by shots; None if no setting has two seeds."""
     target = str(runs["target"].iloc[0])
     if runs.groupby(CELL)["test"].count().max() < 2:
         return None
     what = f"standard deviation over {seeds_text(runs)}"
     with plt.rc_context(STYLE | text_style([*runs["title"], target])):
-        figure = _panels(runs, looks, _spread_curve, "standard deviation, points", f"{_short(target)}: {what}")
+        figure = _panels(runs, styles, _spread_curve, "standard deviation, points", f"{_short(target)}: {what}")
         for axes in figure.axes:
             axes.set_ylim(bottom=0)
         width = save(figure, folder, name := f"spread_{own_file_name_of(target)}", also_png=True)
     return Picture(name, f"{target_title(target)}: {what}, by training images per class.", width)
 
 
-def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Published | None = None) -> Picture | None:
+def by_model_size(runs: pd.DataFrame, folder: Path, styles: Styles, paper: Published | None = None) -> Picture | None:
     """Full-shot fine-tuning by model size, a panel per target; None if no target has two models."""
     full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
     full = full[full["model"].isin(MODELS)]
@@ -109,7 +109,7 @@ def by_model_size(runs: pd.DataFrame, folder: Path, looks: Looks, paper: Publish
             mine = key.of(full)
             metric = mine["metric"].iloc[0]
             theirs = paper.cells[key.target] if paper and paper.metric.get(key.target) == metric else {}
-            _add(handles, _draw_sizes(axes, mine, looks, theirs))
+            _add(handles, _draw_sizes(axes, mine, styles, theirs))
             aside = row_title(key, full["origin"].nunique() > 1, with_target=False)
             name = _short(key.target) + (f", {aside}" if aside else "")
             axes.set_title(fill(name, _TITLE_LETTERS), loc="left", weight=bold(name))
@@ -144,26 +144,26 @@ def _spread_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], la
 def _draw_sizes(
     axes: Axes,
     runs: pd.DataFrame,
-    looks: Looks,
+    styles: Styles,
     theirs: dict[tuple[str, tuple[str, ...]], Cell],
 ) -> Handles:
     handles: Handles = {}
     sets = {source.title: source.sets for source in sources_of(runs)}
-    for place, title in enumerate(sorted(sets, key=list(looks).index)):
+    for place, title in enumerate(sorted(sets, key=list(styles).index)):
         of_title = runs[runs["title"] == title]
         models = sorted(of_title["model"].unique(), key=model_order)
         cells = [cell_of(of_title[of_title["model"] == model]) for model in models]
         dodge = _DODGE_FACTOR ** (place - (len(sets) - 1) / 2)
-        handles[title] = _mean_curve(axes, [_millions(model) * dodge for model in models], cells, title, looks[title])
+        handles[title] = _mean_curve(axes, [_millions(model) * dodge for model in models], cells, title, styles[title])
         for model in models:
             if cell := theirs.get((model, sets[title])):
-                handles[_PAPER] = _hollow(axes, _millions(model) * dodge * _TO_PAPER_FACTOR, cell, looks[title])
+                handles[_PAPER] = _hollow(axes, _millions(model) * dodge * _TO_PAPER_FACTOR, cell, styles[title])
     return handles
 
 
 def _panels(
     runs: pd.DataFrame,
-    looks: Looks,
+    styles: Styles,
     curve: Callable[..., Any],
     ylabel: str,
     title: str,
@@ -188,28 +188,33 @@ def _panels(
     for axes, (way, model) in zip(grid.flat, panels, strict=False):
         mine = way.of(runs[runs["model"] == model])
         theirs = paper if way.mode == "finetune" else None
-        _add(handles, _draw_panel(axes, mine[mine["overlap"] == ""], order, looks, curve, theirs))
+        _add(handles, _draw_panel(axes, mine[mine["overlap"] == ""], order, styles, curve, theirs))
         aside = row_title(way, runs["origin"].nunique() > 1, with_target=False)
         name = f"{model}{f', {aside}' if aside else ''}"
         axes.set_title(fill(name, _TITLE_LETTERS), loc="left", weight="bold")
         axes.set_xticks(range(len(order)), order)
-    for axes in grid[:, 0]:
-        axes.set_ylabel(ylabel)
-    for axes in list(grid.flat)[len(panels) :]:
-        axes.remove()
-    for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
-        axes.set_xlabel("training images per class")
-        axes.tick_params(labelbottom=True)
+    _label_outside(grid, len(panels), ylabel)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
     _legend(figure, handles)
     return figure
+
+
+def _label_outside(grid: Any, count: int, ylabel: str) -> None:
+    """Label the axes at the edges of a grid of panels, and remove those behind the first `count`."""
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
+    for axes in list(grid.flat)[count:]:
+        axes.remove()
+    for axes in list(grid.flat)[max(0, count - grid.shape[1]) : count]:
+        axes.set_xlabel("training images per class")
+        axes.tick_params(labelbottom=True)
 
 
 def _draw_panel(
     axes: Axes,
     runs: pd.DataFrame,
     order: Sequence[str],
-    looks: Looks,
+    styles: Styles,
     curve: Callable[..., Any],
     paper: Published | None,
 ) -> Handles:
@@ -220,10 +225,10 @@ def _draw_panel(
         cells = [cell_of(of_source[of_source["shots"] == shots]) for shots in order]
         dodge = (place - (len(sources) - 1) / 2) * _DODGE
         places = [i + dodge for i in range(len(order))]
-        handles[source.title] = curve(axes, places, cells, source.title, looks[source.title])
+        handles[source.title] = curve(axes, places, cells, source.title, styles[source.title])
         printed = paper.cells[runs["target"].iloc[0]].get((source.model, source.sets)) if paper else None
         if printed and FULL in order:
-            handles[_PAPER] = _hollow(axes, len(order) - 1 + _TO_PAPER + dodge, printed, looks[source.title])
+            handles[_PAPER] = _hollow(axes, len(order) - 1 + _TO_PAPER + dodge, printed, styles[source.title])
     return handles
 
 
@@ -234,21 +239,21 @@ def _hollow(axes: Axes, place: float, cell: Cell, look: Look) -> Artist:
     return axes.plot([], [], label=_PAPER_LABEL, color=_GREY, mfc="white", mec=_GREY, marker="o", ls="none")[0]
 
 
-def looks_of(sources: Sequence[Source]) -> Looks:
+def styles_of(sources: Sequence[Source]) -> Styles:
     """Colour, marker and line of each source by its title: the same in every figure of a report."""
-    looks: Looks = {}
+    styles: Styles = {}
     used: Counter[str] = Counter()
     for source in sources:
         if source.title == SCRATCH:
-            looks[SCRATCH] = {"color": _GREY, "marker": "X", "ls": "--", "mec": "white"}
-        elif source.title not in looks:
+            styles[SCRATCH] = {"color": _GREY, "marker": "X", "ls": "--", "mec": "white"}
+        elif source.title not in styles:
             kind = domain(source.sets)
             shades, markers = _SHADES[kind], _MARKERS[kind]
             number = used[kind]
             used[kind] += 1
             marker = markers[(number + number // len(shades)) % len(markers)]  # another one when the colours come again
-            looks[source.title] = {"color": shades[number % len(shades)], "marker": marker, "ls": "-", "mec": "white"}
-    return looks
+            styles[source.title] = {"color": shades[number % len(shades)], "marker": marker, "ls": "-", "mec": "white"}
+    return styles
 
 
 def _add(handles: Handles, further: Handles) -> None:

@@ -44,7 +44,7 @@ def not_numbers(runs: pd.DataFrame) -> list[Text]:
     return [(Bold("Not a number"), f": the test metric of {len(failed)} of {len(runs)} runs is NaN: {names}.")]
 
 
-def unlike_seeds(runs: pd.DataFrame) -> list[Text]:
+def cells_of_mixed_settings(runs: pd.DataFrame) -> list[Text]:
     """The cells whose seeds were run with different settings."""
     settings = ["total_steps", "image_size", "resize", "base_lr", "balance", "trained_on", "departures", "weights"]
     distinct = runs.groupby(CELL, sort=False)[settings].nunique(dropna=False)

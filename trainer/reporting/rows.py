@@ -148,7 +148,7 @@ def _departures(result: dict[str, Any]) -> list[str]:
         return []
     found = result["departures"] if "departures" in result else _of_earlier_versions(result)
     return [
-        f"{_LABELS.get(name, name)}: {_said(name, values['used'])} instead of {_said(name, values['protocol'])}"
+        f"{_LABELS.get(name, name)}: {_as_text(name, values['used'])} instead of {_as_text(name, values['protocol'])}"
         for name, values in found.items()
     ]
 
@@ -173,7 +173,7 @@ def _of_earlier_versions(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {"used": used, "protocol": by} for name, (used, by) in pairs.items() if used != by}
 
 
-def _said(name: str, value: Any) -> str:
+def _as_text(name: str, value: Any) -> str:
     """A setting's value as text."""
     if value is None:
         return "that of the weights" if name in ("model.mean", "model.std") else "none"

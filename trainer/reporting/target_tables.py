@@ -96,13 +96,13 @@ def gains_over_scratch(runs: pd.DataFrame) -> Table | None:
 def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, list[str]]:
     """The full-shot fine-tunings beside the published values, with notes on both; None without any."""
     full = runs[(runs["shots"] == FULL) & (runs["mode"] == "finetune") & (runs["overlap"] == "")]
-    mixed, rows, said = runs["origin"].nunique() > 1, [], []
+    mixed, rows, remarks = runs["origin"].nunique() > 1, [], []
     for key in row_keys(full):
         target, of_row = key.target, key.of(full)
         metric = of_row["metric"].iloc[0]
         if paper.metric.get(target, metric) != metric:
             theirs = METRIC_TITLE[paper.metric[target]]
-            said.append(f"{target_title(target)} is not compared: the paper reports its {theirs}")
+            remarks.append(f"{target_title(target)} is not compared: the paper reports its {theirs}")
             continue
         for source in sources_of(of_row):
             printed = paper.cells.get(target, {}).get((source.model, source.sets))
@@ -110,21 +110,21 @@ def paper_table(runs: pd.DataFrame, paper: Published) -> tuple[Table | None, lis
                 title = f"{row_title(key, mixed)}: {source.title}, {source.model}"
                 rows.append((title, *_compared(cell_of(_of(source, of_row)), printed)))
     if not rows:
-        return None, [*said, "no full-shot result here has the target, model and source of a published one"]
+        return None, [*remarks, "no full-shot result here has the target, model and source of a published one"]
     differing = [
         f"{title} ({words[0].text} here, {words[1].text} in the paper)"
         for title, words, difference in rows
         if not abs(difference) <= _PRINTED_TO
     ]
-    said.append(f"{len(rows) - len(differing)} of {len(rows)} means are the printed ones to {_PRINTED_TO} points")
-    said += [f"different: {text}" for text in differing]
+    remarks.append(f"{len(rows) - len(differing)} of {len(rows)} means are the printed ones to {_PRINTED_TO} points")
+    remarks += [f"different: {text}" for text in differing]
     columns = tuple(Heading("", title) for title in ("here", "paper", "difference", "Welch's t-test"))
     printed_seeds = sorted({words[1].cell.n for _, words, _ in rows if words[1].cell})
     seeds = f"over {seeds_text(full)} here and {' to '.join(map(str, printed_seeds))} in the paper"
     caption = f"Full-shot results beside the published ones, percent; mean ± standard deviation {seeds}."
     notes = (PRINTED_SPREADS,) if any("[" in words[1].text for _, words, _ in rows) else ()
     notes = (*notes, *fewer_seeds(full), *protocol_notes(full, with_paper=True))
-    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows), notes), said
+    return Table("paper", caption, "", columns, tuple(row[:2] for row in rows), notes), remarks
 
 
 def _compared(mine: Cell, printed: Cell) -> tuple[tuple[Entry, ...], float]:

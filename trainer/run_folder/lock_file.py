@@ -78,7 +78,7 @@ class Holder:
         if self.process is None or not self.is_here:
             return "stop it there"
         first = self.launcher if self.launcher is not None and self.launcher.lives() else self.process
-        still = [each.number for each in dict.fromkeys((first, self.process)) if each.stands_still()]
+        still = [each.number for each in dict.fromkeys((first, self.process)) if each.is_suspended()]
         wake = f"; kill -CONT {' '.join(map(str, still))}" if still else ""
         return f"have it save and end with: kill {first.number}{wake}"
 

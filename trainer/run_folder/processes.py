@@ -34,7 +34,7 @@ class Process(NamedTuple):
             return False
         return None if self.started is None else self.started == known.started
 
-    def stands_still(self) -> bool:
+    def is_suspended(self) -> bool:
         """Whether it is stopped, as by Ctrl-Z, so that a signal to end takes effect only once it continues."""
         known = _stat(self.number)
         return known is not None and known.state in "Tt"

@@ -127,9 +127,9 @@ def tell_error(message: str) -> None:
         count = _with_others(message, rank, world_size)
     except OSError:
         count = 1
-    said = f"[rank {rank}] {message}" if count == 1 else f"{count} ranks: {message}"
+    line = f"[rank {rank}] {message}" if count == 1 else f"{count} ranks: {message}"
     if count:
-        print(said, file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     else:
         keep_in_log(f"[rank {rank}] {message}")
 

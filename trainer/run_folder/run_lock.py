@@ -166,21 +166,21 @@ class _Lock:
         return self.lost
 
     def _beat(self) -> None:
-        with self._having(BRIEFLY_S) as has, suppress(OSError):  # a disk that fails is no reason to stop
+        with self._guarded(BRIEFLY_S) as has, suppress(OSError):  # a disk that fails is no reason to stop
             if not has or self._released.is_set() or self.lost is not None:
                 return
             chain = chain_of(self._folder)
             if id_of(self._folder)[1:] != (self._me.folder_id or [])[1:]:  # moved away, or no longer mounted
                 return
             if not chain:
-                self._make_again()
+                self._recreate()
             elif chain[-1].holder.token == self._me.token:
                 self._seen, self._touched_ns = _clock(), chain[-1].touched_ns
                 touch(chain[-1].path)
             elif chain[-1].is_readable:
                 self.lost = self._taken_over(f"by {chain[-1].holder.summary()}")
 
-    def _make_again(self) -> None:
+    def _recreate(self) -> None:
         """Recreate the lock if somebody has deleted it, unless another start had taken over the folder and has ended
         since."""
         began = self._folder / ENVIRONMENT
@@ -191,7 +191,7 @@ class _Lock:
             self._seen = _clock()
 
     @contextmanager
-    def _having(self, timeout_s: float) -> Iterator[bool]:
+    def _guarded(self, timeout_s: float) -> Iterator[bool]:
         """Acquire the guard, with a time limit: the other thread that holds it may hang on the disk."""
         has = self._guard.acquire(timeout=timeout_s)
         try:
@@ -208,7 +208,7 @@ class _Lock:
 
     def release(self) -> None:
         """Leave the folder to others."""
-        with self._having(BEAT_S) as has, suppress(OSError):
+        with self._guarded(BEAT_S) as has, suppress(OSError):
             was_released = self._released.is_set()
             self._released.set()
             if was_released or not has:
@@ -244,7 +244,7 @@ def locked(run_dir: Path, engine: Ranks, timeout_s: float) -> Iterator[None]:
 def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
     """Wait for the lock; returns its holder, on rank 0."""
     attempt: _Attempt | None = None
-    said: str | None = None
+    announced: str | None = None
     while True:
         outcome: list[str] = []
         if engine.rank == 0:
@@ -261,8 +261,8 @@ def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
         if verdict != "wait":
             raise InputError(words)
         if attempt is not None:
-            if words.partition(", ")[0] != said:
-                said = words.partition(", ")[0]
+            if words.partition(", ")[0] != announced:
+                announced = words.partition(", ")[0]
                 logger.info(words)
             time.sleep(_POLL_S)
 

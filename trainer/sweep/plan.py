@@ -34,8 +34,9 @@ from trainer.run_folder import read_metrics
 from trainer.sweep.trials import Trial, Trials, Variant, with_variant, without_weights
 from trainer.sweep.variations import Varied
 from trainer.training.job import normalised
-from trainer.training.run import Start
-from trainer.training.start import find_result, summary
+from trainer.training.start import Start, find_result, summary
+
+_TRANSFER = Path(__file__).resolve().parents[1] / "transfer.py"  # `-m` would look for it in the working folder first
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,12 +249,12 @@ def _predicted_images(transfer: Transfer, target: Target) -> int:
 
 
 def write_plan(path: Path, name: str, runs: Sequence[PlannedRun]) -> None:
-    """Write the plan file that `python -m launchers.submit` runs as an array. Raises InputError if it cannot be
+    """Write the plan file that `bitscale submit` runs as an array. Raises InputError if it cannot be
     written."""
     tasks = [
         {
             "name": run.name,
-            "command": ["python", "-m", "trainer.transfer", *flags_of(run.transfer)],
+            "command": ["python", str(_TRANSFER), *flags_of(run.transfer)],
             "done": str(run.run_dir / RESULT),
         }
         for run in runs

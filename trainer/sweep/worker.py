@@ -25,7 +25,7 @@ from data_pipelines.common.messages import logger
 from trainer.finetuning.command_line import read_transfer
 from trainer.finetuning.finetune import fine_tune
 from trainer.run_folder import in_use, install_rank_log
-from trainer.sweep.command import Sweep
+from trainer.sweep.options import Sweep
 
 
 class _Tasks:

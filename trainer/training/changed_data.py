@@ -54,7 +54,7 @@ def require_same_outputs(run_dir: Path, before: Mapping[str, Any], now: Mapping[
     )
 
 
-def make_anew(run_dir: Path, changed: Sequence[str]) -> str:
+def remake_advice(run_dir: Path, changed: Sequence[str]) -> str:
     """How to make a finished run's result again on its set, if only the training images changed: there is nothing left
     to train. "" otherwise. changed: as from `config.differences`."""
     fingerprints = [line for line in changed if line.startswith("data_fingerprint: ")]

@@ -133,7 +133,7 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
         if engine.rank == 0:
             _quarantine(path, problem)
     raise InputError(
-        f"{job.run_dir} has no whole checkpoint, only damaged ones; copy one back from elsewhere, or begin anew: "
+        f"{job.run_dir} has no complete checkpoint, only damaged ones; copy one back from elsewhere, or begin anew: "
         + ("--no-resume" if has_flag("--no-resume") else f"rm -r {quoted(job.run_dir)}")
     )
 

@@ -19,7 +19,8 @@ from trainer.training.linear_probe import NEIGHBOURS, Linear, Standardizer, fit_
 from trainer.training.loop import predict
 from trainer.training.memory import resolve_micro_batch_size
 from trainer.training.model import prepare_model
-from trainer.training.run import Start, run
+from trainer.training.run import run
+from trainer.training.start_options import Start
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
 _PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest

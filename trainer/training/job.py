@@ -260,7 +260,7 @@ def normalised(model: ModelConfig, run_dir: Path) -> ModelConfig:
         weights = describe_weights(model.pretrained) if model.pretrained is not None else None
         if weights:
             weights.require_normalisation(
-                f"mend it there, or give both values, which then count, with {flag('--model.mean')} and "
+                f"fix it there, or give both values, which then count, with {flag('--model.mean')} and "
                 f"{flag('--model.std')}"
             )
         mean, std = (weights and weights.mean) or BIT_MEAN, (weights and weights.std) or BIT_STD

@@ -3,7 +3,7 @@ Pre-training and transfer differ only in their configuration."""
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +31,13 @@ from trainer.run_folder import (
     run_status,
     write_environment,
 )
-from trainer.training.changed_data import changed_sets, data_before, make_anew, require_same_outputs
+from trainer.training.changed_data import changed_sets, data_before, remake_advice, require_same_outputs
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.preflight import preflight
 from trainer.training.run_end import mark_finished, recorded_end
 from trainer.training.start_line import start_lines
-
-
-@dataclass(frozen=True)
-class Start:
-    """How this start treats an existing run folder."""
-
-    out: Path | None = None
-    """Folder of the run; None: runs/<name>."""
-    resume: bool = True
-    """Go on with the run that is in the folder; --no-resume takes a new folder beside it."""
-    allow_config_change: bool = False
-    """Go on although the configuration changed."""
-    preflight_only: bool = False
-    """Check what every start on several ranks checks first, and stop."""
-
+from trainer.training.start_options import Start, run_dir_of
 
 _UNDER_WAY_S = 60.0  # since the last sign of life of a run
 TrainFn = Callable[[Job, Engine], RunOutput]
@@ -173,11 +159,6 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         raise InputError(f"{run_dir} cannot be written ({error}); {elsewhere()}") from error
 
 
-def run_dir_of(config: Config, start: Start) -> Path:
-    """The run folder that a start resumes in; `--no-resume` takes a new one beside it."""
-    return start.out or Path("runs") / config.name
-
-
 def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
     run_dir = run_dir_of(config, start)
     if start.resume:
@@ -217,7 +198,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
         require_same_outputs(run_dir, former, data)
     other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
     if (changed or other_sets) and not start.allow_config_change:
-        anew = make_anew(run_dir, changed) if isinstance(result, dict) else ""
+        anew = remake_advice(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
             f"Start a new run in another folder{anew or _way_on(before, settings)}"

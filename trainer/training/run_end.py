@@ -63,9 +63,9 @@ def recorded_end(job: Job, engine: Engine) -> Iterator[None]:
                 engine.close()
             elif isinstance(error, RankLostError):
                 keep_in_log(f"{error}: {error.__cause__}")
-                raise RankLostError(f"{error}. {_goes_on(job)}") from error
+                raise RankLostError(f"{error}. {_resume_advice(job)}") from error
             elif isinstance(error, KeyboardInterrupt):
-                raise RunError(f"interrupted. {_goes_on(job)}") from None
+                raise RunError(f"interrupted. {_resume_advice(job)}") from None
             elif isinstance(error, SystemExit) and (lost := taken_over(job.run_dir)):
                 raise RunError(lost) from None
             raise
@@ -86,7 +86,7 @@ def _state_and_reason(error: BaseException) -> tuple[str, str]:
     return "failed", f"{type(error).__name__}: {error}"
 
 
-def _goes_on(job: Job) -> str:
+def _resume_advice(job: Job) -> str:
     return f"This goes on from step {checkpoint.last_step(job.run_dir)}:\n  {resume_command(job.run_dir)}"
 
 

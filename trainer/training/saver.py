@@ -159,7 +159,7 @@ class Saver:
         most = self._job.config.runtime.max_failed_saves
         if self._failed_in_a_row >= most:
             raise RunError(
-                f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. {self._left()}; mend "
+                f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. {self._left()}; fix "
                 "that and start the same command again"
             )
 

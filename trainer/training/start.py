@@ -12,7 +12,8 @@ from trainer.engines import ENGINES
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.training.job import make_job, normalised, settings_of
 from trainer.training.model import checkpoint_bytes, num_parameters
-from trainer.training.run import Start, finished, run, run_dir_of
+from trainer.training.run import finished, run
+from trainer.training.start_options import Start, run_dir_of
 
 __all__ = ["Start", "find_result", "normalised", "plan_of", "run_dir_of", "start_run", "summary"]
 

@@ -80,7 +80,7 @@ class UnreadableImageLog:
             first = of_shards[0]
             raise RunError(
                 f"step {step}: {first['reason'].partition(';')[0]}; it is a shard of {first['set']}. "
-                f"{_bring_it_back('go on')}"
+                f"{_restore_advice('go on')}"
             )
         if len(self._bad) > data.max_bad:
             raise RunError(
@@ -114,7 +114,7 @@ def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unreada
     if of_shards and job.config.data.on_bad_shard == "stop":
         raise RunError(
             f"{of_shards[0]['reason'].partition(';')[0]}; it is a shard of {of_shards[0]['set']}. "
-            f"{_bring_it_back('judge')}"
+            f"{_restore_advice('judge')}"
         )
     if len(every) - len(of_shards) > job.config.data.max_bad:
         raise RunError(
@@ -123,7 +123,7 @@ def note_unjudged(job: Job, engine: Engine, index: Index, mine: Sequence[Unreada
         )
 
 
-def _bring_it_back(go_on: str) -> str:
+def _restore_advice(go_on: str) -> str:
     without = f", or {go_on} without it: --data.on-bad-shard skip" if has_flag("--data.on-bad-shard") else ""
     return f"Bring the file back and repeat the command{without}"
 
@@ -131,4 +131,4 @@ def _bring_it_back(go_on: str) -> str:
 def _check(every: Sequence[dict[str, Any]]) -> str:
     """The command that verifies the set of the last image that could not be decoded against its checksums."""
     folder = next(one["folder"] for one in reversed(every) if not one["shard"])
-    return f"python -m data_pipelines.prepare --verify {quoted(folder)}"
+    return f"bitscale prepare --verify {quoted(folder)}"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.processes import child_environment
+from benchmarks.lib.processes import child_environment, module_command
 from benchmarks.lib.results import header, write_result
 from data_pipelines.common.errors import RunError
 
@@ -53,7 +53,7 @@ def run_variant(name: str, settings: EnginesBenchmark) -> dict[str, Any]:
     up = "ip link set lo up && " if isolated else ""
     ranks = " & ".join(f'RANK={i} LOCAL_RANK={i} "$@"' for i in range(_RANKS))
     command = ["unshare", "--net"] if isolated else []
-    command += ["sh", "-c", f"{up}{{ {ranks} & wait; }}", "sh", sys.executable, "-m", "benchmarks.lib.engines.rank"]
+    command += ["sh", "-c", f"{up}{{ {ranks} & wait; }}", "sh", *module_command("benchmarks.lib.engines.rank")]
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]

@@ -27,20 +27,24 @@ _WARM_UP_STEPS = 3
 _CLIPPINGS = 5
 
 
-def measure(task: dict[str, Any]) -> dict[str, Any]:
-    """Medians over steps of their milliseconds and of the update's, this rank's peak memory in them, and the bytes that
-    all ranks of this network namespace sent in a step."""
-    runtime = RuntimeConfig(**task["runtime"])
-    config = Config(
+def config_of(task: dict[str, Any]) -> Config:
+    """The run whose steps a task asks for."""
+    return Config(
         global_batch_size=task["batch_size"] * int(os.environ["WORLD_SIZE"]),
         precision=task["precision"],
         data=DataConfig(sets=("fashion_mnist",), image_size=task["image_size"], resize=task["image_size"]),
         model=ModelConfig(task["model"]),
         optim=OptimConfig(base_lr=0.01),
         schedule=ScheduleConfig("cosine", epochs=None, steps=_WARM_UP_STEPS + task["steps"], warmup_steps=0),
-        runtime=runtime,
+        runtime=RuntimeConfig(**task["runtime"]),
     )
-    engine: Any = ENGINES[runtime.engine](runtime, config.precision)
+
+
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    """Medians over steps of their milliseconds and of the update's, this rank's peak memory in them, and the bytes that
+    all ranks of this network namespace sent in a step."""
+    config = config_of(task)
+    engine: Any = ENGINES[config.runtime.engine](config.runtime, config.precision)
     before = resident_mb()
     with tempfile.TemporaryDirectory() as folder:
         job = make_job(config, Path(folder))

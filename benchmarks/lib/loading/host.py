@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lib.loading.timed_pass import SIZE
-from benchmarks.lib.processes import child_environment, resident_mb
+from benchmarks.lib.processes import child_environment, module_command, resident_mb
 from data_pipelines.common.manifest import read_manifest, write_manifest
 from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.sampler import BatchSampler
@@ -72,7 +72,7 @@ def measure_startup(num_samples: int) -> dict[str, Any]:
     ranks start together over the same files, which were just written and so are in the page cache."""
     with tempfile.TemporaryDirectory(prefix="bitscale-startup-") as folder:
         written = write_tiled_set(Path(folder) / "set", num_samples)
-        command = [sys.executable, "-m", "benchmarks.lib.loading.host", str(Path(folder) / "set")]
+        command = [*module_command("benchmarks.lib.loading.host"), str(Path(folder) / "set")]
         ranks = [
             subprocess.Popen(
                 [*command, str(rank), str(RANKS)],

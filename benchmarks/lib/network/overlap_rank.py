@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.lib.network.layers import measured_layers
+from benchmarks.lib.network.model import Layer
 from benchmarks.lib.network.wire import PAYLOAD_SHARE
 from benchmarks.lib.network.wire_rank import lift_limit, limit, timed, use_reno
 from trainer.config import RuntimeConfig
@@ -84,19 +85,7 @@ def _turns(
     def taken(work: Any) -> list[float]:
         return [timed(engine, work) for _ in range(_SETTLE + setting["steps"])][_SETTLE:]
 
-    with model_in_ddp.no_sync(), engine.accumulate(last=True):
-        found = loss()
-
-        def backward() -> None:
-            engine.backward(found, 1)
-
-        started = time.perf_counter()
-        layers = measured_layers(backward, list(model.named_parameters()), "cpu")
-        backward_s = time.perf_counter() - started
-    engine.step()
-    # The hooks see when a gradient is there: what came before the first one is its.
-    before_s = backward_s - sum(layer.backward_s for layer in layers)
-    layers[0] = replace(layers[0], backward_s=before_s)
+    backward_s, layers = _measured_backward(engine, model, loss)
     gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     first = next(place for place, layer in enumerate(layers) if "conv" in layer.name)
     turn = {
@@ -117,6 +106,25 @@ def _turns(
         turns.append({"load": load, "mbit_s": mbit_s, "exchange_s": exchange_s, "steps_s": taken(step), **turn})
         lift_limit()
     return turns
+
+
+def _measured_backward(engine: DDPEngine, model: BiTResNet, loss: Callable[[], Tensor]) -> tuple[float, list[Layer]]:
+    """Seconds of a backward pass without an exchange, and the layers with theirs, in their order."""
+    model_in_ddp: Any = engine.model
+    with model_in_ddp.no_sync(), engine.accumulate(last=True):
+        found = loss()
+
+        def backward() -> None:
+            engine.backward(found, 1)
+
+        started = time.perf_counter()
+        layers = measured_layers(backward, list(model.named_parameters()), "cpu")
+        backward_s = time.perf_counter() - started
+    engine.step()
+    # The hooks see when a gradient is there: what came before the first one is its.
+    before_s = backward_s - sum(layer.backward_s for layer in layers)
+    layers[0] = replace(layers[0], backward_s=before_s)
+    return backward_s, layers
 
 
 if __name__ == "__main__":

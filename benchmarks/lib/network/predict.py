@@ -140,7 +140,7 @@ def _number(change: str, value: str) -> Any:
     except ValueError:
         number = 0.0
     if not number > 0:
-        raise InputError(f"--what-if {change}: {value!r} is no number above 0")
+        raise InputError(f"--what-if {change}: {value!r} is not a number above 0")
     return int(number) if number.is_integer() else number
 
 

@@ -10,14 +10,13 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.lib.network.model import Job, Layer, Machine, Sync, latency_and_wire_s, simulate
-from benchmarks.lib.processes import child_environment
+from benchmarks.lib.processes import child_environment, module_command
 from data_pipelines.common.errors import InputError, RunError
 
 TARGET = 0.07  # relative error of a step's time
@@ -138,7 +137,7 @@ def run_ranks(module: str, setting: dict[str, Any], ranks: int) -> list[dict[str
     with _namespaces(ranks) as names:
         processes = [
             subprocess.Popen(
-                ["ip", "netns", "exec", name, sys.executable, "-m", module],
+                ["ip", "netns", "exec", name, *module_command(module)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -154,7 +153,7 @@ def run_ranks(module: str, setting: dict[str, Any], ranks: int) -> list[dict[str
                 process.stdin.write(json.dumps(setting))
                 process.stdin.close()
                 process.stdin = None  # or communicate() would flush it
-            said, errors = processes[0].communicate(json.dumps(setting), timeout=_LIMIT_S)
+            output, errors = processes[0].communicate(json.dumps(setting), timeout=_LIMIT_S)
         except subprocess.TimeoutExpired as error:
             raise RunError(f"{ranks} ranks had not ended after {_LIMIT_S} s") from error
         finally:
@@ -164,7 +163,7 @@ def run_ranks(module: str, setting: dict[str, Any], ranks: int) -> list[dict[str
                 process.communicate()
         if processes[0].returncode:
             raise RunError(f"rank 0 of {ranks} failed: {errors.strip()[-2000:]}")
-    rows: list[dict[str, Any]] = json.loads(said.strip().splitlines()[-1])
+    rows: list[dict[str, Any]] = json.loads(output.strip().splitlines()[-1])
     return rows
 
 

@@ -10,10 +10,13 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.lib.processes import child_environment, resident_mb
+from benchmarks.lib.processes import child_environment, module_command, resident_mb
 from data_pipelines.common.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    from trainer.config import Config
 
 _COMPARED = (1, 64)
 _IMAGES_PER_RANK = 2
@@ -58,7 +61,7 @@ def run_rank(rank: int, world_size: int, folder: str) -> dict[str, Any]:
     """What one rank found, in a process of its own. Raises RunError where it fails."""
     place = {"RANK": rank, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     environment = child_environment() | {name: str(value) for name, value in place.items()}
-    command = [sys.executable, "-m", "benchmarks.lib.scaling.dry_run", folder]
+    command = [*module_command("benchmarks.lib.scaling.dry_run"), folder]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=environment)
     if done.returncode:
         raise RunError(f"rank {rank} of {world_size} failed: {done.stderr.strip()[-1000:]}")
@@ -76,25 +79,9 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
 
     before_mb = resident_mb().get("peak_mb", 0.0)
     started = time.perf_counter()
-    recipe = RECIPES["embedded"]()
-    runtime = replace(
-        recipe.runtime,
-        device="cpu",
-        threads=1,
-        loader="torch",
-        eval_batch_size=_IMAGES_PER_RANK,
-        log_every=1,
-        save_every=_STEPS,
-    )
-    engine = FakeEngine(runtime, "fp32")
-    config = replace(
-        recipe,
-        global_batch_size=_IMAGES_PER_RANK * engine.world_size,
-        eval_every=None,
-        optim=replace(recipe.optim, base_lr=1e-3, rescale_lr=False),
-        schedule=replace(recipe.schedule, steps=_STEPS, warmup_steps=1),
-        runtime=runtime,
-    )
+    recipe = _few_steps_of(RECIPES["embedded"]())
+    engine = FakeEngine(recipe.runtime, "fp32")
+    config = replace(recipe, global_batch_size=_IMAGES_PER_RANK * engine.world_size)
     job = replace(make_job(config, folder), test=None)
     share = job.order.step(0, engine.rank, engine.world_size).samples
     start_seconds = time.perf_counter() - started
@@ -119,6 +106,26 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
         "evaluation_complete": sum(shares) == images,
         "wrote_checkpoints": _checkpoints(folder) != written,
     }
+
+
+def _few_steps_of(recipe: "Config") -> "Config":
+    """A run on a CPU that evaluates and saves at its end alone."""
+    runtime = replace(
+        recipe.runtime,
+        device="cpu",
+        threads=1,
+        loader="torch",
+        eval_batch_size=_IMAGES_PER_RANK,
+        log_every=1,
+        save_every=_STEPS,
+    )
+    return replace(
+        recipe,
+        eval_every=None,
+        optim=replace(recipe.optim, base_lr=1e-3, rescale_lr=False),
+        schedule=replace(recipe.schedule, steps=_STEPS, warmup_steps=1),
+        runtime=runtime,
+    )
 
 
 def _checkpoints(folder: Path) -> dict[str, int]:

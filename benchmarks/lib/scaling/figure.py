@@ -66,34 +66,12 @@ def _speed_up(axes: Axes, rows: Sequence[Row], paper: Published | None) -> None:
         counts, shares, low, high = _columns(points, "efficiency")
         factor = counts / 100.0  # N E(N): how many ranks of the smallest count's speed these are worth
         _line(axes, points, counts, shares * factor, low * factor, high * factor, label, colour)
+        place = (-4, 8) if number % 2 == 0 else (5, -12)
         for count, share in zip(counts, shares, strict=True):
             if np.isfinite(share):
-                above = number % 2 == 0
-                axes.annotate(
-                    f"{share:.2f}%",
-                    (count, share * count / 100.0),
-                    xytext=(-4, 8) if above else (5, -12),
-                    textcoords="offset points",
-                    ha="right" if above else "left",
-                    fontsize=7,
-                    color=colour,
-                )
+                _name_efficiency(axes, count, share, f"{share:.2f}%", place, colour)
     if paper is not None:
-        ranks, shares = np.array(paper.ranks), np.array(paper.efficiency)
-        axes.plot(ranks, ranks * shares / 100.0, "x", color=_PAPER, markersize=7, label="paper, Figure 4b (measured)")
-        held = ranks > paper.calibrate_up_to
-        for count, share, out_of_fit in zip(ranks, shares, held, strict=True):
-            if count > 1:
-                axes.annotate(
-                    f"{share:.2f}%" + ("*" if out_of_fit else ""),
-                    (count, count * share / 100.0),
-                    xytext=(6, -18),
-                    textcoords="offset points",
-                    fontsize=7,
-                    color=_PAPER,
-                )
-        if held.any():
-            axes.plot([], [], " ", label="* not shown to the model")
+        _draw_paper(axes, paper)
     against = "1" if bases in ([], [1]) else " or ".join(map(str, bases))
     axes.set_ylabel("speed-up" + ("" if against == "1" else f" (efficiency relative to {against} ranks: no T(1))"))
     _finish(
@@ -101,6 +79,25 @@ def _speed_up(axes: Axes, rows: Sequence[Row], paper: Published | None) -> None:
         rows,
         "Speed-up and efficiency E(N) = 100 T(N) / (N T(1))" if against == "1" else "Speed-up and efficiency",
     )
+
+
+def _draw_paper(axes: Axes, paper: Published) -> None:
+    """The paper's speed-ups, with a star where the prediction was not fitted to them."""
+    ranks, shares = np.array(paper.ranks), np.array(paper.efficiency)
+    axes.plot(ranks, ranks * shares / 100.0, "x", color=_PAPER, markersize=7, label="paper, Figure 4b (measured)")
+    held = ranks > paper.calibrate_up_to
+    for count, share, out_of_fit in zip(ranks, shares, held, strict=True):
+        if count > 1:
+            text = f"{share:.2f}%" + ("*" if out_of_fit else "")
+            _name_efficiency(axes, count, share, text, (6, -18), _PAPER)
+    if held.any():
+        axes.plot([], [], " ", label="* not shown to the model")
+
+
+def _name_efficiency(axes: Axes, count: float, share: float, text: str, place: tuple[int, int], colour: str) -> None:
+    """Write an efficiency of so many ranks beside their speed-up. place: points from there."""
+    point, side = (count, share * count / 100.0), "right" if place[0] < 0 else "left"
+    axes.annotate(text, point, xytext=place, textcoords="offset points", ha=side, fontsize=7, color=colour)
 
 
 def _columns(points: Sequence[Row], name: str) -> tuple[np.ndarray, ...]:

@@ -32,7 +32,9 @@ def check_limit(counts: Sequence[int], most: int, where: str) -> None:
 
 def _count(word: str, text: str) -> int:
     if not word.isascii() or not word.isdigit() or int(word) < 1:
-        raise InputError(f"--gpus {text}: {word or 'nothing'!r} is no count of at least 1; write 1,4,8 or 1,4,...,1024")
+        raise InputError(
+            f"--gpus {text}: {word or 'nothing'!r} is not a count of at least 1; write 1,4,8 or 1,4,...,1024"
+        )
     return int(word)
 
 
@@ -45,7 +47,7 @@ def _between(words: list[str], place: int, counts: list[int]) -> list[int]:
     first, second, last = counts[-2], counts[-1], _count(words[-1], text)
     ratio, rest = divmod(second, first)
     if rest or ratio < 2:
-        raise InputError(f"--gpus {text}: {second} is no whole multiple of {first}, so the dots cannot go on")
+        raise InputError(f"--gpus {text}: {second} is not a multiple of {first}, so the dots cannot go on")
     found = []
     while second * ratio < last:
         second *= ratio

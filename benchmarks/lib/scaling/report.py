@@ -40,7 +40,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> st
     ]
     if about["plan"]:
         lines += [
-            f"Counts that do not fit this machine are planned in `{about['plan']}`: `python -m launchers.submit "
+            f"Counts that do not fit this machine are planned in `{about['plan']}`: `bitscale submit "
             f"{quoted(about['plan'])} --site SITE`, then the same command with `--collect {quoted(about['out'])}`.",
             "",
         ]

@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 
@@ -19,10 +19,10 @@ from benchmarks.lib.scaling.gpu_counts import check_limit, parse_counts
 from benchmarks.lib.scaling.point import SYNTHETIC, Point
 from benchmarks.lib.scaling.report import MARKDOWN, write_tables
 from benchmarks.lib.scaling.rows import Row, measured_rows, predicted_rows
+from benchmarks.lib.scaling.settings import EngineName, Scaling
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 
-EngineName = Literal["ddp", "horovod", "deepspeed"]
 _ACCURACY_BATCH = 128  # of the short recipe
 _NUM_CLASSES = 1000  # of the model that is predicted
 _TWO_CORES = (
@@ -30,64 +30,6 @@ _TWO_CORES = (
     "compute on the same cores: this shows that the loop runs in parallel and what an exchange in memory costs. It "
     "shows nothing of a network, of GPUs, or of more ranks."
 )
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Which counts of GPUs, of what, where."""
-
-    gpus: str = "1,4,...,1024"
-    """Ascending counts; dots go on by the last ratio."""
-    strong: bool = False
-    """Strong scaling: --batch-size is the global batch, the same at every count; without it that of each GPU."""
-    model: str | None = None
-    """None: r152x4, as in the paper; what is measured on a CPU: r14x0.5."""
-    batch_size: int | None = None
-    """Images per GPU, or of all with --strong. None: 16, as in the paper; measured on a CPU 32; 4096 with --strong."""
-    image_size: int | None = None
-    """Pixels. None: 224; measured on a CPU 32."""
-    data: str | None = None
-    """Prepared set to train on. None: generated photographs (synthetic) on GPUs, embedded fashion_mnist on a CPU."""
-    engines: tuple[EngineName, ...] = ("ddp",)
-    """Engines to compare."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where counts that fit this machine are measured; with cpu the plan's jobs run on CPUs, too."""
-    windows: int = 3
-    """Measured windows of each point, at least 3."""
-    window_steps: int = 10
-    """Steps of a window."""
-    measure: bool = True
-    """Measure what fits this machine; without, all counts are planned."""
-    collect: tuple[Path, ...] = ()
-    """Take measured points from these folders instead of measuring."""
-    allow_mixed: bool = False
-    """Take points of different commits, marked as mixed."""
-    profile: str = "juwels-booster"
-    """Machine to predict: the name of a profile, or a TOML file."""
-    predict: bool = True
-    """Predict all counts."""
-    what_if: str = ""
-    """Predict once more with changes: bucket_mb=100,compression=bf16,net_gb_s=50."""
-    advise: bool = False
-    """Predict bucket sizes and compression at the largest count."""
-    paper: bool = False
-    """Draw the paper's points, too."""
-    check_accuracy: bool = False
-    """Train a short recipe to its end on each count and compare accuracies."""
-    accuracy_steps: int = 300
-    """Steps of it."""
-    dry_world: int | None = None
-    """Instead of all this: drive the loop as one of so many ranks, without the others, and as one of 1 and 64."""
-    out: Path = Path("scaling")
-    """Folder for scaling.csv, .json, .md, figures, runs and plan."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("windows", 3), ("window_steps", 1), ("accuracy_steps", 10), ("batch_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least {least}")
-        if not self.engines:
-            raise InputError(f"--engines names none; there are {', '.join(get_args(EngineName))}")
 
 
 def template(settings: Scaling, engine: EngineName, device: str, threads: int | None) -> Point:

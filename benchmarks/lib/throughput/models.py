@@ -69,21 +69,14 @@ def our_loop(
 ) -> tuple[Engine, Turn]:
     """`loop.train` with the shipped engine, model, loss and optimiser; its loader hands over the same batch always."""
     images, labels = batch
-    config = Config(
-        global_batch_size=len(labels),
-        precision=precision,
-        data=DataConfig(sets=("fashion_mnist",), image_size=images.shape[-1], resize=images.shape[-1]),
-        model=ModelConfig(name=name),
-        optim=OptimConfig(base_lr=1e-3, rescale_lr=False),
-        schedule=ScheduleConfig(kind="cosine", epochs=None, steps=_ENDLESS, warmup_steps=0),
-        runtime=RuntimeConfig(
-            device="cuda" if device.type == "cuda" else "cpu",
-            compile=compiled,
-            threads=threads,
-            log_every=_ENDLESS,
-            save_every=_ENDLESS,
-        ),
+    runtime = RuntimeConfig(
+        device="cuda" if device.type == "cuda" else "cpu",
+        compile=compiled,
+        threads=threads,
+        log_every=_ENDLESS,
+        save_every=_ENDLESS,
     )
+    config = _endless_run(name, images.shape[-1], len(labels), precision, runtime)
     engine = DDPEngine(config.runtime, config.precision)
     torch.manual_seed(0)
     model = build_model(name, NUM_CLASSES)
@@ -108,6 +101,19 @@ def our_loop(
         return timer.seconds_of_a_step()
 
     return engine, turn
+
+
+def _endless_run(name: str, side: int, batch_size: int, precision: Precision, runtime: RuntimeConfig) -> Config:
+    """A run that neither ends nor saves of itself."""
+    return Config(
+        global_batch_size=batch_size,
+        precision=precision,
+        data=DataConfig(sets=("fashion_mnist",), image_size=side, resize=side),
+        model=ModelConfig(name=name),
+        optim=OptimConfig(base_lr=1e-3, rescale_lr=False),
+        schedule=ScheduleConfig(kind="cosine", epochs=None, steps=_ENDLESS, warmup_steps=0),
+        runtime=runtime,
+    )
 
 
 def with_cudnn_benchmark(turn: Turn) -> Turn:

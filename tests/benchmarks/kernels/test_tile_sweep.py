@@ -62,9 +62,9 @@ def test_the_table_sums_over_the_layers() -> None:
     ms = {SHIPPED: 2.0, "64x64, 4 warps": 1.0, "64x128, 4 warps": "out of registers"}
     row = {"shape": SHAPE, "layers": 3, "ms": {"forward": ms, "backward": ms}}
     about = {"machine": {"gpu": "a GPU", "cpu": "a CPU"}, "arguments": {"model": "r50x1:2"}, "copy_gb_per_s": 1.0}
-    said = table(about | {"layers": [row], "left_out": [SHAPE]})
-    assert "forward 6.00 -> 3.00 ms, backward 6.00 -> 3.00 ms" in said
-    assert "1 layers were left out" in said
+    text = table(about | {"layers": [row], "left_out": [SHAPE]})
+    assert "forward 6.00 -> 3.00 ms, backward 6.00 -> 3.00 ms" in text
+    assert "1 layers were left out" in text
 
 
 def test_a_cpu_has_the_interpreter_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,9 +114,9 @@ def test_parts_that_fail_or_hang_do_not_end_the_others(tmp_path: Path) -> None:
     assert ended["optimizer_r152x4"]["result"] == {"ms": 1}
     assert "3 of 4 parts did not end well: group_norm, steps, tile_sweep" in done.stderr
     log = (tmp_path / "out" / LOG).read_text()
-    for said in ("loss is not what it was", "layer 1 is done", "| steps | failed |"):
-        assert said in log
-        assert said in done.stdout
+    for line in ("loss is not what it was", "layer 1 is done", "| steps | failed |"):
+        assert line in log
+        assert line in done.stdout
     assert "a table" in (tmp_path / "out" / TABLES).read_text()
 
 
@@ -181,15 +181,15 @@ def test_a_python_without_torch_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"part": ("frist",)}, "unknown part 'frist'; did you mean 'first'"),  # codespell:ignore frist
         ({"device": "gpu"}, "--device gpu: take cuda"),
         ({"limit_s": 0.0}, "above 0"),
     ],
 )
-def test_wrong_arguments(arguments: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_wrong_arguments(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         OnGpu(**arguments)  # type: ignore[arg-type]
 
 

@@ -22,7 +22,7 @@ def test_counts(text: str, counts: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("4,1", "ascending"),
         ("1,4,4", "ascending"),
@@ -35,13 +35,13 @@ def test_counts(text: str, counts: tuple[int, ...]) -> None:
         ("...,8", "after two that show the ratio"),
         ("1,2,...", "before the last count"),
         ("1,2,...,8,16", "before the last count"),
-        ("2,3,...,8", "no whole multiple"),
-        ("1,1,...,8", "no whole multiple"),
+        ("2,3,...,8", "not a multiple"),
+        ("1,1,...,8", "not a multiple"),
         ("1,4,...,1000", "gives 256 and 1024, but not 1000"),
     ],
 )
-def test_refused(text: str, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         parse_counts(text)
 
 

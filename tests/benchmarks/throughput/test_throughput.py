@@ -97,10 +97,10 @@ def test_throughput_end_to_end(monkeypatch: pytest.MonkeyPatch, of_small: Callab
     assert result["ratios"][throughput.EAGER_LAST]["met"] is False  # as fast as ours, not four times as slow
     kept = result["kept_for_backward_per_image"]
     assert kept["ratio"] == pytest.approx(kept["ours_mb"] / kept["timm_mb"])
-    said = throughput.table(result)
-    assert "not measured: out of" in said
-    assert "energy" not in said
-    assert "(target" not in said  # of utilisation there is one on a GPU, for r152x4
+    text = throughput.table(result)
+    assert "not measured: out of" in text
+    assert "energy" not in text
+    assert "(target" not in text  # of utilisation there is one on a GPU, for r152x4
     result["utilisation_of_gemm"] = {"median": 0.61, "target": throughput.TARGET_UTILISATION_GPU["r152x4"]}
     assert "ours at 61% of that (target >= 55%)" in throughput.table(result)
 

@@ -52,6 +52,6 @@ def test_it_comes_before_the_slow_imports(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "trainer" / "predict.py", "run", "image"]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, stderr=theirs, check=False)
     os.close(theirs)
-    said = os.read(ours, 10_000).decode().splitlines()
+    lines = os.read(ours, 10_000).decode().splitlines()
     os.close(ours)
-    assert said == ["predict: loading PyTorch ...", "torch is imported"]
+    assert lines == ["predict: loading PyTorch ...", "torch is imported"]

@@ -14,13 +14,13 @@ def test_a_line_begins_with_its_level_from_warnings_on(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == "100% done\nwarning: a shard is gone\nerror: no space left\n"
 
 
-@pytest.mark.parametrize(("rank", "said"), [("", "hello\n"), ("0", "hello\n"), ("1", ""), ("10", "")])
+@pytest.mark.parametrize(("rank", "expected"), [("", "hello\n"), ("0", "hello\n"), ("1", ""), ("10", "")])
 def test_rank_0_speaks_for_all(
-    rank: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rank: str, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     rank_0_logger.info("hello")
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == expected
     logger.info("from every rank")
     assert capsys.readouterr().err == "from every rank\n"
 

@@ -65,13 +65,13 @@ def test_nothing_is_said_after_the_end_or_by_rank_1(monkeypatch: pytest.MonkeyPa
     output = output_of_a_log(monkeypatch)
     with Progress("demo"):
         assert output.has_line.wait(30)
-    said = output.getvalue()
+    text = output.getvalue()
     output.has_line.clear()
     monkeypatch.setenv("RANK", "1")
     with Progress("demo", 10, "step") as bar:
         bar.say("a line")
         assert not output.has_line.wait(0.2)
-    assert output.getvalue() == said
+    assert output.getvalue() == text
 
 
 def test_short_work_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,9 +82,9 @@ def test_what_is_no_path(
     with pytest.raises(SystemExit) as end:
         parse(*(["--out", "x"] if option != "--out" else []), *words)
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert f"error: {option} is " in said
-    assert ("not set" if text else f"{option} is empty") in said
+    error = capsys.readouterr().err
+    assert f"error: {option} is " in error
+    assert ("not set" if text else f"{option} is empty") in error
 
 
 def test_no_and_none_stay_what_they_are(parse: Parse) -> None:

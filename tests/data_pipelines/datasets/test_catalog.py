@@ -55,7 +55,7 @@ def test_unfinished_sets_are_not_found(root: Path) -> None:
 def test_known_sets_come_with_the_line_that_prepares_them(root: Path, name: str, flags: str) -> None:
     with pytest.raises(InputError) as raised:
         find(name)
-    assert f"prepare it with: python -m data_pipelines.prepare {name} {flags}--out {root / name}" in str(raised.value)
+    assert f"prepare it with: bitscale prepare {name} {flags}--out {root / name}" in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_unknown_sets_come_with_the_nearest_name(root: Path, name: str, nearest:
     with pytest.raises(InputError, match=f"did you mean '{nearest}'") as raised:
         find(name)
     assert f"no prepared data set {name!r} in {root} (set BITSCALE_DATA to look elsewhere)" in str(raised.value)
-    assert f"python -m data_pipelines.prepare image-folder --root DIR --out {root / name}" in str(raised.value)
+    assert f"bitscale prepare image-folder --root DIR --out {root / name}" in str(raised.value)
 
 
 def test_names_like_no_other_come_with_all_known_ones(root: Path) -> None:

@@ -323,7 +323,7 @@ def test_tuberculosis_mistakes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("read", [padchest_cl, covidx, tuberculosis])
 def test_options_are_checked(read: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(InputError, match="--size is 31"):
         read(tmp_path, size=31)

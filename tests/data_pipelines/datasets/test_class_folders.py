@@ -88,10 +88,10 @@ def test_words_in_names_are_of_splits() -> None:
 
 def test_classes_called_like_splits(touch: Touch) -> None:
     root = touch("bus/0.jpg", "train/0.jpg")
-    said = refusal(root)
-    assert "folders named like splits (train) beside others (bus)" in said
-    assert "if all are classes, give --no-split-folders; if the former are splits, move the others out of" in said
-    (flag,) = re.findall(r"--no-\S+(?=;)", said)
+    message = refusal(root)
+    assert "folders named like splits (train) beside others (bus)" in message
+    assert "if all are classes, give --no-split-folders; if the former are splits, move the others out of" in message
+    (flag,) = re.findall(r"--no-\S+(?=;)", message)
     raw = tyro.cli(image_folder, args=["--root", str(root), "--val-fraction", "0", "--test-fraction", "0", flag])
     assert splits_of(raw) == {("train", "bus"): 1, ("train", "train"): 1}
     inner = image_folder(touch("train/Train/1.jpg", "train/bus/1.jpg"), 0, 0, split_folders=False)
@@ -151,16 +151,16 @@ def test_classes_without_images_say_what_they_have(touch: Touch) -> None:
 
 def test_a_test_folder_without_classes(touch: Touch) -> None:
     root = touch("train/cat/0.jpg", "test/0.jpg", "test/1.jpg")
-    said = refusal(root)
-    assert "test has no class folders, but 2 pictures: expected" in said
-    assert f"else move it out of {root}, and a test split is carved out of train" in said
+    message = refusal(root)
+    assert "test has no class folders, but 2 pictures: expected" in message
+    assert f"else move it out of {root}, and a test split is carved out of train" in message
 
 
 def test_a_root_one_folder_too_high(touch: Touch) -> None:
     root = touch("my films/train/cat/0.jpg", "my films/test/cat/0.jpg")
-    said = refusal(root)
-    assert "has the one folder my films, and this has folders of splits" in said
-    options = shlex.split(said[said.index("--root") : said.index(", or --no-split-folders")])
+    message = refusal(root)
+    assert "has the one folder my films, and this has folders of splits" in message
+    options = shlex.split(message[message.index("--root") : message.index(", or --no-split-folders")])
     assert image_folder(Path(options[1]), 0, 0).classes == ("cat",)
     assert image_folder(root, 0, 0, split_folders=False).classes == ("my films",)
 
@@ -170,8 +170,8 @@ def test_a_root_one_folder_too_high(touch: Touch) -> None:
 )
 def test_folders_that_may_be_splits_are_not_taken_for_classes(touch: Touch, names: Sequence[str]) -> None:
     root = touch(*(f"{name}/{label}/0.jpg" for name in names for label in ("cat", "dog")))
-    said = refusal(root)
-    assert "which hold folders and may be splits; if they are, name them train, val and test" in said
+    message = refusal(root)
+    assert "which hold folders and may be splits; if they are, name them train, val and test" in message
     assert image_folder(root, split_folders=False).classes == tuple(sorted(names))
 
 
@@ -207,9 +207,9 @@ def test_splits_within_classes_are_not_mixed_without_a_word(touch: Touch) -> Non
     root = touch(
         *(f"{part}/{name}/good/{n}.jpg" for part in ("cable", "nut") for name in ("train", "Test") for n in "12")
     )
-    said = refusal(root)
-    assert "folders named like splits (cable/Test, cable/train, nut/Test, nut/train)" in said
-    assert f"put the classes into them, as in {root}/Test/cable" in said
+    message = refusal(root)
+    assert "folders named like splits (cable/Test, cable/train, nut/Test, nut/train)" in message
+    assert f"put the classes into them, as in {root}/Test/cable" in message
     assert image_folder(root, 0, 0, split_folders=False).num_images == 8
     (root / "nut").rename(root.parent / "nut")
     (root / "plug").mkdir()

@@ -79,7 +79,7 @@ def test_incomplete_originals_are_named(tmp_path: Path) -> None:
         content = file.read()
     for damaged in (content[:-1], b"\0\0\x08\x01" + content[4:]):
         path.write_bytes(gzip.compress(damaged))
-        with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz is no complete idx file of 3 dimensions"):
+        with pytest.raises(InputError, match=r"train-images-idx3-ubyte\.gz is not a complete idx file of 3 dimensions"):
             fashion_mnist(tmp_path)
 
 

@@ -17,8 +17,8 @@ import scipy.io
 import webdataset as wds
 from empty_files import touch
 from PIL import Image
-from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
+from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet

@@ -364,7 +364,7 @@ def test_bad_class_tars_are_refused_at_once(class_tars: Path, tmp_path: Path) ->
     whole = tar.read_bytes()
     for damaged, message in (
         (whole[: len(whole) // 2], r"is incomplete"),
-        (b"", r"is no tar"),
+        (b"", r"is not a tar file"),
         (tar_bytes({}), r"holds no image .*; fill or remove it"),
         (tar_bytes({"../a.JPEG": b"a"}), r"has the member '../a.JPEG', a name that leads out of the tar"),
         (b"\x1f\x8b" + whole, r"is compressed.* gunzip"),
@@ -381,7 +381,7 @@ def test_a_link_inside_a_class_tar_is_refused(class_tars: Path) -> None:
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
     raw = imagenet21k(class_tars)
-    with pytest.raises(InputError, match=rf"{WNIDS[1]}.tar has the member 'b.JPEG', which is no plain file"):
+    with pytest.raises(InputError, match=rf"{WNIDS[1]}.tar has the member 'b.JPEG', which is not a plain file"):
         list(raw.images)
 
 

@@ -174,8 +174,8 @@ def edit(path: Path, old: str, new: str) -> None:
     [
         ("trainval", "Egyptian_Mau_5 3", "Egyptian_Mau_5 2", r"trainval.txt: the class numbers are not 1, 2, 3"),
         ("trainval", " 3 ", " 4 ", r"trainval.txt: the class numbers are not 1, 2, 3"),
-        ("trainval", "Abyssinian_7 1 2 1", "Abyssinian_7", r"trainval.txt: 'Abyssinian_7' is no line of name"),
-        ("trainval", "Abyssinian_7 1", "../secret_7 1", r"trainval.txt: '../secret_7 1 2 1' is no line of name"),
+        ("trainval", "Abyssinian_7 1 2 1", "Abyssinian_7", r"trainval.txt: 'Abyssinian_7' is not a line of name"),
+        ("trainval", "Abyssinian_7 1", "../secret_7 1", r"trainval.txt: '../secret_7 1 2 1' is not a line of name"),
         ("test", "Abyssinian_70 1", "Abyssinian_70 4", r"test.txt: Abyssinian_70 is of class 4, which trainval.txt"),
         ("test", "Abyssinian_70 1", "Abyssinian_70 2", r"test.txt: Abyssinian_70 is of class 2, which trainval.txt"),
         ("test", "Abyssinian_70 1", "Sphynx_70 1", r"test.txt: Sphynx_70 is of class 1, which trainval.txt"),

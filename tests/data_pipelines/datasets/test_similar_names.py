@@ -77,7 +77,7 @@ def test_near_patients_are_not_apart(of_patients: Read) -> None:
     assert "patients in more than one split, if those of near names are one: 1" in raw.notes
     note = "2 patients have names that differ from others only in capital and small letters; are they one?"
     assert note in raw.notes
-    assert not any(near_one in said for said in raw.notes)
+    assert not any(near_one in each for each in raw.notes)
     assert of_patients(others).patients == "apart"
     together = of_patients([near_one, near_one.lower(), *others], val_fraction=0, test_fraction=0)
     assert together.patients == "apart"

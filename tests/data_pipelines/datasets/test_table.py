@@ -199,7 +199,7 @@ def test_absolute_paths_below_a_link_to_the_root(write: Write, tmp_path: Path) -
 
 @pytest.mark.parametrize("cell", ["/elsewhere/a.jpg", "C:\\films\\a.jpg", "\\\\server\\films\\a.jpg", "..\\a.jpg"])
 def test_paths_of_other_places_are_refused(cell: str, write: Write) -> None:
-    with pytest.raises(InputError, match=r"line 2: .* is no path below --root; make it relative to that folder"):
+    with pytest.raises(InputError, match=r"line 2: .* is not a path below --root; make it relative to that folder"):
         read(*write(f"path,label\n{cell},x\n"))
 
 

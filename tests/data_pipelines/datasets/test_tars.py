@@ -71,8 +71,8 @@ def test_a_tar_without_members_is_one(write_tar: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("length", "message"),
     [
-        (0, "is no tar"),
-        (300, "is no tar"),
+        (0, "is not a tar file"),
+        (300, "is not a tar file"),
         (512 + 700, "is incomplete"),  # in the data of the first member
         (512 + 1024, "is damaged, incomplete|is incomplete"),  # between two members
         (512 + 1024 + 512 + 5000, "is incomplete"),
@@ -119,7 +119,7 @@ def test_a_compressed_tar_says_how_to_unpack_it(write_tar: Callable[..., Path]) 
 
 def test_other_files_are_no_tars(tmp_path: Path) -> None:
     (tmp_path / "page.tar").write_text("<html>404</html>" * 100)
-    with pytest.raises(InputError, match=r"page.tar is no tar"):
+    with pytest.raises(InputError, match=r"page.tar is not a tar file"):
         list(members(tmp_path / "page.tar"))
     with pytest.raises(InputError, match=r"nowhere.tar cannot be read"):
         list(members(tmp_path / "nowhere.tar"))
@@ -137,7 +137,7 @@ def test_what_is_no_plain_file_is_refused(tmp_path: Path, kind: bytes) -> None:
         info = tarfile.TarInfo("link.jpg")
         info.type, info.linkname = kind, "/etc/passwd"
         tar.addfile(info)
-    with pytest.raises(InputError, match=r"some.tar has the member 'link.jpg', which is no plain file but a link"):
+    with pytest.raises(InputError, match=r"some.tar has the member 'link.jpg', which is not a plain file but a link"):
         list(members(tmp_path / "some.tar"))
 
 

@@ -197,7 +197,7 @@ def test_samples_that_are_none_are_named(
 
 
 def test_mistakes_are_named(tmp_path: Path, write_tar: WriteTar) -> None:
-    with pytest.raises(InputError, match="nowhere is no folder"):
+    with pytest.raises(InputError, match="nowhere is not a folder"):
         webdataset(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"holds no \*.tar, in itself or in folders"):
         webdataset(tmp_path)

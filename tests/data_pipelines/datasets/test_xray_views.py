@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from empty_files import splits_of
-from test_chest_xray import chexpert_root, mimic_root, nih_root, padchest_root
 from test_every_set import fill
+from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
 from data_pipelines import prepare as prepare_module
 from data_pipelines.common.errors import InputError
@@ -144,8 +144,8 @@ def test_sets_that_differ_in_views() -> None:
 def test_sets_of_unknown_views_are_named_beside_the_others() -> None:
     assert different_views([("a", ()), ("b", ())]) is None
     for others in ([("c", ("PA", "AP"))], [("c", ("PA", "AP")), ("d", ("L",))]):
-        said = different_views([("a", ()), *others, ("b", ())])
-        assert said is not None
-        assert "the views of a, b are not known" in said
-        assert "c: PA, AP" in said
-        assert "--views frontal" in said
+        note = different_views([("a", ()), *others, ("b", ())])
+        assert note is not None
+        assert "the views of a, b are not known" in note
+        assert "c: PA, AP" in note
+        assert "--views frontal" in note

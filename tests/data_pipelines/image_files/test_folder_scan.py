@@ -23,7 +23,7 @@ from data_pipelines.image_files.folder_scan import is_hidden, scan, suffix_of
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 
-NO_SUFFIX = "files without a suffix that are no pictures"
+NO_SUFFIX = "files without a suffix that are not pictures"
 
 
 def picture(file_format: str = "PNG", frames: int = 1, **options: Any) -> bytes:
@@ -292,9 +292,10 @@ def test_a_folder_that_cannot_be_read_is_named(write: Callable[..., Path], monke
             raise PermissionError(13, "Permission denied", str(folder))
         return listed(folder)
 
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(InputError, match=r"root/cat cannot be read \(Permission denied\); mend that, or move it out"):
-        scan(root)
+    with monkeypatch.context() as patched:  # not while pytest removes the folder
+        patched.setattr(os, "scandir", refuse)
+        with pytest.raises(InputError, match=r"root/cat cannot be read \(Permission denied\); fix that, or move it"):
+            scan(root)
 
 
 def test_names_are_text_and_lead_back() -> None:

@@ -144,7 +144,7 @@ def test_prepare_shrinks_and_says_so(
 ) -> None:
     out = tmp_path / "set"
     run(monkeypatch, "image-folder", "--root", photos, "--out", out, "--shorter-side", 64)
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     index = Index.load(out, "train")
     sizes = dict(zip(index.keys(range(6)), zip(index.height.tolist(), index.width.tolist(), strict=True), strict=True))
     assert sizes == {
@@ -157,7 +157,7 @@ def test_prepare_shrinks_and_says_so(
     manifest = read_manifest(out)
     assert (manifest["shorter_side"], manifest["jpeg_quality"]) == (64, JPEG_QUALITY)
     (note,) = manifest["notes"]
-    assert f"note: {note}" in said
+    assert f"note: {note}" in error
     assert "4 of 6 photographs were shrunk to a shorter side of 64 pixels by an area filter" in note
     assert f"JPEG of quality {JPEG_QUALITY}" in note
     assert index.shorter_side == 64

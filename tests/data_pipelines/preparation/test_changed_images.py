@@ -2,14 +2,12 @@
 preparation at once, and only what changed is read again."""
 
 import os
-import re
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import count
@@ -18,98 +16,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from small_films import Encode, Stopped, files_of, reader, require_as_at_once
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable
 from data_pipelines.datasets.user_images import image_folder
-from data_pipelines.preparation import part_writer as part_module
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 
-Encode = Callable[[int], bytes]
-
-
-class Stopped(BaseException):
-    """As a kill: nothing is tidied up."""
-
-
-@pytest.fixture(autouse=True)
-def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # only its time would be felt
-
-
-@pytest.fixture
-def picture(photo: Callable, encode: Callable) -> Encode:
-    """Pictures of the same size in bytes and pixels, by number."""
-    return lambda number: encode(np.full((8, 8), number, np.uint8), compress_level=0)
-
-
-@pytest.fixture
-def films(tmp_path: Path, picture: Encode) -> Path:
-    """Ten pictures of two classes."""
-    for number in range(10):
-        path = tmp_path / "films" / ("cat", "dog")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(number))
-    return tmp_path / "films"
-
-
-@pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A function that prepares and is stopped when all shards are finished."""
-
-    def stopped(*_: Any, **__: Any) -> None:
-        raise Stopped
-
-    def prepare_and_stop(raw: RawSet, output: Output) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr("data_pipelines.preparation.prepare_set.join_parts", stopped)
-            with pytest.raises(Stopped):
-                prepare(raw, output)
-
-    return prepare_and_stop
-
-
-@pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """The names of the files that were read, and of those that were decoded."""
-    done: dict[str, list[str]] = {"read": [], "decoded": []}
-    read, blocks, verified = RawImage.read, RawImage.blocks, part_module._PartWriter._verify_one
-
-    def noted_read(image: RawImage, most: int = -1) -> bytes:
-        done["read"].append(Path(str(image.image)).name)
-        return read(image, most)
-
-    def noted_blocks(image: RawImage) -> Iterator[bytes]:
-        done["read"].append(Path(str(image.image)).name)
-        return blocks(image)
-
-    def noted_decoding(writer: Any, image: RawImage) -> Any:
-        done["decoded"].append(Path(str(image.image)).name)
-        return verified(writer, image)
-
-    monkeypatch.setattr(RawImage, "read", noted_read)
-    monkeypatch.setattr(RawImage, "blocks", noted_blocks)
-    monkeypatch.setattr(part_module._PartWriter, "_verify_one", noted_decoding)
-    return done
-
-
-def reader(root: Path, **options: Any) -> RawSet:
-    return replace(image_folder(root, 0, 0, **options), is_user_set=True, source="none")
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def require_as_at_once(raw: RawSet, out: Path, **options: Any) -> None:
-    """The set is the one that a preparation at once gives, apart from where bad files are listed to lie."""
-    at_once = out.with_name("at_once") / out.name
-    prepare(raw, Output(at_once, **options))
-    assert files_of(out) == files_of(at_once)
-    shutil.rmtree(at_once.parent)
+pytestmark = pytest.mark.usefixtures("three_images_to_a_shard")
 
 
 def rewrite(path: Path, content: bytes) -> None:
@@ -322,78 +238,6 @@ def test_unfinished_work_of_an_earlier_version_is_done_again(
     assert manifest
     assert manifest["name"] == "out"
     require_as_at_once(reader(films), tmp_path / "out")
-
-
-@pytest.mark.parametrize("parts", [1, 3])
-def test_options_may_change_before_the_first_finished_shard(
-    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
-) -> None:
-    part = None if parts == 1 else (0, parts)
-
-    def stopped(*_: Any, **__: Any) -> None:
-        raise Stopped
-
-    with monkeypatch.context() as patched:
-        patched.setattr("data_pipelines.preparation.part_writer.verify_image", stopped)
-        with pytest.raises(Stopped):
-            prepare(reader(films), Output(tmp_path / "out", part=part))
-    raw = reader(films, shorter_side=32)
-    prepare(raw, Output(tmp_path / "out"))
-    require_as_at_once(raw, tmp_path / "out")
-
-
-@pytest.mark.parametrize("begun_anew", [False, True])
-def test_force_begins_anew_what_it_did_not_begin_itself(
-    films: Path, tmp_path: Path, stop: Callable[..., None], work: dict[str, list[str]], begun_anew: bool
-) -> None:
-    stop(reader(films), Output(tmp_path / "out", force=begun_anew))
-    work.update(read=[], decoded=[])
-    stop(reader(films), Output(tmp_path / "out", force=True))
-    assert len(work["decoded"]) == (0 if begun_anew else 10)
-    other = reader(films, shorter_side=32)
-    with pytest.raises(InputError, match="other shorter side; go on with its command, begin anew with --force"):
-        prepare(other, Output(tmp_path / "out"))
-    prepare(other, Output(tmp_path / "out", force=True))
-    require_as_at_once(other, tmp_path / "out")
-
-
-def test_array_tasks_begin_their_part_anew_the_last_keeps_all(
-    films: Path, tmp_path: Path, work: dict[str, list[str]]
-) -> None:
-    raw = reader(films)
-    for part in range(2):
-        prepare(raw, Output(tmp_path / "out", part=(part, 2)))
-    for part in (1, 0, 1, 0):
-        work.update(read=[], decoded=[])
-        prepare(raw, Output(tmp_path / "out", part=(part, 2), force=True))
-        of_part = [Path(str(image.image)).name for image in [*raw.images][part::2]]
-        assert sorted(work["decoded"]) in (sorted(of_part), [])
-        assert (tmp_path / ".out.partial" / f"anew-{part}").exists()
-    assert not work["decoded"]
-    prepare(raw, Output(tmp_path / "out", force=True))
-    assert not work["decoded"]
-
-
-def test_the_last_command_keeps_parts_begun_without_force(
-    films: Path, tmp_path: Path, work: dict[str, list[str]]
-) -> None:
-    for part in range(2):
-        prepare(reader(films), Output(tmp_path / "out", part=(part, 2)))
-    work.update(read=[], decoded=[])
-    prepare(reader(films), Output(tmp_path / "out", force=True))
-    assert not work["decoded"]
-
-
-def test_a_task_of_other_options_removes_nothing(films: Path, tmp_path: Path) -> None:
-    prepare(reader(films), Output(tmp_path / "a set", part=(0, 2)))
-    other = reader(films, shorter_side=32)
-    with pytest.raises(InputError, match="go on with its command, or remove it") as refused:
-        prepare(other, Output(tmp_path / "a set", part=(1, 2), force=True))
-    remedy = re.search("rm -r .*", str(refused.value))
-    assert remedy
-    subprocess.run(shlex.split(remedy[0]), check=True)
-    prepare(other, Output(tmp_path / "a set", part=(1, 2), force=True))
-    prepare(other, Output(tmp_path / "a set", force=True))
 
 
 def test_images_that_are_not_held_in_memory(

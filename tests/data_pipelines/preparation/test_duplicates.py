@@ -59,15 +59,15 @@ def test_equal_pictures_are_named(make_set: MakeSet, tmp_path: Path, capsys: pyt
     raw = make_set("train 0 0", "train 1 1", "val 2 0", "test 0 0", "val 1 0", "train 3 0", "train 3 1", "train 3 0")
     manifest = prepare(raw, Output(tmp_path / "out"))
     assert manifest
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     across = "2 pictures are in more than one split, byte for byte, such as "
     differing = "1 picture is in one split with different labels, byte for byte, such as "
     assert sorted(manifest["notes"]) == [f"{differing}05-3 = 06-3", manifest["notes"][0]]
     assert manifest["notes"][0].startswith(across)
     assert {*manifest["notes"][0].removeprefix(across).split(", ")} == {"00-0 = 03-0", "01-1 = 04-1"}
-    assert f"{tmp_path / 'raw' / '00.png'} = {tmp_path / 'raw' / '03.png'}" in said
-    assert "; --drop-duplicates keeps each once, in test before val before train\n" in said
-    assert f"warning: {differing}{tmp_path / 'raw' / '05.png'} = {tmp_path / 'raw' / '06.png'}\n" in said
+    assert f"{tmp_path / 'raw' / '00.png'} = {tmp_path / 'raw' / '03.png'}" in error
+    assert "; --drop-duplicates keeps each once, in test before val before train\n" in error
+    assert f"warning: {differing}{tmp_path / 'raw' / '05.png'} = {tmp_path / 'raw' / '06.png'}\n" in error
     assert sum(split["images"] for split in manifest["splits"].values()) == 8
 
 
@@ -89,10 +89,10 @@ def test_bad_pictures_and_unlike_ones_are_not_equal(
 def test_of_patients_only_keys_are_told(make_set: MakeSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = make_set("train 0 0", "test 0 0", "test 1 0", patients="apart")
     prepare(raw, Output(tmp_path / "out"))
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     keys = [key for split in keys_of(tmp_path / "out").values() for key in split]
-    assert any(f"{keys[0]} = {key}" in said for key in keys)
-    assert "raw" not in said
+    assert any(f"{keys[0]} = {key}" in error for key in keys)
+    assert "raw" not in error
 
 
 def test_findings_that_are_unknown_to_both_are_the_same(
@@ -113,10 +113,10 @@ def test_sets_with_a_rule_of_their_own(
     with pytest.raises(InputError, match="small pairs equal pictures with each of their labels; leave out --drop-dup"):
         prepare(replace(raw, is_user_set=False), Output(tmp_path / "out", drop_duplicates=True))
     prepare(raw, Output(tmp_path / "out", force=True))
-    said = capsys.readouterr().err
-    assert "1 picture is in more than one split" in said
-    assert "different labels" not in said
-    assert "--drop-duplicates" not in said
+    error = capsys.readouterr().err
+    assert "1 picture is in more than one split" in error
+    assert "different labels" not in error
+    assert "--drop-duplicates" not in error
 
 
 ROWS = ("train 0 0", "val 0 0", "test 0 1", "train 1 0", "val 1 0", "train 2 0", "train 2 0", "train 3 1", "val 4 0")
@@ -146,9 +146,9 @@ def test_each_picture_is_kept_once_in_whatever_parts(
     assert manifest["notes"] == [
         "of the pictures that are dropped, 2 had another label than the equal one that is kept"
     ]
-    said = capsys.readouterr().err
-    assert f"note: left out{', beside 5 images' if listed else ''}: duplicates (4)\n" in said
-    assert "byte for byte" not in said
+    error = capsys.readouterr().err
+    assert f"note: left out{', beside 5 images' if listed else ''}: duplicates (4)\n" in error
+    assert "byte for byte" not in error
 
 
 def test_changes_between_two_starts_alone_are_read_again(

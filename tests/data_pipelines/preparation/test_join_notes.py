@@ -128,8 +128,8 @@ def test_rare_remarks_are_counted_together(tmp_path: Path, monkeypatch: pytest.M
         "data_pipelines.preparation.part_writer.verify_image",
         lambda encoded, **_: replace(found, remark=encoded.decode()),
     )
-    said = ["common"] * 3 + [f"{number} stray bytes" for number in range(24)]
-    images = [RawImage(f"{row}", "train", remark.encode(), 0) for row, remark in enumerate(said)]
+    remarks = ["common"] * 3 + [f"{number} stray bytes" for number in range(24)]
+    images = [RawImage(f"{row}", "train", remark.encode(), 0) for row, remark in enumerate(remarks)]
     manifest = prepare(replace(raw, images=images, num_images=len(images)), Output(tmp_path / "out"))
     assert manifest
     assert len(manifest["remarks"]) == 21

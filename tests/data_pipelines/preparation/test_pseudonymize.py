@@ -71,8 +71,8 @@ def test_no_file_of_the_set_names_a_patient(films: Path, tmp_path: Path, capfd: 
     for path, content in files_of(folder).items():
         for name in NAMES:
             assert name.encode() not in content.upper(), path
-    said = capfd.readouterr()
-    assert not any(name in said.out + said.err for name in NAMES)
+    printed = capfd.readouterr()
+    assert not any(name in printed.out + printed.err for name in NAMES)
     assert "quarantine.csv" in {path.name for path in files_of(folder)}
 
 

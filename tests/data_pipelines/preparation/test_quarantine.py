@@ -64,8 +64,8 @@ def test_a_refused_set_of_patients_leads_back_to_the_files(
     assert "MILLER" not in str(refused.value)
     listed = tmp_path / "a set.quarantine.csv"
     leads_back = tmp_path / "a set.quarantine.keymap.csv"
-    said = f"listed in {listed}; {leads_back}, which you alone can read, tells the file of each key"
-    assert said in str(refused.value)
+    expected = f"listed in {listed}; {leads_back}, which you alone can read, tells the file of each key"
+    assert expected in str(refused.value)
     assert stat.S_IMODE(leads_back.stat().st_mode) == 0o600
     file_of = {row["key"]: row["file"] for row in rows_of(leads_back)}
     found = {Path(file_of[row["file"]]).name for row in rows_of(listed)}
@@ -87,9 +87,9 @@ def test_one_bad_file_is_left_out_and_named(
     manifest = prepare(image_folder(root, 0, 0), Output(tmp_path / "out"))
     assert manifest
     assert (manifest["quarantined"], manifest["splits"]["train"]["images"]) == (1, 12)
-    said = capsys.readouterr().err
-    assert f"warning: 1 of 13 images cannot be used and is left out: {bad}: ValueError: PNG that is cut off" in said
-    assert f"; listed in {tmp_path / 'out' / 'quarantine.csv'}; --max-bad 0 accepts none\n" in said
+    error = capsys.readouterr().err
+    assert f"warning: 1 of 13 images cannot be used and is left out: {bad}: ValueError: PNG that is cut off" in error
+    assert f"; listed in {tmp_path / 'out' / 'quarantine.csv'}; --max-bad 0 accepts none\n" in error
     with pytest.raises(InputError, match="1 of 13 images cannot be used, more than --max-bad 0 allows"):
         prepare(image_folder(root, 0, 0), Output(tmp_path / "strict", max_bad=0))
 
@@ -151,7 +151,7 @@ def test_a_list_that_cannot_be_written_is_said(class_folders: Callable[..., Path
     for name in ("a.png", "b.png"):
         (root / "cat" / name).write_bytes(b"no picture")
     (tmp_path / "out.quarantine.csv").mkdir()
-    with pytest.raises(InputError, match=r"out cannot be written .*quarantine\.csv.*mend that"):
+    with pytest.raises(InputError, match=r"out cannot be written .*quarantine\.csv.*fix that"):
         prepare(image_folder(root, 0, 0), Output(tmp_path / "out"))
 
 
@@ -198,8 +198,8 @@ def test_bytes_that_are_no_text_are_written_and_read(
     assert index.classes == (name, "dog")
     assert index.encoded(0).tobytes() == first.read()
     assert rows_of(out / "quarantine.csv")[0]["file"].endswith(r"Katze \xfc/bad.png")
-    said = capfd.readouterr().err
-    assert re.search(r"in one split with different labels.*Katze \\xfc", said)
+    error = capfd.readouterr().err
+    assert re.search(r"in one split with different labels.*Katze \\xfc", error)
 
 
 def test_keymap_names_files_that_are_no_text(tmp_path: Path, encode: Callable, photo: Callable) -> None:

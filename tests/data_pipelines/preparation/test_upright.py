@@ -228,12 +228,14 @@ def test_heic_is_turned_by_its_decoder_alone(orientation: int) -> None:
 
 def test_an_index_knows_whether_its_set_was_turned(write_set: Callable[..., Path]) -> None:
     indexes = {}
-    for said in (None, False, True):
+    for stated in (None, False, True):
         folder = write_set([0, 1], ["a", "b"])
         manifest = json.loads((folder / "manifest.json").read_text())
-        (folder / "manifest.json").write_text(json.dumps(manifest if said is None else manifest | {"upright": said}))
-        indexes[said] = Index.load(folder, "train")
-        assert indexes[said].upright is bool(said)
+        (folder / "manifest.json").write_text(
+            json.dumps(manifest if stated is None else manifest | {"upright": stated})
+        )
+        indexes[stated] = Index.load(folder, "train")
+        assert indexes[stated].upright is bool(stated)
     assert concat([indexes[True], indexes[True]]).upright is True
     assert concat([indexes[None], indexes[False]]).upright is False
     assert concat([indexes[None], indexes[True]]).upright is None

@@ -16,7 +16,7 @@ from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.image_files.png import encode_png
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
-from data_pipelines.shards.concat import told_apart
+from data_pipelines.shards.concat import distinct_names
 from data_pipelines.shards.node_cache import stage
 
 Make = Callable[..., dict[str, Any]]
@@ -93,7 +93,7 @@ def test_manifests_of_every_version_have_the_same_digest(make: Make) -> None:
     ],
 )
 def test_joined_sets_of_one_name(names: list[str], apart: list[str]) -> None:
-    assert told_apart(names) == apart
+    assert distinct_names(names) == apart
 
 
 def test_sets_share_images_by_content_else_by_name() -> None:

@@ -179,7 +179,7 @@ def test_storage_that_is_none(prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("years of work")
     with pytest.raises(InputError, match=r"cannot be staged to \S+/file/below \(.*\); choose another --cache-dir"):
         stage(prepared, tmp_path / "file" / "below")
-    with pytest.raises(InputError, match="is no prepared data set"):
+    with pytest.raises(InputError, match="is not a prepared data set"):
         stage(tmp_path, tmp_path / "shm")
 
 

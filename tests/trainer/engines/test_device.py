@@ -82,7 +82,7 @@ def test_driver_without_gpu_is_the_cpu(no_usable_gpu: Path) -> None:
         (
             "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
             "exit 9",
-            r"nvidia-smi fails \(NVIDIA-SMI has failed because it couldn't communicate .*\); mend the driver",
+            r"nvidia-smi fails \(NVIDIA-SMI has failed because it couldn't communicate .*\); fix the driver",
         ),
         (
             "",

@@ -59,13 +59,13 @@ def test_nor_the_command_above_the_launcher() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the launcher in /proc")
-@pytest.mark.parametrize(("host", "said"), [(platform.node(), "asked to stop"), ("elsewhere", "still here")])
-def test_a_launcher_that_died_before_the_rank_could_look(host: str, said: str) -> None:
+@pytest.mark.parametrize(("host", "expected"), [(platform.node(), "asked to stop"), ("elsewhere", "still here")])
+def test_a_launcher_that_died_before_the_rank_could_look(host: str, expected: str) -> None:
     dead = subprocess.Popen(["true"])
     dead.wait()
     environment = {"RANK": "0", "LOCAL_SIZE": "1", "BITSCALE_LAUNCHER": f"{host} {dead.pid}"}
     done = subprocess.run(rank_for(2), env=os.environ | environment, stdout=subprocess.PIPE, text=True, check=False)
-    assert done.stdout.replace("ready", "", 1).strip() == said  # it may be asked before the line of that ends
+    assert done.stdout.replace("ready", "", 1).strip() == expected  # it may be asked before the line of that ends
 
 
 def test_a_process_that_nobody_launched_is_left_alone() -> None:

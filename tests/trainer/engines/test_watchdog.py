@@ -104,15 +104,15 @@ def ended(case: Case, rank: int) -> int | None:
 def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], phantoms: Path, tmp_path: Path) -> None:
     case = cases["rank 1 is stopped"]
     assert ended(case, 0) == HUNG, case.log(0)
-    said = case.log(0)
+    log = case.log(0)
     found = re.search(
-        r"\[rank 0\] error: (rank 1 on (\S+) gives no sign of life for \d+ s, since phase .* after);", said
+        r"\[rank 0\] error: (rank 1 on (\S+) gives no sign of life for \d+ s, since phase .* after);", log
     )
-    assert found, said
+    assert found, log
     assert found[2] == HOST
     assert f"since phase update of step {HANGS_AFTER - 1} " in found[1]
-    assert "Current thread" in said  # stacks
-    assert "trainer/training/loop.py" in said
+    assert "Current thread" in log  # stacks
+    assert "trainer/training/loop.py" in log
     status = json.loads((case.folder / "status.json").read_text())
     assert (status["state"], status["step"]) == ("resumable", 4)
     assert status["reason"] == found[1]
@@ -127,9 +127,9 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(cases: dict[str, Case], pha
 def test_rank_0_is_missed_too_though_it_holds_the_store(cases: dict[str, Case]) -> None:
     case = cases["rank 0 is stopped"]
     assert ended(case, 1) == HUNG, case.log(1)
-    said = case.log(1)
-    assert f"error: rank 0 on {HOST} gives no sign of life for " in said
-    assert "the store where ranks meet does not answer" in said
+    log = case.log(1)
+    assert f"error: rank 0 on {HOST} gives no sign of life for " in log
+    assert "the store where ranks meet does not answer" in log
     assert json.loads((case.folder / "status.json").read_text())["state"] == "resumable"
 
 
@@ -138,9 +138,9 @@ def test_a_rank_that_lives_but_does_not_get_on_is_named_by_all(cases: dict[str, 
     case = cases["rank 1 sleeps"]
     for rank in range(2):
         assert ended(case, rank) == HUNG, case.log(rank)
-        said = case.log(rank)
+        log = case.log(rank)
         where = f"phase update of step {HANGS_AFTER - 1} for "
-        assert f"[rank {rank}] error: rank 1 on {HOST} makes no progress in {where}" in said
+        assert f"[rank {rank}] error: rank 1 on {HOST} makes no progress in {where}" in log
     assert "in counted" in case.log(1)  # its stack shows the line that sleeps
 
 

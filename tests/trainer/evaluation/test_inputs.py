@@ -36,7 +36,7 @@ FILES = {
 TAKEN = ["IM0001", "a.JPG", "b.gif", "c.jfif", "d"]
 LEFT_OUT = {
     "GIFs of several frames": 1, ".mov": 1, ".nef": 1, "hidden files": 1,
-    "files without a suffix that are no pictures": 1,
+    "files without a suffix that are not pictures": 1,
 }  # fmt: skip
 
 

@@ -67,8 +67,10 @@ def as_of_an_earlier_version(run: Path) -> None:
     path = checkpoint.best_or_latest(run)
     loaded = checkpoint.load(path)
     forgotten = ("set_digests", "weights")
-    checkpoint.save(path, loaded.state, {name: said for name, said in loaded.metadata.items() if name not in forgotten})
-    write_json(run / RESULT, {name: said for name, said in read_json(run / RESULT).items() if name != "set_digests"})
+    checkpoint.save(
+        path, loaded.state, {name: value for name, value in loaded.metadata.items() if name not in forgotten}
+    )
+    write_json(run / RESULT, {name: value for name, value in read_json(run / RESULT).items() if name != "set_digests"})
 
 
 @pytest.mark.parametrize("order", [(None, "theirs"), ("theirs", None)])
@@ -84,7 +86,7 @@ def test_another_set_of_the_name_replaces_nothing(order: tuple[str | None, ...],
         {"films": digest},
     )
     assert EXTERNAL in theirs[2]
-    assert "no external validation" not in theirs[2]
+    assert "not an external validation" not in theirs[2]
     assert f"films ({digest[:8]})" in (theirs[0] / PAGE).read_text()
     card = (work / "run" / CARD).read_text()
     titles = re.findall(r"(?m)^## Evaluation on (.*)$", card)
@@ -98,7 +100,7 @@ def test_the_run_s_own_set_under_another_name(work: Path) -> None:
     shutil.copytree(work / "mine", work / "copy")
     write_json(work / "copy" / MANIFEST, read_json(work / "copy" / MANIFEST) | {"name": "clinic"})
     _, _, warnings = numbers_of(work, "copy")
-    assert "The run was trained on this set, clinic: this is no external validation" in warnings
+    assert "The run was trained on this set, clinic: this is not an external validation" in warnings
     _, _, warnings = numbers_of(work, "copy", split="train")
     assert "The run was trained on this set, clinic: its training images are among these" in warnings
 
@@ -109,7 +111,7 @@ def test_runs_of_earlier_versions_look_at_their_sets(work: Path) -> None:
     assert "was trained on this set, films" in numbers_of(work, "mine")[2]
     shutil.rmtree(work / "mine")
     folder, _, warnings = numbers_of(work, "theirs")
-    assert "a set called films, by which name alone it is known: this is no external validation" in warnings
+    assert "a set called films, by which name alone it is known: this is not an external validation" in warnings
     own, numbers, _ = numbers_of(work)
     assert own != folder
     assert numbers["set_digests"] == {}

@@ -49,8 +49,8 @@ def test_what_a_command_line_gives(words: str, given: dict[str, Any]) -> None:
 def test_every_setting_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         read_transfer(["--help"])
-    said = capsys.readouterr().out
-    assert [name for name in setting_kinds() if name not in NOT_GIVEN and flag_of(name) not in said] == []
+    output = capsys.readouterr().out
+    assert [name for name in setting_kinds() if name not in NOT_GIVEN and flag_of(name) not in output] == []
 
 
 def test_old_flags_are_noted_with_the_new_name(capsys: pytest.CaptureFixture[str]) -> None:

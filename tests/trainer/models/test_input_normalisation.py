@@ -123,17 +123,17 @@ BAD: dict[str, tuple[Any, Any, str]] = {
 @pytest.mark.parametrize("place", ["header", "timm's config", "config beside npz"])
 def test_files_by_which_no_image_can_be_normalised_are_refused(tmp_path: Path, name: str, place: str) -> None:
     mean, std, message = BAD[name]
-    said = {"mean": mean, "std": std}
+    metadata = {"mean": mean, "std": std}
     if place == "header":
         path = tmp_path / "model.safetensors"
-        save_file(TIMM.to_external(TENSORS), path, metadata={"bitscale": json.dumps(said)})
+        save_file(TIMM.to_external(TENSORS), path, metadata={"bitscale": json.dumps(metadata)})
     elif place == "timm's config":
         path = save_timm(tmp_path / "model.safetensors", TENSORS)
-        config: dict[str, Any] = {"architecture": "resnetv2_50x1_bit", "pretrained_cfg": said}
+        config: dict[str, Any] = {"architecture": "resnetv2_50x1_bit", "pretrained_cfg": metadata}
         (tmp_path / "config.json").write_text(json.dumps(config))
     else:
         path = save_npz(tmp_path / "model.npz", TENSORS)
-        (tmp_path / "config.json").write_text(json.dumps({"bitscale": said}))
+        (tmp_path / "config.json").write_text(json.dumps({"bitscale": metadata}))
     place = f"the header of {path}" if place == "header" else str(tmp_path / "config.json")
     config = ModelConfig(SMALL, pretrained=str(path))
     with pytest.raises(InputError, match=message) as refusal:

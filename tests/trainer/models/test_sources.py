@@ -87,7 +87,7 @@ def test_timms_names_are_also_found_as_googles_files(caches: Path) -> None:
 def test_any_repository_in_the_cache_can_be_named(caches: Path) -> None:
     path = touch(caches / "hf/hub/models--me--xray/snapshots/1/model.safetensors")
     assert locate("me/xray") == path
-    with pytest.raises(InputError, match="me/other is no file, run folder or name"):
+    with pytest.raises(InputError, match="me/other is not a file, a run folder or the name"):
         locate("me/other")
 
 
@@ -112,7 +112,9 @@ def test_folders_hold_the_usual_files_or_checkpoints(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(wrong: str, hint: str) -> None:
-    with pytest.raises(InputError, match=f"{wrong} is no file, run folder or name of published weights.*{hint}"):
+    with pytest.raises(
+        InputError, match=f"{wrong} is not a file, a run folder or the name of published weights.*{hint}"
+    ):
         locate(wrong)
 
 

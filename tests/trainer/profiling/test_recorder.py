@@ -221,9 +221,9 @@ def test_a_folder_that_cannot_be_written_costs_no_run(
 ) -> None:
     (tmp_path / "profile").write_text("a file")
     run_of(config_of(str(phantoms), 2), tmp_path)
-    said = capfd.readouterr().err
-    assert f"warning: {tmp_path / 'profile'} cannot be written" in said
-    assert "| convolutions |" in said  # the table is not lost
+    error = capfd.readouterr().err
+    assert f"warning: {tmp_path / 'profile'} cannot be written" in error
+    assert "| convolutions |" in error  # the table is not lost
     assert (tmp_path / RESULT).is_file()
 
 
@@ -247,8 +247,8 @@ def test_a_profiler_that_fails_costs_no_run(
 
     monkeypatch.setattr(recorder, broken, Broken if broken == "profile" else refuse)
     run_of(config_of(str(phantoms), 2), tmp_path)
-    said = capfd.readouterr().err
-    assert said.count("warning: --profile fails, and training goes on without it: CUPTI is in use\n") == 1
+    error = capfd.readouterr().err
+    assert error.count("warning: --profile fails, and training goes on without it: CUPTI is in use\n") == 1
     assert (tmp_path / RESULT).is_file()
     assert not torch.autograd.profiler._is_profiler_enabled
 

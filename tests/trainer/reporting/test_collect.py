@@ -77,7 +77,7 @@ def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / RESULT).write_text('{"kind": "trans')
     with pytest.raises(InputError, match=f"no finished run below {tmp_path}: no readable {RESULT} .*half-written"):
         collect((tmp_path,))
-    with pytest.raises(InputError, match="absent is no folder of runs"):
+    with pytest.raises(InputError, match="absent is not a folder of runs"):
         collect((tmp_path / "absent",))
 
 
@@ -117,8 +117,8 @@ AUTHORS = [
 def test_the_authors_layout_without_its_duplicates(tmp_path: Path) -> None:
     write_authors(tmp_path / "results" / "cifar100_test_acc.csv", AUTHORS)
     collected = collect((tmp_path,))
-    said = "Of 24 rows of cifar100_test_acc.csv, 12 are exact duplicates and dropped; 12 are left"
-    assert collected.remarks == (said,)
+    remark = "Of 24 rows of cifar100_test_acc.csv, 12 are exact duplicates and dropped; 12 are left"
+    assert collected.remarks == (remark,)
     runs = collected.runs
     assert len(runs) == 12
     assert set(zip(runs["source"], runs["model"], strict=True)) == {("imagenet1k", "r50x1"), ("imagenet21k", "r152x4")}

@@ -33,14 +33,14 @@ def test_runs_that_are_not_a_number_are_named() -> None:
 
 
 def test_seeds_of_different_settings_are_named() -> None:
-    assert notes.unlike_seeds(frame(SWEEP)) == []
+    assert notes.cells_of_mixed_settings(frame(SWEEP)) == []
     shorter = transfer_result("mine", "full", 2, 0.5, total_steps=100)
-    line = markdown_words(*notes.unlike_seeds(frame([*SWEEP, shorter])))
+    line = markdown_words(*notes.cells_of_mixed_settings(frame([*SWEEP, shorter])))
     assert line == ("**Seeds of different settings** in one mean: mine, r50x1 on pets, full (total_steps, departures).")
-    assert notes.unlike_seeds(frame([*SWEEP, transfer_result("mine", "5", 2, 0.5, total_steps=100)])) == []
+    assert notes.cells_of_mixed_settings(frame([*SWEEP, transfer_result("mine", "5", 2, 0.5, total_steps=100)])) == []
     weights = [settings_of(seed) | {"model": {"name": "r50x1", "pretrained": f"/{seed}/mine"}} for seed in range(2)]
     of_two = [transfer_result("mine", "5", seed, 0.5, settings=weights[seed]) for seed in range(2)]
-    assert markdown_words(*notes.unlike_seeds(frame(of_two))).endswith(
+    assert markdown_words(*notes.cells_of_mixed_settings(frame(of_two))).endswith(
         " in one mean: mine, r50x1 on pets, 5 (weights)."
     )
 
@@ -126,5 +126,5 @@ def test_targets_that_were_trained_on_val_are_named() -> None:
     published = frame(whole).assign(origin=PUBLISHED)
     assert notes.trained_on_val(published) == []
     mixed = frame([*SWEEP, transfer_result("mine", "full", 2, 0.5, trained_on="train+val")])
-    line = markdown_words(*notes.unlike_seeds(mixed))
+    line = markdown_words(*notes.cells_of_mixed_settings(mixed))
     assert line.endswith("full (trained_on).")

@@ -164,7 +164,7 @@ def test_single_flags_are_listed_with_what_they_depart_from() -> None:
         "pre-training big, mean of the normalisation: 0.1, 0.2, 0.3 instead of that of the weights",
     ]
     seeds_differ = [departing, transfer_result("mine", "5", 1, 0.5) | BY_AUTHORS]
-    (line,) = notes.unlike_seeds(frame(seeds_differ))
+    (line,) = notes.cells_of_mixed_settings(frame(seeds_differ))
     assert plain(line).endswith("mine, r50x1 on pets, 5 (departures).")
 
 
@@ -172,8 +172,8 @@ def test_figures_have_a_panel_for_each_protocol(tmp_path: Path, monkeypatch: pyt
     drawn: list[Any] = []
     monkeypatch.setattr(plt, "close", drawn.append)
     runs = frame(both("mine", (0.5, 0.6), (0.7, 0.8)) + both("mine", (0.6, 0.7), (0.8, 0.9), model="r152x4"))
-    figures.few_shot(runs, tmp_path, figures.looks_of(sources_of(runs)))
-    figures.by_model_size(runs, tmp_path, figures.looks_of(sources_of(runs)))
+    figures.few_shot(runs, tmp_path, figures.styles_of(sources_of(runs)))
+    figures.by_model_size(runs, tmp_path, figures.styles_of(sources_of(runs)))
     few, sizes = ([axes.get_title(loc="left") for axes in figure.axes] for figure in drawn)
     assert few == ["r50x1", "r152x4", "r50x1, authors' protocol", "r152x4, authors' protocol"]
     assert sizes == ["Pets", "Pets, authors' protocol"]

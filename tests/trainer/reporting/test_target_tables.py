@@ -107,12 +107,12 @@ PAPER = Published(
 
 def test_differences_to_the_paper_are_shown_and_named() -> None:
     results = seeds("imagenet1k", (0.59, 0.61)) + seeds("mine", (0.60, 0.63), source_sets=["mimic_cxr", "chexpert"])
-    table, said = paper_table(frame(results), PAPER)
+    table, remarks = paper_table(frame(results), PAPER)
     assert texts(table, "Pets: ImageNet-1k, r50x1") == ["60.00 ± 1.41", "60.00 ± 1.00", "+0.00", "p = 1.000"]
     assert texts(table, "Pets: mine, r50x1")[2] == "+0.50"
     assert table is not None
     assert [entries[2].best for _, entries in table.rows] == [False, True]
-    assert said == [
+    assert remarks == [
         "1 of 2 means are the printed ones to 0.011 points",
         "different: Pets: mine, r50x1 (61.50 ± 2.12 here, 61.00 ± 1.00 in the paper)",
     ]
@@ -140,9 +140,9 @@ def test_only_what_the_paper_has_is_compared_with_it() -> None:
         *seeds("imagenet1k", (0.5, 0.6), target="digits"),
         *seeds("imagenet1k", (0.5, 0.6), target="covidx", **by_area),
     ]
-    table, said = paper_table(frame(results), PAPER)
+    table, remarks = paper_table(frame(results), PAPER)
     assert table is None
-    assert said == [
+    assert remarks == [
         "COVIDx is not compared: the paper reports its top-1 accuracy",
         "no full-shot result here has the target, model and source of a published one",
     ]

@@ -64,7 +64,7 @@ def test_learning_rates_have_rows_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "labels"),
     [
         ({"total_steps": 100}, ["steps 100", "steps 500"]),
         ({"settings": settings_of(0, image_size=64, resize=80)}, ["pixels 64", "pixels 128"]),
@@ -81,11 +81,11 @@ def test_learning_rates_have_rows_of_their_own(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_trial_is_called_by_what_differs(tmp_path: Path, changes: dict[str, Any], said: list[str]) -> None:
+def test_a_trial_is_called_by_what_differs(tmp_path: Path, changes: dict[str, Any], labels: list[str]) -> None:
     same = departing(**{"optim.nesterov": (True, False)})["departures"]  # of both, so it tells nothing
     usual = trial("a", (0.5,), departures=same)
     other = trial("b", (0.6,), **changes | {"departures": same | changes.get("departures", {})})
-    assert settings(write_results(tmp_path, [*usual, *other])) == said
+    assert settings(write_results(tmp_path, [*usual, *other])) == labels
 
 
 def test_all_that_differs_is_named_together(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_figures_have_a_panel_for_each_setting(tmp_path: Path, monkeypatch: pyte
     long = [result | {"total_steps": 12345} | departing(global_batch_size=(64, 128)) for result in by_lr(0.03)]
     collected = collect((write_results(tmp_path / "runs", [*by_lr(0.001, 0.003, 0.01), *long]),))
     runs = with_titles(collected.runs)
-    figures.few_shot(runs, tmp_path, figures.looks_of(sources_of(runs)))
+    figures.few_shot(runs, tmp_path, figures.styles_of(sources_of(runs)))
     titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
     assert [title.replace("\n", " ") for title in titles] == [f"r50x1, {setting}" for setting in settings(tmp_path)]
     assert len(titles) == 4

@@ -53,9 +53,9 @@ def test_output_from_before_the_folder_is_known_is_kept(
     print("of the second run")
     assert log_of(tmp_path / "one", 3).splitlines()[1:] == ["a warning", "on standard output"]
     assert log_of(tmp_path / "two", 3).splitlines()[1:] == ["of the second run"]
-    said = capsys.readouterr()
-    assert said.out == "on standard output\nof the second run\n"
-    assert "a warning" in said.err
+    printed = capsys.readouterr()
+    assert printed.out == "on standard output\nof the second run\n"
+    assert "a warning" in printed.err
 
 
 def test_without_install_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +85,8 @@ def test_other_errors_are_told_by_themselves(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(rank_logs, "_meeting_place", lambda: tmp_path)
     monkeypatch.setattr(rank_logs, "WAIT_S", 0.2)
     with ThreadPoolExecutor(3) as pool:
-        said = ["the loss is not finite", "the loss is not finite", "another rank stopped"]
-        futures = [pool.submit(rank_logs._with_others, message, str(rank), 3) for rank, message in enumerate(said)]
+        messages = ["the loss is not finite", "the loss is not finite", "another rank stopped"]
+        futures = [pool.submit(rank_logs._with_others, message, str(rank), 3) for rank, message in enumerate(messages)]
         counts = [future.result() for future in futures]
     assert sorted(counts) == [0, 1, 2]
     assert counts[2] == 1

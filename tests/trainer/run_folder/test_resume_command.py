@@ -26,10 +26,10 @@ def test_the_launchers_command_comes_before_ones_own(tmp_path: Path) -> None:
     launch = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))"
     launched = [sys.executable, "-c", launch, *alone[1:]]
     for command in (alone, launched):
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        again = subprocess.run(["bash", "-c", said], capture_output=True, text=True, check=True).stdout
-        assert again == said  # it is the same command
-        assert ("subprocess" in said) is (command is launched)
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        again = subprocess.run(["bash", "-c", printed], capture_output=True, text=True, check=True).stdout
+        assert again == printed  # it is the same command
+        assert ("subprocess" in printed) is (command is launched)
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")

@@ -1,90 +1,27 @@
-"""Who gets the folder of a run: one start at a time, whatever becomes of the others."""
+"""Who has a run folder: a start is refused, waits, or takes over from one that is gone."""
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from locked_folders import BEAT_S, NO_TIMEOUT, TIMEOUT_S, OneRank, elsewhere, have, left, of
 
-from data_pipelines.common.errors import InputError, RunError
-from trainer.run_files import ENVIRONMENT, LOCK
+from data_pipelines.common.errors import InputError
+from trainer.run_files import LOCK
 from trainer.run_folder import lock_file, processes, run_lock
 from trainer.run_folder.lock_file import Holder, chain_of, create, holder_of, job_name, this_start
 from trainer.run_folder.processes import Process
-from trainer.run_folder.run_lock import Verdict, _Attempt, in_use, locked, release, require_lock, taken_over
+from trainer.run_folder.run_lock import Verdict, _Attempt, in_use, locked
 
-BEAT_S = 0.05
-NO_TIMEOUT = 1000.0
-TIMEOUT_S = 0.4
-
-
-class OneRank:
-    rank = 0
-
-    def gather(self, value: Any) -> list[Any]:
-        return [json.loads(json.dumps(value))]
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "BEAT_S", BEAT_S)
-    monkeypatch.setattr(run_lock, "_POLL_S", 0.01)
-    monkeypatch.setattr(run_lock, "ENDING_S", 0.4)
-    for name in ("BITSCALE_JOB", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def asked_to_stop(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Is set by SIGTERM to this process."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    yield asked
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture
-def other() -> Iterator[subprocess.Popen[bytes]]:
-    """Another process of this machine, alive."""
-    with subprocess.Popen(["sleep", "60"]) as process:
-        yield process
-        process.kill()
-
-
-def of(process: subprocess.Popen[bytes], folder: Path, **changes: Any) -> Holder:
-    known = {"process": processes._process(process.pid), "launcher": None}
-    return replace(this_start(folder), **known | changes)
-
-
-def elsewhere(folder: Path, **changes: Any) -> Holder:
-    known = {"host": "node7", "machine": "another", "process": Process(12, 5), "since": 0.0}
-    return replace(this_start(folder), **known | changes)
-
-
-def left(folder: Path, holder: Holder, age_s: float = 0.0) -> Path:
-    """A folder with the lock of a holder, touched so long ago."""
-    path = folder / LOCK
-    path.write_bytes(lock_file.to_bytes(holder))
-    touched_ns = lock_file.clock_ns(folder) - int(age_s * 1e9)
-    os.utime(path, ns=(touched_ns, touched_ns))
-    return path
-
-
-def have(folder: Path, timeout_s: float = NO_TIMEOUT) -> None:
-    """Take the lock and leave it."""
-    with locked(folder, OneRank(), timeout_s):
-        held = holder_of(folder)
-        assert held is not None
-        assert held.process == processes.this_process()
+pytestmark = pytest.mark.usefixtures("fast_locks")
 
 
 def at_once(folder: Path, timeout_s: float = NO_TIMEOUT) -> Verdict:
@@ -202,9 +139,9 @@ def test_another_machine_is_waited_for_by_the_clock_of_the_disk(
     started = time.monotonic()
     have(tmp_path, TIMEOUT_S)
     assert time.monotonic() - started > 0.15
-    said = capfd.readouterr().err
-    assert said.count("in use by process 12 on node7") == 1
-    assert "silent for 0 s; waiting until it ends, or that is 0 s (--timeout-s)" in said
+    error = capfd.readouterr().err
+    assert error.count("in use by process 12 on node7") == 1
+    assert "silent for 0 s; waiting until it ends, or that is 0 s (--timeout-s)" in error
 
 
 @pytest.mark.parametrize("job", [None, "SLURM job 77"])
@@ -356,295 +293,6 @@ def test_what_killed_starts_have_left_is_deleted(tmp_path: Path) -> None:
     os.utime(tmp_path / ".lock-old.tmp", (0, 0))
     have(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock-new.tmp"]
-
-
-RACERS, ROUNDS = 4, 8
-
-
-def race(folders: list[Path], start: Path) -> bytes:
-    """What a process gets of each folder: 1 where the lock is its own."""
-    while not start.exists():
-        time.sleep(0.001)
-    won = []
-    for folder in folders:
-        attempt = _Attempt(folder, TIMEOUT_S)
-        while (verdict := attempt.take()) == "wait":
-            time.sleep(0.001)
-        won.append(verdict == "free")
-    return bytes(won)
-
-
-@pytest.mark.parametrize("kind", ["none", "dead", "silent", "chain"])
-def test_of_many_starts_one_has_the_folder(kind: str, tmp_path: Path) -> None:
-    folders = [tmp_path / f"{number}" for number in range(ROUNDS)]
-    with subprocess.Popen(["true"]) as dead:
-        pass
-    for folder in folders:
-        folder.mkdir()
-        if kind == "silent":
-            left(folder, elsewhere(folder), age_s=60)
-        elif kind != "none":
-            first = of(dead, folder)
-            left(folder, first)
-            if kind == "chain":
-                assert create(lock_file.after(folder, first), of(dead, folder))
-    start, ends, racers = tmp_path / "start", [], []
-    for _ in range(RACERS):
-        reader, writer = os.pipe()
-        racers.append(os.fork())
-        if not racers[-1]:
-            try:
-                os.write(writer, race(folders, start))
-                time.sleep(60)  # alive, until the others have looked
-            finally:
-                os._exit(1)
-        os.close(writer)
-        ends.append(reader)
-    start.touch()
-    won = [os.read(end, ROUNDS) for end in ends]
-    for racer, end in zip(racers, ends, strict=True):
-        os.kill(racer, signal.SIGKILL)
-        os.waitpid(racer, 0)
-        os.close(end)
-    assert [sum(by_folder) for by_folder in zip(*won, strict=True)] == [1] * ROUNDS
-    for number, folder in enumerate(folders):
-        held = holder_of(folder)
-        assert held is not None
-        assert held.process is not None
-        assert won[racers.index(held.process.number)][number]
-        assert [path.name for path in folder.iterdir()] == [LOCK]
-
-
-def watched(folder: Path) -> _Attempt:
-    """An attempt that has seen enough of the lock in the folder."""
-    attempt = _Attempt(folder, TIMEOUT_S)
-    assert attempt.take() == "wait"
-    attempt._moved -= 3 * BEAT_S
-    return attempt
-
-
-def test_a_start_that_was_slow_does_not_win_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its judgement and its deed another start takes over; or takes over and ends."""
-    faster = elsewhere(tmp_path)
-    left(tmp_path, elsewhere(tmp_path), age_s=60)
-
-    def later(path: Path, holder: Holder) -> bool:
-        left(tmp_path, faster)
-        return create(path, holder)
-
-    monkeypatch.setattr(run_lock, "create", later)
-    assert watched(tmp_path).take() == "wait"
-    assert holder_of(tmp_path) == faster
-    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
-
-    def later_still(path: Path, holder: Holder) -> bool:
-        (tmp_path / LOCK).unlink()
-        return create(path, holder)
-
-    left(tmp_path, elsewhere(tmp_path), age_s=60)
-    monkeypatch.setattr(run_lock, "create", later_still)
-    assert watched(tmp_path).take() == "wait"
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("missing", ["link", "nothing"])
-def test_file_systems_without_links(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: Any) -> None:
-        raise PermissionError("Operation not permitted")
-
-    if missing == "link":
-        monkeypatch.setattr(os, "link", refused)
-    assert create(tmp_path / LOCK, elsewhere(tmp_path))
-    before = (tmp_path / LOCK).read_bytes()
-    assert not create(tmp_path / LOCK, elsewhere(tmp_path))
-    assert (tmp_path / LOCK).read_bytes() == before
-    assert json.loads(before)["host"] == "node7"
-
-
-def test_a_full_disk_leaves_no_part_of_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match="cannot be written"):
-        have(tmp_path)
-    with pytest.raises(OSError, match="No space left"):
-        lock_file._write_new(tmp_path / LOCK, elsewhere(tmp_path))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_is_kept_fresh_whatever_the_disk_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refusals: list[int] = []
-
-    def sometimes(path: Path) -> None:
-        if len(refusals) < 3:
-            refusals.append(1)
-            raise OSError("no space left")
-        lock_file.touch(path)
-
-    with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        path = tmp_path / LOCK
-        os.utime(path, (0, 0))
-        monkeypatch.setattr(run_lock, "touch", sometimes)
-        patience = time.monotonic() + 20
-        while path.stat().st_mtime == 0:
-            assert time.monotonic() < patience
-            time.sleep(0.01)
-        assert len(refusals) == 3
-        assert taken_over(tmp_path) is None
-        path.unlink()  # by somebody who tidies up
-        while not path.exists():
-            assert time.monotonic() < patience
-            time.sleep(0.01)
-        assert taken_over(tmp_path) is None
-
-
-def test_a_start_that_was_taken_for_dead_ends(tmp_path: Path, asked_to_stop: threading.Event) -> None:
-    with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        path = left(tmp_path, elsewhere(tmp_path))
-        assert asked_to_stop.wait(20)
-        with pytest.raises(RunError, match=r"taken over by process 12 on node7 since .*; this one ends"):
-            require_lock(tmp_path, OneRank())
-        release(tmp_path)
-        assert "process 12 on node7" in str(taken_over(tmp_path))
-    assert path.exists()
-    assert taken_over(tmp_path) is None
-
-
-def test_a_start_that_stood_still_looks_before_it_writes(
-    tmp_path: Path, asked_to_stop: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its thread has not come to it yet; and whoever took over may have ended in between."""
-    with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        (lock,) = run_lock._locks.values()
-        monkeypatch.setattr(lock, "_keep", lambda: None)
-        monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
-        lock._seen = run_lock._clock() - 4000
-        (tmp_path / LOCK).unlink()
-        (tmp_path / ENVIRONMENT).touch()
-        assert "by another start, which has ended" in str(taken_over(tmp_path))
-        assert not (tmp_path / LOCK).exists()
-
-
-@pytest.mark.parametrize("what", ["moved", "unmounted", "deleted", "damaged"])
-def test_a_folder_that_is_away_for_a_while_is_not_taken_over(
-    what: str, tmp_path: Path, asked_to_stop: threading.Event
-) -> None:
-    folder, away = tmp_path / "run", tmp_path / "away"
-    with locked(folder, OneRank(), NO_TIMEOUT):
-        (folder / ENVIRONMENT).touch()
-        time.sleep(2 * BEAT_S)
-        if what == "deleted":
-            time.sleep(2 * BEAT_S)
-            (folder / LOCK).unlink()
-        elif what == "damaged":
-            content = (folder / LOCK).read_bytes()
-            (folder / LOCK).write_bytes(b"{")
-        else:
-            folder.rename(away)
-        if what == "unmounted":
-            folder.mkdir()
-            left(folder, elsewhere(folder))
-        assert not asked_to_stop.wait(6 * BEAT_S)
-        assert taken_over(folder) is None
-        if what == "unmounted":
-            (folder / LOCK).unlink()
-            folder.rmdir()
-        if what in ("moved", "unmounted"):
-            away.rename(folder)
-        elif what == "damaged":
-            (folder / LOCK).write_bytes(content)
-        assert not asked_to_stop.wait(4 * BEAT_S)
-        held = holder_of(folder)
-        assert held is not None
-        assert held.process == processes.this_process()
-    assert [path.name for path in folder.iterdir()] == [ENVIRONMENT]
-
-
-def test_a_disk_without_heartbeats_is_not_read_at_each_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(_: Path) -> None:
-        raise OSError("read-only file system")
-
-    with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        (lock,) = run_lock._locks.values()
-        monkeypatch.setattr(run_lock, "touch", refused)
-        monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
-        lock._seen = run_lock._clock() - 4000
-        assert taken_over(tmp_path) is None
-        with monkeypatch.context() as patch:
-            patch.setattr(run_lock, "chain_of", lambda _: pytest.fail("read again"))
-            assert taken_over(tmp_path) is None
-
-
-def test_a_disk_that_hangs_holds_up_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "BRIEFLY_S", 0.01)
-    with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        (lock,) = run_lock._locks.values()
-        with lock._guard:
-            lock._seen = run_lock._clock() - 4000
-            assert taken_over(tmp_path) is None
-            release(tmp_path)
-
-
-def test_a_start_that_was_taken_over_ends_without_a_signal(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    number = os.fork()
-    if not number:
-        try:
-            for each in (signal.SIGTERM, signal.SIGALRM):
-                signal.signal(each, signal.SIG_IGN)
-            os.dup2(writer, 2)
-            run_lock.PATIENCE_S = 0.1
-            with locked(tmp_path, OneRank(), NO_TIMEOUT):
-                left(tmp_path, elsewhere(tmp_path))
-                time.sleep(60)
-        finally:
-            os._exit(70)
-    os.close(writer)
-    assert os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]) == 1
-    os.close(reader)
-
-
-class Ranks:
-    """Two ranks that are threads."""
-
-    def __init__(self) -> None:
-        self._barrier, self._values = threading.Barrier(2), [None, None]
-
-    def of(self, rank: int) -> Any:
-        ranks = self
-
-        class Rank(OneRank):
-            def gather(self, value: Any) -> list[Any]:
-                ranks._values[rank] = value
-                ranks._barrier.wait(20)
-                values = list(ranks._values)
-                ranks._barrier.wait(20)
-                return values
-
-        mine = Rank()
-        mine.rank = rank
-        return mine
-
-
-def test_all_ranks_are_refused_with_the_same_words(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
-    left(tmp_path, of(other, tmp_path))
-    ranks, said = Ranks(), [""] * 2
-
-    def begin(rank: int) -> None:
-        try:
-            with locked(tmp_path, ranks.of(rank), NO_TIMEOUT):
-                pass
-        except InputError as error:
-            said[rank] = str(error)
-
-    threads = [threading.Thread(target=begin, args=(rank,)) for rank in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert f"process {other.pid}" in said[0]
-    assert said[0] == said[1]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -175,9 +175,9 @@ def test_the_second_start_is_refused_and_the_first_goes_on(
     before = contents(first.run_dir)
     with pytest.raises(SystemExit) as ended:
         entry_point(lambda: print(trained(str(phantoms), first.run_dir)))()
-    said = capfd.readouterr().err
+    error = capfd.readouterr().err
     assert ended.value.code == 2
-    assert f"error: {first.run_dir} is in use by process {first.number} on {os.uname().nodename} since 20" in said
+    assert f"error: {first.run_dir} is in use by process {first.number} on {os.uname().nodename} since 20" in error
     assert contents(first.run_dir) == before
     found = run_status(first.run_dir, 900, time.time())
     assert f"process {first.number} on " in str(found.holder)

@@ -17,7 +17,7 @@ from trainer import checkpoint, transfer
 from trainer.finetuning.command_line import read_transfer
 from trainer.finetuning.finetune import fine_tune
 from trainer.models.bit import build_model
-from trainer.sweep import command as sweep
+from trainer.sweep import run_sweep
 
 TUNING = [
     "--data.image-size",
@@ -159,22 +159,22 @@ def test_a_sweep_that_is_killed_twice_makes_every_run_once(place: Path, command:
 
 def test_two_sweeps_in_one_folder(place: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "shared").mkdir(exist_ok=True)
-    with (place / "shared" / sweep.LOCK).open("w") as lock:
-        lock.write(json.dumps({"host": sweep.platform.node(), "process": os.getpid()}))
+    with (place / "shared" / run_sweep.LOCK).open("w") as lock:
+        lock.write(json.dumps({"host": run_sweep.platform.node(), "process": os.getpid()}))
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
         code, _, error = command(*SWEEP, "--out", "shared", *TUNING, *ON_CPU)
         assert (code, f"another sweep is running in shared (process {os.getpid()}" in error) == (2, True)
         lock.seek(0)
         lock.truncate()  # of a sweep that was killed: its workers get some time to end
-        lock.write(json.dumps({"host": sweep.platform.node(), "process": dead_process()}))
+        lock.write(json.dumps({"host": run_sweep.platform.node(), "process": dead_process()}))
         lock.flush()
-        monkeypatch.setattr(sweep, "HANDOVER_S", 0.3)
+        monkeypatch.setattr(run_sweep, "HANDOVER_S", 0.3)
         started = time.monotonic()
         code, _, error = command(*SWEEP, "--out", "shared", *TUNING, *ON_CPU)
         assert (code, "another sweep is running" in error) == (2, True)
         assert time.monotonic() - started > 0.3
-    assert [path.name for path in (place / "shared").iterdir()] == [sweep.LOCK]
+    assert [path.name for path in (place / "shared").iterdir()] == [run_sweep.LOCK]
 
 
 def dead_process() -> int:

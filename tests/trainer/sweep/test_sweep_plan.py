@@ -286,7 +286,7 @@ def test_a_sweep_by_the_authors_protocol(planned: Planned) -> None:
     write_plan(Path("plan.json"), "a", plan.runs)
     (task,) = json.loads(Path("plan.json").read_text())["tasks"]
     assert task["command"].index("--match-authors") < task["command"].index("--optim.no-nesterov")
-    transfer = read_transfer(task["command"][3:])
+    transfer = read_transfer(task["command"][2:])
     assert transfer == run.transfer
     assert (transfer.options.match_authors, transfer.options.given["optim.nesterov"]) == (True, False)
 
@@ -301,8 +301,13 @@ def test_plan_file(planned: Planned, tmp_path: Path) -> None:
     assert first["name"] == "scratch/cats/1-shot-seed-0"
     assert json.loads(Path(first["done"]).read_text())
     assert second["done"] == "out/scratch/cats/1-shot-seed-1/result.json"
-    assert second["command"][:3] == ["python", "-m", "trainer.transfer"]
-    assert read_transfer(second["command"][3:]) == plan.runs[1].transfer
+    python, program, *arguments = second["command"]
+    assert (python, Path(program).parts[-2:], Path(program).is_absolute()) == (
+        "python",
+        ("trainer", "transfer.py"),
+        True,
+    )
+    assert read_transfer(arguments) == plan.runs[1].transfer
     write_plan(Path("plan.json"), "a", planned(device="cpu").runs)
     assert json.loads(Path("plan.json").read_text())["gpus_per_task"] == 0
     (tmp_path / "file").write_text("")

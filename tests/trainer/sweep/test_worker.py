@@ -105,8 +105,8 @@ def test_a_run_that_another_start_is_at_work_on_is_not_begun(start: Callable[...
     assert worker.says() == {"event": "ended", "reason": None, "is_last": False}
     assert create(tmp_path / LOCK, this_start(tmp_path))  # of this process, which is not the worker
     worker.give("tulips", tmp_path / "log", waits=False)
-    said = worker.says()
-    assert (said["event"], f"{tmp_path} is in use by process {os.getpid()}" in said["reason"]) == ("held", True)
+    answer = worker.says()
+    assert (answer["event"], f"{tmp_path} is in use by process {os.getpid()}" in answer["reason"]) == ("held", True)
     worker.give("tulips", tmp_path / "log", waits=True)
     assert worker.says()["event"] == "ended"
 

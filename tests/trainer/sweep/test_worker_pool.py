@@ -96,14 +96,14 @@ def test_what_another_start_is_at_work_on_comes_last(
     driven: Driven, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert not driven("held", "good", "held", "good").failures
-    said = [line.rstrip() for line in capfd.readouterr().err.splitlines()]
+    lines = [line.rstrip() for line in capfd.readouterr().err.splitlines()]
     assert [
-        line.split("/")[1] + line.partition("seed-")[2][0] for line in said if "comes last: it is in use" in line
+        line.split("/")[1] + line.partition("seed-")[2][0] for line in lines if "comes last: it is in use" in line
     ] == [
         "held0",
         "held2",
     ]
-    begun = [line.split(f"{tmp_path}/scratch/")[1][:4] for line in said if line.startswith("[")]
+    begun = [line.split(f"{tmp_path}/scratch/")[1][:4] for line in lines if line.startswith("[")]
     assert begun == ["good", "good", "held", "held"]
 
 

@@ -152,8 +152,8 @@ def test_results_of_earlier_versions_are_kept(work: Path) -> None:
     write_json(path, result)
     newest = checkpoint.numbered(work / "run")[-1]
     loaded = checkpoint.load(newest)
-    said = {name: value for name, value in loaded.metadata.items() if name not in ("set_digests", "weights")}
-    checkpoint.save(newest, loaded.state, said)
+    metadata = {name: value for name, value in loaded.metadata.items() if name not in ("set_digests", "weights")}
+    checkpoint.save(newest, loaded.state, metadata)
     assert train(work / "data", work / "run") == result
 
 

@@ -203,8 +203,8 @@ def test_images_of_one_shard_of_several_are_skipped(tmp_path: Path, capsys: pyte
     assert rows
     assert all(row[2].startswith("other/train/") and "has disappeared" in row[4] for row in rows)
     assert not (tmp_path / "run" / "quarantine.csv").exists()
-    said = capsys.readouterr().err
-    assert said.count("has disappeared (set other, noticed at step 0)") == 1
+    error = capsys.readouterr().err
+    assert error.count("has disappeared (set other, noticed at step 0)") == 1
 
 
 def test_too_many_rotten_images_stop_the_run(data: Path, tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def test_halved_until_it_fits(animals: Path, tmp_path: Path, capsys: pytest.Capt
     run(config_of(animals, micro_batch_size="auto", eval_batch_size=16), Start(tmp_path / "auto"), engine, {})
     # To get ready, trials of training and of evaluation, the dry run, two steps, and the test set.
     assert seen == [1, 12, 6, 3, 16, 8, 4, 3] + 8 * [3] + 5 * [4]
-    said = "--micro-batch-size auto: 3 images per rank in one pass, 4 of them make a step; 4 in evaluation"
-    assert said in capsys.readouterr().err
+    line = "--micro-batch-size auto: 3 images per rank in one pass, 4 of them make a step; 4 in evaluation"
+    assert line in capsys.readouterr().err
     given = config_of(animals, micro_batch_size=3, eval_batch_size=4)
     run(given, Start(tmp_path / "given"), engine, {})
     found, expected = weights_of(tmp_path / "auto"), weights_of(tmp_path / "given")

@@ -110,8 +110,8 @@ def test_explicit_values_win_and_are_said_to_differ(
     result = run(config, Start(tmp_path / "run"), engine, {})
     model = result["settings"]["model"]
     assert (model["mean"], model["std"]) == (list(BIT_MEAN), list(IMAGENET_STD))
-    assert "normalised by mean (0.485, 0.456, 0.406)" in (said := capsys.readouterr().err)
-    assert "here they are normalised by (0.5, 0.5, 0.5)" in said
+    assert "normalised by mean (0.485, 0.456, 0.406)" in (error := capsys.readouterr().err)
+    assert "here they are normalised by (0.5, 0.5, 0.5)" in error
     with pytest.raises(InputError, match=r"model\.mean: \[0\.5, 0\.5, 0\.5\] -> \[0\.1, "):
         run(config_of(animals, published(tmp_path), mean=(0.1, 0.1, 0.1)), Start(tmp_path / "run"), engine, {})
 

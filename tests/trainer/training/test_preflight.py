@@ -122,8 +122,8 @@ def test_room_is_needed_for_what_is_not_there_yet(
     job = make_job(config_of(str(phantoms)), tmp_path)
     assert job.config.runtime.keep_checkpoints == 3
     problems, warnings = preflight_module._room(job, int(free_gb * 1e9), kept, best)
-    assert [refused in said for said in problems] == [True] * bool(refused)
-    assert [warned in said for said in warnings] == [True] * bool(warned)
+    assert [refused in message for message in problems] == [True] * bool(refused)
+    assert [warned in message for message in warnings] == [True] * bool(warned)
 
 
 def test_what_a_killed_save_left_counts_as_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_an_address_that_does_not_answer(alone: Any, monkeypatch: pytest.MonkeyP
 
 def test_a_name_that_is_no_host(alone: Any) -> None:
     message, seconds = alone(1, "no-such-host.invalid", 600)
-    assert "MASTER_ADDR=no-such-host.invalid is no name of a host" in message
+    assert "MASTER_ADDR=no-such-host.invalid is not the name of a host" in message
     assert seconds < 30
 
 

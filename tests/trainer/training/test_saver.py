@@ -60,8 +60,8 @@ def trained_where_checkpoints_age_at_once(data: str, run_dir: Path) -> list[int]
 
 
 def state(run_dir: Path) -> str:
-    said: str = json.loads((run_dir / STATUS).read_text())["state"]
-    return said
+    recorded: str = json.loads((run_dir / STATUS).read_text())["state"]
+    return recorded
 
 
 def steps(run_dir: Path) -> list[int]:
@@ -209,9 +209,9 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
 ) -> None:
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before < 3, code))
     trained(phantoms, tmp_path / "run")
-    said = capfd.readouterr().err
-    assert f"step_00000002.safetensors cannot be saved ({os.strerror(code)}, " in said
-    assert "bytes free); training goes on" in said
+    error = capfd.readouterr().err
+    assert f"step_00000002.safetensors cannot be saved ({os.strerror(code)}, " in error
+    assert "bytes free); training goes on" in error
     assert equal(tmp_path / "run", undisturbed)
 
 
@@ -243,12 +243,12 @@ def test_what_is_left_after_failed_saves_is_told_as_it_is(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: True))
-    with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; mend that and start the same"):
+    with pytest.raises(RunError, match=r"bytes free\)\. There is no checkpoint yet; fix that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
     monkeypatch.undo()
     monkeypatch.setattr(saving, "LAST_PAUSES_S", ())
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: "step_00000002" not in path.name))
-    with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; mend that and start the same"):
+    with pytest.raises(RunError, match=r"\. step_00000002.safetensors is still there; fix that and start the same"):
         trained(phantoms, tmp_path / "run", max_failed_saves=1)
 
 
@@ -378,7 +378,7 @@ def test_a_damaged_best_checkpoint_costs_no_run(
     for newer in range(step + 2, STEPS + 2, 2):
         checkpoint.path_of(run_dir, newer).unlink()
     result = trained(phantoms, run_dir)
-    assert f"warning: {path} is no whole checkpoint" in capfd.readouterr().err
+    assert f"warning: {path} is not a complete checkpoint" in capfd.readouterr().err
     assert path.with_name("best.safetensors.damaged").is_file()
     assert path.is_file() == (step < STEPS)
     assert result["checkpoint"] == (path.name if step < STEPS else "step_00000008.safetensors")
@@ -410,9 +410,9 @@ def on_a_disk_of_rank_0_that_fails(data: str, run_dir: Path) -> str:
 
 
 def test_all_ranks_give_up_together(phantoms: Path, tmp_path: Path) -> None:
-    said = run_ranks(2, on_a_disk_of_rank_0_that_fails, str(phantoms), tmp_path / "run")
-    assert "2 saves in a row failed (--max-failed-saves): " in said[0]
-    assert "see the message of rank 0" in said[1]
+    printed = run_ranks(2, on_a_disk_of_rank_0_that_fails, str(phantoms), tmp_path / "run")
+    assert "2 saves in a row failed (--max-failed-saves): " in printed[0]
+    assert "see the message of rank 0" in printed[1]
 
 
 @pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
@@ -427,10 +427,10 @@ def test_a_damaged_checkpoint_is_passed_over(
     content[len(content) // 2] ^= 16
     newest.write_bytes({"flipped": content, "cut": content[: len(content) // 2], "emptied": b""}[how])
     trained(phantoms, run_dir)
-    said = capfd.readouterr()
-    assert f"warning: {newest} is no whole checkpoint" in said.err
-    assert "it is kept as step_00000008.safetensors.damaged" in said.err
-    assert f"resuming {run_dir} at step 6" in said.out
+    printed = capfd.readouterr()
+    assert f"warning: {newest} is not a complete checkpoint" in printed.err
+    assert "it is kept as step_00000008.safetensors.damaged" in printed.err
+    assert f"resuming {run_dir} at step 6" in printed.out
     assert [path.name for path in checkpoint.damaged(run_dir)] == ["step_00000008.safetensors.damaged"]
     assert equal(run_dir, undisturbed)
 
@@ -442,5 +442,5 @@ def test_only_damaged_checkpoints_are_no_reason_to_begin_anew(phantoms: Path, tm
     for path in checkpoint.numbered(run_dir):
         path.write_bytes(path.read_bytes()[:-1])
     for _ in range(2):
-        with pytest.raises(InputError, match=f"{run_dir} has no whole checkpoint, only damaged ones"):
+        with pytest.raises(InputError, match=f"{run_dir} has no complete checkpoint, only damaged ones"):
             trained(phantoms, run_dir)

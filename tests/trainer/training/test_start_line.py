@@ -70,9 +70,9 @@ def test_idle_gpus_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -
     assert idle(1, "pretrain", monkeypatch, "embedded") is None
     assert idle(4, "pretrain", monkeypatch, "embedded", world_size=4) is None
     assert idle(4, "pretrain", monkeypatch, "embedded", device=torch.device("cpu")) is None
-    said = idle(4, "pretrain", monkeypatch, "embedded", "--out", "it's")
+    line = idle(4, "pretrain", monkeypatch, "embedded", "--out", "it's")
     words = "launchers/torchrun.sh --nproc 4 -- embedded --out " + shlex.quote("it's")
-    assert said == f"3 more GPUs are idle; all 4: {words}"
-    said = idle(2, "transfer", monkeypatch, "transfer", "--target", "digits")
+    assert line == f"3 more GPUs are idle; all 4: {words}"
+    line = idle(2, "transfer", monkeypatch, "transfer", "--target", "digits")
     words = "torchrun --standalone --nproc-per-node 2 trainer/transfer.py --target digits"
-    assert said == f"1 more GPU is idle; all 2: {words}"
+    assert line == f"1 more GPU is idle; all 2: {words}"

@@ -186,22 +186,22 @@ def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys:
 
 
 def test_such_a_run_is_not_tested_on_its_val(run_dir: Path, animals: Path, tmp_path: Path) -> None:
-    said = Evaluate(run_dir, data=str(animals), device="cpu", threads=1, out=tmp_path / "out", resamples=100)
+    settings = Evaluate(run_dir, data=str(animals), device="cpu", threads=1, out=tmp_path / "out", resamples=100)
     refused = r"was trained on train and val, so it cannot be tested on val; take --split test"
     copy = shutil.copytree(animals, tmp_path / "copy")
     for data in (None, str(animals), str(copy)):
         with pytest.raises(InputError, match=refused):
-            evaluate_run(replace(said, split="val", data=data))
+            evaluate_run(replace(settings, split="val", data=data))
     # Another set may be called alike.
     namesake = tiny_set(tmp_path / "namesake", [0, 1, 1], CLASSES, name="animals", pictures=[7, 8, 9], splits=ALL)
     for split, data, told in (
         ("val", namesake, "another set"),
         ("all", animals, "images are among these"),
     ):
-        evaluate_run(replace(said, split=split, data=str(data), out=tmp_path / split))
+        evaluate_run(replace(settings, split=split, data=str(data), out=tmp_path / split))
         warnings = json.loads((tmp_path / split / "evaluation.json").read_text())["warnings"]
         assert any(told in warning for warning in warnings), split
-    evaluate_run(replace(said, split="test"))
+    evaluate_run(replace(settings, split="test"))
     warnings = json.loads((tmp_path / "out" / "evaluation.json").read_text())["warnings"]
     assert not any("training images are among these" in warning for warning in warnings)
 

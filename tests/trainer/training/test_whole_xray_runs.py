@@ -68,9 +68,9 @@ def test_runs_that_do_not_say_were_trained_on_squares(place: Path) -> None:
 
 @pytest.mark.parametrize(("trained", "tested"), [("whole", "square"), ("square", "whole")])
 def test_sets_that_are_cut_otherwise_are_warned_of(trained: str, tested: str, place: Path, tmp_path: Path) -> None:
-    said = Evaluate(place / f"run-{trained}", device="cpu", threads=1, resamples=100, images=False)
+    settings = Evaluate(place / f"run-{trained}", device="cpu", threads=1, resamples=100, images=False)
     for data, is_other in ((tested, True), (trained, False)):
-        page = evaluate_run(replace(said, data=str(place / data), out=tmp_path / data)).read_text()
+        page = evaluate_run(replace(settings, data=str(place / data), out=tmp_path / data)).read_text()
         kept = {"whole": "whole X-rays", "square": "central squares of X-rays"}[trained]
         assert (f"The set does not store {kept}, which the run was trained on" in page) == is_other
         warnings = json.loads((tmp_path / data / "evaluation.json").read_text())["warnings"]

@@ -1,0 +1,53 @@
+"""The flags of evaluate. Without PyTorch, which their help does not need."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from data_pipelines.common.errors import InputError
+from trainer.config import Precision
+from trainer.evaluation.bootstrap import RESAMPLES
+
+AnySplit = Literal["train", "val", "test", "all"]
+_MOST_RESAMPLES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How good a run is, and how sure one may be."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    data: str | None = None
+    """Prepared set of another site; None: the run's own."""
+    split: AnySplit = "test"
+    """Of those; all: every split of --data."""
+    against: Path | None = None
+    """Another run, to be compared on the same images."""
+    out: Path | None = None
+    """Folder to write; None: in the run folder, evaluation-<set>-<split>."""
+    force: bool = False
+    """Replace an earlier evaluation of the same images."""
+    images: bool = True
+    """Show the images of the most confident errors; --no-images does not."""
+    resamples: int = RESAMPLES
+    """Of the bootstrap."""
+    seed: int = 0
+    """Of the bootstrap."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision | None = None
+    """None: that of the run."""
+    eval_batch_size: int = 256
+    """Images in one forward pass."""
+    threads: int | None = None
+    """CPU threads; None: all cores this process may use."""
+
+    def __post_init__(self) -> None:
+        if self.resamples < 100:
+            raise InputError(f"--resamples is {self.resamples}; below 100 there is no interval worth the name")
+        if self.resamples > _MOST_RESAMPLES:
+            raise InputError(f"--resamples is {self.resamples}; more than {_MOST_RESAMPLES:,} do not fit into memory")
+        if self.eval_batch_size < 1 or self.seed < 0:
+            raise InputError("--eval-batch-size must be at least 1, --seed must not be negative")

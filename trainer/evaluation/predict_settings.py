@@ -1,0 +1,49 @@
+"""The flags of predict. Without PyTorch, which their help does not need."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
+from trainer.config import Precision
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predictions for new images."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder, or a checkpoint of one."""
+    input: Annotated[Path, tyro.conf.Positional]
+    """Image, folder, DICOM, shard, or CSV file."""
+    out: Path = Path("predictions.csv")
+    """CSV file to write. One of the same run with images of INPUT alone is written anew with what came since."""
+    force: bool = False
+    """Replace any other file that is there."""
+    path_column: str = "path"
+    """Of an INPUT that is a CSV file: the column of paths, relative to that file."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision | None = None
+    """None: that of the run, with which its evaluation was made."""
+    eval_batch_size: int = 256
+    """Images in one forward pass."""
+    threads: int | None = None
+    """CPU threads; None: all cores this process may use."""
+    loader: Literal["auto", "dali", "torch"] = "auto"
+    xray_size: int | None = None
+    """Side to which X-rays are shrunk, for a run that does not say it."""
+    bits: int | None = None
+    """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white, whatever the files say. None: as the
+    run's set was prepared: by --bits if it was given there, else as each file says (DICOM always does), else as is
+    known of the set; files that do not say it are not read where that is not known either."""
+
+    def __post_init__(self) -> None:
+        if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
+            raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
+        for name in ("eval_batch_size", "threads", "xray_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
