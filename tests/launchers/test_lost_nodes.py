@@ -51,7 +51,7 @@ class Nodes:
 
     def start(self, restarts: int) -> subprocess.Popen[bytes]:
         """One more agent, which may start its ranks so often again."""
-        conf = "is_host=0,last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,join_timeout=60"
+        conf = "is_host=0,last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,join_timeout=120"
         torchrun = ["--nnodes", "1:2", "--nproc-per-node", str(self._ranks_each), "--max-restarts", str(restarts)]
         torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{self._store.port}"]
         torchrun += ["--rdzv-id", "bitscale", "--rdzv-conf", conf, "--local-addr", "127.0.0.1"]
@@ -83,7 +83,7 @@ class Nodes:
             return [ranks for _, ranks in begun] == list(starts) and saved > begun[-1][0]
 
         try:
-            wait_until(there, f"starts on {starts} ranks", 90)
+            wait_until(there, f"starts on {starts} ranks", 180)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{list(read_metrics(self.run_dir))}\n{self.texts()}") from None
 
