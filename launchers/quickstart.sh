@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up, pre-train a small BiT ResNet on the embedded images, fine-tune it few-shot, and write a report.
+# Set up, pre-train a small BiT ResNet on some classes of the embedded clothes, fine-tune it few-shot on the other clothes (a near
+# target) and on handwritten digits (a far one), and write a report.
 # usage: launchers/quickstart.sh [--device auto|cpu|cuda] [--short]
 #   --short    the same with few steps, in two minutes after the installation, to see that all of it works; its accuracies say
 #              nothing, and it keeps to folders of its own
@@ -8,7 +9,11 @@ cd "$(dirname "$0")/.."
 source launchers/setup.sh
 
 usage='usage: launchers/quickstart.sh [--device auto|cpu|cuda] [--short]'
-device=auto runs=runs report=report pretraining=() shots=(1 5 10 100 full) seeds=3 steps=100
+device=auto runs=runs report=report pretraining=() shots=(1 5 25 100) seeds=5 steps=100
+# Every second class of tops, of shoes and of the rest, in the order of the labels, is kept from pre-training: most of them have
+# relatives in it, and the rule was fixed before any result was seen.
+seen=(T-shirt Dress Shirt Sandal 'Ankle boot' Trouser)
+unseen=(Pullover Coat Sneaker Bag)
 while [ $# -gt 0 ]; do
     case $1 in
     --device) device=${2:?"$usage"} && shift ;;
@@ -26,9 +31,16 @@ digits=${BITSCALE_DATA:-data}/digits
 [ -f "$digits/manifest.json" ] || "$PYTHON" -m data_pipelines.prepare digits --out "$digits"
 
 "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node 1 trainer/pretrain.py embedded \
-    --out "$runs/embedded" --device "$device" ${pretraining[@]+"${pretraining[@]}"}
-"$PYTHON" trainer/transfer.py sweep --sources "$runs/embedded" scratch --targets digits --out "$runs/transfer" \
-    --shots "${shots[@]}" --seeds "$seeds" \
-    --data.image-size 32 --schedule.steps "$steps" --optim.base-lr 0.1 --precision fp32 --device "$device"
+    --data.classes "${seen[@]}" --out "$runs/clothes" --device "$device" ${pretraining[@]+"${pretraining[@]}"}
+
+fine_tune() { # TARGET [FLAG...]
+    "$PYTHON" trainer/transfer.py sweep --sources "$runs/clothes" scratch --out "$runs/transfer" \
+        --shots "${shots[@]}" --seeds "$seeds" \
+        --data.image-size 32 --schedule.steps "$steps" --optim.base-lr 0.1 --precision fp32 --device "$device" --targets "$@"
+}
+# The same set with other classes: no image of them was seen in pre-training.
+fine_tune fashion_mnist --data.classes "${unseen[@]}" --overlap-excluded
+fine_tune digits
+
 "$PYTHON" trainer/report.py "$runs" --out "$report" --force
-echo "The report is in $PWD/$report/report.md, its figure in $PWD/$report/few_shot_digits.png"
+echo "The report is in $PWD/$report/report.md, its figure of both targets in $PWD/$report/targets.png"
