@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from made_results import ENVIRONMENT, frame, pretrain_result, seeds, settings_of, transfer_result, write_results
 from matplotlib import pyplot as plt
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -65,10 +67,10 @@ def test_accuracies_share_a_scale_and_gains_another(tmp_path: Path, drawn: list[
 
 def test_gains_have_the_t_interval_of_paired_seeds(tmp_path: Path, drawn: list[Figure]) -> None:
     draw(frame(results()), tmp_path)
-    (curve,) = drawn[0].axes[2].containers
+    (bars,) = (each for each in drawn[0].axes[2].collections if isinstance(each, LineCollection))
     half = stats.t.ppf(0.975, 2) * 4 / 3**0.5
-    for low, high in (segment[:, 1] for segment in curve.lines[2][0].get_segments()):
-        assert (low, high) == pytest.approx((14 - half, 14 + half))
+    heights = [list(bar[:, 1]) for bar in map(np.asarray, bars.get_segments())]
+    assert heights == [pytest.approx([14 - half, 14 + half])] * 2
 
 
 def test_no_interval_is_promised_for_one_seed(tmp_path: Path, drawn: list[Figure]) -> None:
