@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up, pre-train a small BiT ResNet on the embedded images, fine-tune it few-shot, and write a report.
+# Set up, pre-train a small BiT ResNet on some classes of the embedded clothes, fine-tune it few-shot on the other clothes (a near
+# target) and on handwritten digits (a far one), and write a report.
 # usage: launchers/quickstart.sh [--device auto|cpu|cuda] [--short]
 #   --short    the same with few steps, in two minutes after the installation, to see that all of it works; its accuracies say
 #              nothing, and it keeps to folders of its own
@@ -8,13 +9,17 @@ cd "$(dirname "$0")/.."
 source launchers/setup.sh
 
 usage='usage: launchers/quickstart.sh [--device auto|cpu|cuda] [--short]'
-device=auto runs=runs report=report pretraining=() shots=(1 5 10 100 full) seeds=3 steps=100
+# 720 steps show the six classes as often as the recipe shows all ten.
+device=auto runs=runs report=report steps=720 warmup=60 shots=(1 10 100) seeds=5 tuning_steps=100
+# Every second class of tops, of shoes and of the rest, in the order of the labels, is kept from pre-training: most of them have
+# relatives in it, and the rule was fixed before any result was seen.
+seen=(T-shirt Dress Shirt Sandal 'Ankle boot' Trouser)
+unseen=(Pullover Coat Sneaker Bag)
 while [ $# -gt 0 ]; do
     case $1 in
     --device) device=${2:?"$usage"} && shift ;;
     --short)
-        runs=runs/short report=report/short shots=(1 full) seeds=2 steps=10
-        pretraining=(--schedule.steps 60 --schedule.warmup-steps 10)
+        runs=runs/short report=report/short steps=60 warmup=10 shots=(1 full) seeds=2 tuning_steps=10
         ;;
     *) fail "unknown argument $1; $usage" ;;
     esac
@@ -26,9 +31,18 @@ digits=${BITSCALE_DATA:-data}/digits
 [ -f "$digits/manifest.json" ] || "$PYTHON" -m data_pipelines.prepare digits --out "$digits"
 
 "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node 1 trainer/pretrain.py embedded \
-    --out "$runs/embedded" --device "$device" ${pretraining[@]+"${pretraining[@]}"}
-"$PYTHON" trainer/transfer.py sweep --sources "$runs/embedded" scratch --targets digits --out "$runs/transfer" \
-    --shots "${shots[@]}" --seeds "$seeds" \
-    --data.image-size 32 --schedule.steps "$steps" --optim.base-lr 0.1 --precision fp32 --device "$device"
+    --data.classes "${seen[@]}" --schedule.steps "$steps" --schedule.warmup-steps "$warmup" \
+    --out "$runs/clothes" --device "$device"
+
+fine_tune() { # TARGET [FLAG...]
+    "$PYTHON" trainer/transfer.py sweep --sources "$runs/clothes" scratch --out "$runs/transfer" \
+        --shots "${shots[@]}" --seeds "$seeds" \
+        --data.image-size 32 --global-batch-size 64 --schedule.steps "$tuning_steps" --optim.base-lr 0.1 \
+        --precision fp32 --device "$device" --targets "$@"
+}
+# The same set with other classes: no image of them was seen in pre-training.
+fine_tune fashion_mnist --data.classes "${unseen[@]}" --overlap-excluded
+fine_tune digits
+
 "$PYTHON" trainer/report.py "$runs" --out "$report" --force
-echo "The report is in $PWD/$report/report.md, its figure in $PWD/$report/few_shot_digits.png"
+echo "The report is in $PWD/$report/report.md, its figure of both targets in $PWD/$report/targets.png"

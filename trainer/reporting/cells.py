@@ -40,6 +40,11 @@ def best(cells: Iterable[Cell]) -> float:
     return max(means, default=math.nan)
 
 
+def half_interval(std: float, n: int) -> float:
+    """Half the width of the t interval of a mean. std: sample standard deviation; n: number of values, at least 2."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n)
+
+
 def interval(differences: npt.NDArray[np.float64]) -> str:
     """The mean of paired differences with its t interval; empty without any."""
     if len(differences) == 0:
@@ -47,5 +52,5 @@ def interval(differences: npt.NDArray[np.float64]) -> str:
     mean = differences.mean()
     if len(differences) == 1:
         return f"{mean:+.2f} (one seed)"
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1) * stats.sem(differences)
+    half = half_interval(float(differences.std(ddof=1)), len(differences))
     return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"

@@ -20,6 +20,7 @@ from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import as_rows, row_keys, sources_of, with_titles
+from trainer.reporting.target_panels import side_by_side
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
 
 
@@ -77,6 +78,8 @@ def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) 
     blocks: list[Block] = [Title("Transfer"), *transfer_tables(runs, first, paper)]
     sized = figures.by_model_size(runs, folder, styles, paper)
     blocks += [sized] if sized else []
+    together = side_by_side(runs, folder, looks)
+    blocks += [together] if together else []
     if paper:
         compared, remarks = paper_table(runs, paper)
         blocks += [Title("Beside the paper"), Paragraph(f"Published values: {paper.source}.")]
@@ -107,7 +110,8 @@ def _pretraining_table(runs: pd.DataFrame) -> Table:
     rows = []
     for row in runs.itertuples():
         protocol = "authors'" if row.protocol == AUTHORS else "the recipe's"
-        words = [row.model, row.target, protocol, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
+        data = f"{row.target}: {row.classes}" if row.classes else row.target
+        words = [row.model, data, protocol, f"{row.total_steps}", METRIC_TITLE.get(row.metric, row.metric)]
         words += [_percent(row.val), "NaN" if row.not_a_number else _percent(row.test), f"{row.seconds / 60:.1f}"]
         rows.append((", ".join(filter(None, (row.source, row.setting))), tuple(Entry(words=word) for word in words)))
     titles = ("model", "data", "protocol", "steps", "metric", "val", "test", "minutes")

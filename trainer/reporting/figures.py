@@ -49,7 +49,7 @@ _SHADES = {
 }
 _MARKERS = {NATURAL: "os", XRAY: "^vDP", OTHER: "oDs^vP"}
 _GREY = "#666666"
-_BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9}
+BARS: dict[str, Any] = {"capsize": 2, "elinewidth": 0.9}
 _PANEL, _LEGEND_COLUMNS, _LEGEND_HEIGHT = (3.3, 2.4), 3, 0.5  # inches
 _WIDTHS, _MOST_BESIDE = {1: 4.6, 3: 7.2}, 3
 # Between the curves of a panel, so that error bars do not hide each other: in places on the axis of shots, and as a
@@ -70,7 +70,8 @@ def few_shot(runs: pd.DataFrame, folder: Path, styles: Styles, paper: Published 
 
     spread = f"mean ± standard deviation over {seeds_text(runs)}"
     with plt.rc_context(STYLE | text_style([*runs["title"], target])):
-        figure = _panels(runs, styles, _mean_curve, f"{title} on test, %", f"{_short(target)}: {spread}", with_paper)
+        above = f"{short_target(target)}: {spread}"
+        figure = _panels(runs, styles, mean_curve, f"{title} on test, %", above, with_paper)
         width = save(figure, folder, name := f"few_shot_{own_file_name_of(target)}", also_png=True)
     theirs = " Hollow: the paper, full shot." if with_paper else ""
     caption = f"{target_title(target)}: {title} on test by training images per class; {spread}.{theirs}"
@@ -84,7 +85,7 @@ def spread_by_shots(runs: pd.DataFrame, folder: Path, styles: Styles) -> Picture
         return None
     what = f"standard deviation over {seeds_text(runs)}"
     with plt.rc_context(STYLE | text_style([*runs["title"], target])):
-        figure = _panels(runs, styles, _spread_curve, "standard deviation, points", f"{_short(target)}: {what}")
+        figure = _panels(runs, styles, _spread_curve, "standard deviation, points", f"{short_target(target)}: {what}")
         for axes in figure.axes:
             axes.set_ylim(bottom=0)
         width = save(figure, folder, name := f"spread_{own_file_name_of(target)}", also_png=True)
@@ -109,9 +110,9 @@ def by_model_size(runs: pd.DataFrame, folder: Path, styles: Styles, paper: Publi
             mine = key.of(full)
             metric = mine["metric"].iloc[0]
             theirs = paper.cells[key.target] if paper and paper.metric.get(key.target) == metric else {}
-            _add(handles, _draw_sizes(axes, mine, styles, theirs))
+            merge(handles, _draw_sizes(axes, mine, styles, theirs))
             aside = row_title(key, full["origin"].nunique() > 1, with_target=False)
-            name = _short(key.target) + (f", {aside}" if aside else "")
+            name = short_target(key.target) + (f", {aside}" if aside else "")
             axes.set_title(fill(name, _TITLE_LETTERS), loc="left", weight=bold(name))
             axes.set_xscale("log")
             axes.set_xticks([_millions(model) for model in models], [_size_label(model) for model in models])
@@ -120,7 +121,7 @@ def by_model_size(runs: pd.DataFrame, folder: Path, styles: Styles, paper: Publi
             axes.set_ylabel(f"{METRIC_TITLE.get(metric, metric)}, %")
         for axes in list(grid.flat)[len(targets) :]:
             axes.remove()
-        _legend(figure, handles)
+        add_legend(figure, handles)
         width = save(figure, folder, name := "model_size", also_png=True)
     caption = (
         "Full shot on test against the size of the model, parameters without the head; "
@@ -129,11 +130,12 @@ def by_model_size(runs: pd.DataFrame, folder: Path, styles: Styles, paper: Publi
     return Picture(name, caption + (" Hollow: the paper." if paper else ""), width)
 
 
-def _mean_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> Any:
+def mean_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> Any:
+    """Means with standard deviations, of the cells that have any; returns the handle for a legend."""
     shown = [(place, cell) for place, cell in zip(places, cells, strict=True) if cell.n]
     spreads = [cell.std if cell.n > 1 else 0.0 for _, cell in shown]
     means = [cell.mean for _, cell in shown]
-    return axes.errorbar([place for place, _ in shown], means, yerr=spreads, label=label, **_BARS, **look)
+    return axes.errorbar([place for place, _ in shown], means, yerr=spreads, label=label, **BARS, **look)
 
 
 def _spread_curve(axes: Axes, places: Sequence[float], cells: Sequence[Cell], label: str, look: Look) -> Any:
@@ -154,7 +156,7 @@ def _draw_sizes(
         models = sorted(of_title["model"].unique(), key=model_order)
         cells = [cell_of(of_title[of_title["model"] == model]) for model in models]
         dodge = _DODGE_FACTOR ** (place - (len(sets) - 1) / 2)
-        handles[title] = _mean_curve(axes, [_millions(model) * dodge for model in models], cells, title, styles[title])
+        handles[title] = mean_curve(axes, [_millions(model) * dodge for model in models], cells, title, styles[title])
         for model in models:
             if cell := theirs.get((model, sets[title])):
                 handles[_PAPER] = _hollow(axes, _millions(model) * dodge * _TO_PAPER_FACTOR, cell, styles[title])
@@ -188,14 +190,14 @@ def _panels(
     for axes, (way, model) in zip(grid.flat, panels, strict=False):
         mine = way.of(runs[runs["model"] == model])
         theirs = paper if way.mode == "finetune" else None
-        _add(handles, _draw_panel(axes, mine[mine["overlap"] == ""], order, styles, curve, theirs))
+        merge(handles, draw_panel(axes, mine[mine["overlap"] == ""], order, styles, curve, theirs))
         aside = row_title(way, runs["origin"].nunique() > 1, with_target=False)
         name = f"{model}{f', {aside}' if aside else ''}"
         axes.set_title(fill(name, _TITLE_LETTERS), loc="left", weight="bold")
         axes.set_xticks(range(len(order)), order)
     _label_outside(grid, len(panels), ylabel)
     figure.suptitle(title, x=0.01, ha="left", fontsize=9)
-    _legend(figure, handles)
+    add_legend(figure, handles)
     return figure
 
 
@@ -210,15 +212,15 @@ def _label_outside(grid: Any, count: int, ylabel: str) -> None:
         axes.tick_params(labelbottom=True)
 
 
-def _draw_panel(
+def draw_panel(
     axes: Axes,
     runs: pd.DataFrame,
     order: Sequence[str],
     styles: Styles,
     curve: Callable[..., Any],
-    paper: Published | None,
+    paper: Published | None = None,
 ) -> Handles:
-    """The curves of one model, mode and origin, with the paper's full-shot values."""
+    """The curves of one target, model, mode and origin over shots, with the paper's full-shot values."""
     sources, handles = sources_of(runs), {}
     for place, source in enumerate(sources):
         of_source = runs[runs["title"] == source.title]
@@ -235,7 +237,7 @@ def _draw_panel(
 def _hollow(axes: Axes, place: float, cell: Cell, look: Look) -> Artist:
     """A published value, in the colour and marker of its source."""
     hollow = look | {"mfc": "white", "mec": look["color"], "ls": "none"}
-    axes.errorbar([place], [cell.mean], yerr=[cell.std], **_BARS, **hollow)
+    axes.errorbar([place], [cell.mean], yerr=[cell.std], **BARS, **hollow)
     return axes.plot([], [], label=_PAPER_LABEL, color=_GREY, mfc="white", mec=_GREY, marker="o", ls="none")[0]
 
 
@@ -256,12 +258,14 @@ def styles_of(sources: Sequence[Source]) -> Styles:
     return styles
 
 
-def _add(handles: Handles, further: Handles) -> None:
+def merge(handles: Handles, further: Handles) -> None:
+    """Add the handles of further sources."""
     for title, handle in further.items():
         handles.setdefault(title, handle)
 
 
-def _legend(figure: Figure, handles: Handles) -> None:
+def add_legend(figure: Figure, handles: Handles) -> None:
+    """One legend of all sources below the panels, the paper last."""
     titles = [title for title in handles if title != _PAPER]
     labels = [shortened(drawable(title), _LONGEST_SOURCE) for title in titles]
     artists = [handles[title] for title in titles]
@@ -275,7 +279,8 @@ def _legend(figure: Figure, handles: Handles) -> None:
         legend(figure, artists, labels, loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _short(target: str) -> str:
+def short_target(target: str) -> str:
+    """Name of a target, shortened for a figure."""
     return shortened(drawable(target_title(target)), _LONGEST_TARGET)
 
 

@@ -145,6 +145,12 @@ PRINTED_SPREADS = (
 )
 
 
+def class_notes(runs: pd.DataFrame) -> tuple[str, ...]:
+    """Note on runs that all used the same few classes of their set."""
+    found = set(runs["classes"])
+    return () if len(found) > 1 or "" in found else (f"Only images of these classes: {found.pop()}.",)
+
+
 def overlap_notes(runs: pd.DataFrame) -> tuple[str, ...]:
     """Note on cells that stay blank because the source has seen images of the target."""
     overlapping = runs[runs["overlap"] != ""]

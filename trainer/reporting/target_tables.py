@@ -4,6 +4,7 @@ import pandas as pd
 
 from trainer.document.blocks import Cell, Entry, Heading, Table, p_text
 from trainer.reporting.cells import best, cell_of, interval, welch
+from trainer.reporting.gains import gains
 from trainer.reporting.names import (
     FULL,
     METRIC_TITLE,
@@ -16,6 +17,7 @@ from trainer.reporting.paper import Published
 from trainer.reporting.tables import (
     PRINTED_SPREADS,
     Source,
+    class_notes,
     fewer_seeds,
     overlap_notes,
     protocol_notes,
@@ -55,7 +57,7 @@ def few_shot_table(runs: pd.DataFrame) -> Table:
     several = [name for name in ("protocol", "setting") if runs[name].nunique() > 1]
     within = f" within its {' and '.join(several)}" if several else ""
     notes = (f"Bold: the best of a column{within}.",) if len(rows) > 1 else ()
-    notes = (*notes, *fewer_seeds(runs), *protocol_notes(runs), *overlap_notes(runs))
+    notes = (*notes, *class_notes(runs), *fewer_seeds(runs), *protocol_notes(runs), *overlap_notes(runs))
     return Table(f"few_shot_{target}", caption, "source", columns, tuple(marked), notes)
 
 
@@ -71,16 +73,13 @@ def gains_over_scratch(runs: pd.DataFrame) -> Table | None:
     """Pre-trained minus from scratch, in points, paired by seed, with a 95% t interval over the seeds; None without
     both."""
     order, rows = shots_order(runs["shots"]), []
-    shown, mixed = runs[runs["overlap"] == ""], runs["origin"].nunique() > 1
-    pairing = ["mode", "protocol", "origin", "setting", "model", "shots", "seed"]
-    scratch = shown[shown["source"] == SCRATCH].set_index(pairing)["test"]
-    for source in sources_of(runs):
-        mine = _of(source, shown)
-        for key in row_keys(mine) if source.title != SCRATCH else ():
+    gained, mixed = gains(runs), runs["origin"].nunique() > 1
+    for source in sources_of(gained):
+        mine = _of(source, gained)
+        for key in row_keys(mine):
             of_row = key.of(mine)
-            paired = (of_row.set_index(pairing)["test"] - scratch).dropna() * 100
-            of_shots = paired.index.get_level_values("shots")
-            cells = [interval(paired[of_shots == shots].to_numpy(dtype=float)) for shots in order]
+            points = [of_row.loc[of_row["shots"] == shots, "test"] * 100 for shots in order]
+            cells = [interval(of_shots.to_numpy(dtype=float)) for of_shots in points]
             aside = row_title(key, mixed, with_target=False)
             title = f"{source.title} minus {SCRATCH}, {source.model}" + (f", {aside}" if aside else "")
             if any(cells):
