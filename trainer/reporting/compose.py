@@ -78,7 +78,7 @@ def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) 
     blocks: list[Block] = [Title("Transfer"), *transfer_tables(runs, first, paper)]
     sized = figures.by_model_size(runs, folder, styles, paper)
     blocks += [sized] if sized else []
-    together = side_by_side(runs, folder, looks)
+    together = side_by_side(runs, folder, styles)
     blocks += [together] if together else []
     if paper:
         compared, remarks = paper_table(runs, paper)
