@@ -14,9 +14,12 @@ from trainer.config import (
     AgcHead,
     Config,
     DataConfig,
+    FilterInit,
+    HeadInit,
     Mode,
     ModelConfig,
     OptimConfig,
+    PerChannel,
     Precision,
     ScheduleConfig,
     ScheduleKind,
@@ -26,8 +29,6 @@ from trainer.config import (
     setting_kinds,
     values_of,
 )
-from trainer.models.architectures import FilterInit, HeadInit
-from trainer.normalisation import PerChannel
 
 Given = Mapping[str, Any]
 """Settings by their dotted names, which beat the rule, the paper and --match-authors: {"data.image_size": 64}."""

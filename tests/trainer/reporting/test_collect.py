@@ -77,7 +77,7 @@ def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / RESULT).write_text('{"kind": "trans')
     with pytest.raises(InputError, match=f"no finished run below {tmp_path}: no readable {RESULT} .*half-written"):
         collect((tmp_path,))
-    with pytest.raises(InputError, match="absent is not a folder of runs"):
+    with pytest.raises(InputError, match="absent is neither a folder of runs nor a CSV file"):
         collect((tmp_path / "absent",))
 
 
