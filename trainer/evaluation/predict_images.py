@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_atomically
@@ -19,7 +20,6 @@ from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
 from trainer.config import RuntimeConfig
-from trainer.engines.device import cpu_threads
 from trainer.evaluation.earlier_table import EarlierTable
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
 from trainer.evaluation.operating import OperatingPoints, probabilities
@@ -127,7 +127,7 @@ def _verified(
     rest, most = inputs.each, settings.eval_batch_size * _BATCHES_AT_ONCE
     chunk = list(first) + list(islice(rest, most - len(first)))
     with (
-        ThreadPoolExecutor(cpu_threads(settings.threads), thread_name_prefix="verify") as pool,
+        ThreadPoolExecutor(settings.threads or num_usable_cpus(), thread_name_prefix="verify") as pool,
         Progress("predict", unit="image") as bar,
     ):
         while chunk:
