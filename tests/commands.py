@@ -17,7 +17,7 @@ INTERNAL = {
     "cli",
     "job",
     "machine",
-    "meeting_point",
+    "rendezvous_store",
     "overlap_rank",
     "wire_rank",
 }  # without flags of its own, or started by other commands alone

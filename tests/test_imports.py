@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 FRAMEWORKS = ("torch.distributed", "horovod", "deepspeed")
 RANK_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"}
-STORE_OF_TORCHRUN = Path("launchers/meeting_point.py")  # which serves it, and trains nothing
+STORE_OF_TORCHRUN = Path("launchers/rendezvous_store.py")  # which serves it, and trains nothing
 FILES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 

@@ -1,4 +1,4 @@
-# Sourced by a job of MIN:MAX nodes, with MAX: where its nodes meet, and how others take the place of lost ones.
+# Sourced by a job of MIN:MAX nodes, with MAX: serves torchrun's rendezvous store, and asks for nodes in the place of lost ones.
 
 lose="--no-kill --kill-on-bad-exit=0 --wait=0"
 joiners=$SLURM_JOB_NAME-joins-$SLURM_JOB_ID
@@ -27,7 +27,7 @@ else
     export BITSCALE_JOB="SLURM job $SLURM_JOB_ID${SLURM_CLUSTER_NAME:+ of $SLURM_CLUSTER_NAME}"
     scancel --quiet --me --name="$joiners" # of this job before it was queued again
     # No agent's: that of any node may be lost.
-    python "$(dirname "${BASH_SOURCE[0]}")/../meeting_point.py" "$MASTER_PORT" &
+    python "$(dirname "${BASH_SOURCE[0]}")/../rendezvous_store.py" "$MASTER_PORT" &
     serving=$!
     replace_lost_nodes "$1" &
     replacing=$!

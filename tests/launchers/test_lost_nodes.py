@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 class Nodes:
-    """Agents of one run. The store where they meet is this process's: none of them is needed for it."""
+    """Agents of one run. This process serves the rendezvous store: none of them is needed for it."""
 
     def __init__(self, folder: Path, name: str, ranks_each: int, environment: dict[str, str]) -> None:
         self.folder, self.run_dir, self._ranks_each = folder, folder / name, ranks_each

@@ -1,7 +1,7 @@
-"""Keep the store where torchrun's agents meet on a host that the run can rely on: it ends when the store is lost, which
-otherwise one of its nodes keeps.
+"""Serve torchrun's rendezvous store on a host that the run can rely on. Without it the node of --endpoint serves the store,
+and the run ends when that node is lost.
 
-usage: meeting_point.py PORT, then launchers/torchrun.sh --nodes MIN:MAX --endpoint THIS_HOST:PORT ... on each node
+usage: rendezvous_store.py PORT, then launchers/torchrun.sh --nodes MIN:MAX --endpoint THIS_HOST:PORT ... on each node
 """
 
 import signal
@@ -19,7 +19,7 @@ def main() -> None:
         store = distributed.TCPStore("0.0.0.0", int(sys.argv[1]), is_master=True, wait_for_workers=False)
     except RuntimeError as error:
         sys.exit(f"error: port {sys.argv[1]} cannot be listened at ({error}); name another one here and in --endpoint")
-    print(f"nodes can meet at port {store.port}", flush=True)
+    print(f"serving the rendezvous of torchrun at port {store.port}", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 
