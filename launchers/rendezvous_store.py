@@ -1,5 +1,5 @@
-"""Serve torchrun's rendezvous store on a host that the run can rely on. Without it the node of --endpoint serves the store,
-and the run ends when that node is lost.
+"""Serve torchrun's rendezvous store on a host that the run can rely on. Without it the node of --endpoint serves the
+store, and the run ends when that node is lost.
 
 usage: rendezvous_store.py PORT, then launchers/torchrun.sh --nodes MIN:MAX --endpoint THIS_HOST:PORT ... on each node
 """
