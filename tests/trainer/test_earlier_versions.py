@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on_at_its_step(study: Path, command: Run) -> None:
     assert read("runs/stopped/result.json")["test"]["images"] == 400
     code, _, error = command("report", "runs/stopped", "--out", "report")
     assert code == 0, error
-    assert "| stopped | r14x0.5 | fashion_mnist |" in Path("report/report.md").read_text(encoding="utf-8")
+    assert "| stopped | r14x0.5 | fashion_mnist: Bag, Coat |" in Path("report/report.md").read_text(encoding="utf-8")
 
 
 def test_a_stopped_run_refuses_another_configuration(study: Path, command: Run) -> None:

@@ -305,7 +305,7 @@ def test_names_in_a_manifest_lead_nowhere_else(prepared: Path, tmp_path: Path, n
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["splits"]["train"]["shards"][0]["file"] = name
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="no name of a file beside it"):
+    with pytest.raises(InputError, match="not the name of a file beside it"):
         read_manifest(folder)
     manifest["splits"]["../other"] = manifest["splits"].pop("train")
     (folder / "manifest.json").write_text(json.dumps(manifest))

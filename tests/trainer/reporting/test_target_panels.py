@@ -15,7 +15,7 @@ from scipy import stats
 from trainer.document.blocks import Picture
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import compose, write
-from trainer.reporting.figures import looks_of
+from trainer.reporting.figures import styles_of
 from trainer.reporting.gains import gains
 from trainer.reporting.tables import sources_of
 from trainer.reporting.target_panels import side_by_side
@@ -48,7 +48,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def draw(runs: pd.DataFrame, folder: Path) -> Picture | None:
-    return side_by_side(runs, folder, looks_of(sources_of(runs)))
+    return side_by_side(runs, folder, styles_of(sources_of(runs)))
 
 
 def test_accuracies_share_a_scale_and_gains_another(tmp_path: Path, drawn: list[Figure]) -> None:
