@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from augmentation_values import OTHER_VALUES, before_and_after
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.sampler import BatchSampler
-from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION
+from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augmentation
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
 from trainer.splits import folders_of, open_split
-from trainer.training.job import Job, make_job
+from trainer.training.job import Job, make_augmentation, make_job
 
 CPU = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
 NAN = np.nan
@@ -41,6 +42,24 @@ def epochs_of(job: Job, count: int) -> np.ndarray:
     batch, size = job.order.global_batch_size, job.order.epoch_size
     steps = [job.order.step(step).samples for step in range(-(-count * size // batch))]
     return np.concatenate(steps)[: count * size].reshape(count, size)
+
+
+def config_with(augmentation: Augmentation) -> Config:
+    """The configuration that asks for this augmentation."""
+    other_names = {"policy": "train_view", "size": "image_size"}
+    values = {
+        other_names.get(field.name, field.name): getattr(augmentation, field.name) for field in fields(augmentation)
+    }
+    seed, group = values.pop("seed"), values.pop("mixup_group")
+    data = DataConfig(sets=("any",), mixup_weight="step" if group > 2 else "pair", **values)
+    return Config(seed=seed, global_batch_size=OTHER_VALUES["mixup_group"], data=data)
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_setting_of_augmentation_arrives(name: str) -> None:
+    for augmentation in before_and_after(name):
+        made = make_augmentation(config_with(augmentation), may_flip=True)
+        assert made == augmentation, "hand it on in make_augmentation of trainer/training/job.py"
 
 
 @pytest.fixture(scope="module")
