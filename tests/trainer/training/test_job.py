@@ -22,6 +22,7 @@ from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
 from trainer.splits import folders_of, open_split
 from trainer.training.job import Job, make_augmentation, make_job
+from trainer.training.run import Start, run
 
 CPU = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
 NAN = np.nan
@@ -66,6 +67,14 @@ def test_every_setting_of_augmentation_arrives(name: str) -> None:
 def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of 18 images, one is a cat, five are dogs and twelve are eels."""
     return tiny_set(tmp_path_factory.mktemp("sets") / "skewed", [0] + [1] * 5 + [2] * 12, ("cat", "dog", "eel"))
+
+
+@pytest.mark.parametrize(("alpha", "least"), [(0.0, 8), (0.1, 16)])
+def test_a_batch_too_small_for_its_ranks_is_refused(alpha: float, least: int, skewed: Path, tmp_path: Path) -> None:
+    config = job_of(skewed, mixup_alpha=alpha).config
+    engine: Any = SimpleNamespace(rank=0, world_size=8)
+    with pytest.raises(InputError, match=f"^--global-batch-size 4 is too small for 8 ranks; raise it to {least} or"):
+        run(config, Start(tmp_path / "run"), engine, {})
 
 
 @pytest.fixture(scope="module")
