@@ -140,7 +140,10 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     request = replace(request, name=name)
     ranks = request.nodes * request.ranks_per_node
     if plan["global_batch_size"] < ranks:
-        raise UsageError(f"a global batch of {plan['global_batch_size']} images is too small for {ranks} ranks")
+        raise UsageError(
+            f"--global-batch-size {plan['global_batch_size']} is too small for {ranks} ranks; raise it to {ranks} at "
+            "least, or ask for fewer --nodes"
+        )
     if plan["global_batch_size"] % ranks:
         print(f"warning: {ranks} ranks share a batch of {plan['global_batch_size']} unequally", file=sys.stderr)
     cost = Cost(plan, ranks, request, measured_rate(run_dir, ranks))

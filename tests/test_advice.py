@@ -85,6 +85,7 @@ OF_ANOTHER = {
     ("launchers.script", "--done"): None,  # launchers/job.py
     ("launchers.script", "--job"): None,
     ("launchers.script", "--since"): None,
+    ("launchers.submit", "--global-batch-size"): "pretrain",
     ("launchers.submit", "--no-resume"): "pretrain",
     ("launchers.submit", "--out"): "pretrain",
 } | {

@@ -7,6 +7,7 @@ any, RandAugment's `operations`, unless they are for the whole picture and come 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import IntEnum, unique
 from math import ceil, sqrt
 from typing import Literal
 
@@ -37,17 +38,32 @@ RESIZE_FIRST: tuple[PolicyName, ...] = ("resize_random_crop", "shorter_side_rand
 # Furthest shift of a chest X-ray, as a share of its side: what arXiv:2106.00116 says, and what its program does.
 PAPER_TRANSLATION, AUTHORS_TRANSLATION = 0.15, 0.25
 
-# What a draw is for. Part of the hash: a new purpose takes a new number and leaves the other draws as they were.
-_FLIP, _CROP_TOP, _CROP_LEFT, _MIXUP, _CROP_AREA, _CROP_RATIO = range(6)
-_ANGLE, _SCALE, _SHIFT_X, _SHIFT_Y, _OPERATION, _SIGN = range(6, 12)
-_CUTOUT_X, _CUTOUT_Y = range(12, 14)
-
 _CROP_ATTEMPTS = 10
 _CROP_SCALE = (0.08, 1.0)
 _CROP_RATIO_RANGE = (3 / 4, 4 / 3)
 _LARGEST_ANGLE = 45.0
 _LARGEST_SCALING = 0.1
 PAIR = 2  # positions that mix with each other
+
+
+@unique
+class Purpose(IntEnum):
+    """What a draw is for. Part of the hash: a new purpose takes a new number and leaves other draws as they were."""
+
+    FLIP = 0
+    CROP_TOP = 1
+    CROP_LEFT = 2
+    MIXUP = 3
+    CROP_AREA = 4
+    CROP_RATIO = 5
+    ANGLE = 6
+    SCALE = 7
+    SHIFT_X = 8
+    SHIFT_Y = 9
+    OPERATION = 10
+    SIGN = 11
+    CUTOUT_X = 12
+    CUTOUT_Y = 13
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,9 @@ def random_resized_crop(numbers: "Augmentation", positions: Ints, heights: Ints,
     Source: Szegedy et al., arXiv:1409.4842; rounding and the centred fall-back as in torchvision.
     """
     seed, attempts = numbers.seed, np.arange(_CROP_ATTEMPTS)[:, None]
-    area = uniform(seed, positions, _CROP_AREA, attempts) * (_CROP_SCALE[1] - _CROP_SCALE[0]) + _CROP_SCALE[0]
+    area = uniform(seed, positions, Purpose.CROP_AREA, attempts) * (_CROP_SCALE[1] - _CROP_SCALE[0]) + _CROP_SCALE[0]
     low, high = np.log(_CROP_RATIO_RANGE)
-    ratio = np.exp(uniform(seed, positions, _CROP_RATIO, attempts) * (high - low) + low)
+    ratio = np.exp(uniform(seed, positions, Purpose.CROP_RATIO, attempts) * (high - low) + low)
     width = np.rint(np.sqrt(area * heights * widths * ratio)).astype(np.int64)
     height = np.rint(np.sqrt(area * heights * widths / ratio)).astype(np.int64)
     fits = (width > 0) & (width <= widths) & (height > 0) & (height <= heights)
@@ -89,8 +105,8 @@ def random_resized_crop(numbers: "Augmentation", positions: Ints, heights: Ints,
     # No attempt fitted: the largest centred window within the allowed ratios.
     height = np.where(found, height, np.minimum(heights, np.rint(widths / _CROP_RATIO_RANGE[0]).astype(np.int64)))
     width = np.where(found, width, np.minimum(widths, np.rint(heights * _CROP_RATIO_RANGE[1]).astype(np.int64)))
-    top = np.where(found, integers(heights - height + 1, seed, positions, _CROP_TOP), (heights - height) // 2)
-    left = np.where(found, integers(widths - width + 1, seed, positions, _CROP_LEFT), (widths - width) // 2)
+    top = np.where(found, integers(heights - height + 1, seed, positions, Purpose.CROP_TOP), (heights - height) // 2)
+    left = np.where(found, integers(widths - width + 1, seed, positions, Purpose.CROP_LEFT), (widths - width) // 2)
     window = np.stack([top, left, height, width], axis=1)
     resized = _both(np.full(len(positions), numbers.size))
     return Views(window, resized, np.zeros_like(resized), _flip(seed, positions), numbers.size)
@@ -100,7 +116,8 @@ def resize_random_crop(numbers: "Augmentation", positions: Ints, heights: Ints, 
     """Squash to `resize` x `resize`, then a random square of `size`: BiT's transfer training (arXiv:1912.11370)."""
     seed, bound = numbers.seed, numbers.resize - numbers.size + 1
     offset = np.stack(
-        [integers(bound, seed, positions, _CROP_TOP), integers(bound, seed, positions, _CROP_LEFT)], axis=1
+        [integers(bound, seed, positions, Purpose.CROP_TOP), integers(bound, seed, positions, Purpose.CROP_LEFT)],
+        axis=1,
     )
     resized = _both(np.full(len(positions), numbers.resize))
     return Views(_whole(heights, widths), resized, offset, _flip(seed, positions), numbers.size)
@@ -113,7 +130,9 @@ def shorter_side_random_crop(numbers: "Augmentation", positions: Ints, heights: 
     resized = _shorter_side_to(numbers.resize, heights, widths)
     top, left = (resized - numbers.size + 1).T
     seed = numbers.seed
-    offset = np.stack([integers(top, seed, positions, _CROP_TOP), integers(left, seed, positions, _CROP_LEFT)], axis=1)
+    offset = np.stack(
+        [integers(top, seed, positions, Purpose.CROP_TOP), integers(left, seed, positions, Purpose.CROP_LEFT)], axis=1
+    )
     return Views(_whole(heights, widths), resized, offset, _flip(seed, positions), numbers.size)
 
 
@@ -140,15 +159,15 @@ def xray_affine(numbers: "Augmentation", positions: Ints, heights: Ints, widths:
     side = np.minimum(heights, widths)
     window = np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
 
-    def within_one(purpose: int) -> Floats:
+    def within_one(purpose: Purpose) -> Floats:
         return 2 * uniform(numbers.seed, positions, purpose) - 1
 
     reach = numbers.translation * numbers.size
     warp = affine_maps(
         numbers.size,
-        angle=_LARGEST_ANGLE * within_one(_ANGLE),
-        scale=1 + _LARGEST_SCALING * within_one(_SCALE),
-        shift=reach * np.stack([within_one(_SHIFT_X), within_one(_SHIFT_Y)], axis=1),
+        angle=_LARGEST_ANGLE * within_one(Purpose.ANGLE),
+        scale=1 + _LARGEST_SCALING * within_one(Purpose.SCALE),
+        shift=reach * np.stack([within_one(Purpose.SHIFT_X), within_one(Purpose.SHIFT_Y)], axis=1),
     )
     resized = _both(np.full(len(positions), numbers.size))
     return Views(window, resized, np.zeros_like(resized), _flip(numbers.seed, positions), numbers.size, warp)
@@ -210,10 +229,10 @@ class Augmentation:
         if not self.randaugment_ops:
             return None
         rows, turns = positions[:, None], np.arange(self.randaugment_ops)
-        op = integers(len(SPACES[self.randaugment_space]), self.seed, rows, _OPERATION, turns)
-        negative = uniform(self.seed, rows, _SIGN, turns) < 0.5
+        op = integers(len(SPACES[self.randaugment_space]), self.seed, rows, Purpose.OPERATION, turns)
+        negative = uniform(self.seed, rows, Purpose.SIGN, turns) < 0.5
         if self.randaugment_space == "ildoonet":
-            cutout = [uniform(self.seed, rows, purpose, turns) for purpose in (_CUTOUT_X, _CUTOUT_Y)]
+            cutout = [uniform(self.seed, rows, purpose, turns) for purpose in (Purpose.CUTOUT_X, Purpose.CUTOUT_Y)]
             drawn = ildoonet_operations(op, negative, self.randaugment_magnitude, np.stack(cutout, axis=2))
         elif self.randaugment_on == "image":
             drawn = signed_operations(op, negative, self.randaugment_magnitude, heights[:, None], widths[:, None])
@@ -245,14 +264,14 @@ def mixup_weights(seed: int, positions: Ints, alpha: float, group: int = PAIR) -
     """
     from scipy.special import betaincinv  # MixUp alone needs it
 
-    weights: npt.NDArray[np.float32] = betaincinv(alpha, alpha, uniform(seed, positions // group, _MIXUP)).astype(
-        np.float32
-    )
+    weights: npt.NDArray[np.float32] = betaincinv(
+        alpha, alpha, uniform(seed, positions // group, Purpose.MIXUP)
+    ).astype(np.float32)
     return weights
 
 
 def _flip(seed: int, positions: Ints) -> npt.NDArray[np.bool_]:
-    return uniform(seed, positions, _FLIP) < 0.5
+    return uniform(seed, positions, Purpose.FLIP) < 0.5
 
 
 def _whole(heights: Ints, widths: Ints) -> Ints:

@@ -7,7 +7,8 @@ from tests.golden_help import FOLDER, NAMES, help_of
 
 @pytest.mark.parametrize("name", NAMES)
 def test_help_is_as_it_was_approved(name: str) -> None:
-    assert help_of(name) == (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    approved = (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    assert help_of(name) == approved, "write it anew by python -m tests.golden_help, and read the difference"
 
 
 def test_short_help_is_short() -> None:

@@ -274,7 +274,7 @@ def test_refusal_of_slurm(login: Login) -> None:
         (["pretrain", "embedded", "--time", "2-00:00:00"], "above the site's 24:00:00; take less, and --chain"),
         (["pretrain", "embedded", "--time", "00:05:00"], "leaves nothing beside the 300 s kept for saving"),
         (["pretrain", "embedded", "--nodes", "0"], "--nodes is 0"),
-        (["pretrain", "embedded", "--nodes", "2000"], "a global batch of 4096 images is too small for 8000 ranks"),
+        (["pretrain", "embedded", "--nodes", "2000"], "4096 is too small for 8000 ranks; raise it to 8000"),
         (["pretrain", "embedded", "--chain", "0"], "--chain is 0"),
         (["pretrain", "embedded", "--sbatch", "qos"], "--sbatch qos is not of the form KEY=VALUE"),
         (["pretrain", "embedded", "--sbatch", "qos=high --uid=0"], "characters that do not belong"),

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import tyro
@@ -16,6 +16,7 @@ from trainer.config import (
     OptimConfig,
     RuntimeConfig,
     ScheduleConfig,
+    ScheduleKind,
     differences,
 )
 
@@ -83,7 +84,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (OptimConfig, {"momentum": -0.1}, r"--optim.momentum is -0.1; it must lie in \[0, 1\)"),
     (OptimConfig, {"weight_decay": -1e-4}, "--optim.weight-decay is -0.0001; it must not be negative"),
     (OptimConfig, {"agc_clipping": -0.01}, "--optim.agc-clipping is -0.01; it must not be negative"),
-    (ScheduleConfig, {"kind": "linear"}, "kind is 'linear'; known: cosine, hyperrule, step"),
+    (ScheduleConfig, {"kind": "nosuch"}, f"kind is 'nosuch'; known: {', '.join(sorted(get_args(ScheduleKind)))}"),
     (ScheduleConfig, {"kind": "cosin"}, "kind is 'cosin'; did you mean 'cosine'"),
     (ScheduleConfig, {"steps": 0}, "--schedule.steps is 0; it must be at least 1"),
     (ScheduleConfig, {"epochs": 0}, "--schedule.epochs is 0; it must be above 0"),

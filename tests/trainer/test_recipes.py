@@ -1,10 +1,14 @@
 """The recipes are the paper's (arXiv:2106.00116, sections 3.1.1 and 3.1.2), of X-rays as its authors ran them."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from data_pipelines.datasets.catalog import EMBEDDED, find
+from data_pipelines.datasets.registry import DATASETS
 from trainer.config import ScheduleConfig
 from trainer.models import bit
 from trainer.models.bit import build_model
@@ -99,12 +103,52 @@ def test_every_recipe_constructs_and_is_plain(name: str) -> None:
     first, second = RECIPES[name](), RECIPES[name]()
     assert first == second
     assert first.to_dict()["data"]["sets"] == list(first.data.sets)
+    assert first.name == name, "give its Config the recipe's name, which the run folder gets"
+    assert DATASETS.keys() >= set(first.data.sets), "it names sets that no reader makes"
+
+
+# Training images of a set, at the least.
+IMAGES = {
+    "fashion_mnist": 9_000,
+    "phantom": 1_000,
+    "imagenet1k": 1_200_000,
+    "imagenet21k": 11_000_000,
+    "chexpert": 200_000,
+    "mimic_cxr": 200_000,
+    "nih_cxr14": 86_524,
+    "padchest": 90_000,
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_warm_up_of_every_recipe_ends_in_time(name: str) -> None:
+    config = RECIPES[name]()
+    assert IMAGES.keys() >= set(config.data.sets), "add how many training images its sets have to IMAGES"
+    images = sum(IMAGES[name] for name in config.data.sets)
+    late = late_warmup(config.schedule, num_steps(config, images), num_warmup_steps(config, images))
+    assert late is None, "shorten warmup_steps or warmup_epochs of its ScheduleConfig"
+
+
+def test_every_recipe_has_a_row_in_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    table = page.partition("| recipe |")[2].partition("\n\n")[0]
+    first_cells = " ".join(line.split("|")[1] for line in table.splitlines()[2:])
+    written = {name.replace("…", model) for name in re.findall(r"`(.+?)`", first_cells) for model in MODELS}
+    assert written == {*RECIPES, "own"}, "the table of docs/recipes.md has a row for each"
 
 
 def test_the_demo_runs_on_what_ships() -> None:
     config = RECIPES["embedded"]()
     assert {find(name).parent for name in config.data.sets} == {EMBEDDED}
     assert sum(p.numel() for p in build_model(config.model.name, 10).parameters()) < 3e6
+
+
+@pytest.mark.parametrize("name", bit.MODELS)
+def test_short_help_says_how_many_parameters(name: str) -> None:
+    lines = [line.split() for line in overview().splitlines() if line.split()[:1] == [name]]
+    with torch.device("meta"):
+        millions = sum(p.numel() for p in build_model(name, 1000).parameters()) / 1e6
+    assert [float(line[1]) for line in lines] == [pytest.approx(millions, rel=0.03)], f"say {millions:.1f} M there"
 
 
 def test_short_help_names_every_model_and_recipe() -> None:

@@ -7,7 +7,7 @@ FilterInit = Literal["kaiming", "torch"]
 
 NUM_STAGES = 4
 
-# name -> (units per stage, width factor); the last two are for CPUs.
+# name -> (units per stage, width factor), as in BiT; r26x1 and r14x0.5 are ours.
 MODELS: dict[str, tuple[tuple[int, ...], float]] = {
     "r50x1": ((3, 4, 6, 3), 1),
     "r50x3": ((3, 4, 6, 3), 3),

@@ -28,7 +28,7 @@ def learning_rate(step: int, peak_lr: float, kind: ScheduleKind, total_steps: in
     Linear from 0 over `warmup_steps`, then "step" (x0.1 after 30, 60 and 80 ninetieths of the run) or "cosine" to 0.
     """
     if kind not in _SHAPES:
-        raise ValueError(f"schedule {kind!r} has no shape here")  # BiT-HyperRule's is in hyperrule.py
+        raise ValueError(f"schedule {kind!r} has no shape in _SHAPES")  # BiT-HyperRule's is in hyperrule.py
     if step < warmup_steps:
         return peak_lr * step / warmup_steps
     return peak_lr * _SHAPES[kind](step, total_steps, warmup_steps)

@@ -16,7 +16,6 @@ from benchmarks.lib.throughput.memory import GPUS, kept_beside_timm, plan
 from benchmarks.lib.throughput.models import (
     BATCH_NORM_TWIN,
     NUM_CLASSES,
-    TIMM_TWINS,
     Compiled,
     Step,
     Turn,
@@ -33,6 +32,7 @@ from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads
 from trainer.models.bit import MODELS, build_model
 from trainer.models.flops import training_flops
+from trainer.models.timm_folder import ARCHITECTURES
 
 OURS, OURS_COMPILED, OURS_GRAPHS, BOUND = "ours", "ours_compiled", "ours_graphs", "convolutions_only"
 OURS_CUDNN_BENCHMARK = "ours_cudnn_benchmark"
@@ -84,8 +84,8 @@ class Throughput:
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.steps < 1 or (self.batch_size or 1) < 1:
             raise InputError("--rounds, --steps and --batch-size must be at least 1")
-        if self.model not in TIMM_TWINS:
-            raise InputError(f"--model {self.model} has no twin in timm; take one of {', '.join(TIMM_TWINS)}")
+        if self.model not in ARCHITECTURES:
+            raise InputError(f"--model {self.model} has no twin in timm; take one of {', '.join(ARCHITECTURES)}")
         if self.plan is not None and self.plan not in MODELS:
             raise InputError(f"--plan {self.plan}: no such model; known: {', '.join(MODELS)}")
         if self.gpu not in GPUS:
@@ -94,7 +94,7 @@ class Throughput:
 
 def contenders(settings: Throughput, device: torch.device, batch: Any, threads: int) -> dict[str, Callable[[], Turn]]:
     """What makes each contender, by name."""
-    twin = TIMM_TWINS[settings.model]
+    twin = ARCHITECTURES[settings.model]
 
     def ours(compiled: Compiled) -> Callable[[], Turn]:
         return lambda: our_turn(settings.model, batch, device, compiled, threads)
@@ -159,7 +159,7 @@ def measure(settings: Throughput, device: torch.device) -> dict[str, Any]:
     for name, joules in rounds.joules.items():
         if joules:
             about[name]["joules_per_1000_images"] = median(joules) / batch_size * 1000
-    kept = kept_beside_timm(settings.model, TIMM_TWINS[settings.model], NUM_CLASSES, settings.image_size, device)
+    kept = kept_beside_timm(settings.model, ARCHITECTURES[settings.model], NUM_CLASSES, settings.image_size, device)
     flops = training_flops(settings.model, NUM_CLASSES, settings.image_size) * batch_size
     on_gpu = device.type == "cuda"
     targets = TARGETS_GPU.get(settings.model, {}) if on_gpu else TARGETS_CPU

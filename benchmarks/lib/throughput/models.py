@@ -19,7 +19,6 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precisi
 from trainer.engine import Engine
 from trainer.engines.ddp import DDPEngine
 from trainer.engines.replica import channels_last
-from trainer.models import bit
 from trainer.models.bit import BiTResNet, GroupNormReLU, PreActBottleneck, build_model
 from trainer.models.filters import StdConv2d
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -28,7 +27,6 @@ from trainer.training.job import make_job
 from trainer.training.loop import train
 
 NUM_CLASSES = 1000
-TIMM_TWINS = {name: f"resnetv2_{name[1:]}_bit" for name in bit.MODELS if name[1:4] in ("50x", "101", "152")}
 BATCH_NORM_TWIN = "resnetv2_50"
 Step = Callable[[], Any]
 Turn = Callable[[int], float]

@@ -15,7 +15,6 @@ from benchmarks.lib.throughput import comparison as throughput
 from benchmarks.lib.throughput import optimizer, rounds
 from benchmarks.lib.throughput.comparison import Throughput
 from benchmarks.lib.throughput.models import (
-    TIMM_TWINS,
     bound_step,
     images_and_labels,
     layout_probe,
@@ -25,6 +24,7 @@ from benchmarks.lib.throughput.models import (
 from benchmarks.lib.throughput.optimizer import OptimizerBenchmark
 from data_pipelines.common.errors import InputError, RunError
 from trainer.models.bit import PreActBottleneck
+from trainer.models.timm_folder import ARCHITECTURES
 from trainer.training.memory import kept_per_image
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def of_small(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Throughput]:
     """A function that makes settings for a small model, beside another small one in place of a twin."""
-    monkeypatch.setitem(TIMM_TWINS, SMALL, "resnet10t")
+    monkeypatch.setitem(ARCHITECTURES, SMALL, "resnet10t")
     return partial(Throughput, SMALL, steps=1, batch_size=2, image_size=32, threads=1)
 
 

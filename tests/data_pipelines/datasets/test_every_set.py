@@ -2,10 +2,13 @@
 
 import gzip
 import io
+import json
 import os
 import pickle
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from inspect import signature
 from pathlib import Path
@@ -17,6 +20,7 @@ import scipy.io
 import webdataset as wds
 from empty_files import touch
 from PIL import Image
+from set_contents import contents
 from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
 from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
@@ -32,6 +36,7 @@ from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.training.run import Start, run
 
+HASH_SEEDS = (8, 11)  # which put the classes of the sets below in different orders
 WNIDS = ("n01440764", "n01443537")
 XRAYS = ("chexpert", "mimic_cxr", "nih_cxr14", "padchest", "padchest_cl", "covidx", "tuberculosis")
 WHOLE_XRAYS = {"covidx", "tuberculosis"}
@@ -175,20 +180,26 @@ def engine() -> Any:
     made.close()
 
 
-def test_every_reader_has_a_layout_here() -> None:
-    assert TREES.keys() == DATASETS.keys()
+def layout(name: str, root: Path, write_tar: WriteTar) -> dict[str, Any]:
+    """Writes a small set in its owner's layout; the arguments of its reader."""
+    assert name in TREES, f"no layout in TREES for {name}: write a small one as its owner distributes it"
+    root.mkdir(exist_ok=True)
+    return TREES[name](root, write_tar)
+
+
+def test_every_layout_has_a_reader() -> None:
+    assert TREES.keys() <= DATASETS.keys()
 
 
 def test_every_set_has_a_row_in_the_page() -> None:
     page = (Path(registry.__file__).parent / "README.md").read_text(encoding="utf-8")
-    assert [name for name in DATASETS if not re.search(rf"^\| `{name}` \|", page, re.MULTILINE)] == []
+    missing = [name for name in DATASETS if not re.search(rf"^\| `{name}` \|", page, re.MULTILINE)]
+    assert missing == [], "data_pipelines/datasets/README.md has a row for each"
 
 
 def raw_set(name: str, folder: Path, write_tar: WriteTar) -> RawSet:
     """The set of a reader, from its layout below the folder."""
-    root = folder / "raw"
-    root.mkdir(exist_ok=True)
-    return DATASETS[name](**TREES[name](root, write_tar))
+    return DATASETS[name](**layout(name, folder / "raw", write_tar))
 
 
 def shuffle_listings(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
@@ -218,27 +229,51 @@ def shuffle_listings(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
         monkeypatch.setattr(Path, name, lambda *given, listing=listing, **options: iter(listing(*given, **options)))
 
 
-def contents(raw: RawSet) -> list[Any]:
-    """The classes and images of a set in order, and those of its first and last part of three."""
-    parts = [raw.part(number, 3) for number in (0, 2)] if raw.part else []
-    listed = [
-        (image.key, image.split, str(image.label), image.group) for some in (raw.images, *parts) for image in some
-    ]
-    return [raw.classes, listed]
-
-
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_order_does_not_depend_on_the_file_system(
     name: str, tmp_path: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = tmp_path / "raw"
-    root.mkdir()
-    arguments = TREES[name](root, write_tar)
+    arguments = layout(name, tmp_path / "raw", write_tar)
     expected = contents(DATASETS[name](**arguments))
     for seed in range(3):
         with monkeypatch.context() as patched:
             shuffle_listings(patched, seed)
             assert contents(DATASETS[name](**arguments)) == expected
+
+
+WITH_ROOT = [name for name, reader in DATASETS.items() if "root" in signature(reader).parameters]
+
+
+def contents_of_all(arguments: Path, hash_seed: int) -> dict[str, Any]:
+    """What every reader makes of its arguments in a process that hashes text by this seed."""
+    program = [sys.executable, str(Path(__file__).parent / "set_contents.py"), str(arguments)]
+    environment = os.environ | {"PYTHONHASHSEED": str(hash_seed)}
+    return json.loads(subprocess.run(program, env=environment, capture_output=True, check=True, text=True).stdout)
+
+
+def test_no_set_depends_on_how_python_hashes_text(tmp_path: Path, write_tar: WriteTar) -> None:
+    arguments = {name: layout(name, tmp_path / name, write_tar) for name in WITH_ROOT}
+    (tmp_path / "arguments.pickle").write_bytes(pickle.dumps(arguments))
+    one, other = (contents_of_all(tmp_path / "arguments.pickle", seed) for seed in HASH_SEEDS)
+    changed = [name for name in WITH_ROOT if one[name] != other[name]]
+    assert changed == [], "their order comes from a set or from hash(): sort it, or split by hash_split"
+
+
+@pytest.mark.parametrize("name", WITH_ROOT)
+def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
+    """Or not listed at all, by readers that take what there is."""
+    arguments = layout(name, tmp_path / "raw", write_tar)
+    files = [image.image for image in DATASETS[name](**arguments).images if isinstance(image.image, Path)]
+    lost = files[::2]
+    for path in lost:
+        path.unlink()
+    said, listed = "", []
+    try:
+        listed = [image.image for image in DATASETS[name](**arguments).images]
+    except InputError as error:
+        said = str(error)
+    assert not said or any(path.name in said for path in lost)
+    assert not {*lost} & {*listed}, "refuse missing images by require_files of datasets/reading.py"
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS.keys() - USER_READERS.keys()))
@@ -266,14 +301,14 @@ WITH_FRACTIONS = [
 def test_impossible_fractions_are_refused(
     name: str, fraction: str, value: float, tmp_path: Path, write_tar: WriteTar
 ) -> None:
-    arguments = TREES[name](tmp_path, write_tar) | {fraction: value}
+    arguments = layout(name, tmp_path, write_tar) | {fraction: value}
     with pytest.raises(InputError, match=f"--{fraction.replace('_', '-')} is {value}"):
         DATASETS[name](**arguments)
 
 
-@pytest.mark.parametrize("name", [name for name, reader in DATASETS.items() if "root" in signature(reader).parameters])
+@pytest.mark.parametrize("name", WITH_ROOT)
 def test_a_missing_root_is_named(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
-    arguments = TREES[name](tmp_path, write_tar) | {"root": tmp_path / "nowhere"}
+    arguments = layout(name, tmp_path, write_tar) | {"root": tmp_path / "nowhere"}
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "nowhere"))):
         contents(DATASETS[name](**arguments))
 
@@ -281,9 +316,7 @@ def test_a_missing_root_is_named(name: str, tmp_path: Path, write_tar: WriteTar)
 # Most of Fashion-MNIST's ten classes are empty here; what its reader makes of the real files ships with the package.
 @pytest.mark.parametrize("name", [name for name in TREES if name != "fashion_mnist"])
 def test_prepares_loads_and_trains_one_step(name: str, tmp_path: Path, write_tar: WriteTar, engine: Engine) -> None:
-    root = tmp_path / "raw"
-    root.mkdir()
-    arguments = TREES[name](root, write_tar)
+    arguments = layout(name, tmp_path / "raw", write_tar)
     if name in XRAYS:
         arguments |= {"size": 32}
     manifest = prepare(DATASETS[name](**arguments), Output(tmp_path / "set"))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from augmentation_values import OTHER_VALUES, before_and_after
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -111,6 +112,25 @@ def test_dali_and_torch_agree_on_two_operations(name: str, policy: PolicyName, r
     assert difference.median() <= 1.5
     assert (difference > 1.5).float().mean() < 0.15
     assert ((oracle - plain).abs().mean((1, 2, 3)) > 1.5).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_setting_reaches_dali_or_is_refused(name: str, photos: Index) -> None:
+    before, after = before_and_after(name)
+    request = SampleIds(np.arange(8), np.arange(100, 108))
+    (plain,), (oracle,) = (list(load("torch", photos, [request], numbers)) for numbers in (before, after))
+    same = plain.images.shape == oracle.images.shape and torch.equal(plain.images, oracle.images)
+    assert not (same and torch.equal(plain.mixup, oracle.mixup)), f"torch ignores {name}; see NEEDS"
+    try:
+        _, loader = pick_loader("dali", on_gpu=False, augmentation=after)
+    except InputError:
+        return
+    (ours,) = loader(photos, [request], after, torch.device("cpu"), 2)
+    difference = (ours.images.float() - oracle.images.float()).abs().mean((1, 2, 3))
+    remedy = f"DALI does not do as torch with another {name}: do it in dali_loader.py, or refuse it by _only_torch"
+    assert difference.median() <= 1.5, remedy
+    assert (difference > 3).float().mean() < 0.2, remedy
+    assert torch.equal(ours.mixup, oracle.mixup), remedy
 
 
 @pytest.mark.parametrize("loader", LOADERS)

@@ -1,11 +1,12 @@
 """Views lie inside their pictures, depend on the position alone, and are distributed as they should be."""
 
 from dataclasses import fields
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from augmentation_values import BEFORE, OTHER_VALUES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, chisquare, ks_2samp, kstest
@@ -42,6 +43,8 @@ def table(views: Views) -> np.ndarray:
         columns.append(views.warp.reshape(-1, 6))
     if views.operations is not None:
         columns += [views.operations.op, views.operations.magnitude]
+        if views.operations.cutout is not None:
+            columns.append(views.operations.cutout.reshape(-1, 2 * views.operations.op.shape[1]))
     return np.concatenate([*columns, views.flip[:, None]], axis=1)
 
 
@@ -146,26 +149,38 @@ def test_windows_lie_inside_for_all_sizes(
     assert (views.window.dtype, views.resized.dtype, views.offset.dtype, views.flip.dtype) == (*[np.int64] * 3, bool)
 
 
+def test_every_setting_has_another_value() -> None:
+    """Other tests switch every setting on, or see that it reaches every loader."""
+    names = {field.name for field in fields(Augmentation)}
+    assert OTHER_VALUES.keys() == names, "give it a value in OTHER_VALUES of augmentation_values.py"
+    same = [name for name in names - {"policy", "size", "resize"} if OTHER_VALUES[name] == getattr(BEFORE, name)]
+    assert same == [], "OTHER_VALUES has the defaults of these"
+
+
+@pytest.mark.parametrize("more", [{}, {"randaugment_space": "torchvision", "randaugment_on": "crop"}], ids=["", "crop"])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_views_are_a_function_of_the_position_alone(policy: PolicyName) -> None:
+def test_views_are_a_function_of_the_position_alone(policy: PolicyName, more: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)
     positions, heights, widths = np.arange(500, 628), rng.integers(1, 600, 128), rng.integers(1, 600, 128)
-    augmentation = Augmentation(policy, 64, 80, seed=4, randaugment_ops=3)
+    changed = OTHER_VALUES | {"policy": policy, "size": 64, "resize": 80, "flip": True, **more}
+    augmentation = Augmentation(**changed)
     whole = table(augmentation.views(positions, heights, widths))
     parts = [slice(0, 1), slice(1, 50), slice(50, 50), slice(50, 128)]
     split = [augmentation.views(positions[part], heights[part], widths[part]) for part in parts]
-    assert np.array_equal(whole, np.concatenate([table(views) for views in split]))
+    remedy = "draw by uniform() or integers() of common/counter_rng.py, from the position and a Purpose alone"
+    assert np.array_equal(whole, np.concatenate([table(views) for views in split])), remedy
     shuffled = rng.permutation(128)
     views = augmentation.views(positions[shuffled], heights[shuffled], widths[shuffled])
-    assert np.array_equal(whole[shuffled], table(views))
+    assert np.array_equal(whole[shuffled], table(views)), remedy
     described = {"window", "resized", "offset", "flip", "size", "warp", "operations", "border"}
-    assert {field.name for field in fields(views)} == described
+    assert {field.name for field in fields(views)} == described, "put it into `table` above, and into `described`"
 
 
 @pytest.mark.parametrize("policy", RANDOM_POLICIES)
 def test_repeats_of_an_image_and_other_seeds_get_other_views(policy: PolicyName) -> None:
     repeats = table(views_of_size(policy, MANY[:400], 300, 400))
-    assert len(np.unique(repeats, axis=0)) > 300
+    different = len(np.unique(repeats, axis=0))
+    assert different > 300, f"400 repeats of an image have only {different} different views: draw from more of them"
     assert np.mean((repeats == table(views_of_size(policy, MANY[:400], 300, 400, seed=1))).all(1)) < 0.05
 
 

@@ -2,9 +2,12 @@
 
 import pytest
 
+from data_pipelines.datasets.registry import PRETRAINING_SETS, TARGET_SETS
 from trainer.reporting.names import (
     NATURAL,
     OTHER,
+    SET_TITLE,
+    TARGET_TITLE,
     XRAY,
     domain,
     is_smaller,
@@ -65,6 +68,13 @@ def test_a_source_is_smaller_if_it_is_part_of_the_other() -> None:
     assert not is_smaller(["chexpert", "padchest"], ["chexpert", "mimic_cxr"])
     assert not is_smaller([], ["chexpert"])
     assert not is_smaller(["imagenet1k"], ["chexpert"])
+
+
+def test_every_set_has_a_title_and_a_domain() -> None:
+    untitled = [*(PRETRAINING_SETS.keys() - SET_TITLE.keys()), *(TARGET_SETS.keys() - TARGET_TITLE.keys())]
+    assert untitled == [], "add them to SET_TITLE or TARGET_TITLE of trainer/reporting/names.py"
+    without = [name for name in PRETRAINING_SETS if domain([name]) == OTHER]
+    assert without == [], "domain() of trainer/reporting/names.py says what they show"
 
 
 def test_domains_and_orders() -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,16 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from augmentation_values import OTHER_VALUES, before_and_after
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.sampler import BatchSampler
-from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION
+from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION, Augmentation
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
 from trainer.splits import folders_of, open_split
-from trainer.training.job import Job, make_job
+from trainer.training.job import Job, make_augmentation, make_job
+from trainer.training.run import Start, run
 
 CPU = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
 NAN = np.nan
@@ -43,10 +45,36 @@ def epochs_of(job: Job, count: int) -> np.ndarray:
     return np.concatenate(steps)[: count * size].reshape(count, size)
 
 
+def config_with(augmentation: Augmentation) -> Config:
+    """The configuration that asks for this augmentation."""
+    other_names = {"policy": "train_view", "size": "image_size"}
+    values = {
+        other_names.get(field.name, field.name): getattr(augmentation, field.name) for field in fields(augmentation)
+    }
+    seed, group = values.pop("seed"), values.pop("mixup_group")
+    data = DataConfig(sets=("any",), mixup_weight="step" if group > 2 else "pair", **values)
+    return Config(seed=seed, global_batch_size=OTHER_VALUES["mixup_group"], data=data)
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_setting_of_augmentation_arrives(name: str) -> None:
+    for augmentation in before_and_after(name):
+        made = make_augmentation(config_with(augmentation), may_flip=True)
+        assert made == augmentation, "hand it on in make_augmentation of trainer/training/job.py"
+
+
 @pytest.fixture(scope="module")
 def skewed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of 18 images, one is a cat, five are dogs and twelve are eels."""
     return tiny_set(tmp_path_factory.mktemp("sets") / "skewed", [0] + [1] * 5 + [2] * 12, ("cat", "dog", "eel"))
+
+
+@pytest.mark.parametrize(("alpha", "least"), [(0.0, 8), (0.1, 16)])
+def test_a_batch_too_small_for_its_ranks_is_refused(alpha: float, least: int, skewed: Path, tmp_path: Path) -> None:
+    config = job_of(skewed, mixup_alpha=alpha).config
+    engine: Any = SimpleNamespace(rank=0, world_size=8)
+    with pytest.raises(InputError, match=f"^--global-batch-size 4 is too small for 8 ranks; raise it to {least} or"):
+        run(config, Start(tmp_path / "run"), engine, {})
 
 
 @pytest.fixture(scope="module")
