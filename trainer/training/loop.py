@@ -71,7 +71,7 @@ def _train_steps(
                 metric_logger.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
                 saver.save_if_best(done, metrics[job.train.metric])
                 monitor.observe_val(done, metrics["loss"])
-        stopping = monitor.stop_asked and done < job.total_steps
+        stopping = monitor.stop_asked and done < job.total_steps  # after the last step, `fit.py` decides
         if stopping or monitor.save_asked or job.is_due("save", done):
             monitor.flush()
             with meter.paused():
