@@ -14,7 +14,7 @@ from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder import MetricLogger, write_status
 from trainer.training.job import Job, RunOutput
-from trainer.training.loop import judge, train
+from trainer.training.loop import predict_readable, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.run_end import mark_resumable
@@ -50,7 +50,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
     engine.load_state_dict(loaded.state)
     details = {"checkpoint": path.name, "checkpoint_step": loaded.metadata["step"]}
     # The only time that test is read.
-    predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
+    predicted = {split: predict_readable(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
         try:
             checkpoint.add(path, **operating_points(*predicted["val"]))

@@ -96,11 +96,11 @@ def test_all_ranks_stop_at_one_step_and_go_on(phantoms: Path, tmp_path: Path) ->
 def evaluates_for_long(data: str, run_dir: Path, evaluating: Any) -> None:
     """Train, and report the final evaluation instead of ending it."""
 
-    def judge(*_: object) -> None:
+    def never_ends(*_: object) -> None:
         evaluating.set()
         time.sleep(60)
 
-    fit.judge = judge
+    fit.predict_readable = never_ends
     run(config_of(data), Start(run_dir), ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32"), {})
 
 
