@@ -213,8 +213,8 @@ def result_if_finished(
 
 
 def _find_finished(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
-    """Like `result_if_finished`, with the same answer on every rank: another start may write to the folder meanwhile, and
-    file systems show that to some hosts sooner than to others. Collective."""
+    """Like `result_if_finished`, with the same answer on every rank: another process may write to the folder
+    meanwhile, and file systems show that to some hosts sooner than to others. Collective."""
     result: dict[str, Any] | None = None
     error: str | None = None
     if engine.rank == 0:
