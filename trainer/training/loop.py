@@ -96,7 +96,7 @@ def train_step(
         with engine.accumulate(last=batch is micro_batches[-1]):
             logits = engine.model(model_input(batch))
             losses.append(engine.backward(batch_loss(logits, batch, task), num_labels))
-    unreadable = [image for batch in micro_batches if not batch.repeated for image in batch.unreadable]
+    unreadable = [image for batch in micro_batches if not batch.is_padding for image in batch.unreadable]
     sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable), monitor.is_overdue())
     update = engine.step(monitor.is_nonfinite(sums.losses))
     return StepReport(step, lr, sums, update, unreadable)

@@ -169,13 +169,13 @@ def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
 
 
 def _check_batch(config: Config, job: Job, engine: Engine) -> None:
-    units, parts = config.global_batch_size // job.order.unit, engine.world_size
-    if units < parts:
+    groups, parts = config.global_batch_size // job.order.group_size, engine.world_size
+    if groups < parts:
         raise InputError(
             f"{flag('--global-batch-size')} {config.global_batch_size} is too small for {parts} ranks; raise it to "
-            f"{parts * job.order.unit} or start fewer ranks"
+            f"{parts * job.order.group_size} or start fewer ranks"
         )
-    if units % parts and engine.rank == 0:
+    if groups % parts and engine.rank == 0:
         logger.warning(f"{parts} ranks share a batch of {config.global_batch_size} unequally")
 
 
