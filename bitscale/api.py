@@ -141,7 +141,7 @@ def batches(
     augmentation = Augmentation(view, image_size, resize, flip=flip and index.flip, seed=seed)
     order = BatchSampler(len(index), batch_size, seed=seed)
     _, loader = pick_loader("auto", torch.device(device).type == "cuda", augmentation=augmentation)
-    requests = map(order.step, itertools.count() if steps is None else range(steps))
+    requests = map(order.request, itertools.count() if steps is None else range(steps))
     return loader(index, requests, augmentation, torch.device(device), threads)
 
 

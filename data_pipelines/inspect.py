@@ -122,7 +122,7 @@ def first_batch(look: Inspect, index: Index) -> tuple["Batch", str]:
         border=look.border,
     )
     name, loader = pick_loader(look.loader, on_gpu=False, augmentation=augmentation)
-    return next(loader(index, [order.step(0)], augmentation, torch.device("cpu"), num_usable_cpus())), name
+    return next(loader(index, [order.request(0)], augmentation, torch.device("cpu"), num_usable_cpus())), name
 
 
 def label_counts(index: Index) -> dict[str, Counts]:

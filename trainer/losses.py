@@ -23,18 +23,18 @@ def loss_sum(logits: Tensor, targets: Tensor, task: Task) -> Tensor:
 
 
 def batch_loss(logits: Tensor, batch: Batch, task: Task) -> Tensor:
-    """`loss_sum` of a batch's logits, [B, C]. For a repeated batch it is 0 with zero gradients; the backward pass still
+    """`loss_sum` of a batch's logits, [B, C]. For a padding batch it is 0 with zero gradients; the backward pass still
     reaches every parameter."""
     wanted = targets(batch, task, logits.shape[1])
-    if batch.repeated:
+    if batch.is_padding:
         return loss_sum(logits[:0], wanted[:0], task)
     return loss_sum(logits, wanted, task)
 
 
 def count_labels(batches: list[Batch]) -> Tensor:
-    """Number of labelled findings in these multi-label batches, int64 scalar on their device; repeated batches do not
-    count, and at least one batch is not repeated."""
-    counted = [batch for batch in batches if not batch.repeated]
+    """Number of labelled findings in these multi-label batches, int64 scalar on their device; padding does not count,
+    and at least one batch is none."""
+    counted = [batch for batch in batches if not batch.is_padding]
     return torch.stack([_mixed(batch, batch.labels).isfinite().sum() for batch in counted]).sum()
 
 

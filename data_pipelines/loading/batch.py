@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.unreadable import UnreadableSample
 from data_pipelines.loading.views import Augmentation, Ints, Views
 from data_pipelines.shards.index import Index
@@ -20,7 +20,7 @@ class Batch:
     images: uint8 [B, C, S, S], a channels-last view of [B, S, S, C]. labels: int64 [B], or float32 [B, classes] with
     NaN = unlabelled. mixup: weight (lambda) of the own image, float32 [B], or None. samples: rows of the index.
     unreadable: samples that were replaced; `images`, `samples` and `labels` hold their replacements, or black images.
-    repeated: none of them counts, see sampler.SampleIds.
+    is_padding: none of them counts, see sampler.BatchRequest.
     """
 
     images: Tensor
@@ -28,7 +28,7 @@ class Batch:
     mixup: Tensor | None
     samples: Ints
     unreadable: tuple[UnreadableSample, ...] = ()
-    repeated: bool = False
+    is_padding: bool = False
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -36,7 +36,7 @@ class Batch:
 
 def make_batch(
     index: Index,
-    request: SampleIds,
+    request: BatchRequest,
     augmentation: Augmentation,
     images: Tensor,
     unreadable: Sequence[UnreadableSample] = (),
@@ -50,7 +50,7 @@ def make_batch(
         mixup=None if mixup is None else _beside(images, torch.from_numpy(mixup)),
         samples=request.samples,
         unreadable=tuple(unreadable),
-        repeated=request.repeated,
+        is_padding=request.is_padding,
     )
 
 
@@ -59,7 +59,7 @@ def _beside(images: Tensor, values: Tensor) -> Tensor:
     return values if images.device.type == "cpu" else values.pin_memory().to(images.device, non_blocking=True)
 
 
-def views_of(index: Index, request: SampleIds, augmentation: Augmentation) -> Views:
+def views_of(index: Index, request: BatchRequest, augmentation: Augmentation) -> Views:
     """The view of each requested image."""
     heights = np.asarray(index.height[request.samples], dtype=np.int64)
     widths = np.asarray(index.width[request.samples], dtype=np.int64)

@@ -19,18 +19,32 @@ from nvidia.dali.types import DALIImageType, DALIInterpType
 
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.randaugment_dali import INPUTS, host_inputs, randaugment
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.unreadable import Encoded, Replacement, UnreadableSample, damage, readable, replaced
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
 
-# Encoded bytes, anchor, shape, resized, offset, flip; those of RandAugment; the warp. One entry for each image.
+# DALI's inputs, with one entry for each image: those of `_ViewInputs`, those of RandAugment, the warp.
 Inputs = tuple[Any, ...]
 HW_DECODER_LOAD = 0.65  # DALI's own default
 _PREFETCH = 2
 _NEARLY_ALL = 0.99
 _SIZED_ROWS = 10_000  # spread evenly, of however many there are
 _MOST_BUFFER_BYTES = 128 << 20
+
+
+class _ViewInputs(NamedTuple):
+    """The inputs that every view has, in this order; `Views` says what they mean."""
+
+    encoded: Any
+    anchor: Any
+    shape: Any
+    resized: Any
+    offset: Any
+    flip: Any
+
+
+_NUM_VIEW_INPUTS = len(_ViewInputs._fields)
 
 
 class _Buffers(NamedTuple):
@@ -55,14 +69,15 @@ def _cut(
     hw_decoder_load: float = HW_DECODER_LOAD,
     reflections: int = 0,
 ) -> Any:
-    count = 6 + INPUTS * operations + (1 if warped else 0)
+    count = _NUM_VIEW_INPUTS + INPUTS * operations + (1 if warped else 0)
     inputs: Any = fn.external_source(source=source, num_outputs=count, no_copy=True)
-    encoded, anchor, shape, resized, offset, flip = inputs[:6]
+    encoded, anchor, shape, resized, offset, flip = inputs[:_NUM_VIEW_INPUTS]
     images: Any = _decoded(encoded, anchor, shape, decoder, channels, buffers, hw_decoder_load)
     images = fn.resize(images, size=resized, antialias=True, interp_type=DALIInterpType.INTERP_LINEAR)
     images = fn.slice(images, start=offset, shape=[size, size], axes=[0, 1])
     images = fn.flip(images, horizontal=flip)
-    for first in range(6, 6 + INPUTS * operations, INPUTS):
+    for operation in range(operations):
+        first = _NUM_VIEW_INPUTS + INPUTS * operation
         op, warp, value = inputs[first : first + INPUTS]
         images = randaugment(images, op, warp, value, size, channels)
     if warped:
@@ -109,7 +124,7 @@ def _reflected(images: Any, reflections: int, axis: int, size: int) -> Any:
 
 def batches(
     index: Index,
-    requests: Iterable[SampleIds],
+    requests: Iterable[BatchRequest],
     augmentation: Augmentation,
     device: torch.device,
     threads: int,
@@ -162,7 +177,7 @@ def batches(
 def _pipeline(
     source: Callable[[], Inputs],
     index: Index,
-    largest: SampleIds,
+    largest: BatchRequest,
     augmentation: Augmentation,
     device: torch.device,
     threads: int,
@@ -191,7 +206,7 @@ def _pipeline(
 class _Read(NamedTuple):
     """A request, the encoded bytes of its images, and the samples that were replaced."""
 
-    request: SampleIds
+    request: BatchRequest
     encoded: list[Encoded]
     unreadable: tuple[UnreadableSample, ...]
 
@@ -250,14 +265,15 @@ def _nearly_largest(values: npt.NDArray[np.int64]) -> int:
 
 def _inputs(index: Index, read: _Read, augmentation: Augmentation) -> Inputs:
     views = views_of(index, read.request, augmentation)
-    inputs: list[Any] = [
-        read.encoded,
-        views.window[:, :2].astype(np.int32),
-        views.window[:, 2:].astype(np.int32),
-        views.resized.astype(np.float32),
-        views.offset.astype(np.int32),
-        views.flip.astype(np.int32),
-    ]
+    view = _ViewInputs(
+        encoded=read.encoded,
+        anchor=views.window[:, :2].astype(np.int32),
+        shape=views.window[:, 2:].astype(np.int32),
+        resized=views.resized.astype(np.float32),
+        offset=views.offset.astype(np.int32),
+        flip=views.flip.astype(np.int32),
+    )
+    inputs: list[Any] = [*view]
     if views.operations is not None:
         inputs += host_inputs(views.operations, views.size, index.channels)
     if views.warp is not None:

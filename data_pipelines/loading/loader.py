@@ -12,7 +12,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.unreadable import Replacement
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
@@ -26,7 +26,7 @@ class Loader(Protocol):
     def __call__(
         self,
         index: Index,
-        requests: Iterable[SampleIds],
+        requests: Iterable[BatchRequest],
         augmentation: Augmentation,
         device: torch.device,
         threads: int,
@@ -35,13 +35,13 @@ class Loader(Protocol):
     ) -> Iterator[Batch]: ...
 
 
-def read_ahead(index: Index, requests: Iterable[SampleIds], depth: int) -> Iterator[SampleIds]:
+def read_ahead(index: Index, requests: Iterable[BatchRequest], depth: int) -> Iterator[BatchRequest]:
     """The same requests; the system is told to read the bytes of each `depth` requests before it is yielded. 0: it is
     not."""
     if not depth:
         yield from requests
         return
-    waiting: deque[SampleIds] = deque()
+    waiting: deque[BatchRequest] = deque()
     for request in requests:
         index.read_ahead(request.samples)
         waiting.append(request)

@@ -23,7 +23,8 @@ _FEISTEL_ROUNDS = 12  # six leave sets of fewer than twenty samples visibly unev
 # What a draw is for. Far from the numbers of augmentation, which hashes the same seed.
 _ORDER = 1 << 32
 _WINDOW, _ROTATION, _WEIGHTED, _REPLACEMENT = range(_ORDER + 1000, _ORDER + 1004)
-_SUM_CHUNK, _INTEGER_TOLERANCE = 4096, 1e-5
+_SUM_CHUNK = 4096
+_INTEGER_TOLERANCE = 1e-5
 BLOCK = 128  # neighbouring samples that `shuffle="blocks"` reads together
 WINDOW = 64 * BLOCK  # samples that it mixes
 
@@ -32,19 +33,20 @@ def permute(positions: Int64s, num_samples: int, seed: int, epochs: Int64s) -> I
     """permutation(seed, epoch)[position] for each pair, int64, without ever holding the permutation.
 
     `positions` lie in [0, num_samples). A Feistel network over a grid of rows x columns >= num_samples is a bijection
-    of the grid; points that land outside the samples walk on until they land inside (Black and Rogaway, 2002).
+    of the grid; points outside the samples are permuted again until they land inside (cycle-walking,
+    Black and Rogaway, 2002).
     """
     rows = isqrt(num_samples - 1) + 1
     columns = -(-num_samples // rows)
     result = np.array(positions, dtype=np.int64)
-    walking = np.arange(result.size)
-    while walking.size:
-        row, column = np.divmod(result[walking], columns)
+    outside = np.arange(result.size)
+    while outside.size:
+        row, column = np.divmod(result[outside], columns)
         for feistel_round in range(0, _FEISTEL_ROUNDS, 2):
-            row = (row + _round(seed, epochs[walking], feistel_round, column, rows)) % rows
-            column = (column + _round(seed, epochs[walking], feistel_round + 1, row, columns)) % columns
-        result[walking] = row * columns + column
-        walking = walking[result[walking] >= num_samples]
+            row = (row + _round(seed, epochs[outside], feistel_round, column, rows)) % rows
+            column = (column + _round(seed, epochs[outside], feistel_round + 1, row, columns)) % columns
+        result[outside] = row * columns + column
+        outside = outside[result[outside] >= num_samples]
     return result
 
 
@@ -58,9 +60,11 @@ def permute_blocks(positions: Int64s, num_samples: int, seed: int, epochs: Int64
     last = num_samples // WINDOW
     shuffled = np.empty_like(positions)
     for chosen, length in ((window < last, WINDOW), (window == last, num_samples - last * WINDOW)):
+        if not chosen.any():  # permute takes no empty range
+            continue
         # A window has an order of its own in each epoch.
         counter = epochs[chosen] * (last + 1) + window[chosen]
-        within = permute(inside[chosen], length, _subseed(seed, _WINDOW), counter) if chosen.any() else 0
+        within = permute(inside[chosen], length, _subseed(seed, _WINDOW), counter)
         shuffled[chosen] = window[chosen] * WINDOW + within
     block, offset = np.divmod(shuffled, BLOCK)
     whole = num_samples // BLOCK
@@ -83,42 +87,42 @@ def _round(seed: int, epochs: Int64s, feistel_round: int, half: Int64s, modulus:
     return reduced
 
 
-def share(total: int, parts: int, part: int, unit: int = 1) -> range:
-    """The contiguous range of [0, total) for `part`; sizes differ by at most one `unit`.
+def share(total: int, parts: int, part: int, group_size: int = 1) -> range:
+    """The contiguous range of [0, total) for `part`; sizes differ by at most `group_size`.
 
-    The last part also gets the remainder that is smaller than `unit`.
+    The last part also gets the remainder that is smaller than `group_size`.
     """
-    units = total // unit
-    start, stop = units * part // parts, units * (part + 1) // parts
-    return range(start * unit, total if part == parts - 1 else stop * unit)
+    groups = total // group_size
+    start, stop = groups * part // parts, groups * (part + 1) // parts
+    return range(start * group_size, total if part == parts - 1 else stop * group_size)
 
 
 @dataclass(frozen=True)
-class SampleIds:
+class BatchRequest:
     """Samples to load together: `samples` are rows of the index, `positions` decide their augmentation; int64 [B].
 
-    repeated: padding; each sample is in another micro-batch of the same step as well and counts there alone.
+    is_padding: each sample is in another micro-batch of the same step as well and counts there alone.
     """
 
     samples: Int64s
     positions: Int64s
-    repeated: bool = False
+    is_padding: bool = False
 
-    def split(self, size: int) -> list["SampleIds"]:
+    def split(self, size: int) -> list["BatchRequest"]:
         """Consecutive parts of at most `size` samples."""
         starts = range(0, len(self.samples), size)
-        return [SampleIds(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
+        return [BatchRequest(self.samples[i : i + size], self.positions[i : i + size]) for i in starts]
 
-    def as_padding(self, count: int) -> "SampleIds":
+    def as_padding(self, count: int) -> "BatchRequest":
         """Padding: the first `count` samples once more, not to be counted."""
-        return SampleIds(self.samples[:count], self.positions[:count], repeated=True)
+        return BatchRequest(self.samples[:count], self.positions[:count], is_padding=True)
 
 
 @dataclass(frozen=True, eq=False)
 class BatchSampler:
     """The training stream over `num_samples` samples in steps of `global_batch_size`.
 
-    `unit` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.
+    `group_size` = 2 keeps the positions 2k and 2k + 1 on one rank and in one micro-batch, as MixUp needs.
     `shuffle` = "blocks" shows neighbours at about the same time, see `permute_blocks`.
     `weights`, [num_samples], is how often each sample is shown in an epoch on average. Of adjacent samples whose
     weights sum to 1, beginning at an integer cumulative sum, exactly one is shown in each epoch.
@@ -127,7 +131,7 @@ class BatchSampler:
     num_samples: int
     global_batch_size: int
     seed: int
-    unit: int = 1
+    group_size: int = 1
     shuffle: Shuffle = "full"
     weights: npt.NDArray[np.floating[Any]] | None = None
     epoch_size: int = field(init=False)
@@ -139,19 +143,19 @@ class BatchSampler:
         if self.weights is not None:
             cumulative = _cumulative(self.weights)
             size = max(1, round(cumulative[-1]))
-            is_last = cumulative == cumulative[-1]  # samples of no weight may follow the last that has one
+            is_last = cumulative == cumulative[-1]  # zero-weight samples may follow; searchsorted must not reach them
             cumulative *= size / cumulative[-1]
             cumulative[is_last] = size
             object.__setattr__(self, "_cumulative", cumulative)
         object.__setattr__(self, "epoch_size", size)
 
-    def step(self, step: int, rank: int = 0, world_size: int = 1) -> SampleIds:
+    def request(self, step: int, rank: int = 0, world_size: int = 1) -> BatchRequest:
         """The rank's share of a step, in order."""
-        mine = share(self.global_batch_size, world_size, rank, self.unit)
+        mine = share(self.global_batch_size, world_size, rank, self.group_size)
         positions = step * self.global_batch_size + np.arange(mine.start, mine.stop, dtype=np.int64)
         epochs, within = np.divmod(positions, self.epoch_size)
         slots = _SHUFFLES[self.shuffle](within, self.epoch_size, self.seed, epochs)
-        return SampleIds(self._weighted(slots, epochs), positions)
+        return BatchRequest(self._weighted(slots, epochs), positions)
 
     def replacement(self, position: int, attempt: int) -> int:
         """The sample that replaces an unreadable one: drawn from the same epoch by a hash of (position, attempt)."""
@@ -168,24 +172,26 @@ class BatchSampler:
         found: Int64s = np.searchsorted(self._cumulative, points, side="right")
         return found
 
-    def micro_batches(self, first_step: int, rank: int, world_size: int, micro_batch_size: int) -> Iterator[SampleIds]:
+    def micro_batches(
+        self, first_step: int, rank: int, world_size: int, micro_batch_size: int
+    ) -> Iterator[BatchRequest]:
         """Endless micro-batches of one rank from `first_step` on; every step has `num_micro_batches` of them.
 
-        A rank whose share makes fewer shows its first `unit` of the step again, `repeated`: engines exchange gradients
+        A rank whose share makes fewer shows its first group of the step again, as padding: engines exchange gradients
         by micro-batch, and a rank with fewer than the others would never come to the exchange that they wait in.
         """
-        assert share(self.global_batch_size, world_size, rank, self.unit), "a rank without samples"
+        assert share(self.global_batch_size, world_size, rank, self.group_size), "a rank without samples"
         number, step = self.num_micro_batches(world_size, micro_batch_size), first_step
         while True:
-            mine = self.step(step, rank, world_size)
+            mine = self.request(step, rank, world_size)
             parts = mine.split(micro_batch_size)
             yield from parts
-            yield from [mine.as_padding(self.unit)] * (number - len(parts))
+            yield from [mine.as_padding(self.group_size)] * (number - len(parts))
             step += 1
 
     def largest_share(self, world_size: int) -> int:
         """Images of a step on the rank with the most."""
-        return max(len(share(self.global_batch_size, world_size, rank, self.unit)) for rank in range(world_size))
+        return max(len(share(self.global_batch_size, world_size, rank, self.group_size)) for rank in range(world_size))
 
     def num_micro_batches(self, world_size: int, micro_batch_size: int) -> int:
         """Micro-batches per step: the same in every step, and on every rank."""
@@ -208,8 +214,8 @@ def _cumulative(weights: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float6
     return sums
 
 
-def evaluation_order(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[SampleIds]:
+def evaluation_order(num_samples: int, rank: int, world_size: int, batch_size: int) -> list[BatchRequest]:
     """The rank's share of one pass over all samples, each exactly once over the ranks, in index order."""
     mine = share(num_samples, world_size, rank)
     samples = np.arange(mine.start, mine.stop, dtype=np.int64)
-    return SampleIds(samples, samples).split(batch_size)
+    return BatchRequest(samples, samples).split(batch_size)

@@ -21,7 +21,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.loading.batch import Batch, make_batch, views_of
 from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Done, Transfer
 from data_pipelines.loading.randaugment import Operations
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.scaled_decode import decode_scale, scaled_window
 from data_pipelines.loading.unreadable import Replacement, UnreadableSample, one_line, readable, replaced
 from data_pipelines.loading.views import Augmentation, Border, Views
@@ -34,7 +34,7 @@ _JPEG = 0xFF  # its first byte
 
 def batches(
     index: Index,
-    requests: Iterable[SampleIds],
+    requests: Iterable[BatchRequest],
     augmentation: Augmentation,
     device: torch.device,
     threads: int,
@@ -74,7 +74,7 @@ class _Work:
 class _Decoded(NamedTuple):
     """A request with its pixels, uint8 [B, S, S, C], decoded or being decoded."""
 
-    request: SampleIds
+    request: BatchRequest
     unreadable: tuple[UnreadableSample, ...]
     pixels: Tensor
 
@@ -112,14 +112,14 @@ def _sent(
 
 
 def _decoded(
-    work: _Work, requests: Iterable[SampleIds], threads: int, memory: Callable[[tuple[int, ...]], Tensor]
+    work: _Work, requests: Iterable[BatchRequest], threads: int, memory: Callable[[tuple[int, ...]], Tensor]
 ) -> Generator[_Decoded, None, None]:
     """Requests in order, with all their pixels in the memory provided; some are decoded ahead."""
     index, augmentation, replacement = work.index, work.augmentation, work.replacement
     stream = iter(requests)
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
 
-        def begin(request: SampleIds) -> tuple[_Decoded, list[Future[None]]]:
+        def begin(request: BatchRequest) -> tuple[_Decoded, list[Future[None]]]:
             request, encoded, unreadable = readable(index, request, replacement)
             views, sizes = views_of(index, request, augmentation), _sizes(index, request)
             pixels = memory((len(encoded), views.size, views.size, index.channels))
@@ -139,7 +139,7 @@ def _decoded(
                         raise
                     request, data, lost = replaced(index, request, i, one_line(error), False, replacement)
                     unreadable = (*unreadable, lost)
-                    alone = SampleIds(request.samples[i : i + 1], request.positions[i : i + 1])
+                    alone = BatchRequest(request.samples[i : i + 1], request.positions[i : i + 1])
                     (size,), views = _sizes(index, alone), views_of(index, alone, augmentation)
                     place = pixels[i]
                     pool.submit(_cut_into, place, data, size, index.channels, views, 0, work.scaled_decode).result()
@@ -152,7 +152,7 @@ def _decoded(
             yield done
 
 
-def _sizes(index: Index, request: SampleIds) -> list[tuple[int, int]]:
+def _sizes(index: Index, request: BatchRequest) -> list[tuple[int, int]]:
     """Stored height and width of each image."""
     return list(zip(index.height[request.samples].tolist(), index.width[request.samples].tolist(), strict=True))
 

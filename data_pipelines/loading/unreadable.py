@@ -14,7 +14,7 @@ from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.image_files.image_verification import verify_image
 from data_pipelines.image_files.pixel_limit import MAX_PIXELS
 from data_pipelines.image_files.png import PNG_SIGNATURE, encode_png, require_whole_png
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.shards.index import Index
 
 Encoded = npt.NDArray[np.uint8]
@@ -44,8 +44,8 @@ def blank(position: int, attempt: int) -> int | None:
 
 
 def readable(
-    index: Index, request: SampleIds, replacement: Replacement | None
-) -> tuple[SampleIds, list[Encoded], tuple[UnreadableSample, ...]]:
+    index: Index, request: BatchRequest, replacement: Replacement | None
+) -> tuple[BatchRequest, list[Encoded], tuple[UnreadableSample, ...]]:
     """The request with unreadable samples replaced, the encoded bytes of each image, and what was replaced.
 
     Unreadable are samples of missing or damaged shards, and PNGs with wrong checksums, which decoders do not check.
@@ -71,8 +71,8 @@ def readable(
 
 
 def replaced(
-    index: Index, request: SampleIds, i: int, reason: str, of_shard: bool, replacement: Replacement
-) -> tuple[SampleIds, Encoded, UnreadableSample]:
+    index: Index, request: BatchRequest, i: int, reason: str, of_shard: bool, replacement: Replacement
+) -> tuple[BatchRequest, Encoded, UnreadableSample]:
     """The request with another sample in the i-th place, the bytes of that sample, and a record of the exchange."""
     position, sample = int(request.positions[i]), int(request.samples[i])
     shown, content = BLANK, None

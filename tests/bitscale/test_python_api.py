@@ -86,7 +86,7 @@ def test_batches_are_those_of_the_training_order() -> None:
         assert batch.images.shape == (8, 1, 32, 32)
         assert batch.images.dtype == torch.uint8
         assert torch.equal(batch.images, same.images)
-        assert batch.samples.tolist() == order.step(step).samples.tolist()
+        assert batch.samples.tolist() == order.request(step).samples.tolist()
 
 
 def test_batches_without_an_end_go_on() -> None:

@@ -122,7 +122,7 @@ def test_facts_of_a_set_without_patients(animals: Path) -> None:
 def test_the_sheet_shows_what_training_sees(animals: Path) -> None:
     index = Index.load(animals, "train")
     batch, name = first_batch(Inspect("", size=16, seed=3, images=4, loader="torch"), index)
-    request = BatchSampler(len(index), 4, seed=3).step(0)
+    request = BatchSampler(len(index), 4, seed=3).request(0)
     augmentation = Augmentation("random_resized_crop", 16, 256, seed=3)
     (expected,) = torch_loader.batches(index, [request], augmentation, torch.device("cpu"), 1)
     assert name == "torch"

@@ -121,7 +121,7 @@ def test_a_repeated_batch_weighs_nothing_and_reaches_all_weights(task: str, mixu
     """Not even where its logits are not finite, of which no product with 0 is 0."""
     labels = torch.tensor([0, 1]) if task == "single_label" else torch.tensor([[1, NAN], [0, 1]])
     batch = batch_of(labels, mixup)
-    again = replace(batch, repeated=True)
+    again = replace(batch, is_padding=True)
     for factor in (1.0, math.inf, NAN):
         weight = torch.ones(2, 2, requires_grad=True)
         logits = weight * random_logits(2, 2) * factor
@@ -139,7 +139,7 @@ def test_a_repeated_batch_weighs_nothing_and_reaches_all_weights(task: str, mixu
 
 def test_labels_of_repeated_batches_are_not_counted() -> None:
     batch = batch_of(torch.tensor([[1, NAN], [0, 0]]))
-    assert count_labels([batch, replace(batch, repeated=True)]).item() == 3
+    assert count_labels([batch, replace(batch, is_padding=True)]).item() == 3
 
 
 @pytest.mark.parametrize("task", ["single_label", "multi_label"])

@@ -38,7 +38,7 @@ class DDPEngine(ReplicaEngine):
     def _connect(self, rank_info: RankInfo) -> None:
         if self.world_size > 1:
             self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
-            with self._naming_lost_ranks():
+            with self._reporting_lost_ranks():
                 init_process_group(rank_info, self.device, self._rendezvous, self._runtime.timeout_s)
 
     def _wrap(self, model: nn.Module) -> nn.Module:
@@ -66,9 +66,6 @@ class DDPEngine(ReplicaEngine):
             self._optimizer = self._sharded
         return wrapped
 
-    # DDP lays out its buckets anew after the first backward pass, which changes the order of its sums; after the dry
-    # run of `prepare`, an interrupted run goes on bit for bit.
-
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         if isinstance(self.model, DistributedDataParallel) and not last:
             return self.model.no_sync()
@@ -79,8 +76,8 @@ class DDPEngine(ReplicaEngine):
             return super().step(is_nonfinite)
         mine = self._sharded.optim
         self._scaler.unscale_(self._sharded)
-        skipped = mine.skip = self._is_nonfinite(is_nonfinite)
-        with self._naming_lost_ranks():
+        skipped = mine.skip = self._any_nonfinite(is_nonfinite)
+        with self._reporting_lost_ranks():
             self._scaler.step(self._sharded)
             self._scaler.update()
             self._sharded.zero_grad()

@@ -35,7 +35,7 @@ class DeepSpeedEngine(ReplicaEngine):
         os.environ.setdefault("LOCAL_RANK", str(self.local_rank))  # without which DeepSpeed refuses to start
         if self.world_size > 1:
             self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
-            with self._naming_lost_ranks():
+            with self._reporting_lost_ranks():
                 init_process_group(rank_info, self.device, self._rendezvous, self._runtime.timeout_s)
         else:
             backend = "nccl" if self.device.type == "cuda" else "gloo"
@@ -73,7 +73,8 @@ class DeepSpeedEngine(ReplicaEngine):
         if any(parameter.dtype != torch.float32 for parameter in model.parameters()):
             raise InputError(f"DeepSpeed trains fp32 weights only; take {flag('--engine')} ddp or horovod")
         self._whole: torch.optim.Optimizer | None = self._optimizer
-        self._gathers = self._runtime.zero_stage < 2  # which exists to hold a part of the gradients only
+        # ZeRO stage 2 exists to hold only a part of the gradients.
+        self._accumulates_filter_gradients = self._runtime.zero_stage < 2
         if self._runtime.zero_stage:
             self._whole = None
             self._optimizer = ShardedSGDAGC(self._optimizer.param_groups, self.rank, self._reduce)
@@ -131,7 +132,7 @@ class DeepSpeedEngine(ReplicaEngine):
         if self._scaler.is_enabled():
             sharded.inverse_scale = 1 / self._scaler.scale(torch.ones((), device=self.device))
             sharded.skip_overflow = True
-        with self._naming_lost_ranks():
+        with self._reporting_lost_ranks():
             self._engine.step()
         if self._scaler.is_enabled():
             self._report_overflow(sharded.found_inf)
@@ -167,7 +168,7 @@ class DeepSpeedEngine(ReplicaEngine):
         for at in range(0, len(part), width):
             piece = part[at : at + width].contiguous()
             pieces = [torch.empty_like(piece) for _ in range(self.world_size)]
-            with self._naming_lost_ranks():
+            with self._reporting_lost_ranks():
                 dist.all_gather(pieces, piece)
             flat[:, at : at + width] = torch.stack(pieces).cpu()
         return flat.flatten()
@@ -190,7 +191,7 @@ class DeepSpeedEngine(ReplicaEngine):
         return None
 
     def _in_flat_order(self) -> list[tuple[str, nn.Parameter]]:
-        names = {parameter: name for name, parameter in self._bare.named_parameters()}
+        names = {parameter: name for name, parameter in self._unwrapped.named_parameters()}
         return [(names[p], p) for group in self._engine.optimizer.bit16_groups for p in group]
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class HorovodEngine(ReplicaEngine):
         if self.world_size > 1 and rank_info.launcher != "horovodrun":
             self._rendezvous = Rendezvous(rank_info, self.device, self._runtime.connect_timeout_s)
             _stand_in_for_horovodrun(rank_info, self._rendezvous)
-        with self._naming_lost_ranks():
+        with self._reporting_lost_ranks():
             self._hvd.init()
 
     def _store(self) -> dist.Store | None:

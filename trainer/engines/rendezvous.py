@@ -181,7 +181,7 @@ class Rendezvous:
         return "all ranks are alive: the network is at fault, or they wait for each other in different exchanges"
 
     @contextmanager
-    def naming_lost_ranks(self) -> Iterator[None]:
+    def reporting_lost_ranks(self) -> Iterator[None]:
         """Turn the backends' errors about a lost peer into RankLostError."""
         try:
             yield

@@ -35,7 +35,7 @@ class ReplicaEngine(Engine):
     Raises InputError where the device cannot do what is asked for.
     """
 
-    _gathers = True  # of the filters' gradients, until the last micro-batch; their whole size on every rank
+    _accumulates_filter_gradients = True  # until the last micro-batch; costs one full-size gradient on every rank
 
     def __init__(self, runtime: RuntimeConfig, precision: Precision) -> None:
         rank_info = find_rank_info()
@@ -95,8 +95,8 @@ class ReplicaEngine(Engine):
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer | None, example: Tensor) -> None:
         assert isinstance(model, BiTResNet)
-        self._bare = model
-        # Engines may put another in its place; what wraps a model wants one, though nothing be trained.
+        self._unwrapped = model
+        # ZeRO and DeepSpeed want an optimiser even to predict, and put their own in its place.
         self._optimizer: Any = optimizer or SGDAGC(model.parameters(), lr=0.0)
         # Without fp16 its scale() and unscale_() change nothing.
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._scales_loss)
@@ -114,6 +114,8 @@ class ReplicaEngine(Engine):
             parameter.data = channels_last(parameter.data)
 
     def _dry_run(self, example: Tensor) -> None:
+        """One pass whose gradients are dropped: DDP lays out its buckets anew after the first backward pass, which
+        changes the order of its sums. With that behind it, an interrupted run goes on bit for bit."""
         with self.accumulate(last=True):
             self.model(example.to(self.device)).sum().backward()
         self._finish_reduction()
@@ -122,15 +124,15 @@ class ReplicaEngine(Engine):
     def _compile(self, example: Tensor, graphs: bool) -> None:
         """Compile the residual units; if a rank cannot, all ranks warn and go on without."""
         if self.rank == 0:
-            number = len(self._bare.units)
+            number = len(self._unwrapped.units)
             logger.info(f"compiling {number} residual units; the first pass takes a while ...")
-        problem = compile_units(self._bare, example.to(self.device), self._autocast, graphs)
+        problem = compile_units(self._unwrapped, example.to(self.device), self._autocast, graphs)
         if problem is not None:
             logger.warning(f"torch.compile failed, going on without it: {problem}")
         if self.sum(torch.tensor(float(problem is not None))) > 0:
-            compile_no_units(self._bare)
+            compile_no_units(self._unwrapped)
         elif graphs:
-            self._bare.register_forward_pre_hook(begin_pass)
+            self._unwrapped.register_forward_pre_hook(begin_pass)
 
     def set_lr(self, lr: float) -> None:
         for group in self._optimizer.param_groups:
@@ -138,10 +140,10 @@ class ReplicaEngine(Engine):
 
     @contextmanager
     def accumulate(self, last: bool) -> Iterator[None]:
-        sharing = self._bare.filter_sharing.micro_batch(last or not self._gathers)
+        sharing = self._unwrapped.filter_sharing.micro_batch(last or not self._accumulates_filter_gradients)
         self.heartbeat.enter("forward")
         # DDP's first forward pass is an exchange, too.
-        with self._naming_lost_ranks(), self._no_sync(last), self._autocast(), sharing:
+        with self._reporting_lost_ranks(), self._no_sync(last), self._autocast(), sharing:
             yield
         if last:
             self.heartbeat.enter("update")
@@ -157,7 +159,7 @@ class ReplicaEngine(Engine):
         loss = loss_sum / num_labels
         self.heartbeat.enter("backward")
         # Under the autocast of `accumulate` the gradients of what ran in fp32, the head, would be rounded.
-        with self._naming_lost_ranks(), torch.autocast(self.device.type, enabled=False):
+        with self._reporting_lost_ranks(), torch.autocast(self.device.type, enabled=False):
             self._propagate(loss * self.world_size)  # the average over ranks divides by it
         return loss.detach()
 
@@ -165,32 +167,32 @@ class ReplicaEngine(Engine):
         self._scaler.scale(loss).backward()
 
     def step(self, is_nonfinite: Tensor | None = None) -> Update:
-        with self._naming_lost_ranks():
+        with self._reporting_lost_ranks():
             self._finish_reduction()
         self._scaler.unscale_(self._optimizer)
-        skipped = self._optimizer.skip = self._is_nonfinite(is_nonfinite)
+        skipped = self._optimizer.skip = self._any_nonfinite(is_nonfinite)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad()
         return Update(self._optimizer.grad_norm, self._optimizer.clipped_share, skipped)
 
-    def _is_nonfinite(self, is_nonfinite: Tensor | None) -> Tensor | None:
-        """Whether the loss or a gradient is not finite; None if nobody asks. With fp16, infinite gradients are left to
-        the loss scaler."""
-        gradients = [p.grad for p in self._bare.parameters() if p.grad is not None]
-        if is_nonfinite is None or self._scaler.is_enabled() or not gradients:
-            return is_nonfinite
-        return is_nonfinite | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+    def _any_nonfinite(self, loss_nonfinite: Tensor | None) -> Tensor | None:
+        """Whether the loss or a gradient is not finite; None where updates are not skipped. With fp16,
+        infinite gradients are left to the loss scaler."""
+        gradients = [p.grad for p in self._unwrapped.parameters() if p.grad is not None]
+        if loss_nonfinite is None or self._scaler.is_enabled() or not gradients:
+            return loss_nonfinite
+        return loss_nonfinite | ~torch.stack(torch._foreach_norm(gradients)).isfinite().all()
 
     def _finish_reduction(self) -> None:
         """Wait until every gradient is the average over ranks."""
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        wrapped, self.model = self.model, self._bare
+        wrapped, self.model = self.model, self._unwrapped
         self.heartbeat.enter("evaluation")
         try:
-            with torch.inference_mode(), self._autocast(), self._bare.filter_sharing.unchanged():
+            with torch.inference_mode(), self._autocast(), self._unwrapped.filter_sharing.unchanged():
                 yield
         finally:
             self.model = wrapped
@@ -199,7 +201,7 @@ class ReplicaEngine(Engine):
         if self.world_size == 1:
             return tensor
         if tensor.device == self.device:
-            with self._naming_lost_ranks():
+            with self._reporting_lost_ranks():
                 return self._all_reduce(tensor.clone())
         # A CPU tensor in a job on GPUs: in pieces, because the predictions of a large set may not fit beside the model.
         pieces = [self.sum(piece.to(self.device)).to(tensor.device) for piece in tensor.flatten().split(_SUM_ELEMENTS)]
@@ -207,13 +209,13 @@ class ReplicaEngine(Engine):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "model": dict(self._bare.state_dict()),
+            "model": dict(self._unwrapped.state_dict()),
             "momentum": self._momentum(),
             "loss_scaler": self._scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._bare.load_state_dict(state["model"])
+        self._unwrapped.load_state_dict(state["model"])
         self._load_momentum(state["momentum"])
         if self._scaler.is_enabled() and state["loss_scaler"]:
             self._scaler.load_state_dict(state["loss_scaler"])
@@ -235,10 +237,10 @@ class ReplicaEngine(Engine):
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         """The parameters that are not frozen, with their names."""
-        return [(name, p) for name, p in self._bare.named_parameters() if p.requires_grad]
+        return [(name, p) for name, p in self._unwrapped.named_parameters() if p.requires_grad]
 
-    def _naming_lost_ranks(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._rendezvous is None else self._rendezvous.naming_lost_ranks()
+    def _reporting_lost_ranks(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._rendezvous is None else self._rendezvous.reporting_lost_ranks()
 
     def close(self) -> None:
         if self._rendezvous is not None:

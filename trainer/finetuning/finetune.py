@@ -42,25 +42,29 @@ from trainer.splits import lacks_val, open_split
 from trainer.training.start import Start, start_run
 
 # Of a target's settings those that say which of its images a run uses.
-OF_IMAGES = ("data.classes", "data.one_label", "data.shots_at_most", "data.train_on", "data.on_bad_shard")
+IMAGE_SELECTION = ("data.classes", "data.one_label", "data.shots_at_most", "data.train_on", "data.on_bad_shard")
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """The images of a target. name: from its manifest. digest: of its contents. train: the run's training images.
-    held_out: number of images of each other split. height, width: medians over all training images as stored, pixels.
-    xray_side: pixels of the shorter side to which `prepare` shrank its X-rays; None for photographs. unlike_authors:
-    see `data_departures`."""
+    """The images of a target."""
 
     name: str
+    """From its manifest."""
     digest: str
+    """Of its contents."""
     folder: Path
     train: Index
+    """The run's training images."""
     held_out: dict[Split, int]
+    """Number of images of each other split."""
     height: int
+    """Median over all training images as stored, pixels; so is `width`."""
     width: int
     xray_side: int | None
-    unlike_authors: dict[str, dict[str, Any]]
+    """Pixels of the shorter side to which `prepare` shrank its X-rays; None for photographs."""
+    authors_data_departures: dict[str, dict[str, Any]]
+    """See `data_departures`."""
 
     def metadata(self) -> dict[str, Any]:
         """Metadata of the target for the checkpoints of a run."""
@@ -100,7 +104,7 @@ def open_target(transfer: Transfer) -> Target:
         height=int(np.median(whole.height)),
         width=int(np.median(whole.width)),
         xray_side=whole.xray_side,
-        unlike_authors=data_departures(manifest),
+        authors_data_departures=data_departures(manifest),
     )
 
 
@@ -120,7 +124,7 @@ def _data(transfer: Transfer, name: str) -> DataConfig:
         train_view="resize_random_crop",
         eval_view="squash",
     )
-    chosen = {name: value for name, value in options.given.items() if name in OF_IMAGES}
+    chosen = {name: value for name, value in options.given.items() if name in IMAGE_SELECTION}
     return replace(data, **{name.removeprefix("data."): value for name, value in chosen.items()})
 
 
@@ -143,7 +147,7 @@ def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
     options = transfer.options
     kept = {name: value for name, value in options.given.items() if name in NO_PROTOCOL or name.startswith("runtime.")}
     if options.match_authors and paper_target(target.name).fewer_than_shots and "data.shots_at_most" in options.given:
-        # which is needed where the authors' program takes what there is
+        # The authors' program takes what there is, so this belongs to their protocol.
         kept["data.shots_at_most"] = options.given["data.shots_at_most"]
     planned = Options(match_authors=options.match_authors, given=kept)
     return _config(replace(transfer, options=planned), model, target)[0]
@@ -153,7 +157,7 @@ def departures_of(config: Config, transfer: Transfer, target: Target) -> dict[st
     """Departures of this configuration from its protocol: in its settings, and for the authors' protocol in its
     data."""
     found = departures(config, by_protocol(transfer, config.model.name, target))
-    return found | target.unlike_authors if transfer.options.match_authors else found
+    return found | target.authors_data_departures if transfer.options.match_authors else found
 
 
 def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
@@ -162,7 +166,7 @@ def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, Hyp
     special = paper_target(target.name)
     if special.xray_size:
         rule = replace(rule, size=special.xray_size, resize=special.xray_size)
-    by_class = transfer.shots == FULL and special.oversampled
+    is_balanced = transfer.shots == FULL and special.oversampled
     config = Config(
         name=run_name(transfer),
         seed=transfer.seed,
@@ -174,7 +178,7 @@ def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, Hyp
             image_size=rule.size,
             resize=rule.resize,
             train_view="xray_affine" if special.xray_size else "resize_random_crop",
-            balance="class" if by_class else "none",
+            balance="class" if is_balanced else "none",
             mixup_alpha=rule.mixup_alpha,
         ),
         model=ModelConfig(model, head_init="zero", pretrained=None if source == SCRATCH else absolute(source)),
@@ -183,10 +187,10 @@ def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, Hyp
     )
     if options.match_authors:
         config = match_authors(config, target.name)
-    return with_settings(config, _that_count(options.given, config)), rule
+    return with_settings(config, _applicable(options.given, config)), rule
 
 
-def _that_count(given: Given, config: Config) -> Given:
+def _applicable(given: Given, config: Config) -> Given:
     """The given settings without those that do not apply: weights bring their own model, and the random crops of
     photographs do not replace the view of the paper's X-rays."""
     left_out = {"model.name"}
@@ -207,9 +211,9 @@ def _require_stored_pixels(transfer: Transfer, target: Target, needed: int, size
 def run_name(transfer: Transfer) -> str:
     """Name of a run, which is also its folder below OUT."""
     options = transfer.options
-    behind = f"-{options.mode}" if options.mode != "finetune" else "-authors" if options.match_authors else ""
+    suffix = f"-{options.mode}" if options.mode != "finetune" else "-authors" if options.match_authors else ""
     source, target = source_name(transfer.pretrained), target_name(transfer.target)
-    return f"{source}/{target}/{transfer.shots}-shot-seed-{transfer.seed}{behind}"
+    return f"{source}/{target}/{transfer.shots}-shot-seed-{transfer.seed}{suffix}"
 
 
 def source_name(source: str) -> str:
@@ -228,7 +232,7 @@ def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
     if SCRATCH in sources:
         scratch = model or next(iter(models.values()), None)
         if scratch is None:
-            raise InputError("from scratch alone there is no model to go by; name one with --model.name")
+            raise InputError("with scratch as the only source the model is unknown; name one with --model.name")
         models[SCRATCH] = scratch
     return {source: models[source] for source in sources}
 
@@ -251,8 +255,8 @@ def warnings_of(
     options = transfer.options
     lines = without_effect(options.given, config)
     lines += lacks_val(config.data) if "data.train_on" in options.given else []
-    if options.match_authors and target.unlike_authors:
-        lines.append(data_warning(target.name, target.folder, target.unlike_authors))
+    if options.match_authors and target.authors_data_departures:
+        lines.append(data_warning(target.name, target.folder, target.authors_data_departures))
     overlap = shares_images(sets, target.name, digests, target.digest)
     if overlap and not options.overlap_excluded:
         lines.append(f"{overlap}; reports leave this run out without --overlap-excluded")

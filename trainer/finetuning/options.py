@@ -49,11 +49,11 @@ class Options:
         )
 
     def with_given(self, **given: Any) -> "Options":
-        """The options with more settings, by name, or others: `with_given(**{"runtime.threads": 2})`."""
+        """A copy with these settings, by name, added or replaced: `with_given(**{"runtime.threads": 2})`."""
         return replace(self, given={**self.given, **given})
 
     def without(self, *names: str) -> "Options":
-        """The options with these settings left to the rule and the protocol."""
+        """A copy with these settings left to the rule and the protocol."""
         return replace(self, given={name: value for name, value in self.given.items() if name not in names})
 
 

@@ -13,7 +13,7 @@ WEIGHT_NORM_FLOOR = 1e-3
 GRADIENT_NORM_FLOOR = 1e-6
 
 
-class Rates(NamedTuple):
+class Hyperparameters(NamedTuple):
     """Factors of the update. `clipping` 0: none."""
 
     clipping: float

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from trainer.kernels.agc import ClipStats, Rates, units
+from trainer.kernels.agc import ClipStats, Hyperparameters, units
 from trainer.kernels.group_norm_relu import kernel_works
 from trainer.kernels.layout import rows_lie_together
 from trainer.kernels.native import library, pointer, pointers, threads
@@ -33,7 +33,7 @@ def takes(tensors: Sequence[Tensor]) -> bool:
 
 
 def update(
-    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates,
+    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, hyper: Hyperparameters,
     found_inf: Tensor | None = None,
 ) -> ClipStats:  # fmt: skip
     """Clip and update weights and momenta in place; the gradients stay as they are.
@@ -43,16 +43,16 @@ def update(
     if weights[0].is_cuda:
         from trainer.kernels import sgd_agc_triton  # needs Triton
 
-        stats = sgd_agc_triton.update(weights, gradients, momenta, rates, found_inf)
+        stats = sgd_agc_triton.update(weights, gradients, momenta, hyper, found_inf)
     else:
         assert found_inf is None
-        stats = _update_natively(weights, gradients, momenta, rates)
+        stats = _update_natively(weights, gradients, momenta, hyper)
     torch.autograd.graph.increment_version([*weights, *(momenta or ())])
     return stats
 
 
 def _update_natively(
-    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates
+    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, hyper: Hyperparameters
 ) -> ClipStats:
     kernels: Any = library()
     rows, row_sizes = zip(*(units(weight.shape) for weight in weights), strict=True)
@@ -66,11 +66,11 @@ def _update_natively(
         None if momenta is None else pointers(momenta),
         numbers(*rows),
         numbers(*row_sizes),
-        *map(ctypes.c_double, rates[:4]),
-        ctypes.c_int64(rates.nesterov),
+        *map(ctypes.c_double, hyper[:4]),
+        ctypes.c_int64(hyper.nesterov),
         pointer(squares),
         ctypes.c_int64(len(weights)),
         threads(),
     )
-    count = sum(rows) if rates.clipping else 0
+    count = sum(rows) if hyper.clipping else 0
     return ClipStats(squares.sum().to(weights[0].dtype), torch.tensor(clipped), count)

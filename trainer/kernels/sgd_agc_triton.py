@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.kernels.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, ClipStats, Rates, units
+from trainer.kernels.agc import GRADIENT_NORM_FLOOR, WEIGHT_NORM_FLOOR, ClipStats, Hyperparameters, units
 from trainer.kernels.unit_tables import ALIGNED_BYTES, on_device, unit_tables
 
 _BLOCK = 1024  # numbers of a unit that a program takes at a time
@@ -91,7 +91,7 @@ class _Launch(NamedTuple):
 
 
 def update(
-    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, rates: Rates,
+    weights: Sequence[Tensor], gradients: Sequence[Tensor], momenta: Sequence[Tensor] | None, hyper: Hyperparameters,
     found_inf: Tensor | None,
 ) -> ClipStats:  # fmt: skip
     """See `trainer.kernels.sgd_agc.update`; two launches, one if all units begin at multiples of 16 bytes."""
@@ -107,12 +107,12 @@ def update(
             sgd_agc_units[(num_units,)](
                 launch.addresses, launch.tensor_of_unit, launch.first_unit, launch.row_sizes, found_inf,
                 squares[-1], clipped[-1], launch.num_tensors,
-                rates.clipping, rates.lr, rates.momentum, rates.weight_decay, WEIGHT_NORM_FLOOR, GRADIENT_NORM_FLOOR,
-                bool(rates.clipping), momenta is not None, rates.nesterov, launch.aligned, _BLOCK,
+                hyper.clipping, hyper.lr, hyper.momentum, hyper.weight_decay, WEIGHT_NORM_FLOOR, GRADIENT_NORM_FLOOR,
+                bool(hyper.clipping), momenta is not None, hyper.nesterov, launch.aligned, _BLOCK,
                 num_warps=_NUM_WARPS, enable_fp_fusion=True,
             )  # fmt: skip
     squared_norm = torch.cat(squares).sum(dtype=torch.float64).float()
-    return ClipStats(squared_norm, torch.cat(clipped).sum(), count if rates.clipping else 0)
+    return ClipStats(squared_norm, torch.cat(clipped).sum(), count if hyper.clipping else 0)
 
 
 @lru_cache(maxsize=4)

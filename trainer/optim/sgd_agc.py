@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from trainer.kernels import sgd_agc as kernel
-from trainer.kernels.agc import ClipStats, Rates, clip_adaptively
+from trainer.kernels.agc import ClipStats, Hyperparameters, clip_adaptively
 from trainer.kernels.layout import laid_out_alike
 
 NO_CLIPPING = 0.0
@@ -20,8 +20,8 @@ class SGDAGC(torch.optim.SGD):
 
     Each parameter group carries `agc_clipping` beside SGD's hyperparameters; 0 leaves its gradients alone. After
     `step`, `grad_norm` is the L2 norm of the whole gradient before clipping and `clipped_share` the share of units
-    that were clipped, both scalar tensors on the parameters' device; `stats` is what they come from. Where `skip`, a
-    scalar on their device or None, holds true, a step leaves weights and momentum as they are.
+    that were clipped, both scalar tensors on the parameters' device; `stats` is what they come from. If `skip`, a
+    scalar on the parameters' device or None, is true, a step leaves weights and momentum as they are.
     Source: arXiv:2102.06171 (clipping 0.01); the paper trains everything with it.
     """
 
@@ -29,11 +29,11 @@ class SGDAGC(torch.optim.SGD):
     clipped_share: Tensor = torch.zeros(())
     stats = ClipStats(torch.zeros(()), torch.zeros(()), 0)
     skip: Tensor | None = None
-    _lies_at: object = None  # where weights, gradients and momenta lay at the step before
-    _kernel_fits = False  # whether there is a kernel for tensors that lie so
+    _layout_key: object = None  # of weights, gradients and momenta at the step before
+    _kernel_fits = False  # whether there is a kernel for that layout
     _kernel_skips_on_overflow = False  # and whether it updates nothing where a loss scaler found an overflow
 
-    # Torch's own, without the wrappers that keep the compiler off them and import all of it to do so.
+    # Unwrapped: torch's decorators would import torch._dynamo, which takes seconds.
     add_param_group = inspect.unwrap(torch.optim.SGD.add_param_group)
     zero_grad = inspect.unwrap(torch.optim.SGD.zero_grad)
 
@@ -61,15 +61,17 @@ class SGDAGC(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Clip and update. Parameters without a gradient are left alone. What gradients hold afterwards is not said."""
-        self._look_at_memory()
+        """Clip and update. Parameters without a gradient are left alone. Gradients are undefined afterwards."""
+        self._check_layout()
         if self.skip is None:
             return self._update(closure)
-        if not self.skip.is_cuda:  # where kernels have no such switch, and reading costs nothing
+        if not self.skip.is_cuda:  # on the CPU the kernel cannot skip, and reading the flag does not synchronise
             if not self.skip:
                 return self._update(closure)
-            self._note([_clip(group) for group in self.param_groups])
+            self._record_stats([_clip(group) for group in self.param_groups])
             return None
+        # torch's fused SGD and the kernel update nothing where found_inf is not zero: they get `skip` that way, and a
+        # loss scaler's own flag is restored.
         overflow = getattr(self, "found_inf", None)
         self.found_inf = self.skip.float() if overflow is None else torch.maximum(overflow, self.skip.float())
         try:
@@ -80,11 +82,13 @@ class SGDAGC(torch.optim.SGD):
                 self.found_inf = overflow
 
     def _update(self, closure: Any) -> Any:
-        fused = [self._update_by_kernel(group) for group in self.param_groups] if self._kernel_takes(closure) else None
-        self._note(fused if fused is not None else [_clip(group) for group in self.param_groups])
-        return super().step(closure) if fused is None else None
+        if self._can_use_kernel(closure):
+            self._record_stats([self._update_by_kernel(group) for group in self.param_groups])
+            return None
+        self._record_stats([_clip(group) for group in self.param_groups])
+        return super().step(closure)
 
-    def _kernel_takes(self, closure: Any) -> bool:
+    def _can_use_kernel(self, closure: Any) -> bool:
         if not self._kernel_fits or closure is not None or getattr(self, "grad_scale", None) is not None:
             return False
         if any(
@@ -93,25 +97,25 @@ class SGDAGC(torch.optim.SGD):
             return False
         return self._kernel_skips_on_overflow or getattr(self, "found_inf", None) is None
 
-    def _look_at_memory(self) -> None:
-        """Make tensors ready and see whether the kernel takes them, where they do not all lie as at the step before:
-        looking at hundreds of tensors takes the host longer than launching the update."""
-        found = self._memory()
-        if found is None or found != self._lies_at:
-            self._make_ready()
+    def _check_layout(self) -> None:
+        """Align layouts and see whether the kernel takes the tensors, unless nothing moved since the step
+        before: looking at hundreds of tensors takes the host longer than launching the update."""
+        layouts = self._tensor_layouts()
+        if layouts is None or layouts != self._layout_key:
+            self._align_layouts()
             tensors = [tensor for tensors in self._tensors() for tensor in tensors]
             self._kernel_fits = bool(tensors) and kernel.takes(tensors)
             self._kernel_skips_on_overflow = self._kernel_fits and tensors[0].is_cuda
-            self._lies_at = self._memory()
+            self._layout_key = self._tensor_layouts()
 
-    def _memory(self) -> object:
+    def _tensor_layouts(self) -> object:
         """Address and strides of each tensor of an update; None where one is not ready, or has none."""
-        lies_at = []
+        layouts = []
         for tensors in self._tensors():
             if any(tensor is None or tensor.is_sparse or isinstance(tensor, FakeTensor) for tensor in tensors):
                 return None
-            lies_at += [(tensor.data_ptr(), tensor.stride()) for tensor in tensors]
-        return lies_at
+            layouts += [(tensor.data_ptr(), tensor.stride()) for tensor in tensors]
+        return layouts
 
     def _tensors(self) -> Iterator[tuple[Any, ...]]:
         """Weight, gradient and momentum of every parameter that has a gradient; without momentum the first two."""
@@ -125,10 +129,12 @@ class SGDAGC(torch.optim.SGD):
         if not weights:
             return None
         momenta = [self.state[p]["momentum_buffer"] for p in weights] if group["momentum"] else None
-        rates = Rates(group["agc_clipping"], group["lr"], group["momentum"], group["weight_decay"], group["nesterov"])
-        return kernel.update(weights, [p.grad for p in weights], momenta, rates, getattr(self, "found_inf", None))
+        hyper = Hyperparameters(
+            group["agc_clipping"], group["lr"], group["momentum"], group["weight_decay"], group["nesterov"]
+        )
+        return kernel.update(weights, [p.grad for p in weights], momenta, hyper, getattr(self, "found_inf", None))
 
-    def _note(self, stats: list[ClipStats | None]) -> None:
+    def _record_stats(self, stats: list[ClipStats | None]) -> None:
         seen = [one for one in stats if one is not None]
         if seen:
             squared_norm = torch.stack([one.squared_norm for one in seen]).sum()
@@ -137,7 +143,7 @@ class SGDAGC(torch.optim.SGD):
             self.stats = ClipStats(squared_norm, clipped, units)
             self.grad_norm, self.clipped_share = squared_norm.sqrt(), clipped / max(1, units)
 
-    def _make_ready(self) -> None:
+    def _align_layouts(self) -> None:
         """Gradients and momentum for every parameter that has a gradient, laid out as the parameter is: torch's fused
         update takes that for granted, and leaves new momentum uninitialised where it skips for an fp16 overflow."""
         for group in self.param_groups:
@@ -174,11 +180,15 @@ def param_groups(
     clipped, and the head's bias is.
     """
     clipped: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
+    unclipped: list[nn.Parameter] = []
+
+    def is_head(name: str, parameter: nn.Parameter) -> bool:
+        if agc_head == "name":
+            return name.startswith("head.")
+        return parameter.ndim > 1 and parameter.shape[0] == num_classes
+
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        by_shape, by_name = parameter.ndim > 1 and parameter.shape[0] == num_classes, name.startswith("head.")
-        (free if (by_shape if agc_head == "shape" else by_name) else clipped).append(parameter)
-    groups = [{"params": clipped, "agc_clipping": agc_clipping}, {"params": free, "agc_clipping": NO_CLIPPING}]
+        if parameter.requires_grad:
+            (unclipped if is_head(name, parameter) else clipped).append(parameter)
+    groups = [{"params": clipped, "agc_clipping": agc_clipping}, {"params": unclipped, "agc_clipping": NO_CLIPPING}]
     return [group for group in groups if group["params"]]

@@ -39,7 +39,7 @@ class Recorded(Protocol):
     def total_steps(self) -> int: ...
 
 
-def require_steps(job: Recorded) -> None:
+def require_steps_to_profile(job: Recorded) -> None:
     """Raise InputError if a run is too short for the profile asked for."""
     wanted, most = job.config.runtime.profile, job.total_steps - WARM_UP_STEPS
     if wanted is None or wanted <= most:
@@ -49,8 +49,8 @@ def require_steps(job: Recorded) -> None:
     raise InputError(f"{needed}; this run has {job.total_steps}. {remedy}")
 
 
-def say_nothing_is_recorded(job: Recorded, engine: Engine, why: str) -> None:
-    """Print that a start with --profile that trains nothing records nothing."""
+def warn_profile_not_recorded(job: Recorded, engine: Engine, why: str) -> None:
+    """Warn that a start with --profile that trains nothing records nothing."""
     if job.config.runtime.profile is not None and engine.rank == 0:
         logger.warning(f"--profile records nothing: {why}")
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from data_pipelines.common.files import utf8_path, write_atomically
 from data_pipelines.common.printable import printable
 from data_pipelines.common.progress import Progress
@@ -102,7 +104,7 @@ class MetricLogger:
             return
         elapsed = time.monotonic() - self._started
         left = elapsed / max(1, step - self._first_step) * (self._total_steps - step)
-        self.say(f"{self._title}  step {step}/{self._total_steps}  {shown}  {_duration(left)} left")
+        self.say(f"{self._title}  step {step}/{self._total_steps}  {shown}  {tqdm.format_interval(int(left))} left")
 
     def say(self, line: str) -> None:
         """Print a line beside the progress bar."""
@@ -159,9 +161,3 @@ def _truncate(path: Path, step: int) -> None:
     write_atomically(
         path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     )
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"

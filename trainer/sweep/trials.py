@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from data_pipelines.common.errors import InputError
 from trainer.config import flag_of
 from trainer.finetuning.finetune import (
-    OF_IMAGES,
+    IMAGE_SELECTION,
     SCRATCH,
     Options,
     Target,
@@ -48,7 +48,7 @@ class Trials:
         """The variants, those together that see the same images of a target."""
         groups: dict[tuple[Any, ...], list[Variant]] = {}
         for variant in variants_of(self._varied):
-            groups.setdefault(tuple(variant.get(name) for name in (*OF_IMAGES, "mode")), []).append(variant)
+            groups.setdefault(tuple(variant.get(name) for name in (*IMAGE_SELECTION, "mode")), []).append(variant)
         return list(groups.values())
 
     def of(self, transfer: Transfer, variants: Sequence[Variant], model: str, target: Target) -> Iterator[Trial]:

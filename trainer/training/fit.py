@@ -1,5 +1,6 @@
 """Trains a job's model: initial weights, resuming, training, final predictions."""
 
+import signal
 from pathlib import Path
 
 import torch
@@ -13,11 +14,11 @@ from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder import MetricLogger, write_status
 from trainer.training.job import Job, RunOutput
-from trainer.training.loop import judge, train
+from trainer.training.loop import predict_readable, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.run_end import mark_resumable
-from trainer.training.signals import StopSignals
+from trainer.training.signals import Stopped, StopSignals
 
 
 def train_and_predict(job: Job, engine: Engine) -> RunOutput:
@@ -49,7 +50,7 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
     engine.load_state_dict(loaded.state)
     details = {"checkpoint": path.name, "checkpoint_step": loaded.metadata["step"]}
     # The only time that test is read.
-    predicted = {split: judge(job, engine, index) for split, index in job.held_out.items()}
+    predicted = {split: predict_readable(job, engine, index) for split, index in job.held_out.items()}
     if engine.rank == 0 and "val" in predicted:
         try:
             checkpoint.add(path, **operating_points(*predicted["val"]))
@@ -67,6 +68,10 @@ def _train(job: Job, engine: Engine) -> float:
         metric_logger.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
         with StopSignals().listening(lambda reason: mark_resumable(job, engine.rank, reason)) as stop:
             train(job, engine, metric_logger, first_step, best, stop)
+            if engine.sum(torch.tensor(float(stop.ends_evaluation))):  # came in the last steps, which do not report it
+                raise Stopped(job.total_steps, stop.received_by_all())
+        if stop.received is not None and stop.ends_evaluation:  # came after that sum, while `listening` ended
+            signal.raise_signal(stop.received)
         seconds = metric_logger.trained_s
     finally:
         metric_logger.close()

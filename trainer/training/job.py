@@ -20,7 +20,7 @@ from data_pipelines.common.splits import Split
 from data_pipelines.datasets.xray_views import different_views
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import Loader, pick_loader, read_ahead
-from data_pipelines.loading.sampler import BatchSampler, SampleIds
+from data_pipelines.loading.sampler import BatchRequest, BatchSampler
 from data_pipelines.loading.unreadable import Replacement, blank
 from data_pipelines.loading.views import PAIR, Augmentation
 from data_pipelines.shards.concat import near_misses
@@ -98,7 +98,7 @@ class Job:
 
     def micro_batch_size(self, engine: Engine) -> int:
         """Images in this rank's largest forward pass."""
-        share = len(self.order.step(0, engine.rank, engine.world_size).samples)
+        share = len(self.order.request(0, engine.rank, engine.world_size).samples)
         return min(share, self._most_in_one_pass(engine))
 
     @property
@@ -116,7 +116,7 @@ class Job:
         self,
         engine: Engine,
         index: Index,
-        requests: Iterable[SampleIds],
+        requests: Iterable[BatchRequest],
         augmentation: Augmentation,
         replacement: Replacement = blank,
     ) -> Iterator[Batch]:
@@ -151,7 +151,7 @@ def make_job(config: Config, run_dir: Path) -> Job:
         num_samples=len(train),
         global_batch_size=config.global_batch_size,
         seed=config.seed,
-        unit=2 if data.mixup_alpha else 1,
+        group_size=2 if data.mixup_alpha else 1,
         shuffle=data.shuffle,
         weights=train.weights(data.balance),
     )

@@ -58,27 +58,28 @@ def _train_steps(
         monitor.observe(report)
         metric_logger.advance()
         meter.advance()
-        done = step + 1
-        if job.is_due("log", done):
+        steps_done = step + 1
+        if job.is_due("log", steps_done):
             monitor.flush()
-            slowest, words = engine.heartbeat.slowest()
-            metric_logger.scalars(done, meter.scalars(report) | saver.pop_timings() | slowest, words)
-        if job.val is not None and job.is_due("eval", done):
+            slowest_scalars, slowest_text = engine.heartbeat.slowest()
+            scalars = meter.scalars(report) | saver.pop_timings() | slowest_scalars
+            metric_logger.scalars(steps_done, scalars, slowest_text)
+        if job.val is not None and job.is_due("eval", steps_done):
             monitor.flush()
             with meter.paused():
-                require_finite(engine.model.parameters(), done)
+                require_finite(engine.model.parameters(), steps_done)
                 metrics = evaluate(job, engine, job.val)
-                metric_logger.scalars(done, {f"val/{name}": value for name, value in metrics.items()})
-                saver.save_if_best(done, metrics[job.train.metric])
-                monitor.observe_val(done, metrics["loss"])
-        stopping = monitor.stop_asked and done < job.total_steps
-        if stopping or monitor.save_asked or job.is_due("save", done):
+                metric_logger.scalars(steps_done, {f"val/{name}": value for name, value in metrics.items()})
+                saver.save_if_best(steps_done, metrics[job.train.metric])
+                monitor.observe_val(steps_done, metrics["loss"])
+        stopping = monitor.stop_asked and steps_done < job.total_steps  # after the last step, `fit.py` decides
+        if stopping or monitor.save_asked or job.is_due("save", steps_done):
             monitor.flush()
             with meter.paused():
-                saver.save(done)
+                saver.save(steps_done)
         if stopping:
             saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
-            raise Stopped(done, stop.received_by_all())
+            raise Stopped(steps_done, stop.received_by_all())
 
 
 def train_step(
@@ -95,7 +96,7 @@ def train_step(
         with engine.accumulate(last=batch is micro_batches[-1]):
             logits = engine.model(model_input(batch))
             losses.append(engine.backward(batch_loss(logits, batch, task), num_labels))
-    unreadable = [lost for batch in micro_batches if not batch.repeated for lost in batch.unreadable]
+    unreadable = [image for batch in micro_batches if not batch.is_padding for image in batch.unreadable]
     sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable), monitor.is_overdue())
     update = engine.step(monitor.is_nonfinite(sums.losses))
     return StepReport(step, lr, sums, update, unreadable)
@@ -104,46 +105,49 @@ def train_step(
 def evaluate(job: Job, engine: Engine, index: Index) -> dict[str, float]:
     """Metrics of the engine's model on every sample of an index, each counted once; unreadable samples are left out.
     Collective."""
-    judged, outputs = judge(job, engine, index)
-    return compute_metrics(outputs, judged)
+    readable, outputs = predict_readable(job, engine, index)
+    return compute_metrics(outputs, readable)
 
 
-def judge(job: Job, engine: Engine, index: Index) -> tuple[Index, Tensor]:
+def predict_readable(job: Job, engine: Engine, index: Index) -> tuple[Index, Tensor]:
     """The readable samples of an index, nearly always all of them, and their logits, as from `predict`."""
-    outputs, lost = _predict(job, engine, index, None)
-    if not lost.any():
+    outputs, is_unreadable = _predict(job, engine, index, None)
+    if not is_unreadable.any():
         return index, outputs
-    return index.take(np.flatnonzero(~lost.numpy())), outputs[~lost]
+    return index.take(np.flatnonzero(~is_unreadable.numpy())), outputs[~is_unreadable]
 
 
 def predict(job: Job, engine: Engine, index: Index, num_outputs: int | None = None) -> Tensor:
     """Logits of every sample of an index, float32 [N, C] on the CPU, on every rank; or other outputs of the engine's
     model, [N, num_outputs]. Collective. Raises RunError, on every rank, for outputs that are not finite, and for images
     that cannot be read."""
-    outputs, lost = _predict(job, engine, index, num_outputs)
-    if lost.any():
-        raise RunError(f"{int(lost.sum())} of {len(index)} images cannot be read; {job.run_dir / UNJUDGED} lists them")
+    outputs, is_unreadable = _predict(job, engine, index, num_outputs)
+    if is_unreadable.any():
+        number = int(is_unreadable.sum())
+        raise RunError(f"{number} of {len(index)} images cannot be read; {job.run_dir / UNJUDGED} lists them")
     return outputs
 
 
 def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) -> tuple[Tensor, Tensor]:
     """Outputs, and bool [N] which samples could not be read."""
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
-    held = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)  # the last: could not be read
+    # The last column: 1 where the image is unreadable.
+    buffer = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)
     unreadable: list[UnreadableSample] = []
-    what, share = "evaluation" if num_outputs is None else "features", sum(len(each.samples) for each in requests)
-    with engine.evaluation(), Progress(what, share, "image", leave=False) as progress:
+    label, num_local = "evaluation" if num_outputs is None else "features", sum(len(each.samples) for each in requests)
+    with engine.evaluation(), Progress(label, num_local, "image", leave=False) as progress:
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
-            held.put(int(batch.samples[0]), engine.model(batch.images))  # a batch is samples side by side
+            # A batch is a contiguous run of rows, so its first row places it.
+            buffer.put(int(batch.samples[0]), engine.model(batch.images))
             unreadable += batch.unreadable
             progress.update(len(batch.samples))
-    outputs = held.whole()
+    outputs = buffer.whole()
     for one in unreadable:
         outputs[one.sample, -1] = 1
     outputs = engine.sum(outputs).cpu()
-    lost, outputs = outputs[:, -1] > 0, outputs[:, :-1]
-    if lost.any():
+    is_unreadable, outputs = outputs[:, -1] > 0, outputs[:, :-1]
+    if is_unreadable.any():
         note_unjudged(job, engine, index, unreadable)
     num_nonfinite = int((~outputs.isfinite()).any(dim=1).sum())
     if num_nonfinite:
@@ -151,4 +155,4 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
             f"{job.run_dir}: the model's outputs for {num_nonfinite} of {len(index)} images are not finite, so there "
             f"are no metrics. Look at the weights it began with, {ways_to_stay_finite(job.config)}"
         )
-    return outputs.contiguous(), lost
+    return outputs.contiguous(), is_unreadable

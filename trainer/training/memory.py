@@ -113,11 +113,11 @@ def resolve_micro_batch_size(job: Job, engine: Engine) -> Job:
     runtime = job.config.runtime
     if runtime.micro_batch_size != AUTO:
         return job
-    unit, share = job.order.unit, job.order.largest_share(engine.world_size)
-    prepare_model(_with(job, unit, 1), engine, loads=False)  # other weights need as much
+    group_size, share = job.order.group_size, job.order.largest_share(engine.world_size)
+    prepare_model(_with(job, group_size, 1), engine, loads=False)  # other weights need as much
     micro_batch_size = share
     if job.total_steps:
-        micro_batch_size = _largest(share, unit, engine, job, _train_once)
+        micro_batch_size = _largest(share, group_size, engine, job, _train_once)
     most = max(len(index) for index in (job.train, *job.held_out.values()))
     eval_batch_size = min(runtime.eval_batch_size, -(-most // engine.world_size))
     eval_batch_size = _largest(eval_batch_size, 1, engine, job, _predict_once)

@@ -17,7 +17,7 @@ from trainer import checkpoint
 from trainer.config import Config, differences
 from trainer.engine import Engine
 from trainer.evaluation.results import final_metrics, save_predictions
-from trainer.profiling.recorder import require_steps, say_nothing_is_recorded
+from trainer.profiling.recorder import require_steps_to_profile, warn_profile_not_recorded
 from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
 from trainer.run_folder import (
     claim,
@@ -53,10 +53,10 @@ def run(
     run_dir = _run_dir(config, start, engine)
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
-    require_steps(job)
+    require_steps_to_profile(job)
     settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
-    if not start.preflight_only:  # which a launcher may do before the start itself
+    if not start.preflight_only:  # a launcher may have run the preflight alone; the real start prints these lines
         for line in start_lines(job, engine, result_fields, environment["device"]):
             rank_0_logger.info(line)
     if engine.world_size > 1 or start.preflight_only:
@@ -65,7 +65,7 @@ def run(
     if start.preflight_only:
         if run_status(run_dir, _UNDER_WAY_S, time.time()).state == "running":
             refuse_other_versions(run_dir, environment)
-        say_nothing_is_recorded(job, engine, "--preflight-only trains nothing")
+        warn_profile_not_recorded(job, engine, "--preflight-only trains nothing")
         return {}
     if result is not None:
         return _return_finished(job, engine, result)
@@ -73,6 +73,7 @@ def run(
         rank_0_logger.warning(warning)
     engine.barrier()  # every rank has looked at the folder before one writes to it
     if not start.resume:
+        # Another process may have taken the free name since.
         job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
     with locked(job.run_dir, engine, config.runtime.timeout_s):
         result = _find_finished(job, settings, start, engine)  # another start may have ended it meanwhile
@@ -85,7 +86,7 @@ def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[s
     mark_finished(job, engine.rank)
     if engine.rank == 0:
         print(f"{job.run_dir} is finished", flush=True)
-    say_nothing_is_recorded(job, engine, _why_nothing_is_recorded())
+    warn_profile_not_recorded(job, engine, _why_not_recorded())
     return result
 
 
@@ -149,7 +150,8 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
     run_dir = job.run_dir
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        for name in (RESULT, PREDICTIONS, SUBSET):  # of other settings, or the result would have been returned
+        # Left by a run with other settings: with the same ones its result would have been returned.
+        for name in (RESULT, PREDICTIONS, SUBSET):
             (run_dir / name).unlink(missing_ok=True)
         write_json(run_dir / CONFIG, settings)
         write_environment(run_dir, environment)
@@ -167,41 +169,43 @@ def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
 
 
 def _check_batch(config: Config, job: Job, engine: Engine) -> None:
-    units, parts = config.global_batch_size // job.order.unit, engine.world_size
-    if units < parts:
+    groups, parts = config.global_batch_size // job.order.group_size, engine.world_size
+    if groups < parts:
         raise InputError(
             f"{flag('--global-batch-size')} {config.global_batch_size} is too small for {parts} ranks; raise it to "
-            f"{parts * job.order.unit} or start fewer ranks"
+            f"{parts * job.order.group_size} or start fewer ranks"
         )
-    if units % parts and engine.rank == 0:
+    if groups % parts and engine.rank == 0:
         logger.warning(f"{parts} ranks share a batch of {config.global_batch_size} unequally")
 
 
-def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]) -> dict[str, Any] | None:
+def result_if_finished(
+    run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """The result of a finished run with these settings and this data; `data` is the data part of its checkpoints.
     Raises InputError if the folder holds a run with others."""
-    before = read_json(run_dir / CONFIG)
-    if before is None:
+    stored = read_json(run_dir / CONFIG)
+    if stored is None:
         if checkpoint.numbered(run_dir):
             raise InputError(
                 f"{run_dir} has checkpoints but no readable {CONFIG}; name another folder with {flag('--out')}"
             )
         return None
-    changed = differences(before, settings)
+    changed = differences(stored, settings)
     other_model = [line for line in changed if line.startswith("model.")]
     if other_model:
         raise InputError(
             f"{run_dir} holds a run of another model:\n  " + "\n  ".join(other_model) + "\nName another folder"
         )
-    former = data_before(run_dir, RESULT)
+    previous = data_before(run_dir, RESULT)
     if changed:
-        require_same_outputs(run_dir, former, data)
-    other_sets, result = changed_sets(former, data), read_json(run_dir / RESULT)
+        require_same_outputs(run_dir, previous, data)
+    other_sets, result = changed_sets(previous, data), read_json(run_dir / RESULT)
     if (changed or other_sets) and not start.allow_config_change:
         anew = remake_advice(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
-            f"Start a new run in another folder{anew or _way_on(before, settings)}"
+            f"Start a new run in another folder{anew or _how_to_continue(stored, settings)}"
         )
     if other_sets or not isinstance(result, dict) or differences(result.get("settings", {}), settings):
         return None
@@ -209,28 +213,28 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
 
 
 def _find_finished(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
-    """Like `finished`, with the same answer on every rank: another start may write to the folder meanwhile, and file
-    systems show that to some hosts sooner than to others. Collective."""
+    """Like `result_if_finished`, with the same answer on every rank: another process may write to the folder
+    meanwhile, and file systems show that to some hosts sooner than to others. Collective."""
     result: dict[str, Any] | None = None
     error: str | None = None
     if engine.rank == 0:
         try:
-            result = finished(job.run_dir, settings, start, job.metadata)
-        except (InputError, OSError) as objection:
-            error = str(objection)
+            result = result_if_finished(job.run_dir, settings, start, job.metadata)
+        except (InputError, OSError) as caught:
+            error = str(caught)
     result, error = engine.gather((result, error))[0]
     if error is not None:
         raise InputError(error)
     return result
 
 
-def _why_nothing_is_recorded() -> str:
+def _why_not_recorded() -> str:
     return "the run is finished" + ("; --no-resume begins another one" if has_flag("--no-resume") else "")
 
 
-def _way_on(before: dict[str, Any], settings: dict[str, Any]) -> str:
+def _how_to_continue(stored: dict[str, Any], settings: dict[str, Any]) -> str:
     """How to continue a run whose settings differ from this start's."""
-    was, now = (found.get("data", {}).get("train_on", "train") for found in (before, settings))
+    was, now = (found.get("data", {}).get("train_on", "train") for found in (stored, settings))
     if was == now:
         return ", or go on all the same with --allow-config-change" if has_flag("--allow-config-change") else ""
     # What was chosen on val must not count for a run that trains on it: --allow-config-change would be refused later.

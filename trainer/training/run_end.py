@@ -5,6 +5,7 @@
 | all steps done, result written | finished | 0 |
 | SIGTERM or SIGINT in the loop (`signals.py`): saved, `Stopped` | resumable | 143, 130; other ranks: see there |
 | SIGUSR1 or SIGHUP in the loop: saved, `Stopped` | resumable | 0 |
+| one of these in the last steps: as above, before the final evaluation; SIGUSR1 does not stop that | | |
 | a second signal (`signals.py`) | resumable | 128 + its number |
 | SIGTERM or Ctrl-C outside the loop: nothing to save | resumable | 143; 1 |
 | a rank was lost, or saving failed too often | resumable | 1 |
@@ -26,6 +27,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import rank_0_logger
 from trainer import checkpoint
 from trainer.engine import Engine, RankLostError
 from trainer.run_folder import keep_in_log, release, resume_command, taken_over, write_status
@@ -66,8 +68,10 @@ def recorded_end(job: Job, engine: Engine) -> Iterator[None]:
                 raise RankLostError(f"{error}. {_resume_advice(job)}") from error
             elif isinstance(error, KeyboardInterrupt):
                 raise RunError(f"interrupted. {_resume_advice(job)}") from None
-            elif isinstance(error, SystemExit) and (lost := taken_over(job.run_dir)):
-                raise RunError(lost) from None
+            elif isinstance(error, SystemExit):
+                if lost := taken_over(job.run_dir):
+                    raise RunError(lost) from None
+                rank_0_logger.info(f"terminated. {_resume_advice(job)}")
             raise
 
 

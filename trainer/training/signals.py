@@ -3,7 +3,8 @@
 `StopSignals` notes the signal while `fit.py` has it listen; the next step's report sums these notes over the ranks
 (`step_report.py`); `StepMonitor.stop_asked` is true one step later; the loop saves and raises `Stopped` (`loop.py`),
 with exit code 143 after SIGTERM; `run_end.py` writes "resumable" to status.json, and lists all other ends. A second
-signal ends the process at once. Outside the loop there is nothing to save, and `run_end.py` handles the signal itself.
+signal ends the process at once. What comes too late for that, in the last steps, is heeded by `fit.py` before the final
+evaluation. Outside the loop there is nothing to save, and `run_end.py` handles the signal itself.
 """
 
 import os
@@ -58,6 +59,12 @@ class StopSignals:
             writer.close()
             watching.join()
             reader.close()
+
+    @property
+    def ends_evaluation(self) -> bool:
+        """Whether the signal that this rank has received also ends a run that has only its final evaluation left.
+        SIGUSR1, which announces a time limit, leaves it the time that remains."""
+        return self.received not in (None, signal.SIGUSR1)
 
     def received_by_all(self) -> signal.Signals | None:
         """The signal that this rank has received. Where nodes may change, waits a moment for one that is on its way to

@@ -12,7 +12,7 @@ from trainer.engines import ENGINES
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.training.job import make_job, normalised, settings_of
 from trainer.training.model import checkpoint_bytes, num_parameters
-from trainer.training.run import finished, run
+from trainer.training.run import result_if_finished, run
 from trainer.training.start_options import Start, run_dir_of
 
 __all__ = ["Start", "find_result", "normalised", "plan_of", "run_dir_of", "start_run", "summary"]
@@ -49,7 +49,7 @@ def summary(result: dict[str, Any]) -> str:
 def find_result(config: Config, start: Start, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of a run with this configuration, if finished. train: its training images; data: the data part of its
     checkpoints. Raises InputError if its folder holds a run with another configuration."""
-    return finished(run_dir_of(config, start), settings_of(config, train.fingerprint), start, data)
+    return result_if_finished(run_dir_of(config, start), settings_of(config, train.fingerprint), start, data)
 
 
 def plan_of(config: Config, run_dir: Path) -> dict[str, Any]:

@@ -141,7 +141,7 @@ class StepMonitor:
 
     def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:
         train, order = self._job.train, self._job.order
-        return {rank: sample_keys(train, order.step(step, rank, self._world_size).samples) for rank in ranks}
+        return {rank: sample_keys(train, order.request(step, rank, self._world_size).samples) for rank in ranks}
 
     def _stop(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         keys = self._keys(step, ranks)

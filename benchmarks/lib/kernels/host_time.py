@@ -77,8 +77,8 @@ def launch_nothing() -> None:
     standardise._triton_takes = lambda weights: all(map(rows_lie_together, weights))
     sgd_agc.takes = lambda tensors: all(map(rows_lie_together, tensors))
 
-    def update(weights: Any, gradients: Any, momenta: Any, rates: Any, found_inf: Any = None) -> Any:
-        stats = sgd_agc_triton.update(weights, gradients, momenta, rates, found_inf)
+    def update(weights: Any, gradients: Any, momenta: Any, hyper: Any, found_inf: Any = None) -> Any:
+        stats = sgd_agc_triton.update(weights, gradients, momenta, hyper, found_inf)
         torch.autograd.graph.increment_version([*weights, *(momenta or ())])
         return stats
 

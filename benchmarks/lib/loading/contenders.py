@@ -37,7 +37,7 @@ def ours(loader_name: str, setting: Setting, scaled_decode: bool = False) -> Run
     )
 
     def run(num_images: int) -> int:
-        steps = map(order.step, range(ceil(num_images / setting.batch_size)))
+        steps = map(order.request, range(ceil(num_images / setting.batch_size)))
         requests = read_ahead(index, steps, RuntimeConfig().read_ahead)
         return count(loader(index, requests, augmentation, torch.device("cpu"), setting.threads))
 

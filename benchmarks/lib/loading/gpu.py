@@ -52,7 +52,7 @@ def images_per_s(loader: Any, setting: Setting, device: Any, num_batches: int = 
         BatchSampler(len(index), setting.batch_size, seed=0),
         Augmentation("random_resized_crop", SIZE, SIZE),
     )
-    batches: Iterator[Any] = loader(index, map(order.step, count()), augmentation, device, setting.threads)
+    batches: Iterator[Any] = loader(index, map(order.request, count()), augmentation, device, setting.threads)
     consume = partial(_consume, batches, torch.cuda.synchronize if device.type == "cuda" else lambda: None)
     consume(_WARM_UP_BATCHES)
     started = time.perf_counter()

@@ -44,7 +44,7 @@ def measure_host(prepared: Path) -> dict[str, Any]:
     parts: dict[str, list[float]] = {"order": [], "read_ahead": [], "views": [], "encoded": [], "batch": []}
     for step in range(_WARM_UP_STEPS + _STEPS):
         marks = [time.thread_time()]
-        request = order.step(step)
+        request = order.request(step)
         marks.append(time.thread_time())
         index.read_ahead(request.samples)
         marks.append(time.thread_time())
@@ -132,7 +132,7 @@ def _start_as_rank(folder: Path, rank: int, num_ranks: int) -> None:
     before = resident_mb()
     started = time.perf_counter()
     index = Index.load(folder, "train")
-    samples = BatchSampler(len(index), _GLOBAL_BATCH_SIZE, seed=0).step(0, rank, num_ranks).samples
+    samples = BatchSampler(len(index), _GLOBAL_BATCH_SIZE, seed=0).request(0, rank, num_ranks).samples
     print(json.dumps({"seconds": time.perf_counter() - started, "first_ids": len(samples)}), flush=True)
     sys.stdin.readline()
     after = resident_mb()

@@ -108,7 +108,7 @@ def rule(large: Path, small: Path, cpu_ms: dict[str, list[float]]) -> dict[str, 
 def difference(folder: Path, num_images: int) -> dict[str, float]:
     """How far views decoded at a scale are from those decoded in full: mean, median and most over views, of 255."""
     index = _train(folder)
-    request = BatchSampler(len(index), num_images, seed=0).step(0)
+    request = BatchSampler(len(index), num_images, seed=0).request(0)
     augmentation = Augmentation("random_resized_crop", SIZE, SIZE)
     scaled, full = (
         next(pick_loader("torch", False, is_scaled)[1](index, [request], augmentation, torch.device("cpu"), 1)).images

@@ -83,7 +83,7 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
     engine = FakeEngine(recipe.runtime, "fp32")
     config = replace(recipe, global_batch_size=_IMAGES_PER_RANK * engine.world_size)
     job = replace(make_job(config, folder), test=None)
-    share = job.order.step(0, engine.rank, engine.world_size).samples
+    share = job.order.request(0, engine.rank, engine.world_size).samples
     start_seconds = time.perf_counter() - started
     written = _checkpoints(folder)
     train_and_predict(job, engine)
@@ -101,7 +101,7 @@ def be_one_rank(folder: Path) -> dict[str, Any]:
         "rank": engine.rank,
         "start_seconds": start_seconds,
         "peak_mb": peak_mb,
-        "samples_right": share.tolist() == job.order.step(0).samples[first : first + _IMAGES_PER_RANK].tolist(),
+        "samples_right": share.tolist() == job.order.request(0).samples[first : first + _IMAGES_PER_RANK].tolist(),
         "evaluation_share": shares[engine.rank],
         "evaluation_complete": sum(shares) == images,
         "wrote_checkpoints": _checkpoints(folder) != written,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import BatchSampler, SampleIds
+from data_pipelines.loading.sampler import BatchRequest, BatchSampler
 from data_pipelines.loading.views import Augmentation, Ints, Views, affine_maps
 from data_pipelines.shards.index import Index
 
@@ -32,14 +32,14 @@ class GivenWarps(Augmentation):
         return replace(super().views(positions, heights, widths), warp=self.warps)
 
 
-def load(name: str, index: Index, requests: list[SampleIds], augmentation: Augmentation) -> Iterator[Batch]:
+def load(name: str, index: Index, requests: list[BatchRequest], augmentation: Augmentation) -> Iterator[Batch]:
     return pick_loader(name, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), 2)
 
 
 def warped(name: str, index: Index, warps: np.ndarray, translation: float) -> np.ndarray:
     """Picture i % PICTURES by warp i, uint8 [B, SIDE, SIDE, 3]."""
     augmentation = GivenWarps("squash", SIDE, SIDE, border="reflect", translation=translation, warps=warps)
-    request = SampleIds(np.arange(len(warps)) % PICTURES, np.arange(len(warps)))
+    request = BatchRequest(np.arange(len(warps)) % PICTURES, np.arange(len(warps)))
     (batch,) = load(name, index, [request], augmentation)
     return batch.images.permute(0, 2, 3, 1).numpy()
 

@@ -20,7 +20,7 @@ from data_pipelines.common.errors import InputError, ShardError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch, make_batch
 from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Transfer
-from data_pipelines.loading.sampler import BatchSampler, SampleIds, evaluation_order
+from data_pipelines.loading.sampler import BatchRequest, BatchSampler, evaluation_order
 from data_pipelines.loading.unreadable import BLANK, blank
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
@@ -123,7 +123,7 @@ TRANSFERS = [
 def test_batches_are_those_of_a_cpu(mixup_alpha: float, make: Callable[[], Transfer], photos: Index) -> None:
     """Of changing sizes, and all held until the end."""
     augmentation = Augmentation("random_resized_crop", SIDE, 40, seed=1, mixup_alpha=mixup_alpha)
-    requests = list(islice(BatchSampler(len(photos), 10, seed=3, unit=2).micro_batches(0, 0, 1, 4), 13))
+    requests = list(islice(BatchSampler(len(photos), 10, seed=3, group_size=2).micro_batches(0, 0, 1, 4), 13))
     assert {len(request.samples) for request in requests} == {2, 4}
     held = list(load(photos, requests, augmentation, make()))
     require_equal(held, list(load(photos, requests, augmentation, None)))
@@ -189,7 +189,7 @@ def rotten(write_set: Callable[..., Path], photo: Callable, encode: Callable) ->
 
 @pytest.mark.parametrize("mixup_alpha", [0.0, 0.4])
 def test_other_images_stand_for_those_that_cannot_be_read(mixup_alpha: float, rotten: Index, cutting: set[str]) -> None:
-    order = BatchSampler(len(rotten), 8, seed=0, unit=2)
+    order = BatchSampler(len(rotten), 8, seed=0, group_size=2)
     augmentation = Augmentation("random_resized_crop", SIDE, 40, seed=1, mixup_alpha=mixup_alpha)
     for replacement, requests in (
         (order.replacement, list(islice(order.micro_batches(0, 0, 1, 4), 8))),
@@ -204,7 +204,7 @@ def test_other_images_stand_for_those_that_cannot_be_read(mixup_alpha: float, ro
 
 
 def test_an_error_comes_where_its_batch_would_have(rotten: Index) -> None:
-    requests = [SampleIds(np.array(rows), np.array(rows)) for rows in ([0, 1], [2, 4], [5, 3], [6, 7], [8, 10])]
+    requests = [BatchRequest(np.array(rows), np.array(rows)) for rows in ([0, 1], [2, 4], [5, 3], [6, 7], [8, 10])]
     for transfer in (None, LateTransfer()):
         batches = load(rotten, requests, Augmentation("center_crop", SIDE, 32), transfer)
         assert [next(batches).samples.tolist() for _ in range(2)] == [[0, 1], [2, 4]]
@@ -301,7 +301,7 @@ def test_cuda_copies_on_a_stream_of_its_own(photos: Index, monkeypatch: pytest.M
     monkeypatch.setattr(Tensor, "to", to)
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: told.append("pin") or tensor)
     monkeypatch.setattr(Tensor, "record_stream", lambda tensor, _: told.append(f"keep {tensor.dtype}"))
-    transfer, request = CudaTransfer(device), SampleIds(np.arange(4), np.arange(4))
+    transfer, request = CudaTransfer(device), BatchRequest(np.arange(4), np.arange(4))
     augmentation = Augmentation("center_crop", SIDE, 32, mixup_alpha=0.1)
     pixels = torch.zeros(4, SIDE, SIDE, 3, dtype=torch.uint8)
     batch = transfer.receive(*transfer.send(pixels, lambda images: make_batch(photos, request, augmentation, images)))

@@ -16,7 +16,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.randaugment import ILDOONET, OPERATIONS, IldoonetName, Operations, ildoonet_operations
 from data_pipelines.loading.randaugment_pillow import randaugment
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.torch_loader import batches
 from data_pipelines.loading.views import Augmentation, Ints
 from data_pipelines.shards.index import Index
@@ -167,7 +167,7 @@ class GivenOperations(Augmentation):
 
 def load(index: Index, augmentation: Augmentation, count: int = 1, scaled_decode: bool = False) -> np.ndarray:
     """uint8 [count, S, S, C] of its first images."""
-    request = SampleIds(np.arange(count), np.arange(count))
+    request = BatchRequest(np.arange(count), np.arange(count))
     (batch,) = batches(index, [request], augmentation, torch.device("cpu"), 2, scaled_decode=scaled_decode)
     return batch.images.permute(0, 2, 3, 1).numpy()
 
@@ -211,7 +211,7 @@ def test_torchvisions_operations_on_whole_images(
     augmentation = Augmentation(
         "shorter_side_random_crop", 48, 56, seed=2, randaugment_ops=1, randaugment_on="image", randaugment_magnitude=17
     )
-    request = SampleIds(np.arange(80) % 3, np.arange(80))
+    request = BatchRequest(np.arange(80) % 3, np.arange(80))
     heights, widths = (np.array([one.shape[axis] for one in pixels])[request.samples] for axis in (0, 1))
     views = augmentation.views(request.positions, heights, widths)
     assert views.operations is not None
@@ -224,7 +224,7 @@ def test_torchvisions_operations_on_whole_images(
     assert set(views.operations.op[:, 0].tolist()) == set(range(len(OPERATIONS)))
     changed = set_of(theirs, write_set, encode)
     (ours,) = batches(index, [request], augmentation, torch.device("cpu"), 2)
-    wanted = SampleIds(np.arange(80), np.arange(80))
+    wanted = BatchRequest(np.arange(80), np.arange(80))
     (expected,) = batches(changed, [wanted], replace(augmentation, randaugment_ops=0), torch.device("cpu"), 2)
     assert (ours.images.int() - expected.images.int()).abs().max() <= 1  # rounded differently, see test_randaugment.py
 

@@ -19,7 +19,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import BatchSampler, SampleIds, evaluation_order
+from data_pipelines.loading.sampler import BatchRequest, BatchSampler, evaluation_order
 from data_pipelines.loading.views import POLICIES, Augmentation, Ints, PolicyName, Views, affine_maps
 from data_pipelines.shards.index import Index
 
@@ -38,7 +38,7 @@ class GivenWarps(Augmentation):
 
 
 def load(
-    name: str, index: Index, requests: Iterable[SampleIds], augmentation: Augmentation, threads: int = 2
+    name: str, index: Index, requests: Iterable[BatchRequest], augmentation: Augmentation, threads: int = 2
 ) -> Iterator[Batch]:
     return pick_loader(name, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), threads)
 
@@ -141,8 +141,8 @@ def test_images_do_not_depend_on_the_batch_they_come_in(
 ) -> None:
     augmentation = Augmentation(policy, size=32, resize=40, seed=4, randaugment_ops=operations)
     samples, positions = np.arange(8) % len(photos), np.arange(100, 108)
-    halves = [SampleIds(samples[half], positions[half]) for half in (slice(0, 4), slice(4, 8))]
-    (whole,) = load(loader, photos, [SampleIds(samples, positions)], augmentation)
+    halves = [BatchRequest(samples[half], positions[half]) for half in (slice(0, 4), slice(4, 8))]
+    (whole,) = load(loader, photos, [BatchRequest(samples, positions)], augmentation)
     parts = torch.cat([batch.images for batch in load(loader, photos, halves, augmentation)])
     assert torch.equal(whole.images, parts)
 
@@ -158,7 +158,7 @@ def test_warps_move_a_pixel_to_where_they_should(loader: str, write_set: Callabl
     warps = affine_maps(
         size, np.array([angle for angle, _ in turns]), np.ones(7), np.array([shift for _, shift in turns])
     )
-    request = SampleIds(np.zeros(7, np.int64), np.arange(7))
+    request = BatchRequest(np.zeros(7, np.int64), np.arange(7))
     augmentation = GivenWarps("squash", size, size, warps=warps)
     (batch,) = load(loader, index, [request], augmentation)
     for image, (row, column) in zip(batch.images[:, 0].numpy(), places, strict=True):
@@ -175,7 +175,7 @@ def test_warps_are_torchvisions_affine(loader: str, squares: tuple[Index, np.nda
     rng = np.random.default_rng(0)
     angle, scale, shift = rng.uniform(-45, 45, 11), rng.uniform(0.9, 1.1, 11), rng.uniform(-6, 6, (11, 2))
     augmentation = GivenWarps("squash", SIDE, SIDE, warps=affine_maps(SIDE, angle, scale, shift))
-    (batch,) = load(loader, index, [SampleIds(np.arange(11), np.arange(11))], augmentation)
+    (batch,) = load(loader, index, [BatchRequest(np.arange(11), np.arange(11))], augmentation)
     for number, image in enumerate(batch.images):
         source = torch.from_numpy(pixels[number]).permute(2, 0, 1)
         expected = F.affine(
@@ -194,7 +194,7 @@ def test_warps_are_torchvisions_affine(loader: str, squares: tuple[Index, np.nda
 @pytest.mark.parametrize("loader", LOADERS)
 def test_pixels_are_those_of_the_window_and_the_flip(loader: str, squares: tuple[Index, np.ndarray]) -> None:
     index, pixels = squares
-    request = SampleIds(np.arange(44) % 11, np.arange(44))
+    request = BatchRequest(np.arange(44) % 11, np.arange(44))
     augmentation = Augmentation("resize_random_crop", size=24, resize=SIDE, seed=5)  # which then resizes nothing
     views = augmentation.views(request.positions, *np.full((2, 44), SIDE))
     (batch,) = load(loader, index, [request], augmentation)
@@ -218,7 +218,7 @@ def test_exif_orientation_is_ignored(
     pixels = np.zeros((80, 32, 3), np.uint8)
     pixels[:40] = 255
     folder = write_set([0], ["a"], images=[encode(pixels, file_format, exif=rotated)])
-    request = SampleIds(np.zeros(1, np.int64), np.zeros(1, np.int64))
+    request = BatchRequest(np.zeros(1, np.int64), np.zeros(1, np.int64))
     (batch,) = load(loader, Index.load(folder, "train"), [request], Augmentation("squash", 16, 16))
     assert batch.images[0, :, :6].min() > 240
     assert batch.images[0, :, -6:].max() < 15
@@ -228,7 +228,7 @@ def test_exif_orientation_is_ignored(
 @pytest.mark.parametrize("name", ["fashion", "photos"])
 def test_layout_labels_and_samples(loader: str, name: str, request: pytest.FixtureRequest) -> None:
     index = request.getfixturevalue(name)
-    order = BatchSampler(len(index), 10, seed=3, unit=2)
+    order = BatchSampler(len(index), 10, seed=3, group_size=2)
     requests = list(islice(order.micro_batches(0, 0, 1, 4), 6))
     augmentation = Augmentation("random_resized_crop", 32, 40, seed=3, mixup_alpha=0.1)
     batches = list(load(loader, index, requests, augmentation))
@@ -296,8 +296,8 @@ def test_starting_in_the_middle_equals_going_on_and_batches_stay(loader: str, ph
 @pytest.mark.parametrize("loader", LOADERS)
 def test_ranks_share_the_images_of_one_rank(loader: str, photos: Index) -> None:
     order, augmentation = BatchSampler(len(photos), 10, seed=2), Augmentation("random_resized_crop", 24, 24)
-    (whole,) = load(loader, photos, [order.step(3)], augmentation)
-    shares = [next(load(loader, photos, [order.step(3, rank, 3)], augmentation)).images for rank in range(3)]
+    (whole,) = load(loader, photos, [order.request(3)], augmentation)
+    shares = [next(load(loader, photos, [order.request(3, rank, 3)], augmentation)).images for rank in range(3)]
     assert torch.equal(torch.cat(shares), whole.images)
 
 

@@ -25,10 +25,12 @@ def test_a_step_has_one_weight_on_every_rank_and_after_a_resume(
     half_batch: int, half_micro: int, world_size: int, first_step: int, seed: int
 ) -> None:
     batch, world_size = 2 * half_batch, min(world_size, half_batch)
-    order = BatchSampler(37, batch, seed, unit=2)
+    order = BatchSampler(37, batch, seed, group_size=2)
     augmentation = Augmentation("squash", 32, 32, seed, mixup_alpha=0.4, mixup_group=batch)
     steps = [
-        np.concatenate([augmentation.mixup(order.step(step, rank, world_size).positions) for rank in range(world_size)])
+        np.concatenate(
+            [augmentation.mixup(order.request(step, rank, world_size).positions) for rank in range(world_size)]
+        )
         for step in range(first_step, first_step + 3)
     ]
     for weights in steps:

@@ -19,7 +19,7 @@ from data_pipelines.loading.randaugment import (
     magnitude_table,
     signed_operations,
 )
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.views import Augmentation, Ints
 from data_pipelines.shards.index import Index
 
@@ -77,7 +77,7 @@ def draw_pictures(photo: Callable, channels: int) -> list[np.ndarray]:
 
 def load(loader: object, index: Index, samples: Ints, operations: Operations) -> torch.Tensor:
     augmentation = GivenOperations("squash", SIDE, SIDE, randaugment_ops=operations.op.shape[1], given=operations)
-    request = SampleIds(samples, np.arange(len(samples)))
+    request = BatchRequest(samples, np.arange(len(samples)))
     (batch,) = loader.batches(index, [request], augmentation, torch.device("cpu"), 2)  # type: ignore[attr-defined]
     return batch.images
 

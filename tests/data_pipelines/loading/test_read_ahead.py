@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.loading.loader import read_ahead
-from data_pipelines.loading.sampler import BatchSampler, SampleIds
+from data_pipelines.loading.sampler import BatchRequest, BatchSampler
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.shard_reader import ShardReader
 
@@ -27,7 +27,7 @@ class Asked:
         self.samples.append(rows.tolist())
 
 
-def counted(requests: Iterator[SampleIds] | list[SampleIds], taken: list[SampleIds]) -> Iterator[SampleIds]:
+def counted(requests: Iterator[BatchRequest] | list[BatchRequest], taken: list[BatchRequest]) -> Iterator[BatchRequest]:
     for request in requests:
         taken.append(request)
         yield request
@@ -36,7 +36,7 @@ def counted(requests: Iterator[SampleIds] | list[SampleIds], taken: list[SampleI
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(0, 12), depth=st.sampled_from([0, 1, 5]) | st.integers(0, 20))
 def test_the_same_requests_are_handed_out_each_asked_for_before(count: int, depth: int) -> None:
-    requests = [SampleIds(np.array([i, i + 7]), np.array([2 * i, 2 * i + 1])) for i in range(count)]
+    requests = [BatchRequest(np.array([i, i + 7]), np.array([2 * i, 2 * i + 1])) for i in range(count)]
     index, taken, handed_out = Asked(), [], 0
     for request in read_ahead(index, counted(requests, taken), depth):
         assert request is requests[handed_out]

@@ -38,7 +38,7 @@ def step_by_step(
         requests = read_ahead(index, order.micro_batches(first_step, rank, world_size, 4), world_size)
         batches = pick_loader(loader, on_gpu=False)[1](index, requests, augmentation, torch.device("cpu"), 2)
         for batches_of_step in steps:
-            batches_of_step += [batch for batch in islice(batches, each) if not batch.repeated]
+            batches_of_step += [batch for batch in islice(batches, each) if not batch.is_padding]
     return steps
 
 
@@ -59,7 +59,7 @@ def test_a_step_is_the_same_on_any_start_and_any_ranks(
 ) -> None:
     monkeypatch.setattr("data_pipelines.loading.sampler.BLOCK", 2)
     monkeypatch.setattr("data_pipelines.loading.sampler.WINDOW", 6)
-    order = BatchSampler(len(weighted), BATCH, seed=3, unit=2, shuffle=shuffle, weights=weighted.weights("none"))
+    order = BatchSampler(len(weighted), BATCH, seed=3, group_size=2, shuffle=shuffle, weights=weighted.weights("none"))
     augmentation = Augmentation(policy, size=32, resize=40, seed=3, mixup_alpha=0.1, randaugment_ops=1)
     settings: tuple[Any, ...] = (weighted, order, augmentation, loader)
     undisturbed = [contents(batches) for batches in step_by_step(*settings, world_size=1, first_step=0)]

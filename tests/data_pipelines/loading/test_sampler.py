@@ -14,8 +14,8 @@ from scipy.stats import chisquare, spearmanr
 from data_pipelines.loading.sampler import (
     BLOCK,
     WINDOW,
+    BatchRequest,
     BatchSampler,
-    SampleIds,
     evaluation_order,
     permute,
     permute_blocks,
@@ -42,11 +42,11 @@ def runs(samples: np.ndarray, num_samples: int) -> int:
     return int(np.sum(np.diff(np.sort(samples), append=samples.min() + num_samples) > 1))
 
 
-def samples_of(requests: list[SampleIds]) -> np.ndarray:
+def samples_of(requests: list[BatchRequest]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *(request.samples for request in requests)])
 
 
-def positions_of(requests: list[SampleIds]) -> np.ndarray:
+def positions_of(requests: list[BatchRequest]) -> np.ndarray:
     return np.concatenate([np.empty(0, np.int64), *(request.positions for request in requests)])
 
 
@@ -55,9 +55,9 @@ def test_known_values() -> None:
     assert permutation(10, 0, 0).tolist() == [1, 2, 4, 5, 7, 6, 3, 9, 8, 0]
     assert permutation(10, 0, 1).tolist() == [5, 0, 1, 2, 7, 3, 9, 4, 8, 6]
     assert permutation(10, 7, 0).tolist() == [6, 0, 3, 7, 1, 9, 4, 5, 8, 2]
-    assert BatchSampler(1000, 6, seed=5).step(10**6).samples.tolist() == [854, 207, 825, 748, 813, 50]
-    assert BatchSampler(9000, 4, seed=5, shuffle="blocks").step(2250).samples.tolist() == [5648, 4409, 5244, 7513]
-    assert BatchSampler(5, 6, seed=5, weights=np.array([0.5, 1, 2, 0, 0.5])).step(7).samples.tolist() == [
+    assert BatchSampler(1000, 6, seed=5).request(10**6).samples.tolist() == [854, 207, 825, 748, 813, 50]
+    assert BatchSampler(9000, 4, seed=5, shuffle="blocks").request(2250).samples.tolist() == [5648, 4409, 5244, 7513]
+    assert BatchSampler(5, 6, seed=5, weights=np.array([0.5, 1, 2, 0, 0.5])).request(7).samples.tolist() == [
         1,
         2,
         4,
@@ -176,9 +176,9 @@ def test_every_sample_once_per_epoch_on_any_number_of_ranks(
         num_steps = 2 * num_samples // global_batch_size + 1
     stream = []
     for step in range(num_steps):
-        shares = [order.step(step, rank, world_size) for rank in range(world_size)]
+        shares = [order.request(step, rank, world_size) for rank in range(world_size)]
         assert np.ptp([len(request.samples) for request in shares]) <= 1
-        assert np.array_equal(samples_of(shares), order.step(step).samples)
+        assert np.array_equal(samples_of(shares), order.request(step).samples)
         assert np.array_equal(positions_of(shares), step * global_batch_size + np.arange(global_batch_size))
         stream.append(samples_of(shares))
     num_epochs, rest = divmod(num_steps * global_batch_size, num_samples)
@@ -202,12 +202,12 @@ def test_shares_of_every_kind_of_order_are_those_of_one_rank(
 ) -> None:
     weights = np.linspace(0.1, 3, num_samples) if weighted else None
     order = BatchSampler(num_samples, global_batch_size, seed=6, shuffle=shuffle, weights=weights)
-    whole = order.step(step)
-    shares = [order.step(step, rank, world_size) for rank in range(world_size)]
+    whole = order.request(step)
+    shares = [order.request(step, rank, world_size) for rank in range(world_size)]
     assert np.array_equal(samples_of(shares), whole.samples)
     assert np.array_equal(positions_of(shares), whole.positions)
     other_batches = BatchSampler(num_samples, 1, seed=6, shuffle=shuffle, weights=weights)
-    last = other_batches.step((step + 1) * global_batch_size - 1)
+    last = other_batches.request((step + 1) * global_batch_size - 1)
     assert last.samples.tolist() == whole.samples[-1:].tolist()
     assert whole.samples.dtype == np.int64
     assert 0 <= whole.samples.min() <= whole.samples.max() < num_samples
@@ -216,7 +216,7 @@ def test_shares_of_every_kind_of_order_are_those_of_one_rank(
 @pytest.mark.parametrize("num_samples", [1, 127, 128, 129, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 300])
 def test_blocks_show_every_sample_once_per_epoch(num_samples: int) -> None:
     order = BatchSampler(num_samples, 3 * num_samples, seed=8, shuffle="blocks")
-    epochs = order.step(0).samples.reshape(3, num_samples)
+    epochs = order.request(0).samples.reshape(3, num_samples)
     assert (np.sort(epochs, axis=1) == np.arange(num_samples)).all()
 
 
@@ -231,9 +231,9 @@ def test_blocks_show_every_sample_once_per_epoch(num_samples: int) -> None:
 def test_unit_keeps_partners_together(
     pairs: int, world_size: int, half_micro_batch: int, num_samples: int, step: int
 ) -> None:
-    order = BatchSampler(num_samples, 2 * pairs, seed=1, unit=2)
-    shares = [order.step(step, rank, world_size) for rank in range(world_size)]
-    assert np.array_equal(samples_of(shares), order.step(step).samples)
+    order = BatchSampler(num_samples, 2 * pairs, seed=1, group_size=2)
+    shares = [order.request(step, rank, world_size) for rank in range(world_size)]
+    assert np.array_equal(samples_of(shares), order.request(step).samples)
     assert np.ptp([len(request.samples) for request in shares]) in (0, 2)
     for request in shares:
         micro_batches = request.split(2 * half_micro_batch)
@@ -261,7 +261,7 @@ def test_micro_batches_make_up_the_step_and_can_start_anywhere(
         stream = list(islice(order.micro_batches(0, rank, world_size, micro_batch_size), 8 * each))
         assert all(0 < len(request.samples) <= micro_batch_size for request in stream)
         for step in range(8):
-            of_step, whole = counted(stream[step * each : (step + 1) * each]), order.step(step, rank, world_size)
+            of_step, whole = counted(stream[step * each : (step + 1) * each]), order.request(step, rank, world_size)
             assert np.array_equal(samples_of(of_step), whole.samples)
             assert np.array_equal(positions_of(of_step), whole.positions)
         resumed = list(islice(order.micro_batches(5, rank, world_size, micro_batch_size), 3 * each))
@@ -270,8 +270,8 @@ def test_micro_batches_make_up_the_step_and_can_start_anywhere(
             assert np.array_equal(one.positions, other.positions)
 
 
-def counted(requests: list[SampleIds]) -> list[SampleIds]:
-    return [request for request in requests if not request.repeated]
+def counted(requests: list[BatchRequest]) -> list[BatchRequest]:
+    return [request for request in requests if not request.is_padding]
 
 
 @settings(max_examples=40, deadline=None)
@@ -286,28 +286,28 @@ def test_every_rank_makes_the_same_number_of_micro_batches(
     world_size: int, more_units: int, units_per_micro_batch: int, unit: int, step: int
 ) -> None:
     """Every position counts exactly once; what a rank repeats is of its own share, and pairs stay together."""
-    order = BatchSampler(53, unit * (world_size + more_units), seed=2, unit=unit)
+    order = BatchSampler(53, unit * (world_size + more_units), seed=2, group_size=unit)
     micro_batch_size = unit * units_per_micro_batch
     each = order.num_micro_batches(world_size, micro_batch_size)
     positions: list[np.ndarray] = []
     for rank in range(world_size):
         stream = order.micro_batches(step, rank, world_size, micro_batch_size)
         mine, following = list(islice(stream, each)), next(stream)
-        whole = order.step(step, rank, world_size)
+        whole = order.request(step, rank, world_size)
         split = whole.split(micro_batch_size)
         for found, expected in zip(mine, split, strict=False):
             assert np.array_equal(found.positions, expected.positions)
             assert np.array_equal(found.samples, expected.samples)
-        assert [request.repeated for request in mine] == [False] * len(split) + [True] * (each - len(split))
+        assert [request.is_padding for request in mine] == [False] * len(split) + [True] * (each - len(split))
         assert all(request.positions.tolist() == whole.positions[:unit].tolist() for request in mine[len(split) :])
         assert all(request.samples.tolist() == whole.samples[:unit].tolist() for request in mine[len(split) :])
-        assert following.positions[0] == order.step(step + 1, rank, world_size).positions[0]
-        assert not following.repeated
+        assert following.positions[0] == order.request(step + 1, rank, world_size).positions[0]
+        assert not following.is_padding
         for request in mine if unit == 2 else ():
             assert set(request.positions) == set(request.positions ^ 1)
         assert each - len(split) <= 1
         positions += [request.positions for request in counted(mine)]
-    assert np.array_equal(np.concatenate(positions), order.step(step).positions)
+    assert np.array_equal(np.concatenate(positions), order.request(step).positions)
 
 
 @pytest.mark.parametrize("world_size", WORLDS)
@@ -322,7 +322,7 @@ def test_evaluation_covers_each_sample_exactly_once(num_samples: int, world_size
 def test_large_sets_take_little_memory() -> None:
     order = BatchSampler(14_000_000, 4096, seed=2)
     tracemalloc.start()
-    steps = [order.step(step).samples for step in (0, 3417, 10**9)]  # the second crosses into the next epoch
+    steps = [order.request(step).samples for step in (0, 3417, 10**9)]  # the second crosses into the next epoch
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4_000_000

@@ -16,7 +16,7 @@ few = settings(max_examples=60, deadline=None)
 def shown(num_samples: int, epochs: int, **options: Any) -> np.ndarray:
     """What the first epochs show, [epochs, images of an epoch]."""
     size = BatchSampler(num_samples, 1, **options).epoch_size
-    return BatchSampler(num_samples, epochs * size, **options).step(0).samples.reshape(epochs, size)
+    return BatchSampler(num_samples, epochs * size, **options).request(0).samples.reshape(epochs, size)
 
 
 def times_shown(num_samples: int, epochs: int, **options: Any) -> np.ndarray:
@@ -85,13 +85,13 @@ def test_whole_weights_are_exact(weights: list[int], seed: int) -> None:
 
 def test_millions_of_thirds_do_not_drift() -> None:
     weights = np.full(3_000_000, 1 / 3)
-    shown_rows = BatchSampler(len(weights), 1_000_000, 0, weights=weights).step(0).samples
+    shown_rows = BatchSampler(len(weights), 1_000_000, 0, weights=weights).request(0).samples
     assert (np.bincount(shown_rows // 3) == 1).all()
 
 
 def test_a_draw_never_leaves_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data_pipelines.loading.sampler.uniform", lambda *_: np.array([1 - 2**-53]))
     order = BatchSampler(4, 3, 0, weights=np.array([1.0, 1, 1, 0]))
-    assert sorted(order.step(0).samples) == [0, 1, 2]
+    assert sorted(order.request(0).samples) == [0, 1, 2]
     thirds = BatchSampler(5, 1, 0, weights=np.array([0.3, 0.3, 0.3, 0, 0]))
-    assert thirds.step(0).samples.tolist() == [2]
+    assert thirds.request(0).samples.tolist() == [2]

@@ -19,7 +19,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.webdataset import webdataset
 from data_pipelines.loading.batch import views_of
 from data_pipelines.loading.loader import Loader, pick_loader
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.scaled_decode import SCALES, decode_scale, scaled_box, scaled_size, scaled_window
 from data_pipelines.loading.unreadable import blank
 from data_pipelines.loading.views import POLICIES, Augmentation, PolicyName
@@ -140,7 +140,7 @@ def _exif(tags: dict[int, int]) -> Any:
 
 
 def batch_of(loader: Loader, index: Index, samples: list[int], augmentation: Augmentation, **options: Any) -> Any:
-    request = SampleIds(np.array(samples), np.arange(len(samples)))
+    request = BatchRequest(np.array(samples), np.arange(len(samples)))
     return next(loader(index, [request], augmentation, CPU, 2, **options))
 
 
@@ -178,7 +178,7 @@ def test_files_are_decoded_at_the_scale_of_their_window(photos: Index, monkeypat
     monkeypatch.setattr(simplejpeg, "decode_jpeg", counted)
     augmentation = Augmentation("random_resized_crop", 64, 64, seed=5)
     samples = LARGE * 6
-    views = views_of(photos, SampleIds(np.array(samples), np.arange(len(samples))), augmentation)
+    views = views_of(photos, BatchRequest(np.array(samples), np.arange(len(samples))), augmentation)
     expected, scales = [], set()
     for sample, window in zip(samples, views.window.tolist(), strict=True):
         size = int(photos.height[sample]), int(photos.width[sample])

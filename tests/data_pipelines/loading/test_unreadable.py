@@ -49,7 +49,7 @@ def order_of(index: Index) -> BatchSampler:
 
 def shown(loader: str, index: Index, steps: int = 4, micro: int = 12, mixup: float = 0.0) -> list[Batch]:
     order = order_of(index)
-    requests = [part for step in range(steps) for part in order.step(step).split(micro)]
+    requests = [part for step in range(steps) for part in order.request(step).split(micro)]
     augmentation = Augmentation("random_resized_crop", SIDE, SIDE, seed=5, mixup_alpha=mixup)
     batches = pick_loader(loader, on_gpu=False)[1]
     return list(batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=order.replacement))
@@ -69,7 +69,7 @@ def test_a_rotten_image_is_replaced_by_its_position_alone(loader: str, folder: P
     assert {one.sample for one in unreadable.values()} == {3, 10}
     assert not any(one.of_shard for one in unreadable.values())
     for step, (before, after) in enumerate(zip(sound, found, strict=True)):
-        for i, position in enumerate(order.step(step).positions.tolist()):
+        for i, position in enumerate(order.request(step).positions.tolist()):
             if position not in unreadable:
                 assert torch.equal(before.images[i], after.images[i])
                 assert before.samples[i] == after.samples[i]
@@ -104,7 +104,7 @@ def test_images_of_a_shard_that_is_gone_are_replaced(loader: str, folder: Path) 
     tolerant = Index.load(folder, "train", check_shards=False)
     batches = shown(loader, tolerant, mixup=0.5)
     unreadable = [one for batch in batches for one in batch.unreadable]
-    expected = [row for step in range(4) for row in order_of(index).step(step).samples if 8 <= row < 16]
+    expected = [row for step in range(4) for row in order_of(index).request(step).samples if 8 <= row < 16]
     assert [one.sample for one in unreadable] == expected
     assert all(one.of_shard and one.reason.startswith(f"{index.shards[1]} has disappeared") for one in unreadable)
     assert all(not 8 <= row < 16 for batch in batches for row in batch.samples)
@@ -126,7 +126,7 @@ def test_evaluation_shows_a_black_image_in_its_place(loader: str, folder: Path) 
     index = Index.load(folder, "train")
     rot(index, 3)
     batches = pick_loader(loader, on_gpu=False)[1]
-    requests = order_of(index).step(0).split(12)
+    requests = order_of(index).request(0).split(12)
     requests = [replace(request, samples=np.arange(12)) for request in requests]
     augmentation = Augmentation("squash", SIDE, SIDE, flip=False)
     (batch,) = batches(index, requests, augmentation, torch.device("cpu"), 1, replacement=blank)

@@ -12,7 +12,7 @@ from scipy.stats import chisquare
 from torchvision.transforms.v2 import Resize
 
 from data_pipelines.loading.loader import pick_loader
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from data_pipelines.loading.views import Augmentation, Views
 from data_pipelines.shards.index import Index
 
@@ -65,7 +65,7 @@ def test_loaders_keep_the_aspect(loader: str, write_set: Callable[..., Path], en
     row, column = np.mgrid[:96, :288]
     pixels = np.where((row - 48) ** 2 + (column - 144) ** 2 < 40**2, 255, 0).astype(np.uint8)
     index = Index.load(write_set([0], ["a"], images=[encode(pixels)]), "train")
-    request = SampleIds(np.zeros(40, np.int64), np.arange(40))
+    request = BatchRequest(np.zeros(40, np.int64), np.arange(40))
     widths = {}
     for policy in ("shorter_side_random_crop", "resize_random_crop"):
         augmentation = Augmentation(policy, 48, 48)  # type: ignore[arg-type]

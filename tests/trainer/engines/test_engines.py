@@ -15,7 +15,7 @@ from run_ranks import run_ranks
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
-from data_pipelines.loading.sampler import SampleIds
+from data_pipelines.loading.sampler import BatchRequest
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
@@ -192,7 +192,7 @@ def run_variant(name: str, engine: Any, cases: dict[str, Case], folder: Path, re
         if case.frozen_stages:
             seen.with_momentum = set(engine.state_dict()["momentum"])
             seen.frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
-        mine = job.order.step(0, engine.rank, engine.world_size).samples
+        mine = job.order.request(0, engine.rank, engine.world_size).samples
         seen.labels[case_name] = int(np.isfinite(job.train.labels[mine].astype(float)).sum())
     measure_and_exchange(name, engine, model, example, folder, readable, seen)
     return seen
@@ -267,7 +267,7 @@ def reference(case: Case, folder: Path, save_at: int | None = None) -> dict[str,
             state = {"model": dict(model.state_dict()), "momentum": momentum_of(model, optimizer), "loss_scaler": {}}
             checkpoint.save(folder / "reference.safetensors", state, {"step": step})
             start = flat(dict(model.named_parameters()))
-        request: SampleIds = job.order.step(step)
+        request: BatchRequest = job.order.request(step)
         (batch,) = torch_loader.batches(job.train, [request], job.augmentation, torch.device("cpu"), 1)
         images, labels = batch.images.to(case.dtype), batch.labels
         if batch.mixup is not None:

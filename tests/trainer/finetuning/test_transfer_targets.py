@@ -52,7 +52,7 @@ def test_full_sets_that_the_paper_samples_by_class(name: str, make: Make) -> Non
     assert make(name, balance="none")[0].data.balance == "none"
     job = make_job(config, Path("run"))
     assert job.order.epoch_size == 15
-    epoch = np.concatenate([job.order.step(step).samples for step in range(15)])[: 15 * 128]
+    epoch = np.concatenate([job.order.request(step).samples for step in range(15)])[: 15 * 128]
     assert np.bincount(job.train.labels[epoch]).tolist() == [640, 640, 640]
 
 

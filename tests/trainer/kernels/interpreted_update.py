@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainer.kernels import sgd_agc_triton, standardise_triton
-from trainer.kernels.agc import Rates, clip_adaptively
+from trainer.kernels.agc import Hyperparameters, clip_adaptively
 
 SHAPES = [(6, 4, 3, 3), (3, 2050, 1, 1), (5, 7), (7,), (4, 3, 7, 7), (16,), (2, 1028)]
 
@@ -86,7 +86,7 @@ def test_a_launch_for_all_banks_and_one_back_for_a_unit(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_update(momentum: float, clipping: float, nesterov: bool) -> None:
     nesterov = nesterov and momentum > 0
-    rates = Rates(clipping, 0.1, momentum, 1e-2, nesterov)
+    hyper = Hyperparameters(clipping, 0.1, momentum, 1e-2, nesterov)
     mine = draw(SHAPES, 0)
     theirs = [w.double().requires_grad_() for w in mine]
     momenta = [torch.zeros_like(w) for w in mine] if momentum else None
@@ -100,7 +100,7 @@ def test_update(momentum: float, clipping: float, nesterov: bool) -> None:
         norm = torch.cat([g.flatten() for g in grads]).square().sum()
         stats = None if not clipping else clip_adaptively([p.detach() for p in theirs], grads, clipping)
         reference.step()
-        found = sgd_agc_triton.update(mine, gradients, momenta, rates, None)
+        found = sgd_agc_triton.update(mine, gradients, momenta, hyper, None)
         torch.testing.assert_close(found.squared_norm.double(), norm, rtol=1e-6, atol=0)
         assert (int(found.clipped), found.units) == ((int(stats.clipped), stats.units) if stats else (0, 0))
         assert stats is None or 0 < stats.clipped < stats.units
@@ -112,11 +112,11 @@ def test_an_overflow_leaves_all_as_it_was() -> None:
     weights, gradients = draw(SHAPES, 0), draw(SHAPES, 1)
     momenta = [torch.zeros_like(w) for w in weights]
     before = [w.clone() for w in weights]
-    rates = Rates(0.05, 0.1, 0.9, 0.0, False)
-    sgd_agc_triton.update(weights, gradients, momenta, rates, torch.ones(()))
+    hyper = Hyperparameters(0.05, 0.1, 0.9, 0.0, False)
+    sgd_agc_triton.update(weights, gradients, momenta, hyper, torch.ones(()))
     assert all(map(torch.equal, weights, before))
     assert not any(m.any() for m in momenta)
-    sgd_agc_triton.update(weights, gradients, momenta, rates, torch.zeros(()))
+    sgd_agc_triton.update(weights, gradients, momenta, hyper, torch.zeros(()))
     assert not any(map(torch.equal, weights, before))
 
 
@@ -124,7 +124,7 @@ def test_launches_do_not_grow_with_the_number_of_tensors(monkeypatch: pytest.Mon
     launches = count_launches(monkeypatch, sgd_agc_triton, "sgd_agc_units")
     for times in (1, 3):
         weights, gradients = draw(SHAPES * times, 0), draw(SHAPES * times, 1)
-        sgd_agc_triton.update(weights, gradients, None, Rates(0.05, 0.1, 0.0, 0.0, False), None)
+        sgd_agc_triton.update(weights, gradients, None, Hyperparameters(0.05, 0.1, 0.0, 0.0, False), None)
     assert len(launches) == 4
     assert sum(launches) == 4 * sum(shape[0] if len(shape) > 1 else 1 for shape in SHAPES)
 
@@ -139,8 +139,8 @@ def test_tables_go_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     weights, gradients = draw(SHAPES, 0), draw(SHAPES, 1)
     for _ in range(3):
-        sgd_agc_triton.update(weights, gradients, None, Rates(0.05, 0.1, 0.0, 0.0, False), None)
+        sgd_agc_triton.update(weights, gradients, None, Hyperparameters(0.05, 0.1, 0.0, 0.0, False), None)
     assert sum(copies) == 3 * len(SHAPES)
     moved = [gradient.clone() for gradient in gradients]
-    sgd_agc_triton.update(weights, moved, None, Rates(0.05, 0.1, 0.0, 0.0, False), None)
+    sgd_agc_triton.update(weights, moved, None, Hyperparameters(0.05, 0.1, 0.0, 0.0, False), None)
     assert sum(copies) == 6 * len(SHAPES)

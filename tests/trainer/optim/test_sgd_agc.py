@@ -24,7 +24,7 @@ STEPS = 4
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Everything holds for both ways to update. Without a C++ compiler both are torch's."""
     if request.param == "torch":
-        monkeypatch.setattr(SGDAGC, "_kernel_takes", lambda *_: False)
+        monkeypatch.setattr(SGDAGC, "_can_use_kernel", lambda *_: False)
     return request.param
 
 
@@ -299,13 +299,13 @@ def test_the_kernel_takes_what_training_gives_it(way: str) -> None:
     optimizer = SGDAGC(params[:1], lr=0.1)
     params[0].grad = torch.ones_like(params[0])
     optimizer.step()
-    assert optimizer._kernel_takes(None) is (way == "kernel")
+    assert optimizer._can_use_kernel(None) is (way == "kernel")
     if way == "torch":
         return
-    assert not optimizer._kernel_takes(lambda: 0.0)
+    assert not optimizer._can_use_kernel(lambda: 0.0)
     optimizer.param_groups[0]["dampening"] = 0.5
     params[0].grad = torch.ones_like(params[0])
-    assert not optimizer._kernel_takes(None)
+    assert not optimizer._can_use_kernel(None)
 
 
 def test_gradients_in_another_order_than_the_weights(way: str) -> None:

@@ -149,8 +149,8 @@ def test_without_a_terminal_progress_is_plain_lines(tmp_path: Path, capsys: pyte
     out, err = capsys.readouterr()
     assert out == ""
     first, second, third = err.splitlines()
-    assert first.startswith("demo  step 50/100  loss 1.25  0:00:0")
-    assert second == "demo  step 100/100  val/top1 0.75  0:00:00 left"
+    assert first.startswith("demo  step 50/100  loss 1.25  00:0")
+    assert second == "demo  step 100/100  val/top1 0.75  00:00 left"
     assert third == "a line"
 
 

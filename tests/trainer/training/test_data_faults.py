@@ -112,7 +112,7 @@ def test_killed_run_on_rotten_data_ends_like_an_undisturbed_one(data: Path, tmp_
     due = [
         (step, int(position), int(sample))
         for step in range(STEPS)
-        for position, sample in zip(order.step(step).positions, order.step(step).samples, strict=True)
+        for position, sample in zip(order.request(step).positions, order.request(step).samples, strict=True)
         if sample in bad.values()
     ]
     found = [(int(row[0]), int(row[1]), bad[row[3]]) for row in rows_of(whole / "unseen.csv")]
@@ -128,14 +128,14 @@ def test_what_a_rank_repeats_for_equal_work_is_not_listed_again(data: Path, tmp_
 
     config = replace(config_of(data), global_batch_size=7)
     order = make_job(config, tmp_path / "none").order
-    bad = {int(order.step(step).samples[0]) for step in (1, 4)}
+    bad = {int(order.request(step).samples[0]) for step in (1, 4)}
     for row in bad:
         rot(data, "train", row)
     assert run_ranks(2, train_on_rank, data, [(tmp_path / "run", None)], True) == [[""]] * 2
     due = [
         (step, int(position))
         for step in range(STEPS)
-        for position, sample in zip(order.step(step).positions, order.step(step).samples, strict=True)
+        for position, sample in zip(order.request(step).positions, order.request(step).samples, strict=True)
         if sample in bad
     ]
     assert {(1, 7), (4, 28)} <= set(due)

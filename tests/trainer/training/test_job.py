@@ -41,7 +41,7 @@ def job_of(*folders: Path, batch: int = 4, epochs: float = 3, **data: Any) -> Jo
 def epochs_of(job: Job, count: int) -> np.ndarray:
     """The samples of the first epochs, [count, images of an epoch]."""
     batch, size = job.order.global_batch_size, job.order.epoch_size
-    steps = [job.order.step(step).samples for step in range(-(-count * size // batch))]
+    steps = [job.order.request(step).samples for step in range(-(-count * size // batch))]
     return np.concatenate(steps)[: count * size].reshape(count, size)
 
 
@@ -94,8 +94,8 @@ def test_shuffle(shuffle: Any, skewed: Path, monkeypatch: pytest.MonkeyPatch) ->
     expected = BatchSampler(18, 4, seed=0, shuffle=shuffle)
     other = BatchSampler(18, 4, seed=0, shuffle="full" if shuffle == "blocks" else "blocks")
     for step in range(9):
-        assert job.order.step(step).samples.tolist() == expected.step(step).samples.tolist()
-    assert any(job.order.step(s).samples.tolist() != other.step(s).samples.tolist() for s in range(9))
+        assert job.order.request(step).samples.tolist() == expected.request(step).samples.tolist()
+    assert any(job.order.request(s).samples.tolist() != other.request(s).samples.tolist() for s in range(9))
 
 
 def test_balance_of_classes(skewed: Path) -> None:
@@ -192,7 +192,7 @@ def test_augmentation_is_for_training_alone(skewed: Path) -> None:
     )
     train = job.augmentation
     assert (train.policy, train.randaugment_ops, train.randaugment_magnitude) == ("xray_affine", 2, 7)
-    assert (train.flip, train.mixup_alpha, job.order.unit) == (True, 0.1, 2)
+    assert (train.flip, train.mixup_alpha, job.order.group_size) == (True, 0.1, 2)
     positions, sides = np.arange(50), np.full(50, 8)
     seen = job.evaluation.views(positions, sides, sides)
     assert (seen.operations, seen.warp, job.evaluation.mixup(positions)) == (None, None, None)
@@ -347,7 +347,7 @@ def test_bytes_are_asked_for_before_they_are_decoded(skewed: Path, monkeypatch: 
         batches = job.training_batches(CPU, first_step=2)
         shown = [batch.samples.tolist() for (batch,) in islice(batches, 3)]
         ahead[depth] = len(asked)
-        assert asked == [job.order.step(2 + step).samples.tolist() for step in range(len(asked))]
+        assert asked == [job.order.request(2 + step).samples.tolist() for step in range(len(asked))]
         assert shown == asked[:3]
     assert ahead[4] - ahead[1] == 3
 

@@ -7,16 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from run_ranks import run_ranks
+from run_ranks import TIMEOUT_S, context_of_ranks, run_ranks
 
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.run_folder.metric_logger import MetricLogger
-from trainer.training import signals
+from trainer.training import fit, signals
 from trainer.training.run import Start, run
 from trainer.training.signals import NEVER, Stopped, StopSignals
 
@@ -39,25 +40,28 @@ def config_of(data: str) -> Config:
 
 
 def starts(data: str, folder: Path) -> list[tuple[int | str | None, int | None]]:
-    """An undisturbed run; then one with a signal to rank 1, one to rank 0, and to its end: exit code and step of each
-    that stopped."""
+    """A run that is not disturbed, as SIGUSR1 comes in its last step; then one with a signal to rank 1, one to rank 0,
+    one in its last step, and to its end: exit code and step of each that stopped."""
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     close, engine.close = engine.close, lambda: None  # a process ends when its run is stopped; this one goes on
     advance = MetricLogger.advance
     stops: list[tuple[int | str | None, int | None]] = []
-    for name, number, on_rank in (
-        ("whole", None, 0),
-        ("broken", signal.SIGUSR1, 1),
-        ("broken", signal.SIGTERM, 0),
-        ("broken", None, 0),
+    for name, number, on_rank, signalled_in in (
+        ("whole", signal.SIGUSR1, 0, TOTAL_STEPS),
+        ("broken", signal.SIGUSR1, 1, SIGNALLED_IN),
+        ("broken", signal.SIGTERM, 0, SIGNALLED_IN),
+        ("broken", signal.SIGTERM, 1, TOTAL_STEPS - 2 * (SIGNALLED_IN + 2)),
+        ("broken", None, 0, 0),
     ):
         done = 0
 
-        def counted(metric_logger: MetricLogger, number: int | None = number, on_rank: int = on_rank) -> None:
+        def counted(
+            metric_logger: MetricLogger, number: int | None = number, due: tuple[int, int] = (on_rank, signalled_in)
+        ) -> None:
             nonlocal done
             done += 1
             advance(metric_logger)
-            if done == SIGNALLED_IN and engine.rank == on_rank and number is not None:
+            if (engine.rank, done) == due and number is not None:
                 os.kill(os.getpid(), number)
 
         MetricLogger.advance = counted
@@ -81,12 +85,36 @@ def test_all_ranks_stop_at_one_step_and_go_on(phantoms: Path, tmp_path: Path) ->
     step = SIGNALLED_IN + 2
     terminated = 128 + signal.SIGTERM
     assert run_ranks(2, starts, str(phantoms), tmp_path) == [
-        [(0, step), (terminated, 2 * step)],
-        [(0, step), (0, 2 * step)],  # only heard of it
+        [(0, step), (terminated, 2 * step), (0, TOTAL_STEPS)],  # 0: only heard of it
+        [(0, step), (0, 2 * step), (terminated, TOTAL_STEPS)],
     ]
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "broken")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert json.loads((tmp_path / "broken/status.json").read_text())["state"] == "finished"
+
+
+def evaluates_for_long(data: str, run_dir: Path, evaluating: Any) -> None:
+    """Train, and report the final evaluation instead of ending it."""
+
+    def never_ends(*_: object) -> None:
+        evaluating.set()
+        time.sleep(60)
+
+    fit.predict_readable = never_ends
+    run(config_of(data), Start(run_dir), ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32"), {})
+
+
+def test_sigterm_ends_the_final_evaluation(phantoms: Path, tmp_path: Path) -> None:
+    context = context_of_ranks()
+    evaluating = context.Event()
+    process = context.Process(target=evaluates_for_long, args=(str(phantoms), tmp_path, evaluating), daemon=True)
+    process.start()
+    assert evaluating.wait(TIMEOUT_S)
+    process.terminate()
+    process.join(30)
+    assert process.exitcode == 128 + signal.SIGTERM
+    status = json.loads((tmp_path / "status.json").read_text())
+    assert (status["state"], status["step"], status["reason"]) == ("resumable", TOTAL_STEPS, "terminated")
 
 
 def test_listens_only_while_asked_to() -> None:

@@ -52,7 +52,7 @@ def monitor(tmp_path: Path) -> StepMonitor:
 
 
 def keys_of(rank: int, world_size: int = 2) -> list[str]:
-    return [f"image-{sample}" for sample in ORDER.step(STEP, rank, world_size).samples]
+    return [f"image-{sample}" for sample in ORDER.request(STEP, rank, world_size).samples]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
