@@ -15,7 +15,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, with_settings
-from trainer.splits import folders_of, open_split
+from trainer.splits import folders_of, open_split, require_several_classes
 
 _SIDES = (64, 96, 128, 160, 192, 224)  # pixels; the model halves five times, so that less leaves nothing to look at
 _LARGEST_SIDE_ON_CPU = 128
@@ -88,6 +88,7 @@ def _open(settings: Mapping[str, Any]) -> Index:
     within = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("data.")}
     # Sizes that are given are for the model; they must not be checked against those that are yet to be chosen.
     data = DataConfig(**{name: value for name, value in within.items() if name not in ("image_size", "resize")})
+    require_several_classes(data)
     train = open_split(data, folders_of(data, RuntimeConfig()), "train", settings.get("seed", 0))
     if train is None or not len(train):
         raise InputError(f"{', '.join(data.sets)} has no images to train on; prepare it with a train split")
