@@ -191,7 +191,9 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
     other_model = [line for line in changed if line.startswith("model.")]
     if other_model:
         raise InputError(
-            f"{run_dir} holds a run of another model:\n  " + "\n  ".join(other_model) + "\nName another folder"
+            f"{run_dir} holds a run of another model:\n  "
+            + "\n  ".join(other_model)
+            + f"\nName another folder: {flag('--out')} DIR"
         )
     former = data_before(run_dir, RESULT)
     if changed:
@@ -201,7 +203,7 @@ def finished(run_dir: Path, settings: dict[str, Any], start: Start, data: Mappin
         anew = remake_advice(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
-            f"Start a new run in another folder{anew or _way_on(before, settings)}"
+            f"Start a new run in another folder ({flag('--out')} DIR){anew or _way_on(before, settings)}"
         )
     if other_sets or not isinstance(result, dict) or differences(result.get("settings", {}), settings):
         return None
