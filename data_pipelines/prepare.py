@@ -30,6 +30,7 @@ from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.few_in_test import few_in_test
 from data_pipelines.datasets.registry import DATASETS, PRETRAINING_SETS, SETS_AT_HAND, TARGET_SETS, USER_READERS
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.join_parts import set_summary
@@ -80,6 +81,8 @@ def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
     manifest = prepare(raw, output)
     if manifest:
         print(set_summary(manifest, output.out))
+        if name in ("csv", "image-folder") and (few := few_in_test(raw)):
+            logger.warning(few)
         is_open = raw.shorter_side is None and raw.xray_size is None
         if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
             logger.info(f"note: {note}")
