@@ -53,6 +53,7 @@ def test_split_folders_by_command(call: Call, class_folders: Callable[..., Path]
     code, printed = call("image-folder", "--root", "raw", "--out", "out")
     assert code == 2
     assert "exists; replace it with --force, or choose another --out" in printed
+    assert "images, to" not in printed  # nothing was begun
 
 
 def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: Path) -> None:
