@@ -45,6 +45,10 @@ _SETS = {
     "to transfer to": TARGET_SETS,
     "at hand, without a download": SETS_AT_HAND,
 }
+_GREY = (
+    "all pictures are grey; if they are X-rays, prepare them again with --xray-size 512 and --force: file names are "
+    "then hashed, and patients kept apart"
+)
 _TITLES = {"output": "what is written", "read": "what is read"}
 
 
@@ -83,6 +87,8 @@ def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
         print(set_summary(manifest, output.out))
         if name in ("csv", "image-folder") and (few := few_in_test(raw)):
             logger.warning(few)
+        if can_be_xrays and raw.xray_size is None and manifest["channels"] == 1:
+            logger.info(f"note: {_GREY}")
         is_open = raw.shorter_side is None and raw.xray_size is None
         if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
             logger.info(f"note: {note}")
