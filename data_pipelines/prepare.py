@@ -30,6 +30,7 @@ from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.few_in_test import few_in_test
 from data_pipelines.datasets.registry import DATASETS, PRETRAINING_SETS, SETS_AT_HAND, TARGET_SETS, USER_READERS
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.join_parts import set_summary
@@ -44,6 +45,10 @@ _SETS = {
     "to transfer to": TARGET_SETS,
     "at hand, without a download": SETS_AT_HAND,
 }
+_GREY = (
+    "all pictures are grey; if they are X-rays, prepare them again with --xray-size 512 and --force: file names are "
+    "then hashed, and patients kept apart"
+)
 _TITLES = {"output": "what is written", "read": "what is read"}
 
 
@@ -80,6 +85,10 @@ def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
     manifest = prepare(raw, output)
     if manifest:
         print(set_summary(manifest, output.out))
+        if name in ("csv", "image-folder") and (few := few_in_test(raw)):
+            logger.warning(few)
+        if can_be_xrays and raw.xray_size is None and manifest["channels"] == 1:
+            logger.info(f"note: {_GREY}")
         is_open = raw.shorter_side is None and raw.xray_size is None
         if is_open and can_shrink and (note := size_note(*_sizes(manifest, output.out.resolve()))):
             logger.info(f"note: {note}")

@@ -25,6 +25,7 @@ from torch import Tensor
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_atomically
+from trainer.near_runs import meant_instead
 from trainer.run_files import CHECKPOINTS
 
 FAMILY = "bitscale checkpoint"
@@ -273,7 +274,8 @@ def best_or_latest(run: Path) -> Path:
     best = best_path(run)
     candidates = [best] if best.is_file() else numbered(run)[-1:]
     if not candidates:
-        raise InputError(f"{run} is neither a checkpoint nor a run folder with one ({run / CHECKPOINTS} has none)")
+        fact = f"{run} is neither a checkpoint nor a run folder with one ({run / CHECKPOINTS} has none)"
+        raise InputError(f"{fact}{meant_instead(run)}")
     return candidates[0]
 
 

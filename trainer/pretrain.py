@@ -39,7 +39,7 @@ from trainer.finetuning.paper_protocol import departures, match_authors, match_p
 from trainer.recipes import OWN, Recipe, find_recipe, overview
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log
-from trainer.splits import few_test_images, lacks_val
+from trainer.splits import few_test_images, lacks_val, require_several_classes
 from trainer.training.start_options import Start, run_dir_of
 
 DEFAULT_RECIPE = "embedded"
@@ -190,6 +190,7 @@ def main() -> None:
     install_rank_log()
     command = parse(sys.argv[1:])
     config, start = command.config, command.start
+    require_several_classes(config.data)
     # Here because it comes with PyTorch, which the help does not need.
     from trainer.training.start import plan_of, start_run
 

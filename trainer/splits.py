@@ -74,6 +74,18 @@ def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
     return "train+val" if has_val and data.train_on == "train+val" else "train"
 
 
+def require_several_classes(data: DataConfig) -> None:
+    """Raise InputError for sets with one class per image that name a single class: every answer would be right."""
+    manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]
+    classes = set(data.classes or [name for manifest in manifests for name in manifest["classes"]])
+    if len(classes) != 1 or data.one_label or manifests[0]["task"] != "single_label":
+        return
+    raise InputError(
+        f"{', '.join(data.sets)}: there is one class only, {classes.pop()!r}, and nothing to tell apart; "
+        + (f"name more with {flag('--data.classes')}" if data.classes else "prepare a set with at least two classes")
+    )
+
+
 def few_test_images(data: DataConfig) -> list[str]:
     """Message for a test split so small that its accuracy says little: how wide its 95% interval may be."""
     manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -42,12 +43,21 @@ def find(name: str) -> Path:
             f"data set {name!r} is not prepared; prepare it with: "
             f"bitscale prepare {name} {_root_flag(DATASETS[name])}--out {quoted(data_root() / name)}"
         )
+    own = f"bitscale prepare image-folder --root {{}} --out {quoted(data_root() / Path(name).name)}"
+    if Path(name).is_dir() and any(path.is_dir() for path in Path(name).iterdir()):
+        raise InputError(f"{name} is not a prepared data set; if it is a folder of images: {own.format(quoted(name))}")
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
-        f"{nearest(name, sorted((prepared | set(DATASETS)) - set(USER_READERS)))}; class folders are prepared with: "
-        f"bitscale prepare image-folder --root DIR --out {quoted(data_root() / Path(name).name)}"
+        f"{_meant(Path(name).name, prepared, set(DATASETS) - set(USER_READERS))}; class folders are prepared with: "
+        f"{own.format('DIR')}"
     )
+
+
+def _meant(name: str, prepared: set[str], known: set[str]) -> str:
+    """The nearest name, else those of the sets that are here."""
+    is_near = get_close_matches(name, prepared | known, n=1)
+    return nearest(name, sorted(prepared | known if is_near else prepared))
 
 
 def _root_flag(reader: Callable[..., Any]) -> str:

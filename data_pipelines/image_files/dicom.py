@@ -138,7 +138,7 @@ def _pydicom() -> ModuleType:
         import pydicom.pixels
     except ImportError as error:
         raise InputError(
-            "DICOM files need pydicom and its decoders; in the checkout of bitscale: pip install '.[dicom]'"
+            "DICOM files need pydicom and its decoders; in the checkout of bitscale: pip install -e '.[dicom]'"
         ) from error
     # Most scanners bend the standard somewhere: a line for each of a million files would hide what matters.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -189,7 +189,9 @@ def _stored(dataset: Any) -> npt.NDArray[np.integer]:
     try:
         if syntax.is_encapsulated:
             if not pydicom.pixels.get_decoder(syntax).is_available:
-                raise InputError(f"{syntax.name} needs a decoder; in the checkout of bitscale: pip install '.[dicom]'")
+                raise InputError(
+                    f"{syntax.name} needs a decoder; in the checkout of bitscale: pip install -e '.[dicom]'"
+                )
             _require_whole_jpeg(dataset, syntax)
         pixels = _right_aligned(dataset)
         if pixels.ndim != 2:

@@ -39,8 +39,8 @@ class Segment(NamedTuple):
 
 def segments(encoded: bytes, until: int = _EOI) -> Iterator[Segment]:
     """What follows the first marker, up to the end of the picture, as libjpeg finds it, or to the first segment of the
-    marker `until`, of SOS then without its scan. Raises ValueError where the stream is cut off or has a segment that
-    cannot be."""
+    marker `until`, of SOS then without its scan. Raises ValueError where the stream is cut off or a segment has an
+    impossible length."""
     place, marker = 2, _SOI
     while marker != _EOI:
         start = _place_of(_MARKER, encoded, place)
@@ -50,7 +50,7 @@ def segments(encoded: bytes, until: int = _EOI) -> Iterator[Segment]:
             length = int.from_bytes(encoded[place : place + 2], "big")
             content, place = encoded[place + 2 : place + length], place + length
             if marker == _SOI or length < 2 or len(content) < length - 2:
-                raise ValueError("it has a segment that cannot be")
+                raise ValueError("the file is cut off or damaged")
         if marker == _SOS and until != _SOS:
             end = len(encoded[: _place_of(_BEHIND_SCAN, encoded, place)].rstrip(b"\xff"))
             scan, place = encoded[place:end], end

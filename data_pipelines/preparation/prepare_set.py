@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,9 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     was interrupted.
     """
     out = output.out.resolve()
+    with suppress(OSError):  # which the steps below report
+        if not read_plan(partial_of(out)):  # else an identical call may have been killed when the set had got its name
+            require_free(out, output.force)
     count = "images that it counts as it reads" if raw.num_images is None else f"{raw.num_images:,} images"
     part = "" if output.part is None else f", part {output.part[0]} of {output.part[1]}"
     logger.info(f"prepare {raw.name}: {count}{part}, to {out}")

@@ -77,6 +77,11 @@ def test_other_fences_hold_no_commands() -> None:
         assert text.count("\n```") == 2 * len(fences), name
 
 
+def test_extras_leave_the_installation_editable() -> None:
+    assert [name for name, text in TEXTS.items() if "pip install '.[" in text] == []
+    assert "pip install -e '.[dicom]'" in ALL_CODE
+
+
 def test_the_quickstart_runs_before_a_change_lands() -> None:
     assert "launchers/quickstart.sh --short" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 

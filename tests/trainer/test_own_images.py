@@ -9,9 +9,9 @@ import torch
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
-from trainer.config import differences
+from trainer.config import DataConfig, differences
 from trainer.pretrain import parse
-from trainer.splits import few_test_images
+from trainer.splits import few_test_images, require_several_classes
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +105,16 @@ def test_a_tiny_test_split_is_warned_of(count: int, points: int, tmp_path: Path)
 def test_a_test_split_of_some_size_is_not_warned_of() -> None:
     given(labels=[0, 1] * 15)
     assert few_test_images(parse(given()).config.data) == []
+
+
+def test_a_single_class_is_refused_with_the_reason() -> None:
+    tiny_set(Path("alone"), [0] * 8, ["cats"], splits=("train", "test"))
+    reason = "alone: there is one class only, 'cats', and nothing to tell apart"
+    with pytest.raises(InputError, match=reason):
+        parse(["own", "--data.sets", "alone"])
+    with pytest.raises(InputError, match=reason):
+        require_several_classes(DataConfig(sets=("alone",)))
+    given()
+    require_several_classes(DataConfig(sets=("mine",)))
+    with pytest.raises(InputError, match=r"only, 'a', .*name more with --data\.classes"):
+        require_several_classes(DataConfig(sets=("mine",), classes=("a",)))

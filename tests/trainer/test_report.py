@@ -207,3 +207,10 @@ def test_a_published_cell_is_that_of_its_different_rows(published_report: Path) 
     assert (too_small - (2 * (n - 1) / (2 * n - 1)).pow(0.5)[doubled]).abs().max() < 1e-6
     if "Pets" in rows["row"].to_numpy():
         assert beside.loc[("Pets", "r50x1", "ImageNet-1k"), "n"] == 4
+
+
+def test_unfinished_runs_are_named(tmp_path: Path) -> None:
+    runs = write_results(tmp_path / "runs", SWEEP)
+    (runs / "mine" / "begun").mkdir(parents=True)
+    (runs / "mine" / "begun" / "config.json").write_text("{}")
+    assert collect((runs,)).warnings == (f"Left out: 1 unfinished run: {runs / 'mine' / 'begun'}",)

@@ -78,11 +78,18 @@ def test_finished_needs_its_result(tmp_path: Path) -> None:
 
 
 def test_runs_of_sweeps_are_found_and_links_are_not_followed(tmp_path: Path) -> None:
-    names = ["pretrain", "transfer/source/digits/5-shot-seed-0", "transfer/source/digits/full-shot-seed-1"]
+    names = [
+        "pretrain",
+        "pretrain/films/full-shot-seed-0",
+        "transfer/source/digits/5-shot-seed-0",
+        "transfer/source/digits/full-shot-seed-1",
+    ]
     runs = [run_of(tmp_path / name, "running") for name in names]
     (tmp_path / "loop").symlink_to(tmp_path)
     assert list(run_folders(tmp_path)) == runs
-    assert list(run_folders(runs[1])) == runs[1:2]
+    assert list(run_folders(runs[2])) == runs[2:3]
+    run_of(runs[0] / "checkpoints" / "kept", "running")
+    assert list(run_folders(runs[0])) == runs[:2]
 
 
 def test_command_prints_a_table_or_json(

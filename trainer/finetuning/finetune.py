@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.files import read_json
 from data_pipelines.common.manifest import content_digest, read_manifest, splits_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets import catalog
@@ -20,6 +22,7 @@ from trainer.config import (
     DataConfig,
     Mode,
     ModelConfig,
+    Precision,
     ScheduleConfig,
     TrainOn,
     with_settings,
@@ -38,6 +41,7 @@ from trainer.finetuning.settings import GLOBAL_BATCH_SIZE, OPTIM, RANDOM_CROPS, 
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
+from trainer.run_files import CONFIG
 from trainer.splits import lacks_val, open_split
 from trainer.training.start import Start, start_run
 
@@ -135,7 +139,7 @@ def make_config(transfer: Transfer, model: str, target: Target) -> tuple[Config,
     Raises InputError where X-rays would be enlarged. Source: arXiv:1912.11370, sec. 3.3; batch size, learning rate and
     weight decay of arXiv:2106.00116.
     """
-    config, rule = _config(transfer, model, target)
+    config, rule = _config(transfer, model, target, _precision(transfer))
     size = config.data.image_size
     needed = config.data.resize if config.data.train_view in RESIZE_FIRST else size
     _require_stored_pixels(transfer, target, needed, size)
@@ -150,7 +154,7 @@ def by_protocol(transfer: Transfer, model: str, target: Target) -> Config:
         # The authors' program takes what there is, so this belongs to their protocol.
         kept["data.shots_at_most"] = options.given["data.shots_at_most"]
     planned = Options(match_authors=options.match_authors, given=kept)
-    return _config(replace(transfer, options=planned), model, target)[0]
+    return _config(replace(transfer, options=planned), model, target, _precision(transfer))[0]
 
 
 def departures_of(config: Config, transfer: Transfer, target: Target) -> dict[str, dict[str, Any]]:
@@ -160,7 +164,17 @@ def departures_of(config: Config, transfer: Transfer, target: Target) -> dict[st
     return found | target.authors_data_departures if transfer.options.match_authors else found
 
 
-def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, HyperRule]:
+def _precision(transfer: Transfer) -> Precision:
+    """The precision that is not given: that of the run in the folder, else by the device, as bf16 is slow on CPUs."""
+    options = transfer.options
+    begun = None if "precision" in options.given else read_json(options.out / run_name(transfer) / CONFIG)
+    if isinstance(begun, dict) and begun.get("precision") in ("fp32", "bf16"):
+        return "fp32" if begun["precision"] == "fp32" else "bf16"
+    on_gpu = options.runtime.device != "cpu" and torch.cuda.is_available()
+    return "bf16" if on_gpu else "fp32"
+
+
+def _config(transfer: Transfer, model: str, target: Target, precision: Precision) -> tuple[Config, HyperRule]:
     options, source = transfer.options, transfer.pretrained
     rule = hyperrule(len(target.train), target.height, target.width)
     special = paper_target(target.name)
@@ -171,7 +185,7 @@ def _config(transfer: Transfer, model: str, target: Target) -> tuple[Config, Hyp
         name=run_name(transfer),
         seed=transfer.seed,
         global_batch_size=GLOBAL_BATCH_SIZE,
-        precision="bf16",
+        precision=precision,
         mode=options.mode,
         data=replace(
             _data(transfer, target.name),

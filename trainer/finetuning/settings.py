@@ -150,7 +150,8 @@ class Settings(Config):
     global_batch_size: int = GLOBAL_BATCH_SIZE
     """Images of one optimiser step, over all ranks and micro-batches."""
     precision: Annotated[Precision, _BY_PROTOCOL] = "bf16"
-    """Of the forward and backward pass. Default: bf16, with --match-authors fp32."""
+    """Of the forward and backward pass. Default: bf16, on a CPU and with --match-authors fp32; a begun run keeps its
+    own."""
     mode: Mode = "finetune"
     """finetune: all layers; probe: a linear classifier on frozen features; knn: nearest neighbours among them."""
     data: _Data = field(default_factory=_Data)

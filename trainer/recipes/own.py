@@ -15,9 +15,9 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, with_settings
-from trainer.splits import folders_of, open_split
+from trainer.splits import folders_of, open_split, require_several_classes
 
-_SIDES = (64, 96, 128, 160, 192, 224)  # pixels; the model halves five times, so that less leaves nothing to look at
+_SIDES = (64, 96, 128, 160, 192, 224)  # pixels; the model halves five times, and little would be left of fewer
 _LARGEST_SIDE_ON_CPU = 128
 _IMAGES_PER_S = 280.0
 """r14x0.5 at 64 pixels on one core. It falls with the number of pixels."""
@@ -88,6 +88,7 @@ def _open(settings: Mapping[str, Any]) -> Index:
     within = {name.partition(".")[2]: value for name, value in settings.items() if name.startswith("data.")}
     # Sizes that are given are for the model; they must not be checked against those that are yet to be chosen.
     data = DataConfig(**{name: value for name, value in within.items() if name not in ("image_size", "resize")})
+    require_several_classes(data)
     train = open_split(data, folders_of(data, RuntimeConfig()), "train", settings.get("seed", 0))
     if train is None or not len(train):
         raise InputError(f"{', '.join(data.sets)} has no images to train on; prepare it with a train split")
@@ -108,7 +109,7 @@ def _image_size(train: Index, machine: _Machine, known: Mapping[str, Any]) -> di
     fitting = [side for side in _SIDES if side <= short] or [_SIDES[0]]
     side, why = fitting[-1], f"half of the {len(train):,} training images have a shorter side of at most {short} pixels"
     if short < _SIDES[0]:
-        why = f"{why}, and the model needs {_SIDES[0]}"
+        why = f"{why}; they are enlarged to {_SIDES[0]}, as the model halves five times"
     if machine.gpu_bytes is None:
         in_time = [
             side
@@ -140,7 +141,7 @@ def _schedule(train: Index, machine: _Machine, known: Mapping[str, Any]) -> dict
     in_time = machine.epochs_in_time(count, side)
     epochs = int(np.clip(in_time, _FEWEST_EPOCHS, _MOST_EPOCHS))
     minutes = max(1, round(_CPU_SECONDS * epochs / in_time / 60))
-    why = f"about {minutes} min for {count:,} images of {side} pixels with r14x0.5 on {machine}"
+    why = f"about {minutes} min on idle cores for {count:,} images of {side} pixels with r14x0.5 on {machine}"
     return {"schedule.epochs": (epochs, why), **_warmup(epochs, known)}
 
 

@@ -18,6 +18,7 @@ from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame
 from trainer.reporting.tables import with_titles
 from trainer.reporting.trials import several_settings, with_settings
 from trainer.run_files import RESULT
+from trainer.run_folder.run_status import run_folders
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
 _AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}
@@ -75,7 +76,7 @@ def collect(places: tuple[Path, ...], metric: str | None = None, best_on_val: bo
         remarks += copies
         warnings += left_out
     frame, left_out = _read_results(sorted({path for path in paths if path.name == RESULT}))
-    warnings += left_out
+    warnings += [*left_out, *_unfinished(places)]
     runs = pd.concat([part for part in (*frames, frame) if len(part)] or [frame], ignore_index=True)
     if runs.empty:
         aside = f" ({'; '.join(warnings)})" if warnings else ""
@@ -99,6 +100,14 @@ def _files(place: Path) -> list[Path]:
         raise InputError(f"{place} is neither a folder of runs nor a CSV file")
     tables = [path for path in sorted(place.rglob("*.csv")) if _columns(path) >= _AUTHORS_COLUMNS]
     return [*tables, *place.rglob(RESULT)]
+
+
+def _unfinished(places: Iterable[Path]) -> list[str]:
+    """Message on the runs below these places that have no result yet."""
+    runs = dict.fromkeys(run for place in places if place.is_dir() for run in run_folders(place))
+    names = [str(run) for run in runs if not (run / RESULT).is_file()]
+    runs_said = "1 unfinished run" if len(names) == 1 else f"{len(names)} unfinished runs"
+    return [f"Left out: {runs_said}: {listed(names)}"] if names else []
 
 
 def _columns(path: Path) -> set[str]:

@@ -11,12 +11,13 @@ from typing import Any, Literal
 
 from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.messages import logger
-from trainer.run_files import CONFIG, HEARTBEAT, RESULT, STATUS
+from trainer.run_files import CHECKPOINTS, CONFIG, HEARTBEAT, LOGS, PROFILE, RESULT, STATUS, TENSORBOARD
 from trainer.run_folder.lock_file import holder_of
 from trainer.run_folder.run_lock import taken_over
 
 State = Literal["running", "stalled", "resumable", "failed", "finished", "unknown"]
 _DEEPEST = 6  # folders below the one that is given: a sweep's is out/source/target/run
+_OWN_FOLDERS = {CHECKPOINTS, LOGS, PROFILE, TENSORBOARD}  # of a run, where no other is
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: i
 
 
 def run_folders(folder: Path, depth: int = _DEEPEST) -> Iterator[Path]:
-    """The run folders at or below a folder, by name. Links are not followed."""
+    """The run folders at or below a folder, by name; a run may have fine-tunings below it. Links are not followed."""
     try:
         is_run = (folder / CONFIG).is_file() or (folder / STATUS).is_file()
-        inside = [] if is_run or not depth else sorted(path for path in folder.iterdir() if path.is_dir())
-        inside = [path for path in inside if not path.is_symlink()]
+        inside = sorted(path for path in folder.iterdir() if path.is_dir()) if depth else []
+        inside = [path for path in inside if not path.is_symlink() and not (is_run and path.name in _OWN_FOLDERS)]
     except OSError as error:
         logger.warning(f"{folder} cannot be read ({error.strerror}); what runs are in it is not known")
         return

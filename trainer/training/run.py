@@ -195,7 +195,9 @@ def result_if_finished(
     other_model = [line for line in changed if line.startswith("model.")]
     if other_model:
         raise InputError(
-            f"{run_dir} holds a run of another model:\n  " + "\n  ".join(other_model) + "\nName another folder"
+            f"{run_dir} holds a run of another model:\n  "
+            + "\n  ".join(other_model)
+            + f"\nName another folder: {flag('--out')} DIR"
         )
     previous = data_before(run_dir, RESULT)
     if changed:
@@ -205,7 +207,7 @@ def result_if_finished(
         anew = remake_advice(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
-            f"Start a new run in another folder{anew or _how_to_continue(stored, settings)}"
+            f"Start a new run in another folder ({flag('--out')} DIR){anew or _how_to_continue(stored, settings)}"
         )
     if other_sets or not isinstance(result, dict) or differences(result.get("settings", {}), settings):
         return None

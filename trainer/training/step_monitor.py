@@ -72,7 +72,7 @@ class StepMonitor:
         self.skips = job.config.runtime.non_finite == "skip"
         self._scales_loss = job.config.precision == "fp16"  # whose infinite gradients are left to the loss scaler
         self._spikes = SpikeDetector()
-        self._rising = RisingValLoss(job.total_steps)
+        self._rising = RisingValLoss(job.config, job.total_steps)
         self._unreadable = UnreadableImageLog(job, engine, first_step)
         self._skipped = CsvLog(job.run_dir / SKIPPED_STEPS, _COLUMNS, enabled=engine.rank == 0)
         before = {row[0] for row in self._skipped.truncate(first_step)}
@@ -84,7 +84,7 @@ class StepMonitor:
         """Whether a step read since the last `observe` found the checkpoint too old; the same on every rank."""
 
     def observe_val(self, step: int, loss: float) -> None:
-        """Warn once when the loss on val, after so many steps, has been rising for long."""
+        """Warn at the end of a run whose loss on val, here after so many steps, has been rising for long."""
         self._rising.observe(step, loss)
 
     def is_nonfinite(self, losses: Tensor) -> Tensor | None:
@@ -136,7 +136,8 @@ class StepMonitor:
 
     def _warn_of_spike(self, step: int, loss: float) -> None:
         usual = self._spikes.observe(loss)
-        if usual is not None and self._rank == 0:
+        is_warming_up = self._job.schedule(step + 1) > self._job.schedule(step)  # where losses leap as a rule
+        if usual is not None and not is_warming_up and self._rank == 0:
             logger.warning(f"the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}")
 
     def _keys(self, step: int, ranks: list[int]) -> dict[int, list[str]]:

@@ -1,5 +1,6 @@
 """The command line of a fine-tuning: dotted flags, those of earlier versions, and what they may not say at once."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,16 @@ def test_resize_follows_the_image_size(target: Path) -> None:
 def test_epochs_count_instead_of_the_steps_of_the_rule(target: Path) -> None:
     schedule = configured(target, epochs=3.0)[0].schedule
     assert (schedule.epochs, schedule.steps) == (3.0, None)
+
+
+def test_a_new_run_on_a_cpu_is_fp32_and_a_begun_one_as_it_was(target: Path, tmp_path: Path) -> None:
+    config, departed = configured(target, out=tmp_path)
+    assert (config.precision, departed) == ("fp32", {})
+    folder = tmp_path / config.name
+    folder.mkdir(parents=True)
+    for begun in ("bf16", "fp32"):
+        (folder / "config.json").write_text(json.dumps({"precision": begun}), encoding="utf-8")
+        config, departed = configured(target, out=tmp_path)
+        assert (config.precision, departed) == (begun, {})
+    config, departed = configured(target, out=tmp_path, precision="bf16")
+    assert (config.precision, departed["precision"]["protocol"]) == ("bf16", "fp32")

@@ -35,10 +35,19 @@ def report_of(
     return StepReport(step, lr, sums, update)
 
 
-def monitor_of(folder: Path, first_step: int = 0, precision: str = "fp32", **runtime: object) -> StepMonitor:
+def monitor_of(
+    folder: Path, first_step: int = 0, precision: str = "fp32", warmup_steps: int = 0, **runtime: object
+) -> StepMonitor:
     train = SimpleNamespace(keys=lambda samples: [f"image-{sample}" for sample in samples])
     config = SimpleNamespace(runtime=RuntimeConfig(**runtime), precision=precision)
-    job = SimpleNamespace(train=train, order=ORDER, run_dir=folder, config=config, total_steps=1000)
+    job = SimpleNamespace(
+        train=train,
+        order=ORDER,
+        run_dir=folder,
+        config=config,
+        total_steps=1000,
+        schedule=lambda step: min(step, warmup_steps),
+    )
     return StepMonitor(
         job,
         SimpleNamespace(rank=0, world_size=2, sum=lambda tensor: tensor, gather=lambda value: [value, []]),
@@ -182,3 +191,11 @@ def test_spike_is_warned_of(monitor: StepMonitor, capsys: pytest.CaptureFixture[
         monitor.observe(report_of(step, [1.0 if step < FEWEST_STEPS else 40.0, 1.0], update()))
     monitor.flush()
     assert f"the loss of step {FEWEST_STEPS} leaps to 41, usual is 2" in capsys.readouterr().err
+
+
+def test_no_spike_is_warned_of_in_the_warm_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = monitor_of(tmp_path, warmup_steps=FEWEST_STEPS + 1)
+    for step in range(FEWEST_STEPS + 1):
+        monitor.observe(report_of(step, [1.0 if step < FEWEST_STEPS else 40.0, 1.0], update()))
+    monitor.flush()
+    assert "leaps" not in capsys.readouterr().err

@@ -1,0 +1,28 @@
+"""Classes and findings with too few images in test are told, by patients where these are known."""
+
+import numpy as np
+
+from data_pipelines.common.raw_set import RawImage, RawSet
+from data_pipelines.datasets.few_in_test import few_in_test
+
+
+def set_of(images: list[RawImage], task: str) -> RawSet:
+    return RawSet("mine", task, ("a", "b"), images, len(images), "drawn")  # type: ignore[arg-type]
+
+
+def test_classes_with_few_test_images_are_named() -> None:
+    labels = [0] * 10 + [1] * 4
+    test = [RawImage(f"{i}", "test", b"", label) for i, label in enumerate(labels)]
+    note = few_in_test(set_of([*test, RawImage("t", "train", b"", 1)], "single_label"))
+    assert note is not None
+    assert note.startswith("test has few images: b (4); an interval needs 10.")
+    assert few_in_test(set_of([*test, *(RawImage(f"b{i}", "test", b"", 1) for i in range(6))], "single_label")) is None
+    assert few_in_test(set_of([RawImage("t", "train", b"", 1)], "single_label")) is None
+
+
+def test_positives_are_counted_by_patient() -> None:
+    label = np.array([1, np.nan], dtype=np.float32)
+    test = [RawImage(f"{i}", "test", b"", label, group=i % 9) for i in range(18)]
+    note = few_in_test(set_of(test, "multi_label"))
+    assert note is not None
+    assert "few positives by patients: a (9), b (0)" in note
