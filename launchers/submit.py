@@ -134,7 +134,8 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     request = sbatch.make_request(options, site, options.job_name or "run", requeue, most, min_nodes=least)
     if not options.dry_run:
         sbatch.check_slurm()
-    plan = ask_plan(sys.executable, arguments)
+    # A smoke test has a folder of its own.
+    plan = ask_plan(sys.executable, [*arguments, *["--no-resume"] * options.smoke])
     run_dir = Path(plan["run_dir"])
     name = f"{options.job_name or sbatch.as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
     request = replace(request, name=name)
@@ -143,6 +144,8 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         raise UsageError(f"a global batch of {plan['global_batch_size']} images is too small for {ranks} ranks")
     if plan["global_batch_size"] % ranks:
         print(f"warning: {ranks} ranks share a batch of {plan['global_batch_size']} unequally", file=sys.stderr)
+    if plan.get("finished"):
+        print(f"warning: {run_dir} is finished already; the job would end at once", file=sys.stderr)
     cost = Cost(plan, ranks, request, measured_rate(run_dir, ranks))
     print("\n".join(cost.lines()), file=sys.stderr)
     if options.chain and cost.jobs and cost.jobs > options.chain:

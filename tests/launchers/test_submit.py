@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from login_node import Login, directives
+from login_node import PLAN, Login, directives
 
 from launchers import job
 from launchers.profiles import SITES, UsageError, load_site, seconds, site_names
@@ -119,6 +119,21 @@ def test_cost_from_what_was_measured(login: Login) -> None:
         in cost
     )
     assert "warning: the run takes about 7 jobs, the chain has 2" in cost
+
+
+@pytest.mark.parametrize(("options", "asked"), [([], ["embedded"]), (["--smoke"], ["embedded", "--no-resume"])])
+def test_a_finished_run_is_told(login: Login, options: list[str], asked: list[str]) -> None:
+    """A smoke test has a folder of its own, so the run in that of the recipe does not matter to it."""
+    heard: list[list[str]] = []
+
+    def plan(_: str, arguments: list[str]) -> dict[str, object]:
+        heard.append(arguments)
+        return PLAN | {"finished": not options}
+
+    login.monkeypatch.setattr("launchers.submit.ask_plan", plan)
+    _, _, error = login.submit("pretrain", "embedded", *options, "--dry-run")
+    assert heard == [asked]
+    assert ("warning: runs/a_run is finished already; the job would end at once" in error) is (not options)
 
 
 def test_arguments_arrive_as_they_are(login: Login) -> None:
