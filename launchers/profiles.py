@@ -128,6 +128,11 @@ def seconds(duration: str) -> int:
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
+def counted(number: int, what: str) -> str:
+    """Such as "1 rank" and "2,000 ranks"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The nearest known name, and all, as the end of a message."""
     known = sorted(known)
