@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launchers.job import Task
 from launchers.profiles import Site, UsageError, check_directive, seconds
+from launchers.sbatch_options import misspelt
 
 LAUNCHERS = Path(__file__).resolve().parent
 TRAINER = LAUNCHERS.parent / "trainer" / "pretrain.py"
@@ -85,6 +86,8 @@ class Request:
             raise UsageError(f"--time {self.time} leaves nothing beside the {self.site.grace_s} s kept for saving")
         for key, value in self.sbatch.items():
             check_directive(key, value)
+            if meant := misspelt(key):
+                raise UsageError(f"--sbatch {key}: sbatch has no such option; did you mean {meant!r}?")
             if key in _SET_BY_OPTIONS:
                 raise UsageError(f"--sbatch {key} clashes with what is set anyway; use {_SET_BY_OPTIONS[key]}")
 

@@ -26,6 +26,7 @@ from launchers import sbatch, script
 from launchers.cost import Cost, ask_plan, measured_rate
 from launchers.plan import submit_plan
 from launchers.profiles import Site, UsageError, load_site, nearest, site_names
+from launchers.sbatch_options import as_directive
 
 
 def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence[str]) -> None:
@@ -42,6 +43,7 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     request = sbatch.make_request(options, site, options.job_name or "run", requeue, most, min_nodes=least)
     if not options.dry_run:
         sbatch.check_slurm()
+    print("asking the trainer what the run will be ...", file=sys.stderr, flush=True)
     # A smoke test has a folder of its own.
     plan = ask_plan(sys.executable, [*arguments, *["--no-resume"] * options.smoke])
     run_dir = Path(plan["run_dir"])
@@ -125,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N|MIN:MAX",
         help="with MIN:MAX the run begins on MAX, and goes on while at least MIN are left",
     )
-    parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit")
+    parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit, of --smoke 00:30:00")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--chain", type=int, metavar="N", help="submit N jobs, each going on where the one before ended")
     again.add_argument(
@@ -149,6 +151,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = make_parser()
     options, unknown = parser.parse_known_args(arguments[:cut])
     if unknown:
+        if advice := as_directive(unknown):
+            raise UsageError(f"unknown argument {unknown[0]}; {advice}")
         known = [flag for action in parser._actions for flag in action.option_strings]
         raise UsageError(f"unknown argument {unknown[0]}{nearest(unknown[0], known)}; the trainer's come after --")
     for name in ("chain", "max_parallel"):

@@ -305,6 +305,24 @@ def test_refusal_of_slurm(login: Login) -> None:
     assert (code, error.splitlines()[-1]) == (2, "error: sbatch refuses: invalid account")
 
 
+def test_no_controller_answers(login: Login) -> None:
+    login.program("squeue", "echo 'squeue: error: resolve_ctls_from_dns_srv: res_nsearch error' >&2; exit 1")
+    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
+    assert (code, "error: no SLURM controller answers; use --dry-run here" in error) == (2, True)
+
+
+def test_a_smoke_test_asks_for_half_an_hour(login: Login) -> None:
+    (login.folder / "short.toml").write_text('gpus_per_node = 1\ncores_per_node = 8\ntime_limit = "00:10:00"\n')
+    for site, options, time_limit in (
+        ("generic", ["--smoke"], "00:30:00"),
+        ("generic", [], "24:00:00"),
+        ("generic", ["--smoke", "--time", "01:00:00"], "01:00:00"),
+        ("short.toml", ["--smoke"], "00:10:00"),
+    ):
+        text = login.script("pretrain", "embedded", "--site", site, *options, "--dry-run")
+        assert directives(text)["time"] == time_limit
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -318,6 +336,11 @@ def test_refusal_of_slurm(login: Login) -> None:
         (["pretrain", "embedded", "--nodes", "0"], "--nodes is 0"),
         (["pretrain", "embedded", "--nodes", "2000"], "a global batch of 4096 images is too small for 8000 ranks"),
         (["pretrain", "embedded", "--chain", "0"], "--chain is 0"),
+        (["pretrain", "embedded", "--partition", "gpu"], "unknown argument --partition; use --sbatch partition=gpu"),
+        (["pretrain", "embedded", "--account=me"], "use --sbatch account=me"),
+        (["pretrain", "embedded", "-p", "gpu"], "use --sbatch partition=gpu"),
+        (["pretrain", "embedded", "--gpus", "8"], "gpus_per_node of the site file"),
+        (["pretrain", "embedded", "--sbatch", "partiton=gpu"], "no such option; did you mean 'partition'?"),
         (["pretrain", "embedded", "--sbatch", "qos"], "--sbatch qos is not of the form KEY=VALUE"),
         (["pretrain", "embedded", "--sbatch", "qos=high --uid=0"], "characters that do not belong"),
         (["pretrain", "embedded", "--sbatch", "Q$S=high"], "is not the name of a directive"),
@@ -326,7 +349,7 @@ def test_refusal_of_slurm(login: Login) -> None:
         (["pretrain", "embedded", "--", "--no-resume"], "--no-resume would start anew in every job"),
         (["pretrain", "embedded", "--sbatch", "qos=high\n#SBATCH --uid=0"], "control characters"),
         (["pretrain", "embedded", "--", "x\ntouch pwned"], "control characters"),
-        (["absent.json"], "absent.json cannot be read as a plan"),
+        (["absent.json"], "bitscale sweep ... --plan absent.json writes it"),
         (["absent.json", "--nodes", "2"], "a plan file says all about its tasks"),
     ],
 )  # fmt: skip
@@ -370,6 +393,7 @@ def test_odd_folder_is_refused_in_directives_else_quoted(login: Login) -> None:
         ('environment = { "A;B" = "1" }', "environment: 'A;B' is not the name of a variable"),
         ('time_limit = "1 day"', "'1 day' is not a duration"),
         ("modules = [1]", "modules is [1]"),
+        ("partition = gpu", ': partition = gpu; text needs quotes: partition = "gpu"'),
         ("= 3", "mine.toml: "),
     ],
 )
