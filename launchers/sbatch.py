@@ -19,8 +19,10 @@ _NO_CONTROLLER = re.compile(r"resolve_ctls_from_dns_srv|(?i:unable to contact sl
 
 
 def called() -> str:
-    """How this program can be typed, in any folder: `python -m` would run a launchers.py of the working folder."""
-    if Path(sys.argv[0]).name.startswith("bitscale"):
+    """How this program can be typed, in any folder: `python -m launchers.submit` would run a launchers.py of it."""
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    is_module = module is not None and module.name in ("bitscale.__main__", "launchers.submit")
+    if is_module or Path(sys.argv[0]).name.startswith("bitscale"):
         return "bitscale submit"
     return shlex.join(["python", str(script.LAUNCHERS / "submit.py")])
 

@@ -299,6 +299,15 @@ def test_inside_a_job_only_warns(login: Login) -> None:
     assert (login.folder / "sees").read_text() == "none\n"  # sbatch would take it for its own
 
 
+@pytest.mark.parametrize(
+    ("start", "called"),
+    [(["-m", "launchers.submit"], "bitscale submit"), ([str(ROOT / "launchers/submit.py")], "python ")],
+)
+def test_help_names_the_command(start: list[str], called: str) -> None:
+    done = subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {called}")
+
+
 def test_refusal_of_slurm(login: Login) -> None:
     login.program("sbatch", "echo 'invalid account' >&2; exit 1")
     code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
