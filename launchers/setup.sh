@@ -3,7 +3,7 @@
 
 fail() {
     echo "error: $*" >&2
-    exit 1
+    exit 2 # a user's error, as of the other programs
 }
 
 readonly NEEDED_GB=12 # of disk: torch with its CUDA libraries, DALI, and room for pip to unpack
