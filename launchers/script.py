@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launchers.job import Task
-from launchers.profiles import Site, UsageError, check_directive, seconds
+from launchers.profiles import Site, UsageError, check_directive, counted, seconds
 from launchers.sbatch_options import misspelt
 
 LAUNCHERS = Path(__file__).resolve().parent
@@ -180,7 +180,7 @@ def array(request: Request, plan: Path, elements: int, slots: int, max_parallel:
 code=$?
 {again}exit "$code\""""
     limit = f"%{max_parallel}" if max_parallel else ""
-    title = f"Runs the tasks of a plan: {elements} jobs, {slots} tasks at a time in each."
+    title = f"Runs the tasks of a plan: {counted(elements, 'job')}, {counted(slots, 'task')} at a time in each."
     return _render(replace(request, ranks_per_node=gpus_per_task), title, body, {"array": f"0-{elements - 1}{limit}"})
 
 

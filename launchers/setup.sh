@@ -73,7 +73,7 @@ set_up() {
     # shellcheck disable=SC2064 # the name is known now
     trap "rm -f '$file'" EXIT
     constraints >"$file" || exit 1
-    echo "installing into $(dirname "$(dirname "$PYTHON")") ..."
+    echo "checking what is installed in $(dirname "$(dirname "$PYTHON")"), and installing what is missing ..."
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" --constraint "$file" ||
         fail "the installation failed, see above; it needs a package index (set PIP_INDEX_URL for a mirror) or a folder of wheels (PIP_FIND_LINKS with PIP_NO_INDEX=1)"
     "$PYTHON" -c 'import torch, torchvision' ||
