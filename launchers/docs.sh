@@ -9,6 +9,7 @@ source launchers/setup.sh
 case "${1:-}" in
 "") command=(build --strict) ;;
 --serve) command=(serve --watch README.md --watch data_pipelines/datasets/README.md) ;;
+-h | --help) sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' launchers/docs.sh && exit ;;
 *) fail "unknown argument $1; usage: launchers/docs.sh [--serve]" ;;
 esac
 

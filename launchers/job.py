@@ -65,6 +65,10 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
     """Name, tasks and GPUs per task of a plan file. Raises ValueError saying what is wrong with it."""
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{path} cannot be read as a plan: there is no such file; bitscale sweep ... --plan {path} writes it"
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a plan: {error}") from error
     if not isinstance(plan, dict) or not isinstance(plan.get("name"), str) or not isinstance(plan.get("tasks"), list):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launchers import job, sbatch, script
-from launchers.profiles import Site, UsageError, seconds
+from launchers.profiles import Site, UsageError, counted, seconds
 
 
 def submit_plan(options: argparse.Namespace, site: Site) -> None:
@@ -19,7 +19,7 @@ def submit_plan(options: argparse.Namespace, site: Site) -> None:
     except ValueError as error:
         raise UsageError(str(error)) from error
     left = [task for task in tasks if not job.is_done(task)]
-    print(f"{name}: {len(tasks)} tasks, {len(tasks) - len(left)} done, {len(left)} to run", file=sys.stderr)
+    print(f"{name}: {counted(len(tasks), 'task')}, {len(tasks) - len(left)} done, {len(left)} to run", file=sys.stderr)
     small = [task for task in left if task.nodes is None]
     large = [task for task in left if task.nodes is not None]
     if small:
@@ -32,12 +32,12 @@ def _submit_array(
     options: argparse.Namespace, site: Site, name: str, tasks: Sequence[job.Task], gpus_per_task: int
 ) -> None:
     if gpus_per_task > site.ranks_per_node:
-        raise UsageError(f"gpus_per_task is {gpus_per_task}, but a node has {site.gpus_per_node} GPUs")
+        raise UsageError(f"gpus_per_task is {gpus_per_task}, but a node has {counted(site.gpus_per_node, 'GPU')}")
     request = sbatch.make_request(options, site, options.job_name or sbatch.as_job_name(name), _requeue(options, site))
     slots = max(1, site.gpus_per_node // max(1, gpus_per_task)) if site.whole_nodes else 1
     elements = min(math.ceil(len(tasks) / slots), site.max_array)
     hours = seconds(request.time) / 3600 * elements
-    print(f"at most {hours:,.0f} job-hours: {elements} jobs of {request.time}", file=sys.stderr)
+    print(f"at most {hours:,.0f} job-hours: {counted(elements, 'job')} of {request.time}", file=sys.stderr)
     kept = request.logs / f"{request.name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
     text = script.array(request, kept, elements, slots, options.max_parallel, gpus_per_task)
     if options.dry_run:
@@ -57,7 +57,7 @@ def _submit_jobs(options: argparse.Namespace, site: Site, name: str, tasks: Sequ
     requests = [_request_of(options, site, name, task) for task in tasks]
     hours = sum(request.nodes * request.ranks_per_node * seconds(request.time) / 3600 for request in requests)
     devices = "GPU" if site.gpus_per_node else "rank"
-    print(f"at most {hours:,.0f} {devices}-hours: {len(tasks)} jobs of {requests[0].time}", file=sys.stderr)
+    print(f"at most {hours:,.0f} {devices}-hours: {counted(len(tasks), 'job')} of {requests[0].time}", file=sys.stderr)
     scripts = [script.task(request, one, time.time()) for request, one in zip(requests, tasks, strict=True)]
     if options.dry_run:
         print("\n".join(scripts), end="")

@@ -74,10 +74,12 @@ def load_site(name: str) -> Site:
         raise UsageError(
             f"no site {name!r}{nearest(name, site_names())}; or name a TOML file like {SITES}/generic.toml"
         )
+    text = ""
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: {error}") from error
+        raise UsageError(f"{path}: {error}{_line_of(text, str(error))}") from error
     kinds = {one.name: one.type for one in fields(Site)}
     for key, value in content.items():
         if key not in kinds:
@@ -92,6 +94,15 @@ def load_site(name: str) -> Site:
         return Site(**content)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _line_of(text: str, error: str) -> str:
+    """The line that an error of the parser names, as the end of a message."""
+    found = re.search(r"at line (\d+)", error)
+    line = "".join(text.splitlines()[int(found[1]) - 1 : int(found[1])]).strip() if found else ""
+    key, equals, value = (part.strip() for part in line.partition("="))
+    quoted = f'; text needs quotes: {key} = "{value}"' if equals and re.fullmatch(r"[A-Za-z][\w.-]*", value) else ""
+    return f": {line}{quoted}" if line else ""
 
 
 def site_names() -> list[str]:
@@ -126,6 +137,11 @@ def seconds(duration: str) -> int:
         raise UsageError(f"{duration!r} is not a duration; write HH:MM:SS or D-HH:MM:SS")
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
+def counted(number: int, what: str) -> str:
+    """Such as "1 rank" and "2,000 ranks"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

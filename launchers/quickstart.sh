@@ -5,6 +5,8 @@
 #   --short    the same with few steps, in two minutes after the installation, to see that all of it works; its accuracies say
 #              nothing, and it keeps to folders of its own
 set -euo pipefail
+usage() { sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' "$0"; }
+case " $* " in *' -h '* | *' --help '*) usage && exit ;; esac
 cd "$(dirname "$0")/.."
 source launchers/setup.sh
 

@@ -11,12 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launchers import script
-from launchers.profiles import Site, UsageError
+from launchers.profiles import Site, UsageError, seconds
+
+_SMOKE_TIME = "00:30:00"
+# What SLURM's programs say where no controller is, or none that answers.
+_NO_CONTROLLER = re.compile(r"resolve_ctls_from_dns_srv|(?i:unable to contact slurm controller|configuration source)")
 
 
 def called() -> str:
-    """How this program can be typed, in any folder: `python -m` would run a launchers.py of the working folder."""
-    if Path(sys.argv[0]).name.startswith("bitscale"):
+    """How this program can be typed, in any folder: `python -m launchers.submit` would run a launchers.py of it."""
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    is_module = module is not None and module.name in ("bitscale.__main__", "launchers.submit")
+    if is_module or Path(sys.argv[0]).name.startswith("bitscale"):
         return "bitscale submit"
     return shlex.join(["python", str(script.LAUNCHERS / "submit.py")])
 
@@ -47,7 +53,7 @@ def make_request(
         name=name,
         nodes=nodes,
         ranks_per_node=ranks_per_node or site.ranks_per_node,
-        time=options.time or site.time_limit,
+        time=options.time or (_of_smoke(site) if options.smoke else site.time_limit),
         folder=Path.cwd(),
         logs=Path(options.logs).absolute(),
         python=Path(sys.executable),
@@ -57,6 +63,10 @@ def make_request(
         launcher=options.launcher,
         min_nodes=min_nodes,
     )
+
+
+def _of_smoke(site: Site) -> str:
+    return min(_SMOKE_TIME, site.time_limit, key=seconds)
 
 
 def check_slurm() -> None:
@@ -108,6 +118,9 @@ def _ask(command: Sequence[str], text: str = "") -> str:
         env=environment,
         check=False,
     )
+    if done.returncode and _NO_CONTROLLER.search(done.stderr):
+        first = done.stderr.strip().splitlines()[0]
+        raise UsageError(f"no SLURM controller answers; use --dry-run here, or submit from a login node ({first})")
     if done.returncode:
         raise UsageError(f"{command[0]} refuses: {done.stderr.strip()}")
     return done.stdout.strip()

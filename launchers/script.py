@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launchers.job import Task
-from launchers.profiles import Site, UsageError, check_directive, seconds
+from launchers.profiles import Site, UsageError, check_directive, counted, seconds
+from launchers.sbatch_options import misspelt
 
 LAUNCHERS = Path(__file__).resolve().parent
 TRAINER = LAUNCHERS.parent / "trainer" / "pretrain.py"
@@ -85,6 +86,8 @@ class Request:
             raise UsageError(f"--time {self.time} leaves nothing beside the {self.site.grace_s} s kept for saving")
         for key, value in self.sbatch.items():
             check_directive(key, value)
+            if meant := misspelt(key):
+                raise UsageError(f"--sbatch {key}: sbatch has no such option; did you mean {meant!r}?")
             if key in _SET_BY_OPTIONS:
                 raise UsageError(f"--sbatch {key} clashes with what is set anyway; use {_SET_BY_OPTIONS[key]}")
 
@@ -177,7 +180,7 @@ def array(request: Request, plan: Path, elements: int, slots: int, max_parallel:
 code=$?
 {again}exit "$code\""""
     limit = f"%{max_parallel}" if max_parallel else ""
-    title = f"Runs the tasks of a plan: {elements} jobs, {slots} tasks at a time in each."
+    title = f"Runs the tasks of a plan: {counted(elements, 'job')}, {counted(slots, 'task')} at a time in each."
     return _render(replace(request, ranks_per_node=gpus_per_task), title, body, {"array": f"0-{elements - 1}{limit}"})
 
 

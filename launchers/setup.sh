@@ -3,7 +3,7 @@
 
 fail() {
     echo "error: $*" >&2
-    exit 1
+    exit 2 # a user's error, as of the other programs
 }
 
 readonly NEEDED_GB=12 # of disk: torch with its CUDA libraries, DALI, and room for pip to unpack
@@ -73,7 +73,7 @@ set_up() {
     # shellcheck disable=SC2064 # the name is known now
     trap "rm -f '$file'" EXIT
     constraints >"$file" || exit 1
-    echo "installing into $(dirname "$(dirname "$PYTHON")") ..."
+    echo "checking what is installed in $(dirname "$(dirname "$PYTHON")"), and installing what is missing ..."
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" --constraint "$file" ||
         fail "the installation failed, see above; it needs a package index (set PIP_INDEX_URL for a mirror) or a folder of wheels (PIP_FIND_LINKS with PIP_NO_INDEX=1)"
     "$PYTHON" -c 'import torch, torchvision' ||

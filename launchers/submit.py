@@ -7,8 +7,6 @@ Where nothing is installed: python launchers/submit.py instead of bitscale submi
 """
 
 import argparse
-import json
-import math
 import os
 import re
 import signal
@@ -17,107 +15,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 if __name__ == "__main__":  # before this folder, or that of `python -m`, in which a launchers.py would hide ours
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from launchers import sbatch, script
+from launchers.cost import Cost, ask_plan, measured_rate
 from launchers.plan import submit_plan
-from launchers.profiles import Site, UsageError, load_site, nearest, seconds, site_names
-
-_PLAN_S = 300
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a run will take; `plan` is what `pretrain.py --plan` says."""
-
-    plan: dict[str, Any]
-    ranks: int
-    request: script.Request
-    rate: tuple[float, str] | None
-    """Images per second on these ranks, and how that is known."""
-
-    @property
-    def hours(self) -> float | None:
-        """Of training, without queueing."""
-        if self.rate is None:
-            return None
-        return float(self.plan["total_steps"] * self.plan["global_batch_size"] / self.rate[0] / 3600)
-
-    @property
-    def jobs(self) -> int | None:
-        """How many jobs of this length it takes."""
-        if self.hours is None:
-            return None
-        useful_s = seconds(self.request.time) - self.request.site.grace_s
-        return max(1, math.ceil(self.hours * 3600 / useful_s))
-
-    def lines(self) -> list[str]:
-        """For people."""
-        plan, job_hours = self.plan, seconds(self.request.time) / 3600
-        devices = "GPU" if self.request.site.gpus_per_node else "rank"
-        lines = [
-            f"run       {plan['run_dir']}: {plan['total_steps']:,} steps of {plan['global_batch_size']:,} images, "
-            f"{plan['train_images']:,} images in an epoch",
-            f"model     {plan['parameters'] / 1e6:.1f} M parameters, "
-            f"{plan['checkpoint_bytes'] / 1e9:.2f} GB a checkpoint",
-            f"job       {self.ranks} {devices}s for at most {self.request.time}: "
-            f"{self.ranks * job_hours:,.0f} {devices}-hours",
-        ]
-        if self.rate is None or self.hours is None:
-            lines.append("in all    not known before a first measurement: submit the same with --smoke")
-        else:
-            lines.append(
-                f"in all    about {self.hours:.1f} h, {self.hours * self.ranks:,.0f} {devices}-hours, {self.jobs} "
-                f"job{'s' * (self.jobs != 1)} ({self.rate[0]:,.0f} images/s, {self.rate[1]})"
-            )
-        return lines
-
-
-def ask_plan(python: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the trainer says of a run. Raises UsageError with its message when it refuses."""
-    command = [python, str(script.TRAINER), *arguments, "--plan"]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PLAN_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"the trainer does not say what the run would be: {error}") from error
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UsageError("the trainer refuses this run: " + "\n".join(lines[-15:]).removeprefix("error: "))
-    plan: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-    return plan
-
-
-def measured_rate(run_dir: Path, ranks: int) -> tuple[float, str] | None:
-    """Images per second of the run so far, or else of its newest smoke test, on this many ranks."""
-    smokes = sorted(run_dir.parent.glob(f"{run_dir.name}-smoke-*"), key=lambda path: path.stat().st_mtime)
-    for folder in [run_dir, *reversed(smokes)]:
-        rate, on = None, ranks
-        for row in _rows(folder / "metrics.jsonl"):
-            on = row.get("world_size", on)
-            rate = row.get("train/images_per_s", rate)
-        if rate and on == ranks:
-            return rate, f"measured in {folder}"
-        if rate:
-            return rate * ranks / on, f"measured in {folder} on {on} ranks, and assumed to grow with them"
-    return None
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    # The trainer's own reader is not for this program: it runs on login nodes where no packages are installed.
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue  # a kill left the last line unfinished
-    return rows
+from launchers.profiles import Site, UsageError, load_site, nearest, site_names
+from launchers.sbatch_options import as_directive
 
 
 def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence[str]) -> None:
@@ -134,7 +43,9 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     request = sbatch.make_request(options, site, options.job_name or "run", requeue, most, min_nodes=least)
     if not options.dry_run:
         sbatch.check_slurm()
-    plan = ask_plan(sys.executable, arguments)
+    print("asking the trainer what the run will be ...", file=sys.stderr, flush=True)
+    # A smoke test has a folder of its own.
+    plan = ask_plan(sys.executable, [*arguments, *["--no-resume"] * options.smoke])
     run_dir = Path(plan["run_dir"])
     name = f"{options.job_name or sbatch.as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
     request = replace(request, name=name)
@@ -146,7 +57,9 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         )
     if plan["global_batch_size"] % ranks:
         print(f"warning: {ranks} ranks share a batch of {plan['global_batch_size']} unequally", file=sys.stderr)
-    cost = Cost(plan, ranks, request, measured_rate(run_dir, ranks))
+    if plan.get("finished"):
+        print(f"warning: {run_dir} is finished already; the job would end at once", file=sys.stderr)
+    cost = Cost(plan, ranks, request, *measured_rate(run_dir, ranks, bool(site.gpus_per_node)))
     print("\n".join(cost.lines()), file=sys.stderr)
     if options.chain and cost.jobs and cost.jobs > options.chain:
         print(f"warning: the run takes about {cost.jobs} jobs, the chain has {options.chain}", file=sys.stderr)
@@ -217,7 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N|MIN:MAX",
         help="with MIN:MAX the run begins on MAX, and goes on while at least MIN are left",
     )
-    parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit")
+    parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit, of --smoke 00:30:00")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--chain", type=int, metavar="N", help="submit N jobs, each going on where the one before ended")
     again.add_argument(
@@ -241,6 +154,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = make_parser()
     options, unknown = parser.parse_known_args(arguments[:cut])
     if unknown:
+        if advice := as_directive(unknown):
+            raise UsageError(f"unknown argument {unknown[0]}; {advice}")
         known = [flag for action in parser._actions for flag in action.option_strings]
         raise UsageError(f"unknown argument {unknown[0]}{nearest(unknown[0], known)}; the trainer's come after --")
     for name in ("chain", "max_parallel"):

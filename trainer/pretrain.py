@@ -195,7 +195,7 @@ def main() -> None:
     from trainer.training.start import plan_of, start_run
 
     if command.plan:
-        print(json.dumps(plan_of(config, run_dir_of(config, start)), indent=1))
+        print(json.dumps(plan_of(config, start), indent=1))
         return
     start_run(config, start, command.result_fields, [*lacks_val(config.data), *few_test_images(config.data)])
 

@@ -139,7 +139,7 @@ def test_usage(script: str) -> None:
 )
 def test_refuses(arguments: list[str], message: str) -> None:
     done = launch(arguments[0], "--dry-run", *arguments[1:])
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
 
 
@@ -155,7 +155,7 @@ def test_refuses(arguments: list[str], message: str) -> None:
 def test_hostfile(script: str, line: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "hosts").write_text(f"localhost slots=1\n{line}\n")
     done = launch(script, "--hostfile", str(tmp_path / "hosts"), "--dry-run")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert message in done.stderr
 
 
@@ -165,7 +165,7 @@ def test_engine_that_is_not_installed(script: str, module: str, tmp_path: Path) 
     python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')  # sees no packages
     python.chmod(0o755)
     done = launch(script, "--dry-run", PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert f"{module} is not installed" in done.stderr
 
 

@@ -58,3 +58,14 @@ def test_both_targets_are_fine_tuned_alike(tmp_path: Path) -> None:
     assert int(values(near, "--seeds")[0]) >= 3
     assert values(near, "--device") == ["cpu"]
     assert report[:2] == ["trainer/report.py", "runs"]
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "docs.sh"])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_shown_and_nothing_installed(script: str, flag: str) -> None:
+    environment = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        ["bash", LAUNCHERS / script, flag], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith(f"usage: launchers/{script} ")
+    assert done.stderr == ""

@@ -60,7 +60,7 @@ esac"""
 
 def test_no_python(tmp_path: Path, bin_folder: Path) -> None:
     done = set_up(tmp_path, bin_folder)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no Python 3.10 or newer found" in done.stderr
 
 
@@ -69,14 +69,14 @@ def test_old_python(tmp_path: Path, bin_folder: Path) -> None:
     assert "no Python 3.10 or newer found" in set_up(tmp_path, bin_folder).stderr
     fake(bin_folder, "python", fake_python("3.8"))
     done = set_up(tmp_path, bin_folder, VIRTUAL_ENV="/some/venv")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "the active environment has Python 3.8" in done.stderr
 
 
 def test_no_venv_module(tmp_path: Path, bin_folder: Path) -> None:
     fake(bin_folder, "python3", 'case "$*" in "-m venv"*) exit 1 ;; esac')
     done = set_up(tmp_path, bin_folder)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "apt-get install python3-venv" in done.stderr
 
 
@@ -85,14 +85,14 @@ def test_full_disk(tmp_path: Path, bin_folder: Path) -> None:
     (bin_folder / "df").unlink()
     fake(bin_folder, "df", "echo header; echo /dev/x 1 1 3145728 1% /")
     done = set_up(tmp_path, bin_folder, VIRTUAL_ENV="/some/venv")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "3 GB free where the packages go" in done.stderr
 
 
 def test_failed_installation(tmp_path: Path, bin_folder: Path) -> None:
     fake(bin_folder, "python", fake_python("3.11", torch="2.11.0", pip="exit 1"))
     done = set_up(tmp_path, bin_folder, VIRTUAL_ENV="/some/venv")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "the installation failed, see above; it needs a package index" in done.stderr
     assert "ready" not in done.stdout
 

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from login_node import Login, directives
+from login_node import PLAN, Login, directives
 
 from launchers import job
+from launchers.cost import ask_plan
 from launchers.profiles import SITES, UsageError, load_site, seconds, site_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,18 +108,59 @@ def test_cost_from_what_was_measured(login: Login) -> None:
     rows = [
         {"step": 0, "world_size": 4},
         {"step": 10, "train/images_per_s": 900.0},
+        {"step": 15, "val/top1": 0.5},
         {"step": 20, "train/images_per_s": 1000.0},
     ]
     smoke = login.folder / "runs/a_run-smoke-5"
     smoke.mkdir(parents=True)
     (smoke / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"half')
     _, _, cost = login.submit("pretrain", "embedded", "--nodes", "2", "--time", "08:00:00", "--chain", "2", "--dry-run")
-    # 90,000 x 4,096 images at 2,000 a second are 51.2 h; a job trains for 8 h less 300 s.
+    # 20 steps took as long as at 947 images/s. 90,000 x 4,096 images at twice that are 54 h; a job trains for 8 h less
+    # 300 s.
     assert (
-        "about 51.2 h, 410 GPU-hours, 7 jobs (2,000 images/s, measured in runs/a_run-smoke-5 on 4 ranks, and assumed"
+        "about 54.0 h, 432 GPU-hours, 7 jobs (1,895 images/s, measured in runs/a_run-smoke-5 on 4 ranks, and assumed"
         in cost
     )
     assert "warning: the run takes about 7 jobs, the chain has 2" in cost
+
+
+@pytest.mark.parametrize(("options", "asked"), [([], ["embedded"]), (["--smoke"], ["embedded", "--no-resume"])])
+def test_a_finished_run_is_told(login: Login, options: list[str], asked: list[str]) -> None:
+    """A smoke test has a folder of its own, so the run in that of the recipe does not matter to it."""
+    heard: list[list[str]] = []
+
+    def plan(_: str, arguments: list[str]) -> dict[str, object]:
+        heard.append(arguments)
+        return PLAN | {"finished": not options}
+
+    login.monkeypatch.setattr("launchers.submit.ask_plan", plan)
+    _, _, error = login.submit("pretrain", "embedded", *options, "--dry-run")
+    assert heard == [asked]
+    assert ("warning: runs/a_run is finished already; the job would end at once" in error) is (not options)
+
+
+@pytest.mark.parametrize("says", [{"device": "cpu"}, {}])
+def test_the_rate_of_a_cpu_tells_nothing_of_gpus(login: Login, says: dict[str, str]) -> None:
+    """Rows of earlier versions do not say the device, but environment.json does."""
+    rows: list[dict[str, object]] = [{"step": 0, "world_size": 1, **says}, {"step": 9, "train/images_per_s": 1e6}]
+    run_dir = login.folder / "runs/a_run"
+    run_dir.mkdir(parents=True)
+    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run_dir / "environment.json").write_text('{"device": "AMD EPYC 9554 64-Core Processor"}')
+    _, _, cost = login.submit("pretrain", "embedded", "--dry-run")
+    assert "runs/a_run was measured on a CPU, which tells nothing of GPUs; --smoke measures it" in cost
+    _, _, cost = login.submit("pretrain", "embedded", "--site", "localhost", "--nodes", "5", "--dry-run")
+    # 90,000 x 4,096 images at 5 million a second
+    assert "about 1 min, 0.1 rank-hours, 1 job (5,000,000 images/s, measured in runs/a_run on 1 rank, and" in cost
+
+
+def test_what_own_chose_is_said_to_be_chosen_anew(login: Login) -> None:
+    trainer = "import sys; print('loading'); print('own: model.name r14x0.5: why', file=sys.stderr); print('{}')"
+    login.program("trainer", f"""exec {sys.executable} -c "{trainer}" """)
+    assert ask_plan(str(login.folder / "bin/trainer"), ["own"]) == {}
+    chosen, note = login.capsys.readouterr().err.splitlines()
+    assert chosen == "own: model.name r14x0.5: why"
+    assert "it chooses anew on the job's node" in note
 
 
 def test_arguments_arrive_as_they_are(login: Login) -> None:
@@ -257,10 +299,37 @@ def test_inside_a_job_only_warns(login: Login) -> None:
     assert (login.folder / "sees").read_text() == "none\n"  # sbatch would take it for its own
 
 
+@pytest.mark.parametrize(
+    ("start", "called"),
+    [(["-m", "launchers.submit"], "bitscale submit"), ([str(ROOT / "launchers/submit.py")], "python ")],
+)
+def test_help_names_the_command(start: list[str], called: str) -> None:
+    done = subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"usage: {called}")
+
+
 def test_refusal_of_slurm(login: Login) -> None:
     login.program("sbatch", "echo 'invalid account' >&2; exit 1")
     code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
     assert (code, error.splitlines()[-1]) == (2, "error: sbatch refuses: invalid account")
+
+
+def test_no_controller_answers(login: Login) -> None:
+    login.program("squeue", "echo 'squeue: error: resolve_ctls_from_dns_srv: res_nsearch error' >&2; exit 1")
+    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
+    assert (code, "error: no SLURM controller answers; use --dry-run here" in error) == (2, True)
+
+
+def test_a_smoke_test_asks_for_half_an_hour(login: Login) -> None:
+    (login.folder / "short.toml").write_text('gpus_per_node = 1\ncores_per_node = 8\ntime_limit = "00:10:00"\n')
+    for site, options, time_limit in (
+        ("generic", ["--smoke"], "00:30:00"),
+        ("generic", [], "24:00:00"),
+        ("generic", ["--smoke", "--time", "01:00:00"], "01:00:00"),
+        ("short.toml", ["--smoke"], "00:10:00"),
+    ):
+        text = login.script("pretrain", "embedded", "--site", site, *options, "--dry-run")
+        assert directives(text)["time"] == time_limit
 
 
 @pytest.mark.parametrize(
@@ -276,6 +345,11 @@ def test_refusal_of_slurm(login: Login) -> None:
         (["pretrain", "embedded", "--nodes", "0"], "--nodes is 0"),
         (["pretrain", "embedded", "--nodes", "2000"], "4096 is too small for 8000 ranks; raise it to 8000"),
         (["pretrain", "embedded", "--chain", "0"], "--chain is 0"),
+        (["pretrain", "embedded", "--partition", "gpu"], "unknown argument --partition; use --sbatch partition=gpu"),
+        (["pretrain", "embedded", "--account=me"], "use --sbatch account=me"),
+        (["pretrain", "embedded", "-p", "gpu"], "use --sbatch partition=gpu"),
+        (["pretrain", "embedded", "--gpus", "8"], "gpus_per_node of the site file"),
+        (["pretrain", "embedded", "--sbatch", "partiton=gpu"], "no such option; did you mean 'partition'?"),
         (["pretrain", "embedded", "--sbatch", "qos"], "--sbatch qos is not of the form KEY=VALUE"),
         (["pretrain", "embedded", "--sbatch", "qos=high --uid=0"], "characters that do not belong"),
         (["pretrain", "embedded", "--sbatch", "Q$S=high"], "is not the name of a directive"),
@@ -284,7 +358,7 @@ def test_refusal_of_slurm(login: Login) -> None:
         (["pretrain", "embedded", "--", "--no-resume"], "--no-resume would start anew in every job"),
         (["pretrain", "embedded", "--sbatch", "qos=high\n#SBATCH --uid=0"], "control characters"),
         (["pretrain", "embedded", "--", "x\ntouch pwned"], "control characters"),
-        (["absent.json"], "absent.json cannot be read as a plan"),
+        (["absent.json"], "bitscale sweep ... --plan absent.json writes it"),
         (["absent.json", "--nodes", "2"], "a plan file says all about its tasks"),
     ],
 )  # fmt: skip
@@ -328,6 +402,7 @@ def test_odd_folder_is_refused_in_directives_else_quoted(login: Login) -> None:
         ('environment = { "A;B" = "1" }', "environment: 'A;B' is not the name of a variable"),
         ('time_limit = "1 day"', "'1 day' is not a duration"),
         ("modules = [1]", "modules is [1]"),
+        ("partition = gpu", ': partition = gpu; text needs quotes: partition = "gpu"'),
         ("= 3", "mine.toml: "),
     ],
 )

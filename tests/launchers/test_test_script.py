@@ -56,5 +56,5 @@ def test_what_pytest_is_given(arguments: list[str], pytest_line: str, builds: bo
 
 def test_all_and_arguments_of_pytest_are_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "--all", "tests/a.py")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "--all and arguments of pytest do not go together" in done.stderr

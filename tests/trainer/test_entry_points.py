@@ -325,6 +325,15 @@ def test_plan(command: Run) -> None:
     assert (plan["total_steps"], plan["global_batch_size"], plan["train_images"]) == (1200, 128, 9000)
     assert plan["parameters"] == 2_017_578
     assert plan["checkpoint_bytes"] == 8 * 2_017_578
+    assert not plan["finished"]
+
+
+def test_a_plan_refuses_the_folder_of_another_run(command: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"seed": 7}')
+    code, output, error = command("pretrain", "embedded", "--out", tmp_path, "--plan")
+    assert (code, output) == (2, "")
+    assert "holds a run with another configuration" in error
+    assert "--allow-config-change" in error
 
 
 def test_few_classes_and_torch_loader(command: Run, tmp_path: Path) -> None:

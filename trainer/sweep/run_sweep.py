@@ -91,7 +91,9 @@ def _make(sweep: Sweep, lock: int) -> None:
         raise RunError(
             f"{len(pool.failures)} of {len(plan.runs)} runs failed; the same command tries them again{listed}"
         )
-    print(retyped(f"all {len(plan.runs)} runs are finished: bitscale report {quoted(sweep.options.out)}"))
+    print(
+        retyped(f"all {len(plan.runs)} runs are finished; to report them: bitscale report {quoted(sweep.options.out)}")
+    )
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def _train(job: Job, engine: Engine) -> float:
     metric_logger = MetricLogger(job.run_dir, engine.rank, first_step, job.total_steps, job.config.name)
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
-        metric_logger.started(first_step, {"loader": job.loader_name, "world_size": engine.world_size})
+        how = {"loader": job.loader_name, "world_size": engine.world_size, "device": engine.device.type}
+        metric_logger.started(first_step, how)
         with StopSignals().listening(lambda reason: mark_resumable(job, engine.rank, reason)) as stop:
             train(job, engine, metric_logger, first_step, best, stop)
             if engine.sum(torch.tensor(float(stop.ends_evaluation))):  # came in the last steps, which do not report it

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.messages import rank_0_logger
@@ -52,13 +51,18 @@ def find_result(config: Config, start: Start, train: Index, data: Mapping[str, A
     return result_if_finished(run_dir_of(config, start), settings_of(config, train.fingerprint), start, data)
 
 
-def plan_of(config: Config, run_dir: Path) -> dict[str, Any]:
-    """What a run would do: steps, batch, images and the bytes of one checkpoint."""
+def plan_of(config: Config, start: Start) -> dict[str, Any]:
+    """What a run would do: steps, batch, images and the bytes of one checkpoint. Raises InputError if its folder holds
+    a run with another configuration."""
     planned = replace(config, runtime=replace(config.runtime, cache_dir=None))  # a plan copies nothing
-    job = make_job(planned, run_dir)
+    job = make_job(planned, run_dir_of(config, start))
+    result = None
+    if start.resume:
+        result = finished(job.run_dir, settings_of(job.config, job.train.fingerprint), start, job.metadata)
     return {
         "name": config.name,
         "run_dir": str(job.run_dir),
+        "finished": result is not None,
         "total_steps": job.total_steps,
         "global_batch_size": config.global_batch_size,
         "train_images": len(job.train),

@@ -176,7 +176,7 @@ def test_a_trial_is_the_run_that_its_flags_would_make(planned: Planned) -> None:
     assert task["name"] == "base-lr-0.03/mine/cats/1-shot-seed-0"
     assert task["done"] == "out/base-lr-0.03/mine/cats/1-shot-seed-0/result.json"
     assert task["command"][task["command"].index("--out") + 1] == "out/base-lr-0.03"
-    assert read_transfer(task["command"][2:]) == trial.transfer
+    assert read_transfer(task["command"][3:]) == trial.transfer
 
 
 def test_values_that_change_the_images_are_planned_on_theirs(planned: Planned) -> None:
@@ -233,7 +233,7 @@ def test_the_command_makes_trials_side_by_side(
         "sweep --sources mine --targets data/cats --shots 1 --seeds 2 --device cpu --out lr --vary optim.base-lr=1,2"
     )
     code, said, error = run_main(main, "transfer.py", *words.split())
-    assert (code, "all 4 runs are finished" in said) == (0, True), error
+    assert (code, "all 4 runs are finished; to report them: python trainer/report.py lr" in said) == (0, True), error
     for lr in ("1.0", "2.0"):
         for run in runs:
             (line,) = (tmp_path / "lr" / f"base-lr-{lr}" / run / "run.log").read_text().splitlines()
