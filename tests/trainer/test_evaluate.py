@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
 from tiny_sets import tiny_set
 
@@ -84,7 +85,12 @@ def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data
         stored = {int(value) for name in file.files if file[name].dtype.kind == "i" for value in file[name].ravel()}
     assert not stored & set(Index.load(data, "test").group.tolist())
     _, numbers = evaluated(run_dir)
-    assert numbers["operating_points"] == checkpoint.describe(checkpoint.best_or_latest(run_dir))["operating_points"]
+    points = checkpoint.describe(checkpoint.best_or_latest(run_dir))["operating_points"]
+    logits = numbers["operating_points"].pop("threshold_logits")
+    assert numbers["operating_points"] | {"thresholds": logits} == points
+    for name in FINDINGS:
+        assert numbers["findings"][name]["threshold"] == pytest.approx(expit(logits[name] / points["temperature"]))
+        assert numbers["findings"][name]["threshold_before_temperature"] == pytest.approx(expit(logits[name]))
 
 
 @pytest.mark.parametrize(

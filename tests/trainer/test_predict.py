@@ -79,6 +79,9 @@ def test_a_checkpoint_alone_says_everything(run_dir: Path, films: Path, tmp_path
     for name in FINDINGS:
         logit = float(row[f"{name} logit"])
         assert float(row[f"{name} probability"]) == pytest.approx(1 / (1 + np.exp(-logit / points.temperature)))
+        threshold = float(row[f"{name} threshold"])
+        assert threshold == pytest.approx(1 / (1 + np.exp(-points.thresholds[name] / points.temperature)))
+        assert row[f"{name} above threshold"] == str(int(float(row[f"{name} probability"]) >= threshold))
         assert row[f"{name} above threshold"] == str(int(logit >= points.thresholds[name]))
     assert row["predicted"] == "; ".join(name for name in FINDINGS if row[f"{name} above threshold"] == "1")
 

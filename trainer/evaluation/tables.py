@@ -30,6 +30,13 @@ def _number(value: float, digits: int = 3) -> Entry:
     return Entry(words="–" if math.isnan(value) else f"{value:.{digits}f}")
 
 
+def probability_text(value: float) -> str:
+    """A probability with three decimals, or with more where they would be 0.000 or 1.000."""
+    if 0.0005 <= value < 0.9995 or value in (0, 1) or math.isnan(value):
+        return f"{value:.3f}"
+    return f"{value:.2g}" if value < 0.5 else f"{value:.{min(15, 1 - math.floor(math.log10(1 - value)))}f}"
+
+
 def _noun(assessment: Assessment) -> str:
     return "class" if assessment.predictions.task == "single_label" else "finding"
 
@@ -87,11 +94,17 @@ def at_threshold(assessment: Assessment) -> Table:
         *(Heading("", name.upper()) for name in ("tp", "fp", "fn", "tn")),
     )
     shown = _shown(assessment)
+    of_images = any(math.isnan(finding.threshold) for finding in shown)
+    scale = (
+        "before the temperature (after it, each image has its own: see predictions.csv)"
+        if of_images
+        else "after the temperature, as in predictions.csv"
+    )
     rows = tuple(
         (
             finding.name,
             (
-                _number(finding.threshold),
+                _words(probability_text(finding.raw_threshold if of_images else finding.threshold)),
                 *(entry(finding.shares[name]) for name in SHARES),
                 *(_words(f"{count:,}") for count in finding.counts.values()),
             ),
@@ -110,8 +123,8 @@ def at_threshold(assessment: Assessment) -> Table:
     notes += [f"Interval not available, {reason}." for reason in sorted(missing)]
     return Table(
         name="thresholds",
-        caption="At the threshold that was chosen on val (largest sensitivity + specificity - 1), a probability before "
-        "the temperature. PPV and NPV hold for the prevalence in this test set.",
+        caption="At the threshold that was chosen on val (largest sensitivity + specificity - 1), a "
+        f"probability {scale}. PPV and NPV hold for the prevalence in this test set.",
         stub=_noun(assessment),
         columns=columns,
         rows=rows,
