@@ -1,7 +1,9 @@
 """The page, the numbers and the card of a run, on its own test split and on another site's set."""
 
+import csv
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
 from trainer.evaluation.evaluated_set import align_labels
-from trainer.evaluation.output_names import NUMBERS
+from trainer.evaluation.output_names import CASES, NUMBERS
 from trainer.evaluation.predictions import age_band, align, load_predictions
 from trainer.run_files import PREDICTIONS, RESULT
 
@@ -69,6 +71,18 @@ def test_own_test_split(run_dir: Path, other: Path) -> None:
     assert not re.search(r"(src|href)=\"(?!data:)", page)  # it stands alone
     assert "manifest SHA-256" in page
     assert "The most confident errors, the most confident first" in page
+    with (run_dir / "evaluation-hospital-test" / CASES).open(newline="") as file:
+        cases = list(csv.DictReader(file))
+    for name in FINDINGS:
+        counts = Counter(case["outcome"] for case in cases if case["finding"] == name)
+        assert {kind: counts[kind.upper()] for kind in ("tp", "fp", "fn", "tn")}.items() <= numbers["findings"][
+            name
+        ].items()
+    errors = {case["key"] for case in cases if case["outcome"] in ("FP", "FN")}
+    assert f"{len(errors)} of 32 images have an error; " in page
+    missed = next(case for case in cases if case["outcome"] == "FN")
+    assert float(missed["probability"]) < float(missed["threshold"])
+    assert re.search(r"(missed|false alarm,) (Nodule|Effusion): probability 0\.\d+, threshold 0\.\d+", page)
 
 
 def test_no_images(run_dir: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Evaluate a finished run: one HTML page, evaluation.json and MODEL_CARD.md."""
+"""Evaluate a finished run: one HTML page, evaluation.json, cases.csv and MODEL_CARD.md."""
 
 import re
 import tempfile
@@ -18,9 +18,10 @@ from trainer.document.blocks import Title
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.evaluation.assess import assess
+from trainer.evaluation.cases import write_cases
 from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
-from trainer.evaluation.output_names import NUMBERS, output_names_of, require_no_other
+from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
 from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
@@ -32,7 +33,7 @@ PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 
 
 def evaluate_run(settings: Evaluate) -> Path:
-    """Write page, numbers and model card, and print warnings; returns the path of the page.
+    """Write page, numbers, cases and model card, and print warnings; returns the path of the page.
 
     Raises InputError for a run or set that does not exist, or labels and images that cannot be compared.
     """
@@ -54,6 +55,7 @@ def evaluate_run(settings: Evaluate) -> Path:
             page = as_page(blocks(evaluation, Path(drawn)), Path(drawn))
         write_atomically(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
         write_json(folder / NUMBERS, as_json(evaluation))
+        write_atomically(folder / CASES, lambda path: write_cases(path, tested.predictions, assessment.points))
         _write_card(evaluation, sections)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error

@@ -1,5 +1,6 @@
 """What is fitted on val: the temperature, and a threshold per class or finding. Also calibration."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -145,6 +146,13 @@ def calibrated_thresholds(logits: Array, task: Task, points: OperatingPoints, cl
     scores = scores_of(logits, task)
     scaled = scores_of(np.asarray(logits, dtype=np.float64) / points.temperature, task)
     return np.asarray(expit(scaled - (scores - thresholds[:, None]) / points.temperature).T)
+
+
+def probability_text(value: float) -> str:
+    """A probability with three decimals, or with more where they would be 0.000 or 1.000."""
+    if 0.0005 <= value < 0.9995 or value in (0, 1) or math.isnan(value):
+        return f"{value:.3f}"
+    return f"{value:.2g}" if value < 0.5 else f"{value:.{min(15, 1 - math.floor(math.log10(1 - value)))}f}"
 
 
 @dataclass(frozen=True, eq=False)

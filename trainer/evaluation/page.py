@@ -17,6 +17,7 @@ from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
+from trainer.evaluation.output_names import CASES
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
 from trainer.metrics import METRIC_NAME
@@ -135,12 +136,17 @@ def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
 
 
 def _errors(evaluation: Evaluation, folder: Path) -> list[Block]:
-    found = most_confident(evaluation.assessment.predictions, evaluation.assessment.points)
+    predictions = evaluation.assessment.predictions
+    found, count = most_confident(predictions, evaluation.assessment.points)
     if not found:
         return [Title("Errors"), Paragraph("There are none.")]
-    page: list[Block] = [Title("Errors")]
-    shown, why_not = _with_pixels(evaluation, found)
-    page += [figures.gallery(shown, folder)] if shown else [Paragraph(f"Images are not shown: {why_not}.")]
+    shown = "all of them are shown" if len(found) == count else f"the {len(found)} most confident are shown"
+    text = (
+        f"{count:,} of {len(predictions):,} images have an error; {shown}. All cases are in {CASES} beside this page."
+    )
+    page: list[Block] = [Title("Errors"), Paragraph(text)]
+    pictures, why_not = _with_pixels(evaluation, found)
+    page += [figures.gallery(pictures, folder)] if pictures else [Paragraph(f"Images are not shown: {why_not}.")]
     return [*page, tables.misclassifications(found)]
 
 

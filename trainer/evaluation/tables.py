@@ -8,6 +8,7 @@ from trainer.document.blocks import Entry, Heading, Table
 from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.intervals import Estimate
 from trainer.evaluation.misclassifications import Misclassification
+from trainer.evaluation.operating import probability_text
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
 
@@ -28,13 +29,6 @@ def _words(text: object) -> Entry:
 
 def _number(value: float, digits: int = 3) -> Entry:
     return Entry(words="–" if math.isnan(value) else f"{value:.{digits}f}")
-
-
-def probability_text(value: float) -> str:
-    """A probability with three decimals, or with more where they would be 0.000 or 1.000."""
-    if 0.0005 <= value < 0.9995 or value in (0, 1) or math.isnan(value):
-        return f"{value:.3f}"
-    return f"{value:.2g}" if value < 0.5 else f"{value:.{min(15, 1 - math.floor(math.log10(1 - value)))}f}"
 
 
 def _noun(assessment: Assessment) -> str:
@@ -221,8 +215,8 @@ def misclassifications(found: Sequence[Misclassification]) -> Table:
     """The most confident errors by name."""
     return Table(
         name="errors",
-        caption="The most confident errors: what was predicted, with its calibrated probability, and the label.",
+        caption="The most confident errors, with calibrated probabilities.",
         stub="image",
-        columns=(Heading("", "predicted"), Heading("", "label")),
-        rows=tuple((error.key, (_words(error.predicted), _words(error.label))) for error in found),
+        columns=(Heading("", "error"),),
+        rows=tuple((found_one.key, (_words(" ".join(found_one.error)),)) for found_one in found),
     )
