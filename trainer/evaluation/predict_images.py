@@ -26,7 +26,8 @@ from trainer.evaluation.operating import OperatingPoints, calibrated_thresholds,
 from trainer.evaluation.predict_settings import Predict
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
-from trainer.evaluation.runs import open_run
+from trainer.evaluation.runs import Run, open_run
+from trainer.run_folder import unfinished
 
 _BATCHES_AT_ONCE = 4
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
@@ -71,7 +72,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         write_atomically(settings.out, write)
     except OSError as error:
         raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
-    _note_what_is_unfitted(points, predictor.classes)
+    _note_what_is_unfitted(run, points, predictor.classes)
     if not counts:
         raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
@@ -100,7 +101,15 @@ def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | No
     return earlier
 
 
-def _note_what_is_unfitted(points: OperatingPoints, classes: Iterable[str]) -> None:
+def _note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[str]) -> None:
+    if not points.images and not points.thresholds:
+        state = unfinished(run.folder)
+        message = f"all thresholds are a probability of 0.5, and the temperature is 1, because {points.no_val}"
+        if state is not None:
+            logger.warning(f"{message}{state.remedy}")
+        else:
+            logger.info(f"note: {message}")
+        return
     for name in classes:
         if reason := points.why_unfitted(name):
             logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")

@@ -17,6 +17,7 @@ from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, fit_ope
 from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
+from trainer.run_folder import unfinished
 from trainer.splits import open_split, set_digests
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
@@ -77,7 +78,9 @@ class Run:
         if self.trained_on == "train+val":
             return UNFITTED
         if "val" not in saved_splits(self.folder):
-            return OperatingPoints()
+            state = unfinished(self.folder)
+            why = f"the run is not finished ({state.progress})" if state else OperatingPoints.no_val
+            return OperatingPoints(no_val=why)
         return fit_operating_points(load_predictions(self.folder, "val"))
 
     @property
