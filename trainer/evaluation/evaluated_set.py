@@ -16,7 +16,7 @@ from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
 from trainer.evaluation.evaluate_settings import AnySplit
-from trainer.evaluation.leaks import how_trained_on, leaks
+from trainer.evaluation.leaks import chosen_on, how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
@@ -116,8 +116,10 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         indexes.append(aligned)
         warnings += [remark for remark in remarks if remark not in warnings]
     warnings += leaks(run, manifest, list(chosen), indexes)
+    of_val = chosen_on(run, manifest, list(chosen), indexes)
     predictions = concat_predictions([of_index(index, predictor.of_index(index)) for index in indexes])
-    provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
+    nothing_chosen = "" if of_val else ", which the run did not choose anything on"
+    provenance = [f"Split: {split} of {folder.name}{nothing_chosen}.", *_of_manifest(folder)]
     return EvaluatedSet(
         name=manifest["name"],
         split=split,
@@ -126,7 +128,7 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         provenance=provenance,
         digests={manifest["name"]: content_digest(manifest)},
         is_namesake=how_trained_on(run, manifest) == "namesake",
-        warnings=warnings,
+        warnings=warnings + of_val,
         index=concat(indexes),
     )
 

@@ -16,9 +16,9 @@ from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.manifest import content_digest, read_manifest
 from trainer import checkpoint
 from trainer.finetuning.finetune import Transfer, open_target, set_digests_of, warnings_of
-from trainer.run_folder import write_status
 from trainer.models.weights import describe_weights
 from trainer.run_files import CONFIG, RESULT
+from trainer.run_folder import write_status
 from trainer.sweep.plan import Plan, make_plan
 from trainer.training.job import settings_of
 
