@@ -66,6 +66,10 @@ def test_own_test_split(run_dir: Path, other: Path) -> None:
     assert set(numbers["seeds"]) == {"0", "1"}
     assert "standard deviation" in page
     assert numbers["warnings"] == []
+    assert "Contains images of patients: as confidential as they are." in page
+    card = (run_dir / CARD).read_text()
+    assert card.index("neither images nor keys") < card.index("## Model")
+    assert card.index("## Evaluation") < card.index("200 resamples of 24 patients with replacement")
     assert "MAY LEAK" not in page
     assert "data:image/svg+xml" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)  # it stands alone
@@ -88,6 +92,7 @@ def test_own_test_split(run_dir: Path, other: Path) -> None:
 def test_no_images(run_dir: Path, tmp_path: Path) -> None:
     page, _ = evaluated(run_dir, images=False, out=tmp_path)
     assert "Images are not shown: --no-images" in page
+    assert "Contains keys of patients&#39; images" in page
     assert "the most confident first" not in page
 
 
@@ -185,6 +190,7 @@ def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     assert numbers["findings"]["dog"]["auc"]["not_available"] == "3 positives, fewer than 10"
     assert numbers["findings"]["cat"]["auc"]["not_available"] == "3 negatives, fewer than 10"
     assert "[not available]" in page
+    assert "trained from random weights" in (run / CARD).read_text()
     assert numbers["mean_auc"]["value"] is None
     assert numbers["accuracy"]["low"] is not None
     assert any("MAY LEAK" in warning for warning in numbers["warnings"])
@@ -193,9 +199,12 @@ def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     assert numbers["calibration_error"]["temperature_not_fitted"] == "there is no val split to choose it on"
 
     cats = tiny_set(tmp_path / "cats", [0] * 12, ("cat",), splits=("test",), name="cats")
-    _, numbers = evaluated(run, data=str(cats))
+    page, numbers = evaluated(run, data=str(cats))
     assert numbers["findings"]["cat"]["auc"]["not_available"] == "no negatives"
     assert any("nothing is said of them: dog" in warning for warning in numbers["warnings"])
+    assert "several pictures show one animal" in page
+    assert "medical" not in page
+    assert ">patients<" not in page
 
 
 def test_labels_are_brought_into_the_order_of_the_run(tmp_path: Path) -> None:

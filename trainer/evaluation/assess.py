@@ -60,7 +60,7 @@ class Subgroup:
 @dataclass(frozen=True, eq=False)
 class Assessment:
     """Everything reported on one test set. averaged: number of findings in the means. patients: number of known ones.
-    clusters: number of resampled units."""
+    clusters: number of resampled units. of_patients: the images are of patients, known or not."""
 
     predictions: Predictions
     points: OperatingPoints
@@ -75,9 +75,12 @@ class Assessment:
     patients: int = 0
     clusters: int = 0
     resamples: int = RESAMPLES
+    of_patients: bool = True
 
 
-def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAMPLES, seed: int = 0) -> Assessment:
+def assess(
+    predictions: Predictions, points: OperatingPoints, count: int = RESAMPLES, seed: int = 0, of_patients: bool = True
+) -> Assessment:
     """Everything that is reported on these predictions, from `count` resamples."""
     clusters = clusters_of(predictions.patients)
     resamples = Resamples(int(clusters.max(initial=-1)) + 1, count, seed)
@@ -98,6 +101,7 @@ def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAM
         patients=_num_patients(predictions.patients),
         clusters=resamples.clusters,
         resamples=count,
+        of_patients=of_patients,
     )
 
 

@@ -21,8 +21,9 @@ from trainer.evaluation.assess import assess
 from trainer.evaluation.cases import write_cases
 from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
+from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
 from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
-from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
+from trainer.evaluation.page import Evaluation, blocks, warnings
 from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
@@ -46,7 +47,9 @@ def evaluate_run(settings: Evaluate) -> Path:
     folder = settings.out or run.folder / label.folder
     require_free(folder / PAGE, settings.force)
     with Progress(f"intervals by {settings.resamples:,} resamples"):
-        assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
+        assessment = assess(
+            tested.predictions, run.points(), settings.resamples, settings.seed, of_patients=tested.of_patients
+        )
         differences, other = _compare(tested, settings)
     evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
     try:
@@ -108,7 +111,7 @@ def _card_sections(run: Run) -> dict[str, str]:
 def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
     """Put this evaluation into the run's model card, beside the others."""
     sections = sections | {_heading(evaluation.title): as_markdown(card_section(evaluation))}
-    head = as_markdown(card_head(evaluation.run, evaluation.assessment))
+    head = as_markdown(card_head(evaluation))
     text = "\n".join(part.rstrip() + "\n" for part in (head, *sections.values()))
     path = evaluation.run.folder / CARD
     write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))

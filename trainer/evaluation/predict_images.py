@@ -27,7 +27,6 @@ from trainer.evaluation.predict_settings import Predict
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
-from trainer.run_folder import unfinished
 
 _BATCHES_AT_ONCE = 4
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
@@ -103,7 +102,7 @@ def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | No
 
 def _note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[str]) -> None:
     if not points.images and not points.thresholds:
-        state = unfinished(run.folder)
+        state = run.unfinished()
         message = f"all thresholds are a probability of 0.5, and the temperature is 1, because {points.no_val}"
         if state is not None:
             logger.warning(f"{message}{state.remedy}")

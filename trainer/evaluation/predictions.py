@@ -23,7 +23,6 @@ from data_pipelines.shards.index import Index
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.metrics import known_labels, log_odds
 from trainer.run_files import PREDICTIONS
-from trainer.run_folder import unfinished
 
 _AGE_BANDS = (0, 18, 40, 60, 80)
 _UNKNOWN = "unknown"
@@ -144,9 +143,7 @@ def load_predictions(run_dir: Path, split: Split) -> Predictions:
     """One split of a run's `predictions.npz`. Raises InputError if the file is missing or damaged."""
     path = run_dir / PREDICTIONS
     if not path.is_file():
-        state = unfinished(run_dir)
-        why = f"the run is not finished ({state.progress}){state.remedy}" if state else "the run kept none"
-        raise InputError(f"{run_dir} has no {PREDICTIONS}: {why}")
+        raise InputError(f"{run_dir} has no {PREDICTIONS}: the run kept none, or is not finished")
     with _opened(path) as file:
         try:
             keys = tuple(file[f"{split}_keys"].tolist())

@@ -41,19 +41,20 @@ def _shown(assessment: Assessment) -> list[Finding]:
 
 def discrimination(assessment: Assessment) -> Table:
     """n, positives, AUC and average precision."""
-    columns = tuple(Heading("", title) for title in ("images", "positives", "patients", "AUC", "average precision"))
+    patients = ["patients"] if assessment.of_patients else []
+    titles = ("images", "positives", *patients, "AUC", "average precision")
     shown = _shown(assessment)
     rows = [
         (
             finding.name,
-            (_words(f"{finding.images:,}"), _words(f"{finding.positives:,}"), _words(_patients(assessment, finding)),
-             entry(finding.auc), entry(finding.ap)),
+            (_words(f"{finding.images:,}"), _words(f"{finding.positives:,}"),
+             *(_words(_patients(assessment, finding)) for _ in patients), entry(finding.auc), entry(finding.ap)),
         )
         for finding in shown
     ]  # fmt: skip
     if assessment.averaged:
         means = (entry(assessment.mean_auc), entry(assessment.mean_ap))
-        rows.append((f"mean of {assessment.averaged}", (_words(""), _words(""), _words(""), *means)))
+        rows.append((f"mean of {assessment.averaged}", (*(_words("") for _ in titles[:-2]), *means)))
     reasons = {printable(finding.name): finding.auc.reason for finding in shown if finding.auc.reason}
     notes = [f"Interval of {name} not available: {reason}." for name, reason in reasons.items()]
     if len(shown) < len(assessment.findings):
@@ -65,7 +66,7 @@ def discrimination(assessment: Assessment) -> Table:
         name="discrimination",
         caption=f"How well each {noun} is told from the rest, with 95% intervals over {resampled(assessment)}.",
         stub=noun,
-        columns=columns,
+        columns=tuple(Heading("", title) for title in titles),
         rows=tuple(rows),
         notes=tuple(notes),
     )
@@ -150,7 +151,7 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
     is_single = assessment.predictions.task == "single_label"
     columns = [
         "images",
-        "patients",
+        *(["patients"] if assessment.of_patients else []),
         *(["accuracy"] if is_single else []),
         "mean AUC",
         *(f"AUC, {printable(name)}" for name in names),
@@ -160,7 +161,7 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
             part.value,
             (
                 _words(f"{part.images:,}"),
-                _words(f"{part.patients:,}" if part.patients else "unknown"),
+                *([_words(f"{part.patients:,}" if part.patients else "unknown")] if assessment.of_patients else []),
                 *([entry(part.accuracy)] if is_single else []),
                 entry(part.mean_auc),
                 *(entry(auc) for auc in part.auc[: len(names)]),
