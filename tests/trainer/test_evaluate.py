@@ -169,13 +169,16 @@ def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path
     assert any("not an external validation" in warning for warning in again["warnings"])
 
 
-def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path) -> None:
+def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, numbers = evaluated(run_dir, against=other, out=tmp_path)
     assert [found["metric"] for found in numbers["differences"]] == ["AUC, Effusion", "AUC, Nodule", "mean AUC"]
     for found in numbers["differences"]:
         assert found["value"] == pytest.approx(found["one"] - found["other"])
         assert found["low"] < found["value"] < found["high"]
     assert "Against another run" in page
+    said = capsys.readouterr().err
+    assert f"mean AUC {numbers['mean_auc']['value']:.3f} [" in said
+    assert f"mean AUC: {numbers['differences'][-1]['value']:+.3f} [" in said
     shorter = tmp_path / "shorter"
     train_tiny(tiny_set(tmp_path / "y", [[1.0, 0.0], [0.0, 1.0]], FINDINGS, splits=("train", "test")), shorter)
     with pytest.raises(InputError, match="not tested on the same images"):

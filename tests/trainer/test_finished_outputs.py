@@ -55,6 +55,7 @@ def test_predict_goes_on_with_a_folder_that_grew(predicting: Run, photos: Path, 
     picture(photos / "2.png", 2)
     code, _, error = predicting()
     assert code == 0, error
+    assert f"replaces {tmp_path / 'out.csv'}" in error
     assert files_in(tmp_path / "out.csv") == ["0.png", "1.png", "2.png"]
 
 

@@ -17,17 +17,19 @@ from trainer.config import RuntimeConfig
 from trainer.document.blocks import Title
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
+from trainer.document.text import plain
 from trainer.evaluation.assess import assess
 from trainer.evaluation.cases import write_cases
 from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
 from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
-from trainer.evaluation.page import Evaluation, blocks, warnings
+from trainer.evaluation.page import Evaluation, blocks, summary, warnings
 from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
+from trainer.evaluation.tables import signed
 from trainer.evaluation.to_json import as_json
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
@@ -64,7 +66,14 @@ def evaluate_run(settings: Evaluate) -> Path:
         raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error
     for warning in warnings(evaluation):
         logger.warning(warning)
+    _say_main_numbers(evaluation)
     return folder / PAGE
+
+
+def _say_main_numbers(evaluation: Evaluation) -> None:
+    logger.info(plain(summary(evaluation.assessment)))
+    for found in evaluation.differences[-1:]:  # the overall one
+        logger.info(f"{evaluation.run.name} less {evaluation.other}, {found.name}: {signed(found.difference)}")
 
 
 def _test(run: Run, settings: Evaluate) -> EvaluatedSet:

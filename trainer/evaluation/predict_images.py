@@ -53,6 +53,8 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         f"time, to {settings.out}"
     )
     earlier = _earlier_table(settings, predictor)
+    if settings.out.exists():
+        logger.info(f"note: replaces {settings.out}")
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:

@@ -187,14 +187,15 @@ def paired_differences(found: Sequence[Difference], one: str, other: str) -> Tab
         stub="metric",
         columns=(Heading("", one), Heading("", other), Heading("", "difference")),
         rows=tuple(
-            (part.name, (_number(part.one), _number(part.other), Entry(words=_signed(part.difference))))
+            (part.name, (_number(part.one), _number(part.other), Entry(words=signed(part.difference))))
             for part in found
         ),
         notes=("An interval that holds 0 says that these images do not tell the runs apart.",),
     )
 
 
-def _signed(estimate: Estimate) -> str:
+def signed(estimate: Estimate) -> str:
+    """A difference with its sign and interval."""
     if math.isnan(estimate.value):
         return "–"
     interval = f" [{estimate.low:+.3f}, {estimate.high:+.3f}]" if estimate.has_interval else " [not available]"
