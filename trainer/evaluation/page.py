@@ -14,6 +14,7 @@ from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
+from trainer.evaluation.intervals import FEWEST
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.output_names import CASES
 from trainer.evaluation.paired import Difference
@@ -139,7 +140,10 @@ def _seed_blocks(run: Run, tested: EvaluatedSet) -> list[Block]:
     if not found:
         return []
     metric: Metric = run.result["metric"]
-    return [Title("Over seeds"), Paragraph(spread_over_seeds(found, METRIC_NAME[metric])), tables.seeds(found, metric)]
+    text = spread_over_seeds(found, METRIC_NAME[metric])
+    if metric == "auc":
+        text += f" This mean is over all that have a positive and a negative; the one above needs {FEWEST} of each."
+    return [Title("Over seeds"), Paragraph(text), tables.seeds(found, metric)]
 
 
 def spread_over_seeds(found: Sequence[Seed], name: str) -> str:

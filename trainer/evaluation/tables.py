@@ -116,10 +116,13 @@ def at_threshold(assessment: Assessment) -> Table:
         if share.reason and not math.isnan(share.value)
     }
     notes += [f"Interval not available, {reason}." for reason in sorted(missing)]
+    is_single = assessment.predictions.task == "single_label"
+    rule = " Each class has its threshold here; accuracy and confusion matrix take the most probable class."
     return Table(
         name="thresholds",
         caption="At the threshold that was chosen on val (largest sensitivity + specificity - 1), a "
-        f"probability {scale}. PPV and NPV hold for the prevalence in this test set.",
+        f"probability {scale}. PPV and NPV hold for the prevalence in this test set."
+        f"{rule if is_single else ''}",
         stub=_noun(assessment),
         columns=columns,
         rows=rows,

@@ -86,7 +86,7 @@ def test_the_source_s_set_under_another_name_is_left_out(tmp_path: Path) -> None
     assert "the target itself" in warnings[0]
     write_status(tmp_path / "knowing", 0, "resumable", 9, 1200)
     note = warnings_of(transfer, plan.runs[0].config, found, [], {})[-1]
-    assert "knowing is not finished: these weights are of step 7 of 1,200" in note
+    assert "knowing is not finished: these weights are of step 1 of 1,200" in note
 
 
 def test_targets_of_one_name_are_refused_with_what_helps(tmp_path: Path) -> None:
