@@ -91,7 +91,7 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
         predictions=predictions,
         provenance=lines,
         digests=digests,
-        of_patients=_is_of_patients(patients, predictions, run),
+        of_patients=_is_of_patients(run.result.get("patients"), predictions, run),
         is_synthetic=bool(manifests) and all(manifest.get("synthetic") for manifest in manifests),
         warnings=warnings,
         index=index,
@@ -99,8 +99,10 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
     )
 
 
-def _is_of_patients(patients: str, predictions: Predictions, run: Run) -> bool:
-    return patients != "none" or bool((predictions.patients >= 0).any()) or bool(run.metadata.get("xray_size"))
+def _is_of_patients(patients: str | None, predictions: Predictions, run: Run) -> bool:
+    if patients is None:  # of an earlier version
+        return bool(run.metadata.get("xray_size")) or bool((predictions.patients >= 0).any())
+    return patients != "none"
 
 
 def _trained_on_val(run: Run) -> InputError:
@@ -152,7 +154,7 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         provenance=provenance,
         digests={manifest["name"]: content_digest(manifest)},
         is_namesake=how_trained_on(run, manifest) == "namesake",
-        of_patients=_is_of_patients(manifest.get("patients", "none"), predictions, run),
+        of_patients=_is_of_patients(manifest.get("patients"), predictions, run),
         is_synthetic=bool(manifest.get("synthetic")),
         warnings=warnings + of_val,
         index=concat(indexes),
