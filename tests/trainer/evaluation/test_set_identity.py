@@ -153,7 +153,7 @@ def test_images_that_the_run_chose_by_are_counted(work: Path) -> None:
     assert "Its val is among these images" in warnings
     assert numbers["provenance"][0] == "Split: all of mine."
     _, numbers, warnings = numbers_of(work, "theirs")
-    assert "val" not in warnings
+    assert "its val" not in warnings
     assert numbers["provenance"][0] == "Split: test of theirs, which the run did not choose anything on."
 
 
