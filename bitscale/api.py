@@ -40,17 +40,23 @@ Picture: TypeAlias = npt.NDArray[np.uint8] | PathLike
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Predictions of N images. logits: float32 [N, C]. probabilities: float64 [N, C], calibrated on val where the run
-    had one; those of classes add up to 1, those of findings are independent. predicted: for each image its class, or
-    its findings above their thresholds. classes: names of the C columns."""
+    had one; those of classes add up to 1, those of findings are independent. predicted: for each image its class, a
+    text, or its findings above their thresholds, a tuple. classes: names of the C columns. names: for each image its
+    path, or its place in the list."""
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float64]
-    predicted: tuple[tuple[str, ...], ...]
+    predicted: tuple[str, ...] | tuple[tuple[str, ...], ...]
     classes: tuple[str, ...]
+    names: tuple[str, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """The probabilities as a table: a row for each image, a column for each class."""
-        return pd.DataFrame(self.probabilities, columns=list(self.classes))
+        """A table with a row for each image, by its name: the probability of each class, and behind them what is
+        predicted, as `predictions.csv` has it."""
+        frame = pd.DataFrame(self.probabilities, columns=list(self.classes), index=pd.Index(self.names, name="file"))
+        words = [each if isinstance(each, str) else "; ".join(each) for each in self.predicted]
+        frame.insert(len(self.classes), "predicted", words, allow_duplicates=True)
+        return frame
 
 
 class Classifier:
@@ -64,15 +70,19 @@ class Classifier:
 
     def predict(self, images: Sequence[Picture]) -> Predictions:
         """Predict images: arrays, uint8 [H, W, 3] (red, green, blue) or [H, W] (grey), or paths of files, DICOM
-        included. Of any size. Raises InputError for an image that cannot be read, naming its place in the list."""
+        included. Of any size. Raises InputError for an image that cannot be read, naming its place in the list, and for
+        one image in place of a list."""
+        if isinstance(images, str | Path | np.ndarray):
+            raise InputError("predict takes a list of images; put one image in brackets: predict([image])")
         verified = [self._verified(number, image) for number, image in enumerate(images)]
+        names = tuple(str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images))
         logits = np.asarray(self._predictor.of_images(verified), dtype=np.float32)
         calibrated = probabilities(logits, self.task, self._points.temperature)
-        return Predictions(logits, calibrated, self._predicted(logits), self.classes)
+        return Predictions(logits, calibrated, self._predicted(logits), self.classes, names)
 
-    def _predicted(self, logits: npt.NDArray[np.float32]) -> tuple[tuple[str, ...], ...]:
+    def _predicted(self, logits: npt.NDArray[np.float32]) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
         if self.task == "single_label":
-            return tuple((self.classes[best],) for best in logits.argmax(axis=1))
+            return tuple(self.classes[best] for best in logits.argmax(axis=1))
         thresholds = [self._points.threshold(name) for name in self.classes]
         above = logits >= np.array(thresholds)
         return tuple(tuple(np.array(self.classes)[row].tolist()) for row in above)

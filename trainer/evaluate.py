@@ -1,7 +1,7 @@
 """Evaluate a run: python trainer/evaluate.py RUN [--data DIR]
 
-Writes one HTML page, evaluation.json and MODEL_CARD.md. Without --data it is of the run's own test split, from the
-predictions that the run kept; with it, of another prepared set, whose labels are matched by name.
+Writes one HTML page, evaluation.json, cases.csv and MODEL_CARD.md. Without --data it is of the run's own test split,
+from the predictions that the run kept; with it, of another prepared set, whose labels are matched by name.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path

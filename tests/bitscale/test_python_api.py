@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,12 +47,17 @@ def test_arrays_are_predicted_as_their_files_are(run_dir: Path, tmp_path: Path) 
     assert found.logits.dtype == np.float32
     assert found.logits.shape == (3, 10)
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
-    assert [names[0] for names in found.predicted] == [found.classes[best] for best in found.logits.argmax(axis=1)]
+    assert list(found.predicted) == [found.classes[best] for best in found.logits.argmax(axis=1)]
     by_path = classifier.predict([tmp_path / f"{number}.png" for number in range(3)])
     np.testing.assert_array_equal(by_path.logits, found.logits)
+    assert found.to_frame().index.tolist() == ["0", "1", "2"]
+    frame = by_path.to_frame()
+    assert frame.index.tolist() == [str(tmp_path / f"{number}.png") for number in range(3)]
+    assert frame["predicted"].tolist() == list(found.predicted)
+    np.testing.assert_array_equal(frame[list(found.classes)], found.probabilities)
     predict_images(Predict(run_dir, tmp_path, tmp_path / "out.csv", device="cpu", threads=1))
     rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[3] for row in rows] == [names[0] for names in found.predicted]
+    assert [row.split(",")[3] for row in rows] == list(found.predicted)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +73,13 @@ def test_what_is_no_image_is_refused_by_its_place(run_dir: Path, image: object, 
     classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
     with pytest.raises(InputError, match=reason):
         classifier.predict([PICTURES[0], image])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("image", ["a.jpg", Path("a.jpg"), PICTURES[0]])
+def test_one_image_in_place_of_a_list_is_refused(run_dir: Path, image: Any) -> None:
+    classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
+    with pytest.raises(InputError, match="takes a list of images"):
+        classifier.predict(image)
 
 
 def test_the_model_alone_gives_the_same_logits(run_dir: Path) -> None:

@@ -349,7 +349,7 @@ def test_a_smoke_test_asks_for_half_an_hour(login: Login) -> None:
         (["pretrain", "embedded", "--account=me"], "use --sbatch account=me"),
         (["pretrain", "embedded", "-p", "gpu"], "use --sbatch partition=gpu"),
         (["pretrain", "embedded", "--gpus", "8"], "gpus_per_node of the site file"),
-        (["pretrain", "embedded", "--sbatch", "partiton=gpu"], "no such option; did you mean 'partition'?"),
+        (["pretrain", "embedded", "--sbatch", "partitionn=gpu"], "no such option; did you mean 'partition'?"),
         (["pretrain", "embedded", "--sbatch", "qos"], "--sbatch qos is not of the form KEY=VALUE"),
         (["pretrain", "embedded", "--sbatch", "qos=high --uid=0"], "characters that do not belong"),
         (["pretrain", "embedded", "--sbatch", "Q$S=high"], "is not the name of a directive"),

@@ -1,13 +1,16 @@
 """The page, the numbers and the card of a run, on its own test split and on another site's set."""
 
+import csv
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
 from tiny_sets import tiny_set
 
@@ -16,7 +19,7 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
 from trainer.evaluation.evaluated_set import align_labels
-from trainer.evaluation.output_names import NUMBERS
+from trainer.evaluation.output_names import CASES, NUMBERS
 from trainer.evaluation.predictions import age_band, align, load_predictions
 from trainer.run_files import PREDICTIONS, RESULT
 
@@ -63,16 +66,33 @@ def test_own_test_split(run_dir: Path, other: Path) -> None:
     assert set(numbers["seeds"]) == {"0", "1"}
     assert "standard deviation" in page
     assert numbers["warnings"] == []
+    assert "Contains images of patients: as confidential as they are." in page
+    card = (run_dir / CARD).read_text()
+    assert card.index("neither images nor keys") < card.index("## Model")
+    assert card.index("## Evaluation") < card.index("200 resamples of 24 patients with replacement")
     assert "MAY LEAK" not in page
     assert "data:image/svg+xml" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)  # it stands alone
     assert "manifest SHA-256" in page
     assert "The most confident errors, the most confident first" in page
+    with (run_dir / "evaluation-hospital-test" / CASES).open(newline="") as file:
+        cases = list(csv.DictReader(file))
+    for name in FINDINGS:
+        counts = Counter(case["outcome"] for case in cases if case["finding"] == name)
+        assert {kind: counts[kind.upper()] for kind in ("tp", "fp", "fn", "tn")}.items() <= numbers["findings"][
+            name
+        ].items()
+    errors = {case["key"] for case in cases if case["outcome"] in ("FP", "FN")}
+    assert f"{len(errors)} of 32 images have an error; " in page
+    missed = next(case for case in cases if case["outcome"] == "FN")
+    assert float(missed["probability"]) < float(missed["threshold"])
+    assert re.search(r"(missed|false alarm,) (Nodule|Effusion): probability 0\.\d+, threshold 0\.\d+", page)
 
 
 def test_no_images(run_dir: Path, tmp_path: Path) -> None:
     page, _ = evaluated(run_dir, images=False, out=tmp_path)
     assert "Images are not shown: --no-images" in page
+    assert "Contains keys of patients&#39; images" in page
     assert "the most confident first" not in page
 
 
@@ -84,7 +104,12 @@ def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data
         stored = {int(value) for name in file.files if file[name].dtype.kind == "i" for value in file[name].ravel()}
     assert not stored & set(Index.load(data, "test").group.tolist())
     _, numbers = evaluated(run_dir)
-    assert numbers["operating_points"] == checkpoint.describe(checkpoint.best_or_latest(run_dir))["operating_points"]
+    points = checkpoint.describe(checkpoint.best_or_latest(run_dir))["operating_points"]
+    logits = numbers["operating_points"].pop("threshold_logits")
+    assert numbers["operating_points"] | {"thresholds": logits} == points
+    for name in FINDINGS:
+        assert numbers["findings"][name]["threshold"] == pytest.approx(expit(logits[name] / points["temperature"]))
+        assert numbers["findings"][name]["threshold_before_temperature"] == pytest.approx(expit(logits[name]))
 
 
 @pytest.mark.parametrize(
@@ -144,13 +169,16 @@ def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path
     assert any("not an external validation" in warning for warning in again["warnings"])
 
 
-def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path) -> None:
+def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, numbers = evaluated(run_dir, against=other, out=tmp_path)
     assert [found["metric"] for found in numbers["differences"]] == ["AUC, Effusion", "AUC, Nodule", "mean AUC"]
     for found in numbers["differences"]:
         assert found["value"] == pytest.approx(found["one"] - found["other"])
         assert found["low"] < found["value"] < found["high"]
     assert "Against another run" in page
+    said = capsys.readouterr().err
+    assert f"mean AUC {numbers['mean_auc']['value']:.3f} [" in said
+    assert f"mean AUC: {numbers['differences'][-1]['value']:+.3f} [" in said
     shorter = tmp_path / "shorter"
     train_tiny(tiny_set(tmp_path / "y", [[1.0, 0.0], [0.0, 1.0]], FINDINGS, splits=("train", "test")), shorter)
     with pytest.raises(InputError, match="not tested on the same images"):
@@ -165,6 +193,7 @@ def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     assert numbers["findings"]["dog"]["auc"]["not_available"] == "3 positives, fewer than 10"
     assert numbers["findings"]["cat"]["auc"]["not_available"] == "3 negatives, fewer than 10"
     assert "[not available]" in page
+    assert "trained from random weights" in (run / CARD).read_text()
     assert numbers["mean_auc"]["value"] is None
     assert numbers["accuracy"]["low"] is not None
     assert any("MAY LEAK" in warning for warning in numbers["warnings"])
@@ -173,9 +202,12 @@ def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     assert numbers["calibration_error"]["temperature_not_fitted"] == "there is no val split to choose it on"
 
     cats = tiny_set(tmp_path / "cats", [0] * 12, ("cat",), splits=("test",), name="cats")
-    _, numbers = evaluated(run, data=str(cats))
+    page, numbers = evaluated(run, data=str(cats))
     assert numbers["findings"]["cat"]["auc"]["not_available"] == "no negatives"
     assert any("nothing is said of them: dog" in warning for warning in numbers["warnings"])
+    assert "several pictures show one animal" in page
+    assert "medical" not in page
+    assert ">patients<" not in page
 
 
 def test_labels_are_brought_into_the_order_of_the_run(tmp_path: Path) -> None:

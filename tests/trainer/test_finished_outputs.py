@@ -55,7 +55,23 @@ def test_predict_goes_on_with_a_folder_that_grew(predicting: Run, photos: Path, 
     picture(photos / "2.png", 2)
     code, _, error = predicting()
     assert code == 0, error
+    assert f"replaces {tmp_path / 'out.csv'}" in error
     assert files_in(tmp_path / "out.csv") == ["0.png", "1.png", "2.png"]
+
+
+def test_predict_goes_on_with_a_table_of_an_earlier_version(predicting: Run, tmp_path: Path) -> None:
+    assert predicting()[0] == 0
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    kept = [
+        place for place, name in enumerate(header) if name not in ("cat threshold", "dog threshold", "fish threshold")
+    ]
+    assert len(kept) == len(header) - 3
+    with (tmp_path / "out.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([row[place] for place in kept] for row in (header, *rows))
+    code, _, error = predicting()
+    assert code == 0, error
+    assert "cat threshold" in (tmp_path / "out.csv").read_text(encoding="utf-8")
 
 
 def test_predict_keeps_what_is_of_other_images(predicting: Run, photos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,12 +15,16 @@ from tiny_runs import FINDINGS, SIDE, prepare_films, train_tiny, write_films
 from tiny_weights import save_run, tensors_of
 
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.files import write_json
 from data_pipelines.image_files.image_verification import verify_image
 from trainer import checkpoint, predict
+from trainer.evaluation.evaluated_set import test_own as tested_own
 from trainer.evaluation.operating import KEY, fit_operating_points
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions, saved_splits
-from trainer.run_files import PREDICTIONS
+from trainer.evaluation.runs import open_run
+from trainer.run_files import HEARTBEAT, PREDICTIONS
+from trainer.run_folder import write_status
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +84,9 @@ def test_a_checkpoint_alone_says_everything(run_dir: Path, films: Path, tmp_path
     for name in FINDINGS:
         logit = float(row[f"{name} logit"])
         assert float(row[f"{name} probability"]) == pytest.approx(1 / (1 + np.exp(-logit / points.temperature)))
+        threshold = float(row[f"{name} threshold"])
+        assert threshold == pytest.approx(1 / (1 + np.exp(-points.thresholds[name] / points.temperature)))
+        assert row[f"{name} above threshold"] == str(int(float(row[f"{name} probability"]) >= threshold))
         assert row[f"{name} above threshold"] == str(int(logit >= points.thresholds[name]))
     assert row["predicted"] == "; ".join(name for name in FINDINGS if row[f"{name} above threshold"] == "1")
 
@@ -213,6 +221,23 @@ def test_photographs_are_shrunk_and_decoded_as_those_of_the_run(tmp_path: Path) 
     assert probability(alike, "small.jpg") != probability(plain, "small.jpg")  # 1/2 or more of what 32 pixels need
     with pytest.raises(InputError, match=r"cannot be had with DALI.*take --loader torch"):
         predicted(alike, tmp_path / "large.jpg", tmp_path / "out.csv", loader="dali")
+
+
+def test_an_unfinished_run_says_its_step_and_what_resumes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {"task": "single_label", "resize": SIDE, "eval_view": "squash", "channels": 3, "xray_size": None}
+    run = save_run(tmp_path / "run", tensors_of(), **about)
+    write_status(run, 0, "resumable", 19, 345)
+    write_json(run / HEARTBEAT, {"command": "bitscale pretrain mine", "folder": "/job"})
+    Image.fromarray(np.zeros((40, 36, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    predicted(run, tmp_path / "a.png", tmp_path / "out.csv")
+    said = capsys.readouterr().err
+    resumes = "the run is not finished (step 19 of 345); it goes on by: cd /job && bitscale pretrain mine"
+    assert said.count(f"the temperature is 1, because {resumes}") == 1
+    assert "no val split" not in said
+    with pytest.raises(InputError, match=re.escape(resumes)):
+        tested_own(open_run(run), "test")
 
 
 def test_a_checkpoint_of_another_version(tmp_path: Path, films: Path) -> None:

@@ -8,7 +8,14 @@ import numpy as np
 from trainer.evaluation.bootstrap import RESAMPLES, Bools, Floats, Ints, Resamples, clusters_of
 from trainer.evaluation.curves import MOST_INTERVALS, Curves, resample_curves, roc
 from trainer.evaluation.intervals import FEWEST, Estimate, share_interval
-from trainer.evaluation.operating import OperatingPoints, Reliability, overall_reliability, probabilities, reliability
+from trainer.evaluation.operating import (
+    OperatingPoints,
+    Reliability,
+    calibrated_thresholds,
+    overall_reliability,
+    probabilities,
+    reliability,
+)
 from trainer.evaluation.predictions import Predictions
 
 SHARES = ("sensitivity", "specificity", "ppv", "npv")
@@ -16,8 +23,9 @@ SHARES = ("sensitivity", "specificity", "ppv", "npv")
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """A class against the rest, or a finding. threshold: a probability before the temperature. tp, fp, fn, tn: images.
-    ece: by the calibrated probability; raw_ece: before."""
+    """A class against the rest, or a finding. threshold: a calibrated probability, NaN where it depends on the image;
+    raw_threshold: before the temperature. tp, fp, fn, tn: images. ece: by the calibrated probability; raw_ece: before.
+    """
 
     name: str
     images: int
@@ -26,6 +34,7 @@ class Finding:
     auc: Estimate
     ap: Estimate
     threshold: float
+    raw_threshold: float
     why_unfitted: str
     counts: dict[str, int]
     shares: dict[str, Estimate]
@@ -51,7 +60,7 @@ class Subgroup:
 @dataclass(frozen=True, eq=False)
 class Assessment:
     """Everything reported on one test set. averaged: number of findings in the means. patients: number of known ones.
-    clusters: number of resampled units."""
+    clusters: number of resampled units. of_patients: the images are of patients, known or not."""
 
     predictions: Predictions
     points: OperatingPoints
@@ -66,9 +75,12 @@ class Assessment:
     patients: int = 0
     clusters: int = 0
     resamples: int = RESAMPLES
+    of_patients: bool = True
 
 
-def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAMPLES, seed: int = 0) -> Assessment:
+def assess(
+    predictions: Predictions, points: OperatingPoints, count: int = RESAMPLES, seed: int = 0, of_patients: bool = True
+) -> Assessment:
     """Everything that is reported on these predictions, from `count` resamples."""
     clusters = clusters_of(predictions.patients)
     resamples = Resamples(int(clusters.max(initial=-1)) + 1, count, seed)
@@ -89,6 +101,7 @@ def assess(predictions: Predictions, points: OperatingPoints, count: int = RESAM
         patients=_num_patients(predictions.patients),
         clusters=resamples.clusters,
         resamples=count,
+        of_patients=of_patients,
     )
 
 
@@ -117,8 +130,11 @@ def _resampled_counts(
 def _findings(
     predictions: Predictions, points: OperatingPoints, clusters: Ints, curves: Curves, counts: Floats
 ) -> list[Finding]:
+    from scipy.special import expit
+
     raw = probabilities(predictions.logits, predictions.task, 1.0)
     calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
+    thresholds = _thresholds(predictions, points)
     scores, known = predictions.scores(), predictions.known()
     found = []
     for row, (name, (positive, negative)) in enumerate(zip(predictions.classes, known, strict=True)):
@@ -133,7 +149,8 @@ def _findings(
                 patients=len(np.unique(clusters[labelled])),
                 auc=curves.auc_of(row),
                 ap=curves.ap_of(row),
-                threshold=1 / (1 + math.exp(-max(-700.0, points.threshold(name)))),
+                threshold=float(thresholds[row]),
+                raw_threshold=float(expit(points.threshold(name))),
                 why_unfitted=points.why_unfitted(name),
                 counts=dict(zip(("tp", "fp", "fn", "tn"), counts[0, row].astype(int).tolist(), strict=True)),
                 shares=_shares(counts[:, row], positive, negative, called, clusters),
@@ -144,6 +161,14 @@ def _findings(
             )
         )
     return found
+
+
+def _thresholds(predictions: Predictions, points: OperatingPoints) -> Floats:
+    """As calibrated probabilities, float64 [C]; NaN where they depend on the image."""
+    number = len(predictions.classes)
+    if predictions.task == "single_label" and number > 2 and points.temperature != 1:
+        return np.full(number, math.nan)
+    return np.asarray(calibrated_thresholds(np.zeros((1, number)), predictions.task, points, predictions.classes)[0])
 
 
 def _shares(counts: Floats, positive: Bools, negative: Bools, called: Bools, clusters: Ints) -> dict[str, Estimate]:

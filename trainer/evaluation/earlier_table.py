@@ -10,6 +10,8 @@ import numpy as np
 
 from data_pipelines.common.earlier_output import refuse_to_replace
 
+BEGINNING = ("file", "error", "remark", "predicted")
+OF_CLASS = ("probability", "threshold", "above threshold", "logit")
 _TOLERANCE = 0.05  # of logits, relative and absolute: those of another device or precision are as close
 
 
@@ -33,9 +35,10 @@ class EarlierTable:
             return cls(path, [], {})
         return cls(path, header, {row[0]: row for row in rows if row})
 
-    def require_part_of(self, header: Sequence[str], names: Iterable[str], source: Path) -> None:
-        """Raise InputError unless the new table will have these columns and all of these images."""
-        if self.header != list(header):
+    def require_part_of(self, classes: Sequence[str], names: Iterable[str], source: Path) -> None:
+        """Raise InputError unless the new table will have columns of these classes and all of these images."""
+        # Tables of earlier versions lack the thresholds.
+        if self.header not in (header_of(classes), header_of(classes, without="threshold")):
             refuse_to_replace(self.path, "is not a table of this run's predictions")
         lost = self.rows.keys() - {_as_written(name) for name in names}
         if lost:
@@ -43,13 +46,20 @@ class EarlierTable:
 
     def require_same(self, rows: Iterable[Sequence[Any]]) -> None:
         """Raise InputError where these rows are of another model than its own."""
+        logits = [place for place, name in enumerate(self.header) if name.endswith(" logit")]
         for row in rows:
             before = self.rows.get(_as_written(row[0]))
             if before is None or before[1] or row[1]:  # not predicted, now or then
                 continue
-            was, now = (np.array(each[6::3], dtype=np.float64) for each in (before, row))
+            was = np.array([before[place] for place in logits], dtype=np.float64)
+            now = np.array(row[len(BEGINNING) + OF_CLASS.index("logit") :: len(OF_CLASS)], dtype=np.float64)
             if not np.allclose(was, now, rtol=_TOLERANCE, atol=_TOLERANCE):
                 refuse_to_replace(self.path, f"has other predictions of {row[0]}: it is of another run")
+
+
+def header_of(classes: Iterable[str], without: str = "") -> list[str]:
+    """The titles of the columns; without one of those of each class."""
+    return [*BEGINNING, *(f"{name} {kind}" for name in classes for kind in OF_CLASS if kind != without)]
 
 
 def _as_written(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Evaluate a finished run: one HTML page, evaluation.json and MODEL_CARD.md."""
+"""Evaluate a finished run: one HTML page, evaluation.json, cases.csv and MODEL_CARD.md."""
 
 import re
 import tempfile
@@ -17,22 +17,26 @@ from trainer.config import RuntimeConfig
 from trainer.document.blocks import Title
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
+from trainer.document.text import plain
 from trainer.evaluation.assess import assess
+from trainer.evaluation.cases import write_cases
 from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
-from trainer.evaluation.output_names import NUMBERS, output_names_of, require_no_other
-from trainer.evaluation.page import CARD_SECTION, Evaluation, blocks, card_head, card_section, warnings
+from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
+from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
+from trainer.evaluation.page import Evaluation, blocks, summary, warnings
 from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
+from trainer.evaluation.tables import signed
 from trainer.evaluation.to_json import as_json
 
 PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
 
 
 def evaluate_run(settings: Evaluate) -> Path:
-    """Write page, numbers and model card, and print warnings; returns the path of the page.
+    """Write page, numbers, cases and model card, and print warnings; returns the path of the page.
 
     Raises InputError for a run or set that does not exist, or labels and images that cannot be compared.
     """
@@ -45,7 +49,9 @@ def evaluate_run(settings: Evaluate) -> Path:
     folder = settings.out or run.folder / label.folder
     require_free(folder / PAGE, settings.force)
     with Progress(f"intervals by {settings.resamples:,} resamples"):
-        assessment = assess(tested.predictions, run.points(), settings.resamples, settings.seed)
+        assessment = assess(
+            tested.predictions, run.points(), settings.resamples, settings.seed, of_patients=tested.of_patients
+        )
         differences, other = _compare(tested, settings)
     evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
     try:
@@ -54,12 +60,20 @@ def evaluate_run(settings: Evaluate) -> Path:
             page = as_page(blocks(evaluation, Path(drawn)), Path(drawn))
         write_atomically(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
         write_json(folder / NUMBERS, as_json(evaluation))
+        write_atomically(folder / CASES, lambda path: write_cases(path, tested.predictions, assessment.points))
         _write_card(evaluation, sections)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error
     for warning in warnings(evaluation):
         logger.warning(warning)
+    _say_main_numbers(evaluation)
     return folder / PAGE
+
+
+def _say_main_numbers(evaluation: Evaluation) -> None:
+    logger.info(plain(summary(evaluation.assessment)))
+    for found in evaluation.differences[-1:]:  # the overall one
+        logger.info(f"{evaluation.run.name} less {evaluation.other}, {found.name}: {signed(found.difference)}")
 
 
 def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
@@ -106,7 +120,7 @@ def _card_sections(run: Run) -> dict[str, str]:
 def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
     """Put this evaluation into the run's model card, beside the others."""
     sections = sections | {_heading(evaluation.title): as_markdown(card_section(evaluation))}
-    head = as_markdown(card_head(evaluation.run, evaluation.assessment))
+    head = as_markdown(card_head(evaluation))
     text = "\n".join(part.rstrip() + "\n" for part in (head, *sections.values()))
     path = evaluation.run.folder / CARD
     write_atomically(path, lambda path: path.write_text(text, encoding="utf-8"))

@@ -16,15 +16,16 @@ from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
 from trainer.evaluation.evaluate_settings import AnySplit
-from trainer.evaluation.leaks import how_trained_on, leaks
+from trainer.evaluation.leaks import chosen_on, how_trained_on, leaks
 from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions, of_index
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, own_data
+from trainer.run_files import PREDICTIONS
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
 _ABOUT_PATIENTS = {
-    "none": "The images are of no patients.",
+    "none": "Each image counts by itself: no groups of images are known.",
     "apart": "No patient is in two splits of it: they were parted by patient.",
     "may leak": "PATIENTS MAY LEAK: it is not known, or not so, that no patient is in two splits. What is measured on "
     "test may be too good.",
@@ -35,7 +36,8 @@ _ABOUT_PATIENTS = {
 class EvaluatedSet:
     """name: of the data. own: the run's own sets. provenance: a line each on what the data are. digests: what
     identifies these sets, by name; {} where it is not known. is_namesake: the run was trained on another set of that
-    name. warnings: what must not be missed. index: of the images in the order of the predictions; None where they are
+    name. of_patients: the images are of patients, known or not. is_synthetic: all were generated. warnings: what must
+    not be missed. index: of the images in the order of the predictions; None where they are
     not at hand, and `no_index` says why."""
 
     name: str
@@ -45,6 +47,8 @@ class EvaluatedSet:
     provenance: list[str]
     digests: dict[str, str]
     is_namesake: bool = False
+    of_patients: bool = True
+    is_synthetic: bool = False
     warnings: list[str] = field(default_factory=list)
     index: Index | None = None
     no_index: str = ""
@@ -57,6 +61,9 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
     if split == "val" and run.trained_on == "train+val":
         raise _trained_on_val(run)
     chosen: Split = "val" if split == "val" else "test"
+    state = run.unfinished()
+    if state is not None and not (run.folder / PREDICTIONS).is_file():
+        raise InputError(f"{run.folder}: the run is not finished ({state.progress}){state.remedy}")
     predictions = load_predictions(run.folder, chosen)
     index: Index | None = None
     folders: list[Path] = []
@@ -76,7 +83,26 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
     lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
     names = sorted(set(index.origins)) if index else run.metadata.get("sets") or sorted(digests)
     name = ", ".join(names) or str(run.result.get("target_set") or "unknown")
-    return EvaluatedSet(name, split, True, predictions, lines, digests, warnings=warnings, index=index, no_index=why)
+    manifests = [read_manifest(folder) for folder in folders]
+    return EvaluatedSet(
+        name=name,
+        split=split,
+        own=True,
+        predictions=predictions,
+        provenance=lines,
+        digests=digests,
+        of_patients=_is_of_patients(run.result.get("patients"), predictions, run),
+        is_synthetic=bool(manifests) and all(manifest.get("synthetic") for manifest in manifests),
+        warnings=warnings,
+        index=index,
+        no_index=why,
+    )
+
+
+def _is_of_patients(patients: str | None, predictions: Predictions, run: Run) -> bool:
+    if patients is None:  # of an earlier version
+        return bool(run.metadata.get("xray_size")) or bool((predictions.patients >= 0).any())
+    return patients != "none"
 
 
 def _trained_on_val(run: Run) -> InputError:
@@ -116,8 +142,10 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         indexes.append(aligned)
         warnings += [remark for remark in remarks if remark not in warnings]
     warnings += leaks(run, manifest, list(chosen), indexes)
+    of_val = chosen_on(run, manifest, list(chosen), indexes)
     predictions = concat_predictions([of_index(index, predictor.of_index(index)) for index in indexes])
-    provenance = [f"Split: {split} of {folder.name}, which the run did not choose anything on.", *_of_manifest(folder)]
+    nothing_chosen = "" if of_val else ", which the run did not choose anything on"
+    provenance = [f"Split: {split} of {folder.name}{nothing_chosen}.", *_of_manifest(folder)]
     return EvaluatedSet(
         name=manifest["name"],
         split=split,
@@ -126,7 +154,9 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         provenance=provenance,
         digests={manifest["name"]: content_digest(manifest)},
         is_namesake=how_trained_on(run, manifest) == "namesake",
-        warnings=warnings,
+        of_patients=_is_of_patients(manifest.get("patients"), predictions, run),
+        is_synthetic=bool(manifest.get("synthetic")),
+        warnings=warnings + of_val,
         index=concat(indexes),
     )
 
@@ -216,5 +246,7 @@ def _of_manifest(folder: Path) -> list[str]:
     ]
     if manifest.get("synthetic"):
         lines.append(f"{manifest['name']} is synthetic: its images were generated.")
-    lines.append(f"Patients of {manifest['name']}: {_ABOUT_PATIENTS[manifest.get('patients', 'none')]}")
+    patients = manifest.get("patients", "none")
+    if patients != "none":
+        lines.append(f"Patients of {manifest['name']}: {_ABOUT_PATIENTS[patients]}")
     return lines + [f"Note on {manifest['name']}: {note}" for note in manifest.get("notes", ())]

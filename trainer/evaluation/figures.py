@@ -115,7 +115,7 @@ def confusion(assessment: Assessment, folder: Path) -> Picture | None:
 def gallery(errors: Sequence[Misclassification], folder: Path) -> Picture:
     """The images of the most confident errors, most confident first."""
     lines = -(-len(errors) // _COLUMNS)
-    texts = [text for error in errors for text in (error.predicted, error.label)]
+    texts = [text for error in errors for text in error.error]
     with plt.rc_context(STYLE | text_style(texts)):
         figure, grid = plt.subplots(lines, _COLUMNS, figsize=(8.6, 2.15 * lines), layout="constrained", squeeze=False)
         for axes in grid.flat:
@@ -123,10 +123,7 @@ def gallery(errors: Sequence[Misclassification], folder: Path) -> Picture:
         for axes, error in zip(grid.flat, errors, strict=False):
             assert error.pixels is not None
             axes.imshow(error.pixels, cmap="gray", vmin=0, vmax=255)
-            words = [
-                wrapped(drawable(text), _CAPTION_LINE, _CAPTION_LINES)
-                for text in (f"predicted {error.predicted}", f"label {error.label}")
-            ]
+            words = [wrapped(drawable(text), _CAPTION_LINE, _CAPTION_LINES) for text in error.error]
             axes.text(0.5, -0.04, "\n".join(words), transform=axes.transAxes, ha="center", va="top", fontsize=6.5)
         width = save(figure, folder, "errors")
     return Picture("errors", "The most confident errors, the most confident first; names in the table below.", width)

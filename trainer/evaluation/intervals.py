@@ -52,8 +52,12 @@ def auc_interval(value: float, resampled: Floats, clusters: int, pairs: int) -> 
 
     pairs: of a positive and a negative. Resamples without a fault count as having half a pair in the wrong order.
     """
-    if not 0 < value < 1 or _spread(resampled) == 0:
-        return Estimate(value, reason="the scores part positives from negatives without a fault in every resample")
+    if value == 0:
+        return Estimate(value, reason="every positive scores below every negative")
+    if value == 1:
+        return Estimate(value, reason="every positive scores above every negative")
+    if _spread(resampled) == 0:
+        return Estimate(value, reason="all resamples have the same value")
     centre = math.log(value / (1 - value))
     clipped = np.clip(resampled, 0.5 / pairs, 1 - 0.5 / pairs)
     half = _quantile(clusters - 1) * _spread(np.log(clipped / (1 - clipped)))

@@ -1,4 +1,4 @@
-"""Overlap of a test set with what the run was trained on: the same set, images or patients."""
+"""Overlap of a test set with what the run was trained on, or chose by: the same set, images or patients."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,12 +53,45 @@ def leaks(run: Run, manifest: Mapping[str, Any], splits: Sequence[Split], indexe
     if how == "namesake":
         found += _equal_keys(own, indexes)
     every = {path.parent.parent for index in indexes for path in index.shards} | set(folders)
+    if unknown := _of_unknown_patients(own, indexes):
+        is_of_patients = any(read_manifest(folder).get("patients", "none") != "none" for folder in every)
+        return [*found, unknown] if is_of_patients else found
     if len({read_manifest(folder).get("salt") for folder in every}) > 1:
         salts = "Patients of the two sets are hashed with different salts: whether they share some cannot be told."
         return [*found, salts]
     shared = np.intersect1d(own.group, np.concatenate([index.group for index in indexes]))
     count = int((shared >= 0).sum())
     return found + ([f"PATIENTS LEAK: {count:,} patients of these images were trained on."] if count else [])
+
+
+def chosen_on(run: Run, manifest: Mapping[str, Any], splits: Sequence[Split], indexes: Sequence[Index]) -> list[str]:
+    """Warnings about what of these images of a set, or whether any of them, the run chose its checkpoint, thresholds
+    and temperature on."""
+    if run.trained_on == "train+val":
+        return []
+    try:
+        own, _ = own_data(run, "val")
+    except InputError:
+        unknown = "Its val is not at hand: whether the run chose its thresholds on some of these images is not known."
+        return [unknown] if run.points().images else []
+    how = how_trained_on(run, manifest, with_sources=False)
+    if how in ("content", "name", "prepared otherwise"):
+        words = "Its val is among these images: the checkpoint, the thresholds and the temperature were chosen on it."
+        return [words] if "val" in splits else []
+    indexes = [index for index in indexes if len(index)]
+    return (
+        _equal_images(own, indexes, "those of its val, on which its checkpoint and thresholds were chosen")
+        if indexes
+        else []
+    )
+
+
+def _of_unknown_patients(own: Index, indexes: Sequence[Index]) -> str:
+    """What to say where no patient of one side is known; else ""."""
+    for whose, groups in (("the training set", [own.group]), ("these images", [index.group for index in indexes])):
+        if not any((np.asarray(group) >= 0).any() for group in groups):
+            return f"The patients of {whose} are not known: whether the two sets share some cannot be told."
+    return ""
 
 
 def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[str]:
@@ -79,9 +112,9 @@ def _of_the_set(run: Run, name: str, how: How, splits: Sequence[Split]) -> list[
     return [f"The run was trained on {wording[how]}: {what}."]
 
 
-def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:
-    """Number of the images, or of a sample of them if there are too many, that are byte-identical to a training
-    image."""
+def _equal_images(own: Index, indexes: Sequence[Index], among: str = "those trained on") -> list[str]:
+    """Number of the images, or of a sample of them if there are too many, that are byte-identical to one of the run's
+    own. among: what these are."""
     for most in (max(map(len, indexes)), SAMPLED):
         looked_at = [index.take(np.unique(np.linspace(0, len(index) - 1, most, dtype=np.int64))) for index in indexes]
         own_rows, rows = _of_equal_size(own, looked_at)
@@ -89,14 +122,14 @@ def _equal_images(own: Index, indexes: Sequence[Index]) -> list[str]:
         if sum(int(index.length[of].sum()) for index, of in read) <= MOST_READ_BYTES:
             break
     else:
-        return ["Whether images were trained on was not looked at: too many would have to be read."]
+        return [f"Whether images are among {among} was not looked at: too many would have to be read."]
     try:
         seen = set(_digests(own, own_rows))
         count = sum(digest in seen for index, of in read[1:] for digest in _digests(index, of))
     except ShardError as error:
-        return [f"Whether images were trained on was not looked at: {error}."]
+        return [f"Whether images are among {among} was not looked at: {error}."]
     total = sum(map(len, looked_at))
-    return [f"IMAGES LEAK: {count:,} of {total:,} images are byte for byte among those trained on."] * (count > 0)
+    return [f"IMAGES LEAK: {count:,} of {total:,} images are byte for byte among {among}."] * (count > 0)
 
 
 def _of_equal_size(own: Index, others: Sequence[Index]) -> tuple[Array, list[Array]]:

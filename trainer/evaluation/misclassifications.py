@@ -12,7 +12,7 @@ from PIL import Image
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index
-from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.operating import OperatingPoints, calibrated_thresholds, probabilities, probability_text
 from trainer.evaluation.predictions import Predictions
 
 MOST = 24
@@ -21,19 +21,20 @@ _SIDE = 160  # pixels of a thumbnail
 
 @dataclass(frozen=True, eq=False)
 class Misclassification:
-    """row: in the predictions. predicted: with its probability; label: the truth. pixels: a thumbnail, uint8
+    """row: in the predictions. error: what is wrong, and the numbers. pixels: a thumbnail, uint8
     [H, W] or [H, W, 3]."""
 
     row: int
     key: str
-    predicted: str
-    label: str
+    error: tuple[str, str]
     pixels: npt.NDArray[np.uint8] | None = None
 
 
-def most_confident(predictions: Predictions, points: OperatingPoints, most: int = MOST) -> list[Misclassification]:
+def most_confident(
+    predictions: Predictions, points: OperatingPoints, most: int = MOST
+) -> tuple[list[Misclassification], int]:
     """Wrong classes by the probability of the predicted class; wrong findings by that of the prediction at their
-    threshold. At most one per image."""
+    threshold. At most one per image. Also the number of images with an error."""
     calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
     if predictions.task == "single_label":
         taken = predictions.logits.argmax(axis=1)
@@ -46,20 +47,26 @@ def most_confident(predictions: Predictions, points: OperatingPoints, most: int 
         each = np.where(is_wrong, np.where(called, calibrated, 1 - calibrated), -1.0)
         wrong, sure = each.argmax(axis=1), each.max(axis=1)
     rows = np.argsort(-sure, kind="stable")[:most]
-    return [
-        _described(predictions, int(row), int(wrong[row]), float(calibrated[row, wrong[row]]))
+    found = [
+        _described(predictions, points, int(row), int(wrong[row]), float(calibrated[row, wrong[row]]))
         for row in rows
         if sure[row] >= 0
     ]
+    return found, int((sure >= 0).sum())
 
 
-def _described(predictions: Predictions, row: int, finding: int, probability: float) -> Misclassification:
+def _described(
+    predictions: Predictions, points: OperatingPoints, row: int, finding: int, probability: float
+) -> Misclassification:
     name = printable(predictions.classes[finding])
     if predictions.task == "single_label":
         label = printable(predictions.classes[int(predictions.labels[row])])
-    else:
-        label = f"{'' if predictions.labels[row, finding] == 1 else 'no '}{name}"
-    return Misclassification(row, predictions.keys[row], f"{name} {probability:.2f}", label)
+        return Misclassification(row, predictions.keys[row], (f"label {label}:", f"predicted {name} {probability:.2f}"))
+    logits, classes = predictions.logits[row][None], predictions.classes
+    threshold = calibrated_thresholds(logits, predictions.task, points, classes)[0, finding]
+    what = "missed" if predictions.labels[row, finding] == 1 else "false alarm,"
+    numbers = f"probability {probability_text(probability)}, threshold {probability_text(threshold)}"
+    return Misclassification(row, predictions.keys[row], (f"{what} {name}:", numbers))
 
 
 def with_pixels(errors: Sequence[Misclassification], index: Index, keys: Sequence[str]) -> list[Misclassification]:

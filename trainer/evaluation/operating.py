@@ -1,5 +1,7 @@
 """What is fitted on val: the temperature, and a threshold per class or finding. Also calibration."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -8,7 +10,7 @@ import numpy as np
 from data_pipelines.common.tasks import Task
 from data_pipelines.shards.columns import Array
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
-from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.predictions import Predictions, scores_of
 
 BINS = 15  # of equal width, as in Guo et al.
 KEY = "operating_points"  # where a checkpoint has them
@@ -130,6 +132,27 @@ def probabilities(logits: Array, task: Task, temperature: float) -> Floats:
 
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     return np.asarray(softmax(scaled, axis=1) if task == "single_label" else expit(scaled))
+
+
+def calibrated_thresholds(logits: Array, task: Task, points: OperatingPoints, classes: Sequence[str]) -> Floats:
+    """The thresholds on the scale of `probabilities`, float64 [N, C]: a class or finding is above its threshold where
+    its probability is at least this. Of three or more classes it depends on the image, as the temperature does not keep
+    the order of images; else it is the same for all."""
+    from scipy.special import expit
+
+    thresholds = np.array([points.threshold(name) for name in classes])
+    if task == "multi_label" or len(classes) == 2:
+        return np.tile(expit(thresholds / points.temperature), (len(logits), 1))
+    scores = scores_of(logits, task)
+    scaled = scores_of(np.asarray(logits, dtype=np.float64) / points.temperature, task)
+    return np.asarray(expit(scaled - (scores - thresholds[:, None]) / points.temperature).T)
+
+
+def probability_text(value: float) -> str:
+    """A probability with three decimals, or with more where they would be 0.000 or 1.000."""
+    if 0.0005 <= value < 0.9995 or value in (0, 1) or math.isnan(value):
+        return f"{value:.3f}"
+    return f"{value:.2g}" if value < 0.5 else f"{value:.{min(15, 1 - math.floor(math.log10(1 - value)))}f}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from trainer.evaluation.evaluated_set import SPLIT_RULE, EvaluatedSet
 from trainer.evaluation.runs import Run
 
 NUMBERS = "evaluation.json"
+CASES = "cases.csv"
 _SHOWN_DIGITS = 8
 # In what an evaluation says of its data; versions before the first had the second alone.
 _MARKS = (r"content ([0-9a-f]{16})\b", r"manifest SHA-256 ([0-9a-f]{16})\b")

@@ -1,4 +1,4 @@
-"""The evaluation page as document blocks, and the model card."""
+"""The evaluation page as document blocks."""
 
 import json
 from collections.abc import Sequence
@@ -7,21 +7,20 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.printable import printable
 from data_pipelines.common.tasks import Metric
 from trainer.document.blocks import Block, BulletList, Paragraph, Title
 from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
+from trainer.evaluation.intervals import FEWEST
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
+from trainer.evaluation.output_names import CASES
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
 from trainer.metrics import METRIC_NAME
 
-CARD_SECTION = "Evaluation on "
 NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient may rest on it."
 
 
@@ -43,11 +42,11 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     """The page; figures are written to `folder`."""
     run, tested, assessment = evaluation.run, evaluation.tested, evaluation.assessment
     page: list[Block] = [Title(f"{run.name} on {evaluation.title}", 1)]
-    page += [Paragraph(warning, warning=True) for warning in warnings(evaluation)]
-    page += [Paragraph(_summary(assessment)), Paragraph(NOT_A_DEVICE)]
+    page += [Paragraph(line, warning=True) for line in (*confidential(evaluation), *warnings(evaluation))]
+    page += [Paragraph(summary(assessment)), *not_a_device(assessment)]
     page += [Title("How well"), tables.discrimination(assessment), *_some(figures.roc(assessment, folder))]
     page += [Title("At the threshold"), tables.at_threshold(assessment), *_some(figures.confusion(assessment, folder))]
-    page += [Title("Calibration"), Paragraph(_temperature(assessment)), tables.calibration(assessment)]
+    page += [Title("Calibration"), Paragraph(temperature(assessment)), tables.calibration(assessment)]
     page.append(figures.reliability(assessment, folder))
     if assessment.subgroups:
         page.append(Title("By what is known of the images"))
@@ -62,8 +61,23 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     page += _errors(evaluation, folder)
     page += [Title("Data"), BulletList(tuple(tested.provenance))]
     page += [Title("The run"), BulletList(tuple(_run_items(evaluation)))]
-    page += [Title("How this was computed"), BulletList(tuple(methods(assessment)))]
+    page += [Title("How this was computed"), BulletList((resampling(assessment), *methods(assessment)))]
     return page
+
+
+def not_a_device(assessment: Assessment) -> list[Block]:
+    """That it is none, for images of patients."""
+    return [Paragraph(NOT_A_DEVICE)] if assessment.of_patients else []
+
+
+def confidential(evaluation: Evaluation) -> list[str]:
+    """What the page says first of images of patients."""
+    tested = evaluation.tested
+    if not tested.of_patients or tested.is_synthetic:
+        return []
+    if evaluation.show_images and tested.index is not None:
+        return ["Contains images of patients: as confidential as they are."]
+    return ["Contains keys of patients' images with their labels, and no images: as confidential as these are."]
 
 
 def _some(block: Block | None) -> list[Block]:
@@ -73,7 +87,12 @@ def _some(block: Block | None) -> list[Block]:
 def warnings(evaluation: Evaluation) -> list[str]:
     """Warnings at the top of the page."""
     assessment, found = evaluation.assessment, list(evaluation.tested.warnings)
-    if not assessment.patients:
+    if not assessment.of_patients:
+        found.append(
+            "Each image is resampled by itself. If several pictures show one animal, site or burst, the true intervals "
+            "are wider; name them in a column of a CSV file, as if they were patients."
+        )
+    elif not assessment.patients:
         found.append(
             "The patients of these images are not known: each image is resampled by itself. If patients have several, "
             "the true intervals are wider."
@@ -85,7 +104,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
     return found
 
 
-def _summary(assessment: Assessment) -> Text:
+def summary(assessment: Assessment) -> Text:
+    """The main numbers in a sentence."""
     patients = f" of {assessment.patients:,} patients" if assessment.patients else ""
     single = assessment.predictions.task == "single_label"
     kind = "classes" if single else "findings"
@@ -103,7 +123,8 @@ def _summary(assessment: Assessment) -> Text:
     )
 
 
-def _temperature(assessment: Assessment) -> str:
+def temperature(assessment: Assessment) -> str:
+    """What was fitted, or why nothing was."""
     if why_none := assessment.points.why_temperature_unfitted():
         return f"No temperature was fitted, because {why_none}: the logits stay as they are."
     temperature = assessment.points.temperature
@@ -119,7 +140,10 @@ def _seed_blocks(run: Run, tested: EvaluatedSet) -> list[Block]:
     if not found:
         return []
     metric: Metric = run.result["metric"]
-    return [Title("Over seeds"), Paragraph(spread_over_seeds(found, METRIC_NAME[metric])), tables.seeds(found, metric)]
+    text = spread_over_seeds(found, METRIC_NAME[metric])
+    if metric == "auc":
+        text += f" This mean is over all that have a positive and a negative; the one above needs {FEWEST} of each."
+    return [Title("Over seeds"), Paragraph(text), tables.seeds(found, metric)]
 
 
 def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
@@ -135,12 +159,17 @@ def spread_over_seeds(found: Sequence[Seed], name: str) -> str:
 
 
 def _errors(evaluation: Evaluation, folder: Path) -> list[Block]:
-    found = most_confident(evaluation.assessment.predictions, evaluation.assessment.points)
+    predictions = evaluation.assessment.predictions
+    found, count = most_confident(predictions, evaluation.assessment.points)
     if not found:
         return [Title("Errors"), Paragraph("There are none.")]
-    page: list[Block] = [Title("Errors")]
-    shown, why_not = _with_pixels(evaluation, found)
-    page += [figures.gallery(shown, folder)] if shown else [Paragraph(f"Images are not shown: {why_not}.")]
+    shown = "all of them are shown" if len(found) == count else f"the {len(found)} most confident are shown"
+    text = (
+        f"{count:,} of {len(predictions):,} images have an error; {shown}. All cases are in {CASES} beside this page."
+    )
+    page: list[Block] = [Title("Errors"), Paragraph(text)]
+    pictures, why_not = _with_pixels(evaluation, found)
+    page += [figures.gallery(pictures, folder)] if pictures else [Paragraph(f"Images are not shown: {why_not}.")]
     return [*page, tables.misclassifications(found)]
 
 
@@ -170,13 +199,14 @@ def _run_items(evaluation: Evaluation) -> list[Text]:
         items.append(
             f"Trained on {environment.get('device', 'unknown')}, Python {environment.get('python')}, {packages}"
         )
-    items.append(f"Preparation: {_preparation(run)}")
+    items.append(f"Preparation: {preparation(run)}")
     if run.settings:
         items.append(("Configuration: ", Code(json.dumps(run.settings, sort_keys=True))))
     return items
 
 
-def _preparation(run: Run) -> str:
+def preparation(run: Run) -> str:
+    """How its images were prepared."""
     metadata = run.metadata
     if not metadata:
         return "not known"
@@ -191,60 +221,24 @@ def _preparation(run: Run) -> str:
     )
 
 
+def resampling(assessment: Assessment) -> str:
+    """What was resampled, and how often."""
+    what = tables.resampled(assessment)
+    return (
+        f"{assessment.resamples:,} resamples of {assessment.clusters:,} {what} with replacement"
+        f"{', each with all its images' if assessment.patients else ''}; the same resamples for every number."
+    )
+
+
 def methods(assessment: Assessment) -> list[str]:
-    """How the numbers are computed."""
+    """How the numbers of every evaluation are computed."""
+    what, each = ("patients", ", of ten patients each") if assessment.of_patients else ("images", "")
     return [
-        f"{assessment.resamples:,} resamples of {assessment.clusters:,} {tables.resampled(assessment)} with "
-        "replacement, each with all its images; the same resamples for every number.",
-        "AUC: the standard deviation of the resamples' log odds, times Student's quantile for the patients with "
+        f"AUC: the standard deviation of the resamples' log odds, times Student's quantile for the {what} with "
         "the rarer label. Average precision and means over findings: expanded percentiles (Hesterberg, "
         "arXiv:1411.5279). Sensitivity and other shares: Wilson's interval for the number of independent images that "
         "spread as much as the resamples. Thresholds and temperature are taken as fixed.",
-        "An interval needs ten positives and ten negatives, of ten patients each.",
+        f"An interval needs ten positives and ten negatives{each}.",
         "Temperature: one number, by least loss on val (Guo et al., arXiv:1706.04599). AUC of one class among several "
         "goes by the log odds of the softmax.",
-    ]
-
-
-def card_head(run: Run, assessment: Assessment) -> list[Block]:
-    """The model card, up to its evaluations."""
-    return [
-        Title(f"Model card: {run.name}", 1),
-        Paragraph(NOT_A_DEVICE),
-        Title("Model"),
-        BulletList(tuple(_model_items(run))),
-        Title("Use"),
-        Paragraph((Code(f"bitscale predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
-        Paragraph("Meant for images like those it was trained on; see the data of each evaluation."),
-        Title("How the numbers were computed"),
-        BulletList(tuple(methods(assessment))),
-    ]
-
-
-def card_section(evaluation: Evaluation) -> list[Block]:
-    """One evaluation in the model card."""
-    assessment, tested = evaluation.assessment, evaluation.tested
-    page: list[Block] = [Title(f"{CARD_SECTION}{evaluation.title}")]
-    page += [Paragraph((Bold(warning),)) for warning in warnings(evaluation)]
-    page += [Paragraph(_summary(assessment)), tables.discrimination(assessment), tables.at_threshold(assessment)]
-    page += [Paragraph(_temperature(assessment)), tables.calibration(assessment)]
-    for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
-        page.append(tables.subgroups(assessment, fact, list(parts)))
-    return [*page, BulletList(tuple(tested.provenance))]
-
-
-def _model_items(run: Run) -> list[str]:
-    metadata, result = run.metadata, run.result
-    classes = metadata.get("classes") or []
-    shown = ", ".join(map(printable, classes[:30])) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
-    environment = result.get("environment") or {}
-    sets = ", ".join(metadata.get("sets") or ["unknown"])
-    return [
-        f"BiT ResNet {metadata.get('model') or result.get('model')}, {result.get('mode', 'finetune')}, starting from "
-        f"{result.get('source', 'random weights')}",
-        f"Trained on {sets} ({run.trained_on}), {result.get('train_images', 'unknown')} images, "
-        f"{result.get('total_steps', 'unknown')} steps, seed {run.settings.get('seed')}",
-        f"Labels: {shown}",
-        f"Preparation: {_preparation(run)}",
-        f"Commit {environment.get('commit') or 'unknown'}",
     ]

@@ -20,13 +20,13 @@ from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
 from trainer.config import RuntimeConfig
-from trainer.evaluation.earlier_table import EarlierTable
+from trainer.evaluation.earlier_table import OF_CLASS, EarlierTable, header_of
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
-from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.operating import OperatingPoints, calibrated_thresholds, probabilities
 from trainer.evaluation.predict_settings import Predict
 from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
-from trainer.evaluation.runs import open_run
+from trainer.evaluation.runs import Run, open_run
 
 _BATCHES_AT_ONCE = 4
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
@@ -53,12 +53,14 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         f"time, to {settings.out}"
     )
     earlier = _earlier_table(settings, predictor)
+    if settings.out.exists():
+        logger.info(f"note: replaces {settings.out}")
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             table = csv.writer(file)
-            table.writerow(_header(predictor.classes))
+            table.writerow(header_of(predictor.classes))
             for chunk in _verified(predictor, [first], inputs, settings):
                 rows = [*_rows(predictor, points, chunk)]
                 if earlier is not None:
@@ -71,7 +73,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         write_atomically(settings.out, write)
     except OSError as error:
         raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
-    _note_what_is_unfitted(points, predictor.classes)
+    _note_what_is_unfitted(run, points, predictor.classes)
     if not counts:
         raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
@@ -96,11 +98,19 @@ def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | No
     earlier = None if settings.force else EarlierTable.read(settings.out)
     if earlier is not None:
         names = (item.name for item in inputs_of(settings.input, settings.path_column).each)
-        earlier.require_part_of(_header(predictor.classes), names, settings.input)
+        earlier.require_part_of(predictor.classes, names, settings.input)
     return earlier
 
 
-def _note_what_is_unfitted(points: OperatingPoints, classes: Iterable[str]) -> None:
+def _note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[str]) -> None:
+    if not points.images and not points.thresholds:
+        state = run.unfinished()
+        message = f"all thresholds are a probability of 0.5, and the temperature is 1, because {points.no_val}"
+        if state is not None:
+            logger.warning(f"{message}{state.remedy}")
+        else:
+            logger.info(f"note: {message}")
+        return
     for name in classes:
         if reason := points.why_unfitted(name):
             logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
@@ -138,25 +148,22 @@ def _verified(
             chunk = list(islice(rest, most))
 
 
-def _header(classes: Iterable[str]) -> list[str]:
-    columns = [f"{name} {kind}" for name in classes for kind in ("probability", "above threshold", "logit")]
-    return ["file", "error", "remark", "predicted", *columns]
-
-
 def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verified]) -> Iterator[list[Any]]:
     logits: Array = predictor.of_images([image for _, image, _ in chunk if isinstance(image, EncodedImage)])
     calibrated = probabilities(logits, predictor.task, points.temperature)
     thresholds = np.array([points.threshold(name) for name in predictor.classes])
+    least = calibrated_thresholds(logits, predictor.task, points, predictor.classes)
     above = (scores_of(logits, predictor.task) >= thresholds[:, None]).T
     row = 0
     for item, image, remark in chunk:
         if isinstance(image, str):
-            yield [item.name, image, "", "", *[""] * (3 * len(predictor.classes))]
+            yield [item.name, image, "", "", *[""] * (len(OF_CLASS) * len(predictor.classes))]
             continue
         if predictor.task == "single_label":
             predicted = predictor.classes[int(logits[row].argmax())]
         else:
             predicted = "; ".join(name for name, called in zip(predictor.classes, above[row], strict=True) if called)
-        columns = zip(calibrated[row].tolist(), above[row].astype(int).tolist(), logits[row].tolist(), strict=True)
-        yield [item.name, "", remark, predicted, *(value for triple in columns for value in triple)]
+        values = (calibrated[row], least[row], above[row].astype(int), logits[row])
+        columns = zip(*(each.tolist() for each in values), strict=True)
+        yield [item.name, "", remark, predicted, *(value for of_class in columns for value in of_class)]
         row += 1

@@ -143,7 +143,7 @@ def load_predictions(run_dir: Path, split: Split) -> Predictions:
     """One split of a run's `predictions.npz`. Raises InputError if the file is missing or damaged."""
     path = run_dir / PREDICTIONS
     if not path.is_file():
-        raise InputError(f"{run_dir} has no {PREDICTIONS}: the run is not finished, or kept none")
+        raise InputError(f"{run_dir} has no {PREDICTIONS}: the run kept none, or is not finished")
     with _opened(path) as file:
         try:
             keys = tuple(file[f"{split}_keys"].tolist())

@@ -18,6 +18,7 @@ from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.near_runs import meant_instead
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
+from trainer.run_folder import RunStatus, unfinished
 from trainer.splits import open_split, set_digests
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
@@ -44,6 +45,10 @@ class Run:
     def trained_on(self) -> str:
         """The splits that it was trained on: "train", or "train+val"."""
         return str(self.metadata.get("trained_on") or self.result.get("trained_on") or "train")
+
+    def unfinished(self) -> RunStatus | None:
+        """The status of a run that is not finished; else None."""
+        return unfinished(self.folder)
 
     def set_digests(self) -> dict[str, str]:
         """What identifies the sets of the run, by name; {} of one of an earlier version whose sets are not at hand."""
@@ -78,7 +83,9 @@ class Run:
         if self.trained_on == "train+val":
             return UNFITTED
         if "val" not in saved_splits(self.folder):
-            return OperatingPoints()
+            state = self.unfinished()
+            why = f"the run is not finished ({state.progress})" if state else OperatingPoints.no_val
+            return OperatingPoints(no_val=why)
         return fit_operating_points(load_predictions(self.folder, "val"))
 
     @property

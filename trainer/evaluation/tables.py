@@ -8,6 +8,7 @@ from trainer.document.blocks import Entry, Heading, Table
 from trainer.evaluation.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.intervals import Estimate
 from trainer.evaluation.misclassifications import Misclassification
+from trainer.evaluation.operating import probability_text
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
 
@@ -40,19 +41,20 @@ def _shown(assessment: Assessment) -> list[Finding]:
 
 def discrimination(assessment: Assessment) -> Table:
     """n, positives, AUC and average precision."""
-    columns = tuple(Heading("", title) for title in ("images", "positives", "patients", "AUC", "average precision"))
+    patients = ["patients"] if assessment.of_patients else []
+    titles = ("images", "positives", *patients, "AUC", "average precision")
     shown = _shown(assessment)
     rows = [
         (
             finding.name,
-            (_words(f"{finding.images:,}"), _words(f"{finding.positives:,}"), _words(_patients(assessment, finding)),
-             entry(finding.auc), entry(finding.ap)),
+            (_words(f"{finding.images:,}"), _words(f"{finding.positives:,}"),
+             *(_words(_patients(assessment, finding)) for _ in patients), entry(finding.auc), entry(finding.ap)),
         )
         for finding in shown
     ]  # fmt: skip
     if assessment.averaged:
         means = (entry(assessment.mean_auc), entry(assessment.mean_ap))
-        rows.append((f"mean of {assessment.averaged}", (_words(""), _words(""), _words(""), *means)))
+        rows.append((f"mean of {assessment.averaged}", (*(_words("") for _ in titles[:-2]), *means)))
     reasons = {printable(finding.name): finding.auc.reason for finding in shown if finding.auc.reason}
     notes = [f"Interval of {name} not available: {reason}." for name, reason in reasons.items()]
     if len(shown) < len(assessment.findings):
@@ -64,7 +66,7 @@ def discrimination(assessment: Assessment) -> Table:
         name="discrimination",
         caption=f"How well each {noun} is told from the rest, with 95% intervals over {resampled(assessment)}.",
         stub=noun,
-        columns=columns,
+        columns=tuple(Heading("", title) for title in titles),
         rows=tuple(rows),
         notes=tuple(notes),
     )
@@ -87,11 +89,17 @@ def at_threshold(assessment: Assessment) -> Table:
         *(Heading("", name.upper()) for name in ("tp", "fp", "fn", "tn")),
     )
     shown = _shown(assessment)
+    of_images = any(math.isnan(finding.threshold) for finding in shown)
+    scale = (
+        "before the temperature (after it, each image has its own: see predictions.csv)"
+        if of_images
+        else "after the temperature, as in predictions.csv"
+    )
     rows = tuple(
         (
             finding.name,
             (
-                _number(finding.threshold),
+                _words(probability_text(finding.raw_threshold if of_images else finding.threshold)),
                 *(entry(finding.shares[name]) for name in SHARES),
                 *(_words(f"{count:,}") for count in finding.counts.values()),
             ),
@@ -108,10 +116,13 @@ def at_threshold(assessment: Assessment) -> Table:
         if share.reason and not math.isnan(share.value)
     }
     notes += [f"Interval not available, {reason}." for reason in sorted(missing)]
+    is_single = assessment.predictions.task == "single_label"
+    rule = " Each class has its threshold here; accuracy and confusion matrix take the most probable class."
     return Table(
         name="thresholds",
-        caption="At the threshold that was chosen on val (largest sensitivity + specificity - 1), a probability before "
-        "the temperature. PPV and NPV hold for the prevalence in this test set.",
+        caption="At the threshold that was chosen on val (largest sensitivity + specificity - 1), a "
+        f"probability {scale}. PPV and NPV hold for the prevalence in this test set."
+        f"{rule if is_single else ''}",
         stub=_noun(assessment),
         columns=columns,
         rows=rows,
@@ -143,7 +154,7 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
     is_single = assessment.predictions.task == "single_label"
     columns = [
         "images",
-        "patients",
+        *(["patients"] if assessment.of_patients else []),
         *(["accuracy"] if is_single else []),
         "mean AUC",
         *(f"AUC, {printable(name)}" for name in names),
@@ -153,7 +164,7 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
             part.value,
             (
                 _words(f"{part.images:,}"),
-                _words(f"{part.patients:,}" if part.patients else "unknown"),
+                *([_words(f"{part.patients:,}" if part.patients else "unknown")] if assessment.of_patients else []),
                 *([entry(part.accuracy)] if is_single else []),
                 entry(part.mean_auc),
                 *(entry(auc) for auc in part.auc[: len(names)]),
@@ -179,14 +190,15 @@ def paired_differences(found: Sequence[Difference], one: str, other: str) -> Tab
         stub="metric",
         columns=(Heading("", one), Heading("", other), Heading("", "difference")),
         rows=tuple(
-            (part.name, (_number(part.one), _number(part.other), Entry(words=_signed(part.difference))))
+            (part.name, (_number(part.one), _number(part.other), Entry(words=signed(part.difference))))
             for part in found
         ),
         notes=("An interval that holds 0 says that these images do not tell the runs apart.",),
     )
 
 
-def _signed(estimate: Estimate) -> str:
+def signed(estimate: Estimate) -> str:
+    """A difference with its sign and interval."""
     if math.isnan(estimate.value):
         return "–"
     interval = f" [{estimate.low:+.3f}, {estimate.high:+.3f}]" if estimate.has_interval else " [not available]"
@@ -208,8 +220,8 @@ def misclassifications(found: Sequence[Misclassification]) -> Table:
     """The most confident errors by name."""
     return Table(
         name="errors",
-        caption="The most confident errors: what was predicted, with its calibrated probability, and the label.",
+        caption="The most confident errors, with calibrated probabilities.",
         stub="image",
-        columns=(Heading("", "predicted"), Heading("", "label")),
-        rows=tuple((error.key, (_words(error.predicted), _words(error.label))) for error in found),
+        columns=(Heading("", "error"),),
+        rows=tuple((found_one.key, (_words(" ".join(found_one.error)),)) for found_one in found),
     )

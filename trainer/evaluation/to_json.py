@@ -5,6 +5,7 @@ from typing import Any
 
 from trainer.evaluation.assess import Finding, Subgroup
 from trainer.evaluation.intervals import CONFIDENCE, Estimate
+from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.page import Evaluation, warnings
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import over_seeds
@@ -31,7 +32,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "mean_auc": _estimate(assessment.mean_auc),
         "mean_average_precision": _estimate(assessment.mean_ap),
         "accuracy": _estimate(assessment.accuracy),
-        "operating_points": assessment.points.to_dict(),
+        "operating_points": _operating_points(assessment.points),
         "calibration_error": {
             "as_trained": _number(assessment.raw_reliability.error),
             "with_temperature": _number(assessment.reliability.error),
@@ -43,6 +44,12 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "differences": [_difference(found) for found in evaluation.differences],
         "seeds": {str(found.seed): found.value for found in seeds},
     }
+
+
+def _operating_points(points: OperatingPoints) -> dict[str, Any]:
+    """As the checkpoint has them; its thresholds are called what they are."""
+    found = points.to_dict()
+    return {"temperature": found.pop("temperature"), "threshold_logits": found.pop("thresholds")} | found
 
 
 def _number(value: float) -> float | None:
@@ -64,7 +71,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "positives": finding.positives,
         "auc": _estimate(finding.auc),
         "average_precision": _estimate(finding.ap),
-        "threshold": finding.threshold,
+        "threshold": _number(finding.threshold),
+        "threshold_before_temperature": finding.raw_threshold,
         **({"threshold_not_chosen": finding.why_unfitted} if finding.why_unfitted else {}),
         **finding.counts,
         **{name: _estimate(share) for name, share in finding.shares.items()},

@@ -9,7 +9,7 @@ from trainer.run_folder.new_folder import claim, next_free
 from trainer.run_folder.rank_logs import install_rank_log, keep_in_log, open_rank_log
 from trainer.run_folder.resume_command import resume_command
 from trainer.run_folder.run_lock import elsewhere, in_use, locked, release, require_lock, taken_over
-from trainer.run_folder.run_status import RunStatus, run_folders, run_status, write_status
+from trainer.run_folder.run_status import RunStatus, run_folders, run_status, unfinished, write_status
 
 __all__ = [
     "JOB_VARIABLE",
@@ -36,6 +36,7 @@ __all__ = [
     "run_folders",
     "run_status",
     "taken_over",
+    "unfinished",
     "write_environment",
     "write_status",
 ]

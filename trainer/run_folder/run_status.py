@@ -16,6 +16,7 @@ from trainer.run_folder.lock_file import holder_of
 from trainer.run_folder.run_lock import taken_over
 
 State = Literal["running", "stalled", "resumable", "failed", "finished", "unknown"]
+_STALLED_AFTER_S = 900.0
 _DEEPEST = 6  # folders below the one that is given: a sweep's is out/source/target/run
 _OWN_FOLDERS = {CHECKPOINTS, LOGS, PROFILE, TENSORBOARD}  # of a run, where no other is
 
@@ -34,6 +35,25 @@ class RunStatus:
     error: str
     command: str | None
     holder: str | None
+
+    @property
+    def progress(self) -> str:
+        """ "step 19 of 345"."""
+        return f"step {self.step:,}" + (f" of {self.total_steps:,}" if self.total_steps is not None else "")
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a run that is not finished, to end a sentence; empty where that is not known."""
+        if self.state == "running":
+            return "; it is running: wait until it has ended"
+        return f"; it goes on by: {self.command}" if self.command else ""
+
+
+def unfinished(run_dir: Path) -> RunStatus | None:
+    """The status of a run that is not finished; None of one that is, and of what is no run folder."""
+    if (run_dir / RESULT).is_file() or not (run_dir / STATUS).is_file():
+        return None
+    return run_status(run_dir, _STALLED_AFTER_S, time.time())
 
 
 def write_status(run_dir: Path, rank: int, state: str, step: int, total_steps: int, reason: str = "") -> None:

@@ -58,7 +58,7 @@ def plan_of(config: Config, start: Start) -> dict[str, Any]:
     job = make_job(planned, run_dir_of(config, start))
     result = None
     if start.resume:
-        result = finished(job.run_dir, settings_of(job.config, job.train.fingerprint), start, job.metadata)
+        result = result_if_finished(job.run_dir, settings_of(job.config, job.train.fingerprint), start, job.metadata)
     return {
         "name": config.name,
         "run_dir": str(job.run_dir),

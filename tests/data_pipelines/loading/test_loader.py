@@ -117,7 +117,7 @@ def test_dali_and_torch_agree_on_two_operations(name: str, policy: PolicyName, r
 @pytest.mark.parametrize("name", OTHER_VALUES)
 def test_every_setting_reaches_dali_or_is_refused(name: str, photos: Index) -> None:
     before, after = before_and_after(name)
-    request = SampleIds(np.arange(8), np.arange(100, 108))
+    request = BatchRequest(np.arange(8), np.arange(100, 108))
     (plain,), (oracle,) = (list(load("torch", photos, [request], numbers)) for numbers in (before, after))
     same = plain.images.shape == oracle.images.shape and torch.equal(plain.images, oracle.images)
     assert not (same and torch.equal(plain.mixup, oracle.mixup)), f"torch ignores {name}; see NEEDS"

@@ -61,7 +61,7 @@ def test_images_of_one_patient_do_not_count_as_many() -> None:
 def test_perfect_scores_have_no_interval() -> None:
     estimate = auc_interval(1.0, np.ones(100), 30, 900)
     assert not estimate.has_interval
-    assert "without a fault" in estimate.reason
+    assert "every positive scores " in estimate.reason
     assert estimate.text() == "1.000"
 
 

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from trainer.evaluation.operating import OperatingPoints, fit_operating_points, probabilities, reliability, youden
-from trainer.evaluation.predictions import Predictions
+from data_pipelines.common.tasks import Task
+from trainer.evaluation.operating import (
+    OperatingPoints,
+    calibrated_thresholds,
+    fit_operating_points,
+    probabilities,
+    reliability,
+    youden,
+)
+from trainer.evaluation.predictions import Predictions, scores_of
 
 
 def of(logits: np.ndarray, labels: np.ndarray, *classes: str) -> Predictions:
@@ -162,3 +170,17 @@ def test_calibration_error_is_the_mean_gap_by_count() -> None:
     assert found.error == pytest.approx(sum(gaps) / 6)
     assert found.count.tolist() == [2, *[0] * 12, 3, 1]
     assert np.isnan(reliability(np.empty(0), np.empty(0, dtype=bool)).error)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+@pytest.mark.parametrize("classes", ["ab", "abc"])
+@pytest.mark.parametrize("task", ["single_label", "multi_label"])
+def test_thresholds_decide_the_same_by_probability(task: Task, classes: str, temperature: float) -> None:
+    logits = np.random.default_rng(3).normal(0, 2, (500, len(classes)))
+    points = OperatingPoints(temperature, {"a": -1.1, "b": 0.3, "c": 2.0})
+    scores = scores_of(logits, task).T
+    above = scores >= np.array([points.threshold(name) for name in classes])
+    thresholds = calibrated_thresholds(logits, task, points, classes)
+    np.testing.assert_array_equal(probabilities(logits, task, temperature) >= thresholds, above)
+    one_each = len(np.unique(thresholds.round(9), axis=0)) == 1
+    assert one_each == (task == "multi_label" or len(classes) == 2 or temperature == 1)

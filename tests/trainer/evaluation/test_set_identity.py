@@ -144,6 +144,26 @@ def test_images_that_were_trained_on_are_counted(work: Path) -> None:
     assert "LEAK" not in numbers_of(work, "theirs")[2]
 
 
+def test_images_that_the_run_chose_by_are_counted(work: Path) -> None:
+    made(work / "partly", 2, name="elsewhere")
+    _, numbers, warnings = numbers_of(work, "partly")
+    assert "2 of 4 images are byte for byte among those of its val, on which" in warnings
+    assert numbers["provenance"][0] == "Split: test of partly."
+    _, numbers, warnings = numbers_of(work, "mine", split="all")
+    assert "Its val is among these images" in warnings
+    assert numbers["provenance"][0] == "Split: all of mine."
+    _, numbers, warnings = numbers_of(work, "theirs")
+    assert "its val" not in warnings
+    assert numbers["provenance"][0] == "Split: test of theirs, which the run did not choose anything on."
+
+
+def test_patients_that_are_not_known_are_not_said_to_be_hashed(work: Path) -> None:
+    made(work / "clinic", 300, name="clinic", patients="may leak")
+    warnings = numbers_of(work, "clinic")[2]
+    assert "The patients of the training set are not known: whether the two sets share some" in warnings
+    assert "salts" not in warnings
+
+
 def test_splits_without_a_class_of_the_run_are_passed_over(work: Path) -> None:
     own = own_data(open_run(work / "run"), "train")[0]
     empty = own.take(np.array([], dtype=np.int64))

@@ -176,7 +176,7 @@ def test_a_trial_is_the_run_that_its_flags_would_make(planned: Planned) -> None:
     assert task["name"] == "base-lr-0.03/mine/cats/1-shot-seed-0"
     assert task["done"] == "out/base-lr-0.03/mine/cats/1-shot-seed-0/result.json"
     assert task["command"][task["command"].index("--out") + 1] == "out/base-lr-0.03"
-    assert read_transfer(task["command"][3:]) == trial.transfer
+    assert read_transfer(task["command"][2:]) == trial.transfer
 
 
 def test_values_that_change_the_images_are_planned_on_theirs(planned: Planned) -> None:

@@ -182,7 +182,7 @@ def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys:
     sample = tmp_path / "sample.png"
     sample.write_bytes(own_data(open_run(run_dir), "test")[0].encoded(0).tobytes())
     predict_images(Predict(alone, sample, tmp_path / "predictions.csv", device="cpu", threads=1))
-    assert "cat: the threshold is a probability of 0.5, because val was trained on" in capsys.readouterr().err
+    assert "the temperature is 1, because val was trained on" in capsys.readouterr().err
 
 
 def test_such_a_run_is_not_tested_on_its_val(run_dir: Path, animals: Path, tmp_path: Path) -> None:

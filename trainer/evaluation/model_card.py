@@ -1,0 +1,86 @@
+"""The model card: what a run is, and its evaluations."""
+
+from itertools import groupby
+
+from data_pipelines.common.advice import quoted
+from data_pipelines.common.printable import printable
+from trainer.document.blocks import Block, BulletList, Paragraph, Title
+from trainer.document.text import Bold, Code
+from trainer.evaluation import tables
+from trainer.evaluation.page import (
+    Evaluation,
+    confidential,
+    methods,
+    not_a_device,
+    preparation,
+    resampling,
+    summary,
+    temperature,
+    warnings,
+)
+from trainer.evaluation.runs import Run
+
+CARD_SECTION = "Evaluation on "
+CARD_OF_PATIENTS = (
+    "Has numbers of patients' images, and neither images nor keys. Small groups may be recognised, so ask before it is "
+    "passed on."
+)
+
+
+def card_head(evaluation: Evaluation) -> list[Block]:
+    """The model card, up to its evaluations."""
+    run, assessment = evaluation.run, evaluation.assessment
+    return [
+        Title(f"Model card: {run.name}", 1),
+        *([Paragraph((Bold(CARD_OF_PATIENTS),))] if confidential(evaluation) else []),
+        *not_a_device(assessment),
+        Title("Model"),
+        BulletList(tuple(_model_items(run))),
+        Title("Use"),
+        Paragraph((Code(f"bitscale predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
+        Paragraph("Meant for images like those it was trained on; see the data of each evaluation."),
+        Title("How the numbers were computed"),
+        BulletList(tuple(methods(assessment))),
+    ]
+
+
+def card_section(evaluation: Evaluation) -> list[Block]:
+    """One evaluation in the model card."""
+    assessment, tested = evaluation.assessment, evaluation.tested
+    page: list[Block] = [Title(f"{CARD_SECTION}{evaluation.title}")]
+    page += [Paragraph((Bold(warning),)) for warning in warnings(evaluation)]
+    page += [
+        Paragraph(summary(assessment)),
+        Paragraph(resampling(assessment)),
+        tables.discrimination(assessment),
+        tables.at_threshold(assessment),
+    ]
+    page += [Paragraph(temperature(assessment)), tables.calibration(assessment)]
+    for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
+        page.append(tables.subgroups(assessment, fact, list(parts)))
+    return [*page, BulletList(tuple(tested.provenance))]
+
+
+def _beginning(run: Run) -> str:
+    """How it was trained, and from which weights."""
+    model = run.settings.get("model") or {}
+    source = run.result.get("source") or model.get("pretrained")
+    if source in (None, "scratch"):
+        return "trained from random weights"
+    return f"{run.result.get('mode', 'finetune')}, starting from {source}"
+
+
+def _model_items(run: Run) -> list[str]:
+    metadata, result = run.metadata, run.result
+    classes = metadata.get("classes") or []
+    shown = ", ".join(map(printable, classes[:30])) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
+    environment = result.get("environment") or {}
+    sets = ", ".join(metadata.get("sets") or ["unknown"])
+    return [
+        f"BiT ResNet {metadata.get('model') or result.get('model')}, {_beginning(run)}",
+        f"Trained on {sets} ({run.trained_on}), {result.get('train_images', 'unknown')} images, "
+        f"{result.get('total_steps', 'unknown')} steps, seed {run.settings.get('seed')}",
+        f"Labels: {shown}",
+        f"Preparation: {preparation(run)}",
+        f"Commit {environment.get('commit') or 'unknown'}",
+    ]
