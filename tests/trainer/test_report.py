@@ -212,5 +212,5 @@ def test_a_published_cell_is_that_of_its_different_rows(published_report: Path) 
 def test_unfinished_runs_are_named(tmp_path: Path) -> None:
     runs = write_results(tmp_path / "runs", SWEEP)
     (runs / "mine" / "begun").mkdir(parents=True)
-    (runs / "mine" / "begun" / "config.json").write_text("{}")
+    (runs / "mine" / "begun" / "status.json").write_text("{}")
     assert collect((runs,)).warnings == (f"Left out: 1 unfinished run: {runs / 'mine' / 'begun'}",)

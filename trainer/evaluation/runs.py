@@ -15,7 +15,6 @@ from trainer import checkpoint
 from trainer.config import Config, config_of, differences
 from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, fit_operating_points
 from trainer.evaluation.predictions import load_predictions, saved_splits
-from trainer.near_runs import meant_instead
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
 from trainer.run_folder import RunStatus, unfinished
@@ -125,7 +124,7 @@ def open_run(source: Path) -> Run:
         has_model = (source / CHECKPOINTS).is_dir() and any((source / CHECKPOINTS).iterdir())
         path = checkpoint.best_or_latest(source) if has_model or not (source / RESULT).is_file() else None
     else:
-        raise InputError(f"{source} is neither a run folder nor a checkpoint{meant_instead(source)}")
+        raise InputError(f"{source} is neither a run folder nor a checkpoint{checkpoint.meant_instead(source)}")
     result, settings = read_json(folder / RESULT), read_json(folder / CONFIG)
     return Run(
         folder=folder,

@@ -18,4 +18,3 @@ MODELS: dict[str, tuple[tuple[int, ...], float]] = {
     "r26x1": ((2, 2, 2, 2), 1),
     "r14x0.5": ((1, 1, 1, 1), 0.5),
 }
-SMALLEST = "r14x0.5"

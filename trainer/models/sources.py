@@ -9,7 +9,6 @@ from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import nearest
 from trainer import checkpoint
-from trainer.near_runs import meant_instead
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from trainer.run_files import CHECKPOINTS
 
@@ -66,9 +65,8 @@ def locate(source: str) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and _repository(source).is_dir():
         return _cached(source, None, f"hf download {source}")
     known = nearest(name, [*TIMM_NAMES, *GOOGLE_NAMES]) if re.match(r"resnetv2|bit", name, re.IGNORECASE) else ""
-    raise InputError(
-        f"{source} is not a file, a run folder or the name of published weights{known or meant_instead(Path(source))}"
-    )
+    hint = known or checkpoint.meant_instead(Path(source))
+    raise InputError(f"{source} is not a file, a run folder or the name of published weights{hint}")
 
 
 def absolute(source: str) -> str:

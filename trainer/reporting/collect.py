@@ -17,8 +17,7 @@ from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
 from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
 from trainer.reporting.tables import with_titles
 from trainer.reporting.trials import several_settings, with_settings
-from trainer.run_files import RESULT
-from trainer.run_folder.run_status import run_folders
+from trainer.run_files import RESULT, STATUS
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
 _AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}
@@ -104,7 +103,7 @@ def _files(place: Path) -> list[Path]:
 
 def _unfinished(places: Iterable[Path]) -> list[str]:
     """Message on the runs below these places that have no result yet."""
-    runs = dict.fromkeys(run for place in places if place.is_dir() for run in run_folders(place))
+    runs = dict.fromkeys(path.parent for place in places if place.is_dir() for path in sorted(place.rglob(STATUS)))
     names = [str(run) for run in runs if not (run / RESULT).is_file()]
     runs_said = "1 unfinished run" if len(names) == 1 else f"{len(names)} unfinished runs"
     return [f"Left out: {runs_said}: {listed(names)}"] if names else []

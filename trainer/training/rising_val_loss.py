@@ -3,8 +3,8 @@
 from data_pipelines.common.advice import flag
 from data_pipelines.common.messages import rank_0_logger
 from trainer.config import Config
-from trainer.models.architectures import SMALLEST
 
+_SMALLEST = "r14x0.5"  # model
 _LONG = 1 / 3  # of the run
 _LEAST_RISE, _LEAST_SHARE = 0.01, 0.01  # in nats, and of the lowest
 
@@ -35,5 +35,5 @@ def _remedies(config: Config) -> str:
     ways = ["more images", f"more augmentation ({flag('--data.randaugment-ops')} 2)"]
     if config.model.pretrained is None:
         ways.append(f"pre-trained weights ({flag('--model.pretrained')})")
-        ways += [] if config.model.name == SMALLEST else [f"a smaller model ({flag('--model.name')} {SMALLEST})"]
+        ways += [] if config.model.name == _SMALLEST else [f"a smaller model ({flag('--model.name')} {_SMALLEST})"]
     return f"{', '.join(ways)}, or fewer steps ({flag('--schedule.steps')})"
