@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_has_the_pages_and_what_they_link_to(site: Path) -> None:
     names = {path.relative_to(site).as_posix() for path in site.rglob("*")}
     pages = {"index.html", *(f"docs/{page.stem}.html" for page in (ROOT / "docs").glob("*.md"))}
-    linked = {"LICENSE.txt", "trainer/training/loop.py.txt", "benchmarks/results/quickstart/few_shot_digits.png"}
+    linked = {"LICENSE.txt", "trainer/training/loop.py.txt", "benchmarks/results/quickstart/targets.png"}
     assert pages | linked <= names
 
 
