@@ -67,7 +67,7 @@ def read_plan(path: Path) -> tuple[str, list[Task], int]:
         plan = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(
-            f"{path} cannot be read as a plan: there is no such file; bitscale sweep ... --plan {path} writes it"
+            f"{path} cannot be read as a plan: there is no such file; bitscale sweep ... --plan FILE writes one"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read as a plan: {error}") from error

@@ -19,7 +19,7 @@ def main() -> None:
         store = distributed.TCPStore("0.0.0.0", int(sys.argv[1]), is_master=True, wait_for_workers=False)
     except RuntimeError as error:
         sys.exit(f"error: port {sys.argv[1]} cannot be listened at ({error}); name another one here and in --endpoint")
-    print(f"serving the rendezvous of torchrun at port {store.port}", flush=True)
+    print(f"serving the rendezvous store at port {store.port}", flush=True)
     signal.sigwait({signal.SIGTERM, signal.SIGINT})
 
 

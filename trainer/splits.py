@@ -77,7 +77,8 @@ def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
 def require_several_classes(data: DataConfig) -> None:
     """Raise InputError for sets with one class per image that name a single class: every answer would be right."""
     manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]
-    classes = set(data.classes or [name for manifest in manifests for name in manifest["classes"]])
+    known = {name for manifest in manifests for name in manifest["classes"]}
+    classes = known & set(data.classes) if data.classes else known
     if len(classes) != 1 or data.one_label or manifests[0]["task"] != "single_label":
         return
     raise InputError(

@@ -113,7 +113,7 @@ def test_usage(script: str) -> None:
     assert "set -euo" not in done.stdout
     done = launch(script, "embedded")
     assert (done.returncode, done.stderr.splitlines()[0]) == (
-        1, "error: unknown argument embedded; the trainer's come after --",
+        2, "error: unknown argument embedded; the trainer's come after --",
     )  # fmt: skip
 
 

@@ -358,7 +358,7 @@ def test_a_smoke_test_asks_for_half_an_hour(login: Login) -> None:
         (["pretrain", "embedded", "--", "--no-resume"], "--no-resume would start anew in every job"),
         (["pretrain", "embedded", "--sbatch", "qos=high\n#SBATCH --uid=0"], "control characters"),
         (["pretrain", "embedded", "--", "x\ntouch pwned"], "control characters"),
-        (["absent.json"], "bitscale sweep ... --plan absent.json writes it"),
+        (["absent.json"], "bitscale sweep ... --plan FILE writes one"),
         (["absent.json", "--nodes", "2"], "a plan file says all about its tasks"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_json
 from data_pipelines.image_files.image_verification import verify_image
 from trainer import checkpoint, predict
-from trainer.evaluation.evaluated_set import test_own as tested_own
+from trainer.evaluation import evaluated_set
 from trainer.evaluation.operating import KEY, fit_operating_points
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions, saved_splits
@@ -237,7 +237,7 @@ def test_an_unfinished_run_says_its_step_and_what_resumes_it(
     assert said.count(f"the temperature is 1, because {resumes}") == 1
     assert "no val split" not in said
     with pytest.raises(InputError, match=re.escape(resumes)):
-        tested_own(open_run(run), "test")
+        evaluated_set.test_own(open_run(run), "test")
 
 
 def test_a_checkpoint_of_another_version(tmp_path: Path, films: Path) -> None:

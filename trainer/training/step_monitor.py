@@ -136,7 +136,9 @@ class StepMonitor:
 
     def _warn_of_spike(self, step: int, loss: float) -> None:
         usual = self._spikes.observe(loss)
-        is_warming_up = self._job.schedule(step + 1) > self._job.schedule(step)  # where losses leap as a rule
+        is_warming_up = step > 0 and self._job.schedule(step) > self._job.schedule(
+            step - 1
+        )  # losses leap then, as a rule
         if usual is not None and not is_warming_up and self._rank == 0:
             logger.warning(f"the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}")
 

@@ -158,11 +158,11 @@ def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     decoder = pydicom.pixels.get_decoder(JPEG2000Lossless)
     with monkeypatch.context() as patched:
         patched.setattr(type(decoder), "is_available", property(lambda _: False))
-        with pytest.raises(InputError, match=r"JPEG 2000 .*a decoder; in the checkout .*pip install '\.\[dicom\]'"):
+        with pytest.raises(InputError, match=r"JPEG 2000 .*a decoder; in the checkout .*pip install -e '\.\[dicom\]'"):
             dicom_pixels(encoded)
     dicom._pydicom.cache_clear()
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(InputError, match=r"in the checkout of bitscale: pip install '\.\[dicom\]'"):
+    with pytest.raises(InputError, match=r"in the checkout of bitscale: pip install -e '\.\[dicom\]'"):
         dicom_pixels(encoded)
 
 
