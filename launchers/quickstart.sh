@@ -2,7 +2,7 @@
 # Set up, pre-train a small BiT ResNet on some classes of the embedded clothes, fine-tune it few-shot on the other clothes (a near
 # target) and on handwritten digits (a far one), and write a report.
 # usage: launchers/quickstart.sh [--device auto|cpu|cuda] [--short]
-#   --short    the same with few steps, in two minutes after the installation, to see that all of it works; its accuracies say
+#   --short    the same with few steps, in a few minutes after the installation, to see that all of it works; its accuracies say
 #              nothing, and it keeps to folders of its own
 set -euo pipefail
 usage() { sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' "$0"; }

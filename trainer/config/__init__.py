@@ -18,6 +18,7 @@ from trainer.config.sections import (
     ScheduleConfig,
     ScheduleKind,
     TrainOn,
+    frozen_words,
 )
 from trainer.config.settings import (
     flag_of,
@@ -49,6 +50,7 @@ __all__ = [
     "config_of",
     "differences",
     "flag_of",
+    "frozen_words",
     "given_by",
     "misfit",
     "open_to",

@@ -227,3 +227,8 @@ class ScheduleConfig:
                 "say how long the warm-up is; add --schedule.warmup-epochs None for the steps, or "
                 "--schedule.warmup-steps 0 for the epochs",
             )
+
+
+def frozen_words(stages: int) -> str:
+    """What follows a model's name: " (stem and stages 1 to 2 frozen)"; nothing where all is trained."""
+    return f" (stem and stage{f's 1 to {stages}' if stages > 1 else ' 1'} frozen)" if stages else ""

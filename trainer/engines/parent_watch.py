@@ -1,8 +1,9 @@
 """Ends a rank when its launcher is gone, so that the same command can be started again without a second job in the
-folder."""
+folder; and what the launcher was told."""
 
 import os
 import platform
+import re
 import signal
 import threading
 import time
@@ -16,6 +17,8 @@ from data_pipelines.common.messages import logger
 # well leave it behind.
 _LAUNCHED_BY = ("TORCHELASTIC_RUN_ID", "LOCAL_SIZE", "HOROVOD_RANK")
 _STARTED_BY = "BITSCALE_LAUNCHER"  # host and process, from launchers/*.sh: this one is known even if it died before
+_NODES = re.compile(r"(\d+):(\d+)")  # MIN:MAX, of torchrun
+_NODES_OPTION = re.compile(r"\0--nnodes[=\0]([^\0]*)\0")
 _LOOK_S = 0.5
 _PATIENCE_S = 30.0  # to finish the step and save
 _asks: list[Callable[[], bool]] = []  # whether the launcher is gone, once it is watched
@@ -57,6 +60,15 @@ def _watch(launcher: int | None) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_PATIENCE_S)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def nodes_may_change(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether torchrun was told MIN:MAX nodes, and so goes on with those that are there."""
+    if "TORCHELASTIC_RUN_ID" not in environ:
+        return False
+    option = _NODES_OPTION.search(command_of(os.getppid()))
+    nodes = _NODES.fullmatch(option[1] if option else environ.get("PET_NNODES", ""))
+    return nodes is not None and nodes[1] != nodes[2]
 
 
 def _parent(pid: int) -> int | None:

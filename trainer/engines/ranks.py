@@ -2,18 +2,16 @@
 
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import NamedTuple
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import rank_0_logger
-from trainer.engines.parent_watch import command_of
+from trainer.engines.parent_watch import nodes_may_change
 
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by itself
 _FORGET_ADDRESSES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # of torch's agents
-_NODES = re.compile(r"(\d+):(\d+)")  # MIN:MAX, of torchrun
-_NODES_OPTION = re.compile(r"\0--nnodes[=\0]([^\0]*)\0")
 _LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/torchrun.sh)"
 
 
@@ -89,15 +87,6 @@ def _of_srun(environ: MutableMapping[str, str]) -> RankInfo:
         tasks_of_nodes(per_node)[node],
         "srun",
     )
-
-
-def nodes_may_change(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether torchrun was told MIN:MAX nodes, and so goes on with those that are there."""
-    if "TORCHELASTIC_RUN_ID" not in environ:
-        return False
-    option = _NODES_OPTION.search(command_of(os.getppid()))
-    nodes = _NODES.fullmatch(option[1] if option else environ.get("PET_NNODES", ""))
-    return nodes is not None and nodes[1] != nodes[2]
 
 
 def first_host(nodes: str) -> str:

@@ -226,11 +226,6 @@ def frozen_prefixes(stages: int) -> tuple[str, ...]:
     return ("stem.", *(f"stages.{i}." for i in range(stages))) if stages else ()
 
 
-def frozen_words(stages: int) -> str:
-    """What follows a model's name: " (stem and stages 1 to 2 frozen)"; nothing where all is trained."""
-    return f" (stem and stage{f's 1 to {stages}' if stages > 1 else ' 1'} frozen)" if stages else ""
-
-
 def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Nothing where there is none: the meta device does not know it, and exported graphs need not show it."""
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 from data_pipelines.common.files import read_json
-from trainer.config import Config
+from trainer.config import Config, frozen_words
 from trainer.engines import ENGINES
-from trainer.models.bit import build_model, frozen_words
+from trainer.models.bit import build_model
 from trainer.models.flops import training_flops
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_files import RESULT

@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from data_pipelines.common.messages import logger
-from trainer.engines.parent_watch import launcher_is_gone
-from trainer.engines.ranks import nodes_may_change
+from trainer.engines.parent_watch import launcher_is_gone, nodes_may_change
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _GOES_ON = 75  # what torchrun starts again

@@ -10,8 +10,8 @@ import torch
 
 from data_pipelines.common.advice import as_word, quoted
 from data_pipelines.common.printable import printable
+from trainer.config import frozen_words
 from trainer.engine import Engine
-from trainer.models.bit import frozen_words
 from trainer.optim.lr_schedules import peak_lr
 from trainer.training.job import Job
 

@@ -1,7 +1,6 @@
 """What a reader makes of its files; as a program, of every reader whose arguments a file has."""
 
 import json
-import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,16 @@ def contents(raw: RawSet) -> list[Any]:
     return [raw.classes, listed]
 
 
+def write_arguments(path: Path, arguments: dict[str, dict[str, Any]]) -> None:
+    """The arguments of readers, by their names, as a file for this program."""
+    path.write_text(json.dumps(arguments, default=lambda value: {"path": str(value)}))
+
+
+def read_arguments(path: Path) -> dict[str, dict[str, Any]]:
+    """What `write_arguments` wrote; tuples come as lists."""
+    return json.loads(path.read_text(), object_hook=lambda found: Path(found["path"]) if "path" in found else found)
+
+
 if __name__ == "__main__":
-    arguments = pickle.loads(Path(sys.argv[1]).read_bytes())
+    arguments = read_arguments(Path(sys.argv[1]))
     print(json.dumps({name: contents(DATASETS[name](**given)) for name, given in arguments.items()}))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trainer.engines import parent_watch
+
 ROOT = Path(__file__).resolve().parents[3]
 RANK = """
 import importlib.util, pathlib, signal, sys, time
@@ -70,3 +72,21 @@ def test_a_launcher_that_died_before_the_rank_could_look(host: str, expected: st
 
 def test_a_process_that_nobody_launched_is_left_alone() -> None:
     assert says_once_orphaned({}, "nohup") == "still here"
+
+
+@pytest.mark.parametrize(
+    ("option", "variable", "may_change"),
+    [
+        (["--nnodes", "1:2"], "", True),
+        (["--nnodes=2:2"], "1:2", False),  # the option counts
+        (["--nnodes", "2"], "", False),
+        ([], "3:8", True),
+        ([], "", False),
+    ],
+)
+def test_whether_torchrun_was_told_min_and_max_nodes(
+    option: list[str], variable: str, may_change: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["python", "-m", "torch.distributed.run", *option, "--max-restarts", "3", "trainer/pretrain.py"]
+    monkeypatch.setattr(parent_watch, "command_of", lambda _: "".join(f"{word}\0" for word in words))
+    assert parent_watch.nodes_may_change({"TORCHELASTIC_RUN_ID": "x", "PET_NNODES": variable}) == may_change

@@ -3,9 +3,8 @@
 import pytest
 
 from data_pipelines.common.errors import InputError
-from trainer.engines import ranks
 from trainer.engines.consistency import disagreements, shared_gpus, wrong_clocks
-from trainer.engines.ranks import RankInfo, find_rank_info, first_host, nodes_may_change, tasks_of_nodes
+from trainer.engines.ranks import RankInfo, find_rank_info, first_host, tasks_of_nodes
 
 SRUN = {
     "SLURM_JOB_ID": "1234",
@@ -90,24 +89,6 @@ def test_fewer_nodes_than_slurm_gave_where_min_max_allows_it(capsys: pytest.Capt
     fewer = SRUN | {"RANK": "0", "WORLD_SIZE": "4", "TORCHELASTIC_RUN_ID": "x", "PET_NNODES": "1:2"}
     assert find_rank_info(fewer).world_size == 4
     assert "warning: SLURM started 6 tasks, but this job has 4 rank(s)" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("option", "variable", "may_change"),
-    [
-        (["--nnodes", "1:2"], "", True),
-        (["--nnodes=2:2"], "1:2", False),  # the option counts
-        (["--nnodes", "2"], "", False),
-        ([], "3:8", True),
-        ([], "", False),
-    ],
-)
-def test_whether_torchrun_was_told_min_and_max_nodes(
-    option: list[str], variable: str, may_change: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["python", "-m", "torch.distributed.run", *option, "--max-restarts", "3", "trainer/pretrain.py"]
-    monkeypatch.setattr(ranks, "command_of", lambda _: "".join(f"{word}\0" for word in words))
-    assert nodes_may_change({"TORCHELASTIC_RUN_ID": "x", "PET_NNODES": variable}) == may_change
 
 
 @pytest.mark.parametrize(
