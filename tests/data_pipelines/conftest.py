@@ -86,17 +86,30 @@ def write_set(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def prepare_untidily(monkeypatch: pytest.MonkeyPatch) -> Callable[[RawSet, Output], None]:
+def prepare_until(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, RawSet, Output], None]:
+    """A function that prepares and is killed at a step of `prepare_set`, such as "tidy"."""
+
+    class Killed(BaseException):
+        """Nothing is tidied up."""
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    def prepare_and_kill(step: str, raw: RawSet, output: Output) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"data_pipelines.preparation.prepare_set.{step}", kill)
+            with pytest.raises(Killed):
+                prepare(raw, output)
+
+    return prepare_and_kill
+
+
+@pytest.fixture
+def prepare_untidily(prepare_until: Callable[[str, RawSet, Output], None]) -> Callable[[RawSet, Output], None]:
     """A function that prepares and is killed when the set has got its name."""
 
-    def stop(*_: Any) -> None:
-        raise KeyboardInterrupt
-
     def prepare_and_stop(raw: RawSet, output: Output) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr("data_pipelines.preparation.prepare_set.tidy", stop)
-            with pytest.raises(KeyboardInterrupt):
-                prepare(raw, output)
+        prepare_until("tidy", raw, output)
         assert output.out.exists()
 
     return prepare_and_stop

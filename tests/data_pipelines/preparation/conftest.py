@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from small_films import Encode, Stopped
+from small_films import Encode
 
 from data_pipelines.common.raw_set import RawImage, RawSet
 from data_pipelines.preparation import part_writer as part_module
 from data_pipelines.preparation.output import Output
-from data_pipelines.preparation.prepare_set import prepare
 
 
 @pytest.fixture
@@ -32,19 +32,9 @@ def films(tmp_path: Path, picture: Encode) -> Path:
 
 
 @pytest.fixture
-def stop(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def stop(prepare_until: Callable[[str, RawSet, Output], None]) -> Callable[[RawSet, Output], None]:
     """A function that prepares and is stopped when all shards are finished."""
-
-    def stopped(*_: Any, **__: Any) -> None:
-        raise Stopped
-
-    def prepare_and_stop(raw: RawSet, output: Output) -> None:
-        with monkeypatch.context() as patched:
-            patched.setattr("data_pipelines.preparation.prepare_set.join_parts", stopped)
-            with pytest.raises(Stopped):
-                prepare(raw, output)
-
-    return prepare_and_stop
+    return partial(prepare_until, "join_parts")
 
 
 @pytest.fixture
