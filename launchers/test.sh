@@ -22,6 +22,7 @@ if [ -n "$everything" ]; then
     [ -z "${named:-}" ] || fail "--all and arguments of pytest do not go together; leave one out"
     export BITSCALE_FAULTS_ROUNDS=${BITSCALE_FAULTS_ROUNDS:-9} BITSCALE_FAULTS_PATIENCE=${BITSCALE_FAULTS_PATIENCE:-2}
 fi
+export MALLOC_ARENA_MAX=2  # what threads of many tests have freed stays in glibc's arenas: 10% less memory
 if [ -z "${named:-}" ]; then
     # A file on each core; of more than four cores and processes nobody has gained yet.
     arguments+=(-n "$(nproc 2>/dev/null || echo 2)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)

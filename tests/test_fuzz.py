@@ -14,6 +14,7 @@ from fuzz_parsers import Parser
 INPUTS, SEED = 20, 20261
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PARSERS)
 def test_mutated_inputs_are_taken_or_refused_with_a_message(name: str) -> None:
     report = fuzz(name, PARSERS[name], INPUTS, SEED)
@@ -21,6 +22,7 @@ def test_mutated_inputs_are_taken_or_refused_with_a_message(name: str) -> None:
     assert report.inputs in (INPUTS, INPUTS // 10)
 
 
+@pytest.mark.slow
 def test_the_locale_does_not_matter() -> None:
     assert differences(INPUTS, SEED)[0] == []
 

@@ -67,6 +67,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return Ended(done.returncode, done.stdout + done.stderr, notes)
 
 
+@pytest.mark.slow
 def test_no_worker_runs_a_test_beside_a_serial_one(ended: Ended) -> None:
     assert ended.code == 0, ended.output
     spans = {path.name: json.loads(path.read_text()) for path in ended.notes.iterdir()}
@@ -84,6 +85,7 @@ def test_the_end_says_what_was_left_out_and_passed(ended: Ended) -> None:
     assert any("peak memory of a test process: " in line for line in lines)
 
 
+@pytest.mark.slow
 def test_serial_files_come_first_then_long_then_slow_ones(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n serial\n long\n")
     for name, marks in {"a": (), "b": ("slow",), "c": ("slow", "long"), "d": ("slow", "serial")}.items():

@@ -12,6 +12,7 @@ from data_pipelines.datasets.padchest_table import read_padchest, readable_adult
 from data_pipelines.datasets.xray_tables import find_table, of_views, split_patients
 
 
+@pytest.mark.slow
 def test_sizes_are_those_of_the_tables_that_are_at_hand(tmp_path: Path) -> None:
     path, _ = find_table(tmp_path, ["train.csv"], "", shipped="chexpert_train.csv.gz")
     chexpert = pd.read_csv(path, usecols=["Path", "Frontal/Lateral", "AP/PA"])

@@ -65,6 +65,7 @@ def test_a_python_path_with_decoys_hides_nothing(folder: Path) -> None:
     assert has_run_ours(folder, [sys.executable, str(ROOT / "trainer" / "status.py"), "--help"], PYTHONPATH=paths)
 
 
+@pytest.mark.slow
 def test_workers_of_a_sweep_run_no_decoy(folder: Path) -> None:
     for name in ("progress", "plan"):  # as modules beside the worker are called
         (folder / f"{name}.py").write_text("raise SystemExit('the decoy ran')\n")
@@ -99,6 +100,7 @@ def test_child_processes_of_benchmarks_run_no_decoy(folder: Path, monkeypatch: p
     assert not (folder / "decoy ran").exists()
 
 
+@pytest.mark.slow
 def test_the_remedy_of_an_error_runs_no_decoy(folder: Path) -> None:
     refused = started([sys.executable, str(ROOT / "data_pipelines" / "inspect.py"), "digits"], folder)
     python, *words = shlex.split(refused.stderr.partition("prepare it with: ")[2])

@@ -255,6 +255,7 @@ def test_an_output_that_cannot_be_written(
     assert "choose another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_as_a_script_it_does_not_shadow_the_standard_library(animals: Path, tmp_path: Path) -> None:
     """Its folder comes first on sys.path then, and half of the packages import a module of its name."""
     command = [sys.executable, str(REPOSITORY / "data_pipelines" / "inspect.py"), str(animals), "--loader", "torch"]

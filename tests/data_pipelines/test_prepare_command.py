@@ -57,6 +57,7 @@ def test_split_folders_by_command(call: Call, class_folders: Callable[..., Path]
     assert "images, to" not in printed  # nothing was begun
 
 
+@pytest.mark.slow
 def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     prepare_folder(class_folders(), out)

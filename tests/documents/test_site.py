@@ -32,6 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_site_has_the_pages_and_what_they_link_to(site: Path) -> None:
     names = {path.relative_to(site).as_posix() for path in site.rglob("*")}
     pages = {"index.html", *(f"docs/{page.stem}.html" for page in (ROOT / "docs").glob("*.md"))}
@@ -47,6 +48,7 @@ def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     assert {name for name in loaded | styles if ELSEWHERE.match(name)} == set()
 
 
+@pytest.mark.slow
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path) -> None:
     for name in COPIED:
         shutil.copy(ROOT / name, tmp_path)

@@ -177,6 +177,7 @@ class OneRank(DDPEngine):
         dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_one_rank_over_nccl(device: torch.device, phantoms: Path, tmp_path: Path) -> None:
     config = config_of(phantoms, device)
     expected = train(config, tmp_path / "alone")

@@ -44,12 +44,14 @@ def imported(*modules: str) -> tuple[dict[str, str | None], set[str]]:
     return found["errors"], set(found["asked"])
 
 
+@pytest.mark.slow
 def test_what_training_on_a_gpu_imports() -> None:
     errors, asked = imported(*MODULES)
     assert errors == dict.fromkeys(MODULES)
     assert not asked & HEAVY
 
 
+@pytest.mark.slow
 def test_what_is_not_there_is_missed() -> None:
     pytest.importorskip("pandas")
     errors, asked = imported("data_pipelines.datasets.chest_xray")

@@ -280,6 +280,7 @@ def test_a_checkpoint_can_be_told_more(tmp_path: Path) -> None:
         checkpoint.add(path, points={})
 
 
+@pytest.mark.slow
 def test_any_wrong_bit_is_damage_and_nothing_else(tmp_path: Path) -> None:
     """Not another format either, which nobody would fall back from."""
     path = path_of(tmp_path, 7)

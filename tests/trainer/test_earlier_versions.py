@@ -69,6 +69,7 @@ def training_rows(path: Path) -> dict[int, dict[str, float]]:
     return {row["step"]: row for row in rows if "train/loss" in row}
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_at_its_step(study: Path, command: Run) -> None:
     code, output, error = command("pretrain", *OF_THE_STOPPED.split(), *CPU)
     assert code == 0, error

@@ -232,6 +232,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert all(tensor.isfinite().all() for tensor in load(numbered(run_dir)[-1]).state["model"].values())
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_not_a_number_is_never_the_best(
     command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

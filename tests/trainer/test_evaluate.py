@@ -159,6 +159,7 @@ def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
         evaluated(run_dir, data=str(tiny_set(tmp_path / "x", [[1.0], [0.0]], ("Fracture",))), split="train")
 
 
+@pytest.mark.slow
 def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path: Path) -> None:
     own = load_predictions(run_dir, "test")
     _, again = evaluated(run_dir, data=str(data), out=tmp_path)
@@ -169,6 +170,7 @@ def test_the_same_logits_by_predicting_again(run_dir: Path, data: Path, tmp_path
     assert any("not an external validation" in warning for warning in again["warnings"])
 
 
+@pytest.mark.slow
 def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, numbers = evaluated(run_dir, against=other, out=tmp_path)
     assert [found["metric"] for found in numbers["differences"]] == ["AUC, Effusion", "AUC, Nodule", "mean AUC"]

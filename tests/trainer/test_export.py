@@ -69,6 +69,7 @@ def largest_change(run: Path, exported: Path) -> float:
     return max(((after[name] - t).abs() / t.abs().clamp(min=1e-30)).max().item() for name, t in before.items())
 
 
+@pytest.mark.slow
 def test_timm_loads_and_agrees(large: tuple[Path, Tensor], tmp_path: Path) -> None:
     run, expected = large
     export(Export(str(run), tmp_path / "exact"))
@@ -79,6 +80,7 @@ def test_timm_loads_and_agrees(large: tuple[Path, Tensor], tmp_path: Path) -> No
     assert back.set_digests == DIGESTS
 
 
+@pytest.mark.slow
 def test_filters_as_stored_are_not_timms(large: tuple[Path, Tensor], tmp_path: Path) -> None:
     run, expected = large
     export(Export(str(run), tmp_path / "raw", as_stored=True))
@@ -87,6 +89,7 @@ def test_filters_as_stored_are_not_timms(large: tuple[Path, Tensor], tmp_path: P
     assert largest_change(run, tmp_path / "raw") == 0
 
 
+@pytest.mark.slow
 def test_timm_reads_the_npz_and_agrees(large: tuple[Path, Tensor], tmp_path: Path) -> None:
     run, expected = large
     export(Export(str(run), tmp_path / "npz", format="npz"))
@@ -125,6 +128,7 @@ def test_sizes_without_a_timm_name_are_built_from_arguments(
         export(Export(str(tmp_path / "run"), tmp_path / "raw", as_stored=True))
 
 
+@pytest.mark.slow
 def test_every_architecture_is_timms(tmp_path: Path) -> None:
     for name, architecture in ARCHITECTURES.items():
         with torch.device("meta"):

@@ -95,6 +95,7 @@ def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
     assert taken.classes == (os.fsdecode(b"Katze \xfc"), "nan")
 
 
+@pytest.mark.slow
 def test_it_is_evaluated(run_dir: Path) -> None:
     for images in (False, True):
         page = evaluate_run(Evaluate(run_dir, force=True, resamples=100, images=images, device="cpu", threads=1))
@@ -110,6 +111,7 @@ def test_it_is_evaluated(run_dir: Path) -> None:
     assert "\n| \\$5_bill\\_\\$10_bill |" in card
 
 
+@pytest.mark.slow
 def test_it_is_in_a_report_beside_broken_and_sound_ones(
     run_dir: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

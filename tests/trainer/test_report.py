@@ -184,6 +184,7 @@ def test_the_published_files_give_the_papers_tables(published_report: Path) -> N
         assert published_report.with_name(figure).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 def test_a_published_cell_is_that_of_its_different_rows(published_report: Path) -> None:
     """The rows of the files mostly stand twice, and what the paper prints is the mean and the standard deviation of

@@ -82,6 +82,7 @@ def test_a_rehearsal_of_two_parts_on_a_bare_machine(tmp_path: Path) -> None:
     assert "nvidia.dali is not installed" in tables
 
 
+@pytest.mark.slow
 def test_every_program_is_imported_on_a_bare_machine(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(BLOCKER.format(lacking=LACKING))
     environment = environment_of(None, "cpu") | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
@@ -93,6 +94,7 @@ def test_every_program_is_imported_on_a_bare_machine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_parts_that_fail_or_hang_do_not_end_the_others(tmp_path: Path) -> None:
     stub = tmp_path / "python"
     stub.write_text(STUB.format(python=sys.executable))
@@ -144,6 +146,7 @@ def test_a_part_is_ended_with_its_children_and_its_stack_shown(tmp_path: Path) -
     assert "in stuck" in (tmp_path / LOG).read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_ends_its_part(tmp_path: Path) -> None:
     stub = tmp_path / "python"
     stub.write_text(STUB.format(python=sys.executable))
@@ -158,6 +161,7 @@ def test_a_run_that_is_ended_ends_its_part(tmp_path: Path) -> None:
     assert running.stdout.read() is not None  # ends: nobody holds the other end any more
 
 
+@pytest.mark.slow
 def test_a_real_run_without_a_gpu_is_refused(tmp_path: Path) -> None:
     done = script(str(tmp_path / "out"), CUDA_VISIBLE_DEVICES="")
     assert done.returncode == 2

@@ -251,6 +251,7 @@ def contents_of_all(arguments: Path, hash_seed: int) -> dict[str, Any]:
     return json.loads(subprocess.run(program, env=environment, capture_output=True, check=True, text=True).stdout)
 
 
+@pytest.mark.slow
 def test_no_set_depends_on_how_python_hashes_text(tmp_path: Path, write_tar: WriteTar) -> None:
     arguments = {name: layout(name, tmp_path / name, write_tar) for name in WITH_ROOT}
     write_arguments(tmp_path / "arguments.json", arguments)

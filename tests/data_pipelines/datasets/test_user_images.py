@@ -16,6 +16,7 @@ def splits(root: Path, **fractions: float) -> dict[str, str]:
     return {image.key: image.split for image in image_folder(root, **fractions).images}
 
 
+@pytest.mark.slow
 def test_hashed_split_has_its_size_and_stays_as_files_are_added(touch: Callable[..., Path]) -> None:
     root = touch("cat", [f"{number}.jpg" for number in range(1500)])
     touch("dog", [f"{number}.png" for number in range(1500)])

@@ -51,6 +51,7 @@ def contents(batches: list[Batch]) -> dict[str, torch.Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", ["full", "blocks"])
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("loader", ["torch", "dali"])

@@ -140,6 +140,7 @@ def test_blocks_show_each_sample_at_every_place_of_an_epoch(num_samples: int) ->
         assert chisquare(np.bincount(places[:, sample], minlength=num_samples)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_samples", [2, 3, 5, 8, 13, 26, 101])
 def test_first_positions_are_spread_evenly_over_the_samples(num_samples: int) -> None:
     epochs = np.arange(40_000)
@@ -274,6 +275,7 @@ def counted(requests: list[BatchRequest]) -> list[BatchRequest]:
     return [request for request in requests if not request.is_padding]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     world_size=st.integers(1, 64),

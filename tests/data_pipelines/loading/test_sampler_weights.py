@@ -83,6 +83,7 @@ def test_whole_weights_are_exact(weights: list[int], seed: int) -> None:
     assert (evenly == 1).all()
 
 
+@pytest.mark.slow
 def test_millions_of_thirds_do_not_drift() -> None:
     weights = np.full(3_000_000, 1 / 3)
     shown_rows = BatchSampler(len(weights), 1_000_000, 0, weights=weights).request(0).samples

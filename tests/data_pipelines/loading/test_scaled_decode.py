@@ -144,6 +144,7 @@ def batch_of(loader: Loader, index: Index, samples: list[int], augmentation: Aug
     return next(loader(index, [request], augmentation, CPU, 2, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_views_are_nearly_those_of_a_full_decode(policy: PolicyName, photos: Index) -> None:
     augmentation = Augmentation(policy, size=64, resize=72, seed=1)

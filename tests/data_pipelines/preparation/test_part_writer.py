@@ -150,6 +150,7 @@ def test_interrupted_at_image_after_image_it_goes_on(
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_file()] == ["manifest.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("equal_images", ["stored each", "uniform"])
 def test_stopped_between_any_two_changes_of_files(
     make_set: MakeSet, tmp_path: Path, stop_at: StopAt, equal_images: str
@@ -179,6 +180,7 @@ CHANGES: dict[str, tuple[list[int], list[int], list[int]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "equal_images"),
     [*((name, "pairs") for name in CHANGES), ("removed", "stored each"), ("replaced and back", "stored each")],

@@ -58,6 +58,7 @@ def test_compiled_units_have_the_same_gradients(graphs: bool) -> None:
             torch.testing.assert_close(found.grad, expected.grad, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_graphs_that_replay_something_else_are_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
     run_as(monkeypatch, lambda passes, branch: branch * (1.1 if passes > 4 else 1.0))  # two a step

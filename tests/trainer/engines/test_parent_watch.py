@@ -60,6 +60,7 @@ def test_nor_the_command_above_the_launcher() -> None:
     assert says_once_orphaned({"LOCAL_SIZE": "2"}, "deepspeed", "launch") == "asked to stop"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for the launcher in /proc")
 @pytest.mark.parametrize(("host", "expected"), [(platform.node(), "asked to stop"), ("elsewhere", "still here")])
 def test_a_launcher_that_died_before_the_rank_could_look(host: str, expected: str) -> None:
@@ -70,6 +71,7 @@ def test_a_launcher_that_died_before_the_rank_could_look(host: str, expected: st
     assert done.stdout.replace("ready", "", 1).strip() == expected  # it may be asked before the line of that ends
 
 
+@pytest.mark.slow
 def test_a_process_that_nobody_launched_is_left_alone() -> None:
     assert says_once_orphaned({}, "nohup") == "still here"
 

@@ -73,6 +73,7 @@ def as_of_an_earlier_version(run: Path) -> None:
     write_json(run / RESULT, {name: value for name, value in read_json(run / RESULT).items() if name != "set_digests"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(None, "theirs"), ("theirs", None)])
 def test_another_set_of_the_name_replaces_nothing(order: tuple[str | None, ...], work: Path) -> None:
     found = {data: numbers_of(work, data) for data in order}
@@ -96,6 +97,7 @@ def test_another_set_of_the_name_replaces_nothing(order: tuple[str | None, ...],
     assert len(re.findall(r"(?m)^## Evaluation on ", (work / "run" / CARD).read_text())) == 2
 
 
+@pytest.mark.slow
 def test_the_run_s_own_set_under_another_name(work: Path) -> None:
     shutil.copytree(work / "mine", work / "copy")
     write_json(work / "copy" / MANIFEST, read_json(work / "copy" / MANIFEST) | {"name": "clinic"})
@@ -105,6 +107,7 @@ def test_the_run_s_own_set_under_another_name(work: Path) -> None:
     assert "The run was trained on this set, clinic: its training images are among these" in warnings
 
 
+@pytest.mark.slow
 def test_runs_of_earlier_versions_look_at_their_sets(work: Path) -> None:
     as_of_an_earlier_version(work / "run")
     assert EXTERNAL in numbers_of(work, "theirs")[2]
@@ -118,6 +121,7 @@ def test_runs_of_earlier_versions_look_at_their_sets(work: Path) -> None:
     assert "own" in own.name
 
 
+@pytest.mark.slow
 def test_a_set_that_was_replaced_is_not_the_run_s_own(work: Path) -> None:
     """Under the same path, and with the same keys."""
     shutil.rmtree(work / "mine")
@@ -134,6 +138,7 @@ def test_a_set_that_was_replaced_is_not_the_run_s_own(work: Path) -> None:
     assert "by which name alone" in numbers_of(work, "mine")[2]
 
 
+@pytest.mark.slow
 def test_images_that_were_trained_on_are_counted(work: Path) -> None:
     made(work / "partly", 2, name="elsewhere")
     assert "IMAGES LEAK: 2 of 4 images are byte for byte among those trained on" in numbers_of(work, "partly")[2]
@@ -144,6 +149,7 @@ def test_images_that_were_trained_on_are_counted(work: Path) -> None:
     assert "LEAK" not in numbers_of(work, "theirs")[2]
 
 
+@pytest.mark.slow
 def test_images_that_the_run_chose_by_are_counted(work: Path) -> None:
     made(work / "partly", 2, name="elsewhere")
     _, numbers, warnings = numbers_of(work, "partly")
@@ -184,6 +190,7 @@ def test_large_sets_are_compared_by_some_of_their_images(work: Path, monkeypatch
     assert "not looked at: too many would have to be read" in numbers_of(work, "partly")[2]
 
 
+@pytest.mark.slow
 def test_evaluations_of_earlier_versions_are_not_replaced(work: Path) -> None:
     """They say the sum of the manifest, and no digest."""
     own, _, _ = numbers_of(work)
@@ -201,6 +208,7 @@ def test_evaluations_of_earlier_versions_are_not_replaced(work: Path) -> None:
     assert numbers_of(work)[0] == own
 
 
+@pytest.mark.slow
 def test_names_that_become_one_in_a_file_name(work: Path) -> None:
     one, two = made(work / "one", 300, name="胸部"), made(work / "two", 400, name="../胸")
     found = [numbers_of(work, data.name)[0] for data in (one, two)]

@@ -236,6 +236,7 @@ def test_options_without_effect_are_said(tmp_path: Path) -> None:
     assert reasons(xrays, train_view="squash") == []
 
 
+@pytest.mark.slow
 def test_results_say_their_protocol(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

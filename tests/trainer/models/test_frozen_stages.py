@@ -80,6 +80,7 @@ def test_flops_are_those_that_torch_counts(stages: int) -> None:
     assert training_flops(NAME, 7, 64, stages) == counter.get_total_flops() / 2
 
 
+@pytest.mark.slow
 def test_each_frozen_stage_saves_work_and_memory() -> None:
     flops = [training_flops(NAME, 7, 64, stages) for stages in ALL]
     assert flops == sorted(flops, reverse=True)

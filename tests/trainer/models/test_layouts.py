@@ -65,6 +65,7 @@ def test_units_are_numbered_from_one_with_two_digits() -> None:
     assert units == [f"unit{i:02d}" for i in range(1, 24)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_classes", "same_head"), [(len(CLASSES), True), (5, False)])
 def test_timm_reads_our_npz(tmp_path: Path, num_classes: int, same_head: bool) -> None:
     name, tensors = "r26x1", tensors_of("r26x1")

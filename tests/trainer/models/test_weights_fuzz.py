@@ -34,6 +34,7 @@ def in_checkpoint(path: Path, tensors: Tensors) -> Path:
 FILES: list[Callable[[Path, Tensors], Path]] = [save_npz, save_timm, save_paper, save_old, in_checkpoint]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", FILES)
 def test_damaged_bytes_are_an_input_error_or_harmless(tmp_path: Path, save: Callable[[Path, Tensors], Path]) -> None:
     whole = save(tmp_path / "whole.npz", _TENSORS).read_bytes()

@@ -163,6 +163,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException 
     monkeypatch.setattr(MetricLogger, "advance", counted)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_writes_its_profile_a_resumed_one_the_rest(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

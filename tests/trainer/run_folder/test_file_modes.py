@@ -32,6 +32,7 @@ def modes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_the_umask_decides_who_may_read_what(umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     films = write_films(tmp_path / "raw", 12)
     out = tmp_path / "out"

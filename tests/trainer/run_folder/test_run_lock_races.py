@@ -36,6 +36,7 @@ def race(folders: list[Path], start: Path) -> bytes:
     return bytes(won)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "dead", "silent", "chain"])
 def test_of_many_starts_one_has_the_folder(kind: str, tmp_path: Path) -> None:
     folders = [tmp_path / f"{number}" for number in range(ROUNDS)]

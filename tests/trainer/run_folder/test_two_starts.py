@@ -168,6 +168,7 @@ def without_work(data: str, run_dir: Path, work: Callable[[], None] = lambda: No
         engine.close()
 
 
+@pytest.mark.slow
 def test_the_second_start_is_refused_and_the_first_goes_on(
     begin: Callable[[], Begun], phantoms: Path, undisturbed: dict[str, torch.Tensor], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +190,7 @@ def test_the_second_start_is_refused_and_the_first_goes_on(
     assert run_status(first.run_dir, 900, time.time()).holder is None
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_same_command_goes_on_at_once(
     begin: Callable[[], Begun],
     phantoms: Path,

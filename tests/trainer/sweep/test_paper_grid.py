@@ -125,6 +125,7 @@ PROTOCOLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("target", "protocol"), PROTOCOLS)
 def test_every_cell_of_the_paper(target: str, protocol: Sequence[str], sweep: Sweep) -> None:
     code, output, error = sweep(target, GRID[target], "--dry-run", *protocol)
@@ -134,6 +135,7 @@ def test_every_cell_of_the_paper(target: str, protocol: Sequence[str], sweep: Sw
     assert len(re.findall(r"-shot-seed-\d-authors\b", output)) == by_authors
 
 
+@pytest.mark.slow
 def test_cells_that_a_target_has_no_images_for(sweep: Sweep, place: Path) -> None:
     held_out = ("--data.train-on", "train")
     code, output, error = sweep("cifar100", GRID["cifar100"], "--dry-run", *held_out)

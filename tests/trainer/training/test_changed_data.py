@@ -165,6 +165,7 @@ def refused_on_ranks(data: str, run_dir: str) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_every_rank_is_refused(work: Path) -> None:
     prepare_again(work / "data", [0, 1, 2], ("bird", "cat", "dog"))
     told = run_ranks(2, refused_on_ranks, str(work / "data"), str(work / "run"))

@@ -154,6 +154,7 @@ def cut_off(data: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_cut_shard_stops_the_run_by_name_and_can_be_left_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -214,6 +215,7 @@ def test_too_many_rotten_images_stop_the_run(data: Path, tmp_path: Path) -> None
         start(data, tmp_path / "run", max_bad=2)
 
 
+@pytest.mark.slow
 def test_rotten_image_of_an_evaluation_is_left_out_and_listed(data: Path, tmp_path: Path) -> None:
     whole = start(data, tmp_path / "whole")
     key = rot(data, "test", 2)

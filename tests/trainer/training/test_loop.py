@@ -58,6 +58,7 @@ def predict_on_rank(data: str, run_dir: Path) -> list[np.ndarray]:
     return logits
 
 
+@pytest.mark.slow
 def test_evaluation_counts_every_sample_once(phantoms: Path, tmp_path: Path) -> None:
     """Seven samples on three ranks: none is repeated to fill a batch, or the sum of logits would show it. Two samples:
     one rank has none."""

@@ -69,6 +69,7 @@ def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(checkpoint.best_or_latest(run_dir)).state["model"]
 
 
+@pytest.mark.slow
 def test_halved_until_it_fits(animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     seen = limit_memory(training=5, evaluation=7)
@@ -83,6 +84,7 @@ def test_halved_until_it_fits(animals: Path, tmp_path: Path, capsys: pytest.Capt
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+@pytest.mark.slow
 def test_what_fits_is_not_halved_and_pairs_stay_together(animals: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     seen = limit_memory(training=12)

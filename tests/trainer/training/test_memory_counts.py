@@ -9,6 +9,7 @@ from trainer.models.bit import build_model
 from trainer.training.memory import count_memory
 
 
+@pytest.mark.slow
 def test_parameters_momentum_and_filters() -> None:
     with torch.device("meta"):
         parameters = list(build_model("r50x1", 1000).parameters())
@@ -37,12 +38,14 @@ def test_activations_are_those_of_a_real_pass() -> None:
     assert count_memory("r14x0.5", 10, 64).activations_per_image == pytest.approx(sizes[1] - sizes[0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_checkpointed_stages_keep_less_and_fp32_more() -> None:
     each = [count_memory("r26x1", 10, 64, checkpoint_stages=n).activations_per_image for n in (0, 1, 4)]
     assert each[0] > each[1] > each[2]
     assert count_memory("r26x1", 10, 64, "fp32").activations_per_image > 1.5 * each[0]
 
 
+@pytest.mark.slow
 def test_plan_says_that_it_is_an_estimate() -> None:
     text = plan("r26x1", "a100-40gb", 64)
     assert "estimated, not measured" in text

@@ -86,6 +86,7 @@ def refused_for_one_gpu() -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_differences_are_named_on_rank_0_and_end_all(phantoms: Path, tmp_path: Path) -> None:
     first, second = run_ranks(2, checks, str(phantoms), tmp_path / "run")
     assert first["well"] == second["well"] == ""
@@ -185,6 +186,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
     return meet
 
 
+@pytest.mark.slow
 def test_an_address_that_nobody_listens_at(alone: Any) -> None:
     message, seconds = alone(1, "127.0.0.1", 2)
     assert "MASTER_ADDR=127.0.0.1, MASTER_PORT=" in message
@@ -209,6 +211,7 @@ def test_a_name_that_is_no_host(alone: Any) -> None:
     assert seconds < 30
 
 
+@pytest.mark.slow
 def test_rank_0_does_not_wait_for_ever(alone: Any) -> None:
     message, seconds = alone(0, "127.0.0.1", 2)
     assert "rank 1 did not start within 2 s" in message

@@ -70,7 +70,8 @@ def tensors(run_dir: Path, step: int) -> dict[str, torch.Tensor]:
     return {f"{part}.{name}": t for part in ("model", "momentum") for name, t in state[part].items()}
 
 
-@pytest.mark.parametrize("world_size", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [3, 4])
 def test_interrupted_run_is_bit_equal(world_size: int, phantoms: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     starts = [

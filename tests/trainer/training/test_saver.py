@@ -108,6 +108,7 @@ def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
     assert (undisturbed / CHECKPOINTS / checkpoint.LATEST).read_text() == "step_00000008.safetensors\n"
 
 
+@pytest.mark.slow
 def test_a_failed_write_is_tried_again_before_the_next_save(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +139,7 @@ def test_an_old_checkpoint_does_not_wait_for_its_step(
     assert equal(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_all_ranks_save_when_rank_0_finds_it_time(phantoms: Path, tmp_path: Path) -> None:
     saved = run_ranks(2, trained_where_checkpoints_age_at_once, str(phantoms), tmp_path / "run")
     assert saved == [[2, 4, 6, 8]] * 2
@@ -166,6 +168,7 @@ def test_a_kill_costs_a_tenth_or_some_minutes(
     assert next(done for done in range(1, 2 * steps + 1) if job.is_due("save", done)) == steps
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_checkpoint_is_written(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +201,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(
     assert equal(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
 def test_a_disk_that_fails_for_a_while_costs_nothing(
     code: int,
@@ -225,6 +229,7 @@ def test_a_failed_write_is_tried_again_before_the_next_is_due(
     assert steps(tmp_path / "run") == [2, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_too_many_failed_saves_end_the_run(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,12 +414,14 @@ def on_a_disk_of_rank_0_that_fails(data: str, run_dir: Path) -> str:
     return "no error"
 
 
+@pytest.mark.slow
 def test_all_ranks_give_up_together(phantoms: Path, tmp_path: Path) -> None:
     printed = run_ranks(2, on_a_disk_of_rank_0_that_fails, str(phantoms), tmp_path / "run")
     assert "2 saves in a row failed (--max-failed-saves): " in printed[0]
     assert "see the message of rank 0" in printed[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
 def test_a_damaged_checkpoint_is_passed_over(
     how: str, phantoms: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -435,6 +442,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert equal(run_dir, undisturbed)
 
 
+@pytest.mark.slow
 def test_only_damaged_checkpoints_are_no_reason_to_begin_anew(phantoms: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     trained(phantoms, run_dir)

@@ -80,6 +80,7 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_all_ranks_stop_at_one_step_and_go_on(phantoms: Path, tmp_path: Path) -> None:
     # The step in which the signal came has been reported already: the next one reports it, the one after reads it.
     step = SIGNALLED_IN + 2
@@ -137,6 +138,7 @@ with signals.StopSignals().listening(lambda reason: print(reason, flush=True)):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"),
     [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGUSR1), (signal.SIGUSR1, signal.SIGTERM)],

@@ -51,6 +51,7 @@ def imported(tmp_path: Path, *launcher: str) -> list[set[str]]:
     return [set(json.loads(file.read_text())) for file in files]
 
 
+@pytest.mark.slow
 def test_a_single_rank_imports_no_compiler_nor_later_needs(tmp_path: Path) -> None:
     (modules,) = imported(tmp_path)
     assert "trainer.training.loop" in modules

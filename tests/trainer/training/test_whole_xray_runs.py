@@ -66,6 +66,7 @@ def test_runs_that_do_not_say_were_trained_on_squares(place: Path) -> None:
     assert stored(Predictor(replace(run, metadata=unsaid), ON_CPU, xray_size=16), film) == (16, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("trained", "tested"), [("whole", "square"), ("square", "whole")])
 def test_sets_that_are_cut_otherwise_are_warned_of(trained: str, tested: str, place: Path, tmp_path: Path) -> None:
     settings = Evaluate(place / f"run-{trained}", device="cpu", threads=1, resamples=100, images=False)
