@@ -31,7 +31,14 @@ from data_pipelines.common.program import program
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.few_in_test import few_in_test
-from data_pipelines.datasets.registry import DATASETS, PRETRAINING_SETS, SETS_AT_HAND, TARGET_SETS, USER_READERS
+from data_pipelines.datasets.registry import (
+    DATASETS,
+    FORMAT_READERS,
+    PRETRAINING_SETS,
+    SETS_AT_HAND,
+    TARGET_SETS,
+    USER_READERS,
+)
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.join_parts import set_summary
 from data_pipelines.preparation.output import Output
@@ -41,6 +48,7 @@ from data_pipelines.shards.verify import verify
 Command = tuple[Output, Callable[[], RawSet]]
 _SETS = {
     "your own images": USER_READERS,
+    "a format that many sets come in": FORMAT_READERS,
     "to pre-train on": PRETRAINING_SETS,
     "to transfer to": TARGET_SETS,
     "at hand, without a download": SETS_AT_HAND,

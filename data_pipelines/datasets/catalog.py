@@ -33,15 +33,12 @@ def find(name: str) -> Path:
     for folder in candidates:
         if (folder / MANIFEST).is_file():
             return folder
-    from data_pipelines.datasets.registry import (  # with all readers, and pandas: training needs none of them
-        DATASETS,
-        USER_READERS,
-    )
+    from data_pipelines.datasets.registry import NAMED_SETS  # with all readers, and pandas: training needs none of them
 
-    if name in DATASETS and name not in USER_READERS:
+    if name in NAMED_SETS:
         raise InputError(
             f"data set {name!r} is not prepared; prepare it with: "
-            f"bitscale prepare {name} {_root_flag(DATASETS[name])}--out {quoted(data_root() / name)}"
+            f"bitscale prepare {name} {_root_flag(NAMED_SETS[name])}--out {quoted(data_root() / name)}"
         )
     own = f"bitscale prepare image-folder --root {{}} --out {quoted(data_root() / Path(name).name)}"
     if Path(name).is_dir() and any(path.is_dir() for path in Path(name).iterdir()):
@@ -49,7 +46,7 @@ def find(name: str) -> Path:
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
-        f"{_meant(Path(name).name, prepared, set(DATASETS) - set(USER_READERS))}; class folders are prepared with: "
+        f"{_meant(Path(name).name, prepared, set(NAMED_SETS))}; class folders are prepared with: "
         f"{own.format('DIR')}"
     )
 

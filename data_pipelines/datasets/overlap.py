@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 _SHARING = {
     frozenset({"padchest", "padchest_cl"}): "PadChest-Cl is the part of PadChest with exactly one finding",
     frozenset({"nih_cxr14", "covidx"}): "COVIDx takes images of the RSNA challenge, which are NIH ChestX-ray14's",
+    frozenset({"nih_cxr14", "chestmnist"}): "ChestMNIST is NIH ChestX-ray14 in small",
     frozenset({"imagenet1k", "imagenet21k"}): "ImageNet-1k is a part of ImageNet-21k",
 }
 
@@ -13,9 +14,9 @@ _SHARING = {
 def is_published(name: str) -> bool:
     """Whether that is the name of a set that everybody has, so that it means the same images however they were
     prepared."""
-    from data_pipelines.datasets.registry import DATASETS, USER_READERS  # with all readers, and pandas
+    from data_pipelines.datasets.registry import NAMED_SETS  # with all readers, and pandas
 
-    return name in DATASETS and name not in USER_READERS
+    return name in NAMED_SETS
 
 
 def is_namesake(name: str, digest: str, other: str, other_digest: str) -> bool:

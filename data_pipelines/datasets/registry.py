@@ -8,7 +8,9 @@ from data_pipelines.datasets.chest_xray_targets import covidx, padchest_cl, tube
 from data_pipelines.datasets.cifar import cifar10, cifar100
 from data_pipelines.datasets.embedded import digits, fashion_mnist
 from data_pipelines.datasets.imagenet import imagenet1k, imagenet21k
+from data_pipelines.datasets.medmnist import medmnist
 from data_pipelines.datasets.oxford import flowers102, pets
+from data_pipelines.datasets.parquet import parquet
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.datasets.webdataset import webdataset
@@ -35,4 +37,7 @@ TARGET_SETS: Readers = {
     "tuberculosis": tuberculosis,
 }
 SETS_AT_HAND: Readers = {"fashion_mnist": fashion_mnist, "digits": digits, "phantom": phantom}
-DATASETS: Readers = USER_READERS | PRETRAINING_SETS | TARGET_SETS | SETS_AT_HAND
+# Readers of a format that many sets are published in: their names are no names of sets either.
+FORMAT_READERS: Readers = {"medmnist": medmnist, "parquet": parquet}
+NAMED_SETS: Readers = PRETRAINING_SETS | TARGET_SETS | SETS_AT_HAND
+DATASETS: Readers = USER_READERS | FORMAT_READERS | NAMED_SETS

@@ -13,20 +13,13 @@ from typing import Any
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import text_of
 from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable, key_of
-from data_pipelines.common.splits import Split, hash_split
-from data_pipelines.datasets.reading import require_fractions, split_of, splits_in
+from data_pipelines.common.splits import hash_split
+from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import class_name_notes
+from data_pipelines.datasets.split_files import SplitFile, class_names, scan_root, split_files
 from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
-from data_pipelines.image_files.folder_scan import (
-    HIDDEN_FILES,
-    Found,
-    is_hidden,
-    is_taken_by_name,
-    left_out_as,
-    look,
-    scan,
-)
+from data_pipelines.image_files.folder_scan import HIDDEN_FILES, is_hidden, is_taken_by_name, left_out_as, look
 
 Label = int | str
 
@@ -37,13 +30,6 @@ _MEMBER = re.compile(r"(?P<key>(?:.*/)?[^./]+)\.(?P<extension>[^/]+)", re.DOTALL
 _META = re.compile(r"__[^/]*__(?:$|/)")  # not a sample, by webdataset's convention
 _NUMBER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")  # some programs write 1 as 1.0
 _MOST_CLASSES = 1_000_000
-
-
-@dataclass(frozen=True)
-class _Shard:
-    path: Path
-    name: str  # below the root, without its suffix
-    split: Split | None
 
 
 @dataclass(frozen=True)
@@ -91,12 +77,12 @@ def webdataset(
     shards, left_out = _shards(root)
     splits = {shard.split for shard in shards}
     carve = (0.0 if "val" in splits else val_fraction, 0.0 if "test" in splits else test_fraction)
-    known = () if classes_file is None else _lines(classes_file)
+    known = () if classes_file is None else class_names(classes_file)
     reader = _Reader(label_field and text_of(label_field), literal_nan, frozenset(known), left_out)
     classes, num_images, notes = (known, None, ()) if known else _survey(shards, reader)
     number_of = {name: number for number, name in enumerate(classes)}
 
-    def images(chosen: Sequence[_Shard]) -> Iterator[RawImage]:
+    def images(chosen: Sequence[SplitFile]) -> Iterator[RawImage]:
         for shard in chosen:
             for sample in _samples(shard.path, reader):
                 key = key_of(f"{shard.name}/{sample.key}")
@@ -123,59 +109,19 @@ def webdataset(
     )
 
 
-def _shards(root: Path) -> tuple[list[_Shard], Counter[str]]:
+def _shards(root: Path) -> tuple[list[SplitFile], Counter[str]]:
     """The tars, and what else lies beside them."""
-    if not root.is_dir():
-        raise InputError(f"--root {root} is not a folder")
-    tree = scan(root, also=(".tar", *_COMPRESSED))
-    tars = [file for file in tree.files if file.name.lower().endswith(".tar")]
+    tree = scan_root(root, (".tar", *_COMPRESSED))
     compressed = [file for file in tree.files if re.search(r"\.tgz$|\.tar\.[a-z0-9]+$", file.name.lower())]
     if compressed:
         program = _COMPRESSED["." + compressed[0].name.lower().rpartition(".")[2]]
         raise InputError(
             f"{compressed[0].path} is compressed, so its members cannot be found; unpack it with {program}"
         )
-    if not tars:
-        raise InputError(f"{root} holds no *.tar, in itself or in folders")
-    left_out = tree.left_out_below()
-    left_out.update(left_out_as(file.name) for file in tree.files if not file.name.lower().endswith(".tar"))
-    shards = sorted(map(_shard, tars), key=_place)
-    unmarked = [shard.path for shard in shards if shard.split is None]
-    if unmarked and len(unmarked) < len(shards):
-        raise InputError(f"{unmarked[0]} names no split, others do; put train, val or test into the name of each tar")
-    if not unmarked and all(shard.split != "train" for shard in shards):
-        raise InputError(f"{root} has tars of val or test, but none of train beside them")
-    return shards, left_out
+    return split_files(root, tree, ".tar")
 
 
-def _shard(tar: Found) -> _Shard:
-    folder, _, name = tar.name.rpartition("/")
-    in_name = splits_in(name[: -len(".tar")])
-    split = split_of(folder.split("/")[0])
-    if split is None and len(in_name) > 1:
-        raise InputError(f"{tar.path} names several splits; put it into a folder train, val or test")
-    return _Shard(tar.path, tar.name[: -len(".tar")], split or next(iter(in_name), None))
-
-
-def _place(shard: _Shard) -> tuple[bool, int, list[str]]:
-    """Tars of the folder itself come first, then those in others: train, val, test."""
-    parts = shard.name.split("/")
-    order = ("train", "val", "test", None).index(shard.split) if len(parts) > 1 else 0
-    return len(parts) > 1, order, parts
-
-
-def _lines(path: Path) -> tuple[str, ...]:
-    try:
-        names = tuple(path.read_text(encoding="utf-8-sig").split("\n"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--classes-file {path} cannot be read: {error}; it must be UTF-8 text") from error
-    names = tuple(name.strip() for name in (names[:-1] if names[-1] == "" else names))
-    if "" in names or len(set(names)) < len(names) or not names:
-        raise InputError(f"--classes-file {path} must name one class on each line, each once, without empty lines")
-    return names
-
-
-def _survey(shards: Sequence[_Shard], reader: _Reader) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
+def _survey(shards: Sequence[SplitFile], reader: _Reader) -> tuple[tuple[str, ...], int, tuple[str, ...]]:
     """The classes, the number of images, and what is to be said of them."""
     numbers: set[int] = set()
     names: set[str] = set()

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import scipy.io
 import webdataset as wds
@@ -27,7 +29,7 @@ from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets import registry
-from data_pipelines.datasets.registry import DATASETS, USER_READERS
+from data_pipelines.datasets.registry import DATASETS, NAMED_SETS, USER_READERS
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
@@ -39,6 +41,7 @@ from trainer.training.run import Start, run
 HASH_SEEDS = (8, 11)  # which put the classes of the sets below in different orders
 WNIDS = ("n01440764", "n01443537")
 XRAYS = ("chexpert", "mimic_cxr", "nih_cxr14", "padchest", "padchest_cl", "covidx", "tuberculosis")
+PATIENTS = dict.fromkeys((*XRAYS, "csv", "phantom"), "apart") | {"medmnist": "may leak"}
 WHOLE_XRAYS = {"covidx", "tuberculosis"}
 WriteTar = Callable[..., Path]
 
@@ -135,6 +138,25 @@ def pets(root: Path, _: WriteTar) -> dict[str, Any]:
     return {"root": fill(root), "val_fraction": 0.2}
 
 
+def medmnist(root: Path, _: WriteTar) -> dict[str, Any]:
+    numbers = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 20), ("val", 4), ("test", 6)):
+        arrays[f"{split}_images"] = numbers.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count, dtype=np.uint8)[:, None] % 2
+    np.savez_compressed(root / "pneumoniamnist.npz", **arrays)  # type: ignore[arg-type]
+    return {"root": root}
+
+
+def parquet_files(root: Path, _: WriteTar) -> dict[str, Any]:
+    for split, start in (("train", 0), ("validation", 20), ("test", 30)):
+        rows = range(start, start + 10)
+        images = [{"bytes": picture(number), "path": f"{number}.jpg"} for number in rows]
+        table = pa.table({"image": images, "label": [number % 2 for number in rows]})
+        pq.write_table(table, root / f"{split}-00000-of-00001.parquet")
+    return {"root": root}
+
+
 def fashion_mnist(root: Path, _: WriteTar) -> dict[str, Any]:
     """Two classes of small images: val is what a class has beyond 900."""
     for part, count in (("train", 2 * 910), ("t10k", 12)):
@@ -150,6 +172,8 @@ TREES: dict[str, Callable[[Path, WriteTar], dict[str, Any]]] = {
     "image-folder": class_folders,
     "csv": table,
     "webdataset": tars,
+    "medmnist": medmnist,
+    "parquet": parquet_files,
     "imagenet1k": imagenet1k,
     "imagenet21k": imagenet21k,
     "chexpert": lambda root, _: {"root": fill(chexpert_root(root, 40)), "test_fraction": 0.2},
@@ -277,12 +301,12 @@ def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar:
     assert not {*lost} & {*listed}, "refuse missing images by require_files of datasets/reading.py"
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS.keys() - USER_READERS.keys()))
+@pytest.mark.parametrize("name", sorted(NAMED_SETS))
 def test_a_set_is_called_as_its_reader(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     assert raw_set(name, tmp_path, write_tar).name == name
 
 
-@pytest.mark.parametrize("name", USER_READERS)
+@pytest.mark.parametrize("name", [*USER_READERS, "parquet"])
 def test_own_sets_are_called_after_their_source(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     raw = raw_set(name, tmp_path, write_tar)
     assert raw.is_user_set
@@ -323,7 +347,7 @@ def test_prepares_loads_and_trains_one_step(name: str, tmp_path: Path, write_tar
     manifest = prepare(DATASETS[name](**arguments), Output(tmp_path / "set"))
     assert manifest is not None
     assert manifest["quarantined"] == 0
-    assert manifest["patients"] == ("apart" if name in (*XRAYS, "csv", "phantom") else "none")
+    assert manifest["patients"] == PATIENTS.get(name, "none")
     train = Index.load(tmp_path / "set", "train")
     if name in (*XRAYS, "csv"):
         assert train.channels == 1
