@@ -1,4 +1,7 @@
-"""One mixed model of many cells: source size, model and shots as fixed effects, seeds as a random one."""
+"""One mixed model of many cells: source size, model and shots as fixed effects, seeds as a random one.
+
+Each target with each number of shots has a level of its own, so that what is fitted is how source and model change it.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -14,14 +17,14 @@ from data_pipelines.common.errors import InputError
 from trainer.analysis.claim_file import Names, Summary
 
 NEEDS = "a mixed model needs statsmodels; in the checkout of bitscale: pip install -e '.[analysis]'"
-_FACTORS = {"source": "larger source", "model": "larger model", "shots": "more images"}
+_FACTORS = {"source": "larger source", "model": "larger model", "shots": "more shots"}
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Term:
-    """A fixed effect in points, from the first to the last of its factor at the mean of the others; of an interaction,
-    how much more that is with the other factor's last than with its first."""
+    """A fixed effect in points, from the first to the last of its factor, at the mean of the others; of an interaction, how
+    much more that is at the last of the other factor than at its first."""
 
     title: str
     effect: float
@@ -33,12 +36,11 @@ class Term:
 @dataclass(frozen=True)
 class MixedModel:
     """A fitted model. reason: why there is none. seed_std, residual_std: standard deviations in points, of what runs of
-    one target and seed share, and of what is left."""
+    one target, shots and seed share, and of what is left."""
 
     title: str
     terms: tuple[Term, ...] = ()
     runs: int = 0
-    targets: int = 0
     seed_std: float = nan
     residual_std: float = nan
     reason: str = ""
@@ -57,18 +59,19 @@ def fit_mixed_model(summary: Summary, runs: pd.DataFrame) -> MixedModel:
     if chosen.empty:
         return MixedModel(summary.title, reason="no results for its cells")
     titles, columns = _design(summary, chosen)
-    targets = pd.get_dummies(chosen["target"], dtype=float).to_numpy()
-    design = np.column_stack([targets, *columns])
+    level = chosen["target"] + "\0" + chosen["shots"]
+    levels = pd.get_dummies(level, dtype=float).to_numpy()
+    design = np.column_stack([levels, *columns])
     if not titles or len(chosen) <= design.shape[1] or chosen["seed"].nunique() < 2:
         return MixedModel(summary.title, reason="too few sources, models, shots or seeds among the results")
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return MixedModel(summary.title, reason="too many of its cells have no results to tell its terms apart")
-    groups = chosen["target"] + "\0" + chosen["seed"].astype(str)
+    groups = level + "\0" + chosen["seed"].astype(str)
     values = chosen["test"].to_numpy(dtype=np.float64) * 100
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a variance at zero is seen in the result
         fitted = MixedLM(values, design, groups.to_numpy()).fit(reml=True)
-    first = targets.shape[1]
+    first = levels.shape[1]
     limits = np.asarray(fitted.conf_int())
     terms = tuple(
         Term(title, float(fitted.fe_params[place]), *map(float, limits[place]), float(fitted.pvalues[place]))
@@ -77,7 +80,7 @@ def fit_mixed_model(summary: Summary, runs: pd.DataFrame) -> MixedModel:
     if not all(isfinite(number) for term in terms for number in (term.effect, term.low, term.high)):
         return MixedModel(summary.title, reason="the fit did not converge")
     stds = np.sqrt([float(np.asarray(fitted.cov_re)[0, 0]), float(fitted.scale)])
-    return MixedModel(summary.title, terms, len(chosen), first, *map(float, stds))
+    return MixedModel(summary.title, terms, len(chosen), *map(float, stds))
 
 
 def _design(summary: Summary, runs: pd.DataFrame) -> tuple[list[str], list[Floats]]:
@@ -88,6 +91,8 @@ def _design(summary: Summary, runs: pd.DataFrame) -> tuple[list[str], list[Float
     titles, columns = [], []
     for size in range(1, len(factors) + 1):
         for names in combinations(factors, size):
+            if names == (_FACTORS["shots"],):
+                continue  # the levels have it
             titles.append(" × ".join(names))
             columns.append(np.prod([factors[name] for name in names], axis=0))
     return titles, columns

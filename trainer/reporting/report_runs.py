@@ -30,6 +30,8 @@ class Report:
     best_on: Literal["val"] | None = None
     """Of several settings of a cell, such as learning rates, show the one with the best mean metric on val. Without
     it, each is a row of its own."""
+    claims: tuple[Path, ...] | None = None
+    """Test claims on the results: those of TOML files, or without a file those of the paper."""
 
 
 def write_report(report: Report) -> Path:
@@ -54,7 +56,7 @@ def _write(report: Report) -> Path:
 
     collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
-    composed = compose(collected, report.out, published() if report.paper else None)
+    composed = compose(collected, report.out, published() if report.paper else None, report.claims)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:
