@@ -47,8 +47,9 @@ class Where(Cells):
 
 @dataclass(frozen=True)
 class Claim:
-    """`first` against `second`, averaged over the combinations in `cells`. margin: points within which a difference
-    counts as none. paired: by seed, None for where seeds share images. statistic: of a cell."""
+    """`first` against `second`, averaged over the combinations in `cells`. label: a short name for figures.
+    margin: points within which a difference counts as none. paired: by seed, None for where seeds share images.
+    statistic: of a cell."""
 
     id: str
     text: str
@@ -56,6 +57,7 @@ class Claim:
     first: Cells
     second: Cells
     direction: Direction
+    label: str = ""
     place: str = ""
     group: str = ""
     margin: float | None = None
@@ -84,16 +86,16 @@ class ClaimFile:
     summary: tuple[Summary, ...] = ()
     source_images: dict[str, float] = field(default_factory=dict)
 
-    def with_sources(self, name: Callable[[str], str]) -> "ClaimFile":
-        """The same claims with the sources called as the results call them."""
+    def renamed(self, source: Callable[[str], str], target: Callable[[str], str]) -> "ClaimFile":
+        """The same claims with sources and targets called as the results call them."""
 
         def renamed(cells: Any) -> Any:
-            return replace(cells, source=tuple(map(name, cells.source)))
+            return replace(cells, source=tuple(map(source, cells.source)), target=tuple(map(target, cells.target)))
 
         claims = tuple(
             replace(c, cells=renamed(c.cells), first=renamed(c.first), second=renamed(c.second)) for c in self.claim
         )
-        images = {name(source): number for source, number in self.source_images.items()}
+        images = {source(name): number for name, number in self.source_images.items()}
         return replace(self, claim=claims, summary=tuple(map(renamed, self.summary)), source_images=images)
 
 
@@ -145,7 +147,7 @@ def _claim(table: dict[str, Any], where: str) -> Claim:
     where = f"{where} ({table['id']})" if isinstance(table.get("id"), str) else where
     _require_known(table, Claim, where)
     _require_fields(table, ("id", "text", "cells", "first", "second", "direction"), where)
-    for name in ("id", "text", "place", "group"):
+    for name in ("id", "text", "label", "place", "group"):
         if name in table and not (isinstance(table[name], str) and table[name]):
             raise InputError(f"{where}: {name} must be a text in quotes")
     margin = table.get("margin")

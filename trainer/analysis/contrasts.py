@@ -29,36 +29,41 @@ class CellKey(NamedTuple):
     @property
     def title(self) -> str:
         """As a message has it."""
-        return f"{self.source}, {self.model} on {self.target}, {self.shots if self.shots == _FULL else self.shots + '-shot'}"
+        shots = self.shots if self.shots == _FULL else f"{self.shots}-shot"
+        return f"{self.source}, {self.model} on {self.target}, {shots}"
 
 
 @dataclass(frozen=True)
 class Measured:
     """What was measured in some cells. values: by cell, percent by seed, without NaN; failed: runs whose metric is NaN;
-    seen: cells whose source has seen images of the target; metrics: of each target."""
+    seen: cells left out, as their source has seen images of the target; shared: those in which it has, and that are
+    published all the same; metrics: of each target."""
 
     values: Mapping[CellKey, "pd.Series[float]"]
     failed: Mapping[CellKey, int]
     seen: frozenset[CellKey]
+    shared: frozenset[CellKey]
     metrics: Mapping[str, frozenset[str]]
     models: Names
 
 
 def measured(runs: pd.DataFrame) -> Measured:
     """The cells of some runs of one kind: a row per run, with `source`, `model`, `target`, `shots`, `seed`, `metric`,
-    `test` (a fraction), `not_a_number` and `overlap`."""
-    values, failed, seen = {}, {}, set()
+    `test` (a fraction), `not_a_number`, `overlap` and `shares_images`, both as `Measured` has them."""
+    values, failed, seen, shared = {}, {}, set(), set()
     for names, cell in runs.groupby(list(_KEYS), sort=False):
         key = CellKey(*map(str, names))
         if (cell["overlap"] != "").any():
             seen.add(key)
             continue
+        if cell["shares_images"].any():
+            shared.add(key)
         tested = cell[cell["test"].notna()]
         failed[key] = int(cell["not_a_number"].sum())
         if len(tested):
             values[key] = tested.set_index("seed")["test"] * 100
     metrics = {str(target): frozenset(found) for target, found in runs.groupby("target")["metric"].unique().items()}
-    return Measured(values, failed, frozenset(seen), metrics, tuple(dict.fromkeys(runs["model"])))
+    return Measured(values, failed, frozenset(seen), frozenset(shared), metrics, tuple(dict.fromkeys(runs["model"])))
 
 
 Weights = dict[CellKey, float]

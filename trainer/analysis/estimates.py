@@ -1,7 +1,7 @@
 """An effect with its standard error, tests of it, and what they could have shown.
 
-An effect is a sum over independent blocks, each a handful of numbers whose mean counts. One block is a paired t-test, two are
-Welch's; more are averages over targets. Degrees of freedom by Welch and Satterthwaite (Biometrika 1947).
+An effect is a sum over independent blocks, each a handful of numbers whose mean counts. One block is a paired t-test,
+two are Welch's; more are averages over targets. Degrees of freedom by Welch and Satterthwaite (Biometrika 1947).
 """
 
 import math
@@ -92,7 +92,7 @@ def estimate(blocks: Sequence[npt.NDArray[np.float64]]) -> Estimate:
 
 
 def _spreads(freedom: float) -> npt.NDArray[np.float64]:
-    """Standard errors that samples of the same spread could have shown, equally likely, as multiples of the true one."""
+    """Standard errors that samples could have shown, equally likely, as multiples of the true one."""
     return np.sqrt(stats.chi2.ppf((np.arange(_SAMPLES) + 0.5) / _SAMPLES, freedom) / freedom)
 
 

@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Term:
-    """A fixed effect in points, from the first to the last of its factor, at the mean of the others; of an interaction, how
-    much more that is at the last of the other factor than at its first."""
+    """A fixed effect in points, from the first to the last of its factor, at the mean of the others; of an interaction,
+    how much more that is at the last of the other factor than at its first."""
 
     title: str
     effect: float
@@ -47,8 +47,8 @@ class MixedModel:
 
 
 def fit_mixed_model(summary: Summary, runs: pd.DataFrame) -> MixedModel:
-    """Fit a linear mixed model by restricted maximum likelihood to the runs of one kind that a summary names (columns as
-    for `measured`). Raises InputError without statsmodels."""
+    """Fit a linear mixed model by restricted maximum likelihood to the runs of one kind that a summary names (columns
+    as for `measured`). Raises InputError without statsmodels."""
     try:
         from statsmodels.regression.mixed_linear_model import MixedLM
     except ImportError as error:
@@ -86,7 +86,9 @@ def fit_mixed_model(summary: Summary, runs: pd.DataFrame) -> MixedModel:
 def _design(summary: Summary, runs: pd.DataFrame) -> tuple[list[str], list[Floats]]:
     """The titles and columns of the factors that vary, and of their interactions."""
     factors = {
-        title: _places(runs[name], getattr(summary, name)) for name, title in _FACTORS.items() if runs[name].nunique() > 1
+        title: _places(runs[name], getattr(summary, name))
+        for name, title in _FACTORS.items()
+        if runs[name].nunique() > 1
     }
     titles, columns = [], []
     for size in range(1, len(factors) + 1):

@@ -22,10 +22,10 @@ _MOST_NAMED = 4
 class Judged:
     """A claim on results of one kind.
 
-    verdict: one of the five words above. reason: why it is not tested, or why the seeds cannot decide. effect, low, high:
-    in points, of a spread as a ratio; NaN without. cells: the effect of each combination that is averaged. p: corrected, of the
-    test that the verdict is by. smallest: the effect, or of an equality the margin, that these seeds could have shown.
-    method: of the test. notes: what else to know.
+    verdict: one of the five words above. reason: why it is not tested, or why the seeds cannot decide. effect, low,
+    high: in points, of a spread as a ratio; NaN without. cells: the effect of each combination that is averaged. p:
+    corrected, of the test that the verdict is by. smallest: the effect, or of an equality the margin, that these seeds
+    could have shown. method: of the test. notes: what else to know.
     """
 
     claim: Claim
@@ -61,8 +61,8 @@ class Judged:
         if self.reason:
             return f"{self.verdict}: {self.reason}"
         what = "margin" if self.claim.direction == "equal" else "effect"
-        number = "none" if math.isinf(self.smallest) else f"{self.smallest:.2f}"
-        return f"undecided, smallest {what} these seeds could have shown: {number}"
+        where = " in a single cell" if self.claim.direction == "inconsistent" else ""
+        return f"{UNDECIDED}, smallest {what} these seeds could have shown: {self.smallest:.2f}{where}"
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,6 @@ def _prepared(claim: Claim, results: Measured, file: ClaimFile) -> Judged | _Tes
         return Judged(claim, NOT_TESTED, reason)
     of_spread = claim.statistic == "spread"
 
-
     def parts_of(contrast: Weights) -> list[Block]:
         return spread_blocks(contrast, results) if of_spread else blocks(contrast, results, claim.paired)
 
@@ -165,10 +164,13 @@ def _notes(weights: Weights, parts: Sequence[Block], results: Measured) -> tuple
     failed = [f"{cell.title} ({results.failed[cell]})" for cell in weights if results.failed.get(cell)]
     if failed:
         notes.append(f"NaN, left out: {_listed(failed)}")
+    shared = list(dict.fromkeys(f"{cell.source} on {cell.target}" for cell in weights if cell in results.shared))
+    if shared:
+        notes.append(f"Source and target share images in {_listed(shared)}")
     for part in parts:
         most = max(len(results.values[cell]) for cell in part.cells)
         if len(part.numbers) < most:
-            notes.append(f"{len(part.numbers)} of {most} seeds on {part.cells[0].target}: those that all cells have")
+            notes.append(f"On {part.cells[0].target} {len(part.numbers)} of {most} seeds, those that all cells have")
     return tuple(notes)
 
 
@@ -199,7 +201,7 @@ def _judged(one: _Tested, corrected: Sequence[float], level: float) -> Judged:
     verdict = shown[0] if shown else UNDECIDED
     notes = one.notes
     if len(shown) > 1:
-        notes += (f"within {one.claim.margin:g} points all the same",)
+        notes += ("Smaller than the margin, all the same",)
     low, high = one.estimate.interval
     numbers = np.array([one.estimate.effect, low, high])
     cells = np.array([cell.effect for cell in one.cells])
@@ -244,4 +246,3 @@ def _method(one: _Tested) -> str:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return "; ".join(names[:_MOST_NAMED]) + more
-

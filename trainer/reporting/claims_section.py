@@ -12,30 +12,32 @@ import pandas as pd
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
+from data_pipelines.datasets.overlap import shares_images
 from trainer.analysis.claim_file import Claim, ClaimFile, paper_claims, read_claims
-from trainer.analysis.mixed_model import NEEDS, MixedModel, fit_mixed_model
+from trainer.analysis.mixed_model import MixedModel, fit_mixed_model
 from trainer.analysis.verdicts import CONTRADICTED, EQUIVALENT, NOT_TESTED, SUPPORTED, UNDECIDED, Judged, judge
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Picture, Table, Title
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Bold, Code, Text
 from trainer.reporting.claims_figure import draw_claims
-from trainer.reporting.names import sets_in, split_source
+from trainer.reporting.names import sets_in, split_source, target_title
 from trainer.reporting.tables import row_keys, row_title, with_titles
 
 _KIND = ["origin", "mode", "protocol", "setting"]
 _VERDICTS = (SUPPORTED, CONTRADICTED, EQUIVALENT, UNDECIDED, NOT_TESTED)
-_SIGN = {"higher": "first higher", "lower": "first lower", "inconsistent": "up in some cells, down in others"}
+_SIGN = {"higher": "higher", "lower": "lower", "inconsistent": "up and down"}
 _HOW = (
-    "An effect is the mean of the first cells minus that of the second, averaged over the combinations that a claim lists. Runs "
-    "of one target with the same seed are trained on the same images where not all are used: there seeds are paired, and "
-    "elsewhere it is Welch's test. p is corrected over all claims of this section by Holm's method. “No difference” is two "
-    "one-sided tests (TOST) within the margin. “Could have shown”: with 80% power at the level that the correction left. "
-    "Intervals are 95%, each by itself, and not corrected."
+    "An effect is a difference of two means over seeds, averaged over the cells of a claim: each combination of "
+    "target, model, source and shots that it lists. Runs of one target with the same seed are trained on the same"
+    " images where not all are used: there seeds are paired; elsewhere it is Welch's test. p is corrected over "
+    "all claims by Holm's method. “No difference” is by two one-sided tests (TOST) within the margin. What seeds "
+    "could have shown, they would show in 80% of repetitions, at the level that the correction leaves. Intervals "
+    "are 95%, each by itself, and not corrected."
 )
 _SUMMARY = (
-    "A linear mixed model of each pair of domains: a level for each target and number of shots, source, model and shots in "
-    "their order as fixed effects, and what runs of one seed share as a random one. Effects in points, from the smallest to "
-    "the largest, with 95% intervals; p is not corrected, and the verdicts do not use it."
+    "Summary by linear mixed models: source and model as fixed effects, from the smallest to the largest, also as"
+    " they change from the fewest to the most shots (×); a level for each target and number of shots; what runs "
+    "of one seed share as a random effect. Points with 95% intervals; p is not corrected, and no verdict uses it."
 )
 
 
@@ -50,8 +52,8 @@ class ClaimsOfKind:
 
 
 def claims_section(runs: pd.DataFrame, files: Sequence[Path], folder: Path) -> list[Block]:
-    """Judge the claims of some files, or the paper's without any, by fine-tunings; draws figures into `folder` and writes
-    claims.md, this section by itself, and claims.json there. Runs of different protocols are judged apart."""
+    """Judge the claims of some files, or the paper's without any, by fine-tunings; draws figures into `folder` and
+    writes claims.md, this section by itself, and claims.json there. Runs of different protocols are judged apart."""
     transfers = with_titles(runs[runs["kind"] == "transfer"])
     if transfers.empty:
         raise InputError("claims are tested on fine-tunings, and there is none among these results")
@@ -97,14 +99,14 @@ def _models(file: ClaimFile, table: pd.DataFrame) -> tuple[list[MixedModel], str
 
 
 def _by_title(runs: pd.DataFrame, file: ClaimFile) -> tuple[pd.DataFrame, ClaimFile]:
-    """The runs and the claims with the sources called alike: by their titles in the report."""
+    """The runs and the claims with sources and targets called alike: by their titles in the report."""
     rows = runs[["source", "title", "source_sets"]].drop_duplicates().itertuples(index=False)
     called: dict[str, set[str]] = {}
     for source, title, sets in rows:
         for name in (source, split_source(source)[0], title, sets, _sets(source)):
             called.setdefault(name, set()).add(title)
 
-    def name(source: str) -> str:
+    def source_name(source: str) -> str:
         titles = called.get(source) or called.get(_sets(source)) or {source}
         if len(titles) > 1:
             raise InputError(
@@ -112,7 +114,12 @@ def _by_title(runs: pd.DataFrame, file: ClaimFile) -> tuple[pd.DataFrame, ClaimF
             )
         return next(iter(titles))
 
-    return runs.assign(source=runs["title"]), file.with_sources(name)
+    shares = [
+        bool(shares_images(sets.split("+"), target))
+        for sets, target in zip(runs["source_sets"], runs["target"], strict=True)
+    ]
+    named = runs.assign(source=runs["title"], target=runs["target"].map(target_title), shares_images=shares)
+    return named, file.renamed(source_name, target_title)
 
 
 def _sets(source: str) -> str:
@@ -141,36 +148,41 @@ def _blocks(file: ClaimFile, kinds: Sequence[ClaimsOfKind], folder: Path, prefix
 def _counts(judged: Sequence[Judged]) -> Text:
     counts = Counter(one.verdict for one in judged)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
-    as_claimed, otherwise = (sum(one.holds is wanted for one in judged) for wanted in (True, False))
-    return (Bold(f"{as_claimed} of {len(judged)} claims hold"), f", {otherwise} do not: {said}.")
+    as_claimed, otherwise, left_open = (sum(one.holds is wanted for one in judged) for wanted in (True, False, None))
+    numbers = f", {otherwise} do not, {left_open} are open: {said}."
+    return (Bold(f"{as_claimed} of {len(judged)} claims hold"), numbers)
 
 
 def _sentence(one: Judged) -> Text:
-    claim, place = one.claim, f" ({one.claim.place})" if one.claim.place else ""
-    margin = f" Margin: {claim.margin:g} points." if claim.margin is not None else ""
+    claim = one.claim
+    place = f", {claim.place}" if claim.place else ""
+    margin = f" Margin: {claim.margin:g} point{'s' * (claim.margin != 1)}." if claim.margin is not None else ""
     notes = f" {'. '.join(one.notes)}." if one.notes else ""
-    return (Code(claim.id), f"{place}: {claim.text}{margin} ", Bold(f"{one.text}."), notes)
+    return (Bold(f"{one.text}."), " ", Code(claim.id), f"{place}: {claim.text}{margin}{notes}")
 
 
 def _table(judged: Sequence[Judged], name: str) -> Table:
     """The numbers of the claims."""
     rows = tuple((one.claim.id, tuple(Entry(words=words) for words in _numbers(one))) for one in judged)
-    titles = ("claimed", "effect", "cells up", "seeds", "test", "p", "could have shown", "verdict")
-    caption = "Effects in points, or as a ratio (×) of standard deviations, with 95% intervals; p corrected over all claims."
+    titles = ("claimed", "effect", "p", "verdict", "could have shown", "cells up", "seeds")
+    caption = (
+        "Effects of the claims in points, or as ratios (×) of standard deviations, with 95% intervals; p corrected "
+        "over all claims."
+    )
     return Table(name, caption, "claim", tuple(Heading("", title) for title in titles), rows)
 
 
 def _numbers(one: Judged) -> tuple[str, ...]:
     claim = one.claim
-    claimed = f"equal within {claim.margin:g}" if claim.direction == "equal" else _SIGN[claim.direction]
+    claimed = f"equal ± {claim.margin:g}" if claim.direction == "equal" else _SIGN[claim.direction]
     if one.verdict == NOT_TESTED:
-        return claimed, "", "", "", "", "", "", one.verdict
+        return claimed, "", "", one.verdict, "", "", ""
     low, high = one.seeds
     neutral = 1 if one.unit == "times" else 0
     up = f"{sum(cell > neutral for cell in one.cells)} of {len(one.cells)}"
     smallest = "" if isnan(one.smallest) else f"{one.smallest:.2f}"
-    seeds = str(high) if low == high else f"{low} to {high}"
-    return claimed, _effect(one), up, seeds, one.method, _p(one.p), smallest, one.verdict
+    seeds = ", ".join(filter(None, (str(high) if low == high else f"{low} to {high}", one.method)))
+    return claimed, _effect(one), _p(one.p), one.verdict, smallest, up, seeds
 
 
 def _effect(one: Judged) -> str:
@@ -216,10 +228,16 @@ def _term(model: MixedModel, title: str) -> Entry:
 def _record(file: ClaimFile, kind: ClaimsOfKind) -> dict[str, Any]:
     """What claims.json has of the runs of one kind."""
     judged = [
-        asdict(one) | {"claim": one.claim.id, "text": one.text, "unit": one.unit, "holds": one.holds, "place": one.claim.place}
+        asdict(one)
+        | {"claim": one.claim.id, "text": one.text, "unit": one.unit, "holds": one.holds, "place": one.claim.place}
         for one in kind.judged
     ]
-    return {"claims_of": file.title, "runs": kind.title, "claims": judged, "mixed_models": [asdict(m) for m in kind.models]}
+    return {
+        "claims_of": file.title,
+        "runs": kind.title,
+        "claims": judged,
+        "mixed_models": [asdict(m) for m in kind.models],
+    }
 
 
 def _json(records: list[dict[str, Any]]) -> str:
