@@ -14,7 +14,7 @@ from scipy import optimize, stats
 
 CONFIDENCE = 0.95
 POWER = 0.8
-_SAMPLES = 1000
+_SAMPLES = 400
 
 
 @dataclass(frozen=True)
