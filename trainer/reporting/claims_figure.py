@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -68,7 +69,7 @@ def _draw(axes: Axes, panel: Sequence[Judged]) -> None:
     places, labels, line = [], [], 0
     for group, members in groupby(panel, key=lambda one: one.claim.group):
         if group:
-            across = {"xycoords": ("axes fraction", "data"), "va": "center", "weight": bold(group)}
+            across: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "weight": bold(group)}
             axes.annotate(drawable(group), (0.005, line), **across, bbox=_BEHIND_TEXT)
             line += 1
         for one in members:

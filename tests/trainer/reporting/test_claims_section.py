@@ -144,6 +144,13 @@ def test_without_fine_tunings_claims_are_refused(tmp_path: Path) -> None:
         section(tmp_path, [pretrain_result("big")])
 
 
+def test_folders_behind_the_flag_are_told_to_come_first(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder; name folders of runs before the flag"):
+        write_report(Report((), tmp_path / "out", claims=(tmp_path,)))
+    with pytest.raises(InputError, match="name the folders of runs, or CSV files, before the flags"):
+        write_report(Report((), tmp_path / "out", claims=()))
+
+
 def test_claims_on_a_protocol_that_no_run_has_are_refused(tmp_path: Path) -> None:
     only = CLAIMS.replace('model = "r50x1", target', 'mode = "knn", model = "r50x1", target', 2)
     with pytest.raises(InputError, match="no run is of the protocol and mode that the claims of mine name"):
