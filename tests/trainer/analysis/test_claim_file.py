@@ -1,5 +1,6 @@
 """Files of claims: what is read, and what is refused with which remedy."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     file = read_claims(path)
     assert (file.title, file.claim[0].cells.shots, file.claim[0].margin) == ("mine", ("5", "full"), 1.5)
     assert file.claim[0].first.source == ("big",)
+
+
+def test_the_example_of_the_docs_is_read(tmp_path: Path) -> None:
+    page = Path(__file__).resolve().parents[3] / "docs" / "claims.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "claims.toml"
+    path.write_text(example, encoding="utf-8")
+    assert [claim.direction for claim in read_claims(path).claim] == ["higher", "equal"]
 
 
 def test_the_papers_claims_have_a_place_and_a_label_each() -> None:
