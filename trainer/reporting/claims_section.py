@@ -149,7 +149,7 @@ def _counts(judged: Sequence[Judged]) -> Text:
     counts = Counter(one.verdict for one in judged)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
     as_claimed, otherwise, left_open = (sum(one.holds is wanted for one in judged) for wanted in (True, False, None))
-    numbers = f", {otherwise} do not, {left_open} are open: {said}."
+    numbers = f", {otherwise} do not, {left_open} open: {said}."
     return (Bold(f"{as_claimed} of {len(judged)} claims hold"), numbers)
 
 

@@ -75,6 +75,19 @@ def test_a_missing_cell_is_named_and_not_tested() -> None:
     assert found[0].p == pytest.approx(stats.ttest_ind(HIGH, LOW, equal_var=False).pvalue, rel=1e-6)
 
 
+def test_a_name_near_one_of_the_results_is_offered() -> None:
+    runs = table({(source, "r50x1", "pets", "full"): HIGH for source in ("cifar10", "scratch")})
+    wrong = claim(
+        cells=Where(target=("pets",), model=("r50x1",), shots=("full",)),
+        first=Cells(source=("cifar",)),
+        second=Cells(source=("scratch",)),
+    )
+    said = (
+        "no results for cifar, r50x1 on pets, full; no source of the results is called 'cifar'; did you mean 'cifar10'?"
+    )
+    assert judge(file_of(wrong), runs)[0].text == f"not tested: {said}"
+
+
 def test_a_source_that_has_seen_the_target_is_not_tested() -> None:
     runs = a_and_b(HIGH, LOW)
     runs.loc[runs["source"] == "a", "overlap"] = "it was pre-trained on t"

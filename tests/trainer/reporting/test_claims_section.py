@@ -68,7 +68,7 @@ def test_claims_are_a_section_of_every_format(tmp_path: Path) -> None:
     page = write_report(Report((runs,), tmp_path / "out", claims=(file_of(tmp_path, CLAIMS),)))
     text, folder = page.read_text(), page.parent
     assert "## Claims\n\nClaims of mine, tested on the results of this report." in text
-    assert "**1 of 2 claims hold**, 0 do not, 1 are open: 1 supported, 1 not tested." in text
+    assert "**1 of 2 claims hold**, 0 do not, 1 open: 1 supported, 1 not tested." in text
     assert "- **supported.** `gain_of_$mine`, section 4: Pre-training gains. Margin: 2 points." in text
     assert "**not tested: no results for other, r50x1 on Pets, full.** `absent`" in text
     assert r"| gain_of\_\$mine | higher | +30.00 [" in text
@@ -163,5 +163,5 @@ def test_the_papers_claims_on_the_authors_files(tmp_path: Path) -> None:
     if len(list(PUBLISHED_FILES.glob("*.csv"))) < 7:
         pytest.skip("the files that the paper's authors published are not here")
     text = write_report(Report((PUBLISHED_FILES,), tmp_path / "out", claims=())).read_text()
-    assert "**11 of 18 claims hold**, 0 do not, 7 are open: 11 supported, 7 undecided." in text
+    assert "**11 of 18 claims hold**, 0 do not, 7 open: 11 supported, 7 undecided." in text
     assert "| natural-ahead | higher | +0.88 [+0.59, +1.17] | 0.014 | supported |" in text
