@@ -52,7 +52,7 @@ def draw_claims(judged: Sequence[Judged], folder: Path, name: str) -> Picture | 
         for axes, panel in zip(grid.flat, panels, strict=True):
             _draw(axes, panel)
         handles, labels = _legend(shown)
-        legend(figure, handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        legend(figure, handles, labels, loc="outside lower center", ncols=4, frameon=False)
         width = save(figure, folder, name, also_png=True)
     return Picture(name, _caption(shown), width)
 
