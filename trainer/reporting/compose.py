@@ -13,6 +13,7 @@ from trainer.document.latex import latex
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
 from trainer.reporting import figures, notes
+from trainer.reporting.claims_section import claims_section
 from trainer.reporting.collect import Collected, write_runs
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
@@ -32,8 +33,10 @@ class ComposedReport:
     warnings: tuple[Text, ...]
 
 
-def compose(collected: Collected, folder: Path, paper: Published | None = None) -> ComposedReport:
-    """Lay out a report and draw its figures into `folder`."""
+def compose(
+    collected: Collected, folder: Path, paper: Published | None = None, claims: tuple[Path, ...] | None = None
+) -> ComposedReport:
+    """Lay out a report and draw its figures into `folder`. claims: files of claims to test; () for the paper's."""
     runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
     by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
@@ -67,6 +70,7 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
+    blocks += claims_section(runs, claims, folder) if claims is not None else []
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
 

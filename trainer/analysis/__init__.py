@@ -1,0 +1,1 @@
+"""Statistics on a table of results: no files of runs, no figures, no pages."""
