@@ -26,7 +26,7 @@ class Settings:
     real: Path | None = None
     """Folder with those that are at hand of cifar10-jpeg.zip, covid-cxr.zip, pneumoniamnist.npz and
     imagenet-samples.zip; benchmarks/results/README.md says what is in them."""
-    pretraining_steps: int = 480
+    pretraining_steps: int = 300
     """Steps of 128 images on each source."""
     tuning_steps: int = 40
     """Steps of 32 images of each fine-tuning."""

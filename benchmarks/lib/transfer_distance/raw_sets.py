@@ -64,12 +64,13 @@ def read_files(place: Path) -> Iterator[File]:
 
 def _clothes(seen: bool) -> Callable[[Path, Path], None]:
     def write(_: Path, folder: Path) -> None:
-        write_files(folder, _clothes_files(seen))
+        write_files(folder, clothes_files(seen))
 
     return write
 
 
-def _clothes_files(seen: bool) -> Iterator[File]:
+def clothes_files(seen: bool) -> Iterator[File]:
+    """The embedded clothes of the classes to pre-train on (seen), or of the others, with their split and class."""
     place = find("fashion_mnist")
     for split in SPLITS:
         index = Index.load(place, split)

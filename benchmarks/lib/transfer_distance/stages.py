@@ -23,7 +23,7 @@ MODEL = "r14x0.5"
 class Size:
     """How much is trained. seeds: of few and of many shots."""
 
-    pretraining_steps: int = 480
+    pretraining_steps: int = 300
     tuning_steps: int = 40
     seeds: tuple[int, int] = (10, 5)
     threads: int = 1
