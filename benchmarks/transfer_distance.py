@@ -28,10 +28,10 @@ class Settings:
     imagenet-samples.zip; benchmarks/results/README.md says what is in them."""
     pretraining_steps: int = 300
     """Steps of 128 images on each source."""
-    tuning_steps: int = 40
-    """Steps of 32 images of each fine-tuning."""
+    tuning_steps: tuple[int, int] = (40, 80)
+    """Steps of 16 images of each fine-tuning with 1, 5 and 10 images per class, and with 50 and all."""
     seeds: tuple[int, int] = (10, 5)
-    """Seeds with 1, 5 and 10 images per class, and with 50 and all."""
+    """Seeds likewise."""
 
 
 @entry_point

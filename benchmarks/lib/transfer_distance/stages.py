@@ -21,10 +21,10 @@ MODEL = "r14x0.5"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained. seeds: of few and of many shots."""
+    """How much is trained. tuning_steps, seeds: with few and with many shots."""
 
     pretraining_steps: int = 300
-    tuning_steps: int = 40
+    tuning_steps: tuple[int, int] = (40, 80)
     seeds: tuple[int, int] = (10, 5)
     threads: int = 1
 
@@ -78,22 +78,34 @@ class Study:
                 "pretrain",
                 *("pretrain", "embedded", "--data.sets", each.name, "--out", f"runs/{each.name}"),
                 *("--schedule.steps", str(steps), "--schedule.warmup-steps", str(steps // 12), "--eval-every", "None"),
+                *("--optim.base-lr", "0.1"),
                 *("--device", "cpu", "--threads", str(self.size.threads)),
             )
 
     def sweep(self) -> None:
         """Fine-tune each source on each target, the cheap shots with more seeds."""
-        for shots, seeds in zip((FEW_SHOTS, MANY_SHOTS), self.size.seeds, strict=True):
-            self.run("sweep", "sweep", *self.sweep_flags(shots, seeds))
+        for shots, steps, seeds in zip((FEW_SHOTS, MANY_SHOTS), self.size.tuning_steps, self.size.seeds, strict=True):
+            self.run("sweep", "sweep", *self.sweep_flags(shots, steps, seeds))
 
-    def sweep_flags(self, shots: Sequence[str], seeds: int) -> list[str]:
+    def sweep_flags(self, shots: Sequence[str], steps: int, seeds: int) -> list[str]:
         """What `bitscale sweep` is told."""
         return [
             *("--sources", *(f"runs/{each.name}" for each in self.sources()), SCRATCH),
             *("--targets", *(each.name for each in self.targets())),
             *("--shots", *shots, "--seeds", str(seeds), "--out", "runs/transfer", "--jobs", "1"),
-            *("--data.image-size", str(IMAGE_SIZE), "--data.train-on", "train+val", "--global-batch-size", "32"),
-            *("--schedule.steps", str(self.size.tuning_steps), "--optim.base-lr", "0.1", "--precision", "fp32"),
+            *("--data.image-size", str(IMAGE_SIZE), "--data.train-on", "train+val", "--global-batch-size", "16"),
+            *(
+                "--schedule.steps",
+                str(steps),
+                "--save-every",
+                str(steps),
+                "--keep-checkpoints",
+                "1",
+                "--optim.base-lr",
+                "0.1",
+                "--precision",
+                "fp32",
+            ),
             *("--device", "cpu", "--threads", str(self.size.threads)),
         ]
 
