@@ -94,18 +94,8 @@ class Study:
             *("--targets", *(each.name for each in self.targets())),
             *("--shots", *shots, "--seeds", str(seeds), "--out", "runs/transfer", "--jobs", "1"),
             *("--data.image-size", str(IMAGE_SIZE), "--data.train-on", "train+val", "--global-batch-size", "16"),
-            *(
-                "--schedule.steps",
-                str(steps),
-                "--save-every",
-                str(steps),
-                "--keep-checkpoints",
-                "1",
-                "--optim.base-lr",
-                "0.1",
-                "--precision",
-                "fp32",
-            ),
+            *("--schedule.steps", str(steps), "--save-every", str(steps), "--keep-checkpoints", "1"),
+            *("--optim.base-lr", "0.1", "--precision", "fp32"),
             *("--device", "cpu", "--threads", str(self.size.threads)),
         ]
 
