@@ -13,6 +13,7 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.lib.transfer_distance.publish import publish
 from benchmarks.lib.transfer_distance.stages import Size, study_in
 from data_pipelines.common.cli import entry_point, parse
 
@@ -23,6 +24,8 @@ class Settings:
 
     work: Path
     """Folder for prepared sets and runs."""
+    out: Path | None = None
+    """Copy the report without its page and vector figures here, with the minutes that each stage took."""
     real: Path | None = None
     """Folder with those that are at hand of cifar10-jpeg.zip, covid-cxr.zip, pneumoniamnist.npz and
     imagenet-samples.zip; benchmarks/results/README.md says what is in them."""
@@ -43,6 +46,10 @@ def main() -> None:
     study.prepare()
     study.pretrain()
     study.sweep()
+    study.measure()
+    study.report()
+    if settings.out is not None:
+        publish(study, settings.out)
 
 
 if __name__ == "__main__":

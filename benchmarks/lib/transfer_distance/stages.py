@@ -16,7 +16,9 @@ from trainer.reporting.names import FULL, SCRATCH
 
 FEW_SHOTS, MANY_SHOTS = ("1", "5", "10"), ("50", FULL)
 IMAGE_SIZE = 32
-MODEL = "r14x0.5"
+COMMON = "cifar10"  # the source in whose features all sets are compared
+HYPOTHESES = Path(__file__).with_name("hypotheses.toml")
+PROXIMITY, REPORT = "proximity", "report"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,25 @@ class Study:
         """Fine-tune each source on each target, the cheap shots with more seeds."""
         for shots, steps, seeds in zip((FEW_SHOTS, MANY_SHOTS), self.size.tuning_steps, self.size.seeds, strict=True):
             self.run("sweep", "sweep", *self.sweep_flags(shots, steps, seeds))
+
+    def measure(self) -> None:
+        """Measure how far each target lies from each source."""
+        sources = [f"runs/{each.name}" for each in self.sources()]
+        common = next((run for run in sources if run.endswith(COMMON)), sources[0])
+        self.run(
+            "proximity",
+            *("proximity", "--sources", *sources, "--targets", *(each.name for each in self.targets())),
+            *("--network", common, "--images", "1500", "--out", PROXIMITY, "--force"),
+            *("--device", "cpu", "--threads", str(self.size.threads)),
+        )
+
+    def report(self) -> None:
+        """Write the report, with the claims, the proximity and the laws."""
+        self.run(
+            "report",
+            *("report", "runs", "--out", REPORT, "--force", "--claims", str(HYPOTHESES)),
+            *("--laws", "--proximity", f"{PROXIMITY}/proximity.json"),
+        )
 
     def sweep_flags(self, shots: Sequence[str], steps: int, seeds: int) -> list[str]:
         """What `bitscale sweep` is told."""
