@@ -116,13 +116,13 @@ def measure(settings: Proximity) -> Distances:
     control = None
     if common is None or settings.control:
         model = _model_of_random(settings, found.sources)
-        control = random_network(model, settings.seed, common and common.views, settings.image_size)
+        control = random_network(model, settings.seed, common.views if common else None, settings.image_size)
     _look_at_sets(found)
     views = (common or control).views  # type: ignore[union-attr]
-    pixels = [
+    sources, targets = (
         [_Sample(each, found.reader.pixels(views, each)) for each in sets] for sets in (found.sources, found.targets)
-    ]
-    found.compare("pixels", *pixels, _in_pixels)
+    )
+    found.compare("pixels", sources, targets, _in_pixels)
     for network in filter(None, (common, control)):
         found.in_network(network, found.sources)
     for source in found.sources if settings.own else ():

@@ -25,7 +25,7 @@ class Moments:
     def of(features: Features) -> "Moments":
         """Moments of at least two rows, in float64; takes little more memory than the covariance."""
         count, width = features.shape
-        mean = np.mean(features, axis=0, dtype=np.float64)
+        mean: Floats = np.asarray(features.mean(axis=0, dtype=np.float64))
         products, fourth = np.zeros((width, width)), 0.0
         for start in range(0, count, _BLOCK_ROWS):
             block = features[start : start + _BLOCK_ROWS] - mean

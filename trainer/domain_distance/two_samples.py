@@ -58,8 +58,8 @@ def kernel_distance(one: Features, other: Features, seed: int = 0) -> Value:
 
 
 def _unbiased(one: Features, other: Features) -> float:
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    return _mean_of_pairs(one) + _mean_of_pairs(other) - 2 * float(_kernel(one, other).mean())
+    first, second = one.astype(np.float64), other.astype(np.float64)
+    return _mean_of_pairs(first) + _mean_of_pairs(second) - 2 * float(_kernel(first, second).mean())
 
 
 def _mean_of_pairs(rows: Floats) -> float:

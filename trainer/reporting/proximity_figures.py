@@ -65,6 +65,8 @@ def _heat_map(maps: dict[str, Pairs], folder: Path, name: str, caption: str) -> 
         for axes, (measure, cells) in zip(grid.flat, maps.items(), strict=False):
             _draw_map(axes, cells, sources, targets)
             axes.set_title(MEASURE_TITLE[measure], loc="left", weight="bold")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("source")
         for axes in list(grid.flat)[len(maps) :]:
             axes.remove()
         width = save(figure, folder, name, also_png=True)
@@ -83,6 +85,7 @@ def _draw_map(axes: Axes, cells: Pairs, sources: Sequence[str], targets: Sequenc
             axes.text(column, row, rounded(value, scale), ha="center", va="center", color="w" if is_dark else "k")
     axes.set_xticks(range(len(targets)), [short_target(target) for target in targets], rotation=30, ha="right")
     axes.set_yticks(range(len(sources)), [_short(source) for source in sources])
+    axes.set_xlabel("target")
     axes.tick_params(length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)

@@ -19,6 +19,7 @@ MEASURE_TITLE = {
 }
 _SHARES = {"classifier", "linear-probe", "knn"}
 _DIGITS, _MOST_PLACES = 3, 6
+_TENTHS = 10.0  # the scale of numbers with one place
 
 
 def title_of(source: str) -> str:
@@ -39,6 +40,7 @@ def value_text(pair: Pair | None) -> str:
         return ""
     value, low, high = numbers_of(pair)
     scale = max(abs(number) for number in (value, low, high) if number is not None)
+    scale = _TENTHS if pair.measure in _SHARES else scale
     text = rounded(value, scale)
     return text if low is None or high is None else f"{text} [{rounded(low, scale)}, {rounded(high, scale)}]"
 
