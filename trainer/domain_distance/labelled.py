@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines.shards.index import Index
 from trainer.domain_distance.moments import Features, Floats
 from trainer.domain_distance.transferability import h_score, knn, leep, linear_probe, logme
-from trainer.domain_distance.two_samples import Ints, Value
+from trainer.domain_distance.two_samples import Ints
 
 _FEWEST = 2  # images of a class
 
@@ -46,30 +46,26 @@ def problems_of(index: Index) -> tuple[list[Problem], int]:
 
 def fits(
     features: Features, problems: Sequence[Problem], head: tuple[Features, Features] | None, seed: int
-) -> dict[str, Value]:
+) -> dict[str, float]:
     """Every measure with labels; of findings the mean over them. head: of the network, for LEEP; see `Network`."""
     logits = None if head is None else features @ head[0].T + head[1]
-    found: dict[str, list[Value]] = {}
+    found: dict[str, list[float]] = {}
     for problem in problems:
         for name, value in _fits_of(features[problem.rows], _rows_of(logits, problem), problem, seed).items():
             found.setdefault(name, []).append(value)
-    return {name: _mean(values) for name, values in found.items()}
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _rows_of(logits: Features | None, problem: Problem) -> Floats | None:
     return None if logits is None else logits[problem.rows].astype(np.float64)
 
 
-def _fits_of(features: Features, logits: Floats | None, problem: Problem, seed: int) -> dict[str, Value]:
+def _fits_of(features: Features, logits: Floats | None, problem: Problem, seed: int) -> dict[str, float]:
     task = (problem.labels, problem.num_classes)
-    judged: dict[str, Callable[..., Value]] = {"linear-probe": linear_probe, "knn": knn}
+    judged: dict[str, Callable[..., float]] = {"linear-probe": linear_probe, "knn": knn}
     return {
-        "logme": Value(logme(features, *task)),
-        **({} if logits is None else {"leep": Value(leep(logits, *task))}),
-        "h-score": Value(h_score(features, *task)),
+        "logme": logme(features, *task),
+        **({} if logits is None else {"leep": leep(logits, *task)}),
+        "h-score": h_score(features, *task),
         **{name: judge(features, *task, problem.is_finding, seed) for name, judge in judged.items()},
     }
-
-
-def _mean(values: Sequence[Value]) -> Value:
-    return values[0] if len(values) == 1 else Value(float(np.mean([each.value for each in values])))

@@ -38,7 +38,7 @@ def _in_features(source: _Sample, target: _Sample, seed: int) -> dict[str, Value
     return {
         "frechet": Value(frechet_distance(source.moments, target.moments)),
         "kernel": kernel_distance(source.features, target.features, seed),
-        "classifier": classifier_accuracy(source.features, target.features, seed),
+        "classifier": Value(classifier_accuracy(source.features, target.features, seed)),
     }
 
 
@@ -90,7 +90,7 @@ class _Measurement:
         for target in targets:
             head = network.head if network.kind == "own" else None
             values = fits(target.features, self.problems[target.compared.name], head, self.settings.seed)
-            self._add(fitted, target.compared.name, network.kind, values)
+            self._add(fitted, target.compared.name, network.kind, {name: Value(each) for name, each in values.items()})
 
     def _add(self, source: str, target: str, kind: str, values: dict[str, Value]) -> None:
         self.pairs += [Pair(source, target, kind, measure, *value) for measure, value in values.items()]

@@ -11,7 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from trainer.domain_distance.moments import Features, Floats, Moments
-from trainer.domain_distance.two_samples import FOLDS, Ints, Value, drawn_order, share_with_interval
+from trainer.domain_distance.two_samples import FOLDS, Ints, drawn_order
 from trainer.training.linear_probe import Standardizer, fit_linear, nearest_neighbours
 
 _BLOCK_ROWS = 4096
@@ -93,9 +93,8 @@ def h_score(features: Features, labels: Ints, num_classes: int) -> float:
     return (1 - moments.shrinkage) * float(explained.sum())
 
 
-def linear_probe(features: Features, labels: Ints, num_classes: int, is_finding: bool, seed: int = 0) -> Value:
-    """Cross-validated accuracy of a linear probe over at most 2,000 images, with Wilson's interval; of a finding its
-    AUC."""
+def linear_probe(features: Features, labels: Ints, num_classes: int, is_finding: bool, seed: int = 0) -> float:
+    """Cross-validated accuracy of a linear probe over at most 2,000 images; of a finding its AUC."""
 
     def logits(train: torch.Tensor, known: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
         standardize = Standardizer.fit(train)
@@ -105,7 +104,7 @@ def linear_probe(features: Features, labels: Ints, num_classes: int, is_finding:
     return _cross_validated(features, labels, num_classes, is_finding, seed, logits)
 
 
-def knn(features: Features, labels: Ints, num_classes: int, is_finding: bool, seed: int = 0) -> Value:
+def knn(features: Features, labels: Ints, num_classes: int, is_finding: bool, seed: int = 0) -> float:
     """The same of the 20 nearest neighbours."""
 
     def logits(train: torch.Tensor, known: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
@@ -121,7 +120,7 @@ def _cross_validated(
     is_finding: bool,
     seed: int,
     predict: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-) -> Value:
+) -> float:
     """predict: logits for the last of training features, their labels, and other features."""
     rows = drawn_order(len(labels), seed)[:_MOST_FITTED]
     known, fold = torch.from_numpy(labels[rows]), torch.from_numpy(_folds(labels[rows]))
@@ -130,8 +129,8 @@ def _cross_validated(
         is_tested = fold == one
         said[is_tested] = predict(inputs[~is_tested], known[~is_tested], inputs[is_tested])
     if is_finding:
-        return Value(float(roc_auc_score(known.numpy(), (said[:, 1] - said[:, 0]).numpy())))
-    return share_with_interval(int((said.argmax(dim=1) == known).sum()), len(rows))
+        return float(roc_auc_score(known.numpy(), (said[:, 1] - said[:, 0]).numpy()))
+    return float((said.argmax(dim=1) == known).double().mean())
 
 
 def _folds(labels: Ints) -> Ints:

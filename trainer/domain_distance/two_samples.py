@@ -1,4 +1,4 @@
-"""Distances between two samples of features, with an interval: kernel distance, and accuracy of a classifier."""
+"""Distances between two samples of features: kernel distance with its interval, and accuracy of a classifier."""
 
 import math
 import warnings
@@ -72,11 +72,12 @@ def _kernel(one: Floats, other: Floats) -> Floats:
     return np.asarray((one @ other.T / one.shape[1] + 1) ** _DEGREE)
 
 
-def classifier_accuracy(one: Features, other: Features, seed: int = 0) -> Value:
+def classifier_accuracy(one: Features, other: Features, seed: int = 0) -> float:
     """Accuracy of a logistic regression that tells both sets apart, cross-validated over at most 2,000 rows of each and
-    as many of one as of the other: 0.5 where it cannot. With Wilson's interval for the rows it was tested on.
+    as many of one as of the other: 0.5 where it cannot.
 
-    Source: Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", arXiv:1610.06545.
+    Without an interval: folds share most of their rows, and binomial ones held the truth in 87% of simulations. Source:
+    Lopez-Paz and Oquab, "Revisiting classifier two-sample tests", arXiv:1610.06545.
     """
     count = min(len(one), len(other), _MOST_CLASSIFIED)
     drawn = [each[drawn_order(len(each), seed + place)[:count]] for place, each in enumerate((one, other))]
@@ -85,10 +86,4 @@ def classifier_accuracy(one: Features, other: Features, seed: int = 0) -> Value:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near its optimum it classifies as at it
         said = cross_val_predict(model, np.concatenate(drawn), belongs, cv=StratifiedKFold(min(FOLDS, count)))
-    return share_with_interval(int((said == belongs).sum()), 2 * count)
-
-
-def share_with_interval(hits: int, count: int) -> Value:
-    """A share with Wilson's interval."""
-    interval = scipy.stats.binomtest(hits, count).proportion_ci(CONFIDENCE, method="wilson")
-    return Value(hits / count, float(interval.low), float(interval.high))
+    return float((said == belongs).mean())

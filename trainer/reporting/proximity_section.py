@@ -13,19 +13,19 @@ from trainer.reporting.proximity_words import MEASURE_TITLE, title_of, value_tex
 
 _ABOUT = (
     "How far the images of each target lie from those of each source: larger is farther. Nothing was trained for it "
-    "but the classifier that tells both sets apart, which at 50% cannot. Distances compare with each other in one heat map "
-    "or table, not between features of different networks."
+    "but the classifier that tells both sets apart, which at 50% cannot. Distances compare with each other in one heat "
+    "map or table, not between features of different networks."
 )
 _FEATURES = {"common": "the features of one network, {}", "random": "the features of {} weights, a control"}
 _OWN = (
     "Distances in each source's own features. Rows of different sources do not compare: each has its own features, and "
-    "these their own scale."
+    "these their own scale. In brackets a 95% interval."
 )
 _PIXELS = "Distances in pixels, a control: of mean spectra, and of grey levels (0 to 255)."
 _LABELS = (
     "How well frozen features fit the labels of a target; higher is better. LEEP depends on the classes of the source, "
     "LogME and H-score on the number of features; the accuracies compare everywhere (of findings: AUC). scratch: "
-    "random weights. In brackets a 95% interval."
+    "random weights."
 )
 
 
