@@ -12,10 +12,12 @@ from trainer.document.html_page import as_page
 from trainer.document.latex import latex
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
+from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import figures, notes
 from trainer.reporting.collect import Collected, write_runs
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
+from trainer.reporting.proximity_section import proximity_section
 from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
@@ -32,7 +34,9 @@ class ComposedReport:
     warnings: tuple[Text, ...]
 
 
-def compose(collected: Collected, folder: Path, paper: Published | None = None) -> ComposedReport:
+def compose(
+    collected: Collected, folder: Path, paper: Published | None = None, distances: Distances | None = None
+) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
     runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
@@ -67,6 +71,8 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
+    if distances:
+        blocks += proximity_section(distances, folder, transfers)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
 

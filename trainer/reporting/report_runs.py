@@ -25,6 +25,8 @@ class Report:
     """Replace an earlier report."""
     paper: bool = False
     """Put the published values of the paper beside the results."""
+    proximity: Path | None = None
+    """Add how far targets lie from sources, from this result of `bitscale proximity`."""
     metric: str | None = None
     """Report this metric, such as ap, f1, top1 or auc, instead of each target's own."""
     best_on: Literal["val"] | None = None
@@ -48,13 +50,15 @@ def write_report(report: Report) -> Path:
 
 def _write(report: Report) -> Path:
     from trainer.document.text import plain
+    from trainer.domain_distance.proximity_file import read_distances
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
 
     collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
-    composed = compose(collected, report.out, published() if report.paper else None)
+    distances = read_distances(report.proximity) if report.proximity else None
+    composed = compose(collected, report.out, published() if report.paper else None, distances)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:
