@@ -1,0 +1,163 @@
+"""The law error(n) = e_inf + a n^-alpha: weighted least squares, bands from resampled seeds, and whether the data can
+tell its parameters at all.
+
+Given alpha the law is linear in e_inf and a, which are not negative: the best pair is known in closed form, and only
+alpha is searched, on a grid that is also the profile of the fit.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import scipy
+
+from trainer.analysis.learning_curve import LearningCurve, SeedResamples, quantiles, spread_is_known
+from trainer.evaluation.bootstrap import Floats
+
+LEAST_ALPHA, MOST_ALPHA = 0.02, 3.0
+DECADE = 10.0
+"""How far a law is drawn beyond the data, as a factor."""
+_ALPHAS = np.geomspace(LEAST_ALPHA, MOST_ALPHA, 240)
+_MOST_AT_BOUND = 0.05  # of the resamples
+_WIDEST = 5.0  # upper limit of alpha over the lower one
+_MISFIT = 0.01  # p value
+_PARAMETERS = 3
+
+
+class Parameters(NamedTuple):
+    """Of one law, floats, or of each resample, [B]. a is per 1 image."""
+
+    floor: Floats
+    scale: Floats
+    alpha: Floats
+
+    def at(self, images: Floats) -> Floats:
+        """Errors at images [M], [B, M] or [M]."""
+        floor, scale, alpha = (np.asarray(value)[..., None] for value in self)
+        return np.asarray(floor + scale * np.asarray(images) ** -alpha)
+
+
+class Fitted(NamedTuple):
+    """The best parameters, with the weighted sum of squares [B], and that of the best pair at each alpha [B, A]."""
+
+    parameters: Parameters
+    squares: Floats
+    profile: Floats
+
+
+@dataclass(frozen=True, eq=False)
+class PowerLaw:
+    """A fitted law. untold: why its parameters are not to be printed, "" if they are; is_drawn: whether the curve may
+    be drawn within the data. resampled: the parameters in each resample. p_misfit: of the lack-of-fit test, NaN
+    without one."""
+
+    curve: LearningCurve
+    parameters: Parameters | None
+    resampled: Parameters | None
+    untold: str
+    p_misfit: float = float("nan")
+    limits: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def is_told(self) -> bool:
+        return not self.untold
+
+    def band(self, images: Floats) -> tuple[Floats, Floats] | None:
+        """95% limits of the curve at images [M]; None with one seed."""
+        return None if self.resampled is None else quantiles(self.resampled.at(images))
+
+
+def fit(images: Floats, errors: Floats, weights: Floats) -> Fitted:
+    """Fit the law to errors [B, M] at images [M] with weights [M]."""
+    unit = images[0]  # keeps powers near 1
+    powers = (images / unit) ** -_ALPHAS[:, None]
+    _, _, profile = _best_pair(powers[None], errors[:, None, :], weights)
+    best = profile.argmin(axis=1)
+    alpha = _refined(profile, best)
+    floor, scale, squares = _best_pair((images / unit) ** -alpha[:, None], errors, weights)
+    on_grid = profile[np.arange(len(best)), best] < squares
+    if on_grid.any():
+        alpha = np.where(on_grid, _ALPHAS[best], alpha)
+        floor, scale, squares = _best_pair((images / unit) ** -alpha[:, None], errors, weights)
+    return Fitted(Parameters(floor, scale * unit**alpha, alpha), squares, profile)
+
+
+def _best_pair(powers: Floats, errors: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """floor >= 0 and scale >= 0 with the least weighted squares of errors - floor - scale * powers, over the last axis;
+    and these squares."""
+    total = weights.sum()
+    mean_x, mean_y = (powers * weights).sum(-1) / total, (errors * weights).sum(-1) / total
+    centred = powers - mean_x[..., None]
+    across = (weights * centred * (errors - mean_y[..., None])).sum(-1)
+    scale = np.maximum(across / np.maximum((weights * centred**2).sum(-1), 1e-300), 0.0)
+    floor = mean_y - scale * mean_x
+    through_zero = (weights * powers * errors).sum(-1) / (weights * powers**2).sum(-1)
+    scale, floor = np.where(floor < 0, through_zero, scale), np.maximum(floor, 0.0)
+    left = errors - floor[..., None] - scale[..., None] * powers
+    return floor, scale, (weights * left**2).sum(-1)
+
+
+def _refined(profile: Floats, best: Floats) -> Floats:
+    """Alpha at the vertex of the parabola through the best place of the grid and its neighbours, [B]."""
+    rows, middle = np.arange(len(best)), np.clip(best, 1, len(_ALPHAS) - 2).astype(int)
+    before, here, after = (profile[rows, middle + step] for step in (-1, 0, 1))
+    bend = before - 2 * here + after
+    shift = np.divide(before - after, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
+    ratio = np.log(_ALPHAS[1] / _ALPHAS[0])
+    inside = (best > 0) & (best < len(_ALPHAS) - 1)
+    return np.where(inside, _ALPHAS[middle] * np.exp(ratio * np.clip(shift, -1, 1)), _ALPHAS[np.asarray(best)])
+
+
+def fit_curve(curve: LearningCurve, seeds: SeedResamples) -> PowerLaw:
+    """Fit the law to a curve, and find out what the data can tell of it."""
+    num = len(curve.images)
+    if num < _PARAMETERS:
+        places = f"{num} point{'s' * (num > 1)}"
+        return PowerLaw(curve, None, None, f"{places} for {_PARAMETERS} parameters")
+    weights = 1 / curve.variances
+    found = fit(curve.images, curve.means[None], weights)
+    best = Parameters(*(value[0] for value in found.parameters))
+    if num == _PARAMETERS:
+        return PowerLaw(curve, best, None, f"{num} points for {_PARAMETERS} parameters leave nothing to check the law by")
+    if not spread_is_known(curve):
+        return PowerLaw(curve, best, None, "no second seed tells how sure the errors are")
+    resampled = fit(curve.images, curve.resampled(seeds), weights).parameters
+    limits = {name: _limits(getattr(resampled, name)) for name in Parameters._fields}
+    p_misfit = _p_misfit(found, num, curve.freedom)
+    untold = _why_untold(curve, found, resampled, p_misfit)
+    return PowerLaw(curve, best, resampled, untold, p_misfit, limits)
+
+
+def _limits(values: Floats) -> tuple[float, float]:
+    low, high = quantiles(values)
+    return float(low), float(high)
+
+
+def _p_misfit(found: Fitted, num: int, freedom: int) -> float:
+    """The p value of the mean errors lying off the law by chance, given the spread over seeds."""
+    left = num - _PARAMETERS + int(found.parameters.floor[0] == 0)
+    return float(scipy.stats.f.sf(found.squares[0] / left, left, freedom))
+
+
+def _why_untold(curve: LearningCurve, found: Fitted, resampled: Parameters, p_misfit: float) -> str:
+    """Why the parameters are not told by the data; "" if they are."""
+    if found.parameters.scale[0] == 0:
+        return "the error does not fall with more images"
+    if p_misfit < _MISFIT:
+        return f"the errors lie off every such curve by more than their seeds explain (p {_p_text(p_misfit)})"
+    bound = scipy.stats.f.ppf(0.95, 1, curve.freedom)
+    accepted = _ALPHAS[found.profile[0] <= found.squares[0] + bound]
+    low, high = float(accepted.min(initial=MOST_ALPHA)), float(accepted.max(initial=LEAST_ALPHA))
+    at_bound = np.isclose(resampled.alpha, LEAST_ALPHA) | np.isclose(resampled.alpha, MOST_ALPHA)
+    if low <= LEAST_ALPHA or high >= MOST_ALPHA:
+        return f"exponents from {low:.2g} to {high:.2g} fit equally well, up to a limit of the search"
+    if at_bound.mean() > _MOST_AT_BOUND:
+        return f"in {at_bound.mean():.0%} of the resamples the exponent is at a limit of the search"
+    low, high = _limits(resampled.alpha)
+    if high > _WIDEST * low:
+        return f"the exponent lies anywhere from {low:.2g} to {high:.2g}"
+    return ""
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
