@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from trainer.evaluation.bootstrap import Floats, Resamples
+from data_pipelines.common.counter_rng import uniform
+from trainer.evaluation.bootstrap import Floats
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+_LEAST_ERROR = 1e-9
 _PRIOR_FREEDOM = 2  # with how many degrees of freedom the spread of all places counts at each
 
 
@@ -50,21 +52,19 @@ class LearningCurve:
     def variances(self) -> Floats:
         """Variance of each mean, [M]. The spread of few seeds is a poor guess, and errors of 0.5 and of 0.01 have no
         common one: relative spreads are drawn towards their common value. All 1, relatively, for single seeds."""
-        squares = np.nansum((self.errors - self.means[:, None]) ** 2, axis=1) / np.maximum(self.means, 1e-12) ** 2
+        squares = np.nansum((self.errors - self.means[:, None]) ** 2, axis=1) / np.maximum(self.means, _LEAST_ERROR) ** 2
         if self.freedom == 0 or squares.sum() == 0:
-            return np.maximum(self.means, 1e-12) ** 2
+            return np.maximum(self.means, _LEAST_ERROR) ** 2
         common = squares.sum() / self.freedom
         relative = (squares + _PRIOR_FREEDOM * common) / (self.counts - 1 + _PRIOR_FREEDOM)
         return np.asarray(relative * self.means**2 / self.counts)
 
     def resampled(self, seeds: "SeedResamples") -> Floats:
-        """The mean errors in each resample, [B, M]."""
-        shares = seeds.shares_of(self.seeds)
-        known = np.isfinite(self.errors)
-        weights = shares @ known.T.astype(np.float64)
-        sums = shares @ np.where(known, self.errors, 0.0).T
-        drawn = np.divide(sums, weights, out=np.broadcast_to(self.means, sums.shape).copy(), where=weights > 0)
-        return np.asarray(self.means * (drawn / np.maximum(self.means, 1e-12)) ** _widening(self.counts))
+        """The mean errors in each resample, [B, M]; errors stay positive."""
+        means = np.maximum(self.means, _LEAST_ERROR)
+        deviations = np.nan_to_num(self.errors - self.means[:, None]) / means[:, None]
+        shifts = seeds.multipliers_of(self.seeds) @ deviations.T
+        return np.asarray(means * np.exp(_widening(self.counts) / self.counts * shifts))
 
 
 def curve_of(runs: pd.DataFrame) -> LearningCurve:
@@ -75,24 +75,31 @@ def curve_of(runs: pd.DataFrame) -> LearningCurve:
 
 
 def _widening(counts: Floats) -> Floats:
-    """What the logarithms of k resampled values are multiplied by: the spread of resampled means is that of the mean
-    times sqrt((k - 1) / k), and a normal quantile stands where Student's belongs. 1 for a single seed."""
+    """What multiplied deviations of k values from their mean are widened by: their squares sum to k - 1 variances
+    instead of k, and a normal quantile stands where Student's belongs. 1 for a single seed."""
     several = np.maximum(counts, 2)
     student = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, several - 1) / scipy.stats.norm.ppf((1 + CONFIDENCE) / 2)
     return np.asarray(np.where(counts > 1, np.sqrt(several / (several - 1)) * student, 1.0))
 
 
 class SeedResamples:
-    """Seeds drawn with replacement, the same for every curve: runs of a seed share images and initial weights."""
+    """Resamples of seeds, the same for every curve, as runs of a seed share images and initial weights: each resample
+    gives each seed a normal multiplier, with which its deviations from the means are added to these.
+
+    Of three seeds, drawing with replacement knows ten resamples; multipliers are as many as one likes (the multiplier,
+    or wild, bootstrap).
+    """
 
     def __init__(self, seeds: Iterable[int], count: int = RESAMPLES) -> None:
-        self._place = {seed: place for place, seed in enumerate(sorted(set(seeds)))}
+        names = sorted(set(seeds))
+        self._place = {seed: place for place, seed in enumerate(names)}
         self.count = count
-        self._weights = Resamples(max(1, len(self._place)), count).weights(slice(0, count)).astype(np.float64)
+        draws = uniform(0, np.arange(count)[:, None], np.arange(len(names)))
+        self._multipliers = np.asarray(scipy.stats.norm.ppf(np.clip(draws, 1e-12, 1 - 1e-12)))
 
-    def shares_of(self, seeds: Iterable[int]) -> Floats:
-        """How often each resample drew these seeds, float64 [B, S]."""
-        return self._weights[:, [self._place[seed] for seed in seeds]]
+    def multipliers_of(self, seeds: Iterable[int]) -> Floats:
+        """The multipliers of these seeds in each resample, float64 [B, S]."""
+        return self._multipliers[:, [self._place[seed] for seed in seeds]]
 
 
 def spread_is_known(curve: LearningCurve) -> bool:

@@ -17,7 +17,7 @@ from trainer.evaluation.bootstrap import Floats
 LEAST_ALPHA, MOST_ALPHA = 0.02, 3.0
 DECADE = 10.0
 """How far a law is drawn beyond the data, as a factor."""
-_ALPHAS = np.geomspace(LEAST_ALPHA, MOST_ALPHA, 240)
+_ALPHAS = np.geomspace(LEAST_ALPHA, MOST_ALPHA, 160)
 _MOST_AT_BOUND = 0.05  # of the resamples
 _WIDEST = 5.0  # upper limit of alpha over the lower one
 _MISFIT = 0.01  # p value
@@ -47,9 +47,8 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PowerLaw:
-    """A fitted law. untold: why its parameters are not to be printed, "" if they are; is_drawn: whether the curve may
-    be drawn within the data. resampled: the parameters in each resample. p_misfit: of the lack-of-fit test, NaN
-    without one."""
+    """A fitted law. untold: why its parameters are not to be printed, "" if they are. resampled: the parameters in each
+    resample. p_misfit: of the lack-of-fit test, NaN without one. limits: 95% limits of each parameter."""
 
     curve: LearningCurve
     parameters: Parameters | None
@@ -62,6 +61,11 @@ class PowerLaw:
     def is_told(self) -> bool:
         return not self.untold
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the curve describes the errors within the data, with a band."""
+        return self.resampled is not None and self.p_misfit >= _MISFIT
+
     def band(self, images: Floats) -> tuple[Floats, Floats] | None:
         """95% limits of the curve at images [M]; None with one seed."""
         return None if self.resampled is None else quantiles(self.resampled.at(images))
@@ -71,30 +75,38 @@ def fit(images: Floats, errors: Floats, weights: Floats) -> Fitted:
     """Fit the law to errors [B, M] at images [M] with weights [M]."""
     unit = images[0]  # keeps powers near 1
     powers = (images / unit) ** -_ALPHAS[:, None]
-    _, _, profile = _best_pair(powers[None], errors[:, None, :], weights)
+    weighted = errors * weights
+    profile = _best_pair(
+        weights.sum(),
+        (powers * weights).sum(-1),
+        (powers**2 * weights).sum(-1),
+        weighted.sum(-1)[:, None],
+        weighted @ powers.T,
+        (weighted * errors).sum(-1)[:, None],
+    )[2]
     best = profile.argmin(axis=1)
     alpha = _refined(profile, best)
-    floor, scale, squares = _best_pair((images / unit) ** -alpha[:, None], errors, weights)
-    on_grid = profile[np.arange(len(best)), best] < squares
-    if on_grid.any():
-        alpha = np.where(on_grid, _ALPHAS[best], alpha)
-        floor, scale, squares = _best_pair((images / unit) ** -alpha[:, None], errors, weights)
-    return Fitted(Parameters(floor, scale * unit**alpha, alpha), squares, profile)
+    powers = (images / unit) ** -alpha[:, None]
+    floor, scale, squares = _best_pair(
+        weights.sum(),
+        (powers * weights).sum(-1),
+        (powers**2 * weights).sum(-1),
+        weighted.sum(-1),
+        (weighted * powers).sum(-1),
+        (weighted * errors).sum(-1),
+    )
+    return Fitted(Parameters(floor, scale * unit**alpha, alpha), np.minimum(squares, profile.min(axis=1)), profile)
 
 
-def _best_pair(powers: Floats, errors: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """floor >= 0 and scale >= 0 with the least weighted squares of errors - floor - scale * powers, over the last axis;
-    and these squares."""
-    total = weights.sum()
-    mean_x, mean_y = (powers * weights).sum(-1) / total, (errors * weights).sum(-1) / total
-    centred = powers - mean_x[..., None]
-    across = (weights * centred * (errors - mean_y[..., None])).sum(-1)
-    scale = np.maximum(across / np.maximum((weights * centred**2).sum(-1), 1e-300), 0.0)
-    floor = mean_y - scale * mean_x
-    through_zero = (weights * powers * errors).sum(-1) / (weights * powers**2).sum(-1)
-    scale, floor = np.where(floor < 0, through_zero, scale), np.maximum(floor, 0.0)
-    left = errors - floor[..., None] - scale[..., None] * powers
-    return floor, scale, (weights * left**2).sum(-1)
+def _best_pair(w: Floats, wx: Floats, wxx: Floats, wy: Floats, wxy: Floats, wyy: Floats) -> tuple[Floats, Floats, Floats]:
+    """floor >= 0 and scale >= 0 with the least weighted squares of y - floor - scale x, and these squares, from the
+    weighted sums of 1, x, x^2, y, x y and y^2."""
+    across, along = wxy - wx * wy / w, wxx - wx * wx / w
+    scale = np.maximum(across / np.maximum(along, 1e-300), 0.0)
+    floor = (wy - scale * wx) / w
+    scale, floor = np.where(floor < 0, wxy / wxx, scale), np.maximum(floor, 0.0)
+    left = wyy - 2 * floor * wy - 2 * scale * wxy + floor**2 * w + 2 * floor * scale * wx + scale**2 * wxx
+    return floor, scale, np.maximum(left, 0.0)
 
 
 def _refined(profile: Floats, best: Floats) -> Floats:
@@ -118,7 +130,9 @@ def fit_curve(curve: LearningCurve, seeds: SeedResamples) -> PowerLaw:
     found = fit(curve.images, curve.means[None], weights)
     best = Parameters(*(value[0] for value in found.parameters))
     if num == _PARAMETERS:
-        return PowerLaw(curve, best, None, f"{num} points for {_PARAMETERS} parameters leave nothing to check the law by")
+        return PowerLaw(
+            curve, best, None, f"{num} points for {_PARAMETERS} parameters leave nothing to check the law by"
+        )
     if not spread_is_known(curve):
         return PowerLaw(curve, best, None, "no second seed tells how sure the errors are")
     resampled = fit(curve.images, curve.resampled(seeds), weights).parameters

@@ -14,8 +14,10 @@ from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
 from trainer.reporting import figures, notes
 from trainer.reporting.collect import Collected, write_runs
+from trainer.reporting.laws_section import law_blocks
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
+from trainer.reporting.proximity_pairs import Pairs
 from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
@@ -32,7 +34,9 @@ class ComposedReport:
     warnings: tuple[Text, ...]
 
 
-def compose(collected: Collected, folder: Path, paper: Published | None = None) -> ComposedReport:
+def compose(
+    collected: Collected, folder: Path, paper: Published | None = None, laws: bool = False, pairs: Pairs | None = None
+) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
     runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
@@ -67,6 +71,9 @@ def compose(collected: Collected, folder: Path, paper: Published | None = None) 
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
+        if laws:
+            styles = figures.styles_of(sources_of(transfers))
+            blocks += law_blocks(transfers, pretrained, folder, styles, pairs)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from data_pipelines.common.earlier_output import require_free
+from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 
@@ -30,6 +31,11 @@ class Report:
     best_on: Literal["val"] | None = None
     """Of several settings of a cell, such as learning rates, show the one with the best mean metric on val. Without
     it, each is a row of its own."""
+    laws: bool = False
+    """Fit how errors fall with images, what pre-training is worth in images, and whether the gain on a target left out
+    can be predicted."""
+    proximity: Path | None = None
+    """What `bitscale proximity` wrote, as a factor of the laws."""
 
 
 def write_report(report: Report) -> Path:
@@ -51,10 +57,14 @@ def _write(report: Report) -> Path:
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
+    from trainer.reporting.proximity_pairs import read_pairs
 
+    if report.proximity and not report.laws:
+        raise InputError("--proximity is used by --laws alone; give both")
     collected = collect(report.runs, report.metric, report.best_on == "val")
+    pairs = read_pairs(report.proximity) if report.proximity else None
     report.out.mkdir(parents=True, exist_ok=True)
-    composed = compose(collected, report.out, published() if report.paper else None)
+    composed = compose(collected, report.out, published() if report.paper else None, report.laws, pairs)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:
