@@ -12,7 +12,7 @@ import numpy as np
 import scipy
 
 from trainer.analysis.learning_curve import LearningCurve, SeedResamples, quantiles, spread_is_known
-from trainer.evaluation.bootstrap import Floats
+from trainer.evaluation.bootstrap import Floats, Ints
 
 LEAST_ALPHA, MOST_ALPHA = 0.02, 3.0
 DECADE = 10.0
@@ -45,6 +45,33 @@ class Fitted(NamedTuple):
     profile: Floats
 
 
+class _Sums(NamedTuple):
+    """Weighted sums of 1, x, x^2, y, x y and y^2, with x = n^-alpha and y the errors; they broadcast to [B, A]."""
+
+    w: Floats
+    x: Floats
+    xx: Floats
+    y: Floats
+    xy: Floats
+    yy: Floats
+
+    def with_floor(self) -> tuple[Floats, Floats, Floats]:
+        """floor, of any sign, and scale >= 0 with the least squares of y - floor - scale x, and these squares."""
+        across, along = self.xy - self.x * self.y / self.w, self.xx - self.x * self.x / self.w
+        scale = np.maximum(across / np.maximum(along, 1e-300), 0.0)
+        floor = (self.y - scale * self.x) / self.w
+        return floor, scale, self._squares(floor, scale)
+
+    def without_floor(self) -> tuple[Floats, Floats, Floats]:
+        """The same with floor 0."""
+        scale = self.xy / self.xx
+        return np.zeros_like(scale), scale, self._squares(np.zeros_like(scale), scale)
+
+    def _squares(self, floor: Floats, scale: Floats) -> Floats:
+        crossed = floor * self.y + scale * self.xy - floor * scale * self.x
+        return np.maximum(self.yy - 2 * crossed + floor**2 * self.w + scale**2 * self.xx, 0.0)
+
+
 @dataclass(frozen=True, eq=False)
 class PowerLaw:
     """A fitted law. untold: why its parameters are not to be printed, "" if they are. resampled: the parameters in each
@@ -74,50 +101,35 @@ class PowerLaw:
 def fit(images: Floats, errors: Floats, weights: Floats) -> Fitted:
     """Fit the law to errors [B, M] at images [M] with weights [M]."""
     unit = images[0]  # keeps powers near 1
-    powers = (images / unit) ** -_ALPHAS[:, None]
-    weighted = errors * weights
-    profile = _best_pair(
-        weights.sum(),
-        (powers * weights).sum(-1),
-        (powers**2 * weights).sum(-1),
-        weighted.sum(-1)[:, None],
-        weighted @ powers.T,
-        (weighted * errors).sum(-1)[:, None],
-    )[2]
-    best = profile.argmin(axis=1)
-    alpha = _refined(profile, best)
-    powers = (images / unit) ** -alpha[:, None]
-    floor, scale, squares = _best_pair(
-        weights.sum(),
-        (powers * weights).sum(-1),
-        (powers**2 * weights).sum(-1),
-        weighted.sum(-1),
-        (weighted * powers).sum(-1),
-        (weighted * errors).sum(-1),
-    )
-    return Fitted(Parameters(floor, scale * unit**alpha, alpha), np.minimum(squares, profile.min(axis=1)), profile)
+
+    def sums(alpha: Floats, each: bool) -> _Sums:
+        powers = (images / unit) ** -alpha[:, None]
+        weighted = errors * weights
+        along = (slice(None),) if each else (slice(None), None)
+        across = (weighted * powers).sum(-1) if each else weighted @ powers.T
+        of_errors = (weighted.sum(-1)[along], across, (weighted * errors).sum(-1)[along])
+        return _Sums(weights.sum(), (powers * weights).sum(-1), (powers**2 * weights).sum(-1), *of_errors)
+
+    on_grid = sums(_ALPHAS, each=False)
+    (floors, _, free), (_, _, through_zero) = on_grid.with_floor(), on_grid.without_floor()
+    allowed = np.where(floors >= 0, free, np.inf)
+    alphas = _vertex(free, allowed.argmin(axis=1)), _vertex(through_zero, through_zero.argmin(axis=1))
+    with_floor, without = sums(alphas[0], each=True).with_floor(), sums(alphas[1], each=True).without_floor()
+    takes_floor = (with_floor[0] >= 0) & np.isfinite(allowed.min(axis=1)) & (with_floor[2] < without[2])
+    floor, scale, squares = (np.where(takes_floor, one, other) for one, other in zip(with_floor, without, strict=True))
+    alpha = np.where(takes_floor, *alphas)
+    return Fitted(Parameters(floor, scale * unit**alpha, alpha), squares, np.minimum(allowed, through_zero))
 
 
-def _best_pair(w: Floats, wx: Floats, wxx: Floats, wy: Floats, wxy: Floats, wyy: Floats) -> tuple[Floats, Floats, Floats]:
-    """floor >= 0 and scale >= 0 with the least weighted squares of y - floor - scale x, and these squares, from the
-    weighted sums of 1, x, x^2, y, x y and y^2."""
-    across, along = wxy - wx * wy / w, wxx - wx * wx / w
-    scale = np.maximum(across / np.maximum(along, 1e-300), 0.0)
-    floor = (wy - scale * wx) / w
-    scale, floor = np.where(floor < 0, wxy / wxx, scale), np.maximum(floor, 0.0)
-    left = wyy - 2 * floor * wy - 2 * scale * wxy + floor**2 * w + 2 * floor * scale * wx + scale**2 * wxx
-    return floor, scale, np.maximum(left, 0.0)
-
-
-def _refined(profile: Floats, best: Floats) -> Floats:
-    """Alpha at the vertex of the parabola through the best place of the grid and its neighbours, [B]."""
-    rows, middle = np.arange(len(best)), np.clip(best, 1, len(_ALPHAS) - 2).astype(int)
+def _vertex(profile: Floats, best: Ints) -> Floats:
+    """Alpha at the vertex of the parabola through a place of the grid and its neighbours, [B]."""
+    rows, middle = np.arange(len(best)), np.clip(best, 1, len(_ALPHAS) - 2)
     before, here, after = (profile[rows, middle + step] for step in (-1, 0, 1))
     bend = before - 2 * here + after
     shift = np.divide(before - after, 2 * bend, out=np.zeros_like(bend), where=bend > 0)
     ratio = np.log(_ALPHAS[1] / _ALPHAS[0])
     inside = (best > 0) & (best < len(_ALPHAS) - 1)
-    return np.where(inside, _ALPHAS[middle] * np.exp(ratio * np.clip(shift, -1, 1)), _ALPHAS[np.asarray(best)])
+    return np.where(inside, _ALPHAS[middle] * np.exp(ratio * np.clip(shift, -1, 1)), _ALPHAS[best])
 
 
 def fit_curve(curve: LearningCurve, seeds: SeedResamples) -> PowerLaw:
