@@ -15,8 +15,10 @@ from trainer.document.text import Link, Text
 from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import figures, notes
 from trainer.reporting.collect import Collected, write_runs
+from trainer.reporting.laws_section import law_blocks
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
+from trainer.reporting.proximity_pairs import Pairs
 from trainer.reporting.proximity_section import proximity_section
 from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
@@ -34,8 +36,18 @@ class ComposedReport:
     warnings: tuple[Text, ...]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Sections that are there only where they are asked for. distances, pairs: of one file, for the section on
+    proximity and for the laws."""
+
+    distances: Distances | None = None
+    laws: bool = False
+    pairs: Pairs | None = None
+
+
 def compose(
-    collected: Collected, folder: Path, paper: Published | None = None, distances: Distances | None = None
+    collected: Collected, folder: Path, paper: Published | None = None, asked: Asked | None = None
 ) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
     runs = collected.shown
@@ -71,10 +83,20 @@ def compose(
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
-    if distances:
-        blocks += proximity_section(distances, folder, transfers)
+    if asked is not None:
+        blocks += _asked_blocks(asked, transfers, pretrained, folder)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
+
+
+def _asked_blocks(asked: Asked, transfers: pd.DataFrame, pretrained: pd.DataFrame, folder: Path) -> list[Block]:
+    blocks: list[Block] = []
+    if asked.distances:
+        blocks += proximity_section(asked.distances, folder, transfers)
+    if asked.laws and not transfers.empty:
+        styles = figures.styles_of(sources_of(transfers))
+        blocks += law_blocks(transfers, pretrained, folder, styles, asked.pairs)
+    return blocks
 
 
 def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) -> list[Block]:

@@ -25,8 +25,12 @@ class Report:
     """Replace an earlier report."""
     paper: bool = False
     """Put the published values of the paper beside the results."""
+    laws: bool = False
+    """Fit how errors fall with images, what pre-training is worth in images, and whether the gain on a target left out
+    can be predicted."""
     proximity: Path | None = None
-    """Add how far targets lie from sources, from this result of `bitscale proximity`."""
+    """Add how far targets lie from sources, from this result of `bitscale proximity`; with --laws it is a factor of
+    theirs."""
     metric: str | None = None
     """Report this metric, such as ap, f1, top1 or auc, instead of each target's own."""
     best_on: Literal["val"] | None = None
@@ -52,13 +56,16 @@ def _write(report: Report) -> Path:
     from trainer.document.text import plain
     from trainer.domain_distance.proximity_file import read_distances
     from trainer.reporting.collect import collect
-    from trainer.reporting.compose import compose, write
+    from trainer.reporting.compose import Asked, compose, write
     from trainer.reporting.paper import published
+    from trainer.reporting.proximity_pairs import read_pairs
 
     collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
     distances = read_distances(report.proximity) if report.proximity else None
-    composed = compose(collected, report.out, published() if report.paper else None, distances)
+    pairs = read_pairs(report.proximity) if report.proximity and report.laws else None
+    asked = Asked(distances, report.laws, pairs)
+    composed = compose(collected, report.out, published() if report.paper else None, asked)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:
