@@ -1,1 +1,1 @@
-"""Statistics of tables of results."""
+"""Statistics on a table of results: no files of runs, no figures, no pages."""

@@ -14,6 +14,7 @@ from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
 from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import figures, notes
+from trainer.reporting.claims_section import claims_section
 from trainer.reporting.collect import Collected, write_runs
 from trainer.reporting.laws_section import law_blocks
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
@@ -38,9 +39,10 @@ class ComposedReport:
 
 @dataclass(frozen=True)
 class Asked:
-    """Sections that are there only where they are asked for. distances, pairs: of one file, for the section on
-    proximity and for the laws."""
+    """Sections that are there only where they are asked for. claims: files of claims to test; () for the paper's.
+    distances, pairs: of one file, for the section on proximity and for the laws."""
 
+    claims: tuple[Path, ...] | None = None
     distances: Distances | None = None
     laws: bool = False
     pairs: Pairs | None = None
@@ -84,13 +86,14 @@ def compose(
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
     if asked is not None:
-        blocks += _asked_blocks(asked, transfers, pretrained, folder)
+        blocks += _asked_blocks(asked, runs, folder)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
 
 
-def _asked_blocks(asked: Asked, transfers: pd.DataFrame, pretrained: pd.DataFrame, folder: Path) -> list[Block]:
-    blocks: list[Block] = []
+def _asked_blocks(asked: Asked, runs: pd.DataFrame, folder: Path) -> list[Block]:
+    blocks = claims_section(runs, asked.claims, folder) if asked.claims is not None else []
+    transfers, pretrained = with_titles(runs[runs["kind"] == "transfer"]), runs[runs["kind"] == "pretrain"]
     if asked.distances:
         blocks += proximity_section(asked.distances, folder, transfers)
     if asked.laws and not transfers.empty:

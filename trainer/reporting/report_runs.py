@@ -36,6 +36,8 @@ class Report:
     best_on: Literal["val"] | None = None
     """Of several settings of a cell, such as learning rates, show the one with the best mean metric on val. Without
     it, each is a row of its own."""
+    claims: tuple[Path, ...] | None = None
+    """Test claims on the results: those of TOML files, or without a file those of the paper."""
 
 
 def write_report(report: Report) -> Path:
@@ -64,7 +66,7 @@ def _write(report: Report) -> Path:
     report.out.mkdir(parents=True, exist_ok=True)
     distances = read_distances(report.proximity) if report.proximity else None
     pairs = read_pairs(report.proximity) if report.proximity and report.laws else None
-    asked = Asked(distances, report.laws, pairs)
+    asked = Asked(report.claims, distances, report.laws, pairs)
     composed = compose(collected, report.out, published() if report.paper else None, asked)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
