@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from benchmarks.lib.transfer_distance.raw_sets import CLOTHES_A, SOURCES, TARGETS, clothes_files, patient_of
-from benchmarks.lib.transfer_distance.stages import Size, study_in
+from benchmarks.lib.transfer_distance.stages import FEW_SHOTS, HYPOTHESES, MANY_SHOTS, Size, study_in
 from data_pipelines.common.errors import InputError
 from data_pipelines.image_files.png import encode_png
+from trainer.analysis.claim_file import read_claims
+from trainer.reporting.names import SCRATCH
 
 SETS = {each.name: each for each in (*SOURCES, *TARGETS)}
 PICTURE = encode_png(np.full((32, 32), 128, dtype=np.uint8))
@@ -83,3 +85,12 @@ def test_without_real_images_the_embedded_sets_remain(tmp_path: Path) -> None:
 def test_a_folder_without_any_real_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has none of cifar10-jpeg\.zip.*leave out --real"):
         study_in(tmp_path, tmp_path, Size())
+
+
+def test_hypotheses_name_cells_of_the_study() -> None:
+    sources, targets = {each.name for each in SOURCES} | {SCRATCH}, {each.name for each in TARGETS}
+    for claim in read_claims(HYPOTHESES).claim:
+        for cells in (claim.cells, claim.first, claim.second):
+            assert set(cells.source) <= sources
+            assert set(cells.target) <= targets
+            assert set(cells.shots) <= {*FEW_SHOTS, *MANY_SHOTS}
