@@ -12,12 +12,13 @@ from trainer.document.html_page import as_page
 from trainer.document.latex import latex
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
+from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import figures, notes
 from trainer.reporting.collect import Collected, write_runs
-from trainer.reporting.laws_section import law_blocks
+from trainer.reporting.laws_section import laws_section
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
-from trainer.reporting.proximity_pairs import Pairs
+from trainer.reporting.proximity_section import proximity_section
 from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
@@ -35,7 +36,11 @@ class ComposedReport:
 
 
 def compose(
-    collected: Collected, folder: Path, paper: Published | None = None, laws: bool = False, pairs: Pairs | None = None
+    collected: Collected,
+    folder: Path,
+    paper: Published | None = None,
+    distances: Distances | None = None,
+    laws: bool = False,
 ) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`."""
     runs = collected.shown
@@ -71,9 +76,10 @@ def compose(
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
-        if laws:
-            styles = figures.styles_of(sources_of(transfers))
-            blocks += law_blocks(transfers, pretrained, folder, styles, pairs)
+    if distances:
+        blocks += proximity_section(distances, folder, transfers)
+    if laws:
+        blocks += laws_section(transfers, pretrained, folder, distances)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
 

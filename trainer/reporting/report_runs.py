@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import tyro
 
 from data_pipelines.common.earlier_output import require_free
-from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 
@@ -26,6 +25,8 @@ class Report:
     """Replace an earlier report."""
     paper: bool = False
     """Put the published values of the paper beside the results."""
+    proximity: Path | None = None
+    """Add how far targets lie from sources, from this result of `bitscale proximity`."""
     metric: str | None = None
     """Report this metric, such as ap, f1, top1 or auc, instead of each target's own."""
     best_on: Literal["val"] | None = None
@@ -33,9 +34,7 @@ class Report:
     it, each is a row of its own."""
     laws: bool = False
     """Fit how errors fall with images, what pre-training is worth in images, and whether the gain on a target left out
-    can be predicted."""
-    proximity: Path | None = None
-    """What `bitscale proximity` wrote, as a factor of the laws."""
+    can be predicted, from its proximity where --proximity tells it."""
 
 
 def write_report(report: Report) -> Path:
@@ -54,17 +53,15 @@ def write_report(report: Report) -> Path:
 
 def _write(report: Report) -> Path:
     from trainer.document.text import plain
+    from trainer.domain_distance.proximity_file import read_distances
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
-    from trainer.reporting.proximity_pairs import read_pairs
 
-    if report.proximity and not report.laws:
-        raise InputError("--proximity is used by --laws alone; give both")
     collected = collect(report.runs, report.metric, report.best_on == "val")
-    pairs = read_pairs(report.proximity) if report.proximity else None
+    distances = read_distances(report.proximity) if report.proximity else None
     report.out.mkdir(parents=True, exist_ok=True)
-    composed = compose(collected, report.out, published() if report.paper else None, report.laws, pairs)
+    composed = compose(collected, report.out, published() if report.paper else None, distances, report.laws)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:
