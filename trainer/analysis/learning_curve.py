@@ -52,7 +52,9 @@ class LearningCurve:
     def variances(self) -> Floats:
         """Variance of each mean, [M]. The spread of few seeds is a poor guess, and errors of 0.5 and of 0.01 have no
         common one: relative spreads are drawn towards their common value. All 1, relatively, for single seeds."""
-        squares = np.nansum((self.errors - self.means[:, None]) ** 2, axis=1) / np.maximum(self.means, _LEAST_ERROR) ** 2
+        squares = (
+            np.nansum((self.errors - self.means[:, None]) ** 2, axis=1) / np.maximum(self.means, _LEAST_ERROR) ** 2
+        )
         if self.freedom == 0 or squares.sum() == 0:
             return np.maximum(self.means, _LEAST_ERROR) ** 2
         common = squares.sum() / self.freedom

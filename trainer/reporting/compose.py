@@ -16,10 +16,9 @@ from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import figures, notes
 from trainer.reporting.claims_section import claims_section
 from trainer.reporting.collect import Collected, write_runs
-from trainer.reporting.laws_section import law_blocks
+from trainer.reporting.laws_section import laws_section
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
-from trainer.reporting.proximity_pairs import Pairs
 from trainer.reporting.proximity_section import proximity_section
 from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
@@ -37,21 +36,15 @@ class ComposedReport:
     warnings: tuple[Text, ...]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Sections that are there only where they are asked for. claims: files of claims to test; () for the paper's.
-    distances, pairs: of one file, for the section on proximity and for the laws."""
-
-    claims: tuple[Path, ...] | None = None
-    distances: Distances | None = None
-    laws: bool = False
-    pairs: Pairs | None = None
-
-
 def compose(
-    collected: Collected, folder: Path, paper: Published | None = None, asked: Asked | None = None
+    collected: Collected,
+    folder: Path,
+    paper: Published | None = None,
+    distances: Distances | None = None,
+    laws: bool = False,
+    claims: tuple[Path, ...] | None = None,
 ) -> ComposedReport:
-    """Lay out a report and draw its figures into `folder`."""
+    """Lay out a report and draw its figures into `folder`. claims: files of claims to test; () for the paper's."""
     runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
     by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
@@ -85,21 +78,14 @@ def compose(
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
-    if asked is not None:
-        blocks += _asked_blocks(asked, runs, folder)
+    if claims is not None:
+        blocks += claims_section(runs, claims, folder)
+    if distances:
+        blocks += proximity_section(distances, folder, transfers)
+    if laws:
+        blocks += laws_section(transfers, pretrained, folder, distances)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
-
-
-def _asked_blocks(asked: Asked, runs: pd.DataFrame, folder: Path) -> list[Block]:
-    blocks = claims_section(runs, asked.claims, folder) if asked.claims is not None else []
-    transfers, pretrained = with_titles(runs[runs["kind"] == "transfer"]), runs[runs["kind"] == "pretrain"]
-    if asked.distances:
-        blocks += proximity_section(asked.distances, folder, transfers)
-    if asked.laws and not transfers.empty:
-        styles = figures.styles_of(sources_of(transfers))
-        blocks += law_blocks(transfers, pretrained, folder, styles, asked.pairs)
-    return blocks
 
 
 def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) -> list[Block]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from trainer.reporting.names import FULL, NATURAL, SCRATCH, TARGET_TITLE, XRAY, domain, model_order
+from trainer.reporting.names import FULL, NATURAL, SCRATCH, XRAY, domain, model_order
 from trainer.reporting.rows import PUBLISHED
 from trainer.reporting.tables import RowKey, row_keys, row_title, sources_of
 
@@ -113,7 +113,8 @@ def same_kind(cells: pd.DataFrame) -> pd.Series:
 
 
 def source_sizes(transfers: pd.DataFrame, pretrained: pd.DataFrame) -> pd.DataFrame:
-    """Each source with a known number of images: columns title, model, image_kind (sources of one kind compare), source_images."""
+    """Each source with a known number of images: columns title, model, image_kind (sources of one kind compare) and
+    source_images."""
     trained = dict(zip(pretrained["source"], pretrained["train_images"], strict=True))
     rows = []
     for row in transfers[["source", "title", "model", "source_sets"]].drop_duplicates().itertuples(index=False):
@@ -126,8 +127,3 @@ def source_sizes(transfers: pd.DataFrame, pretrained: pd.DataFrame) -> pd.DataFr
         if images and kind:
             rows.append((row.title, row.model, kind, float(images)))
     return pd.DataFrame(rows, columns=["title", "model", "image_kind", "source_images"])
-
-
-def target_names(target: str) -> set[str]:
-    """What a target may be called in a file of proximities."""
-    return {target, TARGET_TITLE.get(target, target)}

@@ -11,51 +11,51 @@ from trainer.analysis.learning_curve import LearningCurve, SeedResamples, curve_
 from trainer.analysis.power_law import PowerLaw, fit_curve
 from trainer.document.blocks import Block, Paragraph, Title
 from trainer.document.text import Text
+from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import laws_figures, laws_tables
-from trainer.reporting.figures import Styles
+from trainer.reporting.figures import Styles, styles_of
 from trainer.reporting.laws_data import baseline_title, measured, panels_of, source_sizes
 from trainer.reporting.laws_joint import joint_blocks
 from trainer.reporting.laws_tables import Fit
 from trainer.reporting.names import METRIC_TITLE, shots_order, shots_title, target_title
-from trainer.reporting.proximity_pairs import Pairs
 from trainer.reporting.rows import PUBLISHED
 from trainer.reporting.tables import sources_of
 
 _ABOUT = (
-    "For each source the law error(n) = e∞ + a n^-α is fitted to its mean errors by weighted least squares. n is the number "
-    "of training images, e∞ the error that no number of images gets below, and α how fast the rest shrinks. Intervals "
-    "and bands are 95%, over resampled seeds. Where the data do not tell the parameters, the tables say why instead, and "
-    "nothing is extrapolated."
+    "For each source the law error(n) = e∞ + a n^-α is fitted to its mean errors by weighted least squares. n is the "
+    "number of training images, e∞ the error that no number of images gets below, and α how fast the rest shrinks. "
+    "Intervals and bands are 95%, over resampled seeds. Where the data do not tell the parameters, the tables say why "
+    "instead, and nothing is extrapolated."
 )
 _FEWEST_SIZES = 3
 _SIZES_ABOUT = (
-    "The same law, with n the number of images that a source was pre-trained on, for sources of one kind of images. Such "
-    "sources also differ in where their images come from, which the law takes for chance."
+    "The same law, with n the number of images that a source was pre-trained on, for sources of one kind of images. "
+    "Such sources also differ in where their images come from, which the law takes for chance."
 )
 _NO_SIZES = (
-    f"No law over the size of the source is fitted: that takes sources of one kind of images in at least {_FEWEST_SIZES} "
-    "sizes on one target. The sizes come from pre-trainings among the results, or from the names of published sets."
+    "No law over the size of the source is fitted: that takes sources of one kind of images in at least "
+    f"{_FEWEST_SIZES} sizes on one target. The sizes come from pre-trainings among the results, or from the names of "
+    "published sets."
 )
 
 
-def law_blocks(
-    runs: pd.DataFrame, pretrained: pd.DataFrame, folder: Path, styles: Styles, pairs: Pairs | None
+def laws_section(
+    runs: pd.DataFrame, pretrained: pd.DataFrame, folder: Path, distances: Distances | None
 ) -> list[Block]:
-    """The section. runs: the fine-tunings with titles; pretrained: the pre-trainings among the results.
-
-    Raises InputError if `pairs` has none of the results' sources and targets.
-    """
+    """The section, whose figures are drawn into `folder`. runs: the fine-tunings with titles; pretrained: the
+    pre-trainings among the results."""
     known = measured(runs)
     blocks: list[Block] = [Title("Laws")]
     if known.empty:
         return [*blocks, Paragraph("No law is fitted: of no fine-tuning is the number of training images known.")]
     blocks.append(Paragraph(_ABOUT))
     blocks += [Paragraph(remark) for remark in _remarks(runs, known)]
+    styles = styles_of(sources_of(runs))
     seeds, baseline = SeedResamples(known["seed"]), baseline_title(known)
     for target in dict.fromkeys(panel.key.target for panel in panels_of(known)):
         blocks += _target_blocks(known[known["target"] == target], baseline, seeds, folder, styles)
     blocks += _size_blocks(known, pretrained, seeds, folder)
-    return [*blocks, *joint_blocks(known, baseline, folder, pairs)]
+    return [*blocks, *joint_blocks(known, baseline, folder, distances)]
 
 
 def _remarks(runs: pd.DataFrame, known: pd.DataFrame) -> list[Text]:
@@ -65,8 +65,8 @@ def _remarks(runs: pd.DataFrame, known: pd.DataFrame) -> list[Text]:
         remarks.append(f"Left out of this section: {left_out} runs whose number of training images is not known.")
     if ((known["origin"] == PUBLISHED) & known["train_images"].isna()).any():
         remarks.append(
-            "The authors' files do not say the number of images: it is shots times classes, and at full shot the size of "
-            "the published training split (of COVIDx about 16,000)."
+            "The authors' files do not say the number of images: it is shots times classes, and at full shot the size "
+            "of the published training split (of COVIDx about 16,000)."
         )
     if len(list(panels_of(known))) > known["target"].nunique():
         remarks.append("Models, protocols, modes and settings are fitted apart.")
@@ -98,8 +98,8 @@ def _target_blocks(
     caption = f"{target_title(target)}: error (100% minus {metric}) on test by training images"
     figure = laws_figures.law_figure(
         f"laws_{own_file_name_of(target)}",
-        f"{caption}, mean ± standard deviation over seeds, with the fitted law and its 95% band. Dashed: extrapolated to ten "
-        "times the images. Dotted: points joined, where no law is drawn.",
+        f"{caption}, mean ± standard deviation over seeds, with the fitted law and its 95% band. Dashed: extrapolated "
+        "to ten times the images. Dotted: points joined, where no law is drawn.",
         panels,
         "training images",
         folder,

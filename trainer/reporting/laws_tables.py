@@ -68,8 +68,8 @@ def effective_table(
     notes = []
     if "beyond" in words:
         notes.append(
-            f"Beyond: {baseline} does not reach this error with the most images it was measured with; how many it would "
-            "need is not known, and not extrapolated."
+            f"Beyond: {baseline} does not reach this error with the most images it was measured with; how many it "
+            "would need is not known, and not extrapolated."
         )
     if "below" in words:
         notes.append(f"Below: {baseline} is better already with the fewest images it was measured with.")
