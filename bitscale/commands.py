@@ -25,6 +25,7 @@ GROUPS: dict[str, dict[str, Subcommand]] = {
     "results": {
         "report": Subcommand("trainer.report", "collect finished runs into tables, figures and a page"),
         "evaluate": Subcommand("trainer.evaluate", "judge a run on its test split or on another set"),
+        "proximity": Subcommand("trainer.proximity", "measure how far targets lie from sources"),
         "predict": Subcommand("trainer.predict", "predict new images with a run"),
         "export": Subcommand("trainer.export", "write a run's weights for timm or in BiT's format"),
     },

@@ -17,7 +17,7 @@ LAYERS = {
     "trainer": [
         *("normalisation", "run_files", "losses", "metrics", "kernels", "checkpoint", "models", "config", "splits"),
         *("recipes", "optim", "engine", "engines", "document", "run_folder", "profiling", "evaluation", "training"),
-        *("finetuning", "analysis", "reporting", "sweep"),
+        *("finetuning", "analysis", "domain_distance", "reporting", "sweep"),
     ],
     "benchmarks": [
         *("lib", "lib.kernels", "lib.throughput", "lib.engines", "lib.loading", "lib.on_gpu", "lib.network"),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from data_pipelines.common.messages import is_rank_0
 
-_WITH_TORCH = ("pretrain", "transfer", "sweep", "predict", "evaluate", "export", "report", "inspect")
+_WITH_TORCH = ("pretrain", "transfer", "sweep", "predict", "evaluate", "export", "report", "proximity", "inspect")
 _ONLY_TEXT = {"-h", "--help", "--help-all", "--version"}
 
 

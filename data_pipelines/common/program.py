@@ -12,6 +12,7 @@ _SCRIPTS = {
     **{name: f"data_pipelines/{name}.py" for name in ("prepare", "inspect")},
     **{name: f"trainer/{name}.py" for name in ("pretrain", "transfer", "status", "report", "evaluate", "predict")},
     "export": "trainer/export.py",
+    "proximity": "trainer/proximity.py",
     "submit": "launchers/submit.py",
     "scaling": "benchmarks/scaling.py",
 }

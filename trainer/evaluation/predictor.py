@@ -12,12 +12,10 @@ import torch
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
-from data_pipelines.common.progress import Progress
 from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
-from data_pipelines.loading.loader import pick_loader, read_ahead
-from data_pipelines.loading.sampler import evaluation_order
+from data_pipelines.loading.loader import pick_loader
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.preparation.part_writer import verified_or_reason
 from data_pipelines.shards.columns import Array
@@ -26,8 +24,8 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
-from trainer.evaluation.outputs import Outputs
 from trainer.evaluation.runs import Run
+from trainer.evaluation.whole_index import outputs_of
 from trainer.models.bit import BiTResNet, build_model
 
 
@@ -97,14 +95,7 @@ class Predictor:
     def of_index(self, index: Index) -> Array:
         """Logits of every sample of an index, in its order, float32 [N, C]. Raises RunError if any is not finite."""
         index = replace(index, channels=self.channels)
-        held = Outputs(len(index), len(self.classes), self.device)
-        requests = evaluation_order(len(index), 0, 1, self._runtime.eval_batch_size)
-        early = read_ahead(index, requests, self._runtime.read_ahead)
-        with self._engine.evaluation(), Progress("evaluation", len(index), "image", leave=False) as progress:
-            for batch in self._loader(index, early, self._views, self.device, self._engine.threads):
-                held.put(int(batch.samples[0]), self._engine.model(batch.images))
-                progress.update(len(batch.samples))
-        logits = held.whole().cpu()
+        logits = outputs_of(index, self._engine, self._loader, self._views, self._runtime, len(self.classes)).cpu()
         if not logits.isfinite().all():
             raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")
         return logits.numpy()

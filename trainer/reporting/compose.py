@@ -12,11 +12,14 @@ from trainer.document.html_page import as_page
 from trainer.document.latex import latex
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
+from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import figures, notes
 from trainer.reporting.claims_section import claims_section
 from trainer.reporting.collect import Collected, write_runs
+from trainer.reporting.laws_section import laws_section
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
+from trainer.reporting.proximity_section import proximity_section
 from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
@@ -34,7 +37,12 @@ class ComposedReport:
 
 
 def compose(
-    collected: Collected, folder: Path, paper: Published | None = None, claims: tuple[Path, ...] | None = None
+    collected: Collected,
+    folder: Path,
+    paper: Published | None = None,
+    distances: Distances | None = None,
+    laws: bool = False,
+    claims: tuple[Path, ...] | None = None,
 ) -> ComposedReport:
     """Lay out a report and draw its figures into `folder`. claims: files of claims to test; () for the paper's."""
     runs = collected.shown
@@ -70,7 +78,12 @@ def compose(
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
-    blocks += claims_section(runs, claims, folder) if claims is not None else []
+    if claims is not None:
+        blocks += claims_section(runs, claims, folder)
+    if distances:
+        blocks += proximity_section(distances, folder, transfers)
+    if laws:
+        blocks += laws_section(transfers, pretrained, folder, distances)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
 

@@ -27,11 +27,16 @@ class Report:
     """Replace an earlier report."""
     paper: bool = False
     """Put the published values of the paper beside the results."""
+    proximity: Path | None = None
+    """Add how far targets lie from sources, from this result of `bitscale proximity`."""
     metric: str | None = None
     """Report this metric, such as ap, f1, top1 or auc, instead of each target's own."""
     best_on: Literal["val"] | None = None
     """Of several settings of a cell, such as learning rates, show the one with the best mean metric on val. Without
     it, each is a row of its own."""
+    laws: bool = False
+    """Fit how errors fall with images, what pre-training is worth in images, and whether the gain on a target left out
+    can be predicted, from its proximity where --proximity tells it."""
     claims: tuple[Path, ...] | None = None
     """Test claims on the results: those of TOML files, or without a file those of the paper."""
 
@@ -65,13 +70,16 @@ def _require_places(report: Report) -> None:
 
 def _write(report: Report) -> Path:
     from trainer.document.text import plain
+    from trainer.domain_distance.proximity_file import read_distances
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
 
     collected = collect(report.runs, report.metric, report.best_on == "val")
+    distances = read_distances(report.proximity) if report.proximity else None
     report.out.mkdir(parents=True, exist_ok=True)
-    composed = compose(collected, report.out, published() if report.paper else None, report.claims)
+    paper = published() if report.paper else None
+    composed = compose(collected, report.out, paper, distances, report.laws, report.claims)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:
