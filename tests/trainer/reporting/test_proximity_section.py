@@ -1,25 +1,34 @@
 """The section on proximity: heat maps, gain against distance, and a report that is as before without it."""
 
 import re
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from made_results import seeds, write_results
+from matplotlib.axes import Axes
 from PIL import Image
 
 from trainer.document.blocks import Paragraph, Picture, Table
 from trainer.domain_distance.proximity_file import Distances, Pair, write_distances
+from trainer.reporting.collect import collect
+from trainer.reporting.proximity_figures import gains_by_distance
 from trainer.reporting.proximity_section import proximity_section
 from trainer.reporting.proximity_words import rounded, value_text
 from trainer.reporting.report_runs import Report, write_report
+from trainer.reporting.tables import with_titles
 
-SWEEP = [
-    result
-    for target in ("pets", "digits")
-    for source, high in (("scratch", 0.2), ("near", 0.5), ("far", 0.3))
-    for shots in ("5", "full")
-    for result in seeds(source, (high, high + 0.02, high + 0.01), shots, target=target)
-]
+
+def sweep(*shots: str, targets: tuple[str, ...] = ("pets",)) -> list[dict[str, Any]]:
+    high = {"scratch": 0.2, "near": 0.5, "far": 0.3}
+    cells = product(targets, high, shots)
+    return [
+        result
+        for target, source, count in cells
+        for result in seeds(source, (high[source], high[source] + 0.02), count, target=target)
+    ]
 
 
 def distances(sources: tuple[str, ...] = ("near", "far"), kind: str = "common") -> Distances:
@@ -41,16 +50,11 @@ def distances(sources: tuple[str, ...] = ("near", "far"), kind: str = "common") 
     return Distances([network], dict.fromkeys(sources, described), targets, pairs, ["something to know"])
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
+def test_report_has_the_section_where_it_is_asked_for(tmp_path: Path) -> None:
     write_distances(distances(), tmp_path / "proximity.json")
-    return tmp_path / "proximity.json"
-
-
-def test_report_has_the_section_where_it_is_asked_for(tmp_path: Path, file: Path) -> None:
-    runs = write_results(tmp_path / "runs", SWEEP)
+    runs = write_results(tmp_path / "runs", sweep("full"))
     before = write_report(Report((runs,), tmp_path / "plain")).read_text()
-    text = write_report(Report((runs,), tmp_path / "with", proximity=file)).read_text()
+    text = write_report(Report((runs,), tmp_path / "with", proximity=tmp_path)).read_text()
     start = text.index("## Proximity")
     section = text[start : text.index("\n## ", start + 1)]
     assert text.replace(section + "\n", "") == before
@@ -68,22 +72,32 @@ def test_report_has_the_section_where_it_is_asked_for(tmp_path: Path, file: Path
     assert r"Pets, near & 12.3 & 0.100 [0.050, 0.150] & 90.0 \\" in tables
 
 
-def test_gains_stand_at_their_distances(tmp_path: Path, file: Path) -> None:
-    write_report(Report((write_results(tmp_path / "runs", SWEEP),), tmp_path / "out", proximity=file.parent))
-    drawn = (tmp_path / "out" / "gain_by_distance.svg").read_text()
-    assert "5 per class" in drawn
-    assert "all images" in drawn
-    text = (tmp_path / "out" / "report.md").read_text()
-    assert "Points gained by pre-training over training from scratch against the kernel distance" in text
-    assert "paired by seed, 3 seeds" in text
+def test_gains_stand_at_their_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[float, float, float]] = []
+    original = Axes.errorbar
+
+    def errorbar(axes: Axes, x: Any, y: Any, xerr: Any, **options: Any) -> Any:
+        drawn.append((x[0], round(y[0], 6), round(xerr[1][0], 6)))
+        return original(axes, x, y, xerr=xerr, **options)
+
+    monkeypatch.setattr(Axes, "errorbar", errorbar)
+    (picture,) = gains_by_distance(
+        distances(), titled(tmp_path, sweep("5", "full", targets=("pets", "digits"))), tmp_path
+    )
+    assert isinstance(picture, Picture)
+    assert "paired by seed, 2 seeds" in picture.caption
+    assert sorted(drawn) == [(0.1, 30.0, 0.05)] * 4 + [(1.1, 10.0, 0.05)] * 4
+    assert {path.suffix for path in tmp_path.glob("gain_by_distance.*")} == {".png", ".svg"}
 
 
 def test_gains_of_unmeasured_pairs_are_not_drawn(tmp_path: Path) -> None:
-    write_distances(distances(("other",)), tmp_path / "other.json")
-    runs = write_results(tmp_path / "runs", SWEEP)
-    text = write_report(Report((runs,), tmp_path / "out", proximity=tmp_path / "other.json")).read_text()
-    assert "Gain against distance is not drawn: no fine-tuning here has a source and a target" in text
-    assert not (tmp_path / "out" / "gain_by_distance.png").exists()
+    (said,) = gains_by_distance(distances(("other",)), titled(tmp_path, sweep("full")), tmp_path)
+    assert isinstance(said, Paragraph)
+    assert "not drawn: no fine-tuning here has a source and a target that were compared" in str(said.text)
+
+
+def titled(folder: Path, results: list[dict[str, Any]]) -> pd.DataFrame:
+    return with_titles(collect((write_results(folder / "runs", results),)).shown)
 
 
 def test_random_weights_alone_are_enough(tmp_path: Path) -> None:
