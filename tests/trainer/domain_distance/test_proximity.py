@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_sets import tiny_set
-from tiny_weights import CLASSES, save_run, tensors_of
+from tiny_weights import CLASSES, save_run, save_timm, tensors_of
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index
 from trainer import proximity
+from trainer.domain_distance.compared_sets import apart, open_sources
 from trainer.domain_distance.proximity_file import read_distances
+from trainer.domain_distance.settings import Proximity
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -150,6 +153,35 @@ def test_what_cannot_be_compared_is_refused(
     assert code == 2
     assert message in error
     assert not Path("out").exists()
+
+
+def test_images_of_a_run_are_those_that_it_was_trained_on(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITSCALE_DATA", str(sets))
+    run = save_run(tmp_path / "cats", tensors_of(), sets=["shapes"])
+    settings = Proximity((str(run),), ("others",), "random")
+    assert len(open_sources(settings)[0].index) == 24
+    (run / "config.json").write_text(json.dumps({"data": {"sets": ["shapes"], "classes": ["cat", "fish"]}}))
+    (source,) = open_sources(settings)
+    assert (source.name, len(source.index), source.index.classes) == ("cats", 16, ("cat", "fish"))
+
+
+def test_weights_that_name_no_images_are_refused(tmp_path: Path) -> None:
+    path = save_timm(tmp_path / "somebody.safetensors", tensors_of())
+    with pytest.raises(InputError, match=r"does not say what images it was trained on; name the prepared set of these"):
+        open_sources(Proximity((str(path),), ("others",), "random"))
+
+
+def test_sets_that_share_images_are_parted(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Index.load(sets / "shapes", "train")
+    some = whole.take(np.array([3, 7, 5, 9]))
+    rows, columns = apart(whole, some)
+    assert list(np.setdiff1d(np.arange(24), rows)) == [5, 9]
+    assert list(columns) == [1, 3]
+    assert [len(part) for part in apart(whole, whole)] == [12, 12]
+    others = Index.load(sets / "others", "train")
+    assert [len(part) for part in apart(whole, others)] == [24, 22]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1, "pairs": [{"source": 1}]}'])
