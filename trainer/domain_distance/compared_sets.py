@@ -67,15 +67,15 @@ def _open_source(name: str, settings: Proximity) -> ComparedSet:
     if folder is not None:
         return _drawn(target_name(name), Index.load(folder, "train"), settings)
     known = describe_weights(name)
-    images = _drawn(source_name(name), _images_behind(known), settings)
+    images = _drawn(source_name(name), _images_behind(name, known), settings)
     return replace(images, weights=name, digest=known.digest, model=known.model_name)
 
 
-def _images_behind(weights: Weights) -> Index:
+def _images_behind(source: str, weights: Weights) -> Index:
     """The images that weights were trained on: those of the run that they lie in, else of the sets that they name."""
-    source, sets = weights.path, weights.sets
-    if source.parent.name == CHECKPOINTS and (source.parent.parent / CONFIG).is_file():
-        return own_data(open_run(source), "train")[0]
+    path, sets = weights.path, weights.sets
+    if path.parent.name == CHECKPOINTS and (path.parent.parent / CONFIG).is_file():
+        return own_data(open_run(path), "train")[0]
     if not sets:
         raise InputError(
             f"{source} does not say what images it was trained on; name the prepared set of these images in its place"
