@@ -19,6 +19,8 @@ class Predict:
     """Run folder, or a checkpoint of one."""
     input: Annotated[Path, tyro.conf.Positional]
     """Image, folder, DICOM, shard, or CSV file."""
+    head: str | None = None
+    """Of a run with a head for each of its sets: the set whose findings are predicted."""
     out: Path = Path("predictions.csv")
     """CSV file to write. One of the same run with images of INPUT alone is written anew with what came since."""
     force: bool = False
