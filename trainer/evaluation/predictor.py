@@ -29,7 +29,6 @@ from trainer.engines import ENGINES
 from trainer.evaluation.outputs import Outputs
 from trainer.evaluation.runs import Run
 from trainer.models.bit import BiTResNet, build_model
-from trainer.models.layouts import HEAD
 
 
 class Predictor:
@@ -136,7 +135,7 @@ def _load_model(run: Run, path: Path, name: str, num_classes: int) -> BiTResNet:
     model = build_model(name, num_classes, mean=run.mean, std=run.std)
     state = checkpoint.load(path, parts=("model",)).state["model"]
     if run.head is not None:
-        state |= {part: state[part][run.head.columns] for part in HEAD}
+        state |= {name: tensor[run.head.columns] for name, tensor in state.items() if name.startswith("head.")}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

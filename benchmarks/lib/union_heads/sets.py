@@ -27,12 +27,12 @@ class Labelling:
 
 # Two findings that all label alike, one of its own for each, and one, an effusion, that the first labels, the second
 # labels under the same name when it is large, and the third under another name.
-SHARED = ("Atelectasis", "Nodule")
+SHARED = ("Cardiomegaly", "Consolidation")
 DISPUTED = {"north": "Effusion", "south": "Effusion", "east": "Pleural fluid"}
 SOURCES = (
-    Labelling("north", {name: name for name in (*SHARED, "Cardiomegaly", "Effusion")}),
-    Labelling("south", {name: name for name in (*SHARED, "Pneumothorax", "Effusion")}, {"Effusion": 0.5}),
-    Labelling("east", {name: name for name in (*SHARED, "Consolidation")} | {"Pleural fluid": "Effusion"}),
+    Labelling("north", {name: name for name in (*SHARED, "Pneumothorax", "Effusion")}),
+    Labelling("south", {name: name for name in (*SHARED, "Atelectasis", "Effusion")}, {"Effusion": 0.5}),
+    Labelling("east", {name: name for name in (*SHARED, "Nodule")} | {"Pleural fluid": "Effusion"}),
 )
 FOURTH = Labelling("west", {name: name for name in FINDINGS}, is_target=True)
 

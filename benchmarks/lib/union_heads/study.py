@@ -26,13 +26,14 @@ MODEL = "r14x0.5"
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the study. set_images: drawn for each set. images: trained on, in all. steps: of `batch`. few: images of the
-    fourth set that a linear probe is fitted to."""
+    """Of the study. set_images, fourth_images: drawn for each set. images: trained on, in all. steps: of `batch`. few:
+    images of the fourth set that a linear probe is fitted to."""
 
     seeds: int = 5
     set_images: int = 1440
+    fourth_images: int = 800
     images: int = 1080
-    steps: int = 240
+    steps: int = 120
     batch: int = 32
     side: int = 32
     few: tuple[int, ...] = (40, 160)
@@ -49,7 +50,7 @@ class Study:
             write_set(labelling, folder / "sets" / labelling.name, sizes.set_images, sizes.side, seed=1 + number)
             for number, labelling in enumerate(SOURCES)
         ]
-        self._fourth = write_set(FOURTH, folder / "sets" / FOURTH.name, sizes.set_images, sizes.side, seed=9)
+        self._fourth = write_set(FOURTH, folder / "sets" / FOURTH.name, sizes.fourth_images, sizes.side, seed=9)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One for each seed and way to train, as they are finished: {"seed", "trained", "train_images", "sources": AUC
@@ -73,7 +74,7 @@ class Study:
                 images_per_set="even",
                 image_size=self._sizes.side,
                 resize=self._sizes.side,
-                train_view="xray_affine",
+                train_view="squash",
                 eval_view="squash",
             ),
         )
@@ -95,7 +96,7 @@ class Study:
             mode=mode,
             data=data,
             model=ModelConfig(MODEL, pretrained=None if pretrained is None else str(pretrained)),
-            optim=OptimConfig(base_lr=0.2),
+            optim=OptimConfig(base_lr=0.4),
             schedule=ScheduleConfig("cosine", epochs=None, steps=sizes.steps, warmup_steps=sizes.steps // 10),
             runtime=self._runtime,
         )
