@@ -73,7 +73,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (DataConfig, {"images": 0}, "--data.images is 0; it must be at least 1"),
     (DataConfig, {"images": 9, "shots": 2}, "--data.shots 2 and --data.images 9 both .*; leave out one"),
     (DataConfig, {"images_per_set": "even"}, "--data.images-per-set even shares out --data.images; give that, too"),
-    (DataConfig, {"join": "heads", "sets": ("a",)}, "and a is one; name more with --data.sets, or leave it out"),
+    (DataConfig, {"join": "heads", "sets": ("a",)}, "of its own, and a is one; leave out --data.join"),
     *(
         (
             DataConfig,

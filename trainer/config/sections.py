@@ -139,8 +139,8 @@ class DataConfig:
         """What would join the findings of several heads, or choose by them."""
         require(
             len(self.sets) != 1,
-            f"--data.join heads gives each of several sets a head of its own, and {''.join(self.sets)} is one; name "
-            "more with --data.sets, or leave it out",
+            f"--data.join heads gives each of several sets a head of its own, and {''.join(self.sets)} is one; "
+            "leave out --data.join",
         )
         for given, named in (
             (self.classes, "--data.classes"),
