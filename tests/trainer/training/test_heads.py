@@ -19,6 +19,7 @@ from trainer.config import Config, RuntimeConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
+from trainer.evaluation.operating import HEADS_KEY
 from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions
@@ -84,6 +85,8 @@ def test_checkpoints_say_heads_and_images_of_each_set(finished: tuple[Path, dict
     metadata = checkpoint.describe(checkpoint.best_or_latest(finished[0]))
     assert metadata["heads"] == {name: list(findings) for name, findings in FINDINGS.items()}
     assert metadata["images_of_sets"] == {"one": 4, "two": 4}
+    for name, points in metadata[HEADS_KEY].items():
+        assert set(points["thresholds"]) == set(FINDINGS[name])
     assert finished[1]["train_images"] == 8
     assert json.loads((finished[0] / CONFIG).read_text())["data"]["images_per_set"] == "even"
 
