@@ -75,8 +75,9 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
         why = str(error)
     digests = run.set_digests()
     if run.head is not None:
-        predictions, index = predictions.of_head(run.head), index and index.of_head(run.head)
-        folders = folders and [folders[run.heads.index(run.head)]]
+        predictions = predictions.of_head(run.head)
+        index = None if index is None else index.of_head(run.head)
+        folders = folders[run.heads.index(run.head) :][:1]
         digests = {name: digest for name, digest in digests.items() if name == run.head.name}
     patients = run.result.get("patients", "none")
     warnings = [_ABOUT_PATIENTS[patients]] if patients == "may leak" else []

@@ -200,8 +200,9 @@ def over_seeds(run: Run) -> list[Seed]:
 
 def _less_seed(result: dict[str, Any]) -> dict[str, Any]:
     settings = result.get("settings") or {}
-    # A few-shot subset is drawn by the seed; how a run is executed changes no number.
-    few_shot = (settings.get("data") or {}).get("shots") is not None
-    left_out = {"seed", "name", "runtime"} | ({"data_fingerprint"} if few_shot else set())
+    data = settings.get("data") or {}
+    # Some of the images are drawn by the seed; how a run is executed changes no number.
+    are_drawn = data.get("shots") is not None or data.get("images") is not None
+    left_out = {"seed", "name", "runtime"} | ({"data_fingerprint"} if are_drawn else set())
     rest = {name: value for name, value in settings.items() if name not in left_out}
     return rest | {name: result.get(name) for name in ("kind", "source", "target", "shots", "mode")}
