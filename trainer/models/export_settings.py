@@ -15,8 +15,6 @@ class Export:
     """Run folder, file of weights, or published name."""
     out: Path
     """Folder to make: the weights and a config.json."""
-    head: str | None = None
-    """Of a run with a head for each of its sets: the one to export."""
     format: Literal["timm", "npz"] = "timm"
     """timm: safetensors with timm's names; npz: the NumPy format of the BiT authors, which timm reads too."""
     as_stored: bool = False
@@ -25,3 +23,5 @@ class Export:
     its learning rate."""
     force: bool = False
     """Replace an earlier export."""
+    head: str | None = None
+    """Of a run with a head for each of its sets: the one to export."""

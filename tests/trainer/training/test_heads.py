@@ -108,7 +108,7 @@ def test_a_head_predicts_as_the_run_did(
 ) -> None:
     folder, out = finished[0], tmp_path / "predictions.csv"
     expected = load_predictions(folder, "test").logits[5:, 3:]
-    predict_images(Predict(folder, next(sets[1].glob("test/*.tar")), "two", out, device="cpu", threads=1))
+    predict_images(Predict(folder, next(sets[1].glob("test/*.tar")), out, head="two", device="cpu", threads=1))
     rows = list(csv.DictReader(out.open()))
     logits = [[float(row[f"{name} logit"]) for name in FINDINGS["two"]] for row in rows]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
@@ -154,19 +154,19 @@ def test_a_head_must_be_named(
     with pytest.raises(InputError, match=message):
         open_run(finished[0], head)
     with pytest.raises(InputError, match=message):
-        export(Export(str(finished[0]), tmp_path / "out", head))
+        export(Export(str(finished[0]), tmp_path / "out", head=head))
     assert not (tmp_path / "out").exists()
 
 
 def test_an_exported_head_has_its_rows_alone(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     whole = load_weights(str(finished[0]))
-    export(Export(str(finished[0]), tmp_path / "out", "two", as_stored=False))
+    export(Export(str(finished[0]), tmp_path / "out", head="two"))
     found = load_weights(str(tmp_path / "out"))
     assert (found.classes, found.heads, found.num_classes) == (FINDINGS["two"], {}, 2)
     for part in ("head.weight", "head.bias"):
         assert torch.equal(found.tensors[part], whole.tensors[part][3:])
     with pytest.raises(InputError, match="has one head alone; leave out --head two"):
-        export(Export(str(tmp_path / "out"), tmp_path / "again", "two"))
+        export(Export(str(tmp_path / "out"), tmp_path / "again", head="two"))
 
 
 def test_a_transfer_begins_with_the_backbone(
