@@ -46,7 +46,7 @@ def main() -> None:
         if row["trained"] in (JOINS[-1], ALONE):
             found = header("union_heads") | {"sizes": asdict(settings.sizes), "summary": summary(rows), "rows": rows}
             write_result(settings.out, found, table(rows, settings.sizes))
-            draw(rows, settings.out.parent)
+            draw(rows, settings.out.parent, settings.out.stem)
 
 
 if __name__ == "__main__":

@@ -75,24 +75,24 @@ def _cell(of_seed: dict[int, float]) -> str:
     return f"{np.mean(values):.2f}{spread}"
 
 
-def draw(rows: Rows, folder: Path) -> None:
-    """Write union_heads.png and .svg: each seed a point, the means as lines."""
+def draw(rows: Rows, folder: Path, name: str) -> None:
+    """Write NAME.png and NAME.svg: each seed a point, the means as lines."""
     values = values_of(rows)
-    names = [*(name for name in _DRAWN if name in values), *(name for name in values if name.startswith("fourth"))]
+    shown = [*(one for one in _DRAWN if one in values), *(one for one in values if one.startswith("fourth"))]
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(names), figsize=(2.1 * len(names), 2.6), layout="constrained")
-        for axis, name in zip(np.atleast_1d(axes), names, strict=True):
-            ways = [way for way in WAYS if way in values[name]]
+        figure, axes = plt.subplots(1, len(shown), figsize=(2.1 * len(shown), 2.6), layout="constrained")
+        for axis, measure in zip(np.atleast_1d(axes), shown, strict=True):
+            ways = [way for way in WAYS if way in values[measure]]
             for place, way in enumerate(ways):
-                points = list(values[name][way].values())
+                points = list(values[measure][way].values())
                 color = "C3" if way == "heads" else "0.45"
                 axis.plot([place] * len(points), points, "o", color=color, markersize=3.5, alpha=0.7)
                 axis.plot([place - 0.3, place + 0.3], [np.mean(points)] * 2, color=color)
             axis.set_xticks(range(len(ways)), ways, rotation=40, ha="right")
             axis.set_xlim(-0.6, len(ways) - 0.4)
-            axis.set_title(_short(name))
+            axis.set_title(_short(measure))
         figure.supylabel("points", fontsize=8)
-        save(figure, folder, "union_heads", also_png=True)
+        save(figure, folder, name, also_png=True)
 
 
 def _short(name: str) -> str:
