@@ -99,11 +99,16 @@ class Classifier:
 
 
 def open_classifier(
-    run: PathLike, device: Literal["auto", "cpu", "cuda"] = "auto", batch_size: int = 256, threads: int | None = None
+    run: PathLike,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    batch_size: int = 256,
+    threads: int | None = None,
+    head: str | None = None,
 ) -> Classifier:
     """Open a run folder, or one of its checkpoints, to predict with it. batch_size: images in one forward pass;
-    threads: CPU threads, None: all cores. Raises InputError if it is no run, or one that keeps no model."""
-    opened = open_run(Path(run))
+    threads: CPU threads, None: all cores. head: of a run with a head for each of its sets, the name of one. Raises
+    InputError if it is no run, one that keeps no model, or one without that head."""
+    opened = open_run(Path(run), head)
     runtime = RuntimeConfig(device=device, threads=threads, eval_batch_size=batch_size)
     return Classifier(Predictor(opened, runtime), opened.points())
 

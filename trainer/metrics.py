@@ -30,14 +30,19 @@ def compute_metrics(logits: Tensor, index: Index) -> dict[str, float]:
     """What a run watches while it trains; logits float32 [N, C] in the order of the index.
 
     Single-label: loss, top1, top5 (from six classes on), and where the set reports AUC, that. Multi-label: loss, AUC.
-    AUC: auc (mean over classes or findings) and auc/<name>, see `all_metrics`.
+    AUC: auc (mean over classes or findings) and auc/<name>, see `all_metrics`; of sets with a head each also
+    auc_of_head/<set>, the mean over its findings.
     """
     labels = torch.from_numpy(np.array(index.labels))
     metrics = _loss_and_accuracy(logits, labels)
     if index.metric != "auc" and labels.ndim == 1:
         return metrics
     areas = {f"auc/{curve.name}": curve.auc for curve in _curves(logits, labels, index.classes)}
-    return metrics | {"auc": _mean(areas.values())} | areas
+    of_heads = {
+        f"auc_of_head/{head.name}": _mean(areas[f"auc/{name}"] for name in head.outputs if f"auc/{name}" in areas)
+        for head in index.heads
+    }
+    return metrics | {"auc": _mean(areas.values())} | of_heads | areas
 
 
 def all_metrics(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets import catalog
 from data_pipelines.shards.concat import concat, distinct_names, with_val
+from data_pipelines.shards.image_cap import cap_images
 from data_pipelines.shards.index import Index
 from data_pipelines.shards.node_cache import stage
 from trainer.config import DataConfig, RuntimeConfig, TrainOn
@@ -32,9 +33,10 @@ def set_digests(folders: Sequence[Path]) -> dict[str, str]:
 
 
 def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: int) -> Index | None:
-    """One split of the joined sets, restricted to the chosen classes and, for train, to the shots; None if no set has
-    it, and for val if that is trained on. Raises InputError if only some have it: a metric over part of the sets would
-    pass for one over all; and ImpossibleError for classes with too few training images, unless shots_at_most."""
+    """One split of the joined sets, restricted to the chosen classes and, for train, to so many images or shots; None
+    if no set has it, and for val if that is trained on. Raises InputError if only some have it: a metric over part of
+    the sets would pass for one over all; and ImpossibleError for classes with too few training images, unless
+    shots_at_most."""
     strict = data.on_bad_shard == "stop"
     having = [folder for folder in folders if split in splits_of(read_manifest(folder, strict))]
     if not having or (split == "val" and data.train_on == "train+val"):
@@ -50,6 +52,8 @@ def open_split(data: DataConfig, folders: Sequence[Path], split: Split, seed: in
         index = concat(indexes, data.classes or data.join)
     if split != "train":
         return index
+    if data.images is not None:
+        index = cap_images(index, data.images, data.images_per_set, seed)
     if data.shots is not None:
         return index.few_shot(data.shots, seed, data.shots_at_most)
     if index.task == "single_label" and not data.shots_at_most and (missing := index.below(1)):

@@ -158,13 +158,23 @@ def render(seed: int, image: int, size: int, labels: npt.ArrayLike) -> npt.NDArr
     air = _healthy_air(chest, _smooth_noise(seed, _Purpose.VESSELS, image, 24, size))
     for number, (find, present) in enumerate(zip(FINDINGS.values(), np.asarray(labels), strict=True)):
         if present:
-            air = find(chest, air, _drawn(_FINDING, seed, _Purpose.FINDING, image, number))
+            air = find(chest, air, _finding_draws(seed, image, number))
     absorption = chest.anatomy["fat"] * _body(chest) - 0.45 * air + _bones(chest)
     pixels = np.arange(size * size).reshape(size, size)
     noise = uniform(seed, _Purpose.NOISE, image, 0, pixels) - uniform(seed, _Purpose.NOISE, image, 1, pixels)
     grey = 0.5 + (absorption - 0.45) * exposure["contrast"] + exposure["brightness"]
     grey = np.clip(grey, 0.0, 1.0) ** exposure["gamma"] + 2 * exposure["noise"] * noise
     return np.rint(255 * np.clip(grey, 0.0, 1.0)).astype(np.uint8)
+
+
+def finding_extent(seed: int, image: int, name: str) -> float:
+    """How far a finding extends in image number `image`, if it is there: uniform in [0, 1], the same for any size. For
+    readers that grade it. Raises ValueError for a name that is no finding."""
+    return _finding_draws(seed, image, list(FINDINGS).index(name))["extent"]
+
+
+def _finding_draws(seed: int, image: int, number: int) -> dict[str, float]:
+    return _drawn(_FINDING, seed, _Purpose.FINDING, image, number)
 
 
 def _drawn(ranges: Ranges, seed: int, *counters: int) -> dict[str, float]:

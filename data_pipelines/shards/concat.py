@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import digest_of
 from data_pipelines.common.message_parts import nearest
@@ -15,9 +16,10 @@ from data_pipelines.common.patients import Patients
 from data_pipelines.common.tasks import METRIC
 from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut
 from data_pipelines.shards.columns import COLUMNS, Array
+from data_pipelines.shards.heads import heads_of
 from data_pipelines.shards.index import Index, require_distinct
 
-Classes = Literal["intersection", "union"] | Sequence[str]
+Classes = Literal["intersection", "union", "heads"] | Sequence[str]
 _WORST_PATIENTS: tuple[Patients, ...] = ("may leak", "apart", "none")
 _ALIKE, _MOST_COMPARED, _MOST_NAMED = 0.6, 200, 10
 
@@ -25,12 +27,15 @@ _ALIKE, _MOST_COMPARED, _MOST_NAMED = 0.6, 200, 10
 def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index:
     """All samples of several sets, aligned by the names of their classes.
 
-    classes: those that every set has; those that any has, with NaN where a set knows no such finding; or these, in this
-    order. Only multi-label sets can be joined over classes that not all of them have: an image with one label must keep
+    classes: those that every set has; those that any has, with NaN where a set knows no such finding; "heads": those of
+    each set for itself, with NaN in the samples of others, even where two sets name one alike; or these, in this order.
+    Only multi-label sets can be joined over classes that not all of them have: an image with one label must keep
     it. Naming classes of single-label sets takes the images of these classes.
     Raises InputError for sets of different tasks, for X-rays that are cut in two ways, for no class in common, and for
-    names that no set has, with the names that nearly fit.
+    names that no set has, with the names that nearly fit; and for heads of fewer than two sets, or single-label ones.
     """
+    if classes == "heads":
+        return _with_heads(indexes)
     if indexes[0].task == "single_label" and not isinstance(classes, str):
         return concat(indexes).take_classes(classes)
     names = _joined_classes(indexes, classes)
@@ -63,6 +68,29 @@ def concat(indexes: Sequence[Index], classes: Classes = "intersection") -> Index
         labels=np.concatenate([_aligned_labels(index, names) for index in indexes]),
         **columns,
     )
+
+
+def _with_heads(indexes: Sequence[Index]) -> Index:
+    """The union of the sets, in which every finding has a name of its own set's."""
+    _require_heads(indexes)
+    names = distinct_names([index.origins[0] for index in indexes])
+    heads = heads_of({name: index.classes for name, index in zip(names, indexes, strict=True)})
+    outputs = [output for head in heads for output in head.outputs]
+    if len(set(outputs)) < len(outputs):
+        raise InputError(f"sets and findings together have names that are alike: {_some(outputs)}; rename a set")
+    apart = [replace(index, classes=head.outputs) for index, head in zip(indexes, heads, strict=True)]
+    return replace(concat(apart, "union"), heads=heads)
+
+
+def _require_heads(indexes: Sequence[Index]) -> None:
+    without = f"leave out {flag('--data.join')} heads"
+    if len(indexes) < 2:
+        raise InputError(f"a head for each of several sets was asked for, and there is one set; {without}")
+    if single := [index.origins[0] for index in indexes if index.task == "single_label"]:
+        raise InputError(
+            f"a head for each set is for sets of findings, and images of {_some(single)} have one class each; name "
+            f"sets of findings alone, or {without}: sets with the same classes are joined without it"
+        )
 
 
 def _depth(indexes: Sequence[Index]) -> Depth:

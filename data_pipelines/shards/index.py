@@ -19,6 +19,7 @@ from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import METRIC, Metric, Task
 from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut, depth_of
 from data_pipelines.shards.columns import COLUMNS, Array, load_column
+from data_pipelines.shards.heads import Head
 from data_pipelines.shards.shard_reader import ShardReader
 
 Balance = Literal["none", "class", "set"]
@@ -39,7 +40,8 @@ class Index:
     it did not, or joined sets differ in it. xray_cut: what `prepare` kept of X-rays, the central square or the whole;
     None where joined sets differ in it. depth: of pictures of more than 8 bits, as `prepare` took them; where joined
     sets differ in it, as each file says. upright: whether `prepare` turned pictures as they are to be shown; None where
-    joined sets differ in it.
+    joined sets differ in it. heads: of sets joined with a head each, whose findings `classes` then lists one after
+    another; else empty.
     """
 
     task: Task
@@ -63,6 +65,7 @@ class Index:
     depth: Depth = AS_DECLARED
     xray_cut: XrayCut | None = "square"
     upright: bool | None = False
+    heads: tuple[Head, ...] = ()
     _reader: ShardReader = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -88,7 +91,9 @@ class Index:
             raise InputError(f"{folder} has no {split} split (it has: {', '.join(splits_of(manifest))})")
         content = manifest["splits"][split]
         rows = content["images"]
-        columns = {name: load_column(folder / split / f"{name}.npy", rows, "i", 1) for name in (*COLUMNS, "group")}
+        columns: dict[str, Any] = {
+            name: load_column(folder / split / f"{name}.npy", rows, "i", 1) for name in (*COLUMNS, "group")
+        }
         labels = ("i", 1) if manifest["task"] == "single_label" else ("f", 2)
         columns["labels"] = load_column(folder / split / "labels.npy", rows, *labels)
         if "weight" in content.get("columns", ()):
@@ -182,6 +187,21 @@ class Index:
         columns["weight"] = None if self.weight is None else self.weight[rows]
         return replace(
             self, fingerprint=digest_of(self.fingerprint, np.asarray(rows, dtype=np.int64).tobytes()), **columns
+        )
+
+    def rows_of(self, head: Head) -> Array:
+        """The rows of the set that one of `heads` is for."""
+        return np.flatnonzero(np.array(self.origins)[self.shard] == head.name)
+
+    def of_head(self, head: Head) -> "Index":
+        """The samples of the set that one of `heads` is for, labelled with its findings alone, by their own names."""
+        taken = self.take(self.rows_of(head))
+        return replace(
+            taken,
+            classes=head.classes,
+            heads=(),
+            fingerprint=digest_of(taken.fingerprint, head.name),
+            labels=taken.labels[:, head.columns],
         )
 
     def take_classes(self, classes: Sequence[str]) -> "Index":

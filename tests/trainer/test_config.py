@@ -70,6 +70,24 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (DataConfig, {"balance": "classes"}, "balance is 'classes'; did you mean 'class'"),
     (DataConfig, {"join": "intersect"}, "join is 'intersect'; did you mean 'intersection'"),
     (DataConfig, {"shots": 0}, "--data.shots is 0; it must be at least 1"),
+    (DataConfig, {"images": 0}, "--data.images is 0; it must be at least 1"),
+    (DataConfig, {"images": 9, "shots": 2}, "--data.shots 2 and --data.images 9 both .*; leave out one"),
+    (DataConfig, {"images_per_set": "even"}, "--data.images-per-set even shares out --data.images; give that, too"),
+    (DataConfig, {"join": "heads", "sets": ("a",)}, "of its own, and a is one; leave out --data.join"),
+    *(
+        (
+            DataConfig,
+            {"join": "heads", "sets": ("a", "b")} | other,
+            f"{flag} does not go with it; leave out one of them",
+        )
+        for other, flag in (
+            ({"classes": ("x",)}, "--data.classes"),
+            ({"one_label": True}, "--data.one-label"),
+            ({"shots": 1}, "--data.shots"),
+            ({"mixup_alpha": 0.1}, "--data.mixup-alpha"),
+            ({"balance": "class"}, "--data.balance class"),
+        )
+    ),
     (ModelConfig, {"name": "r50x2"}, "unknown model 'r50x2'; did you mean 'r50x"),
     (ModelConfig, {"name": "vit"}, "unknown model 'vit'; known: r101x1, r101x3, r14x0.5"),
     (ModelConfig, {"head_init": "ones"}, r"head_init is 'ones'; known: .*\bzero\b"),

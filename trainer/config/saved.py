@@ -58,6 +58,8 @@ def _known(section: Any, values: dict[str, Any]) -> dict[str, Any]:
 _ADDED: dict[str, Any] = {
     "mode": "finetune",
     "data.one_label": False,
+    "data.images": None,
+    "data.images_per_set": "proportional",
     "data.scaled_decode": False,
     "data.train_on": "train",
     "data.translation": PAPER_TRANSLATION,

@@ -10,6 +10,7 @@ from data_pipelines.image_files.shrink import SMALLEST_SIDE
 from data_pipelines.loading.randaugment import Operand, Space
 from data_pipelines.loading.sampler import Shuffle
 from data_pipelines.loading.views import PAPER_TRANSLATION, RESIZE_FIRST, Border, MixUpWeight, PolicyName
+from data_pipelines.shards.image_cap import ImagesPerSet
 from data_pipelines.shards.index import Balance
 from trainer.config.checks import require, require_known_choices
 from trainer.models.architectures import MODELS, NUM_STAGES, FilterInit, HeadInit
@@ -28,8 +29,9 @@ class DataConfig:
 
     sets: tuple[str, ...] = ()
     """Prepared data sets: names below the data root, names of embedded sets, or folders."""
-    join: Literal["intersection", "union"] = "intersection"
-    """Findings of joined sets: those that all sets have, or those that any has, unlabelled where a set lacks one."""
+    join: Literal["intersection", "union", "heads"] = "intersection"
+    """Findings of joined sets: those that all sets have; those that any has, unlabelled where a set lacks one; heads:
+    those of each set for itself, a head for each, whatever the others call theirs."""
     image_size: int = 224
     """Side of the square the model sees, pixels."""
     resize: int = 256
@@ -73,6 +75,10 @@ class DataConfig:
     """Only the images of these classes, or only these findings; empty for all."""
     one_label: bool = False
     """Of a multi-label set only the images with exactly one positive finding, as a single-label task."""
+    images: int | None = None
+    """Most training images, drawn by the seed; None for all."""
+    images_per_set: ImagesPerSet = "proportional"
+    """How joined sets share them: by how many each has, or even, as many of each."""
     shots: int | None = None
     """Training images per class, drawn by the seed; None for all."""
     shots_at_most: bool = False
@@ -114,6 +120,40 @@ class DataConfig:
         require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {self.mixup_alpha}; it must not be negative")
         require(self.max_bad >= 0, f"--data.max-bad is {self.max_bad}; it must not be negative")
         require(self.shots is None or self.shots > 0, f"--data.shots is {self.shots}; it must be at least 1")
+        self._check_number_of_images()
+        if self.join == "heads":
+            self._check_heads()
+
+    def _check_number_of_images(self) -> None:
+        require(self.images is None or self.images > 0, f"--data.images is {self.images}; it must be at least 1")
+        require(
+            self.images is None or self.shots is None,
+            f"--data.shots {self.shots} and --data.images {self.images} both choose training images; leave out one",
+        )
+        require(
+            self.images is not None or self.images_per_set == "proportional",
+            f"--data.images-per-set {self.images_per_set} shares out --data.images; give that, too",
+        )
+
+    def _check_heads(self) -> None:
+        """What would join the findings of several heads, or choose by them."""
+        require(
+            len(self.sets) != 1,
+            f"--data.join heads gives each of several sets a head of its own, and {''.join(self.sets)} is one; "
+            "leave out --data.join",
+        )
+        for given, named in (
+            (self.classes, "--data.classes"),
+            (self.one_label, "--data.one-label"),
+            (self.shots, "--data.shots"),
+            (self.mixup_alpha, "--data.mixup-alpha"),
+            (self.balance == "class", "--data.balance class"),
+        ):
+            require(
+                not given,
+                f"--data.join heads keeps all findings of each set apart, and {named} does not go with it; leave out "
+                "one of them",
+            )
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def evaluate_run(settings: Evaluate) -> Path:
 
     Raises InputError for a run or set that does not exist, or labels and images that cannot be compared.
     """
-    run = open_run(settings.run)
+    run = open_run(settings.run, settings.head, may_lack_heads=settings.against is not None)
     tested = _test(run, settings)
     if settings.out is not None:
         require_no_other(settings.out, tested)
@@ -78,7 +78,8 @@ def _say_main_numbers(evaluation: Evaluation) -> None:
 
 def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
     if settings.data is None:
-        logger.info(f"evaluate {run.folder}: the predictions of its own {settings.split} split")
+        head = f", head {run.head.name}" if run.head else ""
+        logger.info(f"evaluate {run.folder}{head}: the predictions of its own {settings.split} split")
         return test_own(run, settings.split)
     runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.eval_batch_size)
     predictor = Predictor(run, runtime, settings.precision)
@@ -90,7 +91,7 @@ def _compare(tested: EvaluatedSet, settings: Evaluate) -> tuple[list[Difference]
     """The paired differences to the run of --against, and its name."""
     if settings.against is None:
         return [], ""
-    run = open_run(settings.against)
+    run = open_run(settings.against, settings.head, may_lack_heads=True)
     other = _test(run, settings).predictions
     if other.classes != tested.predictions.classes or other.task != tested.predictions.task:
         raise InputError(f"{settings.against} has other classes or findings; a paired difference needs the same")

@@ -43,6 +43,8 @@ class Evaluate:
     """Images in one forward pass."""
     threads: int | None = None
     """CPU threads; None: all cores this process may use."""
+    head: str | None = None
+    """Of a run with a head for each of its sets: the set whose findings are tested, by default on its own images."""
 
     def __post_init__(self) -> None:
         if self.resamples < 100:

@@ -73,15 +73,21 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
         index = _require_same(found, predictions)
     except InputError as error:
         why = str(error)
+    digests = run.set_digests()
+    if run.head is not None:
+        predictions = predictions.of_head(run.head)
+        index = None if index is None else index.of_head(run.head)
+        folders = folders[run.heads.index(run.head) :][:1]
+        digests = {name: digest for name, digest in digests.items() if name == run.head.name}
     patients = run.result.get("patients", "none")
     warnings = [_ABOUT_PATIENTS[patients]] if patients == "may leak" else []
     if split == "val":
         warnings.append("This is val: the checkpoint, the thresholds and the temperature were chosen on it.")
-    digests = run.set_digests()
-    lines = [f"{SPLIT_RULE} {_ABOUT_PATIENTS.get(patients, 'unknown')}"]
+    lines = [*_of_the_head(run), f"{SPLIT_RULE} {_ABOUT_PATIENTS.get(patients, 'unknown')}"]
     lines += [line for folder in folders for line in _of_manifest(folder)]
     lines += [] if folders else [f"{name}: content {digest}; it is not at hand" for name, digest in digests.items()]
     names = sorted(set(index.origins)) if index else run.metadata.get("sets") or sorted(digests)
+    names = [run.head.name] if run.head else names
     name = ", ".join(names) or str(run.result.get("target_set") or "unknown")
     manifests = [read_manifest(folder) for folder in folders]
     return EvaluatedSet(
@@ -97,6 +103,12 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
         index=index,
         no_index=why,
     )
+
+
+def _of_the_head(run: Run) -> list[str]:
+    if run.head is None:
+        return []
+    return [f"Head: {run.head.name}, one of {len(run.heads)} ({', '.join(head.name for head in run.heads)})."]
 
 
 def _is_of_patients(patients: str | None, predictions: Predictions, run: Run) -> bool:
@@ -145,7 +157,7 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
     of_val = chosen_on(run, manifest, list(chosen), indexes)
     predictions = concat_predictions([of_index(index, predictor.of_index(index)) for index in indexes])
     nothing_chosen = "" if of_val else ", which the run did not choose anything on"
-    provenance = [f"Split: {split} of {folder.name}{nothing_chosen}.", *_of_manifest(folder)]
+    provenance = [*_of_the_head(run), f"Split: {split} of {folder.name}{nothing_chosen}.", *_of_manifest(folder)]
     return EvaluatedSet(
         name=manifest["name"],
         split=split,

@@ -1,5 +1,6 @@
 """The model card: what a run is, and its evaluations."""
 
+from collections.abc import Sequence
 from itertools import groupby
 
 from data_pipelines.common.advice import quoted
@@ -21,6 +22,7 @@ from trainer.evaluation.page import (
 from trainer.evaluation.runs import Run
 
 CARD_SECTION = "Evaluation on "
+_SHOWN = 30
 CARD_OF_PATIENTS = (
     "Has numbers of patients' images, and neither images nor keys. Small groups may be recognised, so ask before it is "
     "passed on."
@@ -37,7 +39,7 @@ def card_head(evaluation: Evaluation) -> list[Block]:
         Title("Model"),
         BulletList(tuple(_model_items(run))),
         Title("Use"),
-        Paragraph((Code(f"bitscale predict {quoted(run.folder)} INPUT --out predictions.csv"),)),
+        Paragraph((Code(f"bitscale predict {quoted(run.folder)} INPUT{_head_flag(run)} --out predictions.csv"),)),
         Paragraph("Meant for images like those it was trained on; see the data of each evaluation."),
         Title("How the numbers were computed"),
         BulletList(tuple(methods(assessment))),
@@ -70,17 +72,27 @@ def _beginning(run: Run) -> str:
     return f"{run.result.get('mode', 'finetune')}, starting from {source}"
 
 
+def _head_flag(run: Run) -> str:
+    return f" --head {quoted(run.head.name)}" if run.head else ""
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(printable, names[:_SHOWN])) + more
+
+
 def _model_items(run: Run) -> list[str]:
     metadata, result = run.metadata, run.result
-    classes = metadata.get("classes") or []
-    shown = ", ".join(map(printable, classes[:30])) + (f" and {len(classes) - 30} more" if len(classes) > 30 else "")
+    labels = [f"Labels: {_some(metadata.get('classes') or [])}"]
+    if run.heads:
+        labels = [f"Labels of the head {printable(head.name)}: {_some(head.classes)}" for head in run.heads]
     environment = result.get("environment") or {}
     sets = ", ".join(metadata.get("sets") or ["unknown"])
     return [
         f"BiT ResNet {metadata.get('model') or result.get('model')}, {_beginning(run)}",
         f"Trained on {sets} ({run.trained_on}), {result.get('train_images', 'unknown')} images, "
         f"{result.get('total_steps', 'unknown')} steps, seed {run.settings.get('seed')}",
-        f"Labels: {shown}",
+        *labels,
         f"Preparation: {preparation(run)}",
         f"Commit {environment.get('commit') or 'unknown'}",
     ]

@@ -14,6 +14,7 @@ from trainer.evaluation.predictions import Predictions, scores_of
 
 BINS = 15  # of equal width, as in Guo et al.
 KEY = "operating_points"  # where a checkpoint has them
+HEADS_KEY = "operating_points_of_heads"  # and those of each head, by its name
 _STRIDE = 2.0  # in the logarithm of the temperature, in which it is searched
 _ROUNDING = 1e-12
 _NOT_FINITE = "some logits for val are not finite"

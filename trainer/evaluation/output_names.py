@@ -21,11 +21,12 @@ _MARKS = (r"content ([0-9a-f]{16})\b", r"manifest SHA-256 ([0-9a-f]{16})\b")
 
 class OutputNames(NamedTuple):
     """Names for an evaluated set in a run folder. mark: the beginning of its digest if another set has the same name;
-    else ""."""
+    else "". head: the one that was tested of a run with several; else ""."""
 
     name: str
     mark: str
     split: str
+    head: str = ""
 
     @property
     def text(self) -> str:
@@ -35,17 +36,19 @@ class OutputNames(NamedTuple):
     @property
     def title(self) -> str:
         """Title of the evaluation."""
-        return f"{self.text}, {self.split}"
+        return f"{self.text}, {self.split}" + (f", head {self.head}" if self.head else "")
 
     @property
     def folder(self) -> str:
         """Folder of the evaluation, inside the run folder."""
-        return "-".join(filter(None, ("evaluation", file_name_of(self.name), self.mark, self.split)))
+        head = f"head-{file_name_of(self.head)}" if self.head else ""
+        return "-".join(filter(None, ("evaluation", file_name_of(self.name), self.mark, self.split, head)))
 
 
 def output_names_of(run: Run, tested: EvaluatedSet, section_of: Callable[[str], str]) -> OutputNames:
     """The names for a set. section_of: the model card's section under a title."""
-    plain = OutputNames(" ".join(tested.name.split()), "", tested.split)
+    head = run.head.name if run.head else ""
+    plain = OutputNames(" ".join(tested.name.split()), "", tested.split, " ".join(head.split()))
     former = (section_of(plain.title), _identity_of(run.folder / plain.folder))
     if tested.is_namesake or any(text and is_of_another_set(text, tested) for text in former):
         return plain._replace(mark=_mark(tested))

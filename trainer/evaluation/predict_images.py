@@ -38,7 +38,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
 
     Raises InputError for an invalid run or input, and RunError, after the rows are written, if nothing could be read.
     """
-    run = open_run(settings.run)
+    run = open_run(settings.run, settings.head)
     runtime = RuntimeConfig(
         device=settings.device,
         threads=settings.threads,

@@ -39,6 +39,8 @@ class Predict:
     """Of the pixels of X-rays in files that hold more than 8: 2^bits - 1 is white, whatever the files say. None: as the
     run's set was prepared: by --bits if it was given there, else as each file says (DICOM always does), else as is
     known of the set; files that do not say it are not read where that is not known either."""
+    head: str | None = None
+    """Of a run with a head for each of its sets: the set whose findings are predicted."""
 
     def __post_init__(self) -> None:
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:

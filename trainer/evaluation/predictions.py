@@ -19,6 +19,7 @@ from data_pipelines.common.printable import printable
 from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import Task
 from data_pipelines.shards.columns import Array
+from data_pipelines.shards.heads import Head
 from data_pipelines.shards.index import Index
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
 from trainer.metrics import known_labels, log_odds
@@ -67,6 +68,13 @@ class Predictions:
             labels=self.labels[rows],
             patients=self.patients[rows],
             facts={name: [values[row] for row in rows] for name, values in self.facts.items()},
+        )
+
+    def of_head(self, head: Head) -> "Predictions":
+        """The images of the set that a head is for, with its outputs alone."""
+        taken = self.take(np.flatnonzero(np.array(self.facts["set"]) == head.name))
+        return replace(
+            taken, classes=head.classes, logits=taken.logits[:, head.columns], labels=taken.labels[:, head.columns]
         )
 
     def grouped(self) -> dict[str, dict[str, Ints]]:

@@ -70,13 +70,15 @@ class Predictor:
         on_gpu, scaled_decode = self.device.type == "cuda", bool(metadata.get("scaled_decode"))
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         self._model_name: str = metadata["model"]
+        self._head = run.head
         model = _load_model(run, run.path, self._model_name, len(self.classes))
         blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
         self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
 
     def summary(self) -> str:
-        """Model, precision, device and pixels as text."""
-        return f"{self._model_name} in {self.precision} on {self.device.type} at {self._views.size} px"
+        """Model, head if there are several, precision, device and pixels as text."""
+        head = f", head {self._head.name}," if self._head else ""
+        return f"{self._model_name}{head} in {self.precision} on {self.device.type} at {self._views.size} px"
 
     def verified(self, encoded: bytes) -> EncodedImage | str:
         """The image of a file as `prepare` would store it, or the reason why it cannot."""
@@ -122,8 +124,11 @@ def _require_known_xrays(path: Path, metadata: Mapping[str, Any], size: int | No
 def _load_model(run: Run, path: Path, name: str, num_classes: int) -> BiTResNet:
     """The model with the weights of a checkpoint. Raises InputError where these do not fit."""
     model = build_model(name, num_classes, mean=run.mean, std=run.std)
+    state = checkpoint.load(path, parts=("model",)).state["model"]
+    if run.head is not None:
+        state |= {name: tensor[run.head.columns] for name, tensor in state.items() if name.startswith("head.")}
     try:
-        model.load_state_dict(checkpoint.load(path, parts=("model",)).state["model"])
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"{path} does not fit the {name} that it says it is: {error}") from error
     return model

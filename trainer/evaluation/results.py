@@ -12,7 +12,7 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
-from trainer.evaluation.operating import KEY, fit_operating_points
+from trainer.evaluation.operating import HEADS_KEY, KEY, fit_operating_points
 from trainer.evaluation.predictions import columns_of, of_index
 from trainer.metrics import all_metrics, compute_metrics, left_out
 from trainer.run_files import PREDICTIONS
@@ -23,7 +23,7 @@ Predicted = Mapping[Split, tuple[Index, Tensor]]
 
 def final_metrics(predicted: Predicted) -> dict[str, Any]:
     """For each split the metrics of its logits and the number of its images; under "left_out", the classes that have no
-    AUC and no average precision there."""
+    AUC and no average precision there; under "heads", where sets have one each, the same of each on its own set."""
     metrics: dict[str, Any] = {"left_out": {}}
     for split, (index, logits) in predicted.items():
         labels = _labels(index)
@@ -31,7 +31,19 @@ def final_metrics(predicted: Predicted) -> dict[str, Any]:
         found = all_metrics(logits, labels, index.classes) if detailed else compute_metrics(logits, index)
         metrics[split] = found | {"images": len(index)}
         metrics["left_out"][split] = left_out(labels, index.classes)
-    return metrics
+    return metrics | _of_heads(predicted)
+
+
+def _of_heads(predicted: Predicted) -> dict[str, Any]:
+    """The metrics of each head, by its name, on the images of its own set; empty where there is one head."""
+    found: dict[str, dict[str, Any]] = {}
+    for split, (index, logits) in predicted.items():
+        for head in index.heads:
+            rows = index.rows_of(head)
+            labels = _labels(index)[rows][:, head.columns]
+            metrics = all_metrics(logits[rows][:, head.columns], labels, head.classes) | {"images": len(rows)}
+            found.setdefault(head.name, {})[split] = metrics
+    return {"heads": found} if found else {}
 
 
 def save_predictions(run_dir: Path, predicted: Predicted) -> None:
@@ -56,8 +68,14 @@ def save_predictions(run_dir: Path, predicted: Predicted) -> None:
 
 
 def operating_points(index: Index, logits: Tensor) -> dict[str, Any]:
-    """What val decides for later predictions, as a checkpoint's description holds it: thresholds and temperature."""
-    return {KEY: fit_operating_points(of_index(index, logits.numpy())).to_dict()}
+    """What val decides for later predictions, as a checkpoint's description holds it: thresholds and temperature, of
+    each head for itself, too."""
+    predictions = of_index(index, logits.numpy())
+    points = {KEY: fit_operating_points(predictions).to_dict()}
+    if not index.heads:
+        return points
+    of_heads = {head.name: fit_operating_points(predictions.of_head(head)).to_dict() for head in index.heads}
+    return points | {HEADS_KEY: of_heads}
 
 
 def recompute(run_dir: Path) -> dict[str, dict[str, float]]:

@@ -10,10 +10,11 @@ from data_pipelines.common.files import read_json
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
 from data_pipelines.loading.views import PolicyName
+from data_pipelines.shards.heads import Head, choose_head, heads_of, refuse_head
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
-from trainer.evaluation.operating import KEY, UNFITTED, OperatingPoints, fit_operating_points
+from trainer.evaluation.operating import HEADS_KEY, KEY, UNFITTED, OperatingPoints, fit_operating_points
 from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
@@ -27,13 +28,32 @@ _NARROW = "the version of the program that fitted it searched a narrower range"
 @dataclass(frozen=True)
 class Run:
     """folder: of the run, or of the file. path: its chosen checkpoint, None for a run that keeps none (probe, knn).
-    metadata: what the checkpoint says. result, settings: of the folder, {} without."""
+    metadata: what the checkpoint says. result, settings: of the folder, {} without. head: the one that is looked at, of
+    a run with several; `metadata` then has its classes and operating points."""
 
     folder: Path
     path: Path | None
     metadata: dict[str, Any]
     result: dict[str, Any]
     settings: dict[str, Any]
+    head: Head | None = None
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """One for each set; empty where one head is for all."""
+        return heads_of(self.metadata.get("heads") or {})
+
+    def with_head(self, name: str | None, may_lack: bool = False) -> "Run":
+        """The run with one of its heads. Raises InputError for a name that it has not, for none where it has heads, and
+        unless it `may_lack` heads, for one where it has not."""
+        if not self.heads:
+            refuse_head(None if may_lack else name, self.folder)
+            return self
+        head = choose_head(self.heads, name, self.folder)
+        metadata = {key: value for key, value in self.metadata.items() if key != KEY} | {"classes": list(head.classes)}
+        if points := self.metadata.get(HEADS_KEY, {}).get(head.name):
+            metadata[KEY] = points
+        return replace(self, metadata=metadata, head=head)
 
     @property
     def name(self) -> str:
@@ -85,7 +105,8 @@ class Run:
             state = self.unfinished()
             why = f"the run is not finished ({state.progress})" if state else OperatingPoints.no_val
             return OperatingPoints(no_val=why)
-        return fit_operating_points(load_predictions(self.folder, "val"))
+        predictions = load_predictions(self.folder, "val")
+        return fit_operating_points(predictions if self.head is None else predictions.of_head(self.head))
 
     @property
     def mean(self) -> PerChannel:
@@ -114,8 +135,9 @@ class Run:
         return self.metadata
 
 
-def open_run(source: Path) -> Run:
-    """A run folder, or one of its checkpoints. Raises InputError for anything else."""
+def open_run(source: Path, head: str | None = None, may_lack_heads: bool = False) -> Run:
+    """A run folder, or one of its checkpoints, with one of its heads if it has several. Raises InputError for anything
+    else, and as `Run.with_head`."""
     if source.is_file():
         folder = source.parent.parent if source.parent.name == CHECKPOINTS else source.parent
         path: Path | None = source
@@ -126,13 +148,14 @@ def open_run(source: Path) -> Run:
     else:
         raise InputError(f"{source} is neither a run folder nor a checkpoint{checkpoint.meant_instead(source)}")
     result, settings = read_json(folder / RESULT), read_json(folder / CONFIG)
-    return Run(
+    run = Run(
         folder=folder,
         path=path,
         metadata=checkpoint.describe(path) if path else {},
         result=result if isinstance(result, dict) else {},
         settings=settings if isinstance(settings, dict) else {},
     )
+    return run.with_head(head, may_lack_heads)
 
 
 def own_data(run: Run, split: Split) -> tuple[Index, list[Path]]:
@@ -167,7 +190,8 @@ def over_seeds(run: Run) -> list[Seed]:
     for path in run.folder.resolve().parent.glob(f"*/{RESULT}"):
         other = read_json(path)
         with suppress(AttributeError, KeyError, TypeError, ValueError):  # a broken one says nothing of the others
-            settings, value = _less_seed(other), float(other["test"][metric])
+            tested = other["test"] if run.head is None else other["heads"][run.head.name]["test"]
+            settings, value = _less_seed(other), float(tested[metric])
             # A run of an earlier version lacks the settings that were added since.
             if not differences(own, settings) or not differences(settings, own):
                 found[int(other["settings"]["seed"])] = value
@@ -176,8 +200,9 @@ def over_seeds(run: Run) -> list[Seed]:
 
 def _less_seed(result: dict[str, Any]) -> dict[str, Any]:
     settings = result.get("settings") or {}
-    # A few-shot subset is drawn by the seed; how a run is executed changes no number.
-    few_shot = (settings.get("data") or {}).get("shots") is not None
-    left_out = {"seed", "name", "runtime"} | ({"data_fingerprint"} if few_shot else set())
+    data = settings.get("data") or {}
+    # Some of the images are drawn by the seed; how a run is executed changes no number.
+    are_drawn = data.get("shots") is not None or data.get("images") is not None
+    left_out = {"seed", "name", "runtime"} | ({"data_fingerprint"} if are_drawn else set())
     rest = {name: value for name, value in settings.items() if name not in left_out}
     return rest | {name: result.get(name) for name in ("kind", "source", "target", "shots", "mode")}

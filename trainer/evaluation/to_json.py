@@ -19,6 +19,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
     return {
         "run": str(evaluation.run.folder),
         "weights": evaluation.run.metadata.get("weights"),
+        **({"head": evaluation.run.head.name} if evaluation.run.head else {}),
         "data": tested.name,
         "split": tested.split,
         "set_digests": tested.digests,

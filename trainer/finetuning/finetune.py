@@ -48,7 +48,9 @@ from trainer.splits import lacks_val, open_split
 from trainer.training.start import Start, start_run
 
 # Of a target's settings those that say which of its images a run uses.
-IMAGE_SELECTION = ("data.classes", "data.one_label", "data.shots_at_most", "data.train_on", "data.on_bad_shard")
+IMAGE_SELECTION = (
+    *("data.classes", "data.one_label", "data.images", "data.shots_at_most", "data.train_on", "data.on_bad_shard"),
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,8 @@ SETTINGS = {
     "data.join": "findings of several sets",
     "data.classes": "classes",
     "data.one_label": "images with one finding alone",
+    "data.images": "most training images",
+    "data.images_per_set": "shares of the sets",
     "data.shots_at_most": "classes with fewer images than shots",
     "data.image_size": "pixels",
     "data.resize": "pixels before the random crop",

@@ -23,3 +23,5 @@ class Export:
     its learning rate."""
     force: bool = False
     """Replace an earlier export."""
+    head: str | None = None
+    """Of a run with a head for each of its sets: the one to export."""

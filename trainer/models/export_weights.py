@@ -19,7 +19,7 @@ from trainer.models.export_settings import Export
 from trainer.models.layouts import BIT_NPZ
 from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors
 from trainer.models.weight_files import CONFIG, OWN_KEY
-from trainer.models.weights import Weights, load_weights
+from trainer.models.weights import Weights, load_weights, with_head
 
 SAFETENSORS, NPZ = "model.safetensors", "model.npz"
 
@@ -27,8 +27,11 @@ SAFETENSORS, NPZ = "model.safetensors", "model.npz"
 def export(settings: Export) -> list[str]:
     """Write the folder atomically, and return notes on it. Raises InputError for a source that cannot be read, or a
     folder that exists already or cannot be written."""
-    weights = load_weights(settings.source)
-    logger.info(f"export {weights.path}: {weights.model_name} in the format of {settings.format}, to {settings.out}")
+    weights = with_head(load_weights(settings.source), settings.head)
+    head = f", head {settings.head}," if settings.head else ""
+    logger.info(
+        f"export {weights.path}: {weights.model_name}{head} in the format of {settings.format}, to {settings.out}"
+    )
     weights.require_normalisation("fix it there first")
     if weights.num_classes is None:
         raise InputError(f"{weights.path} has no head; fine-tune it first and export that run")
@@ -37,6 +40,7 @@ def export(settings: Export) -> list[str]:
         "model": weights.model_name,
         "weights": weights.digest,
         "classes": weights.classes,
+        **({"head": settings.head} if settings.head else {}),
         "sets": weights.sets,
         "set_digests": dict(weights.set_digests),
         "image_size": weights.image_size,

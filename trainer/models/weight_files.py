@@ -32,13 +32,15 @@ _BIT_ARCHITECTURE = re.compile(r"resnetv2_\d+x\d+_bit\w*")
 class WeightMetadata:
     """Metadata of weights; empty or None where unknown.
 
-    classes: names of the head's outputs. sets: what they were trained on. set_digests: content digests of these sets,
-    by name. image_size, resize (pixels) and eval_view: how images were cut in evaluation. channels: 1 for grey images.
-    mean, std: of the inputs, for pixels in [0, 1]; if their values cannot be used, `unusable` says why. filters_times:
-    factor by which the filters were multiplied at export.
+    classes: names of the head's outputs. heads: where each set has one, the findings of each, by its name. sets: what
+    they were trained on. set_digests: content digests of these sets, by name. image_size, resize (pixels) and
+    eval_view: how images were cut in evaluation. channels: 1 for grey images. mean, std: of the inputs, for pixels in
+    [0, 1]; if their values cannot be used, `unusable` says why. filters_times: factor by which the filters were
+    multiplied at export.
     """
 
     classes: tuple[str, ...] = ()
+    heads: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
     set_digests: Mapping[str, str] = field(default_factory=dict)
     image_size: int | None = None
@@ -68,6 +70,9 @@ def parse_metadata(raw: Mapping[str, Any], places: Mapping[str, Mapping[str, Any
         raise ValueError(f"filters_times is {times}")
     return WeightMetadata(
         classes=tuple(_text(name) for name in raw.get("classes") or ()),
+        heads={
+            _text(head): tuple(_text(name) for name in names) for head, names in dict(raw.get("heads") or {}).items()
+        },
         sets=tuple(_text(name) for name in raw.get("sets") or ()),
         set_digests={_text(name): _text(digest) for name, digest in dict(raw.get("set_digests") or {}).items()},
         image_size=known("image_size", int),

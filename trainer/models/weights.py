@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
+from data_pipelines.shards.heads import choose_head, heads_of, refuse_head
 from trainer import checkpoint
 from trainer.models.bit import MODELS, BiTResNet, build_model
 from trainer.models.layouts import HEAD, LAYOUTS, STEM, is_filter, layout_of
@@ -69,8 +70,20 @@ def load_weights(source: str) -> Weights:
         tensors |= {name: tensor / metadata.filters_times for name, tensor in tensors.items() if is_filter(name)}
     head = tensors.get(HEAD[0])
     if head is None or len(metadata.classes) != len(head):
-        metadata = replace(metadata, classes=())
+        metadata = replace(metadata, classes=(), heads={})
     return _weights(path, model_name, tensors, digest or checkpoint.fingerprint(tensors), metadata)
+
+
+def with_head(weights: Weights, name: str | None) -> Weights:
+    """The weights with one of their heads, where sets have one each; else as they are. Raises InputError for a name
+    that they have not, for none where they have heads, and for one where they have not."""
+    if not weights.heads:
+        refuse_head(name, weights.path)
+        return weights
+    head = choose_head(heads_of(weights.heads), name, weights.path)
+    tensors = weights.tensors | {part: weights.tensors[part][head.columns].clone() for part in HEAD}
+    digest = checkpoint.fingerprint(tensors)
+    return replace(weights, tensors=tensors, digest=digest, classes=head.classes, heads={})
 
 
 def describe_weights(source: str) -> Weights:

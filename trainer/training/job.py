@@ -24,6 +24,8 @@ from data_pipelines.loading.sampler import BatchRequest, BatchSampler
 from data_pipelines.loading.unreadable import Replacement, blank
 from data_pipelines.loading.views import PAIR, Augmentation
 from data_pipelines.shards.concat import near_misses
+from data_pipelines.shards.heads import described
+from data_pipelines.shards.image_cap import images_of_sets
 from data_pipelines.shards.index import Index
 from trainer.config import Config, ModelConfig
 from trainer.engine import Engine
@@ -201,6 +203,8 @@ def _metadata(config: Config, folders: Sequence[Path], train: Index) -> dict[str
         "mean": config.model.mean,
         "std": config.model.std,
         "data_fingerprint": train.fingerprint,
+        **({"heads": described(train.heads)} if train.heads else {}),
+        **({"images_of_sets": images_of_sets(train)} if data.images is not None else {}),
     }
 
 
@@ -292,7 +296,8 @@ def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[st
     if confound := different_views([(found["name"], found.get("views", ())) for found in manifests]):
         warnings.append(confound)
     joined = [Index.load(folder, "train", check_shards=False) for folder in folders] if len(folders) > 1 else []
-    if joined and not config.data.classes and (alike := near_misses(joined)):
+    merged = joined and not config.data.classes and not train.heads
+    if merged and (alike := near_misses(joined)):
         warnings.append(f"not joined, although they look alike: {', '.join(alike)}")
     sides = dict(zip(folders, (index.xray_side for index in joined), strict=False))
     if None not in sides.values() and len(set(sides.values())) > 1:

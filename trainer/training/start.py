@@ -34,15 +34,21 @@ def start_run(config: Config, start: Start, result_fields: dict[str, Any], warni
 
 
 def summary(result: dict[str, Any]) -> str:
-    """One line with the result of a run."""
+    """One line with the result of a run; where sets have a head each, with that of each, too."""
     metric = metric_of(result)
     name = METRIC_NAME[metric]
     reached = [
-        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images)"
+        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images{_of_heads(result, split)})"
         for split in ("val", "test")
         if split in result
     ]
     return f"{result['run']}: {', '.join(reached) or 'no val or test split'}, by {result['checkpoint']}"
+
+
+def _of_heads(result: dict[str, Any], split: str) -> str:
+    metric = metric_of(result)
+    each = [f"{head} {found[split][metric]:.2%}" for head, found in result.get("heads", {}).items() if split in found]
+    return f"; {', '.join(each)}" if each else ""
 
 
 def find_result(config: Config, start: Start, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import torch
 
 from data_pipelines.common.advice import as_word, quoted
 from data_pipelines.common.printable import printable
+from data_pipelines.shards.image_cap import images_of_sets
 from trainer.config import frozen_words
 from trainer.engine import Engine
 from trainer.optim.lr_schedules import peak_lr
@@ -31,11 +32,24 @@ def start_line(job: Job, engine: Engine, kind: str, device: str) -> str:
     frozen = frozen_words(config.model.frozen_stages) if config.mode == "finetune" else ""
     parts = [
         f"{config.model.name}{frozen} in {config.precision} on {ranks}{engine.device.type} ({device})",
-        f"{len(job.train):,} images of {', '.join(config.data.sets)} at {config.data.image_size} px",
+        f"{len(job.train):,} images of {_sets(job)} at {config.data.image_size} px",
         *([training] if config.mode == "finetune" else []),
         f"in {job.run_dir}",
     ]
     return printable(f"{work} {config.name}: {', '.join(parts)}")
+
+
+def _sets(job: Job) -> str:
+    """The sets, with how many images of each where these were chosen, and how many findings its head has."""
+    data, heads = job.config.data, {head.name: len(head.classes) for head in job.train.heads}
+    if data.images is None and not heads:
+        return ", ".join(data.sets)
+    words = []
+    for name, count in images_of_sets(job.train).items():
+        about = [f"{count:,}"] if data.images is not None else []
+        about += [f"a head of {heads[name]}"] if heads else []
+        words.append(f"{name} ({', '.join(about)})")
+    return ", ".join(words)
 
 
 def idle_gpus(engine: Engine, kind: str, argv: Sequence[str] = sys.argv) -> str | None:

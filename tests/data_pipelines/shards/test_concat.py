@@ -84,6 +84,47 @@ def test_findings_of_one_set_by_name(one: Index) -> None:
         assert concat([one], classes) is one
 
 
+def test_heads_keep_the_findings_of_each_set_apart(one: Index, other: Index) -> None:
+    sets = [replace(one, origins=("a",) * len(one.origins)), replace(other, origins=("b",) * len(other.origins))]
+    joined = concat(sets, "heads")
+    assert joined.classes == ("a: edema", "a: mass", "a: hernia", "b: hernia", "b: edema", "b: nodule", "b: mass")
+    none_of_b, none_of_a = [NAN] * 4, [NAN] * 3
+    expected = [
+        [0, 1, NAN, *none_of_b],
+        [NAN, 1, 1, *none_of_b],
+        [*none_of_a, NAN, 1, 0, 1],
+        [*none_of_a, 1, NAN, 0, 0],
+    ]
+    np.testing.assert_array_equal(joined.labels, expected)
+    assert images(joined) == images(one) + images(other)
+    assert joined.fingerprint not in (concat(sets, "union").fingerprint, concat(sets).fingerprint)
+    for head, of_set in zip(joined.heads, sets, strict=True):
+        own = joined.of_head(head)
+        assert (own.classes, own.heads, images(own)) == (of_set.classes, (), images(of_set))
+        np.testing.assert_array_equal(own.labels, of_set.labels)
+
+
+def test_sets_of_one_name_have_heads_of_their_own(one: Index) -> None:
+    joined = concat([one, one], "heads")
+    name = one.origins[0]
+    assert [head.name for head in joined.heads] == [name, f"{name} (2)"]
+    assert joined.of_head(joined.heads[1]).keys([0, 1]) == one.keys([0, 1])
+    assert concat([one, one], "union").heads == ()
+
+
+def test_heads_that_make_no_sense_are_refused(one: Index, load: Callable[..., Index]) -> None:
+    with pytest.raises(InputError, match="there is one set; leave out"):
+        concat([one], "heads")
+    animals = replace(load([0, 1, 2], ANIMALS), origins=("pets",))
+    with pytest.raises(InputError, match=r"images of pets have one class each; name .* leave out --data.join heads"):
+        concat([one, animals], "heads")
+    apart = [
+        replace(one, origins=(name,), classes=(finding, "x", "y")) for name, finding in (("a", "b: c"), ("a: b", "c"))
+    ]
+    with pytest.raises(InputError, match="names that are alike"):
+        concat(apart, "heads")
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sets=st.lists(st.lists(st.sampled_from(FINDINGS), unique=True, min_size=1), min_size=1, max_size=4),

@@ -63,13 +63,21 @@ class Case:
     micro_batch_size: int | None = None
     """In place of what `micro_batches` makes of a rank's share."""
     frozen_stages: int = 0
+    heads: bool = False
+    """The set twice, with a head for each."""
 
     def job(self, world_size: int, run_dir: Path) -> Job:
         """The job; val is taken away, because only the weights are looked at."""
         config = Config(
             global_batch_size=self.global_batch_size,
             precision="fp32",
-            data=DataConfig(sets=(self.data,), image_size=32, resize=32, mixup_alpha=self.mixup_alpha),
+            data=DataConfig(
+                sets=(self.data,) * (1 + self.heads),
+                join="heads" if self.heads else "intersection",
+                image_size=32,
+                resize=32,
+                mixup_alpha=self.mixup_alpha,
+            ),
             model=ModelConfig("r14x0.5"),
             optim=OptimConfig(base_lr=BASE_LR, rescale_lr=False, agc_clipping=self.agc_clipping),
             schedule=ScheduleConfig("cosine", epochs=None, steps=self.updates, warmup_steps=0),
@@ -112,9 +120,10 @@ def make_cases(phantoms: Path) -> dict[str, Case]:
     pairs = replace(mixed, global_batch_size=20, micro_batch_size=6)
     unequal = {"unequal-7-fp32": of_two, "unequal-10-fp32": of_three, "unequal-mixed-20-fp64": pairs}
     frozen = {"frozen-2-fp32": Case("fashion_mnist", 2, torch.float32, 3, 0.012, frozen_stages=1)}
+    heads = {"heads-2-fp64": Case(str(phantoms), 2, torch.float64, 5, 0.0012, heads=True)}
     # From a checkpoint: momentum counts.
     resumed = Case("fashion_mnist", 2, torch.float32, 3, 0.005)
-    return cases | {"mixed-2-fp64": mixed, "odd-1-fp64": odd} | unequal | frozen | {"resumed-2-fp32": resumed}
+    return cases | {"mixed-2-fp64": mixed, "odd-1-fp64": odd} | unequal | frozen | heads | {"resumed-2-fp32": resumed}
 
 
 RESUMED_AT = 2
@@ -278,7 +287,9 @@ def reference(case: Case, folder: Path, save_at: int | None = None) -> dict[str,
             swapped_labels = labels.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
             labels = torch.lerp(swapped_labels, labels, batch.mixup[:, None])
         logits = model(images)
-        if job.train.task == "single_label":
+        if case.heads:
+            loss = loss_of_heads(job, request, logits, labels)
+        elif job.train.task == "single_label":
             loss = F.cross_entropy(logits, labels)
         else:
             known = ~labels.isnan()
@@ -290,6 +301,20 @@ def reference(case: Case, folder: Path, save_at: int | None = None) -> dict[str,
         optimizer.zero_grad()
     weights = flat(dict(model.named_parameters()))
     return {"start": start, "weights": weights, "momentum": flat(momentum_of(model, optimizer))}
+
+
+def loss_of_heads(job: Job, request: BatchRequest, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Each head on the images of its own set, and the sum over all by the number of all labels."""
+    count, total = job.train.num_classes // 2, 0
+    losses = []
+    for first_shard, columns in ((0, slice(None, count)), (len(job.train.shards) // 2, slice(count, None))):
+        shards = job.train.shard[request.samples]
+        own = (shards >= first_shard) & (shards < first_shard + len(job.train.shards) // 2)
+        of_set, wanted = logits[own][:, columns], labels[own][:, columns].to(logits.dtype)
+        known = ~wanted.isnan()
+        losses.append(F.binary_cross_entropy_with_logits(of_set[known], wanted[known], reduction="sum"))
+        total += int(known.sum())
+    return sum(losses) / total
 
 
 def momentum_of(model: BiTResNet, optimizer: SGDAGC) -> dict[str, torch.Tensor]:
