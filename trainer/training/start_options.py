@@ -1,4 +1,4 @@
-"""How a start treats its run folder, and where that is. Without PyTorch, which help does not need."""
+"""How a launch treats its run folder, and where that is. Without PyTorch, which help does not need."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,8 +7,8 @@ from trainer.config import Config
 
 
 @dataclass(frozen=True)
-class Start:
-    """How this start treats an existing run folder."""
+class LaunchOptions:
+    """How this launch treats an existing run folder."""
 
     out: Path | None = None
     """Folder of the run; None: runs/<name>."""
@@ -17,9 +17,9 @@ class Start:
     allow_config_change: bool = False
     """Go on although the configuration changed."""
     preflight_only: bool = False
-    """Check what every start on several ranks checks first, and stop."""
+    """Check what every launch on several ranks checks first, and stop."""
 
 
-def run_dir_of(config: Config, start: Start) -> Path:
-    """The run folder that a start resumes in; `--no-resume` takes a new one beside it."""
-    return start.out or Path("runs") / config.name
+def run_dir_of(config: Config, launch: LaunchOptions) -> Path:
+    """The run folder that a launch resumes in; `--no-resume` takes a new one beside it."""
+    return launch.out or Path("runs") / config.name
