@@ -78,9 +78,11 @@ class Coverage:
     """How many sets of each design, and where the result goes."""
 
     sets: int = 400
+    """Simulated test sets of each design."""
     resamples: int = 1000
     """Of each set."""
     seed: int = 77
+    """Decides what is drawn."""
     out: Path = Path("interval_coverage.json")
     """JSON file to write; a table of the same name with .md goes beside it."""
 
