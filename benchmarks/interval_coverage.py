@@ -1,7 +1,7 @@
 """How often the 95% intervals of an evaluation hold the truth: python benchmarks/interval_coverage.py [--sets 400]
 
 Test sets of patients with several, correlated images are drawn from a population whose metrics are known, and each is
-assessed as `bitscale-evaluate` does.
+assessed as `bitscale evaluate` does.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path

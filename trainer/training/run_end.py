@@ -97,8 +97,7 @@ def _resume_advice(job: Job) -> str:
 def _tell_stopped(job: Job, engine: Engine, stopped: Stopped, reason: str) -> None:
     if engine.rank == 0:
         print(
-            f"{reason}; saved. To resume {job.run_dir} from step {stopped.step}:\n"
-            f"  {resume_command(job.run_dir)}",
+            f"{reason}; saved. To resume {job.run_dir} from step {stopped.step}:\n  {resume_command(job.run_dir)}",
             flush=True,
         )
 

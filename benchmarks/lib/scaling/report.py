@@ -51,7 +51,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> st
     lines += [_line(row) for row in rows]
     lines += [
         "",
-        "Measured: median, least and most of the windows. Predicted: with a 90 % interval. Efficiency is "
+        "Measured: median, least and most of the windows. Predicted: with a 90% interval. Efficiency is "
         "E(N) = 100 T(N) / (N T(1)) unless another base is named. Exposed: the share of a step that gradient "
         "exchange adds; measured by windows without it, so negative where noise is larger.",
         "",
