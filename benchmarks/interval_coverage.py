@@ -1,7 +1,7 @@
 """How often the 95% intervals of an evaluation hold the truth: python benchmarks/interval_coverage.py [--sets 400]
 
 Test sets of patients with several, correlated images are drawn from a population whose metrics are known, and each is
-assessed as `bitscale-evaluate` does.
+assessed as `bitscale evaluate` does.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
@@ -78,9 +78,11 @@ class Coverage:
     """How many sets of each design, and where the result goes."""
 
     sets: int = 400
+    """Simulated test sets of each design."""
     resamples: int = 1000
     """Of each set."""
     seed: int = 77
+    """Decides what is drawn."""
     out: Path = Path("interval_coverage.json")
     """JSON file to write; a table of the same name with .md goes beside it."""
 

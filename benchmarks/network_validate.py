@@ -1,4 +1,4 @@
-"""Hold the model of the network to what was measured: python benchmarks/network_validate.py [--parts paper wire here]
+"""Compare the model of the network with measurements: python benchmarks/network_validate.py [--parts paper wire here]
 
 Against the paper's Figure 4b, against links of a known bandwidth, and one against two CPU ranks of this machine.
 """

@@ -1,4 +1,4 @@
-"""What it brings that gradients travel during the backward pass: python benchmarks/overlap.py [--ranks 2 4]
+"""What is saved by exchanging gradients during the backward pass: python benchmarks/overlap.py [--ranks 2 4]
 
 Real Gloo ranks in network namespaces, on a link so fast that exchanging the gradients takes about half as long as the
 backward pass, and one on which it takes as long. The filters of each unit are made right before the unit, as in the

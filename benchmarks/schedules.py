@@ -47,7 +47,7 @@ _LOWEST, _HIGHEST = 1e-5, 0.5  # of the axis
 class Drawing:
     """Where the figure goes."""
 
-    out: Path = Path("benchmarks/results/schedules.json")
+    out: Path = Path("schedules.json")
     """JSON file to write; figure and text of the same name, with .png and .md, go beside it."""
 
 

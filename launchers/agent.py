@@ -39,7 +39,7 @@ def main() -> None:
 
 def _tell_how_to_go_on() -> None:
     if _COMMAND in os.environ:
-        print(f"this goes on from its last checkpoint:\n  {os.environ[_COMMAND]}", file=sys.stderr)
+        print(f"to resume from the last checkpoint:\n  {os.environ[_COMMAND]}", file=sys.stderr)
 
 
 def _code_of(error: Any) -> int:

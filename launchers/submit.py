@@ -50,13 +50,7 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     name = f"{options.job_name or sbatch.as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
     request = replace(request, name=name)
     ranks = request.nodes * request.ranks_per_node
-    if plan["global_batch_size"] < ranks:
-        raise UsageError(
-            f"--global-batch-size {plan['global_batch_size']} is too small for {ranks} ranks; raise it to {ranks} at "
-            "least, or ask for fewer --nodes"
-        )
-    if plan["global_batch_size"] % ranks:
-        print(f"warning: {ranks} ranks share a batch of {plan['global_batch_size']} unequally", file=sys.stderr)
+    _check_batch(plan["global_batch_size"], ranks)
     if plan.get("finished"):
         print(f"warning: {run_dir} is finished already; the job would end at once", file=sys.stderr)
     cost = Cost(plan, ranks, request, *measured_rate(run_dir, ranks, bool(site.gpus_per_node)))
@@ -74,6 +68,17 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     previous = None
     for _ in range(options.chain or 1):
         previous = sbatch.submit(request, text, previous)
+
+
+def _check_batch(batch_size: int, ranks: int) -> None:
+    """Raise UsageError for a batch with fewer images than ranks; warn of one that they share unequally."""
+    if batch_size < ranks:
+        raise UsageError(
+            f"--global-batch-size {batch_size} is too small for {ranks} ranks; raise it to {ranks} at least, or ask "
+            "for fewer --nodes"
+        )
+    if batch_size % ranks:
+        print(f"warning: {ranks} ranks share a batch of {batch_size} unequally", file=sys.stderr)
 
 
 def _recipe(name: str) -> str:

@@ -40,10 +40,10 @@ from trainer.recipes import OWN, Recipe, find_recipe, overview
 from trainer.run_files import CONFIG
 from trainer.run_folder import install_rank_log
 from trainer.splits import few_test_images, lacks_val, require_several_classes
-from trainer.training.start_options import Start, run_dir_of
+from trainer.training.launch_options import LaunchOptions, run_dir_of
 
 DEFAULT_RECIPE = "embedded"
-_DEFAULT_START = Start()
+_DEFAULT_LAUNCH = LaunchOptions()
 # Flags of earlier versions, which queued jobs may still give.
 _OLD_FLAGS = {
     "--run-dir": "--out",
@@ -70,7 +70,7 @@ class Command:
     """What a command line says. planned: the configuration that it departs from, of the recipe and the switch."""
 
     config: Config
-    start: Start
+    launch: LaunchOptions
     plan: bool
     match_authors: bool
     planned: Config
@@ -90,11 +90,11 @@ def command_of(doc: str, default: Config) -> Callable[..., Command]:
 
     def command(
         config: Annotated[Config, tyro.conf.arg(name="")] = default,
-        start: Annotated[Start, tyro.conf.arg(name="")] = _DEFAULT_START,
+        launch: Annotated[LaunchOptions, tyro.conf.arg(name="")] = _DEFAULT_LAUNCH,
         plan: Annotated[bool, tyro.conf.arg(help="Print steps, batch and checkpoint size as JSON, and stop.")] = False,
         match_authors: Annotated[bool, tyro.conf.arg(help=_SWITCH_HELP)] = False,
     ) -> Command:
-        return Command(config, start, plan, match_authors, default)
+        return Command(config, launch, plan, match_authors, default)
 
     command.__doc__ = doc
     return command
@@ -114,13 +114,13 @@ def parse(arguments: list[str]) -> Command:
     preview = open_to(recipe.with_files(protocol(recipe.preview())), names)
     read = command_of(recipe.doc, preview)
     command: Command = parse_flags(
-        read, rest, f"{program()} {name}", titles={"config": "the run", "start": "this start"}
+        read, rest, f"{program()} {name}", titles={"config": "the run", "launch": "this launch"}
     )
     require_numbers(command.config)
     given = values_of(command.config, names)
-    command = replace(command, start=_start_of(recipe, command, "name" in given))
-    run_dir = run_dir_of(with_plain_settings(preview, recipe.called(given)), command.start)
-    begun = read_json(run_dir / CONFIG) if command.start.resume else None
+    command = replace(command, launch=_launch_of(recipe, command, "name" in given))
+    run_dir = run_dir_of(with_plain_settings(preview, recipe.called(given)), command.launch)
+    begun = read_json(run_dir / CONFIG) if command.launch.resume else None
     begun = begun if isinstance(begun, dict) else None
     base = _base_config(recipe, given, begun, run_dir)
 
@@ -141,13 +141,13 @@ def _as_it_is(config: Config) -> Config:
     return config
 
 
-def _start_of(recipe: Recipe, command: Command, is_named: bool) -> Start:
-    """The start, in a folder of its own where a run is repeated."""
-    if recipe.repeats is None or command.start.out is not None or is_named:
-        return command.start
+def _launch_of(recipe: Recipe, command: Command, is_named: bool) -> LaunchOptions:
+    """The launch options, with a folder of its own where a run is repeated."""
+    if recipe.repeats is None or command.launch.out is not None or is_named:
+        return command.launch
     out = recipe.repeats.with_name(f"{recipe.repeats.name}-repeat")
     rank_0_logger.info(f"note: repeats {recipe.repeats} in {out}; --out names another folder")
-    return replace(command.start, out=out)
+    return replace(command.launch, out=out)
 
 
 def _base_config(recipe: Recipe, given: dict[str, Any], begun: dict[str, Any] | None, run_dir: Path) -> Config:
@@ -189,15 +189,15 @@ def main() -> None:
     """Parse the command line and pre-train."""
     install_rank_log()
     command = parse(sys.argv[1:])
-    config, start = command.config, command.start
+    config, launch = command.config, command.launch
     require_several_classes(config.data)
     # Here because it comes with PyTorch, which the help does not need.
     from trainer.training.start import plan_of, start_run
 
     if command.plan:
-        print(json.dumps(plan_of(config, start), indent=1))
+        print(json.dumps(plan_of(config, launch), indent=1))
         return
-    start_run(config, start, command.result_fields, [*lacks_val(config.data), *few_test_images(config.data)])
+    start_run(config, launch, command.result_fields, [*lacks_val(config.data), *few_test_images(config.data)])
 
 
 if __name__ == "__main__":

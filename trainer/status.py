@@ -38,7 +38,7 @@ class Status:
 
 
 def table(runs: Sequence[RunStatus]) -> str:
-    """One line for each run, below it what ails it and what goes on with it."""
+    """One line for each run, below it why it ended and the command that resumes it."""
     rows = [("run", "state", "step", "left", "last sign")]
     rows += [
         (
@@ -55,7 +55,7 @@ def table(runs: Sequence[RunStatus]) -> str:
     for i, run in enumerate(runs, 1):
         notes = [f"    {_first_line(run.error)}"] if run.error and run.state != "finished" else []
         notes += [f"    {printable(run.holder)}"] if run.holder else []
-        notes += [f"    goes on by: {printable(run.command)}"] if run.command else []
+        notes += [f"    resume with: {printable(run.command)}"] if run.command else []
         lines[i] = "\n".join([lines[i], *notes])
     counts = {state: sum(run.state == state for run in runs) for state in dict.fromkeys(run.state for run in runs)}
     lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.lib.checks import require_known
 from data_pipelines.common.errors import InputError
 
 
 def measured_device(asked: str) -> torch.device:
-    """The device for auto, cpu or cuda. Raises InputError where a GPU is asked for and there is none."""
+    """The device for auto, cpu or cuda. Raises InputError for another name, and where a GPU is asked for and there is
+    none."""
+    require_known("--device", [asked], ("auto", "cpu", "cuda"))
     if asked == "cuda" and not torch.cuda.is_available():
         raise InputError("no GPU: GPU figures are not measured here; take --device cpu")
     on_gpu = asked != "cpu" and torch.cuda.is_available()

@@ -19,6 +19,7 @@ import tyro
 
 from data_pipelines.common.command_help import filled, grouped_help
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.message_parts import closest
 from data_pipelines.common.program import retyped
 
 _CONFIG = (tyro.conf.PositionalMetavarFromFieldName,)
@@ -170,8 +171,8 @@ def _wrong_choice(parser: ArgumentParser, arguments: Sequence[str]) -> str | Non
     for flag, value in pairwise(split):
         known = [str(choice) for choice in choices.get(_flag_of(flag) or "", ())]
         if known and value not in known:
-            close = get_close_matches(value, known, n=1)
-            meant = f"; did you mean {close[0]}?" if close else ""
+            close = closest(value, known)
+            meant = f"; did you mean {close}?" if close else ""
             return f"{flag} is {value!r}, which is none of {', '.join(known)}{meant}"
     return None
 

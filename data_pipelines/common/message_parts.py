@@ -4,12 +4,20 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 _MOST_NAMED = 20
+_SYNONYMS = {"gpu": "cuda"}  # its nearest spelling is cpu
+
+
+def closest(name: str, known: Sequence[str]) -> str | None:
+    """The known name that is probably meant; None where none is near."""
+    if _SYNONYMS.get(name.lower()) in known:
+        return _SYNONYMS[name.lower()]
+    return next(iter(get_close_matches(name, known, n=1)), None)
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of an error message: "; did you mean ...?" or "; known: ..."."""
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+    close = closest(name, known)
+    return f"; did you mean {close!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -71,11 +71,8 @@ def user_set(
     has_patients: the samples name their patients; those in DICOM headers are ignored. Raises InputError where patients
     are required but unknown, and for dropping laterals without DICOM.
     """
-    facts = read_headers([(sample.name, sample.path, sample.format) for sample in samples])
-    without = {name: header.left_out for name, header in facts.items() if header and header.left_out}
-    samples = [sample for sample in samples if sample.name not in without]
-    facts = {name: header for name, header in facts.items() if name not in without}
-    left_out = Counter(fields.pop("left_out", {})) + Counter(without.values())
+    samples, facts, without = _with_headers(samples)
+    left_out = Counter(fields.pop("left_out", {})) + without
     require_shorter_side(choices.shorter_side, choices.xray_size, has_dicom=bool(facts))
     if choices.laterals == "drop" and not facts:
         raise InputError("--laterals drop needs DICOM files, which alone say their view, and there are none here")
@@ -92,17 +89,7 @@ def user_set(
     splits = _splits(samples, choices)
     leaks = [] if knows_none else _leaks(samples, splits, nameless)
     near_ones = [] if knows_none else _near_notes(samples)
-    images = [
-        RawImage(
-            key=key_of(sample.name),
-            split=split,
-            image=sample.path,
-            label=sample.label,
-            group=NO_GROUP if sample.patient is None else group_of(sample.patient),
-            facts=_known_facts(facts.get(sample.name), sample.facts),
-        )
-        for sample, split in zip(samples, splits, strict=True)
-    ]
+    images = [_raw_image(sample, split, facts.get(sample.name)) for sample, split in zip(samples, splits, strict=True)]
     return RawSet(
         images=images,
         num_images=len(images),
@@ -114,6 +101,28 @@ def user_set(
         upright=True,
         left_out=left_out,
         **fields,
+    )
+
+
+def _with_headers(
+    samples: Sequence[Sample],
+) -> tuple[Sequence[Sample], dict[str, DicomFacts | None], Counter[str]]:
+    """The samples that are images, the DICOM headers by their names, and how many were left out, by kind."""
+    headers = read_headers([(sample.name, sample.path, sample.format) for sample in samples])
+    without = {name: header.left_out for name, header in headers.items() if header and header.left_out}
+    samples = [sample for sample in samples if sample.name not in without]
+    headers = {name: header for name, header in headers.items() if name not in without}
+    return samples, headers, Counter(without.values())
+
+
+def _raw_image(sample: Sample, split: Split, header: DicomFacts | None) -> RawImage:
+    return RawImage(
+        key=key_of(sample.name),
+        split=split,
+        image=sample.path,
+        label=sample.label,
+        group=NO_GROUP if sample.patient is None else group_of(sample.patient),
+        facts=_known_facts(header, sample.facts),
     )
 
 

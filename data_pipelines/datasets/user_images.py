@@ -4,6 +4,7 @@ import posixpath
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,6 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import Split
-from data_pipelines.common.tasks import Task
 from data_pipelines.datasets.class_folders import class_folders, class_of
 from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, SplitBy, user_set
 from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
@@ -26,6 +26,21 @@ Label = int | npt.NDArray[np.float32]
 _FINDINGS = {0.0: 0.0, 1.0: 1.0, -1.0: float("nan")}
 _SOURCE = "{}; licence as of the original"
 _ON_WINDOWS = re.compile(r"[A-Za-z]:/")
+
+
+class _Columns(NamedTuple):
+    """Names of the columns of a table that are asked for."""
+
+    path: str
+    label: str | None
+    findings: Sequence[str]
+    patient: str | None
+    split: str | None
+    facts: Sequence[str]
+
+    def asked(self) -> list[str]:
+        names = (self.path, self.label, *self.findings, self.patient, self.split, *self.facts)
+        return [name for name in names if name is not None]
 
 
 def csv_table(
@@ -83,27 +98,20 @@ def csv_table(
     _require_root(root)
     if (label_column is None) == (not label_columns):
         raise InputError("pass either --label-column NAME (one class) or --label-columns NAME NAME ... (findings)")
-    path_column, *findings = map(text_of, (path_column, *label_columns))
     label, patient, split = (name and text_of(name) for name in (label_column, patient_column, split_column))
-    facts = [text_of(name) for name in fact_columns]
-    asked = (path_column, label, *findings, patient, split, *facts)
-    content = read_table(table, [name for name in asked if name is not None], option="--table")
+    findings, facts = ([text_of(name) for name in names] for names in (label_columns, fact_columns))
+    columns = _Columns(text_of(path_column), label, findings, patient, split, facts)
+    content = read_table(table, columns.asked(), option="--table")
     _require_names(content, label, patient, facts, literal_nan)
     files = Listing(root)
-    names = _names(content, path_column, files)
-    paths = _paths(content, path_column, names, files)
-    task: Task = "multi_label" if findings else "single_label"
-    splits = _given_splits(content, split)
-    labels, classes = _findings(content, findings) if findings else _classes(content, str(label), splits)
-    patients = [cell or None for cell in content.cells[patient]] if patient else [None] * len(names)
-    rows = zip(names, paths, labels, splits, patients, _facts(content, facts), strict=True)
+    samples, classes = _samples(content, columns, files)
     return user_set(
-        [Sample(*row) for row in rows],
+        samples,
         choices,
         has_patients=patient is not None,
         notes=[*files.notes(table), *class_name_notes(classes)],
         name=text_of(table.stem),
-        task=task,
+        task="multi_label" if findings else "single_label",
         classes=tuple(classes),
         source=_SOURCE.format(f"images that {text_of(table.name)} names"),
         horizontal_flip=horizontal_flip,
@@ -164,6 +172,20 @@ def image_folder(
         horizontal_flip=horizontal_flip,
         left_out=found.left_out,
     )
+
+
+def _samples(table: Table, columns: _Columns, files: Listing) -> tuple[list[Sample], list[str]]:
+    """A sample for each row, and the classes or findings."""
+    names = _names(table, columns.path, files)
+    paths = _paths(table, columns.path, names, files)
+    splits = _given_splits(table, columns.split)
+    if columns.findings:
+        labels, classes = _findings(table, columns.findings)
+    else:
+        labels, classes = _classes(table, str(columns.label), splits)
+    patients = [cell or None for cell in table.cells[columns.patient]] if columns.patient else [None] * len(names)
+    rows = zip(names, paths, labels, splits, patients, _facts(table, columns.facts), strict=True)
+    return [Sample(*row) for row in rows], classes
 
 
 def _require_root(root: Path) -> None:

@@ -50,6 +50,31 @@ class _Reader:
     counted: set[Path] = field(default_factory=set)
 
 
+@dataclass(frozen=True)
+class _Images:
+    """The images of tars, in order. carved: the fractions of train that become val and test; number_of: classes."""
+
+    shards: Sequence[SplitFile]
+    reader: _Reader
+    carved: tuple[float, float]
+    number_of: dict[str, int]
+
+    def all(self) -> Iterator[RawImage]:
+        return self._of(self.shards)
+
+    def part(self, number: int, parts: int) -> Iterator[RawImage]:
+        if parts <= len(self.shards):
+            return self._of(self.shards[number::parts])
+        return islice(self.all(), number, None, parts)
+
+    def _of(self, shards: Sequence[SplitFile]) -> Iterator[RawImage]:
+        for shard in shards:
+            for sample in _samples(shard.path, self.reader):
+                key = key_of(f"{shard.name}/{sample.key}")
+                split = hash_split(key, *self.carved) if shard.split in (None, "train") else shard.split
+                yield RawImage(key, split, sample.image, _class_number(sample, self.number_of))
+
+
 def webdataset(
     root: Path,
     label_field: str | None = None,
@@ -76,32 +101,21 @@ def webdataset(
     require_fractions(val=val_fraction, test=test_fraction)
     shards, left_out = _shards(root)
     splits = {shard.split for shard in shards}
-    carve = (0.0 if "val" in splits else val_fraction, 0.0 if "test" in splits else test_fraction)
+    carved = (0.0 if "val" in splits else val_fraction, 0.0 if "test" in splits else test_fraction)
     known = () if classes_file is None else class_names(classes_file)
     reader = _Reader(label_field and text_of(label_field), literal_nan, frozenset(known), left_out)
     classes, num_images, notes = (known, None, ()) if known else _survey(shards, reader)
-    number_of = {name: number for number, name in enumerate(classes)}
-
-    def images(chosen: Sequence[SplitFile]) -> Iterator[RawImage]:
-        for shard in chosen:
-            for sample in _samples(shard.path, reader):
-                key = key_of(f"{shard.name}/{sample.key}")
-                split = hash_split(key, *carve) if shard.split in (None, "train") else shard.split
-                yield RawImage(key, split, sample.image, _class_number(sample, number_of))
-
-    def part(number: int, parts: int) -> Iterator[RawImage]:
-        return images(shards[number::parts]) if parts <= len(shards) else islice(images(shards), number, None, parts)
-
+    images = _Images(shards, reader, carved, {name: number for number, name in enumerate(classes)})
     name = text_of(root.resolve().name)
     return RawSet(
         name=name,
         task="single_label",
         classes=classes,
-        images=Repeatable(bind(images, shards)),
+        images=Repeatable(images.all),
         num_images=num_images,
         source=f"webdataset tars under {name}; licence as of the original",
         num_bytes=sum(shard.path.stat().st_size for shard in shards),
-        part=lambda number, parts: Repeatable(bind(part, number, parts)),
+        part=lambda number, parts: Repeatable(bind(images.part, number, parts)),
         notes=(*notes, *class_name_notes(classes)),
         is_user_set=True,
         upright=True,

@@ -6,7 +6,7 @@ stream that they were asked for on: batches are not copied, and no GPU is waited
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -141,18 +141,7 @@ def batches(
     largest = next(stream, None)  # every stream begins with a batch of full size
     if largest is None:
         return
-    stream = chain([largest], stream)
-    # DALI reads the inputs in place: they live until the batch does.
-    in_flight: deque[tuple[_Read, Inputs]] = deque()
-    in_use = _InUse()
-    again: deque[_Read] = deque()
-
-    def source() -> Inputs:
-        read = again.popleft() if again else _Read(*readable(index, next(stream), replacement))
-        inputs = _inputs(index, read, augmentation)
-        in_flight.append((read, inputs))
-        return inputs
-
+    source, in_use = _Source(index, chain([largest], stream), augmentation, replacement), _InUse()
     build = partial(_pipeline, source, index, largest, augmentation, device, threads, hw_decoder_load)
     pipeline = build()
     while True:
@@ -165,17 +154,52 @@ def batches(
             if replacement is None:
                 raise
             # A pipeline that has failed is of no use any more, and does not say which image it was.
-            again.extendleft(reversed(_mended(index, [read for read, _ in in_flight], replacement, error)))
+            source.rewind(replacement, error)
             pipeline = build()
-            in_flight.clear()  # only now: the one before may still have been reading
+            source.in_flight.clear()  # only now: the one before may still have been reading
             continue
-        read, inputs = in_flight.popleft()
+        read, inputs = source.in_flight.popleft()
         in_use.keep(inputs, training)
         yield make_batch(index, read.request, augmentation, torch.from_dlpack(images.as_tensor()), read.unreadable)
 
 
+class _Source:
+    """What DALI calls for the inputs of each batch.
+
+    `in_flight` has the batches that are being made, oldest first. DALI reads their inputs in place: they live there
+    until the batch is made.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        requests: Iterator[BatchRequest],
+        augmentation: Augmentation,
+        replacement: Replacement | None,
+    ) -> None:
+        self._index, self._requests, self._augmentation = index, requests, augmentation
+        self._replacement = replacement
+        self._again: deque[_Read] = deque()
+        self.in_flight: deque[tuple[_Read, Inputs]] = deque()
+
+    def __call__(self) -> Inputs:
+        if self._again:
+            read = self._again.popleft()
+        else:
+            read = _Read(*readable(self._index, next(self._requests), self._replacement))
+        inputs = _inputs(self._index, read, self._augmentation)
+        self.in_flight.append((read, inputs))
+        return inputs
+
+    def rewind(self, replacement: Replacement, error: RuntimeError) -> None:
+        """Have the batches in flight made again, with damaged images replaced. Raises the pipeline's error if there are
+        none."""
+        reads = [read for read, _ in self.in_flight]
+        self._again.extendleft(reversed(_mended(self._index, reads, replacement, error)))
+
+
 def _pipeline(
-    source: Callable[[], Inputs],
+    source: "_Source",
     index: Index,
     largest: BatchRequest,
     augmentation: Augmentation,

@@ -97,12 +97,13 @@ def _only_torch(scaled_decode: bool, augmentation: Augmentation | None) -> list[
     if scaled_decode:
         setting, why = flag("--data.scaled-decode"), "decodes every window at its full size"
         found.append(_OnlyTorch(setting, why, f"without {setting}"))
-    if augmentation is None or not augmentation.randaugment_ops:
+    if augmentation is None:
         return found
-    if augmentation.randaugment_space == "ildoonet":
+    has_operations = augmentation.randaugment_ops > 0
+    if has_operations and augmentation.randaugment_space == "ildoonet":
         named, why = flag("--data.randaugment-space"), "has not all of its operations"
         found.append(_OnlyTorch(f"{named} ildoonet", why, f"with {named} torchvision"))
-    if augmentation.randaugment_on == "image":
+    if has_operations and augmentation.randaugment_on == "image":
         named, why = flag("--data.randaugment-on"), "decodes no more of a picture than the window"
         found.append(_OnlyTorch(f"{named} image", why, f"with {named} crop"))
     return found

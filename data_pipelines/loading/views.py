@@ -87,12 +87,12 @@ class Views:
     border: Border = "black"
 
 
-def random_resized_crop(numbers: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
+def random_resized_crop(augmentation: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
     """Random area (8-100%) and aspect ratio (3:4 to 4:3), resized to `size`.
 
     Source: Szegedy et al., arXiv:1409.4842; rounding and the centred fall-back as in torchvision.
     """
-    seed, attempts = numbers.seed, np.arange(_CROP_ATTEMPTS)[:, None]
+    seed, attempts = augmentation.seed, np.arange(_CROP_ATTEMPTS)[:, None]
     area = uniform(seed, positions, Purpose.CROP_AREA, attempts) * (_CROP_SCALE[1] - _CROP_SCALE[0]) + _CROP_SCALE[0]
     low, high = np.log(_CROP_RATIO_RANGE)
     ratio = np.exp(uniform(seed, positions, Purpose.CROP_RATIO, attempts) * (high - low) + low)
@@ -108,49 +108,49 @@ def random_resized_crop(numbers: "Augmentation", positions: Ints, heights: Ints,
     top = np.where(found, integers(heights - height + 1, seed, positions, Purpose.CROP_TOP), (heights - height) // 2)
     left = np.where(found, integers(widths - width + 1, seed, positions, Purpose.CROP_LEFT), (widths - width) // 2)
     window = np.stack([top, left, height, width], axis=1)
-    resized = _both(np.full(len(positions), numbers.size))
-    return Views(window, resized, np.zeros_like(resized), _flip(seed, positions), numbers.size)
+    resized = _both(np.full(len(positions), augmentation.size))
+    return Views(window, resized, np.zeros_like(resized), _flip(seed, positions), augmentation.size)
 
 
-def resize_random_crop(numbers: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
+def resize_random_crop(augmentation: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
     """Squash to `resize` x `resize`, then a random square of `size`: BiT's transfer training (arXiv:1912.11370)."""
-    seed, bound = numbers.seed, numbers.resize - numbers.size + 1
+    seed, bound = augmentation.seed, augmentation.resize - augmentation.size + 1
     offset = np.stack(
         [integers(bound, seed, positions, Purpose.CROP_TOP), integers(bound, seed, positions, Purpose.CROP_LEFT)],
         axis=1,
     )
-    resized = _both(np.full(len(positions), numbers.resize))
-    return Views(_whole(heights, widths), resized, offset, _flip(seed, positions), numbers.size)
+    resized = _both(np.full(len(positions), augmentation.resize))
+    return Views(_whole(heights, widths), resized, offset, _flip(seed, positions), augmentation.size)
 
 
-def shorter_side_random_crop(numbers: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
+def shorter_side_random_crop(augmentation: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
     """Shorter side to `resize`, keeping the aspect, then a random square of `size`: the transfer training of the
     authors' program of arXiv:2106.00116, where BiT squashes. Rounded and drawn from as torchvision's Resize and
     RandomCrop do it."""
-    resized = _shorter_side_to(numbers.resize, heights, widths)
-    top, left = (resized - numbers.size + 1).T
-    seed = numbers.seed
+    resized = _shorter_side_to(augmentation.resize, heights, widths)
+    top, left = (resized - augmentation.size + 1).T
+    seed = augmentation.seed
     offset = np.stack(
         [integers(top, seed, positions, Purpose.CROP_TOP), integers(left, seed, positions, Purpose.CROP_LEFT)], axis=1
     )
-    return Views(_whole(heights, widths), resized, offset, _flip(seed, positions), numbers.size)
+    return Views(_whole(heights, widths), resized, offset, _flip(seed, positions), augmentation.size)
 
 
-def center_crop(numbers: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
+def center_crop(augmentation: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
     """Shorter side to `resize`, then the central square of `size`: the usual ImageNet evaluation. Draws nothing."""
-    resized = _shorter_side_to(numbers.resize, heights, widths)
+    resized = _shorter_side_to(augmentation.resize, heights, widths)
     no_flip = np.zeros(len(positions), dtype=np.bool_)
-    return Views(_whole(heights, widths), resized, (resized - numbers.size) // 2, no_flip, numbers.size)
+    return Views(_whole(heights, widths), resized, (resized - augmentation.size) // 2, no_flip, augmentation.size)
 
 
-def squash(numbers: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
+def squash(augmentation: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
     """Squash to `size` x `size`: BiT's transfer evaluation. Draws nothing."""
     whole, no_flip = _whole(heights, widths), np.zeros(len(positions), dtype=np.bool_)
-    resized = _both(np.full(len(positions), numbers.size))
-    return Views(whole, resized, np.zeros_like(resized), no_flip, numbers.size)
+    resized = _both(np.full(len(positions), augmentation.size))
+    return Views(whole, resized, np.zeros_like(resized), no_flip, augmentation.size)
 
 
-def xray_affine(numbers: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
+def xray_affine(augmentation: "Augmentation", positions: Ints, heights: Ints, widths: Ints) -> Views:
     """The central square, resized to `size`, then one warp: rotated by up to 45 degrees and scaled by 0.9 to 1.1 about
     the centre, shifted by up to `translation` of the side along each axis. Outside the picture lies `border`.
 
@@ -160,17 +160,17 @@ def xray_affine(numbers: "Augmentation", positions: Ints, heights: Ints, widths:
     window = np.stack([(heights - side) // 2, (widths - side) // 2, side, side], axis=1)
 
     def within_one(purpose: Purpose) -> Floats:
-        return 2 * uniform(numbers.seed, positions, purpose) - 1
+        return 2 * uniform(augmentation.seed, positions, purpose) - 1
 
-    reach = numbers.translation * numbers.size
+    reach = augmentation.translation * augmentation.size
     warp = affine_maps(
-        numbers.size,
+        augmentation.size,
         angle=_LARGEST_ANGLE * within_one(Purpose.ANGLE),
         scale=1 + _LARGEST_SCALING * within_one(Purpose.SCALE),
         shift=reach * np.stack([within_one(Purpose.SHIFT_X), within_one(Purpose.SHIFT_Y)], axis=1),
     )
-    resized = _both(np.full(len(positions), numbers.size))
-    return Views(window, resized, np.zeros_like(resized), _flip(numbers.seed, positions), numbers.size, warp)
+    resized = _both(np.full(len(positions), augmentation.size))
+    return Views(window, resized, np.zeros_like(resized), _flip(augmentation.seed, positions), augmentation.size, warp)
 
 
 def affine_maps(size: int, angle: Floats, scale: Floats, shift: Floats) -> npt.NDArray[np.float32]:
@@ -228,11 +228,11 @@ class Augmentation:
         """RandAugment's operations on B pictures of the given sizes (pixels, [B]); None where it is off."""
         if not self.randaugment_ops:
             return None
-        rows, turns = positions[:, None], np.arange(self.randaugment_ops)
-        op = integers(len(SPACES[self.randaugment_space]), self.seed, rows, Purpose.OPERATION, turns)
-        negative = uniform(self.seed, rows, Purpose.SIGN, turns) < 0.5
+        rows, places = positions[:, None], np.arange(self.randaugment_ops)
+        op = integers(len(SPACES[self.randaugment_space]), self.seed, rows, Purpose.OPERATION, places)
+        negative = uniform(self.seed, rows, Purpose.SIGN, places) < 0.5
         if self.randaugment_space == "ildoonet":
-            cutout = [uniform(self.seed, rows, purpose, turns) for purpose in (Purpose.CUTOUT_X, Purpose.CUTOUT_Y)]
+            cutout = [uniform(self.seed, rows, purpose, places) for purpose in (Purpose.CUTOUT_X, Purpose.CUTOUT_Y)]
             drawn = ildoonet_operations(op, negative, self.randaugment_magnitude, np.stack(cutout, axis=2))
         elif self.randaugment_on == "image":
             drawn = signed_operations(op, negative, self.randaugment_magnitude, heights[:, None], widths[:, None])

@@ -1,7 +1,9 @@
 """What all benchmarks share: the header of a result, spreads and ratios, and times of calls."""
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.lib.device import times_ms
+from benchmarks.lib.device import measured_device, times_ms
+from benchmarks.lib.engines.comparison import EnginesBenchmark
+from benchmarks.lib.kernels.host_time import HostTime
+from benchmarks.lib.network.overlap import Overlap
 from benchmarks.lib.results import header, ratio_of, spread_of, spread_text, write_result
+from data_pipelines.common.errors import InputError
 
 
 def test_a_header_says_where_a_result_was_made() -> None:
@@ -43,6 +49,21 @@ def test_a_result_is_json_with_its_table_beside_it(tmp_path: Path, capsys: pytes
     assert json.loads((tmp_path / "new" / "x.json").read_text()) == {"a": 1}
     assert (tmp_path / "new" / "x.md").read_text() == "| a |\n"
     assert "| a |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: EnginesBenchmark(variants=("dpp",)), "--variants dpp is not known; did you mean 'ddp'"),
+        (lambda: EnginesBenchmark(model="r26x2"), "--model r26x2 is not known; did you mean 'r26x1'"),
+        (lambda: HostTime(models=("r50x1", "r50x2")), "--models r50x2 is not known; did you mean 'r50x3'"),
+        (lambda: Overlap(model="resnet50"), "--model resnet50 is not known; known: r101x1, "),
+        (lambda: measured_device("gpu"), "--device gpu is not known; did you mean 'cuda'"),
+    ],
+)
+def test_an_unknown_name_is_refused(ask: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        ask()
 
 
 def test_calls_on_a_cpu_are_timed_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

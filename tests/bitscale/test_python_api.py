@@ -16,7 +16,7 @@ from data_pipelines.loading.sampler import BatchSampler
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.evaluation.predict_images import Predict, predict_images
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8) for seed in range(3)]
 
@@ -35,7 +35,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     folder = tmp_path_factory.mktemp("api") / "run"
     engine = ENGINES["ddp"](config.runtime, config.precision)
-    run(config, Start(folder), engine, {"kind": "pretrain"})
+    run(config, LaunchOptions(folder), engine, {"kind": "pretrain"})
     return folder
 
 

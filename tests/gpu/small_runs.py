@@ -10,7 +10,7 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 STEPS, SAVE_EVERY = 6, 2
 
@@ -34,7 +34,7 @@ def train(config: Config, run_dir: Path, engine: Engine | None = None) -> dict[s
     """Train to the end, going on with what is in the folder; returns the last checkpoint's weights and momentum."""
     own = ENGINES["ddp"](config.runtime, config.precision) if engine is None else engine
     try:
-        run(config, Start(run_dir), own, {"kind": "test"})
+        run(config, LaunchOptions(run_dir), own, {"kind": "test"})
     finally:
         if engine is None:
             own.close()

@@ -43,7 +43,7 @@ KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
     [
         ("2,1", 2, ""),
         ("-9,1", 137, KILLED),
-        ("-9", 137, f"{KILLED}this goes on from its last checkpoint:\n  launchers/torchrun.sh -- x\n"),
+        ("-9", 137, f"{KILLED}to resume from the last checkpoint:\n  launchers/torchrun.sh -- x\n"),
         ("-11,1", 139, "rank 0 (process 7) was ended by SIGSEGV\n"),
         ("s15", 143, ""),
         ("s10", 0, ""),
@@ -51,7 +51,7 @@ KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
             "r",
             1,
             "error: this node and the others do not find each other any more (RendezvousClosedError)\n"
-            "this goes on from its last checkpoint:\n  launchers/torchrun.sh -- x\n",
+            "to resume from the last checkpoint:\n  launchers/torchrun.sh -- x\n",
         ),
     ],
 )

@@ -52,7 +52,7 @@ def test_signals_to_the_agent(tmp_path: Path) -> None:
         status = json.loads((run_dir / "status.json").read_text())
         assert (status["state"], status["reason"]) == ("resumable", f"stopped by {number.name}"), output
         assert status["step"] == checkpoint.step_of(checkpoint.numbered(run_dir)[-1]) >= before + 3
-        assert f"goes on with {run_dir} from step {status['step']}:" in output
+        assert f"To resume {run_dir} from step {status['step']}:" in output
         command = f"  {LAUNCHER} --nproc 2 -- embedded {' '.join(OPTIONS)} --device cpu --out {run_dir}"
         assert command in output.splitlines()  # as it was typed
         assert agent.returncode == (0 if number == signal.SIGUSR1 else 128 + number)

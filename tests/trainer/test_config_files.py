@@ -117,10 +117,10 @@ def test_a_config_of_an_earlier_version_is_repeated_anew(capsys: pytest.CaptureF
     for given in (write(json.dumps(saved), "runs/a/config.json"), "runs/a/"):
         command = parse([given])
         assert command.config == config_of(saved)
-        assert run_dir_of(command.config, command.start) == Path("runs/a-repeat")
+        assert run_dir_of(command.config, command.launch) == Path("runs/a-repeat")
         assert "note: repeats runs/a in runs/a-repeat; --out names another" in capsys.readouterr().err
     named = parse(["runs/a/config.json", "--out", "b", "--schedule.steps", "9"])
-    assert (named.start.out, named.config.schedule.steps) == (Path("b"), 9)
+    assert (named.launch.out, named.config.schedule.steps) == (Path("b"), 9)
 
 
 def test_a_run_goes_on_without_its_file() -> None:
@@ -131,7 +131,7 @@ def test_a_run_goes_on_without_its_file() -> None:
     Path("my.toml").unlink()
     resumed = parse(["runs/my/config.json", *words[1:], "--out", "runs/my"])
     assert differences(before.to_dict(), resumed.config.to_dict()) == []
-    assert run_dir_of(resumed.config, resumed.start) == Path("runs/my")
+    assert run_dir_of(resumed.config, resumed.launch) == Path("runs/my")
     assert resumed.result_fields["protocol"] == "authors"
 
 

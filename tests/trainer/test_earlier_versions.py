@@ -20,6 +20,7 @@ import pytest
 from data_pipelines import prepare
 from launchers import submit
 from trainer import evaluate, export, predict, pretrain, report, status, transfer
+from trainer.config import MAY_CHANGE, as_it_was, setting_kinds
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT = ROOT / "tests" / "data" / "version_0.1"
@@ -67,6 +68,19 @@ def training_rows(path: Path) -> dict[int, dict[str, float]]:
     """The rows of metrics.jsonl that have a training loss, by step."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return {row["step"]: row for row in rows if "train/loss" in row}
+
+
+def test_every_setting_says_what_earlier_versions_did() -> None:
+    """Or their runs would be refused as of another configuration."""
+    settings = as_it_was(read(LEFT / "runs" / "stopped" / "config.json"))
+    names = [name for name in setting_kinds() if not name.startswith("runtime.") and name not in MAY_CHANGE]
+    missing = [name for name in names if not has(settings, name)]
+    assert missing == [], "what they did goes into _ADDED of trainer/config/saved.py"
+
+
+def has(settings: dict[str, Any], name: str) -> bool:
+    section, _, inside = name.rpartition(".")
+    return inside in (settings.get(section, {}) if section else settings)
 
 
 @pytest.mark.slow

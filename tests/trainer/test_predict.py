@@ -233,7 +233,7 @@ def test_an_unfinished_run_says_its_step_and_what_resumes_it(
     Image.fromarray(np.zeros((40, 36, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     predicted(run, tmp_path / "a.png", tmp_path / "out.csv")
     said = capsys.readouterr().err
-    resumes = "the run is not finished (step 19 of 345); it goes on by: cd /job && bitscale pretrain mine"
+    resumes = "the run is not finished (step 19 of 345); resume it with: cd /job && bitscale pretrain mine"
     assert said.count(f"the temperature is 1, because {resumes}") == 1
     assert "no val split" not in said
     with pytest.raises(InputError, match=re.escape(resumes)):

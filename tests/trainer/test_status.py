@@ -102,7 +102,7 @@ def test_command_prints_a_table_or_json(
     status.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in (lines[1], lines[4])] == ["failed", "running"]
-    assert lines[2:4] == ["    line one\\x1b[31m", "    goes on by: cd /job && python run"]
+    assert lines[2:4] == ["    line one\\x1b[31m", "    resume with: cd /job && python run"]
     assert lines[-1] == "1 failed, 1 running"
     monkeypatch.setattr(sys, "argv", ["status", str(tmp_path), "--json"])
     status.main()

@@ -13,7 +13,7 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 FINDINGS = ("Effusion", "Nodule")
 SIDE = 32
@@ -82,5 +82,5 @@ def train_tiny(data: Path, run_dir: Path, seed: int = 0, steps: int = 2) -> Path
         runtime=RuntimeConfig(device="cpu", threads=1, eval_batch_size=16),
     )
     engine = ENGINES["ddp"](config.runtime, "fp32")
-    run(config, Start(run_dir), engine, {"kind": "transfer", "target_set": data.name, "source": "scratch"})
+    run(config, LaunchOptions(run_dir), engine, {"kind": "transfer", "target_set": data.name, "source": "scratch"})
     return run_dir

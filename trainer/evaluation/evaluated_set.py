@@ -65,14 +65,7 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
     if state is not None and not (run.folder / PREDICTIONS).is_file():
         raise InputError(f"{run.folder}: the run is not finished ({state.progress}){state.remedy}")
     predictions = load_predictions(run.folder, chosen)
-    index: Index | None = None
-    folders: list[Path] = []
-    why = ""
-    try:
-        found, folders = own_data(run, chosen)
-        index = _require_same(found, predictions)
-    except InputError as error:
-        why = str(error)
+    index, folders, no_index = _own_index(run, chosen, predictions)
     digests = run.set_digests()
     if run.head is not None:
         predictions = predictions.of_head(run.head)
@@ -101,7 +94,7 @@ def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
         is_synthetic=bool(manifests) and all(manifest.get("synthetic") for manifest in manifests),
         warnings=warnings,
         index=index,
-        no_index=why,
+        no_index=no_index,
     )
 
 
@@ -109,6 +102,16 @@ def _of_the_head(run: Run) -> list[str]:
     if run.head is None:
         return []
     return [f"Head: {run.head.name}, one of {len(run.heads)} ({', '.join(head.name for head in run.heads)})."]
+
+
+def _own_index(run: Run, split: Split, predictions: Predictions) -> tuple[Index | None, list[Path], str]:
+    """The images of the run's own split and the folders of its sets; without the images, why they are not at hand."""
+    folders: list[Path] = []
+    try:
+        index, folders = own_data(run, split)
+        return _require_same(index, predictions), folders, ""
+    except InputError as error:
+        return None, folders, str(error)
 
 
 def _is_of_patients(patients: str | None, predictions: Predictions, run: Run) -> bool:

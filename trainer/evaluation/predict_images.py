@@ -55,18 +55,11 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     earlier = _earlier_table(settings, predictor)
     if settings.out.exists():
         logger.info(f"note: replaces {settings.out}")
+    chunks = _verified(predictor, [first], inputs, settings)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            table = csv.writer(file)
-            table.writerow(header_of(predictor.classes))
-            for chunk in _verified(predictor, [first], inputs, settings):
-                rows = [*_rows(predictor, points, chunk)]
-                if earlier is not None:
-                    earlier.require_same(rows)
-                table.writerows(rows)
-                counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
+        counts.update(_write_table(path, predictor, points, chunks, earlier))
 
     try:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +72,27 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
     return counts, inputs.left_out
+
+
+def _write_table(
+    path: Path,
+    predictor: Predictor,
+    points: OperatingPoints,
+    chunks: Iterable[list[Verified]],
+    earlier: EarlierTable | None,
+) -> Counter[str]:
+    """Write the rows of all inputs; returns how many were "read" and "unreadable"."""
+    counts: Counter[str] = Counter()
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        table = csv.writer(file)
+        table.writerow(header_of(predictor.classes))
+        for chunk in chunks:
+            rows = [*_rows(predictor, points, chunk)]
+            if earlier is not None:
+                earlier.require_same(rows)
+            table.writerows(rows)
+            counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
+    return counts
 
 
 def _open_inputs(settings: Predict) -> tuple[Inputs, Input]:

@@ -95,27 +95,6 @@ def at_threshold(assessment: Assessment) -> Table:
         if of_images
         else "after the temperature, as in predictions.csv"
     )
-    rows = tuple(
-        (
-            finding.name,
-            (
-                _words(probability_text(finding.raw_threshold if of_images else finding.threshold)),
-                *(entry(finding.shares[name]) for name in SHARES),
-                *(_words(f"{count:,}") for count in finding.counts.values()),
-            ),
-        )
-        for finding in shown
-    )
-    notes = [
-        f"{printable(finding.name)}: 0.5, because {finding.why_unfitted}." for finding in shown if finding.why_unfitted
-    ]
-    missing = {
-        f"{printable(finding.name)}, {_TITLES[name]}: {share.reason}"
-        for finding in shown
-        for name, share in finding.shares.items()
-        if share.reason and not math.isnan(share.value)
-    }
-    notes += [f"Interval not available, {reason}." for reason in sorted(missing)]
     is_single = assessment.predictions.task == "single_label"
     rule = " Each class has its threshold here; accuracy and confusion matrix take the most probable class."
     return Table(
@@ -125,9 +104,31 @@ def at_threshold(assessment: Assessment) -> Table:
         f"{rule if is_single else ''}",
         stub=_noun(assessment),
         columns=columns,
-        rows=rows,
-        notes=tuple(notes),
+        rows=tuple((finding.name, _threshold_row(finding, of_images)) for finding in shown),
+        notes=tuple(_threshold_notes(shown)),
     )
+
+
+def _threshold_row(finding: Finding, of_images: bool) -> tuple[Entry, ...]:
+    return (
+        _words(probability_text(finding.raw_threshold if of_images else finding.threshold)),
+        *(entry(finding.shares[name]) for name in SHARES),
+        *(_words(f"{count:,}") for count in finding.counts.values()),
+    )
+
+
+def _threshold_notes(shown: Sequence[Finding]) -> list[str]:
+    """Why a threshold was not fitted, and why an interval is not available."""
+    unfitted = [
+        f"{printable(finding.name)}: 0.5, because {finding.why_unfitted}." for finding in shown if finding.why_unfitted
+    ]
+    missing = {
+        f"{printable(finding.name)}, {_TITLES[name]}: {share.reason}"
+        for finding in shown
+        for name, share in finding.shares.items()
+        if share.reason and not math.isnan(share.value)
+    }
+    return [*unfitted, *(f"Interval not available, {reason}." for reason in sorted(missing))]
 
 
 def calibration(assessment: Assessment) -> Table:

@@ -45,7 +45,7 @@ from trainer.optim.hyperrule import HyperRule, hyperrule
 from trainer.run_files import CHECKPOINTS, CONFIG
 from trainer.run_folder import unfinished
 from trainer.splits import lacks_val, open_split
-from trainer.training.start import Start, start_run
+from trainer.training.start import LaunchOptions, start_run
 
 # Of a target's settings those that say which of its images a run uses.
 IMAGE_SELECTION = (
@@ -315,5 +315,5 @@ def fine_tune(transfer: Transfer) -> None:
         "protocol": "authors" if options.match_authors else "default",
         "departures": departures_of(config, transfer, target),
     }
-    start = Start(options.out / config.name, allow_config_change=options.allow_config_change)
-    start_run(config, start, result_fields, warnings_of(transfer, config, target, sets, digests))
+    launch = LaunchOptions(options.out / config.name, allow_config_change=options.allow_config_change)
+    start_run(config, launch, result_fields, warnings_of(transfer, config, target, sets, digests))

@@ -52,7 +52,7 @@ class SGDAGC(torch.optim.SGD):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # load_state_dict ends here. Groups written by torch.optim.SGD know no clipping and keep the one they had; and
-        # only the fused update heeds an overflow that a gradient scaler found.
+        # only the fused update respects an overflow that a gradient scaler found.
         clippings = [group["agc_clipping"] for group in self.__dict__.get("param_groups", [])]
         super().__setstate__(state)
         for group, clipping in zip(self.param_groups, clippings, strict=False):

@@ -49,7 +49,7 @@ class Recipe:
         return own.PREVIEW if self.name == OWN else RECIPES[self.name]()
 
     def config(self, given: Mapping[str, Any]) -> Config:
-        """The configuration at the bottom. `given`: settings of the command line, which `own` heeds.
+        """The configuration at the bottom. `given`: settings of the command line, on which `own` depends.
 
         Raises InputError for a set that `own` cannot look at, and where no set is named at all.
         """

@@ -58,16 +58,15 @@ COLUMNS = [*_TEXT, "seed", "not_a_number", *_WHOLE, *_REAL]
 def row_of(result: dict[str, Any]) -> dict[str, Any]:
     """The row of a `result.json`. Raises KeyError or TypeError if it lacks what every result has."""
     settings, metric = result["settings"], metric_of(result)
-    data, test = settings["data"], result.get("test", {})
+    data = settings["data"]
     transfer = result["kind"] == "transfer"
     source = result["source"] if transfer else Path(result["run"]).name
     sets = [Path(name).name for name in data["sets"]]
-    source_sets = result.get("source_sets") or sets_in(split_source(source)[0])
     return {
         "kind": result["kind"],
         "run": result["run"],
         "source": source,
-        "source_sets": "+".join(source_sets),
+        "source_sets": "+".join(result.get("source_sets") or sets_in(split_source(source)[0])),
         "target": result["target"] if transfer else "+".join(sets),
         "target_sets": "+".join(sets),
         "classes": ", ".join(data.get("classes") or ()),
@@ -78,10 +77,7 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         "shots": str(result.get("shots", FULL)),
         "seed": settings["seed"],
         "metric": metric,
-        "val": result.get("val", {}).get(metric),
-        "test": test.get(metric),
-        "not_a_number": bool(np.isnan(test.get(metric, 0.0))),
-        **{f"test_{name}": test.get(name) for name in METRIC_TITLE},
+        **_metrics(result, metric),
         "train_images": result["train_images"],
         "prepared": " x ".join(f"{side:g}" for side in result.get("prepared_size") or ()),
         "image_size": data["image_size"],
@@ -99,6 +95,17 @@ def row_of(result: dict[str, Any]) -> dict[str, Any]:
         "overlap": _overlap(result, sets) if transfer else "",
         "left_out": "; ".join(result.get("left_out", {}).get("test", ())),
         "weights": settings["model"].get("pretrained"),
+    }
+
+
+def _metrics(result: dict[str, Any], metric: str) -> dict[str, Any]:
+    """The columns of what was measured on val and test."""
+    test = result.get("test", {})
+    return {
+        "val": result.get("val", {}).get(metric),
+        "test": test.get(metric),
+        "not_a_number": bool(np.isnan(test.get(metric, 0.0))),
+        **{f"test_{name}": test.get(name) for name in METRIC_TITLE},
     }
 
 

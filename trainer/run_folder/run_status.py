@@ -46,7 +46,7 @@ class RunStatus:
         """What to do about a run that is not finished, to end a sentence; empty where that is not known."""
         if self.state == "running":
             return "; it is running: wait until it has ended"
-        return f"; it goes on by: {self.command}" if self.command else ""
+        return f"; resume it with: {self.command}" if self.command else ""
 
 
 def unfinished(run_dir: Path) -> RunStatus | None:

@@ -34,7 +34,7 @@ from trainer.run_folder import read_metrics
 from trainer.sweep.trials import Trial, Trials, Variant, with_variant, without_weights
 from trainer.sweep.variations import Varied
 from trainer.training.job import normalised
-from trainer.training.start import Start, find_result, summary
+from trainer.training.start import LaunchOptions, find_result, summary
 
 _TRANSFER = Path(__file__).resolve().parents[1] / "transfer.py"  # `-m` would look for it in the working folder first
 
@@ -221,8 +221,8 @@ def _plan_run(trial: Trial, model: str, target: Target) -> PlannedRun:
     config, _ = make_config(transfer, model, target)
     run_dir = transfer.options.out / config.name
     config = replace(config, model=normalised(config.model, run_dir))
-    start = Start(run_dir, allow_config_change=transfer.options.allow_config_change)
-    result = find_result(config, start, target.train, target.metadata())
+    launch = LaunchOptions(run_dir, allow_config_change=transfer.options.allow_config_change)
+    result = find_result(config, launch, target.train, target.metadata())
     return PlannedRun(
         transfer=transfer,
         config=config,

@@ -84,7 +84,7 @@ def _make(sweep: Sweep, lock: int) -> None:
         pool.run_all()
     except KeyboardInterrupt:
         ended = sum(run.has_result() for run in plan.runs)
-        logger.info(f"stopped; the same command goes on: {ended} of {len(plan.runs)} runs are finished")
+        logger.info(f"stopped; the same command resumes: {ended} of {len(plan.runs)} runs are finished")
         raise
     if pool.failures:
         listed = "".join(f"\n  {name}: {reason}\n    see {log}" for name, reason, log in pool.failures)

@@ -15,20 +15,20 @@ from trainer.config import Config
 from trainer.engine import Engine
 from trainer.metrics import compute_metrics
 from trainer.training.job import Job, RunOutput
+from trainer.training.launch_options import LaunchOptions
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standardizer, fit_linear, nearest_neighbours
 from trainer.training.loop import predict
 from trainer.training.memory import resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.run import run
-from trainer.training.start_options import Start
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]
 _PATIENCE = 2  # weaker penalties that are no better before the rest is left out: these take longest
 
 
-def run_frozen(config: Config, start: Start, engine: Engine, result_fields: dict[str, Any]) -> dict[str, Any]:
+def run_frozen(config: Config, launch: LaunchOptions, engine: Engine, result_fields: dict[str, Any]) -> dict[str, Any]:
     """Fit a "probe" or "knn", as `result_fields["mode"]` says, and return the result; otherwise like `run`."""
-    return run(replace(config, mode=result_fields["mode"]), start, engine, result_fields, fit_and_predict)
+    return run(replace(config, mode=result_fields["mode"]), launch, engine, result_fields, fit_and_predict)
 
 
 def fit_and_predict(job: Job, engine: Engine) -> RunOutput:

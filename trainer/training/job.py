@@ -304,6 +304,6 @@ def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[st
         listed = ", ".join(f"{folder.name}: {side}" for folder, side in sides.items())
         warnings.append(
             f"the joined X-rays have different sizes in pixels ({listed}), so that predictions of new ones do not know "
-            "theirs; prepare the sets again with equal ones, or give bitscale-predict --xray-size"
+            "theirs; prepare the sets again with equal ones, or give bitscale predict --xray-size"
         )
     return tuple(warnings)

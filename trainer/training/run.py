@@ -34,35 +34,39 @@ from trainer.run_folder import (
 from trainer.training.changed_data import changed_sets, data_before, remake_advice, require_same_outputs
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
+from trainer.training.launch_options import LaunchOptions, run_dir_of
 from trainer.training.preflight import preflight
 from trainer.training.run_end import mark_finished, recorded_end
 from trainer.training.start_line import start_lines
-from trainer.training.start_options import Start, run_dir_of
 
 _UNDER_WAY_S = 60.0  # since the last sign of life of a run
 TrainFn = Callable[[Job, Engine], RunOutput]
 
 
 def run(
-    config: Config, start: Start, engine: Engine, result_fields: dict[str, Any], train_fn: TrainFn = train_and_predict
+    config: Config,
+    launch: LaunchOptions,
+    engine: Engine,
+    result_fields: dict[str, Any],
+    train_fn: TrainFn = train_and_predict,
 ) -> dict[str, Any]:
     """Train to the end with `train_fn` and return the result, also written to `result.json` with `result_fields`.
 
     Raises InputError for what the user can mend, RunError when training cannot go on.
     """
-    run_dir = _run_dir(config, start, engine)
+    run_dir = _run_dir(config, launch, engine)
     job = make_job(config, run_dir)
     _check_batch(config, job, engine)
     require_steps_to_profile(job)
     settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
-    if not start.preflight_only:  # a launcher may have run the preflight alone; the real start prints these lines
+    if not launch.preflight_only:  # printed by the launch that trains, not by a preflight before it
         for line in start_lines(job, engine, result_fields, environment["device"]):
             rank_0_logger.info(line)
-    if engine.world_size > 1 or start.preflight_only:
+    if engine.world_size > 1 or launch.preflight_only:
         preflight(engine, job, settings, environment)
-    result = _find_finished(job, settings, start, engine)
-    if start.preflight_only:
+    result = _find_finished(job, settings, launch, engine)
+    if launch.preflight_only:
         if run_status(run_dir, _UNDER_WAY_S, time.time()).state == "running":
             refuse_other_versions(run_dir, environment)
         warn_profile_not_recorded(job, engine, "--preflight-only trains nothing")
@@ -72,11 +76,11 @@ def run(
     for warning in job.warnings:
         rank_0_logger.warning(warning)
     engine.barrier()  # every rank has looked at the folder before one writes to it
-    if not start.resume:
+    if not launch.resume:
         # Another process may have taken the free name since.
-        job = replace(job, run_dir=claim(run_dir_of(config, start), job.run_dir, engine))
+        job = replace(job, run_dir=claim(run_dir_of(config, launch), job.run_dir, engine))
     with locked(job.run_dir, engine, config.runtime.timeout_s):
-        result = _find_finished(job, settings, start, engine)  # another start may have ended it meanwhile
+        result = _find_finished(job, settings, launch, engine)  # another process may have finished it meanwhile
         if result is not None:
             return _return_finished(job, engine, result)
         return _train_in_folder(job, engine, result_fields, train_fn, settings, environment)
@@ -98,7 +102,7 @@ def _train_in_folder(
     settings: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any]:
-    """Train in a folder that no other start uses."""
+    """Train in a folder that no other process uses."""
     run_dir = job.run_dir
     if engine.rank == 0:
         _open_folder(job, settings, environment)
@@ -161,9 +165,9 @@ def _open_folder(job: Job, settings: dict[str, Any], environment: dict[str, Any]
         raise InputError(f"{run_dir} cannot be written ({error}); {elsewhere()}") from error
 
 
-def _run_dir(config: Config, start: Start, engine: Engine) -> Path:
-    run_dir = run_dir_of(config, start)
-    if start.resume:
+def _run_dir(config: Config, launch: LaunchOptions, engine: Engine) -> Path:
+    run_dir = run_dir_of(config, launch)
+    if launch.resume:
         return run_dir
     return next_free(run_dir, engine)
 
@@ -180,7 +184,7 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
 
 
 def result_if_finished(
-    run_dir: Path, settings: dict[str, Any], start: Start, data: Mapping[str, Any]
+    run_dir: Path, settings: dict[str, Any], launch: LaunchOptions, data: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """The result of a finished run with these settings and this data; `data` is the data part of its checkpoints.
     Raises InputError if the folder holds a run with others."""
@@ -203,7 +207,7 @@ def result_if_finished(
     if changed:
         require_same_outputs(run_dir, previous, data)
     other_sets, result = changed_sets(previous, data), read_json(run_dir / RESULT)
-    if (changed or other_sets) and not start.allow_config_change:
+    if (changed or other_sets) and not launch.allow_config_change:
         anew = remake_advice(run_dir, changed) if isinstance(result, dict) else ""
         raise InputError(
             f"{run_dir} holds a run with another configuration:\n  " + "\n  ".join(changed + other_sets) + "\n"
@@ -214,14 +218,14 @@ def result_if_finished(
     return result
 
 
-def _find_finished(job: Job, settings: dict[str, Any], start: Start, engine: Engine) -> dict[str, Any] | None:
+def _find_finished(job: Job, settings: dict[str, Any], launch: LaunchOptions, engine: Engine) -> dict[str, Any] | None:
     """Like `result_if_finished`, with the same answer on every rank: another process may write to the folder
     meanwhile, and file systems show that to some hosts sooner than to others. Collective."""
     result: dict[str, Any] | None = None
     error: str | None = None
     if engine.rank == 0:
         try:
-            result = result_if_finished(job.run_dir, settings, start, job.metadata)
+            result = result_if_finished(job.run_dir, settings, launch, job.metadata)
         except (InputError, OSError) as caught:
             error = str(caught)
     result, error = engine.gather((result, error))[0]
@@ -235,7 +239,7 @@ def _why_not_recorded() -> str:
 
 
 def _how_to_continue(stored: dict[str, Any], settings: dict[str, Any]) -> str:
-    """How to continue a run whose settings differ from this start's."""
+    """How to continue a run whose settings differ from this launch's."""
     was, now = (found.get("data", {}).get("train_on", "train") for found in (stored, settings))
     if was == now:
         return ", or go on all the same with --allow-config-change" if has_flag("--allow-config-change") else ""

@@ -91,14 +91,13 @@ def _state_and_reason(error: BaseException) -> tuple[str, str]:
 
 
 def _resume_advice(job: Job) -> str:
-    return f"This goes on from step {checkpoint.last_step(job.run_dir)}:\n  {resume_command(job.run_dir)}"
+    return f"To resume from step {checkpoint.last_step(job.run_dir)}:\n  {resume_command(job.run_dir)}"
 
 
 def _tell_stopped(job: Job, engine: Engine, stopped: Stopped, reason: str) -> None:
     if engine.rank == 0:
         print(
-            f"{reason}; saved. This goes on with {job.run_dir} from step {stopped.step}:\n"
-            f"  {resume_command(job.run_dir)}",
+            f"{reason}; saved. To resume {job.run_dir} from step {stopped.step}:\n  {resume_command(job.run_dir)}",
             flush=True,
         )
 

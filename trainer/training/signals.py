@@ -3,8 +3,8 @@
 `StopSignals` notes the signal while `fit.py` has it listen; the next step's report sums these notes over the ranks
 (`step_report.py`); `StepMonitor.stop_asked` is true one step later; the loop saves and raises `Stopped` (`loop.py`),
 with exit code 143 after SIGTERM; `run_end.py` writes "resumable" to status.json, and lists all other ends. A second
-signal ends the process at once. What comes too late for that, in the last steps, is heeded by `fit.py` before the final
-evaluation. Outside the loop there is nothing to save, and `run_end.py` handles the signal itself.
+signal ends the process at once. A signal in the last steps, too late for the loop, is obeyed by `fit.py` before the
+final evaluation. Outside the loop there is nothing to save, and `run_end.py` handles the signal itself.
 """
 
 import os
@@ -20,7 +20,7 @@ from data_pipelines.common.messages import logger
 from trainer.engines.parent_watch import launcher_is_gone, nodes_may_change
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-_GOES_ON = 75  # what torchrun starts again
+_RESTART_CODE = 75  # torchrun starts ranks again whose exit code is not 0
 _ON_ITS_WAY_S, _POLL_S = 5.0, 0.05
 SAME_REQUEST_S = 2.0  # within which a launcher may hand on what has come from a terminal or scheduler already
 
@@ -114,6 +114,6 @@ class Stopped(SystemExit):
     """
 
     def __init__(self, step: int, received: signal.Signals | None) -> None:
-        code = _GOES_ON if received is None and nodes_may_change() else 0
+        code = _RESTART_CODE if received is None and nodes_may_change() else 0
         super().__init__(128 + received if received in (signal.SIGTERM, signal.SIGINT) else code)
         self.step, self.received = step, received

@@ -10,25 +10,25 @@ from trainer.config import Config
 from trainer.engines import ENGINES
 from trainer.metrics import METRIC_NAME, metric_of
 from trainer.training.job import make_job, normalised, settings_of
+from trainer.training.launch_options import LaunchOptions, run_dir_of
 from trainer.training.model import checkpoint_bytes, num_parameters
 from trainer.training.run import result_if_finished, run
-from trainer.training.start_options import Start, run_dir_of
 
-__all__ = ["Start", "find_result", "normalised", "plan_of", "run_dir_of", "start_run", "summary"]
+__all__ = ["LaunchOptions", "find_result", "normalised", "plan_of", "run_dir_of", "start_run", "summary"]
 
 
-def start_run(config: Config, start: Start, result_fields: dict[str, Any], warnings: Iterable[str]) -> None:
+def start_run(config: Config, launch: LaunchOptions, result_fields: dict[str, Any], warnings: Iterable[str]) -> None:
     """Run to the end on all ranks of this job, and print the result. Raises as `run` does."""
     engine = ENGINES[config.runtime.engine](config.runtime, config.precision)
     for warning in warnings:
         rank_0_logger.warning(warning)
     if config.mode == "finetune":
-        result = run(config, start, engine, result_fields)
+        result = run(config, launch, engine, result_fields)
     else:
         from trainer.training.frozen_features import run_frozen  # with scipy, which others need not wait for
 
-        result = run_frozen(config, start, engine, result_fields)
-    if engine.rank == 0 and not start.preflight_only:
+        result = run_frozen(config, launch, engine, result_fields)
+    if engine.rank == 0 and not launch.preflight_only:
         print(summary(result), flush=True)
     engine.close()
 
@@ -51,20 +51,20 @@ def _of_heads(result: dict[str, Any], split: str) -> str:
     return f"; {', '.join(each)}" if each else ""
 
 
-def find_result(config: Config, start: Start, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:
+def find_result(config: Config, launch: LaunchOptions, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of a run with this configuration, if finished. train: its training images; data: the data part of its
     checkpoints. Raises InputError if its folder holds a run with another configuration."""
-    return result_if_finished(run_dir_of(config, start), settings_of(config, train.fingerprint), start, data)
+    return result_if_finished(run_dir_of(config, launch), settings_of(config, train.fingerprint), launch, data)
 
 
-def plan_of(config: Config, start: Start) -> dict[str, Any]:
+def plan_of(config: Config, launch: LaunchOptions) -> dict[str, Any]:
     """What a run would do: steps, batch, images and the bytes of one checkpoint. Raises InputError if its folder holds
     a run with another configuration."""
     planned = replace(config, runtime=replace(config.runtime, cache_dir=None))  # a plan copies nothing
-    job = make_job(planned, run_dir_of(config, start))
+    job = make_job(planned, run_dir_of(config, launch))
     result = None
-    if start.resume:
-        result = result_if_finished(job.run_dir, settings_of(job.config, job.train.fingerprint), start, job.metadata)
+    if launch.resume:
+        result = result_if_finished(job.run_dir, settings_of(job.config, job.train.fingerprint), launch, job.metadata)
     return {
         "name": config.name,
         "run_dir": str(job.run_dir),

@@ -36,7 +36,7 @@ class SpikeDetector:
     """Detects a sudden rise of the loss. It only leads to a warning: whether it matters is for people to judge.
 
     Each loss is compared with the last hundred by their median and median absolute deviation, which a few outliers do
-    not move. A loss below 0.1 is none, however small those before it were. It starts empty at every start of a run, so
+    not move. A loss below 0.1 is no spike, however small those before it were. It starts empty at every launch, so
     nothing has to be saved.
     """
 
@@ -111,13 +111,13 @@ class StepMonitor:
             self._unreadable.take(report.step, report.unreadable)
         ranks = [rank for rank, loss in enumerate(numbers.losses) if not math.isfinite(loss)]
         if ranks:
-            self._object(report.step, report.lr, "loss", ranks)
+            self._handle_nonfinite(report.step, report.lr, "loss", ranks)
         elif numbers.is_bad and not self._scales_loss:
-            self._object(report.step, report.lr, "gradient", list(range(self._world_size)))
+            self._handle_nonfinite(report.step, report.lr, "gradient", list(range(self._world_size)))
         else:
             self._warn_of_spike(report.step, sum(numbers.losses))
 
-    def _object(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
+    def _handle_nonfinite(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         if not self.skips:
             self._stop(step, lr, what, ranks)
         self.num_skipped += 1
@@ -136,9 +136,8 @@ class StepMonitor:
 
     def _warn_of_spike(self, step: int, loss: float) -> None:
         usual = self._spikes.observe(loss)
-        is_warming_up = step > 0 and self._job.schedule(step) > self._job.schedule(
-            step - 1
-        )  # losses leap then, as a rule
+        # While the learning rate rises, losses leap as a rule.
+        is_warming_up = step > 0 and self._job.schedule(step) > self._job.schedule(step - 1)
         if usual is not None and not is_warming_up and self._rank == 0:
             logger.warning(f"the loss of step {step} leaps to {loss:.4g}, usual is {usual:.4g}")
 

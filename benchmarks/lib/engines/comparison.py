@@ -9,11 +9,13 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from benchmarks.lib.checks import require_known, require_models
 from benchmarks.lib.processes import child_environment, module_command
 from benchmarks.lib.results import header, write_result
 from data_pipelines.common.errors import RunError
+from trainer.config import Precision
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "ddp": {},
@@ -34,14 +36,25 @@ class EnginesBenchmark:
     """What is trained."""
 
     model: str = "r26x1"
+    """Depth and width, as in the BiT paper."""
     image_size: int = 64
+    """Height and width, pixels."""
     batch_size: int = 8
     """Images per rank."""
     steps: int = 20
-    precision: str = "fp32"
-    device: str = "cpu"
+    """Steps that are timed."""
+    precision: Precision = "fp32"
+    """Of the forward and backward pass."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the ranks train."""
     variants: tuple[str, ...] = tuple(VARIANTS)
-    out: Path = Path("benchmarks/results/engines.json")
+    """Which engines, and with which settings."""
+    out: Path = Path("engines.json")
+    """JSON file to write; the table goes beside it as .md."""
+
+    def __post_init__(self) -> None:
+        require_models("--model", self.model)
+        require_known("--variants", self.variants, list(VARIANTS))
 
 
 def run_variant(name: str, settings: EnginesBenchmark) -> dict[str, Any]:
@@ -104,6 +117,7 @@ def run(settings: EnginesBenchmark) -> None:
     """Measure every variant, one after the other, and write JSON and Markdown."""
     rows = []
     for name in settings.variants:
+        print(f"measuring {name} ...", file=sys.stderr, flush=True)
         rows.append(run_variant(name, settings))
         print(f"{name}: {rows[-1]['step_ms']:.0f} ms a step", file=sys.stderr, flush=True)
     arguments = {key: value for key, value in asdict(settings).items() if key != "out"}

@@ -14,9 +14,11 @@ from torch import nn
 from torch.autograd.graph import _engine_run_backward
 from triton.runtime import driver
 
+from benchmarks.lib.checks import require_models
 from benchmarks.lib.kernels.fake_gpu import FakeDriver
 from benchmarks.lib.kernels.kernel_code import Layer, norms
 from benchmarks.lib.results import header, write_result
+from data_pipelines.common.errors import InputError
 from trainer.engines.replica import channels_last
 from trainer.kernels import group_norm_relu as group_norm
 from trainer.kernels import sgd_agc, sgd_agc_triton, standardise
@@ -33,11 +35,16 @@ class HostTime:
     """What to measure."""
 
     models: tuple[str, ...] = ("r50x1", "r152x4")
-    """Models."""
+    """Whose parts are timed."""
     rounds: int = 40
     """How often each part is timed."""
     out: Path = Path("host_time.json")
     """JSON file to write; the table goes beside it as .md."""
+
+    def __post_init__(self) -> None:
+        require_models("--models", *self.models)
+        if self.rounds < 1:
+            raise InputError(f"--rounds is {self.rounds}; it must be at least 1")
 
 
 class _NoLauncher:

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.lib.checks import require_models
 from benchmarks.lib.network.overlap_rank import ORDERS, filters_at_once
 from benchmarks.lib.network.wire import Combination, predicted_step_s, run_ranks
 from benchmarks.lib.results import header, write_result
+from data_pipelines.common.errors import InputError
 from trainer.models.bit import BiTResNet, build_model
 
 _BF16_BYTES = 2
@@ -25,9 +27,9 @@ class Overlap:
     ranks: tuple[int, ...] = (2, 4)
     """Numbers of ranks."""
     loads: tuple[float, ...] = (0.5, 1.0)
-    """Times that exchanging the gradients takes on the link, as shares of the backward pass."""
+    """Time that exchanging the gradients takes on each link, as a share of the backward pass."""
     model: str = "r26x1"
-    """Model."""
+    """Whose gradients are exchanged."""
     images: int = 16
     """Images of a rank."""
     image_size: int = 96
@@ -40,6 +42,11 @@ class Overlap:
     """Turns of each order, one after the other."""
     out: Path = Path("overlap.json")
     """JSON file to write."""
+
+    def __post_init__(self) -> None:
+        require_models("--model", self.model)
+        if min(self.steps, self.turns, *self.ranks) < 1:
+            raise InputError("--ranks, --steps and --turns must be at least 1")
 
 
 def measure(settings: Overlap) -> list[dict[str, Any]]:

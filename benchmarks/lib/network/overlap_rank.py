@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -59,6 +59,33 @@ def main() -> None:
     engine.close()
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Training steps on the same images, uint8 [B, 3, S, S]."""
+
+    engine: DDPEngine
+    images: Tensor
+
+    def loss(self) -> Tensor:
+        logits: Tensor = self.engine.model(self.images)
+        return logits.logsumexp(1).mean()
+
+    def step(self) -> None:
+        with self.engine.accumulate(last=True):
+            self.engine.backward(self.loss(), 1)
+        self.engine.step()
+
+    def step_alone(self) -> None:
+        """A step whose gradients are not exchanged."""
+        model_in_ddp: Any = self.engine.model
+        with model_in_ddp.no_sync():
+            self.step()
+
+    def seconds(self, step: Callable[[], None], steps: int) -> list[float]:
+        """Seconds of each of so many steps, after some to settle."""
+        return [timed(self.engine, step) for _ in range(_SETTLE + steps)][_SETTLE:]
+
+
 def _turns(
     engine: DDPEngine, setting: dict[str, Any], model: BiTResNet, rates: dict[float, int]
 ) -> list[dict[str, Any]]:
@@ -67,25 +94,8 @@ def _turns(
     images = torch.randint(0, 256, (setting["images"], 3, size, size), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     engine.prepare(model, SGDAGC(param_groups(model, _NUM_CLASSES, 0.01), lr=0.0), images)
-    model_in_ddp: Any = engine.model
-
-    def loss() -> Tensor:
-        logits: Tensor = engine.model(images)
-        return logits.logsumexp(1).mean()
-
-    def step() -> None:
-        with engine.accumulate(last=True):
-            engine.backward(loss(), 1)
-        engine.step()
-
-    def alone() -> None:
-        with model_in_ddp.no_sync():
-            step()
-
-    def taken(work: Any) -> list[float]:
-        return [timed(engine, work) for _ in range(_SETTLE + setting["steps"])][_SETTLE:]
-
-    backward_s, layers = _measured_backward(engine, model, loss)
+    work = _Work(engine, images)
+    backward_s, layers = _measured_backward(engine, model, work.loss)
     gradient_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
     first = next(place for place, layer in enumerate(layers) if "conv" in layer.name)
     turn = {
@@ -93,7 +103,7 @@ def _turns(
         "first_filter_ready": sum(layer.backward_s for layer in layers[: first + 1]) / backward_s,
         "layers": [(layer.name, layer.elements[0], layer.backward_s) for layer in layers],
         "gradient_bytes": gradient_bytes,
-        "alone_s": taken(alone),
+        "alone_s": work.seconds(work.step_alone, setting["steps"]),
     }
     turns, bucket = [], torch.zeros(setting["bucket_mb"] * (1 << 20) // 4)
     for load in setting["loads"]:
@@ -103,7 +113,8 @@ def _turns(
         limit(mbit_s)
         one_s = median(timed(engine, lambda: engine.sum(bucket)) for _ in range(_BUCKETS // 2))
         exchange_s = one_s * gradient_bytes / (bucket.numel() * bucket.element_size())
-        turns.append({"load": load, "mbit_s": mbit_s, "exchange_s": exchange_s, "steps_s": taken(step), **turn})
+        steps_s = work.seconds(work.step, setting["steps"])
+        turns.append({"load": load, "mbit_s": mbit_s, "exchange_s": exchange_s, "steps_s": steps_s, **turn})
         lift_limit()
     return turns
 

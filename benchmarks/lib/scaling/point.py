@@ -21,7 +21,7 @@ from trainer.engines import ENGINES
 from trainer.run_folder.metric_logger import read_metrics
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput
-from trainer.training.run import Start
+from trainer.training.run import LaunchOptions
 from trainer.training.run import run as run_training
 
 POINT, SYNTHETIC = "point", "synthetic"
@@ -137,5 +137,5 @@ def run(point: Point) -> None:
     def work(job: Job, engine: Engine) -> RunOutput:
         return measure(job, engine, point)
 
-    run_training(config, Start(out=point.run_dir), engine, {"kind": "scaling"}, work)
+    run_training(config, LaunchOptions(out=point.run_dir), engine, {"kind": "scaling"}, work)
     engine.close()

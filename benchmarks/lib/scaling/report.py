@@ -51,7 +51,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any], profile: Profile) -> st
     lines += [_line(row) for row in rows]
     lines += [
         "",
-        "Measured: median, least and most of the windows. Predicted: with a 90 % interval. Efficiency is "
+        "Measured: median, least and most of the windows. Predicted: with a 90% interval. Efficiency is "
         "E(N) = 100 T(N) / (N T(1)) unless another base is named. Exposed: the share of a step that gradient "
         "exchange adds; measured by windows without it, so negative where noise is larger.",
         "",
@@ -78,7 +78,7 @@ def _line(row: Row) -> str:
         row.model,
         row.hardware,
         str(row.gpus),
-        _range(row.images_per_s, row.images_per_s_low, row.images_per_s_high, ".4g"),
+        _range(row.images_per_s, row.images_per_s_low, row.images_per_s_high, _rate_form(row.images_per_s)),
         _range(row.efficiency, row.efficiency_low, row.efficiency_high, ".2f", f" vs {row.base}" * (row.base != 1)),
         _cell(row.data_wait_share, ".1%"),
         _cell(row.exposed_share, ".1%"),
@@ -88,6 +88,10 @@ def _line(row: Row) -> str:
     ]
     name = "**measured**" if row.kind == MEASURED else "*predicted*"
     return "| " + " | ".join([name, *cells[1:]]) + " |"
+
+
+def _rate_form(images_per_s: float | None) -> str:
+    return ",.0f" if images_per_s is not None and images_per_s >= 1000 else ".4g"
 
 
 def _range(value: float | None, low: float | None, high: float | None, form: str, after: str = "") -> str:

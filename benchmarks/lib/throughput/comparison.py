@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks.lib.checks import require_known, require_models
 from benchmarks.lib.device import exact_fp32, measured_device
 from benchmarks.lib.results import header, ratio_of, spread_of, spread_text, write_result
 from benchmarks.lib.throughput.memory import GPUS, kept_beside_timm, plan
@@ -29,8 +30,9 @@ from benchmarks.lib.throughput.models import (
 )
 from benchmarks.lib.throughput.rounds import Deadline, make_ready, run_rounds
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.messages import logger
 from trainer.engines.device import cpu_threads
-from trainer.models.bit import MODELS, build_model
+from trainer.models.bit import build_model
 from trainer.models.flops import training_flops
 from trainer.models.timm_folder import ARCHITECTURES
 
@@ -86,10 +88,9 @@ class Throughput:
             raise InputError("--rounds, --steps and --batch-size must be at least 1")
         if self.model not in ARCHITECTURES:
             raise InputError(f"--model {self.model} has no twin in timm; take one of {', '.join(ARCHITECTURES)}")
-        if self.plan is not None and self.plan not in MODELS:
-            raise InputError(f"--plan {self.plan}: no such model; known: {', '.join(MODELS)}")
-        if self.gpu not in GPUS:
-            raise InputError(f"--gpu {self.gpu}: not known; known: {', '.join(GPUS)}")
+        if self.plan is not None:
+            require_models("--plan", self.plan)
+        require_known("--gpu", [self.gpu], list(GPUS))
 
 
 def contenders(settings: Throughput, device: torch.device, batch: Any, threads: int) -> dict[str, Callable[[], Turn]]:
@@ -231,6 +232,7 @@ def table(result: dict[str, Any]) -> str:
 def run(settings: Throughput) -> None:
     """Check, measure, write JSON and Markdown, and print the table; or print the plan that is asked for."""
     if settings.plan is not None:
+        logger.info(f"estimate the memory of {settings.plan} at {settings.image_size} px on {settings.gpu}")
         print(plan(settings.plan, settings.gpu, settings.image_size))
         return
     result = measure(settings, measured_device(settings.device))

@@ -75,10 +75,7 @@ def our_loop(
         save_every=_ENDLESS,
     )
     config = _endless_run(name, images.shape[-1], len(labels), precision, runtime)
-    engine = DDPEngine(config.runtime, config.precision)
-    torch.manual_seed(0)
-    model = build_model(name, NUM_CLASSES)
-    engine.prepare(model, optimizer_of(model), images)
+    engine = _engine_with_model(config, images)
     job = replace(make_job(config, Path()), val=None)  # whose images nobody reads
     handed_over = Batch(images, labels, None, np.arange(len(labels)))
 
@@ -112,6 +109,14 @@ def _endless_run(name: str, side: int, batch_size: int, precision: Precision, ru
         schedule=ScheduleConfig(kind="cosine", epochs=None, steps=_ENDLESS, warmup_steps=0),
         runtime=runtime,
     )
+
+
+def _engine_with_model(config: Config, images: Tensor) -> Engine:
+    engine = DDPEngine(config.runtime, config.precision)
+    torch.manual_seed(0)
+    model = build_model(config.model.name, NUM_CLASSES)
+    engine.prepare(model, optimizer_of(model), images)
+    return engine
 
 
 def with_cudnn_benchmark(turn: Turn) -> Turn:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.lib.checks import require_models
 from benchmarks.lib.device import exact_fp32, measured_device, times_ms
 from benchmarks.lib.results import header, ratio_of, spread_of, spread_text, write_result
 from data_pipelines.common.errors import InputError, RunError
 from trainer.engines.device import cpu_threads, keep_freed_memory
 from trainer.engines.replica import channels_last
-from trainer.models.bit import MODELS, build_model
+from trainer.models.bit import build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 
 OURS, LOOP, TIMM, BOUND = "ours", "loop", "timm_clip_fused_sgd", "traffic_bound"
@@ -52,8 +53,7 @@ class OptimizerBenchmark:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise InputError(f"--rounds is {self.rounds}; it must be at least 1")
-        if self.model not in MODELS:
-            raise InputError(f"--model {self.model}: no such model; known: {', '.join(MODELS)}")
+        require_models("--model", self.model)
 
 
 def make_model(name: str, device: torch.device) -> torch.nn.Module:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import DeviceType
 
+from benchmarks.lib.checks import require_models
 from benchmarks.lib.device import measured_device
 from benchmarks.lib.results import header, write_result
 from benchmarks.lib.throughput.models import Turn, images_and_labels, our_loop
@@ -21,7 +22,6 @@ from data_pipelines.common.errors import InputError, RunError
 from trainer.config import Precision
 from trainer.engine import Engine
 from trainer.engines.device import cpu_threads
-from trainer.models.bit import MODELS
 
 _WARM_UP_STEPS = 3
 _ROWS = 25  # of the profile
@@ -57,8 +57,7 @@ class Steps:
     def __post_init__(self) -> None:
         if min(self.batch_size, self.image_size, self.steps) < 1:
             raise InputError("--batch-size, --image-size and --steps must be at least 1")
-        if self.model not in MODELS:
-            raise InputError(f"--model {self.model}: no such model; known: {', '.join(MODELS)}")
+        require_models("--model", self.model)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from benchmarks.lib.scaling import run as runs
 from benchmarks.lib.scaling.dry_run import be_one_rank
 from benchmarks.lib.scaling.figure import draw, series_of
 from benchmarks.lib.scaling.point import Point
+from benchmarks.lib.scaling.report import markdown
 from benchmarks.lib.scaling.rows import MEASURED, PREDICTED, Row, measured_rows, predicted_rows
 from benchmarks.lib.scaling.run import Measured
 from benchmarks.lib.scaling.study import Scaling, scale
@@ -234,6 +236,15 @@ def test_predicted_rows_say_where_a_step_waits() -> None:
     step = found[0].points[1].step
     assert rows[1].exposed_share == step.exposed_s / step.seconds
     assert rows[1].images_per_s == found[0].points[1].images_per_s
+
+
+def test_thousands_of_images_are_written_in_digits() -> None:
+    profile = load_profile("dgx-a100")
+    found, how = predictions(Scenario(R50, (1, 1024)), profile, {"ddp": {}}, "")
+    about = {"commit": "1a2b3c", "machine": {"cpu": "EPYC", "gpu": None}, "plan": None, "predictions": how}
+    page = markdown(predicted_rows(found[0], "dgx-a100", "r50x1"), about, profile)
+    (last,) = [line for line in page.splitlines() if "| 1024 |" in line]
+    assert re.search(r"\| \d+,[\d,]+ \([\d,]+ to [\d,]+\) \|", last), last
 
 
 def test_what_if_changes_what_it_names() -> None:

@@ -190,8 +190,8 @@ def test_a_wrong_update_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"model": "r26x1"}, "no twin in timm"),
         ({"rounds": 0}, "at least 1"),
-        ({"plan": "r1"}, "no such model"),
-        ({"gpu": "abacus"}, "not known"),
+        ({"plan": "r1"}, "--plan r1 is not known; known: r101x1"),
+        ({"gpu": "abacus"}, "--gpu abacus is not known"),
     ],
 )
 def test_bad_settings(arguments: dict[str, Any], message: str) -> None:

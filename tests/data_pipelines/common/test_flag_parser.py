@@ -80,6 +80,19 @@ def test_what_is_wrong_is_said_in_one_line(
     assert capsys.readouterr() == ("", "")
 
 
+@dataclass(frozen=True)
+class Train:
+    """Train a model."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+
+
+def test_who_asks_for_a_gpu_is_not_sent_to_the_cpu() -> None:
+    with pytest.raises(InputError, match=r"--device is 'gpu', .*; did you mean cuda\?"):
+        parse_flags(Train, ["--device", "gpu"], "bitscale train")
+
+
 HELP = """\
 usage: bitscale tune --pretrained STR --target STR RUN [FLAGS]
 

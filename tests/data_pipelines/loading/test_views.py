@@ -1,5 +1,6 @@
 """Views lie inside their pictures, depend on the position alone, and are distributed as they should be."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ from scipy.stats import beta, chisquare, ks_2samp, kstest
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import Resize
 
+from data_pipelines.loading import views as views_module
 from data_pipelines.loading.randaugment import OPERATIONS
 from data_pipelines.loading.views import (
     AUTHORS_TRANSLATION,
@@ -21,6 +23,7 @@ from data_pipelines.loading.views import (
     RESIZE_FIRST,
     Augmentation,
     PolicyName,
+    Purpose,
     Views,
     affine_maps,
     mixup_weights,
@@ -174,6 +177,27 @@ def test_views_are_a_function_of_the_position_alone(policy: PolicyName, more: di
     assert np.array_equal(whole[shuffled], table(views)), remedy
     described = {"window", "resized", "offset", "flip", "size", "warp", "operations", "border"}
     assert {field.name for field in fields(views)} == described, "put it into `table` above, and into `described`"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_two_draws_of_a_view_share_a_purpose(policy: PolicyName, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be the same number: each brighter image mirrored, say."""
+    purposes: list[Purpose] = []
+
+    def noted(draw: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+        def drawn(*arguments: Any) -> np.ndarray:
+            (purpose,) = [argument for argument in arguments if isinstance(argument, Purpose)]
+            purposes.append(purpose)
+            return draw(*arguments)
+
+        return drawn
+
+    for name in ("uniform", "integers"):
+        monkeypatch.setattr(views_module, name, noted(getattr(views_module, name)))
+    augmentation = Augmentation(**OTHER_VALUES | {"policy": policy, "size": 64, "resize": 80, "flip": True})
+    augmentation.views(MANY[:8], *np.full((2, 8), 100))
+    augmentation.mixup(MANY[:8])
+    assert len(purposes) == len(set(purposes)) > 0, "give each draw a number of its own in Purpose"
 
 
 @pytest.mark.parametrize("policy", RANDOM_POLICIES)

@@ -20,7 +20,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.engines.watchdog import HUNG, Beat, Heartbeat, _verdict
 from trainer.run_folder.metric_logger import MetricLogger
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 STEPS, HANGS_AFTER, TIMEOUT_S = 9, 5, 6
 TOLD_S = 3.0  # after which where a rank is has been told, even on a busy machine
@@ -43,7 +43,7 @@ def config_of(data: str) -> Config:
 def train(data: str, *folders: Path) -> None:
     engine = ENGINES["ddp"](config_of(data).runtime, "fp32")
     for folder in folders:
-        run(config_of(data), Start(folder), engine, {"kind": "test"})
+        run(config_of(data), LaunchOptions(folder), engine, {"kind": "test"})
     engine.close()
 
 

@@ -3,11 +3,13 @@
 import json
 import shlex
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tyro
+from augmentation_values import OTHER_VALUES
 from options_with import options_with
 from protocol_changes import FINE_TUNING, ON_XRAYS, configured, target_of
 from tiny_sets import tiny_set
@@ -16,7 +18,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest, write_manifest
 from data_pipelines.datasets.registry import DATASETS
 from trainer import pretrain, transfer
-from trainer.config import Precision, RuntimeConfig
+from trainer.config import DataConfig, Precision, RuntimeConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.finetuning.command_line import flags_of, read_transfer
@@ -234,6 +236,15 @@ def test_options_without_effect_are_said(tmp_path: Path) -> None:
     (line,) = reasons(xrays, train_view="shorter_side_random_crop", border="reflect")
     assert line == "--data.train-view has no effect: training images are seen by xray_affine"
     assert reasons(xrays, train_view="squash") == []
+
+
+@pytest.mark.parametrize(
+    "name", sorted(OTHER_VALUES.keys() & {field.name for field in fields(DataConfig)} - {"resize"})
+)
+def test_no_augmentation_reaches_frozen_features(name: str, tmp_path: Path) -> None:
+    folder, given = target_of(tmp_path / "set", "pets"), {name: OTHER_VALUES[name], "mode": "knn"}
+    (line,) = without_effect(options_with(**given).given, configured(folder, **given)[0])
+    assert line.endswith("--mode knn trains no model"), "name it in _OF_TRAINING of finetuning/settings.py"
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from trainer.profiling.recorder import WARM_UP_STEPS
 from trainer.run_files import RESULT
 from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training import run as experiment
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 from trainer.training.signals import Stopped, StopSignals
 
 STEPS = WARM_UP_STEPS + 3
@@ -44,7 +44,7 @@ def config_of(data: str, profile: int | None, steps: int = STEPS, **runtime: Any
 def run_of(config: Config, run_dir: Path, **start: Any) -> dict[str, Any]:
     engine = ENGINES[config.runtime.engine](config.runtime, "fp32")
     try:
-        return run(config, Start(run_dir, **start), engine, {"kind": "test"})
+        return run(config, LaunchOptions(run_dir, **start), engine, {"kind": "test"})
     finally:
         engine.close()
 
@@ -52,7 +52,7 @@ def run_of(config: Config, run_dir: Path, **start: Any) -> dict[str, Any]:
 def runs_on_ranks(configs: list[Config], run_dirs: list[Path]) -> None:
     engine = ENGINES[configs[0].runtime.engine](configs[0].runtime, "fp32")
     for config, run_dir in zip(configs, run_dirs, strict=True):
-        run(config, Start(run_dir), engine, {"kind": "test"})
+        run(config, LaunchOptions(run_dir), engine, {"kind": "test"})
     engine.close()
 
 

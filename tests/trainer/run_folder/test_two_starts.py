@@ -28,7 +28,7 @@ from trainer.run_folder.processes import Process
 from trainer.run_folder.run_lock import Verdict, _Attempt
 from trainer.run_folder.run_status import run_status
 from trainer.training.job import RunOutput
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 from trainer.training.signals import Stopped
 
 STEPS, PAUSED_AT = 8, 5
@@ -52,7 +52,7 @@ def trained(data: str, run_dir: Path, **start: Any) -> dict[str, Any]:
     config = configured(data)
     engine = ENGINES["ddp"](config.runtime, "fp32")
     try:
-        return run(config, Start(run_dir, **start), engine, {"kind": "test"})
+        return run(config, LaunchOptions(run_dir, **start), engine, {"kind": "test"})
     finally:
         engine.close()
 
@@ -163,7 +163,7 @@ def without_work(data: str, run_dir: Path, work: Callable[[], None] = lambda: No
         return RunOutput(0.0, {}, {})
 
     try:
-        return run(config, Start(run_dir, **start), engine, {"kind": "test"}, done)
+        return run(config, LaunchOptions(run_dir, **start), engine, {"kind": "test"}, done)
     finally:
         engine.close()
 

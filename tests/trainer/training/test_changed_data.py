@@ -18,7 +18,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.pretrain import parse
 from trainer.run_files import RESULT
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 ALL = ("train", "val", "test")
 
@@ -41,7 +41,9 @@ def train(data: Path, run_dir: Path, allow_config_change: bool = False, **change
     config = config_of(data, **changes)
     engine = ENGINES["ddp"](config.runtime, "fp32")
     try:
-        return run(config, Start(run_dir, allow_config_change=allow_config_change), engine, {"kind": "pretrain"})
+        return run(
+            config, LaunchOptions(run_dir, allow_config_change=allow_config_change), engine, {"kind": "pretrain"}
+        )
     finally:
         engine.close()
 
@@ -98,7 +100,7 @@ def test_what_is_advised_works(work: Path) -> None:
     words = shlex.split(str(refused.value).splitlines()[-1])
     given = ["--out", str(work / "next"), *words[words.index("--model.pretrained") :][:2]]
     command = parse([*given, "--model.name", "r14x0.5"])
-    assert command.start.out == work / "next"
+    assert command.launch.out == work / "next"
     result = train(work / "data", work / "next", model=replace(command.config.model, head_init="fan_in"))
     assert (result["test"]["images"], result["settings"]["model"]["pretrained"]) == (3, str(work / "run"))
 

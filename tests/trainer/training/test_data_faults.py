@@ -19,7 +19,7 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
 from trainer.run_folder.metric_logger import MetricLogger
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 STEPS, SAVE_EVERY = 8, 3
 
@@ -80,7 +80,7 @@ def train_on_rank(data: Path, starts: list[tuple[Path, int | None]], share_unequ
                 if share_unequally:
                     runtime = replace(config.runtime, micro_batch_size=3)
                     config = replace(config, global_batch_size=7, runtime=runtime)
-                run(config, Start(run_dir), engine, {"kind": "test"})
+                run(config, LaunchOptions(run_dir), engine, {"kind": "test"})
             endings.append("")
         except RunError as error:
             endings.append(str(error))
@@ -144,7 +144,7 @@ def test_what_a_rank_repeats_for_equal_work_is_not_listed_again(data: Path, tmp_
 
 def start(data: Path, run_dir: Path, **options: object) -> dict:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
-    return run(config_of(data, **options), Start(run_dir), engine, {"kind": "test"})
+    return run(config_of(data, **options), LaunchOptions(run_dir), engine, {"kind": "test"})
 
 
 def cut_off(data: Path) -> Path:
@@ -199,7 +199,7 @@ def test_images_of_one_shard_of_several_are_skipped(tmp_path: Path, capsys: pyte
     config = replace(config, data=replace(config.data, sets=(str(folder), str(other)), on_bad_shard="skip"))
     next((other / "train").glob("*.tar")).unlink()
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
-    run(config, Start(tmp_path / "run"), engine, {"kind": "test"})
+    run(config, LaunchOptions(tmp_path / "run"), engine, {"kind": "test"})
     rows = rows_of(tmp_path / "run" / "unseen.csv")
     assert rows
     assert all(row[2].startswith("other/train/") and "has disappeared" in row[4] for row in rows)

@@ -22,7 +22,7 @@ from trainer.models.bit import build_model
 from trainer.run_files import PREDICTIONS
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import make_job
-from trainer.training.run import Start
+from trainer.training.run import LaunchOptions
 from trainer.training.run import run as train
 from trainer.training.start import summary
 
@@ -68,7 +68,7 @@ def predictions(run_dir: Path) -> dict[str, np.ndarray]:
 def test_results_are_those_of_any_run(
     data: str, mode: str, engine: Engine, tmp_path: Path, request: pytest.FixtureRequest, capsys: Any
 ) -> None:
-    config, start = config_of(request.getfixturevalue(data)), Start(tmp_path / "run")
+    config, start = config_of(request.getfixturevalue(data)), LaunchOptions(tmp_path / "run")
     result = run_frozen(config, start, engine, {"kind": "transfer", "mode": mode})
     assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
     assert (result["mode"], result["settings"]["mode"], result["total_steps"]) == (mode, mode, 0)
@@ -94,7 +94,7 @@ def test_results_are_those_of_any_run(
 def test_the_probe_is_logistic_regression_on_the_models_features(lungs: Path, engine: Engine, tmp_path: Path) -> None:
     """Without val its penalty is scikit-learn's default, as features are as the evaluation sees the images."""
     config = config_of(lungs)
-    result = run_frozen(config, Start(tmp_path / "run"), engine, {"mode": "probe"})
+    result = run_frozen(config, LaunchOptions(tmp_path / "run"), engine, {"mode": "probe"})
     assert result["probe"] == {"l2": 1 / 24, "val": {}, "converged": True}
     job = make_job(config, tmp_path)
     torch.manual_seed(config.seed)
@@ -114,19 +114,19 @@ def test_the_probe_is_logistic_regression_on_the_models_features(lungs: Path, en
 def test_val_chooses_the_penalty(animals: Path, engine: Engine, tmp_path: Path, monkeypatch: Any) -> None:
     scores = iter([0.3, 0.5, 0.5, 0.6, 0.6, 0.2])
     monkeypatch.setattr("trainer.training.frozen_features.compute_metrics", lambda *_: {"top1": next(scores)})
-    result = run_frozen(config_of(animals), Start(tmp_path / "run"), engine, {"mode": "probe"})
+    result = run_frozen(config_of(animals), LaunchOptions(tmp_path / "run"), engine, {"mode": "probe"})
     assert result["probe"]["l2"] == 0.01
     assert result["probe"]["val"] == {"10": 0.3, "1": 0.5, "0.1": 0.5, "0.01": 0.6, "0.001": 0.6, "0.0001": 0.2}
     assert result["checkpoint"] == "a linear probe with L2 0.01, chosen on val"
     monkeypatch.setattr("trainer.training.frozen_features.compute_metrics", lambda *_: {"top1": float("nan")})
-    result = run_frozen(config_of(animals), Start(tmp_path / "nan"), engine, {"mode": "probe"})
+    result = run_frozen(config_of(animals), LaunchOptions(tmp_path / "nan"), engine, {"mode": "probe"})
     assert result["probe"]["l2"] == 1 / 24
 
 
 def runs_on_rank(data: Path, folder: Path) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     for mode in ("probe", "knn"):
-        run_frozen(config_of(data, micro_batch_size="auto"), Start(folder / mode), engine, {"mode": mode})
+        run_frozen(config_of(data, micro_batch_size="auto"), LaunchOptions(folder / mode), engine, {"mode": mode})
     engine.close()
 
 
@@ -134,7 +134,7 @@ def runs_on_rank(data: Path, folder: Path) -> None:
 def test_two_ranks_say_what_one_says(animals: Path, tmp_path: Path, engine: Engine) -> None:
     run_ranks(2, runs_on_rank, animals, tmp_path / "two")
     for mode in ("probe", "knn"):
-        run_frozen(config_of(animals), Start(tmp_path / "one" / mode), engine, {"mode": mode})
+        run_frozen(config_of(animals), LaunchOptions(tmp_path / "one" / mode), engine, {"mode": mode})
         one, two = predictions(tmp_path / "one" / mode), predictions(tmp_path / "two" / mode)
         assert one.keys() == two.keys()
         for name in one:

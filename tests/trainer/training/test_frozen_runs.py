@@ -16,7 +16,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.training.model import checkpoint_bytes
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 TENSORS = tensors_of()
 FROZEN = {name for name in TENSORS if name.startswith(("stem.", "stages.0.", "stages.1."))}
@@ -48,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def whole(config: Config, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was not disturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    run(config, Start(folder), engine, {})
+    run(config, LaunchOptions(folder), engine, {})
     return folder
 
 
@@ -80,7 +80,7 @@ def test_a_checkpoint_is_as_large_as_is_said(config: Config, whole: Path) -> Non
 
 def test_it_goes_on_bit_for_bit(config: Config, whole: Path, engine: Engine, tmp_path: Path) -> None:
     folder = stopped_at(2, whole, tmp_path / "run")
-    run(config, Start(folder), engine, {})
+    run(config, LaunchOptions(folder), engine, {})
     for part in ("model", "momentum"):
         found, expected = state_of(folder)[part], state_of(whole)[part]
         assert found.keys() == expected.keys()
@@ -94,13 +94,13 @@ def test_another_number_is_another_model(
     folder = stopped_at(2, whole, tmp_path / "run")
     other = replace(config, model=replace(config.model, frozen_stages=stages))
     with pytest.raises(InputError, match=rf"a run of another model:\s+model\.frozen_stages: 2 -> {stages}"):
-        run(other, Start(folder, allow_config_change=True), engine, {})
+        run(other, LaunchOptions(folder, allow_config_change=True), engine, {})
 
 
 def test_the_batch_that_fits_is_found(config: Config, whole: Path, engine: Engine, tmp_path: Path) -> None:
     """Without the pre-trained weights, whose stages are frozen all the same."""
     auto = replace(config, runtime=replace(config.runtime, micro_batch_size="auto", eval_batch_size=6))
-    run(auto, Start(tmp_path), engine, {})
+    run(auto, LaunchOptions(tmp_path), engine, {})
     assert state_of(tmp_path)["momentum"].keys() == state_of(whole)["momentum"].keys()
 
 

@@ -22,7 +22,7 @@ from data_pipelines.shards.index import Index
 from trainer.config import Config, DataConfig, RuntimeConfig, ScheduleConfig
 from trainer.splits import folders_of, open_split
 from trainer.training.job import Job, make_augmentation, make_job
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 CPU = SimpleNamespace(rank=0, world_size=1, device=torch.device("cpu"), threads=1)
 NAN = np.nan
@@ -74,7 +74,7 @@ def test_a_batch_too_small_for_its_ranks_is_refused(alpha: float, least: int, sk
     config = job_of(skewed, mixup_alpha=alpha).config
     engine: Any = SimpleNamespace(rank=0, world_size=8)
     with pytest.raises(InputError, match=f"^--global-batch-size 4 is too small for 8 ranks; raise it to {least} or"):
-        run(config, Start(tmp_path / "run"), engine, {})
+        run(config, LaunchOptions(tmp_path / "run"), engine, {})
 
 
 @pytest.fixture(scope="module")

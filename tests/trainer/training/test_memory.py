@@ -18,7 +18,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.models.bit import BiTResNet
 from trainer.training.memory import _fits
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory"),
@@ -73,13 +73,13 @@ def weights_of(run_dir: Path) -> dict[str, torch.Tensor]:
 def test_halved_until_it_fits(animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     seen = limit_memory(training=5, evaluation=7)
-    run(config_of(animals, micro_batch_size="auto", eval_batch_size=16), Start(tmp_path / "auto"), engine, {})
+    run(config_of(animals, micro_batch_size="auto", eval_batch_size=16), LaunchOptions(tmp_path / "auto"), engine, {})
     # To get ready, trials of training and of evaluation, the dry run, two steps, and the test set.
     assert seen == [1, 12, 6, 3, 16, 8, 4, 3] + 8 * [3] + 5 * [4]
     line = "--micro-batch-size auto: 3 images per rank in one pass, 4 of them make a step; 4 in evaluation"
     assert line in capsys.readouterr().err
     given = config_of(animals, micro_batch_size=3, eval_batch_size=4)
-    run(given, Start(tmp_path / "given"), engine, {})
+    run(given, LaunchOptions(tmp_path / "given"), engine, {})
     found, expected = weights_of(tmp_path / "auto"), weights_of(tmp_path / "given")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -88,10 +88,10 @@ def test_halved_until_it_fits(animals: Path, tmp_path: Path, capsys: pytest.Capt
 def test_what_fits_is_not_halved_and_pairs_stay_together(animals: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     seen = limit_memory(training=12)
-    run(config_of(animals, micro_batch_size="auto"), Start(tmp_path / "all"), engine, {})
+    run(config_of(animals, micro_batch_size="auto"), LaunchOptions(tmp_path / "all"), engine, {})
     assert seen == [1, 12, 20, 12, 12, 12, 20]  # no split has more than 20 images
     seen = limit_memory(training=5)
-    run(config_of(animals, 20, mixup_alpha=0.2, micro_batch_size="auto"), Start(tmp_path / "mixed"), engine, {})
+    run(config_of(animals, 20, mixup_alpha=0.2, micro_batch_size="auto"), LaunchOptions(tmp_path / "mixed"), engine, {})
     assert seen == [2, 20, 10, 6, 4, 20] + 11 * [4] + [20]
 
 
@@ -108,21 +108,21 @@ def test_not_even_one_image(animals: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     limit_memory(training=99, evaluation=0)
     with pytest.raises(RunError, match=r"not even 1 image of 32 pixels fit into memory; take a smaller model"):
-        run(config_of(animals, micro_batch_size="auto"), Start(tmp_path / "run"), engine, {})
+        run(config_of(animals, micro_batch_size="auto"), LaunchOptions(tmp_path / "run"), engine, {})
 
 
 def test_other_errors_are_not_taken_for_it(animals: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     limit_memory(training=5, error=RuntimeError("a fault"))
     with pytest.raises(RuntimeError, match="a fault"):
-        run(config_of(animals, micro_batch_size="auto"), Start(tmp_path / "run"), engine, {})
+        run(config_of(animals, micro_batch_size="auto"), LaunchOptions(tmp_path / "run"), engine, {})
 
 
 def sizes_on_rank(data: Path, run_dir: Path) -> list[int]:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     seen = limit_memory(training=99 if engine.rank == 0 else 2)
     config = config_of(data)
-    run(replace(config, runtime=replace(config.runtime, micro_batch_size="auto")), Start(run_dir), engine, {})
+    run(replace(config, runtime=replace(config.runtime, micro_batch_size="auto")), LaunchOptions(run_dir), engine, {})
     engine.close()
     return seen
 

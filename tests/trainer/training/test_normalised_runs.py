@@ -29,7 +29,7 @@ from trainer.models.weights import load_weights
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD
 from trainer.training.job import make_job
 from trainer.training.model import starting_model
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 TENSORS, SIDE = tensors_of(), 32
 RUNTIME = RuntimeConfig(device="cpu", threads=1, loader="torch")
@@ -74,7 +74,7 @@ def logits_of(run_dir: Path, image: np.ndarray, **about: Any) -> torch.Tensor:
 def test_fine_tuning_goes_on_as_the_weights_were_trained(
     animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run(config_of(animals, published(tmp_path)), Start(tmp_path / "run"), engine, {})
+    result = run(config_of(animals, published(tmp_path)), LaunchOptions(tmp_path / "run"), engine, {})
     assert "warning" not in capsys.readouterr().err
     assert result["settings"]["model"]["mean"] == list(IMAGENET_MEAN)
     settings = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -107,22 +107,22 @@ def test_explicit_values_win_and_are_said_to_differ(
     animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(animals, published(tmp_path), mean=BIT_MEAN)
-    result = run(config, Start(tmp_path / "run"), engine, {})
+    result = run(config, LaunchOptions(tmp_path / "run"), engine, {})
     model = result["settings"]["model"]
     assert (model["mean"], model["std"]) == (list(BIT_MEAN), list(IMAGENET_STD))
     assert "normalised by mean (0.485, 0.456, 0.406)" in (error := capsys.readouterr().err)
     assert "here they are normalised by (0.5, 0.5, 0.5)" in error
     with pytest.raises(InputError, match=r"model\.mean: \[0\.5, 0\.5, 0\.5\] -> \[0\.1, "):
-        run(config_of(animals, published(tmp_path), mean=(0.1, 0.1, 0.1)), Start(tmp_path / "run"), engine, {})
+        run(config_of(animals, published(tmp_path), mean=(0.1, 0.1, 0.1)), LaunchOptions(tmp_path / "run"), engine, {})
 
 
 def test_a_resumed_run_keeps_its_normalisation(
     animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = published(tmp_path)
-    first = run(config_of(animals, source), Start(tmp_path / "run"), engine, {})
+    first = run(config_of(animals, source), LaunchOptions(tmp_path / "run"), engine, {})
     nameless = shutil.copy(source, tmp_path / "some.pth.tar")
-    assert run(config_of(animals, nameless), Start(tmp_path / "run"), engine, {}) == first
+    assert run(config_of(animals, nameless), LaunchOptions(tmp_path / "run"), engine, {}) == first
     assert "is finished" in capsys.readouterr().out
 
 
@@ -130,17 +130,17 @@ def test_runs_of_earlier_versions_go_on_with_a_half(
     animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, folder = published(tmp_path), tmp_path / "run"
-    run(config_of(animals, source, mean=BIT_MEAN, std=BIT_STD), Start(folder), engine, {})
+    run(config_of(animals, source, mean=BIT_MEAN, std=BIT_STD), LaunchOptions(folder), engine, {})
     for name in ("config.json", "result.json"):
         content = json.loads((folder / name).read_text())
         for key in ("mean", "std"):
             del (content if name == "config.json" else content["settings"])["model"][key]
         (folder / name).write_text(json.dumps(content))
     capsys.readouterr()
-    run(config_of(animals, source), Start(folder), engine, {})
+    run(config_of(animals, source), LaunchOptions(folder), engine, {})
     assert "is finished" in capsys.readouterr().out
     (folder / "result.json").unlink()
-    again = run(config_of(animals, source), Start(folder), engine, {})
+    again = run(config_of(animals, source), LaunchOptions(folder), engine, {})
     assert again["settings"]["model"]["mean"] == list(BIT_MEAN)
     assert "here they are normalised by (0.5, 0.5, 0.5)" in capsys.readouterr().err
 

@@ -30,7 +30,7 @@ from trainer.run_folder import describe_environment, write_environment, write_st
 from trainer.training import preflight as preflight_module
 from trainer.training.job import make_job
 from trainer.training.preflight import preflight
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 ROOT = Path(__file__).resolve().parents[3]
 CPU = RuntimeConfig(device="cpu", threads=1, loader="torch", connect_timeout_s=20)
@@ -157,7 +157,7 @@ def test_a_node_of_another_commit_does_not_join_a_run(
     write_environment(run_dir, environment | {"commit": "another"})
 
     def check() -> None:
-        run(config, Start(run_dir, preflight_only=True), engine, {"kind": "test"})
+        run(config, LaunchOptions(run_dir, preflight_only=True), engine, {"kind": "test"})
 
     monkeypatch.setattr("trainer.training.run.preflight", lambda *_: None)
     write_status(run_dir, 0, "running", 3, 9)

@@ -14,7 +14,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.finetuning.finetune import models_of, sets_of, source_name
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 CLASSES = ("cat", "dog", "fish")
 TENSORS = tensors_of()
@@ -46,29 +46,29 @@ def config_of(data: Path, source: Path, **model: Any) -> Config:
 def test_the_same_weights_elsewhere_are_the_same_run(
     animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = run(config_of(animals, save_npz(tmp_path / "a.npz", TENSORS)), Start(tmp_path / "run"), engine, {})
+    first = run(config_of(animals, save_npz(tmp_path / "a.npz", TENSORS)), LaunchOptions(tmp_path / "run"), engine, {})
     for other in (save_timm(tmp_path / "b.safetensors", TENSORS), save_run(tmp_path / "c", TENSORS)):
-        assert run(config_of(animals, other), Start(tmp_path / "run"), engine, {}) == first
+        assert run(config_of(animals, other), LaunchOptions(tmp_path / "run"), engine, {}) == first
         assert "is finished" in capsys.readouterr().out
     another = save_npz(tmp_path / "a.npz", tensors_of(seed=1))
     with pytest.raises(InputError, match=r"model.pretrained_weights: \w+ -> \w+"):
-        run(config_of(animals, another), Start(tmp_path / "run"), engine, {})
+        run(config_of(animals, another), LaunchOptions(tmp_path / "run"), engine, {})
 
 
 def test_a_kept_head_goes_on_with_its_classes(animals: Path, engine: Engine, tmp_path: Path) -> None:
     source = save_run(tmp_path / "source", TENSORS)
-    run(config_of(animals, source, keep_head=True), Start(tmp_path / "kept"), engine, {})
+    run(config_of(animals, source, keep_head=True), LaunchOptions(tmp_path / "kept"), engine, {})
     state = checkpoint.load(checkpoint.path_of(tmp_path / "kept", 1)).state["model"]
     torch.testing.assert_close(state["head.weight"], TENSORS["head.weight"][[2, 0, 1]])
     torch.testing.assert_close(state["stem.conv.weight"], TENSORS["stem.conv.weight"])
-    run(config_of(animals, source), Start(tmp_path / "new"), engine, {})
+    run(config_of(animals, source), LaunchOptions(tmp_path / "new"), engine, {})
     assert checkpoint.load(checkpoint.path_of(tmp_path / "new", 1)).state["model"]["head.weight"].abs().max() < 1e-6
 
 
 def test_a_head_of_other_classes_is_refused(animals: Path, engine: Engine, tmp_path: Path) -> None:
     source = save_run(tmp_path / "source", tensors_of(num_classes=4), classes=[*CLASSES, "cow"])
     with pytest.raises(InputError, match="has 4 outputs, the data have 3 classes"):
-        run(config_of(animals, source, keep_head=True), Start(tmp_path / "run"), engine, {})
+        run(config_of(animals, source, keep_head=True), LaunchOptions(tmp_path / "run"), engine, {})
 
 
 def test_transfers_know_what_their_sources_are(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from trainer.evaluation.results import final_metrics, recompute, save_prediction
 from trainer.models.bit import BiTResNet
 from trainer.run_files import PREDICTIONS, RESULT, SUBSET
 from trainer.training.job import write_subset
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 CLASSES = ("cat", "dog", "eel")
 
@@ -54,7 +54,7 @@ def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_metrics_follow_from_the_predictions(animals: Path, engine: Engine, tmp_path: Path) -> None:
     config = config_of(animals, shots=2)
-    result = run(config, Start(tmp_path / "run"), engine, {"kind": "transfer", "overlap_excluded": True})
+    result = run(config, LaunchOptions(tmp_path / "run"), engine, {"kind": "transfer", "overlap_excluded": True})
     assert json.loads((tmp_path / "run" / RESULT).read_text()) == result
     again = recompute(tmp_path / "run")
     assert again == {split: {k: v for k, v in result[split].items() if k != "images"} for split in ("val", "test")}
@@ -74,7 +74,7 @@ def test_a_few_shot_subset_is_listed_by_key(animals: Path, engine: Engine, tmp_p
     train = Index.load(animals, "train")
     for shots in (None, 2, 1):
         about = {"kind": "transfer"}
-        run(config_of(animals, shots=shots), Start(tmp_path / "run", allow_config_change=True), engine, about)
+        run(config_of(animals, shots=shots), LaunchOptions(tmp_path / "run", allow_config_change=True), engine, about)
         if shots is None:
             assert not (tmp_path / "run" / SUBSET).exists()
             continue
@@ -91,7 +91,7 @@ def test_findings_and_joined_sets(engine: Engine, tmp_path: Path) -> None:
         tiny_set(tmp_path / name, labels, ("mass", "edema", "hernia"), name=name, splits=("train", "test"))
         for name in ("one", "other")
     ]
-    result = run(config_of(*sets), Start(tmp_path / "run"), engine, {"kind": "pretrain"})
+    result = run(config_of(*sets), LaunchOptions(tmp_path / "run"), engine, {"kind": "pretrain"})
     assert result["left_out"] == {"test": ["hernia"]}
     again = recompute(tmp_path / "run")
     assert again == {"test": {name: value for name, value in result["test"].items() if name != "images"}}
@@ -113,7 +113,7 @@ def test_nonfinite_outputs_are_an_error_that_names_the_run(
 
     monkeypatch.setattr(BiTResNet, "forward", broken)
     with pytest.raises(RunError, match=r"my-run: the model's outputs for 3 of 9 images are not finite"):
-        run(config_of(animals), Start(tmp_path / "my-run"), engine, {"kind": "transfer"})
+        run(config_of(animals), LaunchOptions(tmp_path / "my-run"), engine, {"kind": "transfer"})
     status = json.loads((tmp_path / "my-run" / "status.json").read_text())
     assert (status["state"], "my-run" in status["reason"]) == ("failed", True)
     assert not (tmp_path / "my-run" / RESULT).exists()

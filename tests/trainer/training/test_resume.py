@@ -19,7 +19,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.pretrain import main
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 ROOT = Path(__file__).resolve().parents[3]
 TOTAL_STEPS, SAVE_EVERY = 9, 3
@@ -61,7 +61,9 @@ def runs_on_ranks(data: str, starts: list[tuple[Path, int, int | None]]) -> None
 
         MetricLogger.advance = counted
         with suppress(KillError):
-            run(config_of(data, total_steps), Start(run_dir, allow_config_change=True), engine, {"kind": "test"})
+            run(
+                config_of(data, total_steps), LaunchOptions(run_dir, allow_config_change=True), engine, {"kind": "test"}
+            )
     engine.close()
 
 

@@ -21,7 +21,7 @@ from trainer.run_files import CHECKPOINTS, STATUS
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training import saver as saving
 from trainer.training.job import Job, make_job
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 STEPS = 8
 Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
@@ -47,7 +47,7 @@ def trained(data: Path | str, run_dir: Path, **runtime: Any) -> dict[str, Any]:
     )
     engine = ENGINES["ddp"](config.runtime, "fp32")
     try:
-        return run(config, Start(run_dir), engine, {"kind": "test"})
+        return run(config, LaunchOptions(run_dir), engine, {"kind": "test"})
     finally:
         engine.close()
 

@@ -18,7 +18,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engines import ENGINES
 from trainer.run_folder.metric_logger import MetricLogger
 from trainer.training import fit, signals
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 from trainer.training.signals import NEVER, Stopped, StopSignals
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -67,7 +67,7 @@ def starts(data: str, folder: Path) -> list[tuple[int | str | None, int | None]]
         MetricLogger.advance = counted
         before = [signal.getsignal(each) for each in SIGNALS]
         try:
-            run(config_of(data), Start(folder / name), engine, {"kind": "test"})
+            run(config_of(data), LaunchOptions(folder / name), engine, {"kind": "test"})
         except Stopped as stopped:
             stops.append((stopped.code, stopped.step))
         assert before == [signal.getsignal(each) for each in SIGNALS]
@@ -102,7 +102,7 @@ def evaluates_for_long(data: str, run_dir: Path, evaluating: Any) -> None:
         time.sleep(60)
 
     fit.predict_readable = never_ends
-    run(config_of(data), Start(run_dir), ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32"), {})
+    run(config_of(data), LaunchOptions(run_dir), ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32"), {})
 
 
 def test_sigterm_ends_the_final_evaluation(phantoms: Path, tmp_path: Path) -> None:

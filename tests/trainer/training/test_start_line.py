@@ -13,7 +13,7 @@ from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.training import start_line
 from trainer.training.job import Job, RunOutput
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 
 def config_of(data: Path) -> Config:
@@ -45,7 +45,7 @@ def test_a_run_says_what_it_does_before_it_trains(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config, start = config_of(phantoms), Start(tmp_path / "run", preflight_only=preflight_only)
+    config, start = config_of(phantoms), LaunchOptions(tmp_path / "run", preflight_only=preflight_only)
     engine = ENGINES["ddp"](config.runtime, "fp32")
     monkeypatch.setattr("trainer.training.run.preflight", lambda *_: None)
     if preflight_only:

@@ -29,7 +29,7 @@ from trainer.finetuning.command_line import TransferCommand
 from trainer.finetuning.finetune import SCRATCH, Options, Transfer, fine_tune, make_config, open_target, train_on_of
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import Job, make_job
-from trainer.training.run import Start, run
+from trainer.training.run import LaunchOptions, run
 
 ALL: tuple[Split, ...] = ("train", "val", "test")
 CLASSES = ("cat", "dog")
@@ -156,7 +156,7 @@ def run_dir(animals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(config: Config, folder: Path, allow_config_change: bool = False) -> dict[str, Any]:
     engine = ENGINES["ddp"](config.runtime, "fp32")
     metadata = {"kind": "transfer", "target_set": "animals", "source": "scratch"}
-    return run(config, Start(folder, allow_config_change=allow_config_change), engine, metadata)
+    return run(config, LaunchOptions(folder, allow_config_change=allow_config_change), engine, metadata)
 
 
 def test_the_last_checkpoint_counts_and_nothing_is_fitted(run_dir: Path) -> None:
@@ -221,10 +221,12 @@ def test_a_run_that_chose_on_val_does_not_go_on_so(animals: Path, tmp_path: Path
 def test_neighbours_may_be_those_of_val(animals: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](ON_CPU, "fp32")
     metadata = {"kind": "transfer", "mode": "knn"}
-    result = run_frozen(config_of(animals, train_on="train+val"), Start(tmp_path / "run"), engine, metadata)
+    result = run_frozen(config_of(animals, train_on="train+val"), LaunchOptions(tmp_path / "run"), engine, metadata)
     assert (result["train_images"], result["trained_on"]) == (10, "train+val")
     with pytest.raises(InputError, match="a linear probe chooses its L2 on val"):
-        run_frozen(config_of(animals, train_on="train+val"), Start(tmp_path / "probe"), engine, {"mode": "probe"})
+        run_frozen(
+            config_of(animals, train_on="train+val"), LaunchOptions(tmp_path / "probe"), engine, {"mode": "probe"}
+        )
 
 
 def test_pre_training_takes_it_where_nothing_is_chosen(
