@@ -41,6 +41,7 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     # Before the trainer is asked, which takes seconds.
     least, most = options.nodes
     request = sbatch.make_request(options, site, options.job_name or "run", requeue, most, min_nodes=least)
+    request.check_gpus()
     if not options.dry_run:
         sbatch.check_slurm()
     print("asking the trainer what the run will be ...", file=sys.stderr, flush=True)

@@ -309,6 +309,23 @@ def test_refuses(login: Login, arguments: list[str], message: str) -> None:
     assert login.ran("sbatch") == []
 
 
+@pytest.mark.parametrize("asks", ["gres=gpu:1", "gres=nvme:2,gpu:a100:1", "gpus-per-node=1", "gpus=h100:1"])
+def test_other_gpus_than_ranks_are_refused(login: Login, asks: str) -> None:
+    login.monkeypatch.setattr("launchers.submit.ask_plan", lambda *_: pytest.fail("the trainer was asked"))
+    code, _, error = login.submit("pretrain", "embedded", "--sbatch", asks, "--dry-run")
+    assert code == 2
+    assert f"--sbatch {asks} asks for 1 GPU on a node, but 4 ranks would start there" in error
+    assert f"set it to 1 in a copy of {SITES}/generic.toml" in error
+
+
+def test_the_remedy_for_other_gpus_works(login: Login) -> None:
+    profile = (SITES / "generic.toml").read_text().replace("gpus_per_node = 4", "gpus_per_node = 1")
+    (login.folder / "one.toml").write_text(profile)
+    text = login.script("pretrain", "embedded", "--site", "one.toml", "--sbatch", "gres=gpu:a100:1", "--dry-run")
+    assert "PET_NPROC_PER_NODE=1" in text
+    assert text.count("--gres=") == 1
+
+
 @pytest.mark.parametrize(("redirected", "code"), [('| true; exit "${PIPESTATUS[0]}"', 141), (">&- 2>&-", 0)])
 def test_nobody_reads_the_help(redirected: str, code: int) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
