@@ -73,7 +73,7 @@ class Request:
                 raise UsageError(
                     f"--sbatch {key}={value} asks for {counted(asked or 0, 'GPU')} on a node, but "
                     f"{counted(self.ranks_per_node, 'rank')} would start there; what a node has is gpus_per_node of "
-                    f"the site profile: set it to {asked} in a copy of {SITES}/generic.toml, and name the copy with --site"
+                    f"the site profile: set it to {asked} in a copy of {SITES}/generic.toml, and name that with --site"
                 )
 
     def __post_init__(self) -> None:

@@ -60,7 +60,8 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         print(f"warning: {ranks} ranks share a batch of {plan['global_batch_size']} unequally", file=sys.stderr)
     if plan.get("finished"):
         print(f"warning: {run_dir} is finished already; the job would end at once", file=sys.stderr)
-    cost = Cost(plan, ranks, request, *measured_rate(run_dir, ranks, bool(site.gpus_per_node)))
+    rate = measured_rate(run_dir, ranks, bool(site.gpus_per_node))
+    cost = Cost(plan, ranks, request, *rate, options.chain or 1, options.smoke)
     print("\n".join(cost.lines()), file=sys.stderr)
     if options.chain and cost.jobs and cost.jobs > options.chain:
         print(f"warning: the run takes about {cost.jobs} jobs, the chain has {options.chain}", file=sys.stderr)

@@ -46,7 +46,7 @@ def test_script_for_juwels_booster(login: Login) -> None:
         assert line in text
     assert "90,000 steps of 4,096 images" in cost
     assert "0.20 GB a checkpoint" in cost
-    assert "256 GPUs for at most 08:00:00: 2,048 GPU-hours" in cost
+    assert "256 GPUs for at most 08:00:00: 2,048 GPU-hours, all 3 jobs 6,144 GPU-hours" in cost
     assert "submit the same with --smoke" in cost
     assert login.ran("sbatch") == []
     assert not (login.folder / "logs").exists()
@@ -255,6 +255,7 @@ def test_refusal_of_slurm(login: Login) -> None:
 
 
 def test_no_controller_answers(login: Login) -> None:
+    login.monkeypatch.setattr("launchers.submit.ask_plan", lambda *_: pytest.fail("the trainer was asked"))
     login.program("squeue", "echo 'squeue: error: resolve_ctls_from_dns_srv: res_nsearch error' >&2; exit 1")
     code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
     assert (code, "error: no SLURM controller answers; use --dry-run here" in error) == (2, True)
