@@ -27,6 +27,10 @@ class Cost:
     """Images per second on these ranks."""
     source: str
     """How the rate is known, or why none is."""
+    chain: int = 1
+    """Jobs that are submitted."""
+    is_trial: bool = False
+    """Of --smoke: only 20 steps of the run."""
 
     @property
     def hours(self) -> float | None:
@@ -47,15 +51,19 @@ class Cost:
         """For people."""
         plan, job_hours = self.plan, seconds(self.request.time) / 3600
         device = "GPU" if self.request.site.gpus_per_node else "rank"
+        at_most = _device_hours(self.ranks * job_hours * self.chain, device)
+        all_jobs = f", all {self.chain} jobs {at_most}" if self.chain > 1 else ""
         lines = [
             f"run       {plan['run_dir']}: {counted(plan['total_steps'], 'step')} of "
             f"{counted(plan['global_batch_size'], 'image')}, {counted(plan['train_images'], 'image')} in an epoch",
             f"model     {plan['parameters'] / 1e6:.1f} M parameters, "
             f"{plan['checkpoint_bytes'] / 1e9:.2f} GB a checkpoint",
             f"job       {counted(self.ranks, device)} for at most {self.request.time}: "
-            f"{_device_hours(self.ranks * job_hours, device)}",
+            f"{_device_hours(self.ranks * job_hours, device)}{all_jobs}",
         ]
-        if self.rate is None or self.hours is None or self.jobs is None:
+        if self.is_trial:
+            lines.append("trial     20 steps of this run; a later --dry-run estimates hours and jobs by their rate")
+        elif self.rate is None or self.hours is None or self.jobs is None:
             lines.append(f"in all    {self.source}")
         else:
             lines.append(

@@ -70,9 +70,10 @@ def _of_smoke(site: Site) -> str:
 
 
 def check_slurm() -> None:
-    """Raises UsageError where there is no sbatch; warns inside a job."""
+    """Raises UsageError where there is no sbatch, or no SLURM that answers; warns inside a job."""
     if shutil.which("sbatch") is None:
         raise UsageError("there is no sbatch here; submit from a login node, or look at the script with --dry-run")
+    _ask(["squeue", "--me", "--noheader"])
     if "SLURM_JOB_ID" in os.environ:
         print(
             f"warning: this shell is in job {os.environ['SLURM_JOB_ID']}; a new job is submitted beside it",

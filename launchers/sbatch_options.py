@@ -36,3 +36,19 @@ def as_directive(unknown: list[str]) -> str | None:
     if not equals:
         value = unknown[1] if unknown[1:] and not unknown[1].startswith("-") else "VALUE"
     return f"use --sbatch {name}={value}"
+
+
+def gpus_on_a_node(key: str, value: str, nodes: int) -> int | None:
+    """How many GPUs a directive of a job asks for on each of its nodes, such as 4 of gres=gpu:a100:4; None if it says
+    nothing of that."""
+    if key in ("gpus", "gpus-per-node"):
+        count = sum(map(_last_number, value.split(",")))
+        return count // nodes if key == "gpus" else count
+    parts = [part for part in value.split(",") if part.removeprefix("gres/").partition(":")[0] == "gpu"]
+    return sum(map(_last_number, parts)) if key == "gres" and parts else None
+
+
+def _last_number(part: str) -> int:
+    """Of "gpu:a100:4"; without one SLURM gives a single GPU."""
+    last = part.rpartition(":")[2].partition("(")[0]
+    return int(last) if last.isdecimal() else 1

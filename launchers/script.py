@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from launchers.job import Task
-from launchers.profiles import Site, UsageError, check_directive, counted, seconds
-from launchers.sbatch_options import misspelt
+from launchers.profiles import SITES, Site, UsageError, check_directive, counted, seconds
+from launchers.sbatch_options import gpus_on_a_node, misspelt
 
 LAUNCHERS = Path(__file__).resolve().parent
 TRAINER = LAUNCHERS.parent / "trainer" / "pretrain.py"
@@ -59,6 +59,22 @@ class Request:
     def is_elastic(self) -> bool:
         """Whether nodes may leave and join."""
         return 0 < self.min_nodes < self.nodes
+
+    @property
+    def gpus_per_node(self) -> int:
+        """What is asked of SLURM."""
+        return self.site.gpus_per_node if self.site.whole_nodes else min(self.ranks_per_node, self.site.gpus_per_node)
+
+    def check_gpus(self) -> None:
+        """Raises UsageError where the user's directives ask for other GPUs than the ranks take."""
+        for key, value in self.sbatch.items():
+            asked = gpus_on_a_node(key, value, self.nodes)
+            if self.gpus_per_node and asked not in (None, self.gpus_per_node):
+                raise UsageError(
+                    f"--sbatch {key}={value} asks for {counted(asked or 0, 'GPU')} on a node, but "
+                    f"{counted(self.ranks_per_node, 'rank')} would start there; what a node has is gpus_per_node of "
+                    f"the site profile: set it to {asked} in a copy of {SITES}/generic.toml, and name that with --site"
+                )
 
     def __post_init__(self) -> None:
         for text in (self.name, str(self.folder), str(self.logs), str(self.python), self.written_by):
@@ -231,7 +247,8 @@ def _render(request: Request, title: str, body: str, directives: Mapping[str, st
 
 def _directives(request: Request, extra: Mapping[str, str]) -> str:
     site = request.site
-    gpus = site.gpus_per_node if site.whole_nodes else min(request.ranks_per_node, site.gpus_per_node)
+    request.check_gpus()
+    gpus = request.gpus_per_node
     # A part of the GPUs comes with as much of the cores; ranks without GPUs need a core each.
     cores = (
         site.cores_per_node * gpus // site.gpus_per_node if gpus else max(site.cores_per_node, request.ranks_per_node)
@@ -256,7 +273,7 @@ def _directives(request: Request, extra: Mapping[str, str]) -> str:
     for key, value in wanted.items():
         check_directive(key, value)
     lines = [f"--{key}={value}" for key, value in wanted.items() if value]
-    if gpus and "gres" not in request.sbatch:
+    if gpus and request.sbatch.keys().isdisjoint(("gres", "gpus-per-node")):
         lines.append(site.gpu_request.replace("{gpus}", str(gpus)))
     if site.whole_nodes:
         lines.append("--exclusive")

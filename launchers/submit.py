@@ -41,6 +41,7 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     # Before the trainer is asked, which takes seconds.
     least, most = options.nodes
     request = sbatch.make_request(options, site, options.job_name or "run", requeue, most, min_nodes=least)
+    request.check_gpus()
     if not options.dry_run:
         sbatch.check_slurm()
     print("asking the trainer what the run will be ...", file=sys.stderr, flush=True)
@@ -53,7 +54,8 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     _check_batch(plan["global_batch_size"], ranks)
     if plan.get("finished"):
         print(f"warning: {run_dir} is finished already; the job would end at once", file=sys.stderr)
-    cost = Cost(plan, ranks, request, *measured_rate(run_dir, ranks, bool(site.gpus_per_node)))
+    rate = measured_rate(run_dir, ranks, bool(site.gpus_per_node))
+    cost = Cost(plan, ranks, request, *rate, options.chain or 1, options.smoke)
     print("\n".join(cost.lines()), file=sys.stderr)
     if options.chain and cost.jobs and cost.jobs > options.chain:
         print(f"warning: the run takes about {cost.jobs} jobs, the chain has {options.chain}", file=sys.stderr)

@@ -46,7 +46,7 @@ def test_script_for_juwels_booster(login: Login) -> None:
         assert line in text
     assert "90,000 steps of 4,096 images" in cost
     assert "0.20 GB a checkpoint" in cost
-    assert "256 GPUs for at most 08:00:00: 2,048 GPU-hours" in cost
+    assert "256 GPUs for at most 08:00:00: 2,048 GPU-hours, all 3 jobs 6,144 GPU-hours" in cost
     assert "submit the same with --smoke" in cost
     assert login.ran("sbatch") == []
     assert not (login.folder / "logs").exists()
@@ -255,6 +255,7 @@ def test_refusal_of_slurm(login: Login) -> None:
 
 
 def test_no_controller_answers(login: Login) -> None:
+    login.monkeypatch.setattr("launchers.submit.ask_plan", lambda *_: pytest.fail("the trainer was asked"))
     login.program("squeue", "echo 'squeue: error: resolve_ctls_from_dns_srv: res_nsearch error' >&2; exit 1")
     code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
     assert (code, "error: no SLURM controller answers; use --dry-run here" in error) == (2, True)
@@ -307,6 +308,23 @@ def test_refuses(login: Login, arguments: list[str], message: str) -> None:
     assert code == 2
     assert message in error
     assert login.ran("sbatch") == []
+
+
+@pytest.mark.parametrize("asks", ["gres=gpu:1", "gres=nvme:2,gpu:a100:1", "gpus-per-node=1", "gpus=h100:1"])
+def test_other_gpus_than_ranks_are_refused(login: Login, asks: str) -> None:
+    login.monkeypatch.setattr("launchers.submit.ask_plan", lambda *_: pytest.fail("the trainer was asked"))
+    code, _, error = login.submit("pretrain", "embedded", "--sbatch", asks, "--dry-run")
+    assert code == 2
+    assert f"--sbatch {asks} asks for 1 GPU on a node, but 4 ranks would start there" in error
+    assert f"set it to 1 in a copy of {SITES}/generic.toml" in error
+
+
+def test_the_remedy_for_other_gpus_works(login: Login) -> None:
+    profile = (SITES / "generic.toml").read_text().replace("gpus_per_node = 4", "gpus_per_node = 1")
+    (login.folder / "one.toml").write_text(profile)
+    text = login.script("pretrain", "embedded", "--site", "one.toml", "--sbatch", "gres=gpu:a100:1", "--dry-run")
+    assert "PET_NPROC_PER_NODE=1" in text
+    assert text.count("--gres=") == 1
 
 
 @pytest.mark.parametrize(("redirected", "code"), [('| true; exit "${PIPESTATUS[0]}"', 141), (">&- 2>&-", 0)])

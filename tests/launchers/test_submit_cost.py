@@ -66,3 +66,9 @@ def test_what_own_chose_is_said_to_be_chosen_anew(login: Login) -> None:
     chosen, note = login.capsys.readouterr().err.splitlines()
     assert chosen == "own: model.name r14x0.5: why"
     assert "it chooses anew on the job's node" in note
+
+
+def test_a_trial_is_not_advised_to_be_tried(login: Login) -> None:
+    _, _, cost = login.submit("pretrain", "embedded", "--smoke", "--dry-run")
+    assert "submit the same with --smoke" not in cost
+    assert "trial     20 steps of this run" in cost

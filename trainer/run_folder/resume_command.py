@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -19,7 +20,16 @@ _LAUNCHER, _COMMAND = "BITSCALE_LAUNCHER", "BITSCALE_COMMAND"
 
 def resume_command(run_dir: Path) -> str:
     """The command that resumes this process's run: its own, or that of the launcher that started it."""
-    return " ".join(map(as_word, _goes_on_with(run_dir, _given(sys.argv[0]))))
+    return " ".join(map(as_word, _goes_on_with(run_dir, _as_typed(_given(sys.argv[0])))))
+
+
+def _as_typed(command: list[str]) -> list[str]:
+    """With the name of an installed program, such as bitscale, in place of its interpreter and its path."""
+    if len(command) > 1 and Path(command[0]).name.startswith("python"):
+        program = Path(command[1])
+        if program.is_absolute() and shutil.which(program.name) == command[1]:
+            return [program.name, *command[2:]]
+    return command
 
 
 @cache  # from the first call on, also when the launcher is gone

@@ -32,6 +32,18 @@ def test_the_launchers_command_comes_before_ones_own(tmp_path: Path) -> None:
         assert ("subprocess" in printed) is (command is launched)
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_an_installed_program_is_called_by_its_name(installed: bool, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "ourprogram"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nimport sys; sys.path.insert(0, {str(ROOT)!r})\n{PRINT}\n")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}" if installed else os.environ["PATH"]
+    done = subprocess.run([program, "a b"], env=os.environ | {"PATH": path}, capture_output=True, text=True, check=True)
+    start = ["ourprogram"] if installed else [sys.executable, str(program)]
+    assert shlex.split(done.stdout) == [*start, "a b"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")
 def test_a_module_is_found_in_its_launchers_command(tmp_path: Path) -> None:
     (tmp_path / "ours").mkdir()
