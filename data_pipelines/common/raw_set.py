@@ -101,6 +101,7 @@ class RawSet:
     ("uniform"). expected_images: as its owner says, for a warning. split: its name, where it is another than the
     owner's. split_by: "image" where that was chosen instead of patients. notes: what a user must know; printed, and in
     the manifest. views: those that its X-rays are of, where every image tells its own; () where that is not known.
+    has_own_test: its owner says what is in test, which else is carved.
     """
 
     name: str
@@ -127,6 +128,7 @@ class RawSet:
     split_by: Literal["image"] | None = None
     notes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
+    has_own_test: bool = False
     is_user_set: bool = False
     upright: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)

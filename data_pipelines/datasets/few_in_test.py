@@ -7,32 +7,45 @@ from data_pipelines.common.raw_set import RawImage, RawSet
 
 FEWEST = 10  # images, and patients, below which the evaluation gives no interval
 _NAMED = 10  # classes in a message
+_SIGNS = {"positive": 1, "negative": 0}
+_LARGE_SHARE = 0.25  # of the images in test, above which a larger one is not advised
 
 
 def few_in_test(raw: RawSet) -> str | None:
-    """Message on the classes with fewer than ten images in test, or findings with fewer than ten positives there; where
-    patients are known, patients are counted. None where all have enough, without test, and for images that are not held
-    in memory."""
+    """Message on the classes with fewer than ten images in test, or findings with fewer than ten positives or negatives
+    there; where patients are known, patients are counted. None where all have enough, without test, and for images that
+    are not held in memory."""
     if not isinstance(raw.images, Sequence):
         return None
     test = [image for image in raw.images if image.split == "test"]
     known = any(image.group != NO_GROUP for image in test)
-    found = [_count(test, number, known) for number in range(len(raw.classes))]
-    few = [f"{name} ({count})" for name, count in zip(raw.classes, found, strict=True) if count < FEWEST]
+    if raw.task == "single_label":
+        wanted = {"patients with an image" if known else "images": 1}
+    else:
+        wanted = {f"patients with a {sign}" if known else f"{sign}s": value for sign, value in _SIGNS.items()}
+    few = []
+    for what, value in wanted.items():
+        counts = [_count(test, number, value, known) for number in range(len(raw.classes))]
+        if any(count < FEWEST for count in counts):
+            few.append(f"{what}: {_named(raw.classes, counts)}")
     if not test or not few:
         return None
-    what = "images" if raw.task == "single_label" else "positives"
+    carves = not raw.has_own_test and len(test) < _LARGE_SHARE * len(raw.images)
+    remedy = ", or prepare again with --test-fraction 0.3 --force" if carves else " to test"
+    return f"test has few {'; few '.join(few)}; an interval needs {FEWEST}. Add images{remedy}"
+
+
+def _named(classes: Sequence[str], counts: Sequence[int]) -> str:
+    """The classes with too few, with their numbers."""
+    few = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < FEWEST]
     more = f" and {len(few) - _NAMED:,} more" if len(few) > _NAMED else ""
-    return (
-        f"test has few {what}{' by patients' * known}: {', '.join(few[:_NAMED])}{more}; an interval needs {FEWEST}. "
-        "Add images, or prepare again with --test-fraction 0.3"
-    )
+    return ", ".join(few[:_NAMED]) + more
 
 
-def _count(test: Sequence[RawImage], number: int, by_patient: bool) -> int:
-    having = [image for image in test if _has(image, number)]
+def _count(test: Sequence[RawImage], number: int, value: int, by_patient: bool) -> int:
+    having = [image for image in test if _has(image, number, value)]
     return len({image.group for image in having}) if by_patient else len(having)
 
 
-def _has(image: RawImage, number: int) -> bool:
-    return image.label == number if isinstance(image.label, int) else bool(image.label[number] == 1)
+def _has(image: RawImage, number: int, value: int) -> bool:
+    return image.label == number if isinstance(image.label, int) else bool(image.label[number] == value)

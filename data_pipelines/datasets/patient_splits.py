@@ -1,7 +1,7 @@
 """User image lists as a `RawSet` split by patient; patients come from a table or from DICOM headers."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,8 @@ DICOM_XRAY_SIZE = 256  # pixels a side; a DICOM cannot be stored as it is
 
 _XRAY_MODALITIES = {"CR", "DX", "RG", "RF", "XA", "MG", "IO", "PX", "OT", "SC", ""}
 _NAMED = 10  # classes in a note
+_USUAL_FRACTION = 0.1  # of val and of test
+_WIDER_FRACTIONS = (0.2, 0.3, 0.4)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def user_set(
     if choices.split_by == "patient" and not knows_none:
         _require_patients(samples, nameless, choices)
     splits = _splits(samples, choices)
+    given = {sample.split for sample in samples}
     leaks = [] if knows_none else _leaks(samples, splits, nameless)
     near_ones = [] if knows_none else _near_notes(samples)
     images = [_raw_image(sample, split, facts.get(sample.name)) for sample, split in zip(samples, splits, strict=True)]
@@ -96,7 +99,15 @@ def user_set(
         xray_size=choices.xray_size or (DICOM_XRAY_SIZE if facts else None),
         shorter_side=choices.shorter_side,
         patients="none" if knows_none else "may leak" if leaks else "apart",
-        notes=(*views, *leaks, *near_ones, *_class_notes(images, fields["classes"]), *notes),
+        notes=(
+            *views,
+            *leaks,
+            *near_ones,
+            *_split_notes(samples, choices, given, splits),
+            *_class_notes(images, fields["classes"]),
+            *notes,
+        ),
+        has_own_test="test" in given,
         is_user_set=True,
         upright=True,
         left_out=left_out,
@@ -180,6 +191,28 @@ def _require_patients(samples: Sequence[Sample], nameless: Sequence[str], choice
         )
 
 
+def _split_notes(samples: Sequence[Sample], choices: Choices, given: Set[Split], splits: Sequence[Split]) -> list[str]:
+    """Notes on a split that was to be carved and got no image, with fractions that give it some, and on a fraction
+    that is not used."""
+    asked: dict[Split, float] = {"val": choices.val_fraction, "test": choices.test_fraction}
+    notes = [
+        f"--{name}-fraction {fraction:g} is not used, as {name} is given"
+        for name, fraction in asked.items()
+        if name in given and fraction not in (0, _USUAL_FRACTION)
+    ]
+    empty = [name for name, fraction in asked.items() if fraction > 0 and name not in splits]
+    if not empty:
+        return notes
+    wider = (replace(choices, val_fraction=each, test_fraction=each) for each in _WIDER_FRACTIONS)
+    filled = next((each for each in wider if {*given, *asked} <= {*_splits(samples, each)}), None)
+    again = f"--test-fraction {filled.test_fraction:g} --val-fraction {filled.val_fraction:g}, or " if filled else ""
+    return [
+        *notes,
+        f"no image came into {' or '.join(empty)}, as the set is small; prepare it again with {again}splits of your "
+        "own (--split-column of the csv reader, or folders train, val and test)",
+    ]
+
+
 def _splits(samples: Sequence[Sample], choices: Choices) -> list[Split]:
     given = {sample.split for sample in samples}
     fractions = (0.0 if "val" in given else choices.val_fraction, 0.0 if "test" in given else choices.test_fraction)
@@ -225,17 +258,26 @@ def _near_notes(samples: Sequence[Sample]) -> list[str]:
 
 
 def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str]:
-    """Notes on classes without an image in train, findings without a positive there, and a set of a single class."""
-    counts = np.zeros(len(classes))
+    """Notes on classes without an image in train, findings without a positive or a negative there, and a set of a
+    single class."""
+    counts, negatives = np.zeros(len(classes)), np.zeros(len(classes))
     for image in images:
         if image.split == "train":
             if isinstance(image.label, int):
                 counts[image.label] += 1
             else:
                 counts += image.label == 1
+                negatives += image.label == 0
     absent = [name for name, count in zip(classes, counts, strict=True) if not count]
     more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
     notes = [f"train has no image of: {', '.join(absent[:_NAMED])}{more}"] if absent else []
+    always = [name for name, count, other in zip(classes, counts, negatives, strict=True) if count and not other]
+    if always and not isinstance(images[0].label, int):
+        more = f" and {len(always) - _NAMED:,} more" if len(always) > _NAMED else ""
+        notes.append(
+            f"train has no image without: {', '.join(always[:_NAMED])}{more}; there is nothing to tell apart, so add "
+            "images with 0 there"
+        )
     if len(classes) == 1 and images and isinstance(images[0].label, int):
         notes.append(f"there is one class only, {classes[0]}, so that there is nothing to tell apart")
     return notes

@@ -21,6 +21,8 @@ from data_pipelines.image_files.png import encode_png, has_sbit, is_deep_png, is
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrink, shrunk_size
 
 ON_WHITE, ON_BLACK = "transparency, laid on white", "transparency, laid on black"
+FLAT = "all grey values in an eighth of the range"
+_FLAT_RANGE = 32  # grey values, of 256: what is left of 12 bits that count as 15
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 
@@ -102,7 +104,7 @@ def verify_xray(
     encoded: bytes, size: int, depth: Depth = AS_DECLARED, cut: XrayCut = "square", upright: bool = False
 ) -> EncodedImage:
     """Decode an X-ray to its last byte; its central square, or the whole of it, shrunk or enlarged to a shorter side of
-    `size` pixels, as 8-bit grey PNG.
+    `size` pixels, as 8-bit grey PNG. Enlarged ones, and those that come out nearly black or white, have a remark.
 
     DICOM and pictures; `depth`: of those of more than 8 bits; `upright`: turned as their EXIF block says, laid on black
     where they are transparent, and refused if they have several frames, of which else the first counts. What is such a
@@ -111,6 +113,9 @@ def verify_xray(
     allows, or of unknown depth, and for pictures that would get too large.
     """
     pixels, stored, is_turned, remark = _grey(encoded, depth, upright)
+    is_flat = pixels.dtype != np.uint8 and np.ptp(pixels) < _FLAT_RANGE
+    enlarged = f"enlarged to {size} pixels" if min(pixels.shape) < size else ""
+    remark = "; ".join(filter(None, (remark, FLAT if is_flat else "", enlarged)))
     kept = pixels if cut == "whole" else _central_square(pixels)
     height, width = shrunk_size(kept.shape[0], kept.shape[1], size)
     if stored is not None and pixels.shape == (height, width):

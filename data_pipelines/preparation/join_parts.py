@@ -12,6 +12,7 @@ from data_pipelines.common.message_parts import counted
 from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import SPLITS, Split
+from data_pipelines.image_files.image_verification import FLAT
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
 from data_pipelines.preparation.duplicates import count_equal_images, notes_on
@@ -43,7 +44,7 @@ def join_parts(raw: RawSet, folder: Path, parts: int, max_bad: float, out: Path,
         warn(bad, num_seen, out / QUARANTINE, keymap_of(out) if has_real_patients(raw) else None)
     notes = [
         *raw.notes,
-        *_told(_warnings(raw, num_seen), logging.WARNING),
+        *_told(_warnings(raw, num_seen, _remarks(flat)), logging.WARNING),
         *_told(_notes(raw, flat), logging.INFO, "note: "),
     ]
     _remove_strays(folder, shards)
@@ -137,10 +138,27 @@ def _told(notes: Iterable[str], level: int, kind: str = "") -> list[str]:
     return notes
 
 
-def _warnings(raw: RawSet, num_seen: int) -> list[str]:
-    if raw.expected_images in (None, num_seen):
-        return []
-    return [f"{num_seen:,} images were found where the set has {raw.expected_images:,}"]
+def _warnings(raw: RawSet, num_seen: int, remarks: Mapping[str, int]) -> list[str]:
+    found = []
+    if raw.expected_images not in (None, num_seen):
+        found.append(f"{num_seen:,} images were found where the set has {raw.expected_images:,}")
+    if flat := sum(count for remark, count in remarks.items() if FLAT in remark):
+        found.append(f"{flat:,} of {num_seen:,} images are nearly black or white: {FLAT}. {_why_flat(raw)}")
+    return found
+
+
+def _why_flat(raw: RawSet) -> str:
+    """What most likely made X-rays flat, and what to do about it."""
+    if raw.bits_given:
+        return (
+            f"--bits {raw.bits} holds for every file, also for those that say fewer bits: leave it out, or give fewer"
+        )
+    if raw.bits_found:
+        return (
+            f"Files that do not say their bits count as of {raw.bits}, by the largest value of all: prepare those of "
+            "fewer bits as a set of their own, or give --bits"
+        )
+    return "Their files say more bits, or a wider window, than they use: --bits says it otherwise"
 
 
 def _notes(raw: RawSet, shards: list[Shard]) -> list[str]:

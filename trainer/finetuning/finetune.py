@@ -96,7 +96,7 @@ def open_target(transfer: Transfer) -> Target:
     if "test" not in splits:
         raise InputError(
             f"{folder} has no test split, so there is no number to report; prepare it again with one, for your own "
-            "images with --test-fraction 0.1"
+            "images with --test-fraction 0.3"
         )
     whole = open_split(replace(data, shots=None), [folder], "train", transfer.seed)
     train = whole if data.shots is None else open_split(data, [folder], "train", transfer.seed)

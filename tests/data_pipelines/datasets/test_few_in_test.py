@@ -1,5 +1,7 @@
 """Classes and findings with too few images in test are told, by patients where these are known."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from data_pipelines.common.raw_set import RawImage, RawSet
@@ -25,4 +27,12 @@ def test_positives_are_counted_by_patient() -> None:
     test = [RawImage(f"{i}", "test", b"", label, group=i % 9) for i in range(18)]
     note = few_in_test(set_of(test, "multi_label"))
     assert note is not None
-    assert "few positives by patients: a (9), b (0)" in note
+    assert "few patients with a positive: a (9), b (0); few patients with a negative: a (0), b (0);" in note
+
+
+def test_a_larger_test_is_advised_only_where_one_is_carved() -> None:
+    images = [RawImage(f"{i}", "test" if i < 4 else "train", b"", i % 2) for i in range(40)]
+    raw = set_of(images, "single_label")
+    assert str(few_in_test(raw)).endswith("Add images, or prepare again with --test-fraction 0.3 --force")
+    assert str(few_in_test(replace(raw, has_own_test=True))).endswith("Add images to test")
+    assert str(few_in_test(replace(raw, images=images[:12]))).endswith("Add images to test")  # a third of all

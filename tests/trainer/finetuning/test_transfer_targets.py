@@ -126,7 +126,7 @@ def test_images_with_one_finding_as_classes(tmp_path: Path) -> None:
 
 
 def test_a_target_without_test_images(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"mine has no test split.*prepare it again with one.*--test-fraction 0.1"):
+    with pytest.raises(InputError, match=r"mine has no test split.*prepare it again with one.*--test-fraction 0.3"):
         configured(tiny_set(tmp_path / "mine", LABELS, CLASSES, splits=("train", "val")))
     with pytest.raises(InputError, match="yours has no train split"):
         configured(tiny_set(tmp_path / "yours", LABELS, CLASSES, splits=("test",)))
