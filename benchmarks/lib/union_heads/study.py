@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from trainer.training.launch_options import LaunchOptions
 
 from benchmarks.lib.union_heads.sets import DISPUTED, FOURTH, SHARED, SOURCES, write_set
 from data_pipelines.shards.heads import heads_of
@@ -17,7 +18,6 @@ from trainer.evaluation.predictions import Predictions, load_predictions
 from trainer.metrics import all_metrics
 from trainer.training.frozen_features import run_frozen
 from trainer.training.run import run
-from trainer.training.start_options import Start
 
 JOINS = ("intersection", "union", "heads")
 ALONE, SCRATCH = "one set", "random weights"
@@ -78,7 +78,7 @@ class Study:
                 eval_view="squash",
             ),
         )
-        result = run(config, Start(folder), self._engine, {"kind": "pretrain"})
+        result = run(config, LaunchOptions(folder), self._engine, {"kind": "pretrain"})
         return {
             "train_images": result["train_images"],
             "seconds": round(result["seconds"], 1),
@@ -114,7 +114,7 @@ class Study:
             )
             folder = self._folder / "probes" / f"{trained.replace(' ', '_')}_{few}_{seed}"
             config = self._config(seed, data, "probe", pretrained)
-            result = run_frozen(config, Start(folder), self._engine, {"kind": "transfer", "mode": "probe"})
+            result = run_frozen(config, LaunchOptions(folder), self._engine, {"kind": "transfer", "mode": "probe"})
             found[str(few)] = result["test"]["auc"]
         return found
 

@@ -28,7 +28,8 @@ from trainer.metrics import all_metrics
 from trainer.models.export_weights import Export, export
 from trainer.models.weights import load_weights
 from trainer.run_files import CONFIG
-from trainer.training.run import Start, run
+from trainer.training.launch_options import LaunchOptions
+from trainer.training.run import run
 from trainer.training.start import summary
 
 NAN = np.nan
@@ -64,7 +65,7 @@ def config(sets: list[Path]) -> Config:
 @pytest.fixture(scope="module")
 def finished(config: Config, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return folder, run(config, Start(folder), engine, {"kind": "pretrain"})
+    return folder, run(config, LaunchOptions(folder), engine, {"kind": "pretrain"})
 
 
 def test_each_head_is_measured_on_its_own_set(finished: tuple[Path, dict[str, Any]]) -> None:
@@ -95,7 +96,7 @@ def test_a_run_says_its_heads_and_images_first(
     config: Config, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RuntimeError):
-        run(config, Start(tmp_path / "run"), engine, {"kind": "pretrain"}, train_fn=_broken)
+        run(config, LaunchOptions(tmp_path / "run"), engine, {"kind": "pretrain"}, train_fn=_broken)
     assert "8 images of one (4, a head of 3), two (4, a head of 2) at 32 px" in capsys.readouterr().err
 
 
@@ -174,11 +175,11 @@ def test_a_transfer_begins_with_the_backbone(
 ) -> None:
     config = config_of(sets[1])
     config = replace(config, model=replace(config.model, pretrained=str(finished[0])))
-    result = run(config, Start(tmp_path / "run"), engine, {"kind": "transfer"})
+    result = run(config, LaunchOptions(tmp_path / "run"), engine, {"kind": "transfer"})
     assert "heads" not in result
     changed = replace(config, model=replace(config.model, keep_head=True))
     with pytest.raises(InputError, match="has 5 outputs, the data have 2 classes; leave out"):
-        run(changed, Start(tmp_path / "kept"), engine, {"kind": "transfer"})
+        run(changed, LaunchOptions(tmp_path / "kept"), engine, {"kind": "transfer"})
 
 
 def test_a_run_does_not_go_on_with_other_heads(
@@ -186,8 +187,8 @@ def test_a_run_does_not_go_on_with_other_heads(
 ) -> None:
     union = replace(config, data=replace(config.data, join="union"))
     with pytest.raises(InputError, match="its model cannot go on with these"):
-        run(union, Start(finished[0]), engine, {"kind": "pretrain"})
+        run(union, LaunchOptions(finished[0]), engine, {"kind": "pretrain"})
     fewer = replace(config, data=replace(config.data, images=6))
     with pytest.raises(InputError, match=r"data\.images: 8 -> 6"):
-        run(fewer, Start(finished[0]), engine, {"kind": "pretrain"})
-    assert run(config, Start(finished[0]), engine, {"kind": "pretrain"}) == finished[1]
+        run(fewer, LaunchOptions(finished[0]), engine, {"kind": "pretrain"})
+    assert run(config, LaunchOptions(finished[0]), engine, {"kind": "pretrain"}) == finished[1]
