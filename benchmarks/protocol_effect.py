@@ -37,6 +37,10 @@ class Settings:
     out: Path | None = None
     """Write the figures to this JSON file, and the table to a Markdown file beside it."""
 
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise InputError("RUNS must be given: folders of fine-tunings; --help tells more")
+
 
 def arms(folders: tuple[Path, ...]) -> dict[str, pd.DataFrame]:
     """The runs by how they were made: first "default", those to compare with, then by what tells them from these.

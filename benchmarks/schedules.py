@@ -183,10 +183,9 @@ def main() -> None:
             for union, (images, curves) in unions.items()
         },
     }
-    drawing.out.parent.mkdir(parents=True, exist_ok=True)
     figure = drawing.out.with_suffix(".png")
-    draw(unions, figure)
     write_result(drawing.out, result, text(unions, figure.name))
+    draw(unions, figure)
 
 
 if __name__ == "__main__":

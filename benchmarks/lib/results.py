@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.common.version import commit
 from trainer.run_folder.environment import cpu_name
@@ -53,8 +54,12 @@ def ratio_of(numerators: Sequence[float], denominators: Sequence[float], target:
 
 
 def write_result(out: Path, result: dict[str, Any], table: str) -> None:
-    """Write the result as JSON, its table as Markdown beside it, and print the table."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, result)
-    out.with_suffix(".md").write_text(table, encoding="utf-8")
-    print(table)
+    """Print the table, and write the result as JSON and the table as Markdown beside it. Raises InputError where they
+    cannot be written; what was measured is on the screen then."""
+    print(table, flush=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, result)
+        out.with_suffix(".md").write_text(table, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{out} cannot be written ({error.strerror or error}); choose another --out") from error

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import protocol_effect
 from benchmarks.lib.device import measured_device, times_ms
 from benchmarks.lib.engines.comparison import EnginesBenchmark
 from benchmarks.lib.kernels.host_time import HostTime
@@ -58,12 +59,21 @@ def test_a_result_is_json_with_its_table_beside_it(tmp_path: Path, capsys: pytes
         (lambda: EnginesBenchmark(model="r26x2"), "--model r26x2 is not known; did you mean 'r26x1'"),
         (lambda: HostTime(models=("r50x1", "r50x2")), "--models r50x2 is not known; did you mean 'r50x3'"),
         (lambda: Overlap(model="resnet50"), "--model resnet50 is not known; known: r101x1, "),
+        (lambda: Overlap(loads=(0.5, 0.0)), "--loads has 0; each must be above 0"),
+        (lambda: protocol_effect.Settings(()), "RUNS must be given: folders of fine-tunings"),
         (lambda: measured_device("gpu"), "--device gpu is not known; did you mean 'cuda'"),
     ],
 )
-def test_an_unknown_name_is_refused(ask: Callable[[], object], message: str) -> None:
+def test_a_setting_that_cannot_be_is_refused(ask: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         ask()
+
+
+def test_a_result_that_cannot_be_kept_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"x\.json cannot be written \(.*\); choose another --out"):
+        write_result(tmp_path / "file" / "x.json", {"a": 1}, "| a |\n")
+    assert "| a |" in capsys.readouterr().out
 
 
 def test_calls_on_a_cpu_are_timed_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:

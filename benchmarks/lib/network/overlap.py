@@ -47,6 +47,8 @@ class Overlap:
         require_models("--model", self.model)
         if min(self.steps, self.turns, *self.ranks) < 1:
             raise InputError("--ranks, --steps and --turns must be at least 1")
+        if min(self.loads) <= 0:
+            raise InputError(f"--loads has {min(self.loads):g}; each must be above 0")
 
 
 def measure(settings: Overlap) -> list[dict[str, Any]]:
