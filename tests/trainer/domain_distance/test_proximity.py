@@ -87,7 +87,7 @@ def test_every_measure_is_in_the_file(command: Run, source: Path, tmp_path: Path
     assert "others and others share 22 images: each counts as of one of them only" in error
     assert "singles has no two classes with two images each: no measure with labels" in error
     assert "1 class or finding of findings with fewer than two images left out" in error
-    assert "fewer images than the 1,024 features of bird: bird (24), others (22), singles (22), findings (24)" in error
+    assert error.count("fewer images than the 1,024 features: bird (24), others (22), singles (22), findings (24)") == 1
     assert "others is a set of images without weights: it has no features of its own" in error
     assert "others, nearest first by kernel distance: " in error
 
