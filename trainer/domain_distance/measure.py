@@ -27,7 +27,7 @@ class _Sample:
 
     @property
     def is_short(self) -> bool:
-        return len(self.features) < self.features.shape[1]
+        return bool(len(self.features) < self.features.shape[1])
 
     @cached_property
     def moments(self) -> Moments:
