@@ -55,9 +55,9 @@ def _write(report: Report) -> Path:
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
 
+    distances = read_distances(report.proximity) if report.proximity else None
     collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
-    distances = read_distances(report.proximity) if report.proximity else None
     composed = compose(collected, report.out, published() if report.paper else None, distances)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
