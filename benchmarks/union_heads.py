@@ -31,6 +31,8 @@ class Settings:
     sizes: Sizes = field(default_factory=Sizes)
 
     def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(f"--threads is {self.threads}; it must be at least 1")
         if self.out.suffix != ".json":
             raise InputError(f"--out is {self.out}; give a name that ends with .json")
 

@@ -32,6 +32,9 @@ PRINTED_BY = {
     "benchmarks.lib.loading.comparison": {"loading"},
     "benchmarks.lib.scaling": {"scaling"},
 }
+# Draws what it prepares, so that nothing of it can be refused; and the modules that would.
+DRAWS = "union_heads"
+OF_WHAT_IS_BROUGHT = ("data_pipelines.preparation.", "data_pipelines.common.earlier_output")
 # Of these modules, messages that name a flag are printed only where these commands, or sets of `prepare`, lead to them.
 ONLY = {
     ("trainer.training.run", "--preflight-only"): {"pretrain"},
@@ -40,6 +43,7 @@ ONLY = {
     ("trainer.config.config", "--mode"): TUNING,
     ("trainer.reporting.best_on_val", "--best-on"): {"report"},  # a benchmark collects without it
     ("trainer.reporting.trials", "--best-on"): {"report"},
+    ("data_pipelines.shards.heads", "--head"): {"evaluate", "export", "predict"},
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
@@ -104,7 +108,8 @@ _FOUND = {module: printed(tree) for module, tree in modules().items()}
 def reaching(module: str) -> frozenset[str]:
     """The commands that can print what is in a module."""
     narrower = [commands for start, commands in PRINTED_BY.items() if module.startswith(start)]
-    return reached_by(module).intersection(*narrower)
+    drawing = {DRAWS} if module.startswith(OF_WHAT_IS_BROUGHT) else set()
+    return reached_by(module).intersection(*narrower) - drawing
 
 
 def wrong_flags(module: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_pipelines.common.advice import flag, quoted
+from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import nearest
 
@@ -48,8 +48,8 @@ def choose_head(heads: Sequence[Head], name: str | None, owner: object) -> Head:
     names = [head.name for head in heads]
     if name is None:
         raise InputError(
-            f"{owner} has a head for each of its sets ({', '.join(names)}); name one with {flag('--head')}, such as "
-            f"{flag('--head')} {quoted(names[0])}"
+            f"{owner} has a head for each of its sets ({', '.join(names)}); name one with --head, such as "
+            f"--head {quoted(names[0])}"
         )
     if name not in names:
         raise InputError(f"{owner} has no head {name!r}{nearest(name, names)}")
@@ -59,4 +59,4 @@ def choose_head(heads: Sequence[Head], name: str | None, owner: object) -> Head:
 def refuse_head(name: str | None, owner: object) -> None:
     """Raise InputError for a head that is named although there are none to choose from."""
     if name is not None:
-        raise InputError(f"{owner} has one head alone; leave out {flag('--head')} {quoted(name)}")
+        raise InputError(f"{owner} has one head alone; leave out --head {quoted(name)}")

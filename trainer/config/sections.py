@@ -143,11 +143,11 @@ class DataConfig:
             "leave out --data.join",
         )
         for given, named in (
-            (self.classes, "--data.classes"),
-            (self.one_label, "--data.one-label"),
-            (self.shots, "--data.shots"),
-            (self.mixup_alpha, "--data.mixup-alpha"),
-            (self.balance == "class", "--data.balance class"),
+            (self.classes, flag("--data.classes")),
+            (self.one_label, flag("--data.one-label")),
+            (self.shots, flag("--data.shots")),
+            (self.mixup_alpha, flag("--data.mixup-alpha")),
+            (self.balance == "class", f"{flag('--data.balance')} class"),
         ):
             require(
                 not given,
