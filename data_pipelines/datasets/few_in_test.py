@@ -1,4 +1,4 @@
-"""Says which classes or findings have too few images in test for an interval."""
+"""Says which classes or findings have too few images in test for an interval, or none in val."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from data_pipelines.common.raw_set import RawImage, RawSet
 
 FEWEST = 10  # images, and patients, below which the evaluation gives no interval
 _NAMED = 10  # classes in a message
+_TEST, _VAL = 0.3, 0.2  # shares that are advised
 
 
 def few_in_test(raw: RawSet) -> str | None:
@@ -21,12 +22,37 @@ def few_in_test(raw: RawSet) -> str | None:
     few = [f"{name} ({count})" for name, count in zip(raw.classes, found, strict=True) if count < FEWEST]
     if not test or not few:
         return None
-    what = "images" if raw.task == "single_label" else "positives"
-    more = f" and {len(few) - _NAMED:,} more" if len(few) > _NAMED else ""
-    return (
-        f"test has few {what}{' by patients' * known}: {', '.join(few[:_NAMED])}{more}; an interval needs {FEWEST}. "
-        "Add images, or prepare again with --test-fraction 0.3"
+    return f"test has few {_what(raw)}{' by patients' * known}: {_listed(few)}; an interval needs {FEWEST}. " + _remedy(
+        "test", _TEST, len(test) / len(raw.images)
     )
+
+
+def none_in_val(raw: RawSet) -> str | None:
+    """Message on the classes without an image in val, or findings without a positive there. None where all have one,
+    without val, and for images that are not held in memory."""
+    if not isinstance(raw.images, Sequence):
+        return None
+    val = [image for image in raw.images if image.split == "val"]
+    none = [name for number, name in enumerate(raw.classes) if not any(_has(image, number) for image in val)]
+    if not val or not none:
+        return None
+    return f"val has no {_what(raw)} of: {_listed(none)}; no threshold can be chosen for them. " + _remedy(
+        "val", _VAL, len(val) / len(raw.images)
+    )
+
+
+def _what(raw: RawSet) -> str:
+    return "images" if raw.task == "single_label" else "positives"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else "")
+
+
+def _remedy(split: str, advised: float, has: float) -> str:
+    """What to do; has: the split's share of all images, which a fraction much like it would not change."""
+    again = f", or prepare again with --{split}-fraction {advised:g} --force" if has < 0.8 * advised else ""
+    return f"Add images{again}"
 
 
 def _count(test: Sequence[RawImage], number: int, by_patient: bool) -> int:

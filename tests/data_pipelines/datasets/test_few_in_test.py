@@ -1,9 +1,9 @@
-"""Classes and findings with too few images in test are told, by patients where these are known."""
+"""Classes and findings with too few images in test, or none in val, are told, with a remedy that helps."""
 
 import numpy as np
 
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.datasets.few_in_test import few_in_test
+from data_pipelines.datasets.few_in_test import few_in_test, none_in_val
 
 
 def set_of(images: list[RawImage], task: str) -> RawSet:
@@ -26,3 +26,24 @@ def test_positives_are_counted_by_patient() -> None:
     note = few_in_test(set_of(test, "multi_label"))
     assert note is not None
     assert "few positives by patients: a (9), b (0)" in note
+
+
+def test_a_fraction_that_was_given_is_not_advised_again() -> None:
+    images = [RawImage(f"{i}", "test" if i < 6 else "train", b"", i % 2) for i in range(20)]
+    given = few_in_test(set_of(images, "single_label"))
+    assert given is not None
+    assert given.endswith("Add images")
+    drawn = few_in_test(set_of(images[4:], "single_label"))
+    assert drawn is not None
+    assert drawn.endswith("or prepare again with --test-fraction 0.3 --force")
+
+
+def test_classes_without_val_images_are_named() -> None:
+    images = [RawImage(f"{i}", "train", b"", i % 2) for i in range(20)]
+    val = RawImage("v", "val", b"", 0)
+    note = none_in_val(set_of([*images, val], "single_label"))
+    assert note is not None
+    assert note.startswith("val has no images of: b; no threshold can be chosen")
+    assert note.endswith("prepare again with --val-fraction 0.2 --force")
+    assert none_in_val(set_of(images, "single_label")) is None
+    assert none_in_val(set_of([*images, val, RawImage("w", "val", b"", 1)], "single_label")) is None
