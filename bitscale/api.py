@@ -16,6 +16,8 @@ from torch import nn
 
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
+from data_pipelines.common.printable import printable
 from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import Task
 from data_pipelines.datasets.catalog import find
@@ -94,7 +96,8 @@ class Classifier:
             raise InputError(f"image {number} cannot be read: {error}") from error
         found = self._predictor.verified(encoded)
         if isinstance(found, str):
-            raise InputError(f"image {number} cannot be read: {found}")
+            path = f", {printable(str(image))}," if isinstance(image, str | Path) else ""
+            raise InputError(f"image {number}{path} cannot be read: {found}")
         return found
 
 
@@ -106,9 +109,12 @@ def open_classifier(
     head: str | None = None,
 ) -> Classifier:
     """Open a run folder, or one of its checkpoints, to predict with it. batch_size: images in one forward pass;
-    threads: CPU threads, None: all cores. head: of a run with a head for each of its sets, the name of one. Raises
-    InputError if it is no run, one that keeps no model, or one without that head."""
+    threads: CPU threads, None: all cores. head: of a run with a head for each of its sets, the name of one. Warns of an
+    unfinished run. Raises InputError if it is no run, one that keeps no model, or one without that head."""
     opened = open_run(Path(run), head)
+    if (state := opened.unfinished()) is not None:
+        what = f"{printable(str(run))} is not finished ({state.progress})"
+        logger.warning(f"{what}: thresholds are 0.5, and probabilities are not calibrated{state.remedy}")
     runtime = RuntimeConfig(device=device, threads=threads, eval_batch_size=batch_size)
     return Classifier(Predictor(opened, runtime), opened.points())
 

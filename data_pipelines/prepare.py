@@ -30,7 +30,7 @@ from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets.few_in_test import few_in_test
+from data_pipelines.datasets.few_in_test import few_in_test, none_in_val
 from data_pipelines.datasets.registry import (
     DATASETS,
     FORMAT_READERS,
@@ -93,8 +93,9 @@ def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
     manifest = prepare(raw, output)
     if manifest:
         print(set_summary(manifest, output.out))
-        if name in ("csv", "image-folder") and (few := few_in_test(raw)):
-            logger.warning(few)
+        if name in ("csv", "image-folder"):
+            for few in filter(None, (few_in_test(raw), none_in_val(raw))):
+                logger.warning(few)
         if can_be_xrays and raw.xray_size is None and manifest["channels"] == 1:
             logger.info(f"note: {_GREY}")
         is_open = raw.shorter_side is None and raw.xray_size is None

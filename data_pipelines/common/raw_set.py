@@ -101,7 +101,7 @@ class RawSet:
     ("uniform"). expected_images: as its owner says, for a warning. split: its name, where it is another than the
     owner's. split_by: "image" where that was chosen instead of patients. notes: what a user must know; printed, and in
     the manifest. views: those that its X-rays are of, where every image tells its own; () where that is not known.
-    has_own_test: its owner says what is in test, which else is carved.
+    has_own_test, has_own_val: its owner says what is in it, which else is carved.
     """
 
     name: str
@@ -129,6 +129,7 @@ class RawSet:
     notes: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     has_own_test: bool = False
+    has_own_val: bool = False
     is_user_set: bool = False
     upright: bool = False
     left_out: Mapping[str, int] = field(default_factory=dict)

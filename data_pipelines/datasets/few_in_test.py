@@ -1,4 +1,4 @@
-"""Says which classes or findings have too few images in test for an interval."""
+"""Says which classes or findings have too few images in test for an interval, or none in val."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ FEWEST = 10  # images, and patients, below which the evaluation gives no interva
 _NAMED = 10  # classes in a message
 _SIGNS = {"positive": 1, "negative": 0}
 _LARGE_SHARE = 0.25  # of the images in test, above which a larger one is not advised
+_LARGE_VAL_SHARE = 0.15
 
 
 def few_in_test(raw: RawSet) -> str | None:
@@ -33,6 +34,22 @@ def few_in_test(raw: RawSet) -> str | None:
     carves = not raw.has_own_test and len(test) < _LARGE_SHARE * len(raw.images)
     remedy = ", or prepare again with --test-fraction 0.3 --force" if carves else " to test"
     return f"test has few {'; few '.join(few)}; an interval needs {FEWEST}. Add images{remedy}"
+
+
+def none_in_val(raw: RawSet) -> str | None:
+    """Message on the classes without an image in val, or findings without a positive there. None where all have one,
+    without val, and for images that are not held in memory."""
+    if not isinstance(raw.images, Sequence):
+        return None
+    val = [image for image in raw.images if image.split == "val"]
+    none = [name for number, name in enumerate(raw.classes) if not any(_has(image, number, 1) for image in val)]
+    if not val or not none:
+        return None
+    what = "images" if raw.task == "single_label" else "positives"
+    named = ", ".join(none[:_NAMED]) + (f" and {len(none) - _NAMED:,} more" if len(none) > _NAMED else "")
+    carves = not raw.has_own_val and len(val) < _LARGE_VAL_SHARE * len(raw.images)
+    remedy = ", or prepare again with --val-fraction 0.2 --force" if carves else " to val"
+    return f"val has no {what} of: {named}; no threshold can be chosen for them. Add images{remedy}"
 
 
 def _named(classes: Sequence[str], counts: Sequence[int]) -> str:

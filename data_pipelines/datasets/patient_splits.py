@@ -108,6 +108,7 @@ def user_set(
             *notes,
         ),
         has_own_test="test" in given,
+        has_own_val="val" in given,
         is_user_set=True,
         upright=True,
         left_out=left_out,

@@ -1,5 +1,6 @@
 """`import bitscale`: what its functions return, and that they agree with the commands."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,13 +68,25 @@ def test_arrays_are_predicted_as_their_files_are(run_dir: Path, tmp_path: Path) 
         (np.zeros((4, 4, 3)), r"image 1 .* float64 \[4, 4, 3\]"),
         (np.zeros((3, 8, 8), dtype=np.uint8), r"uint8 \[3, 8, 8\]; arrays are uint8 \[H, W, 3\]"),
         ("absent.png", "image 1 cannot be read: .*absent.png"),
-        (Path(__file__), "image 1 cannot be read"),
+        (Path(__file__), "image 1, .*test_python_api.py, cannot be read"),
     ],
 )
 def test_what_is_no_image_is_refused_by_its_place(run_dir: Path, image: object, reason: str) -> None:
     classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
     with pytest.raises(InputError, match=reason):
         classifier.predict([PICTURES[0], image])  # type: ignore[list-item]
+
+
+def test_a_classifier_of_an_unfinished_run_is_warned_of(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bitscale.open_classifier(run_dir, device="cpu", threads=1)
+    assert "warning" not in capsys.readouterr().err
+    stopped = shutil.copytree(run_dir, tmp_path / "stopped")
+    (stopped / "result.json").unlink()
+    (stopped / "status.json").write_text('{"state": "resumable", "step": 1, "total_steps": 2}')
+    bitscale.open_classifier(stopped, device="cpu", threads=1)
+    assert "stopped is not finished (step 1 of 2): thresholds are 0.5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("image", ["a.jpg", Path("a.jpg"), PICTURES[0]])

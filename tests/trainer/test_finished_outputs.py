@@ -55,7 +55,7 @@ def test_predict_goes_on_with_a_folder_that_grew(predicting: Run, photos: Path, 
     picture(photos / "2.png", 2)
     code, _, error = predicting()
     assert code == 0, error
-    assert f"replaces {tmp_path / 'out.csv'}" in error
+    assert f"note: replaced the earlier {tmp_path / 'out.csv'}" in error
     assert files_in(tmp_path / "out.csv") == ["0.png", "1.png", "2.png"]
 
 
@@ -92,6 +92,7 @@ def test_predict_keeps_what_is_of_another_run(predicting: Run, tmp_path: Path) -
     save_run(tmp_path / "run", other, **ABOUT)
     code, _, error = predicting()
     assert (code, "it is of another run; replace it with --force" in error) == (2, True)
+    assert "note: replace" not in error
     assert (tmp_path / "out.csv").read_bytes() == before
 
 

@@ -53,8 +53,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         f"time, to {settings.out}"
     )
     earlier = _earlier_table(settings, predictor)
-    if settings.out.exists():
-        logger.info(f"note: replaces {settings.out}")
+    replaces = settings.out.exists()
     chunks = _verified(predictor, [first], inputs, settings)
     counts: Counter[str] = Counter()
 
@@ -66,6 +65,8 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         write_atomically(settings.out, write)
     except OSError as error:
         raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
+    if replaces:
+        logger.info(f"note: replaced the earlier {settings.out}")
     _note_what_is_unfitted(run, points, predictor.classes)
     if not counts:
         raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.program import retyped
 from trainer import checkpoint
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from trainer.run_files import CHECKPOINTS
@@ -65,7 +66,9 @@ def locate(source: str) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and _repository(source).is_dir():
         return _cached(source, None, f"hf download {source}")
     known = nearest(name, [*TIMM_NAMES, *GOOGLE_NAMES]) if re.match(r"resnetv2|bit", name, re.IGNORECASE) else ""
-    hint = known or checkpoint.meant_instead(Path(source))
+    hint = known or checkpoint.meant_instead(path)
+    if not hint and path.parent != Path() and path.parent.is_dir():
+        hint = retyped(f"; the runs there are listed by: bitscale status {quoted(path.parent)}")
     raise InputError(f"{source} is not a file, a run folder or the name of published weights{hint}")
 
 

@@ -94,6 +94,8 @@ def run_status(run_dir: Path, stalled_after_s: float, now: float) -> RunStatus:
         state, error = _state_of_running(beat, silent_s, stalled_after_s, error)
     if state == "finished" and not (run_dir / RESULT).is_file():
         state, error = "resumable", f"{RESULT} is gone"
+    if state is None and _is_starting(run_dir, stalled_after_s, now):
+        state, error = "running", "starting"
     if state not in ("running", "stalled", "resumable", "failed", "finished"):
         state, error = "unknown", error or f"{run_dir / STATUS} cannot be read"
     step_s = _number(beat, "step_s")
@@ -109,6 +111,16 @@ def run_status(run_dir: Path, stalled_after_s: float, now: float) -> RunStatus:
         command=None if state in ("running", "finished") else _command(beat),
         holder=_holder(run_dir, state, beat),
     )
+
+
+def _is_starting(run_dir: Path, stalled_after_s: float, now: float) -> bool:
+    """Whether a process holds the folder and has not written a status yet."""
+    holder = holder_of(run_dir)
+    if holder is None or (run_dir / STATUS).exists():
+        return False
+    if holder.process is not None and holder.is_here:
+        return holder.process.lives()
+    return holder.since is not None and now - holder.since < stalled_after_s
 
 
 def _holder(run_dir: Path, state: str, beat: dict[str, Any]) -> str | None:

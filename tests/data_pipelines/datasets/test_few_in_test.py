@@ -1,11 +1,11 @@
-"""Classes and findings with too few images in test are told, by patients where these are known."""
+"""Classes and findings with too few images in test, or none in val, are told, with a remedy that helps."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from data_pipelines.common.raw_set import RawImage, RawSet
-from data_pipelines.datasets.few_in_test import few_in_test
+from data_pipelines.datasets.few_in_test import few_in_test, none_in_val
 
 
 def set_of(images: list[RawImage], task: str) -> RawSet:
@@ -36,3 +36,14 @@ def test_a_larger_test_is_advised_only_where_one_is_carved() -> None:
     assert str(few_in_test(raw)).endswith("Add images, or prepare again with --test-fraction 0.3 --force")
     assert str(few_in_test(replace(raw, has_own_test=True))).endswith("Add images to test")
     assert str(few_in_test(replace(raw, images=images[:12]))).endswith("Add images to test")  # a third of all
+
+
+def test_classes_without_val_images_are_named() -> None:
+    images = [RawImage(f"{i}", "train", b"", i % 2) for i in range(20)]
+    val = RawImage("v", "val", b"", 0)
+    note = none_in_val(set_of([*images, val], "single_label"))
+    assert note is not None
+    assert note.startswith("val has no images of: b; no threshold can be chosen")
+    assert note.endswith("prepare again with --val-fraction 0.2 --force")
+    assert none_in_val(set_of(images, "single_label")) is None
+    assert none_in_val(set_of([*images, val, RawImage("w", "val", b"", 1)], "single_label")) is None

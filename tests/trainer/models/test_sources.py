@@ -164,3 +164,9 @@ def test_published_weights_are_known_by_name(name: str, sets: tuple[str, ...], m
 def test_other_names_say_nothing() -> None:
     assert [origin_of(name) for name in ("imagenet1k", "my_bit50x1", "r50x1")] == [None] * 3
     assert all(origin_of(name) for name in GOOGLE_NAMES)
+
+
+def test_an_absent_run_says_how_to_list_those_there(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match=f"; the runs there are listed by: .*status {tmp_path}/runs$"):
+        locate(f"{tmp_path}/runs/embedded")

@@ -1,5 +1,6 @@
 """What a sweep is about to run, decided and refused before anything runs."""
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,9 +19,10 @@ from data_pipelines.datasets.overlap import shares_images
 from trainer import checkpoint
 from trainer.finetuning.command_line import flags_of, read_transfer
 from trainer.finetuning.finetune import Options, Transfer, open_target
+from trainer.recipes import RECIPES
 from trainer.run_folder.environment import cpu_name
 from trainer.sweep.command import Sweep
-from trainer.sweep.cost import cost_lines, hours_of
+from trainer.sweep.cost import cost_lines, hours_of, timed
 from trainer.sweep.plan import Plan, PlannedRun, make_plan, write_plan
 from trainer.sweep.worker_pool import Device
 from trainer.training.job import settings_of
@@ -325,6 +327,15 @@ def test_lists_with_commas_or_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyP
         replace(sweep, targets=(",",))
     with pytest.raises(InputError, match="--jobs is 0"):
         replace(sweep, jobs=0)
+
+
+def test_a_held_up_step_is_timed_with_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    wall = itertools.count(step=10.0)  # a step takes ten seconds, whatever is in it, and next to no work
+    monkeypatch.setattr("trainer.sweep.cost.time.perf_counter", lambda: next(wall))
+    monkeypatch.setattr("trainer.sweep.cost.time.process_time", lambda: 0.0)
+    config = replace(RECIPES["embedded"](), global_batch_size=64)
+    config = replace(config, runtime=replace(config.runtime, device="cpu"))
+    assert timed(config, 1) == pytest.approx(64 / (2 * 10 + 10))  # of 32 images
 
 
 def test_hours_by_the_speed_of_finished_runs(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
