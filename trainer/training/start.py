@@ -1,9 +1,11 @@
 """The interface of this package to the programs: start a run and print its result, or describe it beforehand."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from data_pipelines.common.message_parts import number
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.shards.index import Index
 from trainer.config import Config
@@ -38,11 +40,15 @@ def summary(result: dict[str, Any]) -> str:
     metric = metric_of(result)
     name = METRIC_NAME[metric]
     reached = [
-        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images)"
+        f"{split} {name} {_percent(result[split][metric])} ({number(result[split]['images'], 'image')})"
         for split in ("val", "test")
         if split in result
     ]
     return f"{result['run']}: {', '.join(reached) or 'no val or test split'}, by {result['checkpoint']}"
+
+
+def _percent(value: float) -> str:
+    return "unknown, as nothing has both positives and negatives" if math.isnan(value) else f"{value:.2%}"
 
 
 def find_result(config: Config, start: Start, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:
