@@ -26,7 +26,7 @@ _CONFIG = (tyro.conf.PositionalMetavarFromFieldName,)
 _FRAME = re.compile(r"^[│|]\s?|\s*[│|]$")
 _RULE = re.compile(r"[\s─╰╯-]*")
 _IN_OUR_WORDS = {
-    r"^unrecognized options: (.*)": r"\1 is not the value of a flag",
+    r"^unrecognized options: (.*)": r"\1 is one word too many: it is not the value of a flag",
     r"^missing value for argument '(.*?)'.*": r"\1 needs a value",
 }
 _ON = re.compile(r"^(--(?:.*\.)?)")

@@ -20,6 +20,11 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close!r}?" if close else f"; known: {', '.join(sorted(known))}"
 
 
+def number(count: int, singular: str, plural: str = "") -> str:
+    """Such as "1 patient" or "1,200 patients"."""
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
+
+
 def some_of(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are: "cat, dog and 3 more"."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""

@@ -113,7 +113,7 @@ def verify_xray(
     allows, or of unknown depth, and for pictures that would get too large.
     """
     pixels, stored, is_turned, remark = _grey(encoded, depth, upright)
-    is_flat = pixels.dtype != np.uint8 and np.ptp(pixels) < _FLAT_RANGE
+    is_flat = pixels.dtype != np.uint8 and float(pixels.max()) - float(pixels.min()) < _FLAT_RANGE
     enlarged = f"enlarged to {size} pixels" if min(pixels.shape) < size else ""
     remark = "; ".join(filter(None, (remark, FLAT if is_flat else "", enlarged)))
     kept = pixels if cut == "whole" else _central_square(pixels)

@@ -44,8 +44,8 @@ def test_unreadable_files_are_quarantined_with_a_reason(
 ) -> None:
     root, picture = class_folders(), photo(0, 60, 70)
     bad = {
-        "cut.jpg": (encode(picture, "JPEG")[:-100], "ValueError: Premature end"),
-        "deep.png": (encode(np.full((8, 8), 1000, np.uint16)), "ValueError: pixels of more than 8 bits"),
+        "cut.jpg": (encode(picture, "JPEG")[:-100], "Premature end"),
+        "deep.png": (encode(np.full((8, 8), 1000, np.uint16)), "pixels of more than 8 bits"),
         "empty.jpg": (b"", "an empty file"),
         "gone.png": (b"", "FileNotFoundError"),
         "text, with comma.jpg": (b"404 not found", "text, no picture"),

@@ -135,6 +135,17 @@ def test_a_temperature_that_was_not_fitted_is_said(
     assert ("temperature_not_fitted" in numbers["calibration_error"]) == bool(reason)
 
 
+def test_few_images_of_another_site_are_told(run_dir: Path, tmp_path: Path) -> None:
+    """With the split that has more, and without a word of intervals where there are none."""
+    films = write_films(tmp_path / "raw", 30, seed=1)
+    elsewhere = prepare_films(films, tmp_path / "elsewhere")
+    page, numbers = evaluated(run_dir, data=str(elsewhere))
+    assert f"test of elsewhere has {numbers['images']} image" in page
+    assert "none of its splits was trained on, so --split all may be taken" in page
+    assert "no mean AUC" in page
+    assert "In brackets" not in page
+
+
 @pytest.mark.slow
 def test_another_site_by_name(run_dir: Path, tmp_path: Path) -> None:
     """It has one of the findings, and one that the run does not know."""

@@ -143,6 +143,11 @@ def test_a_table_that_names_absent_files(run_dir: Path, films: Path, tmp_path: P
         predicted(run_dir, table, tmp_path / "out.csv")
     rows = predicted(run_dir, table, tmp_path / "out.csv", path_column="file")
     assert [row["error"] for row in rows] == ["", "No such file or directory"]
+    table = tmp_path / "elsewhere.csv"
+    table.write_text("path\n003.dcm\nabsent.dcm\n")
+    with pytest.raises(InputError, match=r"none of the 2 files .*003\.dcm; its paths count from its own folder"):
+        predicted(run_dir, table, tmp_path / "nothing.csv")
+    assert not (tmp_path / "nothing.csv").exists()
 
 
 def test_nothing_readable_is_an_error_after_the_rows(

@@ -1,16 +1,17 @@
 """The test set of an evaluation: the run's own test split, or another set with labels matched by name."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, content_digest, read_manifest, splits_of
-from data_pipelines.common.message_parts import some_of
+from data_pipelines.common.message_parts import number, some_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.concat import concat
@@ -23,6 +24,7 @@ from trainer.evaluation.runs import Run, own_data
 from trainer.run_files import PREDICTIONS
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_FEW_IMAGES = 30  # of a split, below which the whole set is advised
 SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
 _ABOUT_PATIENTS = {
     "none": "Each image counts by itself: no groups of images are known.",
@@ -133,6 +135,17 @@ def _require_same(index: Index, predictions: Predictions) -> Index:
     return index
 
 
+def _few_of_an_unseen_set(run: Run, manifest: Mapping[str, Any], split: AnySplit, count: int) -> list[str]:
+    """Message for a small part of a set that the run may be tested on as a whole."""
+    in_all = sum(each["images"] for each in manifest["splits"].values())
+    if split == "all" or not count < _FEW_IMAGES <= in_all or how_trained_on(run, manifest) not in ("no", "namesake"):
+        return []
+    return [
+        f"{split} of {manifest['name']} has {number(count, 'image')} of {in_all:,}; none of its splits was trained on, "
+        "so --split all may be taken"
+    ]
+
+
 def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -> EvaluatedSet:
     """Predict another prepared set. Raises InputError for one without the split or without a label in common."""
     folder = find(data)
@@ -157,6 +170,7 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         indexes.append(aligned)
         warnings += [remark for remark in remarks if remark not in warnings]
     warnings += leaks(run, manifest, list(chosen), indexes)
+    warnings += _few_of_an_unseen_set(run, manifest, split, len(indexes[0]))
     of_val = chosen_on(run, manifest, list(chosen), indexes)
     predictions = concat_predictions([of_index(index, predictor.of_index(index)) for index in indexes])
     nothing_chosen = "" if of_val else ", which the run did not choose anything on"

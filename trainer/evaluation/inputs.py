@@ -85,14 +85,24 @@ def _of_table(table: Path, column: str) -> Inputs:
     content = read_table(table, [column], remedy="; name it with --path-column")
     beside, anywhere = Listing(table.parent), Listing(Path("/"))
 
+    def found_at(cell: str) -> tuple[str, Path | None]:
+        name = beside.with_slashes(cell)
+        return name, anywhere.path(name.lstrip("/")) if name.startswith("/") else beside.path(name)
+
     def file_of(row: int, cell: str) -> Input:
         if not cell:
             return Input(cell, _refusal(f"line {content.lines[row]} of the table names no file"))
-        name = beside.with_slashes(cell)
-        found = anywhere.path(name.lstrip("/")) if name.startswith("/") else beside.path(name)
+        name, found = found_at(cell)
         return Input(cell, (found or table.parent / path_of(name)).read_bytes)
 
-    inputs = [file_of(row, cell) for row, cell in enumerate(content.cells[column])]
+    cells = content.cells[column]
+    named = [cell for cell in cells if cell]
+    if named and not any(found_at(cell)[1] for cell in named):
+        raise InputError(
+            f"none of the {len(named):,} files that {table} names is there, the first is {named[0]}; its paths count "
+            f"from its own folder, {table.resolve().parent}: put the table where they begin, or write absolute paths"
+        )
+    inputs = [file_of(row, cell) for row, cell in enumerate(cells)]
     return Inputs(iter(inputs), notes=(*beside.notes(table), *anywhere.notes(table)))
 
 

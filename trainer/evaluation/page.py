@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.message_parts import number
 from data_pipelines.common.tasks import Metric
 from trainer.document.blocks import Block, BulletList, Paragraph, Title
 from trainer.document.text import Bold, Code, Text, joined, pieces
@@ -21,6 +22,7 @@ from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
 from trainer.metrics import METRIC_NAME
 
+_IN_BRACKETS = " In brackets: 95% intervals for the images of this test set, not the spread over training runs."
 NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient may rest on it."
 
 
@@ -106,9 +108,10 @@ def warnings(evaluation: Evaluation) -> list[str]:
 
 def summary(assessment: Assessment) -> Text:
     """The main numbers in a sentence."""
-    patients = f" of {assessment.patients:,} patients" if assessment.patients else ""
+    patients = f" of {number(assessment.patients, 'patient')}" if assessment.patients else ""
     single = assessment.predictions.task == "single_label"
     kind = "classes" if single else "findings"
+    kinds = number(len(assessment.findings), kind.removesuffix("es" if single else "s"), kind)
     values: list[Text] = [("accuracy ", Bold(assessment.accuracy.text()))] if single else []
     if assessment.averaged:
         over = f"over {assessment.averaged} of the {kind}" if assessment.averaged < len(assessment.findings) else ""
@@ -116,10 +119,11 @@ def summary(assessment: Assessment) -> Text:
         values.append(f"mean average precision {assessment.mean_ap.text()}")
     else:
         values.append(f"no mean AUC, because {assessment.mean_auc.reason}")
+    has_interval = any(each.has_interval for each in (assessment.accuracy, assessment.mean_auc, assessment.mean_ap))
     return (
-        f"{len(assessment.predictions):,} images{patients}, {len(assessment.findings)} {kind}: ",
+        f"{number(len(assessment.predictions), 'image')}{patients}, {kinds}: ",
         *pieces(joined(values, ", ")),
-        ". In brackets: 95% intervals for the images of this test set, not the spread over training runs.",
+        "." + _IN_BRACKETS * has_interval,
     )
 
 

@@ -44,7 +44,7 @@ from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
 from trainer.run_files import CHECKPOINTS, CONFIG
 from trainer.run_folder import unfinished
-from trainer.splits import lacks_val, open_split
+from trainer.splits import lacks_val, open_split, require_several_classes
 from trainer.training.start import LaunchOptions, start_run
 
 # Of a target's settings those that say which of its images a run uses.
@@ -90,6 +90,7 @@ def open_target(transfer: Transfer) -> Target:
     folder = catalog.find(transfer.target)
     manifest = read_manifest(folder)
     data = _data(transfer, manifest["name"])
+    require_several_classes(data)
     splits = splits_of(manifest)
     if "train" not in splits:
         raise InputError(f"{folder} has no train split")

@@ -142,7 +142,8 @@ def _cached(repository: str | None, file: str | None, download: str) -> Path:
             return looked[-1]
     raise InputError(
         f"these weights are not on this machine: not in {' or '.join(map(str, looked))}.\n"
-        f"Where there is a network, this downloads them:\n  {download}"
+        "Where there is a network, this downloads them (if this machine has none, run it on another one, and copy the "
+        f"file or folder to its place here):\n  {download}"
     )
 
 

@@ -1,9 +1,11 @@
 """The interface of this package to the programs: start a run and print its result, or describe it beforehand."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from data_pipelines.common.message_parts import number
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.shards.index import Index
 from trainer.config import Config
@@ -38,7 +40,8 @@ def summary(result: dict[str, Any]) -> str:
     metric = metric_of(result)
     name = METRIC_NAME[metric]
     reached = [
-        f"{split} {name} {result[split][metric]:.2%} ({result[split]['images']} images{_of_heads(result, split)})"
+        f"{split} {name} {_percent(result[split][metric])} "
+        f"({number(result[split]['images'], 'image')}{_of_heads(result, split)})"
         for split in ("val", "test")
         if split in result
     ]
@@ -47,8 +50,12 @@ def summary(result: dict[str, Any]) -> str:
 
 def _of_heads(result: dict[str, Any], split: str) -> str:
     metric = metric_of(result)
-    each = [f"{head} {found[split][metric]:.2%}" for head, found in result.get("heads", {}).items() if split in found]
+    each = [f"{head} {_percent(found[split][metric])}" for head, found in result.get("heads", {}).items() if split in found]
     return f"; {', '.join(each)}" if each else ""
+
+
+def _percent(value: float) -> str:
+    return "unknown, as nothing has both positives and negatives" if math.isnan(value) else f"{value:.2%}"
 
 
 def find_result(config: Config, launch: LaunchOptions, train: Index, data: Mapping[str, Any]) -> dict[str, Any] | None:

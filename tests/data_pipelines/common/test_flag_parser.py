@@ -63,7 +63,7 @@ def test_what_is_right_is_parsed() -> None:
         (["a", "--target=y"], "--pretrained must be given; bitscale tune --help tells more"),
         (GOOD[1:], "RUN must be given; bitscale tune --help tells more"),
         ([*GOOD, "--mode=prob"], "--mode is 'prob', which is none of finetune, probe; did you mean probe?"),
-        ([*GOOD, "5"], "5 is not the value of a flag; bitscale tune --help tells more"),
+        ([*GOOD, "5"], "5 is one word too many: it is not the value of a flag; bitscale tune --help tells more"),
         ([*GOOD, "--optim.base-lr"], "--optim.base-lr needs a value; bitscale tune --help tells more"),
         (
             [*GOOD, "--optim.base-lr", "x"],

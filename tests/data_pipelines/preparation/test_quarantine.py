@@ -88,7 +88,7 @@ def test_one_bad_file_is_left_out_and_named(
     assert manifest
     assert (manifest["quarantined"], manifest["splits"]["train"]["images"]) == (1, 12)
     error = capsys.readouterr().err
-    assert f"warning: 1 of 13 images cannot be used and is left out: {bad}: ValueError: PNG that is cut off" in error
+    assert f"warning: 1 of 13 images cannot be used and is left out: {bad}: PNG that is cut off" in error
     assert f"; listed in {tmp_path / 'out' / 'quarantine.csv'}; --max-bad 0 accepts none\n" in error
     with pytest.raises(InputError, match="1 of 13 images cannot be used, more than --max-bad 0 allows"):
         prepare(image_folder(root, 0, 0), Output(tmp_path / "strict", max_bad=0))

@@ -109,6 +109,7 @@ def test_a_list_of_files_is_a_table_of_one_column(tmp_path: Path) -> None:
 
 def test_mistakes_in_tables_are_named(tmp_path: Path) -> None:
     table = tmp_path / "t.csv"
+    (tmp_path / "a.jpg").touch()
     for content, message in (
         (b"PK\3\4", "is an Excel or LibreOffice workbook"),
         (b"file\na.jpg\n", "has no column 'path'; known: file; name it with --path-column"),

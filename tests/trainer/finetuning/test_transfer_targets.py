@@ -132,6 +132,11 @@ def test_a_target_without_test_images(tmp_path: Path) -> None:
         configured(tiny_set(tmp_path / "yours", LABELS, CLASSES, splits=("test",)))
 
 
+def test_a_target_of_one_class_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is one class only, 'cat', and nothing to tell apart"):
+        configured(tiny_set(tmp_path / "alone", [0] * 6, ("cat",), splits=SPLITS))
+
+
 @pytest.fixture(scope="module")
 def xrays(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set as `prepare --size 128` leaves it."""

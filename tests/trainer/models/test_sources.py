@@ -48,6 +48,7 @@ def test_absent_weights_print_the_command_that_downloads_them(caches: Path, name
     with pytest.raises(InputError, match="not on this machine") as raised:
         locate(name)
     assert f"hf download timm/{bare}" in str(raised.value).splitlines()[-1]
+    assert "run it on another one, and copy the file or folder" in str(raised.value)
     assert str(caches / "hf" / "hub" / f"models--timm--{bare}") in str(raised.value)
 
 

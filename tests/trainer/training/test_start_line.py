@@ -14,6 +14,7 @@ from trainer.engines import ENGINES
 from trainer.training import start_line
 from trainer.training.job import Job, RunOutput
 from trainer.training.run import LaunchOptions, run
+from trainer.training.start import summary
 
 
 def config_of(data: Path) -> Config:
@@ -76,3 +77,9 @@ def test_idle_gpus_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -
     line = idle(2, "transfer", monkeypatch, "transfer", "--target", "digits")
     words = "torchrun --standalone --nproc-per-node 2 trainer/transfer.py --target digits"
     assert line == f"1 more GPU is idle; all 2: {words}"
+
+
+def test_a_metric_that_is_not_defined_is_said_in_words() -> None:
+    auc = {"val": {"auc": float("nan"), "images": 1}, "test": {"auc": 0.5, "images": 20}}
+    line = summary({"run": "runs/a", "metric": "auc", "task": "multi_label", "checkpoint": "best.safetensors", **auc})
+    assert "val mean AUC unknown, as nothing has both positives and negatives (1 image), test mean AUC 50.00%" in line
