@@ -50,17 +50,19 @@ def summary(rows: Rows) -> dict[str, Any]:
 
 def table(rows: Rows, sizes: Sizes) -> str:
     """In Markdown."""
-    seeds = len({row["seed"] for row in rows})
+    seeds = len({row["seed"] for row in rows if row["trained"] == JOINS[-1]})
+    trained = [way for way in WAYS if any(row["trained"] == way for row in rows)]
+    alone = " (one set: as many of north)" if ALONE in trained else ""
     lines = [
         "# Intersection, union or heads\n",
-        f"Phantoms of {sizes.side} pixels, r14x0.5, {sizes.images:,} images evenly from three sets (one set: as many "
-        f"of north), {sizes.steps} steps of {sizes.batch}, {seeds} seeds. Mean in points over the seeds, standard "
-        "deviation; heads less each, paired by seed, with a 95% t interval.\n",
-        f"| | {' | '.join(WAYS)} | heads less intersection | heads less union |",
-        "|---|" + "---|" * (len(WAYS) + 2),
+        f"Phantoms of {sizes.side} pixels, r14x0.5, {sizes.images:,} images evenly from three sets{alone}, "
+        f"{sizes.steps} steps of {sizes.batch}, {seeds} seed{'s' * (seeds != 1)}. In points: mean over the seeds, "
+        "standard deviation; heads less each, paired by seed, with a 95% t interval.\n",
+        f"| | {' | '.join(trained)} | heads less intersection | heads less union |",
+        "|---|" + "---|" * (len(trained) + 2),
     ]
     for name, ways in values_of(rows).items():
-        cells = [_cell(ways.get(way, {})) for way in WAYS]
+        cells = [_cell(ways.get(way, {})) for way in trained]
         cells += [less(ways["heads"], ways.get(way, {})) for way in ("intersection", "union")]
         title = _TITLES.get(name, f"AUC of a linear probe, {name}")
         lines.append(f"| {title} | {' | '.join(cells)} |")

@@ -37,6 +37,8 @@ class Sizes:
     batch: int = 32
     side: int = 32
     few: tuple[int, ...] = (40, 160)
+    one_set: bool = False
+    """Also train on as many images of the first set alone."""
 
 
 class Study:
@@ -59,7 +61,7 @@ class Study:
             yield {"seed": seed, "trained": SCRATCH, "fourth": self._on_fourth(seed, SCRATCH, None)}
             for join in JOINS:
                 yield {"seed": seed, "trained": join} | self._trained(seed, join)
-        for seed in range(self._sizes.seeds):
+        for seed in range(self._sizes.seeds if self._sizes.one_set else 0):
             yield {"seed": seed, "trained": ALONE} | self._trained(seed, ALONE)
 
     def _trained(self, seed: int, trained: str) -> dict[str, Any]:
