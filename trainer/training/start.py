@@ -50,7 +50,9 @@ def summary(result: dict[str, Any]) -> str:
 
 def _of_heads(result: dict[str, Any], split: str) -> str:
     metric = metric_of(result)
-    each = [f"{head} {_percent(found[split][metric])}" for head, found in result.get("heads", {}).items() if split in found]
+    each = [
+        f"{head} {_percent(found[split][metric])}" for head, found in result.get("heads", {}).items() if split in found
+    ]
     return f"; {', '.join(each)}" if each else ""
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from trainer.training.launch_options import LaunchOptions
 
 from benchmarks.lib.union_heads.sets import DISPUTED, FOURTH, SHARED, SOURCES, write_set
 from data_pipelines.shards.heads import heads_of
@@ -17,6 +16,7 @@ from trainer.engines import ENGINES
 from trainer.evaluation.predictions import Predictions, load_predictions
 from trainer.metrics import all_metrics
 from trainer.training.frozen_features import run_frozen
+from trainer.training.launch_options import LaunchOptions
 from trainer.training.run import run
 
 JOINS = ("intersection", "union", "heads")
