@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.isotonic import isotonic_regression
 
 from trainer.analysis.learning_curve import LearningCurve, SeedResamples, quantiles, spread_is_known
 from trainer.evaluation.bootstrap import Floats
@@ -33,8 +32,17 @@ class EffectiveImages:
 
 
 def falling(curves: Floats, weights: Floats) -> Floats:
-    """The nearest curves that do not rise, [B, M], by weighted least squares."""
-    return np.array([isotonic_regression(curve, sample_weight=weights, increasing=False) for curve in curves])
+    """The nearest curves that do not rise, [B, M], by weighted least squares: at each place the least, over beginnings
+    before it, of the largest mean up to an end behind it."""
+    zero = np.zeros((len(curves), 1))
+    sums = np.concatenate([zero, np.cumsum(curves * weights, axis=1)], axis=1)
+    total = np.concatenate([[0.0], np.cumsum(weights)])
+    found = np.empty_like(curves)
+    for place in range(curves.shape[1]):
+        begins, ends = np.arange(place + 1), np.arange(place + 1, curves.shape[1] + 1)
+        means = (sums[:, None, ends] - sums[:, begins, None]) / (total[ends] - total[begins][:, None])
+        found[:, place] = means.max(axis=2).min(axis=1)
+    return found
 
 
 def images_for(errors: Floats, images: Floats, curves: Floats) -> Floats:

@@ -95,11 +95,11 @@ class PowerLaw:
 
     def band(self, images: Floats) -> tuple[Floats, Floats] | None:
         """95% limits of the curve at images [M]; None with one seed."""
-        return None if self.resampled is None else quantiles(self.resampled.at(images))
+        return None if self.resampled is None else quantiles(np.maximum(self.resampled.at(images), 0.0))
 
 
-def fit(images: Floats, errors: Floats, weights: Floats) -> Fitted:
-    """Fit the law to errors [B, M] at images [M] with weights [M]."""
+def fit(images: Floats, errors: Floats, weights: Floats, signed: bool = False) -> Fitted:
+    """Fit the law to errors [B, M] at images [M] with weights [M]. signed: the floor may be negative."""
     unit = images[0]  # keeps powers near 1
 
     def sums(alpha: Floats, each: bool) -> _Sums:
@@ -112,10 +112,10 @@ def fit(images: Floats, errors: Floats, weights: Floats) -> Fitted:
 
     on_grid = sums(_ALPHAS, each=False)
     (floors, _, free), (_, _, through_zero) = on_grid.with_floor(), on_grid.without_floor()
-    allowed = np.where(floors >= 0, free, np.inf)
+    allowed = np.where((floors >= 0) | signed, free, np.inf)
     alphas = _vertex(free, allowed.argmin(axis=1)), _vertex(through_zero, through_zero.argmin(axis=1))
     with_floor, without = sums(alphas[0], each=True).with_floor(), sums(alphas[1], each=True).without_floor()
-    takes_floor = (with_floor[0] >= 0) & np.isfinite(allowed.min(axis=1)) & (with_floor[2] < without[2])
+    takes_floor = ((with_floor[0] >= 0) | signed) & np.isfinite(allowed.min(axis=1)) & (with_floor[2] < without[2])
     floor, scale, squares = (np.where(takes_floor, one, other) for one, other in zip(with_floor, without, strict=True))
     alpha = np.where(takes_floor, *alphas)
     return Fitted(Parameters(floor, scale * unit**alpha, alpha), squares, np.minimum(allowed, through_zero))
@@ -147,8 +147,9 @@ def fit_curve(curve: LearningCurve, seeds: SeedResamples) -> PowerLaw:
         )
     if not spread_is_known(curve):
         return PowerLaw(curve, best, None, "no second seed tells how sure the errors are")
-    resampled = fit(curve.images, curve.resampled(seeds), weights).parameters
-    limits = {name: _limits(getattr(resampled, name)) for name in Parameters._fields}
+    # Limits from fits that keep the floor at or above zero miss a floor near zero, and what follows from it, too often.
+    resampled = fit(curve.images, curve.resampled(seeds), weights, signed=True).parameters
+    limits = {name: _limits(np.maximum(getattr(resampled, name), 0.0)) for name in Parameters._fields}
     p_misfit = _p_misfit(found, num, curve.freedom)
     untold = _why_untold(curve, found, resampled, p_misfit)
     return PowerLaw(curve, best, resampled, untold, p_misfit, limits)
@@ -178,7 +179,7 @@ def _why_untold(curve: LearningCurve, found: Fitted, resampled: Parameters, p_mi
     if low <= LEAST_ALPHA or high >= MOST_ALPHA:
         return f"exponents from {low:.2g} to {high:.2g} fit equally well, up to a limit of the search"
     if at_bound.mean() > _MOST_AT_BOUND:
-        return f"in {at_bound.mean():.0%} of the resamples the exponent is at a limit of the search"
+        return f"in more than {_MOST_AT_BOUND:.0%} of the resamples the exponent is at a limit of the search"
     low, high = _limits(resampled.alpha)
     if high > _WIDEST * low:
         return f"the exponent lies anywhere from {low:.2g} to {high:.2g}"

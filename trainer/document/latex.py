@@ -28,6 +28,8 @@ _COMMANDS = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "≥": r"$\geq$",
+    "α": r"$\alpha$",
+    "∞": r"$_\infty$",
     "–": "--",
 }
 _SIGN = re.compile(rf"([-',])(?=\1)|[{re.escape(''.join(_COMMANDS))}]")  # TeX makes one sign of two such

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -23,7 +22,14 @@ Curves = Sequence[tuple[str, Look, PowerLaw]]  # the label, colour and marker of
 _PANEL, _LEGEND_HEIGHT, _MOST_BESIDE = (3.4, 2.6), 0.6, 2  # inches
 _WIDTH_OF_ONE = 4.6
 _TITLE_LETTERS = 40
-_BAND = {"alpha": 0.13, "linewidth": 0}
+_LETTERS_PER_INCH = 15
+_HOW = (
+    "Points: mean ± standard deviation over seeds. Lines: e∞ + a n^-α with its 95% band; dashed: extrapolated. Dotted: "
+    "points joined, no law drawn."
+)
+_MANY_DECADES = 300.0  # an axis over less has more ticks
+_DODGE = 1.03  # between the points of neighbouring curves, so that error bars do not hide each other
+_BAND: dict[str, Any] = {"alpha": 0.13, "linewidth": 0}
 _GREY = "#666666"
 _COLOURS = ["#0072b2", "#e07b00", "#009e73", "#cc79a7", "#5e3c99", "#8c8c00", "#000000", "#7b5141"]
 _MARKERS = "o^sDvPX*"
@@ -42,7 +48,9 @@ def law_figure(
         figure, grid = _grid(len(panels))
         handles: Handles = {}
         for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
-            merge(handles, {label: _draw(axes, law, look) for label, look, law in curves})
+            for place, (label, style, law) in enumerate(curves):
+                dodge = _DODGE ** (place - (len(curves) - 1) / 2)
+                merge(handles, {label: _draw(axes, law, style, dodge)})
             axes.set_title(fill(title, _TITLE_LETTERS), loc="left", weight="bold")
             axes.set_xlabel(axis)
             _logarithmic(axes)
@@ -50,6 +58,7 @@ def law_figure(
             axes.set_ylabel("error on test, %")
         for axes in list(grid.flat)[len(panels) :]:
             axes.remove()
+        figure.suptitle(fill(_HOW, int(_LETTERS_PER_INCH * figure.get_figwidth())), x=0.01, ha="left", fontsize=8)
         add_legend(figure, handles)
         width = save(figure, folder, name, also_png=True)
     return Picture(name, caption, width)
@@ -63,19 +72,17 @@ def _grid(num: int) -> tuple[Figure, Any]:
     return plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=True, sharey=True)
 
 
-def _draw(axes: Axes, law: PowerLaw, look: Look) -> Artist:
+def _draw(axes: Axes, law: PowerLaw, style: Look, dodge: float) -> Any:
     """The points of a law with their spread; its curve with the band, or where it is not drawn lines between points."""
     images, means = law.curve.images, law.curve.means * 100
-    spread = [
-        100 * float(np.nanstd(row, ddof=1)) if count > 1 else 0.0
-        for row, count in zip(law.curve.errors, law.curve.counts, strict=True)
-    ]
+    rows = zip(law.curve.errors, law.curve.counts, strict=True)
+    spread = np.array([100 * float(np.nanstd(row, ddof=1)) if count > 1 else 0.0 for row, count in rows])
     lower = np.minimum(spread, means * 0.9)  # a logarithmic axis has no zero
-    points = look | {"ls": "none"}
-    handle = axes.errorbar(images, means, yerr=[lower, spread], **BARS, **points)
-    colour = look["color"]
+    points = style | {"ls": "none"}
+    handle = axes.errorbar(images * dodge, means, yerr=np.stack([lower, spread]), **BARS, **points)
+    colour = style["color"]
     if not law.is_drawn or law.parameters is None:
-        axes.plot(images, means, color=colour, linewidth=0.8, linestyle=":")
+        axes.plot(images * dodge, means, color=colour, linewidth=0.8, linestyle=":")
         return handle
     _draw_curve(axes, law, np.geomspace(images[0], images[-1], 60), colour, "-")
     if law.is_told:
@@ -92,12 +99,14 @@ def _draw_curve(axes: Axes, law: PowerLaw, images: Any, colour: str, style: str)
 
 
 def _logarithmic(axes: Axes) -> None:
-    """Logarithmic axes with plain numbers at 1, 2 and 5 times powers of ten of the error."""
+    """Logarithmic axes with plain numbers, at 1, 2 and 5 times powers of ten of the error."""
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < _MANY_DECADES * low else (1.0,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -125,7 +134,7 @@ def prediction_figure(name: str, caption: str, found: HeldOut, folder: Path) -> 
                     cells[predictor], cells["gain"], yerr=errors, **bars, **look(place)
                 )
             axes.axline((0, 0), slope=1, color=_GREY, linewidth=0.9, linestyle="--")
-            axes.set_title(f"{title}: RMSE {found.overall(predictor):.2f} points", loc="left", weight="bold")
+            axes.set_title(f"{title}\nRMSE {found.overall(predictor):.2f} points", loc="left", weight="bold")
             axes.set_xlabel("predicted gain, points")
         grid[0].set_ylabel("measured gain, points")
         add_legend(figure, handles)

@@ -24,7 +24,7 @@ from trainer.reporting.tables import sources_of
 _ABOUT = (
     "For each source the law error(n) = e∞ + a n^-α is fitted to its mean errors by weighted least squares. n is the "
     "number of training images, e∞ the error that no number of images gets below, and α how fast the rest shrinks. "
-    "Intervals and bands are 95%, over resampled seeds. Where the data do not tell the parameters, the tables say why "
+    "Intervals and bands are 95%, over resampled seeds. Where the data do not tell the parameters, the report says why "
     "instead, and nothing is extrapolated."
 )
 _FEWEST_SIZES = 3
@@ -105,11 +105,13 @@ def _target_blocks(
         folder,
         [*runs["title"], target],
     )
-    table = laws_tables.law_table(f"laws_{target}", f"{caption}: the fitted law, with 95% intervals.", "source", fits)
+    laws_told = laws_tables.law_blocks(
+        f"laws_{target}", f"{caption}: the fitted law, with 95% intervals.", "source", fits
+    )
     return [
         Title(target_title(target), 3),
         figure,
-        table,
+        *laws_told,
         *([laws_tables.effective_table(target, baseline, order, worth)] if worth else []),
     ]
 
@@ -170,10 +172,10 @@ def _sizes_of_target(runs: pd.DataFrame, seeds: SeedResamples, folder: Path) -> 
         folder,
         [*panels, target],
     )
-    table = laws_tables.law_table(
+    laws_told = laws_tables.law_blocks(
         f"laws_source_{target}", f"{caption}: the fitted law, with 95% intervals.", "sources", fits
     )
-    return [figure, table]
+    return [figure, *laws_told]
 
 
 def _laws_over_sizes(runs: pd.DataFrame, seeds: SeedResamples) -> dict[str, PowerLaw]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from trainer.analysis.effective_data import EffectiveImages
 from trainer.analysis.joint_law import LAW, MEAN, MEAN_AT, HeldOut
 from trainer.analysis.power_law import DECADE, PowerLaw
-from trainer.document.blocks import Entry, Heading, Table
+from trainer.document.blocks import Block, BulletList, Entry, Heading, Table
 from trainer.reporting.names import shots_title, target_title
 
 _NOT_TOLD = "not told"
@@ -22,15 +22,18 @@ class Fit(NamedTuple):
     law: PowerLaw
 
 
-def law_table(name: str, caption: str, stub: str, fits: Sequence[Fit]) -> Table:
-    """A row per law: its parameters with 95% intervals, or that the data do not tell them, with the reasons below."""
+def law_blocks(name: str, caption: str, stub: str, fits: Sequence[Fit]) -> list[Block]:
+    """A table with a row per law: its parameters with 95% intervals, or that the data do not tell them, with the
+    reasons below. The reasons alone, as a list, where no law is told."""
     rows = [(fit.title, tuple(Entry(words=words) for words in _law_words(fit.law))) for fit in fits]
     reasons: dict[str, list[str]] = {}
     for fit in fits:
         if not fit.law.is_told:
             reasons.setdefault(fit.law.untold, []).append(fit.title)
     notes = tuple(f"Not told, {reason}: {'; '.join(titles)}." for reason, titles in reasons.items())
-    return Table(name, caption, stub, tuple(Heading("", title) for title in _LAW_COLUMNS), tuple(rows), notes)
+    if not any(fit.law.is_told for fit in fits):
+        return [BulletList(notes)]
+    return [Table(name, caption, stub, tuple(Heading("", title) for title in _LAW_COLUMNS), tuple(rows), notes)]
 
 
 def _law_words(law: PowerLaw) -> tuple[str, ...]:
@@ -44,7 +47,7 @@ def _law_words(law: PowerLaw) -> tuple[str, ...]:
     assert band is not None
     lower, upper = band
     then = _percent(float(best.at(further)[0]), float(lower[0]), float(upper[0]))
-    return floor, _percent(float(best.scale), *law.limits["scale"]), alpha, then
+    return floor, f"{float(best.scale) * 100:.3g}", alpha, then
 
 
 def _percent(value: float, low: float, high: float) -> str:
@@ -78,6 +81,8 @@ def effective_table(
 
 def _more(found: EffectiveImages) -> str:
     value = _images(found.effective, found.images)
+    if found.low == found.high == found.effective:
+        return value
     if math.isnan(found.low):
         return f"{value} (one seed)"
     return f"{value} [{_images(found.low, found.images)}, {_images(found.high, found.images)}]"
