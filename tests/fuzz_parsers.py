@@ -38,10 +38,12 @@ from data_pipelines.shards.verify import verify
 from launchers.job import read_plan, state
 from launchers.profiles import UsageError, load_site
 from trainer import checkpoint
+from trainer.domain_distance.proximity_file import Distances, Pair, read_distances, write_distances
 from trainer.evaluation import predictions
 from trainer.evaluation.inputs import inputs_of
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
+from trainer.reporting.proximity_words import value_text
 from trainer.run_files import CHECKPOINTS, LOCK
 from trainer.run_folder.csv_log import CsvLog
 from trainer.run_folder.lock_file import after, holder_of, this_start, to_bytes
@@ -168,6 +170,19 @@ def authors_csv(folder: Path) -> Parser:
     rows = [authors_row("imagenet1k_r50x1", "5", seed, 0.5 + seed / 10) for seed in (0, 1)]
     path = write_authors(folder / "authors.csv", rows)
     return Parser(folder, [path], lambda path: collect((path,)))
+
+
+def proximity_json(folder: Path) -> Parser:
+    pairs = [Pair("a", "b", "common", "kernel", 0.5, 0.25, 0.75), Pair("a", "b", "own", "knn", 0.5)]
+    networks = [{"name": "a", "fingerprint": "f", "kind": "common"}]
+    described = {"images": 5, "fingerprint": "g"}
+    write_distances(Distances(networks, {"a": described}, {"b": described}, pairs), folder / "proximity.json")
+
+    def read(path: Path) -> None:
+        for pair in read_distances(path).pairs:
+            assert value_text(pair)
+
+    return Parser(folder, [folder / "proximity.json"], read)
 
 
 def predictions_npz(folder: Path) -> Parser:
@@ -376,6 +391,7 @@ FILE_PARSERS: dict[str, Callable[[Path], Parser]] = {
     "checkpoint": checkpoints,
     "predictions.npz": predictions_npz,
     "result.json": result_json,
+    "proximity.json": proximity_json,
     "authors' csv": authors_csv,
     "site profile": site_profile,
     "plan": plan_json,

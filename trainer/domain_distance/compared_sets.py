@@ -1,6 +1,6 @@
 """The sources and targets that are compared: their names in reports, and their images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,21 +15,22 @@ from trainer.evaluation.runs import open_run, own_data
 from trainer.finetuning.finetune import source_name, target_name
 from trainer.finetuning.options import SCRATCH
 from trainer.models.sources import locate
-from trainer.models.weights import describe_weights
-from trainer.run_files import CONFIG
+from trainer.models.weights import Weights, describe_weights
+from trainer.run_files import CHECKPOINTS, CONFIG
 from trainer.splits import open_split
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedSet:
     """name: in reports. index: the images that were drawn. whole: how many there are. weights: of a source, its run or
-    file; None for images alone. digest: of these weights."""
+    file; None for images alone. digest, model: of these weights."""
 
     name: str
     index: Index
     whole: int
     weights: str | None = None
     digest: str = ""
+    model: str = ""
 
 
 def open_sources(settings: Proximity) -> list[ComparedSet]:
@@ -66,13 +67,14 @@ def _open_source(name: str, settings: Proximity) -> ComparedSet:
     if folder is not None:
         return _drawn(target_name(name), Index.load(folder, "train"), settings)
     known = describe_weights(name)
-    return _drawn(source_name(name), _images_behind(name, known.sets), settings, name, known.digest)
+    images = _drawn(source_name(name), _images_behind(name, known), settings)
+    return replace(images, weights=name, digest=known.digest, model=known.model_name)
 
 
-def _images_behind(source: str, sets: tuple[str, ...]) -> Index:
+def _images_behind(source: str, weights: Weights) -> Index:
     """The images that weights were trained on: those of the run that they lie in, else of the sets that they name."""
-    path = Path(source)
-    if path.exists() and (open_run(path).folder / CONFIG).is_file():
+    path, sets = weights.path, weights.sets
+    if path.parent.name == CHECKPOINTS and (path.parent.parent / CONFIG).is_file():
         return own_data(open_run(path), "train")[0]
     if not sets:
         raise InputError(
@@ -87,13 +89,13 @@ def _images_behind(source: str, sets: tuple[str, ...]) -> Index:
     return index
 
 
-def _drawn(name: str, index: Index, settings: Proximity, weights: str | None = None, digest: str = "") -> ComparedSet:
+def _drawn(name: str, index: Index, settings: Proximity) -> ComparedSet:
     if len(index) < FEWEST_IMAGES:
         raise InputError(f"{name} has {len(index)} training images; fewer than {FEWEST_IMAGES} tell nothing of a set")
     drawn = index
     if len(index) > settings.images:
         drawn = index.take(np.sort(drawn_order(len(index), settings.seed)[: settings.images]))
-    return ComparedSet(name, drawn, len(index), weights, digest)
+    return ComparedSet(name, drawn, len(index))
 
 
 def _require_distinct(sets: list[ComparedSet], flag: str) -> None:

@@ -51,7 +51,9 @@ def fits(
     logits = None if head is None else features @ head[0].T + head[1]
     found: dict[str, list[float]] = {}
     for problem in problems:
-        for name, value in _fits_of(features[problem.rows], _rows_of(logits, problem), problem, seed).items():
+        is_whole = len(problem.rows) == len(features)
+        inputs = features if is_whole else features[problem.rows]  # no copy where all are labelled
+        for name, value in _fits_of(inputs, _rows_of(logits, problem), problem, seed).items():
             found.setdefault(name, []).append(value)
     return {name: float(np.mean(values)) for name, values in found.items()}
 

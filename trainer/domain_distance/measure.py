@@ -17,7 +17,6 @@ from trainer.domain_distance.proximity_file import Distances, Pair
 from trainer.domain_distance.settings import RANDOM, Proximity
 from trainer.domain_distance.two_samples import Value, classifier_accuracy, kernel_distance
 from trainer.finetuning.options import SCRATCH
-from trainer.models.weights import describe_weights
 
 
 class _Sample:
@@ -101,8 +100,6 @@ class _Measurement:
         if not shared:
             return source, target
         names = source.compared.name, target.compared.name
-        if min(len(rows), len(columns)) < 2:
-            raise InputError(f"{names[0]} and {names[1]} share all of their few images; take more of them")
         self.note(f"{names[0]} and {names[1]} share {shared:,} images: each counts as of one of them only")
         return tuple(  # type: ignore[return-value]
             _Sample(each.compared, each.features[kept]) for each, kept in ((source, rows), (target, columns))
@@ -115,7 +112,7 @@ def measure(settings: Proximity) -> Distances:
     common = None if settings.network == RANDOM else open_network(settings.network, "common", settings.image_size)
     control = None
     if common is None or settings.control:
-        model = _model_of_random(settings, found.sources)
+        model = settings.model or (common.model_name if common else _model_of_sources(found.sources))
         control = random_network(model, settings.seed, common.views if common else None, settings.image_size)
     _look_at_sets(found)
     views = (common or control).views  # type: ignore[union-attr]
@@ -136,14 +133,11 @@ def measure(settings: Proximity) -> Distances:
     return Distances(found.networks, _described(found.sources), _described(found.targets), found.pairs, found.notes)
 
 
-def _model_of_random(settings: Proximity, sources: Sequence[ComparedSet]) -> str:
-    if settings.model is not None:
-        return settings.model
-    with_weights = [settings.network] if settings.network != RANDOM else [each.weights for each in sources]
-    known = next((name for name in with_weights if name is not None), None)
+def _model_of_sources(sources: Sequence[ComparedSet]) -> str:
+    known = next((each.model for each in sources if each.model), None)
     if known is None:
         raise InputError("no source says what model the random weights are of; name one with --model, such as r50x1")
-    return describe_weights(known).model_name
+    return known
 
 
 def _look_at_sets(found: _Measurement) -> None:

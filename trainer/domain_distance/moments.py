@@ -77,8 +77,16 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     """
     is_short = one.is_short or other.is_short
     first, second = (each.shrunk() if is_short else each.covariance for each in (one, other))
-    values, vectors = scipy.linalg.eigh(first)
-    root = vectors * np.sqrt(np.clip(values, 0, None))
+    root = _root(first)
     crossed = np.sqrt(np.clip(scipy.linalg.eigvalsh(root.T @ second @ root), 0, None)).sum()
     apart = np.square(one.mean - other.mean).sum()
     return max(0.0, float(apart + np.trace(first) + np.trace(second) - 2 * crossed))
+
+
+def _root(covariance: Floats) -> Floats:
+    """R with R R' = the covariance."""
+    try:
+        return np.asarray(scipy.linalg.cholesky(covariance, lower=True))
+    except scipy.linalg.LinAlgError:  # of features that are constant, say: several times slower, and needs no full rank
+        values, vectors = scipy.linalg.eigh(covariance)
+        return np.asarray(vectors * np.sqrt(np.clip(values, 0, None)))

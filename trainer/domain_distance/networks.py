@@ -39,12 +39,13 @@ _IMAGE_SIZE = 224  # where nothing says it
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """model: without its head. fingerprint: of its weights. views: how images are cut. head: weight [Z, D] and bias [Z]
-    of a classifier with one class per image, where it has one."""
+    """model: without its head, which is called `model_name` in `MODELS`. fingerprint: of its weights. views: how images
+    are cut. head: weight [Z, D] and bias [Z] of a classifier with one class per image, where it has one."""
 
     name: str
     kind: Kind
     fingerprint: str
+    model_name: str
     model: BiTResNet
     views: Augmentation
     head: tuple[Features, Features] | None = field(default=None, repr=False)
@@ -62,9 +63,8 @@ def open_network(source: str, kind: Kind, image_size: int | None = None) -> Netw
     weights.require_normalisation("correct them in that file")
     model = build_model(weights.model_name, 1, mean=weights.mean or BIT_MEAN, std=weights.std or BIT_STD)
     model.load_state_dict({name: each for name, each in weights.tensors.items() if name not in HEAD}, strict=False)
-    return Network(
-        name_of(source), kind, weights.digest, _headless(model), _views_of(weights, image_size), _head_of(weights)
-    )
+    about = (name_of(source), kind, weights.digest, weights.model_name)
+    return Network(*about, _headless(model), _views_of(weights, image_size), _head_of(weights))
 
 
 def random_network(model_name: str, seed: int, views: Augmentation | None, image_size: int | None = None) -> Network:
@@ -75,7 +75,9 @@ def random_network(model_name: str, seed: int, views: Augmentation | None, image
     size = image_size or _IMAGE_SIZE
     fingerprint = checkpoint.fingerprint(model.state_dict())
     name = f"random {model_name}"
-    return Network(name, "random", fingerprint, model, views or Augmentation("squash", size, size, flip=False))
+    return Network(
+        name, "random", fingerprint, model_name, model, views or Augmentation("squash", size, size, flip=False)
+    )
 
 
 def _headless(model: BiTResNet) -> BiTResNet:

@@ -1,6 +1,7 @@
 """proximity.json: every measured distance, for the report and for other programs."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ def read_distances(path: Path) -> Distances:
             pairs=pairs,
             notes=list(map(str, content.get("notes", []))),
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError) as error:
         raise InputError(
             f"{path} is not a result of bitscale proximity ({type(error).__name__}: {error}); make one with it, and "
             "name its proximity.json"
@@ -80,10 +81,10 @@ def read_distances(path: Path) -> Distances:
 
 
 def _require_numbers(pairs: Sequence[Pair]) -> None:
-    """Raise TypeError for pairs of other types."""
+    """Raise TypeError or OverflowError for pairs of other types."""
     for pair in pairs:
         numbers = (pair.value, *(limit for limit in (pair.low, pair.high) if limit is not None))
-        if not all(isinstance(number, (int, float)) for number in numbers):
-            raise TypeError(f"{pair} holds what is no number")
+        if not all(isinstance(number, (int, float)) and math.isfinite(number) for number in numbers):
+            raise TypeError(f"{pair} holds what is no finite number")
         if not all(isinstance(text, str) for text in (pair.source, pair.target, pair.features, pair.measure)):
             raise TypeError(f"{pair} has a name that is no text")

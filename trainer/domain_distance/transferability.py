@@ -31,15 +31,21 @@ def logme(features: Features, labels: Ints, num_classes: int) -> float:
     Source: You et al., "LogME", arXiv:2102.11005; its fixed point for the precisions of weights and noise.
     """
     count, width = features.shape
-    products, by_label, targets = np.zeros((width, width)), np.zeros((width, num_classes)), one_hot(labels, num_classes)
-    for start in range(0, count, _BLOCK_ROWS):
-        block = features[start : start + _BLOCK_ROWS].astype(np.float64)
-        products += block.T @ block
-        by_label += block.T @ targets[start : start + _BLOCK_ROWS]
-    values, vectors = scipy.linalg.eigh(products)
-    kept = values > max(values[-1], 0) * width * np.finfo(np.float32).eps
-    values = values[kept]
-    explained = np.square(vectors[:, kept].T @ by_label) / values[:, None]
+    targets = one_hot(labels, num_classes)
+    if count < width:
+        wide = features.astype(np.float64)
+        values, vectors = scipy.linalg.eigh(wide @ wide.T)
+        explained = np.square(vectors.T @ targets)
+    else:
+        products, by_label = np.zeros((width, width)), np.zeros((width, num_classes))
+        for start in range(0, count, _BLOCK_ROWS):
+            block = features[start : start + _BLOCK_ROWS].astype(np.float64)
+            products += block.T @ block
+            by_label += block.T @ targets[start : start + _BLOCK_ROWS]
+        values, vectors = scipy.linalg.eigh(products)
+        explained = np.square(vectors.T @ by_label) / np.maximum(values, np.finfo(np.float64).tiny)[:, None]
+    kept = values > max(values[-1], 0) * len(values) * np.finfo(np.float32).eps
+    values, explained = values[kept], explained[kept]
     columns = zip(explained.T, targets.sum(axis=0), strict=True)
     return float(np.mean([_evidence(values, each, total, count, width) for each, total in columns]))
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ _IN_FEATURES, _IN_PIXELS = ("frechet", "kernel", "classifier"), ("spectrum", "gr
 _COLOURS = "YlGnBu"
 _DARK = 0.55  # share of the range from which text on a cell is white
 _CELL, _MARGIN, _LEAST_WIDTH, _WIDTH = (0.62, 0.3), 0.75, 1.9, 7.2  # inches
+_TITLE, _LETTERS_PER_INCH = 0.2, 15  # inches, and of a title above the panels
 _LONGEST_SOURCE = 24
 _MARKERS = "osD^vPX*<>hp"
 _PANEL, _MOST_BESIDE, _LEGEND_LINE = 2.1, 3, 0.22  # inches, panels, inches
@@ -36,31 +38,30 @@ _LOG_FROM = 20.0  # ratio of the largest to the smallest distance
 def heat_maps(found: Distances, folder: Path) -> list[Block]:
     """A figure for each kind of features that all sources share, and one of pixels; a panel for each distance."""
     captions = {
-        "common": f"Distance of each target from each source in the features of {found.network('common')}. Each panel "
-        "has its own scale: the darker, the farther.",
-        "random": f"The same in the features of {found.network('random')} weights, as a control.",
-        "pixels": "The same in pixels, as a control: of mean spectra in decibels, and of grey levels from 0 to 255.",
+        "common": f"in the features of {found.network('common')}",
+        "random": f"in the features of {found.network('random')} weights, a control",
+        "pixels": "in pixels, a control: of mean spectra, decibels, and of grey levels from 0 to 255",
     }
     blocks: list[Block] = []
     for kind, caption in captions.items():
         measures = _IN_PIXELS if kind == "pixels" else _IN_FEATURES
         maps = {measure: pairs for measure in measures if (pairs := found.of(kind, measure))}
         if maps:
-            blocks.append(_heat_map(maps, folder, f"proximity_{kind}", caption))
+            blocks.append(_heat_map(maps, folder, f"proximity_{kind}", f"Distance of targets from sources {caption}"))
     return blocks
 
 
 Pairs = dict[tuple[str, str], Pair]
 
 
-def _heat_map(maps: dict[str, Pairs], folder: Path, name: str, caption: str) -> Picture:
+def _heat_map(maps: dict[str, Pairs], folder: Path, name: str, what: str) -> Picture:
     pairs = next(iter(maps.values()))
     sources, targets = (list(dict.fromkeys(key[place] for key in pairs)) for place in (0, 1))
     with plt.rc_context(STYLE | text_style([*sources, *targets]) | {"axes.grid": False}):
         wide = max(_LEAST_WIDTH, _CELL[0] * len(targets))
         beside = max(1, min(len(maps), int((_WIDTH - _MARGIN) / wide)))
         lines = -(-len(maps) // beside)
-        size = (_MARGIN + wide * beside, lines * (_MARGIN + _CELL[1] * len(sources)))
+        size = (_MARGIN + wide * beside, _TITLE + lines * (_MARGIN + _CELL[1] * len(sources)))
         figure, grid = plt.subplots(lines, beside, figsize=size, layout="constrained", squeeze=False, sharey=True)
         for axes, (measure, cells) in zip(grid.flat, maps.items(), strict=False):
             _draw_map(axes, cells, sources, targets)
@@ -69,8 +70,9 @@ def _heat_map(maps: dict[str, Pairs], folder: Path, name: str, caption: str) -> 
             axes.set_ylabel("source")
         for axes in list(grid.flat)[len(maps) :]:
             axes.remove()
+        figure.suptitle(fill(drawable(what), int(size[0] * _LETTERS_PER_INCH)), x=0.01, ha="left", fontsize=9)
         width = save(figure, folder, name, also_png=True)
-    return Picture(name, caption, width)
+    return Picture(name, f"{what}. Each panel has its own scale: the darker, the farther.", width)
 
 
 def _draw_map(axes: Axes, cells: Pairs, sources: Sequence[str], targets: Sequence[str]) -> None:
@@ -112,6 +114,8 @@ def gains_by_distance(found: Distances, runs: pd.DataFrame, folder: Path) -> lis
     order, styles = shots_order(gained["shots"]), styles_of(sources_of(runs))
     with plt.rc_context(STYLE | text_style([*gained["title"], *gained["target"]])):
         figure = _scatter(gained, pairs, order, styles)
+        above = f"gain against distance in the features of {drawable(found.network(kind))}; bars: 95% intervals"
+        figure.suptitle(above, x=0.01, ha="left", fontsize=9)
         width = save(figure, folder, name := "gain_by_distance", also_png=True)
     caption = (
         "Points gained by pre-training over training from scratch against the kernel distance of source and target in "
@@ -125,7 +129,7 @@ def _scatter(gained: pd.DataFrame, pairs: Pairs, order: Sequence[str], styles: S
     beside = min(len(order), _MOST_BESIDE)
     lines = -(-len(order) // beside)
     sources, targets = list(dict.fromkeys(gained["title"])), list(dict.fromkeys(gained["target"]))
-    legend_height = _LEGEND_LINE * (2 + (len(sources) + len(targets)) / _MOST_BESIDE)
+    legend_height = _TITLE + _LEGEND_LINE * (2 + (len(sources) + len(targets)) / _MOST_BESIDE)
     size = (max(_WIDTH * beside / _MOST_BESIDE, _WIDTH / 2), _PANEL * lines + legend_height)
     figure, grid = plt.subplots(
         lines, beside, figsize=size, layout="constrained", squeeze=False, sharex=True, sharey=True

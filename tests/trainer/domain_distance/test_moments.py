@@ -53,3 +53,10 @@ def test_frechet_distance_is_symmetric_and_zero_to_itself() -> None:
     one, other = Moments.of(drawn(60, 6)), Moments.of(drawn(50, 6, 1.0, 1))
     assert frechet_distance(one, other) == pytest.approx(frechet_distance(other, one))
     assert frechet_distance(one, one) == pytest.approx(0, abs=1e-8)
+
+
+def test_constant_features_have_a_frechet_distance() -> None:
+    one, other = drawn(60, 6), drawn(50, 6, 1.0, 1)
+    with_constant = [Moments.of(np.insert(each, 3, 2.0, axis=1)) for each in (one, other)]
+    without = frechet_distance(Moments.of(one), Moments.of(other))
+    assert frechet_distance(*with_constant) == pytest.approx(without, rel=1e-5)

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_sets import tiny_set
-from tiny_weights import CLASSES, save_run, tensors_of
+from tiny_weights import CLASSES, save_run, save_timm, tensors_of
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.shards.index import Index
 from trainer import proximity
+from trainer.domain_distance.compared_sets import apart, open_sources
 from trainer.domain_distance.proximity_file import read_distances
+from trainer.domain_distance.settings import Proximity
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -21,8 +24,8 @@ Run = Callable[..., tuple[int, str, str]]
 def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepared sets: shapes of three classes, others like it, findings, and one with an image of each class."""
     root = tmp_path_factory.mktemp("sets")
-    tiny_set(root / "shapes", [i % 3 for i in range(40)], CLASSES, "shapes")
-    tiny_set(root / "others", [i % 2 for i in range(30)], ("a", "b"), "others", pictures=range(100, 130))
+    tiny_set(root / "shapes", [i % 3 for i in range(24)], CLASSES, "shapes")
+    tiny_set(root / "others", [i % 2 for i in range(22)], ("a", "b"), "others", pictures=range(100, 122))
     tiny_set(root / "findings", [[i % 2, np.nan] for i in range(24)], ("one", "none"), "findings", range(200, 224))
     tiny_set(root / "singles", list(range(22)), [f"c{i}" for i in range(22)], "singles", pictures=range(300, 322))
     tiny_set(root / "few", [0, 1, 0, 1, 0], ("a", "b"), "few")
@@ -40,7 +43,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(run_main: Run, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv("BITSCALE_DATA", str(sets))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("trainer.domain_distance.feature_cache.cache_folder", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -65,7 +68,7 @@ def test_every_measure_is_in_the_file(command: Run, source: Path, tmp_path: Path
         *(("bird", "common"), ("random r14x0.5", "random"), ("bird", "own")),
     ]
     assert content["networks"][0]["fingerprint"] == content["networks"][2]["fingerprint"]
-    assert {name: each["images"] for name, each in content["sources"].items()} == {"bird": 40, "others": 30}
+    assert {name: each["images"] for name, each in content["sources"].items()} == {"bird": 24, "others": 22}
     assert set(content["targets"]) == {"others", "singles", "findings"}
     pairs = content["pairs"]
     distances = {"frechet", "kernel", "classifier"}
@@ -81,12 +84,12 @@ def test_every_measure_is_in_the_file(command: Run, source: Path, tmp_path: Path
         assert {path.suffix for path in Path("out").glob(f"proximity_{kind}.*")} == {".png", ".svg"}
     tables = Path("out/tables.tex").read_text()
     assert r"\label{tab:proximity-labels}" in tables
-    assert "others and others share 30 images: each counts as of one of them only" in error
+    assert "others and others share 22 images: each counts as of one of them only" in error
     assert "singles has no two classes with two images each: no measure with labels" in error
     assert "1 class or finding of findings with fewer than two images left out" in error
-    assert "fewer images than the 1,024 features of bird: bird (40), others (30), singles (22), findings (24)" in error
+    assert "fewer images than the 1,024 features of bird: bird (24), others (22), singles (22), findings (24)" in error
     assert "others is a set of images without weights: it has no features of its own" in error
-    assert "others, nearest first by kernel distance: others " in error
+    assert "others, nearest first by kernel distance: " in error
 
 
 def test_a_second_time_features_are_read(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,20 +114,14 @@ def test_only_random_weights_are_one_network(command: Run) -> None:
     code, _, error = command(*flags, "--out", "out")
     assert code == 2
     assert "no source says what model the random weights are of; name one with --model, such as r50x1" in error
-    assert command(*flags, "--model", "r14x0.5", "--out", "out")[0] == 0
+    some = ("--classes", "a", "b", "--images", "20")
+    code, _, error = command(*flags, *some, "--model", "r14x0.5", "--out", "out")
+    assert code == 0, error
     found = read_distances(Path("out"))
     assert {pair.features for pair in found.pairs} == {"random", "pixels"}
     assert set(found.sources) == {"shapes"}
-
-
-def test_classes_and_images_choose_what_is_compared(command: Run) -> None:
-    flags = ("--sources", "others", "--targets", "shapes", "--network", "random", "--model", "r14x0.5")
-    flags = (*flags, "--image-size", "16", "--classes", "cat", "fish", "--images", "20")
-    code, _, error = command(*flags, "--out", "out")
-    assert code == 0, error
-    content = json.loads(Path("out/proximity.json").read_text())
-    assert content["targets"]["shapes"]["images"] == content["sources"]["others"]["images"] == 20
-    assert "20 of the 27 training images of shapes were drawn" in error
+    assert found.targets["others"]["images"] == found.sources["shapes"]["images"] == 20
+    assert "20 of the 24 training images of shapes were drawn" in error
 
 
 @pytest.mark.parametrize(
@@ -138,7 +135,7 @@ def test_classes_and_images_choose_what_is_compared(command: Run) -> None:
         (("--sources", "few"), "few has 5 training images; fewer than 20 tell nothing of a set"),
         (("--sources", "shapes", "--classes", "x"), "unknown class 'x'; known: a, b"),
         (("--sources", "shapes", "--images", "5"), "--images is 5; fewer than 20 tell nothing of a set"),
-        (("--sources", "shapes", "--model", "r14"), "unknown model 'r14'; did you mean 'r14x0.5'?"),
+        (("--sources", "shapes", "--model", "r14"), "unknown model 'r14'; did you mean 'r152x4'?"),
         (("--sources", "lonely"), "the images that lonely was trained on are not all here: "),
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, tuple) else "",
@@ -156,6 +153,35 @@ def test_what_cannot_be_compared_is_refused(
     assert code == 2
     assert message in error
     assert not Path("out").exists()
+
+
+def test_images_of_a_run_are_those_that_it_was_trained_on(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITSCALE_DATA", str(sets))
+    run = save_run(tmp_path / "cats", tensors_of(), sets=["shapes"])
+    settings = Proximity((str(run),), ("others",), "random")
+    assert len(open_sources(settings)[0].index) == 24
+    (run / "config.json").write_text(json.dumps({"data": {"sets": ["shapes"], "classes": ["cat", "fish"]}}))
+    (source,) = open_sources(settings)
+    assert (source.name, len(source.index), source.index.classes) == ("cats", 16, ("cat", "fish"))
+
+
+def test_weights_that_name_no_images_are_refused(tmp_path: Path) -> None:
+    path = save_timm(tmp_path / "somebody.safetensors", tensors_of())
+    with pytest.raises(InputError, match=r"does not say what images it was trained on; name the prepared set of these"):
+        open_sources(Proximity((str(path),), ("others",), "random"))
+
+
+def test_sets_that_share_images_are_parted(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Index.load(sets / "shapes", "train")
+    some = whole.take(np.array([3, 7, 5, 9]))
+    rows, columns = apart(whole, some)
+    assert list(np.setdiff1d(np.arange(24), rows)) == [5, 9]
+    assert list(columns) == [1, 3]
+    assert [len(part) for part in apart(whole, whole)] == [12, 12]
+    others = Index.load(sets / "others", "train")
+    assert [len(part) for part in apart(whole, others)] == [24, 22]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"format": 1, "pairs": [{"source": 1}]}'])
