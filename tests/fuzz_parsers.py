@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from dicom_files import dicom_bytes
 from made_results import authors_row, transfer_result, write_authors, write_results
@@ -38,6 +39,8 @@ from data_pipelines.shards.verify import verify
 from launchers.job import read_plan, state
 from launchers.profiles import UsageError, load_site
 from trainer import checkpoint
+from trainer.analysis.claim_file import read_claims
+from trainer.analysis.verdicts import judge
 from trainer.domain_distance.proximity_file import Distances, Pair, read_distances, write_distances
 from trainer.evaluation import predictions
 from trainer.evaluation.inputs import inputs_of
@@ -214,6 +217,26 @@ def site_profile(folder: Path) -> Parser:
             raise InputError(str(error)) from error
 
     return Parser(folder, [folder / "mine.toml"], read)
+
+
+def claims_toml(folder: Path) -> Parser:
+    (folder / "claims.toml").write_text(
+        'title = "t"\n[source_images]\na = 5\nb = 7\n[[claim]]\nid = "c"\ntext = "A"\nmargin = 1.5\npaired = true\n'
+        'cells = { source = ["a", "b"], model = "m", target = "t", shots = [1, "full"] }\ndirection = "equal"\n'
+        'first = { source_size = "largest" }\nsecond = { source_size = "smallest" }\n'
+    )
+    runs = [
+        {"source": source, "model": "m", "target": "t", "shots": shots, "seed": seed, "test": (seed + len(shots)) / 9}
+        for source in "ab"
+        for shots in ("1", "full")
+        for seed in range(3)
+    ]
+    table = pd.DataFrame(runs).assign(metric="top1", not_a_number=False, overlap="", shares_images=False)
+
+    def read(path: Path) -> None:
+        assert all(judged.text for judged in judge(read_claims(path), table))
+
+    return Parser(folder, [folder / "claims.toml"], read)
 
 
 def plan_json(folder: Path) -> Parser:
@@ -394,6 +417,7 @@ FILE_PARSERS: dict[str, Callable[[Path], Parser]] = {
     "proximity.json": proximity_json,
     "authors' csv": authors_csv,
     "site profile": site_profile,
+    "claims": claims_toml,
     "plan": plan_json,
     "run folder": run_folder,
     "lock": lock_files,

@@ -20,6 +20,7 @@ Statistic = Literal["mean", "spread"]
 SourceSize = Literal["smallest", "largest"]
 Names = tuple[str, ...]
 _PAPER = "paper_claims.toml"
+_MOST = 1e15  # images of a source, or points
 _LISTS = ("source", "model", "target", "shots", "protocol", "mode")
 _CHOICES = {"direction": Direction, "statistic": Statistic, "source_size": SourceSize}
 _CELL_KEYS = ("source", "target", "shots")  # which both sides of a claim need; without a model: each that was run
@@ -135,7 +136,7 @@ def _parsed(text: str, where: str) -> ClaimFile:
         _summary(table, f"{where}, summary {place}") for place, table in enumerate(content.get("summary", []), 1)
     ]
     images = content.get("source_images", {})
-    if not isinstance(images, dict) or not all(_is_number(number) and number > 0 for number in images.values()):
+    if not isinstance(images, dict) or not all(map(_is_positive, images.values())):
         raise InputError(f"{where}: source_images must be a section of numbers, such as imagenet1k = 1281167")
     file = ClaimFile(str(content.get("title", where)), claims, tuple(summaries), dict(images))
     for claim in claims:
@@ -151,7 +152,7 @@ def _claim(table: dict[str, Any], where: str) -> Claim:
         if name in table and not (isinstance(table[name], str) and table[name]):
             raise InputError(f"{where}: {name} must be a text in quotes")
     margin = table.get("margin")
-    if margin is not None and not (_is_number(margin) and margin > 0):
+    if margin is not None and not _is_positive(margin):
         raise InputError(f"{where}: margin is {margin!r}; it must be a number of points above 0")
     if not isinstance(table.get("paired", True), bool):
         raise InputError(f"{where}: paired must be true or false")
@@ -238,5 +239,6 @@ def _names(value: Any, where: str) -> Names:
     return tuple(dict.fromkeys(map(str, values)))
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_positive(value: Any) -> bool:
+    """Whether a value is a number above 0, and not an endless one."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < _MOST

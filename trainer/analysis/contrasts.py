@@ -193,4 +193,4 @@ def _common_seeds(cells: Sequence[CellKey], results: Measured) -> list[int]:
 
 
 def _numbers(cell: CellKey, seeds: Sequence[int], results: Measured) -> Floats:
-    return results.values[cell].loc[list(seeds)].to_numpy(dtype=np.float64)
+    return np.array(results.values[cell].loc[list(seeds)], dtype=np.float64)

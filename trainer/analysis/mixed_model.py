@@ -73,14 +73,14 @@ def fit_mixed_model(summary: Summary, runs: pd.DataFrame) -> MixedModel:
         fitted = MixedLM(values, design, groups.to_numpy()).fit(reml=True)
     first = levels.shape[1]
     limits = np.asarray(fitted.conf_int())
-    terms = tuple(
-        Term(title, float(fitted.fe_params[place]), *map(float, limits[place]), float(fitted.pvalues[place]))
-        for place, title in enumerate(titles, first)
-    )
+    terms = []
+    for place, title in enumerate(titles, first):
+        low, high = limits[place].tolist()
+        terms.append(Term(title, float(fitted.fe_params[place]), low, high, float(fitted.pvalues[place])))
     if not all(isfinite(number) for term in terms for number in (term.effect, term.low, term.high)):
         return MixedModel(summary.title, reason="the fit did not converge")
-    stds = np.sqrt([float(np.asarray(fitted.cov_re)[0, 0]), float(fitted.scale)])
-    return MixedModel(summary.title, terms, len(chosen), *map(float, stds))
+    of_seeds, of_rest = np.sqrt([float(np.asarray(fitted.cov_re)[0, 0]), float(fitted.scale)]).tolist()
+    return MixedModel(summary.title, tuple(terms), len(chosen), of_seeds, of_rest)
 
 
 def _design(summary: Summary, runs: pd.DataFrame) -> tuple[list[str], list[Floats]]:
@@ -102,4 +102,5 @@ def _design(summary: Summary, runs: pd.DataFrame) -> tuple[list[str], list[Float
 
 def _places(values: "pd.Series[str]", order: Names | Sequence[str]) -> Floats:
     """Each value's place in its order, evenly from -0.5 to 0.5."""
-    return values.map({name: place / (len(order) - 1) - 0.5 for place, name in enumerate(order)}).to_numpy(dtype=float)
+    places = {name: place / (len(order) - 1) - 0.5 for place, name in enumerate(order)}
+    return np.array([places[value] for value in values])

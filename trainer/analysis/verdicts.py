@@ -7,8 +7,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from data_pipelines.common.message_parts import nearest
 from trainer.analysis.claim_file import Claim, ClaimFile
-from trainer.analysis.contrasts import Block, Measured, Weights, average, blocks, measured, spread_blocks, strata
+from trainer.analysis.contrasts import (
+    Block,
+    CellKey,
+    Measured,
+    Weights,
+    average,
+    blocks,
+    measured,
+    spread_blocks,
+    strata,
+)
 from trainer.analysis.estimates import Estimate, estimate
 
 ALPHA = 0.05
@@ -141,7 +152,18 @@ def _missing(weights: Weights, results: Measured) -> str:
     failed = [cell.title for cell in missing if results.failed.get(cell)]
     if failed:
         return f"only NaN for {_listed(failed)}"
-    return f"no results for {_listed([cell.title for cell in missing])}" if missing else ""
+    return f"no results for {_listed([cell.title for cell in missing])}{_meant(missing, results)}" if missing else ""
+
+
+def _meant(missing: Sequence[CellKey], results: Measured) -> str:
+    """Which name of the results was meant by the first that they do not have; empty if none is near."""
+    for key in CellKey._fields:
+        known = {getattr(cell, key) for cell in results.values}
+        for name in dict.fromkeys(getattr(cell, key) for cell in missing):
+            hint = "" if name in known else nearest(name, sorted(known))
+            if "did you mean" in hint:
+                return f"; no {key} of the results is called {name!r}{hint}"
+    return ""
 
 
 def _different_metrics(weights: Weights, results: Measured) -> str:

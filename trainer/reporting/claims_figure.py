@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def draw_claims(judged: Sequence[Judged], folder: Path, name: str) -> Picture | 
         for axes, panel in zip(grid.flat, panels, strict=True):
             _draw(axes, panel)
         handles, labels = _legend(shown)
-        legend(figure, handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        legend(figure, handles, labels, loc="outside lower center", ncols=4, frameon=False)
         width = save(figure, folder, name, also_png=True)
     return Picture(name, _caption(shown), width)
 
@@ -68,7 +69,7 @@ def _draw(axes: Axes, panel: Sequence[Judged]) -> None:
     places, labels, line = [], [], 0
     for group, members in groupby(panel, key=lambda one: one.claim.group):
         if group:
-            across = {"xycoords": ("axes fraction", "data"), "va": "center", "weight": bold(group)}
+            across: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", "weight": bold(group)}
             axes.annotate(drawable(group), (0.005, line), **across, bbox=_BEHIND_TEXT)
             line += 1
         for one in members:

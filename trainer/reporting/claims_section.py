@@ -16,7 +16,7 @@ from data_pipelines.datasets.overlap import shares_images
 from trainer.analysis.claim_file import Claim, ClaimFile, paper_claims, read_claims
 from trainer.analysis.mixed_model import MixedModel, fit_mixed_model
 from trainer.analysis.verdicts import CONTRADICTED, EQUIVALENT, NOT_TESTED, SUPPORTED, UNDECIDED, Judged, judge
-from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Picture, Table, Title
+from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Picture, Table, Title, p_text
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Bold, Code, Text
 from trainer.reporting.claims_figure import draw_claims
@@ -149,7 +149,7 @@ def _counts(judged: Sequence[Judged]) -> Text:
     counts = Counter(one.verdict for one in judged)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
     as_claimed, otherwise, left_open = (sum(one.holds is wanted for one in judged) for wanted in (True, False, None))
-    numbers = f", {otherwise} do not, {left_open} are open: {said}."
+    numbers = f", {otherwise} do not, {left_open} open: {said}."
     return (Bold(f"{as_claimed} of {len(judged)} claims hold"), numbers)
 
 
@@ -221,8 +221,7 @@ def _term(model: MixedModel, title: str) -> Entry:
     term = next((term for term in model.terms if term.title == title), None)
     if term is None:
         return Entry()
-    p = _p(term.p)
-    return Entry(words=f"{term.effect:+.2f} [{term.low:+.2f}, {term.high:+.2f}], p {p if p[0] == '<' else f'= {p}'}")
+    return Entry(words=f"{term.effect:+.2f} ({p_text(term.p)}) [{term.low:+.2f}, {term.high:+.2f}]")
 
 
 def _record(file: ClaimFile, kind: ClaimsOfKind) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from data_pipelines.common.advice import quoted
 from data_pipelines.common.earlier_output import require_free
+from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 
@@ -47,10 +49,23 @@ def write_report(report: Report) -> Path:
     # Here because it takes seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of that.
     from trainer.reporting.compose import PAGE
 
+    _require_places(report)
     require_free(report.out / PAGE, report.force)
     logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
     with Progress(f"report to {report.out}"):
         return _write(report)
+
+
+def _require_places(report: Report) -> None:
+    """Raise InputError if there is nothing to search, as where folders behind a flag were taken for its files."""
+    folder = next((path for path in report.claims or () if path.is_dir()), None)
+    if folder is not None:
+        raise InputError(
+            f"--claims takes TOML files, and {folder} is a folder; name folders of runs before the flag: "
+            f"{quoted(folder)} --claims"
+        )
+    if not report.runs:
+        raise InputError("name the folders of runs, or CSV files, before the flags")
 
 
 def _write(report: Report) -> Path:
