@@ -20,6 +20,7 @@ PRINTED_BY = {
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
     "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
+    **{f"trainer.finetuning.{name}": TUNING for name in ("finetune", "options", "settings")},  # others take names alone
     "data_pipelines.image_files.bit_depth": PREPARE | {"predict"},  # of files, not of prepared pictures
     "data_pipelines.common.xray_storage": PREPARE | {"predict"},
     "data_pipelines.preparation.part_writer": PREPARE,

@@ -1,7 +1,7 @@
 """How far targets lie from sources: bitscale proximity --sources A B --targets X Y --network RUN --out DIR
 
 Compares the images of both in the features of one network, in those of each source and of random weights, and in
-pixels. Writes proximity.json, which `bitscale report RUNS --proximity` sets beside the gains, and a page with tables.
+pixels. Writes proximity.json, which `bitscale report` sets beside what pre-training gained, and a page with tables.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path

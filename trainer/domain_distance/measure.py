@@ -25,6 +25,10 @@ class _Sample:
     def __init__(self, compared: ComparedSet, features: Features) -> None:
         self.compared, self.features = compared, features
 
+    @property
+    def is_short(self) -> bool:
+        return bool(len(self.features) < self.features.shape[1])
+
     @cached_property
     def moments(self) -> Moments:
         return Moments.of(self.features)
@@ -58,6 +62,7 @@ class _Measurement:
         self.pairs: list[Pair] = []
         self.networks: list[dict[str, str]] = []
         self.notes: list[str] = []
+        self.short: dict[int, dict[str, int]] = {}  # sets with fewer images than features, by the number of features
 
     def note(self, text: str) -> None:
         if text not in self.notes:
@@ -77,13 +82,8 @@ class _Measurement:
         self.networks.append({"name": network.name, "fingerprint": network.fingerprint, "kind": network.kind})
         targets = [_Sample(each, self.reader.features(network, each)) for each in self.targets]
         samples = [_Sample(each, self.reader.features(network, each)) for each in sources]
-        short = {each.compared.name: len(each.features) for each in (*samples, *targets)}
-        few = [f"{name} ({count:,})" for name, count in short.items() if count < network.width]
-        if few:
-            self.note(
-                f"fewer images than the {network.width:,} features of {network.name}: {some_of(few)}; in their Fréchet "
-                "distances both covariances are shrunk"
-            )
+        few = {each.compared.name: len(each.features) for each in (*samples, *targets) if each.is_short}
+        self.short.setdefault(network.width, {}).update(few)
         self.compare(network.kind, samples, targets, _in_features)
         fitted = SCRATCH if network.kind == "random" else sources[0].name if network.kind == "own" else network.name
         for target in targets:
@@ -130,6 +130,12 @@ def measure(settings: Proximity) -> Distances:
         if network.head is None:
             found.note(f"{source.name} has no head with one class per image, so there is no LEEP of it")
         found.in_network(network, [source])
+    for width, few in found.short.items():
+        if few:
+            named = some_of([f"{name} ({count:,})" for name, count in few.items()])
+            found.note(
+                f"fewer images than the {width:,} features: {named}; their Fréchet distances use shrunk covariances"
+            )
     return Distances(found.networks, _described(found.sources), _described(found.targets), found.pairs, found.notes)
 
 

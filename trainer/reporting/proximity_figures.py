@@ -26,7 +26,7 @@ from trainer.reporting.tables import seeds_text, sources_of
 _IN_FEATURES, _IN_PIXELS = ("frechet", "kernel", "classifier"), ("spectrum", "grey-levels")
 _COLOURS = "YlGnBu"
 _DARK = 0.55  # share of the range from which text on a cell is white
-_CELL, _MARGIN, _LEAST_WIDTH, _WIDTH = (0.62, 0.3), 0.75, 1.9, 7.2  # inches
+_CELL, _MARGIN, _LEAST_WIDTH, _WIDTH = (0.62, 0.3), 0.95, 1.9, 7.2  # inches
 _TITLE, _LETTERS_PER_INCH = 0.2, 15  # inches, and of a title above the panels
 _LONGEST_SOURCE = 24
 _MARKERS = "osD^vPX*<>hp"
@@ -40,7 +40,7 @@ def heat_maps(found: Distances, folder: Path) -> list[Block]:
     captions = {
         "common": f"in the features of {found.network('common')}",
         "random": f"in the features of {found.network('random')} weights, a control",
-        "pixels": "in pixels, a control: of mean spectra, decibels, and of grey levels from 0 to 255",
+        "pixels": "in pixels, a control",
     }
     blocks: list[Block] = []
     for kind, caption in captions.items():

@@ -13,7 +13,7 @@ from trainer.reporting.proximity_words import MEASURE_TITLE, title_of, value_tex
 
 _ABOUT = (
     "How far the images of each target lie from those of each source: larger is farther. Nothing was trained for it "
-    "but the classifier that tells both sets apart, which at 50% cannot. Distances compare with each other in one heat "
+    "but the classifier that tells both sets apart, whose chance is 50%. Distances compare with each other in one heat "
     "map or table, not between features of different networks."
 )
 _FEATURES = {"common": "the features of one network, {}", "random": "the features of {} weights, a control"}

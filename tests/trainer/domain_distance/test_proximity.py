@@ -87,7 +87,7 @@ def test_every_measure_is_in_the_file(command: Run, source: Path, tmp_path: Path
     assert "others and others share 22 images: each counts as of one of them only" in error
     assert "singles has no two classes with two images each: no measure with labels" in error
     assert "1 class or finding of findings with fewer than two images left out" in error
-    assert "fewer images than the 1,024 features of bird: bird (24), others (22), singles (22), findings (24)" in error
+    assert error.count("fewer images than the 1,024 features: bird (24), others (22), singles (22), findings (24)") == 1
     assert "others is a set of images without weights: it has no features of its own" in error
     assert "others, nearest first by kernel distance: " in error
 
@@ -162,9 +162,9 @@ def test_images_of_a_run_are_those_that_it_was_trained_on(
     run = save_run(tmp_path / "cats", tensors_of(), sets=["shapes"])
     settings = Proximity((str(run),), ("others",), "random")
     assert len(open_sources(settings)[0].index) == 24
-    (run / "config.json").write_text(json.dumps({"data": {"sets": ["shapes"], "classes": ["cat", "fish"]}}))
+    (run / "config.json").write_text(json.dumps({"data": {"sets": ["others"]}}))
     (source,) = open_sources(settings)
-    assert (source.name, len(source.index), source.index.classes) == ("cats", 16, ("cat", "fish"))
+    assert (source.name, len(source.index), source.index.classes) == ("cats", 22, ("a", "b"))
 
 
 def test_weights_that_name_no_images_are_refused(tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_sets_that_share_images_are_parted(sets: Path, monkeypatch: pytest.Monke
     some = whole.take(np.array([3, 7, 5, 9]))
     rows, columns = apart(whole, some)
     assert list(np.setdiff1d(np.arange(24), rows)) == [5, 9]
-    assert list(columns) == [1, 3]
+    assert list(columns) == [2, 3]
     assert [len(part) for part in apart(whole, whole)] == [12, 12]
     others = Index.load(sets / "others", "train")
     assert [len(part) for part in apart(whole, others)] == [24, 22]

@@ -34,13 +34,13 @@ def test_kernel_distance_of_one_block_is_that_of_loops() -> None:
 
 
 def test_kernel_distance_is_the_mean_over_blocks() -> None:
-    one, other = gaussian(20, 0.0, 0), gaussian(33, 0.5, 1)
-    parts = [np.array_split(drawn_order(len(each), seed), 10) for seed, each in enumerate((one, other))]
+    one, other = gaussian(55, 0.0, 0), gaussian(66, 0.5, 1)
+    parts = [np.array_split(drawn_order(len(each), seed), 25) for seed, each in enumerate((one, other))]
     values = [plain_kernel_distance(one[rows], other[columns]) for rows, columns in zip(*parts, strict=True)]
     found = kernel_distance(one, other)
     assert found.value == pytest.approx(np.mean(values), rel=1e-5)
     assert found.high is not None
-    assert found.high - found.value == pytest.approx(2.2622 * np.std(values, ddof=1) / np.sqrt(10), rel=1e-3)
+    assert found.high - found.value == pytest.approx(2.0639 * np.std(values, ddof=1) / np.sqrt(25), rel=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
