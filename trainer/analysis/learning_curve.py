@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy
 
 from data_pipelines.common.counter_rng import uniform
-from trainer.evaluation.bootstrap import Floats
 
+Floats = npt.NDArray[np.float64]
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 _LEAST_ERROR = 1e-9

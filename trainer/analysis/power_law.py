@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import scipy
 
-from trainer.analysis.learning_curve import LearningCurve, SeedResamples, quantiles, spread_is_known
-from trainer.evaluation.bootstrap import Floats, Ints
+from trainer.analysis.learning_curve import Floats, LearningCurve, SeedResamples, quantiles, spread_is_known
 
 LEAST_ALPHA, MOST_ALPHA = 0.02, 3.0
 DECADE = 10.0
@@ -121,7 +121,7 @@ def fit(images: Floats, errors: Floats, weights: Floats, signed: bool = False) -
     return Fitted(Parameters(floor, scale * unit**alpha, alpha), squares, np.minimum(allowed, through_zero))
 
 
-def _vertex(profile: Floats, best: Ints) -> Floats:
+def _vertex(profile: Floats, best: npt.NDArray[np.int64]) -> Floats:
     """Alpha at the vertex of the parabola through a place of the grid and its neighbours, [B]."""
     rows, middle = np.arange(len(best)), np.clip(best, 1, len(_ALPHAS) - 2)
     before, here, after = (profile[rows, middle + step] for step in (-1, 0, 1))

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from data_pipelines.common.advice import flag
 from trainer.analysis.joint_law import FEWEST_TARGETS, LAW, MEAN, MEAN_AT, HeldOut, held_out
 from trainer.document.blocks import Block, Paragraph, Title
 from trainer.document.text import Code, Text
@@ -61,7 +60,7 @@ def _what_is_known(baseline: str, distances: Distances | None, cells: pd.DataFra
     known = "so d is whether source and target are of the same kind, natural images or chest X-rays. "
     if same_kind(cells).isna().all():
         known = "and the names of the sets do not tell their kind of images: there is no d, and no joint law. "
-    more = (Code("bitscale proximity"), " measures it, for ", Code(flag("--proximity")), ".")
+    more = (Code("bitscale proximity"), " measures it, and ", Code("--proximity"), " hands it to this report.")
     return [*remarks, ("The proximity of these sources and targets is not given, " + known, *more)]
 
 
