@@ -30,7 +30,7 @@ class Moments:
         for start in range(0, count, _BLOCK_ROWS):
             block = features[start : start + _BLOCK_ROWS] - mean
             products += block.T @ block
-            fourth += float(np.square(np.einsum("nd,nd->n", block, block)).sum())
+            fourth += float(np.square(np.einsum("ij,ij->i", block, block)).sum())
         return Moments(count, mean, products / (count - 1), fourth / count)
 
     @property

@@ -75,8 +75,8 @@ def _write(report: Report) -> Path:
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
 
-    collected = collect(report.runs, report.metric, report.best_on == "val")
     distances = read_distances(report.proximity) if report.proximity else None
+    collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
     paper = published() if report.paper else None
     composed = compose(collected, report.out, paper, distances, report.laws, report.claims)

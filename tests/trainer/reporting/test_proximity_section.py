@@ -11,6 +11,7 @@ from made_results import seeds, write_results
 from matplotlib.axes import Axes
 from PIL import Image
 
+from data_pipelines.common.errors import InputError
 from trainer.document.blocks import Paragraph, Picture, Table
 from trainer.domain_distance.proximity_file import Distances, Pair, write_distances
 from trainer.reporting.collect import collect
@@ -70,6 +71,13 @@ def test_report_has_the_section_where_it_is_asked_for(tmp_path: Path) -> None:
     assert page.count("data:image/svg+xml") == before.count(".png)") + 3
     tables = (tmp_path / "with" / "tables.tex").read_text()
     assert r"Pets, near & 12.3 & 0.100 [0.050, 0.150] & 90.0 \\" in tables
+
+
+def test_a_missing_result_leaves_nothing_behind(tmp_path: Path) -> None:
+    runs = write_results(tmp_path / "runs", sweep("full"))
+    with pytest.raises(InputError, match=r"absent\.json is not a result of bitscale proximity"):
+        write_report(Report((runs,), tmp_path / "out", proximity=tmp_path / "absent.json"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_gains_stand_at_their_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
