@@ -57,7 +57,7 @@ def test_the_papers_claims_have_a_place_and_a_label_each() -> None:
             r"\(data\): unknown field 'dirction'; did you mean 'direction'",
         ),
         ('model = "r50x1"', 'modell = "r50x1"', r"cells: unknown field 'modell'; did you mean 'model'"),
-        ("first = { source", "first = { sourcee", r"first: unknown field 'sourcee'; did you mean 'source'"),
+        ("first = { source", "first = { sources", r"first: unknown field 'sources'; did you mean 'source'"),
         ("[[claim]]", "tilte = 1\n[[claim]]", r"claims.toml: unknown field 'tilte'; did you mean 'title'"),
         ('"higher"', '"hihger"', r"direction is 'hihger'; did you mean 'higher'"),
         ('"higher"', '"equal"', "needs a margin"),
