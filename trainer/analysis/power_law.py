@@ -95,7 +95,9 @@ class PowerLaw:
 
     def band(self, images: Floats) -> tuple[Floats, Floats] | None:
         """95% limits of the curve at images [M]; None with one seed."""
-        return None if self.resampled is None else quantiles(np.maximum(self.resampled.at(images), 0.0))
+        if self.resampled is None or self.parameters is None:
+            return None
+        return _around(self.parameters.at(images), self.resampled.at(images))
 
 
 def fit(images: Floats, errors: Floats, weights: Floats, signed: bool = False) -> Fitted:
@@ -149,14 +151,20 @@ def fit_curve(curve: LearningCurve, seeds: SeedResamples) -> PowerLaw:
         return PowerLaw(curve, best, None, "no second seed tells how sure the errors are")
     # Limits from fits that keep the floor at or above zero miss a floor near zero, and what follows from it, too often.
     resampled = fit(curve.images, curve.resampled(seeds), weights, signed=True).parameters
-    limits = {name: _limits(np.maximum(getattr(resampled, name), 0.0)) for name in Parameters._fields}
+    limits = {name: _limits(getattr(best, name), getattr(resampled, name)) for name in Parameters._fields}
     p_misfit = _p_misfit(found, num, curve.freedom)
     untold = _why_untold(curve, found, resampled, p_misfit)
     return PowerLaw(curve, best, resampled, untold, p_misfit, limits)
 
 
-def _limits(values: Floats) -> tuple[float, float]:
-    low, high = quantiles(values)
+def _around(best: Floats, resampled: Floats) -> tuple[Floats, Floats]:
+    """95% limits of what is not negative, which hold the best value also where a floor of zero keeps it apart."""
+    low, high = quantiles(np.maximum(resampled, 0.0))
+    return np.minimum(low, best), np.maximum(high, best)
+
+
+def _limits(best: Floats, resampled: Floats) -> tuple[float, float]:
+    low, high = _around(best, resampled)
     return float(low), float(high)
 
 
@@ -180,7 +188,7 @@ def _why_untold(curve: LearningCurve, found: Fitted, resampled: Parameters, p_mi
         return f"exponents from {low:.2g} to {high:.2g} fit equally well, up to a limit of the search"
     if at_bound.mean() > _MOST_AT_BOUND:
         return f"in more than {_MOST_AT_BOUND:.0%} of the resamples the exponent is at a limit of the search"
-    low, high = _limits(resampled.alpha)
+    low, high = _limits(found.parameters.alpha[0], resampled.alpha)
     if high > _WIDEST * low:
         return f"the exponent lies anywhere from {low:.2g} to {high:.2g}"
     return ""

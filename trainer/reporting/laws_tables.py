@@ -40,7 +40,7 @@ def _law_words(law: PowerLaw) -> tuple[str, ...]:
     if not law.is_told or law.parameters is None or law.resampled is None:
         return (_NOT_TOLD,) * len(_LAW_COLUMNS)
     best, (low, high) = law.parameters, law.limits["floor"]
-    floor = f"at most {high * 100:.2f}" if low < _LEAST_FLOOR else _percent(float(best.floor), low, high)
+    floor = f"at most {max(high * 100, 0.01):.2f}" if low < _LEAST_FLOOR else _percent(float(best.floor), low, high)
     alpha = "{:.2f} [{:.2f}, {:.2f}]".format(float(best.alpha), *law.limits["alpha"])
     further = law.curve.images[-1:] * DECADE
     band = law.band(further)
