@@ -21,7 +21,7 @@ LAYERS = {
     ],
     "benchmarks": [
         *("lib", "lib.kernels", "lib.throughput", "lib.engines", "lib.loading", "lib.on_gpu", "lib.network"),
-        *("lib.scaling", "lib.union_heads"),
+        *("lib.scaling", "lib.transfer_distance", "lib.union_heads"),
     ],
 }
 SHARED = {

@@ -15,6 +15,7 @@ from data_pipelines.common.printable import shortened
 from trainer.analysis.verdicts import CONTRADICTED, EQUIVALENT, SUPPORTED, UNDECIDED, Judged
 from trainer.document.blocks import Picture
 from trainer.document.figure_style import STYLE, save
+from trainer.reporting.figures import plain_log_ticks
 
 # As in the other figures (after Okabe and Ito); the marker says the same in print.
 _LOOKS = {
@@ -79,7 +80,7 @@ def _draw(axes: Axes, panel: Sequence[Judged]) -> None:
             line += 1
     if is_ratio:
         axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        plain_log_ticks(axes.xaxis, (1.0, 2.0, 5.0))
     axes.axvline(neutral, color="0.3", linewidth=0.9, zorder=1)
     axes.set_yticks(places, labels)
     axes.tick_params(axis="y", length=0)

@@ -13,7 +13,9 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from data_pipelines.common.figure_text import bold, drawable, legend, text_style
 from data_pipelines.common.file_names import own_file_name_of
@@ -277,6 +279,14 @@ def add_legend(figure: Figure, handles: Handles) -> None:
         fitting = max(1, int(figure.get_figwidth() * _LETTERS_PER_INCH / letters))
         columns = min(_LEGEND_COLUMNS, len(labels), fitting)
         legend(figure, artists, labels, loc="outside lower center", ncols=columns, frameon=False)
+
+
+def plain_log_ticks(axis: Axis, subs: Sequence[float] = (1.0,)) -> None:
+    """Plain numbers on a logarithmic axis, at these multiples of powers of ten. Matplotlib's own are mathematical text,
+    which figures with names in them switch off."""
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def short_target(target: str) -> str:

@@ -91,13 +91,13 @@ def baseline_title(runs: pd.DataFrame) -> str:
 
 def gain_cells(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """The mean gain of each cell over the baseline in points, paired by seed: columns of the panel, source, title,
-    source_sets, shots, images, gain, se (NaN for a single seed)."""
+    source_sets, shots, images, gain, se (NaN for a single seed), seeds."""
     by = [*RowKey._fields, "model", "shots", "seed"]
     of_baseline = runs[runs["title"] == baseline].groupby(by)["test"].mean().rename("baseline")
     paired = runs[runs["title"] != baseline].join(of_baseline, on=by)
     paired = paired.assign(gain=(paired["test"] - paired["baseline"]) * 100).dropna(subset=["gain"])
     cells = paired.groupby([*_CELL, "title", "source_sets", "images"], sort=False)["gain"]
-    found = cells.agg(["mean", "sem"]).rename(columns={"mean": "gain", "sem": "se"})
+    found = cells.agg(["mean", "sem", "count"]).rename(columns={"mean": "gain", "sem": "se", "count": "seeds"})
     return found.reset_index()
 
 

@@ -6,6 +6,7 @@ from textwrap import fill
 from typing import Any
 
 import numpy as np
+import scipy
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,7 +17,7 @@ from trainer.analysis.joint_law import LAW, MEAN_AT, HeldOut
 from trainer.analysis.power_law import DECADE, PowerLaw
 from trainer.document.blocks import Picture
 from trainer.document.figure_style import STYLE, save
-from trainer.reporting.figures import BARS, Handles, Look, add_legend, merge, short_target
+from trainer.reporting.figures import BARS, Handles, Look, add_legend, merge, plain_log_ticks, short_target
 
 Curves = Sequence[tuple[str, Look, PowerLaw]]  # the label, colour and marker of each law
 _PANEL, _LEGEND_HEIGHT, _MOST_BESIDE = (3.4, 2.6), 0.6, 2  # inches
@@ -102,9 +103,7 @@ def _logarithmic(axes: Axes) -> None:
     """Logarithmic axes with plain numbers, at 1, 2 and 5 times powers of ten of the error."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.yaxis, (1.0, 2.0, 5.0))
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < _MANY_DECADES * low else (1.0,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
@@ -128,7 +127,7 @@ def prediction_figure(name: str, caption: str, found: HeldOut, folder: Path) -> 
         for axes, (predictor, title) in zip(grid, titles.items(), strict=True):
             for place, target in enumerate(found.targets):
                 cells = found.cells[found.cells["target"] == target]
-                errors = (1.96 * cells["se"]).fillna(0.0)
+                errors = (cells["se"] * scipy.stats.t.ppf(0.975, cells["seeds"] - 1)).fillna(0.0)
                 bars = {"elinewidth": 0.6, "ls": "none", "ms": 4}
                 handles[short_target(target)] = axes.errorbar(
                     cells[predictor], cells["gain"], yerr=errors, **bars, **look(place)

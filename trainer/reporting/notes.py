@@ -7,7 +7,7 @@ import pandas as pd
 from data_pipelines.datasets.overlap import shares_images
 from trainer.document.text import Bold, Code, Text
 from trainer.reporting.names import METRIC_TITLE, listed, target_title
-from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED
+from trainer.reporting.rows import AUTHORS, CELL, DEFAULT, PUBLISHED, sizes_of_sets
 
 _BY_TEXT = "fine-tuned by BiT and the paper's text, the default"
 _BY_RECIPE = "pre-trained as the recipe has it"
@@ -117,7 +117,7 @@ def sizes(runs: pd.DataFrame) -> list[str]:
     """Stored and training image sizes, by target."""
     own = runs[(runs["origin"] != PUBLISHED) & runs["image_size"].notna()]
     lines = []
-    for target, of_target in own.groupby("target", sort=False):
+    for target, of_target in own.assign(prepared=sizes_of_sets(own)).groupby("target", sort=False):
         seen = of_target[["prepared", "resize", "image_size"]].drop_duplicates()
         ways = []
         for prepared, resize, size in seen.itertuples(index=False):

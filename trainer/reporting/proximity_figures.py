@@ -17,7 +17,7 @@ from trainer.document.blocks import Block, Paragraph, Picture
 from trainer.document.figure_style import STYLE, save
 from trainer.domain_distance.proximity_file import Distances, Pair
 from trainer.reporting.cells import CONFIDENCE, cell_of, half_interval
-from trainer.reporting.figures import BARS, Styles, short_target, styles_of
+from trainer.reporting.figures import BARS, Styles, plain_log_ticks, short_target, styles_of
 from trainer.reporting.gains import gains
 from trainer.reporting.names import FULL, shots_order
 from trainer.reporting.proximity_words import MEASURE_TITLE, numbers_of, rounded, title_of
@@ -144,6 +144,7 @@ def _scatter(gained: pd.DataFrame, pairs: Pairs, order: Sequence[str], styles: S
     used = [pairs[key].value for key in set(zip(gained["source"], gained["target"], strict=True))]
     if min(used) > 0 and max(used) / min(used) > _LOG_FROM:
         grid.flat[0].set_xscale("log")
+        plain_log_ticks(grid.flat[0].xaxis)
     for axes in list(grid.flat)[max(0, len(order) - beside) : len(order)]:
         axes.set_xlabel("kernel distance")
         axes.tick_params(labelbottom=True)

@@ -127,6 +127,15 @@ def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return frame
 
 
+def sizes_of_sets(runs: pd.DataFrame) -> "pd.Series[str]":
+    """The stored size of each run's set as its run with the most images has it: few shots draw images of other sizes.
+    Where a result does not tell its set's content, its own."""
+    known = runs[runs["content"] != ""].sort_values("train_images", kind="stable")
+    sizes = dict(zip(known["content"], known["prepared"], strict=True))  # the last one stays
+    own = zip(runs["content"], runs["prepared"], strict=True)
+    return pd.Series([sizes.get(content, size) for content, size in own], index=runs.index, dtype=object)
+
+
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
     return {name: printable(value) if isinstance(value, str) else value for name, value in row.items()}
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from trainer.finetuning.paper_protocol import SETTINGS
 from trainer.reporting.names import listed, setting_order, target_title
-from trainer.reporting.rows import CELL, OWN
+from trainer.reporting.rows import CELL, OWN, sizes_of_sets
 
 WITHIN = [name for name in CELL if name != "setting"]  # runs of one cell, whatever their settings
 _GROUP = ["kind", "origin", "mode", "protocol", "target"]  # settings are called alike in all cells of a group
@@ -31,7 +31,8 @@ def with_settings(runs: pd.DataFrame) -> pd.DataFrame:
     where all runs of a target's cells have the same settings. Trials that differ in their folders alone are told apart
     by these."""
     settings = pd.Series("", index=runs.index)
-    for _, group in runs[runs["origin"] == OWN].groupby(_GROUP, sort=False):
+    own = runs[runs["origin"] == OWN]
+    for _, group in own.assign(prepared=sizes_of_sets(own)).groupby(_GROUP, sort=False):
         settings.update(_labels(group))
     runs = runs.assign(setting=settings)
     for _, group in runs[runs["origin"] == OWN].groupby([*_GROUP, "setting"], sort=False):

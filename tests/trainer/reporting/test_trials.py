@@ -204,3 +204,17 @@ def test_figures_have_a_panel_for_each_setting(tmp_path: Path, monkeypatch: pyte
     assert [title.replace("\n", " ") for title in titles] == [f"r50x1, {setting}" for setting in settings(tmp_path)]
     assert len(titles) == 4
     assert max(len(line) for title in titles for line in title.splitlines()) < 35
+
+
+def test_sizes_of_drawn_images_are_no_settings(tmp_path: Path) -> None:
+    def drawn(digest: str, *sizes: tuple[int, int]) -> list[dict[str, Any]]:
+        results = trial(digest, (0.5, 0.6, 0.7))
+        return [
+            result | {"prepared_size": size, "set_digests": {"pets": digest}, "train_images": 5 + place}
+            for place, (result, size) in enumerate(zip(results, sizes, strict=True))
+        ]
+
+    one = drawn("a", (64, 85), (64, 88), (64, 80))
+    assert settings(write_results(tmp_path / "one", one)) == [""]
+    two = [*one, *drawn("b", (128, 170), (128, 160), (128, 190))]  # the set prepared in two sizes
+    assert settings(write_results(tmp_path / "two", two)) == ["stored at 64 x 80", "stored at 128 x 190"]
