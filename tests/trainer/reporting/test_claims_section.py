@@ -72,7 +72,7 @@ def test_claims_are_a_section_of_every_format(tmp_path: Path) -> None:
     assert "- **supported.** `gain_of_$mine`, section 4: Pre-training gains. Margin: 2 points." in text
     assert "**not tested: no results for other, r50x1 on Pets, full.** `absent`" in text
     assert r"| gain_of\_\$mine | higher | +30.00 [" in text
-    assert "| larger source | +30.00 [" in text
+    assert "| larger source | +30.00 (p < 0.001) [" in text
     html = (folder / "report.html").read_text()
     assert "<h2>Claims</h2>" in html
     assert "gain_of_$mine" in html
