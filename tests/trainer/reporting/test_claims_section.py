@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,13 @@ def test_sources_are_called_as_the_results_or_the_report(tmp_path: Path) -> None
     for name in ("chexpert+mimic", "chexpert_mimic_bit50x1", "CheXpert+MIMIC", "chexpert+mimic_cxr"):
         claims = CLAIMS.replace('"mine"', f'"{name}"').replace('"scratch"', '"chexpert"')
         assert "**supported.** `gain_of_$mine`" in section(tmp_path, results, claims), name
+
+
+def test_without_statsmodels_the_verdicts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "statsmodels.regression.mixed_linear_model", None)
+    text = section(tmp_path, SWEEP)
+    assert "**supported.** `gain_of_$mine`" in text
+    assert "left out: a mixed model needs statsmodels; in the checkout of bitscale: pip install -e '.[analysis]'." in text
 
 
 def test_without_fine_tunings_claims_are_refused(tmp_path: Path) -> None:
