@@ -72,7 +72,8 @@ def load_site(name: str) -> Site:
     path = Path(name) if name.endswith(".toml") else SITES / f"{name}.toml"
     if not path.is_file():
         raise UsageError(
-            f"no site {name!r}{nearest(name, site_names())}; or name a TOML file like {SITES}/generic.toml"
+            f"no site {name!r}{nearest(name, site_names())}; for one of your own copy {SITES}/generic.toml, change the "
+            "copy, and name it with --site"
         )
     text = ""
     try:

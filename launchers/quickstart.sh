@@ -47,4 +47,5 @@ fine_tune fashion_mnist --data.classes "${unseen[@]}" --overlap-excluded
 fine_tune digits
 
 "$PYTHON" trainer/report.py "$runs" --out "$report" --force
+[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || echo "To use bitscale in this shell: source $PWD/.venv/bin/activate"
 echo "The report is in $PWD/$report/report.md, its figure of both targets in $PWD/$report/targets.png"

@@ -77,6 +77,7 @@ OF_ANOTHER = {
     ("trainer.finetuning.finetune", "--size"): "prepare",
     ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
     ("trainer.splits", "--test-fraction"): "prepare",
+    ("trainer.evaluation.page", "--patient-column"): "prepare csv",
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
     ("trainer.finetuning.paper_protocol", "--out"): "prepare",
     ("trainer.finetuning.paper_protocol", "--root"): "prepare",

@@ -25,7 +25,7 @@ def main() -> None:
     from trainer.evaluation.predict_images import predict_images
 
     counts, left_out = predict_images(settings)
-    unreadable = f", {counts['unreadable']} could not be read" if counts["unreadable"] else ""
+    unreadable = f", {counts['unreadable']} could not be read (column error)" if counts["unreadable"] else ""
     others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""
     print(f"{settings.out}: {counts['read']} images{unreadable}{others}")
 

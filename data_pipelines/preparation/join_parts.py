@@ -169,7 +169,8 @@ def _notes(raw: RawSet, shards: list[Shard]) -> list[str]:
         assert raw.bits is not None
         notes.append(depth_note(raw.bits))
     if turned := sum(shard["turned"] for shard in shards):
-        notes.append(f"{turned:,} of {num_images:,} pictures were turned upright, as their files say")
+        were = "was" if turned == 1 else "were"
+        notes.append(f"{turned:,} of {num_images:,} pictures {were} turned upright, as their files say")
     if remarks := _remarks(shards):
         notes.append(f"remarks on images that were taken all the same: {counted(remarks)}")
     return notes

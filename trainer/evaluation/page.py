@@ -92,7 +92,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
     if not assessment.of_patients:
         found.append(
             "Each image is resampled by itself. If several pictures show one animal, site or burst, the true intervals "
-            "are wider; name them in a column of a CSV file, as if they were patients."
+            "are wider; say which belong together in a column of a table, and prepare that by `prepare csv` with "
+            "--patient-column."
         )
     elif not assessment.patients:
         found.append(

@@ -95,8 +95,8 @@ def _notes_on_filters(model_name: str, filters: str) -> list[str]:
     if filters == "standardised":
         return [
             f"timm cannot build a {model_name} with weight standardisation (it can {', '.join(ARCHITECTURES)}): this "
-            "is the same network with its filters standardised once and for all. Its logits are the same; fine-tuning "
-            "it is not."
+            "is the same network with its filters standardised once and for all. Its logits are the same, but "
+            "fine-tuning it gives other results."
         ]
     if filters == "scaled":
         return [

@@ -78,8 +78,9 @@ def choose(settings: Mapping[str, Any]) -> Config:
         chosen |= choose_some(train, machine, known)
     for name, (value, reason) in chosen.items():
         if reason:
-            given = f" (but {settings[name]} is given)" if settings.get(name, value) != value else ""
-            rank_0_logger.info(f"own: {name} {value}{given}: {reason}")
+            given = settings.get(name, value)
+            instead = "" if given == value else f"{given:g}" if isinstance(given, float) else str(given)
+            rank_0_logger.info(f"own: {name} {instead and f'{instead} as given, instead of '}{value}: {reason}")
     values = {name: value for name, (value, _) in chosen.items()}
     return with_settings(PREVIEW, {"name": run_name(settings), "data.sets": settings["data.sets"], **values})
 
