@@ -27,6 +27,7 @@ OTHERS = {
         "--soak-minutes",
     ),
     *("--figures", "--inputs", "--bind", "--endpoint", "--nnodes", "--strict", "--short"),
+    *("--no-index", "--find-links"),  # of pip
 }
 # Of earlier versions: the changelog and the recipes say what they are called today.
 FORMER = {"--base-lr", "--optim.paper-code", "--resume-anyway", "--stage", "--train-on"}
