@@ -156,7 +156,7 @@ def test_who_is_at_work_on_a_run(
     assert "\x1b" not in table([run_status(run, 900.0, NOW)])
 
 
-@pytest.mark.parametrize(("number", "state"), [(os.getpid(), "running"), (2**22 + 1, "unknown")])
+@pytest.mark.parametrize(("number", "state"), [(os.getpid(), "running"), (2**22 + 1, "unknown")], ids=["alive", "gone"])
 def test_a_run_without_status_is_starting_while_it_is_held(number: int, state: str, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", None)
     lock_file.create(run / LOCK, replace(lock_file.this_start(run), process=_process(number) or Process(number, None)))
