@@ -13,7 +13,7 @@ from data_pipelines.common.splits import Split
 from data_pipelines.datasets.reading import split_of, splits_in
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.table import is_missing
-from data_pipelines.image_files.folder_scan import Found, Scan
+from data_pipelines.image_files.folder_scan import Found, Scan, scan
 
 _AS_CLASSES = "--no-split-folders"
 _BESIDE = "pictures beside the class folders"
@@ -28,6 +28,11 @@ class ClassFolders:
     files: list[tuple[Found, int, Split]]
     notes: list[str]
     left_out: Counter[str]
+
+
+def scan_for_classes(root: Path, split_folders: bool) -> Scan:
+    """What lies below `root`. A folder that links lead to as well is taken once in each class."""
+    return scan(root, once_in=lambda folder: class_of(folder, split_folders))
 
 
 def class_folders(root: Path, tree: Scan, has_splits: bool, are_xrays: bool) -> ClassFolders:

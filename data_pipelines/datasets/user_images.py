@@ -13,13 +13,12 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import Split
-from data_pipelines.datasets.class_folders import class_folders, class_of
+from data_pipelines.datasets.class_folders import class_folders, scan_for_classes
 from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, SplitBy, user_set
 from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.table import Table, read_table
 from data_pipelines.datasets.table_paths import Listing
-from data_pipelines.image_files.folder_scan import scan
 
 Label = int | npt.NDArray[np.float32]
 
@@ -157,7 +156,7 @@ def image_folder(
     """
     choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
     _require_root(root)
-    tree = scan(root, once_in=lambda folder: class_of(folder, split_folders))
+    tree = scan_for_classes(root, split_folders)
     found = class_folders(root, tree, split_folders, are_xrays=xray_size is not None)
     name = text_of(root.resolve().name)
     return user_set(
