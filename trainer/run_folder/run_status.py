@@ -118,8 +118,9 @@ def _is_starting(run_dir: Path, stalled_after_s: float, now: float) -> bool:
     holder = holder_of(run_dir)
     if holder is None or (run_dir / STATUS).exists():
         return False
-    if holder.process is not None and holder.is_here:
-        return holder.process.lives()
+    lives = holder.process.lives() if holder.process is not None and holder.is_here else None
+    if lives is not None:
+        return lives
     return holder.since is not None and now - holder.since < stalled_after_s
 
 
