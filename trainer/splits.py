@@ -95,13 +95,16 @@ def few_test_images(data: DataConfig) -> list[str]:
     """Message for a test split so small that its accuracy says little: how wide its 95% interval may be."""
     manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]
     count = sum(manifest["splits"].get("test", {"images": 0})["images"] for manifest in manifests)
+    total = sum(split["images"] for manifest in manifests for split in manifest["splits"].values())
     if not 0 < count < _FEW_TEST_IMAGES:
         return []
     z2 = _NORMAL_97_5**2  # half the width of Wilson's interval where half of the answers are right
     points = 100 * (z2 / (4 * count) + z2**2 / (4 * count**2)) ** 0.5 / (1 + z2 / count)
+    has_share = count >= 0.8 * 0.3 * total  # much like what would be advised
+    remedy = "add images" if has_share else "prepare the set again with more in it, such as --test-fraction 0.3"
     return [
         f"the test split has {count} image{'s' * (count != 1)}: the 95% interval of an accuracy on it reaches up to "
-        f"{points:.0f} points to each side; prepare the set again with more in it, such as --test-fraction 0.3"
+        f"{points:.0f} points to each side; {remedy}"
     ]
 
 

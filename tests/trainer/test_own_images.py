@@ -100,6 +100,7 @@ def test_a_tiny_test_split_is_warned_of(count: int, points: int, tmp_path: Path)
     (warning,) = few_test_images(type(data)(sets=("few",)))
     assert f"{count} image" in warning
     assert f"up to {points} points" in warning
+    assert warning.endswith("; add images")  # half of all are in test already
 
 
 def test_a_test_split_of_some_size_is_not_warned_of() -> None:
