@@ -1,6 +1,7 @@
 """Several values of a setting in one sweep: which there are, where their runs go, and what is refused."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -180,8 +181,12 @@ def test_a_trial_is_the_run_that_its_flags_would_make(planned: Planned) -> None:
 
 
 def test_values_that_change_the_images_are_planned_on_theirs(planned: Planned) -> None:
-    plan = planned("data.classes=few many,many", shots=("full",), epochs=2.0, batch_size=1)
-    assert [(run.trial, run.steps) for run in plan.runs[:2]] == [("classes-few-many", 2 * 5), ("classes-many", 2 * 3)]
+    shutil.rmtree("data/cats")
+    labels = [0, 0, 1, 1, 1, 2]
+    tiny_set(Path("data/cats"), labels, ("few", "many", "one"), splits=("train", "val", "test"))
+    plan = planned("data.classes=few many,many one", shots=("full",), epochs=2.0, batch_size=1)
+    trials = [(run.trial, run.steps) for run in plan.runs[:2]]
+    assert trials == [("classes-few-many", 2 * 5), ("classes-many-one", 2 * 4)]
 
 
 def test_scratch_has_no_stages_to_freeze(planned: Planned) -> None:
