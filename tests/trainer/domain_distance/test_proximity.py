@@ -56,6 +56,7 @@ def measured(pairs: list[dict[str, Any]], **of: str) -> set[str]:
     return {pair["measure"] for pair in pairs if all(pair[key] == value for key, value in of.items())}
 
 
+@pytest.mark.slow
 def test_every_measure_is_in_the_file(command: Run, source: Path, tmp_path: Path) -> None:
     code, printed, error = command(
         *("--sources", source, "others", "--targets", "others", "singles", "findings"),
