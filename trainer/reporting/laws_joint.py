@@ -46,7 +46,9 @@ def joint_blocks(runs: pd.DataFrame, baseline: str, folder: Path, distances: Dis
         return blocks
     title, found = predicted[0]
     blocks += [Paragraph(f"{title}: {_verdict(found)}")]
-    blocks.append(laws_tables.prediction_table(_caption(baseline), predicted, _notes(cells, len(predicted))))
+    blocks.append(
+        laws_tables.prediction_table(_caption(baseline), predicted, _notes(cells, [found for _, found in predicted]))
+    )
     return [*blocks, *_in_full(title, found, folder)]
 
 
@@ -102,10 +104,16 @@ def _caption(baseline: str) -> str:
     )
 
 
-def _notes(cells: pd.DataFrame, num_rows: int) -> tuple[str, ...]:
+def _notes(cells: pd.DataFrame, predicted: list[HeldOut]) -> tuple[str, ...]:
     notes = [f"Targets: {listed([target_title(name) for name in dict.fromkeys(cells['target'])], 12)}."]
-    if num_rows > 1:
-        notes.append(f"{num_rows} rows: the best of them looks better than it is.")
+    if len(predicted) > 1:
+        notes.append(f"{len(predicted)} rows: the best of them looks better than it is.")
+    counts = {len(found.cells) for found in predicted}
+    if len(counts) > 1:
+        notes.append(
+            f"Rows have {min(counts)} to {max(counts)} gains, as not every measure is known of every pair; mean gains "
+            "differ with them."
+        )
     return tuple(notes)
 
 

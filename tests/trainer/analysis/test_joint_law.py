@@ -39,13 +39,13 @@ def test_gains_by_proximity_are_predicted_on_unseen_targets() -> None:
 
 
 def test_proximity_without_effect_does_not_seem_to_help() -> None:
-    better = sum(held_out(cells(5, 0.0, 1.0, seed)).difference(LAW, MEAN_AT)[2] < 0 for seed in range(40))
-    assert better <= 4
+    better = sum(held_out(cells(5, 0.0, 1.0, seed)).difference(LAW, MEAN_AT)[2] < 0 for seed in range(20))
+    assert better <= 3
 
 
 def test_an_effect_among_noise_is_found_with_enough_targets() -> None:
-    better = sum(held_out(cells(8, -2.0, 1.0, seed)).difference(LAW, MEAN_AT)[2] < 0 for seed in range(10))
-    assert better >= 8
+    better = sum(held_out(cells(8, -2.0, 1.0, seed)).difference(LAW, MEAN_AT)[2] < 0 for seed in range(6))
+    assert better >= 5
 
 
 def test_predictions_are_those_of_a_plain_regression() -> None:

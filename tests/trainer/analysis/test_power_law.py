@@ -59,7 +59,7 @@ def least_squares(errors: np.ndarray, weights: np.ndarray) -> float:
         for floor in (0.001, 0.05)
         for alpha in (0.1, 0.5, 1.5)
     ]
-    return 2 * min(each.cost for each in found)
+    return float(2 * min(each.cost for each in found))
 
 
 @pytest.mark.parametrize(("truth", "seeds"), [((0.05, 3.0, 0.8), 5), ((0.0, 0.8, 0.3), 5), ((0.1, 0.8, 0.4), 10)])
