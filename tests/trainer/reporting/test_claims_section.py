@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_claims_are_a_section_of_every_format(tmp_path: Path) -> None:
     assert "- **supported.** `gain_of_$mine`, section 4: Pre-training gains. Margin: 2 points." in text
     assert "**not tested: no results for other, r50x1 on Pets, full.** `absent`" in text
     assert r"| gain_of\_\$mine | higher | +30.00 [" in text
-    assert "| larger source | +30.00 [" in text
+    assert "| larger source | +30.00 (p < 0.001) [" in text
     html = (folder / "report.html").read_text()
     assert "<h2>Claims</h2>" in html
     assert "gain_of_$mine" in html
@@ -137,6 +138,14 @@ def test_sources_are_called_as_the_results_or_the_report(tmp_path: Path) -> None
     for name in ("chexpert+mimic", "chexpert_mimic_bit50x1", "CheXpert+MIMIC", "chexpert+mimic_cxr"):
         claims = CLAIMS.replace('"mine"', f'"{name}"').replace('"scratch"', '"chexpert"')
         assert "**supported.** `gain_of_$mine`" in section(tmp_path, results, claims), name
+
+
+def test_without_statsmodels_the_verdicts_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "statsmodels.regression.mixed_linear_model", None)
+    text = section(tmp_path, SWEEP)
+    assert "**supported.** `gain_of_$mine`" in text
+    assert "left out: a mixed model needs statsmodels" in text
+    assert "pip install -e '.[analysis]'." in text
 
 
 def test_without_fine_tunings_claims_are_refused(tmp_path: Path) -> None:
