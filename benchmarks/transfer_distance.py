@@ -28,7 +28,7 @@ class Settings:
     """Copy the report without its page and vector figures here, with the minutes that each stage took."""
     real: Path | None = None
     """Folder with those that are at hand of cifar10-jpeg.zip, covid-cxr.zip, pneumoniamnist.npz and
-    imagenet-samples.zip; benchmarks/results/README.md says what is in them."""
+    imagenet-samples.zip; docs/transfer_distance.md says what is in them."""
     pretraining_steps: int = 300
     """Steps of 128 images on each source."""
     tuning_steps: tuple[int, int] = (40, 80)

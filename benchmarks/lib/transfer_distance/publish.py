@@ -3,20 +3,31 @@
 import shutil
 from pathlib import Path
 
+from PIL import Image
+
 from benchmarks.lib.results import header
 from benchmarks.lib.transfer_distance.stages import PROXIMITY, REPORT, Study
 from data_pipelines.common.files import write_json
 
-_KEPT = (".md", ".png", ".csv")
+_TEXTS = ("results.csv", "tables.csv", "claims.json")
+_NOT_KEPT = "; [tables.tex](tables.tex) has the tables for LaTeX"
+_COLOURS = 32  # of a kept figure: a third of the bytes, and no difference to see
 
 
 def publish(study: Study, out: Path) -> None:
     """Copy the report and the proximities to a folder, without page, LaTeX and vector figures, and write study.json:
-    machine, sizes, minutes of each stage."""
+    machine, steps, minutes of each stage."""
     out.mkdir(parents=True, exist_ok=True)
-    for path in sorted((study.folder / REPORT).iterdir()):
-        if path.suffix in _KEPT:
-            shutil.copy(path, out / path.name)
+    report = study.folder / REPORT
+    text = (report / "report.md").read_text(encoding="utf-8").replace(_NOT_KEPT, "")
+    lines = [line for line in text.splitlines() if "(report.html)" not in line]
+    (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name in _TEXTS:
+        shutil.copy(report / name, out / name)
+    for figure in sorted(report.glob("*.png")):
+        if f"({figure.name})" in text:
+            with Image.open(figure) as image:
+                image.convert("RGB").quantize(_COLOURS).save(out / figure.name, optimize=True)
     shutil.copy(study.folder / PROXIMITY / "proximity.json", out / "proximity.json")
     size = {"pretraining_steps": study.size.pretraining_steps, "tuning_steps": list(study.size.tuning_steps)}
     write_json(out / "study.json", header("transfer_distance") | size | {"minutes": study.minutes()})
