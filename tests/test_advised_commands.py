@@ -22,10 +22,11 @@ PLAIN = {
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
     "trainer.finetuning.paper_protocol": {"name", "given"},
-    "data_pipelines.datasets.catalog": {"name", "_root_flag(DATASETS[name])"},
+    "trainer.evaluation.model_card": {"_head_flag(run)"},
+    "data_pipelines.datasets.catalog": {"name", "_root_flag(NAMED_SETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`
-SAMPLES = {"name": "chexpert", "given": "--root DIR --out DIR", "_root_flag(DATASETS[name])": "--root DIR "}
+SAMPLES = {"name": "chexpert", "given": "--root DIR --out DIR", "_root_flag(NAMED_SETS[name])": "--root DIR "}
 
 
 def advised(module: str) -> list[tuple[str, list[str]]]:

@@ -82,11 +82,11 @@ def require_several_classes(data: DataConfig) -> None:
     """Raise InputError for sets with one class per image that name a single class: every answer would be right."""
     manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]
     known = {name for manifest in manifests for name in manifest["classes"]}
-    classes = known & set(data.classes) if data.classes else known
-    if len(classes) != 1 or data.one_label or manifests[0]["task"] != "single_label":
+    classes = data.classes or tuple(known)
+    if len(classes) != 1 or classes[0] not in known or data.one_label or manifests[0]["task"] != "single_label":
         return
     raise InputError(
-        f"{', '.join(data.sets)}: there is one class only, {classes.pop()!r}, and nothing to tell apart; "
+        f"{', '.join(data.sets)}: there is one class only, {classes[0]!r}, and nothing to tell apart; "
         + (f"name more with {flag('--data.classes')}" if data.classes else "prepare a set with at least two classes")
     )
 

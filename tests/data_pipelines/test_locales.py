@@ -27,7 +27,7 @@ from data_pipelines.prepare import Output, prepare
 from data_pipelines.image_files.folder_scan import text_of
 from trainer.evaluation.inputs import inputs_of
 place, out, column = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-pictures, table, tars = place / "bilder", place / "t.csv", place / "tars"
+pictures, table, tars = place / "bilder", place / "bilder" / "t.csv", place / "tars"
 sets = {
     "image-folder": image_folder(pictures, 0.3, 0.2),
     "csv": csv_table(pictures, table, label_column=column, fact_columns=(column,), val_fraction=0.3),
@@ -63,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 info = tarfile.TarInfo(f"{name.split('.')[0]}{suffix}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
-    (folder / "t.csv").write_bytes("\n".join(rows).encode(errors="surrogateescape"))
+    (folder / "bilder" / "t.csv").write_bytes("\n".join(rows).encode(errors="surrogateescape"))
     (folder / "classes.txt").write_text("Äpfel\nBirnen\n", encoding="utf-8")
     return folder
 

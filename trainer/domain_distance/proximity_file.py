@@ -75,8 +75,7 @@ def read_distances(path: Path) -> Distances:
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, AttributeError) as error:
         raise InputError(
-            f"{path} is not a result of bitscale proximity ({type(error).__name__}: {error}); make one with it, and "
-            "name its proximity.json"
+            f"{path} is no {NUMBERS} as the command proximity writes it ({type(error).__name__}: {error}); make it anew"
         ) from error
 
 

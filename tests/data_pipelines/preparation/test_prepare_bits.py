@@ -36,7 +36,7 @@ def test_a_set_that_says_no_depth_is_looked_through_and_has_one(
     manifest = prepare(raw, Output(tmp_path / "out"))
     assert manifest is not None
     assert (manifest["bits"], manifest["bits_found"]) == (13, True)
-    note = next(note for note in manifest["notes"] if "--bits" in note)
+    note = next(note for note in manifest["notes"] if "is white" in note)
     assert "8,191 is white" in note
     assert note in capsys.readouterr().err
     same = round(2000 / 8191 * 255)

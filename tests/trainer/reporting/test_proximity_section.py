@@ -75,7 +75,7 @@ def test_report_has_the_section_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_missing_result_leaves_nothing_behind(tmp_path: Path) -> None:
     runs = write_results(tmp_path / "runs", sweep("full"))
-    with pytest.raises(InputError, match=r"absent\.json is not a result of bitscale proximity"):
+    with pytest.raises(InputError, match=r"absent\.json is no proximity\.json"):
         write_report(Report((runs,), tmp_path / "out", proximity=tmp_path / "absent.json"))
     assert not (tmp_path / "out").exists()
 
