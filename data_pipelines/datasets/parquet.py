@@ -2,21 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial as bind
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import text_of
-from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable, key_of
-from data_pipelines.common.splits import hash_split
+from data_pipelines.common.raw_set import RawSet, Repeatable
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import class_name_notes
-from data_pipelines.datasets.split_files import SplitFile, class_names, scan_root, split_files
+from data_pipelines.datasets.split_files import FileImages, class_names, scan_root, split_files
 
 _ROWS_AT_ONCE = 64
 _UNLABELLED = -1  # how hubs write the label of a test split that nobody may know
@@ -61,28 +59,17 @@ def parquet(
     known = _stored_names(files[0].path, columns) if classes_file is None else class_names(classes_file)
     classes = known or _names(found, root)
     number_of = {name: number for number, name in enumerate(classes)}
-
-    def images(chosen: Sequence[SplitFile]) -> Iterator[RawImage]:
-        for file in chosen:
-            for row, image, label in _rows(file.path, columns):
-                key = key_of(f"{file.name}/{row:07d}")
-                split = hash_split(key, *carve) if file.split in (None, "train") else file.split
-                number = _class_number(label, number_of, f"{file.path}, row {row}")
-                yield RawImage(key, split, image, number)
-
-    def part(number: int, parts: int) -> Iterator[RawImage]:
-        return images(files[number::parts]) if parts <= len(files) else islice(images(files), number, None, parts)
-
+    images = FileImages(files, carve, lambda file: _rows(file.path, columns, number_of))
     name = text_of(root.resolve().name)
     return RawSet(
         name=name,
         task="single_label",
         classes=classes,
-        images=Repeatable(bind(images, files)),
+        images=Repeatable(images.all),
         num_images=found.total(),
         source=f"Parquet files under {name}; licence as of the original",
         num_bytes=sum(file.path.stat().st_size for file in files),
-        part=lambda number, parts: Repeatable(bind(part, number, parts)),
+        part=lambda number, parts: Repeatable(bind(images.part, number, parts)),
         notes=tuple(class_name_notes(classes)),
         is_user_set=True,
         upright=True,
@@ -167,17 +154,16 @@ def _stored_names(path: Path, columns: _Columns) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list) and len(set(map(str, names))) == len(names) else ()
 
 
-def _rows(path: Path, columns: _Columns) -> Iterator[tuple[int, bytes, int | str]]:
-    """Place in the file, encoded image and label of each row with a label."""
+def _rows(path: Path, columns: _Columns, number_of: dict[str, int]) -> Iterator[tuple[str, bytes, int]]:
+    """Place in the file, encoded image and class number of each row with a label."""
     with _opened(path) as file:
         row = 0
         for batch in file.iter_batches(_ROWS_AT_ONCE, columns=[columns.image, columns.label]):
-            images, labels = (
-                batch.column(batch.schema.get_field_index(name)) for name in (columns.image, columns.label)
-            )
-            for image, label in zip(images.to_pylist(), labels.to_pylist(), strict=True):
+            content = batch.to_pydict()
+            for image, label in zip(content[columns.image], content[columns.label], strict=True):
+                where = f"{path}, row {row}"
                 if label != _UNLABELLED:
-                    yield row, _bytes_of(image, f"{path}, row {row}"), label
+                    yield f"{row:07d}", _bytes_of(image, where), _class_number(label, number_of, where)
                 row += 1
 
 

@@ -1,12 +1,14 @@
 """Files of many images each, whose folders or names say their split; and a file of class names."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.splits import Split
+from data_pipelines.common.raw_set import Member, RawImage, key_of
+from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import split_of, splits_in
 from data_pipelines.image_files.folder_scan import Found, Scan, left_out_as, scan
 
@@ -18,6 +20,33 @@ class SplitFile:
     path: Path
     name: str
     split: Split | None
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """The images of files that hold many, in order. carved: the fractions of train that become val and test; read: name
+    within its file, image and class number of each image of a file."""
+
+    files: Sequence[SplitFile]
+    carved: tuple[float, float]
+    read: Callable[[SplitFile], Iterator[tuple[str, Member | bytes, int]]]
+
+    def all(self) -> Iterator[RawImage]:
+        """Every image."""
+        return self._of(self.files)
+
+    def part(self, number: int, parts: int) -> Iterator[RawImage]:
+        """One of so many parts: whole files, unless there are fewer files."""
+        if parts <= len(self.files):
+            return self._of(self.files[number::parts])
+        return islice(self.all(), number, None, parts)
+
+    def _of(self, files: Sequence[SplitFile]) -> Iterator[RawImage]:
+        for file in files:
+            for name, image, number in self.read(file):
+                key = key_of(f"{file.name}/{name}")
+                split = hash_split(key, *self.carved) if file.split in (None, "train") else file.split
+                yield RawImage(key, split, image, number)
 
 
 def scan_root(root: Path, suffixes: Sequence[str]) -> Scan:

@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial as bind
-from itertools import chain, groupby, islice
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import text_of
-from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable, key_of
-from data_pipelines.common.splits import hash_split
+from data_pipelines.common.raw_set import Member, RawSet, Repeatable
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import class_name_notes
-from data_pipelines.datasets.split_files import SplitFile, class_names, scan_root, split_files
+from data_pipelines.datasets.split_files import FileImages, SplitFile, class_names, scan_root, split_files
 from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
 from data_pipelines.image_files.folder_scan import HIDDEN_FILES, is_hidden, is_taken_by_name, left_out_as, look
@@ -50,31 +49,6 @@ class _Reader:
     counted: set[Path] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The images of tars, in order. carved: the fractions of train that become val and test; number_of: classes."""
-
-    shards: Sequence[SplitFile]
-    reader: _Reader
-    carved: tuple[float, float]
-    number_of: dict[str, int]
-
-    def all(self) -> Iterator[RawImage]:
-        return self._of(self.shards)
-
-    def part(self, number: int, parts: int) -> Iterator[RawImage]:
-        if parts <= len(self.shards):
-            return self._of(self.shards[number::parts])
-        return islice(self.all(), number, None, parts)
-
-    def _of(self, shards: Sequence[SplitFile]) -> Iterator[RawImage]:
-        for shard in shards:
-            for sample in _samples(shard.path, self.reader):
-                key = key_of(f"{shard.name}/{sample.key}")
-                split = hash_split(key, *self.carved) if shard.split in (None, "train") else shard.split
-                yield RawImage(key, split, sample.image, _class_number(sample, self.number_of))
-
-
 def webdataset(
     root: Path,
     label_field: str | None = None,
@@ -105,7 +79,8 @@ def webdataset(
     known = () if classes_file is None else class_names(classes_file)
     reader = _Reader(label_field and text_of(label_field), literal_nan, frozenset(known), left_out)
     classes, num_images, notes = (known, None, ()) if known else _survey(shards, reader)
-    images = _Images(shards, reader, carved, {name: number for number, name in enumerate(classes)})
+    number_of = {name: number for number, name in enumerate(classes)}
+    images = FileImages(shards, carved, lambda shard: _numbered(shard.path, reader, number_of))
     name = text_of(root.resolve().name)
     return RawSet(
         name=name,
@@ -247,6 +222,11 @@ def _json_field(tar: OpenTar, files: dict[str, Member], image: Member, field: st
         fields = ", ".join(content) if isinstance(content, dict) else "none"
         raise InputError(f"{files['json']} has no field {field!r} (it has: {fields}); choose one with --label-field")
     return content[field]
+
+
+def _numbered(path: Path, reader: _Reader, number_of: dict[str, int]) -> Iterator[tuple[str, Member, int]]:
+    for sample in _samples(path, reader):
+        yield sample.key, sample.image, _class_number(sample, number_of)
 
 
 def _class_number(sample: _Sample, number_of: dict[str, int]) -> int:

@@ -58,17 +58,7 @@ def compose(
         *notes.published_overlaps(transfers),
         *notes.patient_leaks(runs),
     )
-    shown = f", {len(runs)} of them shown" if len(runs) < len(collected.runs) else ""
-    about = (
-        f"{len(collected.runs)} runs{shown}. Every run is a row of ",
-        *(Link("results.csv", "results.csv"), ", every number of a table one of ", Link("tables.csv", "tables.csv")),
-        *("; ", Link("tables.tex", "tables.tex"), " has the tables for LaTeX."),
-    )
-    page = (
-        Link("This report as one page", "report.html"),
-        " also says the number of seeds and the p value of each cell.",
-    )
-    blocks: list[Block] = [Title("Report", 1), Paragraph(about), Paragraph(page, on_page=False)]
+    blocks = _opening(collected)
     blocks += [Paragraph(text, warning=True) for text in warnings]
     blocks += [Paragraph(remark) for remark in (*by_protocol, *(f"{remark}." for remark in collected.remarks))]
     pretrained = runs[runs["kind"] == "pretrain"]
@@ -86,6 +76,21 @@ def compose(
         blocks += laws_section(transfers, pretrained, folder, distances)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
+
+
+def _opening(collected: Collected) -> list[Block]:
+    runs = collected.shown
+    shown = f", {len(runs)} of them shown" if len(runs) < len(collected.runs) else ""
+    about = (
+        f"{len(collected.runs)} runs{shown}. Every run is a row of ",
+        *(Link("results.csv", "results.csv"), ", every number of a table one of ", Link("tables.csv", "tables.csv")),
+        *("; ", Link("tables.tex", "tables.tex"), " has the tables for LaTeX."),
+    )
+    page = (
+        Link("This report as one page", "report.html"),
+        " also says the number of seeds and the p value of each cell.",
+    )
+    return [Title("Report", 1), Paragraph(about), Paragraph(page, on_page=False)]
 
 
 def _transfer_blocks(runs: pd.DataFrame, folder: Path, paper: Published | None) -> list[Block]:
