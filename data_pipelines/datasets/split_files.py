@@ -94,10 +94,10 @@ def _split_file(file: Found, suffix: str, any_folder: bool) -> SplitFile:
     *folders, name = file.name.split("/")
     split = split_of(folders[0]) if folders else None
     for words in (name[: -len(suffix)], *(reversed(folders) if any_folder else ())):
-        said = splits_in(words)
-        if split is None and len(said) > 1:
+        named = splits_in(words)
+        if split is None and len(named) > 1:
             raise InputError(f"{file.path} names several splits; put it into a folder train, val or test")
-        split = split or next(iter(said), None)
+        split = split or next(iter(named), None)
     return SplitFile(file.path, file.name[: -len(suffix)], split)
 
 

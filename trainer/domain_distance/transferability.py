@@ -79,10 +79,10 @@ def leep(logits: Floats, labels: Ints, num_classes: int) -> float:
 
     Source: Nguyen et al., "LEEP", arXiv:2002.12462.
     """
-    said = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
-    together = one_hot(labels, num_classes).T @ said
+    probabilities = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    together = one_hot(labels, num_classes).T @ probabilities
     given = together / np.maximum(together.sum(axis=0, keepdims=True), np.finfo(np.float64).tiny)
-    return float(np.log(np.einsum("nz,nz->n", said, given[labels])).mean())
+    return float(np.log(np.einsum("nz,nz->n", probabilities, given[labels])).mean())
 
 
 def h_score(features: Features, labels: Ints, num_classes: int) -> float:
@@ -130,13 +130,13 @@ def _cross_validated(
     """predict: logits for the last of training features, their labels, and other features."""
     rows = drawn_order(len(labels), seed)[:_MOST_FITTED]
     known, fold = torch.from_numpy(labels[rows]), torch.from_numpy(_folds(labels[rows]))
-    inputs, said = torch.from_numpy(features[rows]), torch.zeros(len(rows), num_classes)
+    inputs, predicted = torch.from_numpy(features[rows]), torch.zeros(len(rows), num_classes)
     for one in range(int(fold.max()) + 1):
         is_tested = fold == one
-        said[is_tested] = predict(inputs[~is_tested], known[~is_tested], inputs[is_tested])
+        predicted[is_tested] = predict(inputs[~is_tested], known[~is_tested], inputs[is_tested])
     if is_finding:
-        return float(roc_auc_score(known.numpy(), (said[:, 1] - said[:, 0]).numpy()))
-    return float((said.argmax(dim=1) == known).double().mean())
+        return float(roc_auc_score(known.numpy(), (predicted[:, 1] - predicted[:, 0]).numpy()))
+    return float((predicted.argmax(dim=1) == known).double().mean())
 
 
 def _folds(labels: Ints) -> Ints:

@@ -86,5 +86,5 @@ def classifier_accuracy(one: Features, other: Features, seed: int = 0) -> float:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=_C, tol=1e-3, max_iter=500))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # near its optimum it classifies as at it
-        said = cross_val_predict(model, np.concatenate(drawn), belongs, cv=StratifiedKFold(min(FOLDS, count)))
-    return float((said == belongs).mean())
+        predicted = cross_val_predict(model, np.concatenate(drawn), belongs, cv=StratifiedKFold(min(FOLDS, count)))
+    return float((predicted == belongs).mean())

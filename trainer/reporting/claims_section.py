@@ -147,9 +147,9 @@ def _blocks(file: ClaimFile, kinds: Sequence[ClaimsOfKind], folder: Path, prefix
 
 def _counts(judged: Sequence[Judged]) -> Text:
     counts = Counter(one.verdict for one in judged)
-    said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
+    numbers_by_verdict = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _VERDICTS if counts[verdict])
     as_claimed, otherwise, left_open = (sum(one.holds is wanted for one in judged) for wanted in (True, False, None))
-    numbers = f", {otherwise} do not, {left_open} open: {said}."
+    numbers = f", {otherwise} do not, {left_open} open: {numbers_by_verdict}."
     return (Bold(f"{as_claimed} of {len(judged)} claims hold"), numbers)
 
 

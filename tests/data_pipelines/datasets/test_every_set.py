@@ -290,12 +290,12 @@ def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar:
     lost = files[::2]
     for path in lost:
         path.unlink()
-    said, listed = "", []
+    message, listed = "", []
     try:
         listed = [image.image for image in DATASETS[name](**arguments).images]
     except InputError as error:
-        said = str(error)
-    assert not said or any(path.name in said for path in lost)
+        message = str(error)
+    assert not message or any(path.name in message for path in lost)
     assert not {*lost} & {*listed}, "refuse missing images by require_files of datasets/reading.py"
 
 

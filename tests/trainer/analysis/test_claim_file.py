@@ -49,7 +49,7 @@ def test_the_papers_claims_have_a_place_and_a_label_each() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (
             'direction = "higher"',
@@ -75,9 +75,9 @@ def test_the_papers_claims_have_a_place_and_a_label_each() -> None:
         ("[[claim]]", "source_images = { big = true }\n[[claim]]", "source_images must be a section of numbers"),
     ],
 )
-def test_a_mistake_is_refused_with_its_place_and_remedy(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_a_mistake_is_refused_with_its_place_and_remedy(tmp_path: Path, old: str, new: str, message: str) -> None:
     assert old in CLAIM
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read(tmp_path, CLAIM.replace(old, new, 1))
 
 

@@ -82,10 +82,10 @@ def test_a_name_near_one_of_the_results_is_offered() -> None:
         first=Cells(source=("cifar",)),
         second=Cells(source=("scratch",)),
     )
-    said = (
+    reason = (
         "no results for cifar, r50x1 on pets, full; no source of the results is called 'cifar'; did you mean 'cifar10'?"
     )
-    assert judge(file_of(wrong), runs)[0].text == f"not tested: {said}"
+    assert judge(file_of(wrong), runs)[0].text == f"not tested: {reason}"
 
 
 def test_a_source_that_has_seen_the_target_is_not_tested() -> None:

@@ -43,12 +43,14 @@ def test_logme_is_the_largest_evidence(count: int, width: int) -> None:
 def test_leep_is_that_of_loops() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(30, 4)) * 3, np.arange(30) % 3
-    said = softmax(logits, axis=1)
+    probabilities = softmax(logits, axis=1)
     total = 0.0
     for i in range(30):
         total += np.log(
             sum(
-                said[i, z] * sum(said[j, z] for j in range(30) if labels[j] == labels[i]) / said[:, z].sum()
+                probabilities[i, z]
+                * sum(probabilities[j, z] for j in range(30) if labels[j] == labels[i])
+                / probabilities[:, z].sum()
                 for z in range(4)
             )
         )

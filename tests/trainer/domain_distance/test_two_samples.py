@@ -82,8 +82,8 @@ def test_classifier_accuracy_is_that_of_a_plain_one() -> None:
             return float(np.logaddexp(0, -margins).sum() + np.square(weights[1:]).sum() / 2 / 0.1)
 
         weights = minimize(loss, np.zeros(5)).x
-        said = (test - mean) / std @ weights[1:] + weights[0] > 0
-        hits += int((said == np.repeat([False, True], 8)).sum())
+        predicted = (test - mean) / std @ weights[1:] + weights[0] > 0
+        hits += int((predicted == np.repeat([False, True], 8)).sum())
     assert classifier_accuracy(one, other) == pytest.approx(hits / 80)
 
 
