@@ -3,15 +3,13 @@
 import data_pipelines  # noqa: F401 - first: it takes folders that hide our modules off sys.path
 
 # isort: split
-import importlib
 import sys
-from collections.abc import Sequence
 
-from bitscale.commands import GROUPS, SUBCOMMANDS
+from bitscale.commands import GROUPS, SUBCOMMANDS, run
 from data_pipelines.common import streams
 from data_pipelines.common.command_help import grouped_help
 from data_pipelines.common.message_parts import nearest
-from data_pipelines.common.program import be_called, program
+from data_pipelines.common.program import program
 from data_pipelines.common.version import version_line
 
 _FLAGS = {
@@ -38,20 +36,6 @@ def main() -> None:
     else:
         _refuse(f"unknown subcommand {name!r}{nearest(name, list(SUBCOMMANDS))}")
     sys.stdout.flush()
-
-
-def run(name: str, arguments: Sequence[str]) -> None:
-    """Run a subcommand with its arguments, as if they were typed."""
-    subcommand = SUBCOMMANDS[name]
-    from data_pipelines.common.loading_line import say_what_is_loading  # here because it imports what the help does not
-
-    say_what_is_loading(name, arguments)
-    be_called(f"{program()} {name}")
-    sys.argv = [sys.argv[0], *subcommand.words, *arguments]
-    try:
-        importlib.import_module(subcommand.module).main()
-    finally:
-        be_called(None)
 
 
 def _asks_for_version(words: list[str]) -> bool:

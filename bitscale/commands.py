@@ -1,6 +1,11 @@
-"""The subcommands of `bitscale`, by name and in the order of their help. Imports none of them."""
+"""The subcommands of `bitscale`, by name and in the order of their help. One is imported when it is run."""
 
+import importlib
+import sys
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from data_pipelines.common.program import be_called, program
 
 
 class Subcommand(NamedTuple):
@@ -35,3 +40,17 @@ GROUPS: dict[str, dict[str, Subcommand]] = {
     },
 }
 SUBCOMMANDS: dict[str, Subcommand] = {name: each for group in GROUPS.values() for name, each in group.items()}
+
+
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Run a subcommand with its arguments, as if they were typed."""
+    subcommand = SUBCOMMANDS[name]
+    from data_pipelines.common.loading_line import say_what_is_loading  # here because it imports what the help does not
+
+    say_what_is_loading(name, arguments)
+    be_called(f"{program()} {name}")
+    sys.argv = [sys.argv[0], *subcommand.words, *arguments]
+    try:
+        importlib.import_module(subcommand.module).main()
+    finally:
+        be_called(None)

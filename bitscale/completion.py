@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 
-from bitscale.cli import run
-from bitscale.commands import SUBCOMMANDS
+from bitscale.commands import SUBCOMMANDS, run
 
 SHELLS = ("bash", "zsh", "fish")
 _ROW = re.compile(r"^  (-.*?)(?:  |$)", re.MULTILINE)

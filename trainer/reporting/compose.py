@@ -20,12 +20,13 @@ from trainer.reporting.laws_section import laws_section
 from trainer.reporting.names import FULL, METRIC_TITLE, shots_order, target_title
 from trainer.reporting.paper import Published
 from trainer.reporting.proximity_section import proximity_section
-from trainer.reporting.report_runs import PAGE
 from trainer.reporting.rows import AUTHORS, PUBLISHED
 from trainer.reporting.scale_tables import transfer_tables
 from trainer.reporting.tables import as_rows, row_keys, sources_of, with_titles
 from trainer.reporting.target_panels import side_by_side
 from trainer.reporting.target_tables import few_shot_table, gains_over_scratch, paper_table
+
+PAGE = "report.md"
 
 
 @dataclass(frozen=True)

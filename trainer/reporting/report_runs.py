@@ -12,8 +12,6 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 
-PAGE = "report.md"
-
 
 @dataclass(frozen=True)
 class Report:
