@@ -141,6 +141,11 @@ def main() -> None:
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
     _require_views(name, rest)
+    if name == "fashion_mnist" and not asks_for_help(rest) and not any(word.split("=")[0] == "--root" for word in rest):
+        raise InputError(
+            "fashion_mnist ships with the package, prepared: use it by its name; to prepare it from the files as "
+            "distributed, give their folder by --root"
+        )
     output, read = parse_flags(command_of(DATASETS[name]), rest, f"{program()} {name}", titles=_TITLES)
     _prepare(name, output, read)
 

@@ -54,6 +54,7 @@ ONLY = {
     ("data_pipelines.datasets.patient_splits", "--split-column"): {"prepare csv"},  # likewise
     ("data_pipelines.datasets.xray_tables", "--views"): WITH_VIEWS,
     ("data_pipelines.image_files.pillow_images", "--xray-size"): OWN,
+    ("data_pipelines.prepare", "--root"): {"prepare fashion_mnist"},
     ("data_pipelines.prepare", "--views"): WITH_VIEWS,
     ("data_pipelines.prepare", "--laterals"): OWN,
     ("data_pipelines.prepare", "--xray-size"): OWN,

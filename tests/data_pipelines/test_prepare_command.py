@@ -78,6 +78,7 @@ def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: P
     [
         (["image-foldr", "--out", "x"], "error: unknown data set 'image-foldr'; did you mean 'image-folder'?"),
         (["image-folder", "--root", "/nowhere", "--out", "x"], "error: --root /nowhere is not a folder"),
+        (["fashion_mnist", "--out", "x"], "error: fashion_mnist ships with the package, prepared: use it by its name;"),
         (["digits", "--out", "x", "--part", "3/3"], "error: --part 3/3: write K/N with K from 0 to N-1"),
         (["digits", "--out", "x", "--part", "x/y"], "error: --part x/y: write K/N"),
         (["digits", "--out", "x", "--part", "-1/3"], "error: --part -1/3: write K/N"),

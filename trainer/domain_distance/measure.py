@@ -86,10 +86,13 @@ class _Measurement:
         self.short.setdefault(network.width, {}).update(few)
         self.compare(network.kind, samples, targets, _in_features)
         fitted = SCRATCH if network.kind == "random" else sources[0].name if network.kind == "own" else network.name
-        for target in targets:
-            head = network.head if network.kind == "own" else None
-            values = fits(target.features, self.problems[target.compared.name], head, self.settings.seed)
-            self._add(fitted, target.compared.name, network.kind, {name: Value(each) for name, each in values.items()})
+        head = network.head if network.kind == "own" else None
+        with Progress(f"measures with labels, {network.kind}", len(targets), "target", leave=False) as progress:
+            for target in targets:
+                name = target.compared.name
+                values = fits(target.features, self.problems[name], head, self.settings.seed)
+                self._add(fitted, name, network.kind, {measure: Value(each) for measure, each in values.items()})
+                progress.update()
 
     def _add(self, source: str, target: str, kind: str, values: dict[str, Value]) -> None:
         self.pairs += [Pair(source, target, kind, measure, *value) for measure, value in values.items()]

@@ -158,7 +158,11 @@ def _sentence(one: Judged) -> Text:
     place = f", {claim.place}" if claim.place else ""
     margin = f" Margin: {claim.margin:g} point{'s' * (claim.margin != 1)}." if claim.margin is not None else ""
     notes = f" {'. '.join(one.notes)}." if one.notes else ""
-    return (Bold(f"{one.text}."), " ", Code(claim.id), f"{place}: {claim.text}{margin}{notes}")
+    return (Bold(_as_sentence(one.text)), " ", Code(claim.id), f"{place}: {claim.text}{margin}{notes}")
+
+
+def _as_sentence(text: str) -> str:
+    return text if text.endswith("?") else f"{text}."
 
 
 def _table(judged: Sequence[Judged], name: str) -> Table:

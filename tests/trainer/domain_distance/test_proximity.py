@@ -1,6 +1,7 @@
 """`bitscale proximity` as typed: its files, notes, and what it refuses."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,19 @@ def test_a_second_time_features_are_read(command: Run, monkeypatch: pytest.Monke
     monkeypatch.setattr("trainer.domain_distance.networks.pixel_statistics", refuse)
     assert command(*flags, "--out", "two")[0] == 0
     assert Path("one/proximity.json").read_bytes() == Path("two/proximity.json").read_bytes()
+
+
+def test_measures_with_labels_are_not_silent(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> dict[str, float]:
+        time.sleep(0.3)
+        return {"knn": 0.5}
+
+    monkeypatch.setattr("data_pipelines.common.progress.LINE_EVERY_S", 0.1)
+    monkeypatch.setattr("trainer.domain_distance.measure.fits", slow)
+    flags = ("--sources", "shapes", "--targets", "others", "--network", "random", "--model", "r14x0.5")
+    code, _, error = command(*flags, "--image-size", "16", "--out", "out")
+    assert code == 0, error
+    assert "measures with labels, random  target 0/1" in error
 
 
 def test_only_random_weights_are_one_network(command: Run) -> None:

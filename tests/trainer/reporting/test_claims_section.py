@@ -99,6 +99,11 @@ def test_claims_json_has_each_claim(tmp_path: Path) -> None:
     assert (second["verdict"], second["effect"], second["holds"]) == ("not tested", None, None)
 
 
+def test_a_name_near_another_ends_with_one_question_mark(tmp_path: Path) -> None:
+    text = section(tmp_path, SWEEP, CLAIMS.replace('source = "other"', 'source = "mime"'))
+    assert "did you mean 'mine'?** `absent`" in text
+
+
 def test_without_claims_the_report_has_none(tmp_path: Path) -> None:
     runs = write_results(tmp_path / "runs", SWEEP)
     text = write_report(Report((runs,), tmp_path / "out")).read_text()
