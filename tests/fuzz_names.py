@@ -142,7 +142,7 @@ def folder_names(folder: Path) -> Parser:
 
 def table_names(folder: Path) -> Parser:
     """A table whose cells are names: of files, of classes and of patients."""
-    root, table = folder / "raw", folder / "table.csv"
+    root, table = folder / "raw", folder / "raw" / "table.csv"
 
     def read(names: list[bytes]) -> None:
         cells = [(b"/".join(parts_of(name)) + b".png", name) for name in names if parts_of(name)]
