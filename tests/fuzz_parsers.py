@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from dicom_files import dicom_bytes
 from made_results import authors_row, transfer_result, write_authors, write_results
@@ -27,6 +29,7 @@ from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.datasets.registry import DATASETS
 from data_pipelines.image_files.dicom import dicom_facts
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
+from data_pipelines.image_files.png import encode_png
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import blank
@@ -120,14 +123,39 @@ def webdataset_tar(folder: Path) -> Parser:
     root.mkdir()
     (tar,) = (data / "train").glob("*.tar")
     shutil.copy(tar, root / "train-0.tar")
+    return _prepared(folder, "webdataset", root / "train-0.tar", val_fraction=0.0, test_fraction=0.0)
+
+
+def _prepared(folder: Path, reader: str, path: Path, **options: Any) -> Parser:
+    """A file that a reader takes, prepared."""
 
     def read(_: Path) -> None:
         shutil.rmtree(folder / "out", ignore_errors=True)
         shutil.rmtree(folder / ".out.partial", ignore_errors=True)
-        raw = DATASETS["webdataset"](root=root, val_fraction=0.0, test_fraction=0.0)
-        prepare(raw, Output(folder / "out", max_bad=1.0))
+        prepare(DATASETS[reader](root=path.parent, **options), Output(folder / "out", max_bad=1.0))
 
-    return Parser(folder, [root / "train-0.tar"], read)
+    return Parser(folder, [path], read)
+
+
+def medmnist_npz(folder: Path) -> Parser:
+    path = folder / "raw" / "breastmnist.npz"
+    path.parent.mkdir()
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = np.arange(4 * 28 * 28, dtype=np.uint8).reshape(4, 28, 28)
+        arrays[f"{split}_labels"] = np.array([[0], [1], [0], [1]], np.uint8)
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return _prepared(folder, "medmnist", path)
+
+
+def parquet_file(folder: Path) -> Parser:
+    path = folder / "raw" / "train.parquet"
+    path.parent.mkdir()
+    pictures = [encode_png(np.full((8, 8, 3), shade, np.uint8)) for shade in (10, 90, 180, 250)]
+    table = pa.table({"image": [{"bytes": one, "path": "a.png"} for one in pictures], "label": [0, 1, 0, 1]})
+    names = {"info": {"features": {"label": {"names": ["cat", "dog"]}}}}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(names)}), path)
+    return _prepared(folder, "parquet", path, val_fraction=0.0, test_fraction=0.0)
 
 
 def _weights(path: Path) -> None:
@@ -408,6 +436,8 @@ FILE_PARSERS: dict[str, Callable[[Path], Parser]] = {
     "manifest": manifest,
     "shard": shard_tar,
     "webdataset tar": webdataset_tar,
+    "medmnist .npz": medmnist_npz,
+    "parquet": parquet_file,
     "weights .npz": weights_npz,
     "weights .pth.tar": weights_pth_tar,
     "weights safetensors": weights_safetensors,
