@@ -23,6 +23,8 @@ from data_pipelines.image_files.png import encode_png
 
 _OWNER = "https://medmnist.com"
 _AGAIN = f"fetch it again from {_OWNER}"
+# What zipfile raises of files that it cannot read; RuntimeError of encrypted ones.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, RuntimeError)
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -162,7 +164,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path} is damaged, or no .npz file ({error}); {_AGAIN}") from error
 
 

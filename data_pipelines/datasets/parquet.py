@@ -90,7 +90,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # names and labels that are no UTF-8 are ValueErrors
         raise InputError(f"{path} is cut off, damaged, or no Parquet file ({error}); fetch it again") from error
 
 

@@ -117,3 +117,13 @@ def test_damage_is_named(tmp_path: Path) -> None:
     path.write_bytes(bytes(content[:-60]))
     with pytest.raises(InputError, match=r"is damaged, or no \.npz file"):
         medmnist(tmp_path)
+
+
+def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "pneumoniamnist.npz"
+    np.savez(path, **arrays())
+    content = path.read_bytes()
+    place = content.index(b"PK\x01\x02") + 10  # the method, in the first entry of the central directory
+    path.write_bytes(content[:place] + b"\x63\x00" + content[place + 2 :])
+    with pytest.raises(InputError, match=r"is damaged, or no \.npz file"):
+        medmnist(tmp_path)

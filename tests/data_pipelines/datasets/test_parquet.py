@@ -141,3 +141,11 @@ def test_parts_are_files(tmp_path: Path) -> None:
     parts = [[image.key for image in raw.part(number, 2)] for number in range(2)]
     assert list(map(len, parts)) == [20, 10]
     assert sorted(parts[0] + parts[1]) == sorted(image.key for image in raw.images)
+
+
+def test_a_label_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    write(path, ["abcdefgh", "abcdefgi"], compression="none", use_dictionary=False)
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"abcd\xff\xfegh"))
+    with pytest.raises(InputError, match=r"x\.parquet is cut off, damaged, or no Parquet file"):
+        parquet(tmp_path)
