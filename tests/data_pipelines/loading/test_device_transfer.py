@@ -35,11 +35,13 @@ class Copy:
 
     def __init__(self, source: Tensor) -> None:
         self.source, self.target, self.is_over = source, torch.empty_like(source), False
+        self._once = threading.Lock()  # both threads wait for a copy, and the source changes once one of them has
 
     def synchronize(self) -> None:
-        if not self.is_over:
-            self.target.copy_(self.source)
-        self.is_over = True
+        with self._once:
+            if not self.is_over:
+                self.target.copy_(self.source)
+            self.is_over = True
 
 
 class LateTransfer:
