@@ -22,6 +22,7 @@ def labels_of(number: int, folder: Path) -> dict[str, np.ndarray]:
     return dict(zip(parts[0].classes, labels.T, strict=True)) | {"number": np.sort(keys)}
 
 
+@pytest.mark.slow
 def test_one_finding_is_graded_and_named_otherwise(tmp_path: Path) -> None:
     north, south, east = (labels_of(number, tmp_path / str(number)) for number in range(3))
     assert set(north) & set(south) & set(east) == {*SHARED, "number"}

@@ -148,6 +148,7 @@ def test_a_reader_that_leaves_ends_it_quietly(words: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_is_no_matter(tmp_path: Path) -> None:
     done = started([*FRONT, "inspect", "--help"], tmp_path, HOME="/proc/none")
     assert (done.returncode, done.stderr) == (0, "")

@@ -102,6 +102,7 @@ def expected(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[lis
     return outcome(place, tmp_path_factory.mktemp("utf8"), LC_ALL="C.UTF-8")
 
 
+@pytest.mark.slow
 def test_names_are_those_of_the_files(place: Path, expected: tuple[list[Any], dict[str, str]]) -> None:
     (contents, files, predicted), _ = expected
     assert contents["image-folder"][0] == ["K\udcfc", "zebra", "Äpfel"]
@@ -111,6 +112,7 @@ def test_names_are_those_of_the_files(place: Path, expected: tuple[list[Any], di
     assert {key for key, _ in contents["webdataset"][1]} >= {"Ä/Äpfel/ä", "Ä/zebra/4"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", ["C", "Latin-1"])
 def test_sets_are_the_same_under_every_locale(
     locale: str,

@@ -96,6 +96,7 @@ def test_channels_are_those_of_the_richest_image(
     assert Index.load(tmp_path / "out", "train").channels == channels
 
 
+@pytest.mark.slow
 def test_too_many_bad_files_leave_no_set(class_folders: Callable[..., Path], tmp_path: Path) -> None:
     root = class_folders()
     (root / "cat" / "bad.jpg").write_bytes(b"GIF89")

@@ -40,6 +40,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     return call_main
 
 
+@pytest.mark.slow
 def test_split_folders_by_command(call: Call, class_folders: Callable[..., Path], tmp_path: Path) -> None:
     for split, count in (("train", 5), ("val", 2), ("test", 3)):
         class_folders(f"raw/{split}", count=count)

@@ -40,6 +40,7 @@ def test_the_site_has_the_pages_and_what_they_link_to(site: Path) -> None:
     assert pages | linked <= names
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = [path for path in site.rglob("*.html") if "benchmarks/results" not in path.as_posix()]
     loaded = {"".join(found) for page in pages for found in LOADED.findall(page.read_text(encoding="utf-8"))}

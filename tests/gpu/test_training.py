@@ -56,6 +56,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[DDPEngine], Counter[st
     return watch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_a_step_waits_for_nothing(
     device: torch.device,

@@ -177,6 +177,7 @@ def test_a_job_whose_folder_is_in_use_is_not_queued_again(login: Login, lock: st
     assert process.returncode == (0 if requeued else 3), output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "seen", "requeued"), [(signal.SIGUSR1, "USR1", True), (signal.SIGTERM, "", False)])
 def test_signals_to_the_script(login: Login, number: int, seen: str, requeued: bool) -> None:
     """SIGUSR1, before the time limit, is handed on, and the job queues itself; after SIGTERM, scancel, it does not."""

@@ -136,6 +136,7 @@ def test_a_temperature_that_was_not_fitted_is_said(
     assert ("temperature_not_fitted" in numbers["calibration_error"]) == bool(reason)
 
 
+@pytest.mark.slow
 def test_few_images_of_another_site_are_told(run_dir: Path, tmp_path: Path) -> None:
     """With the split that has more, and without a word of intervals where there are none."""
     films = write_films(tmp_path / "raw", 30, seed=1)
@@ -200,6 +201,7 @@ def test_against_another_run(run_dir: Path, other: Path, tmp_path: Path, capsys:
         evaluated(run_dir, against=shorter)
 
 
+@pytest.mark.slow
 def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     labels = [0] * 12 + [1] * 3
     data = tiny_set(tmp_path / "data", labels, ("cat", "dog"), splits=("train", "test"), patients="may leak")

@@ -85,6 +85,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_names(run_dir: Path, data: Path) -> None:
     assert checkpoint.damaged(run_dir) == []
     assert checkpoint.describe(checkpoint.best_or_latest(run_dir))["classes"] == list(NAMES)

@@ -108,6 +108,7 @@ def test_a_test_split_of_some_size_is_not_warned_of() -> None:
     assert few_test_images(parse(given()).config.data) == []
 
 
+@pytest.mark.slow
 def test_a_single_class_is_refused_with_the_reason() -> None:
     tiny_set(Path("alone"), [0] * 8, ["cats"], splits=("train", "test"))
     reason = "alone: there is one class only, 'cats', and nothing to tell apart"

@@ -207,6 +207,7 @@ def test_photographs_of_other_kinds_than_trained_on(tmp_path: Path, films: Path)
     assert sum(float(rows[2][f"{name} probability"]) for name in ("cat", "dog", "fish")) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_photographs_are_shrunk_and_decoded_as_those_of_the_run(tmp_path: Path) -> None:
     """A run on images of a shorter side of 96 pixels that were decoded at a scale, and one on images as they came."""
     about = {"task": "single_label", "resize": SIDE, "eval_view": "squash", "channels": 3, "xray_size": None}

@@ -122,6 +122,7 @@ def test_report_of_pre_trainings_alone(tmp_path: Path) -> None:
     assert "## Transfer" not in text
 
 
+@pytest.mark.slow
 def test_own_results_beside_the_authors_files_and_the_paper(tmp_path: Path) -> None:
     own = seeds("imagenet1k_r50x1", (0.7, 0.72), target="cifar100")
     write_results(tmp_path / "runs", own)

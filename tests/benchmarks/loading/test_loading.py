@@ -78,6 +78,7 @@ def test_end_to_end(tmp_path: Path) -> None:
     assert str(tmp_path) not in out.read_text().replace(str(tmp_path / "no-python"), "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_contender_hands_over_all_images(name: str, setting: Setting) -> None:
     handed = CONTENDERS[name](setting)(setting.num_images)

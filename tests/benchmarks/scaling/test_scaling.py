@@ -327,6 +327,7 @@ def test_a_point_is_measured_in_one_piece(tmp_path: Path, monkeypatch: pytest.Mo
     assert (found["data_wait_share"], found["joules_per_image"]) == (0.1, None)
 
 
+@pytest.mark.slow
 def test_the_first_and_the_last_rank_of_a_fake_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for rank in (0, 1023):  # the last one reads the checkpoint of the first

@@ -50,6 +50,7 @@ def test_no_finding_makes_all_zero_but_support_devices(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_chexpert_splits(tmp_path: Path) -> None:
     raw = chexpert(chexpert_root(tmp_path / "set", 200), test_fraction=0.2)
     assert_patients_apart(raw, 3)
@@ -62,6 +63,7 @@ def test_chexpert_splits(tmp_path: Path) -> None:
     assert_about_xrays(raw)
 
 
+@pytest.mark.slow
 def test_chexpert_lies_in_root_below_it_or_in_batches(tmp_path: Path) -> None:
     plain = chexpert_root(tmp_path / "plain")
     keys = splits_of(chexpert(plain))
@@ -101,6 +103,7 @@ def test_a_patient_in_both_tables_is_told(tmp_path: Path) -> None:
     assert "patients with images in more than one split: 1" in raw.notes
 
 
+@pytest.mark.slow
 def test_mimic_keeps_the_official_splits_and_patients(tmp_path: Path) -> None:
     raw = mimic_cxr(mimic_root(tmp_path))
     assert_about_xrays(raw)

@@ -74,6 +74,7 @@ def test_repeated_rows_count_once_and_contradictions_are_refused(read: Callable[
         read(tmp_path)
 
 
+@pytest.mark.slow
 @each_set
 def test_a_root_without_its_images_is_refused(read: Callable[..., RawSet], tmp_path: Path) -> None:
     ROOTS[read][0](tmp_path / "whole")
@@ -149,6 +150,7 @@ def test_missing_tables_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         nih_cxr14(tmp_path / "n")
 
 
+@pytest.mark.slow
 def test_what_stands_in_a_table_is_checked(tmp_path: Path) -> None:
     root = chexpert_root(tmp_path / "c")
     edit(root / "train.csv", lambda table: table.assign(Edema="2.0"))

@@ -250,6 +250,7 @@ def list_backwards(monkeypatch: pytest.MonkeyPatch, is_backwards: bool) -> None:
         monkeypatch.setattr(Path, name, lambda *given, listing=listing, **options: iter(listing(*given, **options)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_order_does_not_depend_on_the_file_system(
     name: str, tmp_path: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
@@ -282,6 +283,7 @@ def test_no_set_depends_on_how_python_hashes_text(tmp_path: Path, write_tar: Wri
     assert changed == [], "their order comes from a set or from hash(): sort it, or split by hash_split"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ROOT)
 def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     """Or not listed at all, by readers that take what there is."""
@@ -299,6 +301,7 @@ def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar:
     assert not {*lost} & {*listed}, "refuse missing images by require_files of datasets/reading.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NAMED_SETS))
 def test_a_set_is_called_as_its_reader(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     assert raw_set(name, tmp_path, write_tar).name == name
@@ -329,6 +332,7 @@ def test_impossible_fractions_are_refused(
         DATASETS[name](**arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ROOT)
 def test_a_missing_root_is_named(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
     arguments = layout(name, tmp_path, write_tar) | {"root": tmp_path / "nowhere"}

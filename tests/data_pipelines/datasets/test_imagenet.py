@@ -300,6 +300,7 @@ def test_images_of_imagenet21k_are_listed_lazily(class_tars: Path) -> None:
         list(images)
 
 
+@pytest.mark.slow
 def test_every_layout_of_imagenet21k_gives_the_same(
     class_tars: Path, outer_tar: Path, class_folders_21k: Path, tmp_path: Path
 ) -> None:

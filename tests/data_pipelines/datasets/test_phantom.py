@@ -57,6 +57,7 @@ def test_size_changes_the_resolution_not_the_picture(monkeypatch: pytest.MonkeyP
         assert np.abs(small - halved).mean() < 1.5
 
 
+@pytest.mark.slow
 def test_set_is_lazy_repeatable_and_a_prefix_of_a_larger_one(some_images: list[RawImage]) -> None:
     raw = phantom(images=5, size=32, seed=3)
     assert raw.classes == CLASSES

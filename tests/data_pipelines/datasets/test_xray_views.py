@@ -94,6 +94,7 @@ def test_the_papers_test_images_do_not_depend_on_the_views(tmp_path: Path) -> No
     assert front.expected_images is None
 
 
+@pytest.mark.slow
 def test_an_interrupted_preparation_keeps_its_choice(command: Command, tmp_path: Path) -> None:
     fill(chexpert_root(tmp_path / "raw", 40))
     words = ("chexpert", "--root", "raw", "--out", "set", "--test-fraction", "0.2", "--size", "32")

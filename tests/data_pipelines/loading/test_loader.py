@@ -93,6 +93,7 @@ def test_dali_and_torch_agree(name: str, policy: PolicyName, request: pytest.Fix
         assert np.array_equal(one.samples, other.samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", ["fashion", "photos"])
 def test_dali_and_torch_agree_on_two_operations(name: str, policy: PolicyName, request: pytest.FixtureRequest) -> None:

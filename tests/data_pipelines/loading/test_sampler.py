@@ -162,6 +162,7 @@ def test_every_order_of_a_few_samples_is_as_likely(num_samples: int) -> None:
     assert chisquare(counts).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize(
     ("num_samples", "global_batch_size"),

@@ -167,6 +167,7 @@ def test_smooth_pictures_differ_by_less_than_a_shade(write_set: Callable[..., Pa
             assert (full.float() - scaled.float()).abs().mean((1, 2, 3)).max() < 1
 
 
+@pytest.mark.slow
 def test_files_are_decoded_at_the_scale_of_their_window(photos: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, ...]] = []
     decode = simplejpeg.decode_jpeg

@@ -30,6 +30,7 @@ def raw(class_folders: Callable[..., Path]) -> RawSet:
     return replace(image_folder(class_folders(), 0, 0), is_user_set=False, upright=False)
 
 
+@pytest.mark.slow
 def test_own_sets_are_called_as_their_folder(raw: RawSet, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")

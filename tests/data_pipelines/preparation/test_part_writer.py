@@ -203,6 +203,7 @@ def test_images_that_change_and_a_second_stop_anywhere(
     assert change > 6
 
 
+@pytest.mark.slow
 def test_replacing_a_set_can_be_stopped_anywhere(make_set: MakeSet, tmp_path: Path, stop_at: StopAt) -> None:
     former, raw = make_set([7, 8]), make_set([1, 2])
     prepare(raw, Output(tmp_path / "undisturbed"))

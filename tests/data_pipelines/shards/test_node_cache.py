@@ -206,6 +206,7 @@ print(module.stage(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
+@pytest.mark.slow
 def test_of_two_processes_one_copies_and_the_other_waits(prepared: Path, storage: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(data_pipelines.__file__).parents[1])}
     command = [sys.executable, "-c", DRIVER, str(prepared), str(storage)]

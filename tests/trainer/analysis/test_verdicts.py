@@ -203,6 +203,7 @@ def test_two_tests_of_a_claim_count_as_one_hypothesis() -> None:
     assert left == 3
 
 
+@pytest.mark.slow
 def test_false_verdicts_over_a_family_are_held_at_5_percent() -> None:
     rng = np.random.default_rng(5)
     family = [replace(claim(cells=Where(model=("m",), target=(t,), shots=("full",))), id=t) for t in "tuvw"]

@@ -94,6 +94,7 @@ def test_every_measure_is_in_the_file(command: Run, source: Path, tmp_path: Path
     assert "others, nearest first by kernel distance: " in error
 
 
+@pytest.mark.slow
 def test_a_second_time_features_are_read(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--sources", "shapes", "--targets", "others", "--network", "random", "--model", "r14x0.5")
     flags = (*flags, "--image-size", "16")
@@ -111,6 +112,7 @@ def test_a_second_time_features_are_read(command: Run, monkeypatch: pytest.Monke
     assert Path("one/proximity.json").read_bytes() == Path("two/proximity.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_measures_with_labels_are_not_silent(command: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: object) -> dict[str, float]:
         time.sleep(0.3)
@@ -124,6 +126,7 @@ def test_measures_with_labels_are_not_silent(command: Run, monkeypatch: pytest.M
     assert "measures with labels, random  target 0/1" in error
 
 
+@pytest.mark.slow
 def test_only_random_weights_are_one_network(command: Run) -> None:
     flags = ("--sources", "shapes", "scratch", "--targets", "others", "--network", "random", "--image-size", "16")
     code, _, error = command(*flags, "--out", "out")

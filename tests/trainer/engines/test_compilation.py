@@ -69,6 +69,7 @@ def test_graphs_that_replay_something_else_are_not_taken(monkeypatch: pytest.Mon
     assert all(unit._compiled_call_impl is None for unit in model.units)
 
 
+@pytest.mark.slow
 def test_a_replay_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(passes: int, branch: Tensor) -> Tensor:
         if passes == 3:

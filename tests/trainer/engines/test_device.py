@@ -75,6 +75,7 @@ def test_driver_without_gpu_is_the_cpu(no_usable_gpu: Path) -> None:
     assert asked.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 @pytest.mark.parametrize(
     ("answer", "then", "message"),

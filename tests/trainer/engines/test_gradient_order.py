@@ -16,6 +16,7 @@ from trainer.models.bit import BiTResNet, build_model
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["r26x1", "r50x1"])
 @pytest.mark.parametrize("checkpoint_stages", [0, 2])
 def test_units_are_complete_when_the_pass_leaves_them(name: str, checkpoint_stages: int) -> None:

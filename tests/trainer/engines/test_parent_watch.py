@@ -50,6 +50,7 @@ def says_once_orphaned(environment: dict[str, str], *launchers: str) -> str:
         return output.read().strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["TORCHELASTIC_RUN_ID", "HOROVOD_RANK"])
 def test_a_rank_does_not_outlive_its_launcher(name: str) -> None:
     assert says_once_orphaned({name: "0"}, "torchrun") == "asked to stop"

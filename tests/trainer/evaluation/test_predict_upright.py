@@ -57,6 +57,7 @@ def test_of_sets_that_differ_new_ones_are_turned(tmp_path: Path, capsys: pytest.
     assert "new ones are turned" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_knows_whether_its_set_was_turned(tmp_path: Path) -> None:
     folder = tiny_set(tmp_path / "set", [i % 2 for i in range(8)], ["a", "b"], splits=("train", "test"), side=SIDE)
     write_manifest(folder, read_manifest(folder) | {"upright": True})

@@ -163,6 +163,7 @@ def test_images_that_the_run_chose_by_are_counted(work: Path) -> None:
     assert numbers["provenance"][0] == "Split: test of theirs, which the run did not choose anything on."
 
 
+@pytest.mark.slow
 def test_patients_that_are_not_known_are_not_said_to_be_hashed(work: Path) -> None:
     made(work / "clinic", 300, name="clinic", patients="may leak")
     warnings = numbers_of(work, "clinic")[2]
@@ -179,6 +180,7 @@ def test_splits_without_a_class_of_the_run_are_passed_over(work: Path) -> None:
     assert found == ["IMAGES LEAK: 4 of 4 images are byte for byte among those trained on."]
 
 
+@pytest.mark.slow
 def test_large_sets_are_compared_by_some_of_their_images(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = made(work / "partly", 2, name="elsewhere")
     own = own_data(open_run(work / "run"), "train")[0]
@@ -218,6 +220,7 @@ def test_names_that_become_one_in_a_file_name(work: Path) -> None:
     assert len(numbers_of(work, "three")[0].name) < 120
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_named_keeps_another_set_s_evaluation(work: Path) -> None:
     numbers_of(work, "mine", out=work / "out")
     numbers_of(work, out=work / "out")

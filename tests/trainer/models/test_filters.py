@@ -62,6 +62,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance
         assert (found[name] - truth).norm() <= tolerance * truth.norm(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("checkpoint_stages", [0, 2])
 def test_gradients_are_exact(dtype: torch.dtype, tolerance: float, checkpoint_stages: int) -> None:

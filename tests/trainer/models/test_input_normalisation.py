@@ -94,6 +94,7 @@ def test_under_autocast_images_are_normalised_in_fp32() -> None:
     torch.testing.assert_close(seen, expected(images_of(3), **IMAGENET, dtype=torch.float32))
 
 
+@pytest.mark.slow
 def test_exported_and_compiled_programs_normalise_alike() -> None:
     model = model_of(**IMAGENET)
     with torch.no_grad():

@@ -94,6 +94,7 @@ def test_parts_clip_like_the_whole(world_size: int) -> None:
     assert 0.2 < compare(CLIPPED, FREE, world_size, 0.3) < 0.9
 
 
+@pytest.mark.slow
 @given(
     clipped=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple), min_size=1, max_size=5),
     world_size=st.integers(1, 7),

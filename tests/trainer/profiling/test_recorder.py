@@ -106,6 +106,7 @@ def test_the_table_adds_up_and_the_weights_are_those_without(
     assert f"over {ranks} rank" in words
 
 
+@pytest.mark.slow
 def test_the_last_step_is_recorded_with_its_evaluation(phantoms: Path, tmp_path: Path) -> None:
     run_of(config_of(str(phantoms), STEPS - WARM_UP_STEPS), tmp_path)
     seen = read_trace(tmp_path, f"steps-4-{STEPS - 1}")
@@ -189,6 +190,7 @@ def test_a_stopped_run_writes_its_profile_a_resumed_one_the_rest(
     assert read_trace(tmp_path, f"steps-{done + WARM_UP_STEPS}-11").steps == left
 
 
+@pytest.mark.slow
 def test_too_few_steps_left_are_said(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def test_test_decides_nothing(tmp_path: Path) -> None:
     assert picked(chosen(tmp_path / "a", trials())) == picked(chosen(tmp_path / "b", better))
 
 
+@pytest.mark.slow
 def test_each_cell_has_its_own_choice_on_one_row(tmp_path: Path) -> None:
     scratch = [one(base_lr, 0, 1 - base_lr, 0.125, "scratch") for base_lr in VAL]
     single = [one(0.003, 0, 0.5, 0.75, "mine", shots="full")]  # a cell with nothing to choose

@@ -64,6 +64,7 @@ def section(tmp_path: Path, results: list[dict[str, Any]], claims: str = CLAIMS)
     return (tmp_path / "claims.md").read_text()
 
 
+@pytest.mark.slow
 def test_claims_are_a_section_of_every_format(tmp_path: Path) -> None:
     runs = write_results(tmp_path / "runs", SWEEP)
     page = write_report(Report((runs,), tmp_path / "out", claims=(file_of(tmp_path, CLAIMS),)))

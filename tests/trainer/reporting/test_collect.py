@@ -172,6 +172,7 @@ def test_results_csv_is_read_again_as_it_was(tmp_path: Path) -> None:
     assert f"Found twice and counted once: {len(first)} results" in both.remarks
 
 
+@pytest.mark.slow
 def test_names_are_the_same_in_a_result_and_in_the_table_of_it(tmp_path: Path) -> None:
     results = [r for name in NAMES for r in seeds(name, (0.5,), target=name, left_out={"test": [name]}, run=name)]
     collected = collect((write_results(tmp_path / "runs", results),))

@@ -151,6 +151,7 @@ def proximity(path: Path, targets: list[str], source: str = "mine") -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_joint_law_is_held_to_targets_left_out(tmp_path: Path) -> None:
     targets = ["pets", "digits", "clothes"]
     made = [each for target in targets for each in results(target, ("scratch", "mine", "other"), num_seeds=2)]

@@ -51,6 +51,7 @@ def distances(sources: tuple[str, ...] = ("near", "far"), kind: str = "common") 
     return Distances([network], dict.fromkeys(sources, described), targets, pairs, ["something to know"])
 
 
+@pytest.mark.slow
 def test_report_has_the_section_where_it_is_asked_for(tmp_path: Path) -> None:
     write_distances(distances(), tmp_path / "proximity.json")
     runs = write_results(tmp_path / "runs", sweep("full"))

@@ -18,6 +18,7 @@ print(resume_command(Path("r")))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for its launcher in /proc")
 def test_the_launchers_command_comes_before_ones_own(tmp_path: Path) -> None:
     script = tmp_path / "it's.py"

@@ -227,6 +227,7 @@ def test_the_command_plans_trials(
     assert (code, "did you mean 'optim.base-lr'?" in error) == (2, True), error
 
 
+@pytest.mark.slow
 def test_the_command_makes_trials_side_by_side(
     planned: Planned, run_main: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def work(begun: Path, tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "classes", "told"),
     [
@@ -93,6 +94,7 @@ def test_outputs_that_mean_something_else_end_a_run(
     assert (work / "run" / RESULT).is_file()
 
 
+@pytest.mark.slow
 def test_what_is_advised_works(work: Path) -> None:
     prepare_again(work / "data", [0, 1, 2], ("bird", "cat", "dog"))
     with pytest.raises(InputError) as refused:
@@ -135,6 +137,7 @@ def replace_test_split(data: Path, other: Path) -> None:
     write_json(data / "manifest.json", manifest)
 
 
+@pytest.mark.slow
 def test_a_result_on_other_test_images_is_not_kept(work: Path) -> None:
     former = read_json(work / "run" / RESULT)
     replace_test_split(work / "data", work / "other")
@@ -174,6 +177,7 @@ def test_every_rank_is_refused(work: Path) -> None:
     assert all("classes added: bird" in line for line in told)
 
 
+@pytest.mark.slow
 def test_joined_sets_are_noted_by_name(tmp_path: Path) -> None:
     one = prepare_again(tmp_path / "a" / "films", [0, 1], ("cat", "dog"), name="films")
     two = prepare_again(tmp_path / "b" / "films", [0, 1], ("cat", "dog"), name="films", pictures=[5, 6])

@@ -190,6 +190,7 @@ def test_a_cut_shard_stops_the_run_by_name_and_can_be_left_out(
     assert start(data, tmp_path / "run")["total_steps"] == STEPS
 
 
+@pytest.mark.slow
 def test_images_of_one_shard_of_several_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from tiny_sets import tiny_set
 

@@ -97,6 +97,7 @@ def test_another_number_is_another_model(
         run(other, LaunchOptions(folder, allow_config_change=True), engine, {})
 
 
+@pytest.mark.slow
 def test_the_batch_that_fits_is_found(config: Config, whole: Path, engine: Engine, tmp_path: Path) -> None:
     """Without the pre-trained weights, whose stages are frozen all the same."""
     auto = replace(config, runtime=replace(config.runtime, micro_batch_size="auto", eval_batch_size=6))

@@ -68,6 +68,7 @@ def finished(config: Config, engine: Engine, tmp_path_factory: pytest.TempPathFa
     return folder, run(config, LaunchOptions(folder), engine, {"kind": "pretrain"})
 
 
+@pytest.mark.slow
 def test_each_head_is_measured_on_its_own_set(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, result = finished
     predictions = load_predictions(folder, "test")
@@ -117,6 +118,7 @@ def test_a_head_predicts_as_the_run_did(
     assert open_classifier(folder, "cpu", threads=1, head="one").classes == FINDINGS["one"]
 
 
+@pytest.mark.slow
 def test_a_head_is_evaluated_on_its_own_set_or_another(finished: tuple[Path, dict[str, Any]], sets: list[Path]) -> None:
     folder, result = finished
 

@@ -104,6 +104,7 @@ def test_what_is_taken_for_lack_of_memory(error: Exception) -> None:
     assert not _fits(attempt, engine)
 
 
+@pytest.mark.slow
 def test_not_even_one_image(animals: Path, tmp_path: Path) -> None:
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32")
     limit_memory(training=99, evaluation=0)

@@ -43,6 +43,7 @@ def config_of(data: Path, source: Path, **model: Any) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_the_same_weights_elsewhere_are_the_same_run(
     animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -52,6 +52,7 @@ def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_set(folder, [0, 1, 2] * 3, CLASSES, splits=("train", "val", "test"), name="animals")
 
 
+@pytest.mark.slow
 def test_metrics_follow_from_the_predictions(animals: Path, engine: Engine, tmp_path: Path) -> None:
     config = config_of(animals, shots=2)
     result = run(config, LaunchOptions(tmp_path / "run"), engine, {"kind": "transfer", "overlap_excluded": True})
@@ -70,6 +71,7 @@ def test_metrics_follow_from_the_predictions(animals: Path, engine: Engine, tmp_
     assert (result["source_sets"], result["overlap_excluded"]) == ([], True)
 
 
+@pytest.mark.slow
 def test_a_few_shot_subset_is_listed_by_key(animals: Path, engine: Engine, tmp_path: Path) -> None:
     train = Index.load(animals, "train")
     for shots in (None, 2, 1):
@@ -84,6 +86,7 @@ def test_a_few_shot_subset_is_listed_by_key(animals: Path, engine: Engine, tmp_p
         assert rows == [(key, CLASSES[drawn.labels[i]]) for i, key in enumerate(drawn.keys(np.arange(3 * shots)))]
 
 
+@pytest.mark.slow
 def test_findings_and_joined_sets(engine: Engine, tmp_path: Path) -> None:
     nan = np.nan
     labels = [[1, 0, nan], [0, 1, nan], [nan, 1, 1], [1, 0, nan]]

@@ -129,6 +129,7 @@ def test_a_failed_write_is_tried_again_before_the_next_save(
     assert result["val"] == json.loads((undisturbed / "result.json").read_text())["val"]
 
 
+@pytest.mark.slow
 def test_an_old_checkpoint_does_not_wait_for_its_step(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +220,7 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
     assert equal(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_failed_write_is_tried_again_before_the_next_is_due(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +269,7 @@ class Gone:
         raise ValueError("I/O operation on closed file")
 
 
+@pytest.mark.slow
 def test_a_warning_that_nobody_can_read_costs_no_run(
     phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +340,7 @@ def with_metrics(monkeypatch: pytest.MonkeyPatch, *metrics: float) -> None:
     monkeypatch.setattr("trainer.training.loop.evaluate", lambda *_: {"auc": next(values), "loss": 1.0})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refusals", [1, 2, 4])
 def test_the_best_weights_outlast_a_disk_that_refuses_them(
     refusals: int, phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -360,6 +364,7 @@ def test_the_best_weights_outlast_a_disk_that_refuses_them(
     assert equal(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_weights_that_were_best_are_not_written_over_better_ones(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,6 +374,7 @@ def test_weights_that_were_best_are_not_written_over_better_ones(
     assert best(tmp_path / "run") == (8, 0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [6, 8])
 def test_a_damaged_best_checkpoint_costs_no_run(
     step: int, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -389,6 +395,7 @@ def test_a_damaged_best_checkpoint_costs_no_run(
     assert result["checkpoint"] == (path.name if step < STEPS else "step_00000008.safetensors")
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_rots_is_passed_over(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,6 +105,7 @@ def evaluates_for_long(data: str, run_dir: Path, evaluating: Any) -> None:
     run(config_of(data), LaunchOptions(run_dir), ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1), "fp32"), {})
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_final_evaluation(phantoms: Path, tmp_path: Path) -> None:
     context = context_of_ranks()
     evaluating = context.Event()

@@ -206,6 +206,7 @@ def test_such_a_run_is_not_tested_on_its_val(run_dir: Path, animals: Path, tmp_p
     assert not any("training images are among these" in warning for warning in warnings)
 
 
+@pytest.mark.slow
 def test_a_run_that_chose_on_val_does_not_go_on_so(animals: Path, tmp_path: Path) -> None:
     """Its best checkpoint would pass for the result of what is trained on val from now on."""
     train(config_of(animals, eval_every=2), tmp_path / "run")
@@ -333,6 +334,7 @@ def options_of(out: Path, **given: Any) -> Options:
     return options_with(out=out, **small | ON_CPU_FLAGS | given)
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_from_end_to_end(target: Any, tmp_path: Path) -> None:
     options = options_of(tmp_path)
     fine_tune(Transfer(SCRATCH, str(target("cifar100")), "5", 0, options))
