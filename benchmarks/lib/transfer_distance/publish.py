@@ -15,15 +15,16 @@ _COLOURS = 32  # of a kept figure: a third of the bytes, and no difference to se
 
 
 def publish(study: Study, out: Path) -> None:
-    """Copy the report and the proximities to a folder, without page, LaTeX and vector figures, and write study.json:
-    machine, steps, minutes of each stage."""
+    """Copy the report and the proximities to a folder, without page, LaTeX, vector figures and the path of the study,
+    and write study.json: machine, steps, minutes of each stage."""
     out.mkdir(parents=True, exist_ok=True)
     report = study.folder / REPORT
     text = (report / "report.md").read_text(encoding="utf-8").replace(_NOT_KEPT, "")
     lines = [line for line in text.splitlines() if "(report.html)" not in line]
     (out / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for name in _TEXTS:
-        shutil.copy(report / name, out / name)
+    for name in _TEXTS:  # without the folder of the study, which is nobody else's
+        content = (report / name).read_text(encoding="utf-8")
+        (out / name).write_text(content.replace(f"{study.folder}/", ""), encoding="utf-8", newline="")
     for figure in sorted(report.glob("*.png")):
         if f"({figure.name})" in text:
             with Image.open(figure) as image:
