@@ -115,6 +115,16 @@ def _require_views(name: str, arguments: Sequence[str]) -> None:
     raise InputError(f"{name} does not say the view of its images; {remedy}. --views is for {', '.join(having)}")
 
 
+def _require_root_of_embedded(name: str, arguments: Sequence[str]) -> None:
+    """Raise InputError for a set at hand whose reader takes files, as it ships prepared, where they are not given."""
+    has_root = asks_for_help(arguments) or any(word.split("=")[0] == "--root" for word in arguments)
+    if name in SETS_AT_HAND and "root" in signature(SETS_AT_HAND[name]).parameters and not has_root:
+        raise InputError(
+            f"{name} ships with the package, prepared: use it by its name; to prepare it from the files as "
+            "distributed, give their folder by --root"
+        )
+
+
 def _help() -> str:
     about = (__doc__ or "").split("\n\n")[1]
     usage = f"usage: {program()} NAME --out DIR [FLAGS]\n\n{filled(about)}"
@@ -141,11 +151,7 @@ def main() -> None:
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
     _require_views(name, rest)
-    if name == "fashion_mnist" and not asks_for_help(rest) and not any(word.split("=")[0] == "--root" for word in rest):
-        raise InputError(
-            "fashion_mnist ships with the package, prepared: use it by its name; to prepare it from the files as "
-            "distributed, give their folder by --root"
-        )
+    _require_root_of_embedded(name, rest)
     output, read = parse_flags(command_of(DATASETS[name]), rest, f"{program()} {name}", titles=_TITLES)
     _prepare(name, output, read)
 

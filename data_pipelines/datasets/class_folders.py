@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.message_parts import counted
+from data_pipelines.common.message_parts import counted, some_of
 from data_pipelines.common.path_text import path_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.reading import split_of, splits_in
@@ -160,8 +160,7 @@ def _directly_in(files: Sequence[Found], folder: str) -> int:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
+    return some_of(names, _NAMED)
 
 
 def _no_classes(root: Path, name: str, split: Split, num_pictures: int) -> str:

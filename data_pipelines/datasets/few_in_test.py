@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.patients import NO_GROUP
 from data_pipelines.common.raw_set import RawImage, RawSet
 
@@ -46,17 +47,15 @@ def none_in_val(raw: RawSet) -> str | None:
     if not val or not none:
         return None
     what = "images" if raw.task == "single_label" else "positives"
-    named = ", ".join(none[:_NAMED]) + (f" and {len(none) - _NAMED:,} more" if len(none) > _NAMED else "")
     carves = not raw.has_own_val and len(val) < _LARGE_VAL_SHARE * len(raw.images)
     remedy = ", or prepare again with --val-fraction 0.2 --force" if carves else " to val"
-    return f"val has no {what} of: {named}; no threshold can be chosen for them. Add images{remedy}"
+    return f"val has no {what} of: {some_of(none, _NAMED)}; no threshold can be chosen for them. Add images{remedy}"
 
 
 def _named(classes: Sequence[str], counts: Sequence[int]) -> str:
     """The classes with too few, with their numbers."""
     few = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < FEWEST]
-    more = f" and {len(few) - _NAMED:,} more" if len(few) > _NAMED else ""
-    return ", ".join(few[:_NAMED]) + more
+    return some_of(few, _NAMED)
 
 
 def _count(test: Sequence[RawImage], number: int, value: int, by_patient: bool) -> int:

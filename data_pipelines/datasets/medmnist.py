@@ -5,7 +5,6 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial as bind
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -116,7 +115,7 @@ def medmnist(root: Path) -> RawSet:
         name=name,
         task=facts.task,
         classes=facts.classes,
-        images=Repeatable(bind(images)),
+        images=Repeatable(images),
         num_images=sum(part.shape[0] for part in parts),
         source=f"{name} of MedMNIST, Yang et al. 2023, {_OWNER}, {facts.licence}",
         num_bytes=path.stat().st_size,

@@ -5,16 +5,20 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.path_text import text_of
-from data_pipelines.common.raw_set import RawSet, Repeatable
+from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets.reading import require_fractions
-from data_pipelines.datasets.similar_names import class_name_notes
-from data_pipelines.datasets.split_files import FileImages, class_names, scan_root, split_files
+from data_pipelines.datasets.split_files import (
+    FileImages,
+    class_names,
+    fractions_to_carve,
+    photographs,
+    scan_root,
+    split_files,
+)
 
 _ROWS_AT_ONCE = 64
 _UNLABELLED = -1  # how hubs write the label of a test split that nobody may know
@@ -55,26 +59,12 @@ def parquet(
     if unlabelled := found.pop(_UNLABELLED, 0):
         left_out[_LEFT_OUT] += unlabelled
     splits = {file.split for file, of_file in labels.items() if set(of_file) - {_UNLABELLED}}
-    carve = (0.0 if "val" in splits else val_fraction, 0.0 if "test" in splits else test_fraction)
+    carved = fractions_to_carve(splits, val_fraction, test_fraction)
     known = _stored_names(files[0].path, columns) if classes_file is None else class_names(classes_file)
     classes = known or _names(found, root)
     number_of = {name: number for number, name in enumerate(classes)}
-    images = FileImages(files, carve, lambda file: _rows(file.path, columns, number_of))
-    name = text_of(root.resolve().name)
-    return RawSet(
-        name=name,
-        task="single_label",
-        classes=classes,
-        images=Repeatable(images.all),
-        num_images=found.total(),
-        source=f"Parquet files under {name}; licence as of the original",
-        num_bytes=sum(file.path.stat().st_size for file in files),
-        part=lambda number, parts: Repeatable(bind(images.part, number, parts)),
-        notes=tuple(class_name_notes(classes)),
-        is_user_set=True,
-        upright=True,
-        left_out=left_out,
-    )
+    images = FileImages(files, carved, lambda file: _rows(file.path, columns, number_of))
+    return photographs(root, images, classes, found.total(), "Parquet files", left_out)
 
 
 @contextmanager

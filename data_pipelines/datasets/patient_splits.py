@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.patients import NO_GROUP, group_of
 from data_pipelines.common.raw_set import RawImage, RawSet, key_of
 from data_pipelines.common.splits import Split, hash_split
@@ -270,13 +271,11 @@ def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str
                 counts += image.label == 1
                 negatives += image.label == 0
     absent = [name for name, count in zip(classes, counts, strict=True) if not count]
-    more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
-    notes = [f"train has no image of: {', '.join(absent[:_NAMED])}{more}"] if absent else []
+    notes = [f"train has no image of: {some_of(absent, _NAMED)}"] if absent else []
     always = [name for name, count, other in zip(classes, counts, negatives, strict=True) if count and not other]
     if always and not isinstance(images[0].label, int):
-        more = f" and {len(always) - _NAMED:,} more" if len(always) > _NAMED else ""
         notes.append(
-            f"train has no image without: {', '.join(always[:_NAMED])}{more}; there is nothing to tell apart, so add "
+            f"train has no image without: {some_of(always, _NAMED)}; there is nothing to tell apart, so add "
             "images with 0 there"
         )
     if len(classes) == 1 and images and isinstance(images[0].label, int):

@@ -1,15 +1,18 @@
 """Files of many images each, whose folders or names say their split; and a file of class names."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial as bind
 from itertools import islice
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, key_of
+from data_pipelines.common.path_text import text_of
+from data_pipelines.common.raw_set import Member, RawImage, RawSet, Repeatable, key_of
 from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import split_of, splits_in
+from data_pipelines.datasets.similar_names import class_name_notes
 from data_pipelines.image_files.folder_scan import Found, Scan, left_out_as, scan
 
 
@@ -47,6 +50,38 @@ class FileImages:
                 key = key_of(f"{file.name}/{name}")
                 split = hash_split(key, *self.carved) if file.split in (None, "train") else file.split
                 yield RawImage(key, split, image, number)
+
+
+def photographs(
+    root: Path,
+    images: FileImages,
+    classes: tuple[str, ...],
+    num_images: int | None,
+    kind: str,
+    left_out: Counter[str],
+    notes: Sequence[str] = (),
+) -> RawSet:
+    """The set of a user's files of photographs with one label each. kind: what the files are called."""
+    name = text_of(root.resolve().name)
+    return RawSet(
+        name=name,
+        task="single_label",
+        classes=classes,
+        images=Repeatable(images.all),
+        num_images=num_images,
+        source=f"{kind} under {name}; licence as of the original",
+        num_bytes=sum(file.path.stat().st_size for file in images.files),
+        part=lambda number, parts: Repeatable(bind(images.part, number, parts)),
+        notes=(*notes, *class_name_notes(classes)),
+        is_user_set=True,
+        upright=True,
+        left_out=left_out,
+    )
+
+
+def fractions_to_carve(splits: Collection[Split | None], val: float, test: float) -> tuple[float, float]:
+    """The fractions of train that become val and test, 0 for a split that files are given for."""
+    return (0.0 if "val" in splits else val, 0.0 if "test" in splits else test)
 
 
 def scan_root(root: Path, suffixes: Sequence[str]) -> Scan:

@@ -5,17 +5,23 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial as bind
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import text_of
-from data_pipelines.common.raw_set import Member, RawSet, Repeatable
+from data_pipelines.common.raw_set import Member, RawSet
 from data_pipelines.datasets.reading import require_fractions
-from data_pipelines.datasets.similar_names import class_name_notes
-from data_pipelines.datasets.split_files import FileImages, SplitFile, class_names, scan_root, split_files
+from data_pipelines.datasets.split_files import (
+    FileImages,
+    SplitFile,
+    class_names,
+    fractions_to_carve,
+    photographs,
+    scan_root,
+    split_files,
+)
 from data_pipelines.datasets.table import LITERAL, is_missing
 from data_pipelines.datasets.tars import OpenTar
 from data_pipelines.image_files.folder_scan import HIDDEN_FILES, is_hidden, is_taken_by_name, left_out_as, look
@@ -75,27 +81,13 @@ def webdataset(
     require_fractions(val=val_fraction, test=test_fraction)
     shards, left_out = _shards(root)
     splits = {shard.split for shard in shards}
-    carved = (0.0 if "val" in splits else val_fraction, 0.0 if "test" in splits else test_fraction)
+    carved = fractions_to_carve(splits, val_fraction, test_fraction)
     known = () if classes_file is None else class_names(classes_file)
     reader = _Reader(label_field and text_of(label_field), literal_nan, frozenset(known), left_out)
     classes, num_images, notes = (known, None, ()) if known else _survey(shards, reader)
     number_of = {name: number for number, name in enumerate(classes)}
     images = FileImages(shards, carved, lambda shard: _numbered(shard.path, reader, number_of))
-    name = text_of(root.resolve().name)
-    return RawSet(
-        name=name,
-        task="single_label",
-        classes=classes,
-        images=Repeatable(images.all),
-        num_images=num_images,
-        source=f"webdataset tars under {name}; licence as of the original",
-        num_bytes=sum(shard.path.stat().st_size for shard in shards),
-        part=lambda number, parts: Repeatable(bind(images.part, number, parts)),
-        notes=(*notes, *class_name_notes(classes)),
-        is_user_set=True,
-        upright=True,
-        left_out=left_out,
-    )
+    return photographs(root, images, classes, num_images, "webdataset tars", left_out, notes)
 
 
 def _shards(root: Path) -> tuple[list[SplitFile], Counter[str]]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import hash_bytes, hash_name
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.common.splits import SPLITS, Split
@@ -91,9 +92,8 @@ def _emptied(raw: RawSet, dropped: set[int]) -> tuple[str, ...]:
         if hash_name(image.key) not in dropped:
             has[of_image] = True
     lost = [name for name, is_lost in zip(raw.classes, had & ~has, strict=True) if is_lost]
-    more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
     fact = "all images of train were dropped, as equal ones are kept in test or val, of:"
-    return (f"{fact} {', '.join(lost[:_NAMED])}{more}",) if lost else ()
+    return (f"{fact} {some_of(lost, _NAMED)}",) if lost else ()
 
 
 def _without(raw: RawSet, dropped: set[int], notes: tuple[str, ...]) -> RawSet:

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import digest_of
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import nearest, some_of
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.tasks import METRIC
 from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut
@@ -191,9 +191,7 @@ def _origins(indexes: Sequence[Index]) -> tuple[str, ...]:
 
 
 def _some(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _MOST_NAMED} more" if len(ordered) > _MOST_NAMED else ""
-    return ", ".join(ordered[:_MOST_NAMED]) + more
+    return some_of(sorted(names), _MOST_NAMED)
 
 
 def _aligned_labels(index: Index, classes: tuple[str, ...]) -> Array:

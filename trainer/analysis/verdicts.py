@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import nearest, some_of
 from trainer.analysis.claim_file import Claim, ClaimFile
 from trainer.analysis.contrasts import (
     Block,
@@ -266,5 +266,4 @@ def _method(one: _Tested) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return "; ".join(names[:_MOST_NAMED]) + more
+    return some_of(names, _MOST_NAMED, "; ")

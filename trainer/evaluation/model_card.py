@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from data_pipelines.common.advice import quoted
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.printable import printable
 from trainer.document.blocks import Block, BulletList, Paragraph, Title
 from trainer.document.text import Bold, Code
@@ -77,8 +78,7 @@ def _head_flag(run: Run) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(printable, names[:_SHOWN])) + more
+    return some_of([printable(name) for name in names], _SHOWN)
 
 
 def _model_items(run: Run) -> list[str]:

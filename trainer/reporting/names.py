@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from data_pipelines.common.message_parts import some_of
 from trainer.metrics import METRIC_NAME
 
 SCRATCH, FULL = "scratch", "full"
@@ -111,5 +112,4 @@ def shots_title(shots: str) -> str:
 
 def listed(names: Sequence[str], most: int = 4) -> str:
     """Some names, and the number of the others."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return some_of(names, most)

@@ -3,15 +3,12 @@
 import shutil
 from pathlib import Path
 
-from PIL import Image
-
 from benchmarks.lib.results import header
 from benchmarks.lib.transfer_distance.stages import PROXIMITY, REPORT, Study
 from data_pipelines.common.files import write_json
 
 _TEXTS = ("results.csv", "tables.csv", "claims.json")
 _NOT_KEPT = "; [tables.tex](tables.tex) has the tables for LaTeX"
-_COLOURS = 32  # of a kept figure: a third of the bytes, and no difference to see
 
 
 def publish(study: Study, out: Path) -> None:
@@ -27,8 +24,7 @@ def publish(study: Study, out: Path) -> None:
         (out / name).write_text(content.replace(f"{study.folder}/", ""), encoding="utf-8", newline="")
     for figure in sorted(report.glob("*.png")):
         if f"({figure.name})" in text:
-            with Image.open(figure) as image:
-                image.convert("RGB").quantize(_COLOURS).save(out / figure.name, optimize=True)
+            shutil.copy(figure, out / figure.name)
     shutil.copy(study.folder / PROXIMITY / "proximity.json", out / "proximity.json")
     size = {"pretraining_steps": study.size.pretraining_steps, "tuning_steps": list(study.size.tuning_steps)}
     write_json(out / "study.json", header("transfer_distance") | size | {"minutes": study.minutes()})
