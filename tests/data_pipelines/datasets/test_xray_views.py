@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from empty_files import splits_of
-from test_every_set import fill
+from set_layouts import fill
 from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
 from data_pipelines import prepare as prepare_module
