@@ -2,8 +2,9 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -23,10 +24,53 @@ class Update(NamedTuple):
     """Share of AGC's units that were clipped, in [0, 1]."""
     skipped: Tensor | None = None
     """Whether nothing was updated, because a loss or a gradient was not finite; None where that was not asked for."""
+    counted: Tensor | None = None
+    """Of elastic runs, float64 [2]: samples that all ranks have brought together for this update, which is left out
+    unless they are the whole batch; and ranks that know of others that wait to join."""
 
 
 class RankLostError(RunError):
     """Another rank is lost; this one cannot go on, but the run can be resumed."""
+
+
+class RegroupError(RankLostError):
+    """Ranks are lost, or wait to join: this one goes on after `Engine.regroup`. Only of engines that are elastic."""
+
+
+@dataclass
+class Progress:
+    """How far a run is on this rank; `loop.train` keeps it up to date."""
+
+    step: int
+    """Updates that the weights have had; -1: these are not the run's, so they come from another rank or from a
+    checkpoint."""
+    best: float | None = None
+    """Primary metric of the best checkpoint so far, None without one."""
+    is_owed: bool = False
+    """Whether the evaluation and the checkpoint due after `step` are still to be done, or were interrupted."""
+    rows: dict[str, tuple[int, dict[str, float]]] = field(default_factory=dict)
+    """The last rows of metrics by kind, "train" and "val", each with its step: rank 0 may be lost before it writes
+    them."""
+    trained_s: float | None = None
+    """Seconds of training over all starts, once it is over and saved; None before."""
+    must_save: bool = False
+    """Whether the last checkpoint may be lost with rank 0, which was writing it."""
+    source: int = 0
+    """The rank that this comes from, after `Engine.regroup`."""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Who left and joined an elastic run with the last round: `name` and `host` of each rank, and `why` it left."""
+
+    round: int = 0
+    """Number of the round; 0: none yet."""
+    left: Sequence[Mapping[str, str]] = ()
+    joined: Sequence[Mapping[str, str]] = ()
+    ends: bool = False
+    """Whether the ranks have met to save and end: all were asked to stop, or they are too few."""
+    too_few: str | None = None
+    """Why they end, if they are."""
 
 
 class Heartbeat(Protocol):
@@ -41,6 +85,9 @@ class Heartbeat(Protocol):
     def slowest(self) -> tuple[dict[str, float], dict[str, str]]:
         """On rank 0, over the steps since the last call: the rank that takes longest for its own work, by how many
         seconds per step it exceeds the median rank; and its phase and host as text."""
+
+    def move(self, store: Any, rank: int, world_size: int) -> None:
+        """Go on as another rank, with a store that nobody has used for this. Collective, within `watching`."""
 
     def watching(self, hung: Callable[[str], None]) -> AbstractContextManager[None]:
         """End this process if a rank makes no progress any more. Before that, one rank of the job calls `hung` with the
@@ -64,6 +111,8 @@ class Engine(ABC):
     transport: str
     """What carries gradients between ranks, as text."""
     heartbeat: Heartbeat
+    changes: Changes = Changes()
+    """Of the last `regroup`."""
     model: nn.Module
     """The wrapped model, after `prepare`: call it in `accumulate`, and in `evaluation` to predict."""
 
@@ -138,6 +187,33 @@ class Engine(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state written by any engine. Raises RuntimeError where names or shapes differ."""
+
+    @property
+    def is_joining(self) -> bool:
+        """Whether this rank gets ready by itself, as rank -1 of one, to join others that train already: by `regroup`.
+        It writes nothing until then."""
+        return False
+
+    def introduce(self, facts: dict[str, Any]) -> None:
+        """Tell what must be the same on all ranks, plain JSON types, by which ranks that join are compared. Does
+        nothing unless the engine is elastic."""
+        return
+
+    def expect_samples(self, mine: int, of_all: int) -> None:
+        """Before `step`: the samples of this rank in the update, and those of all ranks. Elastic engines leave the
+        update out, on the device, unless they add up."""
+        return
+
+    def all_stop(self, is_asked: Callable[[], bool]) -> bool:
+        """Some rank was asked to stop: whether all of them stop, as they must unless the engine is elastic; there,
+        those that were asked leave, and the others regroup. `is_asked`: whether this one was. Collective."""
+        return True
+
+    def regroup(self, progress: Progress, is_asked: Callable[[], bool]) -> Progress:
+        """Take part in a new group with the ranks that are left and those that wait to join: `rank` and `world_size`
+        change, and all go on from the progress that is returned, with the weights, momentum and loss scaler of the rank
+        that is furthest. Collective over the new ranks. Raises NotImplementedError unless the engine is elastic."""
+        raise NotImplementedError
 
     @abstractmethod
     def close(self) -> None:

@@ -55,6 +55,7 @@ def table(runs: Sequence[RunStatus]) -> str:
     for i, run in enumerate(runs, 1):
         notes = [f"    {_first_line(run.error)}"] if run.error and run.state != "finished" else []
         notes += [f"    {printable(run.holder)}"] if run.holder else []
+        notes += [f"    {printable(run.ranks)}"] if run.ranks else []
         notes += [f"    resume with: {printable(run.command)}"] if run.command else []
         lines[i] = "\n".join([lines[i], *notes])
     counts = {state: sum(run.state == state for run in runs) for state in dict.fromkeys(run.state for run in runs)}

@@ -43,11 +43,15 @@ class DDPEngine(ReplicaEngine):
 
     def _wrap(self, model: nn.Module) -> nn.Module:
         self._sharded: Any = None  # torch.distributed.optim.ZeroRedundancyOptimizer
-        if self.world_size == 1:
-            return model
-        for parameter in model.parameters():
-            if is_pointwise(parameter) and parameter.requires_grad:
-                parameter.register_hook(_contiguous_strides)
+        self._hooks: list[Any] = []
+        return model if self.world_size == 1 else self._distributed(model)
+
+    def _distributed(self, model: nn.Module) -> nn.Module:
+        self._hooks += [
+            parameter.register_hook(_contiguous_strides)
+            for parameter in model.parameters()
+            if is_pointwise(parameter) and parameter.requires_grad
+        ]
         wrapped = DistributedDataParallel(
             model,
             device_ids=[self.device] if self.device.type == "cuda" else None,
@@ -65,6 +69,12 @@ class DDPEngine(ReplicaEngine):
             self._sharded = ShardedOptimizer(groups, type(self._optimizer), **{name: shared[name] for name in names})
             self._optimizer = self._sharded
         return wrapped
+
+    def _unwrap(self) -> None:
+        """Undo `_wrap`."""
+        self.model = self._unwrapped
+        for hook in self._hooks:
+            hook.remove()
 
     def _no_sync(self, last: bool) -> AbstractContextManager[Any]:
         if isinstance(self.model, DistributedDataParallel) and not last:

@@ -186,7 +186,7 @@ class Rendezvous:
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, RankLostError) or not _is_of_a_lost_peer(error):
+            if isinstance(error, RankLostError) or not is_of_a_lost_peer(error):
                 raise
             who = self.find_lost_ranks()
             raise RankLostError(f"another rank stopped or did not answer ({who})") from error
@@ -195,7 +195,8 @@ class Rendezvous:
         self._stopped.set()
 
 
-def _is_of_a_lost_peer(error: RuntimeError) -> bool:
+def is_of_a_lost_peer(error: RuntimeError) -> bool:
+    """Whether a backend reports so that another rank is gone."""
     if isinstance(error, dist.DistBackendError | dist.DistNetworkError):
         return True
     return any(words in str(error) for words in _LOST_PEER)

@@ -81,8 +81,11 @@ class Heartbeat:
         device: torch.device,
         hang_timeout_s: float,
         timeout_s: float,
+        is_elastic: bool = False,
     ) -> None:
-        self._store, self._rank, self._world_size = store, rank, world_size
+        self._store, self._rank, self._world_size, self._is_elastic = store, rank, world_size, is_elastic
+        if is_elastic:  # a rank that waits for a lost one is no reason to end: its exchange ends first
+            hang_timeout_s, timeout_s = hang_timeout_s and max(hang_timeout_s, 2.0 * timeout_s), 4.0 * timeout_s
         self._usual_s = min(hang_timeout_s, 0.8 * timeout_s)
         self._long_s = max(self._usual_s, min(3 * hang_timeout_s, 0.9 * timeout_s))
         self._first_s = 3 * timeout_s
@@ -90,6 +93,7 @@ class Heartbeat:
         self._device_clock = _DeviceClock() if device.type == "cuda" else None
         self._host = os.environ.get("SLURMD_NODENAME", platform.node())
         self._runs = 0
+        self._telling: threading.Thread | None = None
         self.listener: Callable[[Phase, int | None], None] | None = None
         self._begin()
 
@@ -153,24 +157,43 @@ class Heartbeat:
         """End this process if a rank makes no progress any more. Before that, one rank of the job calls `hung` with the
         reason. Collective."""
         self._begin()
-        self._runs += 1
         self._stopped = threading.Event()
-        threads = [threading.Thread(target=self._watch, args=(hung,), daemon=True)]
-        if self._store is not None:
-            # Clones have connections of their own: one that waits for an answer holds up no other.
-            prefix = f"beats/{self._runs}"
-            self._told, self._asked = (dist.PrefixStore(prefix, self._store.clone()) for _ in range(2))
-            self._told.set(str(self._rank), json.dumps(self._beat()))
-            threads.append(threading.Thread(target=self._tell, daemon=True))
-        for thread in threads:
-            thread.start()
+        watching = threading.Thread(target=self._watch, args=(hung,), daemon=True)
+        self._start_telling()
+        watching.start()
         try:
             yield
         finally:
             self._stopped.set()
-            for thread in threads:  # the watching one might set the timer below again
-                thread.join(_ANSWER_S)
+            self._stop_telling()
+            watching.join(_ANSWER_S)  # it might set the timer below again
             faulthandler.cancel_dump_traceback_later()
+
+    def _start_telling(self) -> None:
+        if self._store is None:
+            return
+        self._runs += 1
+        # Clones have connections of their own: one that waits for an answer holds up no other.
+        prefix = f"beats/{self._runs}"
+        self._told, self._asked = (dist.PrefixStore(prefix, self._store.clone()) for _ in range(2))
+        self._told.set(str(self._rank), json.dumps(self._beat()))
+        self._ends_telling = threading.Event()
+        self._telling = threading.Thread(target=self._tell, args=(self._told, self._ends_telling), daemon=True)
+        self._telling.start()
+
+    def _stop_telling(self) -> None:
+        if self._telling is not None:
+            self._ends_telling.set()
+            # In an elastic run the host of its store may be gone, and would have it wait.
+            self._telling.join(0 if self._is_elastic else _ANSWER_S)
+            self._telling = None
+
+    def move(self, store: dist.Store, rank: int, world_size: int) -> None:
+        """Go on as another rank, with a store that nobody has used for this. Collective, within `watching`."""
+        self._stop_telling()
+        self._store, self._rank, self._world_size, self._runs = store, rank, world_size, 0
+        self._begin()
+        self._start_telling()
 
     def _beat(self) -> Beat:
         self._pulse += 1
@@ -181,14 +204,17 @@ class Heartbeat:
             self._seconds["data"], forward_s,
         )  # fmt: skip
 
-    def _tell(self) -> None:
+    def _tell(self, told: dist.Store, ends: threading.Event) -> None:
         with suppress(RuntimeError):  # the store went first
             # Where rank 0 is has to be known before it can be missed.
-            while not self._stopped.wait(self._interval_s if 0 in self._seen else _FIRST_BEAT_S):
-                self._told.set(str(self._rank), json.dumps(self._beat()))
-                self._seen = _read(self._told, range(self._world_size) if self._rank == 0 else [0])
-                if self._told.check(["verdict"]):
-                    self._verdict = self._told.get("verdict").decode()
+            while not ends.wait(self._interval_s if 0 in self._seen else _FIRST_BEAT_S):
+                told.set(str(self._rank), json.dumps(self._beat()))
+                seen = _read(told, range(self._world_size) if self._rank == 0 else [0])
+                if ends.is_set():
+                    return
+                self._seen = seen
+                if told.check(["verdict"]):
+                    self._verdict = told.get("verdict").decode()
 
     def _watch(self, hung: _Hung) -> None:
         marks, idle_s, last = self._marks, 0.0, time.monotonic()
@@ -208,6 +234,8 @@ class Heartbeat:
                 if self._world_size == 1:
                     self._warn(idle_s)
                     idle_s = 0.0
+                elif self._is_elastic:  # the others go on by themselves, and this one may join them again
+                    self._leave(self._beat().stuck(), None)
                 else:
                     self._leave(*self._judge(idle_s, hung))
 

@@ -8,7 +8,7 @@ from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.run_folder.new_folder import claim, next_free
 from trainer.run_folder.rank_logs import install_rank_log, keep_in_log, open_rank_log
 from trainer.run_folder.resume_command import resume_command
-from trainer.run_folder.run_lock import elsewhere, in_use, locked, release, require_lock, taken_over
+from trainer.run_folder.run_lock import elsewhere, in_use, locked, release, require_lock, take_over, taken_over
 from trainer.run_folder.run_status import RunStatus, run_folders, run_status, unfinished, write_status
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "resume_command",
     "run_folders",
     "run_status",
+    "take_over",
     "taken_over",
     "unfinished",
     "write_environment",

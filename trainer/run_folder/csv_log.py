@@ -27,8 +27,11 @@ class CsvLog:
         if not self._enabled or not self.path.is_file():
             return []
         with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
-            lines = [line for line in csv.reader(file) if len(line) == len(self._columns)]
+            found = list(csv.reader(file))
+        lines = [line for line in found if len(line) == len(self._columns)]
         kept = [line for line in lines if line[0].isdecimal() and int(line[0]) < first_step]
+        if found in ([], [list(self._columns), *kept]):  # a full disk need not keep a run from regrouping
+            return kept
 
         def write(temporary: Path) -> None:
             with temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:

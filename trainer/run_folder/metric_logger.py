@@ -35,7 +35,7 @@ class MetricLogger:
         if not self.enabled:
             return
         self._run_dir = run_dir
-        _truncate(run_dir / METRICS, first_step)
+        self._written = {_kind_of(row) for row in _truncate(run_dir / METRICS, first_step)}
         self._metrics = _Rows(run_dir / METRICS)
         self._board: SummaryWriter | None = None
         self._kept_open = ExitStack()
@@ -61,9 +61,11 @@ class MetricLogger:
             self._write({"step": step, **how})
 
     def scalars(self, step: int, values: dict[str, float], words: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Record scalars named like "train/loss" after `step` updates; the text fields go to metrics.jsonl only."""
-        if not self.enabled:
+        """Record scalars named like "train/loss" after `step` updates; the text fields go to metrics.jsonl only. Does
+        nothing if it has those of this kind and step."""
+        if not self.enabled or _kind_of({"step": step, **values}) in self._written:
             return
+        self._written.add(_kind_of({"step": step, **values}))
         self._draw(step, values)
         # JSON knows no NaN; an AUC without positives has no value.
         plain = {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -156,8 +158,15 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _truncate(path: Path, step: int) -> None:
+def _kind_of(row: Mapping[str, Any]) -> tuple[int, str]:
+    """Step, and "train", "val", or "" for a row about a start."""
+    return row["step"], next((name.partition("/")[0] for name in row if "/" in name), "")
+
+
+def _truncate(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop the rows of later steps, and a line left unfinished; returns the others."""
     rows = [row for row in read_metrics(path.parent) if row["step"] <= step]
-    write_atomically(
-        path, lambda temporary: temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    )
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:  # or a full disk would end a run that regroups
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return rows

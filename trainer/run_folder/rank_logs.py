@@ -101,7 +101,8 @@ def open_rank_log(run_dir: Path, engine: Ranks) -> None:
     if _log is not None:
         _log.start = start
         try:
-            _log.follow(run_dir / LOGS, f"{platform.node()}-{engine.rank}.log")
+            name = f"{engine.rank}" if engine.rank >= 0 else f"joined-{os.getpid()}"
+            _log.follow(run_dir / LOGS, f"{platform.node()}-{name}.log")
         except OSError as error:
             logger.warning(f"{run_dir / LOGS} cannot be written ({error}); there will be no log")
 

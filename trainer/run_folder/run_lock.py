@@ -66,11 +66,11 @@ class _Attempt:
         self._since = self._moved = 0.0  # monotonic: when it was first seen, and when it was last seen to move
         self.words = ""
 
-    def take(self) -> Verdict:
-        """Try once. free: the lock is taken; wait: its holder may be gone soon; busy: its holder is alive. Raises
-        OSError."""
+    def take(self, inherits: bool = False) -> Verdict:
+        """Try once. free: the lock is taken; wait: its holder may be gone soon; busy: its holder is alive. `inherits`:
+        it is this start's own, of a rank that no longer takes part. Raises OSError."""
         chain = chain_of(self._folder)
-        verdict = self.judge(chain)
+        verdict = "free" if inherits else self.judge(chain)
         if verdict != "free":
             return verdict
         path = after(self._folder, chain[-1].holder) if chain else self._folder / LOCK
@@ -138,8 +138,9 @@ class _Attempt:
 class _Lock:
     """The lock of a folder held by this process; a thread keeps it fresh."""
 
-    def __init__(self, folder: Path, me: Holder) -> None:
+    def __init__(self, folder: Path, me: Holder, attempt: _Attempt | None = None) -> None:
         self._folder, self._me = folder, me
+        self._attempt = attempt  # that failed for now, as the disk is full
         self.lost: str | None = None
         """Who has it now, if this process no longer does."""
         self._seen = _clock()  # to be its own
@@ -169,6 +170,9 @@ class _Lock:
         with self._guarded(BRIEFLY_S) as has, suppress(OSError):  # a disk that fails is no reason to stop
             if not has or self._released.is_set() or self.lost is not None:
                 return
+            if self._attempt is not None:
+                self._attempt.take(inherits=True)
+                self._attempt = None
             chain = chain_of(self._folder)
             if id_of(self._folder)[1:] != (self._me.folder_id or [])[1:]:  # moved away, or no longer mounted
                 return
@@ -228,17 +232,32 @@ def locked(run_dir: Path, engine: Ranks, timeout_s: float) -> Iterator[None]:
     Waits while another start may have died there, and at most until it has been silent for `timeout_s`. Raises
     InputError, on every rank, if a live start holds it, and if the folder cannot be written.
     """
-    me = _take(run_dir, engine, timeout_s)
-    if me is None:
-        yield
-        return
     key = run_dir.absolute()
-    lock = _locks[key] = _Lock(run_dir, me)
+    # A rank that joins an elastic run writes nothing yet.
+    me = None if engine.rank < 0 else _take(run_dir, engine, timeout_s)
+    if me is not None:
+        _locks[key] = _Lock(run_dir, me)
     try:
         yield
     finally:
-        lock.release()
-        del _locks[key]
+        if key in _locks:  # maybe by `take_over`
+            _locks.pop(key).release()
+
+
+def take_over(run_dir: Path) -> None:
+    """Take the lock over from the rank 0 that an elastic run has lost; does nothing where this process has it. A disk
+    that is full now is tried again later. Raises RunError if a start of another job has been faster."""
+    key = run_dir.absolute()
+    if key in _locks:
+        return
+    attempt, failed = _Attempt(run_dir, 0.0), None
+    try:
+        if attempt.take(inherits=True) != "free":
+            raise RunError(f"{run_dir} was taken over by another start when rank 0 was lost; this one ends")
+    except OSError as error:
+        failed = attempt
+        logger.warning(f"{run_dir} cannot be locked ({error}); training goes on, and it will be tried again")
+    _locks[key] = _Lock(run_dir, attempt.me, failed)
 
 
 def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:

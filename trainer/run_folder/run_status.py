@@ -1,9 +1,11 @@
 """Status of a run: writes `status.json`, and reads it with the rest of a run folder."""
 
+import csv
 import os
 import platform
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, Literal
 
 from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.messages import logger
-from trainer.run_files import CHECKPOINTS, CONFIG, HEARTBEAT, LOGS, PROFILE, RESULT, STATUS, TENSORBOARD
+from trainer.run_files import CHECKPOINTS, CONFIG, HEARTBEAT, LOGS, PROFILE, RANKS, RESULT, STATUS, TENSORBOARD
 from trainer.run_folder.lock_file import holder_of
 from trainer.run_folder.run_lock import taken_over
 
@@ -24,7 +26,8 @@ _OWN_FOLDERS = {CHECKPOINTS, LOGS, PROFILE, TENSORBOARD}  # of a run, where no o
 @dataclass(frozen=True)
 class RunStatus:
     """Status of a run. `left_s`: seconds to its end at its present speed; `silent_s`: since its last sign of life;
-    `command`: resumes it; `holder`: the process that is running it, where and since when. None: unknown."""
+    `command`: resumes it; `holder`: the process that is running it, where and since when; `ranks`: how many an
+    elastic run has, once some have left or joined, and how that came. None: unknown."""
 
     run: str
     state: State
@@ -35,6 +38,7 @@ class RunStatus:
     error: str
     command: str | None
     holder: str | None
+    ranks: str | None = None
 
     @property
     def progress(self) -> str:
@@ -110,6 +114,23 @@ def run_status(run_dir: Path, stalled_after_s: float, now: float) -> RunStatus:
         error=error,
         command=None if state in ("running", "finished") else _command(beat),
         holder=_holder(run_dir, state, beat),
+        ranks=_ranks(run_dir),
+    )
+
+
+def _ranks(run_dir: Path) -> str | None:
+    try:
+        with (run_dir / RANKS).open(newline="", encoding="utf-8", errors="replace") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    except OSError:
+        return None
+    if not rows:
+        return None
+    changes, last = Counter(row["change"] for row in rows), rows[-1]
+    why = f" ({last['why']})" if last["why"] else ""
+    return (
+        f"{last['ranks']} ranks; {changes['left']} have left and {changes['joined']} have joined, the last at step "
+        f"{last['step']}: {last['rank']} {last['change']}{why}"
     )
 
 

@@ -1,6 +1,7 @@
 """Trains a job's model: initial weights, resuming, training, final predictions."""
 
 import signal
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
 from trainer import checkpoint
-from trainer.engine import Engine
+from trainer.engine import Engine, Progress, RegroupError
 from trainer.evaluation.results import operating_points
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder import MetricLogger, write_status
@@ -17,32 +18,60 @@ from trainer.training.job import Job, RunOutput
 from trainer.training.loop import predict_readable, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
+from trainer.training.regrouping import best_so_far, quarantine, regroup, with_fixed_micro_batches
 from trainer.training.run_end import mark_resumable
-from trainer.training.signals import Stopped, StopSignals
+from trainer.training.signals import Stopped, StopSignals, leave_or_regroup
 
 
 def train_and_predict(job: Job, engine: Engine) -> RunOutput:
     """Train, then predict with the best checkpoint, or with the last if there is no best; the ranks watch each other
     meanwhile."""
     with engine.heartbeat.watching(lambda reason: mark_resumable(job, 0, reason)):
+        if not engine.is_joining:
+            job = resolve_micro_batch_size(job, engine)
+        prepare_model(job, engine)
+        if engine.rank == 0 and engine.device.type == "cuda":
+            _tell_memory(job, engine)
         return _train_and_predict(job, engine)
 
 
+def _tell_memory(job: Job, engine: Engine) -> None:
+    config = job.config
+    memory = count_memory(
+        config.model.name,
+        job.train.num_classes,
+        config.data.image_size,
+        config.precision,
+        config.runtime.checkpoint_stages,
+        config.model.frozen_stages,
+    )
+    logger.info(f"memory of a rank: {memory.summary(job.micro_batch_size(engine))}")
+
+
 def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
-    job = resolve_micro_batch_size(job, engine)
-    prepare_model(job, engine)
-    if engine.rank == 0 and engine.device.type == "cuda":
-        config = job.config
-        memory = count_memory(
-            config.model.name,
-            job.train.num_classes,
-            config.data.image_size,
-            config.precision,
-            config.runtime.checkpoint_stages,
-            config.model.frozen_stages,
-        )
-        logger.info(f"memory of a rank: {memory.summary(job.micro_batch_size(engine))}")
-    seconds = _train(job, engine)
+    """Train and predict; of an elastic run, again from where it is whenever its ranks change."""
+    job, progress, regroups = with_fixed_micro_batches(job, engine), Progress(step=-1), engine.is_joining
+    mark_ended = partial(_mark_ended, job, engine)
+    while True:
+        try:
+            with StopSignals().listening(mark_ended) as stop:
+                if regroups:
+                    job, progress = regroup(job, engine, progress, stop)
+                if progress.trained_s is None:
+                    progress.trained_s = _train(job, engine, progress, stop)
+            if stop.received is not None and stop.ends_evaluation:  # came while `listening` ended
+                signal.raise_signal(stop.received)
+            return _predict(job, engine, progress.trained_s)
+        except RegroupError as error:
+            logger.info(f"rank {engine.rank} regroups after {progress.step} steps: {error}")
+        regroups = True  # not above: the error keeps alive what the round has made
+
+
+def _mark_ended(job: Job, engine: Engine, reason: str) -> None:
+    mark_resumable(job, engine.rank, reason)
+
+
+def _predict(job: Job, engine: Engine, seconds: float) -> RunOutput:
     engine.heartbeat.enter("finishing")
     engine.barrier()  # rank 0 has written the last checkpoint before the others look for it
     found = [checkpoint.best_path(job.run_dir), *_newest_first(job)]
@@ -59,20 +88,22 @@ def _train_and_predict(job: Job, engine: Engine) -> RunOutput:
     return RunOutput(seconds, predicted, details)
 
 
-def _train(job: Job, engine: Engine) -> float:
-    """Resume and train; returns the seconds that all starts of the run took."""
-    first_step, best = _resume(job, engine)
+def _train(job: Job, engine: Engine, progress: Progress, stop: StopSignals) -> float:
+    """Resume, unless this goes on from a former group, and train; returns the seconds that all starts of the run
+    took."""
+    if progress.step < 0:
+        progress.step, progress.best = _resume(job, engine)
+    first_step = progress.step
     metric_logger = MetricLogger(job.run_dir, engine.rank, first_step, job.total_steps, job.config.name)
     try:
         write_status(job.run_dir, engine.rank, "running", first_step, job.total_steps)
         how = {"loader": job.loader_name, "world_size": engine.world_size, "device": engine.device.type}
         metric_logger.started(first_step, how)
-        with StopSignals().listening(lambda reason: mark_resumable(job, engine.rank, reason)) as stop:
-            train(job, engine, metric_logger, first_step, best, stop)
-            if engine.sum(torch.tensor(float(stop.ends_evaluation))):  # came in the last steps, which do not report it
-                raise Stopped(job.total_steps, stop.received_by_all())
-        if stop.received is not None and stop.ends_evaluation:  # came after that sum, while `listening` ended
-            signal.raise_signal(stop.received)
+        train(job, engine, metric_logger, progress, stop)
+        if engine.sum(torch.tensor(float(stop.ends_evaluation))):  # came in the last steps, which do not report it
+            if not engine.all_stop(lambda: stop.ends_evaluation):
+                raise leave_or_regroup(job.total_steps, stop)
+            raise Stopped(job.total_steps, stop.received_by_all())
         seconds = metric_logger.trained_s
     finally:
         metric_logger.close()
@@ -84,7 +115,7 @@ def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
 
     Damaged ones are quarantined. Raises InputError if there are no others.
     """
-    best = _best_so_far(job, engine)
+    best = best_so_far(job, engine)
     found = _newest_first(job) if engine.rank == 0 else []
     left = checkpoint.damaged(job.run_dir) if engine.rank == 0 else []
     if not engine.sum(torch.tensor(len(found) + len(left))):
@@ -94,23 +125,6 @@ def _resume(job: Job, engine: Engine) -> tuple[int, float | None]:
     if engine.rank == 0:
         print(f"resuming {job.run_dir} at step {loaded.metadata['step']}", flush=True)
     return loaded.metadata["step"], best
-
-
-def _best_so_far(job: Job, engine: Engine) -> float | None:
-    """The metric of the best checkpoint, after checking that its weights are whole: no other file has them."""
-    path, metric = checkpoint.best_path(job.run_dir), None
-    if engine.rank == 0 and path.is_file():
-        try:
-            metric = checkpoint.load(path, parts=("model",)).metadata["best"]
-        except checkpoint.DamagedError as error:
-            _quarantine(path, str(error))
-    found: float | None = engine.gather(metric)[0]
-    if found is not None and job.config.data.train_on == "train+val":
-        raise InputError(
-            f"{path} was chosen on val, which this run trains on; train on train alone as before, begin anew in "
-            "another folder, or remove that file to go on from the last checkpoint"
-        )
-    return found
 
 
 def _newest_first(job: Job) -> list[Path]:
@@ -137,16 +151,8 @@ def _load_first_whole(job: Job, engine: Engine, candidates: list[Path]) -> tuple
             rank, message = next((rank, message) for rank, message in enumerate(problems) if message)
             raise InputError(f"rank {rank} cannot read what rank 0 can: {message}")
         if engine.rank == 0:
-            _quarantine(path, problem)
+            quarantine(path, problem)
     raise InputError(
         f"{job.run_dir} has no complete checkpoint, only damaged ones; copy one back from elsewhere, or begin anew: "
         + ("--no-resume" if has_flag("--no-resume") else f"rm -r {quoted(job.run_dir)}")
     )
-
-
-def _quarantine(path: Path, problem: str) -> None:
-    try:
-        kept = f"it is kept as {checkpoint.quarantine(path).name}"
-    except OSError as error:
-        kept = f"it stays where it is ({error})"
-    logger.warning(f"{problem.partition(';')[0]}; {kept}")

@@ -4,12 +4,12 @@ import numpy as np
 from torch import Tensor
 
 from data_pipelines.common.errors import RunError
-from data_pipelines.common.progress import Progress
+from data_pipelines.common.progress import Progress as ProgressBar
 from data_pipelines.loading.batch import Batch
 from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import UnreadableSample
 from data_pipelines.shards.index import Index
-from trainer.engine import Engine
+from trainer.engine import Engine, Progress, RegroupError
 from trainer.evaluation.outputs import Outputs
 from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
@@ -18,61 +18,48 @@ from trainer.run_files import UNJUDGED
 from trainer.run_folder import MetricLogger
 from trainer.training.job import Job
 from trainer.training.saver import Saver, require_finite
-from trainer.training.signals import NEVER, Stopped, StopSignals
+from trainer.training.signals import NEVER, Stopped, StopSignals, leave_or_regroup
 from trainer.training.step_monitor import StepMonitor, ways_to_stay_finite
 from trainer.training.step_report import RankSums, StepReport
 from trainer.training.throughput_meter import ThroughputMeter
 from trainer.training.unreadable_images import note_unjudged
 
 
-def train(
-    job: Job,
-    engine: Engine,
-    metric_logger: MetricLogger,
-    first_step: int,
-    best: float | None,
-    stop: StopSignals = NEVER,
-) -> None:
-    """Update the model from `first_step` to the job's end, evaluating on val and saving along the way.
+def train(job: Job, engine: Engine, metric_logger: MetricLogger, progress: Progress, stop: StopSignals = NEVER) -> None:
+    """Update the model from `progress.step` to the job's end, evaluating on val and saving along the way.
 
-    `best` is the primary metric of the best checkpoint so far, None without one. Raises RunError for a loss that is not
-    finite; the last checkpoint is then from before it. Raises Stopped on every rank, with a checkpoint of this very
-    step, once any rank was asked to `stop`. Raises RunError on every rank if checkpoints cannot be saved.
+    Raises RunError for a loss that is not finite; the last checkpoint is then from before it. Raises Stopped on every
+    rank, with a checkpoint of this very step, once any rank was asked to `stop`. Raises RunError on every rank if
+    checkpoints cannot be saved. With an elastic engine, raises RegroupError when ranks are lost, leave or wait to join:
+    `progress` says how far this rank has come; and Left on ranks that were asked to stop while others go on.
     """
-    with Saver(job, engine, best) as saver:
-        with recorded_steps(job, engine, first_step):
-            _train_steps(job, engine, metric_logger, first_step, saver, stop)
+    with Saver(job, engine, progress.best) as saver:
+        with recorded_steps(job, engine, progress.step):
+            _train_steps(job, engine, metric_logger, progress, saver, stop)
         saver.finish()
 
 
 def _train_steps(
-    job: Job, engine: Engine, metric_logger: MetricLogger, first_step: int, saver: Saver, stop: StopSignals
+    job: Job, engine: Engine, metric_logger: MetricLogger, progress: Progress, saver: Saver, stop: StopSignals
 ) -> None:
+    first_step = progress.step
     batches = job.training_batches(engine, first_step)
     monitor, meter = StepMonitor(job, engine, first_step, saver.is_overdue), ThroughputMeter(job, engine)
-    for step in range(first_step, job.total_steps):
-        engine.begin_step(step)
-        with meter.waiting():
-            micro_batches = next(batches)
-        report = train_step(job, engine, step, micro_batches, monitor, stop)
-        monitor.observe(report)
-        metric_logger.advance()
-        meter.advance()
-        steps_done = step + 1
-        if job.is_due("log", steps_done):
-            monitor.flush()
-            slowest_scalars, slowest_text = engine.heartbeat.slowest()
-            scalars = meter.scalars(report) | saver.pop_timings() | slowest_scalars
-            metric_logger.scalars(steps_done, scalars, slowest_text)
+
+    def evaluate_and_save(steps_done: int) -> None:
         if job.val is not None and job.is_due("eval", steps_done):
             monitor.flush()
             with meter.paused():
                 require_finite(engine.model.parameters(), steps_done)
                 metrics = evaluate(job, engine, job.val)
-                metric_logger.scalars(steps_done, {f"val/{name}": value for name, value in metrics.items()})
+                row = {f"val/{name}": value for name, value in metrics.items()}
+                progress.rows["val"] = (steps_done, row)
+                metric_logger.scalars(steps_done, row)
                 saver.save_if_best(steps_done, metrics[job.train.metric])
                 monitor.observe_val(steps_done, metrics["loss"])
         stopping = monitor.stop_asked and steps_done < job.total_steps  # after the last step, `fit.py` decides
+        if stopping and not engine.all_stop(lambda: stop.received is not None):
+            raise leave_or_regroup(steps_done, stop)
         if stopping or monitor.save_asked or job.is_due("save", steps_done):
             monitor.flush()
             with meter.paused():
@@ -81,6 +68,34 @@ def _train_steps(
             saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
             raise Stopped(steps_done, stop.received_by_all())
 
+    for steps_done, row in progress.rows.values():
+        metric_logger.scalars(steps_done, row)  # unless the former rank 0 has written it
+    if progress.is_owed:
+        evaluate_and_save(first_step)
+    elif progress.must_save:
+        saver.save(first_step)
+    for step in range(first_step, job.total_steps):
+        progress.is_owed, progress.best = False, saver.best
+        if monitor.regroup_asked:
+            raise RegroupError("ranks wait to join")
+        engine.begin_step(step)
+        with meter.waiting():
+            micro_batches = next(batches)
+        report = train_step(job, engine, step, micro_batches, monitor, stop)
+        steps_done = step + 1
+        progress.step, progress.is_owed = steps_done, True
+        monitor.observe(report)
+        metric_logger.advance()
+        meter.advance()
+        if job.is_due("log", steps_done):
+            monitor.flush()
+            slowest_scalars, slowest_text = engine.heartbeat.slowest()
+            row = meter.scalars(report)
+            progress.rows["train"] = (steps_done, row)
+            metric_logger.scalars(steps_done, row | saver.pop_timings() | slowest_scalars, slowest_text)
+        evaluate_and_save(steps_done)
+    progress.is_owed, progress.best = False, saver.best
+
 
 def train_step(
     job: Job, engine: Engine, step: int, micro_batches: list[Batch], monitor: StepMonitor, stop: StopSignals
@@ -88,6 +103,7 @@ def train_step(
     """One update from this rank's micro-batches of a step. Never waits for the device. Collective."""
     lr, task = job.schedule(step), job.train.task
     engine.set_lr(lr)
+    engine.expect_samples(_num_samples(micro_batches), job.config.global_batch_size)
     num_labels: Tensor | int = job.config.global_batch_size
     if task == "multi_label":
         num_labels = engine.exchange(count_labels(micro_batches)).clamp(min=1)
@@ -100,6 +116,10 @@ def train_step(
     sums = RankSums.over_ranks(engine, losses, stop.received is not None, len(unreadable), monitor.is_overdue())
     update = engine.step(monitor.is_nonfinite(sums.losses))
     return StepReport(step, lr, sums, update, unreadable)
+
+
+def _num_samples(micro_batches: list[Batch]) -> int:
+    return sum(len(batch.samples) for batch in micro_batches if not batch.is_padding)
 
 
 def evaluate(job: Job, engine: Engine, index: Index) -> dict[str, float]:
@@ -135,7 +155,7 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     buffer = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)
     unreadable: list[UnreadableSample] = []
     label, num_local = "evaluation" if num_outputs is None else "features", sum(len(each.samples) for each in requests)
-    with engine.evaluation(), Progress(label, num_local, "image", leave=False) as progress:
+    with engine.evaluation(), ProgressBar(label, num_local, "image", leave=False) as progress:
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
             # A batch is a contiguous run of rows, so its first row places it.

@@ -69,18 +69,25 @@ def preflight(engine: Engine, job: Job, settings: dict[str, Any], environment: d
         )
 
 
-def _facts(engine: Engine, job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+def decisive_facts(job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same on every rank, whatever their number."""
     decisive = {name: value for name, value in settings.items() if name != "runtime"}
-    facts = {
+    return {
         **environment["packages"],
-        "host": os.environ.get("SLURMD_NODENAME", platform.node()),
         "engine": job.config.runtime.engine,
         "commit": environment["commit"],
         "config": hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:12],
         "data": job.train.fingerprint,
         "python": environment["python"],
-        "world_size": engine.world_size,
         "zero_stage": job.config.runtime.zero_stage,
+    }
+
+
+def _facts(engine: Engine, job: Job, settings: dict[str, Any], environment: dict[str, Any]) -> dict[str, Any]:
+    facts = {
+        **decisive_facts(job, settings, environment),
+        "host": os.environ.get("SLURMD_NODENAME", platform.node()),
+        "world_size": engine.world_size,
         "micro_batches": job.num_micro_batches(engine),  # in each of which some engines exchange gradients
         "local_world_size": engine.local_world_size,
         "clock_s": time.time(),

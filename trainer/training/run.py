@@ -35,7 +35,7 @@ from trainer.training.changed_data import changed_sets, data_before, remake_advi
 from trainer.training.fit import train_and_predict
 from trainer.training.job import Job, RunOutput, make_job, settings_of, write_subset
 from trainer.training.launch_options import LaunchOptions, run_dir_of
-from trainer.training.preflight import preflight
+from trainer.training.preflight import decisive_facts, preflight
 from trainer.training.run_end import mark_finished, recorded_end
 from trainer.training.start_line import start_lines
 
@@ -60,6 +60,7 @@ def run(
     require_steps_to_profile(job)
     settings = settings_of(job.config, job.train.fingerprint)
     environment = describe_environment(engine, job.loader_name)
+    engine.introduce(decisive_facts(job, settings, environment))
     if not launch.preflight_only:  # printed by the launch that trains, not by a preflight before it
         for line in start_lines(job, engine, result_fields, environment["device"]):
             rank_0_logger.info(line)

@@ -6,6 +6,7 @@
 | SIGTERM or SIGINT in the loop (`signals.py`): saved, `Stopped` | resumable | 143, 130; other ranks: see there |
 | SIGUSR1 or SIGHUP in the loop: saved, `Stopped` | resumable | 0 |
 | one of these in the last steps: as above, before the final evaluation; SIGUSR1 does not stop that | | |
+| SIGTERM on some ranks of an elastic run: these leave, `Left` | unchanged | 143 |
 | a second signal (`signals.py`) | resumable | 128 + its number |
 | SIGTERM or Ctrl-C outside the loop: nothing to save | resumable | 143; 1 |
 | a rank was lost, or saving failed too often | resumable | 1 |
@@ -27,13 +28,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from data_pipelines.common.errors import InputError, RunError
-from data_pipelines.common.messages import rank_0_logger
+from data_pipelines.common.messages import logger, rank_0_logger
 from trainer import checkpoint
 from trainer.engine import Engine, RankLostError
 from trainer.run_folder import keep_in_log, release, resume_command, taken_over, write_status
 from trainer.training.job import Job
 from trainer.training.saver import UnsavedError
-from trainer.training.signals import Stopped, stop_reason
+from trainer.training.signals import Left, Stopped, stop_reason
 
 
 def mark_resumable(job: Job, rank: int, reason: str) -> None:
@@ -56,6 +57,10 @@ def recorded_end(job: Job, engine: Engine) -> Iterator[None]:
     with _signals_outside_the_loop():
         try:
             yield
+        except Left as left:  # the others go on, and rank 0 among them writes
+            release(job.run_dir)
+            logger.info(f"rank {engine.rank} leaves after {left.step} steps, as it was asked to; the others go on")
+            raise
         except BaseException as error:
             state, reason = _state_and_reason(error)
             _mark(job, engine.rank, state, reason)

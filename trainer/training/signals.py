@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from data_pipelines.common.messages import logger
+from trainer.engine import RegroupError
 from trainer.engines.parent_watch import launcher_is_gone, nodes_may_change
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
@@ -117,3 +118,17 @@ class Stopped(SystemExit):
         code = _RESTART_CODE if received is None and nodes_may_change() else 0
         super().__init__(128 + received if received in (signal.SIGTERM, signal.SIGINT) else code)
         self.step, self.received = step, received
+
+
+class Left(SystemExit):
+    """This rank was asked to stop, and leaves an elastic run that goes on without it. The exit code is 128 + the
+    signal's number."""
+
+    def __init__(self, step: int, received: signal.Signals) -> None:
+        super().__init__(128 + received)
+        self.step, self.received = step, received
+
+
+def leave_or_regroup(step: int, stop: StopSignals) -> Left | RegroupError:
+    """What a rank of an elastic run raises after `step` updates, when some ranks but not all are asked to stop."""
+    return RegroupError("a rank was asked to stop") if stop.received is None else Left(step, stop.received)

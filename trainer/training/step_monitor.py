@@ -15,7 +15,7 @@ from data_pipelines.common.files import write_json
 from data_pipelines.common.messages import logger
 from data_pipelines.loading.unreadable import sample_keys
 from trainer.config import Config
-from trainer.engine import Engine
+from trainer.engine import Engine, RankLostError
 from trainer.run_files import SKIPPED_STEPS
 from trainer.run_folder import CsvLog
 from trainer.training.job import Job
@@ -82,6 +82,8 @@ class StepMonitor:
         """Whether a rank had been asked to stop by the last step that was read; the same on every rank."""
         self.save_asked = False
         """Whether a step read since the last `observe` found the checkpoint too old; the same on every rank."""
+        self.regroup_asked = False
+        """Whether ranks wait to join an elastic run; the same on every rank."""
 
     def observe_val(self, step: int, loss: float) -> None:
         """Warn at the end of a run whose loss on val, here after so many steps, has been rising for long."""
@@ -107,6 +109,9 @@ class StepMonitor:
         self._pending = None
         self.stop_asked = numbers.is_stopping
         self.save_asked = self.save_asked or numbers.is_overdue
+        self.regroup_asked = numbers.num_joining > 0
+        if numbers.num_samples is not None:
+            self._require_whole(report.step, numbers.num_samples)
         if numbers.num_unreadable:
             self._unreadable.take(report.step, report.unreadable)
         ranks = [rank for rank, loss in enumerate(numbers.losses) if not math.isfinite(loss)]
@@ -116,6 +121,14 @@ class StepMonitor:
             self._handle_nonfinite(report.step, report.lr, "gradient", list(range(self._world_size)))
         else:
             self._warn_of_spike(report.step, sum(numbers.losses))
+
+    def _require_whole(self, step: int, num_samples: int) -> None:
+        batch_size = self._job.config.global_batch_size
+        if num_samples != batch_size:
+            raise RankLostError(
+                f"the ranks of step {step} brought {num_samples} of {batch_size} samples together, so its update was "
+                "left out: they were not those of one round"
+            )
 
     def _handle_nonfinite(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         if not self.skips:

@@ -59,13 +59,16 @@ class StepReport:
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """A step's report as plain numbers. `is_bad`: its update was skipped, or its gradient is not finite."""
+    """A step's report as plain numbers. `is_bad`: its update was skipped, or its gradient is not finite. Of elastic
+    runs: `num_samples` of all ranks, and `num_joining`, ranks that know of others that wait to join."""
 
     losses: tuple[float, ...]
     is_stopping: bool
     num_unreadable: int
     is_overdue: bool
     is_bad: bool
+    num_samples: int | None = None
+    num_joining: int = 0
 
 
 class HostCopy:
@@ -76,7 +79,8 @@ class HostCopy:
         sums, update = report.sums, report.update
         is_bad = ~update.grad_norm.isfinite() if update.skipped is None else update.skipped
         scalars = (sums.num_stopping, sums.num_unreadable, sums.num_overdue, is_bad.to(sums.losses))
-        packed = torch.cat((sums.losses, *(scalar.view(1) for scalar in scalars)))
+        counted = [] if update.counted is None else [update.counted]
+        packed = torch.cat((sums.losses, *(scalar.view(1) for scalar in scalars), *counted))
         self._copied: torch.cuda.Event | None = None
         if packed.is_cuda:
             on_host = torch.empty_like(packed, device="cpu", pin_memory=True)
@@ -89,7 +93,16 @@ class HostCopy:
         """The numbers, once the copy has arrived."""
         if self._copied is not None:
             self._copied.synchronize()
-        losses, (num_stopping, num_unreadable, num_overdue, is_bad) = self._packed[:-4], self._packed[-4:]
+        num_ranks = len(self.report.sums.losses)
+        losses, (num_stopping, num_unreadable, num_overdue, is_bad, *counted) = (
+            self._packed[:num_ranks],
+            self._packed[num_ranks:],
+        )
         return StepNumbers(
-            tuple(losses.tolist()), bool(num_stopping), int(num_unreadable), bool(num_overdue), bool(is_bad)
+            tuple(losses.tolist()),
+            bool(num_stopping),
+            int(num_unreadable),
+            bool(num_overdue),
+            bool(is_bad),
+            *map(int, counted),
         )

@@ -29,6 +29,7 @@ class ThroughputMeter:
 
     def __init__(self, job: Job, engine: Engine) -> None:
         self._engine, self._images_per_step = engine, job.config.global_batch_size
+        self._is_elastic = job.config.runtime.elastic
         self._energy = EnergyCounter(engine.device)
         self._flops_per_image, self._peak = 0, _peak_of_all(job, engine)
         if self._peak is not None:
@@ -76,6 +77,8 @@ class ThroughputMeter:
         if self._peak is not None:
             values["train/mfu"] = values["train/images_per_s"] * self._flops_per_image / self._peak
         values["train/peak_memory_gb"] = peak_memory_bytes(self._engine.device) / 1e9
+        if self._is_elastic:
+            values["ranks/number"] = self._engine.world_size
         values |= self._joules()
         self._begin()
         return values

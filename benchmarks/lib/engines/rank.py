@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.lib.processes import resident_mb
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Progress
 from trainer.engines import ENGINES
 from trainer.kernels.agc import clip_adaptively
 from trainer.models.bit import build_model
@@ -64,7 +65,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
             return update
 
         engine.step = timed
-        train(job, engine, MetricLogger(job.run_dir, 1, 0, job.total_steps, "engines"), 0, None)
+        train(job, engine, MetricLogger(job.run_dir, 1, 0, job.total_steps, "engines"), Progress(0))
     marks = marks[_WARM_UP_STEPS - 1 :]
     on_gpu = engine.device.type == "cuda"
     peak_mb = (

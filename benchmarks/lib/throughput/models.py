@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data_pipelines.loading.batch import Batch
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Precision, RuntimeConfig, ScheduleConfig
-from trainer.engine import Engine
+from trainer.engine import Engine, Progress
 from trainer.engines.ddp import DDPEngine
 from trainer.engines.replica import channels_last
 from trainer.models.bit import BiTResNet, GroupNormReLU, PreActBottleneck, build_model
@@ -92,7 +92,7 @@ def our_loop(
         with TemporaryDirectory() as folder, suppress(_TurnDone):
             run_dir = Path(folder)
             metric_logger = MetricLogger(run_dir, 1, 0, _ENDLESS, name)  # of a rank that writes nothing
-            train(replace(job, run_dir=run_dir, loader=load), engine, metric_logger, 0, None)
+            train(replace(job, run_dir=run_dir, loader=load), engine, metric_logger, Progress(0))
         return timer.seconds_of_a_step()
 
     return engine, turn

@@ -15,6 +15,7 @@ from test_engines import INSTALLED, VARIANT_ROWS, VARIANTS, flat, to_start
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Progress
 from trainer.engines import ENGINES
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -125,7 +126,7 @@ def reads_of(engine: Any, data: str, folder: Path) -> dict[tuple[str, str], int]
     job = replace(make_job(config, folder), val=None)
     prepared(engine, job.train.num_classes, job.train.channels)
     with pytest.raises(Enough), Reads() as reads:
-        train(job, engine, Steps(folder, reads), 0, None)
+        train(job, engine, Steps(folder, reads), Progress(0))
     return dict(reads.by)
 
 

@@ -18,6 +18,7 @@ from data_pipelines.loading import torch_loader
 from data_pipelines.loading.sampler import BatchRequest
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
+from trainer.engine import Progress
 from trainer.engines import ENGINES
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
@@ -194,7 +195,7 @@ def run_variant(name: str, engine: Any, cases: dict[str, Case], folder: Path, re
                 first_step = RESUMED_AT
                 engine.load_state_dict(checkpoint.load(folder / "reference.safetensors").state)
             updates = recorded(engine)
-            train(job, engine, MetricLogger(job.run_dir, 1, 0, case.updates, "test"), first_step, None)
+            train(job, engine, MetricLogger(job.run_dir, 1, 0, case.updates, "test"), Progress(first_step))
         seen.strides_warned += [str(warning.message) for warning in caught if "strides" in str(warning.message)]
         seen.weights[case_name] = flat(dict(model.named_parameters()))
         seen.clipped[case_name] = float(updates[-1].clipped_share)

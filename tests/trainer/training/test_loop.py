@@ -11,7 +11,7 @@ from run_ranks import run_ranks
 from torch import nn
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
-from trainer.engine import Engine
+from trainer.engine import Engine, Progress
 from trainer.engines import ENGINES
 from trainer.engines.ddp import DDPEngine
 from trainer.models.bit import BiTResNet
@@ -86,7 +86,7 @@ def test_bf16_trains_and_rows_are_written(phantoms: Path, tmp_path: Path) -> Non
     model = prepared(engine, job)
     before = model.head.weight.clone()
     metric_logger = MetricLogger(tmp_path, 0, 0, job.total_steps, "test")
-    train(job, engine, metric_logger, 0, None)
+    train(job, engine, metric_logger, Progress(0))
     metric_logger.close()
     assert model.head.weight.dtype == torch.float32
     assert not torch.equal(before, model.head.weight)
@@ -104,7 +104,7 @@ def test_the_engine_marks_the_phases_of_a_step(phantoms: Path, tmp_path: Path) -
     prepared(engine, job)
     phases: list[tuple[str, int | None]] = []
     engine.heartbeat.listener = lambda phase, step: phases.append((phase, step))
-    train(replace(job, val=None), engine, MetricLogger(tmp_path, 1, 0, 2, "test"), 0, None)
+    train(replace(job, val=None), engine, MetricLogger(tmp_path, 1, 0, 2, "test"), Progress(0))
     passes = [(phase, None) for phase in ("exchange", *2 * ("forward", "backward"), "update")]
     assert phases == [("data", 0), *passes, ("data", 1), *passes, ("saving", None), ("saving", None)]
 
@@ -122,7 +122,7 @@ def test_compile_falls_back_with_a_warning(
     engine = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, compile=True), "fp32")
     job = job_of(str(phantoms), tmp_path)
     prepared(engine, job)
-    train(replace(job, val=None), engine, MetricLogger(tmp_path, 1, 0, 4, "test"), 0, None)
+    train(replace(job, val=None), engine, MetricLogger(tmp_path, 1, 0, 4, "test"), Progress(0))
     assert "warning: torch.compile failed, going on without it: no compiler here" in capfd.readouterr().err
 
 
