@@ -17,6 +17,8 @@ PREPARE = {name for name in sources() if name.startswith("prepare")}
 # Modules whose messages fewer commands print than import them; by the beginning of their names.
 PRINTED_BY = {
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
+    "trainer.engines.elastic": TRAINING,  # nothing else sets RuntimeConfig.elastic
+    "trainer.engines.membership": TRAINING,
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
     "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
@@ -89,6 +91,7 @@ OF_ANOTHER = {
     ("benchmarks.protocol_effect", "--model.head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
     ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
+    ("launchers.elastic", "--min-ranks"): "pretrain",
     ("launchers.sbatch", "--out"): "pretrain",
     ("launchers.script", "--done"): None,  # launchers/job.py
     ("launchers.script", "--job"): None,

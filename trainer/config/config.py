@@ -45,6 +45,10 @@ class Config:
         )
         require(bool(self.data.sets), "no data set; name one with --data.sets")
         require(
+            self.mode == "finetune" or not self.runtime.elastic,
+            f"--elastic is for training, and --mode {self.mode} has none; leave out one of them",
+        )
+        require(
             self.mode == "finetune" or self.runtime.profile is None,
             f"--profile records training steps, and --mode {self.mode} has none; leave out one of them",
         )

@@ -19,6 +19,13 @@ class RuntimeConfig:
     """What moves gradients between ranks; all of them give the same weights."""
     zero_stage: int = 0
     """ddp and deepspeed: 1 shards momentum across ranks, 2 (deepspeed) gradients too."""
+    elastic: bool = False
+    """ddp: go on without leaving the process when ranks are lost or join; started by launchers/torchrun.sh --elastic.
+    Experimental: tried on CPUs only."""
+    min_ranks: int = 1
+    """With --elastic: fewest ranks to go on with."""
+    min_ranks_wait_s: int = 600
+    """With --elastic: seconds to wait for ranks when there are fewer, before the run saves and ends, to be resumed."""
     bucket_mb: int = 25
     """Gradients that travel together, megabytes; 0 (horovod): each by itself."""
     gradient_compression: Literal["none", "bf16", "fp16"] = "none"
@@ -77,7 +84,15 @@ class RuntimeConfig:
     def __post_init__(self) -> None:
         require_known_choices(self)
         counts = ("micro_batch_size", "eval_batch_size", "threads", "log_every", "save_every", "keep_checkpoints")
-        for name in (*counts, "profile", "max_failed_saves", "connect_timeout_s", "timeout_s", "max_skipped_steps"):
+        for name in (
+            *counts,
+            "profile",
+            "max_failed_saves",
+            "connect_timeout_s",
+            "timeout_s",
+            "max_skipped_steps",
+            "min_ranks",
+        ):
             value = getattr(self, name)
             named = f"--{name.replace('_', '-')}"
             if isinstance(value, str):
@@ -119,6 +134,15 @@ class RuntimeConfig:
         require(
             self.zero_stage in stages,
             f"--engine {self.engine} has no --zero-stage {self.zero_stage}; it has {', '.join(map(str, stages))}",
+        )
+        require(
+            not self.elastic or self.engine == "ddp",
+            f"--elastic is for --engine ddp: {self.engine} has groups that cannot be changed; leave one of them out",
+        )
+        require(
+            not self.elastic or self.zero_stage == 0,
+            f"--elastic has no --zero-stage {self.zero_stage}: a lost rank would take its part of the momentum along; "
+            "take --zero-stage 0",
         )
         require(
             (self.zero_stage, self.micro_batch_size) != (2, "auto"),

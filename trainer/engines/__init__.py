@@ -20,8 +20,16 @@ def _deepspeed(runtime: RuntimeConfig, precision: Precision) -> Engine:
     return DeepSpeedEngine(runtime, precision)
 
 
+def _ddp(runtime: RuntimeConfig, precision: Precision) -> Engine:
+    if not runtime.elastic:
+        return DDPEngine(runtime, precision)
+    from trainer.engines.elastic import ElasticEngine
+
+    return ElasticEngine(runtime, precision)
+
+
 ENGINES: dict[str, Callable[[RuntimeConfig, Precision], Engine]] = {
-    "ddp": DDPEngine,
+    "ddp": _ddp,
     "horovod": _horovod,
     "deepspeed": _deepspeed,
 }

@@ -12,6 +12,7 @@ from trainer.engines.parent_watch import nodes_may_change
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _FIRST_PORT, _PORTS = 20000, 20000  # below the ports that Linux hands out by itself
 _FORGET_ADDRESSES = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"  # of torch's agents
+_COORDINATOR = "BITSCALE_COORDINATOR"
 _LAUNCH_LINE = "start it with srun, or with torchrun on every node (launchers/torchrun.sh)"
 
 
@@ -46,8 +47,11 @@ def find_rank_info(environ: MutableMapping[str, str] = os.environ) -> RankInfo:
         rank_info = _of_srun(environ)
     else:
         rank_info = RankInfo(0, 1, 0, 1, "none")
-    _check_against_slurm(rank_info, environ)
-    _check_agents(environ)
+    if _COORDINATOR in environ:  # each rank of an elastic run is one by itself for its launcher
+        rank_info = rank_info._replace(local_world_size=_number(environ, "BITSCALE_RANKS_ON_NODE", 1))
+    else:
+        _check_against_slurm(rank_info, environ)
+        _check_agents(environ)
     if rank_info.launcher != "none":
         environ.update({name: str(value) for name, value in zip(_NAMES, rank_info[:4], strict=True)})
     return rank_info

@@ -1,0 +1,199 @@
+"""Ranks and the coordinator of an elastic run, a process of its own, over real connections."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines.common.errors import InputError
+from launchers.coordinator import IN_USE
+from trainer.engines.membership import Membership
+
+ROOT = Path(__file__).resolve().parents[3]
+SETTINGS = {"ranks": 2, "min_ranks": 1, "straggler_s": 5.0, "wait_s": 60.0}
+
+
+class Served:
+    """A coordinator on a port of its own."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.lost: list[tuple[str, str]] = []
+        self.members: list[Membership] = []
+        self.settings = dict(SETTINGS)
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "launchers/coordinator.py"), self.address],
+            env=os.environ | {"BITSCALE_SECRET": "of this run"}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().startswith("coordinating")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def member(self, name: str, secret: str = "of this run") -> Membership:
+        hello = {"name": name, "host": "h", "place": [0, name], "store": f"of {name}", "settings": self.settings}
+        self.members.append(Membership(self.address, secret, hello, lambda who: self.lost.append((name, who))))
+        return self.members[-1]
+
+    def connect(self) -> socket.socket:
+        host, port = self.address.split(":")
+        return socket.create_connection((host, int(port)), 5)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    coordinator = Served()
+    yield coordinator
+    for member in coordinator.members:
+        member.leave("the test is over")
+    coordinator.kill()
+
+
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result(30) for future in [pool.submit(call) for call in calls]]
+
+
+def never() -> bool:
+    return False
+
+
+def test_ranks_begin_lose_one_and_take_one_in(served: Served) -> None:
+    a, b = served.member("a"), served.member("b")
+    assert not a.is_running()
+    first = together(b.begin, a.begin)
+    assert [each["rank"] for each in first] == [1, 0]
+    assert first[0]["store"] == first[1]["store"] == "of a"
+    c = served.member("c")
+    assert c.is_running()
+    joined = together(lambda: c.regroup(-1, never), lambda: (wait_for(lambda: a.joiners_wait), a.regroup(7, never))[1],
+                      lambda: b.regroup(7, never))  # fmt: skip
+    assert [each["rank"] for each in joined] == [2, 0, 1]
+    assert {each["source"] for each in joined} == {0}
+    assert not a.joiners_wait
+    b.leave("it was asked to stop")
+    wait_for(lambda: len(served.lost) == 2)
+    assert {who for who, _ in served.lost} == {"a", "c"}
+    assert a.lost == "b (it was asked to stop)"
+    last = together(lambda: a.regroup(8, never), lambda: c.regroup(8, never))
+    assert [each["world_size"] for each in last] == [2, 2]
+    assert last[0]["left"][0]["why"] == "it was asked to stop"
+
+
+def test_coordinator_is_missed_only_when_needed(served: Served) -> None:
+    a, b = served.member("a"), served.member("b")
+    first = together(a.begin, b.begin)[0]
+    served.kill()
+    waiting = threading.Thread(target=lambda: time.sleep(0.7) or served.start())
+    waiting.start()
+    again = together(lambda: a.regroup(3, never), lambda: b.regroup(3, never))
+    waiting.join()
+    assert [each["round"] for each in again] == [first["round"] + 1] * 2
+    assert served.lost == []
+
+
+def test_rank_that_waits_for_others_can_be_asked_to_stop(served: Served) -> None:
+    served.settings |= {"min_ranks": 2}
+    a, b = served.member("a"), served.member("b")
+    together(a.begin, b.begin)
+    b.leave("it was asked to stop")
+    asked = threading.Event()
+    threading.Timer(0.3, asked.set).start()
+    found = a.regroup(3, asked.is_set)
+    assert (found["ends"], found["too_few"], found["world_size"]) == (True, None, 1)
+
+
+def test_suspended_rank_ends_when_it_wakes_up(served: Served) -> None:
+    a, b = served.member("a"), served.member("b")
+    together(a.begin, b.begin)
+    b._round = 0  # as if the others had gone on since its last round
+    a_again = together(lambda: a.regroup(4, never), lambda: b.regroup(4, never))[0]
+    assert a_again["round"] == 2
+    b._round = 1
+    assert b._connection is not None
+    b._connection.close()
+    with pytest.raises(SystemExit) as ended:
+        b.regroup(5, never)
+    assert ended.value.code == 75  # launchers start it again
+
+
+def test_secret_is_needed(served: Served) -> None:
+    with pytest.raises(InputError, match="another secret"):
+        served.member("a", secret="guessed")
+    served.members.clear()
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"\xff" * 100 + b"\n"])
+def test_strangers_are_sent_away(served: Served, said: bytes) -> None:
+    with served.connect() as stranger:
+        challenge = json.loads(stranger.makefile().readline())["challenge"]
+        assert len(challenge) == 32
+        stranger.sendall(said)
+        stranger.shutdown(socket.SHUT_WR)
+        answer = stranger.makefile().read()
+    assert "stranger" in answer or not answer
+    assert not served.member("a").is_running()  # others are served as before
+
+
+def test_only_its_own_address_is_listened_at(served: Served) -> None:
+    port = int(served.address.split(":")[1])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), 5)
+
+
+def test_second_coordinator_at_an_address_ends(served: Served) -> None:
+    command = [sys.executable, str(ROOT / "launchers/coordinator.py"), served.address]
+    second = subprocess.run(
+        command, env=os.environ | {"BITSCALE_SECRET": "x"}, capture_output=True, text=True, check=False
+    )
+    assert second.returncode == IN_USE
+    assert "cannot be listened at" in second.stderr
+
+
+def test_coordinator_without_a_secret_says_how_it_is_used() -> None:
+    command = [sys.executable, str(ROOT / "launchers/coordinator.py"), "127.0.0.1:1"]
+    environment = {name: value for name, value in os.environ.items() if name != "BITSCALE_SECRET"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "usage: coordinator.py HOST:PORT" in ended.stderr
+
+
+def test_rank_without_a_coordinator_says_how_to_start() -> None:
+    with pytest.raises(InputError, match=r"cannot be reached \(.*torchrun.sh --elastic"):
+        Membership("127.0.0.1:1", "x", {}, lambda who: None)
+
+
+def test_suspended_coordinator_loses_no_rank(served: Served) -> None:
+    a, b = served.member("a"), served.member("b")
+    together(a.begin, b.begin)
+    served.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.3)
+    served.process.send_signal(signal.SIGCONT)
+    found = together(lambda: a.regroup(4, never), lambda: b.regroup(4, never))
+    assert [each["world_size"] for each in found] == [2, 2]
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)
