@@ -1,7 +1,8 @@
 """Disturb runs in every way and see whether anything is lost: python -m tests.faults --rounds 100 --seed 0
 
 Exit code 0 only if every fault was survived: the same command went on, and in the end weights, momentum, losses and
-results were those of an undisturbed run bit for bit, with each sample seen once per epoch.
+results were those of an undisturbed run bit for bit, with each sample seen once per epoch. With --elastic, ranks are
+taken from runs that go on without them, and no start goes on from a checkpoint.
 """
 
 import argparse
@@ -17,7 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from tests.faults.figures import show, write_figures
+from tests.faults import elastic_soak
+from tests.faults.elastic_judge import References
+from tests.faults.elastic_rounds import ROUNDS_PER_RUN, STEPS, ElasticRound, drill
+from tests.faults.elastic_rounds import deal as deal_elastic
+from tests.faults.figures import show, show_elastic, write_elastic_figures, write_figures
 from tests.faults.rounds import Arena, Round, disturb, disturb_prepare
 from tests.faults.run import LAUNCHERS, processes_with
 from tests.faults.schedule import SHARES, all_layouts, deal
@@ -29,6 +34,8 @@ def main() -> int:
     """Rounds, a soak, or both; returns the exit code."""
     options = _parse()
     folder = Path(tempfile.mkdtemp(prefix="bitscale-faults-", dir=options.folder))
+    if options.elastic:
+        return _elastic(options, folder)
     started = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: _leave(folder, 128 + number))
@@ -55,6 +62,48 @@ def main() -> int:
     return 1 if lost or (soaked is not None and not soaked["passed"]) else 0
 
 
+def _elastic(options: argparse.Namespace, folder: Path) -> int:
+    """Rounds of elastic runs, a soak, or both; returns the exit code."""
+    started = time.monotonic()
+    data = Arena(folder / "arena", lambda line: print(line, flush=True)).data
+    references = References(data, folder, STEPS, options.device)
+    waiting, rounds, number = deal_elastic(options.rounds, options.seed), list[ElasticRound](), 0
+    while waiting:
+        ranks, float64 = 3 if options.device == "cuda" else (3, 4)[number % 2], number % 4 < 2
+        faults, seed = waiting[:ROUNDS_PER_RUN], options.seed * 1000 + number
+        made = drill(data, folder / f"run-{number}", faults, seed, ranks, float64, references, _tell)
+        rounds, waiting, number = rounds + made, waiting[len(made) :], number + 1
+        print(
+            f"{len(rounds)}/{options.rounds}  {'; '.join(made[-1].wrong if made else []) or 'as undisturbed'}",
+            flush=True,
+        )
+    soaked = elastic_soak.soak(data, folder / "soak", options.soak_minutes) if options.soak_minutes else None
+    if options.figures:
+        write_elastic_figures(options.figures, rounds, options.seed, soaked)
+    if rounds:
+        show_elastic(rounds)
+    survived = sum(each.survived for each in rounds)
+    print(
+        f"survived {survived} of {len(rounds)} in {(time.monotonic() - started) / 60:.1f} minutes, seed {options.seed}"
+    )
+    if soaked:
+        print(f"soak: {soaked}")
+    lost = survived < len(rounds) or (soaked is not None and not soaked["passed"])
+    if lost:
+        print(f"kept for a look: {folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    return int(lost)
+
+
+def _tell(each: ElasticRound) -> None:
+    print(
+        f"  {each.fault} of rank {each.rank} of {each.ranks} in {each.phase}: next step after {each.next_step_s} s, "
+        f"paused {each.rejoin_pause_s} s to take it in{''.join(f'; {wrong}' for wrong in each.wrong)}",
+        flush=True,
+    )
+
+
 def _kill_all(folder: Path) -> None:
     """What was started has sessions of its own, and would go on."""
     for pid in processes_with(str(folder)):
@@ -79,6 +128,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--engines", nargs="+", choices=LAUNCHERS, default=list(LAUNCHERS), help="only these")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2, 3, 4], help="only these numbers of ranks")
     parser.add_argument("--jobs", type=int, default=1, help="runs that are disturbed at a time; most of it is waiting")
+    parser.add_argument("--elastic", action="store_true", help="take ranks from elastic runs, on 3 and 4 ranks")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="of elastic runs; cuda needs three GPUs"
+    )
     parser.add_argument("--soak-minutes", type=float, default=0, help="then let a run of two ranks go on for so long")
     parser.add_argument("--figures", type=Path, help="write what was found to this JSON file; its other parts stay")
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's folder for temporary files")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tests.faults.elastic_rounds import ElasticRound
 from tests.faults.rounds import Round
 from tests.faults.run import ROOT, SAVE_EVERY, STEPS
 
@@ -60,6 +61,52 @@ def figures_of(rounds: list[Round]) -> dict[str, Any]:
         "by_fault": by_fault,
         "lost": [{"fault": r.fault, "layout": r.layout, "wrong": r.wrong} for r in rounds if not r.survived],
     }
+
+
+def write_elastic_figures(path: Path, rounds: list[ElasticRound], seed: int, soaked: dict[str, Any] | None) -> None:
+    """Put those of elastic runs into a JSON file."""
+    if rounds:
+        put(path, "elastic", {str(seed): elastic_figures_of(rounds)})
+    if soaked:
+        put(path, "elastic_soak", {f"{soaked['ranks']} ranks": soaked})
+
+
+def elastic_figures_of(rounds: list[ElasticRound]) -> dict[str, Any]:
+    """Injected and survived by fault, and what they cost."""
+    by_fault = {}
+    for fault in sorted({each.fault for each in rounds}):
+        of_fault = [each for each in rounds if each.fault == fault]
+        by_fault[fault] = {
+            "injected": len(of_fault),
+            "survived": sum(each.survived for each in of_fault),
+            "steps_lost": sum(each.steps_lost or 0 for each in of_fault),
+            "s_to_next_step": _spread([each.next_step_s for each in of_fault if each.next_step_s is not None]),
+            "s_paused_to_rejoin": _spread(
+                [each.rejoin_pause_s for each in of_fault if each.rejoin_pause_s is not None]
+            ),
+        }
+    return {
+        "injected": len(rounds),
+        "survived": sum(each.survived for each in rounds),
+        "of_rank_0": sum(each.rank == 0 for each in rounds),
+        "phases": dict(Counter(each.phase for each in rounds).most_common()),
+        "ranks": dict(Counter(str(each.ranks) for each in rounds)),
+        "by_fault": by_fault,
+        "lost": [{"fault": each.fault, "ranks": each.ranks, "wrong": each.wrong} for each in rounds if each.wrong],
+    }
+
+
+def show_elastic(rounds: list[ElasticRound]) -> None:
+    """A table of the faults of elastic runs."""
+    figures = elastic_figures_of(rounds)
+    print(
+        "fault              injected  survived  steps lost  s to the next step: median  max  s to take in: median  max"
+    )
+    for fault, row in figures["by_fault"].items():
+        next_step, rejoin = (row[name] or {"median": 0, "max": 0} for name in ("s_to_next_step", "s_paused_to_rejoin"))
+        costs = f"{next_step['median']:27.1f}  {next_step['max']:4.1f}  {rejoin['median']:20.1f}  {rejoin['max']:4.1f}"
+        print(f"{fault:17s}  {row['injected']:8d}  {row['survived']:8d}  {row['steps_lost']:10d}  {costs}")
+    print(f"where they struck: {figures['phases']}; rank 0 {figures['of_rank_0']} times")
 
 
 def _spread(values: list[float]) -> dict[str, float] | None:

@@ -58,17 +58,17 @@ def _sampled(started: Started, until: float) -> list[dict[str, int]]:
     pids = [started.note(rank)["pid"] for rank in range(RANKS)]
     samples = []
     while time.monotonic() < until:
-        samples.append({"kb": sum(map(_resident_kb, pids)), "files": sum(map(_open_files, pids))})
+        samples.append({"kb": sum(map(resident_kb, pids)), "files": sum(map(open_files, pids))})
         time.sleep(min(_SAMPLE_S, max(0.0, until - time.monotonic())))
     return samples
 
 
-def _resident_kb(pid: int) -> int:
+def resident_kb(pid: int) -> int:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
 
 
-def _open_files(pid: int) -> int:
+def open_files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
