@@ -136,7 +136,7 @@ def _is_here(host: str, local_addr: str) -> bool:
 def _min_ranks(arguments: Sequence[str]) -> int:
     """What the trainer's arguments say of it; 0 without a number."""
     words = " ".join(arguments)
-    found = re.search(r"--min[-_]ranks[= ](\d+)", words)
+    found = re.search(r"\bmin[-_]ranks[= ](\d+)", words)
     return int(found[1]) if found else 0
 
 

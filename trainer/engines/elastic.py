@@ -235,8 +235,8 @@ class ElasticEngine(DDPEngine):
         )
 
     def leave_group(self) -> None:
-        """Undo what forming a group and wrapping the model have done. Whatever still refers to the old group would keep its sockets open,
-        and other ranks would wait for their end."""
+        """Undo what forming a group and wrapping the model have done. Whatever still refers to the old group would keep
+        its sockets open, and other ranks would wait for their end."""
         self._unwrap()
         self._optimizer.zero_grad()
         gc.collect()
