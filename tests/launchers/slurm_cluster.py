@@ -85,6 +85,7 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=8
 KillWait=30
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1
 InactiveLimit=0
 {nodes}PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
