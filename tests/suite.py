@@ -6,13 +6,15 @@
 import ctypes
 import fcntl
 import gc
+import os
 import resource
 import signal
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,9 @@ MARKS_BY_FILE = {
     TESTS / "launchers/test_hosts.py": ("slow", "long"),
     TESTS / "launchers/test_slurm.py": ("slow", "long", "slurm"),
 }
-# Serial tests first: they would wait for a long one that another worker runs. Then so that no worker is left alone.
+# Serial tests first, or they would wait for a long one that another worker runs. Then so that no worker is left alone.
 ORDER = ("serial", "long", "slow")
+_SERIAL_S = 180.0  # that a long test waits for serial ones to begin: that of a worker which has died never does
 FAST_S = 5.0
 RISE_MB = 150.0
 LIMIT_MB = 2000.0
@@ -89,7 +92,7 @@ def as_utf8(data: Any) -> Any:
 
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by file and by parameter; files come in the order of `ORDER`, then as collected."""
+    """Mark by file and by parameter; files come in the order of `ORDER`, and of each its serial tests first."""
     for item in items:
         for mark in MARKS_BY_FILE.get(item.path, ()):
             item.add_marker(mark)
@@ -98,7 +101,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files: dict[Path, set[str]] = {}
     for item in items:
         files.setdefault(item.path, set()).update(mark.name for mark in item.iter_markers())
-    items.sort(key=lambda item: [mark not in files[item.path] for mark in ORDER])
+    number = {path: i for i, path in enumerate(files)}
+
+    def place(item: pytest.Item) -> tuple[bool | int, ...]:
+        return *(mark not in files[item.path] for mark in ORDER), number[item.path], not has(item, "serial")
+
+    items.sort(key=place)
+
+
+def has(item: pytest.Item, mark: str) -> bool:
+    """Whether a test has this mark."""
+    return item.get_closest_marker(mark) is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -107,12 +120,47 @@ def pytest_configure(config: pytest.Config) -> None:
     free_at_once()
 
 
+class Turns:
+    """Which tests run beside others, on workers that share a folder: none beside a serial one."""
+
+    def __init__(self, folder: Path) -> None:
+        # Unlocked by name: a forked process that lives on has the files open too.
+        self._turn, self._running, self._begun = ((folder / name).open("ab") for name in ("turn", "running", "begun"))
+        self._is_alone = False
+
+    def begin(self, alone: bool) -> None:
+        """Wait while a serial test runs or waits; for a serial one, until no test runs."""
+        if not self._is_alone:
+            fcntl.flock(self._turn, fcntl.LOCK_EX)
+            fcntl.flock(self._running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            self._is_alone = alone
+        if alone:
+            os.write(self._begun.fileno(), b".")
+        else:
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    def end(self, stay_alone: bool) -> None:
+        """`stay_alone`: the next test is serial too, and a long one that came between would make it wait."""
+        self._is_alone = self._is_alone and stay_alone
+        if not self._is_alone:
+            fcntl.flock(self._running, fcntl.LOCK_UN)
+            fcntl.flock(self._turn, fcntl.LOCK_UN)
+
+    def wait_for_serial(self, count: int, seconds: float = _SERIAL_S) -> None:
+        """Until so many serial tests have begun, on any worker."""
+        deadline = time.monotonic() + seconds
+        while os.fstat(self._begun.fileno()).st_size < count and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+
 class Suite:
     """Watches a session: one on each worker, and one where their reports arrive."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._worker: dict[str, Any] = getattr(config, "workerinput", {})
         self._locks = None if self._worker else tempfile.TemporaryDirectory(prefix="bitscale-tests-")
+        self._turns = Turns(Path(self._worker["locks"])) if self._worker else None
+        self._num_serial = 0
         self._before_mb = 0.0
         self._kept_mb = 0.0
         self._peaks_mb: list[float] = []
@@ -126,26 +174,21 @@ class Suite:
         node.workerinput["locks"] = self._locks.name
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Wait while a serial test runs or waits; a serial one until no test runs."""
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
         self._before_mb = peak_mb()
-        if not self._worker:
+        if self._turns is None:
             return (yield)
-        alone = item.get_closest_marker("serial") is not None
-        with ExitStack() as held:
-            turn, running = (
-                held.enter_context(Path(self._worker["locks"], name).open("w")) for name in ("turn", "running")
-            )
-            for lock in (turn, running):  # by name: a forked process that lives on has the files open too
-                held.callback(fcntl.flock, lock, fcntl.LOCK_UN)
-            fcntl.flock(turn, fcntl.LOCK_EX)
-            fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            if not alone:
-                fcntl.flock(turn, fcntl.LOCK_UN)
+        if has(item, "long"):
+            self._turns.wait_for_serial(self._num_serial)
+        self._turns.begin(alone=has(item, "serial"))
+        try:
             return (yield)
+        finally:
+            self._turns.end(stay_alone=nextitem is not None and has(nextitem, "serial"))
 
-    def pytest_collection_finish(self) -> None:
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Modules stay: garbage is looked for among what the tests make, which takes milliseconds."""
+        self._num_serial = sum(has(item, "serial") for item in session.items)
         gc.collect()
         gc.freeze()
 

@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.suite import memory_line
+from tests.suite import Turns, memory_line
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = """
@@ -90,7 +91,9 @@ def test_serial_files_come_first_then_long_then_slow_ones(tmp_path: Path) -> Non
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow\n serial\n long\n")
     for name, marks in {"a": (), "b": ("slow",), "c": ("slow", "long"), "d": ("slow", "serial")}.items():
         decorators = "".join(f"@pytest.mark.{mark}\n" for mark in marks)
-        (tmp_path / f"test_{name}.py").write_text(f"import pytest\n{decorators}def test_one(): pass\n")
+        (tmp_path / f"test_{name}.py").write_text(
+            f"import pytest\ndef test_plain(): pass\n{decorators}def test_marked(): pass\n"
+        )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "tests.suite", "-p", "no:cacheprovider", "--collect-only", "-q"],
         cwd=tmp_path,
@@ -99,8 +102,43 @@ def test_serial_files_come_first_then_long_then_slow_ones(tmp_path: Path) -> Non
         text=True,
         check=False,
     )
-    names = [line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line]
-    assert names == ["test_d.py", "test_c.py", "test_b.py", "test_a.py"]
+    names = [line.partition("::")[::2] for line in done.stdout.splitlines() if "::" in line]
+    assert [file for file, _ in names[::2]] == ["test_d.py", "test_c.py", "test_b.py", "test_a.py"]
+    assert names[:2] == [("test_d.py", "test_marked"), ("test_d.py", "test_plain")]
+
+
+@pytest.fixture
+def workers(tmp_path: Path) -> tuple[Turns, Turns]:
+    return Turns(tmp_path), Turns(tmp_path)
+
+
+def test_no_test_comes_between_two_serial_ones(workers: tuple[Turns, Turns]) -> None:
+    here, there = workers
+    began = threading.Event()
+    here.begin(alone=True)
+    other = threading.Thread(target=lambda: (there.begin(alone=False), began.set()))
+    other.start()
+    here.end(stay_alone=True)
+    assert not began.wait(0.3)
+    here.begin(alone=True)
+    here.end(stay_alone=False)
+    assert began.wait(10)
+    other.join()
+
+
+def test_long_tests_wait_until_the_serial_ones_have_begun(workers: tuple[Turns, Turns]) -> None:
+    here, there = workers
+    waited = threading.Event()
+    there.begin(alone=False)
+    other = threading.Thread(target=lambda: (there.wait_for_serial(1, seconds=60), waited.set()))
+    other.start()
+    assert not waited.wait(0.3)
+    there.end(stay_alone=False)
+    here.begin(alone=True)
+    assert waited.wait(10)
+    other.join()
+    there.wait_for_serial(2, seconds=0.2)  # which comes to an end where a worker has died
+    here.end(stay_alone=False)
 
 
 @pytest.mark.parametrize(("mb", "begins"), [(1990.0, "peak memory "), (2010.0, "WARNING: peak memory ")])

@@ -85,6 +85,9 @@ ReturnToService=2
 SlurmctldTimeout=30
 SlurmdTimeout=8
 KillWait=30
+# Pending jobs are looked at each second, not each half minute; a node is lost after two messages without an answer.
+SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=1
+MessageTimeout=5
 InactiveLimit=0
 {nodes}PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """

@@ -16,12 +16,14 @@ import torch
 import torch.multiprocessing as mp
 
 TIMEOUT_S = 300
+# What a run imports when it comes to it: DDP's constructor, the metrics and their files.
+_IMPORTED_BY_A_RUN = ("torch._dynamo", "torch.utils.tensorboard", "scipy.optimize", "scipy.stats")
 
 
 def context_of_ranks() -> BaseContext:
     """Of processes that begin with torch and the trainer imported, and share nothing else with this one."""
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "trainer.training.run", "trainer.engines.ddp"])
+    context.set_forkserver_preload(["trainer.training.run", "trainer.engines.ddp", *_IMPORTED_BY_A_RUN])
     return context
 
 

@@ -2,7 +2,6 @@
 same as on a CPU. What stands for the GPU copies as late as it may, so that a buffer used too early shows."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from late_transfer import LateTransfer
 from torch import Tensor
 
-from data_pipelines.common.errors import InputError, ShardError
+from data_pipelines.common.errors import InputError
 from data_pipelines.loading import torch_loader
 from data_pipelines.loading.batch import Batch, make_batch
 from data_pipelines.loading.device_transfer import Buffers, CudaTransfer, Transfer
@@ -24,52 +24,9 @@ from data_pipelines.loading.sampler import BatchRequest, BatchSampler, evaluatio
 from data_pipelines.loading.unreadable import BLANK, blank
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.shards.index import Index
-from data_pipelines.shards.shard_reader import ShardReader
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SIDE = 24
-
-
-class Copy:
-    """One copy under way: made when somebody waits for it."""
-
-    def __init__(self, source: Tensor) -> None:
-        self.source, self.target, self.is_over = source, torch.empty_like(source), False
-        self._once = threading.Lock()  # both threads wait for a copy, and the source changes once one of them has
-
-    def synchronize(self) -> None:
-        with self._once:
-            if not self.is_over:
-                self.target.copy_(self.source)
-            self.is_over = True
-
-
-class LateTransfer:
-    """Copies when the batch is received, or its buffer wanted, whichever comes first."""
-
-    def __init__(self) -> None:
-        self.allocated: list[Tensor] = []
-        self.sent: list[Copy] = []
-        self.threads: dict[str, set[str]] = {"allocate": set(), "send": set(), "receive": set()}
-
-    def _note(self, what: str) -> None:
-        self.threads[what].add(threading.current_thread().name)
-
-    def allocate(self, size_bytes: int) -> Tensor:
-        self._note("allocate")
-        self.allocated.append(torch.empty(size_bytes, dtype=torch.uint8))
-        return self.allocated[-1]
-
-    def send(self, pixels: Tensor, batch_of: Callable[[Tensor], Batch]) -> tuple[Batch, Copy]:
-        self._note("send")
-        copy = Copy(pixels)
-        self.sent.append(copy)
-        return batch_of(copy.target), copy
-
-    def receive(self, batch: Batch, done: Copy) -> Batch:
-        self._note("receive")
-        done.synchronize()
-        return batch
 
 
 def photos_of(write_set: Callable[..., Path], photo: Callable, encode: Callable, count: int = 11) -> Index:
@@ -316,37 +273,3 @@ def test_cuda_copies_on_a_stream_of_its_own(photos: Index, monkeypatch: pytest.M
         *("record on side", "end side", "training waits"),
         *(f"keep torch.{number}" for number in numbers),
     ]
-
-
-def test_shards_are_opened_by_one_thread_at_a_time(
-    write_set: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    index = Index.load(write_set([0] * 40, ["a"], shard_images=2), "train")
-    monkeypatch.setattr("data_pipelines.shards.shard_reader.most_open", lambda: 3)
-    reader, errors, inside = ShardReader(index.shards), [], []
-    look = reader._looked_at
-
-    def looked_at(shard: int) -> Any:
-        inside.append(shard)
-        time.sleep(1e-4)  # another thread has its turn
-        errors.extend([ShardError("two at a time")] if len(inside) > 1 else [])
-        try:
-            return look(shard)
-        finally:
-            inside.pop()
-
-    reader._looked_at = looked_at
-
-    def read(seed: int) -> None:
-        try:
-            for row in np.random.default_rng(seed).integers(40, size=60):
-                reader.encoded(index.shard[row], int(index.offset[row]), int(index.length[row]))
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []

@@ -218,21 +218,34 @@ def test_rank_0_does_not_wait_for_ever(alone: Any) -> None:
     assert seconds < 10
 
 
-def losing(run_dir: Path) -> str:
+def told_to(rank: int, folder: Path) -> Path:
+    """Written once a rank has its message: the rank that fell silent must live until then, or its closed connections
+    would tell first, and so must rank 0, with which the store ends."""
+    return folder / f"told-{rank}"
+
+
+def wait_until_told(ranks: tuple[int, ...], folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not all(told_to(rank, folder).exists() for rank in ranks):
+        assert time.monotonic() < deadline, f"ranks {ranks} were not all told that one is lost"
+        time.sleep(0.05)
+
+
+def losing(folder: Path) -> str:
     """Rank 1 of three falls silent; what the others are told."""
     engine: Any = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, timeout_s=3), "fp32")
     engine.sum(torch.zeros(1))
+    message = "nothing"
     if engine.rank == 1:
         engine._rendezvous.close()  # no pulse, as of a host that is gone
-        time.sleep(9)
-        return ""
-    try:
-        engine.sum(torch.zeros(1))
-    except RankLostError as error:
-        if engine.rank == 0:
-            time.sleep(5)  # the store ends with rank 0, whose program has its error to tell first
-        return str(error)
-    return "nothing"
+    else:
+        try:
+            engine.sum(torch.zeros(1))
+        except RankLostError as error:
+            message = str(error)
+        told_to(engine.rank, folder).touch()
+    wait_until_told((0, 2), folder)
+    return message
 
 
 def waiting_elsewhere() -> str:
@@ -257,7 +270,7 @@ def test_live_ranks_are_not_called_lost_nor_the_network_blamed() -> None:
     assert "another rank stopped or did not answer (all ranks are alive: the network is at fault, or " in message
 
 
-def losing_at_the_first_step(run_dir: Path) -> str:
+def losing_at_the_first_step(folder: Path) -> str:
     """The same in the first forward pass, in which DDP lays out its buckets anew."""
     engine: Any = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, timeout_s=3), "fp32")
     model = build_model("r14x0.5", 2)
@@ -265,13 +278,15 @@ def losing_at_the_first_step(run_dir: Path) -> str:
     engine.prepare(model, SGDAGC(param_groups(model, 2, 0.01), lr=0.1), images)
     if engine.rank == 1:
         engine._rendezvous.close()
-        time.sleep(9)
+        wait_until_told((0,), folder)
         return ""
     try:
         with engine.accumulate(last=True):
             engine.model(images)
     except RankLostError as error:
         return str(error)
+    finally:
+        told_to(0, folder).touch()
     return "nothing"
 
 

@@ -1,35 +1,24 @@
-"""ImageNet's tars and folders give the same images, classes and splits, and broken ones are refused."""
+"""ImageNet-1k's tars and folders give the same images, classes and splits, and broken ones are refused."""
 
 import io
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from imagenet_files import WNIDS, Files, content, jpeg, tar_bytes, train_files, write_files
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import Member, RawImage, RawSet
-from data_pipelines.datasets.imagenet import imagenet1k, imagenet21k
+from data_pipelines.common.raw_set import Member
+from data_pipelines.datasets.imagenet import imagenet1k
 
-WNIDS = ("n01440764", "n01443537", "n02084071")  # the last is a class of 21k only, and inner in the tree of 1k
 DEVKIT = "ILSVRC2012_devkit_t12"
 TRUTH = f"{DEVKIT}/data/ILSVRC2012_validation_ground_truth.txt"
-Files = dict[str, bytes]
-NamesAndBytes = list[tuple[str, int, str, bytes]]
-
-
-def jpeg(text: str) -> bytes:
-    """Readers do not decode: any bytes will do, of different lengths."""
-    return b"\xff\xd8" + text.encode() * (1 + len(text) % 3)
-
-
-def train_files(wnid: str, count: int = 20) -> Files:
-    return {f"{wnid}_{number}.JPEG": jpeg(f"{wnid} {number}") for number in range(count)}
 
 
 def val_name(number: int) -> str:
@@ -38,16 +27,6 @@ def val_name(number: int) -> str:
 
 VAL_CLASSES = [WNIDS[1], WNIDS[0], WNIDS[0], WNIDS[1], WNIDS[1]]
 VAL_FILES = {val_name(number): jpeg(f"val {number}") for number in range(1, 6)}
-
-
-def tar_bytes(files: Files) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
 
 
 def devkit_files() -> Files:
@@ -63,12 +42,6 @@ def devkit_files() -> Files:
         TRUTH: "".join(f"{number}\n" for number in numbers).encode(),
         f"{DEVKIT}/readme.txt": b"read me",
     }
-
-
-def write_files(root: Path, files: Files) -> None:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
 
 
 def pack_devkit(root: Path, files: Files) -> None:
@@ -112,11 +85,6 @@ def kaggle(tmp_path: Path, unpacked: Path) -> Path:
     table = "\n".join(["ImageId,PredictionString", *reversed(rows), ""])
     (tmp_path / "kaggle" / "LOC_val_solution.csv").write_text(table)
     return tmp_path / "kaggle"
-
-
-def content(images: Sequence[RawImage] | RawSet) -> NamesAndBytes:
-    chosen = images.images if isinstance(images, RawSet) else images
-    return sorted((image.key, int(image.label), image.split, image.read()) for image in chosen)
 
 
 def test_tars_are_read_without_unpacking(packed: Path) -> None:
@@ -245,149 +213,3 @@ def test_cut_tars_of_imagenet1k_are_refused_at_once(packed: Path, lost: int) -> 
     tar.write_bytes(tar.read_bytes().rstrip(b"\0")[:-lost])
     with pytest.raises(InputError, match=r"ILSVRC2012_img_train.tar is incomplete"):
         imagenet1k(packed)
-
-
-def big_files(wnid: str, count: int = 400) -> Files:
-    return {f"{wnid}_{number}.JPEG": jpeg(f"{wnid} {number} " * 20) for number in range(count)}
-
-
-SHARED = {f"shared_{number}.JPEG": jpeg(f"shared {number} " * 20) for number in range(200)}
-
-
-@pytest.fixture
-def class_tars(tmp_path: Path, write_tar: Callable[..., Path]) -> Path:
-    """ImageNet-21k as class tars; all classes have the same 200 images under other names."""
-    for wnid in WNIDS:
-        shared = {f"{wnid}_{name}": data for name, data in SHARED.items()}
-        write_tar(f"whole/{wnid}.tar", big_files(wnid) | shared)
-    (tmp_path / "whole" / "words.txt").write_text("tench")
-    return tmp_path / "whole"
-
-
-@pytest.fixture
-def outer_tar(class_tars: Path, write_tar: Callable[..., Path]) -> Path:
-    tars = {f"fall11/{wnid}.tar": (class_tars / f"{wnid}.tar").read_bytes() for wnid in reversed(WNIDS)}
-    return write_tar("outer/fall11_whole.tar", {"fall11": None, "fall11/words.txt": b"tench", **tars}).parent
-
-
-@pytest.fixture
-def class_folders_21k(class_tars: Path, tmp_path: Path) -> Path:
-    for wnid in WNIDS:
-        with tarfile.open(class_tars / f"{wnid}.tar") as tar:
-            write_files(tmp_path / "folders" / wnid, {info.name: tar.extractfile(info).read() for info in tar})
-    return tmp_path / "folders"
-
-
-def test_class_tars_are_read_without_unpacking(class_tars: Path) -> None:
-    raw = imagenet21k(class_tars)
-    assert raw.classes == WNIDS
-    assert (raw.num_images, raw.expected_images) == (None, None)
-    assert raw.num_bytes == sum(path.stat().st_size for path in class_tars.glob("*.tar"))
-    images = list(raw.images)
-    assert images == list(raw.images)
-    assert [image.label for image in images] == [label for label in range(3) for _ in range(600)]
-    files = {f"{wnid}/{name}".replace(".", "_"): data for wnid in WNIDS for name, data in big_files(wnid).items()}
-    found = {image.key: image.read() for image in images}
-    assert files.items() <= found.items()
-    assert all(isinstance(image.image, Member) for image in images)
-
-
-def test_images_of_imagenet21k_are_listed_lazily(class_tars: Path) -> None:
-    images = iter(imagenet21k(class_tars).images)
-    next(images)
-    (class_tars / f"{WNIDS[2]}.tar").unlink()
-    with pytest.raises(InputError, match=rf"{WNIDS[2]}.tar cannot be read"):
-        list(images)
-
-
-@pytest.mark.slow
-def test_every_layout_of_imagenet21k_gives_the_same(
-    class_tars: Path, outer_tar: Path, class_folders_21k: Path, tmp_path: Path
-) -> None:
-    expected = content(imagenet21k(class_tars, val_fraction=0.1, test_fraction=0.1))
-    shutil.copytree(class_tars, tmp_path / "root" / "winter21_whole")
-    for root in (outer_tar, class_folders_21k, tmp_path / "root"):
-        raw = imagenet21k(root, val_fraction=0.1, test_fraction=0.1)
-        assert raw.classes == WNIDS
-        assert content(raw) == expected
-    assert imagenet21k(class_folders_21k).num_images == 1800
-
-
-@pytest.mark.parametrize("layout", ["class_tars", "outer_tar"])
-def test_parts_of_imagenet21k_are_classes(layout: str, request: pytest.FixtureRequest) -> None:
-    raw = imagenet21k(request.getfixturevalue(layout))
-    assert raw.part is not None
-    assert [{image.label for image in raw.part(part, 2)} for part in range(2)] == [{0, 2}, {1}]
-    assert sorted(content(list(raw.part(0, 2))) + content(list(raw.part(1, 2)))) == content(raw)
-    assert list(raw.part(0, 2)) == list(raw.part(0, 2))
-
-
-def test_equal_files_are_in_one_split(class_tars: Path) -> None:
-    images = list(imagenet21k(class_tars, val_fraction=0.2, test_fraction=0.2).images)
-    splits: dict[bytes, set[str]] = {}
-    for image in images:
-        splits.setdefault(image.read(), set()).add(image.split)
-    assert all(len(found) == 1 for found in splits.values())
-    counts = Counter(image.split for image in images if "shared" not in image.key)
-    assert abs(counts["val"] - 240) < 60
-    assert abs(counts["test"] - 240) < 60
-    shared = Counter(image.split for image in images if "shared" in image.key)
-    assert shared["train"] > 200 > shared["val"] > 30
-
-
-def test_options_of_imagenet21k(class_tars: Path) -> None:
-    assert imagenet21k(class_tars).equal_images == "pairs"
-    assert imagenet21k(class_tars, labels="uniform").equal_images == "uniform"
-    raw = imagenet21k(class_tars, val_fraction=0, test_fraction=0)
-    assert {image.split for image in raw.images} == {"train"}
-    with pytest.raises(InputError, match=r"--test-fraction is -1"):
-        imagenet21k(class_tars, test_fraction=-1)
-
-
-def test_wrong_roots_of_imagenet21k(tmp_path: Path, class_tars: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "winter21_whole.tar.gz").write_bytes(b"\x1f\x8b")
-    for root in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(InputError, match=r"holds neither class tars <wnid>.tar.*unpack a .tar.gz with tar -xzf"):
-            imagenet21k(root)
-    (tmp_path / "outer").mkdir()
-    (tmp_path / "outer" / "fall11_whole.tar").write_bytes(tar_bytes({"words.txt": b"tench"}))
-    with pytest.raises(InputError, match=r"fall11_whole.tar holds no class"):
-        imagenet21k(tmp_path / "outer")
-    twice = {f"{folder}/{WNIDS[0]}.tar": tar_bytes(train_files(WNIDS[0])) for folder in "ab"}
-    (tmp_path / "outer" / "fall11_whole.tar").write_bytes(tar_bytes(twice))
-    with pytest.raises(InputError, match=rf"fall11_whole.tar holds {WNIDS[0]}.tar twice"):
-        imagenet21k(tmp_path / "outer")
-
-
-def test_bad_class_tars_are_refused_at_once(class_tars: Path, tmp_path: Path) -> None:
-    tar = class_tars / f"{WNIDS[1]}.tar"
-    whole = tar.read_bytes()
-    for damaged, message in (
-        (whole[: len(whole) // 2], r"is incomplete"),
-        (b"", r"is not a tar file"),
-        (tar_bytes({}), r"holds no image .*; fill or remove it"),
-        (tar_bytes({"../a.JPEG": b"a"}), r"has the member '../a.JPEG', a name that leads out of the tar"),
-        (b"\x1f\x8b" + whole, r"is compressed.* gunzip"),
-    ):
-        tar.write_bytes(damaged)
-        with pytest.raises(InputError, match=f"{WNIDS[1]}.tar {message}"):
-            imagenet21k(class_tars)
-
-
-def test_a_link_inside_a_class_tar_is_refused(class_tars: Path) -> None:
-    with tarfile.open(class_tars / f"{WNIDS[1]}.tar", "w") as tar:
-        for kind, name in ((tarfile.REGTYPE, "a.JPEG"), (tarfile.SYMTYPE, "b.JPEG")):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "/etc/passwd"
-            tar.addfile(info)
-    raw = imagenet21k(class_tars)
-    with pytest.raises(InputError, match=rf"{WNIDS[1]}.tar has the member 'b.JPEG', which is not a plain file"):
-        list(raw.images)
-
-
-def test_an_unreadable_file_is_left_to_prepare(class_folders_21k: Path) -> None:
-    path = class_folders_21k / WNIDS[0] / f"{WNIDS[0]}_0.JPEG"
-    path.unlink()
-    path.symlink_to("nowhere")
-    assert path in {image.image for image in imagenet21k(class_folders_21k).images}
