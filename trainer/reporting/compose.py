@@ -1,12 +1,14 @@
 """The contents of a report, in order."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from data_pipelines.common.files import write_atomically
+from trainer.analysis.claim_file import ClaimFile
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Table, Title
 from trainer.document.html_page import as_page
 from trainer.document.latex import latex
@@ -43,11 +45,13 @@ def compose(
     paper: Published | None = None,
     distances: Distances | None = None,
     laws: bool = False,
-    claims: tuple[Path, ...] | None = None,
+    claims: Sequence[ClaimFile] | None = None,
 ) -> ComposedReport:
-    """Lay out a report and draw its figures into `folder`. claims: files of claims to test; () for the paper's."""
+    """Lay out a report and draw its figures into `folder`. claims: to test on the
+    results."""
     runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
+    claimed = claims_section(runs, claims, folder) if claims else []  # first, as it refuses some
     by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
     warnings: tuple[Text, ...] = (
         *(f"{warning}." for warning in collected.warnings),
@@ -69,8 +73,8 @@ def compose(
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
-    if claims is not None:
-        blocks += claims_section(runs, claims, folder)
+    if claimed:
+        blocks += claimed
     if distances:
         blocks += proximity_section(distances, folder, transfers)
     if laws:

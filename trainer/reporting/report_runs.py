@@ -11,6 +11,8 @@ from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
+from trainer.analysis.claim_file import ClaimFile, paper_claims, read_claims
+from trainer.domain_distance.proximity_file import Distances, read_distances
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,17 @@ def write_report(report: Report) -> Path:
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
     # Here because it takes seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of that.
+    from trainer.reporting.collect import require_place
     from trainer.reporting.compose import PAGE
 
     _require_places(report)
+    for place in report.runs:
+        require_place(place)
     require_free(report.out / PAGE, report.force)
+    beside = _read_beside(report)
     logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
     with Progress(f"report to {report.out}"):
-        return _write(report)
+        return _write(report, *beside)
 
 
 def _require_places(report: Report) -> None:
@@ -66,18 +72,24 @@ def _require_places(report: Report) -> None:
         raise InputError("name the folders of runs, or CSV files, before the flags")
 
 
-def _write(report: Report) -> Path:
+def _read_beside(report: Report) -> tuple[Distances | None, list[ClaimFile] | None]:
+    """The files that flags name beside the runs. Raises InputError for one that cannot be read."""
+    distances = read_distances(report.proximity) if report.proximity else None
+    if report.claims is None:
+        return distances, None
+    return distances, [read_claims(path) for path in report.claims] or [paper_claims()]
+
+
+def _write(report: Report, distances: Distances | None, claims: list[ClaimFile] | None) -> Path:
     from trainer.document.text import plain
-    from trainer.domain_distance.proximity_file import read_distances
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
 
-    distances = read_distances(report.proximity) if report.proximity else None
     collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
     paper = published() if report.paper else None
-    composed = compose(collected, report.out, paper, distances, report.laws, report.claims)
+    composed = compose(collected, report.out, paper, distances, report.laws, claims)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:
