@@ -21,6 +21,7 @@ from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest
+from data_pipelines.common.message_parts import as_typed
 from data_pipelines.common.messages import logger
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.printable import printable, width_of
@@ -98,7 +99,7 @@ class Inspect:
                 "they must be at least 0 and lie in 0 to 30"
             )
         if not 0 <= self.translation < 1:
-            raise InputError(f"--translation is {self.translation}; it must lie in [0, 1)")
+            raise InputError(f"--translation is {as_typed(self.translation)}; it must lie in [0, 1)")
 
 
 def first_batch(look: Inspect, index: Index) -> tuple["Batch", str]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start the trainer with DeepSpeed's launcher, from one node on all of them (ssh). Which engine runs says --engine.
-# usage: launchers/deepspeed.sh [OPTIONS] -- RECIPE [ARGUMENTS OF trainer/pretrain.py, such as --engine deepspeed]
+# usage: launchers/deepspeed.sh [OPTIONS] -- RECIPE [ARGUMENTS OF bitscale pretrain, such as --engine deepspeed]
 #   --nproc N           ranks per node; default: one per GPU, or 1 on a CPU
 #   --hostfile FILE     lines "HOST slots=4"; without it, this node alone
 #   --master ADDR:PORT  where rank 0 listens; default: this node and a free port, or the first host and port 29500

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start the trainer with horovodrun, from one node on all of them (ssh), and with --engine horovod.
-# usage: launchers/horovod.sh [OPTIONS] -- RECIPE [ARGUMENTS OF trainer/pretrain.py]
+# usage: launchers/horovod.sh [OPTIONS] -- RECIPE [ARGUMENTS OF bitscale pretrain]
 #   --nproc N           ranks in all; default: the slots of the hostfile, or one per GPU of this node, or 1 on a CPU
 #   --hostfile FILE     lines "HOST slots=4"; without it, this node alone
 #   --interface NAME    network interface for NCCL and Gloo, such as ib0

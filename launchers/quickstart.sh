@@ -29,15 +29,16 @@ while [ $# -gt 0 ]; do
 done
 
 set_up
+bitscale=$(dirname "$PYTHON")/bitscale  # its messages name commands as a user types them
 digits=${BITSCALE_DATA:-data}/digits
-[ -f "$digits/manifest.json" ] || "$PYTHON" -m data_pipelines.prepare digits --out "$digits"
+[ -f "$digits/manifest.json" ] || "$bitscale" prepare digits --out "$digits"
 
-"$PYTHON" -m torch.distributed.run --standalone --nproc-per-node 1 trainer/pretrain.py embedded \
+"$bitscale" pretrain embedded \
     --data.classes "${seen[@]}" --schedule.steps "$steps" --schedule.warmup-steps "$warmup" \
     --out "$runs/clothes" --device "$device"
 
 fine_tune() { # TARGET [FLAG...]
-    "$PYTHON" trainer/transfer.py sweep --sources "$runs/clothes" scratch --out "$runs/transfer" \
+    "$bitscale" sweep --sources "$runs/clothes" scratch --out "$runs/transfer" \
         --shots "${shots[@]}" --seeds "$seeds" \
         --data.image-size 32 --global-batch-size 64 --schedule.steps "$tuning_steps" --optim.base-lr 0.1 \
         --precision fp32 --device "$device" --targets "$@"
@@ -46,6 +47,6 @@ fine_tune() { # TARGET [FLAG...]
 fine_tune fashion_mnist --data.classes "${unseen[@]}" --overlap-excluded
 fine_tune digits
 
-"$PYTHON" trainer/report.py "$runs" --out "$report" --force
+"$bitscale" report "$runs" --out "$report" --force
 [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || echo "To use bitscale in this shell: source $PWD/.venv/bin/activate"
 echo "The report is in $PWD/$report/report.md, its figure of both targets in $PWD/$report/targets.png"

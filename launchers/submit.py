@@ -127,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_TrainerVersion, nargs=0, help="show the version of the trainer, and exit")
     parser.add_argument("what", help="pretrain, or a plan file (.json)")
     parser.add_argument(
-        "recipe", nargs="?", help="of trainer/pretrain.py: a name, a .toml file, or the config.json of a run"
+        "recipe", nargs="?", help="of bitscale pretrain: a name, a .toml file, or the config.json of a run"
     )
     parser.add_argument("--site", default="generic", help=f"one of {', '.join(site_names())}, or a .toml file")
     parser.add_argument(

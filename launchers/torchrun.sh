@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Start the trainer on this node's GPUs, or on one of several nodes: then run the same line on each of them.
-# usage: launchers/torchrun.sh [OPTIONS] -- RECIPE [ARGUMENTS OF trainer/pretrain.py]
+# usage: launchers/torchrun.sh [OPTIONS] -- RECIPE [ARGUMENTS OF bitscale pretrain]
 #   --nproc N           ranks on this node; default: one per GPU, or 1 on a CPU
 #   --nodes N|MIN:MAX   nodes; with MIN:MAX the run goes on while MIN are left, and others may join
 #   --endpoint HOST:PORT  where the nodes meet: a host that all of them reach (needed for more than one node)

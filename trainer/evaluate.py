@@ -1,4 +1,4 @@
-"""Evaluate a run: python trainer/evaluate.py RUN [--data DIR]
+"""Evaluate a run: bitscale evaluate RUN [--data DIR]
 
 Writes one HTML page, evaluation.json, cases.csv and MODEL_CARD.md. Without --data it is of the run's own test split,
 from the predictions that the run kept; with it, of another prepared set, whose labels are matched by name.

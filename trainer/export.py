@@ -1,4 +1,4 @@
-"""Export weights: python trainer/export.py RUN --out DIR [--format npz]
+"""Export weights: bitscale export RUN --out DIR [--format npz]
 
 timm: a folder for timm.create_model("local-dir:DIR", pretrained=True), with our logits. npz: BiT's own format.
 """

@@ -1,4 +1,4 @@
-"""Predict new images: python trainer/predict.py RUN INPUT --out predictions.csv
+"""Predict new images: bitscale predict RUN INPUT --out predictions.csv
 
 INPUT is an image, a folder, DICOM, a shard (.tar), or a CSV file with a column of paths. How images are prepared, the
 classes and the thresholds come from the run. What cannot be read becomes a row that says why.

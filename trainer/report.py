@@ -1,4 +1,4 @@
-"""Report runs: python trainer/report.py RUNS ... --out DIR
+"""Report runs: bitscale report RUNS ... --out DIR
 
 Collects the results below some folders and in CSV files (results.csv of an earlier report, or the tables that the
 paper's authors published) into report.md, report.html, tables for LaTeX, CSV files and figures.

@@ -1,4 +1,4 @@
-"""Fine-tune once: python trainer/transfer.py --pretrained RUN --target digits --shots 5 --seed 0
+"""Fine-tune once: bitscale transfer --pretrained RUN --target digits --shots 5 --seed 0
 
 Everything follows BiT-HyperRule unless given. Under torchrun the run is shared by the ranks.
 Many runs, one command: bitscale sweep --help

@@ -8,6 +8,7 @@ from math import inf, isfinite
 from typing import Any, TypeVar, get_type_hints
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.message_parts import as_typed
 
 Made = TypeVar("Made")
 _COUNTS = {
@@ -46,7 +47,7 @@ def with_checked_numbers(make: Callable[..., Made]) -> Callable[..., Made]:
 def _require_number(prefix: str, name: str, value: Any) -> None:
     for number in value if isinstance(value, tuple) else (value,):
         if isinstance(number, (int, float)) and (must := _what_it_must(name, number)):
-            raise InputError(f"{prefix}{name.replace('_', '-')} is {number}; it must {must}")
+            raise InputError(f"{prefix}{name.replace('_', '-')} is {as_typed(number)}; it must {must}")
 
 
 def _what_it_must(name: str, number: float) -> str | None:

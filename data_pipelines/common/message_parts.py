@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
 _MOST_NAMED = 20
+_EXPONENT_FROM = 1e16  # as Python writes floats
 _SYNONYMS = {"gpu": "cuda"}  # its nearest spelling is cpu
 
 
@@ -18,6 +19,17 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """The end of an error message: "; did you mean ...?" or "; known: ..."."""
     close = closest(name, known)
     return f"; did you mean {close!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def as_typed(value: object) -> str:
+    """A value of a setting, or a list of them, as it can be typed: 4 where Python writes 4.0."""
+    return str(_whole(value))
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_whole, value))
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < _EXPONENT_FROM else value
 
 
 def number(count: int, singular: str, plural: str = "") -> str:

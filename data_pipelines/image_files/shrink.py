@@ -79,7 +79,7 @@ def size_note(heights: npt.NDArray[np.integer], widths: npt.NDArray[np.integer])
     return (
         f"the images have {megapixels:.1f} megapixels on average; prepared with --shorter-side {SUGGESTED_SIDE}, "
         f"reading them would be about {times:.0f} times faster, by the measured cost of a pixel "
-        "(trainer/pretrain.py --data.scaled-decode leaves the files as they are, and about halves the cost)"
+        "(bitscale pretrain --data.scaled-decode leaves the files as they are, and about halves the cost)"
     )
 
 

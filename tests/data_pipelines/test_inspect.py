@@ -238,7 +238,7 @@ def test_summary() -> None:
         ({"seed": -1}, "--seed is -1"),
         ({"view": "center_crop", "resize": 200}, "--resize is 200"),
         ({"randaugment_magnitude": 31}, "--randaugment-magnitude 31"),
-        ({"translation": 1.0}, "--translation is 1.0"),
+        ({"translation": 1.0}, "--translation is 1;"),
     ],
 )
 def test_impossible_options(options: dict[str, Any], message: str) -> None:

@@ -14,8 +14,8 @@ from data_pipelines.datasets.catalog import find
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the launchers are bash scripts")
 PYTHON = r"""case "$1" in
 -) echo torch==9.9 ;;
-trainer/*|-m) printf '%s\t' "$@" >>"$LOG"; echo >>"$LOG" ;;
 esac"""
+BITSCALE = r"""{ printf '%s\t' "$@"; echo; } >>$LOG"""
 
 
 def commands(folder: Path, *arguments: str) -> list[list[str]]:
@@ -27,11 +27,12 @@ def commands(folder: Path, *arguments: str) -> list[list[str]]:
     (folder / "constraints.txt").touch()
     (folder / "bin").mkdir()
     fake(folder / "bin", "python", PYTHON)
+    fake(folder / "bin", "bitscale", BITSCALE)
     log = folder / "log"
     environment = {"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "VIRTUAL_ENV": str(folder), "LOG": str(log)}
     subprocess.run(["bash", launchers / "quickstart.sh", *arguments], env=environment, check=True, capture_output=True)
     lines = [line.rstrip("\t").split("\t") for line in log.read_text(encoding="utf-8").splitlines()]
-    return [words for words in lines if any(word.startswith("trainer/") for word in words)]
+    return [words for words in lines if words[0] != "prepare"]
 
 
 def values(words: Sequence[str], flag: str) -> list[str]:
@@ -57,7 +58,7 @@ def test_both_targets_are_fine_tuned_alike(tmp_path: Path) -> None:
     assert [word for word in near if word not in own] == ["fashion_mnist" if word == "digits" else word for word in far]
     assert int(values(near, "--seeds")[0]) >= 3
     assert values(near, "--device") == ["cpu"]
-    assert report[:2] == ["trainer/report.py", "runs"]
+    assert report[:2] == ["report", "runs"]
 
 
 @pytest.mark.parametrize("script", ["quickstart.sh", "docs.sh"])

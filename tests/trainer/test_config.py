@@ -50,7 +50,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         {"train_view": "shorter_side_random_crop", "eval_view": "squash", "resize": 200},
         "--data.resize is 200, below --data.image-size 224; raise it",
     ),
-    (DataConfig, {"translation": 1.0}, "--data.translation is 1.0; it must lie in "),
+    (DataConfig, {"translation": 1.0}, "--data.translation is 1; it must lie in "),
     (DataConfig, {"translation": -0.1}, "--data.translation is -0.1; it must lie in "),
     (DataConfig, {"translation": float("nan")}, "--data.translation is nan; it must lie in "),
     (DataConfig, {"border": "reflection"}, "border is 'reflection'; did you mean 'reflect'"),
@@ -96,9 +96,9 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         for stages in (-1, 5)
     ),
     (ModelConfig, {"frozen_stages": 2}, "--model.frozen-stages 2 would keep random filters.* with --model.pretrained"),
-    (OptimConfig, {"base_lr": 0.0}, "--optim.base-lr is 0.0; it must be above 0"),
+    (OptimConfig, {"base_lr": 0.0}, "--optim.base-lr is 0; it must be above 0"),
     (OptimConfig, {"base_lr": float("nan")}, "--optim.base-lr is nan; it must be above 0"),
-    (OptimConfig, {"momentum": 1.0}, r"--optim.momentum is 1.0; it must lie in \[0, 1\)"),
+    (OptimConfig, {"momentum": 1.0}, r"--optim.momentum is 1; it must lie in \[0, 1\)"),
     (OptimConfig, {"momentum": -0.1}, r"--optim.momentum is -0.1; it must lie in \[0, 1\)"),
     (OptimConfig, {"weight_decay": -1e-4}, "--optim.weight-decay is -0.0001; it must not be negative"),
     (OptimConfig, {"agc_clipping": -0.01}, "--optim.agc-clipping is -0.01; it must not be negative"),
@@ -168,7 +168,7 @@ def test_values_at_the_edge_are_taken() -> None:
 
 
 def test_the_command_line_passes_the_message_on_as_it_is() -> None:
-    with pytest.raises(InputError, match=r"^--optim\.base-lr is 0\.0; it must be above 0$"):
+    with pytest.raises(InputError, match=r"^--optim\.base-lr is 0; it must be above 0$"):
         tyro.cli(OptimConfig, args=["--base-lr", "0"])
 
 
@@ -212,6 +212,20 @@ def test_differences_name_nested_settings_and_leave_out_runtime() -> None:
         "data.shuffle: full -> blocks",
         "optim.base_lr: 0.03 -> 0.01",
         "seed: 0 -> 3",
+    ]
+
+
+def test_differences_show_numbers_as_they_are_typed() -> None:
+    before = {"schedule": {"epochs": 60, "warmup_epochs": 3.0}, "model": {"mean": [0.5, 1.0]}}
+    after = {"schedule": {"epochs": 4.0, "warmup_epochs": 0.25}, "model": {"mean": [0.0, 1e-07]}}
+    assert differences(before, after) == [
+        "model.mean: [0.5, 1] -> [0, 1e-07]",
+        "schedule.epochs: 60 -> 4",
+        "schedule.warmup_epochs: 3 -> 0.25",
+    ]
+    assert differences({"a": 1e300, "b": True}, {"a": float("inf"), "b": "1.0"}) == [
+        "a: 1e+300 -> inf",
+        "b: True -> 1.0",
     ]
 
 

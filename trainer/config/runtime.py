@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from data_pipelines.common.message_parts import as_typed
 from trainer.config.checks import require, require_known_choices
 
 _MOST_READ_AHEAD = 1024
@@ -116,7 +117,9 @@ class RuntimeConfig:
             self.profile is None or self.profile <= _MOST_PROFILED_STEPS,
             f"--profile is {self.profile}; a trace of more than {_MOST_PROFILED_STEPS} steps is too large to look at",
         )
-        require(self.hang_timeout_s >= 0, f"--hang-timeout-s is {self.hang_timeout_s}; it must not be negative")
+        require(
+            self.hang_timeout_s >= 0, f"--hang-timeout-s is {as_typed(self.hang_timeout_s)}; it must not be negative"
+        )
         require(
             0 <= self.read_ahead <= _MOST_READ_AHEAD,
             f"--read-ahead is {self.read_ahead}; it must lie in 0 to {_MOST_READ_AHEAD}",

@@ -3,6 +3,7 @@
 from dataclasses import MISSING, fields
 from typing import Any
 
+from data_pipelines.common.message_parts import as_typed
 from data_pipelines.loading.views import AUTHORS_TRANSLATION, PAPER_TRANSLATION
 from trainer.config.config import Config
 from trainer.normalisation import BIT_MEAN, BIT_STD
@@ -104,5 +105,5 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[
         if isinstance(before, dict) and isinstance(after, dict):
             lines += _differences(before, after, f"{prefix}{name}.")
         else:
-            lines.append(f"{prefix}{name}: {before} -> {after}")
+            lines.append(f"{prefix}{name}: {as_typed(before)} -> {as_typed(after)}")
     return lines

@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Literal
 
 from data_pipelines.common.advice import flag
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import as_typed, nearest
 from data_pipelines.image_files.shrink import SMALLEST_SIDE
 from data_pipelines.loading.randaugment import Operand, Space
 from data_pipelines.loading.sampler import Shuffle
@@ -116,9 +116,9 @@ class DataConfig:
             "--data.randaugment-on image needs the whole picture at its full size; leave out --data.scaled-decode, or "
             "take --data.randaugment-on crop",
         )
-        require(0 <= self.translation < 1, f"--data.translation is {self.translation}; it must lie in [0, 1)")
-        require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {self.mixup_alpha}; it must not be negative")
-        require(self.max_bad >= 0, f"--data.max-bad is {self.max_bad}; it must not be negative")
+        require(0 <= self.translation < 1, f"--data.translation is {as_typed(self.translation)}; it must lie in [0, 1)")
+        require(self.mixup_alpha >= 0, f"--data.mixup-alpha is {as_typed(self.mixup_alpha)}; it must not be negative")
+        require(self.max_bad >= 0, f"--data.max-bad is {as_typed(self.max_bad)}; it must not be negative")
         require(self.shots is None or self.shots > 0, f"--data.shots is {self.shots}; it must be at least 1")
         self._check_number_of_images()
         if self.join == "heads":
@@ -220,10 +220,14 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         require_known_choices(self)
-        require(self.base_lr > 0, f"--optim.base-lr is {self.base_lr}; it must be above 0")
-        require(0 <= self.momentum < 1, f"--optim.momentum is {self.momentum}; it must lie in [0, 1)")
-        require(self.weight_decay >= 0, f"--optim.weight-decay is {self.weight_decay}; it must not be negative")
-        require(self.agc_clipping >= 0, f"--optim.agc-clipping is {self.agc_clipping}; it must not be negative")
+        require(self.base_lr > 0, f"--optim.base-lr is {as_typed(self.base_lr)}; it must be above 0")
+        require(0 <= self.momentum < 1, f"--optim.momentum is {as_typed(self.momentum)}; it must lie in [0, 1)")
+        require(
+            self.weight_decay >= 0, f"--optim.weight-decay is {as_typed(self.weight_decay)}; it must not be negative"
+        )
+        require(
+            self.agc_clipping >= 0, f"--optim.agc-clipping is {as_typed(self.agc_clipping)}; it must not be negative"
+        )
         require(
             self.momentum > 0 or not self.nesterov,
             "--optim.nesterov needs momentum; give --optim.momentum above 0, or --optim.no-nesterov",
@@ -252,14 +256,14 @@ class ScheduleConfig:
         require(self.steps is None or self.steps > 0, f"--schedule.steps is {self.steps}; it must be at least 1")
         require(
             self.epochs is None or (isfinite(self.epochs) and self.epochs > 0),
-            f"--schedule.epochs is {self.epochs}; it must be above 0",
+            f"--schedule.epochs is {as_typed(self.epochs)}; it must be above 0",
         )
         require(self.steps is not None or self.epochs is not None, "give --schedule.epochs or --schedule.steps")
         require(self.warmup_steps >= 0, f"--schedule.warmup-steps is {self.warmup_steps}; it must not be negative")
         if self.warmup_epochs is not None:
             require(
                 isfinite(self.warmup_epochs) and self.warmup_epochs >= 0,
-                f"--schedule.warmup-epochs is {self.warmup_epochs}; it must be 0 or more",
+                f"--schedule.warmup-epochs is {as_typed(self.warmup_epochs)}; it must be 0 or more",
             )
             require(
                 not self.warmup_steps,

@@ -18,16 +18,16 @@ from trainer.evaluation.operating import Reliability
 
 MOST_CURVES, MOST_CONFUSED = 14, 20
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]  # Okabe and Ito
-_LINES = ["-", "--"]
+_LINES = ["-", "--", "-.", ":"]
 _GREY = "#999999"
 _COLUMNS = 6
 _CAPTION_LINE, _CAPTION_LINES = 26, 2
 _LONGEST_CURVE, _LONGEST_CLASS = 32, 22  # letters of a name beside a curve, and beside the table
 
 
-def _look(number: int) -> dict[str, Any]:
-    line = _LINES[number // len(_COLOURS) % len(_LINES)]
-    return {"color": _COLOURS[number % len(_COLOURS)], "ls": line}
+def look(number: int) -> dict[str, Any]:
+    """Colour and line of the curve of this number; no two of `MOST_CURVES` have both alike."""
+    return {"color": _COLOURS[number % len(_COLOURS)], "ls": _LINES[number % len(_LINES)]}
 
 
 def roc(assessment: Assessment, folder: Path) -> Picture | None:
@@ -42,11 +42,11 @@ def roc(assessment: Assessment, folder: Path) -> Picture | None:
         figure, axes = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
         axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8)
         for number, finding in enumerate(shown):
-            look = _look(number)
-            curves += axes.plot(*finding.roc, lw=1.2, **look)
+            style = look(number)
+            curves += axes.plot(*finding.roc, lw=1.2, **style)
             labels.append(f"{shortened(drawable(finding.name), _LONGEST_CURVE)}, {finding.auc.value:.3f}")
             specificity, sensitivity = (finding.shares[name].value for name in ("specificity", "sensitivity"))
-            axes.plot(1 - specificity, sensitivity, "o", color=look["color"], mec="white", ms=5)
+            axes.plot(1 - specificity, sensitivity, "o", color=style["color"], mec="white", ms=5)
         axes.set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.set_aspect("equal")
         legend(figure, curves, labels, loc="outside right center", frameon=False, title="AUC")
@@ -59,21 +59,21 @@ def reliability(assessment: Assessment, folder: Path) -> Picture:
     """Predicted probability against observed frequency, before and after the temperature; bars: number of
     predictions."""
     what = "share of correct predictions" if assessment.predictions.task == "single_label" else "share of positives"
-    curves = [("as trained", assessment.raw_reliability, _COLOURS[1])]
+    curves = [("as trained", assessment.raw_reliability, {"marker": "s"} | look(1))]
     if assessment.points.images:
-        curves.append((f"temperature {assessment.points.temperature:.3g}", assessment.reliability, _COLOURS[0]))
+        curves.append(
+            (f"temperature {assessment.points.temperature:.3g}", assessment.reliability, {"marker": "o"} | look(0))
+        )
     with plt.rc_context(STYLE):
         figure, (axes, bars) = plt.subplots(
             2, 1, figsize=(4.4, 4.2), layout="constrained", sharex=True, height_ratios=[3, 1]
         )
         axes.plot([0, 1], [0, 1], color=_GREY, lw=0.8)
-        for name, curve, colour in curves:
+        for name, curve, style in curves:
             filled = curve.count > 0
             label = f"{name}: error {curve.error:.3f}"
-            axes.plot(
-                curve.predicted[filled], curve.observed[filled], "o-", ms=4, color=colour, label=label, mec="white"
-            )
-            _draw_counts(bars, curve, colour)
+            axes.plot(curve.predicted[filled], curve.observed[filled], ms=4, label=label, mec="white", **style)
+            _draw_counts(bars, curve, style)
         axes.set(ylabel=what, xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", frameon=False)
         bars.set(xlabel="predicted probability", ylabel="predictions")
@@ -82,9 +82,9 @@ def reliability(assessment: Assessment, folder: Path) -> Picture:
     return Picture("reliability", f"Reliability {kind}: on the line, probabilities are what they say.", width)
 
 
-def _draw_counts(axes: Axes, curve: Reliability, colour: str) -> None:
+def _draw_counts(axes: Axes, curve: Reliability, style: dict[str, Any]) -> None:
     edges = np.linspace(0, 1, len(curve.count) + 1)
-    axes.stairs(curve.count, edges, color=colour)
+    axes.stairs(curve.count, edges, color=style["color"], ls=style["ls"])
 
 
 def confusion(assessment: Assessment, folder: Path) -> Picture | None:

@@ -18,15 +18,15 @@ from trainer.document.figure_style import STYLE, save
 from trainer.reporting.figures import plain_log_ticks
 
 # As in the other figures (after Okabe and Ito); the marker says the same in print.
-_LOOKS = {
+LOOKS = {
     SUPPORTED: ("#0072b2", "o"),
     CONTRADICTED: ("#c04000", "X"),
     EQUIVALENT: ("#009e73", "s"),
     UNDECIDED: ("#666666", "D"),
 }
+"""Colour and marker of each verdict."""
 _MARGIN, _CELL = "#009e7326", "#b0b0b0"
 _AXIS = {"points": "difference in points, 95% interval", "times": "ratio of standard deviations, 95% interval"}
-_BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 _BEHIND_TEXT = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
 _WIDTH, _LINE, _AROUND = 7.2, 0.19, 0.75  # inches
 _LONGEST = 44  # letters of a label
@@ -104,7 +104,7 @@ def _limits(panel: Sequence[Judged], is_ratio: bool) -> tuple[float, float]:
 
 
 def _draw_claim(axes: Axes, one: Judged, line: int, limits: tuple[float, float]) -> None:
-    colour, marker = _LOOKS[one.verdict]
+    colour, marker = LOOKS[one.verdict]
     if one.claim.margin is not None:
         axes.barh(line, 2 * one.claim.margin, left=-one.claim.margin, height=0.8, color=_MARGIN, zorder=0)
     if len(one.cells) > 1:
@@ -123,8 +123,8 @@ def _label(one: Judged) -> str:
 
 
 def _legend(shown: Sequence[Judged]) -> tuple[list[Line2D], list[str]]:
-    there = [verdict for verdict in _LOOKS if any(one.verdict == verdict for one in shown)]
-    looks = [_LOOKS[verdict] for verdict in there]
+    there = [verdict for verdict in LOOKS if any(one.verdict == verdict for one in shown)]
+    looks = [LOOKS[verdict] for verdict in there]
     handles = [Line2D([], [], color=colour, marker=marker, mec="white") for colour, marker in looks]
     labels = list(there)
     if any(len(one.cells) > 1 for one in shown):

@@ -12,8 +12,9 @@ import pandas as pd
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.datasets.overlap import shares_images
-from trainer.analysis.claim_file import Claim, ClaimFile, paper_claims, read_claims
+from trainer.analysis.claim_file import Claim, ClaimFile
 from trainer.analysis.mixed_model import MixedModel, fit_mixed_model
 from trainer.analysis.verdicts import CONTRADICTED, EQUIVALENT, NOT_TESTED, SUPPORTED, UNDECIDED, Judged, judge
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Picture, Table, Title, p_text
@@ -43,32 +44,42 @@ _SUMMARY = (
 
 @dataclass(frozen=True)
 class ClaimsOfKind:
-    """Claims judged by runs that may be averaged. title: which runs; empty if there are no others."""
+    """Claims judged by runs that may be averaged. title: which runs; empty if there are no others. unknown: which names
+    of the claims these runs do not have, and which they have; empty if they have all."""
 
     title: str
     judged: list[Judged]
     models: list[MixedModel]
     without: str = ""
+    unknown: str = ""
 
 
-def claims_section(runs: pd.DataFrame, files: Sequence[Path], folder: Path) -> list[Block]:
-    """Judge the claims of some files, or the paper's without any, by fine-tunings; draws figures into `folder` and
-    writes claims.md, this section by itself, and claims.json there. Runs of different protocols are judged apart."""
+def claims_section(runs: pd.DataFrame, files: Sequence[ClaimFile], folder: Path) -> list[Block]:
+    """Judge the claims of some files by fine-tunings; draws figures into `folder` and writes claims.md, this section by
+    itself, and claims.json there. Runs of different protocols are judged apart. Raises InputError, before it writes,
+    for a file of which no claim can be tested as the results have none of its names."""
     transfers = with_titles(runs[runs["kind"] == "transfer"])
     if transfers.empty:
         raise InputError("claims are tested on fine-tunings, and there is none among these results")
     blocks: list[Block] = []
     records = []
-    for number, file in enumerate([read_claims(path) for path in files] or [paper_claims()]):
-        kinds = [kind for kind in _judged_by_kind(file, transfers) if kind.judged]
-        if not kinds:
-            raise InputError(f"no run is of the protocol and mode that the claims of {file.title} name")
+    for number, (file, kinds) in enumerate([(file, _kinds(file, transfers)) for file in files]):
         prefix = "claims" if number == 0 else f"claims_{number + 1}"
         blocks += _blocks(file, kinds, folder, prefix)
         records += [_record(file, kind) for kind in kinds]
     write_atomically(folder / "claims.json", lambda path: path.write_text(_json(records), encoding="utf-8"))
     write_atomically(folder / "claims.md", lambda path: path.write_text(as_markdown(blocks), encoding="utf-8"))
     return blocks
+
+
+def _kinds(file: ClaimFile, transfers: pd.DataFrame) -> list[ClaimsOfKind]:
+    """The kinds of runs that the claims of a file are about. Raises InputError where none can be tested."""
+    kinds = [kind for kind in _judged_by_kind(file, transfers) if kind.judged]
+    if not kinds:
+        raise InputError(f"no run is of the protocol and mode that the claims of {file.title} name")
+    if all(kind.unknown and all(one.verdict == NOT_TESTED for one in kind.judged) for kind in kinds):
+        raise InputError(f"no claim of {file.title} can be tested: {kinds[0].unknown}; name what was run")
+    return kinds
 
 
 def _judged_by_kind(file: ClaimFile, runs: pd.DataFrame) -> list[ClaimsOfKind]:
@@ -82,8 +93,20 @@ def _judged_by_kind(file: ClaimFile, runs: pd.DataFrame) -> list[ClaimsOfKind]:
         title = row_title(key, True, with_target=False) or "fine-tuning by the default protocol"
         judged = judge(ClaimFile(file.title, claims, source_images=renamed.source_images), table) if claims else []
         models, without = _models(renamed, table)
-        found.append(ClaimsOfKind(title if len(keys) > 1 else "", judged, models, without))
+        found.append(ClaimsOfKind(title if len(keys) > 1 else "", judged, models, without, _unknown(claims, table)))
     return found
+
+
+def _unknown(claims: Sequence[Claim], table: pd.DataFrame) -> str:
+    absent, present = [], []
+    for key in ("source", "model", "target", "shots"):
+        known = list(dict.fromkeys(map(str, table[key])))
+        sides = [side for claim in claims for side in (claim.cells, claim.first, claim.second)]
+        named = dict.fromkeys(name for side in sides for name in getattr(side, key))
+        if gone := [repr(name) for name in named if name not in known]:
+            absent.append(f"no {key} {some_of(gone)}")
+            present.append(f"{key} {some_of([repr(name) for name in known])}")
+    return f"the results have {', '.join(absent)}; they have {', '.join(present)}" if absent else ""
 
 
 def _is_about(claim: Claim, mode: str, protocol: str) -> bool:
@@ -138,6 +161,7 @@ def _blocks(file: ClaimFile, kinds: Sequence[ClaimsOfKind], folder: Path, prefix
         name = prefix if number == 0 else f"{prefix}_{chr(ord('a') + number)}"
         blocks += [Title(f"Claims by {kind.title}", 3)] if kind.title else []
         blocks.append(Paragraph(_counts(kind.judged)))
+        blocks += [Paragraph(f"{kind.unknown[0].upper()}{kind.unknown[1:]}.")] if kind.unknown else []
         picture: Picture | None = draw_claims(kind.judged, folder, name)
         blocks += [picture] if picture else []
         blocks += [BulletList(tuple(_sentence(one) for one in kind.judged)), _table(kind.judged, name)]

@@ -60,6 +60,8 @@ def collect(places: tuple[Path, ...], metric: str | None = None, best_on_val: bo
     Raises InputError for a path that does not exist, for a CSV file of another layout, for two different results of one
     run, and when there is nothing to report.
     """
+    for place in places:
+        require_place(place)
     paths = [path.resolve() for place in places for path in _files(place)]
     named = {place.resolve() for place in places}
     frames, remarks, warnings = [], [], []
@@ -91,12 +93,16 @@ def collect(places: tuple[Path, ...], metric: str | None = None, best_on_val: bo
     return Collected(runs, tuple(remarks), tuple(warnings), chosen)
 
 
+def require_place(place: Path) -> None:
+    """Raise InputError unless a place is a folder or a CSV file."""
+    if not place.is_dir() and not (place.is_file() and place.suffix == ".csv"):
+        raise InputError(f"{place} is neither a folder of runs nor a CSV file")
+
+
 def _files(place: Path) -> list[Path]:
     """The results of a place: itself, or below a folder each `result.json` and each table of the authors' layout."""
     if place.is_file() and place.suffix == ".csv":
         return [place]
-    if not place.is_dir():
-        raise InputError(f"{place} is neither a folder of runs nor a CSV file")
     tables = [path for path in sorted(place.rglob("*.csv")) if _columns(path) >= _AUTHORS_COLUMNS]
     return [*tables, *place.rglob(RESULT)]
 

@@ -1,18 +1,20 @@
 """The contents of a report, in order."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from data_pipelines.common.files import write_atomically
+from trainer.analysis.claim_file import ClaimFile, paper_claims, read_claims
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Table, Title
 from trainer.document.html_page import as_page
 from trainer.document.latex import latex
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
-from trainer.domain_distance.proximity_file import Distances
+from trainer.domain_distance.proximity_file import Distances, read_distances
 from trainer.reporting import figures, notes
 from trainer.reporting.claims_section import claims_section
 from trainer.reporting.collect import Collected, write_runs
@@ -37,17 +39,36 @@ class ComposedReport:
     warnings: tuple[Text, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What a report shows beside the results: distances of targets from sources, and claims tested on the results."""
+
+    distances: Distances | None = None
+    claims: tuple[ClaimFile, ...] = ()
+
+
+NOTHING = Beside()
+
+
+def read_beside(proximity: Path | None, claims: Sequence[Path] | None) -> Beside:
+    """What these files hold; no claims are those of the paper, None is none at all. Raises InputError for a file that
+    cannot be read."""
+    distances = read_distances(proximity) if proximity else None
+    read = [read_claims(path) for path in claims or ()] or [paper_claims()]
+    return Beside(distances, () if claims is None else tuple(read))
+
+
 def compose(
     collected: Collected,
     folder: Path,
     paper: Published | None = None,
-    distances: Distances | None = None,
+    beside: Beside = NOTHING,
     laws: bool = False,
-    claims: tuple[Path, ...] | None = None,
 ) -> ComposedReport:
-    """Lay out a report and draw its figures into `folder`. claims: files of claims to test; () for the paper's."""
+    """Lay out a report and draw its figures into `folder`. beside: what to show too."""
     runs = collected.shown
     transfers = with_titles(runs[runs["kind"] == "transfer"])
+    claimed = claims_section(runs, beside.claims, folder) if beside.claims else []  # first, as it refuses some
     by_protocol, protocol_warnings = notes.protocols(runs, with_paper=paper is not None and not transfers.empty)
     warnings: tuple[Text, ...] = (
         *(f"{warning}." for warning in collected.warnings),
@@ -69,12 +90,11 @@ def compose(
         blocks += [Title("Settings chosen on val"), collected.choices]
     if not transfers.empty:
         blocks += _transfer_blocks(transfers, folder, paper)
-    if claims is not None:
-        blocks += claims_section(runs, claims, folder)
-    if distances:
-        blocks += proximity_section(distances, folder, transfers)
+    blocks += claimed
+    if beside.distances:
+        blocks += proximity_section(beside.distances, folder, transfers)
     if laws:
-        blocks += laws_section(transfers, pretrained, folder, distances)
+        blocks += laws_section(transfers, pretrained, folder, beside.distances)
     blocks += _small_print(runs)
     return ComposedReport(blocks, warnings)
 

@@ -47,7 +47,7 @@ Handles = dict[str, Artist]  # for a legend, likewise; those of the paper by `_P
 _SHADES = {
     NATURAL: ["#56b4e9", "#0072b2"],
     XRAY: ["#f0b429", "#e07b00", "#c04000", "#7a1f00"],
-    OTHER: ["#009e73", "#cc79a7", "#5e3c99", "#8c8c00", "#000000", "#7b5141"],
+    OTHER: ["#009e73", "#cc79a7", "#30106a", "#90b46c", "#000000", "#7b5141"],
 }
 _MARKERS = {NATURAL: "os", XRAY: "^vDP", OTHER: "oDs^vP"}
 _GREY = "#666666"

@@ -32,7 +32,7 @@ _MANY_DECADES = 300.0  # an axis over less has more ticks
 _DODGE = 1.03  # between the points of neighbouring curves, so that error bars do not hide each other
 _BAND: dict[str, Any] = {"alpha": 0.13, "linewidth": 0}
 _GREY = "#666666"
-_COLOURS = ["#0072b2", "#e07b00", "#009e73", "#cc79a7", "#5e3c99", "#8c8c00", "#000000", "#7b5141"]
+_COLOURS = ["#0072b2", "#e07b00", "#009e73", "#cc79a7", "#30106a", "#90b46c", "#000000", "#7b5141"]
 _MARKERS = "o^sDvPX*"
 
 

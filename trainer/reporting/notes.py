@@ -16,7 +16,7 @@ _SEVERAL_PROTOCOLS = (
     Bold("Different protocols"),
     ": fine-tunings by BiT and the paper's text stand beside numbers by the authors' program, which differs in head, "
     "momentum, precision, augmentation and training images. They do not compare; ",
-    Code("trainer/transfer.py --match-authors"),
+    Code("bitscale transfer --match-authors"),
     " makes runs by the second protocol.",
 )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -11,6 +11,9 @@ from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
+
+if TYPE_CHECKING:
+    from trainer.reporting.compose import Beside
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,17 @@ def write_report(report: Report) -> Path:
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
     # Here because it takes seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of that.
-    from trainer.reporting.compose import PAGE
+    from trainer.reporting.collect import require_place
+    from trainer.reporting.compose import PAGE, read_beside
 
     _require_places(report)
+    for place in report.runs:
+        require_place(place)
     require_free(report.out / PAGE, report.force)
+    beside = read_beside(report.proximity, report.claims)
     logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
     with Progress(f"report to {report.out}"):
-        return _write(report)
+        return _write(report, beside)
 
 
 def _require_places(report: Report) -> None:
@@ -66,18 +73,16 @@ def _require_places(report: Report) -> None:
         raise InputError("name the folders of runs, or CSV files, before the flags")
 
 
-def _write(report: Report) -> Path:
+def _write(report: Report, beside: "Beside") -> Path:
     from trainer.document.text import plain
-    from trainer.domain_distance.proximity_file import read_distances
     from trainer.reporting.collect import collect
     from trainer.reporting.compose import compose, write
     from trainer.reporting.paper import published
 
-    distances = read_distances(report.proximity) if report.proximity else None
     collected = collect(report.runs, report.metric, report.best_on == "val")
     report.out.mkdir(parents=True, exist_ok=True)
     paper = published() if report.paper else None
-    composed = compose(collected, report.out, paper, distances, report.laws, report.claims)
+    composed = compose(collected, report.out, paper, beside, report.laws)
     for remark in collected.remarks:
         logger.info(f"note: {remark}")
     for warning in composed.warnings:

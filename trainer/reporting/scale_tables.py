@@ -38,8 +38,8 @@ def transfer_tables(runs: pd.DataFrame, shots: str, paper: Published | None = No
     tables = []
     for kind, group in _split(sources):
         rows = _rows(of_shots, group, cells, printed)
-        if rows:
-            shown = of_shots[[pair in {(s.model, s.title) for s in group} for pair in _pairs(of_shots)]]
+        shown = of_shots[[pair in {(s.model, s.title) for s in group} for pair in _pairs(of_shots)]]
+        if rows and not shown.empty:  # a kind that the paper alone has stands beside nothing
             name = f"{shots}_shot" + (f"_{kind.split()[0].lower()}" if kind else "")
             caption = f"{_what(shots)}{f', sources: {kind}' if kind else ''}. {_metrics(shown)}."
             tables.append(

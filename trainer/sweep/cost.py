@@ -1,4 +1,8 @@
-"""Estimated hours of a sweep, from the speed of finished runs or of one timed step."""
+"""Estimated hours of a sweep, from the speed of finished runs or of one timed step.
+
+Other work on the machine makes a timed step take several times as long, and may end before the sweep does. So a step on
+CPUs counts by its own processor time, and what the others add is told apart. Finished runs count as they went.
+"""
 
 import time
 from collections.abc import Sequence
@@ -22,6 +26,7 @@ from trainer.sweep.worker_pool import Device
 _CLASSES = 10
 _FEWEST, _MOST = 2, 32  # images of the timed step: more of them where a step is short
 _SHORT_S = 1.0  # of work: where others hold it up, a step takes as long with two images as with all
+_BUSY = 1.25  # times longer than by its own work alone
 
 
 class Speed(NamedTuple):
@@ -31,6 +36,14 @@ class Speed(NamedTuple):
     image_size: int
     precision: str
     frozen_stages: int = 0
+
+
+class Rate(NamedTuple):
+    """Images per second, of finished runs or of a timed step where nothing else runs; other work made that step take
+    `slowed` times as long."""
+
+    images_per_s: float
+    slowed: float = 1.0
 
 
 def speed_of(config: Config) -> Speed:
@@ -55,8 +68,8 @@ def measured(plan: Plan, device: str, threads: int) -> dict[Speed, float]:
     return {speed: median(values) for speed, values in rates.items()}
 
 
-def timed(config: Config, threads: int) -> float:
-    """Images per second of one training step on a few blank images, without loading."""
+def timed(config: Config, threads: int) -> Rate:
+    """The rate of one training step on a few blank images, without loading."""
     runtime = replace(config.runtime, threads=threads, compile=False)
     engine = ENGINES[runtime.engine](runtime, config.precision)
     size = config.data.image_size
@@ -67,26 +80,41 @@ def timed(config: Config, threads: int) -> float:
     engine.prepare(model, optimizer, images)
     images = images.to(engine.device)
 
-    def step() -> tuple[float, float, float]:
-        """Seconds for forward and backward passes, for the update, and of work in the passes."""
-        started, cpu_s = _now(engine.device), time.process_time()
+    def step() -> tuple[_Seconds, _Seconds]:
+        """Of the forward and backward passes, and of the update."""
+        started = _clocks(engine.device, threads)
         with engine.accumulate(last=True):
             engine.backward(engine.model(images).sum(), 1)
-        passed = _now(engine.device)
-        worked_s = passed - started
-        if engine.device.type == "cpu":
-            worked_s = min(worked_s, (time.process_time() - cpu_s) / threads)
+        passed = _clocks(engine.device, threads)
         engine.step()
-        return passed - started, _now(engine.device) - passed, worked_s
+        return _between(started, passed), _between(passed, _clocks(engine.device, threads))
 
     step()  # slower than those that follow
-    passes_s, update_s, worked_s = step()
-    while worked_s < _SHORT_S and len(images) < _MOST:
+    passes, update = step()
+    while passes.worked < _SHORT_S and len(images) < _MOST:
         images = images.repeat(4, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-        passes_s, update_s, worked_s = min(step(), step())
+        passes, update = min(step(), step())
     engine.close()
     batches = config.global_batch_size / len(images)
-    return config.global_batch_size / (batches * passes_s + update_s)
+    worked, passed = (batches * of_passes + of_update for of_passes, of_update in zip(passes, update, strict=True))
+    return Rate(config.global_batch_size / worked, passed / worked)
+
+
+class _Seconds(NamedTuple):
+    """Of processor time, shared by the threads, and as they passed; on a GPU both are those that passed."""
+
+    worked: float
+    passed: float
+
+
+def _clocks(device: torch.device, threads: int) -> _Seconds:
+    passed = _now(device)
+    return _Seconds(time.process_time() / threads if device.type == "cpu" else passed, passed)
+
+
+def _between(before: _Seconds, after: _Seconds) -> _Seconds:
+    passed = after.passed - before.passed
+    return _Seconds(min(passed, after.worked - before.worked), passed)
 
 
 def _now(device: torch.device) -> float:
@@ -115,25 +143,33 @@ def cost_lines(plan: Plan, devices: Sequence[Device]) -> list[str]:
     device = cpu_name() if devices[0].gpu is None else torch.cuda.get_device_name(0)
     known = measured(plan, device, threads)
     probed = {speed_of(run.config): run.config for run in plan.pending}
-    speeds = known | {speed: timed(config, threads) for speed, config in probed.items() if speed not in known}
+    rates = {speed: Rate(images_per_s) for speed, images_per_s in known.items()}
+    rates |= {speed: timed(config, threads) for speed, config in probed.items() if speed not in known}
     width = max(len(run.name) for run in plan.runs)
     lines = [f"{'run':{width}}  {'model':9} {'px':>4} {'steps':>6} {'hours':>9}"]
-    total = 0.0
+    total = as_busy = 0.0
     for run in plan.runs:
         row = f"{run.name:{width}}  {run.config.model.name:9} {run.config.data.image_size:4} {run.steps:6}"
         if run.is_finished:
             lines.append(f"{row}  finished")
             continue
-        hours = hours_of(run, speeds[speed_of(run.config)])
-        total += hours
+        rate = rates[speed_of(run.config)]
+        hours = hours_of(run, rate.images_per_s)
+        total, as_busy = total + hours, as_busy + hours * rate.slowed
         done = f", {run.first_step} steps are done" if run.first_step else ""
         lines.append(f"{row} {hours:9.3f}{done}")
     made = f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made"
     if not probed:
         return [*lines, made]
     at_once = f"{total / len(devices):.2f} with {len(devices)} at a time on {device}"
-    how = "; ".join(_described(speed, speeds[speed], speed in known) for speed in probed)
-    return [*lines, f"{made}: about {total:.2f} hours, {at_once}", f"estimated by images/s: {how}"]
+    how = "; ".join(_described(speed, rates[speed].images_per_s, speed in known) for speed in probed)
+    lines += [f"{made}: about {total:.2f} hours, {at_once}", f"estimated by images/s: {how}"]
+    if as_busy > total * _BUSY:
+        lines.append(
+            f"other work on this machine slowed the timed steps: about {as_busy:.2f} hours while it stays as busy; "
+            "once some runs are finished, --dry-run estimates by them"
+        )
+    return lines
 
 
 def _described(speed: Speed, images_per_s: float, is_known: bool) -> str:

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 _COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]  # Okabe and Ito: told apart by everybody
+_MARKERS = "osD^v"
 _PAPER = "#444444"
 
 
@@ -30,6 +31,11 @@ def series_of(rows: Sequence[Row]) -> dict[str, list[Row]]:
         label = f"{kind}: {engine}, {model}, {hardware}" + (", what if" if what_if else "")
         named[label] = points
     return named
+
+
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of the series of this number."""
+    return _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
 
 
 def draw(rows: Sequence[Row], out: Path, paper: Published | None) -> list[Path]:
@@ -46,9 +52,10 @@ def draw(rows: Sequence[Row], out: Path, paper: Published | None) -> list[Path]:
 
 
 def _throughput(axes: Axes, rows: Sequence[Row], _: Published | None) -> None:
-    for (label, points), colour in zip(series_of(rows).items(), _cycled(), strict=False):
+    for number, (label, points) in enumerate(series_of(rows).items()):
+        colour = look(number)[0]
         counts, rates, low, high = _columns(points, "images_per_s")
-        _line(axes, points, counts, rates, low, high, label, colour)
+        _line(axes, points, counts, rates, low, high, label, look(number))
         first = next((row for row in points if row.images_per_s), None)
         if first and first.images_per_s and len(counts) > 1:
             axes.plot(counts, counts / first.gpus * first.images_per_s, color=colour, linewidth=0.8, linestyle=":")
@@ -62,10 +69,11 @@ def _speed_up(axes: Axes, rows: Sequence[Row], paper: Published | None) -> None:
     most = max(row.gpus for row in rows)
     least = min(row.gpus for row in rows)
     axes.plot([least, most], [least, most], color="black", linewidth=0.8, linestyle=":", label="ideal")
-    for number, ((label, points), colour) in enumerate(zip(series_of(rows).items(), _cycled(), strict=False)):
+    for number, (label, points) in enumerate(series_of(rows).items()):
+        colour = look(number)[0]
         counts, shares, low, high = _columns(points, "efficiency")
         factor = counts / 100.0  # N E(N): how many ranks of the smallest count's speed these are worth
-        _line(axes, points, counts, shares * factor, low * factor, high * factor, label, colour)
+        _line(axes, points, counts, shares * factor, low * factor, high * factor, label, look(number))
         place = (-4, 8) if number % 2 == 0 else (5, -12)
         for count, share in zip(counts, shares, strict=True):
             if np.isfinite(share):
@@ -115,9 +123,10 @@ def _line(
     low: np.ndarray,
     high: np.ndarray,
     label: str,
-    colour: str,
+    colour_and_marker: tuple[str, str],
 ) -> None:
     measured = points[0].kind == MEASURED
+    colour, marker = colour_and_marker
     axes.plot(
         counts,
         values,
@@ -125,7 +134,7 @@ def _line(
         label=label,
         linestyle="-" if measured else "--",
         linewidth=1.2,
-        marker="o",
+        marker=marker,
         markersize=6,
         markerfacecolor=colour if measured else "white",
     )
@@ -151,7 +160,3 @@ def _finish(axes: Axes, rows: Sequence[Row], title: str) -> None:
     axes.grid(alpha=0.25)
     for text in axes.legend(fontsize=7, loc="upper left").get_texts():
         text.set_parse_math(False)  # names of hardware; those of ticks are formulas
-
-
-def _cycled() -> list[str]:
-    return _COLOURS * 4

@@ -26,7 +26,7 @@ from trainer.recipes import RECIPES
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--translation", "2"], r"^--data.translation is 2\.0; it must lie in \[0, 1\)"),
+        (["--translation", "2"], r"^--data.translation is 2; it must lie in \[0, 1\)"),
         (["--model.mean", "3", "3", "3"], "^--model.mean: mean is 3, 3, 3; it must lie in 0 to 1"),
         (["--model.std", "0.2", "0", "0.2"], "^--model.std: std is 0.2, 0, 0.2; it must lie above 0"),
     ],

@@ -11,6 +11,7 @@ from made_results import pretrain_result, seeds, write_results
 from PIL import Image
 
 from data_pipelines.common.errors import InputError
+from trainer.analysis.claim_file import read_claims
 from trainer.reporting.claims_section import claims_section
 from trainer.reporting.report_runs import Report, write_report
 from trainer.reporting.rows import frame_of, row_of
@@ -60,7 +61,8 @@ def file_of(tmp_path: Path, claims: str) -> Path:
 
 def section(tmp_path: Path, results: list[dict[str, Any]], claims: str = CLAIMS) -> str:
     """The section by itself, of some results."""
-    claims_section(frame_of([row_of(result) for result in results]), [file_of(tmp_path, claims)], tmp_path)
+    file = read_claims(file_of(tmp_path, claims))
+    claims_section(frame_of([row_of(result) for result in results]), [file], tmp_path)
     return (tmp_path / "claims.md").read_text()
 
 
@@ -103,6 +105,36 @@ def test_claims_json_has_each_claim(tmp_path: Path) -> None:
 def test_a_name_near_another_ends_with_one_question_mark(tmp_path: Path) -> None:
     text = section(tmp_path, SWEEP, CLAIMS.replace('source = "other"', 'source = "mime"'))
     assert "did you mean 'mine'?** `absent`" in text
+
+
+def test_names_that_no_result_has_are_told_with_those_there_are(tmp_path: Path) -> None:
+    text = section(tmp_path, SWEEP)
+    assert "\n\nThe results have no source 'other'; they have source 'scratch', 'mine'.\n\n" in text
+
+
+def test_claims_of_which_no_name_is_known_are_refused(tmp_path: Path) -> None:
+    runs = write_results(tmp_path / "runs", SWEEP)
+    unknown = CLAIMS.replace('"mine" }', '"qqq" }').replace('"pets"', '"zebras"')
+    report = Report((runs,), tmp_path / "out", claims=(file_of(tmp_path, unknown),))
+    reason = (
+        r"no claim of mine can be tested: the results have no source 'qqq', 'other', no target 'zebras'; they have "
+        r"source 'scratch', 'mine', target 'Pets'; name what was run"
+    )
+    with pytest.raises(InputError, match=reason):
+        write_report(report)
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("changes", [{"claims": "absent.toml"}, {"proximity": "absent.json"}, {"runs": "absent"}])
+def test_files_are_read_before_the_work_is_announced(
+    changes: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = {name: tmp_path / file for name, file in changes.items()}
+    runs = paths.pop("runs", None) or write_results(tmp_path / "runs", SWEEP)
+    claims = (paths.pop("claims"),) if "claims" in paths else None
+    with pytest.raises(InputError, match=r"absent"):
+        write_report(Report((runs,), tmp_path / "out", claims=claims, **paths))
+    assert "tables and figures" not in "".join(capfd.readouterr())
 
 
 def test_without_claims_the_report_has_none(tmp_path: Path) -> None:

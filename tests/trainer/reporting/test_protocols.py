@@ -82,7 +82,7 @@ def test_what_the_top_of_a_report_says() -> None:
         "it; 1 by the authors' program"
     )
     assert markdown_words(warning).startswith("**Different protocols**: ")
-    assert "`trainer/transfer.py --match-authors`" in markdown_words(warning)
+    assert "`bitscale transfer --match-authors`" in markdown_words(warning)
     assert len(notes.protocols(runs[runs["protocol"] == AUTHORS], with_paper=False)[0]) == 1
     assert notes.protocols(runs[runs["protocol"] == AUTHORS], with_paper=True)[1] == []
     # a source by the authors' program, fine-tuned by the default only: nothing to confuse

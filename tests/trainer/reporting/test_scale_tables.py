@@ -145,6 +145,17 @@ def test_published_values_stand_below_those_of_the_target() -> None:
     assert PRINTED_SPREADS not in few.notes
 
 
+def test_a_kind_of_source_that_the_paper_alone_has_gets_no_table() -> None:
+    results = [
+        result
+        for source in ("scratch", "mine", "yours", "theirs", "ours")
+        for model in ("r50x1", "r152x4")
+        for result in seeds(source, LOW, target="pets", model=model)
+    ]
+    tables = transfer_tables(frame(results), "full", published())
+    assert [table.name for table in tables] == ["full_shot_other"]
+
+
 def test_cells_of_fewer_seeds_than_others_are_named() -> None:
     results = seeds("imagenet1k", LOW[:-1], "full") + seeds("imagenet21k", LOW, "full") + seeds("other", LOW, "5")
     table = only(transfer_tables(frame(results), "full"))

@@ -18,6 +18,7 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer import transfer
 from trainer.finetuning.paper_protocol import PAPER_TARGETS
+from trainer.sweep.cost import Rate
 
 # As in the files of results that the paper's authors published.
 GRID = {
@@ -96,7 +97,7 @@ def sweep(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     """A function that sweeps from scratch in this process: exit code, standard output, standard error."""
     monkeypatch.chdir(place)
     monkeypatch.delenv("BITSCALE_DATA", raising=False)
-    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: 100.0)
+    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: Rate(100.0))
 
     def run(target: str, shots: Sequence[str], *arguments: str) -> tuple[int, str, str]:
         given = ["--sources", "scratch", "--targets", target, "--shots", *shots, "--seeds", str(SEEDS)]

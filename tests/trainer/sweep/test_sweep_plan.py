@@ -22,7 +22,7 @@ from trainer.finetuning.finetune import Options, Transfer, open_target
 from trainer.recipes import RECIPES
 from trainer.run_folder.environment import cpu_name
 from trainer.sweep.command import Sweep
-from trainer.sweep.cost import cost_lines, hours_of, timed
+from trainer.sweep.cost import Rate, cost_lines, hours_of, timed
 from trainer.sweep.plan import Plan, PlannedRun, make_plan, write_plan
 from trainer.sweep.worker_pool import Device
 from trainer.training.job import settings_of
@@ -150,7 +150,7 @@ def test_a_run_that_was_stopped_goes_on(planned: Planned) -> None:
         ({"targets": ("unknown",)}, "no prepared data set 'unknown'"),
         ({"sources": ("nowhere",)}, "nowhere"),
         ({"model": None}, r"name one with --model\.name"),
-        ({"base_lr": 0.0}, r"--optim\.base-lr is 0.0; it must be above 0"),
+        ({"base_lr": 0.0}, r"--optim\.base-lr is 0; it must be above 0"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str, planned: Planned) -> None:
@@ -330,16 +330,28 @@ def test_lists_with_commas_or_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_held_up_step_is_timed_with_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall = itertools.count(step=10.0)  # a step takes ten seconds, whatever is in it, and next to no work
+    wall = itertools.count(step=10.0)  # a step takes ten seconds, whatever is in it, and a fiftieth of that in work
+    work = itertools.count(step=0.2)
     monkeypatch.setattr("trainer.sweep.cost.time.perf_counter", lambda: next(wall))
-    monkeypatch.setattr("trainer.sweep.cost.time.process_time", lambda: 0.0)
+    monkeypatch.setattr("trainer.sweep.cost.time.process_time", lambda: next(work))
     config = replace(RECIPES["embedded"](), global_batch_size=64)
     config = replace(config, runtime=replace(config.runtime, device="cpu"))
-    assert timed(config, 1) == pytest.approx(64 / (2 * 10 + 10))  # of 32 images
+    assert timed(config, 1) == pytest.approx((64 / (2 * 0.2 + 0.2), 50))  # of 32 images
+    assert timed(config, 2) == pytest.approx((64 / (2 * 0.1 + 0.1), 100))  # two threads work at once
+
+
+def test_a_busy_machine_is_told_of(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = planned(seeds=2)
+    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: Rate(50.0, 1.2))
+    assert cost_lines(plan, [Device(None, 1)])[-1].startswith("estimated by images/s: r14x0.5 at 32 px 50 ")
+    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: Rate(50.0, 4.0))
+    *_, total, _, busy = cost_lines(plan, [Device(None, 1)])
+    assert "about 0.71 hours" in total  # 2 runs of 500 steps of 128 images, and 18 predicted ones
+    assert busy.startswith("other work on this machine slowed the timed steps: about 2.84 hours while it stays as busy")
 
 
 def test_hours_by_the_speed_of_finished_runs(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: 50.0)
+    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: Rate(50.0))
     done = planned().runs[0]
     result = leave_result(done)
     here = {"device": cpu_name(), "world_size": 1, "threads_per_rank": 2}
