@@ -7,7 +7,6 @@ classes also seed NumPy's generator, derive the patient from the path of the CSV
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from data_pipelines.common.errors import InputError

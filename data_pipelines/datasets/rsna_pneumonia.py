@@ -23,7 +23,9 @@ from data_pipelines.datasets.xray_tables import (
 RSNA_HOME = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
 
 _MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
-_MAPPING_HOME = "https://www.rsna.org/artificial-intelligence/ai-image-challenge/rsna-pneumonia-detection-challenge-2018"
+_MAPPING_HOME = (
+    "https://www.rsna.org/artificial-intelligence/ai-image-challenge/rsna-pneumonia-detection-challenge-2018"
+)
 _IMAGES = "stage_2_train_images"
 _CLASSES = ("no pneumonia", "pneumonia")
 _DETAILED = ("Normal", "No Lung Opacity / Not Normal", "Lung Opacity")
@@ -42,11 +44,11 @@ def rsna_pneumonia(
 
     Reported as AUC. ROOT holds stage_2_train_labels.csv and stage_2_train_images/*.dcm, as Kaggle has them; the 3,000
     images of its test have no labels and are not read. --detailed takes the three classes of
-    stage_2_detailed_class_info.csv: what is not pneumonia is normal, or is not. The images are NIH ChestX-ray14's. Whose
-    they are is not said at Kaggle, where a patientId is of one image, but in
-    pneumonia-challenge-dataset-mappings_2018.json, which RSNA's page of the challenge has. With that file in ROOT, val
-    and test are drawn by patient; --split-by image does without it, and patients may then be in two splits. X-rays are
-    kept whole; --size is their shorter side. Free to use for research, also commercially; RSNA asks to be named.
+    stage_2_detailed_class_info.csv: what is not pneumonia is normal, or is not. The images are NIH ChestX-ray14's, and
+    a patientId is of one of them. Whose they are says pneumonia-challenge-dataset-mappings_2018.json, which RSNA's page
+    of the challenge has: with that file in ROOT, val and test are drawn by patient. --split-by image draws them by
+    image, also without it, and patients may then be in two splits. X-rays are kept whole; --size is their shorter side.
+    Free to use, also commercially; RSNA asks to be named.
     """
     require_options(root, size, val=val_fraction, test=test_fraction)
     path, _ = find_table(root, ["stage_2_train_labels.csv"], RSNA_HOME)
@@ -80,7 +82,8 @@ def _targets(table: pd.DataFrame, path: Path) -> npt.NDArray[np.int64]:
     targets = table["target"].map({"0": 0, "1": 1})
     if (strange := targets.isna()).any():
         raise InputError(f"{path}: the Target {table['target'][strange].iloc[0]!r} is neither 0 nor 1; copy it again")
-    return targets.to_numpy(dtype=np.int64)
+    labels: npt.NDArray[np.int64] = targets.to_numpy(dtype=np.int64)
+    return labels
 
 
 def _detailed(root: Path, table: pd.DataFrame) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:

@@ -68,9 +68,11 @@ def vindr_cxr(
     """
     require_options(root, size, val=val_fraction, test=test_fraction)
     if (root / "train.csv").is_file() and not (root / "annotations").is_dir():
-        findings, parts = _KAGGLE_FINDINGS, {"train": _read_kaggle(root / "train.csv")}
+        findings: Sequence[str] = _KAGGLE_FINDINGS
+        parts = {"train": _read_kaggle(root / "train.csv")}
     else:
-        findings, parts = _FINDINGS, {part: _read_part(root, part) for part in ("train", "test")}
+        findings = _FINDINGS
+        parts = {part: _read_part(root, part) for part in ("train", "test")}
     table = pd.concat([_placed(root, part, read) for part, read in parts.items()], ignore_index=True)
     fractions = val_fraction, 0.0 if "test" in parts else test_fraction
     drawn = [hash_split(f"vindr_cxr:{name}", *fractions) for name in table["name"]]

@@ -31,7 +31,9 @@ def brax_root(root: Path, patients: int = 60, png: bool = True, table: str = "ma
     """A frontal and another image of each patient, as PNG or as DICOM."""
     rows = []
     for number in range(patients):
-        for image, view in enumerate((("PA", "AP")[number % 2], ("L", "RL", "LL", "AP LLD", "RLO", np.nan)[number % 6])):
+        for image, view in enumerate(
+            (("PA", "AP")[number % 2], ("L", "RL", "LL", "AP LLD", "RLO", np.nan)[number % 6])
+        ):
             labels = [[1.0, -1.0, 0.0, np.nan][(number + column) % 4] for column in range(len(FINDINGS))]
             place = f"id_{number:08x}/Study_{number}.{number}/Series_{image}/image-{number}-{image}"
             paths = [f"Anonymized_DICOMs/{place}.dcm", f"images/{place}.png"]
@@ -60,9 +62,7 @@ def rsna_root(root: Path, images: int = 60, mapping: bool = True) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     columns = ["patientId", "x", "y", "width", "height", "Target"]
     pd.DataFrame(boxes, columns=columns).to_csv(root / "stage_2_train_labels.csv", index=False)
-    pd.DataFrame(classes, columns=["patientId", "class"]).to_csv(
-        root / "stage_2_detailed_class_info.csv", index=False
-    )
+    pd.DataFrame(classes, columns=["patientId", "class"]).to_csv(root / "stage_2_detailed_class_info.csv", index=False)
     touch(root / "stage_2_train_images", [f"{name}.dcm" for name in names])
     touch(root / "stage_2_test_images", ["0000a175-0e68-4ca4-b1af-167204a7e0bc.dcm"])
     if mapping:

@@ -1,4 +1,4 @@
-"""VinDr-CXR: the label that most radiologists give, PhysioNet's and Kaggle's layouts, and patients that nobody names."""
+"""VinDr-CXR: what most radiologists saw, PhysioNet's and Kaggle's layouts, and patients that nobody names."""
 
 from collections import Counter
 from pathlib import Path
@@ -48,7 +48,9 @@ def test_divided_radiologists_leave_a_finding_unlabelled(tmp_path: Path) -> None
     np.testing.assert_array_equal(labels_of(raw, 1), np.where(place == 0, 1, np.where(place == 1, np.nan, 0)))
     assert np.flatnonzero(np.isnan(labels_of(raw, 2))).tolist() == [VINDR_LOCAL.index("Edema")]
     assert "1 image of train read by another number of radiologists than 3" in raw.notes
-    assert f"{(place == 1).sum() + 1} labels on which radiologists are divided, or that are blank: unlabelled" in raw.notes
+    assert (
+        f"{(place == 1).sum() + 1} labels on which radiologists are divided, or that are blank: unlabelled" in raw.notes
+    )
 
 
 def test_test_is_official_and_val_is_carved_by_image(tmp_path: Path) -> None:
@@ -109,7 +111,11 @@ def test_kaggles_boxes_give_fourteen_findings(tmp_path: Path) -> None:
 WRONG: list[Any] = [
     (TRAIN, lambda table: table.drop(columns="Edema"), "image_labels_train.csv has no column 'Edema'"),
     (TRAIN, lambda table: table.assign(rad_id=""), "image_labels_train.csv has blanks in its column 'rad_id'"),
-    (TRAIN, lambda table: table.assign(Edema="-1"), "image_labels_train.csv: -1 is not a label; expected 1, 0 or blank"),
+    (
+        TRAIN,
+        lambda table: table.assign(Edema="-1"),
+        "image_labels_train.csv: -1 is not a label; expected 1, 0 or blank",
+    ),
     (TRAIN, lambda table: pd.concat([table, table[:1].assign(Edema="1", COPD="1")]), "twice, with different entries"),
     (TEST, lambda table: pd.concat([table, table[:1].assign(Edema="1", COPD="1")]), "twice, with different entries"),
     (TEST, lambda table: table.rename(columns={"Other disease": "Others"}), "has no column 'Other disease'"),

@@ -118,7 +118,9 @@ def test_an_interrupted_preparation_keeps_its_choice(command: Command, tmp_path:
     assert sum(split["images"] for split in manifest["splits"].values()) == 43
 
 
-@pytest.mark.parametrize("name", ["covidx", "tuberculosis", "rsna_pneumonia", "cifar10", "image-folder", "csv", "phantom"])
+@pytest.mark.parametrize(
+    "name", ["covidx", "tuberculosis", "rsna_pneumonia", "cifar10", "image-folder", "csv", "phantom"]
+)
 def test_sets_without_views_refuse_the_option(name: str, command: Command, tmp_path: Path) -> None:
     for words in (("--views", "frontal"), ("--views=all",)):
         code, printed = command(name, "--root", "raw", "--out", "set", *words)
