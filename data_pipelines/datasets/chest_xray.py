@@ -217,6 +217,7 @@ def nih_cxr14(
         source=f"NIH ChestX-ray14 (Wang et al. 2017), {NIH_HOME}; provided by the NIH Clinical Center, free to use",
         xray_size=size,
         expected_images=112_120 if {"PA", "AP"} <= set(views_named(views)) else None,
+        has_own_test=(root / "test_list.txt").is_file(),
     )
 
 

@@ -67,12 +67,7 @@ def vindr_cxr(
     licence and data use agreement (Kaggle's: the rules of the competition): not to be shared.
     """
     require_options(root, size, val=val_fraction, test=test_fraction)
-    if (root / "train.csv").is_file() and not (root / "annotations").is_dir():
-        findings: Sequence[str] = _KAGGLE_FINDINGS
-        parts = {"train": _read_kaggle(root / "train.csv")}
-    else:
-        findings = _FINDINGS
-        parts = {part: _read_part(root, part) for part in ("train", "test")}
+    findings, parts = _tables(root)
     table = pd.concat([_placed(root, part, read) for part, read in parts.items()], ignore_index=True)
     fractions = val_fraction, 0.0 if "test" in parts else test_fraction
     drawn = [hash_split(f"vindr_cxr:{name}", *fractions) for name in table["name"]]
@@ -93,6 +88,13 @@ def vindr_cxr(
         expected_images=18_000 if "test" in parts else 15_000,
         has_own_test="test" in parts,
     )
+
+
+def _tables(root: Path) -> tuple[Sequence[str], dict[str, _Read]]:
+    """The findings, and what is said of train and, but for Kaggle's, of test."""
+    if (root / "train.csv").is_file() and not (root / "annotations").is_dir():
+        return _KAGGLE_FINDINGS, {"train": _read_kaggle(root / "train.csv")}
+    return _FINDINGS, {part: _read_part(root, part) for part in ("train", "test")}
 
 
 def _read_part(root: Path, part: str) -> _Read:
