@@ -39,8 +39,8 @@ from data_pipelines.datasets.registry import (
     SETS_AT_HAND,
     TARGET_SETS,
     USER_READERS,
+    listed,
 )
-from data_pipelines.datasets.set_list import ORIGINS
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.join_parts import set_summary
 from data_pipelines.preparation.output import Output
@@ -141,7 +141,7 @@ def _require_root_of_embedded(name: str, arguments: Sequence[str]) -> None:
 
 
 def _list() -> str:
-    groups = {title: {name: str(ORIGINS[name]) for name in sets} for title, sets in _SETS.items()}
+    groups = {title: listed(sets) for title, sets in _SETS.items()}
     return grouped_help(_LISTED, groups, f"Licence, and how the files have to lie: {program()} NAME --help")
 
 

@@ -14,6 +14,7 @@ from data_pipelines.datasets.oxford import flowers102, pets
 from data_pipelines.datasets.parquet import parquet
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.rsna_pneumonia import rsna_pneumonia
+from data_pipelines.datasets.set_list import ORIGINS
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.datasets.vindr_cxr import vindr_cxr
 from data_pipelines.datasets.webdataset import webdataset
@@ -47,3 +48,8 @@ SETS_AT_HAND: Readers = {"fashion_mnist": fashion_mnist, "digits": digits, "phan
 FORMAT_READERS: Readers = {"medmnist": medmnist, "parquet": parquet}
 NAMED_SETS: Readers = PRETRAINING_SETS | TARGET_SETS | SETS_AT_HAND
 DATASETS: Readers = USER_READERS | FORMAT_READERS | NAMED_SETS
+
+
+def listed(sets: Readers) -> dict[str, str]:
+    """What a list of sets says of each: its size, and where to get it."""
+    return {name: str(ORIGINS[name]) for name in sets}

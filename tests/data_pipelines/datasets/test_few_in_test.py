@@ -119,7 +119,7 @@ def test_formats_read_row_by_row_are_told_of_few_images(
 ) -> None:
     for split in ("train", "test"):
         write(tmp_path, split)
-    said = prepared(name, tmp_path, monkeypatch, capsys)
+    said = prepared(name, tmp_path, monkeypatch, capsys, "--val-fraction", "0.0001")
     assert "warning: test has few images: 1 (1); an interval needs 10. Add images to test\n" in said
     assert (
         "warning: no image came into val, as the set is small; prepare it again with --val-fraction 0.2 --force" in said
