@@ -72,6 +72,8 @@ def test_classes_without_val_images_are_named() -> None:
     assert note is not None
     assert note.startswith("val has no images of: b; no threshold can be chosen")
     assert note.endswith("prepare again with --val-fraction 0.2 --force")
+    asked_more = none_in_val(AB, {"train": train, "val": stored([0])}, Carving({"val": 0.3}, is_user_set=True))
+    assert str(asked_more).endswith("Add images to val")
     assert none_in_val(AB, {"train": train}, OWN) is None
     assert none_in_val(AB, {"train": train, "val": stored([0, 1])}, OWN) is None
 
@@ -93,14 +95,14 @@ def rows_of_two_classes(count: int) -> list[tuple[bytes, int]]:
     return [(picture(number), int(number == count - 1)) for number in range(count)]
 
 
-def write_parquet(root: Path, split: str) -> None:
-    images, labels = zip(*rows_of_two_classes(12), strict=True)
+def write_parquet(root: Path, split: str, count: int) -> None:
+    images, labels = zip(*rows_of_two_classes(count), strict=True)
     pq.write_table(pa.table({"image": images, "label": labels}), root / f"{split}.parquet")
 
 
-def write_tar(root: Path, split: str) -> None:
+def write_tar(root: Path, split: str, count: int) -> None:
     with wds.TarWriter(str(root / f"{split}.tar")) as writer:
-        for number, (image, label) in enumerate(rows_of_two_classes(12)):
+        for number, (image, label) in enumerate(rows_of_two_classes(count)):
             writer.write({"__key__": f"{split}{number}", "jpg": image, "cls": label})
 
 
@@ -117,16 +119,15 @@ def prepared(
 def test_formats_read_row_by_row_are_told_of_few_images(
     name: str, write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for split in ("train", "test"):
-        write(tmp_path, split)
+    for split, count in (("train", 24), ("test", 3)):
+        write(tmp_path, split, count)
     said = prepared(name, tmp_path, monkeypatch, capsys, "--val-fraction", "0.0001")
-    assert "warning: test has few images: 1 (1); an interval needs 10. Add images to test\n" in said
+    assert "warning: test has few images: 0 (2), 1 (1); an interval needs 10. Add images to test\n" in said
     assert (
         "warning: no image came into val, as the set is small; prepare it again with --val-fraction 0.2 --force" in said
     )
     said = prepared(name, tmp_path, monkeypatch, capsys, "--val-fraction", "0.3", "--force")
     assert "no image came into" not in said
-    assert "warning: val has no images of: 1; no threshold can be chosen for them. Add images to val" in said
 
 
 def test_a_published_set_is_told_of_absent_findings(
