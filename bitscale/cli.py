@@ -12,6 +12,7 @@ from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.program import program
 from data_pipelines.common.version import version_line
 
+_HELP = "help"  # a word that stands for --help
 _FLAGS = {
     "--version": "show the version and the commit",
     "--completion SHELL": "print what completes commands and flags in bash, zsh or fish",
@@ -21,7 +22,7 @@ _FLAGS = {
 def main() -> None:
     """Run the subcommand that the command line names, or answer for all of them."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name == "help":
+    if name == _HELP:
         name, arguments = (arguments or ["--help"])[0], ["--help"]
     if name in SUBCOMMANDS and not _asks_for_version(arguments):
         run(name, arguments)
@@ -34,7 +35,8 @@ def main() -> None:
     elif name == "--completion":
         _print_completion(arguments)
     else:
-        _refuse(f"unknown subcommand {name!r}{nearest(name, list(SUBCOMMANDS))}")
+        known = [flag.split()[0] for flag in _FLAGS] + ["--help"] if name.startswith("-") else [*SUBCOMMANDS, _HELP]
+        _refuse(f"unknown {'flag' if name.startswith('-') else 'subcommand'} {name!r}{nearest(name, known)}")
     sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 Reads the set as its owner distributes it, decodes every image strictly, and writes shards, index and manifest.
 Interrupted, the same command goes on where it was. In an array job each task adds --part K/N (K from 0); the same
 command without --part then does what is left and finishes. `--verify DIR` checks a prepared set by its SHA-256 sums.
+`--list` says of each set how many images it has and where to get it.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
@@ -30,7 +31,7 @@ from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets.few_in_test import few_in_test, none_in_val
+from data_pipelines.datasets.few_in_test import Carving, empty_split, few_in_test, none_in_val, stored_labels
 from data_pipelines.datasets.registry import (
     DATASETS,
     FORMAT_READERS,
@@ -38,6 +39,7 @@ from data_pipelines.datasets.registry import (
     SETS_AT_HAND,
     TARGET_SETS,
     USER_READERS,
+    listed,
 )
 from data_pipelines.image_files.shrink import size_note
 from data_pipelines.preparation.join_parts import set_summary
@@ -45,7 +47,7 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.verify import verify
 
-Command = tuple[Output, Callable[[], RawSet]]
+Command = tuple[Output, partial[RawSet]]
 _SETS = {
     "your own images": USER_READERS,
     "a format that many sets come in": FORMAT_READERS,
@@ -57,6 +59,8 @@ _GREY = (
     "all pictures are grey; if they are X-rays, prepare them again with --xray-size 512 and --force: file names are "
     "then hashed, and patients kept apart"
 )
+_LISTED = "Sets that are read: their size, as the owner says, and where to get them."
+_FLAGS = ("--list", "--verify", "--help")
 _TITLES = {"output": "what is written", "read": "what is read"}
 
 
@@ -70,7 +74,7 @@ def command_of(reader: Callable[..., RawSet]) -> Callable[..., Command]:
     """The command of `prepare` for one reader, of which tyro takes the flags."""
 
     @wraps(reader)
-    def later(*arguments: Any, **options: Any) -> Callable[[], RawSet]:
+    def later(*arguments: Any, **options: Any) -> partial[RawSet]:
         return partial(with_checked_numbers(reader), *arguments, **options)
 
     def command(
@@ -83,7 +87,20 @@ def command_of(reader: Callable[..., RawSet]) -> Callable[..., Command]:
     return command
 
 
-def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
+def _warn_of_few(name: str, raw: RawSet, manifest: dict[str, Any], folder: Path, read: partial[RawSet]) -> None:
+    """Warn of splits without images, and of classes with too few of them in test, or none in val."""
+    owned = {"val": raw.has_own_val, "test": raw.has_own_test}
+    asked = {split: read.keywords.get(f"{split}_fraction") for split, is_owned in owned.items() if not is_owned}
+    carving = Carving({split: share for split, share in asked.items() if share is not None}, raw.is_user_set)
+    splits = stored_labels(folder, manifest)
+    found = [few_in_test(raw.classes, splits, carving), none_in_val(raw.classes, splits, carving)]
+    if name not in ("csv", "image-folder"):  # which say so before they begin
+        found.insert(0, empty_split(splits, carving))
+    for message in filter(None, found):
+        logger.warning(message)
+
+
+def _prepare(name: str, output: Output, read: partial[RawSet]) -> None:
     """Prepare a set, and print what there is of it."""
     with Progress("prepare: looking for the images"):
         raw = read()
@@ -93,9 +110,7 @@ def _prepare(name: str, output: Output, read: Callable[[], RawSet]) -> None:
     manifest = prepare(raw, output)
     if manifest:
         print(set_summary(manifest, output.out))
-        if name in ("csv", "image-folder"):
-            for few in filter(None, (few_in_test(raw), none_in_val(raw))):
-                logger.warning(few)
+        _warn_of_few(name, raw, manifest, output.out.resolve(), read)
         if can_be_xrays and raw.xray_size is None and manifest["channels"] == 1:
             logger.info(f"note: {_GREY}")
         is_open = raw.shorter_side is None and raw.xray_size is None
@@ -125,6 +140,11 @@ def _require_root_of_embedded(name: str, arguments: Sequence[str]) -> None:
         )
 
 
+def _list() -> str:
+    groups = {title: listed(sets) for title, sets in _SETS.items()}
+    return grouped_help(_LISTED, groups, f"Licence, and how the files have to lie: {program()} NAME --help")
+
+
 def _help() -> str:
     about = (__doc__ or "").split("\n\n")[1]
     usage = f"usage: {program()} NAME --out DIR [FLAGS]\n\n{filled(about)}"
@@ -143,13 +163,19 @@ def main() -> None:
     if asks_for_help([name]):
         print(_help())
         return
+    if name == "--list":
+        if rest:
+            raise InputError(f"--list takes nothing behind it; what a set takes: {program()} NAME --help")
+        print(_list())
+        return
     if name == "--verify":
         if len(rest) != 1:
             raise InputError("--verify takes one prepared folder")
         print(f"{rest[0]}: all {verify(Path(rest[0]))} files are as they were prepared")
         return
     if name not in DATASETS:
-        raise InputError(f"unknown data set {name!r}{nearest(name, list(DATASETS))}")
+        known = _FLAGS if name.startswith("-") else DATASETS
+        raise InputError(f"unknown {'flag' if known is _FLAGS else 'data set'} {name!r}{nearest(name, list(known))}")
     _require_views(name, rest)
     _require_root_of_embedded(name, rest)
     output, read = parse_flags(command_of(DATASETS[name]), rest, f"{program()} {name}", titles=_TITLES)

@@ -80,7 +80,9 @@ def flags_of(command: str) -> frozenset[str]:
     """The flags of a command; of "prepare" those of all sets, of a worker those of the sweep that started it."""
     command = "sweep" if command == "worker" else command
     if command == "prepare":
-        return frozenset({"--verify"}).union(*(flags_of(name) for name in parsers() if name.startswith("prepare ")))
+        return frozenset({"--verify", "--list"}).union(
+            *(flags_of(name) for name in parsers() if name.startswith("prepare "))
+        )
     return frozenset(flag for action in parsers()[command]._actions for flag in action.option_strings) | {"--version"}
 
 

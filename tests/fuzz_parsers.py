@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from dicom_files import dicom_bytes
+from dicom_roots import brax_root, rsna_root, vindr_root
 from made_results import authors_row, transfer_result, write_authors, write_results
 from PIL import Image
 from tiny_sets import tiny_set
@@ -327,7 +328,7 @@ def _xray_csv(name: str, make: Callable[[Path], Path], **options: Any) -> Callab
         root = folder / "raw"
         root.mkdir()
         make(root)
-        files = [path for path in sorted(root.rglob("*")) if path.suffix in (".csv", ".txt", ".gz")]
+        files = [path for path in sorted(root.rglob("*")) if path.suffix in (".csv", ".txt", ".gz", ".json")]
 
         def read(_: Path) -> None:
             raw = DATASETS[name](root=root, **options)
@@ -460,6 +461,9 @@ FILE_PARSERS: dict[str, Callable[[Path], Parser]] = {
     "mimic csv": _xray_csv("mimic_cxr", lambda root: mimic_root(root, 6)),
     "nih csv": _xray_csv("nih_cxr14", lambda root: nih_root(root, 4), val_fraction=0.2),
     "padchest csv": _xray_csv("padchest", padchest_root, val_fraction=0.2, test_fraction=0.2),
+    "brax csv": _xray_csv("brax", lambda root: brax_root(root, 6), val_fraction=0.2, test_fraction=0.2),
+    "rsna csv": _xray_csv("rsna_pneumonia", lambda root: rsna_root(root, 8), detailed=True, val_fraction=0.2),
+    "vindr csv": _xray_csv("vindr_cxr", lambda root: vindr_root(root, 4, 2), val_fraction=0.2),
     "dicom": dicom,
     "images": image_files,
 }

@@ -7,11 +7,11 @@ classes also seed NumPy's generator, derive the patient from the path of the CSV
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.chexpert_labels import CHEXPERT_COLUMNS, CHEXPERT_FINDINGS, chexpert_labels
 from data_pipelines.datasets.padchest_table import (
     PADCHEST_BITS,
     PADCHEST_FINDINGS,
@@ -38,24 +38,6 @@ from data_pipelines.datasets.xray_views import VIEWS, ViewNames, views_named
 CHEXPERT_HOME = "https://stanfordmlgroup.github.io/competitions/chexpert/"
 MIMIC_HOME = "https://physionet.org/content/mimic-cxr-jpg/"
 NIH_HOME = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
-
-_CHEXPERT_COLUMNS = (
-    "Atelectasis",
-    "Cardiomegaly",
-    "Consolidation",
-    "Edema",
-    "Enlarged Cardiomediastinum",
-    "Fracture",
-    "Lung Lesion",
-    "Lung Opacity",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Pneumonia",
-    "Pneumothorax",
-    "Support Devices",
-)
-# Other sets say Effusion, and findings are joined by name.
-CHEXPERT_FINDINGS = tuple("Effusion" if column == "Pleural Effusion" else column for column in _CHEXPERT_COLUMNS)
 
 NIH_FINDINGS = (
     "Atelectasis",
@@ -91,7 +73,7 @@ def chexpert(root: Path, test_fraction: float = 0.02, views: ViewNames = ("all",
         parts.append(table)
         notes += repeats
     table, left_out = of_views(pd.concat(parts, ignore_index=True), views)
-    labels = _chexpert_labels(table, tables)
+    labels = chexpert_labels(table, tables)
     table["split"] = split_patients(table["patient"], "chexpert", 0.0, test_fraction)
     table.loc[table["name"].str.startswith("valid/"), "split"] = "val"
     require_some(base, table["file"].tolist(), tables / "train.csv", CHEXPERT_HOME)
@@ -126,7 +108,7 @@ def _chexpert_part(tables: Path, base: Path, part: str) -> tuple[pd.DataFrame, l
     """train.csv or valid.csv, with where its images lie."""
     path, _ = find_table(tables, [f"{part}.csv"], CHEXPERT_HOME)
     texts = {"Path": "path", "Frontal/Lateral": "side", "AP/PA": "view"}
-    table, notes = read_xray_table(path, texts, ("No Finding", *_CHEXPERT_COLUMNS))
+    table, notes = read_xray_table(path, texts, ("No Finding", *CHEXPERT_COLUMNS))
     places = table["path"].str.extract(rf"^[^/]+/({part}/(patient\d+)/(.+))$")
     if places[0].isna().any():
         strange = table["path"][places[0].isna()].iloc[0]
@@ -144,20 +126,6 @@ def _chexpert_part(tables: Path, base: Path, part: str) -> tuple[pd.DataFrame, l
     return table.assign(name=places[0], patient=places[1], file=places[1].map(folder_of) + "/" + places[2]), notes
 
 
-def _chexpert_labels(table: pd.DataFrame, path: Path) -> Labels:
-    """float32 [N, 13]: uncertain (-1) and blank are NaN, but where there is no finding all are 0 but support devices.
-
-    torchxrayvision 1.5.7 does the same for CheXpert; for MIMIC it also zeroes Support Devices, pacemakers and all.
-    """
-    labels: Labels = table[list(_CHEXPERT_COLUMNS)].to_numpy(dtype=np.float32, copy=True)
-    if (strange := ~(np.isnan(labels) | np.isin(labels, (-1, 0, 1)))).any():
-        raise InputError(f"{path}: {labels[strange][0]:g} is not a label; expected 1, 0, -1 or blank")
-    findings = np.array(_CHEXPERT_COLUMNS) != "Support Devices"
-    labels[np.ix_((table["No Finding"] == 1).to_numpy(), findings)] = 0
-    labels[labels == -1] = np.nan
-    return labels
-
-
 def mimic_cxr(root: Path, views: ViewNames = ("all",), size: int = 256) -> RawSet:
     """MIMIC-CXR-JPG 2.0.0 or 2.1.0: 13 findings, 377,110 X-rays of all views (Johnson et al. 2019).
 
@@ -171,7 +139,7 @@ def mimic_cxr(root: Path, views: ViewNames = ("all",), size: int = 256) -> RawSe
     texts = {"dicom_id": "dicom", "subject_id": "patient", "study_id": "study", "ViewPosition": "view"}
     images, notes = read_xray_table(paths["metadata"], texts)
     studies, repeats = read_xray_table(
-        paths["chexpert"], {"study_id": "study", "subject_id": "patient"}, ("No Finding", *_CHEXPERT_COLUMNS)
+        paths["chexpert"], {"study_id": "study", "subject_id": "patient"}, ("No Finding", *CHEXPERT_COLUMNS)
     )
     splits, more_repeats = read_xray_table(paths["split"], {"dicom_id": "dicom", "split": "split"})
     table = images.merge(studies, on=["patient", "study"]).merge(splits, on="dicom", how="left")
@@ -186,7 +154,7 @@ def mimic_cxr(root: Path, views: ViewNames = ("all",), size: int = 256) -> RawSe
     return xray_set(
         root,
         table,
-        _chexpert_labels(table, paths["chexpert"]),
+        chexpert_labels(table, paths["chexpert"]),
         "mimic_cxr",
         [*notes, *repeats, *more_repeats, *left_out],
         name="mimic_cxr",
@@ -249,6 +217,7 @@ def nih_cxr14(
         source=f"NIH ChestX-ray14 (Wang et al. 2017), {NIH_HOME}; provided by the NIH Clinical Center, free to use",
         xray_size=size,
         expected_images=112_120 if {"PA", "AP"} <= set(views_named(views)) else None,
+        has_own_test=(root / "test_list.txt").is_file(),
     )
 
 

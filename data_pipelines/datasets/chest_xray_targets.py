@@ -149,6 +149,8 @@ def covidx(root: Path, val_fraction: float = 0.05, size: int = WHOLE_SIZE) -> Ra
         source=f"COVIDx (Wang et al. 2020), {COVIDX_HOME}; each image under the licence of the set that it is from",
         xray_size=size,
         xray_cut="whole",
+        has_own_test=True,
+        has_own_val=len(lists) > 2,
     )
 
 

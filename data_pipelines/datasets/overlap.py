@@ -7,6 +7,10 @@ _SHARING = {
     frozenset({"padchest", "padchest_cl"}): "PadChest-Cl is the part of PadChest with exactly one finding",
     frozenset({"nih_cxr14", "covidx"}): "COVIDx takes images of the RSNA challenge, which are NIH ChestX-ray14's",
     frozenset({"nih_cxr14", "chestmnist"}): "ChestMNIST is NIH ChestX-ray14 in small",
+    frozenset({"nih_cxr14", "rsna_pneumonia"}): "the RSNA challenge's images are NIH ChestX-ray14's",
+    frozenset({"covidx", "rsna_pneumonia"}): "COVIDx takes images of the RSNA challenge",
+    frozenset({"chestmnist", "rsna_pneumonia"}): "both are made of NIH ChestX-ray14",
+    frozenset({"chestmnist", "covidx"}): "COVIDx takes images of NIH ChestX-ray14, of which ChestMNIST is made",
     frozenset({"imagenet1k", "imagenet21k"}): "ImageNet-1k is a part of ImageNet-21k",
 }
 

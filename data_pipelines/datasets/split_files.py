@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial as bind
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.path_text import text_of
@@ -33,6 +34,10 @@ class FileImages:
     files: Sequence[SplitFile]
     carved: tuple[float, float]
     read: Callable[[SplitFile], Iterator[tuple[str, Member | bytes, int]]]
+
+    def has_own(self, split: Literal["val", "test"]) -> bool:
+        """Whether that split is what files say, not carved."""
+        return not self.carved[split == "test"] and any(file.split == split for file in self.files)
 
     def all(self) -> Iterator[RawImage]:
         """Every image."""
@@ -76,6 +81,8 @@ def photographs(
         is_user_set=True,
         upright=True,
         left_out=left_out,
+        has_own_test=images.has_own("test"),
+        has_own_val=images.has_own("val"),
     )
 
 

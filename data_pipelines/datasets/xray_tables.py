@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.patients import group_of
+from data_pipelines.common.patients import NO_GROUP, Patients, group_of
 from data_pipelines.common.raw_set import RawImage, RawSet, key_of
 from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.reading import require_fractions
@@ -59,40 +59,51 @@ class XrayImages(Sequence[RawImage]):
 
 
 def xray_set(
-    root: Path, table: pd.DataFrame, labels: npt.NDArray[Any], patients_of: str, notes: Sequence[str], **fields: Any
+    root: Path,
+    table: pd.DataFrame,
+    labels: npt.NDArray[Any],
+    patients_of: str | None,
+    notes: Sequence[str],
+    **fields: Any,
 ) -> RawSet:
-    """The RawSet of a table with the columns name, file, patient and split, and a row of `labels` for each row of it.
+    """The RawSet of a table with the columns name, file and split, and a row of `labels` for each row of it.
 
-    patients_of: the set that the patients are of, for their groups. Whether they lie apart is counted, not assumed.
+    patients_of: the set that the patients in the column patient are of, for their groups; whether they lie apart is
+    counted, not assumed. None where nothing names the patients.
     """
-    if (nobody := table["patient"].isna()).any():
-        raise InputError(f"{table.loc[nobody, 'name'].iloc[0]} and {int(nobody.sum()) - 1} more images have no patient")
-    patients = table["patient"].unique()
-    groups = table["patient"].map({patient: group_of(f"{patients_of}:{patient}") for patient in patients})
-    parted = int((table.groupby("patient")["split"].nunique() > 1).sum())
-    if parted:
-        notes = [*notes, f"patients with images in more than one split: {parted:,}"]
+    groups, patients, about_patients = _groups(table, patients_of)
     views = tuple(view for view in VIEWS if "view" in table and (table["view"] == view).any())
-    if views:
-        notes = [f"views: {', '.join(views)}", *notes]
     images = XrayImages(
         root,
         table["name"].tolist(),
         table["file"].tolist(),
         table["split"].tolist(),
         labels,
-        groups.to_numpy(dtype=np.int64),
+        groups,
         {name: table[name].fillna("").astype(str).tolist() for name in _FACTS if name in table},
     )
     return RawSet(
         images=images,
         num_images=len(images),
-        patients="may leak" if parted else "apart",
+        patients=patients,
         horizontal_flip=True,  # as the paper does, although it puts the heart on the wrong side
-        notes=tuple(notes),
+        notes=(*([f"views: {', '.join(views)}"] if views else []), *notes, *about_patients),
         views=views,
         **fields,
     )
+
+
+def _groups(table: pd.DataFrame, of: str | None) -> tuple[npt.NDArray[np.int64], Patients, list[str]]:
+    """The group of each row, whether its patients lie apart, and a note where they do not."""
+    if of is None:
+        note = "no patient is named: one may have images in several splits, and intervals take each image for a patient"
+        return np.full(len(table), NO_GROUP, dtype=np.int64), "may leak", [note]
+    if (nobody := table["patient"].isna()).any():
+        raise InputError(f"{table.loc[nobody, 'name'].iloc[0]} and {int(nobody.sum()) - 1} more images have no patient")
+    groups = table["patient"].map({one: group_of(f"{of}:{one}") for one in table["patient"].unique()})
+    parted = int((table.groupby("patient")["split"].nunique() > 1).sum())
+    notes = [f"patients with images in more than one split: {parted:,}"] if parted else []
+    return groups.to_numpy(dtype=np.int64), "may leak" if parted else "apart", notes
 
 
 def require_options(root: Path, size: int, **fractions: float) -> None:
@@ -121,13 +132,14 @@ def find_table(root: Path, names: Sequence[str], home: str, shipped: str | None 
 
 
 def read_xray_table(
-    path: Path, texts: Mapping[str, str], numbers: Sequence[str] = ()
+    path: Path, texts: Mapping[str, str], numbers: Sequence[str] = (), key: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, list[str]]:
     """Columns of a CSV file: `texts` as strings under the names that they are given, `numbers` as float32, NaN where
     blank. Rows that are equal in all of them are taken once, with a note of how many.
 
-    The first of `texts` names the image and is never blank. Raises InputError for a file that cannot be read, has no
-    rows, or lacks a column, and for an image that stands there twice with different entries.
+    key: those of `texts` that tell a row from all others, of which none is blank; () is the first, which names the
+    image. Raises InputError for a file that cannot be read, has no rows, or lacks a column, and for rows that only
+    differ in other columns than `key`.
     """
     try:
         header = pd.read_csv(path, nrows=0).columns
@@ -137,15 +149,14 @@ def read_xray_table(
         table = pd.read_csv(path, usecols=list(types), dtype=types)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path} cannot be read as a table ({error}); copy it again from where it came") from error
-    name = next(iter(texts))
-    if table.empty or table[name].isna().any():
-        raise InputError(
-            f"{path} has {'blanks in its column ' + repr(name) if len(table) else 'no rows'}; copy it again"
-        )
+    names = list(key or [next(iter(texts))])
+    blank = [name for name in names if table[name].isna().any()]
+    if table.empty or blank:
+        raise InputError(f"{path} has {f'blanks in its column {blank[0]!r}' if blank else 'no rows'}; copy it again")
     once = table.drop_duplicates(ignore_index=True)
-    if (twice := once[name].duplicated()).any():
+    if (twice := once.duplicated(names)).any():
         raise InputError(
-            f"{path} has {once.loc[twice, name].iloc[0]} twice, with different entries; remove the wrong one"
+            f"{path} has {once.loc[twice, names[0]].iloc[0]} twice, with different entries; remove the wrong one"
         )
     repeated = len(table) - len(once)
     notes = [f"{path.name}: {repeated:,} rows that repeat another left out"] if repeated else []

@@ -141,7 +141,10 @@ def _told(notes: Iterable[str], level: int, kind: str = "") -> list[str]:
 def _warnings(raw: RawSet, num_seen: int, remarks: Mapping[str, int]) -> list[str]:
     found = []
     if raw.expected_images not in (None, num_seen):
-        found.append(f"{num_seen:,} images were found where the set has {raw.expected_images:,}")
+        found.append(
+            f"{num_seen:,} images were found where the set has {raw.expected_images:,}; unless this is another release "
+            "or a part of it on purpose, fetch it again from where it came, and prepare it again with --force"
+        )
     if flat := sum(count for remark, count in remarks.items() if FLAT in remark):
         found.append(f"{flat:,} of {num_seen:,} images are nearly black or white: {FLAT}. {_why_flat(raw)}")
     return found

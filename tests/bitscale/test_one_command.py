@@ -40,8 +40,12 @@ def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 WRONG = [
     (["swep"], "unknown subcommand 'swep'; did you mean 'sweep'?"),
+    (["hlep"], "unknown subcommand 'hlep'; did you mean 'help'?"),
+    (["--verison"], "unknown flag '--verison'; did you mean '--version'?"),
     (["--completion", "tcsh"], "--completion takes one shell of bash, zsh, fish"),
     (["prepare", "pet"], "unknown data set 'pet'; did you mean 'pets'?"),
+    (["prepare", "--lst"], "unknown flag '--lst'; did you mean '--list'?"),
+    (["prepare", "--list", "pets"], "--list takes nothing behind it; what a set takes: bitscale prepare NAME --help"),
     (["prepare", "pets", "--rot", "x"], "unknown flag --rot; did you mean --root?"),
     (["prepare", "pets"], "--out and --root must be given; bitscale prepare pets --help tells more"),
     (["inspect"], "DATA must be given; bitscale inspect --help tells more"),

@@ -20,6 +20,7 @@ SET_TITLE = {
     "mimic_cxr": "MIMIC",
     "nih_cxr14": "NIH",
     "padchest": "PadChest",
+    "brax": "BRAX",
 }
 TARGET_TITLE = {
     "cifar10": "CIFAR-10",
@@ -29,6 +30,8 @@ TARGET_TITLE = {
     "padchest_cl": "PadChest-Cl",
     "covidx": "COVIDx",
     "tuberculosis": "Tuberculosis",
+    "rsna_pneumonia": "RSNA Pneumonia",
+    "vindr_cxr": "VinDr-CXR",
 }
 NATURAL, XRAY, OTHER = DOMAINS = "natural images", "chest X-rays", "other images"
 _SHORTER = {"mimic": "mimic_cxr", "nih": "nih_cxr14"}  # as the paper's authors and the recipes name them
@@ -74,7 +77,7 @@ def domain(sets: Iterable[str]) -> str:
     known = set(sets)
     if known and known <= {"imagenet1k", "imagenet21k"}:
         return NATURAL
-    return XRAY if known and known <= {"chexpert", "mimic_cxr", "nih_cxr14", "padchest"} else OTHER
+    return XRAY if known and known <= {"chexpert", "mimic_cxr", "nih_cxr14", "padchest", "brax"} else OTHER
 
 
 def is_smaller(sets: Iterable[str], others: Iterable[str]) -> bool:

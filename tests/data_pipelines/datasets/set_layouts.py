@@ -12,19 +12,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.io
 import webdataset as wds
+from dicom_files import dicom_bytes
+from dicom_roots import brax_root, rsna_root, vindr_root
 from empty_files import touch
 from PIL import Image
 from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
 from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
+from data_pipelines.image_files.dicom import DICOM_SUFFIXES
+
+SUFFIXES = {".jpg", ".png", ".jpeg"} | DICOM_SUFFIXES
 WNIDS = ("n01440764", "n01443537")
 WriteTar = Callable[..., Path]
 
 
 def picture(number: int, suffix: str = ".jpg", channels: int = 3) -> bytes:
-    """A small image file, another one for each number; PNG of one channel has 16 bits, as X-rays do."""
+    """A small image file, another one for each number; PNG of one channel has 16 bits, as X-rays do; each second DICOM
+    is white on black."""
     shape = (40, 36, 3) if channels == 3 else (40, 36)
     pixels = np.random.default_rng(number).integers(0, 256, shape).astype(np.uint8)
+    if suffix in DICOM_SUFFIXES:
+        return dicom_bytes(pixels, PhotometricInterpretation=f"MONOCHROME{1 + number % 2}")
     if channels == 1 and suffix == ".png":
         pixels = pixels.astype(np.uint16) * 257
     buffer = io.BytesIO()
@@ -34,7 +42,7 @@ def picture(number: int, suffix: str = ".jpg", channels: int = 3) -> bytes:
 
 def fill(root: Path, channels: int = 3) -> Path:
     """Put a picture into every empty file of an image."""
-    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in (".jpg", ".png", ".jpeg")]
+    files = [path for path in sorted(root.rglob("*")) if path.suffix.lower() in SUFFIXES]
     for number, path in enumerate(files):
         path.write_bytes(picture(number, path.suffix.lower(), channels))
     return root
@@ -155,6 +163,7 @@ TREES: dict[str, Callable[[Path, WriteTar], dict[str, Any]]] = {
     "mimic_cxr": lambda root, _: {"root": fill(mimic_root(root, 40))},
     "nih_cxr14": lambda root, _: {"root": fill(nih_root(root, 40), 1), "val_fraction": 0.2},
     "padchest": lambda root, _: {"root": fill(padchest_root(root), 1), "val_fraction": 0.2, "test_fraction": 0.2},
+    "brax": lambda root, _: {"root": fill(brax_root(root), 1), "val_fraction": 0.2, "test_fraction": 0.2},
     "cifar10": cifar10,
     "cifar100": cifar100,
     "flowers102": flowers102,
@@ -166,6 +175,12 @@ TREES: dict[str, Callable[[Path, WriteTar], dict[str, Any]]] = {
     },
     "covidx": lambda root, _: {"root": fill(covidx_root(root, TRAIN[:60], TEST[:10])), "val_fraction": 0.2},
     "tuberculosis": lambda root, _: {"root": fill(tuberculosis_root(root), 1)},
+    "rsna_pneumonia": lambda root, _: {
+        "root": fill(rsna_root(root), 1),
+        "val_fraction": 0.2,
+        "test_fraction": 0.2,
+    },
+    "vindr_cxr": lambda root, _: {"root": fill(vindr_root(root), 1), "val_fraction": 0.2},
     "fashion_mnist": fashion_mnist,
     "phantom": lambda root, _: {"images": 60, "size": 32},
     "digits": lambda root, _: {},

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from dicom_roots import brax_root
 from empty_files import splits_of
 from xray_roots import PADCHEST, chexpert_root, edit, mimic_root, nih_root, padchest_root, padchest_rows
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets import xray_tables
+from data_pipelines.datasets.brax import brax
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
 
 ROOTS: dict[Callable[..., RawSet], tuple[Callable[[Path], Path], str, str]] = {
@@ -20,6 +22,7 @@ ROOTS: dict[Callable[..., RawSet], tuple[Callable[[Path], Path], str, str]] = {
     mimic_cxr: (mimic_root, "mimic-cxr-2.0.0-metadata.csv.gz", "dicom_id"),
     nih_cxr14: (nih_root, "Data_Entry_2017_v2020.csv", "Image Index"),
     padchest: (padchest_root, f"{PADCHEST}.gz", "ImageID"),
+    brax: (brax_root, "master_spreadsheet_update.csv", "PngPath"),
 }
 
 
@@ -67,7 +70,13 @@ def test_repeated_rows_count_once_and_contradictions_are_refused(read: Callable[
     assert splits_of(raw) == before
     assert len(raw.images) == len(before)
     assert f"{name}: 2 rows that repeat another left out" in raw.notes
-    changed = {chexpert: "Edema", mimic_cxr: "ViewPosition", nih_cxr14: "Finding Labels", padchest: "Labels"}[read]
+    changed = {
+        chexpert: "Edema",
+        mimic_cxr: "ViewPosition",
+        nih_cxr14: "Finding Labels",
+        padchest: "Labels",
+        brax: "ViewPosition",
+    }[read]
     value = {chexpert: "0.5"}.get(read, "other")
     edit(path, lambda table: pd.concat([table, table[:1].assign(**{changed: value})]))
     with pytest.raises(InputError, match=r"twice, with different entries; remove the wrong one"):
@@ -104,14 +113,14 @@ def test_a_few_missing_images_are_left_to_prepare(read: Callable[..., RawSet], t
         read(root)
 
 
-@pytest.mark.parametrize("read", [chexpert, mimic_cxr])
+@pytest.mark.parametrize("read", [chexpert, mimic_cxr, brax])
 def test_big_trees_are_sampled(read: Callable[..., RawSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = ROOTS[read][0](tmp_path)
     asked: list[Path] = []
     is_file = os.path.isfile
     monkeypatch.setattr(os.path, "isfile", lambda path: asked.append(Path(path)) or is_file(path))
     read(root)
-    assert len([path for path in asked if path.suffix == ".jpg"]) == 20
+    assert len([path for path in asked if path.suffix in (".jpg", ".png")]) == 20
     images = [image.image for image in read(root).images]
     assert set(images[:: len(images) - 1]) < set(asked)
     for path in images[: int(0.7 * len(images))]:
@@ -122,7 +131,7 @@ def test_big_trees_are_sampled(read: Callable[..., RawSet], tmp_path: Path, monk
 
 @pytest.mark.parametrize(
     ("read", "options"),
-    [(chexpert, ["test"]), (nih_cxr14, ["val", "test"]), (padchest, ["val", "test"])],
+    [(chexpert, ["test"]), (nih_cxr14, ["val", "test"]), (padchest, ["val", "test"]), (brax, ["val", "test"])],
 )
 def test_fractions_are_checked(read: Callable[..., RawSet], options: list[str], tmp_path: Path) -> None:
     root = ROOTS[read][0](tmp_path)

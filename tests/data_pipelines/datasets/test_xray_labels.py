@@ -1,4 +1,4 @@
-"""CheXpert, MIMIC-CXR, NIH ChestX-ray14 and PadChest have the labels of torchxrayvision on every row."""
+"""X-ray sets have the labels of torchxrayvision on every row, or those of the tables that it ships."""
 
 import gzip
 import shutil
@@ -18,7 +18,7 @@ from xray_roots import (
 
 from data_pipelines.common.patients import group_of
 from data_pipelines.common.raw_set import RawSet
-from data_pipelines.datasets import chest_xray, padchest_table
+from data_pipelines.datasets import chest_xray, padchest_table, rsna_pneumonia, vindr_cxr
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
 from data_pipelines.datasets.xray_views import ViewNames
 
@@ -39,7 +39,7 @@ def images_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def locate(root: Path, names: Iterable[str], folders: Sequence[str], *_: Any, **__: Any) -> list[str]:
         return [f"{folders[0]}/{name}" for name in names]
 
-    for module in (chest_xray, padchest_table):
+    for module in (chest_xray, padchest_table, rsna_pneumonia, vindr_cxr):
         monkeypatch.setattr(module, "locate", locate)
     monkeypatch.setattr(chest_xray, "require_some", lambda *_: None)
 
@@ -137,3 +137,33 @@ def test_padchest_has_the_labels_of_torchxrayvision_on_every_row(
         "2,121 images of children or without year of birth left out",
         "21 images that cannot be read left out",
     )
+
+
+@pytest.mark.slow
+def test_rsna_has_the_labels_of_torchxrayvision_on_every_row(xrv: Any, tmp_path: Path, images_are_there: None) -> None:
+    theirs = xrv.RSNA_Pneumonia_Dataset(str(tmp_path), views=["PA", "AP"])
+    theirs.raw_csv.to_csv(tmp_path / "stage_2_train_labels.csv", index=False)
+    raw = rsna_pneumonia.rsna_pneumonia(tmp_path, split_by="image")
+    order = np.argsort(raw.images.names)
+    assert [raw.images.names[row] for row in order] == theirs.csv["patientId"].tolist()
+    np.testing.assert_array_equal(raw.images.labels[order], theirs.labels[:, 0])
+    assert Counter(raw.images.labels.tolist()) == {0: 20_672, 1: 6_012}
+    assert raw.num_images == raw.expected_images == 26_684
+
+
+@pytest.mark.slow
+def test_vindr_at_kaggle_takes_what_two_of_three_saw(xrv: Any, tmp_path: Path, images_are_there: None) -> None:
+    """torchxrayvision takes what any radiologist saw, and its table has one row for each box."""
+    theirs = xrv.VinDr_Dataset(str(tmp_path))
+    theirs.rawcsv.to_csv(tmp_path / "train.csv", index=False)
+    raw = vindr_cxr.vindr_cxr(tmp_path)
+    assert raw.images.names == theirs.csv["image_id"].tolist()
+    assert raw.num_images == raw.expected_images == 15_000
+    assert not np.isnan(raw.images.labels).any()
+    for number, name in enumerate(raw.classes):
+        called = {"Effusion": "Pleural effusion", "Pleural_Thickening": "Pleural thickening"}.get(name, name)
+        boxes = theirs.rawcsv[theirs.rawcsv["class_name"] == called]
+        readers = boxes.groupby("image_id")["rad_id"].nunique().reindex(raw.images.names, fill_value=0)
+        np.testing.assert_array_equal(raw.images.labels[:, number], readers >= 2, err_msg=name)
+        place = next(place for place, other in enumerate(theirs.pathologies) if other.lower() == name.lower())
+        assert (theirs.labels[:, place] >= raw.images.labels[:, number]).all(), name

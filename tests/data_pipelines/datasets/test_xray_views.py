@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dicom_roots import brax_root, vindr_root
 from empty_files import splits_of
 from set_layouts import fill
 from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
@@ -15,8 +16,10 @@ from data_pipelines import prepare as prepare_module
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.datasets.brax import brax
 from data_pipelines.datasets.chest_xray import chexpert, mimic_cxr, nih_cxr14, padchest
 from data_pipelines.datasets.chest_xray_targets import padchest_cl
+from data_pipelines.datasets.vindr_cxr import vindr_cxr
 from data_pipelines.datasets.xray_views import VIEWS, ViewNames, different_views, views_named
 
 Command = Callable[..., tuple[int, str]]
@@ -62,6 +65,8 @@ SETS: list[tuple[Callable[[Path], Path], Callable[..., RawSet], Sequence[str], S
     (chexpert_root, chexpert, ("AP",), ("AP", "L")),
     (mimic_root, mimic_cxr, ("PA", "AP"), ("PA", "AP", "L")),
     (nih_root, nih_cxr14, ("PA", "AP"), ("PA", "AP")),
+    (brax_root, brax, ("PA", "AP"), ("PA", "AP", "L")),
+    (vindr_root, vindr_cxr, ("PA",), ("PA",)),
     (padchest_root, padchest, ("PA", "AP Supine"), ("PA", "AP Supine", "L", "COSTAL")),
     (padchest_root, padchest_cl, ("PA", "AP Supine"), ("PA", "AP Supine", "L", "COSTAL")),
 ]
@@ -113,13 +118,15 @@ def test_an_interrupted_preparation_keeps_its_choice(command: Command, tmp_path:
     assert sum(split["images"] for split in manifest["splits"].values()) == 43
 
 
-@pytest.mark.parametrize("name", ["covidx", "tuberculosis", "cifar10", "image-folder", "csv", "phantom"])
+@pytest.mark.parametrize(
+    "name", ["covidx", "tuberculosis", "rsna_pneumonia", "cifar10", "image-folder", "csv", "phantom"]
+)
 def test_sets_without_views_refuse_the_option(name: str, command: Command, tmp_path: Path) -> None:
     for words in (("--views", "frontal"), ("--views=all",)):
         code, printed = command(name, "--root", "raw", "--out", "set", *words)
         assert code == 2
         assert f"{name} does not say the view of its images" in printed
-        assert "--views is for chexpert, mimic_cxr, nih_cxr14, padchest, padchest_cl" in printed
+        assert "--views is for chexpert, mimic_cxr, nih_cxr14, padchest, brax, padchest_cl, vindr_cxr" in printed
         assert ("--laterals drop" in printed) == (name in ("image-folder", "csv"))
     assert not list(tmp_path.iterdir())
 
