@@ -27,7 +27,7 @@ from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import Augmentation, PolicyName
 from data_pipelines.shards.index import Index
 from trainer.config import RuntimeConfig
-from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.operating import OperatingPoints, above_thresholds, probabilities
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.models.bit import BiTResNet, build_model
@@ -85,8 +85,7 @@ class Classifier:
     def _predicted(self, logits: npt.NDArray[np.float32]) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
         if self.task == "single_label":
             return tuple(self.classes[best] for best in logits.argmax(axis=1))
-        thresholds = [self._points.threshold(name) for name in self.classes]
-        above = logits >= np.array(thresholds)
+        above = above_thresholds(logits, self.task, self._points, self.classes)
         return tuple(tuple(np.array(self.classes)[row].tolist()) for row in above)
 
     def _verified(self, number: int, image: Picture) -> EncodedImage:

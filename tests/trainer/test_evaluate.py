@@ -22,6 +22,7 @@ from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
 from trainer.evaluation.evaluated_set import align_labels
 from trainer.evaluation.output_names import CASES, NUMBERS
 from trainer.evaluation.predictions import age_band, align, load_predictions
+from trainer.evaluation.threshold_settings import ThresholdChoice
 from trainer.run_files import PREDICTIONS, RESULT
 
 
@@ -278,3 +279,19 @@ def test_refusals(run_dir: Path, tmp_path: Path) -> None:
     photos = tiny_set(tmp_path / "photos", [0, 1], ("Effusion", "Nodule"), splits=("test",))
     with pytest.raises(InputError, match="single_label set and the run is multi_label"):
         evaluated(run_dir, data=str(photos))
+
+
+def test_thresholds_at_a_sensitivity_are_those_of_the_page(run_dir: Path, tmp_path: Path) -> None:
+    """They reach val's sensitivity, and page, numbers and cases have the same."""
+    val = load_predictions(run_dir, "val")
+    page, numbers = evaluated(run_dir, choice=ThresholdChoice(at_sensitivity=0.9), out=tmp_path)
+    assert "At the threshold that was chosen on val (a sensitivity of at least 0.9), a probability after" in page
+    with (tmp_path / CASES).open(newline="") as file:
+        cases = list(csv.DictReader(file))
+    for column, name in enumerate(FINDINGS):
+        found = numbers["findings"][name]
+        assert found["threshold_rule"] == "chosen on val (a sensitivity of at least 0.9)"
+        scores = expit(val.logits[:, column].astype(np.float64) / numbers["operating_points"]["temperature"])
+        assert (scores[val.labels[:, column] == 1] >= found["threshold"]).mean() >= 0.9
+        assert {float(case["threshold"]) for case in cases if case["finding"] == name} == {found["threshold"]}
+        assert sum(case["outcome"] == "TP" for case in cases if case["finding"] == name) == found["tp"]

@@ -23,6 +23,7 @@ from trainer.evaluation.operating import KEY, fit_operating_points
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.evaluation.runs import open_run
+from trainer.evaluation.threshold_settings import ThresholdChoice
 from trainer.run_files import HEARTBEAT, PREDICTIONS
 from trainer.run_folder import write_status
 
@@ -262,3 +263,24 @@ def test_predictions_that_lost_their_beginning_are_refused(kept: str, tmp_path: 
     for read in (saved_splits, lambda folder: load_predictions(folder, "test")):
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path)
+
+
+def test_other_thresholds_change_what_is_above_in_every_row(run_dir: Path, films: Path, tmp_path: Path) -> None:
+    """Also of a table that is there already, whose images stay the same."""
+    out, given = tmp_path / "out.csv", tmp_path / "given.csv"
+    before = predicted(run_dir, films, out)
+    middle = float(np.median([float(row["Nodule probability"]) for row in before]))
+    given.write_text(f"name,threshold\nNodule,{middle}\n")
+    predict_images(Predict(run_dir, films, out, device="cpu", threads=1, choice=ThresholdChoice(thresholds=given)))
+    after = rows_of(out)
+    np.testing.assert_allclose([float(row["Nodule threshold"]) for row in after], middle)
+    assert [row["Nodule above threshold"] for row in after] == [
+        str(int(float(row["Nodule probability"]) >= middle)) for row in before
+    ]
+    for name in ("Nodule logit", "Nodule probability"):
+        assert [row[name] for row in after] == [row[name] for row in before]
+    thresholds = [float(row["Effusion threshold"]) for row in (before[0], after[0])]
+    assert thresholds[0] == pytest.approx(thresholds[1])
+    alone = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
+    with pytest.raises(InputError, match="needs the run's predictions for val"):
+        predicted(alone, films, tmp_path / "x.csv", choice=ThresholdChoice(at_sensitivity=0.9))

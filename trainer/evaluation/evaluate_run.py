@@ -20,6 +20,7 @@ from trainer.document.markdown import as_markdown
 from trainer.document.text import plain
 from trainer.evaluation.assess import assess
 from trainer.evaluation.cases import write_cases
+from trainer.evaluation.chosen_thresholds import points_of
 from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
@@ -42,6 +43,7 @@ def evaluate_run(settings: Evaluate) -> Path:
     """
     run = open_run(settings.run, settings.head, may_lack_heads=settings.against is not None)
     tested = _test(run, settings)
+    points = points_of(run, settings.choice, tested.predictions.classes, tested.predictions.task)
     if settings.out is not None:
         require_no_other(settings.out, tested)
     sections = _card_sections(run)
@@ -50,7 +52,7 @@ def evaluate_run(settings: Evaluate) -> Path:
     require_free(folder / PAGE, settings.force)
     with Progress(f"intervals by {settings.resamples:,} resamples"):
         assessment = assess(
-            tested.predictions, run.points(), settings.resamples, settings.seed, of_patients=tested.of_patients
+            tested.predictions, points, settings.resamples, settings.seed, of_patients=tested.of_patients
         )
         differences, other = _compare(tested, settings)
     evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)

@@ -103,7 +103,9 @@ def warnings(evaluation: Evaluation) -> list[str]:
     elif (unknown := int((assessment.predictions.patients < 0).sum())) > 0:
         found.append(f"The patients of {unknown:,} images are not known: each of these is resampled by itself.")
     if not assessment.points.images:
-        found.append(f"The thresholds are 0.5, and the temperature is 1: {assessment.points.no_val}.")
+        given = len(assessment.points.thresholds) == len(assessment.findings)
+        both = "The temperature is 1" if given else "The thresholds are 0.5, and the temperature is 1"
+        found.append(f"{both}: {assessment.points.no_val}.")
     return found
 
 

@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
@@ -20,11 +18,11 @@ from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
 from trainer.config import RuntimeConfig
+from trainer.evaluation.chosen_thresholds import points_of
 from trainer.evaluation.earlier_table import OF_CLASS, EarlierTable, header_of
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
-from trainer.evaluation.operating import OperatingPoints, calibrated_thresholds, probabilities
+from trainer.evaluation.operating import OperatingPoints, above_thresholds, calibrated_thresholds, probabilities
 from trainer.evaluation.predict_settings import Predict
-from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
 
@@ -45,9 +43,9 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         loader=settings.loader,
         eval_batch_size=settings.eval_batch_size,
     )
-    points = run.points()
     inputs, first = _open_inputs(settings)
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
+    points = points_of(run, settings.choice, predictor.classes, predictor.task)
     logger.info(
         f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.eval_batch_size} images at a "
         f"time, to {settings.out}"
@@ -166,9 +164,8 @@ def _verified(
 def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verified]) -> Iterator[list[Any]]:
     logits: Array = predictor.of_images([image for _, image, _ in chunk if isinstance(image, EncodedImage)])
     calibrated = probabilities(logits, predictor.task, points.temperature)
-    thresholds = np.array([points.threshold(name) for name in predictor.classes])
     least = calibrated_thresholds(logits, predictor.task, points, predictor.classes)
-    above = (scores_of(logits, predictor.task) >= thresholds[:, None]).T
+    above = above_thresholds(logits, predictor.task, points, predictor.classes)
     row = 0
     for item, image, remark in chunk:
         if isinstance(image, str):

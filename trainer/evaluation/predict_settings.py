@@ -1,6 +1,6 @@
 """The flags of predict. Without PyTorch, which their help does not need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +9,7 @@ import tyro
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from trainer.config import Precision
+from trainer.evaluation.threshold_settings import ThresholdChoice
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Predict:
     known of the set; files that do not say it are not read where that is not known either."""
     head: str | None = None
     """Of a run with a head for each of its sets: the set whose findings are predicted."""
+    choice: Annotated[ThresholdChoice, tyro.conf.arg(name="")] = field(default_factory=ThresholdChoice)
 
     def __post_init__(self) -> None:
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
