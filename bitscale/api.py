@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -74,8 +74,11 @@ class Classifier:
         """Predict images: arrays, uint8 [H, W, 3] (red, green, blue) or [H, W] (grey), or paths of files, DICOM
         included. Of any size. Raises InputError for an image that cannot be read, naming its place in the list, and for
         one image in place of a list."""
-        if isinstance(images, str | Path | np.ndarray):
+        if isinstance(images, np.ndarray) and images.ndim > 3:
+            raise InputError("predict takes a list of images; make one of an array of several: predict(list(images))")
+        if isinstance(images, str | bytes | Path | np.ndarray | torch.Tensor) or not isinstance(images, Iterable):
             raise InputError("predict takes a list of images; put one image in brackets: predict([image])")
+        images = list(images)
         verified = [self._verified(number, image) for number, image in enumerate(images)]
         names = tuple(str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images))
         logits = np.asarray(self._predictor.of_images(verified), dtype=np.float32)

@@ -25,7 +25,8 @@ SHARES = ("sensitivity", "specificity", "ppv", "npv")
 @dataclass(frozen=True, eq=False)
 class Finding:
     """A class against the rest, or a finding. threshold: a calibrated probability, NaN where it depends on the image;
-    raw_threshold: before the temperature, likewise; rule: how it came about. tp, fp, fn, tn: images. ece: by the calibrated probability; raw_ece: before.
+    raw_threshold: before the temperature, likewise; rule: how it came about. tp, fp, fn, tn: images. ece: by the
+    calibrated probability; raw_ece: before.
     """
 
     name: str
@@ -188,11 +189,11 @@ def _shares(counts: Floats, positive: Bools, negative: Bools, called: Bools, clu
         "npv": (tn, fn, (positive | negative) & ~called),
     }
     return {
-        name: _share(right, wrong, len(np.unique(clusters[among]))) for name, (right, wrong, among) in parts.items()
+        name: share_of(right, wrong, len(np.unique(clusters[among]))) for name, (right, wrong, among) in parts.items()
     }
 
 
-def _share(right: Floats, wrong: Floats, clusters: int) -> Estimate:
+def share_of(right: Floats, wrong: Floats, clusters: int) -> Estimate:
     total = right + wrong
     with np.errstate(invalid="ignore"):
         values = right / total
@@ -211,7 +212,7 @@ def _accuracy(predictions: Predictions, clusters: Ints, resamples: Resamples) ->
     right = predictions.logits.argmax(axis=1) == predictions.labels
     both = np.stack([right, ~right], axis=1).astype(np.float64)
     counts = np.concatenate([both.sum(axis=0)[None], resamples.sums(both, clusters)])
-    return _share(counts[:, 0], counts[:, 1], resamples.clusters)
+    return share_of(counts[:, 0], counts[:, 1], resamples.clusters)
 
 
 def _num_patients(patients: Ints) -> int:

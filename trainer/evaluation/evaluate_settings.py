@@ -27,6 +27,9 @@ class Evaluate:
     """Of those; all: every split of --data."""
     against: Path | None = None
     """Another run, to be compared on the same images."""
+    by: str | None = None
+    """Also show each group of images, and what differs between them: a fact that the set keeps, such as site, or month,
+    quarter or year of its dates."""
     out: Path | None = None
     """Folder to write; None: in the run folder, evaluation-<set>-<split>."""
     force: bool = False

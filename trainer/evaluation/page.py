@@ -9,12 +9,15 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import number
+from data_pipelines.common.printable import printable
 from data_pipelines.common.tasks import Metric
 from trainer.document.blocks import Block, BulletList, Paragraph, Title
 from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
+from trainer.evaluation.group_page import group_blocks, group_warnings
+from trainer.evaluation.groups import Groups
 from trainer.evaluation.intervals import FEWEST
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.output_names import CASES
@@ -28,7 +31,8 @@ NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Content of the page. title: of the data. other: name of the run that `differences` compare with."""
+    """Content of the page. title: of the data. other: name of the run that `differences` compare with. groups: of
+    --by."""
 
     run: Run
     tested: EvaluatedSet
@@ -38,6 +42,7 @@ class Evaluation:
     other: str
     commit: str | None
     show_images: bool
+    groups: Groups | None = None
 
 
 def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
@@ -50,9 +55,13 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     page += [Title("At the threshold"), tables.at_threshold(assessment), *_some(figures.confusion(assessment, folder))]
     page += [Title("Calibration"), Paragraph(temperature(assessment)), tables.calibration(assessment)]
     page.append(figures.reliability(assessment, folder))
-    if assessment.subgroups:
+    if evaluation.groups is not None:
+        page += group_blocks(evaluation.groups, assessment, folder)
+    shown = evaluation.groups.fact if evaluation.groups else None
+    subgroups = [part for part in assessment.subgroups if part.fact != shown]
+    if subgroups:
         page.append(Title("By what is known of the images"))
-        for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
+        for fact, parts in groupby(subgroups, key=lambda part: part.fact):
             page.append(tables.subgroups(assessment, fact, list(parts)))
     if evaluation.differences:
         page += [
@@ -106,7 +115,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
         given = len(assessment.points.thresholds) == len(assessment.findings)
         both = "The temperature is 1" if given else "The thresholds are 0.5, and the temperature is 1"
         found.append(f"{both}: {assessment.points.no_val}.")
-    return found
+    return found + (group_warnings(evaluation.groups) if evaluation.groups else [])
 
 
 def summary(assessment: Assessment) -> Text:
@@ -115,7 +124,8 @@ def summary(assessment: Assessment) -> Text:
     single = assessment.predictions.task == "single_label"
     kind = "classes" if single else "findings"
     kinds = number(len(assessment.findings), kind.removesuffix("es" if single else "s"), kind)
-    values: list[Text] = [("accuracy ", Bold(assessment.accuracy.text()))] if single else []
+    accuracy = ("accuracy ", Bold(assessment.accuracy.text()), _beside_the_most_common(assessment))
+    values: list[Text] = [accuracy] if single else []
     if assessment.averaged:
         over = f"over {assessment.averaged} of the {kind}" if assessment.averaged < len(assessment.findings) else ""
         values.append(("mean AUC ", Bold(assessment.mean_auc.text()), f" ({over})" if over else ""))
@@ -128,6 +138,15 @@ def summary(assessment: Assessment) -> Text:
         *pieces(joined(values, ", ")),
         "." + _IN_BRACKETS * has_interval,
     )
+
+
+def _beside_the_most_common(assessment: Assessment) -> str:
+    """What always answering the most common class gives, where it is not clear that the accuracy is above that."""
+    name, share = assessment.predictions.most_common()
+    least = assessment.accuracy.low if assessment.accuracy.has_interval else assessment.accuracy.value
+    if least > share:
+        return ""
+    return f" (always answering the most common class, {printable(name)}, gives {share:.3f})"
 
 
 def temperature(assessment: Assessment) -> str:
