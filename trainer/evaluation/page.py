@@ -124,8 +124,7 @@ def summary(assessment: Assessment) -> Text:
     single = assessment.predictions.task == "single_label"
     kind = "classes" if single else "findings"
     kinds = number(len(assessment.findings), kind.removesuffix("es" if single else "s"), kind)
-    accuracy = ("accuracy ", Bold(assessment.accuracy.text()), _beside_the_most_common(assessment))
-    values: list[Text] = [accuracy] if single else []
+    values: list[Text] = [_accuracy(assessment)] if single else []
     if assessment.averaged:
         over = f"over {assessment.averaged} of the {kind}" if assessment.averaged < len(assessment.findings) else ""
         values.append(("mean AUC ", Bold(assessment.mean_auc.text()), f" ({over})" if over else ""))
@@ -140,13 +139,13 @@ def summary(assessment: Assessment) -> Text:
     )
 
 
-def _beside_the_most_common(assessment: Assessment) -> str:
-    """What always answering the most common class gives, where it is not clear that the accuracy is above that."""
+def _accuracy(assessment: Assessment) -> Text:
+    """With what always answering the most common class gives, unless it is clear that the accuracy is above that."""
     name, share = assessment.predictions.most_common()
-    least = assessment.accuracy.low if assessment.accuracy.has_interval else assessment.accuracy.value
-    if least > share:
-        return ""
-    return f" (always answering the most common class, {printable(name)}, gives {share:.3f})"
+    found = assessment.accuracy
+    is_above = (found.low if found.has_interval else found.value) > share
+    beside = "" if is_above else f" (always answering the most common class, {printable(name)}, gives {share:.3f})"
+    return ("accuracy ", Bold(found.text()), beside)
 
 
 def temperature(assessment: Assessment) -> str:
