@@ -2,7 +2,7 @@
 python benchmarks/shift_errors.py [--sets 2000]
 
 Predictions of patients with several, correlated images are drawn, calibrated and alike in all groups but maybe the
-last, and compared as `bitscale evaluate --by` does.
+last, and compared as the groups of an evaluation are.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
