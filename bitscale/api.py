@@ -2,7 +2,7 @@
 
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -27,7 +27,7 @@ from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import Augmentation, PolicyName
 from data_pipelines.shards.index import Index
 from trainer.config import RuntimeConfig
-from trainer.evaluation.operating import OperatingPoints, probabilities
+from trainer.evaluation.operating import OperatingPoints, above_thresholds, probabilities
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.models.bit import BiTResNet, build_model
@@ -74,8 +74,11 @@ class Classifier:
         """Predict images: arrays, uint8 [H, W, 3] (red, green, blue) or [H, W] (grey), or paths of files, DICOM
         included. Of any size. Raises InputError for an image that cannot be read, naming its place in the list, and for
         one image in place of a list."""
-        if isinstance(images, str | Path | np.ndarray):
+        if isinstance(images, np.ndarray) and images.ndim > 3:
+            raise InputError("predict takes a list of images; make one of an array of several: predict(list(images))")
+        if isinstance(images, str | bytes | Path | np.ndarray | torch.Tensor) or not isinstance(images, Iterable):
             raise InputError("predict takes a list of images; put one image in brackets: predict([image])")
+        images = list(images)
         verified = [self._verified(number, image) for number, image in enumerate(images)]
         names = tuple(str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images))
         logits = np.asarray(self._predictor.of_images(verified), dtype=np.float32)
@@ -85,8 +88,7 @@ class Classifier:
     def _predicted(self, logits: npt.NDArray[np.float32]) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
         if self.task == "single_label":
             return tuple(self.classes[best] for best in logits.argmax(axis=1))
-        thresholds = [self._points.threshold(name) for name in self.classes]
-        above = logits >= np.array(thresholds)
+        above = above_thresholds(logits, self.task, self._points, self.classes)
         return tuple(tuple(np.array(self.classes)[row].tolist()) for row in above)
 
     def _verified(self, number: int, image: Picture) -> EncodedImage:

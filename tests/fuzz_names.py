@@ -242,7 +242,7 @@ def evaluated_names(folder: Path) -> Parser:
         write_json(run / RESULT, result)
         write_json(run / CONFIG, {"name": texts[1], "data": {"sets": [texts[0]]}})
         with patch("tempfile.tempdir", str(folder)), patch("trainer.evaluation.evaluate_run.commit", return_value=None):
-            evaluate_run(Evaluate(run, force=True, images=False, resamples=100, device="cpu", threads=1))
+            evaluate_run(Evaluate(run, by="site", force=True, images=False, resamples=100, device="cpu", threads=1))
         for path in (path for path in run.rglob("*") if path.suffix in (".html", ".md")):
             _require_harmless(path)
 

@@ -124,7 +124,7 @@ def read_table(path: Path, columns: Sequence[str], option: str = "", remedy: str
     except csv.Error as error:
         raise InputError(f"{label} cannot be read as CSV ({error}); it must be UTF-8 text with commas") from error
     if not lines:
-        raise InputError(f"{label} has no rows; it needs one for each image")
+        raise InputError(f"{label} has no rows; write them below the names of its columns")
     return Table(path, cells, lines)
 
 

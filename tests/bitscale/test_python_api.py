@@ -57,7 +57,7 @@ def test_arrays_are_predicted_as_their_files_are(run_dir: Path, tmp_path: Path) 
     assert frame.index.tolist() == [str(tmp_path / f"{number}.png") for number in range(3)]
     assert frame["predicted"].tolist() == list(found.predicted)
     np.testing.assert_array_equal(frame[list(found.classes)], found.probabilities)
-    predict_images(Predict(run_dir, tmp_path, tmp_path / "out.csv", device="cpu", threads=1))
+    predict_images(Predict(run_dir, (tmp_path,), tmp_path / "out.csv", device="cpu", threads=1))
     rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
     assert [row.split(",")[3] for row in rows] == list(found.predicted)
 
@@ -89,11 +89,28 @@ def test_a_classifier_of_an_unfinished_run_is_warned_of(
     assert "stopped is not finished (step 1 of 2): thresholds are 0.5" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("image", ["a.jpg", Path("a.jpg"), PICTURES[0]])
+@pytest.mark.parametrize(
+    "image",
+    ["a.jpg", b"\xff\xd8", Path("a.jpg"), PICTURES[0], Image.fromarray(PICTURES[0]), torch.zeros(3, 8, 8), None],
+    ids=lambda image: type(image).__name__,
+)
 def test_one_image_in_place_of_a_list_is_refused(run_dir: Path, image: Any) -> None:
     classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
     with pytest.raises(InputError, match="takes a list of images"):
         classifier.predict(image)
+
+
+def test_a_list_of_one_and_an_array_of_several(run_dir: Path) -> None:
+    classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
+    several = np.stack([PICTURES[0], PICTURES[0]])
+    alone = classifier.predict([PICTURES[0]])
+    assert (len(alone.predicted), alone.logits.shape) == (1, (1, 10))
+    with pytest.raises(InputError, match=r"predict\(list\(images\)\)"):
+        classifier.predict(np.stack([several] * 3, axis=-1))  # type: ignore[arg-type]
+    both = classifier.predict(iter(several))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(both.predicted, alone.predicted * 2)
+    assert both.names == ("0", "1")
+    assert classifier.predict([]).logits.shape == (0, 10)
 
 
 def test_the_model_alone_gives_the_same_logits(run_dir: Path) -> None:

@@ -155,7 +155,7 @@ def test_it_predicts(run_dir: Path, folder: Path, here: Path) -> None:
     images = folder / "images"
     images.mkdir()
     Image.fromarray(np.zeros((SIDE, SIDE), np.uint8)).save(images / "a \udcfc.png")
-    predict_images(Predict(run_dir, images, here / "predictions.csv", device="cpu", threads=1))
+    predict_images(Predict(run_dir, (images,), here / "predictions.csv", device="cpu", threads=1))
     with (here / "predictions.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     assert row["file"] == "a \\udcfc.png"

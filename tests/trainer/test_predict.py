@@ -23,6 +23,7 @@ from trainer.evaluation.operating import KEY, fit_operating_points
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.evaluation.runs import open_run
+from trainer.evaluation.threshold_settings import ThresholdChoice
 from trainer.run_files import HEARTBEAT, PREDICTIONS
 from trainer.run_folder import write_status
 
@@ -48,7 +49,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def predicted(run: Path, source: Path, out: Path, **options: object) -> list[dict[str, str]]:
-    predict_images(Predict(run, source, out, force=True, device="cpu", threads=1, **options))  # type: ignore[arg-type]
+    predict_images(Predict(run, (source,), out, force=True, device="cpu", threads=1, **options))  # type: ignore[arg-type]
     return rows_of(out)
 
 
@@ -76,8 +77,8 @@ def test_logits_are_those_of_the_evaluation(
 
 def test_a_checkpoint_alone_says_everything(run_dir: Path, films: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
-    alone = predicted(path, films / "000.dcm", tmp_path / "alone.csv")
-    assert alone == predicted(run_dir, films / "000.dcm", tmp_path / "run.csv")
+    alone = predicted(path, films / "004.dcm", tmp_path / "alone.csv")
+    assert alone == predicted(run_dir, films / "004.dcm", tmp_path / "run.csv")
     points = fit_operating_points(load_predictions(run_dir, "val"))
     assert checkpoint.describe(path)[KEY] == points.to_dict()
     (row,) = alone
@@ -124,7 +125,7 @@ def test_dicom_without_a_picture_is_counted_unless_it_was_named(run_dir: Path, f
     report = dicom_bytes(Modality="SR", Rows=None, Columns=None, PixelData=None)
     (folder / "report.dcm").write_bytes(report)
     (folder / "table.csv").write_text("path\na.dcm\nreport.dcm\n")
-    counts, left_out = predict_images(Predict(run_dir, folder, tmp_path / "out.csv", device="cpu", threads=1))
+    counts, left_out = predict_images(Predict(run_dir, (folder,), tmp_path / "out.csv", device="cpu", threads=1))
     assert (counts, left_out) == ({"read": 1}, {"DICOM files without a picture (SR)": 1, ".csv": 1})
     assert [row["file"] for row in rows_of(tmp_path / "out.csv")] == ["a.dcm"]
     rows = predicted(run_dir, folder / "table.csv", tmp_path / "out.csv")
@@ -262,3 +263,76 @@ def test_predictions_that_lost_their_beginning_are_refused(kept: str, tmp_path: 
     for read in (saved_splits, lambda folder: load_predictions(folder, "test")):
         with pytest.raises(InputError, match="cannot be read"):
             read(tmp_path)
+
+
+def test_other_thresholds_change_what_is_above_in_every_row(run_dir: Path, films: Path, tmp_path: Path) -> None:
+    """Also of a table that is there already, whose images stay the same."""
+    out, given = tmp_path / "out.csv", tmp_path / "given.csv"
+    before = predicted(run_dir, films, out)
+    middle = float(np.median([float(row["Nodule probability"]) for row in before]))
+    given.write_text(f"name,threshold\nNodule,{middle}\n")
+    predict_images(Predict(run_dir, (films,), out, device="cpu", threads=1, choice=ThresholdChoice(thresholds=given)))
+    after = rows_of(out)
+    np.testing.assert_allclose([float(row["Nodule threshold"]) for row in after], middle)
+    assert [row["Nodule above threshold"] for row in after] == [
+        str(int(float(row["Nodule probability"]) >= middle)) for row in before
+    ]
+    for name in ("Nodule logit", "Nodule probability"):
+        assert [row[name] for row in after] == [row[name] for row in before]
+    thresholds = [float(row["Effusion threshold"]) for row in (before[0], after[0])]
+    assert thresholds[0] == pytest.approx(thresholds[1])
+    alone = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
+    with pytest.raises(InputError, match="needs the run's predictions for val"):
+        predicted(alone, films, tmp_path / "x.csv", choice=ThresholdChoice(at_sensitivity=0.9))
+
+
+def test_images_that_were_trained_on_are_marked(
+    run_dir: Path, films: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of DICOM files, by what `prepare` makes of them; without the training set, a note says that none is."""
+    with (films / "films.csv").open(newline="") as file:
+        splits = {row["path"]: row["split"] for row in csv.DictReader(file)}
+    rows = predicted(run_dir, films, tmp_path / "out.csv")
+    assert {row["file"] for row in rows if row["remark"]} == {name for name in splits if splits[name] == "train"}
+    assert {row["remark"] for row in rows} == {"", "trained on"}
+    assert "are not marked" not in capsys.readouterr().err
+    alone = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
+    assert predicted(alone, films / "000.dcm", tmp_path / "out.csv")[0]["remark"] == ""
+    assert "images that were trained on are not marked" in capsys.readouterr().err
+
+
+def test_several_inputs_are_predicted_in_one_table(
+    run_dir: Path, films: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names that two of them have are told apart by where they lie."""
+    for name in ("a", "b", "none"):
+        (tmp_path / name).mkdir()
+    for name in ("a", "b"):
+        shutil.copy(films / "000.dcm", tmp_path / name)
+    table, shard = films / "two.csv", data / "test" / "000000.tar"
+    table.write_text("path\n001.dcm\n002.dcm\n")
+    sources = (tmp_path / "a", tmp_path / "b", films / "003.dcm", table, shard, tmp_path / "none")
+    out = tmp_path / "out.csv"
+    for _ in range(2):  # the second goes on with the table of the first
+        counts, _ = predict_images(Predict(run_dir, sources, out, device="cpu", threads=1))
+    rows = rows_of(out)
+    names = [row["file"] for row in rows]
+    assert len(set(names)) == len(names) == counts["read"]
+    assert names[:5] == [
+        f"{tmp_path}/a/000.dcm", f"{tmp_path}/b/000.dcm", f"{films}/003.dcm", f"{table}:001.dcm", f"{table}:002.dcm"
+    ]  # fmt: skip
+    assert all(name.startswith(f"{shard}:") for name in names[5:])
+    np.testing.assert_array_equal(*logits_of(rows[:2]))
+    assert f"{tmp_path}/none has no image" in capsys.readouterr().err
+    table.unlink()
+    with pytest.raises(InputError, match=r"has predictions of images that are not in .*/a, .*/b \(\d+\)"):
+        predict_images(Predict(run_dir, sources[:2], out, device="cpu", threads=1))
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        predict_images(Predict(run_dir, (*sources[:2], tmp_path / "absent"), out, device="cpu", threads=1))
+
+
+def test_inputs_that_are_refused(run_dir: Path, films: Path) -> None:
+    with pytest.raises(InputError, match="INPUT must be given"):
+        Predict(run_dir, ())
+    with pytest.raises(InputError, match="raw twice; name each once"):
+        Predict(run_dir, (films, films))

@@ -11,6 +11,7 @@ from trainer.evaluation.intervals import FEWEST, Estimate, share_interval
 from trainer.evaluation.operating import (
     OperatingPoints,
     Reliability,
+    above_thresholds,
     calibrated_thresholds,
     overall_reliability,
     probabilities,
@@ -24,7 +25,8 @@ SHARES = ("sensitivity", "specificity", "ppv", "npv")
 @dataclass(frozen=True, eq=False)
 class Finding:
     """A class against the rest, or a finding. threshold: a calibrated probability, NaN where it depends on the image;
-    raw_threshold: before the temperature. tp, fp, fn, tn: images. ece: by the calibrated probability; raw_ece: before.
+    raw_threshold: before the temperature, likewise; rule: how it came about. tp, fp, fn, tn: images. ece: by the
+    calibrated probability; raw_ece: before.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Finding:
     ap: Estimate
     threshold: float
     raw_threshold: float
+    rule: str
     why_unfitted: str
     counts: dict[str, int]
     shares: dict[str, Estimate]
@@ -109,9 +112,8 @@ def _outcomes(predictions: Predictions, points: OperatingPoints) -> Floats:
     """Whether each image is a true positive, false positive, false negative or true negative for each finding at its
     threshold, float64 [N, 4 C]."""
     columns = []
-    names = zip(predictions.classes, predictions.scores(), predictions.known(), strict=True)
-    for name, scores, (positive, negative) in names:
-        called = scores >= points.threshold(name)
+    above = above_thresholds(predictions.logits, predictions.task, points, predictions.classes)
+    for called, (positive, negative) in zip(above.T, predictions.known(), strict=True):
         columns += [positive & called, negative & called, positive & ~called, negative & ~called]
     return np.stack(columns, axis=1).astype(np.float64)
 
@@ -130,17 +132,15 @@ def _resampled_counts(
 def _findings(
     predictions: Predictions, points: OperatingPoints, clusters: Ints, curves: Curves, counts: Floats
 ) -> list[Finding]:
-    from scipy.special import expit
-
     raw = probabilities(predictions.logits, predictions.task, 1.0)
     calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
-    thresholds = _thresholds(predictions, points)
+    thresholds, raw_thresholds = _thresholds(predictions, points)
     scores, known = predictions.scores(), predictions.known()
+    above = above_thresholds(predictions.logits, predictions.task, points, predictions.classes)
     found = []
     for row, (name, (positive, negative)) in enumerate(zip(predictions.classes, known, strict=True)):
         labelled = positive | negative
         after = reliability(calibrated[labelled, row], positive[labelled])
-        called = scores[row] >= points.threshold(name)
         found.append(
             Finding(
                 name=name,
@@ -150,10 +150,11 @@ def _findings(
                 auc=curves.auc_of(row),
                 ap=curves.ap_of(row),
                 threshold=float(thresholds[row]),
-                raw_threshold=float(expit(points.threshold(name))),
+                raw_threshold=float(raw_thresholds[row]),
+                rule=points.rule(name),
                 why_unfitted=points.why_unfitted(name),
                 counts=dict(zip(("tp", "fp", "fn", "tn"), counts[0, row].astype(int).tolist(), strict=True)),
-                shares=_shares(counts[:, row], positive, negative, called, clusters),
+                shares=_shares(counts[:, row], positive, negative, above[:, row], clusters),
                 raw_ece=reliability(raw[labelled, row], positive[labelled]).error,
                 ece=after.error,
                 roc=roc(scores[row], positive, negative),
@@ -163,12 +164,19 @@ def _findings(
     return found
 
 
-def _thresholds(predictions: Predictions, points: OperatingPoints) -> Floats:
-    """As calibrated probabilities, float64 [C]; NaN where they depend on the image."""
+def _thresholds(predictions: Predictions, points: OperatingPoints) -> tuple[Floats, Floats]:
+    """As calibrated probabilities, and as those before the temperature, each float64 [C]; NaN where they depend on the
+    image."""
+    from scipy.special import expit
+
     number = len(predictions.classes)
+    log_odds = np.array([points.threshold(name) for name in predictions.classes])
+    before = expit(log_odds * points.temperature if points.after_temperature else log_odds)
+    after = calibrated_thresholds(np.zeros((1, number)), predictions.task, points, predictions.classes)[0]
     if predictions.task == "single_label" and number > 2 and points.temperature != 1:
-        return np.full(number, math.nan)
-    return np.asarray(calibrated_thresholds(np.zeros((1, number)), predictions.task, points, predictions.classes)[0])
+        varying = np.full(number, math.nan)
+        return (after, varying) if points.after_temperature else (varying, before)
+    return after, before
 
 
 def _shares(counts: Floats, positive: Bools, negative: Bools, called: Bools, clusters: Ints) -> dict[str, Estimate]:
@@ -181,11 +189,11 @@ def _shares(counts: Floats, positive: Bools, negative: Bools, called: Bools, clu
         "npv": (tn, fn, (positive | negative) & ~called),
     }
     return {
-        name: _share(right, wrong, len(np.unique(clusters[among]))) for name, (right, wrong, among) in parts.items()
+        name: share_of(right, wrong, len(np.unique(clusters[among]))) for name, (right, wrong, among) in parts.items()
     }
 
 
-def _share(right: Floats, wrong: Floats, clusters: int) -> Estimate:
+def share_of(right: Floats, wrong: Floats, clusters: int) -> Estimate:
     total = right + wrong
     with np.errstate(invalid="ignore"):
         values = right / total
@@ -204,7 +212,7 @@ def _accuracy(predictions: Predictions, clusters: Ints, resamples: Resamples) ->
     right = predictions.logits.argmax(axis=1) == predictions.labels
     both = np.stack([right, ~right], axis=1).astype(np.float64)
     counts = np.concatenate([both.sum(axis=0)[None], resamples.sums(both, clusters)])
-    return _share(counts[:, 0], counts[:, 1], resamples.clusters)
+    return share_of(counts[:, 0], counts[:, 1], resamples.clusters)
 
 
 def _num_patients(patients: Ints) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.evaluation.operating import OperatingPoints, calibrated_thresholds, probabilities
+from trainer.evaluation.operating import OperatingPoints, above_thresholds, calibrated_thresholds, probabilities
 from trainer.evaluation.predictions import Predictions
 
 MOST_CLASSES = 20
@@ -28,8 +28,7 @@ def _rows(predictions: Predictions, points: OperatingPoints) -> Iterator[list[An
     task, classes = predictions.task, predictions.classes
     calibrated = probabilities(predictions.logits, task, points.temperature)
     thresholds = calibrated_thresholds(predictions.logits, task, points, classes)
-    scores = predictions.scores().T
-    above = scores >= np.array([points.threshold(name) for name in classes])
+    above = above_thresholds(predictions.logits, task, points, classes)
     positive, negative = (np.stack(each, axis=1) for each in zip(*predictions.known(), strict=True))
     shown = positive | negative
     best = predictions.logits.argmax(axis=1)

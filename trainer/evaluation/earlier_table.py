@@ -35,7 +35,7 @@ class EarlierTable:
             return cls(path, [], {})
         return cls(path, header, {row[0]: row for row in rows if row})
 
-    def require_part_of(self, classes: Sequence[str], names: Iterable[str], source: Path) -> None:
+    def require_part_of(self, classes: Sequence[str], names: Iterable[str], source: str) -> None:
         """Raise InputError unless the new table will have columns of these classes and all of these images."""
         # Tables of earlier versions lack the thresholds.
         if self.header not in (header_of(classes), header_of(classes, without="threshold")):

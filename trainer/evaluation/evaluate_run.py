@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,12 @@ from trainer.document.markdown import as_markdown
 from trainer.document.text import plain
 from trainer.evaluation.assess import assess
 from trainer.evaluation.cases import write_cases
+from trainer.evaluation.chosen_thresholds import points_of
 from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
+from trainer.evaluation.group_page import GROUPS
+from trainer.evaluation.group_table import write_groups
+from trainer.evaluation.groups import assess_groups, group_by
 from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
 from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import Evaluation, blocks, summary, warnings
@@ -42,18 +47,22 @@ def evaluate_run(settings: Evaluate) -> Path:
     """
     run = open_run(settings.run, settings.head, may_lack_heads=settings.against is not None)
     tested = _test(run, settings)
+    points = points_of(run, settings.choice, tested.predictions.classes, tested.predictions.task)
     if settings.out is not None:
         require_no_other(settings.out, tested)
     sections = _card_sections(run)
     label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
     folder = settings.out or run.folder / label.folder
     require_free(folder / PAGE, settings.force)
+    if settings.by is not None:
+        group_by(tested.predictions, settings.by)  # before the work
     with Progress(f"intervals by {settings.resamples:,} resamples"):
         assessment = assess(
-            tested.predictions, run.points(), settings.resamples, settings.seed, of_patients=tested.of_patients
+            tested.predictions, points, settings.resamples, settings.seed, of_patients=tested.of_patients
         )
         differences, other = _compare(tested, settings)
-    evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
+        groups = None if settings.by is None else assess_groups(assessment, settings.by, settings.seed)
+    evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images, groups)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as drawn:
@@ -61,6 +70,10 @@ def evaluate_run(settings: Evaluate) -> Path:
         write_atomically(folder / PAGE, lambda path: path.write_text(page, encoding="utf-8"))
         write_json(folder / NUMBERS, as_json(evaluation))
         write_atomically(folder / CASES, lambda path: write_cases(path, tested.predictions, assessment.points))
+        if groups is None:
+            (folder / GROUPS).unlink(missing_ok=True)  # of an earlier evaluation
+        else:
+            write_atomically(folder / GROUPS, partial(write_groups, groups=groups))
         _write_card(evaluation, sections)
     except OSError as error:
         raise InputError(f"{folder} cannot be written ({error}); choose another --out") from error

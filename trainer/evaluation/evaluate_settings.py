@@ -1,6 +1,6 @@
 """The flags of evaluate. Without PyTorch, which their help does not need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +9,7 @@ import tyro
 from data_pipelines.common.errors import InputError
 from trainer.config import Precision
 from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.threshold_settings import ThresholdChoice
 
 AnySplit = Literal["train", "val", "test", "all"]
 _MOST_RESAMPLES = 1_000_000
@@ -26,6 +27,9 @@ class Evaluate:
     """Of those; all: every split of --data."""
     against: Path | None = None
     """Another run, to be compared on the same images."""
+    by: str | None = None
+    """Also show each group of images, and what differs between them: a fact that the set keeps, such as site, or month,
+    quarter or year of its dates."""
     out: Path | None = None
     """Folder to write; None: in the run folder, evaluation-<set>-<split>."""
     force: bool = False
@@ -45,6 +49,7 @@ class Evaluate:
     """CPU threads; None: all cores this process may use."""
     head: str | None = None
     """Of a run with a head for each of its sets: the set whose findings are tested, by default on its own images."""
+    choice: Annotated[ThresholdChoice, tyro.conf.arg(name="")] = field(default_factory=ThresholdChoice)
 
     def __post_init__(self) -> None:
         if self.resamples < 100:

@@ -52,7 +52,7 @@ def roc(assessment: Assessment, folder: Path) -> Picture | None:
         legend(figure, curves, labels, loc="outside right center", frameon=False, title="AUC")
         width = save(figure, folder, "roc")
     some = f"; the {len(shown)} most frequent of {len(having)}" if len(shown) < len(having) else ""
-    return Picture("roc", f"ROC curves{some}. Dots: the thresholds that were chosen on val.", width)
+    return Picture("roc", f"ROC curves{some}. Dots: the thresholds of the next table.", width)
 
 
 def reliability(assessment: Assessment, folder: Path) -> Picture:

@@ -3,15 +3,17 @@
 import io
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from PIL import Image
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.messages import logger
 from data_pipelines.common.path_text import path_of, text_of
+from data_pipelines.common.printable import printable
 from data_pipelines.datasets.table import read_table
 from data_pipelines.datasets.table_paths import Listing
 from data_pipelines.image_files.folder_scan import (
@@ -70,6 +72,39 @@ def inputs_of(source: Path, path_column: str = "path") -> Inputs:
     if suffix_of(name) == _TAR:
         return Inputs(_of_tar(source, name, left_out), left_out)
     return Inputs(iter([Input(name, source.read_bytes)]))
+
+
+def inputs_of_all(sources: Sequence[Path], path_column: str = "path") -> Inputs:
+    """The images of one source, or of several, one after the other: then their names begin with that of the source.
+
+    Raises InputError as `inputs_of`; of several, one without an image is warned of.
+    """
+    if len(sources) == 1:
+        return inputs_of(sources[0], path_column)
+    opened = [(source, inputs_of(source, path_column)) for source in sources]
+    left_out: Counter[str] = Counter()
+    notes = tuple(note for _, inputs in opened for note in inputs.notes)
+    return Inputs(_one_after_the_other(opened, left_out), left_out, notes)
+
+
+def _one_after_the_other(opened: Sequence[tuple[Path, Inputs]], left_out: Counter[str]) -> Iterator[Input]:
+    for source, inputs in opened:
+        count = 0
+        for count, item in enumerate(inputs.each, 1):  # noqa: B007 - how many there were
+            yield replace(item, name=_below(source, item.name))
+        left_out.update(inputs.left_out)
+        if not count:
+            logger.warning(f"{printable(str(source))} has no image, DICOM file or shard")
+
+
+def _below(source: Path, name: str) -> str:
+    """The name of an input beside those of other sources."""
+    given = text_of(str(source))
+    if source.is_dir():
+        return f"{given}/{name}"
+    if suffix_of(given) in _TABLES:
+        return f"{given}:{name}"
+    return f"{given}{name.removeprefix(text_of(source.name))}"  # of a tar, its member stands behind it
 
 
 def _of_folder(files: list[Found], left_out: Counter[str]) -> Iterator[Input]:

@@ -124,8 +124,8 @@ def _equal_images(own: Index, indexes: Sequence[Index], among: str = "those trai
     else:
         return [f"Whether images are among {among} was not looked at: too many would have to be read."]
     try:
-        seen = set(_digests(own, own_rows))
-        count = sum(digest in seen for index, of in read[1:] for digest in _digests(index, of))
+        seen = set(digests_of(own, own_rows))
+        count = sum(digest in seen for index, of in read[1:] for digest in digests_of(index, of))
     except ShardError as error:
         return [f"Whether images are among {among} was not looked at: {error}."]
     total = sum(map(len, looked_at))
@@ -134,17 +134,20 @@ def _equal_images(own: Index, indexes: Sequence[Index], among: str = "those trai
 
 def _of_equal_size(own: Index, others: Sequence[Index]) -> tuple[Array, list[Array]]:
     """Rows that may be equal images: same number of bytes, same height and width."""
-
-    def sizes(index: Index) -> Array:
-        columns = (np.asarray(column, dtype=np.uint64) for column in (index.length, index.height, index.width))
-        return np.asarray(sum(column * factor for column, factor in zip(columns, _FACTORS, strict=True)))
-
-    of_own, of_others = sizes(own), [sizes(index) for index in others]
+    of_own, of_others = sizes_of(own), [sizes_of(index) for index in others]
     common = np.intersect1d(of_own, np.concatenate(of_others))
     return np.flatnonzero(np.isin(of_own, common)), [np.flatnonzero(np.isin(found, common)) for found in of_others]
 
 
-def _digests(index: Index, rows: Array) -> Iterator[bytes]:
+def sizes_of(images: Index | tuple[int, int, int]) -> Array:
+    """A number for each image of an index, or of one image, that is the same where bytes, height and width are."""
+    sizes = (images.length, images.height, images.width) if isinstance(images, Index) else images
+    columns = (np.asarray(column, dtype=np.uint64) for column in sizes)
+    return np.asarray(sum(column * factor for column, factor in zip(columns, _FACTORS, strict=True)))
+
+
+def digests_of(index: Index, rows: Array) -> Iterator[bytes]:
+    """SHA-256 of some encoded images. Raises ShardError where they cannot be read."""
     return (hashlib.sha256(index.encoded(int(row)).tobytes()).digest() for row in rows)
 
 

@@ -12,7 +12,13 @@ from PIL import Image
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
 from data_pipelines.shards.index import Index
-from trainer.evaluation.operating import OperatingPoints, calibrated_thresholds, probabilities, probability_text
+from trainer.evaluation.operating import (
+    OperatingPoints,
+    above_thresholds,
+    calibrated_thresholds,
+    probabilities,
+    probability_text,
+)
 from trainer.evaluation.predictions import Predictions
 
 MOST = 24
@@ -41,8 +47,7 @@ def most_confident(
         sure = np.where(taken != predictions.labels, calibrated.max(axis=1), -1.0)
         wrong: Any = taken
     else:
-        thresholds = np.array([points.threshold(name) for name in predictions.classes])
-        called = (predictions.scores() >= thresholds[:, None]).T
+        called = above_thresholds(predictions.logits, predictions.task, points, predictions.classes)
         is_wrong = (called & (predictions.labels == 0)) | (~called & (predictions.labels == 1))
         each = np.where(is_wrong, np.where(called, calibrated, 1 - calibrated), -1.0)
         wrong, sure = each.argmax(axis=1), each.max(axis=1)

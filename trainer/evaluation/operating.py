@@ -15,6 +15,7 @@ from trainer.evaluation.predictions import Predictions, scores_of
 BINS = 15  # of equal width, as in Guo et al.
 KEY = "operating_points"  # where a checkpoint has them
 HEADS_KEY = "operating_points_of_heads"  # and those of each head, by its name
+YOUDEN = "chosen on val (largest sensitivity + specificity - 1)"
 _STRIDE = 2.0  # in the logarithm of the temperature, in which it is searched
 _ROUNDING = 1e-12
 _NOT_FINITE = "some logits for val are not finite"
@@ -22,9 +23,10 @@ _NOT_FINITE = "some logits for val are not finite"
 
 @dataclass(frozen=True)
 class OperatingPoints:
-    """thresholds: by class or finding, in log odds before the temperature; those that could not be fitted on val are 0,
-    and `unfitted` says why. temperature: 1 if it could not be fitted, and `temperature_unfitted` says why. images:
-    number in val; 0 if there is no val, and `no_val` says why."""
+    """thresholds: by class or finding, in log odds before the temperature, or `after_temperature`; those that could not
+    be fitted on val are 0, and `unfitted` says why. temperature: 1 if it could not be fitted, and
+    `temperature_unfitted` says why. images: number in val; 0 if there is no val, and `no_val` says why. rules: by class
+    or finding, how its threshold came about, where not as `YOUDEN` says."""
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -32,6 +34,8 @@ class OperatingPoints:
     images: int = 0
     temperature_unfitted: str = ""
     no_val: str = "there is no val split to choose it on"
+    after_temperature: bool = False
+    rules: dict[str, str] = field(default_factory=dict)
 
     def threshold(self, name: str) -> float:
         return self.thresholds.get(name, 0.0)
@@ -41,6 +45,10 @@ class OperatingPoints:
         if name in self.thresholds:
             return ""
         return self.unfitted.get(name, self.no_val)
+
+    def rule(self, name: str) -> str:
+        """How its threshold came about, as it follows "the threshold was"."""
+        return self.rules.get(name, YOUDEN)
 
     def why_temperature_unfitted(self) -> str:
         """Why the temperature is 1; empty where it was fitted."""
@@ -138,15 +146,28 @@ def probabilities(logits: Array, task: Task, temperature: float) -> Floats:
 def calibrated_thresholds(logits: Array, task: Task, points: OperatingPoints, classes: Sequence[str]) -> Floats:
     """The thresholds on the scale of `probabilities`, float64 [N, C]: a class or finding is above its threshold where
     its probability is at least this. Of three or more classes it depends on the image, as the temperature does not keep
-    the order of images; else it is the same for all."""
+    the order of images, unless they are for log odds after it; else it is the same for all."""
     from scipy.special import expit
 
-    thresholds = np.array([points.threshold(name) for name in classes])
+    thresholds = _thresholds(points, classes)
+    if points.after_temperature:
+        return np.tile(expit(thresholds), (len(logits), 1))
     if task == "multi_label" or len(classes) == 2:
         return np.tile(expit(thresholds / points.temperature), (len(logits), 1))
     scores = scores_of(logits, task)
     scaled = scores_of(np.asarray(logits, dtype=np.float64) / points.temperature, task)
     return np.asarray(expit(scaled - (scores - thresholds[:, None]) / points.temperature).T)
+
+
+def above_thresholds(logits: Array, task: Task, points: OperatingPoints, classes: Sequence[str]) -> Bools:
+    """Whether each image is called positive for each class or finding, bool [N, C]."""
+    if points.after_temperature:
+        logits = np.asarray(logits, dtype=np.float64) / points.temperature
+    return np.asarray((scores_of(logits, task) >= _thresholds(points, classes)[:, None]).T)
+
+
+def _thresholds(points: OperatingPoints, classes: Sequence[str]) -> Floats:
+    return np.array([points.threshold(name) for name in classes])
 
 
 def probability_text(value: float) -> str:

@@ -9,12 +9,15 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import number
+from data_pipelines.common.printable import printable
 from data_pipelines.common.tasks import Metric
 from trainer.document.blocks import Block, BulletList, Paragraph, Title
 from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
+from trainer.evaluation.group_page import group_blocks, group_warnings
+from trainer.evaluation.groups import Groups
 from trainer.evaluation.intervals import FEWEST
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.output_names import CASES
@@ -28,7 +31,8 @@ NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Content of the page. title: of the data. other: name of the run that `differences` compare with."""
+    """Content of the page. title: of the data. other: name of the run that `differences` compare with. groups: of
+    --by."""
 
     run: Run
     tested: EvaluatedSet
@@ -38,6 +42,7 @@ class Evaluation:
     other: str
     commit: str | None
     show_images: bool
+    groups: Groups | None = None
 
 
 def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
@@ -50,9 +55,13 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     page += [Title("At the threshold"), tables.at_threshold(assessment), *_some(figures.confusion(assessment, folder))]
     page += [Title("Calibration"), Paragraph(temperature(assessment)), tables.calibration(assessment)]
     page.append(figures.reliability(assessment, folder))
-    if assessment.subgroups:
+    if evaluation.groups is not None:
+        page += group_blocks(evaluation.groups, assessment, folder)
+    shown = evaluation.groups.fact if evaluation.groups else None
+    subgroups = [part for part in assessment.subgroups if part.fact != shown]
+    if subgroups:
         page.append(Title("By what is known of the images"))
-        for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
+        for fact, parts in groupby(subgroups, key=lambda part: part.fact):
             page.append(tables.subgroups(assessment, fact, list(parts)))
     if evaluation.differences:
         page += [
@@ -103,8 +112,10 @@ def warnings(evaluation: Evaluation) -> list[str]:
     elif (unknown := int((assessment.predictions.patients < 0).sum())) > 0:
         found.append(f"The patients of {unknown:,} images are not known: each of these is resampled by itself.")
     if not assessment.points.images:
-        found.append(f"The thresholds are 0.5, and the temperature is 1: {assessment.points.no_val}.")
-    return found
+        given = len(assessment.points.thresholds) == len(assessment.findings)
+        both = "The temperature is 1" if given else "The thresholds are 0.5, and the temperature is 1"
+        found.append(f"{both}: {assessment.points.no_val}.")
+    return found + (group_warnings(evaluation.groups) if evaluation.groups else [])
 
 
 def summary(assessment: Assessment) -> Text:
@@ -113,7 +124,7 @@ def summary(assessment: Assessment) -> Text:
     single = assessment.predictions.task == "single_label"
     kind = "classes" if single else "findings"
     kinds = number(len(assessment.findings), kind.removesuffix("es" if single else "s"), kind)
-    values: list[Text] = [("accuracy ", Bold(assessment.accuracy.text()))] if single else []
+    values: list[Text] = [_accuracy(assessment)] if single else []
     if assessment.averaged:
         over = f"over {assessment.averaged} of the {kind}" if assessment.averaged < len(assessment.findings) else ""
         values.append(("mean AUC ", Bold(assessment.mean_auc.text()), f" ({over})" if over else ""))
@@ -126,6 +137,15 @@ def summary(assessment: Assessment) -> Text:
         *pieces(joined(values, ", ")),
         "." + _IN_BRACKETS * has_interval,
     )
+
+
+def _accuracy(assessment: Assessment) -> Text:
+    """With what always answering the most common class gives, unless it is clear that the accuracy is above that."""
+    name, share = assessment.predictions.most_common()
+    found = assessment.accuracy
+    is_above = (found.low if found.has_interval else found.value) > share
+    beside = "" if is_above else f" (always answering the most common class, {printable(name)}, gives {share:.3f})"
+    return ("accuracy ", Bold(found.text()), beside)
 
 
 def temperature(assessment: Assessment) -> str:

@@ -8,27 +8,27 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_atomically
-from data_pipelines.common.message_parts import counted
+from data_pipelines.common.message_parts import counted, some_of
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
 from trainer.config import RuntimeConfig
+from trainer.evaluation.chosen_thresholds import points_of
 from trainer.evaluation.earlier_table import OF_CLASS, EarlierTable, header_of
-from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of
-from trainer.evaluation.operating import OperatingPoints, calibrated_thresholds, probabilities
+from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of_all
+from trainer.evaluation.operating import OperatingPoints, above_thresholds, calibrated_thresholds, probabilities
 from trainer.evaluation.predict_settings import Predict
-from trainer.evaluation.predictions import scores_of
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
+from trainer.evaluation.seen_images import SEEN, SeenImages, seen_images
 
 _BATCHES_AT_ONCE = 4
+_NAMED = 3  # inputs in a message
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
 
 
@@ -45,16 +45,16 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         loader=settings.loader,
         eval_batch_size=settings.eval_batch_size,
     )
-    points = run.points()
     inputs, first = _open_inputs(settings)
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
+    points = points_of(run, settings.choice, predictor.classes, predictor.task)
     logger.info(
-        f"predict {settings.input} with {run.path}: {predictor.summary()}, {settings.eval_batch_size} images at a "
+        f"predict {_named(settings)} with {run.path}: {predictor.summary()}, {settings.eval_batch_size} images at a "
         f"time, to {settings.out}"
     )
     earlier = _earlier_table(settings, predictor)
     replaces = settings.out.exists()
-    chunks = _verified(predictor, [first], inputs, settings)
+    chunks = _verified(predictor, _seen(run), [first], inputs, settings)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
@@ -69,7 +69,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         logger.info(f"note: replaced the earlier {settings.out}")
     _note_what_is_unfitted(run, points, predictor.classes)
     if not counts:
-        raise InputError(f"{settings.input} has no image, but others: {counted(inputs.left_out)}")
+        raise InputError(f"{_named(settings)} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
     return counts, inputs.left_out
@@ -96,15 +96,27 @@ def _write_table(
     return counts
 
 
+def _seen(run: Run) -> SeenImages | None:
+    try:
+        return seen_images(run)
+    except InputError as error:
+        logger.info(f"note: images that were trained on are not marked: {error}")
+        return None
+
+
+def _named(settings: Predict) -> str:
+    return some_of([str(path) for path in settings.input], _NAMED)
+
+
 def _open_inputs(settings: Predict) -> tuple[Inputs, Input]:
     """The inputs, and the first of them. Raises InputError where there is none."""
-    inputs = inputs_of(settings.input, settings.path_column)
+    inputs = inputs_of_all(settings.input, settings.path_column)
     for note in inputs.notes:
         logger.info(f"note: {note}")
     first = next(inputs.each, None)
     if first is None:
         others = f", but others: {counted(inputs.left_out)}" if inputs.left_out else ""
-        raise InputError(f"{settings.input} has no image, DICOM file or shard{others}")
+        raise InputError(f"{_named(settings)} has no image, DICOM file or shard{others}")
     return inputs, first
 
 
@@ -112,8 +124,8 @@ def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | No
     """The table that is there, if it may be written anew. Raises InputError for any other file."""
     earlier = None if settings.force else EarlierTable.read(settings.out)
     if earlier is not None:
-        names = (item.name for item in inputs_of(settings.input, settings.path_column).each)
-        earlier.require_part_of(predictor.classes, names, settings.input)
+        names = (item.name for item in inputs_of_all(settings.input, settings.path_column).each)
+        earlier.require_part_of(predictor.classes, names, _named(settings))
     return earlier
 
 
@@ -134,7 +146,7 @@ def _note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[
 
 
 def _verified(
-    predictor: Predictor, first: Sequence[Input], inputs: Inputs, settings: Predict
+    predictor: Predictor, seen: SeenImages | None, first: Sequence[Input], inputs: Inputs, settings: Predict
 ) -> Iterator[list[Verified]]:
     """The inputs, some batches at a time, as `prepare` would store them; those without an image are counted."""
 
@@ -147,7 +159,10 @@ def _verified(
         image = predictor.verified(encoded)
         if isinstance(image, str) and predictor.xray_size and not item.was_named and (words := why_no_image(encoded)):
             return words
-        return item, image, "" if isinstance(image, str) else colours_remark(encoded, predictor.channels)
+        if isinstance(image, str):
+            return item, image, ""
+        remarks = (colours_remark(encoded, predictor.channels), SEEN * (seen is not None and seen.has(image)))
+        return item, image, "; ".join(filter(None, remarks))
 
     rest, most = inputs.each, settings.eval_batch_size * _BATCHES_AT_ONCE
     chunk = list(first) + list(islice(rest, most - len(first)))
@@ -166,9 +181,8 @@ def _verified(
 def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verified]) -> Iterator[list[Any]]:
     logits: Array = predictor.of_images([image for _, image, _ in chunk if isinstance(image, EncodedImage)])
     calibrated = probabilities(logits, predictor.task, points.temperature)
-    thresholds = np.array([points.threshold(name) for name in predictor.classes])
     least = calibrated_thresholds(logits, predictor.task, points, predictor.classes)
-    above = (scores_of(logits, predictor.task) >= thresholds[:, None]).T
+    above = above_thresholds(logits, predictor.task, points, predictor.classes)
     row = 0
     for item, image, remark in chunk:
         if isinstance(image, str):

@@ -1,6 +1,6 @@
 """The flags of predict. Without PyTorch, which their help does not need."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,6 +9,7 @@ import tyro
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from trainer.config import Precision
+from trainer.evaluation.threshold_settings import ThresholdChoice
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class Predict:
 
     run: Annotated[Path, tyro.conf.Positional]
     """Run folder, or a checkpoint of one."""
-    input: Annotated[Path, tyro.conf.Positional]
-    """Image, folder, DICOM, shard, or CSV file."""
+    input: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Images, folders, DICOM, shards, or CSV files, any number."""
     out: Path = Path("predictions.csv")
     """CSV file to write. One of the same run with images of INPUT alone is written anew with what came since."""
     force: bool = False
@@ -41,8 +42,14 @@ class Predict:
     known of the set; files that do not say it are not read where that is not known either."""
     head: str | None = None
     """Of a run with a head for each of its sets: the set whose findings are predicted."""
+    choice: Annotated[ThresholdChoice, tyro.conf.arg(name="")] = field(default_factory=ThresholdChoice)
 
     def __post_init__(self) -> None:
+        if not self.input:
+            raise InputError("INPUT must be given: images, folders, DICOM, shards, or CSV files")
+        twice = sorted({str(path) for path in self.input if self.input.count(path) > 1})
+        if twice:
+            raise InputError(f"INPUT names {', '.join(twice)} twice; name each once")
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
             raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
         for name in ("eval_batch_size", "threads", "xray_size"):

@@ -22,11 +22,12 @@ from data_pipelines.shards.columns import Array
 from data_pipelines.shards.heads import Head
 from data_pipelines.shards.index import Index
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
+from trainer.evaluation.dates import are_dates, period_of
 from trainer.metrics import known_labels, log_odds
 from trainer.run_files import PREDICTIONS
 
 _AGE_BANDS = (0, 18, 40, 60, 80)
-_UNKNOWN = "unknown"
+UNKNOWN = "unknown"
 _NO_NUMBERS = {"", "nan", "none"}
 
 
@@ -59,6 +60,12 @@ class Predictions:
         found = known_labels(torch.from_numpy(np.array(self.labels)), self.classes)
         return [(positive, negative) for _, positive, negative in found]
 
+    def most_common(self) -> tuple[str, float]:
+        """The class that most images have, and its share: the accuracy of always answering it. For classes only."""
+        counts = np.bincount(np.asarray(self.labels), minlength=len(self.classes))
+        best = int(counts.argmax())
+        return self.classes[best], float(counts[best] / max(1, len(self)))
+
     def take(self, rows: Array) -> "Predictions":
         """Some of the images."""
         return replace(
@@ -78,14 +85,14 @@ class Predictions:
         )
 
     def grouped(self) -> dict[str, dict[str, Ints]]:
-        """For each fact, the rows of each of its values; ages in bands. Facts with one value only are left out."""
+        """For each fact, the rows of each of its values; ages in bands, dates by month. Facts with one value only are
+        left out."""
         groups = {}
         for name, values in self.facts.items():
-            texts = [age_band(value) if name.casefold() == "age" else value or _UNKNOWN for value in values]
-            found = np.asarray(texts, dtype=str)
-            names = sorted(set(texts), key=lambda text: (text == _UNKNOWN, text))
+            texts = np.asarray([text or UNKNOWN for text in grouping(name, values)], dtype=str)
+            names = sorted({*texts.tolist()}, key=lambda text: (text == UNKNOWN, text))
             if len(names) > 1:
-                groups[name] = {text: np.flatnonzero(found == text) for text in names}
+                groups[name] = {text: np.flatnonzero(texts == text) for text in names}
         return groups
 
 
@@ -96,14 +103,21 @@ def scores_of(logits: Array, task: Task) -> Floats:
     return np.ascontiguousarray(np.asarray(logits, dtype=np.float64).T)
 
 
+def grouping(name: str, values: Sequence[str]) -> list[str]:
+    """The group of each value of a fact: the value itself, the band of an age, the month of a date; "" for unknown."""
+    if name.casefold() == "age":
+        return [age_band(value) for value in values]
+    return [period_of(value, "month") for value in values] if are_dates(values) else list(values)
+
+
 def age_band(text: str) -> str:
-    """The band of an age in years: "40-59"; "unknown" for what is no age."""
+    """The band of an age in years: "40-59"; "" for what is no age."""
     try:
         age = float(text if text.casefold() not in _NO_NUMBERS else "-1")
     except ValueError:
         age = -1.0
     if age < 0:
-        return _UNKNOWN
+        return ""
     start = max(bound for bound in _AGE_BANDS if bound <= age)
     later = [bound for bound in _AGE_BANDS if bound > start]
     return f"{start:02d}-{later[0] - 1}" if later else f"{start}+"

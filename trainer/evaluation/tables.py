@@ -1,6 +1,7 @@
 """Tables of the evaluation page."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from data_pipelines.common.printable import printable
@@ -99,14 +100,18 @@ def at_threshold(assessment: Assessment) -> Table:
     rule = " Each class has its threshold here; accuracy and confusion matrix take the most probable class."
     return Table(
         name="thresholds",
-        caption="At the threshold that was chosen on val (largest sensitivity + specificity - 1), a "
-        f"probability {scale}. PPV and NPV hold for the prevalence in this test set."
-        f"{rule if is_single else ''}",
+        caption=f"At the threshold that was {' or '.join(_rules(shown))}, a probability {scale}. PPV and NPV hold for "
+        f"the prevalence in this test set.{rule if is_single else ''}",
         stub=_noun(assessment),
         columns=columns,
         rows=tuple((finding.name, _threshold_row(finding, of_images)) for finding in shown),
         notes=tuple(_threshold_notes(shown)),
     )
+
+
+def _rules(shown: Sequence[Finding]) -> list[str]:
+    """How the thresholds came about, the more frequent way first."""
+    return [rule for rule, _ in Counter(finding.rule for finding in shown).most_common()]
 
 
 def _threshold_row(finding: Finding, of_images: bool) -> tuple[Entry, ...]:
@@ -118,7 +123,9 @@ def _threshold_row(finding: Finding, of_images: bool) -> tuple[Entry, ...]:
 
 
 def _threshold_notes(shown: Sequence[Finding]) -> list[str]:
-    """Why a threshold was not fitted, and why an interval is not available."""
+    """How a threshold came about if not as most, why it was not fitted, and why an interval is not available."""
+    usual = _rules(shown)[0]
+    others = [f"{printable(finding.name)}: {finding.rule}." for finding in shown if finding.rule != usual]
     unfitted = [
         f"{printable(finding.name)}: 0.5, because {finding.why_unfitted}." for finding in shown if finding.why_unfitted
     ]
@@ -128,7 +135,7 @@ def _threshold_notes(shown: Sequence[Finding]) -> list[str]:
         for name, share in finding.shares.items()
         if share.reason and not math.isnan(share.value)
     }
-    return [*unfitted, *(f"Interval not available, {reason}." for reason in sorted(missing))]
+    return [*others, *unfitted, *(f"Interval not available, {reason}." for reason in sorted(missing))]
 
 
 def calibration(assessment: Assessment) -> Table:

@@ -1,13 +1,17 @@
 """Results of an evaluation as plain JSON types."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
+from trainer.document.blocks import SIGNIFICANT
 from trainer.evaluation.assess import Finding, Subgroup
+from trainer.evaluation.groups import Group, Groups
 from trainer.evaluation.intervals import CONFIDENCE, Estimate
 from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.page import Evaluation, warnings
 from trainer.evaluation.paired import Difference
+from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.runs import over_seeds
 
 
@@ -33,6 +37,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "mean_auc": _estimate(assessment.mean_auc),
         "mean_average_precision": _estimate(assessment.mean_ap),
         "accuracy": _estimate(assessment.accuracy),
+        "most_common_class": _most_common(assessment.predictions),
         "operating_points": _operating_points(assessment.points),
         "calibration_error": {
             "as_trained": _number(assessment.raw_reliability.error),
@@ -41,10 +46,19 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         },
         "findings": {finding.name: _finding(finding) for finding in assessment.findings},
         "subgroups": [_subgroup(part, assessment.predictions.classes) for part in assessment.subgroups],
+        "by": None if evaluation.groups is None else _groups(evaluation.groups),
         "against": evaluation.other or None,
         "differences": [_difference(found) for found in evaluation.differences],
         "seeds": {str(found.seed): found.value for found in seeds},
     }
+
+
+def _most_common(predictions: Predictions) -> dict[str, Any] | None:
+    """What always answering one class gives; None for findings."""
+    if predictions.task == "multi_label":
+        return None
+    name, share = predictions.most_common()
+    return {"class": name, "accuracy": share}
 
 
 def _operating_points(points: OperatingPoints) -> dict[str, Any]:
@@ -73,7 +87,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "auc": _estimate(finding.auc),
         "average_precision": _estimate(finding.ap),
         "threshold": _number(finding.threshold),
-        "threshold_before_temperature": finding.raw_threshold,
+        "threshold_before_temperature": _number(finding.raw_threshold),
+        "threshold_rule": finding.rule,
         **({"threshold_not_chosen": finding.why_unfitted} if finding.why_unfitted else {}),
         **finding.counts,
         **{name: _estimate(share) for name, share in finding.shares.items()},
@@ -90,6 +105,38 @@ def _subgroup(part: Subgroup, classes: tuple[str, ...]) -> dict[str, Any]:
         "mean_auc": _estimate(part.mean_auc),
         "accuracy": _estimate(part.accuracy),
         "auc": {name: _estimate(auc) for name, auc in zip(classes, part.auc, strict=True)},
+    }
+
+
+def _groups(groups: Groups) -> dict[str, Any]:
+    return {
+        "by": groups.by,
+        "fact": groups.fact,
+        "groups": [_group(group) for group in groups.groups],
+        "comparisons": [asdict(found) | {"value": _number(found.value), "others": _number(found.others)}
+                        for found in groups.comparisons],
+        "significant": SIGNIFICANT,
+    }  # fmt: skip
+
+
+def _group(group: Group) -> dict[str, Any]:
+    part = group.assessment
+    return {
+        "value": group.name,
+        "images": len(part.predictions),
+        "patients": part.patients or None,
+        "mean_auc": _estimate(part.mean_auc),
+        "accuracy": _estimate(part.accuracy),
+        "findings": {
+            found.finding.name: _finding(found.finding)
+            | {
+                "prevalence": _estimate(found.prevalence),
+                "mean_probability": _number(found.predicted),
+                "label_less_probability": _estimate(found.excess),
+                "calibration_slope": _number(found.slope),
+            }
+            for found in group.findings
+        },
     }
 
 

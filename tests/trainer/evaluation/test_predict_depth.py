@@ -113,4 +113,4 @@ def test_bits_are_refused_for_a_run_on_photographs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [7, 32])
 def test_impossible_bits_are_refused(bits: int) -> None:
     with pytest.raises(InputError, match=f"--bits is {bits}; it must lie in 8 to 31"):
-        Predict(Path("run"), Path("film.png"), bits=bits)
+        Predict(Path("run"), (Path("film.png"),), bits=bits)

@@ -40,7 +40,7 @@ def test_the_umask_decides_who_may_read_what(umask: int, tmp_path: Path, monkeyp
     out.mkdir()
     run = train_tiny(prepare_films(films, out / "set"), out / "run")
     evaluate_run(Evaluate(run, device="cpu", resamples=100))
-    predict_images(Predict(run, films / "000.dcm", out / "predictions.csv", device="cpu"))
+    predict_images(Predict(run, (films / "000.dcm",), out / "predictions.csv", device="cpu"))
     export(Export(str(run), out / "timm"))
     export(Export(str(run), out / "npz", format="npz"))
     results = write_results(tmp_path / "results", [transfer_result("x", "5", seed, 0.5) for seed in range(2)])

@@ -110,7 +110,7 @@ def test_a_head_predicts_as_the_run_did(
 ) -> None:
     folder, out = finished[0], tmp_path / "predictions.csv"
     expected = load_predictions(folder, "test").logits[5:, 3:]
-    predict_images(Predict(folder, next(sets[1].glob("test/*.tar")), out, head="two", device="cpu", threads=1))
+    predict_images(Predict(folder, (next(sets[1].glob("test/*.tar")),), out, head="two", device="cpu", threads=1))
     rows = list(csv.DictReader(out.open()))
     logits = [[float(row[f"{name} logit"]) for name in FINDINGS["two"]] for row in rows]
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)

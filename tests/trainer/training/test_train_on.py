@@ -181,7 +181,7 @@ def test_pages_say_why_nothing_was_fitted(run_dir: Path, tmp_path: Path, capsys:
     alone = Path(shutil.copy(checkpoint.best_or_latest(run_dir), tmp_path / "model.safetensors"))
     sample = tmp_path / "sample.png"
     sample.write_bytes(own_data(open_run(run_dir), "test")[0].encoded(0).tobytes())
-    predict_images(Predict(alone, sample, tmp_path / "predictions.csv", device="cpu", threads=1))
+    predict_images(Predict(alone, (sample,), tmp_path / "predictions.csv", device="cpu", threads=1))
     assert "the temperature is 1, because val was trained on" in capsys.readouterr().err
 
 

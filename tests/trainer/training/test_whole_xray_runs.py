@@ -48,7 +48,7 @@ def stored(predictor: Predictor, film: Path) -> tuple[int, int]:
 def test_logits_are_those_of_the_evaluation(cut: XrayCut, place: Path, tmp_path: Path) -> None:
     with np.load(place / f"run-{cut}" / PREDICTIONS) as file:
         expected = dict(zip(file["test_keys"].tolist(), file["test_logits"], strict=True))
-    predict_images(Predict(place / f"run-{cut}", place / "raw", tmp_path / "out.csv", device="cpu", threads=1))
+    predict_images(Predict(place / f"run-{cut}", (place / "raw",), tmp_path / "out.csv", device="cpu", threads=1))
     with (tmp_path / "out.csv").open(newline="") as file:
         rows = {row["file"].replace(".", "_"): row for row in csv.DictReader(file)}
     with (place / f"{cut}.keymap.csv").open(newline="") as file:
