@@ -15,6 +15,7 @@ from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
+from trainer.evaluation.explained_page import Looked
 from trainer.evaluation.intervals import FEWEST
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.output_names import CASES
@@ -28,7 +29,8 @@ NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Content of the page. title: of the data. other: name of the run that `differences` compare with."""
+    """Content of the page. title: of the data. other: name of the run that `differences` compare with. looked: maps,
+    where they were asked for."""
 
     run: Run
     tested: EvaluatedSet
@@ -38,6 +40,7 @@ class Evaluation:
     other: str
     commit: str | None
     show_images: bool
+    looked: Looked | None = None
 
 
 def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
@@ -61,6 +64,7 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
         ]
     page += _seed_blocks(run, tested)
     page += _errors(evaluation, folder)
+    page += evaluation.looked.blocks(folder) if evaluation.looked else []
     page += [Title("Data"), BulletList(tuple(tested.provenance))]
     page += [Title("The run"), BulletList(tuple(_run_items(evaluation)))]
     page += [Title("How this was computed"), BulletList((resampling(assessment), *methods(assessment)))]

@@ -43,6 +43,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "subgroups": [_subgroup(part, assessment.predictions.classes) for part in assessment.subgroups],
         "against": evaluation.other or None,
         "differences": [_difference(found) for found in evaluation.differences],
+        **({"explanation": evaluation.looked.to_json()} if evaluation.looked else {}),
         "seeds": {str(found.seed): found.value for found in seeds},
     }
 
