@@ -81,6 +81,7 @@ def test_maps_are_of_the_predicted_class_by_the_name_of_the_image(photo_run: Pat
     assert "patients" not in page
 
 
+@pytest.mark.slow
 def test_maps_are_the_same_the_next_time(photo_run: Path, tmp_path: Path) -> None:
     contents = []
     for name in ("one", "two"):
@@ -91,6 +92,7 @@ def test_maps_are_the_same_the_next_time(photo_run: Path, tmp_path: Path) -> Non
     assert contents[0] == contents[1]
 
 
+@pytest.mark.slow
 def test_maps_of_the_findings_above_their_thresholds(run_dir: Path, films: Path, tmp_path: Path) -> None:
     """Of pictures that the last stage sees as one place."""
     predictions, maps = explained(run_dir, films, tmp_path, explain_images=8)
@@ -110,6 +112,7 @@ def test_maps_of_the_findings_above_their_thresholds(run_dir: Path, films: Path,
     assert "Contains pictures of patients" in page
 
 
+@pytest.mark.slow
 def test_a_limit_is_asked_for(photo_run: Path, tmp_path: Path) -> None:
     source = photos(tmp_path / "in", 1)
     for number in range(MOST_IMAGES):
@@ -121,6 +124,7 @@ def test_a_limit_is_asked_for(photo_run: Path, tmp_path: Path) -> None:
     assert (len(predictions), len(maps)) == (MOST_IMAGES + 1, 2)
 
 
+@pytest.mark.slow
 def test_folders_that_maps_may_not_go_to(photo_run: Path, tmp_path: Path) -> None:
     source = photos(tmp_path / "in", 1)
 
@@ -142,6 +146,7 @@ def test_folders_that_maps_may_not_go_to(photo_run: Path, tmp_path: Path) -> Non
         Predict(photo_run, source, explain_images=3)
 
 
+@pytest.mark.slow
 def test_names_that_are_no_file_names(photo_run: Path, tmp_path: Path) -> None:
     about = PHOTOS | {"classes": ["a/b", "../c", "$x$ <b>"]}
     run = save_run(tmp_path / "run", tensors_of(), xray_size=None, **about)
@@ -154,6 +159,7 @@ def test_names_that_are_no_file_names(photo_run: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "maps").iterdir()} == {*files, PAGE, TABLE, "legend.png"}
 
 
+@pytest.mark.slow
 def test_one_class_and_pictures_smaller_than_a_place(tmp_path: Path) -> None:
     about = PHOTOS | {"classes": ["only"], "eval_view": "squash"}
     run = save_run(tmp_path / "run", tensors_of(num_classes=1), xray_size=None, **about)
@@ -165,6 +171,7 @@ def test_one_class_and_pictures_smaller_than_a_place(tmp_path: Path) -> None:
             assert picture.size == (9, 5)
 
 
+@pytest.mark.slow
 def test_only_the_most_probable_findings_have_maps(tmp_path: Path) -> None:
     names = [f"finding {number}" for number in range(MOST_FINDINGS + 2)]
     tensors = tensors_of(num_classes=len(names))
@@ -176,6 +183,7 @@ def test_only_the_most_probable_findings_have_maps(tmp_path: Path) -> None:
     assert sum(row["remark"].startswith("no map") for row in maps) == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_phantoms_is_checked_on_phantoms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.explanation.phantoms.NUMBER", 4)
     from data_pipelines.datasets.phantom import FINDINGS as OF_PHANTOMS
@@ -197,6 +205,7 @@ def evaluated(run: Path, **options: Any) -> tuple[str, dict[str, Any]]:
     return page.read_text(encoding="utf-8"), json.loads((page.parent / NUMBERS).read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_maps_on_the_evaluation_page(run_dir: Path, tmp_path: Path) -> None:
     page, numbers = evaluated(run_dir, out=tmp_path)
     places = [page.index(text) for text in ("Where it looked", "Not checked for this model", "The most certain hits")]
@@ -210,6 +219,7 @@ def test_maps_on_the_evaluation_page(run_dir: Path, tmp_path: Path) -> None:
     assert "Where it looked" not in evaluate_run(with_no_maps).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_without_images_the_page_has_the_checks_alone(run_dir: Path, tmp_path: Path) -> None:
     page, numbers = evaluated(run_dir, out=tmp_path, images=False)
     assert "Maps are not shown: --no-images" in page
@@ -219,6 +229,7 @@ def test_without_images_the_page_has_the_checks_alone(run_dir: Path, tmp_path: P
     assert "as confidential as these are" in page
 
 
+@pytest.mark.slow
 def test_without_the_images_the_page_says_so(run_dir: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(run_dir, run)

@@ -17,7 +17,7 @@ from torch import Tensor
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.file_names import own_file_name_of
-from data_pipelines.common.files import write_atomically
+from data_pipelines.common.files import atomic_file, write_atomically
 from data_pipelines.common.printable import printable
 from data_pipelines.image_files.png import encode_png
 from data_pipelines.shards.columns import Array
@@ -157,8 +157,8 @@ class MapWriter:
                 self._rows.append([*row, "", "", "", remark])
                 continue
             file = f"{own_file_name_of(name)}.{own_file_name_of(label)}.{method}.png"
-            encoded = encode_png(overlay(picture, placed))
-            write_atomically(self._folder / file, lambda path, encoded=encoded: path.write_bytes(encoded))
+            with atomic_file(self._folder / file) as opened:
+                opened.write(encode_png(overlay(picture, placed)))
             self._rows.append([*row, file, *place, ""])
         if len(self._kept.shown) < _ON_PAGE:
             small = Image.fromarray(picture)

@@ -43,7 +43,7 @@ class Pointing:
 
     def beats_chance(self) -> bool:
         """Whether the interval lies above both."""
-        return self.interval()[0] > np.nanmax([self.area, self.other])
+        return self.interval()[0] > max(self.area, 0.0 if np.isnan(self.other) else self.other)
 
 
 @dataclass(frozen=True)

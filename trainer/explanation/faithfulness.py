@@ -50,13 +50,21 @@ def areas(scored: Scored, images: Tensor, classes: Tensor, maps: Floats) -> tupl
         is_among = rank < round(share * number)
         deletion.append(scored.probabilities(torch.where(is_among, blurred, clear), classes))
         insertion.append(scored.probabilities(torch.where(is_among, clear, blurred), classes))
-    return np.trapezoid(deletion, SHARES, axis=0), np.trapezoid(insertion, SHARES, axis=0)
+    return _area(deletion), _area(insertion)
+
+
+def _area(probabilities: list[Float64s]) -> Float64s:
+    """Under the curves over SHARES, float64 [N]."""
+    from scipy.integrate import trapezoid
+
+    found: Float64s = trapezoid(np.stack(probabilities), SHARES, axis=0)
+    return found
 
 
 def _ranks(values: Floats) -> Ints:
     """Place of each pixel in the order from the largest value to the smallest; equal ones in a drawn order."""
     flat = np.nan_to_num(values.ravel())
-    order = np.lexsort([hash64(_TIES, np.arange(flat.size)), -flat])
+    order = np.lexsort((hash64(_TIES, np.arange(flat.size)), -flat))
     ranks = np.empty(flat.size, dtype=np.int64)
     ranks[order] = np.arange(flat.size)
     return ranks

@@ -1,7 +1,7 @@
 """Maps laid over pictures: their place, one scale of colours whose opacity grows with the map, and its legend."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -61,14 +61,14 @@ def peak(placed: Floats) -> Peak | None:
 def overlay(picture: Bytes, placed: Floats) -> Bytes:
     """A grey picture, uint8 [H, W], under a map of its size, [H, W]: uint8 [H, W, 3]. 1 is the map's own maximum."""
     largest = np.nanmax(placed, initial=0)
-    scaled = np.nan_to_num(placed / largest if largest > 0 else placed * 0)
-    return _blended(picture, scaled)
+    return _blended(picture, np.nan_to_num(placed / largest if largest > 0 else placed * 0))
 
 
-def _blended(grey: Bytes, values: Floats) -> Bytes:
+def _blended(grey: Bytes, values: npt.NDArray[Any]) -> Bytes:
     colours = _COLOURS(values)[..., :3] * 255
     opacity = MOST_OPACITY * values[..., None]
-    return np.rint((1 - opacity) * grey[..., None] + opacity * colours).astype(np.uint8)
+    blended: Bytes = np.rint((1 - opacity) * grey[..., None] + opacity * colours).astype(np.uint8)
+    return blended
 
 
 def legend(folder: Path, also_png: bool = False) -> Picture:
