@@ -65,7 +65,7 @@ def explained(run: Path, source: Path, out: Path, **options: Any) -> tuple[list[
     return tables[0], tables[1]
 
 
-def test_maps_are_of_the_predicted_class_by_the_name_of_the_image(photo_run: Path, tmp_path: Path) -> None:
+def test_maps_are_of_the_predicted_class_under_its_image(photo_run: Path, tmp_path: Path) -> None:
     predictions, maps = explained(photo_run, photos(tmp_path / "in"), tmp_path)
     assert [row["file"] for row in maps[::2]] == [row["file"] for row in predictions]
     assert [row["class"] for row in maps[::2]] == [row["predicted"] for row in predictions]

@@ -102,7 +102,7 @@ def test_one_map_alone_has_no_other_to_compare_with() -> None:
     assert not any("another picture" in fault for fault in checks.faults())
 
 
-def test_phantoms_of_the_check_are_drawn_anew_at_the_size_asked_for() -> None:
+def test_phantoms_are_drawn_at_the_size_asked_for() -> None:
     first = next(phantom_cases(8))
     assert all(place.shape == (32, 32) for place in first.places.values())
     assert first.encoded == next(phantom_cases(32)).encoded
