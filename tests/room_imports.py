@@ -16,7 +16,8 @@ LAYERS = {
     "data_pipelines": ["common", "image_files", "shards", "loading", "datasets", "preparation", "inspect_page"],
     "trainer": [
         *("normalisation", "run_files", "losses", "metrics", "kernels", "checkpoint", "models", "config", "splits"),
-        *("recipes", "optim", "engine", "engines", "document", "run_folder", "profiling", "evaluation", "training"),
+        *("recipes", "optim", "engine", "engines", "document", "run_folder", "profiling", "explanation"),
+        *("evaluation", "training"),
         *("finetuning", "analysis", "domain_distance", "reporting", "sweep"),
     ],
     "benchmarks": [

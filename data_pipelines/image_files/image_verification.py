@@ -101,10 +101,11 @@ def _encode_jpeg(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def verify_xray(
-    encoded: bytes, size: int, depth: Depth = AS_DECLARED, cut: XrayCut = "square", upright: bool = False
+    encoded: bytes, size: int | None, depth: Depth = AS_DECLARED, cut: XrayCut = "square", upright: bool = False
 ) -> EncodedImage:
     """Decode an X-ray to its last byte; its central square, or the whole of it, shrunk or enlarged to a shorter side of
-    `size` pixels, as 8-bit grey PNG. Enlarged ones, and those that come out nearly black or white, have a remark.
+    `size` pixels, or with None as large as it is, as 8-bit grey PNG. Enlarged ones, and those that come out nearly
+    black or white, have a remark.
 
     DICOM and pictures; `depth`: of those of more than 8 bits; `upright`: turned as their EXIF block says, laid on black
     where they are transparent, and refused if they have several frames, of which else the first counts. What is such a
@@ -113,6 +114,7 @@ def verify_xray(
     allows, or of unknown depth, and for pictures that would get too large.
     """
     pixels, stored, is_turned, remark = _grey(encoded, depth, upright)
+    size = min(pixels.shape) if size is None else size
     is_flat = pixels.dtype != np.uint8 and float(pixels.max()) - float(pixels.min()) < _FLAT_RANGE
     enlarged = f"enlarged to {size} pixels" if min(pixels.shape) < size else ""
     remark = "; ".join(filter(None, (remark, FLAT if is_flat else "", enlarged)))

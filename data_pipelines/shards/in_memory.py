@@ -1,7 +1,7 @@
 """An index over encoded images in memory, which the loaders read like a prepared set."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,11 @@ class InMemoryIndex(Index):
 
     def encoded(self, row: int) -> npt.NDArray[np.uint8]:
         return np.frombuffer(self.images[row].encoded, dtype=np.uint8)
+
+    def take(self, rows: Array) -> "InMemoryIndex":
+        taken = super().take(rows)
+        assert isinstance(taken, InMemoryIndex)
+        return replace(taken, images=[self.images[row] for row in rows])
 
     def read_ahead(self, rows: Array) -> None:
         """Nothing: they are in memory."""

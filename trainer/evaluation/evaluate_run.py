@@ -19,7 +19,7 @@ from trainer.document.blocks import Title
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.document.text import plain
-from trainer.evaluation.assess import assess
+from trainer.evaluation.assess import Assessment, assess
 from trainer.evaluation.cases import write_cases
 from trainer.evaluation.chosen_thresholds import points_of
 from trainer.evaluation.evaluate_settings import Evaluate
@@ -27,6 +27,8 @@ from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_
 from trainer.evaluation.group_page import GROUPS
 from trainer.evaluation.group_table import write_groups
 from trainer.evaluation.groups import assess_groups, group_by
+from trainer.evaluation.explained import Explainer
+from trainer.evaluation.explained_page import Looked, look
 from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
 from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import Evaluation, blocks, summary, warnings
@@ -62,7 +64,10 @@ def evaluate_run(settings: Evaluate) -> Path:
         )
         differences, other = _compare(tested, settings)
         groups = None if settings.by is None else assess_groups(assessment, settings.by, settings.seed)
-    evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images, groups)
+    looked = _look(run, tested, assessment, settings) if settings.explain else None
+    evaluation = Evaluation(
+        run, tested, label.title, assessment, differences, other, commit(), settings.images, groups, looked
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as drawn:
@@ -94,10 +99,20 @@ def _test(run: Run, settings: Evaluate) -> EvaluatedSet:
         head = f", head {run.head.name}" if run.head else ""
         logger.info(f"evaluate {run.folder}{head}: the predictions of its own {settings.split} split")
         return test_own(run, settings.split)
-    runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.eval_batch_size)
-    predictor = Predictor(run, runtime, settings.precision)
+    predictor = _predictor(run, settings)
     logger.info(f"evaluate {run.path} on {settings.data}, {settings.split}: {predictor.summary()}")
     return test_elsewhere(run, settings.data, settings.split, predictor)
+
+
+def _predictor(run: Run, settings: Evaluate) -> Predictor:
+    runtime = RuntimeConfig(device=settings.device, threads=settings.threads, eval_batch_size=settings.eval_batch_size)
+    return Predictor(run, runtime, settings.precision)
+
+
+def _look(run: Run, tested: EvaluatedSet, assessment: Assessment, settings: Evaluate) -> Looked:
+    """The maps, from the model."""
+    explainer = Explainer(_predictor(run, settings), run, assessment.points)
+    return look(explainer, assessment, tested.index, tested.no_index, settings.images)
 
 
 def _compare(tested: EvaluatedSet, settings: Evaluate) -> tuple[list[Difference], str]:

@@ -35,7 +35,10 @@ class Evaluate:
     force: bool = False
     """Replace an earlier evaluation of the same images."""
     images: bool = True
-    """Show the images of the most confident errors; --no-images does not."""
+    """Show the images of the most confident errors, and maps; --no-images does not."""
+    explain: bool = False
+    """Show where the network looked: maps of the most confident errors and the most certain hits, and what was measured
+    of them. With --no-images only this."""
     resamples: int = RESAMPLES
     """Of the bootstrap."""
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The most confident errors on a test set, with their images."""
+"""The most confident errors and the most certain hits on a test set, with their images."""
 
 import io
 from collections.abc import Sequence
@@ -27,10 +27,11 @@ _SIDE = 160  # pixels of a thumbnail
 
 @dataclass(frozen=True, eq=False)
 class Misclassification:
-    """row: in the predictions. error: what is wrong, and the numbers. pixels: a thumbnail, uint8
-    [H, W] or [H, W, 3]."""
+    """row, finding: its image and its class or finding in the predictions. error: what is wrong, and the numbers.
+    pixels: a thumbnail, uint8 [H, W] or [H, W, 3]."""
 
     row: int
+    finding: int
     key: str
     error: tuple[str, str]
     pixels: npt.NDArray[np.uint8] | None = None
@@ -66,12 +67,28 @@ def _described(
     name = printable(predictions.classes[finding])
     if predictions.task == "single_label":
         label = printable(predictions.classes[int(predictions.labels[row])])
-        return Misclassification(row, predictions.keys[row], (f"label {label}:", f"predicted {name} {probability:.2f}"))
+        texts = (f"label {label}:", f"predicted {name} {probability:.2f}")
+        return Misclassification(row, finding, predictions.keys[row], texts)
     logits, classes = predictions.logits[row][None], predictions.classes
     threshold = calibrated_thresholds(logits, predictions.task, points, classes)[0, finding]
     what = "missed" if predictions.labels[row, finding] == 1 else "false alarm,"
     numbers = f"probability {probability_text(probability)}, threshold {probability_text(threshold)}"
-    return Misclassification(row, predictions.keys[row], (f"{what} {name}:", numbers))
+    return Misclassification(row, finding, predictions.keys[row], (f"{what} {name}:", numbers))
+
+
+def most_certain(predictions: Predictions, points: OperatingPoints, most: int) -> list[tuple[int, int]]:
+    """Row and class of the hits with the largest probability: images whose most probable class is right, or findings
+    that are there and above their threshold. At most one per image."""
+    calibrated = probabilities(predictions.logits, predictions.task, points.temperature)
+    if predictions.task == "single_label":
+        is_hit = np.eye(len(predictions.classes), dtype=bool)[predictions.logits.argmax(axis=1)]
+        is_hit &= np.arange(len(predictions.classes)) == np.asarray(predictions.labels)[:, None]
+    else:
+        thresholds = np.array([points.threshold(name) for name in predictions.classes])
+        is_hit = (predictions.scores() >= thresholds[:, None]).T & (predictions.labels == 1)
+    each = np.where(is_hit, calibrated, -1.0)
+    rows = np.argsort(-each.max(axis=1, initial=-1.0), kind="stable")[:most]
+    return [(int(row), int(each[row].argmax())) for row in rows if each[row].max() >= 0]
 
 
 def with_pixels(errors: Sequence[Misclassification], index: Index, keys: Sequence[str]) -> list[Misclassification]:

@@ -18,6 +18,7 @@ from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
 from trainer.evaluation.group_page import group_blocks, group_warnings
 from trainer.evaluation.groups import Groups
+from trainer.evaluation.explained_page import Looked
 from trainer.evaluation.intervals import FEWEST
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
 from trainer.evaluation.output_names import CASES
@@ -32,7 +33,7 @@ NOT_A_DEVICE = "Not a medical device. For research; no decision about a patient 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Content of the page. title: of the data. other: name of the run that `differences` compare with. groups: of
-    --by."""
+    --by. looked: maps, where they were asked for."""
 
     run: Run
     tested: EvaluatedSet
@@ -43,6 +44,7 @@ class Evaluation:
     commit: str | None
     show_images: bool
     groups: Groups | None = None
+    looked: Looked | None = None
 
 
 def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
@@ -70,6 +72,7 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
         ]
     page += _seed_blocks(run, tested)
     page += _errors(evaluation, folder)
+    page += evaluation.looked.blocks(folder) if evaluation.looked else []
     page += [Title("Data"), BulletList(tuple(tested.provenance))]
     page += [Title("The run"), BulletList(tuple(_run_items(evaluation)))]
     page += [Title("How this was computed"), BulletList((resampling(assessment), *methods(assessment)))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.encoded_image import EncodedImage
@@ -27,6 +27,9 @@ from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.seen_images import SEEN, SeenImages, seen_images
 
+if TYPE_CHECKING:
+    from trainer.evaluation.explain_predictions import MapWriter
+
 _BATCHES_AT_ONCE = 4
 _NAMED = 3  # inputs in a message
 Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is none, and a remark
@@ -45,6 +48,10 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         loader=settings.loader,
         eval_batch_size=settings.eval_batch_size,
     )
+    if settings.explain is not None:
+        from trainer.evaluation.explain_predictions import MapWriter, require_explainable  # here: they draw figures
+
+        require_explainable(settings)
     inputs, first = _open_inputs(settings)
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     points = points_of(run, settings.choice, predictor.classes, predictor.task)
@@ -53,12 +60,13 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         f"time, to {settings.out}"
     )
     earlier = _earlier_table(settings, predictor)
+    maps = None if settings.explain is None else MapWriter(settings, predictor, run, points)
     replaces = settings.out.exists()
     chunks = _verified(predictor, _seen(run), [first], inputs, settings)
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
-        counts.update(_write_table(path, predictor, points, chunks, earlier))
+        counts.update(_write_table(path, predictor, points, chunks, earlier, maps))
 
     try:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,6 +80,8 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         raise InputError(f"{_named(settings)} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
         raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
+    if maps is not None:
+        logger.info(f"maps: {maps.finish()}")
     return counts, inputs.left_out
 
 
@@ -81,17 +91,22 @@ def _write_table(
     points: OperatingPoints,
     chunks: Iterable[list[Verified]],
     earlier: EarlierTable | None,
+    maps: "MapWriter | None",
 ) -> Counter[str]:
-    """Write the rows of all inputs; returns how many were "read" and "unreadable"."""
+    """Write the rows of all inputs, and maps of the first; returns how many were "read" and "unreadable"."""
     counts: Counter[str] = Counter()
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file)
         table.writerow(header_of(predictor.classes))
         for chunk in chunks:
-            rows = [*_rows(predictor, points, chunk)]
+            read = [(item, image) for item, image, _ in chunk if isinstance(image, EncodedImage)]
+            logits: Array = predictor.of_images([image for _, image in read])
+            rows = [*_rows(predictor, points, chunk, logits)]
             if earlier is not None:
                 earlier.require_same(rows)
             table.writerows(rows)
+            if maps is not None:
+                maps.add(read, logits)
             counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
     return counts
 
@@ -178,8 +193,10 @@ def _verified(
             chunk = list(islice(rest, most))
 
 
-def _rows(predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verified]) -> Iterator[list[Any]]:
-    logits: Array = predictor.of_images([image for _, image, _ in chunk if isinstance(image, EncodedImage)])
+def _rows(
+    predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verified], logits: Array
+) -> Iterator[list[Any]]:
+    """A row for each input; logits: of those that have an image, [N, C]."""
     calibrated = probabilities(logits, predictor.task, points.temperature)
     least = calibrated_thresholds(logits, predictor.task, points, predictor.classes)
     above = above_thresholds(logits, predictor.task, points, predictor.classes)

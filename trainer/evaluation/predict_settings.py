@@ -43,6 +43,10 @@ class Predict:
     head: str | None = None
     """Of a run with a head for each of its sets: the set whose findings are predicted."""
     choice: Annotated[ThresholdChoice, tyro.conf.arg(name="")] = field(default_factory=ThresholdChoice)
+    explain: Path | None = None
+    """Folder for maps of where the network looked, of the predicted class or the findings above their thresholds."""
+    explain_images: int | None = None
+    """Maps of so many of the first images; None: of all, if they are at most 100."""
 
     def __post_init__(self) -> None:
         if not self.input:
@@ -52,7 +56,9 @@ class Predict:
             raise InputError(f"INPUT names {', '.join(twice)} twice; name each once")
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
             raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
-        for name in ("eval_batch_size", "threads", "xray_size"):
+        for name in ("eval_batch_size", "threads", "xray_size", "explain_images"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
+        if self.explain_images is not None and self.explain is None:
+            raise InputError("--explain-images is for maps; say their folder with --explain, or leave it out")

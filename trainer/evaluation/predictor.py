@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
@@ -16,6 +17,7 @@ from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
 from data_pipelines.image_files.image_verification import verify_image, verify_xray
 from data_pipelines.loading.loader import pick_loader
+from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.views import Augmentation
 from data_pipelines.preparation.part_writer import verified_or_reason
 from data_pipelines.shards.columns import Array
@@ -55,7 +57,7 @@ class Predictor:
         self.xray_cut: XrayCut = metadata.get("xray_cut") or "square"
         _require_known_xrays(run.path, metadata, self.xray_size, bits)
         self._depth = depth_of(metadata) if bits is None else Depth(bits, is_given=True)
-        self._views = Augmentation(metadata["eval_view"], metadata["image_size"], metadata["resize"], flip=False)
+        self.views = Augmentation(metadata["eval_view"], metadata["image_size"], metadata["resize"], flip=False)
         self._shorter_side: int | None = metadata.get("shorter_side")
         self._upright: bool = metadata.get("upright", False) is not False
         if metadata.get("upright", False) is None:
@@ -71,33 +73,42 @@ class Predictor:
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         self._model_name: str = metadata["model"]
         self._head = run.head
-        model = _load_model(run, run.path, self._model_name, len(self.classes))
+        self.network = _load_model(run, run.path, self._model_name, len(self.classes))
         blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
-        self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
+        self._engine.prepare(self.network, None, blank.permute(0, 3, 1, 2))
 
     def summary(self) -> str:
         """Model, head if there are several, precision, device and pixels as text."""
         head = f", head {self._head.name}," if self._head else ""
-        return f"{self._model_name}{head} in {self.precision} on {self.device.type} at {self._views.size} px"
+        return f"{self._model_name}{head} in {self.precision} on {self.device.type} at {self.views.size} px"
 
-    def verified(self, encoded: bytes) -> EncodedImage | str:
-        """The image of a file as `prepare` would store it, or the reason why it cannot."""
+    def verified(self, encoded: bytes, at_own_size: bool = False) -> EncodedImage | str:
+        """The image of a file as `prepare` would store it, or the reason why it cannot. at_own_size: not shrunk."""
         if self.xray_size:
-            xray = partial(verify_xray, size=self.xray_size, depth=self._depth, cut=self.xray_cut)
+            size = None if at_own_size else self.xray_size
+            xray = partial(verify_xray, size=size, depth=self._depth, cut=self.xray_cut)
             return verified_or_reason(lambda: encoded, partial(xray, upright=self._upright))
         if is_dicom(encoded[:132]):
             return "DICOM, and the run was trained on images that were not shrunk as X-rays are"
-        photo = partial(verify_image, shorter_side=self._shorter_side, upright=self._upright)
+        shorter_side = None if at_own_size else self._shorter_side
+        photo = partial(verify_image, shorter_side=shorter_side, upright=self._upright)
         return verified_or_reason(lambda: encoded, photo)
 
     def of_images(self, images: Sequence[EncodedImage]) -> Array:
         """Logits of verified images, float32 [N, C]."""
         return self.of_index(in_memory_index(images, self.channels)) if images else np.zeros((0, len(self.classes)))
 
+    def seen(self, index: Index) -> Tensor:
+        """What the network sees of every sample, uint8 [N, C, S, S] on its device, in the order of the index."""
+        index = replace(index, channels=self.channels)
+        requests = evaluation_order(len(index), 0, 1, self._runtime.eval_batch_size)
+        batches = self._loader(index, requests, self.views, self.device, self._engine.threads)
+        return torch.cat([batch.images for batch in batches])
+
     def of_index(self, index: Index) -> Array:
         """Logits of every sample of an index, in its order, float32 [N, C]. Raises RunError if any is not finite."""
         index = replace(index, channels=self.channels)
-        logits = outputs_of(index, self._engine, self._loader, self._views, self._runtime, len(self.classes)).cpu()
+        logits = outputs_of(index, self._engine, self._loader, self.views, self._runtime, len(self.classes)).cpu()
         if not logits.isfinite().all():
             raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")
         return logits.numpy()

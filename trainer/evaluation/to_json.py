@@ -49,6 +49,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "by": None if evaluation.groups is None else _groups(evaluation.groups),
         "against": evaluation.other or None,
         "differences": [_difference(found) for found in evaluation.differences],
+        **({"explanation": evaluation.looked.to_json()} if evaluation.looked else {}),
         "seeds": {str(found.seed): found.value for found in seeds},
     }
 

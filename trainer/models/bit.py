@@ -186,6 +186,10 @@ class BiTResNet(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Input of the head: float [N, C] after the last norm and global average pooling."""
+        return self.activations(images).mean(dim=(2, 3))
+
+    def activations(self, images: Tensor) -> Tensor:
+        """Those of the last stage: float [N, C, H/32, W/32] after the last norm, before pooling."""
         x = self._normalised(images)
         filters = self.filter_sharing.filters(self.convolutions)
         with torch.no_grad() if self.frozen_stages else nullcontext():
@@ -194,7 +198,7 @@ class BiTResNet(nn.Module):
             frozen = self._through(range(self.frozen_stages), (x, None), filters)
         x, residual = self._through(range(self.frozen_stages, len(self.stages)), frozen, filters)
         activations: Tensor = self.norm(x, residual)[0]
-        return activations.mean(dim=(2, 3))
+        return activations
 
     def _through(
         self, stages: range, inputs: tuple[Tensor, Tensor | None], filters: Iterator[tuple[Tensor, ...]]
