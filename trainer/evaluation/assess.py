@@ -180,16 +180,15 @@ def _shares(counts: Floats, positive: Bools, negative: Bools, called: Bools, clu
         "ppv": (tp, fp, (positive | negative) & called),
         "npv": (tn, fn, (positive | negative) & ~called),
     }
-    return {
-        name: _share(right, wrong, len(np.unique(clusters[among]))) for name, (right, wrong, among) in parts.items()
-    }
+    return {name: share(right, wrong, len(np.unique(clusters[among]))) for name, (right, wrong, among) in parts.items()}
 
 
-def _share(right: Floats, wrong: Floats, clusters: int) -> Estimate:
+def share(right: Floats, wrong: Floats, clusters: int) -> Estimate:
+    """The share of right ones, from counts as observed and in every resample, float64 [1 + B]; of so many clusters."""
     total = right + wrong
     with np.errstate(invalid="ignore"):
         values = right / total
-    images = int(total[0])
+    images = round(float(total[0]))
     if images < FEWEST or clusters < FEWEST:
         few = f"{images} images" if images < FEWEST else f"images of {clusters} patients"
         return Estimate(float(values[0]), reason=f"a share of {few}, fewer than {FEWEST}")
@@ -204,7 +203,7 @@ def _accuracy(predictions: Predictions, clusters: Ints, resamples: Resamples) ->
     right = predictions.logits.argmax(axis=1) == predictions.labels
     both = np.stack([right, ~right], axis=1).astype(np.float64)
     counts = np.concatenate([both.sum(axis=0)[None], resamples.sums(both, clusters)])
-    return _share(counts[:, 0], counts[:, 1], resamples.clusters)
+    return share(counts[:, 0], counts[:, 1], resamples.clusters)
 
 
 def _num_patients(patients: Ints) -> int:

@@ -29,6 +29,7 @@ from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
+from trainer.evaluation.set_coverage import set_coverage
 from trainer.evaluation.tables import signed
 from trainer.evaluation.to_json import as_json
 
@@ -45,15 +46,18 @@ def evaluate_run(settings: Evaluate) -> Path:
     if settings.out is not None:
         require_no_other(settings.out, tested)
     sections = _card_sections(run)
+    points = run.points()
+    rule = points.set_rule(tested.predictions.classes, tested.predictions.task, settings.coverage)
     label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
     folder = settings.out or run.folder / label.folder
     require_free(folder / PAGE, settings.force)
     with Progress(f"intervals by {settings.resamples:,} resamples"):
         assessment = assess(
-            tested.predictions, run.points(), settings.resamples, settings.seed, of_patients=tested.of_patients
+            tested.predictions, points, settings.resamples, settings.seed, of_patients=tested.of_patients
         )
+        sets = set_coverage(tested.predictions, rule, settings.resamples, settings.seed)
         differences, other = _compare(tested, settings)
-    evaluation = Evaluation(run, tested, label.title, assessment, differences, other, commit(), settings.images)
+    evaluation = Evaluation(run, tested, label.title, assessment, sets, differences, other, commit(), settings.images)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as drawn:

@@ -9,6 +9,7 @@ import tyro
 from data_pipelines.common.errors import InputError
 from trainer.config import Precision
 from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.coverages import require_coverage
 
 AnySplit = Literal["train", "val", "test", "all"]
 _MOST_RESAMPLES = 1_000_000
@@ -32,6 +33,8 @@ class Evaluate:
     """Replace an earlier evaluation of the same images."""
     images: bool = True
     """Show the images of the most confident errors; --no-images does not."""
+    coverage: float | None = None
+    """Of the prediction sets that are judged. None: 0.9, where val is large enough for it."""
     resamples: int = RESAMPLES
     """Of the bootstrap."""
     seed: int = 0
@@ -47,6 +50,7 @@ class Evaluate:
     """Of a run with a head for each of its sets: the set whose findings are tested, by default on its own images."""
 
     def __post_init__(self) -> None:
+        require_coverage(self.coverage)
         if self.resamples < 100:
             raise InputError(f"--resamples is {self.resamples}; below 100 there is no interval worth the name")
         if self.resamples > _MOST_RESAMPLES:
