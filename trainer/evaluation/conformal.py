@@ -73,7 +73,7 @@ def log_odds_of(logits: Array, task: Task, temperature: float) -> Floats:
     """Log odds of each label of `labels_of`, float64 [N, L], of logits [N, C]."""
     scores = scores_of(np.asarray(logits, dtype=np.float64) / temperature, task).T
     if task == "single_label":
-        return scores
+        return np.asarray(scores)
     return np.stack([-scores, scores], axis=2).reshape(len(scores), -1)
 
 
@@ -137,7 +137,8 @@ def set_rule(
     Raises InputError where a coverage is asked for that val can promise for no class or finding.
     """
     wanted = COVERAGE if coverage is None else coverage
-    labels, missing = labels_of(classes, task), {}
+    labels = labels_of(classes, task)
+    missing: dict[str, str] = {}
     place = min(range(len(LEVELS)), key=lambda at: abs(LEVELS[at] - wanted))
     thresholds = np.full(len(labels), math.nan)
     for row, (name, kind) in enumerate(labels):

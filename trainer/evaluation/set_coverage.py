@@ -62,7 +62,9 @@ def likely_coverage(units: int, coverage: float) -> tuple[float, float]:
 def _covered(predictions: Predictions, rule: SetRule, count: int, seed: int) -> Iterator[Covered]:
     is_true, members = true_labels(predictions), rule.members(predictions.logits)
     is_single = predictions.task == "single_label"
-    groups = [(ALL, is_true.any(axis=1), (members & is_true).any(axis=1))] if is_single else []
+    groups: list[tuple[str, Bools, Bools]] = []
+    if is_single:
+        groups.append((ALL, np.asarray(is_true.any(axis=1)), np.asarray((members & is_true).any(axis=1))))
     if len(rule.labels) <= MOST_INTERVALS:
         for column, (name, kind) in enumerate(rule.labels):
             groups.append((f"{name} {kind}".strip(), is_true[:, column], members[:, column]))
