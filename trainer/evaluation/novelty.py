@@ -1,8 +1,9 @@
 """How unlike the training images an image is: by the features of the network, by its grey levels, and by how these lie.
 
 Each of the three is described by numbers whose normal distribution is fitted to training images; the distance from it
-is Mahalanobis'. The novelty of an image is the largest of its distances, each in units of what 95% of val stay below,
-and again scaled so that 95% of the patients of val stay at or below 1.
+is Mahalanobis'. Each distance has a limit, which lies the same number of standard deviations of its logarithm above the
+mean of val: as many as keep 95% of val below all three (by patient, see `conformal.py`). The novelty of an image is the
+largest of its distances, each divided by its limit.
 """
 
 import base64
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_pipelines.shards.columns import Array
 from trainer.evaluation.bootstrap import Floats, Ints
 from trainer.evaluation.conformal import thresholds_of
 from trainer.evaluation.coverages import LEVELS, fewest_units
@@ -26,6 +28,7 @@ PARTS = ("features", "grey levels", "layout")
 _FEWEST_TRAIN = 20
 _MOST_DIRECTIONS, _IMAGES_PER_DIRECTION = 32, 4
 _TINY = 1e-6
+_LEAST_VARIANCE = 1e-4  # of scaled numbers: below it is what rounding to grey levels makes
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +54,10 @@ class Normal:
         mean = values.mean(axis=0)
         _, singular, directions = np.linalg.svd((values - mean) / scale, full_matrices=False)
         variances = np.square(singular) / (count - 1)
-        kept = min(_MOST_DIRECTIONS, width, count // _IMAGES_PER_DIRECTION)
+        kept = min(_MOST_DIRECTIONS, width // 2, count // _IMAGES_PER_DIRECTION)
         noise = variances[kept:].sum() / max(1, width - kept)
-        # Half precision is enough of unit vectors; the threshold is of distances by what is kept.
-        rounded = directions[:kept].astype(np.float16)
-        found = (mean, scale, rounded, np.maximum(variances[:kept], _TINY), np.maximum([noise], _TINY))
+        rounded = _orthonormal(directions[:kept].astype(np.float16))  # as a checkpoint keeps them
+        found = (mean, scale, rounded, *(np.maximum(each, _LEAST_VARIANCE) for each in (variances[:kept], [noise])))
         return Normal(*(torch.from_numpy(each.astype(np.float32)) for each in found))
 
     def distance(self, values: Tensor) -> Tensor:
@@ -63,8 +65,8 @@ class Normal:
         with torch.autocast(values.device.type, enabled=False):
             scaled = (values - self.mean) / self.scale
             along = scaled @ self.directions.T
-            rest = (scaled.square().sum(dim=1) - along.square().sum(dim=1)).clamp(min=0)
-            return ((along.square() / self.variances).sum(dim=1) + rest / self.noise).sqrt()
+            rest = scaled - along @ self.directions
+            return ((along.square() / self.variances).sum(dim=1) + rest.square().sum(dim=1) / self.noise).sqrt()
 
     def to(self, device: torch.device) -> "Normal":
         return Normal(*(each.to(device) for each in self._tensors()))
@@ -85,15 +87,20 @@ class Normal:
     def from_dict(saved: Mapping[str, str]) -> "Normal":
         """Raises KeyError, TypeError or ValueError for what is none."""
 
-        def read(name: str, kind: str) -> Tensor:
-            found = np.frombuffer(base64.b64decode(saved[name], validate=True), dtype=kind)
-            return torch.from_numpy(found.astype(np.float32))
+        def read(name: str, kind: str = "<f4") -> Any:
+            return np.frombuffer(base64.b64decode(saved[name], validate=True), dtype=kind)
 
-        mean, variances = read("mean", "<f4"), read("variances", "<f4")
-        directions = read("directions", "<f2").reshape(len(variances), len(mean))
-        return Normal(
-            mean, read("scale", "<f4").reshape(len(mean)), directions, variances, read("noise", "<f4").reshape(1)
-        )
+        mean, variances = read("mean"), read("variances")
+        directions = _orthonormal(read("directions", "<f2").reshape(len(variances), len(mean)))
+        found = (mean, read("scale").reshape(len(mean)), directions, variances, read("noise").reshape(1))
+        return Normal(*(torch.from_numpy(each.astype(np.float32)) for each in found))
+
+
+def _orthonormal(directions: Array) -> Floats:
+    """Unit vectors in half precision, [K, D], made exactly orthonormal: else what is left of a large component would
+    pass for noise."""
+    basis, triangle = np.linalg.qr(directions.astype(np.float64).T)
+    return np.asarray((basis * np.sign(np.diag(triangle))).T)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,13 +130,14 @@ def fit_novelty(train: Tensor, val: Tensor, patients: Ints) -> dict[str, Any]:
     widths = [train.shape[1] - NUM_GREY, QUANTILES, NUM_GREY - QUANTILES]
     normals = [Normal.fit(part.double().numpy()) for part in train.split(widths, dim=1)]
     distances = Novelty(normals, (1.0,) * len(PARTS)).of(val).double().numpy()
-    limits = np.maximum(np.quantile(distances, KEPT, axis=0), _TINY)
-    found = thresholds_of(-(distances / limits).max(axis=1), patients)
+    logs = np.log(np.maximum(distances, _TINY))
+    centre, spread = logs.mean(axis=0), np.maximum(logs.std(axis=0), _TINY)
+    found = thresholds_of(-((logs - centre) / spread).max(axis=1), patients)
     place = LEVELS.index(KEPT)
     if place >= len(found.thresholds):
         few = f"val has {found.units} images, each patient counted once, and it needs {fewest_units(KEPT)}"
         return {KEY: {"not_fitted": few}}
-    limits *= max(-found.thresholds[place], _TINY)
+    limits = np.exp(centre - found.thresholds[place] * spread)
     parts = {name: normal.to_dict() for name, normal in zip(PARTS, normals, strict=True)}
     return {KEY: {"parts": parts, "limits": limits.tolist(), "images": len(train), "units": found.units}}
 
