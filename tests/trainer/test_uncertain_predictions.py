@@ -1,4 +1,4 @@
-"""Predictions say which labels are plausible and whether an image is like those trained on; earlier runs say why not."""
+"""Predictions say which labels are plausible, and whether an image is like those trained on."""
 
 import csv
 import json
