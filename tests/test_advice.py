@@ -46,6 +46,8 @@ ONLY = {
     ("trainer.reporting.best_on_val", "--best-on"): {"report"},  # a benchmark collects without it
     ("trainer.reporting.trials", "--best-on"): {"report"},
     ("data_pipelines.shards.heads", "--head"): {"evaluate", "export", "predict"},
+    ("trainer.evaluation.conformal", "--coverage"): {"evaluate", "predict"},
+    ("trainer.evaluation.coverages", "--coverage"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},

@@ -26,8 +26,9 @@ def main() -> None:
 
     counts, left_out = predict_images(settings)
     unreadable = f", {counts['unreadable']} could not be read (column error)" if counts["unreadable"] else ""
+    unlike = f", {counts['unlike']} unlike the training images (column unlike training)" if counts["unlike"] else ""
     others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""
-    print(f"{settings.out}: {counts['read']} images{unreadable}{others}")
+    print(f"{settings.out}: {counts['read']} images{unlike}{unreadable}{others}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from data_pipelines import prepare
 from launchers import submit
 from trainer import evaluate, export, predict, pretrain, report, status, transfer
 from trainer.config import MAY_CHANGE, as_it_was, setting_kinds
+from trainer.evaluation.prediction_table import NOVELTY
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT = ROOT / "tests" / "data" / "version_0.1"
@@ -149,10 +150,11 @@ def test_predictions_are_those_of_before(study: Path, command: Run) -> None:
     again, before = pd.read_csv("again.csv"), pd.read_csv("predictions.csv")
     numbers = [name for name in before if name.endswith(("logit", "probability"))]
     assert len(numbers) == 4
-    thresholds = [name for name in again if name.endswith(" threshold") and name not in before]
-    assert list(again.drop(columns=thresholds)) == list(before)
+    added = [name for name in again if name not in before]
+    assert all(name.endswith((" threshold", " set", " set size")) or name in NOVELTY for name in added)
+    assert list(again.drop(columns=added)) == list(before)
     np.testing.assert_allclose(again[numbers], before[numbers], rtol=1e-3, atol=1e-4)
-    pd.testing.assert_frame_equal(again.drop(columns=numbers + thresholds), before.drop(columns=numbers))
+    pd.testing.assert_frame_equal(again.drop(columns=numbers + added), before.drop(columns=numbers))
 
 
 def test_evaluation_is_of_the_kept_predictions(study: Path, command: Run) -> None:

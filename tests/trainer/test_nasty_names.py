@@ -162,7 +162,7 @@ def test_it_predicts(run_dir: Path, folder: Path, here: Path) -> None:
     shown = [name.encode("utf-8", "backslashreplace").decode() for name in NAMES]
     assert row["predicted"] in shown
     assert all(0 <= float(row[f"{name} probability"]) <= 1 for name in shown)
-    assert len(row) == 4 + 4 * len(NAMES)
+    assert len(row) == 4 + 3 + 2 + 4 * len(NAMES)
 
 
 def test_its_status_is_told(run_dir: Path) -> None:

@@ -197,7 +197,7 @@ def share_of(right: Floats, wrong: Floats, clusters: int) -> Estimate:
     total = right + wrong
     with np.errstate(invalid="ignore"):
         values = right / total
-    images = int(total[0])
+    images = round(float(total[0]))
     if images < FEWEST or clusters < FEWEST:
         few = f"{images} images" if images < FEWEST else f"images of {clusters} patients"
         return Estimate(float(values[0]), reason=f"a share of {few}, fewer than {FEWEST}")

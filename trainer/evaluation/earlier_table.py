@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.common.earlier_output import refuse_to_replace
+from data_pipelines.common.tasks import Task
+from trainer.evaluation.prediction_table import earlier_headers, header_of
 
-BEGINNING = ("file", "error", "remark", "predicted")
-OF_CLASS = ("probability", "threshold", "above threshold", "logit")
 _TOLERANCE = 0.05  # of logits, relative and absolute: those of another device or precision are as close
 
 
@@ -35,31 +35,27 @@ class EarlierTable:
             return cls(path, [], {})
         return cls(path, header, {row[0]: row for row in rows if row})
 
-    def require_part_of(self, classes: Sequence[str], names: Iterable[str], source: str) -> None:
+    def require_part_of(self, classes: Sequence[str], task: Task, names: Iterable[str], source: str) -> None:
         """Raise InputError unless the new table will have columns of these classes and all of these images."""
-        # Tables of earlier versions lack the thresholds.
-        if self.header not in (header_of(classes), header_of(classes, without="threshold")):
+        if self.header not in (header_of(classes, task), *earlier_headers(classes)):
             refuse_to_replace(self.path, "is not a table of this run's predictions")
         lost = self.rows.keys() - {_as_written(name) for name in names}
         if lost:
             refuse_to_replace(self.path, f"has predictions of images that are not in {source} ({len(lost)})")
 
-    def require_same(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Raise InputError where these rows are of another model than its own."""
-        logits = [place for place, name in enumerate(self.header) if name.endswith(" logit")]
+    def require_same(self, rows: Iterable[Sequence[Any]], header: Sequence[str]) -> None:
+        """Raise InputError where these rows, with this header, are of another model than its own."""
+        old, new = (
+            [place for place, name in enumerate(each) if name.endswith(" logit")] for each in (self.header, header)
+        )
         for row in rows:
             before = self.rows.get(_as_written(row[0]))
             if before is None or before[1] or row[1]:  # not predicted, now or then
                 continue
-            was = np.array([before[place] for place in logits], dtype=np.float64)
-            now = np.array(row[len(BEGINNING) + OF_CLASS.index("logit") :: len(OF_CLASS)], dtype=np.float64)
+            was = np.array([before[place] for place in old], dtype=np.float64)
+            now = np.array([row[place] for place in new], dtype=np.float64)
             if not np.allclose(was, now, rtol=_TOLERANCE, atol=_TOLERANCE):
                 refuse_to_replace(self.path, f"has other predictions of {row[0]}: it is of another run")
-
-
-def header_of(classes: Iterable[str], without: str = "") -> list[str]:
-    """The titles of the columns; without one of those of each class."""
-    return [*BEGINNING, *(f"{name} {kind}" for name in classes for kind in OF_CLASS if kind != without)]
 
 
 def _as_written(name: str) -> str:

@@ -24,11 +24,11 @@ from trainer.evaluation.cases import write_cases
 from trainer.evaluation.chosen_thresholds import points_of
 from trainer.evaluation.evaluate_settings import Evaluate
 from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
+from trainer.evaluation.explained import Explainer
+from trainer.evaluation.explained_page import Looked, look
 from trainer.evaluation.group_page import GROUPS
 from trainer.evaluation.group_table import write_groups
 from trainer.evaluation.groups import assess_groups, group_by
-from trainer.evaluation.explained import Explainer
-from trainer.evaluation.explained_page import Looked, look
 from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
 from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import Evaluation, blocks, summary, warnings
@@ -36,6 +36,7 @@ from trainer.evaluation.paired import Difference, paired
 from trainer.evaluation.predictions import align
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
+from trainer.evaluation.set_coverage import set_coverage
 from trainer.evaluation.tables import signed
 from trainer.evaluation.to_json import as_json
 
@@ -53,6 +54,8 @@ def evaluate_run(settings: Evaluate) -> Path:
     if settings.out is not None:
         require_no_other(settings.out, tested)
     sections = _card_sections(run)
+    points = run.points()
+    rule = points.set_rule(tested.predictions.classes, tested.predictions.task, settings.coverage)
     label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
     folder = settings.out or run.folder / label.folder
     require_free(folder / PAGE, settings.force)
@@ -62,11 +65,12 @@ def evaluate_run(settings: Evaluate) -> Path:
         assessment = assess(
             tested.predictions, points, settings.resamples, settings.seed, of_patients=tested.of_patients
         )
+        sets = set_coverage(tested.predictions, rule, settings.resamples, settings.seed)
         differences, other = _compare(tested, settings)
         groups = None if settings.by is None else assess_groups(assessment, settings.by, settings.seed)
     looked = _look(run, tested, assessment, settings) if settings.explain else None
     evaluation = Evaluation(
-        run, tested, label.title, assessment, differences, other, commit(), settings.images, groups, looked
+        run, tested, label.title, assessment, sets, differences, other, commit(), settings.images, groups, looked
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import tyro
 from data_pipelines.common.errors import InputError
 from trainer.config import Precision
 from trainer.evaluation.bootstrap import RESAMPLES
+from trainer.evaluation.coverages import require_coverage
 from trainer.evaluation.threshold_settings import ThresholdChoice
 
 AnySplit = Literal["train", "val", "test", "all"]
@@ -39,6 +40,8 @@ class Evaluate:
     explain: bool = False
     """Show where the network looked: maps of the most confident errors and the most certain hits, and what was measured
     of them. With --no-images only this."""
+    coverage: float | None = None
+    """Of the prediction sets that are judged. None: 0.9, where val is large enough for it."""
     resamples: int = RESAMPLES
     """Of the bootstrap."""
     seed: int = 0
@@ -55,6 +58,7 @@ class Evaluate:
     choice: Annotated[ThresholdChoice, tyro.conf.arg(name="")] = field(default_factory=ThresholdChoice)
 
     def __post_init__(self) -> None:
+        require_coverage(self.coverage)
         if self.resamples < 100:
             raise InputError(f"--resamples is {self.resamples}; below 100 there is no interval worth the name")
         if self.resamples > _MOST_RESAMPLES:

@@ -14,6 +14,7 @@ from data_pipelines.common.manifest import MANIFEST, content_digest, read_manife
 from data_pipelines.common.message_parts import number, some_of
 from data_pipelines.common.splits import Split
 from data_pipelines.datasets.catalog import find
+from data_pipelines.shards.columns import Array
 from data_pipelines.shards.concat import concat
 from data_pipelines.shards.index import Index
 from trainer.evaluation.evaluate_settings import AnySplit
@@ -39,8 +40,8 @@ class EvaluatedSet:
     """name: of the data. own: the run's own sets. provenance: a line each on what the data are. digests: what
     identifies these sets, by name; {} where it is not known. is_namesake: the run was trained on another set of that
     name. of_patients: the images are of patients, known or not. is_synthetic: all were generated. warnings: what must
-    not be missed. index: of the images in the order of the predictions; None where they are
-    not at hand, and `no_index` says why."""
+    not be missed. index: of the images in the order of the predictions; None where they are not at hand, and `no_index`
+    says why. unlike: number of images that are unlike the training images; None where that was not looked at."""
 
     name: str
     split: AnySplit
@@ -54,6 +55,7 @@ class EvaluatedSet:
     warnings: list[str] = field(default_factory=list)
     index: Index | None = None
     no_index: str = ""
+    unlike: int | None = None
 
 
 def test_own(run: Run, split: AnySplit) -> EvaluatedSet:
@@ -172,7 +174,10 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
     warnings += leaks(run, manifest, list(chosen), indexes)
     warnings += _few_of_an_unseen_set(run, manifest, split, len(indexes[0]))
     of_val = chosen_on(run, manifest, list(chosen), indexes)
-    predictions = concat_predictions([of_index(index, predictor.of_index(index)) for index in indexes])
+    judged = [predictor.judge(index) for index in indexes]
+    predictions = concat_predictions(
+        [of_index(index, logits) for index, (logits, _) in zip(indexes, judged, strict=True)]
+    )
     nothing_chosen = "" if of_val else ", which the run did not choose anything on"
     provenance = [*_of_the_head(run), f"Split: {split} of {folder.name}{nothing_chosen}.", *_of_manifest(folder)]
     return EvaluatedSet(
@@ -186,8 +191,15 @@ def test_elsewhere(run: Run, data: str, split: AnySplit, predictor: Predictor) -
         of_patients=_is_of_patients(manifest.get("patients"), predictions, run),
         is_synthetic=bool(manifest.get("synthetic")),
         warnings=warnings + of_val,
+        unlike=_num_unlike([novelty for _, novelty in judged]),
         index=concat(indexes),
     )
+
+
+def _num_unlike(novelties: Sequence[Array | None]) -> int | None:
+    """How many images have a novelty, float32 [N, 3], above 1."""
+    found = [int((novelty.max(axis=1) > 1).sum()) for novelty in novelties if novelty is not None]
+    return sum(found) if found else None
 
 
 def align_labels(index: Index, classes: Sequence[str]) -> tuple[Index, list[str]]:

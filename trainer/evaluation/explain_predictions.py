@@ -26,7 +26,7 @@ from trainer.document.blocks import Block, Paragraph, Title
 from trainer.document.html_page import as_page
 from trainer.document.text import Code
 from trainer.evaluation.explained import Explainer, Grey, Maps, Pair, grey
-from trainer.evaluation.inputs import Input, inputs_of
+from trainer.evaluation.inputs import Input, inputs_of_all
 from trainer.evaluation.operating import OperatingPoints, probabilities, probability_text
 from trainer.evaluation.predict_settings import Predict
 from trainer.evaluation.predictor import Predictor
@@ -63,19 +63,20 @@ def require_explainable(settings: Predict) -> None:
     assert settings.explain is not None
     if settings.explain.exists() and not settings.explain.is_dir():
         raise InputError(f"{settings.explain} is no folder; choose another --explain")
-    if settings.input.is_dir() and settings.explain.resolve().is_relative_to(settings.input.resolve()):
+    for folder in (path for path in settings.input if path.is_dir()):
+        if not settings.explain.resolve().is_relative_to(folder.resolve()):
+            continue
         raise InputError(
-            f"{settings.explain} lies in {settings.input}, so that its maps would be images next time; choose another "
-            "--explain"
+            f"{settings.explain} lies in {folder}, so that its maps would be images next time; choose another --explain"
         )
     if (settings.explain / PAGE).exists() and not settings.force:
         raise InputError(f"{settings.explain} has maps; replace them with --force, or choose another --explain")
     if settings.explain_images is not None:
         return
-    each = inputs_of(settings.input, settings.path_column).each
+    each = inputs_of_all(settings.input, settings.path_column).each
     if sum(1 for _ in islice(each, MOST_IMAGES + 1)) > MOST_IMAGES:
         raise InputError(
-            f"{settings.input} has more than {MOST_IMAGES} images, and maps take far longer than predictions; say for "
+            f"{', '.join(map(str, settings.input))}: these are more than {MOST_IMAGES} images, and maps take far longer than predictions; say for "
             f"how many of the first to draw them, such as --explain-images {MOST_IMAGES}"
         )
 
@@ -98,7 +99,7 @@ class MapWriter:
         self._folder, self._predictor, self._points = settings.explain, predictor, points
         self._left = MOST_IMAGES if settings.explain_images is None else settings.explain_images
         self._explainer = Explainer(predictor, run, points)
-        self._run, self._input = run, settings.input
+        self._run, self._input = run, ", ".join(map(str, settings.input))
         self._rows: list[list[Any]] = []
         self._kept = _Kept()
         self._count = 0
@@ -188,7 +189,7 @@ class MapWriter:
 
     def _blocks(self, folder: Path) -> list[Block]:
         kept = self._kept
-        what = ("Model: ", Code(str(self._run.path)), "; pictures: ", Code(str(self._input)), ".")
+        what = ("Model: ", Code(str(self._run.path)), "; pictures: ", Code(self._input), ".")
         page: list[Block] = [Title("Where the model looked", 1), Paragraph(what)]
         if self._predictor.xray_size and self._run.metadata.get("sets") != [PHANTOM_SET]:
             page.append(Paragraph("Contains pictures of patients: as confidential as they are.", warning=True))

@@ -98,7 +98,7 @@ class Explainer:
         assert len(images) == len(cases)
         index = in_memory_index(images, predictor.channels)
         names = predictor.classes
-        found = self.decided(predictor.of_index(index), len(names))
+        found = self.decided(predictor.judge(index)[0], len(names))
         pairs = [Pair(row, c) for row, of_row in enumerate(found) for c in of_row if names[c] in cases[row].places]
         if not pairs:
             return f"it found none of the findings of {NUMBER} phantoms"

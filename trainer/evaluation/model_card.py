@@ -16,8 +16,10 @@ from trainer.evaluation.page import (
     not_a_device,
     preparation,
     resampling,
+    set_blocks,
     summary,
     temperature,
+    unlike_training,
     warnings,
 )
 from trainer.evaluation.runs import Run
@@ -59,9 +61,10 @@ def card_section(evaluation: Evaluation) -> list[Block]:
         tables.at_threshold(assessment),
     ]
     page += [Paragraph(temperature(assessment)), tables.calibration(assessment)]
+    page += set_blocks(evaluation.sets, assessment)
     for fact, parts in groupby(assessment.subgroups, key=lambda part: part.fact):
         page.append(tables.subgroups(assessment, fact, list(parts)))
-    return [*page, BulletList(tuple(tested.provenance))]
+    return [*page, BulletList((*tested.provenance, *unlike_training(evaluation)))]
 
 
 def _beginning(run: Run) -> str:

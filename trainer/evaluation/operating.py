@@ -1,8 +1,8 @@
 """What is fitted on val: the temperature, and a threshold per class or finding. Also calibration."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from data_pipelines.common.tasks import Task
 from data_pipelines.shards.columns import Array
 from trainer.evaluation.bootstrap import Bools, Floats, Ints
+from trainer.evaluation.conformal import Calibrated, SetRule, calibrate, set_rule
 from trainer.evaluation.predictions import Predictions, scores_of
 
 BINS = 15  # of equal width, as in Guo et al.
@@ -26,7 +27,8 @@ class OperatingPoints:
     """thresholds: by class or finding, in log odds before the temperature, or `after_temperature`; those that could not
     be fitted on val are 0, and `unfitted` says why. temperature: 1 if it could not be fitted, and
     `temperature_unfitted` says why. images: number in val; 0 if there is no val, and `no_val` says why. rules: by class
-    or finding, how its threshold came about, where not as `YOUDEN` says."""
+    or finding, how its threshold came about, where not as `YOUDEN` says. sets: what decides on prediction sets, by
+    label; where it is empty, `no_sets` says why."""
 
     temperature: float = 1.0
     thresholds: dict[str, float] = field(default_factory=dict)
@@ -36,6 +38,8 @@ class OperatingPoints:
     no_val: str = "there is no val split to choose it on"
     after_temperature: bool = False
     rules: dict[str, str] = field(default_factory=dict)
+    sets: dict[str, Calibrated] = field(default_factory=dict)
+    no_sets: str = ""
 
     def threshold(self, name: str) -> float:
         return self.thresholds.get(name, 0.0)
@@ -54,8 +58,21 @@ class OperatingPoints:
         """Why the temperature is 1; empty where it was fitted."""
         return self.temperature_unfitted if self.images else self.no_val
 
+    def set_rule(self, classes: Sequence[str], task: Task, coverage: float | None) -> SetRule:
+        """The prediction sets of a coverage; None: 0.9. Raises InputError where one is asked for that val cannot
+        promise."""
+        why_none = self.no_sets or self.no_val
+        return set_rule(self.sets, why_none, classes, task, self.temperature, coverage)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @staticmethod
+    def from_dict(saved: Mapping[str, Any]) -> "OperatingPoints":
+        """Those of a checkpoint, also of an earlier version, which knew fewer, or a later one."""
+        known = {entry.name for entry in fields(OperatingPoints)}
+        points = OperatingPoints(**{name: value for name, value in saved.items() if name in known})
+        return replace(points, sets={name: Calibrated(**each) for name, each in saved.get("sets", {}).items()})
 
 
 UNFITTED = OperatingPoints(no_val="val was trained on")  # of runs on train+val
@@ -74,7 +91,10 @@ def fit_operating_points(val: Predictions) -> OperatingPoints:
             missing = "positives" if negative.any() else "negatives" if positive.any() else "labels"
             unfitted[name] = f"val has no {missing} of it"
     temperature, why_none = fit_temperature(val)
-    return OperatingPoints(temperature, thresholds, unfitted, len(val), why_none, no_val="")
+    sets = calibrate(val, temperature)
+    return OperatingPoints(
+        temperature, thresholds, unfitted, len(val), why_none, no_val="", sets=sets, no_sets="" if sets else _NOT_FINITE
+    )
 
 
 def youden(scores: Floats, positive: Bools, negative: Bools) -> float:

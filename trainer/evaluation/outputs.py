@@ -1,12 +1,20 @@
-"""Model outputs over a whole set: kept on the device if they fit, else copied to the CPU in large blocks."""
+"""Model outputs over a whole set: kept on the device if they fit, else copied to the CPU in large blocks. Beside them,
+what describes an image to tell whether it is like others."""
 
 from collections import deque
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 MOST_HELD_BYTES = 1 << 28  # on the device; for a moment it takes twice this
 _BATCHES_AHEAD = 4  # of a GPU; the images of each of them take their place in its memory
+QUANTILES, _SIDE = 16, 8
+NUM_GREY = QUANTILES + _SIDE**2
+"""Numbers that describe an image beside its features."""
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_MOST_SAMPLED = 64  # pixels along a side whose grey levels are sorted
+_SOFT = 8.0  # grey levels of contrast below which the layout of an image is taken for noise
 
 
 class Outputs:
@@ -59,3 +67,28 @@ class Outputs:
 
     def _write(self, first: int, outputs: Tensor) -> None:
         self._whole[first : first + len(outputs), : outputs.shape[1]] = outputs
+
+
+def describe(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, C], and a description float32 [B, D + 80] of uint8 images [B, 1 or 3, S, S]: the inputs of the head,
+    16 quantiles of the grey levels, and an 8 x 8 picture of zero mean and unit contrast."""
+    kept: list[Tensor] = []
+    handle = model.get_submodule("head").register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    try:
+        logits = model(images)
+    finally:
+        handle.remove()
+    return logits, torch.cat([kept[0].float(), *_of_grey(images)], dim=1)
+
+
+def _of_grey(images: Tensor) -> tuple[Tensor, Tensor]:
+    pixels = images.float()
+    luma = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
+    grey = pixels[:, 0] if images.shape[1] == 1 else (pixels * luma).sum(dim=1)
+    step = max(1, grey.shape[-1] // _MOST_SAMPLED)
+    ordered = grey[:, ::step, ::step].flatten(1).sort(dim=1).values
+    places = (torch.arange(QUANTILES, device=images.device) + 0.5) / QUANTILES * ordered.shape[1]
+    small = F.adaptive_avg_pool2d(grey[:, None], _SIDE).flatten(1)
+    centred = small - small.mean(dim=1, keepdim=True)
+    contrast = centred.square().mean(dim=1, keepdim=True).sqrt()
+    return ordered[:, places.long()], centred / (contrast + _SOFT)

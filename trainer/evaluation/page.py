@@ -16,14 +16,16 @@ from trainer.document.text import Bold, Code, Text, joined, pieces
 from trainer.evaluation import figures, tables
 from trainer.evaluation.assess import Assessment
 from trainer.evaluation.evaluated_set import EvaluatedSet
+from trainer.evaluation.explained_page import Looked
 from trainer.evaluation.group_page import group_blocks, group_warnings
 from trainer.evaluation.groups import Groups
-from trainer.evaluation.explained_page import Looked
 from trainer.evaluation.intervals import FEWEST
 from trainer.evaluation.misclassifications import Misclassification, most_confident, with_pixels
+from trainer.evaluation.novelty import KEPT
 from trainer.evaluation.output_names import CASES
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Run, Seed, over_seeds
+from trainer.evaluation.set_coverage import SetCoverage
 from trainer.metrics import METRIC_NAME
 
 _IN_BRACKETS = " In brackets: 95% intervals for the images of this test set, not the spread over training runs."
@@ -39,6 +41,7 @@ class Evaluation:
     tested: EvaluatedSet
     title: str
     assessment: Assessment
+    sets: SetCoverage
     differences: Sequence[Difference]
     other: str
     commit: str | None
@@ -57,6 +60,7 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     page += [Title("At the threshold"), tables.at_threshold(assessment), *_some(figures.confusion(assessment, folder))]
     page += [Title("Calibration"), Paragraph(temperature(assessment)), tables.calibration(assessment)]
     page.append(figures.reliability(assessment, folder))
+    page += [Title("Prediction sets"), *set_blocks(evaluation.sets, assessment)]
     if evaluation.groups is not None:
         page += group_blocks(evaluation.groups, assessment, folder)
     shown = evaluation.groups.fact if evaluation.groups else None
@@ -73,7 +77,7 @@ def blocks(evaluation: Evaluation, folder: Path) -> list[Block]:
     page += _seed_blocks(run, tested)
     page += _errors(evaluation, folder)
     page += evaluation.looked.blocks(folder) if evaluation.looked else []
-    page += [Title("Data"), BulletList(tuple(tested.provenance))]
+    page += [Title("Data"), BulletList((*tested.provenance, *unlike_training(evaluation)))]
     page += [Title("The run"), BulletList(tuple(_run_items(evaluation)))]
     page += [Title("How this was computed"), BulletList((resampling(assessment), *methods(assessment)))]
     return page
@@ -161,6 +165,43 @@ def temperature(assessment: Assessment) -> str:
         f"Fitted on the {assessment.points.images:,} images of val, the temperature is {temperature:.4g}: logits are "
         f"divided by it. As trained, the model was {kind} there."
     )
+
+
+def set_blocks(sets: SetCoverage, assessment: Assessment) -> list[Block]:
+    """What the prediction sets promise, what they hold, and which findings have none."""
+    missing = sets.rule.missing
+    reasons = sorted(set(missing.values()))
+    if not sets.rows:
+        return [Paragraph(f"There are none, because {'; '.join(reasons)}.")]
+    notes = [f"{printable(name)} has no sets, because {reason}." for name, reason in missing.items()]
+    return [
+        Paragraph(_promise(sets)),
+        tables.prediction_sets(sets, assessment),
+        *([Paragraph(" ".join(notes))] if notes else []),
+    ]
+
+
+def _promise(sets: SetCoverage) -> str:
+    if sets.rule.task == "single_label":
+        what = "the set of a new image holds its class with"
+    else:
+        what = "the set of a finding holds present where it is there, and absent where it is not, each with"
+    text = f"Promised: in new patients like those of val, {what} a probability of {sets.rule.coverage:g}, on average"
+    if sets.likely is None:
+        return f"{text}."
+    low, high = sets.likely
+    return f"{text} over val sets. With one of this size it lies between {low:.3f} and {high:.3f} in 95% of cases."
+
+
+def unlike_training(evaluation: Evaluation) -> list[str]:
+    """How many images are unlike the training images, where that was looked at."""
+    count, total = evaluation.tested.unlike, len(evaluation.assessment.predictions)
+    if count is None:
+        return []
+    return [
+        f"{count:,} of {total:,} images ({count / total:.1%}) are unlike the training images; of images like those of "
+        f"val, {1 - KEPT:.0%} are."
+    ]
 
 
 def _seed_blocks(run: Run, tested: EvaluatedSet) -> list[Block]:
@@ -267,6 +308,9 @@ def methods(assessment: Assessment) -> list[str]:
         "arXiv:1411.5279). Sensitivity and other shares: Wilson's interval for the number of independent images that "
         "spread as much as the resamples. Thresholds and temperature are taken as fixed.",
         f"An interval needs ten positives and ten negatives{each}.",
+        "Prediction sets: split conformal prediction, with the weight of a patient shared by their images (Lee, "
+        "Barber and Willett, arXiv:2306.06342); each image of an unknown patient counts as a patient. Coverage: mean "
+        "over patients of the share of their images whose set holds the truth.",
         "Temperature: one number, by least loss on val (Guo et al., arXiv:1706.04599). AUC of one class among several "
         "goes by the log odds of the softmax.",
     ]

@@ -19,10 +19,11 @@ from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.shards.columns import Array
 from trainer.config import RuntimeConfig
 from trainer.evaluation.chosen_thresholds import points_of
-from trainer.evaluation.earlier_table import OF_CLASS, EarlierTable, header_of
+from trainer.evaluation.earlier_table import EarlierTable
 from trainer.evaluation.inputs import Input, Inputs, colours_remark, inputs_of_all
-from trainer.evaluation.operating import OperatingPoints, above_thresholds, calibrated_thresholds, probabilities
+from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.predict_settings import Predict
+from trainer.evaluation.prediction_table import Table
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
 from trainer.evaluation.seen_images import SEEN, SeenImages, seen_images
@@ -36,8 +37,8 @@ Verified = tuple[Input, EncodedImage | str, str]  # the image or why there is no
 
 
 def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
-    """Write a row for each input; returns how many were "read" and "unreadable", and how many files were left out, by
-    kind.
+    """Write a row for each input; returns how many were "read", of these "unlike" the training images, and
+    "unreadable", and how many files were left out, by kind.
 
     Raises InputError for an invalid run or input, and RunError, after the rows are written, if nothing could be read.
     """
@@ -55,6 +56,8 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     inputs, first = _open_inputs(settings)
     predictor = Predictor(run, runtime, settings.precision, settings.xray_size, settings.bits)
     points = points_of(run, settings.choice, predictor.classes, predictor.task)
+    sets = points.set_rule(predictor.classes, predictor.task, settings.coverage)
+    table = Table(predictor.classes, predictor.task, points, sets)
     logger.info(
         f"predict {_named(settings)} with {run.path}: {predictor.summary()}, {settings.eval_batch_size} images at a "
         f"time, to {settings.out}"
@@ -66,7 +69,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     counts: Counter[str] = Counter()
 
     def write(path: Path) -> None:
-        counts.update(_write_table(path, predictor, points, chunks, earlier, maps))
+        counts.update(_write_table(path, predictor, table, chunks, earlier, maps))
 
     try:
         settings.out.parent.mkdir(parents=True, exist_ok=True)
@@ -76,6 +79,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     if replaces:
         logger.info(f"note: replaced the earlier {settings.out}")
     _note_what_is_unfitted(run, points, predictor.classes)
+    _note_what_is_not_told(table, predictor)
     if not counts:
         raise InputError(f"{_named(settings)} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
@@ -88,23 +92,27 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
 def _write_table(
     path: Path,
     predictor: Predictor,
-    points: OperatingPoints,
+    table: Table,
     chunks: Iterable[list[Verified]],
     earlier: EarlierTable | None,
     maps: "MapWriter | None",
 ) -> Counter[str]:
-    """Write the rows of all inputs, and maps of the first; returns how many were "read" and "unreadable"."""
+    """Write the rows of all inputs, and maps of the first; returns how many were "read", of these "unlike", and
+    "unreadable"."""
     counts: Counter[str] = Counter()
+    header = table.header()
+    is_unlike = header.index("unlike training")
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        table = csv.writer(file)
-        table.writerow(header_of(predictor.classes))
+        lines = csv.writer(file)
+        lines.writerow(header)
         for chunk in chunks:
             read = [(item, image) for item, image, _ in chunk if isinstance(image, EncodedImage)]
-            logits: Array = predictor.of_images([image for _, image in read])
-            rows = [*_rows(predictor, points, chunk, logits)]
+            logits, novelty = predictor.judge_images([image for _, image in read])
+            rows = [*_rows(table, chunk, logits, novelty)]
             if earlier is not None:
-                earlier.require_same(rows)
-            table.writerows(rows)
+                earlier.require_same(rows, header)
+            lines.writerows(rows)
+            counts.update("unlike" for row in rows if row[is_unlike] == 1)
             if maps is not None:
                 maps.add(read, logits)
             counts.update("unreadable" if isinstance(image, str) else "read" for _, image, _ in chunk)
@@ -140,7 +148,7 @@ def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | No
     earlier = None if settings.force else EarlierTable.read(settings.out)
     if earlier is not None:
         names = (item.name for item in inputs_of_all(settings.input, settings.path_column).each)
-        earlier.require_part_of(predictor.classes, names, _named(settings))
+        earlier.require_part_of(predictor.classes, predictor.task, names, _named(settings))
     return earlier
 
 
@@ -158,6 +166,18 @@ def _note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[
             logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
     if reason := points.why_temperature_unfitted():
         logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
+
+
+def _note_what_is_not_told(table: Table, predictor: Predictor) -> None:
+    """Why columns of sets or novelty are empty."""
+    missing = table.sets.missing
+    if missing and len(set(missing.values())) == 1 and len(missing) == len(table.classes):
+        logger.info(f"note: there are no prediction sets, because {next(iter(missing.values()))}")
+    else:
+        for name, reason in missing.items():
+            logger.info(f"note: {name}: there are no prediction sets, because {reason}")
+    if predictor.why_no_novelty:
+        logger.info(f"note: images are not compared with the training images, because {predictor.why_no_novelty}")
 
 
 def _verified(
@@ -193,23 +213,11 @@ def _verified(
             chunk = list(islice(rest, most))
 
 
-def _rows(
-    predictor: Predictor, points: OperatingPoints, chunk: Sequence[Verified], logits: Array
-) -> Iterator[list[Any]]:
-    """A row for each input; logits: of those that have an image, [N, C]."""
-    calibrated = probabilities(logits, predictor.task, points.temperature)
-    least = calibrated_thresholds(logits, predictor.task, points, predictor.classes)
-    above = above_thresholds(logits, predictor.task, points, predictor.classes)
-    row = 0
+def _rows(table: Table, chunk: Sequence[Verified], logits: Array, novelty: Array | None) -> Iterator[list[Any]]:
+    """A row for each input; logits [N, C] and novelty [N, 3]: of those that have an image."""
+    judged = table.rows(logits, novelty)
     for item, image, remark in chunk:
         if isinstance(image, str):
-            yield [item.name, image, "", "", *[""] * (len(OF_CLASS) * len(predictor.classes))]
-            continue
-        if predictor.task == "single_label":
-            predicted = predictor.classes[int(logits[row].argmax())]
+            yield table.unreadable(item.name, image)
         else:
-            predicted = "; ".join(name for name, called in zip(predictor.classes, above[row], strict=True) if called)
-        values = (calibrated[row], least[row], above[row].astype(int), logits[row])
-        columns = zip(*(each.tolist() for each in values), strict=True)
-        yield [item.name, "", remark, predicted, *(value for of_class in columns for value in of_class)]
-        row += 1
+            yield [item.name, "", remark, *next(judged)]

@@ -9,6 +9,7 @@ import tyro
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from trainer.config import Precision
+from trainer.evaluation.coverages import require_coverage
 from trainer.evaluation.threshold_settings import ThresholdChoice
 
 
@@ -34,6 +35,9 @@ class Predict:
     threads: int | None = None
     """CPU threads; None: all cores this process may use."""
     loader: Literal["auto", "dali", "torch"] = "auto"
+    coverage: float | None = None
+    """Of the prediction sets: how often they hold the true class, or say rightly whether a finding is there, in new
+    patients like those of val. None: 0.9, where val is large enough for it."""
     xray_size: int | None = None
     """Side to which X-rays are shrunk, for a run that does not say it."""
     bits: int | None = None
@@ -54,6 +58,7 @@ class Predict:
         twice = sorted({str(path) for path in self.input if self.input.count(path) > 1})
         if twice:
             raise InputError(f"INPUT names {', '.join(twice)} twice; name each once")
+        require_coverage(self.coverage)
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
             raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
         for name in ("eval_batch_size", "threads", "xray_size", "explain_images"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
@@ -26,6 +26,8 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
+from trainer.evaluation.novelty import PARTS, Novelty
+from trainer.evaluation.outputs import describe
 from trainer.evaluation.runs import Run
 from trainer.evaluation.whole_index import outputs_of
 from trainer.models.bit import BiTResNet, build_model
@@ -74,6 +76,10 @@ class Predictor:
         self._model_name: str = metadata["model"]
         self._head = run.head
         self.network = _load_model(run, run.path, self._model_name, len(self.classes))
+        found = run.novelty()
+        self.why_no_novelty = found if isinstance(found, str) else ""
+        """Why new images are not compared with the training images; empty where they are."""
+        self._novelty = None if isinstance(found, str) else _fitting(found, self.network, run.path).to(self.device)
         blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
         self._engine.prepare(self.network, None, blank.permute(0, 3, 1, 2))
 
@@ -96,7 +102,7 @@ class Predictor:
 
     def of_images(self, images: Sequence[EncodedImage]) -> Array:
         """Logits of verified images, float32 [N, C]."""
-        return self.of_index(in_memory_index(images, self.channels)) if images else np.zeros((0, len(self.classes)))
+        return self.judge_images(images)[0]
 
     def seen(self, index: Index) -> Tensor:
         """What the network sees of every sample, uint8 [N, C, S, S] on its device, in the order of the index."""
@@ -105,13 +111,43 @@ class Predictor:
         batches = self._loader(index, requests, self.views, self.device, self._engine.threads)
         return torch.cat([batch.images for batch in batches])
 
-    def of_index(self, index: Index) -> Array:
-        """Logits of every sample of an index, in its order, float32 [N, C]. Raises RunError if any is not finite."""
+    def judge_images(self, images: Sequence[EncodedImage]) -> tuple[Array, Array | None]:
+        """Logits of verified images and their novelty, as from `judge`."""
+        if not images:
+            return np.zeros((0, len(self.classes))), None
+        return self.judge(in_memory_index(images, self.channels))
+
+    def judge(self, index: Index) -> tuple[Array, Array | None]:
+        """Logits of every sample of an index, in its order, float32 [N, C], and its novelty, float32 [N, 3]; None for a
+        run that does not know it. Raises RunError if any is not finite."""
         index = replace(index, channels=self.channels)
-        logits = outputs_of(index, self._engine, self._loader, self.views, self._runtime, len(self.classes)).cpu()
-        if not logits.isfinite().all():
+        width = len(self.classes)
+        outputs = outputs_of(
+            index,
+            self._engine,
+            self._loader,
+            self.views,
+            self._runtime,
+            width + (0 if self._novelty is None else len(PARTS)),
+            output_of=self._output_of,
+        )
+        if not outputs.isfinite().all():
             raise RunError(f"{self._path}: its outputs are not finite; try --precision fp32")
-        return logits.numpy()
+        found = outputs.cpu().numpy()
+        return found[:, :width], None if self._novelty is None else found[:, width:]
+
+    def _output_of(self, model: nn.Module, images: Tensor) -> Tensor:
+        if self._novelty is None:
+            return model(images)  # type: ignore[no-any-return]
+        logits, description = describe(model, images)
+        return torch.cat([logits, self._novelty.of(description)], dim=1)
+
+
+def _fitting(novelty: Novelty, model: BiTResNet, path: Path) -> Novelty:
+    """Raises InputError for one that was fitted to features of another model."""
+    if len(novelty.normals[0].mean) != model.head.in_features:
+        raise InputError(f"{path}: its novelty is of another model; take another checkpoint")
+    return novelty
 
 
 def _require_known_xrays(path: Path, metadata: Mapping[str, Any], size: int | None, bits: int | None) -> None:

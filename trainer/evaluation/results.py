@@ -12,6 +12,7 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
+from trainer.evaluation.novelty import MOST_IMAGES, fit_novelty
 from trainer.evaluation.operating import HEADS_KEY, KEY, fit_operating_points
 from trainer.evaluation.predictions import columns_of, of_index
 from trainer.metrics import all_metrics, compute_metrics, left_out
@@ -19,6 +20,7 @@ from trainer.run_files import PREDICTIONS
 
 MOST_LOGITS = 100_000_000  # beyond, tables of all classes serve nobody and the file would take gigabytes
 Predicted = Mapping[Split, tuple[Index, Tensor]]
+Described = tuple[Index, Tensor]
 
 
 def final_metrics(predicted: Predicted) -> dict[str, Any]:
@@ -76,6 +78,20 @@ def operating_points(index: Index, logits: Tensor) -> dict[str, Any]:
         return points
     of_heads = {head.name: fit_operating_points(predictions.of_head(head)).to_dict() for head in index.heads}
     return points | {HEADS_KEY: of_heads}
+
+
+def sample_of(index: Index) -> Index:
+    """At most 1,000 images, evenly spread over an index, that novelty is told by."""
+    rows = np.linspace(0, len(index) - 1, min(len(index), MOST_IMAGES)).round().astype(np.int64)
+    return index.take(rows)
+
+
+def novelty(train: Described, val: Described) -> dict[str, Any]:
+    """What later predictions need to tell images that are unlike the training images, as a checkpoint's description
+    holds it. train, val: samples with their descriptions."""
+    group = np.asarray(val[0].group)
+    patients = np.where(group < 0, -1, np.unique(group, return_inverse=True)[1])
+    return fit_novelty(train[1], val[1], patients)
 
 
 def recompute(run_dir: Path) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """A finished run read from disk: its metadata, model and data."""
 
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,8 +14,11 @@ from data_pipelines.shards.heads import Head, choose_head, heads_of, refuse_head
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
+from trainer.evaluation.conformal import calibrate
+from trainer.evaluation.novelty import KEY as NOVELTY_KEY
+from trainer.evaluation.novelty import Novelty, read_novelty
 from trainer.evaluation.operating import HEADS_KEY, KEY, UNFITTED, OperatingPoints, fit_operating_points
-from trainer.evaluation.predictions import load_predictions, saved_splits
+from trainer.evaluation.predictions import Predictions, load_predictions, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
 from trainer.run_folder import RunStatus, unfinished
@@ -23,6 +26,7 @@ from trainer.splits import open_split, set_digests
 
 _NEEDED = ("model", "task", "classes", "image_size", "resize", "eval_view", "channels")
 _NARROW = "the version of the program that fitted it searched a narrower range"
+_NO_SETS = "the version of the program that trained it did not calibrate them"
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,9 @@ class Run:
         """What was fitted on val: as the checkpoint says, else by the predictions for val."""
         saved = self.metadata.get(KEY)
         if isinstance(saved, dict):
-            known = {entry.name for entry in fields(OperatingPoints)}
-            points = OperatingPoints(**{name: value for name, value in saved.items() if name in known})
+            points = OperatingPoints.from_dict(saved)
+            if "sets" not in saved:
+                points = self._with_sets(points)
             if points.temperature == 1 and "temperature_unfitted" not in saved:
                 return replace(points, temperature_unfitted=_NARROW)
             return points
@@ -105,8 +110,27 @@ class Run:
             state = self.unfinished()
             why = f"the run is not finished ({state.progress})" if state else OperatingPoints.no_val
             return OperatingPoints(no_val=why)
+        return fit_operating_points(self._val())
+
+    def _with_sets(self, points: OperatingPoints) -> OperatingPoints:
+        """With what an earlier version did not calibrate: by the predictions for val, where the run kept them."""
+        if not points.images or "val" not in saved_splits(self.folder):
+            return replace(points, no_sets=_NO_SETS)
+        return replace(points, sets=calibrate(self._val(), points.temperature), no_sets=_NO_SETS)
+
+    def _val(self) -> Predictions:
         predictions = load_predictions(self.folder, "val")
-        return fit_operating_points(predictions if self.head is None else predictions.of_head(self.head))
+        return predictions if self.head is None else predictions.of_head(self.head)
+
+    def novelty(self) -> Novelty | str:
+        """What tells how unlike the training images an image is, or why nothing does. Raises InputError for a damaged
+        one."""
+        if self.trained_on == "train+val":
+            return UNFITTED.no_val
+        try:
+            return read_novelty(self.metadata.get(NOVELTY_KEY))
+        except ValueError as error:
+            raise InputError(f"{self.path}: {error}; take another checkpoint") from error
 
     @property
     def mean(self) -> PerChannel:

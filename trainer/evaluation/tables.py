@@ -12,6 +12,7 @@ from trainer.evaluation.misclassifications import Misclassification
 from trainer.evaluation.operating import probability_text
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.runs import Seed
+from trainer.evaluation.set_coverage import SetCoverage
 
 _TITLES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
 _MOST_COLUMNS = 14
@@ -153,6 +154,36 @@ def calibration(assessment: Assessment) -> Table:
         stub=_noun(assessment),
         columns=(Heading("", "as trained"), Heading("", f"temperature {assessment.points.temperature:.4g}")),
         rows=tuple(rows),
+    )
+
+
+def prediction_sets(sets: SetCoverage, assessment: Assessment) -> Table:
+    """Coverage and size of the prediction sets, by true label."""
+    patients = ["patients"] if assessment.of_patients else []
+    titles = ("images", *patients, "coverage", "mean size", "empty", "one", "more")
+    rows = tuple(
+        (
+            row.name,
+            (
+                _words(f"{row.images:,}"),
+                *(_words(f"{row.patients:,}" if assessment.patients else "unknown") for _ in patients),
+                entry(row.coverage),
+                _number(row.mean_size, 2),
+                *map(_number, (row.empty, row.single, 1 - row.empty - row.single)),
+            ),
+        )
+        for row in sets.rows[:_MOST_ROWS]
+    )
+    is_single = assessment.predictions.task == "single_label"
+    which = "The promise is for all classes together: one of them may be covered less." if is_single else ""
+    return Table(
+        name="prediction-sets",
+        caption=f"Prediction sets of a promised coverage of {sets.rule.coverage:g}, by true label: how often they hold "
+        f"it, with 95% intervals over {resampled(assessment)}, and the shares of images whose set is empty, has one "
+        f"label, or more. {which}".strip(),
+        stub="true label",
+        columns=tuple(Heading("", title) for title in titles),
+        rows=rows,
     )
 
 

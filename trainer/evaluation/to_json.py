@@ -13,6 +13,7 @@ from trainer.evaluation.page import Evaluation, warnings
 from trainer.evaluation.paired import Difference
 from trainer.evaluation.predictions import Predictions
 from trainer.evaluation.runs import over_seeds
+from trainer.evaluation.set_coverage import Covered, SetCoverage
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             "with_temperature": _number(assessment.reliability.error),
             **({"temperature_not_fitted": why_none} if why_none else {}),
         },
+        "prediction_sets": _prediction_sets(evaluation.sets),
+        "unlike_training_images": tested.unlike,
         "findings": {finding.name: _finding(finding) for finding in assessment.findings},
         "subgroups": [_subgroup(part, assessment.predictions.classes) for part in assessment.subgroups],
         "by": None if evaluation.groups is None else _groups(evaluation.groups),
@@ -63,9 +66,30 @@ def _most_common(predictions: Predictions) -> dict[str, Any] | None:
 
 
 def _operating_points(points: OperatingPoints) -> dict[str, Any]:
-    """As the checkpoint has them; its thresholds are called what they are."""
-    found = points.to_dict()
+    """As the checkpoint has them, less what prediction sets are made by; its thresholds are called what they are."""
+    found = {name: value for name, value in points.to_dict().items() if name not in ("sets", "no_sets")}
     return {"temperature": found.pop("temperature"), "threshold_logits": found.pop("thresholds")} | found
+
+
+def _prediction_sets(sets: SetCoverage) -> dict[str, Any]:
+    return {
+        "promised_coverage": sets.rule.coverage,
+        "likely_coverage": sets.likely,
+        "patients_of_val": sets.rule.units,
+        "not_available": sets.rule.missing,
+        "by_true_label": {row.name: _covered(row) for row in sets.rows},
+    }
+
+
+def _covered(row: Covered) -> dict[str, Any]:
+    return {
+        "images": row.images,
+        "patients": row.patients,
+        "coverage": _estimate(row.coverage),
+        "mean_size": _number(row.mean_size),
+        "empty": _number(row.empty),
+        "single": _number(row.single),
+    }
 
 
 def _number(value: float) -> float | None:

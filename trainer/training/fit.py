@@ -5,17 +5,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from data_pipelines.common.advice import has_flag, quoted
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.messages import logger
+from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.engine import Engine, Progress, RegroupError
-from trainer.evaluation.results import operating_points
+from trainer.evaluation.results import novelty, operating_points, sample_of
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder import MetricLogger, write_status
 from trainer.training.job import Job, RunOutput
-from trainer.training.loop import predict_readable, train
+from trainer.training.loop import describe_readable, predict_readable, train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
 from trainer.training.regrouping import best_so_far, quarantine, regroup, with_fixed_micro_batches
@@ -80,12 +82,22 @@ def _predict(job: Job, engine: Engine, seconds: float) -> RunOutput:
     details = {"checkpoint": path.name, "checkpoint_step": loaded.metadata["step"]}
     # The only time that test is read.
     predicted = {split: predict_readable(job, engine, index) for split, index in job.held_out.items()}
-    if engine.rank == 0 and "val" in predicted:
+    if "val" in predicted:
+        _add_what_val_decides(job, engine, path, loaded, predicted["val"])
+    return RunOutput(seconds, predicted, details)
+
+
+def _add_what_val_decides(
+    job: Job, engine: Engine, path: Path, loaded: checkpoint.Checkpoint, predicted: tuple[Index, Tensor]
+) -> None:
+    """Thresholds, temperature, prediction sets and novelty, for the checkpoint that is taken. Collective."""
+    num_features = loaded.state["model"]["head.weight"].shape[1]
+    described = [describe_readable(job, engine, sample_of(index), num_features) for index in (job.train, predicted[0])]
+    if engine.rank == 0:
         try:
-            checkpoint.add(path, **operating_points(*predicted["val"]))
+            checkpoint.add(path, **operating_points(*predicted), **novelty(*described))
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
-    return RunOutput(seconds, predicted, details)
 
 
 def _train(job: Job, engine: Engine, progress: Progress, stop: StopSignals) -> float:

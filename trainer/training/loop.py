@@ -10,7 +10,7 @@ from data_pipelines.loading.sampler import evaluation_order
 from data_pipelines.loading.unreadable import UnreadableSample
 from data_pipelines.shards.index import Index
 from trainer.engine import Engine, Progress, RegroupError
-from trainer.evaluation.outputs import Outputs
+from trainer.evaluation.outputs import NUM_GREY, Outputs, describe
 from trainer.losses import batch_loss, count_labels, model_input
 from trainer.metrics import compute_metrics
 from trainer.profiling.recorder import recorded_steps
@@ -148,8 +148,18 @@ def predict(job: Job, engine: Engine, index: Index, num_outputs: int | None = No
     return outputs
 
 
-def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) -> tuple[Tensor, Tensor]:
-    """Outputs, and bool [N] which samples could not be read."""
+def describe_readable(job: Job, engine: Engine, index: Index, num_features: int) -> tuple[Index, Tensor]:
+    """The readable samples of an index, and what tells their novelty, float32 [N, num_features + 80], on every rank.
+    Collective. Raises RunError where that is not finite."""
+    outputs, is_unreadable = _predict(job, engine, index, num_features + NUM_GREY, describes=True)
+    return index.take(np.flatnonzero(~is_unreadable.numpy())), outputs[~is_unreadable]
+
+
+def _predict(
+    job: Job, engine: Engine, index: Index, num_outputs: int | None, describes: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Outputs, or with `describes` descriptions, and bool [N] which samples could not be read. Of descriptions these
+    are not listed: they are no part of a result."""
     requests = evaluation_order(len(index), engine.rank, engine.world_size, job.config.runtime.eval_batch_size)
     # The last column: 1 where the image is unreadable.
     buffer = Outputs(len(index), (num_outputs or index.num_classes) + 1, engine.device)
@@ -158,8 +168,9 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
     with engine.evaluation(), ProgressBar(label, num_local, "image", leave=False) as progress:
         for batch in job.load(engine, index, requests, job.evaluation):
             engine.heartbeat.enter("evaluation")
+            outputs = describe(engine.model, batch.images)[1] if describes else engine.model(batch.images)
             # A batch is a contiguous run of rows, so its first row places it.
-            buffer.put(int(batch.samples[0]), engine.model(batch.images))
+            buffer.put(int(batch.samples[0]), outputs)
             unreadable += batch.unreadable
             progress.update(len(batch.samples))
     outputs = buffer.whole()
@@ -167,7 +178,7 @@ def _predict(job: Job, engine: Engine, index: Index, num_outputs: int | None) ->
         outputs[one.sample, -1] = 1
     outputs = engine.sum(outputs).cpu()
     is_unreadable, outputs = outputs[:, -1] > 0, outputs[:, :-1]
-    if is_unreadable.any():
+    if is_unreadable.any() and not describes:
         note_unjudged(job, engine, index, unreadable)
     num_nonfinite = int((~outputs.isfinite()).any(dim=1).sum())
     if num_nonfinite:
