@@ -71,7 +71,7 @@ class Predictor:
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         self._model_name: str = metadata["model"]
         self._head = run.head
-        model = _load_model(run, run.path, self._model_name, len(self.classes))
+        model = load_model(run, run.path, self._model_name, len(self.classes))
         blank = torch.zeros(1, metadata["image_size"], metadata["image_size"], self.channels, dtype=torch.uint8)
         self._engine.prepare(model, None, blank.permute(0, 3, 1, 2))
 
@@ -121,7 +121,7 @@ def _require_known_xrays(path: Path, metadata: Mapping[str, Any], size: int | No
         )
 
 
-def _load_model(run: Run, path: Path, name: str, num_classes: int) -> BiTResNet:
+def load_model(run: Run, path: Path, name: str, num_classes: int) -> BiTResNet:
     """The model with the weights of a checkpoint. Raises InputError where these do not fit."""
     model = build_model(name, num_classes, mean=run.mean, std=run.std)
     state = checkpoint.load(path, parts=("model",)).state["model"]
