@@ -107,8 +107,8 @@ def _measured(report: dict[str, Any]) -> list[Block]:
         for row in report["images_per_second"]
     )
     difference: Text = (
-        f"Logits differ from the model's by at most {report['largest_difference']:.1g} of the largest, for generated "
-        f"images; above {report['tolerance']:g} nothing would have been exported."
+        f"Logits differ from the model's in float64 by at most {report['largest_difference']:.1g} of the largest, for "
+        f"generated images; above {report['tolerance']:g} nothing would have been exported."
     )
     caption = f"Images per second in fp32 on {report['cpu']}, {number(report['threads'], 'thread')} ({packages})."
     columns = tuple(Heading("", name) for name in programs)

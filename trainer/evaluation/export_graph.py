@@ -1,7 +1,7 @@
 """Export a run as a graph from uint8 pixels to logits, checked against the run's model, with a model card."""
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,23 +107,24 @@ def _write_graph(run: Run, metadata: dict[str, Any], format_: str, folder: Path)
     del graph  # of a large network there is then room for what reads the file
     threads = torch.get_num_threads()
     graph_runner, runner = own.runner(folder, threads), graphs.model_runner(model)
-    with model.filter_sharing.unchanged():
-        with Progress("compare the logits"):
-            difference = largest_difference(runner, graph_runner, side, channels)
-        with Progress("measure the speed"):
-            speeds = images_per_second({own.program: graph_runner, "the model in PyTorch": runner}, side, channels)
+    with Progress("compare the logits"):
+        difference = largest_difference(graphs.exact_runner(model), graph_runner, side, channels)
+    with Progress("measure the speed"), model.filter_sharing.unchanged():
+        speeds = images_per_second({own.program: graph_runner, "the model in PyTorch": runner}, side, channels)
     return {
         "largest_difference": difference,
         "tolerance": TOLERANCE,
         "images_per_second": speeds,
         "cpu": cpu_name(),
         "threads": threads,
-        "packages": {name: version(name) for name in dict.fromkeys((own.package, "torch"))},
+        "packages": {name: import_module(name).__version__ for name in dict.fromkeys((own.package, "torch"))},
     }
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
-    notes = [f"Its logits differ from the model's by at most {report['largest_difference']:.1g} of the largest."]
+    notes = [
+        f"Its logits differ from the model's in float64 by at most {report['largest_difference']:.1g} of the largest."
+    ]
     for row in report["images_per_second"]:
         speeds = ", ".join(f"{name} {speed_text(value)}" for name, value in row.items() if name != "batch_size")
         notes.append(f"Images per second on the CPU, {row['batch_size']} at a time: {speeds}.")

@@ -136,6 +136,11 @@ def model_runner(model: BiTResNet) -> Runner:
     return lambda images: _logits(model, torch.from_numpy(images).permute(0, 3, 1, 2))
 
 
+def exact_runner(model: BiTResNet) -> Runner:
+    """A copy of the model that computes in float64."""
+    return model_runner(deepcopy(model).double())
+
+
 def _logits(network: nn.Module, images: Tensor) -> Logits:
     with torch.no_grad():
         logits: Logits = network(images).numpy()

@@ -196,7 +196,7 @@ def test_other_logits_are_refused_and_nothing_is_left(
     earlier = {path.name: path.read_bytes() for path in (exported / "torch").iterdir()}
     monkeypatch.setattr(graph_report, "TOLERANCE", 0.0)
     for out, force in ((tmp_path / "out", False), (exported / "torch", True)):
-        with pytest.raises(RunError, match=r"differ from the model's by .* of the largest, more than 0"):
+        with pytest.raises(RunError, match=r"differ from the model's in float64 by .* of the largest, more than 0"):
             export_graph(Export(str(run), out, "torch", force=force))
     assert os.listdir(tmp_path) == []
     assert {path.name: path.read_bytes() for path in (exported / "torch").iterdir()} == earlier
@@ -243,6 +243,6 @@ def test_the_command_says_how_to_run_it(
     monkeypatch.setattr(sys, "argv", ["export.py", str(run), "--out", str(out), "--format", "torch"])
     program.main()
     said = capsys.readouterr().out
-    assert re.search(r"differ from the model's by at most \S+ of the largest", said)
+    assert re.search(r"differ from the model's in float64 by at most \S+ of the largest", said)
     assert re.search(r"Images per second on the CPU, 16 at a time: torch\.export [\d.,]+, the model in PyTorch", said)
     assert f'torch.export.load("{out}/model.pt2").module()' in said
