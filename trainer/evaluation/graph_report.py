@@ -33,7 +33,8 @@ def largest_difference(exact: Runner, graph: Runner, side: int, channels: int) -
     if not found <= TOLERANCE:
         raise RunError(
             f"the logits of the exported graph differ from the model's in float64 by {found:.2g} of the largest, more "
-            f"than {TOLERANCE:g}, with these versions of the packages; nothing is exported. Take those of constraints.txt"
+            f"than {TOLERANCE:g}, with these versions of the packages; nothing is exported. Take those of "
+            "constraints.txt"
         )
     return found
 
