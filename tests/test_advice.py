@@ -18,6 +18,10 @@ PREPARE = {name for name in sources() if name.startswith("prepare")}
 PRINTED_BY = {
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
+    "trainer.evaluation.evaluate_settings": {"evaluate"},  # an export takes their names alone
+    "trainer.evaluation.evaluated_set": {"evaluate"},
+    "trainer.evaluation.inputs": {"predict"},
+    "trainer.evaluation.predict_settings": {"predict"},
     "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
     **{f"trainer.finetuning.{name}": TUNING for name in ("finetune", "options", "settings")},  # others take names alone
@@ -45,6 +49,7 @@ ONLY = {
     ("trainer.reporting.trials", "--best-on"): {"report"},
     ("data_pipelines.shards.heads", "--head"): {"evaluate", "export", "predict"},
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
+    ("trainer.evaluation.predictor", "--precision"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
     ("data_pipelines.datasets.user_images", "--label-column"): {"prepare csv"},
