@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, Subcommand]] = {
         "evaluate": Subcommand("trainer.evaluate", "judge a run on its test split or on another set"),
         "proximity": Subcommand("trainer.proximity", "measure how far targets lie from sources"),
         "predict": Subcommand("trainer.predict", "predict new images with a run"),
-        "export": Subcommand("trainer.export", "write a run's weights for timm or in BiT's format"),
+        "export": Subcommand("trainer.export", "write a run for timm, ONNX and others"),
     },
     "clusters": {
         "submit": Subcommand("launchers.submit", "run the trainer, or a plan of a sweep, as SLURM jobs"),

@@ -20,6 +20,10 @@ PRINTED_BY = {
     "trainer.engines.elastic": TRAINING,  # nothing else sets RuntimeConfig.elastic
     "trainer.engines.membership": TRAINING,
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
+    "trainer.evaluation.evaluate_settings": {"evaluate"},  # an export takes their names alone
+    "trainer.evaluation.evaluated_set": {"evaluate"},
+    "trainer.evaluation.inputs": {"predict"},
+    "trainer.evaluation.predict_settings": {"predict"},
     "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
     **{f"trainer.finetuning.{name}": TUNING for name in ("finetune", "options", "settings")},  # others take names alone
@@ -49,6 +53,7 @@ ONLY = {
     ("trainer.evaluation.conformal", "--coverage"): {"evaluate", "predict"},
     ("trainer.evaluation.coverages", "--coverage"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
+    ("trainer.evaluation.predictor", "--precision"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
     ("data_pipelines.datasets.embedded", "--root"): {"prepare fashion_mnist"},
     ("data_pipelines.datasets.user_images", "--label-column"): {"prepare csv"},

@@ -61,6 +61,17 @@ def make_films(folder: Path) -> None:
     (folder / "films.csv").write_text("\n".join(rows))
 
 
+def make_medmnist(path: Path) -> None:
+    """A file as those of MedMNIST: grey pictures of 28 pixels in two classes, one brighter than the other."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 60), ("val", 20), ("test", 20)):
+        labels = (np.arange(count) % 2).astype(np.uint8)
+        pixels = generator.integers(0, 128, (count, 28, 28)) + 100 * labels[:, None, None]
+        arrays |= {f"{split}_images": pixels.astype(np.uint8), f"{split}_labels": labels[:, None]}
+    np.savez(path, **arrays)
+
+
 def make_inputs(page: str, folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """Make what a page supposes below `folder`; returns the variables that its reader sets."""
     make_photos(folder / "photos")
@@ -68,6 +79,8 @@ def make_inputs(page: str, folder: Path, environment: Mapping[str, str]) -> dict
     if page == "data.md":
         _run("bitscale prepare image-folder --root photos --out made_tars", folder, environment)
         (folder / "tars").symlink_to(folder / "made_tars")
+    if page == "export.md":
+        make_medmnist(folder / "pneumoniamnist.npz")
     if page not in ("from_dicom_to_a_number.md", "datasets/README.md"):
         return {}
     make_films(folder)

@@ -27,6 +27,7 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
+from trainer.evaluation.export_graph import export_graph
 from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions, saved_splits
@@ -149,6 +150,15 @@ def test_it_is_exported(run_dir: Path, folder: Path) -> None:
     with safe_open(f"/proc/self/fd/{descriptor}/model.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()[OWN_KEY])["classes"] == list(NAMES)
     os.close(descriptor)
+
+
+@pytest.mark.slow
+def test_it_leaves_as_a_graph(run_dir: Path, folder: Path) -> None:
+    for format_ in ("onnx", "torch"):
+        export_graph(Export(str(run_dir), folder / format_, format_))  # type: ignore[arg-type]
+    config = json.loads((folder / "onnx" / "config.json").read_text(encoding="utf-8"))
+    assert config[OWN_KEY]["classes"] == list(NAMES)
+    assert "\n| \\$5_bill\\_\\$10_bill |" in (folder / "torch" / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_it_predicts(run_dir: Path, folder: Path, here: Path) -> None:

@@ -1,6 +1,5 @@
 """Evaluate a finished run: one HTML page, evaluation.json, cases.csv and MODEL_CARD.md."""
 
-import re
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,6 @@ from data_pipelines.common.progress import Progress
 from data_pipelines.common.version import commit
 from data_pipelines.shards.columns import Array
 from trainer.config import RuntimeConfig
-from trainer.document.blocks import Title
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.document.text import plain
@@ -29,7 +27,7 @@ from trainer.evaluation.explained_page import Looked, look
 from trainer.evaluation.group_page import GROUPS
 from trainer.evaluation.group_table import write_groups
 from trainer.evaluation.groups import assess_groups, group_by
-from trainer.evaluation.model_card import CARD_SECTION, card_head, card_section
+from trainer.evaluation.model_card import CARD, card_head, card_heading, card_section, former_card, sections_of
 from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
 from trainer.evaluation.page import Evaluation, blocks, summary, warnings
 from trainer.evaluation.paired import Difference, paired
@@ -40,7 +38,7 @@ from trainer.evaluation.set_coverage import set_coverage
 from trainer.evaluation.tables import signed
 from trainer.evaluation.to_json import as_json
 
-PAGE, CARD = "evaluation.html", "MODEL_CARD.md"
+PAGE = "evaluation.html"
 
 
 def evaluate_run(settings: Evaluate) -> Path:
@@ -53,10 +51,9 @@ def evaluate_run(settings: Evaluate) -> Path:
     points = points_of(run, settings.choice, tested.predictions.classes, tested.predictions.task)
     if settings.out is not None:
         require_no_other(settings.out, tested)
-    sections = _card_sections(run)
-    points = run.points()
     rule = points.set_rule(tested.predictions.classes, tested.predictions.task, settings.coverage)
-    label = output_names_of(run, tested, lambda title: sections.get(_heading(title), ""))
+    sections = sections_of(former_card(run))
+    label = output_names_of(run, tested, lambda title: sections.get(card_heading(title), ""))
     folder = settings.out or run.folder / label.folder
     require_free(folder / PAGE, settings.force)
     if settings.by is not None:
@@ -137,22 +134,9 @@ def _same_labels(one: Array, other: Array) -> bool:
     return np.array_equal(one.astype(np.float64), other.astype(np.float64), equal_nan=True)
 
 
-def _heading(title: str) -> str:
-    """Heading of an evaluation in the model card."""
-    return as_markdown([Title(f"{CARD_SECTION}{title}")]).strip()
-
-
-def _card_sections(run: Run) -> dict[str, str]:
-    """The evaluations in the model card of the run, by their headings."""
-    path = run.folder / CARD
-    former = path.read_text(encoding="utf-8") if path.is_file() else ""
-    found = re.split(rf"(?m)^(?=## {CARD_SECTION})", former)[1:]
-    return {text.splitlines()[0]: text for text in found}
-
-
 def _write_card(evaluation: Evaluation, sections: dict[str, str]) -> None:
     """Put this evaluation into the run's model card, beside the others."""
-    sections = sections | {_heading(evaluation.title): as_markdown(card_section(evaluation))}
+    sections = sections | {card_heading(evaluation.title): as_markdown(card_section(evaluation))}
     head = as_markdown(card_head(evaluation))
     text = "\n".join(part.rstrip() + "\n" for part in (head, *sections.values()))
     path = evaluation.run.folder / CARD

@@ -1,5 +1,6 @@
 """The model card: what a run is, and its evaluations."""
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -7,6 +8,7 @@ from data_pipelines.common.advice import quoted
 from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.printable import printable
 from trainer.document.blocks import Block, BulletList, Paragraph, Title
+from trainer.document.markdown import as_markdown
 from trainer.document.text import Bold, Code
 from trainer.evaluation import tables
 from trainer.evaluation.page import (
@@ -24,6 +26,7 @@ from trainer.evaluation.page import (
 )
 from trainer.evaluation.runs import Run
 
+CARD = "MODEL_CARD.md"
 CARD_SECTION = "Evaluation on "
 _SHOWN = 30
 CARD_OF_PATIENTS = (
@@ -40,7 +43,7 @@ def card_head(evaluation: Evaluation) -> list[Block]:
         *([Paragraph((Bold(CARD_OF_PATIENTS),))] if confidential(evaluation) else []),
         *not_a_device(assessment),
         Title("Model"),
-        BulletList(tuple(_model_items(run))),
+        BulletList(tuple(model_items(run))),
         Title("Use"),
         Paragraph((Code(f"bitscale predict {quoted(run.folder)} INPUT{_head_flag(run)} --out predictions.csv"),)),
         Paragraph("Meant for images like those it was trained on; see the data of each evaluation."),
@@ -67,6 +70,23 @@ def card_section(evaluation: Evaluation) -> list[Block]:
     return [*page, BulletList((*tested.provenance, *unlike_training(evaluation)))]
 
 
+def card_heading(title: str) -> str:
+    """Heading of an evaluation in the model card."""
+    return as_markdown([Title(f"{CARD_SECTION}{title}")]).strip()
+
+
+def former_card(run: Run) -> str:
+    """The model card of the run as it is; "" without one."""
+    path = run.folder / CARD
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def sections_of(card: str) -> dict[str, str]:
+    """The evaluations in a model card, by their headings."""
+    found = re.split(rf"(?m)^(?=## {CARD_SECTION})", card)[1:]
+    return {text.splitlines()[0]: text for text in found}
+
+
 def _beginning(run: Run) -> str:
     """How it was trained, and from which weights."""
     model = run.settings.get("model") or {}
@@ -84,7 +104,8 @@ def _some(names: Sequence[str]) -> str:
     return some_of([printable(name) for name in names], _SHOWN)
 
 
-def _model_items(run: Run) -> list[str]:
+def model_items(run: Run) -> list[str]:
+    """What the run is, a line each."""
     metadata, result = run.metadata, run.result
     labels = [f"Labels: {_some(metadata.get('classes') or [])}"]
     if run.heads:

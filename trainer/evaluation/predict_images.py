@@ -78,7 +78,7 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
         raise InputError(f"{settings.out} cannot be written ({error}); choose another --out") from error
     if replaces:
         logger.info(f"note: replaced the earlier {settings.out}")
-    _note_what_is_unfitted(run, points, predictor.classes)
+    note_what_is_unfitted(run, points, predictor.classes)
     _note_what_is_not_told(table, predictor)
     if not counts:
         raise InputError(f"{_named(settings)} has no image, but others: {counted(inputs.left_out)}")
@@ -152,7 +152,8 @@ def _earlier_table(settings: Predict, predictor: Predictor) -> EarlierTable | No
     return earlier
 
 
-def _note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[str]) -> None:
+def note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[str]) -> None:
+    """Say which thresholds are defaults, whether the temperature is one, and why."""
     if not points.images and not points.thresholds:
         state = run.unfinished()
         message = f"all thresholds are a probability of 0.5, and the temperature is 1, because {points.no_val}"

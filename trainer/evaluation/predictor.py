@@ -75,7 +75,7 @@ class Predictor:
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         self._model_name: str = metadata["model"]
         self._head = run.head
-        self.network = _load_model(run, run.path, self._model_name, len(self.classes))
+        self.network = load_model(run, run.path, self._model_name, len(self.classes))
         found = run.novelty()
         self.why_no_novelty = found if isinstance(found, str) else ""
         """Why new images are not compared with the training images; empty where they are."""
@@ -168,7 +168,7 @@ def _require_known_xrays(path: Path, metadata: Mapping[str, Any], size: int | No
         )
 
 
-def _load_model(run: Run, path: Path, name: str, num_classes: int) -> BiTResNet:
+def load_model(run: Run, path: Path, name: str, num_classes: int) -> BiTResNet:
     """The model with the weights of a checkpoint. Raises InputError where these do not fit."""
     model = build_model(name, num_classes, mean=run.mean, std=run.std)
     state = checkpoint.load(path, parts=("model",)).state["model"]

@@ -85,6 +85,8 @@ def _plain(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float)
 def _kernel_takes(x: Tensor, weight: Tensor) -> bool:
     if x.ndim != 4 or x.device.type not in ("cuda", "cpu"):
         return False
+    if torch.compiler.is_exporting():  # a graph for other programs, which have no such operation
+        return False
     if _is_native(x.device):
         return x.dtype in group_norm_cpu.DTYPES and weight.dtype == torch.float32 and kernel_works(x.device)
     return x.dtype in _DTYPES and kernel_works(x.device)

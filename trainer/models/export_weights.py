@@ -1,8 +1,6 @@
 """Export the weights of a run for timm, or in BiT's own format."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,15 @@ import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_json
 from data_pipelines.common.messages import logger
-from trainer.models.export_settings import Export
+from data_pipelines.common.whole_folder import write_folder
+from trainer.models.export_settings import EXPORTED_FILES, NPZ, SAFETENSORS, Export
 from trainer.models.layouts import BIT_NPZ
 from trainer.models.timm_folder import ARCHITECTURES, DEFAULT_SIZE, timm_config, timm_tensors
 from trainer.models.weight_files import CONFIG, OWN_KEY
 from trainer.models.weights import Weights, load_weights, with_head
-
-SAFETENSORS, NPZ = "model.safetensors", "model.npz"
 
 
 def export(settings: Export) -> list[str]:
@@ -107,38 +103,8 @@ def _notes_on_filters(model_name: str, filters: str) -> list[str]:
 
 
 def _write(settings: Export, config: dict[str, Any], save: Callable[[Path], object]) -> None:
-    """Fill a folder beside `out` and give it its name."""
-    out = Path(os.path.abspath(settings.out))
-    temporary, old = (out.with_name(f".{out.name}.{ending}") for ending in ("tmp", "old"))
-    try:
-        if old.exists() and not out.exists():  # an export was killed between the two renamings
-            old.rename(out)
-        _require_free(out, settings.force)
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save(temporary)
-        write_json(temporary / CONFIG, config)
-        for path in temporary.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        if out.exists():
-            out.rename(old)
-        temporary.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise InputError(f"{out} cannot be written ({error}); choose another --out") from error
+    def fill(folder: Path) -> None:
+        save(folder)
+        write_json(folder / CONFIG, config)
 
-
-def _require_free(out: Path, force: bool) -> None:
-    """Raises InputError unless `out` is absent, empty, or an earlier export that may be replaced."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise InputError(f"{out} is a file; --out names a folder to make")
-    others = sorted({path.name for path in out.iterdir()} - {SAFETENSORS, NPZ, CONFIG})
-    if others:
-        raise InputError(f"{out} holds other things ({', '.join(others[:3])}); choose another --out")
-    if any(out.iterdir()):
-        require_free(out, force, "holds an earlier export")
+    write_folder(settings.out, EXPORTED_FILES, settings.force, fill)

@@ -129,6 +129,15 @@ class FilterSharing:
                 yield tuple(bank.standardised.filters for bank in of_unit)
 
 
+class FoldedFilters(FilterSharing):
+    """Of a model whose weights are standardised already, as in an exported graph."""
+
+    def filters(self, units: Sequence[Sequence[StdConv2d]]) -> Iterator[tuple[Tensor, ...]]:
+        """The weights as they are."""
+        for unit in units:
+            yield tuple(convolution.weight for convolution in unit)
+
+
 def _standardised(convolutions: Sequence[StdConv2d]) -> list[_Bank]:
     weights = [convolution.weight for convolution in convolutions]
     device, dtype = weights[0].device.type, weights[0].dtype

@@ -12,6 +12,7 @@ from tiny_runs import prepare_films, train_tiny, write_films
 
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
+from trainer.evaluation.export_graph import export_graph
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.kernels import native
 from trainer.models.export_weights import Export, export
@@ -43,6 +44,7 @@ def test_the_umask_decides_who_may_read_what(umask: int, tmp_path: Path, monkeyp
     predict_images(Predict(run, (films / "000.dcm",), out / "predictions.csv", device="cpu"))
     export(Export(str(run), out / "timm"))
     export(Export(str(run), out / "npz", format="npz"))
+    export_graph(Export(str(run), out / "onnx", format="onnx"))
     results = write_results(tmp_path / "results", [transfer_result("x", "5", seed, 0.5) for seed in range(2)])
     write_report(Report((results,), out / "report"))
     found = modes(out)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from test_results import config_of
@@ -19,12 +20,14 @@ from trainer.config import Config, RuntimeConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
+from trainer.evaluation.export_graph import export_graph
 from trainer.evaluation.operating import HEADS_KEY
 from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.predict_images import Predict, predict_images
 from trainer.evaluation.predictions import load_predictions
 from trainer.evaluation.runs import open_run
 from trainer.metrics import all_metrics
+from trainer.models.bit import build_model
 from trainer.models.export_weights import Export, export
 from trainer.models.weights import load_weights
 from trainer.run_files import CONFIG
@@ -170,6 +173,24 @@ def test_an_exported_head_has_its_rows_alone(finished: tuple[Path, dict[str, Any
         assert torch.equal(found.tensors[part], whole.tensors[part][3:])
     with pytest.raises(InputError, match="has one head alone; leave out --head two"):
         export(Export(str(tmp_path / "out"), tmp_path / "again", head="two"))
+
+
+@pytest.mark.slow
+def test_a_head_leaves_as_a_graph(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    export_graph(Export(str(finished[0]), tmp_path / "out", "onnx", head="two"))
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx")
+    about = json.loads(session.get_modelmeta().custom_metadata_map["bitscale"])
+    points = open_run(finished[0], "two").points()
+    assert (about["head"], about["classes"]) == ("two", list(FINDINGS["two"]))
+    assert (about["thresholds"], about["temperature"]) == (points.thresholds, points.temperature)
+    side, channels = about["image_size"], about["channels"]
+    images = np.random.default_rng(0).integers(256, size=(3, side, side, channels), dtype=np.uint8)
+    model = build_model("r14x0.5", 5)
+    model.load_state_dict(load_weights(str(finished[0])).tensors)
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(images).permute(0, 3, 1, 2)).numpy()[:, 3:]
+    (logits,) = session.run(["logits"], {"images": images})
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
 
 
 def test_a_transfer_begins_with_the_backbone(
