@@ -16,6 +16,10 @@ PHOTOGRAPHS = {name for name in parsers() if "--shorter-side" in flags_of(name)}
 PREPARE = {name for name in sources() if name.startswith("prepare")}
 # Modules whose messages fewer commands print than import them; by the beginning of their names.
 PRINTED_BY = {
+    # An export takes thresholds and cards from modules that import these.
+    "trainer.evaluation.chosen_thresholds": {"evaluate", "predict"},
+    "trainer.evaluation.explain_predictions": {"predict"},
+    "trainer.evaluation.groups": {"evaluate"},
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
     "trainer.engines.elastic": TRAINING,  # nothing else sets RuntimeConfig.elastic
     "trainer.engines.membership": TRAINING,

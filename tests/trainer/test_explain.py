@@ -56,7 +56,9 @@ def photos(folder: Path, count: int = 3, size: tuple[int, int] = (90, 70)) -> Pa
 
 def explained(run: Path, source: Path, out: Path, **options: Any) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The rows of the predictions and of the maps."""
-    settings = Predict(run, source, out / "predictions.csv", device="cpu", threads=1, explain=out / "maps", **options)
+    settings = Predict(
+        run, (source,), out / "predictions.csv", device="cpu", threads=1, explain=out / "maps", **options
+    )
     predict_images(settings)
     tables = []
     for path in (settings.out, out / "maps" / TABLE):
@@ -129,7 +131,9 @@ def test_folders_that_maps_may_not_go_to(photo_run: Path, tmp_path: Path) -> Non
     source = photos(tmp_path / "in", 1)
 
     def explain_in(folder: Path, **options: Any) -> None:
-        settings = Predict(photo_run, source, tmp_path / "out.csv", explain=folder, device="cpu", threads=1, **options)
+        settings = Predict(
+            photo_run, (source,), tmp_path / "out.csv", explain=folder, device="cpu", threads=1, **options
+        )
         predict_images(settings)
 
     with pytest.raises(InputError, match="its maps would be images next time; choose another --explain"):
@@ -143,7 +147,7 @@ def test_folders_that_maps_may_not_go_to(photo_run: Path, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"cannot be written .*; choose another --explain"):
         explain_in(Path("/proc/maps"), force=True)
     with pytest.raises(InputError, match="--explain-images is for maps"):
-        Predict(photo_run, source, explain_images=3)
+        Predict(photo_run, (source,), explain_images=3)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def earlier(run_dir: Path, tmp_path: Path) -> Path:
 
 
 def predicted(run: Path, source: Path, out: Path, coverage: float | None = None) -> list[dict[str, str]]:
-    predict_images(Predict(run, source, out, force=True, device="cpu", threads=1, coverage=coverage))
+    predict_images(Predict(run, (source,), out, force=True, device="cpu", threads=1, coverage=coverage))
     with out.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -116,7 +116,7 @@ def test_a_coverage_that_val_cannot_promise_is_refused(run_dir: Path, data: Path
         evaluate_run(Evaluate(run_dir, out=tmp_path / "page", coverage=0.99, resamples=100))
     assert not (tmp_path / "page").exists()
     with pytest.raises(InputError, match="--coverage is 90; it must be a multiple"):
-        Predict(run_dir, data, out, coverage=90)
+        Predict(run_dir, (data,), out, coverage=90)
 
 
 def test_an_earlier_run_takes_its_val_and_says_what_is_missing(
@@ -141,7 +141,7 @@ def test_a_table_of_an_earlier_version_is_written_anew(run_dir: Path, data: Path
     names = [name for name in rows[0] if not name.endswith(added)]
     with out.open("w", newline="") as file:
         csv.writer(file).writerows([names, *([row[name] for name in names] for row in rows)])
-    predict_images(Predict(run_dir, data / "test", out, device="cpu", threads=1))
+    predict_images(Predict(run_dir, (data / "test",), out, device="cpu", threads=1))
     with out.open(newline="") as file:
         assert list(csv.DictReader(file)) == rows
 

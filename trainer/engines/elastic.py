@@ -29,6 +29,7 @@ from trainer.engines.membership import Membership
 from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import is_of_a_lost_peer
 from trainer.engines.watchdog import Heartbeat
+from trainer.engines.watched_store import WatchedStore
 
 _HERE_S, _POLL_S = 20.0, 0.005  # to wait for ranks that were there a moment ago
 _ON_ITS_WAY_S = 0.5  # until a signal that is sent to all ranks has reached each
@@ -101,9 +102,10 @@ class ElasticEngine(DDPEngine):
             client = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False, timeout=timeout)
             self._shared = dist.PrefixStore(answer["name"], client)
             self._await_all()
+            self._forms_until = time.monotonic() + self._runtime.timeout_s
             dist.init_process_group(
                 "nccl" if self.device.type == "cuda" else "gloo",
-                store=dist.PrefixStore("group", self._shared),
+                store=WatchedStore(dist.PrefixStore("group", self._shared), self._check_ranks),
                 rank=self.rank,
                 world_size=self.world_size,
                 timeout=timeout,
@@ -121,6 +123,11 @@ class ElasticEngine(DDPEngine):
                 raise RegroupError("a rank of the new round did not come")
             time.sleep(_POLL_S)
 
+    def _check_ranks(self) -> None:
+        self._raise_if_lost()
+        if time.monotonic() > self._forms_until:
+            raise RegroupError("a rank of the new round does not answer")
+
     def _on_loss(self, who: str) -> None:
         """A rank is lost. On GPUs the others' kernels would wait for it for ever: end them. Gloo sees it by itself."""
         if self.device.type == "cuda":
@@ -136,7 +143,9 @@ class ElasticEngine(DDPEngine):
         try:
             yield
         except RuntimeError as error:
-            if isinstance(error, RegroupError) or not is_of_a_lost_peer(error):
+            if isinstance(error, RegroupError):
+                raise
+            if self.membership.lost is None and not is_of_a_lost_peer(error):
                 raise
         else:
             return

@@ -197,7 +197,7 @@ class Rendezvous:
 
 def is_of_a_lost_peer(error: RuntimeError) -> bool:
     """Whether a backend reports so that another rank is gone."""
-    if isinstance(error, dist.DistBackendError | dist.DistNetworkError):
+    if isinstance(error, dist.DistBackendError | dist.DistNetworkError | dist.DistStoreError):
         return True
     return any(words in str(error) for words in _LOST_PEER)
 

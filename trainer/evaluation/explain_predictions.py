@@ -77,7 +77,8 @@ def require_explainable(settings: Predict) -> None:
     if sum(1 for _ in islice(each, MOST_IMAGES + 1)) > MOST_IMAGES:
         raise InputError(
             f"{', '.join(map(str, settings.input))}: these are more than {MOST_IMAGES} images, and maps take far "
-            f"longer than predictions; say for how many of the first to draw them, such as --explain-images {MOST_IMAGES}"
+            "longer than predictions; say for how many of the first to draw them, such as "
+            f"--explain-images {MOST_IMAGES}"
         )
 
 

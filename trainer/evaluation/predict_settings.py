@@ -53,11 +53,6 @@ class Predict:
     """Maps of so many of the first images; None: of all, if they are at most 100."""
 
     def __post_init__(self) -> None:
-        if not self.input:
-            raise InputError("INPUT must be given: images, folders, DICOM, shards, or CSV files")
-        twice = sorted({str(path) for path in self.input if self.input.count(path) > 1})
-        if twice:
-            raise InputError(f"INPUT names {', '.join(twice)} twice; name each once")
         require_coverage(self.coverage)
         if self.bits is not None and not LEAST_BITS <= self.bits <= MOST_BITS:
             raise InputError(f"--bits is {self.bits}; it must lie in {LEAST_BITS} to {MOST_BITS}")
@@ -67,3 +62,8 @@ class Predict:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1")
         if self.explain_images is not None and self.explain is None:
             raise InputError("--explain-images is for maps; say their folder with --explain, or leave it out")
+        if not self.input:
+            raise InputError("INPUT must be given: images, folders, DICOM, shards, or CSV files")
+        twice = sorted({str(path) for path in self.input if self.input.count(path) > 1})
+        if twice:
+            raise InputError(f"INPUT names {', '.join(twice)} twice; name each once")

@@ -3,8 +3,10 @@ the device, what it leaves behind, and GPUs, in whose place there are stand-ins.
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Iterator
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ from trainer.config import RuntimeConfig
 from trainer.engine import Progress, RegroupError
 from trainer.engines import elastic
 from trainer.engines.elastic import ElasticEngine
+from trainer.engines.watched_store import WatchedStore
 from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC
 
@@ -130,6 +133,22 @@ def test_rank_behind_gets_all_of_the_one_ahead(served: Served) -> None:
     assert first["freed"]  # or its sockets would stay open, and others wait for their end
     assert second["freed"]
     assert first["done"] == 1
+
+
+def test_group_that_forms_does_not_wait_for_a_lost_rank() -> None:
+    """It would otherwise: for the address of the other rank, until its time-out."""
+    lost = threading.Event()
+    threading.Timer(0.2, lost.set).start()
+
+    def check_ranks() -> None:
+        if lost.is_set():
+            raise RegroupError("lost: b")
+
+    store = WatchedStore(dist.HashStore(), check_ranks)
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="lost: b"):
+        dist.init_process_group("gloo", store=store, rank=0, world_size=2, timeout=timedelta(seconds=60))
+    assert time.monotonic() - began < 20
 
 
 class Group:

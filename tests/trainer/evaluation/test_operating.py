@@ -120,7 +120,7 @@ def test_where_no_temperature_helps_the_reason_is_said(logits: list, labels: lis
     points = fit_operating_points(of(np.array(logits), np.array(labels, dtype=kind), *"abc"[: len(logits[0])]))
     assert points.temperature == 1
     assert reason in points.why_temperature_unfitted()
-    assert OperatingPoints(**points.to_dict()) == points
+    assert OperatingPoints.from_dict(points.to_dict()) == points
 
 
 @pytest.mark.filterwarnings("error")
@@ -159,7 +159,7 @@ def test_what_val_cannot_choose_has_a_reason() -> None:
     assert points.why_unfitted("none") == "val has no labels of it"
     assert (points.threshold("all"), points.why_unfitted("both")) == (0.0, "")
     assert "no val split" in OperatingPoints().why_unfitted("both")
-    assert OperatingPoints(**points.to_dict()) == points
+    assert OperatingPoints.from_dict(points.to_dict()) == points
 
 
 def test_calibration_error_is_the_mean_gap_by_count() -> None:
