@@ -26,6 +26,8 @@ from launchers.rounds import Message, Rounds
 
 IN_USE = 3
 """Exit code where something listens at the address already."""
+CANNOT_LISTEN = 4
+"""Exit code where the address is none to listen at."""
 _TICK_S = 0.02
 _GREETING_S = 5.0  # in which a connection has to prove that it knows the secret
 _LINE_BYTES = 1 << 20
@@ -111,7 +113,7 @@ def main() -> None:
         asyncio.run(Coordinator(secret.encode()).serve(host, int(port)))
     except OSError as error:
         print(f"{host}:{port} cannot be listened at ({error.strerror or error})", file=sys.stderr)
-        sys.exit(IN_USE if error.errno == errno.EADDRINUSE else 1)
+        sys.exit(IN_USE if error.errno == errno.EADDRINUSE else CANNOT_LISTEN)
 
 
 if __name__ == "__main__":

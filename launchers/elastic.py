@@ -22,10 +22,12 @@ from types import FrameType
 if __name__ == "__main__":  # its folder has modules that would hide other people's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launchers.coordinator import IN_USE
+from launchers.coordinator import CANNOT_LISTEN, IN_USE
 
 _HERE = Path(__file__).resolve().parent
-_AGENT = [sys.executable, str(_HERE / "agent.py"), "--standalone", "--nnodes", "1", "--nproc-per-node", "1"]
+# An agent meets nobody; by its host name, which may be unknown, it would wait for itself.
+_ALONE = ["--standalone", "--local-addr", "127.0.0.1", "--nnodes", "1", "--nproc-per-node", "1"]
+_AGENT = [sys.executable, str(_HERE / "agent.py"), *_ALONE]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _POLL_S, _PAUSE_S = 0.1, 1.0
 _SECRET = "BITSCALE_SECRET"
@@ -72,6 +74,11 @@ class Node:
         if not self._serves or (self._coordinator is not None and self._coordinator.poll() is None):
             return
         if self._coordinator is not None:
+            if self._coordinator.returncode == CANNOT_LISTEN:
+                self._serves = False
+                _say("error: the coordinator has said why; name another --endpoint")
+                self._hand_on(signal.SIGTERM, None)
+                return
             if self._coordinator.returncode == IN_USE:
                 self._serves = False
                 _say(f"another coordinator serves at {self._options.endpoint}: these ranks join its run")

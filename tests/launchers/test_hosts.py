@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -254,6 +255,29 @@ def test_lost_host_is_done_without(hosts: Hosts) -> None:
     assert "at step 4" in alone.stdout
     expected, found = (weights(hosts.folder / name) for name in ("alone", "run"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_elastic_run_survives_a_cut_cable(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One side goes on in the same process; the other, once it is back, ends and joins it anew."""
+    monkeypatch.setenv("BITSCALE_SECRET", "of this run" * 3)
+    hosts.slow.touch()
+    left, right = (hosts.torchrun(name, "run", "--elastic") for name in ADDRESS)
+    hosts.wait_for_step("run", 6)
+    hosts.cable("down")
+    cut = time.monotonic()
+    log = hosts.log("left", "run")
+    wait_until(lambda: "1 rank at step" in log.read_text(), "the left host alone", TIMEOUT_S + 15)
+    assert time.monotonic() - cut < TIMEOUT_S + 10
+    alone = max(row["step"] for row in read_metrics(hosts.folder / "run"))
+    hosts.wait_for_step("run", alone + 2)
+    hosts.cable("up")
+    wait_until(lambda: "joined" in log.read_text(), "the right host", 90)
+    hosts.slow.unlink()
+    assert [hosts.finish(process) for process in (left, right)] == [0, 0], log.read_text()
+    assert "resuming" not in log.read_text()
+    assert "it ends, to join anew" in hosts.log("right", "run").read_text()
+    losses = [row["step"] for row in read_metrics(hosts.folder / "run") if "train/loss" in row]
+    assert losses == list(range(1, max(losses) + 1))
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:

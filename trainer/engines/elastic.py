@@ -73,7 +73,8 @@ class ElasticEngine(DDPEngine):
                 "wait_s": float(self._runtime.min_ranks_wait_s),
             },
         }
-        self.membership = Membership(address, os.environ.get("BITSCALE_SECRET", ""), hello, self._on_loss)
+        secret, connect_s = os.environ.get("BITSCALE_SECRET", ""), float(self._runtime.connect_timeout_s)
+        self.membership = Membership(address, secret, hello, self._on_loss, connect_s)
         answer = None if self.membership.is_running() else self.membership.begin()
         if answer is None:
             self._is_joining, self.rank, self.world_size = True, -1, 1

@@ -18,6 +18,7 @@ from trainer.engine import RankLostError
 
 _BEAT_S = 1.0
 _CONNECT_S, _RETRY_S, _POLL_S = 5.0, 0.5, 0.2
+_UNANSWERED_S = 10.0
 PATIENCE_S = 300.0
 """To wait for a coordinator that is gone, once it is needed."""
 _RESTART_CODE = 75  # launchers start such a rank again
@@ -30,10 +31,12 @@ class Membership:
 
     `hello` is what the coordinator needs to know of this rank: name, host, place, store, settings (see
     `launchers/rounds.py`). `on_loss` is called by that thread, with words, when another member is lost. Raises
-    InputError for a coordinator that is not there or has another secret.
+    InputError for a coordinator that is not there within `connect_s`, or has another secret.
     """
 
-    def __init__(self, address: str, secret: str, hello: Message, on_loss: Callable[[str], None]) -> None:
+    def __init__(
+        self, address: str, secret: str, hello: Message, on_loss: Callable[[str], None], connect_s: float = 0.0
+    ) -> None:
         self.address, self._secret, self._hello, self._on_loss = address, secret.encode(), hello, on_loss
         self.joiners_wait = False
         """Whether ranks wait to join; False again with each round."""
@@ -48,14 +51,23 @@ class Membership:
         self._connection: _Connection | None = None
         self._away_since = time.monotonic()
         self._closed = False
-        try:
-            self._connect()
-        except OSError as error:
-            raise InputError(
-                f"the coordinator at {address} cannot be reached ({error.strerror or error}); start the run with "
-                "launchers/torchrun.sh --elastic"
-            ) from error
+        self._await_coordinator(connect_s)
         threading.Thread(target=self._keep, name="membership", daemon=True).start()
+
+    def _await_coordinator(self, connect_s: float) -> None:
+        """Connect. The node that it is on may start later than this one."""
+        until = time.monotonic() + connect_s
+        while True:
+            try:
+                return self._connect()
+            except OSError as error:
+                if time.monotonic() < until:
+                    time.sleep(_RETRY_S)
+                    continue
+                raise InputError(
+                    f"the coordinator at {self.address} cannot be reached ({error.strerror or error}); start the run "
+                    "with launchers/torchrun.sh --elastic, with the same --endpoint on all nodes"
+                ) from error
 
     def introduce(self, facts: Message) -> None:
         """Tell what must be the same on all ranks: those that join are compared by it."""
@@ -204,6 +216,8 @@ class _Connection:
     def __init__(self, host: str, port: int) -> None:
         self._socket = socket.create_connection((host, port), _CONNECT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Behind a cut cable what is sent would otherwise wait for many minutes before the connection counts as broken.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNANSWERED_S * 1e3))
         self._socket.settimeout(_CONNECT_S)
         self._poll, self._buffer, self._sending = select.poll(), b"", threading.Lock()
         self._poll.register(self._socket, select.POLLIN)

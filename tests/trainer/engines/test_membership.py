@@ -178,7 +178,7 @@ def test_coordinator_without_a_secret_says_how_it_is_used() -> None:
 
 
 def test_rank_without_a_coordinator_says_how_to_start() -> None:
-    with pytest.raises(InputError, match=r"cannot be reached \(.*torchrun.sh --elastic"):
+    with pytest.raises(InputError, match=r"cannot be reached \(.*with launchers/torchrun.sh --elastic"):
         Membership("127.0.0.1:1", "x", {}, lambda who: None)
 
 
