@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import suppress
 
 import torch
 
@@ -91,6 +92,13 @@ def keep_freed_memory() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, 32 << 20)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def return_freed_memory() -> None:
+    """Return freed memory to the system, wherever it lies between blocks in use: for a process that lives through many
+    groups of ranks, whose buffers would leave gaps that add up."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def cpu_threads(threads: int | None) -> int:

@@ -25,6 +25,7 @@ from data_pipelines.common.errors import InputError
 from trainer.config import Precision, RuntimeConfig
 from trainer.engine import Changes, Progress, RegroupError, Update
 from trainer.engines.ddp import DDPEngine
+from trainer.engines.device import return_freed_memory
 from trainer.engines.membership import Membership
 from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import is_of_a_lost_peer
@@ -253,6 +254,7 @@ class ElasticEngine(DDPEngine):
         if dist.is_initialized():
             with suppress(RuntimeError):
                 dist.destroy_process_group()
+        return_freed_memory()
 
     def _receive(self, source: int, loss_scaler: dict[str, Any]) -> None:
         """Give all ranks the weights, momentum and loss scaler of one."""
