@@ -150,6 +150,9 @@ class Rounds:
             for key in [key for key in self.members if key not in waiting]:
                 messages += self._refuse(key, "expelled", f"it did not answer for {settings['straggler_s']:.0f} s")
         newcomers = [key for key, rank in self.ranks.items() if key not in self.members and rank.asks is not None]
+        if len(self.members) < self._expected:
+            gone = {"name": "a rank", "host": "unknown", "why": "gone while the coordinator was"}
+            self._left += [gone] * (self._expected - len(self.members))
         taking_part = waiting + sorted(newcomers, key=self._place)
         all_stop = all(self.ranks[key].asks["stopping"] for key in waiting)  # type: ignore[index]
         if len(taking_part) >= settings["min_ranks"] or all_stop:

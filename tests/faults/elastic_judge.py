@@ -27,6 +27,8 @@ class References:
     folder: Path
     steps: int
     device: str = "cpu"
+    step_s: float = 0.04
+    """Seconds added to each step of a run that is disturbed."""
     _runs: dict[tuple[int, bool], ElasticRun] = field(default_factory=dict)
 
     def run(self, ranks: int, float64: bool) -> ElasticRun:

@@ -161,7 +161,9 @@ def _measure(run: ElasticRun, found: ElasticRound, number: int, struck: float) -
 def drill(data: Path, folder: Path, faults: list[str], seed: int, ranks: int, float64: bool,
           references: "judge.References", say: Callable[[ElasticRound], None]) -> list[ElasticRound]:  # fmt: skip
     """One run with its faults, brought to its end and judged; what is wrong with it counts for each of its rounds."""
-    run = ElasticRun(ranks, STEPS, data, folder, float64=float64, device=references.device)
+    run = ElasticRun(
+        ranks, references.steps, data, folder, float64=float64, step_s=references.step_s, device=references.device
+    )
     rounds: list[ElasticRound] = []
     run.start()
     try:

@@ -174,6 +174,15 @@ def test_coordinator_started_anew_learns_the_round(three: Ranks) -> None:
     assert three.at == {"a": (2, 0, 3), "b": (2, 1, 3), "c": (2, 2, 3)}
 
 
+def test_rank_that_goes_with_the_coordinator_is_recorded(three: Ranks) -> None:
+    three.restart_coordinator()
+    three.connect("a", "c")
+    three.ask("a", "c")
+    three.tick(RETURN_S + 1)
+    assert three.at == {"a": (2, 0, 2), "b": (1, 1, 3), "c": (2, 1, 2)}
+    assert [left["why"] for left in three.last("a")["left"]] == ["gone while the coordinator was"]
+
+
 def test_suspended_coordinator_blames_nobody(three: Ranks) -> None:
     three.now += 10 * SILENT_S
     three.tick()
