@@ -63,7 +63,7 @@ class Predict:
         if self.explain_images is not None and self.explain is None:
             raise InputError("--explain-images is for maps; say their folder with --explain, or leave it out")
         if not self.input:
-            raise InputError("INPUT must be given: images, folders, DICOM, shards, or CSV files")
+            raise InputError("INPUT must be given; bitscale predict --help tells more")
         twice = sorted({str(path) for path in self.input if self.input.count(path) > 1})
         if twice:
             raise InputError(f"INPUT names {', '.join(twice)} twice; name each once")

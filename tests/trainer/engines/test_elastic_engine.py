@@ -1,4 +1,4 @@
-"""The elastic engine beside what real losses try (tests/faults/test_elastic.py): its count of samples, what it asks of
+"""The elastic engine beside what real losses try (tests/faults/test_elastic_runs.py): its count of samples, what it asks of
 the device, what it leaves behind, and GPUs, in whose place there are stand-ins."""
 
 import os
