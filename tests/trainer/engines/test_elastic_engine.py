@@ -1,5 +1,5 @@
-"""The elastic engine beside what real losses try (tests/faults/test_elastic_runs.py): its count of samples, what it asks of
-the device, what it leaves behind, and GPUs, in whose place there are stand-ins."""
+"""The elastic engine: its count of samples, what it asks of the device, what it leaves behind, and GPUs, in whose place
+there are stand-ins. Real losses are in tests/faults/test_elastic_runs.py."""
 
 import os
 import threading
