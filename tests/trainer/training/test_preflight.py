@@ -248,25 +248,25 @@ def losing(folder: Path) -> str:
     return message
 
 
-def waiting_elsewhere() -> str:
+def waiting_elsewhere(folder: Path) -> str:
     """Rank 1 of two lives, but waits in another exchange than rank 0; what rank 0 is told."""
     engine: Any = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, timeout_s=3), "fp32")
     if engine.rank == 1:
-        engine._rendezvous.store.get("told")  # which waits for it
+        wait_until_told((0,), folder)
         return ""
     try:
         engine.sum(torch.zeros(1))
     except RankLostError as error:
         return str(error)
     finally:
-        engine._rendezvous.store.set("told", "")
+        told_to(0, folder).touch()
     return "nothing"
 
 
 @pytest.mark.slow
 @pytest.mark.serial
-def test_live_ranks_are_not_called_lost_nor_the_network_blamed() -> None:
-    (message, _) = run_ranks(2, waiting_elsewhere)
+def test_live_ranks_are_not_called_lost_nor_the_network_blamed(tmp_path: Path) -> None:
+    (message, _) = run_ranks(2, waiting_elsewhere, tmp_path)
     assert "another rank stopped or did not answer (all ranks are alive: the network is at fault, or " in message
 
 
