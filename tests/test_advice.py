@@ -102,6 +102,7 @@ OF_ANOTHER = {
     ("benchmarks.protocol_effect", "--model.head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
     ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
+    ("launchers.elastic", "--endpoint"): None,  # launchers/torchrun.sh
     ("launchers.elastic", "--min-ranks"): "pretrain",
     ("launchers.sbatch", "--out"): "pretrain",
     ("launchers.script", "--done"): None,  # launchers/job.py

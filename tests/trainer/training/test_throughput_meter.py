@@ -29,7 +29,7 @@ def job() -> Any:
             precision="bf16",
             model=SimpleNamespace(name="r14x0.5", frozen_stages=0),
             data=SimpleNamespace(image_size=32),
-            runtime=SimpleNamespace(tf32=False),
+            runtime=SimpleNamespace(elastic=False, tf32=False),
         ),
         train=SimpleNamespace(num_classes=10),
     )
