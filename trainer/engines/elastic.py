@@ -29,7 +29,6 @@ from trainer.engines.device import return_freed_memory
 from trainer.engines.membership import Membership
 from trainer.engines.ranks import RankInfo
 from trainer.engines.rendezvous import is_of_a_lost_peer
-from trainer.engines.watchdog import Heartbeat
 from trainer.engines.watched_store import WatchedStore
 
 _HERE_S, _POLL_S = 20.0, 0.005  # to wait for ranks that were there a moment ago
@@ -45,8 +44,6 @@ class ElasticEngine(DDPEngine):
         self._first: int | None = None  # step of this round
         self._num_mine = self._num_of_all = 0
         super().__init__(runtime, precision)
-        timeouts = runtime.hang_timeout_s, runtime.timeout_s
-        self.heartbeat = Heartbeat(self._store(), self.rank, self.world_size, self.device, *timeouts, is_elastic=True)
         self.updates_done = torch.zeros((), dtype=torch.int64, device=self.device)  # updates of this round
 
     def _connect(self, rank_info: RankInfo) -> None:

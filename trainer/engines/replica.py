@@ -62,8 +62,9 @@ class ReplicaEngine(Engine):
         self._scales_loss = precision == "fp16"
         self._rendezvous: Rendezvous | None = None
         self._connect(rank_info)
+        timeouts = runtime.hang_timeout_s, runtime.timeout_s
         self.heartbeat = Heartbeat(
-            self._store(), self.rank, self.world_size, self.device, runtime.hang_timeout_s, runtime.timeout_s
+            self._store(), self.rank, self.world_size, self.device, *timeouts, is_elastic=runtime.elastic
         )
         self.transport = self._describe_transport()
 
