@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("trainer", "data_pipelines", "benchmarks", "bitscale", "launchers", "tests")
 SPAN = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"(?:\w+\.)*\w+|[\w/]+\.py")
-FILE = re.compile(r"\.(md|json|toml|cff)$")
+FILE = re.compile(r"\.(md|json|csv|toml|cff)$")
 DEFINED = re.compile(r"\b(?:def|class) (\w+)|^ *(\w+)(?::[^\n=]+)? =|^ *(\w+): \w|\bself\.(\w+)\b", re.MULTILINE)
 # Pytest's marks, parts of `benchmarks/on_gpu.sh`, and what Python itself, torch, the shell or git know.
 OTHERS = {"slow", "serial", "long", "slurm", "horovod", "gpu", "assert", "first", "second"} | {

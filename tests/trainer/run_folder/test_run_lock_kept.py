@@ -73,7 +73,7 @@ def test_a_start_that_stood_still_looks_before_it_writes(
 ) -> None:
     """Its thread has not come to it yet; and whoever took over may have ended in between."""
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        (lock,) = run_lock._locks.values()
+        lock = run_lock._locks[tmp_path]
         monkeypatch.setattr(lock, "_keep", lambda: None)
         monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
         lock._seen = run_lock._clock() - 4000
@@ -123,7 +123,7 @@ def test_a_disk_without_heartbeats_is_not_read_at_each_save(tmp_path: Path, monk
         raise OSError("read-only file system")
 
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        (lock,) = run_lock._locks.values()
+        lock = run_lock._locks[tmp_path]
         monkeypatch.setattr(run_lock, "touch", refused)
         monkeypatch.setattr(run_lock, "BEAT_S", 1000.0)
         lock._seen = run_lock._clock() - 4000
@@ -136,7 +136,7 @@ def test_a_disk_without_heartbeats_is_not_read_at_each_save(tmp_path: Path, monk
 def test_a_disk_that_hangs_holds_up_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "BRIEFLY_S", 0.01)
     with locked(tmp_path, OneRank(), NO_TIMEOUT):
-        (lock,) = run_lock._locks.values()
+        lock = run_lock._locks[tmp_path]
         with lock._guard:
             lock._seen = run_lock._clock() - 4000
             assert taken_over(tmp_path) is None

@@ -75,7 +75,8 @@ def job_of(data: Path, run_dir: Path) -> Job:
 
 def finished(engine: Interrupted, data: Path, run_dir: Path) -> tuple[Path, dict[str, Any]]:
     job = job_of(data, run_dir)
-    output = train_and_predict(job, engine)
+    with locked(run_dir, DDPEngine(RUNTIME, "fp32"), 60):
+        output = train_and_predict(job, engine)
     return run_dir, {split: logits.numpy() for split, (_, logits) in output.predicted.items()}
 
 
