@@ -29,7 +29,7 @@ _HERE = Path(__file__).resolve().parent
 _ALONE = ["--standalone", "--local-addr", "127.0.0.1", "--nnodes", "1", "--nproc-per-node", "1"]
 _AGENT = [sys.executable, str(_HERE / "agent.py"), *_ALONE]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-_POLL_S, _PAUSE_S = 0.1, 1.0
+_POLL_S, _PAUSE_S = 0.1, 0.2
 _SECRET = "BITSCALE_SECRET"
 _LAUNCHER = "BITSCALE_LAUNCHER"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 SILENT_S = 10.0
 """Without a word from a rank, after which it is given up."""
-RETURN_S = 4.0
+RETURN_S = 3.0
 """Within which ranks find a coordinator that was started anew."""
 LAST_CALL_S = 30.0
 """To wait, when nobody trains yet, for ranks beyond the least number."""

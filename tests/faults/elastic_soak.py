@@ -23,7 +23,7 @@ def soak(data: Path, folder: Path, minutes: float) -> dict[str, Any]:
     try:
         run.await_whole()
         survivor = run.live()[0]
-        samples, kills = _sampled(run, survivor, time.monotonic() + 60 * minutes)
+        samples, kills, lost = _sampled(run, survivor, time.monotonic() + 60 * minutes)
         last = run.live()
         os.kill(run.launcher.pid, signal.SIGTERM)
         try:
@@ -39,21 +39,25 @@ def soak(data: Path, folder: Path, minutes: float) -> dict[str, Any]:
         "kills": kills,
         "rounds": max(n.round for n in last),
     }
-    return found | {"steps": max(note.step for note in last) + 1, "passed": ended and found["passed"]}
+    passed = ended and not lost and found["passed"]
+    return found | {"steps": max(note.step for note in last) + 1, "lost": lost, "passed": passed}
 
 
-def _sampled(run: ElasticRun, survivor: Note, until: float) -> tuple[list[dict[str, int]], int]:
-    draws, samples, kills, next_kill = random.Random(0), [], 0, time.monotonic() + EVERY_S
+def _sampled(run: ElasticRun, survivor: Note, until: float) -> tuple[list[dict[str, int]], int, str]:
+    """Samples of the survivor, the number of kills, and what was seen of its end should it end too early."""
+    draws, samples, kills, next_kill = random.Random(0), list[dict[str, int]](), 0, time.monotonic() + EVERY_S
     while time.monotonic() < until:
+        live = run.live()
+        if survivor.pid not in {note.pid for note in live}:
+            return samples, kills, f"process {survivor.pid} is gone after {kills} kills; {run.log} says more"
         if time.monotonic() > next_kill:
-            others = [note for note in run.live() if note.pid != survivor.pid]
-            os.kill(draws.choice(others).pid, signal.SIGKILL)
+            os.kill(draws.choice([note for note in live if note.pid != survivor.pid]).pid, signal.SIGKILL)
             kills, next_kill = kills + 1, next_kill + EVERY_S
         elif run.is_whole():  # with ranks away, it has fewer connections
             threads = len(os.listdir(f"/proc/{survivor.pid}/task"))
             samples.append({"kb": resident_kb(survivor.pid), "files": open_files(survivor.pid), "threads": threads})
         time.sleep(_SAMPLE_S)
-    return samples, kills
+    return samples, kills, ""
 
 
 def _judged(samples: list[dict[str, int]]) -> dict[str, Any]:
