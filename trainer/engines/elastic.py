@@ -6,6 +6,7 @@ group, and repeat the step with other shares of the same batch. Order and augmen
 each sample still counts once.
 """
 
+import atexit
 import gc
 import os
 import platform
@@ -43,6 +44,8 @@ class ElasticEngine(DDPEngine):
         self._is_joining = False
         self._first: int | None = None  # step of this round
         self._num_mine = self._num_of_all = 0
+        gc.freeze()  # `leave_group` collects garbage, and need not look through all modules for it
+        atexit.register(gc.unfreeze)  # nanobind's modules complain of objects that outlive the interpreter
         super().__init__(runtime, precision)
         self.updates_done = torch.zeros((), dtype=torch.int64, device=self.device)  # updates of this round
 

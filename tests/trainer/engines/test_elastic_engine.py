@@ -1,6 +1,7 @@
 """The elastic engine: its count of samples, what it asks of the device, what it leaves behind, and GPUs, in whose place
 there are stand-ins. Real losses are in tests/faults/test_elastic_runs.py."""
 
+import gc
 import os
 import threading
 import time
@@ -78,6 +79,8 @@ def count_samples(address: str) -> dict[str, Any]:
         "unchanged": torch.equal(weights_of(model), after_one),
         "done": int(engine.updates_done),
         "reads": dict(reads.by),
+        "frozen": gc.get_freeze_count(),
+        "searched": len(gc.get_objects()),
     }
     leave(engine)
     return found
@@ -118,6 +121,7 @@ def test_update_with_too_few_samples_is_left_out(served: Served) -> None:
         assert found["unchanged"]
         assert found["done"] == 1
         assert found["skipped"] is None  # of what is not finite it says nothing
+        assert found["searched"] < found["frozen"] / 5  # for what a round leaves behind, while all wait
         assert found["reads"] == {("sgd_agc.py", "step"): 1}  # on a CPU; a GPU decides by itself
 
 
