@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite_are_not_saved(
 def test_a_metric_that_is_not_a_number_is_never_the_best(
     command: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.training.loop.evaluate", lambda *_: {"loss": 1.0, "top1": math.nan})
+    monkeypatch.setattr("trainer.training.between_steps.evaluate", lambda *_: {"loss": 1.0, "top1": math.nan})
     assert pretrain_tiny(command, tmp_path / "run", "--eval-every", 1)[0] == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["checkpoint"] == "step_00000004.safetensors"

@@ -17,9 +17,10 @@ from trainer.evaluation.results import novelty, operating_points, sample_of
 from trainer.run_files import CHECKPOINTS
 from trainer.run_folder import MetricLogger, write_status
 from trainer.training.job import Job, RunOutput
-from trainer.training.loop import describe_readable, predict_readable, train
+from trainer.training.loop import train
 from trainer.training.memory import count_memory, resolve_micro_batch_size
 from trainer.training.model import prepare_model
+from trainer.training.prediction import describe_readable, predict_readable
 from trainer.training.regrouping import best_so_far, quarantine, regroup, with_fixed_micro_batches
 from trainer.training.run_end import mark_resumable
 from trainer.training.signals import Stopped, StopSignals, leave_or_regroup

@@ -17,9 +17,9 @@ from trainer.metrics import compute_metrics
 from trainer.training.job import Job, RunOutput
 from trainer.training.launch_options import LaunchOptions
 from trainer.training.linear_probe import NEIGHBOURS, Linear, Standardizer, fit_linear, nearest_neighbours
-from trainer.training.loop import predict
 from trainer.training.memory import resolve_micro_batch_size
 from trainer.training.model import prepare_model
+from trainer.training.prediction import predict
 from trainer.training.run import run
 
 _L2 = [10.0**exponent for exponent in range(1, -7, -1)]

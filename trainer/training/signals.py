@@ -1,9 +1,9 @@
 """Stopping a run by a signal: all ranks save and end, whichever of them received it.
 
 `StopSignals` notes the signal while `fit.py` has it listen; the next step's report sums these notes over the ranks
-(`step_report.py`); `StepMonitor.stop_asked` is true one step later; the loop saves and raises `Stopped` (`loop.py`),
-with exit code 143 after SIGTERM; `run_end.py` writes "resumable" to status.json, and lists all other ends. A second
-signal ends the process at once. A signal in the last steps, too late for the loop, is obeyed by `fit.py` before the
+(`step_report.py`); `StepMonitor.stop_asked` is true one step later; `between_steps.py` saves and raises `Stopped`, with
+exit code 143 after SIGTERM; `run_end.py` writes "resumable" to status.json, and lists all other ends. A second signal
+ends the process at once. A signal in the last steps, too late for the loop, is obeyed by `fit.py` before the
 final evaluation. Outside the loop there is nothing to save, and `run_end.py` handles the signal itself.
 """
 

@@ -130,7 +130,7 @@ class _Patched(MetaPathFinder):
         self._rank = rank
         self._changes = {
             "trainer.training.job": self._note_batches,
-            "trainer.training.loop": self._note_evaluation,
+            "trainer.training.prediction": self._note_evaluation,
             "safetensors.torch": self._note_writing,
         }
 
@@ -170,7 +170,7 @@ class _Patched(MetaPathFinder):
         module.Job.training_batches = noted
 
     def _note_evaluation(self, module: Any) -> None:
-        rank, predict = self._rank, module.predict
+        rank, predict = self._rank, module.predict_readable
 
         def noted(*arguments: Any, **options: Any) -> Any:
             rank.say("evaluating")
@@ -178,7 +178,7 @@ class _Patched(MetaPathFinder):
             rank.say("evaluated")
             return outputs
 
-        module.predict = noted
+        module.predict_readable = noted
 
     def _note_writing(self, module: Any) -> None:
         rank, save_file = self._rank, module.save_file

@@ -18,7 +18,8 @@ from trainer.models.bit import BiTResNet
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training.job import Job, make_job
-from trainer.training.loop import predict, train
+from trainer.training.loop import train
+from trainer.training.prediction import predict
 
 
 def job_of(data: str, run_dir: Path, **runtime: object) -> Job:

@@ -19,7 +19,7 @@ from data_pipelines.loading.unreadable import BLANK, UnreadableSample
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES
 from trainer.evaluation.outputs import Outputs
-from trainer.training import loop
+from trainer.training import prediction
 
 DEVICE = torch.device("meta")  # stands for a GPU: where operations run, and from where the CPU must ask for results
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def test_evaluation_copies_once(phantoms: Path, tmp_path: Path, rank: int, world
     assert job.test is not None
     index = job.test.take(np.arange(11) % len(job.test))  # three batches of four
     with CopiesToHost() as copies:
-        outputs, lost = loop._predict(job, engine_on_device(rank, world_size, index.num_classes), index, None)
+        outputs, lost = prediction._predict(job, engine_on_device(rank, world_size, index.num_classes), index, None)
     assert copies.bytes == [11 * (index.num_classes + 1) * 4]
     assert outputs.shape == (11, index.num_classes)
     assert not lost.any()
@@ -87,7 +87,7 @@ def test_fewer_images_than_ranks_or_than_a_batch(phantoms: Path, tmp_path: Path,
     assert job.test is not None
     index = job.test.take(np.arange(2))
     with CopiesToHost() as copies:
-        outputs, _ = loop._predict(job, engine_on_device(rank, 4, index.num_classes), index, None)
+        outputs, _ = prediction._predict(job, engine_on_device(rank, 4, index.num_classes), index, None)
     assert len(copies.bytes) == 1
     assert outputs.shape == (2, index.num_classes)
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_marked_on_the_device(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noted: list[UnreadableSample] = []
-    monkeypatch.setattr(loop, "note_unjudged", lambda *arguments: noted.extend(arguments[-1]))
+    monkeypatch.setattr(prediction, "note_unjudged", lambda *arguments: noted.extend(arguments[-1]))
     lost = {row: UnreadableSample(row, row, "rotten", False, BLANK) for row in (1, 6)}
     job = replace(job_of(str(phantoms), tmp_path), loader=loads_nothing(lost))
     assert job.test is not None
@@ -107,7 +107,7 @@ def test_what_cannot_be_read_is_marked_on_the_device(
     summed[[1, 6], -1] = 1
     engine.sum = lambda tensor: marks.append(tensor) or summed
     with CopiesToHost() as copies:
-        _, found = loop._predict(job, engine, index, None)
+        _, found = prediction._predict(job, engine, index, None)
     assert copies.bytes == []  # what the sum gave was on the CPU already
     assert marks[0].device == DEVICE
     assert noted == list(lost.values())
@@ -165,9 +165,9 @@ def test_outputs_are_those_of_each_batch(count: int, precision: str, phantoms: P
     prepared(engine, job)
     assert job.test is not None
     index = job.test.take(np.arange(count))
-    requests = loop.evaluation_order(count, 0, 1, 4)
+    requests = prediction.evaluation_order(count, 0, 1, 4)
     with engine.evaluation():
         expected = [engine.model(batch.images).float() for batch in job.load(engine, index, requests, job.evaluation)]
-    predicted = loop.predict(job, engine, index)
+    predicted = prediction.predict(job, engine, index)
     assert torch.equal(predicted, torch.cat(expected))
     assert not predicted.is_inference()

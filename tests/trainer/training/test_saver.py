@@ -337,7 +337,7 @@ def best(run_dir: Path) -> tuple[int, float]:
 def with_metrics(monkeypatch: pytest.MonkeyPatch, *metrics: float) -> None:
     """What the evaluations on val after steps 4 and 8 say."""
     values = iter(metrics)
-    monkeypatch.setattr("trainer.training.loop.evaluate", lambda *_: {"auc": next(values), "loss": 1.0})
+    monkeypatch.setattr("trainer.training.between_steps.evaluate", lambda *_: {"auc": next(values), "loss": 1.0})
 
 
 @pytest.mark.slow
