@@ -24,8 +24,12 @@ if [ -n "$everything" ]; then
 fi
 export MALLOC_ARENA_MAX=2  # what threads of many tests have freed stays in glibc's arenas: 10% less memory
 if [ -z "${named:-}" ]; then
-    # A file on each core; of more than four cores and processes nobody has gained yet.
-    arguments+=(-n "$(nproc 2>/dev/null || echo 2)" --maxprocesses 4 --dist loadfile --no-loadscope-reorder)
+    # A file on each core, and of all tests one more: some wait for clusters, hosts and lost ranks for minutes, in which
+    # their core would idle. Of more than four cores nobody has gained yet.
+    workers=$(nproc 2>/dev/null || echo 2)
+    [ "$workers" -le 4 ] || workers=4
+    [ -z "$everything" ] || workers=$((workers + 1))
+    arguments+=(-n "$workers" --dist loadfile --no-loadscope-reorder)
     [ -n "$everything" ] || arguments+=(-m "not slow")
 fi
 

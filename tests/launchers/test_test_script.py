@@ -38,8 +38,8 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "pytest_line", "builds"),
     [
-        ([], "-m pytest -n 3 --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m not slow; rounds few", False),
-        (["--all"], "-m pytest -n 3 --maxprocesses 4 --dist loadfile --no-loadscope-reorder; rounds 9", True),
+        ([], "-m pytest -n 3 --dist loadfile --no-loadscope-reorder -m not slow; rounds few", False),
+        (["--all"], "-m pytest -n 4 --dist loadfile --no-loadscope-reorder; rounds 9", True),
         (["tests/a.py", "-k", "b"], "-m pytest tests/a.py -k b; rounds few", False),
         (["--horovod", "tests/a.py"], "-m pytest tests/a.py; rounds few", True),
         (["--coverage", "a.py"], "-m pytest --cov --cov-report=term-missing:skip-covered a.py; rounds few", False),
