@@ -46,4 +46,7 @@ fi
 "$PYTHON" -m ruff format --check . || fail "not formatted; run: $PYTHON -m ruff format ."
 "$PYTHON" -m codespell_lib || fail "codespell found something, see above; a word that is right goes into pyproject.toml, [tool.codespell]"
 "$PYTHON" -m mypy || fail "mypy found something, see above"
+# The workers have all cores: threads of one that wait for each other would spin in the time of another, ten times as long
+# as they compute.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 "$PYTHON" -m pytest "${arguments[@]}"
