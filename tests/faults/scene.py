@@ -6,12 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.faults.run import (
-    PROGRESS_S,
-    Run,
-    Started,
-    wait_until,
-)
+from tests.faults.run import PROGRESS_S, Run, Started, wait_until
 
 
 class MissedError(Exception):
