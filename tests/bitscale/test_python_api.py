@@ -104,7 +104,7 @@ def test_a_list_of_one_and_an_array_of_several(run_dir: Path) -> None:
     classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
     several = np.stack([PICTURES[0], PICTURES[0]])
     alone = classifier.predict([PICTURES[0]])
-    assert (len(alone.predicted), alone.logits.shape) == (1, (1, 10))
+    assert (len(alone.predicted), alone.logits.shape) == (1, (1, 2))
     with pytest.raises(InputError, match=r"predict\(list\(images\)\)"):
         classifier.predict(np.stack([several] * 3, axis=-1))  # type: ignore[arg-type]
     both = classifier.predict(iter(several))  # type: ignore[arg-type]
