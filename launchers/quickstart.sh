@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --device) device=${2:?"$usage"} && shift ;;
     --short)
-        runs=runs/short report=report/short steps=60 warmup=10 shots=(1 full) seeds=2 tuning_steps=10
+        runs=runs/short report=report/short steps=20 warmup=4 shots=(1 full) seeds=2 tuning_steps=4
         ;;
     *) fail "unknown argument $1; $usage" ;;
     esac

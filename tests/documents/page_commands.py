@@ -23,6 +23,7 @@ SMALL = [
         r"^bitscale pretrain (?!own)|^launchers/torchrun",
         {"--schedule.steps": "12", "--schedule.warmup-steps": "2", "--global-batch-size": "16", "--eval-every": "12"},
     ),
+    (r"^bitscale pretrain (embedded|my)", {"--data.classes": "Bag Coat", "--data.images": "100"}),
     (r"^bitscale submit pretrain embedded", {"-- --out": "runs/submitted"}),  # that of the recipe was made small
     (r"^bitscale (transfer|sweep)(?!.*--mode)", {"--schedule.steps": "2", "--global-batch-size": "4"}),
     (r"^bitscale sweep", {"--seeds": "2"}),

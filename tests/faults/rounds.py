@@ -22,8 +22,9 @@ from PIL import Image
 from data_pipelines.common.manifest import read_manifest
 from tests.faults import judge
 from tests.faults.run import PROGRESS_S, ROOT, Layout, Run, Started, TimedOutError, environment_of, wait_until
+from tests.faults.scene import MissedError, Moment, Scene, Struck
 from tests.faults.schedule import Blow, PlannedRun
-from tests.faults.strikes import STRIKES, MissedError, Moment, Scene, Struck, small_disk, unmount
+from tests.faults.strikes import STRIKES, small_disk, unmount
 
 _IMAGES = {"train": 80, "val": 16, "test": 16}
 _ATTEMPTS = 4  # at a fault that comes too late

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.faults.run import LAUNCHERS, Layout
-from tests.faults.strikes import Moment
+from tests.faults.scene import Moment
 
 # Of 100 rounds.
 SHARES = {

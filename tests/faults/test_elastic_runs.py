@@ -65,6 +65,7 @@ def test_faults_are_dealt_by_their_shares() -> None:
 
 @on_linux
 @slow
+@pytest.mark.long
 def test_losses_are_survived_and_cost_nothing(data: Path, tmp_path: Path) -> None:
     """Of any rank in any phase, of one that joins, and of the coordinator together with a rank."""
     faults = ["kill", "kill-joiner", "kill-coordinator"]

@@ -1,4 +1,4 @@
-"""Batch scripts are what they should be, do what they say when bash runs them, and refuse what is wrong."""
+"""Batch scripts are what they should be and do what they say when bash runs them."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from login_node import Login, directives
 
 from launchers import job
-from launchers.profiles import SITES, UsageError, load_site, seconds, site_names
+from launchers.profiles import seconds, site_names
 
 ROOT = Path(__file__).resolve().parents[2]
 ODD = ["--data.sets", "a b", "it's", "$(touch pwned)", "`touch pwned`", 'quote"d', "*"]
@@ -225,21 +225,6 @@ def test_chain(login: Login) -> None:
     assert (login.folder / "logs").is_dir()  # SLURM would lose the output without a word
 
 
-def test_twice_at_a_time_is_refused(login: Login) -> None:
-    login.program("squeue", "echo 12 RUNNING")
-    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
-    assert (code, "job 12 RUNNING has the name a_run already" in error) == (2, True)
-    assert login.ran("sbatch") == []
-
-
-def test_inside_a_job_only_warns(login: Login) -> None:
-    login.program("sbatch", f"echo ${{SLURM_JOB_ID:-none}} >{login.folder}/sees; echo 6")
-    login.monkeypatch.setenv("SLURM_JOB_ID", "5")
-    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
-    assert (code, "warning: this shell is in job 5" in error) == (0, True)
-    assert (login.folder / "sees").read_text() == "none\n"  # sbatch would take it for its own
-
-
 @pytest.mark.parametrize(
     ("start", "called"),
     [(["-m", "launchers.submit"], "bitscale submit"), ([str(ROOT / "launchers/submit.py")], "python ")],
@@ -247,19 +232,6 @@ def test_inside_a_job_only_warns(login: Login) -> None:
 def test_help_names_the_command(start: list[str], called: str) -> None:
     done = subprocess.run([sys.executable, *start, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith(f"usage: {called}")
-
-
-def test_refusal_of_slurm(login: Login) -> None:
-    login.program("sbatch", "echo 'invalid account' >&2; exit 1")
-    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
-    assert (code, error.splitlines()[-1]) == (2, "error: sbatch refuses: invalid account")
-
-
-def test_no_controller_answers(login: Login) -> None:
-    login.monkeypatch.setattr("launchers.submit.ask_plan", lambda *_: pytest.fail("the trainer was asked"))
-    login.program("squeue", "echo 'squeue: error: resolve_ctls_from_dns_srv: res_nsearch error' >&2; exit 1")
-    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
-    assert (code, "error: no SLURM controller answers; use --dry-run here" in error) == (2, True)
 
 
 def test_a_smoke_test_asks_for_half_an_hour(login: Login) -> None:
@@ -274,106 +246,12 @@ def test_a_smoke_test_asks_for_half_an_hour(login: Login) -> None:
         assert directives(text)["time"] == time_limit
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["pretrain", "embedded", "--site", "juwels-boster"], "did you mean 'juwels-booster'?"),
-        (["pretrain", "embedded", "--node", "3"], "did you mean '--nodes'?"),
-        (["pretrian", "embedded"], "did you mean 'pretrain'?"),
-        (["pretrain"], "name the recipe"),
-        (["pretrain", "embedded", "--time", "8:00"], "'8:00' is not a duration; write HH:MM:SS"),
-        (["pretrain", "embedded", "--time", "2-00:00:00"], "above the site's 24:00:00; take less, and --chain"),
-        (["pretrain", "embedded", "--time", "00:05:00"], "leaves nothing beside the 300 s kept for saving"),
-        (["pretrain", "embedded", "--nodes", "0"], "--nodes is 0"),
-        (["pretrain", "embedded", "--nodes", "2000"], "4096 is too small for 8000 ranks; raise it to 8000"),
-        (["pretrain", "embedded", "--chain", "0"], "--chain is 0"),
-        (["pretrain", "embedded", "--partition", "gpu"], "unknown argument --partition; use --sbatch partition=gpu"),
-        (["pretrain", "embedded", "--account=me"], "use --sbatch account=me"),
-        (["pretrain", "embedded", "-p", "gpu"], "use --sbatch partition=gpu"),
-        (["pretrain", "embedded", "--gpus", "8"], "gpus_per_node of the site file"),
-        (["pretrain", "embedded", "--sbatch", "partitionn=gpu"], "no such option; did you mean 'partition'?"),
-        (["pretrain", "embedded", "--sbatch", "qos"], "--sbatch qos is not of the form KEY=VALUE"),
-        (["pretrain", "embedded", "--sbatch", "qos=high --uid=0"], "characters that do not belong"),
-        (["pretrain", "embedded", "--sbatch", "Q$S=high"], "is not the name of a directive"),
-        (["pretrain", "embedded", "--sbatch", "time=99:00:00"], "use --time"),
-        (["pretrain", "embedded", "--job-name", "a b"], "is not a name for a job"),
-        (["pretrain", "embedded", "--", "--no-resume"], "--no-resume would start anew in every job"),
-        (["pretrain", "embedded", "--sbatch", "qos=high\n#SBATCH --uid=0"], "control characters"),
-        (["pretrain", "embedded", "--", "x\ntouch pwned"], "control characters"),
-        (["absent.json"], "bitscale sweep ... --plan FILE writes one"),
-        (["absent.json", "--nodes", "2"], "a plan file says all about its tasks"),
-    ],
-)  # fmt: skip
-def test_refuses(login: Login, arguments: list[str], message: str) -> None:
-    code, _, error = login.submit(*arguments)
-    assert code == 2
-    assert message in error
-    assert login.ran("sbatch") == []
-
-
-@pytest.mark.parametrize("asks", ["gres=gpu:1", "gres=nvme:2,gpu:a100:1", "gpus-per-node=1", "gpus=h100:1"])
-def test_other_gpus_than_ranks_are_refused(login: Login, asks: str) -> None:
-    login.monkeypatch.setattr("launchers.submit.ask_plan", lambda *_: pytest.fail("the trainer was asked"))
-    code, _, error = login.submit("pretrain", "embedded", "--sbatch", asks, "--dry-run")
-    assert code == 2
-    assert f"--sbatch {asks} asks for 1 GPU on a node, but 4 ranks would start there" in error
-    assert f"set it to 1 in a copy of {SITES}/generic.toml" in error
-
-
-def test_the_remedy_for_other_gpus_works(login: Login) -> None:
-    profile = (SITES / "generic.toml").read_text().replace("gpus_per_node = 4", "gpus_per_node = 1")
-    (login.folder / "one.toml").write_text(profile)
-    text = login.script("pretrain", "embedded", "--site", "one.toml", "--sbatch", "gres=gpu:a100:1", "--dry-run")
-    assert "PET_NPROC_PER_NODE=1" in text
-    assert text.count("--gres=") == 1
-
-
 @pytest.mark.parametrize(("redirected", "code"), [('| true; exit "${PIPESTATUS[0]}"', 141), (">&- 2>&-", 0)])
 def test_nobody_reads_the_help(redirected: str, code: int) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = ["bash", "-c", f'"$@" {redirected}', "bash", sys.executable, "-m", "launchers.submit", "--help"]
     done = subprocess.run(command, cwd=ROOT, env=buffered, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
-
-
-def test_odd_folder_is_refused_in_directives_else_quoted(login: Login) -> None:
-    folder = login.folder / "it's $(touch pwned) here"
-    folder.mkdir()
-    login.monkeypatch.chdir(folder)
-    code, _, error = login.submit("pretrain", "embedded", "--site", "localhost", "--dry-run")
-    assert (code, "characters that do not belong into one" in error) == (2, True)
-    text = login.script(
-        "pretrain", "embedded", "--site", "localhost", "--dry-run", "--logs", str(login.folder / "logs")
-    )
-    login.program("srun", f"pwd >{login.folder}/where")
-    login.run_script(text).communicate()
-    assert (login.folder / "where").read_text().strip() == str(folder)
-    assert not list(login.folder.rglob("pwned"))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("gpus_per_nod = 4", "unknown key 'gpus_per_nod'; did you mean 'gpus_per_node'?"),
-        ('gpus_per_node = "4"', "gpus_per_node is '4', not of type int"),
-        ("gpus_per_node = -1", "gpus_per_node must be 0 or more"),
-        ('sbatch = { "x y" = "1" }', "is not the name of a directive"),
-        ('environment = { "A;B" = "1" }', "environment: 'A;B' is not the name of a variable"),
-        ('time_limit = "1 day"', "'1 day' is not a duration"),
-        ("modules = [1]", "modules is [1]"),
-        ("partition = gpu", ': partition = gpu; text needs quotes: partition = "gpu"'),
-        ("= 3", "mine.toml: "),
-    ],
-)
-def test_profile_refuses(tmp_path: Path, change: str, message: str) -> None:
-    path = tmp_path / "mine.toml"
-    lines = [
-        line for line in (SITES / "generic.toml").read_text().splitlines() if line.split("=")[0] != change.split("=")[0]
-    ]
-    path.write_text("\n".join([*lines, change]))
-    with pytest.raises(UsageError) as refused:
-        load_site(str(path))
-    assert message in str(refused.value)
 
 
 def test_durations() -> None:

@@ -10,7 +10,7 @@ from test_setup import LAUNCHERS, fake
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="the launchers are bash scripts")
 PYTHON = """case "$*" in
 -) echo torch==9.9 ;;
-"-m pytest"*) echo "$*; rounds ${BITSCALE_FAULTS_ROUNDS:-few}" ;;
+"-m pytest"*) echo "threads: $OMP_NUM_THREADS, $OMP_WAIT_POLICY"; echo "$*; rounds ${BITSCALE_FAULTS_ROUNDS:-few}" ;;
 esac"""
 
 
@@ -38,8 +38,8 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("arguments", "pytest_line", "builds"),
     [
-        ([], "-m pytest -n 3 --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m not slow; rounds few", False),
-        (["--all"], "-m pytest -n 3 --maxprocesses 4 --dist loadfile --no-loadscope-reorder; rounds 9", True),
+        ([], "-m pytest -n 3 --dist loadfile --no-loadscope-reorder -m not slow; rounds few", False),
+        (["--all"], "-m pytest -n 4 --dist loadfile --no-loadscope-reorder; rounds 9", True),
         (["tests/a.py", "-k", "b"], "-m pytest tests/a.py -k b; rounds few", False),
         (["--horovod", "tests/a.py"], "-m pytest tests/a.py; rounds few", True),
         (["--coverage", "a.py"], "-m pytest --cov --cov-report=term-missing:skip-covered a.py; rounds few", False),
@@ -48,7 +48,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_what_pytest_is_given(arguments: list[str], pytest_line: str, builds: bool, tmp_path: Path) -> None:
     done = run(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == pytest_line
+    assert done.stdout.splitlines()[-2:] == ["threads: 1, passive", pytest_line]
     if shutil.which("g++", path="/usr/bin:/bin") and shutil.which("make", path="/usr/bin:/bin"):
         assert ("building" in done.stdout) is builds
     assert ("to test with it: launchers/test.sh --horovod" in done.stdout) is not builds

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_commands import MAINS, Run
 
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.preparation.output import Output
@@ -42,3 +43,11 @@ def freed_memory_of_the_tests() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.engines.replica.keep_freed_memory", lambda: None)
         yield
+
+
+@pytest.fixture
+def command(run_main: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """A function that runs an entry point in this process: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BITSCALE_DATA", raising=False)
+    return lambda name, *arguments: run_main(MAINS[name], name, *arguments)

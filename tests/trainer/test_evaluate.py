@@ -18,14 +18,10 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
-from trainer.document.text import plain
-from trainer.evaluation.assess import assess
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
 from trainer.evaluation.evaluated_set import align_labels
-from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.output_names import CASES, NUMBERS
-from trainer.evaluation.page import summary
-from trainer.evaluation.predictions import Predictions, age_band, align, load_predictions
+from trainer.evaluation.predictions import align, load_predictions
 from trainer.evaluation.threshold_settings import ThresholdChoice
 from trainer.run_files import PREDICTIONS, RESULT
 
@@ -250,32 +246,6 @@ def test_sets_that_changed_show_no_images(run_dir: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(Index, "load", staticmethod(lambda *given: taken(*given).take(np.arange(5)[::-1])))
     page, _ = evaluated(run_dir, out=tmp_path)
     assert "prepared again since the run was tested" in page
-
-
-@pytest.mark.parametrize(
-    ("age", "band"),
-    [("0", "00-17"), ("17.9", "00-17"), ("18", "18-39"), ("79", "60-79"), ("80", "80+"), ("90", "80+"), ("", ""),
-     ("-3", ""), ("old", ""), ("nan", "")],
-)  # fmt: skip
-def test_age_bands(age: str, band: str) -> None:
-    assert age_band(age) == band
-
-
-@pytest.mark.parametrize(
-    ("right", "beside"),
-    [(70, ""), (62, " (always answering the most common class, cat, gives 0.600)"), (50, "gives 0.600")],
-)
-def test_accuracy_stands_beside_that_of_one_answer(right: int, beside: str) -> None:
-    """Unless its interval lies above."""
-    labels = np.arange(400) % 10 // 6  # six of ten are cats
-    answers = np.where(np.arange(400) * 37 % 400 < 4 * right, labels, 1 - labels)
-    keys = tuple(map(str, range(400)))
-    predictions = Predictions(("cat", "dog"), keys, np.eye(2)[answers], labels, np.full(400, -1))
-    text = plain(summary(assess(predictions, OperatingPoints(), 200)))
-    assert text.startswith("400 images, 2 classes: accuracy 0.")
-    assert ("always" in text) == bool(beside)
-    assert beside in text
-    assert predictions.most_common() == ("cat", 0.6)
 
 
 def test_runs_are_compared_image_by_image(run_dir: Path) -> None:

@@ -1,31 +1,18 @@
 """Files as the owners of data sets distribute them."""
 
 import csv
-import io
-import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from tar_files import tar_writer
 from user_films import VIEWS, Films, Rows, write_dicom
 
 
 @pytest.fixture
 def write_tar(tmp_path: Path) -> Callable[..., Path]:
     """A function that writes a tar of some files, by name, and returns its path; None makes a folder."""
-
-    def write(place: str, files: Mapping[str, bytes | None], tar_format: int = tarfile.GNU_FORMAT) -> Path:
-        path = tmp_path / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tarfile.open(path, "w", format=tar_format) as tar:
-            for name, data in files.items():
-                info = tarfile.TarInfo(name)
-                info.type = tarfile.DIRTYPE if data is None else tarfile.REGTYPE
-                info.size = len(data or b"")
-                tar.addfile(info, io.BytesIO(data or b""))
-        return path
-
-    return write
+    return tar_writer(tmp_path)
 
 
 @pytest.fixture

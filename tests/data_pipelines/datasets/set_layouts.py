@@ -16,7 +16,8 @@ from dicom_files import dicom_bytes
 from dicom_roots import brax_root, rsna_root, vindr_root
 from empty_files import touch
 from PIL import Image
-from test_chest_xray_targets import TEST, TRAIN, covidx_root, tuberculosis_root
+from test_chest_xray_targets import tuberculosis_root
+from test_covidx import TEST, TRAIN, covidx_root
 from xray_roots import chexpert_root, mimic_root, nih_root, padchest_root
 
 from data_pipelines.image_files.dicom import DICOM_SUFFIXES

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ import numpy as np
 import pytest
 from set_contents import contents, write_arguments
 from set_layouts import TREES, WriteTar, layout
+from tar_files import tar_writer
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawSet
 from data_pipelines.datasets import registry
 from data_pipelines.datasets.registry import DATASETS, NAMED_SETS, USER_READERS
 from data_pipelines.preparation.output import Output
@@ -33,6 +34,7 @@ XRAYS = (
     *("padchest_cl", "covidx", "tuberculosis", "rsna_pneumonia", "vindr_cxr"),
 )
 PATIENTS = dict.fromkeys((*XRAYS, "csv", "phantom"), "apart") | dict.fromkeys(("medmnist", "vindr_cxr"), "may leak")
+Given = Callable[[str], dict[str, Any]]
 WHOLE_XRAYS = {"covidx", "tuberculosis", "rsna_pneumonia"}
 
 
@@ -53,9 +55,15 @@ def test_every_set_has_a_row_in_the_page() -> None:
     assert missing == [], "data_pipelines/datasets/README.md has a row for each"
 
 
-def raw_set(name: str, folder: Path, write_tar: WriteTar) -> RawSet:
-    """The set of a reader, from its layout below the folder."""
-    return DATASETS[name](**layout(name, folder / "raw", write_tar))
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
+    """A function that returns the arguments of a reader: its set is written once, and from then on only read."""
+
+    def write(name: str) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("set")
+        return layout(name, folder / "raw", tar_writer(folder))
+
+    return cache(write)
 
 
 def list_backwards(monkeypatch: pytest.MonkeyPatch, is_backwards: bool) -> None:
@@ -85,10 +93,8 @@ def list_backwards(monkeypatch: pytest.MonkeyPatch, is_backwards: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
-def test_the_order_does_not_depend_on_the_file_system(
-    name: str, tmp_path: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = layout(name, tmp_path / "raw", write_tar)
+def test_the_order_does_not_depend_on_the_file_system(name: str, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = given(name)
     found = []
     for is_backwards in (False, True):
         with monkeypatch.context() as patched:
@@ -108,8 +114,8 @@ def contents_of_all(arguments: Path, hash_seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_no_set_depends_on_how_python_hashes_text(tmp_path: Path, write_tar: WriteTar) -> None:
-    arguments = {name: layout(name, tmp_path / name, write_tar) for name in WITH_ROOT}
+def test_no_set_depends_on_how_python_hashes_text(tmp_path: Path, given: Given) -> None:
+    arguments = {name: given(name) for name in WITH_ROOT}
     write_arguments(tmp_path / "arguments.json", arguments)
     one, other = (contents_of_all(tmp_path / "arguments.json", seed) for seed in HASH_SEEDS)
     changed = [name for name in WITH_ROOT if one[name] != other[name]]
@@ -136,13 +142,13 @@ def test_an_image_missing_on_disk_is_named(name: str, tmp_path: Path, write_tar:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NAMED_SETS))
-def test_a_set_is_called_as_its_reader(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
-    assert raw_set(name, tmp_path, write_tar).name == name
+def test_a_set_is_called_as_its_reader(name: str, given: Given) -> None:
+    assert DATASETS[name](**given(name)).name == name
 
 
 @pytest.mark.parametrize("name", [*USER_READERS, "parquet"])
-def test_own_sets_are_called_after_their_source(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
-    raw = raw_set(name, tmp_path, write_tar)
+def test_own_sets_are_called_after_their_source(name: str, given: Given) -> None:
+    raw = DATASETS[name](**given(name))
     assert raw.is_user_set
     assert raw.name == {"csv": "films"}.get(name, "raw")
 
@@ -157,28 +163,24 @@ WITH_FRACTIONS = [
 
 @pytest.mark.parametrize("value", [1.5, -0.1, 0.6, float("nan")])
 @pytest.mark.parametrize(("name", "fraction"), WITH_FRACTIONS)
-def test_impossible_fractions_are_refused(
-    name: str, fraction: str, value: float, tmp_path: Path, write_tar: WriteTar
-) -> None:
-    arguments = layout(name, tmp_path, write_tar) | {fraction: value}
+def test_impossible_fractions_are_refused(name: str, fraction: str, value: float, given: Given) -> None:
+    arguments = given(name) | {fraction: value}
     with pytest.raises(InputError, match=f"--{fraction.replace('_', '-')} is {value}"):
         DATASETS[name](**arguments)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_ROOT)
-def test_a_missing_root_is_named(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
-    arguments = layout(name, tmp_path, write_tar) | {"root": tmp_path / "nowhere"}
+def test_a_missing_root_is_named(name: str, tmp_path: Path, given: Given) -> None:
+    arguments = given(name) | {"root": tmp_path / "nowhere"}
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "nowhere"))):
         contents(DATASETS[name](**arguments))
 
 
 # Most of Fashion-MNIST's ten classes are empty here; what its reader makes of the real files ships with the package.
 @pytest.mark.parametrize("name", [name for name in TREES if name != "fashion_mnist"])
-def test_prepares_loads_and_trains_one_step(name: str, tmp_path: Path, write_tar: WriteTar, engine: Engine) -> None:
-    arguments = layout(name, tmp_path / "raw", write_tar)
-    if name in XRAYS:
-        arguments |= {"size": 32}
+def test_prepares_loads_and_trains_one_step(name: str, tmp_path: Path, given: Given, engine: Engine) -> None:
+    arguments = given(name) | ({"size": 32} if name in XRAYS else {})
     manifest = prepare(DATASETS[name](**arguments), Output(tmp_path / "set"))
     assert manifest is not None
     assert manifest["quarantined"] == 0

@@ -1,7 +1,7 @@
 """Images of a user that a table lists, with classes or findings, patients, splits and facts."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,40 +114,6 @@ def test_xrays_of_a_table_without_patients(listed: Callable[..., tuple[Path, Pat
         csv_table(root, table, label_column="label", xray_size=128)
     raw = csv_table(root, table, label_column="label", xray_size=128, split_by="image")
     assert (raw.patients, raw.xray_size) == ("may leak", 128)
-
-
-def split_rows(values: Sequence[str], patients: Sequence[str]) -> Rows:
-    rows = [[f"{number}.jpg", "cat", one, patients[number]] for number, one in enumerate(values)]
-    return [["path", "label", "part", "patient"], *rows]
-
-
-def test_given_splits_are_used(listed: Callable[..., tuple[Path, Path]]) -> None:
-    values = ["train", "val", "valid", "validation", "test", "Train"]
-    root, table = listed(split_rows(values, "aabbcd"))
-    raw = csv_table(root, table, label_column="label", split_column="part")
-    assert [image.split for image in raw.images] == ["train", "val", "val", "val", "test", "train"]
-    assert raw.patients == "none"
-    leaking = csv_table(root, table, label_column="label", split_column="part", patient_column="patient")
-    assert [image.split for image in leaking.images] == [image.split for image in raw.images]
-    assert leaking.patients == "may leak"
-    assert "1 of 4 patients have images in more than one split" in leaking.notes
-    root, table = listed(split_rows(values, "abbccd"))
-    leaking = csv_table(root, table, label_column="label", split_column="part", patient_column="patient")
-    assert "1 of 4 patients have images in more than one split" in leaking.notes
-    root, table = listed(split_rows(values, "abbbca"))
-    apart = csv_table(root, table, label_column="label", split_column="part", patient_column="patient")
-    assert apart.patients == "apart"
-    assert not has_note(apart, "more than one split")
-
-
-def test_split_that_the_table_lacks_is_carved_out_of_train(listed: Callable[..., tuple[Path, Path]]) -> None:
-    values = ["train"] * 100 + ["test"] * 20
-    root, table = listed(split_rows(values, [f"p{number}" for number in range(120)]))
-    raw = csv_table(root, table, label_column="label", split_column="part", val_fraction=0.3, test_fraction=0.3)
-    assert {image.split for image in raw.images[:100]} == {"train", "val"}
-    assert {image.split for image in raw.images[100:]} == {"test"}
-    raw = csv_table(root, table, label_column="label", split_column="part", val_fraction=0)
-    assert {image.split for image in raw.images[:100]} == {"train"}
 
 
 def test_dicom_in_a_table(films: Films, listed: Callable[..., tuple[Path, Path]], tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """DALI and torchvision hand out the same batches: the right pixels, labels and layout, from any step on."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -14,7 +13,6 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-import data_pipelines.loading
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.catalog import EMBEDDED
 from data_pipelines.loading.batch import Batch
@@ -300,26 +298,3 @@ def test_ranks_share_the_images_of_one_rank(loader: str, photos: Index) -> None:
     (whole,) = load(loader, photos, [order.request(3)], augmentation)
     shares = [next(load(loader, photos, [order.request(3, rank, 3)], augmentation)).images for rank in range(3)]
     assert torch.equal(torch.cat(shares), whole.images)
-
-
-def test_loader_is_picked_by_name() -> None:
-    assert [pick_loader("auto", on_gpu)[0] for on_gpu in (True, False)] == ["dali", "torch"]
-    for on_gpu in (True, False):
-        assert [pick_loader(name, on_gpu)[0] for name in ("dali", "torch")] == ["dali", "torch"]
-        assert pick_loader("torch", on_gpu)[1] is not pick_loader("dali", on_gpu)[1]
-
-
-def test_without_dali(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for module in [name for name in sys.modules if name.split(".")[:2] == ["nvidia", "dali"]]:
-        monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
-    monkeypatch.delitem(sys.modules, "data_pipelines.loading.dali_loader", raising=False)
-    monkeypatch.delattr(data_pipelines.loading, "dali_loader", raising=False)
-    with pytest.raises(InputError, match=r"pip install nvidia-dali-cuda130, or take --loader torch"):
-        pick_loader("dali", on_gpu=False)
-    assert capsys.readouterr().err == ""
-    name, loader = pick_loader("auto", on_gpu=True)
-    assert (name, loader) == ("torch", pick_loader("torch", on_gpu=True)[1])
-    warning = capsys.readouterr().err
-    assert warning.startswith("warning: DALI cannot be imported")
-    assert "torch" in warning

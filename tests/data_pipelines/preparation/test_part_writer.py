@@ -1,136 +1,27 @@
 """However often and wherever `prepare` is stopped, and in whatever parts it is done, the same set comes out."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count, islice, permutations
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import webdataset as wds
+from made_sets import MakeSet, Reads, StopAt, files_of, samples_of
 
 import data_pipelines
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.raw_set import RawImage, RawSet, Repeatable
 from data_pipelines.datasets.phantom import phantom
 from data_pipelines.datasets.user_images import image_folder
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 
-MakeSet = Callable[..., RawSet]
-Reads = list[str]
-StopAt = Callable[..., bool]
-
-
-class Stopped(BaseException):
-    """As a kill: nothing is tidied up."""
-
-
-@pytest.fixture(autouse=True)
-def three_images_to_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_pipelines.preparation.shard_records.SHARD_IMAGES", 3)
-    monkeypatch.setattr(os, "fsync", lambda _: None)  # only its time would be felt
-
-
-@pytest.fixture(scope="session")
-def pictures(photo: Callable, encode: Callable) -> list[bytes]:
-    return [encode(photo(number, 6, 5 + number)) for number in range(20)]
-
-
-@pytest.fixture
-def make_set(tmp_path_factory: pytest.TempPathFactory, pictures: list[bytes]) -> MakeSet:
-    """A function that makes a set of pictures, by number, with some of val after the fourth. The file of `~number` is
-    missing; the key tells the row and the picture."""
-    files = tmp_path_factory.mktemp("pictures")
-    for number, picture in enumerate(pictures):
-        (files / f"{number}.png").write_bytes(picture)
-
-    def make(numbers: Sequence[int], labels: Sequence[int] = (), num_val: int = 0, **options: Any) -> RawSet:
-        rows = enumerate(zip(numbers, labels or [0, 1, 1] * 9, strict=False))
-        images = [
-            RawImage(f"{row:02d}-{max(number, ~number)}", "train", files / f"{number}.png", label)
-            for row, (number, label) in rows
-        ]
-        images[4:4] = [RawImage(f"val-{row}", "val", pictures[row], row) for row in range(num_val)]
-        about: dict[str, Any] = {"name": "small", "task": "single_label", "classes": ("cat", "dog"), "source": "drawn"}
-        return RawSet(**about | {"images": images, "num_images": len(images)} | options)
-
-    return make
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
-    """The keys of the images that were read so far."""
-    keys: Reads = []
-    for name in ("read", "blocks"):
-        read = getattr(RawImage, name)
-        monkeypatch.setattr(RawImage, name, lambda image, read=read: (keys.append(image.key), read(image))[1])
-    return keys
-
-
-@pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> StopAt:
-    """A function that prepares and is stopped, and returns whether it was: before the n-th change of files (one appears
-    under its name or goes away, or half of a folder went away), at an image, or when shards are to be joined."""
-    processes = count(10**6)
-
-    def stop(raw: RawSet, output: Output, change: int | None = None, key: str = "", joining: bool = False) -> bool:
-        changes, process, read, remove_folder = count(), next(processes), RawImage.read, shutil.rmtree
-
-        def stopped(*_: Any) -> Any:
-            raise Stopped
-
-        def counted(original: Callable[..., Any]) -> Callable[..., Any]:
-            def changed(*arguments: Any, **options: Any) -> Any:
-                is_one_of_many = ".npy" in str(arguments[0]) and "labels" not in str(arguments[0])
-                if change is not None and not is_one_of_many and next(changes) >= change:
-                    if original is remove_folder:
-                        for path in sorted(path for path in Path(*arguments).rglob("*") if path.is_file())[:1]:
-                            os.unlink(path)
-                    raise Stopped
-                return original(*arguments, **options)
-
-            return changed
-
-        with monkeypatch.context() as patched:
-            patched.setattr(os, "getpid", lambda: process)  # every start is another process
-            patched.setattr(RawImage, "read", lambda image: stopped() if image.key == key else read(image))
-            for name in ("replace", "rename", "unlink"):
-                patched.setattr(Path, name, counted(getattr(Path, name)))
-            patched.setattr(shutil, "rmtree", counted(shutil.rmtree))
-            if joining:
-                patched.setattr("data_pipelines.preparation.join_parts.join_shards", stopped)
-            try:
-                prepare(raw, output)
-            except Stopped:
-                return True
-        return False
-
-    return stop
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def samples_of(folder: Path, split: Any = "train") -> list[tuple[str, Any, bytes]]:
-    """Key, label and bytes of each row."""
-    index = Index.load(folder, split)
-    keys = index.keys(np.arange(len(index)))
-    return [(key, index.labels[row].tolist(), index.encoded(row).tobytes()) for row, key in enumerate(keys)]
-
-
-def stored_in(folder: Path) -> list[tuple[str, bytes]]:
-    """Key and bytes of each sample in the shards of train, as webdataset reads them."""
-    shards = sorted(map(str, (folder / "train").glob("*.tar")))
-    return [(sample["__key__"], sample["png"]) for sample in wds.WebDataset(shards, shardshuffle=False)]
+pytestmark = pytest.mark.usefixtures("three_images_to_a_shard")
 
 
 def test_interrupted_at_image_after_image_it_goes_on(
@@ -355,131 +246,3 @@ def test_preparation_of_another_set_is_not_mixed_in(
     with pytest.raises(InputError, match=f"interrupted preparation with {message} {advice}"):
         prepare(make_set(range(6), **options), Output(tmp_path / "out"))
     assert files_of(tmp_path) == before
-
-
-@pytest.mark.parametrize("order", [*permutations(range(3))])
-def test_parts_in_any_order_give_the_same_samples(
-    make_set: MakeSet, tmp_path: Path, reads: Reads, order: tuple[int, ...]
-) -> None:
-    raw = make_set(range(20), num_val=2)
-    prepare(raw, Output(tmp_path / "at once"))
-    for part in order:
-        reads.clear()
-        assert prepare(raw, Output(tmp_path / "out", part=(part, 3))) is None
-        assert sorted(reads) == sorted(image.key for image in islice(raw.images, part, None, 3))
-        assert not (tmp_path / "out").exists()
-    reads.clear()
-    manifest = prepare(raw, Output(tmp_path / "out"))
-    assert manifest
-    assert not reads
-    for split in ("train", "val"):
-        assert sorted(samples_of(tmp_path / "out", split)) == sorted(samples_of(tmp_path / "at once", split))
-    names = [shard["file"] for shard in manifest["splits"]["train"]["shards"]]
-    assert names == sorted(path.name for path in (tmp_path / "out" / "train").glob("*.tar"))
-    assert {name[:4] for name in names} == {"000-", "001-", "002-"}
-    assert sorted(stored_in(tmp_path / "out")) == sorted(stored_in(tmp_path / "at once"))
-
-
-def test_without_a_part_what_is_missing_is_done(make_set: MakeSet, tmp_path: Path, reads: Reads) -> None:
-    raw = make_set(range(11))
-    prepare(raw, Output(tmp_path / "out", part=(1, 3)))
-    reads.clear()
-    prepare(raw, Output(tmp_path / "out"))
-    assert sorted(reads) == [image.key for image in raw.images if int(image.key[:2]) % 3 != 1]
-    assert len(samples_of(tmp_path / "out")) == 11
-
-
-def test_another_number_of_parts_is_refused(make_set: MakeSet, tmp_path: Path, stop_at: StopAt) -> None:
-    raw = make_set(range(6))
-    prepare(raw, Output(tmp_path / "out", part=(1, 3)))
-    with pytest.raises(InputError, match="interrupted preparation with other parts; go on with its command"):
-        prepare(raw, Output(tmp_path / "out", part=(1, 4)))
-    assert stop_at(raw, Output(tmp_path / "whole"), key="04-4")
-    with pytest.raises(InputError, match="interrupted preparation with other parts"):
-        prepare(raw, Output(tmp_path / "whole", part=(1, 3)))
-
-
-def test_sets_can_bring_parts_of_their_own(make_set: MakeSet, tmp_path: Path) -> None:
-    whole = make_set(range(10))
-
-    def listed() -> Iterator[RawImage]:
-        raise AssertionError("the whole listing is not needed for a part")
-
-    def part(number: int, parts: int) -> Iterator[RawImage]:
-        assert parts == 2
-        yield from islice(whole.images, number * 5, number * 5 + 5)
-
-    raw = replace(whole, images=Repeatable(listed), part=part)
-    prepare(raw, Output(tmp_path / "out", part=(1, 2)))
-    prepare(raw, Output(tmp_path / "out"))
-    assert [key for key, *_ in samples_of(tmp_path / "out")] == [image.key for image in whole.images]
-
-
-# Picture 0 is there as cat, cat, dog and dog, picture 1 as dog and dog.
-EQUAL, EQUAL_LABELS = [0, 1, 2, 0, 3, 4, 1, 0, 5, 0], [0, 1, 0, 0, 1, 0, 1, 1, 0, 1]
-PAIRS = [(0, 0), (0, 1), (1, 1), (2, 0), (3, 1), (4, 0), (5, 0)]
-
-
-@pytest.mark.parametrize("equal_images", ["pairs", "uniform"])
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_equal_images_are_stored_once_with_each_label(
-    make_set: MakeSet,
-    tmp_path: Path,
-    stop_at: StopAt,
-    pictures: list[bytes],
-    parts: int,
-    equal_images: str,
-) -> None:
-    raw, output = make_set(EQUAL, EQUAL_LABELS, equal_images=equal_images), Output(tmp_path / "out")
-    for part in range(parts):
-        # After the interruption come images that lie in shards from before it.
-        *_, last = islice(raw.images, part, None, parts)
-        assert stop_at(raw, replace(output, part=(part, parts) if parts > 1 else None), key=last.key)
-    prepare(raw, output)
-    rows = samples_of(tmp_path / "out")
-    assert sorted((pictures.index(encoded), label) for _, label, encoded in rows) == PAIRS
-    index = Index.load(tmp_path / "out", "train")
-    places = [*zip(index.shard.tolist(), index.offset.tolist(), strict=True)]
-    assert len(set(places)) == 6
-    assert sorted(places, key=places.index) == places  # rows of one image are neighbours
-    if parts == 1:
-        assert sorted(pictures.index(encoded) for _, encoded in stored_in(tmp_path / "out")) == [0, 1, 2, 3, 4, 5]
-    if equal_images == "pairs":
-        assert index.weight is None
-    else:
-        assert index.weight is not None
-        assert {place: float(index.weight[np.equal(places, place).all(1)].sum()) for place in places} == dict.fromkeys(
-            places, 1.0
-        )
-        assert sorted(index.weight.tolist()) == [0.5, 0.5, 1, 1, 1, 1, 1]
-
-
-def test_equal_images_may_be_stored_each(make_set: MakeSet, tmp_path: Path) -> None:
-    raw = make_set(EQUAL, EQUAL_LABELS, equal_images="stored each")
-    prepare(raw, Output(tmp_path / "out"))
-    assert [(key, encoded) for key, _, encoded in samples_of(tmp_path / "out")] == stored_in(tmp_path / "out")
-    assert stored_in(tmp_path / "out") == [(image.key, image.read()) for image in raw.images]
-    assert Index.load(tmp_path / "out", "train").weight is None
-
-
-def test_equal_images_of_two_splits_are_stored_in_both(make_set: MakeSet, tmp_path: Path) -> None:
-    prepare(make_set([0, 1, 2, 1, 0], num_val=2, equal_images="pairs"), Output(tmp_path / "out"))
-    train, val = (samples_of(tmp_path / "out", split) for split in ("train", "val"))
-    assert [(key, label) for key, label, _ in train] == [
-        ("00-0", 0),
-        ("00-0", 1),
-        ("01-1", 0),
-        ("01-1", 1),
-        ("02-2", 1),
-    ]
-    assert [(key, label) for key, label, _ in val] == [("val-0", 0), ("val-1", 1)]
-
-
-@pytest.mark.parametrize("equal_images", ["stored each", "pairs"])
-def test_a_split_may_lose_all_of_its_images(make_set: MakeSet, tmp_path: Path, equal_images: str) -> None:
-    raw = make_set(range(4), num_val=1, equal_images=equal_images)
-    images = [replace(image, image=b"") if image.split == "val" else image for image in raw.images]
-    manifest = prepare(replace(raw, images=images), Output(tmp_path / "out", max_bad=0.3))
-    assert manifest
-    assert (manifest["quarantined"], manifest["splits"]["val"]["images"]) == (1, 0)
-    assert len(Index.load(tmp_path / "out", "train")) == 4

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_cases import flat
+from engine_runs import INSTALLED, VARIANT_ROWS, VARIANTS, to_start
 from run_ranks import run_ranks
-from test_engines import INSTALLED, VARIANT_ROWS, VARIANTS, flat, to_start
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engine_cases import make_cases, reference, relative
+from engine_runs import INSTALLED, run_variants
 from run_ranks import run_ranks
-from test_engines import INSTALLED, make_cases, reference, relative, run_variants
 
 CASE = "unequal-10-fp32"
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import INSTALLED, VARIANT_ROWS, VARIANTS, to_start
 from gradient_order import IMAGES, assert_ready_part_by_part, first_filters, gradient_order
 from run_ranks import run_ranks
-from test_engines import INSTALLED, VARIANT_ROWS, VARIANTS, to_start
 
 from benchmarks.lib.network.overlap import peak_filter_gradient_bytes
 from benchmarks.lib.network.overlap_rank import ALL_AT_ONCE, filters_at_once

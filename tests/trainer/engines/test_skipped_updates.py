@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from engine_runs import INSTALLED, VARIANT_ROWS, to_start
 from run_ranks import run_ranks
-from test_engines import INSTALLED, VARIANT_ROWS, to_start
 
 from trainer.config import RuntimeConfig
 from trainer.engines import ENGINES

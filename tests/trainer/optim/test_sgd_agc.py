@@ -2,9 +2,7 @@
 
 import copy
 import math
-import pickle
 from itertools import chain
-from typing import Literal
 
 import pytest
 import torch
@@ -14,18 +12,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from trainer.kernels import sgd_agc as kernel
 from trainer.kernels.agc import clip_adaptively
 from trainer.kernels.native import library
-from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.optim.sgd_agc import SGDAGC
 
+pytestmark = pytest.mark.usefixtures("way")
 SHAPES = [(6, 4, 3, 3), (5, 6), (7,)]
 STEPS = 4
-
-
-@pytest.fixture(autouse=True, params=["kernel", "torch"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Everything holds for both ways to update. Without a C++ compiler both are torch's."""
-    if request.param == "torch":
-        monkeypatch.setattr(SGDAGC, "_can_use_kernel", lambda *_: False)
-    return request.param
 
 
 def parameters(seed: int = 0) -> list[nn.Parameter]:
@@ -118,93 +109,6 @@ def test_no_gradient_at_all_changes_nothing() -> None:
     assert (optimizer.grad_norm.item(), optimizer.clipped_share.item()) == (0, 0)
 
 
-def test_state_loads_into_torchs_sgd() -> None:
-    mine = parameters()
-    optimizer = SGDAGC(mine, lr=0.1, weight_decay=0.01, agc_clipping=0.02)
-    set_gradients(mine, 0)
-    optimizer.step()
-    theirs = copy.deepcopy(mine)
-    reference = torch.optim.SGD(theirs, lr=7.0)
-    reference.load_state_dict(copy.deepcopy(optimizer.state_dict()))  # which would else share the momentum buffers
-    assert reference.param_groups[0]["lr"] == 0.1
-    for one, other in zip(mine, theirs, strict=True):
-        assert torch.equal(optimizer.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"])
-    set_gradients(mine, 1)
-    set_gradients(theirs, 1)
-    clip_adaptively([p.detach() for p in theirs], [p.grad for p in theirs], 0.02)
-    optimizer.step()
-    reference.step()
-    assert_same(mine, theirs)
-
-
-def test_torchs_state_loads_and_leaves_the_clipping_as_it_is() -> None:
-    theirs = parameters()
-    reference = torch.optim.SGD([{"params": theirs[:2]}, {"params": theirs[2:]}], lr=0.1, momentum=0.8)
-    set_gradients(theirs, 0)
-    reference.step()
-    mine = copy.deepcopy(theirs)
-    groups = [{"params": mine[:2], "agc_clipping": 0.02}, {"params": mine[2:], "agc_clipping": 0.0}]
-    optimizer = SGDAGC(groups, lr=7.0)
-    optimizer.load_state_dict(reference.state_dict())
-    assert [group["agc_clipping"] for group in optimizer.param_groups] == [0.02, 0.0]
-    assert [(group["lr"], group["momentum"]) for group in optimizer.param_groups] == [(0.1, 0.8)] * 2
-    assert all(group["fused"] for group in optimizer.param_groups)
-    for one, other in zip(mine, theirs, strict=True):
-        assert torch.equal(optimizer.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"])
-
-
-def test_own_state_brings_its_clipping() -> None:
-    loaded = SGDAGC(parameters(), lr=7.0, agc_clipping=0.5)
-    loaded.load_state_dict(SGDAGC(parameters(), lr=0.1, agc_clipping=0.02).state_dict())
-    assert loaded.param_groups[0]["agc_clipping"] == 0.02
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["copy", "pickle"])
-def test_a_copy_goes_on_like_the_original(duplicate) -> None:
-    params = parameters()
-    optimizer = SGDAGC(params, lr=0.1, weight_decay=0.01, agc_clipping=0.02)
-    set_gradients(params, 0)
-    optimizer.step()
-    other = duplicate(optimizer)
-    copies = other.param_groups[0]["params"]
-    assert copies[0] is not params[0]
-    set_gradients(params, 1)
-    set_gradients(copies, 1)
-    optimizer.step()
-    other.step()
-    assert_same(copies, params)
-    assert torch.equal(other.grad_norm, optimizer.grad_norm)
-
-
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))], ids=["copy", "pickle"])
-def test_a_copy_has_statistics_before_its_first_step(duplicate) -> None:
-    params = parameters()
-    optimizer = SGDAGC(params, lr=0.1)
-    for _ in range(2):
-        other = duplicate(optimizer)
-        assert other.grad_norm.isfinite()
-        assert other.clipped_share.isfinite()
-        assert other.param_groups[0]["fused"]
-        set_gradients(params, 0)
-        optimizer.step()
-
-
-@pytest.mark.parametrize("nesterov", [False, True])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_a_first_gradient_may_come_late(weight_decay: float, nesterov: bool) -> None:
-    mine, theirs = parameters(), parameters()
-    settings = {"lr": 0.3, "momentum": 0.9, "weight_decay": weight_decay, "nesterov": nesterov}
-    optimizer = SGDAGC(mine, agc_clipping=0.0, **settings)
-    reference = torch.optim.SGD(theirs, foreach=False, fused=False, **settings)
-    for step in range(STEPS):
-        for params in (mine, theirs):
-            set_gradients(params[: 1 + step], step)
-        optimizer.step()
-        reference.step()
-        assert_same(mine, theirs)
-        assert all(("momentum_buffer" in optimizer.state.get(p, {})) == (i <= step) for i, p in enumerate(mine))
-
-
 def test_an_overflow_leaves_neither_update_nor_momentum() -> None:
     params = [nn.Parameter(torch.ones(shape)) for shape in SHAPES]
     optimizer = SGDAGC(params, lr=0.1)
@@ -247,50 +151,6 @@ def test_an_overflow_leaves_the_update_of_torchs_state_out_too() -> None:
     for p, weight, buffer in zip(params, before, momentum, strict=True):
         assert torch.equal(p.detach(), weight)
         assert torch.equal(optimizer.state[p]["momentum_buffer"], buffer)
-
-
-def grouped_names(num_classes: int, agc_head: Literal["name", "shape"]) -> list[tuple[float, list[str]]]:
-    model = nn.ModuleDict(
-        {
-            "conv": nn.Conv2d(3, 10, 3),
-            "norm": nn.GroupNorm(2, 10),
-            "headroom": nn.Linear(10, 4, bias=False),
-            "head": nn.Linear(4, num_classes),
-        }
-    )
-    names = {p: name for name, p in model.named_parameters()}
-    groups = param_groups(model, num_classes, 0.01, agc_head)
-    return [(group["agc_clipping"], [names[p] for p in group["params"]]) for group in groups]
-
-
-def test_the_head_is_left_out_by_name() -> None:
-    assert grouped_names(10, "name") == [
-        (0.01, ["conv.weight", "conv.bias", "norm.weight", "norm.bias", "headroom.weight"]),
-        (0.0, ["head.weight", "head.bias"]),
-    ]
-
-
-def test_paper_code_exempts_by_first_dimension_clips_head_bias() -> None:
-    assert grouped_names(10, "shape") == [
-        (0.01, ["conv.bias", "norm.weight", "norm.bias", "headroom.weight", "head.bias"]),
-        (0.0, ["conv.weight", "head.weight"]),
-    ]
-
-
-def test_a_model_without_head_has_one_group() -> None:
-    (group,) = param_groups(nn.Conv2d(3, 4, 1), 10, 0.01)
-    assert group["agc_clipping"] == 0.01
-    assert len(group["params"]) == 2
-
-
-def test_a_head_of_zeros_moves_at_full_speed() -> None:
-    model = nn.ModuleDict({"head": nn.Linear(4, 3)}).double()
-    nn.init.zeros_(model["head"].weight)
-    optimizer = SGDAGC(param_groups(model, 3, 0.01), lr=0.5)
-    for p in model.parameters():
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    assert torch.equal(model["head"].weight, torch.full((3, 4), -0.5, dtype=torch.float64))
 
 
 @pytest.mark.skipif(library() is None, reason="needs a C++ compiler")

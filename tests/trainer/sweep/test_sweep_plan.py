@@ -1,8 +1,6 @@
 """What a sweep is about to run, decided and refused before anything runs."""
 
-import itertools
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 import torch
 import tyro
 from options_with import options_with
+from planned_sweeps import CLASSES, LABELS, Planned, leave_result, source_of
 from tiny_sets import tiny_set
 
 from data_pipelines.common.errors import InputError
@@ -19,57 +18,9 @@ from data_pipelines.datasets.overlap import shares_images
 from trainer import checkpoint
 from trainer.finetuning.command_line import flags_of, read_transfer
 from trainer.finetuning.finetune import Options, Transfer, open_target
-from trainer.recipes import RECIPES
-from trainer.run_folder.environment import cpu_name
 from trainer.sweep.command import Sweep
-from trainer.sweep.cost import Rate, cost_lines, hours_of, timed
-from trainer.sweep.plan import Plan, PlannedRun, make_plan, write_plan
-from trainer.sweep.worker_pool import Device
+from trainer.sweep.plan import write_plan
 from trainer.training.job import settings_of
-
-CLASSES = ("few", "many")
-LABELS = [0] * 2 + [1] * 4
-Planned = Callable[..., Plan]
-
-
-def source_of(folder: Path, *sets: str, seed: int = 0) -> str:
-    """A run folder with the weights of a source that was trained on these sets."""
-    weights = {"stem.conv.weight": torch.full((2, 2), float(seed))}
-    about = {"model": "r14x0.5", "classes": ["a"], "sets": list(sets), "step": 1, "best": None}
-    checkpoint.save(checkpoint.path_of(folder, 1), {"model": weights, "momentum": {}, "loss_scaler": {}}, about)
-    return str(folder)
-
-
-@pytest.fixture
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """A function that plans a sweep over prepared sets of the given names, in a folder where they lie in data/."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("BITSCALE_DATA", raising=False)
-
-    def plan(
-        sources: tuple[str, ...] = ("scratch",),
-        targets: tuple[str, ...] = ("cats",),
-        shots: tuple[str, ...] = ("1",),
-        seeds: int = 1,
-        skip_impossible: bool = False,
-        **options: Any,
-    ) -> Plan:
-        for target in targets:
-            if not (tmp_path / "data" / target).exists() and target != "unknown":
-                tiny_set(tmp_path / "data" / target, LABELS, CLASSES, name=target, splits=("train", "val", "test"))
-        given = options_with(**{"model": "r14x0.5", "out": Path("out"), "image_size": 32, **options})
-        return make_plan(sources, targets, shots, seeds, given, skip_impossible)
-
-    return plan
-
-
-def leave_result(run: PlannedRun, **changes: Any) -> Path:
-    """What the run would leave in its folder."""
-    settings = settings_of(run.config, open_target(run.transfer).train.fingerprint) | changes
-    run.run_dir.mkdir(parents=True)
-    write_json(run.run_dir / "config.json", settings)
-    write_json(run.run_dir / "result.json", {"settings": settings})
-    return run.run_dir / "result.json"
 
 
 def test_every_source_on_every_target_with_every_shot_and_seed(planned: Planned, tmp_path: Path) -> None:
@@ -327,50 +278,3 @@ def test_lists_with_commas_or_spaces(tmp_path: Path, monkeypatch: pytest.MonkeyP
         replace(sweep, targets=(",",))
     with pytest.raises(InputError, match="--jobs is 0"):
         replace(sweep, jobs=0)
-
-
-def test_a_held_up_step_is_timed_with_more_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall = itertools.count(step=10.0)  # a step takes ten seconds, whatever is in it, and a fiftieth of that in work
-    work = itertools.count(step=0.2)
-    monkeypatch.setattr("trainer.sweep.cost.time.perf_counter", lambda: next(wall))
-    monkeypatch.setattr("trainer.sweep.cost.time.process_time", lambda: next(work))
-    config = replace(RECIPES["embedded"](), global_batch_size=64)
-    config = replace(config, runtime=replace(config.runtime, device="cpu"))
-    assert timed(config, 1) == pytest.approx((64 / (2 * 0.2 + 0.2), 50))  # of 32 images
-    assert timed(config, 2) == pytest.approx((64 / (2 * 0.1 + 0.1), 100))  # two threads work at once
-
-
-def test_a_busy_machine_is_told_of(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = planned(seeds=2)
-    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: Rate(50.0, 1.2))
-    assert cost_lines(plan, [Device(None, 1)])[-1].startswith("estimated by images/s: r14x0.5 at 32 px 50 ")
-    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: Rate(50.0, 4.0))
-    *_, total, _, busy = cost_lines(plan, [Device(None, 1)])
-    assert "about 0.71 hours" in total  # 2 runs of 500 steps of 128 images, and 18 predicted ones
-    assert busy.startswith("other work on this machine slowed the timed steps: about 2.84 hours while it stays as busy")
-
-
-def test_hours_by_the_speed_of_finished_runs(planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainer.sweep.cost.timed", lambda config, threads: Rate(50.0))
-    done = planned().runs[0]
-    result = leave_result(done)
-    here = {"device": cpu_name(), "world_size": 1, "threads_per_rank": 2}
-    write_json(result, json.loads(result.read_text()) | {"environment": here})
-    rows = [
-        {"step": 0, "loader": "torch"},
-        *({"step": n, "train/images_per_s": rate} for n, rate in enumerate((10, 200, 300))),
-    ]
-    (done.run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plan = planned(seeds=2)
-    _, first, second, total, how = cost_lines(plan, [Device(None, 2), Device(None, 2)])
-    assert first.endswith("finished")
-    hours = (500 * 128 + (2 * 6 + 6) / 3) / 200 / 3600  # an image that is only predicted takes a third
-    assert hours_of(plan.runs[1], 200) == pytest.approx(hours)
-    assert second.split() == ["scratch/cats/1-shot-seed-1", "r14x0.5", "32", "500", f"{hours:.3f}"]
-    assert "2 runs, 1 of them to be made: about 0.09 hours, 0.04 with 2 at a time" in total
-    assert "200 (of finished runs)" in how
-    for other in (here | {"device": "a GPU"}, here | {"world_size": 2}, here | {"threads_per_rank": 1}):
-        write_json(result, json.loads(result.read_text()) | {"environment": other})
-        assert "50 (of one timed step, without loading)" in cost_lines(plan, [Device(None, 2)])[-1]
-    write_json(result, json.loads(result.read_text()) | {"environment": here})
-    assert cost_lines(planned(), [Device(None, 2)])[-1] == "1 runs, 0 of them to be made"

@@ -5,51 +5,23 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from run_ranks import run_ranks
+from saved_runs import STEPS, equal, failing, state, steps, trained
 
-from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.errors import RunError
 from trainer import checkpoint
-from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
-from trainer.engines import ENGINES
-from trainer.run_files import CHECKPOINTS, STATUS
+from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
+from trainer.run_files import CHECKPOINTS
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training import saver as saving
 from trainer.training.job import Job, make_job
-from trainer.training.run import LaunchOptions, run
 
-STEPS = 8
-Save = Callable[[Path, dict[str, Any], dict[str, Any]], None]
-
-
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "LAST_PAUSES_S", (0.0, 0.0))
-
-
-def trained(data: Path | str, run_dir: Path, **runtime: Any) -> dict[str, Any]:
-    settings: dict[str, Any] = {"save_every": 2, "log_every": 2, "keep_checkpoints": 2} | runtime
-    config = Config(
-        name="small",
-        global_batch_size=4,
-        precision="fp32",
-        data=DataConfig(sets=(str(data),), image_size=32, resize=32),
-        model=ModelConfig("r14x0.5"),
-        optim=OptimConfig(base_lr=0.1, rescale_lr=False),
-        schedule=ScheduleConfig("cosine", epochs=None, steps=STEPS, warmup_steps=2),
-        runtime=RuntimeConfig(device="cpu", threads=1, **settings),
-        eval_every=4,
-    )
-    engine = ENGINES["ddp"](config.runtime, "fp32")
-    try:
-        return run(config, LaunchOptions(run_dir), engine, {"kind": "test"})
-    finally:
-        engine.close()
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 def trained_where_checkpoints_age_at_once(data: str, run_dir: Path) -> list[int]:
@@ -57,46 +29,6 @@ def trained_where_checkpoints_age_at_once(data: str, run_dir: Path) -> list[int]
     Job.max_unsaved_s = property(lambda job: -1.0)  # type: ignore[assignment, method-assign]
     trained(data, run_dir, save_every=1000, keep_checkpoints=10)
     return steps(run_dir)
-
-
-def state(run_dir: Path) -> str:
-    recorded: str = json.loads((run_dir / STATUS).read_text())["state"]
-    return recorded
-
-
-def steps(run_dir: Path) -> list[int]:
-    return [checkpoint.step_of(path) for path in checkpoint.numbered(run_dir)]
-
-
-def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    loaded: dict[str, torch.Tensor] = checkpoint.load(checkpoint.path_of(run_dir, STEPS)).state["model"]
-    return loaded
-
-
-def equal(one: Path, other: Path) -> bool:
-    mine, theirs = weights(one), weights(other)
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-
-
-def failing(fails: Callable[[Path, int], bool], code: int = errno.ENOSPC) -> Save:
-    """checkpoint.save on a disk that refuses some of them, by path and how many writes there were before."""
-    save, before = checkpoint.save, 0
-
-    def wrapped(path: Path, *rest: Any) -> None:
-        nonlocal before
-        before += 1
-        if fails(path, before - 1):
-            raise OSError(code, os.strerror(code))
-        save(path, *rest)
-
-    return wrapped
-
-
-@pytest.fixture(scope="module")
-def undisturbed(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    trained(phantoms, folder)
-    return folder
 
 
 def test_what_saving_took_is_in_the_metrics(undisturbed: Path) -> None:
@@ -329,89 +261,6 @@ def test_the_last_save_must_succeed(phantoms: Path, tmp_path: Path, monkeypatch:
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-def best(run_dir: Path) -> tuple[int, float]:
-    about = checkpoint.describe(checkpoint.best_path(run_dir))
-    return about["step"], about["best"]
-
-
-def with_metrics(monkeypatch: pytest.MonkeyPatch, *metrics: float) -> None:
-    """What the evaluations on val after steps 4 and 8 say."""
-    values = iter(metrics)
-    monkeypatch.setattr("trainer.training.between_steps.evaluate", lambda *_: {"auc": next(values), "loss": 1.0})
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("refusals", [1, 2, 4])
-def test_the_best_weights_outlast_a_disk_that_refuses_them(
-    refusals: int, phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Tried first for their own step, 4, then beside those of 6 and 8; what is written late is what it was."""
-    paths: list[str] = []
-
-    def early(path: Path, _: int) -> bool:
-        paths.append(path.name)
-        return path.name == checkpoint.BEST and paths.count(path.name) <= refusals
-
-    with_metrics(monkeypatch, 0.9, 0.8)
-    monkeypatch.setattr(checkpoint, "save", failing(early))
-    monkeypatch.setattr(saving, "PAUSES_S", (1000.0,))
-    trained(phantoms, tmp_path / "run", keep_checkpoints=9)
-    assert best(tmp_path / "run") == (4, 0.9)
-    mine = checkpoint.load(checkpoint.best_path(tmp_path / "run")).state
-    numbered = checkpoint.load(checkpoint.path_of(tmp_path / "run", 4)).state
-    for part in ("model", "momentum"):
-        assert all(torch.equal(mine[part][name], tensor) for name, tensor in numbered[part].items())
-    assert equal(tmp_path / "run", undisturbed)
-
-
-@pytest.mark.slow
-def test_weights_that_were_best_are_not_written_over_better_ones(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_metrics(monkeypatch, 0.8, 0.9)
-    monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: path.name == checkpoint.BEST and before < 6))
-    trained(phantoms, tmp_path / "run")
-    assert best(tmp_path / "run") == (8, 0.9)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [6, 8])
-def test_a_damaged_best_checkpoint_costs_no_run(
-    step: int, phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """It is set aside: a worse one that comes later is then the best there is, and without any the last one counts."""
-    run_dir = tmp_path / "run"
-    with_metrics(monkeypatch, 0.9, 0.8, 0.8)
-    trained(phantoms, run_dir)
-    path = checkpoint.best_path(run_dir)
-    path.write_bytes(path.read_bytes()[:-1])
-    (run_dir / "result.json").unlink()
-    for newer in range(step + 2, STEPS + 2, 2):
-        checkpoint.path_of(run_dir, newer).unlink()
-    result = trained(phantoms, run_dir)
-    assert f"warning: {path} is not a complete checkpoint" in capfd.readouterr().err
-    assert path.with_name("best.safetensors.damaged").is_file()
-    assert path.is_file() == (step < STEPS)
-    assert result["checkpoint"] == (path.name if step < STEPS else "step_00000008.safetensors")
-
-
-@pytest.mark.slow
-def test_a_best_checkpoint_that_rots_is_passed_over(
-    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run_dir, save = tmp_path / "run", checkpoint.save
-
-    def rotting(path: Path, *rest: Any) -> None:
-        save(path, *rest)
-        if path.name == checkpoint.BEST:
-            path.write_bytes(path.read_bytes()[:-1])
-
-    with_metrics(monkeypatch, 0.9, 0.8)
-    monkeypatch.setattr(checkpoint, "save", rotting)
-    assert trained(phantoms, run_dir)["checkpoint"] == "step_00000008.safetensors"
-    assert "it is kept as best.safetensors.damaged" in capfd.readouterr().err
-
-
 def on_a_disk_of_rank_0_that_fails(data: str, run_dir: Path) -> str:
     checkpoint.save = failing(lambda path, before: True)
     try:
@@ -426,36 +275,3 @@ def test_all_ranks_give_up_together(phantoms: Path, tmp_path: Path) -> None:
     printed = run_ranks(2, on_a_disk_of_rank_0_that_fails, str(phantoms), tmp_path / "run")
     assert "2 saves in a row failed (--max-failed-saves): " in printed[0]
     assert "see the message of rank 0" in printed[1]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
-def test_a_damaged_checkpoint_is_passed_over(
-    how: str, phantoms: Path, undisturbed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    run_dir = tmp_path / "run"
-    trained(phantoms, run_dir)
-    (run_dir / "result.json").unlink()
-    newest = checkpoint.path_of(run_dir, STEPS)
-    content = bytearray(newest.read_bytes())
-    content[len(content) // 2] ^= 16
-    newest.write_bytes({"flipped": content, "cut": content[: len(content) // 2], "emptied": b""}[how])
-    trained(phantoms, run_dir)
-    printed = capfd.readouterr()
-    assert f"warning: {newest} is not a complete checkpoint" in printed.err
-    assert "it is kept as step_00000008.safetensors.damaged" in printed.err
-    assert f"resuming {run_dir} at step 6" in printed.out
-    assert [path.name for path in checkpoint.damaged(run_dir)] == ["step_00000008.safetensors.damaged"]
-    assert equal(run_dir, undisturbed)
-
-
-@pytest.mark.slow
-def test_only_damaged_checkpoints_are_no_reason_to_begin_anew(phantoms: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    trained(phantoms, run_dir)
-    (run_dir / "result.json").unlink()
-    for path in checkpoint.numbered(run_dir):
-        path.write_bytes(path.read_bytes()[:-1])
-    for _ in range(2):
-        with pytest.raises(InputError, match=f"{run_dir} has no complete checkpoint, only damaged ones"):
-            trained(phantoms, run_dir)
