@@ -188,7 +188,7 @@ def test_files_that_are_left_out_are_counted(
     )
     predict.main()
     output = capsys.readouterr().out
-    assert output.endswith(f"{out}: 1 images, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
+    assert output.endswith(f"{out}: 1 image, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
     assert [row["file"] for row in rows_of(out)] == ["000"]
 
 
@@ -243,6 +243,7 @@ def test_an_unfinished_run_says_its_step_and_what_resumes_it(
     resumes = "the run is not finished (step 19 of 345); resume it with: cd /job && bitscale pretrain mine"
     assert said.count(f"the temperature is 1, because {resumes}") == 1
     assert "no val split" not in said
+    assert "images are not compared with the training images, because the run is not finished (step 19 of 345)" in said
     with pytest.raises(InputError, match=re.escape(resumes)):
         evaluated_set.test_own(open_run(run), "test")
 

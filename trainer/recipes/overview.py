@@ -57,7 +57,7 @@ def overview() -> str:
         "Your own images": {"own --data.sets NAME": "looks at the set and the machine, and says what it chose and why"},
         "ImageNet (MODEL: r50x1 or r152x4)": natural,
         "Chest X-rays (MODEL: r50x1 or r152x4)": xrays,
-        "Sizes of models": _SIZES,
+        "Sizes of models (with a head for 1,000 classes)": _SIZES,
         "Flags used most": _FLAGS,
     }
     after = f"All flags: {program()} RECIPE --help. Without a recipe the embedded demo runs."
