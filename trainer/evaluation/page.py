@@ -108,7 +108,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
     if not assessment.of_patients:
         found.append(
             "Each image is resampled by itself. If several pictures show one animal, site or burst, the true intervals "
-            "are wider; say which belong together in a column of a table, and prepare that by `prepare csv` with "
+            "are wider; say which belong together in a column of a table, and prepare that with bitscale prepare csv "
             "--patient-column."
         )
     elif not assessment.patients:
