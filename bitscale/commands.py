@@ -52,5 +52,8 @@ def run(name: str, arguments: Sequence[str]) -> None:
     sys.argv = [sys.argv[0], *subcommand.words, *arguments]
     try:
         importlib.import_module(subcommand.module).main()
+    except KeyboardInterrupt:  # while it was loaded: its entry point does likewise later
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     finally:
         be_called(None)

@@ -21,7 +21,7 @@ from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import read_manifest
-from data_pipelines.common.message_parts import as_typed
+from data_pipelines.common.message_parts import as_typed, number
 from data_pipelines.common.messages import logger
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.printable import printable, width_of
@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 _MAX_IMAGES = 512
 _NAME_COLUMNS = 26
+_ONE = {"images": "image"}  # of counts that are not adjectives
 _MAX_SIZE = 4096  # pixels of each image on the sheet
+_NOUNS = {"single_label": ("class", "classes"), "multi_label": ("finding", "findings")}
 _PATIENTS: dict[Patients, str] = {
     "none": "no patients",
     "apart": "patients apart: none is in two splits",
@@ -89,6 +91,8 @@ class Inspect:
             raise InputError(f"--images is {self.images}; it must lie in 1 to {_MAX_IMAGES}")
         if not 1 <= self.size <= _MAX_SIZE:
             raise InputError(f"--size is {self.size}; it must lie in 1 to {_MAX_SIZE}")
+        if self.out.suffix.lower() not in ("", ".png"):
+            raise InputError(f"--out is {self.out}, and the page is a PNG file; name it {self.out.with_suffix('.png')}")
         if self.seed < 0:
             raise InputError(f"--seed is {self.seed}; it must not be negative")
         if self.view in RESIZE_FIRST and self.resize < self.size:
@@ -155,7 +159,7 @@ def facts(manifest: dict[str, Any], index: Index, split: Split) -> list[str]:
     """The caption of the page, a line each: what the set is, its patients, what was quarantined, where it is from."""
     what = [
         "synthetic" if manifest.get("synthetic") else "not synthetic",
-        f"{index.task.replace('_', '-')}, {index.num_classes:,} {_noun(index)}",
+        f"{index.task.replace('_', '-')}, {number(index.num_classes, *_NOUNS[index.task])}",
         "grey" if index.channels == 1 else "RGB",
         "may be mirrored" if index.flip else "must not be mirrored",
     ]
@@ -164,7 +168,7 @@ def facts(manifest: dict[str, Any], index: Index, split: Split) -> list[str]:
     patients += [f"{groups:,} patients in {split}"] if groups else []
     return [
         ", ".join(what),
-        ", ".join([*patients, f"{manifest.get('quarantined', 0):,} images quarantined"]),
+        ", ".join([*patients, f"{number(manifest.get('quarantined', 0), 'image')} quarantined"]),
         f"source: {manifest.get('source', 'not stated')}",
         *(f"note: {note}" for note in manifest.get("notes", ())),
     ]
@@ -204,15 +208,11 @@ def summary(page: Page) -> str:
         f"{page.split}: height {height.min()} to {height.max()}, width {width.min()} to {width.max()} pixels",
     ]
     for row in rows:
-        numbers = ", ".join(f"{counts[row]:,} {name}" for name, counts in page.counts.items())
+        numbers = ", ".join(number(counts[row], _ONE.get(name, name), name) for name, counts in page.counts.items())
         name = class_title(page.classes[row])
         beside = " " * (_NAME_COLUMNS - width_of(name))
         lines.append(f"  {name}{beside} {numbers}" if row >= 0 else f"  ({gap:,} more between)")
     return "\n".join(lines)
-
-
-def _noun(index: Index) -> str:
-    return "classes" if index.task == "single_label" else "findings"
 
 
 @entry_point
@@ -220,6 +220,7 @@ def main() -> None:
     """Parse the command line, draw the page and print the summary."""
     look = parse(Inspect, __doc__)
     require_free(look.out, look.force)
+    find(look.data)
     logger.info(f"inspect {look.data}: {look.images} {look.split} images at {look.size} px on the CPU, to {look.out}")
     with Progress(f"inspect {look.data}"):
         page = _drawn(look)

@@ -21,12 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
+from data_pipelines.common.advice import as_word, quoted
 from data_pipelines.common.cli import entry_point
 from data_pipelines.common.command_help import filled, first_sentence, grouped_help
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.flag_parser import asks_for_help, parse_flags
 from data_pipelines.common.limits import with_checked_numbers
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import closest, nearest
 from data_pipelines.common.messages import logger
 from data_pipelines.common.program import program
 from data_pipelines.common.progress import Progress
@@ -154,6 +155,21 @@ def _help() -> str:
     return grouped_help(usage, groups, f"All flags of a set: {program()} NAME --help")
 
 
+def _no_set(name: str, arguments: Sequence[str]) -> str:
+    """The message on a first word that names no set: a flag, a folder of images, or a misspelt name."""
+    if name.startswith("-"):
+        if closest(name, _FLAGS):
+            return f"unknown flag {name!r}{nearest(name, _FLAGS)}"
+        typed = " ".join(map(as_word, arguments))
+        return f"no set is named before {name}; for folders of images of your own: {program()} image-folder {typed}"
+    if Path(name).is_dir():
+        return (
+            f"{name!r} is a folder, and the first word names the kind of set; for folders of images of your own: "
+            f"{program()} image-folder --root {' '.join([quoted(name), *map(as_word, arguments[1:])])}"
+        )
+    return f"unknown data set {name!r}{nearest(name, list(DATASETS))}"
+
+
 @entry_point
 def main() -> None:
     """Parse the command line and prepare one set, or verify one."""
@@ -174,8 +190,7 @@ def main() -> None:
         print(f"{rest[0]}: all {verify(Path(rest[0]))} files are as they were prepared")
         return
     if name not in DATASETS:
-        known = _FLAGS if name.startswith("-") else DATASETS
-        raise InputError(f"unknown {'flag' if known is _FLAGS else 'data set'} {name!r}{nearest(name, list(known))}")
+        raise InputError(_no_set(name, sys.argv[1:]))
     _require_views(name, rest)
     _require_root_of_embedded(name, rest)
     output, read = parse_flags(command_of(DATASETS[name]), rest, f"{program()} {name}", titles=_TITLES)

@@ -35,6 +35,9 @@ def main() -> None:
             _tell_how_to_go_on()
             sys.exit(1)
         raise
+    except KeyboardInterrupt:  # before torchrun takes signals, or while it waits for the other nodes
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _tell_how_to_go_on() -> None:

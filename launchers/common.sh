@@ -7,6 +7,14 @@ typed=$(printf '%q ' "$0" "$@")
 
 usage() { sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 
+# Refuse the first of what is left before --; a recipe, and what follows it, is shown where it belongs.
+refuse_argument() {
+    local meant=''
+    case $1 in -*) ;; *) meant=", as in: $(printf '%q ' "$0" -- "$@")" ;; esac
+    fail "unknown argument $1; the trainer's come after --${meant% }
+$(usage)"
+}
+
 # The Python of the active environment, or of the .venv beside this folder.
 environment_python() {
     if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -x "$launchers/../.venv/bin/python" ]; then

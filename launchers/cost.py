@@ -84,7 +84,10 @@ def _device_hours(hours: float, device: str) -> str:
 def ask_plan(python: str, arguments: Sequence[str]) -> dict[str, Any]:
     """What the trainer says of a run; what `own` chose is printed. Raises UsageError with its message when it
     refuses."""
-    command = [python, str(script.TRAINER), *arguments, "--plan"]
+    front = Path(sys.argv[0])
+    # By the name that was typed, so that commands in its messages have it too.
+    trainer = [str(front), "pretrain"] if front.name == "bitscale" else [str(script.TRAINER)]
+    command = [python, *trainer, *arguments, "--plan"]
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PLAN_S, check=False

@@ -19,8 +19,7 @@ while [ $# -gt 0 ]; do
     --) shift && break ;;
     --nodes | --nnodes) fail "Horovod's launcher takes its nodes from --hostfile and needs all of them; where some may be lost, or
 join, take launchers/torchrun.sh --nodes MIN:MAX ... --engine horovod" ;;
-    *) fail "unknown argument $1; the trainer's come after --
-$(usage)" ;;
+    *) refuse_argument "$@" ;;
     esac
     shift
 done

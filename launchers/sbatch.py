@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launchers import script
-from launchers.profiles import Site, UsageError, seconds
+from launchers.profiles import SITES, Site, UsageError, counted, seconds
 
 _SMOKE_TIME = "00:30:00"
 # What SLURM's programs say where no controller is, or none that answers.
 _NO_CONTROLLER = re.compile(r"resolve_ctls_from_dns_srv|(?i:unable to contact slurm controller|configuration source)")
+_NO_SUCH_NODE = re.compile(r"(?i:generic resource|node configuration is not available)")
 
 
 def called() -> str:
@@ -102,12 +103,22 @@ def submit(request: script.Request, text: str, after: str | None = None) -> str:
     what SLURM says when it refuses."""
     request.logs.mkdir(parents=True, exist_ok=True)  # or SLURM loses the output without a word
     dependency = [f"--dependency=afterany:{after}"] if after else []
-    number = _ask(["sbatch", "--parsable", *dependency], text).partition(";")[0]
+    number = _ask(["sbatch", "--parsable", *dependency], text, _of_gpus(request)).partition(";")[0]
     print(number)
     return number
 
 
-def _ask(command: Sequence[str], text: str = "") -> str:
+def _of_gpus(request: script.Request) -> str:
+    """The end of a refusal by SLURM because of what a job takes of a node."""
+    if not request.gpus_per_node:
+        return ""
+    return (
+        f"; the job asks for {counted(request.gpus_per_node, 'GPU')} on a node, as gpus_per_node of the site profile "
+        f"says: set it to what a node has in a copy of {SITES}/generic.toml, and name that with --site"
+    )
+
+
+def _ask(command: Sequence[str], text: str = "", of_gpus: str = "") -> str:
     # What an enclosing job says of itself would be taken for options of the new one.
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_JOB", "SLURM_STEP"))}
     done = subprocess.run(
@@ -123,5 +134,6 @@ def _ask(command: Sequence[str], text: str = "") -> str:
         first = done.stderr.strip().splitlines()[0]
         raise UsageError(f"no SLURM controller answers; use --dry-run here, or submit from a login node ({first})")
     if done.returncode:
-        raise UsageError(f"{command[0]} refuses: {done.stderr.strip()}")
+        remedy = of_gpus if _NO_SUCH_NODE.search(done.stderr) else ""
+        raise UsageError(f"{command[0]} refuses: {done.stderr.strip()}{remedy}")
     return done.stdout.strip()

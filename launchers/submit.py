@@ -170,7 +170,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     is_plan = options.what.endswith(".json")
     if not is_plan and options.what != "pretrain":
-        raise UsageError(f"{options.what!r} is not a plan file (.json){nearest(options.what, ['pretrain'])}")
+        raise UsageError(f"{options.what!r} is neither pretrain nor a plan file (.json)")
     if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != (1, 1)):
         raise UsageError("a plan file says all about its tasks: it goes with no recipe, --nodes, --chain or --smoke")
     if not is_plan and not options.recipe:
@@ -208,6 +208,9 @@ def main() -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry_run=1 ;;
     -h | --help) usage && exit ;;
     --) shift && break ;;
-    *) fail "unknown argument $1; the trainer's come after --
-$(usage)" ;;
+    *) refuse_argument "$@" ;;
     esac
     shift
 done

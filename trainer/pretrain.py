@@ -59,6 +59,10 @@ _OLD_PAPER_CODE = (
 _OLD_INDEPENDENCE = (
     f"{_BEGUN_BEFORE}data.resize did not follow data.image_size yet, nor did schedule.epochs replace schedule.steps"
 )
+_NO_RECIPE = (
+    f"no recipe is named, so the settings are those of {DEFAULT_RECIPE}, a demo; {OWN} has settings that fit your "
+    f"images: bitscale pretrain {OWN} --data.sets NAME"
+)
 _SWITCH_HELP = (
     "Pre-train as the authors' program does where the paper's text says less or something else: see docs/fidelity.md. "
     "Any other flag beats it, and so does a key of a file."
@@ -106,6 +110,8 @@ def parse(arguments: list[str]) -> Command:
         print(overview())
         sys.exit()
     if not arguments or arguments[0].startswith("-"):
+        if "data.sets" in given_by(arguments):
+            rank_0_logger.info(f"note: {_NO_RECIPE}")
         arguments = [DEFAULT_RECIPE, *arguments]
     name, *rest = translate(arguments, _OLD_FLAGS)
     recipe, names = find_recipe(name), given_by(rest)
@@ -195,7 +201,7 @@ def main() -> None:
     from trainer.training.start import plan_of, start_run
 
     if command.plan:
-        print(json.dumps(plan_of(config, launch), indent=1))
+        print(json.dumps(plan_of(config, launch), indent=1, ensure_ascii=False))
         return
     start_run(config, launch, command.result_fields, [*lacks_val(config.data), *few_test_images(config.data)])
 

@@ -12,11 +12,12 @@ from argparse import Action, ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from difflib import get_close_matches
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any, NoReturn, cast
 
 import tyro
 
+from data_pipelines.common.advice import as_word
 from data_pipelines.common.command_help import filled, grouped_help
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import closest
@@ -27,6 +28,8 @@ _FRAME = re.compile(r"^[│|]\s?|\s*[│|]$")
 _RULE = re.compile(r"[\s─╰╯-]*")
 _IN_OUR_WORDS = {
     r"^unrecognized options: (.*)": r"\1 is one word too many: it is not the value of a flag",
+    r"^(.*?): could not convert string to float: (.*)": r"\1 is \2; it must be a number",
+    r"^(.*?): invalid literal for int\(\) with base 10: (.*)": r"\1 is \2; it must be a whole number",
     r"^missing value for argument '(.*?)'.*": r"\1 needs a value",
 }
 _ON = re.compile(r"^(--(?:.*\.)?)")
@@ -148,7 +151,7 @@ def _refuse(parser: ArgumentParser, arguments: Sequence[str], program: str, box:
     if "Missing from" in box and (lacking := _lacking(parser, arguments)):
         *others, last = lacking
         must = f"{', '.join(others)} and {last}" if others else last
-        raise InputError(f"{must} must be given; {program} --help tells more")
+        raise InputError(f"{must} must be given{_meant_for(lacking, parser, arguments)}; {program} --help tells more")
     raise InputError(f"{_words_of(box)}; {program} --help tells more")
 
 
@@ -161,7 +164,8 @@ def _flag_of(word: str) -> str | None:
 def _nearest_flag(wrong: str, known: Sequence[str], program: str) -> str:
     last = wrong.lstrip("-").rpartition(".")[2]
     alike = [flag for flag in known if flag.rpartition(".")[2].lstrip("-") == last]
-    close = alike or get_close_matches(wrong, known, n=1)
+    names = {flag.lstrip("-"): flag for flag in known}  # the dashes are alike in all
+    close = alike or [names[name] for name in get_close_matches(wrong.lstrip("-"), names, n=1)]
     return f"; did you mean {close[0]}?" if close else f"; {program} --help lists those there are"
 
 
@@ -183,6 +187,14 @@ def _lacking(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
     required = [action for action in parser._actions if action.required and action.option_strings]
     lacking = [action.option_strings[0] for action in required if given.isdisjoint(action.option_strings)]
     return lacking or [_spelling(action) for action in _positionals(parser) if action.required]
+
+
+def _meant_for(lacking: Sequence[str], parser: ArgumentParser, arguments: Sequence[str]) -> str:
+    """The part of a message about words before the first flag, of a command that takes none: their flags."""
+    loose = list(takewhile(lambda word: _flag_of(word) is None, arguments))
+    if _positionals(parser) or len(loose) != len(lacking):
+        return ""
+    return f"; did you mean {' '.join(f'{flag} {as_word(word)}' for flag, word in zip(lacking, loose, strict=True))}?"
 
 
 def _words_of(box: str) -> str:

@@ -83,7 +83,6 @@ def left_out_as(name: str) -> str:
 
 def look(file: IO[bytes], name: str, whole: bool = True) -> tuple[Format | None, str]:
     """The format of a seekable file, None if it is damaged, and the reason why it is left out, "" if it is taken.
-    whole: read enough to count its frames, else its first bytes only.
 
     whole: read as much as it takes to count its frames, else its first bytes only.
     """

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import write_manifest
-from data_pipelines.common.message_parts import counted
+from data_pipelines.common.message_parts import counted, number
 from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import SPLITS, Split
@@ -92,7 +92,8 @@ def set_summary(manifest: Mapping[str, Any], folder: Path) -> str:
     synthetic = " (synthetic)" if manifest["synthetic"] else ""
     left_out = manifest.get("left_out")
     return (
-        f"{folder}: {manifest['name']}{synthetic}, {manifest['task']}, {len(manifest['classes'])} classes, images: "
+        f"{folder}: {manifest['name']}{synthetic}, {manifest['task']}, "
+        f"{number(len(manifest['classes']), 'class', 'classes')}, images: "
         f"{splits}; {manifest['quarantined']} quarantined{f'; left out: {counted(left_out)}' if left_out else ''}"
     )
 

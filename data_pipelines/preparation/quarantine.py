@@ -60,7 +60,7 @@ def warn(bad: list[Bad], num_images: int, listed: Path, keymap: Path | None) -> 
     leads_back = "" if keymap is None else f"; {keymap} tells the file of each key"
     logger.warning(
         f"{len(bad):,} of {num_images:,} images cannot be used and {'is' if len(bad) == 1 else 'are'} left "
-        f"out: {_some(bad)}; listed in {listed}{leads_back}; --max-bad 0 accepts none"
+        f"out:{_some(bad, f'listed in {listed}{leads_back}; --max-bad 0 accepts none')}"
     )
 
 
@@ -101,13 +101,20 @@ def refusal(
     example = ", such as --bits," if any("--bits" in reason for _, reason in found.bad) else ""
     in_part = f" in part {part[0]} of {part[1]}" if part else ""
     anew = "begins anew with --force" if removal is None else f"needs what is done to be removed: {removal}"
+    remedy = (
+        f"the same command goes on where it was, also with another --max-bad; one with other options{example} {anew}; "
+        f"all that were found{in_part} are listed in {listed}{leads_back}"
+    )
     return InputError(
-        f"{len(found.bad)} of {found.num_images} images cannot be used, more than --max-bad {share} allows: "
-        f"{_some(found.bad)}; the same command goes on where it was, also with another --max-bad; one with other "
-        f"options{example} {anew}; all that were found{in_part} are listed in {listed}{leads_back}"
+        f"{len(found.bad)} of {found.num_images} images cannot be used, more than --max-bad {share} allows:"
+        f"{_some(found.bad, remedy)}"
     )
 
 
-def _some(bad: list[Bad]) -> str:
-    more = f"; and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
-    return "; ".join(f"{file}: {reason}" for file, reason in bad[:_NAMED]) + more
+def _some(bad: list[Bad], remedy: str) -> str:
+    """The first bad images, a line each if there are several, and what can be done."""
+    named = [f"{file}: {reason}" for file, reason in bad[:_NAMED]]
+    if len(bad) == 1:
+        return f" {named[0]}; {remedy}"
+    more = [f"and {len(bad) - _NAMED:,} more"] if len(bad) > _NAMED else []
+    return "\n  ".join(["", *named, *more]) + f"\n{remedy[0].upper()}{remedy[1:]}"

@@ -4,6 +4,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from started_program import FRONT, ROOT, started
@@ -75,6 +76,14 @@ def test_a_wrong_word_is_answered_in_one_line(words: list[str], message: str, ty
     assert error.startswith("error: ")
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_a_subcommand_loads_is_no_traceback(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(module: str) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupt)
+    assert typed("transfer") == (130, "", "interrupted\n")
 
 
 def test_help_can_be_asked_for_as_a_subcommand(typed: Typed) -> None:

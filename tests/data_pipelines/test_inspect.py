@@ -235,6 +235,7 @@ def test_summary() -> None:
         ({"images": 0}, "--images is 0"),
         ({"images": 513}, "--images is 513"),
         ({"size": 0}, "--size is 0"),
+        ({"out": Path("a.b/page.jpg")}, r"--out is a\.b/page\.jpg, and the page is a PNG file; name it a\.b/page\.png"),
         ({"seed": -1}, "--seed is -1"),
         ({"view": "center_crop", "resize": 200}, "--resize is 200"),
         ({"randaugment_magnitude": 31}, "--randaugment-magnitude 31"),
@@ -244,6 +245,24 @@ def test_summary() -> None:
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Inspect("set", **options)
+
+
+def test_one_image_and_one_class_are_not_plural(animals: Path) -> None:
+    page = replace(PAGE, counts={"images": np.array([1234, 1])})
+    assert summary(page).splitlines()[-1] == f"  {'dog':26} 1 image"
+    index = replace(Index.load(animals, "train"), classes=("cat",))
+    lines = facts(read_manifest(animals) | {"quarantined": 1}, index, "train")
+    assert "single-label, 1 class, RGB" in lines[0]
+    assert lines[1] == "no patients, 1 image quarantined"
+
+
+def test_a_missing_set_is_all_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["inspect", "none", "--out", str(tmp_path / "page.png")])
+    with pytest.raises(SystemExit):
+        inspect.main()
+    assert capsys.readouterr().err.startswith("error: no prepared data set 'none'")
 
 
 def test_a_missing_split_is_named(animals: Path) -> None:

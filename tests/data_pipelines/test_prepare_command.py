@@ -78,6 +78,18 @@ def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: P
     ("arguments", "message"),
     [
         (["image-foldr", "--out", "x"], "error: unknown data set 'image-foldr'; did you mean 'image-folder'?"),
+        (
+            ["--root", "my photos", "--out", "x"],
+            "error: no set is named before --root; for folders of images of your own: prepare image-folder --root "
+            "'my photos' --out x",
+        ),
+        (["--lits"], "error: unknown flag '--lits'; did you mean '--list'?"),
+        (
+            ["..", "--out", "x"],
+            "error: '..' is a folder, and the first word names the kind of set; for folders of images of your own: "
+            "prepare image-folder --root .. --out x",
+        ),
+        (["image-folder", "photos", "--out", "x"], "error: --root must be given; did you mean --root photos?"),
         (["image-folder", "--root", "/nowhere", "--out", "x"], "error: --root /nowhere is not a folder"),
         (["fashion_mnist", "--out", "x"], "error: fashion_mnist ships with the package, prepared: use it by its name;"),
         (["digits", "--out", "x", "--part", "3/3"], "error: --part 3/3: write K/N with K from 0 to N-1"),

@@ -31,6 +31,8 @@ class SignalException(Exception):
         self.sigval = signal.Signals(sigval)
 
 what = sys.argv[1]
+if what == "i":
+    raise KeyboardInterrupt
 if what == "r":
     raise RendezvousClosedError
 raise SignalException(int(what[1:])) if what[0] == "s" else ChildFailedError([int(code) for code in what.split(",")])
@@ -47,6 +49,7 @@ KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
         ("-11,1", 139, "rank 0 (process 7) was ended by SIGSEGV\n"),
         ("s15", 143, ""),
         ("s10", 0, ""),
+        ("i", 130, "interrupted\n"),
         (
             "r",
             1,

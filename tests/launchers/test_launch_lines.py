@@ -111,10 +111,14 @@ def test_usage(script: str) -> None:
     assert done.stdout.startswith(f"usage: launchers/{script} [OPTIONS] -- RECIPE")
     assert "--dry-run" in done.stdout
     assert "set -euo" not in done.stdout
-    done = launch(script, "embedded")
+    done = launch(script, "own", "--data.sets", "a b")
+    error = "error: unknown argument own; the trainer's come after --, as in: "
     assert (done.returncode, done.stderr.splitlines()[0]) == (
-        2, "error: unknown argument embedded; the trainer's come after --",
-    )  # fmt: skip
+        2,
+        rf"{error}{LAUNCHERS / script} -- own --data.sets a\ b",
+    )
+    done = launch(script, "--nprocs", "2")
+    assert done.stderr.startswith("error: unknown argument --nprocs; the trainer's come after --\nusage: ")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ import pytest
 from login_node import PLAN, Login
 
 from launchers.cost import ask_plan
+from launchers.profiles import UsageError
+from launchers.script import TRAINER
 
 
 def test_cost_from_what_was_measured(login: Login) -> None:
@@ -57,6 +59,17 @@ def test_the_rate_of_a_cpu_tells_nothing_of_gpus(login: Login, says: dict[str, s
     _, _, cost = login.submit("pretrain", "embedded", "--site", "localhost", "--nodes", "5", "--dry-run")
     # 90,000 x 4,096 images at 5 million a second
     assert "about 1 min, 0.1 rank-hours, 1 job (5,000,000 images/s, measured in runs/a_run on 1 rank, and" in cost
+
+
+@pytest.mark.parametrize(
+    ("front", "asked"), [("/bin/bitscale", "/bin/bitscale pretrain"), ("launchers/submit.py", str(TRAINER))]
+)
+def test_the_trainer_is_asked_by_the_name_that_was_typed(front: str, asked: str, login: Login) -> None:
+    login.program("trainer", 'echo "error: $*" >&2; exit 2')
+    login.monkeypatch.setattr("sys.argv", [front, "submit"])
+    with pytest.raises(UsageError) as refused:
+        ask_plan(str(login.folder / "bin/trainer"), ["own"])
+    assert str(refused.value) == f"the trainer refuses this run: {asked} own --plan"
 
 
 def test_what_own_chose_is_said_to_be_chosen_anew(login: Login) -> None:

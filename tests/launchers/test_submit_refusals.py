@@ -1,10 +1,14 @@
 """What bitscale submit refuses or warns of, before anything is submitted."""
 
+import re
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from login_node import Login
 
+from launchers import submit
 from launchers.profiles import SITES, UsageError, load_site
 
 
@@ -23,10 +27,34 @@ def test_inside_a_job_only_warns(login: Login) -> None:
     assert (login.folder / "sees").read_text() == "none\n"  # sbatch would take it for its own
 
 
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(submit, "submit_training", interrupt)
+    monkeypatch.setattr(sys, "argv", ["submit.py", "pretrain", "embedded", "--dry-run"])
+    with pytest.raises(SystemExit) as ended:
+        submit.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 def test_refusal_of_slurm(login: Login) -> None:
     login.program("sbatch", "echo 'invalid account' >&2; exit 1")
     code, _, error = login.submit("pretrain", "embedded", "--site", "localhost")
     assert (code, error.splitlines()[-1]) == (2, "error: sbatch refuses: invalid account")
+
+
+@pytest.mark.parametrize(("site", "has_gpus"), [("generic", True), ("localhost", False)])
+def test_gpus_that_slurm_does_not_have(site: str, has_gpus: bool, login: Login) -> None:
+    says = "sbatch: error: Invalid generic resource (gres) specification"
+    login.program("sbatch", f"echo '{says}' >&2; exit 1")
+    code, _, error = login.submit("pretrain", "embedded", "--site", site)
+    remedy = (
+        f"; the job asks for 4 GPUs on a node, as gpus_per_node of the site profile says: set it to .* {SITES}/generic"
+    )
+    assert code == 2
+    assert bool(re.search(f"sbatch refuses: {re.escape(says)}{remedy}", error)) == has_gpus
+    assert says in error
 
 
 def test_no_controller_answers(login: Login) -> None:
@@ -41,7 +69,7 @@ def test_no_controller_answers(login: Login) -> None:
     [
         (["pretrain", "embedded", "--site", "juwels-boster"], "did you mean 'juwels-booster'?"),
         (["pretrain", "embedded", "--node", "3"], "did you mean '--nodes'?"),
-        (["pretrian", "embedded"], "did you mean 'pretrain'?"),
+        (["pretrian", "embedded"], "'pretrian' is neither pretrain nor a plan file (.json)"),
         (["pretrain"], "name the recipe"),
         (["pretrain", "embedded", "--time", "8:00"], "'8:00' is not a duration; write HH:MM:SS"),
         (["pretrain", "embedded", "--time", "2-00:00:00"], "above the site's 24:00:00; take less, and --chain"),

@@ -68,10 +68,20 @@ def test_a_file_needs_no_base_if_it_names_sets() -> None:
         parse(["my.toml"])
 
 
+def test_sets_without_a_recipe_are_told_of_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(["--data.sets", "a"]).config.name == "embedded"
+    assert "are those of embedded, a demo; own has settings that fit your images" in capsys.readouterr().err
+    parse([])
+    parse(["embedded", "--data.sets", "a"])
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[optim]\nbase_rl = 1", r"my\.toml: unknown key 'optim\.base_rl'; did you mean 'optim\.base_lr'"),
+        ("[optimm]\nbase_lr = 1", r"my\.toml: unknown key 'optimm'; did you mean \[optim\]\?"),
+        ("seeed = 1", r"unknown key 'seeed'; did you mean 'seed'\?"),
         ("base_lr = 1", r"unknown key 'base_lr'; did you mean 'base_lr' in \[optim\]"),
         ("[data]\nimage-size = 64", r"unknown key 'data\.image-size'; did you mean 'image_size' in \[data\]"),
         ("[data]\nimage_size = 64.5", r"my\.toml: data\.image_size is 64\.5; it must be a whole number"),

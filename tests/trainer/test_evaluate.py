@@ -225,6 +225,7 @@ def test_classes_of_few_images_one_absent_and_no_val(tmp_path: Path) -> None:
     assert numbers["findings"]["cat"]["auc"]["not_available"] == "no negatives"
     assert any("nothing is said of them: dog" in warning for warning in numbers["warnings"])
     assert "several pictures show one animal" in page
+    assert "(--patient-column): bitscale prepare csv --help" in page
     assert "medical" not in page
     assert ">patients<" not in page
 

@@ -56,6 +56,7 @@ def test_an_unfinished_run_says_its_step_and_what_resumes_it(
     resumes = "the run is not finished (step 19 of 345); resume it with: cd /job && bitscale pretrain mine"
     assert said.count(f"the temperature is 1, because {resumes}") == 1
     assert "no val split" not in said
+    assert "images are not compared with the training images, because the run is not finished (step 19 of 345)" in said
     with pytest.raises(InputError, match=re.escape(resumes)):
         evaluated_set.test_own(open_run(run), "test")
 

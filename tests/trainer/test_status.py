@@ -77,6 +77,17 @@ def test_finished_needs_its_result(tmp_path: Path) -> None:
     assert (found.state, found.left_s, found.command) == ("finished", None, None)
 
 
+def test_progress_says_what_a_run_lacks_after_its_last_step(tmp_path: Path) -> None:
+    def progress(step: int) -> str:
+        write_status(tmp_path, 0, "resumable", step, 1200)
+        return run_status(tmp_path, 900, time.time()).progress
+
+    assert [progress(step) for step in (1100, 1200)] == [
+        "step 1,100 of 1,200",
+        "step 1,200 of 1,200, its evaluation is missing",
+    ]
+
+
 def test_runs_of_sweeps_are_found_and_links_are_not_followed(tmp_path: Path) -> None:
     names = [
         "pretrain",

@@ -6,7 +6,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import closest, nearest
 from trainer.config.saved import RENAMED
 from trainer.config.settings import setting_kinds
 
@@ -21,8 +21,7 @@ def read_settings(content: Mapping[str, Any], where: str, extra: frozenset[str] 
 
     Raises InputError, with `where` in front, for a key that is not known and for a value of another type.
     """
-    kinds = setting_kinds()
-    sections = {name.partition(".")[0] for name in kinds if "." in name}
+    sections = _sections()
     found: dict[str, Any] = {}
     for key, value in content.items():
         if key in sections:
@@ -60,6 +59,10 @@ def misfit(kind: Any, value: Any) -> str:
     return nearest(value, get_args(kind)) if is_wrong_choice else f"; it must be {_type_text(kind)}"
 
 
+def _sections() -> list[str]:
+    return sorted({name.partition(".")[0] for name in setting_kinds() if "." in name})
+
+
 def _suggestion(name: str) -> str:
     """The end of a message: which key was meant. One in another section, or with dashes, comes first."""
     plain = name.replace("-", "_")
@@ -71,6 +74,8 @@ def _suggestion(name: str) -> str:
         return f"; did you mean {key!r} in [{section}]?" if section else f"; did you mean {key!r}, above all sections?"
     section = name.rpartition(".")[0]
     near = [known for known in setting_kinds() if known.rpartition(".")[0] == section]
+    if not section and (meant := closest(plain, [*near, *_sections()])) not in [None, *near]:
+        return f"; did you mean [{meant}]?"
     return nearest(plain, near)
 
 

@@ -108,8 +108,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
     if not assessment.of_patients:
         found.append(
             "Each image is resampled by itself. If several pictures show one animal, site or burst, the true intervals "
-            "are wider; say which belong together in a column of a table, and prepare that by `prepare csv` with "
-            "--patient-column."
+            "are wider; prepare a table with a column that says which belong together (--patient-column): bitscale "
+            "prepare csv --help"
         )
     elif not assessment.patients:
         found.append(

@@ -127,6 +127,8 @@ class Run:
         one."""
         if self.trained_on == "train+val":
             return UNFITTED.no_val
+        if NOVELTY_KEY not in self.metadata and (state := self.unfinished()):
+            return f"the run is not finished ({state.progress})"
         try:
             return read_novelty(self.metadata.get(NOVELTY_KEY))
         except ValueError as error:

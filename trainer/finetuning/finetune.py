@@ -251,7 +251,10 @@ def models_of(sources: Sequence[str], model: str | None) -> dict[str, str]:
     if SCRATCH in sources:
         scratch = model or next(iter(models.values()), None)
         if scratch is None:
-            raise InputError("with scratch as the only source the model is unknown; name one with --model.name")
+            raise InputError(
+                "with scratch as the only source the model is unknown; name one with --model.name, "
+                "such as --model.name r50x1 (bitscale pretrain --help lists the sizes)"
+            )
         models[SCRATCH] = scratch
     return {source: models[source] for source in sources}
 

@@ -5,11 +5,11 @@ from data_pipelines.common.program import program
 from trainer.recipes.named import RECIPES
 from trainer.recipes.paper import imagenet1k, imagenet21k
 
-_USAGE = """Pre-train a model.
-
-{program} RECIPE [flags]     a recipe below; a run that is already in its folder goes on
-{program} my.toml [flags]    settings in a file, on top of a recipe: base = "embedded"
-{program} RUN/config.json    repeat a run, in a new folder"""
+_USAGE = {
+    "RECIPE [flags]": "a recipe below; a run that is already in its folder goes on",
+    "my.toml [flags]": 'settings in a file, on top of a recipe: base = "embedded"',
+    "RUN/config.json": "repeat a run, in a new folder",
+}
 _SETS = {
     "chexpert": "CheXpert",
     "chexpert_mimic": "CheXpert and MIMIC-CXR",
@@ -51,14 +51,15 @@ def overview() -> str:
     natural["imagenet1k_r50x1_120"] = "ImageNet-1k as the authors' program is configured: 120 epochs, 15 of warm-up"
     xrays = {f"{name}_MODEL": text for name, text in _SETS.items()}
     groups = {
+        "Usage": {f"{program()} {words}": text for words, text in _USAGE.items()},
         "Demos": {
             name: first_sentence(RECIPES[name].__doc__).removeprefix("Demo: ") for name in ("embedded", "phantom")
         },
         "Your own images": {"own --data.sets NAME": "looks at the set and the machine, and says what it chose and why"},
         "ImageNet (MODEL: r50x1 or r152x4)": natural,
         "Chest X-rays (MODEL: r50x1 or r152x4)": xrays,
-        "Sizes of models": _SIZES,
+        "Sizes of models (with a head for 1,000 classes)": _SIZES,
         "Flags used most": _FLAGS,
     }
     after = f"All flags: {program()} RECIPE --help. Without a recipe the embedded demo runs."
-    return grouped_help(_USAGE.format(program=program()), groups, after)
+    return grouped_help("Pre-train a model.", groups, after)

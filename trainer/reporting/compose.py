@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_pipelines.common.files import write_atomically
+from data_pipelines.common.message_parts import number
 from trainer.analysis.claim_file import ClaimFile, paper_claims, read_claims
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Table, Title
 from trainer.document.html_page import as_page
@@ -103,7 +104,7 @@ def _opening(collected: Collected) -> list[Block]:
     runs = collected.shown
     shown = f", {len(runs)} of them shown" if len(runs) < len(collected.runs) else ""
     about = (
-        f"{len(collected.runs)} runs{shown}. Every run is a row of ",
+        f"{number(len(collected.runs), 'run')}{shown}. Every run is a row of ",
         *(Link("results.csv", "results.csv"), ", every number of a table one of ", Link("tables.csv", "tables.csv")),
         *("; ", Link("tables.tex", "tables.tex"), " has the tables for LaTeX."),
     )

@@ -106,7 +106,7 @@ class MetricLogger:
             return
         elapsed = time.monotonic() - self._started
         left = elapsed / max(1, step - self._first_step) * (self._total_steps - step)
-        self.say(f"{self._title}  step {step}/{self._total_steps}  {shown}  {tqdm.format_interval(int(left))} left")
+        self.say(f"{self._title}  step {step:,}/{self._total_steps:,}  {shown}  {tqdm.format_interval(int(left))} left")
 
     def say(self, line: str) -> None:
         """Print a line beside the progress bar."""

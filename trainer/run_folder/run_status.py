@@ -42,8 +42,11 @@ class RunStatus:
 
     @property
     def progress(self) -> str:
-        """ "step 19 of 345"."""
-        return f"step {self.step:,}" + (f" of {self.total_steps:,}" if self.total_steps is not None else "")
+        """ "step 19 of 345"; of a run that lacks what follows its last step, also that."""
+        if self.total_steps is None:
+            return f"step {self.step:,}"
+        lacks = ", its evaluation is missing" if self.step >= self.total_steps else ""
+        return f"step {self.step:,} of {self.total_steps:,}{lacks}"
 
     @property
     def remedy(self) -> str:

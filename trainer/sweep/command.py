@@ -10,6 +10,7 @@ from data_pipelines.common import streams
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.message_parts import number
 from data_pipelines.common.program import program, retyped
 from trainer.finetuning.command_line import OFTEN, todays
 from trainer.finetuning.settings import given_settings
@@ -39,7 +40,7 @@ def main_sweep(arguments: list[str]) -> None:
         plan = plan_of(sweep)
         write_plan(sweep.plan, sweep.options.out.resolve().name, plan.runs)
         submit = f"bitscale submit {quoted(sweep.plan)}"
-        print(f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made: {retyped(submit)}")
+        print(f"{number(len(plan.runs), 'run')}, {len(plan.pending)} of them to be made: {retyped(submit)}")
     elif sweep.dry_run:
         print("\n".join(cost_lines(plan_of(sweep), devices(sweep))))
     else:

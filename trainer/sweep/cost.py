@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 
 from data_pipelines.common.files import read_json
+from data_pipelines.common.message_parts import number
 from trainer.config import Config, frozen_words
 from trainer.engines import ENGINES
 from trainer.models.bit import build_model
@@ -158,7 +159,7 @@ def cost_lines(plan: Plan, devices: Sequence[Device]) -> list[str]:
         total, as_busy = total + hours, as_busy + hours * rate.slowed
         done = f", {run.first_step} steps are done" if run.first_step else ""
         lines.append(f"{row} {hours:9.3f}{done}")
-    made = f"{len(plan.runs)} runs, {len(plan.pending)} of them to be made"
+    made = f"{number(len(plan.runs), 'run')}, {len(plan.pending)} of them to be made"
     if not probed:
         return [*lines, made]
     at_once = f"{total / len(devices):.2f} with {len(devices)} at a time on {device}"

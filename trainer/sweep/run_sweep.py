@@ -17,6 +17,7 @@ import torch
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json
+from data_pipelines.common.message_parts import number
 from data_pipelines.common.messages import logger
 from data_pipelines.common.program import retyped
 from trainer.engines.device import cpu_threads, pick_device
@@ -76,8 +77,8 @@ def _make(sweep: Sweep, lock: int) -> None:
     workers = devices(sweep)
     gpus = [each.gpu for each in workers if each.gpu is not None]
     logger.info(
-        f"sweep: {len(pending)} runs, {sum(run.steps for run in pending):,} steps, {len(workers)} at a time on "
-        f"{'GPU ' + ', '.join(dict.fromkeys(gpus)) if gpus else 'the CPU'}, in {sweep.options.out}"
+        f"sweep: {number(len(pending), 'run')}, {sum(run.steps for run in pending):,} steps, {len(workers)} at a time "
+        f"on {'GPU ' + ', '.join(dict.fromkeys(gpus)) if gpus else 'the CPU'}, in {sweep.options.out}"
     )
     pool = WorkerPool(pending, workers, lock)
     try:

@@ -63,11 +63,12 @@ def test_what_is_right_is_parsed() -> None:
         (["a", "--target=y"], "--pretrained must be given; bitscale tune --help tells more"),
         (GOOD[1:], "RUN must be given; bitscale tune --help tells more"),
         ([*GOOD, "--mode=prob"], "--mode is 'prob', which is none of finetune, probe; did you mean probe?"),
+        ([*GOOD, "--bogus", "3"], "unknown flag --bogus; bitscale tune --help lists those there are"),
         ([*GOOD, "5"], "5 is one word too many: it is not the value of a flag; bitscale tune --help tells more"),
         ([*GOOD, "--optim.base-lr"], "--optim.base-lr needs a value; bitscale tune --help tells more"),
         (
             [*GOOD, "--optim.base-lr", "x"],
-            "--optim.base-lr: could not convert string to float: 'x'; bitscale tune --help tells more",
+            "--optim.base-lr is 'x'; it must be a number; bitscale tune --help tells more",
         ),
     ],
 )
@@ -113,6 +114,23 @@ How weights change:
   --optim.base-lr FLOAT  Learning rate. (default: 0.1)
   --optim.nesterov       Nesterov momentum.
 """
+
+
+def test_words_before_the_flags_are_told_their_flags() -> None:
+    def read(root: Path, out: Path, size: int = 3) -> None: ...
+
+    def refusal(*arguments: str) -> str:
+        with pytest.raises(InputError) as refused:
+            parse_flags(read, arguments, "bitscale read")
+        return str(refused.value)
+
+    more = "bitscale read --help tells more"
+    assert refusal("my photos", "--out", "o") == f"--root must be given; did you mean --root 'my photos'?; {more}"
+    assert refusal("a", "b") == f"--root and --out must be given; did you mean --root a --out b?; {more}"
+    assert refusal("a") == f"--root and --out must be given; {more}"
+    assert (
+        refusal("--root", "a", "--out", "b", "--size", "few") == f"--size is 'few'; it must be a whole number; {more}"
+    )
 
 
 def test_help_lists_flags_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,23 @@ def test_one_bad_file_is_left_out_and_named(
         prepare(image_folder(root, 0, 0), Output(tmp_path / "strict", max_bad=0))
 
 
+def test_several_bad_files_have_a_line_each(
+    class_folders: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = class_folders()
+    bad = [root / "cat" / f"empty {number}.png" for number in range(4)]
+    for path in bad:
+        path.touch()
+    with pytest.raises(InputError) as refused:
+        prepare(image_folder(root, 0, 0), Output(tmp_path / "out", max_bad=0.2))
+    first, *named, remedy = str(refused.value).splitlines()
+    assert first == "4 of 16 images cannot be used, more than --max-bad 0.2 allows:"
+    assert named == [*(f"  {path}: an empty file" for path in bad[:3]), "  and 1 more"]
+    assert remedy.startswith("The same command goes on where it was")
+    prepare(image_folder(root, 0, 0), Output(tmp_path / "out", max_bad=0.3))
+    assert f"  {bad[0]}: an empty file\n  {bad[1]}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("share", "images", "bad"),
     [

@@ -141,16 +141,16 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_without_a_terminal_progress_is_plain_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    metric_logger = MetricLogger(tmp_path, 0, 0, 100, "demo")
+    metric_logger = MetricLogger(tmp_path, 0, 0, 1200, "demo")
     metric_logger.scalars(50, {"train/loss": 1.25, "val/auc/Effusion": 0.5})
-    metric_logger.scalars(100, {"val/top1": 0.75})
+    metric_logger.scalars(1200, {"val/top1": 0.75})
     metric_logger.say("a line")
     metric_logger.close()
     out, err = capsys.readouterr()
     assert out == ""
     first, second, third = err.splitlines()
-    assert first.startswith("demo  step 50/100  loss 1.25  00:0")
-    assert second == "demo  step 100/100  val/top1 0.75  00:00 left"
+    assert first.startswith("demo  step 50/1,200  loss 1.25  00:0")
+    assert second == "demo  step 1,200/1,200  val/top1 0.75  00:00 left"
     assert third == "a line"
 
 

@@ -58,4 +58,4 @@ def test_hours_by_the_speed_of_finished_runs(planned: Planned, monkeypatch: pyte
         write_json(result, json.loads(result.read_text()) | {"environment": other})
         assert "50 (of one timed step, without loading)" in cost_lines(plan, [Device(None, 2)])[-1]
     write_json(result, json.loads(result.read_text()) | {"environment": here})
-    assert cost_lines(planned(), [Device(None, 2)])[-1] == "1 runs, 0 of them to be made"
+    assert cost_lines(planned(), [Device(None, 2)])[-1] == "1 run, 0 of them to be made"
