@@ -1,0 +1,50 @@
+"""Paths and numbers of patients are not stored as classes, findings or facts of a user's own set."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from user_films import write_dicom
+
+from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.identifiers import require_facts_apart
+from data_pipelines.datasets.user_images import csv_table
+
+Listed = Callable[..., tuple[Path, Path]]
+
+ROWS = [["path", "who", "Nodule", "site"], *([f"{n}.png", f"p{n // 2}", n % 2, "AB"[n % 2]] for n in range(8))]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"fact_columns": ("site", "who")}, "--fact-columns names 'who', which is --patient-column"),
+        ({"fact_columns": ("path",)}, "--fact-columns names 'path', which is --path-column"),
+        ({"label_columns": (), "label_column": "who"}, "--label-column names 'who', which is --patient-column"),
+        ({"label_columns": (), "label_column": "path"}, "--label-column names 'path', which is --path-column"),
+        ({"label_columns": ("Nodule", "who")}, "--label-columns names 'who', which is --patient-column"),
+    ],
+)
+def test_a_column_of_paths_or_patients_is_not_stored(flags: dict[str, Any], said: str, listed: Listed) -> None:
+    root, table = listed(ROWS)
+    with pytest.raises(InputError, match=said):
+        csv_table(root, table, **{"label_columns": ("Nodule",), "patient_column": "who", "xray_size": 32} | flags)
+
+
+def test_a_fact_that_is_the_patient_of_dicom_is_refused(tmp_path: Path, listed: Listed) -> None:
+    rows = [["path", "label", "number"], *([f"{n}.dcm", "ab"[n % 2], f"p{n}" if n else ""] for n in range(6))]
+    root, table = listed(rows)
+    for number in range(6):
+        write_dicom(root / f"{number}.dcm", PatientID=f"p{number}")
+    with pytest.raises(InputError, match="--fact-columns names 'number', which numbers the patients") as refused:
+        csv_table(root, table, label_column="label", fact_columns=("number",))
+    assert "p1" not in str(refused.value)
+
+
+def test_a_fact_that_is_a_patient_by_chance_is_kept() -> None:
+    require_facts_apart(["34", "35", None], [{"age": "34"}, {"age": "71"}, {"age": "9"}])
+    require_facts_apart(["A", "A"], [{"site": "A"}, {"site": "A"}])
+    require_facts_apart(["34", "35"], [{"age": ""}, {}])
+    with pytest.raises(InputError, match="'age'"):
+        require_facts_apart(["34", "35"], [{"age": "34"}, {"age": "35"}])
