@@ -129,7 +129,8 @@ def none_in_val(classes: Sequence[str], splits: Mapping[str, StoredLabels], carv
 
 def _totals(splits: Mapping[str, StoredLabels], num_classes: int, value: int, by_patient: bool) -> list[int]:
     """The counts of all splits together; a patient in two of them counts twice."""
-    return [sum(counts) for counts in zip(*(s.counts(num_classes, value, by_patient) for s in splits.values()))]
+    of_splits = [split.counts(num_classes, value, by_patient) for split in splits.values()]
+    return [sum(counts) for counts in zip(*of_splits, strict=True)]
 
 
 def _named(classes: Sequence[str], counts: Sequence[int]) -> str:

@@ -14,9 +14,9 @@ from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.patients import NO_GROUP, group_of
 from data_pipelines.common.raw_set import RawImage, RawSet, key_of
 from data_pipelines.common.splits import Split, hash_split
-from data_pipelines.datasets.identifiers import require_facts_apart
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
+from data_pipelines.datasets.stored_columns import require_facts_apart
 from data_pipelines.datasets.table import is_anonymous, is_missing
 from data_pipelines.image_files.dicom import DicomFacts
 from data_pipelines.image_files.dicom_headers import read_headers

@@ -1,9 +1,12 @@
-"""Refuses what would store paths or patients as they are beside the images of a user's own set."""
+"""Columns of a user's table that a set stores as they are: none of paths or patients, and dates that can be used."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.table import Table
 
+_YEAR_LAST = re.compile(r"\d{1,2}([-/.])\d{1,2}\1(\d\d|\d{4})([T ].*)?", re.ASCII)
 _STORED = "a set stores such values as they are, and keeps paths and patients as hashes alone"
 
 
@@ -32,3 +35,14 @@ def require_facts_apart(patients: Sequence[str | None], facts: Iterable[Mapping[
     repeated = sorted(name for name, found in same.items() if name not in other and len(found) > 1)
     if repeated:
         raise InputError(f"--fact-columns names {repeated[0]!r}, which numbers the patients; {_STORED}: leave it out")
+
+
+def date_notes(table: Table, facts: Sequence[str]) -> list[str]:
+    """Notes on the facts of which most values are dates that the evaluation does not take, such as 14.01.2023."""
+    known = {fact: [*filter(None, table.cells[fact])] for fact in facts}
+    return [
+        f"most values of the column {fact!r} are dates that do not begin with a year, so that bitscale evaluate --by "
+        "month cannot take them; write them as 2023-01-14, or 2023-01, and prepare again"
+        for fact, values in known.items()
+        if 2 * sum(_YEAR_LAST.fullmatch(value) is not None for value in values) > len(values)
+    ]

@@ -1,14 +1,14 @@
-"""Paths and numbers of patients are not stored as classes, findings or facts of a user's own set."""
+"""Columns of a table that are stored as they are: paths and patients are refused, dates that are of no use are told."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from user_films import write_dicom
+from user_films import has_note, write_dicom
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.datasets.identifiers import require_facts_apart
+from data_pipelines.datasets.stored_columns import require_facts_apart
 from data_pipelines.datasets.user_images import csv_table
 
 Listed = Callable[..., tuple[Path, Path]]
@@ -48,3 +48,21 @@ def test_a_fact_that_is_a_patient_by_chance_is_kept() -> None:
     require_facts_apart(["34", "35"], [{"age": ""}, {}])
     with pytest.raises(InputError, match="'age'"):
         require_facts_apart(["34", "35"], [{"age": "34"}, {"age": "35"}])
+
+
+@pytest.mark.parametrize(
+    ("dates", "is_told"),
+    [
+        (["14.01.2023", "3.2.23", ""], True),
+        (["01/14/2023 09:30:00", "1-2-2023"], True),
+        (["2023-01-14", "14.01.2023"], False),
+        (["2023-01-14 00:00:00", "20230114"], False),
+        (["10.5", "1.2.3.4"], False),
+        (["", ""], False),
+    ],
+)
+def test_dates_that_end_with_the_year_are_told(dates: list[str], is_told: bool, listed: Listed) -> None:
+    root, table = listed([["path", "label", "day"], *([f"{n}.jpg", "ab"[n % 2], day] for n, day in enumerate(dates))])
+    raw = csv_table(root, table, label_column="label", fact_columns=("day",), val_fraction=0, test_fraction=0)
+    assert has_note(raw, "'day' are dates that do not begin with a year", "write them as 2023-01-14") == is_told
+    assert not any(dates[0] in note for note in raw.notes if dates[0])
