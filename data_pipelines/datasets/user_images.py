@@ -17,7 +17,7 @@ from data_pipelines.datasets.class_folders import class_folders, scan_for_classe
 from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, SplitBy, user_set
 from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
-from data_pipelines.datasets.stored_columns import date_notes, require_columns_apart
+from data_pipelines.datasets.stored_columns import fact_notes, require_columns_apart
 from data_pipelines.datasets.table import Table, read_table
 from data_pipelines.datasets.table_paths import Listing
 
@@ -115,7 +115,7 @@ def csv_table(
         samples,
         choices,
         has_patients=patient is not None,
-        notes=[*files.notes(table), *class_name_notes(classes), *date_notes(content, facts)],
+        notes=[*files.notes(table), *class_name_notes(classes), *fact_notes(content, facts)],
         name=text_of(table.stem),
         task="multi_label" if findings else "single_label",
         classes=tuple(classes),

@@ -162,8 +162,8 @@ def temperature(assessment: Assessment) -> str:
     temperature = assessment.points.temperature
     kind = "too sure of itself" if temperature > 1 else "not sure enough of itself"
     return (
-        f"Fitted on the {number(assessment.points.images, 'image')} of val, the temperature is {temperature:.4g}: logits are "
-        f"divided by it. As trained, the model was {kind} there."
+        f"Fitted on the {number(assessment.points.images, 'image')} of val, the temperature is {temperature:.4g}: "
+        f"logits are divided by it. As trained, the model was {kind} there."
     )
 
 

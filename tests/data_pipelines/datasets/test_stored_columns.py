@@ -1,4 +1,4 @@
-"""Columns of a table that are stored as they are: paths and patients are refused, dates that are of no use are told."""
+"""Columns of a table that are stored as they are: paths and patients are refused, facts of no use are told."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -66,3 +66,25 @@ def test_dates_that_end_with_the_year_are_told(dates: list[str], is_told: bool, 
     raw = csv_table(root, table, label_column="label", fact_columns=("day",), val_fraction=0, test_fraction=0)
     assert has_note(raw, "'day' are dates that do not begin with a year", "write them as 2023-01-14") == is_told
     assert not any(dates[0] in note for note in raw.notes if dates[0])
+
+
+@pytest.mark.parametrize(
+    ("fact", "values", "is_told"),
+    [
+        ("accession", [f"A{n}" for n in range(24)], True),
+        ("accession", [f"4820{n // 2:02d}" for n in range(48)], False),  # half as many as images
+        ("site", ["A", "B"] * 12, False),
+        ("age", [f"{n}" for n in range(20, 44)], False),
+        ("day", [f"2023-{n % 12 + 1:02d}-{n + 1:02d}" for n in range(24)], False),
+        ("day", [f"202301{n + 1:02d}" for n in range(24)], False),
+        ("scanner", [f"S{n}" for n in range(20)], False),  # too few to say
+    ],
+)
+def test_a_fact_with_a_value_for_each_image_is_told(
+    fact: str, values: list[str], is_told: bool, listed: Listed
+) -> None:
+    rows = [["path", "label", fact], *([f"{n}.jpg", "ab"[n % 2], value] for n, value in enumerate(values))]
+    root, table = listed(rows)
+    raw = csv_table(root, table, label_column="label", fact_columns=(fact,), val_fraction=0, test_fraction=0)
+    assert has_note(raw, f"the column {fact!r} has {len(values)} values", "prepare again without it") == is_told
+    assert not any(values[0] in note for note in raw.notes if is_told)
