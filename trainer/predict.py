@@ -10,7 +10,7 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 import sys
 
 from data_pipelines.common.cli import entry_point, parse
-from data_pipelines.common.message_parts import counted
+from data_pipelines.common.message_parts import counted, number
 from data_pipelines.common.old_flags import translate
 from trainer.evaluation.predict_settings import Predict
 
@@ -27,8 +27,8 @@ def main() -> None:
     counts, left_out = predict_images(settings)
     unreadable = f", {counts['unreadable']} could not be read (column error)" if counts["unreadable"] else ""
     unlike = f", {counts['unlike']} unlike the training images (column unlike training)" if counts["unlike"] else ""
-    others = f", {left_out.total()} files left out: {counted(left_out)}" if left_out else ""
-    print(f"{settings.out}: {counts['read']} images{unlike}{unreadable}{others}")
+    others = f", {number(left_out.total(), 'file')} left out: {counted(left_out)}" if left_out else ""
+    print(f"{settings.out}: {number(counts['read'], 'image')}{unlike}{unreadable}{others}")
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def test_files_that_are_left_out_are_counted(
     )
     predict.main()
     output = capsys.readouterr().out
-    assert output.endswith(f"{out}: 1 images, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
+    assert output.endswith(f"{out}: 1 image, 4 files left out: .txt (2), .mov (1), hidden files (1)\n")
     assert [row["file"] for row in rows_of(out)] == ["000"]
 
 

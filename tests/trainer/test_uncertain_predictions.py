@@ -104,7 +104,7 @@ def test_the_last_line_counts_unlike_images(
     words = ["predict", str(run_dir), str(tmp_path / "night.png"), "--out", str(out), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", words)
     predict.main()
-    assert "1 images, 1 unlike the training images (column unlike training)" in capsys.readouterr().out
+    assert "1 image, 1 unlike the training images (column unlike training)" in capsys.readouterr().out
 
 
 def test_a_coverage_that_val_cannot_promise_is_refused(run_dir: Path, data: Path, tmp_path: Path) -> None:
