@@ -156,18 +156,21 @@ def caption(index: Index, label: npt.NDArray[Any]) -> str:
 
 
 def facts(manifest: dict[str, Any], index: Index, split: Split) -> list[str]:
-    """The caption of the page, a line each: what the set is, its patients, what was quarantined, where it is from."""
+    """The caption of the page, a line each: what the set is, whether it shows patients, in which splits they are, what
+    was quarantined, where it is from."""
     what = [
         "synthetic" if manifest.get("synthetic") else "not synthetic",
         f"{index.task.replace('_', '-')}, {number(index.num_classes, *_NOUNS[index.task])}",
         "grey" if index.channels == 1 else "RGB",
         "may be mirrored" if index.flip else "must not be mirrored",
     ]
+    is_confidential = index.patients != "none" and not manifest.get("synthetic")
     groups = len(np.unique(index.group[index.group >= 0]))
     patients = [_PATIENTS[index.patients]] if index.patients != "none" or not groups else []
     patients += [f"{groups:,} patients in {split}"] if groups else []
     return [
         ", ".join(what),
+         *["images of patients: the page is as confidential as they are"] * is_confidential,
         ", ".join([*patients, f"{number(manifest.get('quarantined', 0), 'image')} quarantined"]),
         f"source: {manifest.get('source', 'not stated')}",
         *(f"note: {note}" for note in manifest.get("notes", ())),

@@ -65,6 +65,7 @@ ONLY = {
     ("data_pipelines.datasets.oxford", "--split"): {"prepare flowers102"},
     ("data_pipelines.datasets.patient_splits", "--patient-column"): {"prepare csv"},  # "of the csv reader"
     ("data_pipelines.datasets.patient_splits", "--split-column"): {"prepare csv"},  # likewise
+    ("data_pipelines.datasets.stored_columns", "--fact-columns"): {"prepare csv"},
     ("data_pipelines.datasets.xray_tables", "--views"): WITH_VIEWS,
     ("data_pipelines.image_files.pillow_images", "--xray-size"): OWN,
     ("data_pipelines.prepare", "--root"): {"prepare fashion_mnist"},

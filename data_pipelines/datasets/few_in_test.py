@@ -45,13 +45,16 @@ class Carving:
     fractions: Mapping[str, float]
     is_user_set: bool
 
-    def remedy(self, split: str, share: float) -> str:
-        """What to do about a split of this share of all images that lacks some."""
+    def remedy(self, split: str, splits: Mapping[str, StoredLabels], totals: Sequence[int], wanted: int) -> str:
+        """What to do about a split that lacks some. totals: of each class that has fewer than `wanted` there, how many
+        all splits have; a larger share is advised only where it would give one of them as many."""
+        share = len(splits[split].labels) / sum(len(each.labels) for each in splits.values())
+        enough = any(total * _ADVISED[split] >= wanted for total in totals)
         carves = self.may_grow(split) and share < _LARGE_SHARE[split]
         if self.is_user_set:
-            again = f", or prepare again with {_larger([split])}" if carves else f" to {split}"
-            return f". Add images{again}"
-        return f". A larger --{split}-fraction, with --force, gives more" if carves else ""
+            again = f", or prepare again with {_larger([split])}" if enough else ""
+            return f". Add images{again}" if carves else f". Add images to {split}"
+        return f". A larger --{split}-fraction, with --force, gives more" if carves and enough else ""
 
     def may_grow(self, split: str) -> bool:
         """Whether a split is carved by a smaller fraction than can be advised."""
@@ -83,16 +86,17 @@ def few_in_test(classes: Sequence[str], splits: Mapping[str, StoredLabels], carv
         wanted = {"patients with an image" if known else "images": 1}
     else:
         wanted = {f"patients with a {sign}" if known else f"{sign}s": value for sign, value in _SIGNS.items()}
-    few = []
+    few, totals = [], []
     for what, value in wanted.items():
         counts = test.counts(len(classes), value, known)
         if any(count < FEWEST for count in counts):
             few.append(f"{what}: {_named(classes, counts)}")
+            of_all = _totals(splits, len(classes), value, known)
+            totals += [total for total, count in zip(of_all, counts, strict=True) if count < FEWEST]
     if not few:
         return None
-    return (
-        f"test has few {'; few '.join(few)}; an interval needs {FEWEST}{carving.remedy('test', _share(splits, 'test'))}"
-    )
+    remedy = carving.remedy("test", splits, totals, FEWEST)
+    return f"test has few {'; few '.join(few)}; an interval needs {FEWEST}{remedy}"
 
 
 def empty_split(splits: Mapping[str, StoredLabels], carving: Carving) -> str | None:
@@ -117,12 +121,16 @@ def none_in_val(classes: Sequence[str], splits: Mapping[str, StoredLabels], carv
     if not none:
         return None
     what = "images" if val.labels.ndim == 1 else "positives"
-    remedy = carving.remedy("val", _share(splits, "val"))
+    of_all = _totals(splits, len(classes), 1, by_patient=False)
+    totals = [total for total, count in zip(of_all, counts, strict=True) if not count]
+    remedy = carving.remedy("val", splits, totals, 1)
     return f"val has no {what} of: {some_of(none, _NAMED)}; no threshold can be chosen for them{remedy}"
 
 
-def _share(splits: Mapping[str, StoredLabels], name: str) -> float:
-    return len(splits[name].labels) / sum(len(split.labels) for split in splits.values())
+def _totals(splits: Mapping[str, StoredLabels], num_classes: int, value: int, by_patient: bool) -> list[int]:
+    """The counts of all splits together; a patient in two of them counts twice."""
+    of_splits = [split.counts(num_classes, value, by_patient) for split in splits.values()]
+    return [sum(counts) for counts in zip(*of_splits, strict=True)]
 
 
 def _named(classes: Sequence[str], counts: Sequence[int]) -> str:

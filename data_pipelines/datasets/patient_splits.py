@@ -16,6 +16,7 @@ from data_pipelines.common.raw_set import RawImage, RawSet, key_of
 from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
+from data_pipelines.datasets.stored_columns import require_facts_apart
 from data_pipelines.datasets.table import is_anonymous, is_missing
 from data_pipelines.image_files.dicom import DicomFacts
 from data_pipelines.image_files.dicom_headers import read_headers
@@ -72,7 +73,7 @@ def user_set(
 
     Val and test are carved out of train unless some samples are in them: by patient or, without patients, by key.
     has_patients: the samples name their patients; those in DICOM headers are ignored. Raises InputError where patients
-    are required but unknown, and for dropping laterals without DICOM.
+    are required but unknown, where a fact is the patient, and for dropping laterals without DICOM.
     """
     samples, facts, without = _with_headers(samples)
     left_out = Counter(fields.pop("left_out", {})) + without
@@ -84,6 +85,7 @@ def user_set(
         samples = [sample for sample in samples if not _is_lateral(facts.get(sample.name))]
     if not has_patients:
         samples = _with_patients(samples, facts)
+    require_facts_apart([sample.patient for sample in samples], [sample.facts for sample in samples])
     damaged = {name for name, header in facts.items() if header is None}
     nameless = [sample.name for sample in samples if sample.patient is None and sample.name not in damaged]
     knows_none = not has_patients and not facts and choices.xray_size is None  # photographs

@@ -17,6 +17,7 @@ from data_pipelines.datasets.class_folders import class_folders, scan_for_classe
 from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, SplitBy, user_set
 from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
+from data_pipelines.datasets.stored_columns import fact_notes, require_columns_apart
 from data_pipelines.datasets.table import Table, read_table
 from data_pipelines.datasets.table_paths import Listing
 
@@ -40,6 +41,11 @@ class _Columns(NamedTuple):
     def asked(self) -> list[str]:
         names = (self.path, self.label, *self.findings, self.patient, self.split, *self.facts)
         return [name for name in names if name is not None]
+
+    def require_apart(self) -> None:
+        """Raise InputError if paths or patients would be stored as a class, a finding or a fact."""
+        stored = {"--label-column": [self.label or ""], "--label-columns": self.findings, "--fact-columns": self.facts}
+        require_columns_apart({"--path-column": self.path, "--patient-column": self.patient}, stored)
 
 
 def csv_table(
@@ -100,6 +106,7 @@ def csv_table(
     label, patient, split = (name and text_of(name) for name in (label_column, patient_column, split_column))
     findings, facts = ([text_of(name) for name in names] for names in (label_columns, fact_columns))
     columns = _Columns(text_of(path_column), label, findings, patient, split, facts)
+    columns.require_apart()
     content = read_table(table, columns.asked(), option="--table")
     _require_names(content, label, patient, facts, literal_nan)
     files = Listing(root)
@@ -108,7 +115,7 @@ def csv_table(
         samples,
         choices,
         has_patients=patient is not None,
-        notes=[*files.notes(table), *class_name_notes(classes)],
+        notes=[*files.notes(table), *class_name_notes(classes), *fact_notes(content, facts)],
         name=text_of(table.stem),
         task="multi_label" if findings else "single_label",
         classes=tuple(classes),

@@ -20,13 +20,14 @@ def _part(text: str) -> tuple[int, int]:
 
 
 def _share(text: str) -> float:
-    """ "0.1%" or "0.001" as 0.001."""
+    """ "0.1%" or "0.001" as 0.001. 1 is refused: one image, or one in a hundred, may be meant."""
+    is_percent = text.endswith("%")
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = float(text.removesuffix("%")) / (100 if is_percent else 1)
     except ValueError:
         share = -1.0
-    if not 0 <= share <= 1:
-        raise InputError(f"--max-bad {text}: write a share, such as 0.1% or 0.001")
+    if not 0 <= share <= 1 or (share == 1 and not is_percent):
+        raise InputError(f"--max-bad {text}: write a share, such as 0.1% or 0.001; 100% takes what can be read")
     return share
 
 

@@ -113,6 +113,8 @@ def test_facts(chests: Path, patients: Any, line: str) -> None:
         "source: here",
         "note: look out",
     ]
+    real = facts(manifest | {"synthetic": False}, index, "train")
+    assert ("images of patients: the page is as confidential as they are" in real) == (patients != "none")
 
 
 def test_facts_of_a_set_without_patients(animals: Path) -> None:

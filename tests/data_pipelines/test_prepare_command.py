@@ -97,6 +97,7 @@ def test_verification_by_command(class_folders: Callable[..., Path], tmp_path: P
         (["digits", "--out", "x", "--part", "-1/3"], "error: --part -1/3: write K/N"),
         (["digits", "--out", "x", "--part", "2"], "error: --part 2: write K/N"),
         (["digits", "--out", "x", "--max-bad", "200%"], "error: --max-bad 200%: write a share, such as 0.1% or 0.001"),
+        (["digits", "--out", "x", "--max-bad", "1"], "error: --max-bad 1: write a share, such as 0.1% or 0.001; 100%"),
         (["digits", "--out", "x", "--max-bad", "few"], "error: --max-bad few: write a share"),
         (["--verify"], "error: --verify takes one prepared folder"),
         (["--verify", "/nowhere"], "error: /nowhere is not a prepared data set"),

@@ -199,7 +199,8 @@ def share_of(right: Floats, wrong: Floats, clusters: int) -> Estimate:
         values = right / total
     images = round(float(total[0]))
     if images < FEWEST or clusters < FEWEST:
-        few = f"{images} images" if images < FEWEST else f"images of {clusters} patients"
+        few = f"{images} image{'s' * (images != 1)}"
+        few = few if images < FEWEST else f"images of {clusters} patient{'s' * (clusters != 1)}"
         return Estimate(float(values[0]), reason=f"a share of {few}, fewer than {FEWEST}")
     if len(values) == 1:
         return Estimate(float(values[0]), reason=f"more than {MOST_INTERVALS} classes")

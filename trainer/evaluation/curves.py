@@ -109,11 +109,11 @@ def roc(scores: Floats, positive: Bools, negative: Bools) -> tuple[Floats, Float
 
 
 def _why_no_interval(positive: Bools, negative: Bools, clusters: Ints, number: int) -> str:
-    for found, name in ((positive, "positives"), (negative, "negatives")):
+    for found, name in ((positive, "positive"), (negative, "negative")):
         count = int(found.sum())
         if count < FEWEST:
-            return f"{count or 'no'} {name}, fewer than {FEWEST}" if count else f"no {name}"
+            return f"{count} {name}{'s' * (count != 1)}, fewer than {FEWEST}" if count else f"no {name}s"
         patients = len(np.unique(clusters[found]))
         if patients < FEWEST:
-            return f"{name} of {patients} patients, fewer than {FEWEST}"
+            return f"{name}s of {patients} patient{'s' * (patients != 1)}, fewer than {FEWEST}"
     return f"more than {MOST_INTERVALS} classes" if number > MOST_INTERVALS else ""

@@ -102,8 +102,8 @@ def _fact_of(predictions: Predictions, by: str) -> tuple[str, Period | None]:
         raise InputError(f"--by {by}: the set keeps no such fact{hint}")
     if not dated:
         raise InputError(
-            f"--by {by}: none of the set's facts holds dates ({known}); bitscale prepare csv keeps a column of dates "
-            "that --fact-columns names"
+            f"--by {by}: none of the set's facts holds dates that begin with a year, such as 2023-01-14 or 2023-01 "
+            f"({known}); bitscale prepare csv keeps a column of dates that --fact-columns names"
         )
     if len(dated) > 1:
         raise InputError(f"--by {by}: {' and '.join(dated)} hold dates; say which by its own name, which goes by month")
@@ -168,5 +168,5 @@ def _mean(total: Floats, images: Floats, clusters: int) -> Estimate:
     with np.errstate(invalid="ignore"):
         values = total / images
     if clusters < FEWEST:
-        return Estimate(float(values[0]), reason=f"a mean over {clusters} patients, fewer than {FEWEST}")
+        return Estimate(float(values[0]), reason=f"a mean over {number(clusters, 'patient')}, fewer than {FEWEST}")
     return difference_interval(float(values[0]), values[1:], clusters)

@@ -135,7 +135,8 @@ def fit_novelty(train: Tensor, val: Tensor, patients: Ints) -> dict[str, Any]:
     found = thresholds_of(-((logs - centre) / spread).max(axis=1), patients)
     place = LEVELS.index(KEPT)
     if place >= len(found.thresholds):
-        few = f"val has {found.units} images, each patient counted once, and it needs {fewest_units(KEPT)}"
+        images = f"{found.units} image{'s' * (found.units != 1)}"
+        few = f"val has {images}, each patient counted once, and it needs {fewest_units(KEPT)}"
         return {KEY: {"not_fitted": few}}
     limits = np.exp(centre - found.thresholds[place] * spread)
     parts = {name: normal.to_dict() for name, normal in zip(PARTS, normals, strict=True)}

@@ -162,8 +162,8 @@ def temperature(assessment: Assessment) -> str:
     temperature = assessment.points.temperature
     kind = "too sure of itself" if temperature > 1 else "not sure enough of itself"
     return (
-        f"Fitted on the {assessment.points.images:,} images of val, the temperature is {temperature:.4g}: logits are "
-        f"divided by it. As trained, the model was {kind} there."
+        f"Fitted on the {number(assessment.points.images, 'image')} of val, the temperature is {temperature:.4g}: "
+        f"logits are divided by it. As trained, the model was {kind} there."
     )
 
 
@@ -172,7 +172,7 @@ def set_blocks(sets: SetCoverage, assessment: Assessment) -> list[Block]:
     missing = sets.rule.missing
     reasons = sorted(set(missing.values()))
     if not sets.rows:
-        return [Paragraph(f"There are none, because {'; '.join(reasons)}.")]
+        return [Paragraph(f"There are no prediction sets, because {'; '.join(reasons)}.")]
     notes = [f"{printable(name)} has no sets, because {reason}." for name, reason in missing.items()]
     return [
         Paragraph(_promise(sets)),
@@ -292,9 +292,9 @@ def preparation(run: Run) -> str:
 
 def resampling(assessment: Assessment) -> str:
     """What was resampled, and how often."""
-    what = tables.resampled(assessment)
+    what = number(assessment.clusters, tables.resampled(assessment).removesuffix("s"))
     return (
-        f"{assessment.resamples:,} resamples of {assessment.clusters:,} {what} with replacement"
+        f"{assessment.resamples:,} resamples of {what} with replacement"
         f"{', each with all its images' if assessment.patients else ''}; the same resamples for every number."
     )
 

@@ -44,7 +44,7 @@ from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
 from trainer.run_files import CHECKPOINTS, CONFIG
 from trainer.run_folder import unfinished
-from trainer.splits import lacks_val, open_split, require_several_classes
+from trainer.splits import few_test_images, lacks_val, open_split, require_several_classes
 from trainer.training.start import LaunchOptions, start_run
 
 # Of a target's settings those that say which of its images a run uses.
@@ -320,4 +320,5 @@ def fine_tune(transfer: Transfer) -> None:
         "departures": departures_of(config, transfer, target),
     }
     launch = LaunchOptions(options.out / config.name, allow_config_change=options.allow_config_change)
-    start_run(config, launch, result_fields, warnings_of(transfer, config, target, sets, digests))
+    warnings = [*warnings_of(transfer, config, target, sets, digests), *few_test_images(config.data)]
+    start_run(config, launch, result_fields, warnings)

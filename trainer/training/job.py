@@ -292,6 +292,8 @@ def _warnings(config: Config, folders: Sequence[Path], train: Index) -> tuple[st
     shots = config.data.shots
     if train.task == "single_label" and (short := train.below(shots or 1)):
         warnings.append(f"classes with fewer than {shots or 1} training images: {some_of(short)}")
+    if train.task == "multi_label" and not ((train.labels == 1).any(axis=0) & (train.labels == 0).any(axis=0)).any():
+        warnings.append("no finding has both positives and negatives in train, so that there is nothing to tell apart")
     manifests = [read_manifest(folder, check_shards=False) for folder in folders]
     if confound := different_views([(found["name"], found.get("views", ())) for found in manifests]):
         warnings.append(confound)

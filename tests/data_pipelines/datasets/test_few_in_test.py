@@ -58,8 +58,20 @@ def test_a_larger_test_is_advised_only_where_one_is_carved() -> None:
     assert str(few_in_test(AB, a_third, OWN)).endswith("Add images to test")
 
 
+def test_a_larger_share_is_advised_only_if_it_gives_enough() -> None:
+    test = stored([0, 1, 0, 1])
+    too_few = {"train": stored([0, 1] * 14), "test": test}  # 16 of each: 0.3 of them are 5
+    assert str(few_in_test(AB, too_few, OWN)).endswith("an interval needs 10. Add images")
+    of_18_patients = {"train": stored([0] * 54, groups=np.arange(54) % 16), "test": stored([0, 0], groups=[16, 17])}
+    assert str(few_in_test(AB[:1], of_18_patients, OWN)).endswith("an interval needs 10. Add images")
+    nowhere = {"train": stored(np.zeros((36, 2), dtype=np.float32)), "val": stored(np.zeros((4, 2), dtype=np.float32))}
+    assert str(none_in_val(AB, nowhere, OWN)).endswith("no threshold can be chosen for them. Add images")
+    published = Carving({"val": 0.02}, is_user_set=False)
+    assert str(none_in_val(AB, nowhere, published)).endswith("no threshold can be chosen for them")
+
+
 def test_nobody_adds_images_to_a_published_set() -> None:
-    splits = {"train": stored([0] * 36), "val": stored([0]), "test": stored([0])}
+    splits = {"train": stored([0] * 36 + [1] * 5), "val": stored([0]), "test": stored([0])}
     carved = Carving({"val": 0.02, "test": 0.02}, is_user_set=False)
     assert str(few_in_test(AB, splits, carved)).endswith("10. A larger --test-fraction, with --force, gives more")
     assert str(none_in_val(AB, splits, carved)).endswith("A larger --val-fraction, with --force, gives more")

@@ -9,11 +9,14 @@ import pytest
 from scipy import stats
 
 from data_pipelines.common.errors import InputError
+from trainer.document.markdown import as_markdown
+from trainer.evaluation.assess import assess
 from trainer.evaluation.conformal import calibrate, set_rule, thresholds_of, true_labels
 from trainer.evaluation.coverages import LEVELS, fewest_units, most_covered, require_coverage
 from trainer.evaluation.operating import OperatingPoints, fit_operating_points
+from trainer.evaluation.page import set_blocks
 from trainer.evaluation.predictions import Predictions
-from trainer.evaluation.set_coverage import likely_coverage, set_coverage
+from trainer.evaluation.set_coverage import SetCoverage, likely_coverage, set_coverage
 
 
 def draw(rng: np.random.Generator, patients: int, findings: int = 0, most_images: int = 4) -> Predictions:
@@ -111,6 +114,8 @@ def test_a_val_that_is_too_small_is_refused_with_the_number() -> None:
     small = fit_operating_points(draw(np.random.default_rng(4), 8)).set_rule(val.classes, val.task, None)
     assert "needs 9" in small.missing["a"]  # nobody asked for a coverage: there are no sets, and the reason
     assert not small.members(val.logits).any()
+    (told,) = set_blocks(SetCoverage(small, None, []), assess(val, points, 20))
+    assert "There are no prediction sets, because val has 8 images" in as_markdown([told])
 
 
 def test_a_finding_with_few_positives_has_no_sets() -> None:

@@ -63,7 +63,12 @@ def test_a_fact_called_month_is_taken_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("facts", "by", "words"),
     [
-        ({"sex": ["M", "F"]}, "month", r"none of the set's facts holds dates \(it keeps sex\).* --fact-columns names"),
+        (
+            {"sex": ["M", "F"]},
+            "month",
+            r"holds dates that begin with a year, such .*\(it keeps sex\).* --fact-columns names",
+        ),
+        ({"date": ["14.01.2023", "15.01.2023"]}, "year", "such as 2023-01-14 or 2023-01"),
         ({"sex": ["M", "F"]}, "seks", "keeps no such fact; known: sex$"),
         ({"a": ["20230101"], "b": ["20230102"]}, "year", "a and b hold dates; say which by its own name"),
         ({"sex": ["", ""]}, "sex", "sex is not known of any image"),

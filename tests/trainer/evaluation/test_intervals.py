@@ -108,8 +108,10 @@ def test_a_paired_difference_is_narrower_than_two_intervals() -> None:
     [
         (0, 60, "no positives"),
         (9, 60, "9 positives, fewer than 10"),
+        (1, 60, "1 positive, fewer than 10"),
         (60, 60, "no negatives"),
         (30, 6, "of 3 patients, fewer than 10"),
+        (30, 2, "positives of 1 patient, fewer than 10"),
     ],
 )
 def test_too_few_have_no_interval_and_the_reason(positives: int, patients: int, reason: str) -> None:

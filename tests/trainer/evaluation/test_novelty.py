@@ -65,7 +65,11 @@ def test_the_part_that_is_unlike_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("train", "val", "reason"),
-    [(19, 200, "there are 19 training images, and it needs 20"), (50, 18, "val has 18 images.* and it needs 19")],
+    [
+        (19, 200, "there are 19 training images, and it needs 20"),
+        (50, 18, "val has 18 images.* and it needs 19"),
+        (50, 1, "val has 1 image,"),
+    ],
 )
 def test_too_few_images_are_said(train: int, val: int, reason: str) -> None:
     rng = np.random.default_rng(4)

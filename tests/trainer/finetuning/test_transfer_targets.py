@@ -14,7 +14,8 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
 from trainer.config import Config
-from trainer.finetuning.finetune import SCRATCH, Transfer, make_config, open_target
+from trainer.finetuning import finetune
+from trainer.finetuning.finetune import SCRATCH, Transfer, fine_tune, make_config, open_target
 from trainer.optim.hyperrule import HyperRule
 from trainer.training.job import make_job
 
@@ -177,3 +178,14 @@ def test_runs_on_frozen_features_have_folders_of_their_own(make: Make) -> None:
     names = [make("pets", mode=mode)[0].name for mode in ("finetune", "probe", "knn")]
     assert [name.rpartition("seed-3")[2] for name in names] == ["", "-probe", "-knn"]
     assert make("pets", mode="probe")[0].mode == "probe"
+
+
+@pytest.mark.parametrize(("copies", "is_told"), [(1, True), (2, False)])
+def test_few_test_images_are_told_before_training(
+    copies: int, is_told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(finetune, "start_run", lambda config, launch, fields, warnings: told.extend(warnings))
+    target = tiny_set(tmp_path / "folder", LABELS * copies, CLASSES, name="mine", splits=SPLITS)
+    fine_tune(Transfer(SCRATCH, str(target), "full", 0, options_with(**{"model.name": "r14x0.5"} | ON_CPU)))
+    assert any("the test split has 15 images" in line for line in told) == is_told

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,16 +40,31 @@ def test_a_split_that_only_some_sets_have_is_refused(lungs: list[Path], tmp_path
 
 def test_what_is_hardly_meant_is_warned_of(lungs: list[Path], tmp_path: Path) -> None:
     assert job_of(*lungs).warnings == ()
-    alike = tiny_set(tmp_path / "alike", [[1, 0]], ("Edema", "mass"), name="alike")
+    alike = tiny_set(tmp_path / "alike", [[1, 0], [0, 1]], ("Edema", "mass"), name="alike")
     (warning,) = job_of(*lungs, alike).warnings
     assert warning == "not joined, although they look alike: 'edema' and 'Edema'"
     assert job_of(alike).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("labels", "is_told"),
+    [
+        ([[0, 0], [0, nan]], True),
+        ([[1, 0], [1, nan], [nan, 0]], True),
+        ([[1, 0], [0, nan]], False),
+    ],
+)
+def test_findings_without_anything_to_tell_apart_are_told(
+    labels: list[list[float]], is_told: bool, tmp_path: Path
+) -> None:
+    films = tiny_set(tmp_path / "films", labels, ("edema", "mass"))
+    assert any("no finding has both positives and negatives" in line for line in job_of(films).warnings) == is_told
+
+
 def test_joined_sets_of_different_views_are_warned_of(lungs: list[Path], tmp_path: Path) -> None:
-    front = tiny_set(tmp_path / "front", [[1, 0]], ("edema", "mass"), name="front", views=("PA", "AP"))
-    lying = tiny_set(tmp_path / "lying", [[1, 0]], ("edema", "mass"), name="lying", views=("AP Supine",))
-    sides = tiny_set(tmp_path / "sides", [[1, 0]], ("edema", "mass"), name="sides", views=("PA", "L"))
+    front = tiny_set(tmp_path / "front", [[1, 0], [0, 1]], ("edema", "mass"), name="front", views=("PA", "AP"))
+    lying = tiny_set(tmp_path / "lying", [[1, 0], [0, 1]], ("edema", "mass"), name="lying", views=("AP Supine",))
+    sides = tiny_set(tmp_path / "sides", [[1, 0], [0, 1]], ("edema", "mass"), name="sides", views=("PA", "L"))
     assert job_of(front, lying).warnings == job_of(sides).warnings == job_of(*lungs).warnings == ()
     (warning,) = job_of(sides, lungs[0]).warnings
     assert "are not known, those of the other joined sets are (sides: PA, L)" in warning
@@ -61,14 +77,14 @@ def test_joined_xrays_of_different_sizes_are_warned_of(tmp_path: Path) -> None:
     names = {"small": 8, "alike": 8, "large": 12}
     metadata = {"patients": "apart", "classes": ("edema", "mass")}
     small, alike, large = (
-        tiny_set(tmp_path / name, [[1, 0]], name=name, side=side, xray_size=side, **metadata)
+        tiny_set(tmp_path / name, [[1, 0], [0, 1]], name=name, side=side, xray_size=side, **metadata)
         for name, side in names.items()
     )
     assert job_of(small, alike).warnings == job_of(large).warnings == ()
     (warning,) = job_of(small, large).warnings
     assert "different sizes in pixels (small: 8, large: 12)" in warning
     assert "--xray-size" in warning
-    photographs = tiny_set(tmp_path / "photographs", [[1, 0]], side=12, classes=metadata["classes"])
+    photographs = tiny_set(tmp_path / "photographs", [[1, 0], [0, 1]], side=12, classes=metadata["classes"])
     assert job_of(small, photographs).warnings == ()
 
 
