@@ -58,7 +58,7 @@ NIH_FINDINGS = (
 
 
 def chexpert(root: Path, test_fraction: float = 0.02, views: ViewNames = ("all",), size: int = 256) -> RawSet:
-    """CheXpert v1.0, full or small: 13 findings, 223,648 X-rays (Irvin et al. 2019).
+    """CheXpert v1.0, full or small: 13 findings, 223,631 X-rays (Irvin et al. 2019).
 
     ROOT holds train.csv, valid.csv, train/ and valid/, or a folder CheXpert-v1.0* with them, or the four folders
     "CheXpert-v1.0 batch N (...)" as unpacked. Uncertain and blank labels are unlabelled, but "No Finding" makes every

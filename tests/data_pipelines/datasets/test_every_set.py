@@ -53,6 +53,12 @@ def test_every_set_has_a_row_in_the_page() -> None:
     assert missing == [], "data_pipelines/datasets/README.md has a row for each"
 
 
+def test_every_set_is_in_the_table_of_data_md() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    table = page.partition("| purpose |")[2].partition("\n\n")[0]
+    assert {*DATASETS} - {*re.findall(r"`(.+?)`", table)} == set()
+
+
 def raw_set(name: str, folder: Path, write_tar: WriteTar) -> RawSet:
     """The set of a reader, from its layout below the folder."""
     return DATASETS[name](**layout(name, folder / "raw", write_tar))

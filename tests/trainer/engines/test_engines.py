@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -41,6 +41,11 @@ WORLD_SIZES = (2, 1, 3)
 SMALL = ("ddp", "ddp-zero-1")  # what also runs on three ranks; to start DeepSpeed there takes half a minute
 INSTALLED = [name for name, runtime in VARIANTS.items() if importlib.util.find_spec(runtime.engine) or "ddp" in name]
 VARIANT_ROWS = [pytest.param(name, marks=() if name in SMALL else pytest.mark.slow) for name in VARIANTS]
+
+
+def test_every_engine_can_be_chosen_and_is_tested() -> None:
+    assert get_args(get_type_hints(RuntimeConfig)["engine"]) == tuple(ENGINES)
+    assert {runtime.engine for runtime in VARIANTS.values()} == ENGINES.keys(), "add the engine to VARIANTS"
 
 
 def to_start(request: pytest.FixtureRequest) -> list[str]:
