@@ -25,7 +25,7 @@ GROUPS: dict[str, dict[str, Subcommand]] = {
         "pretrain": Subcommand("trainer.pretrain", "pre-train a model by a recipe, or resume"),
         "transfer": Subcommand("trainer.transfer", "fine-tune a model on another set, once"),
         "sweep": Subcommand("trainer.transfer", "fine-tune several sources on several sets", ("sweep",)),
-        "status": Subcommand("trainer.status", "tell how runs stand, and what resumes them"),
+        "status": Subcommand("trainer.status", "show the state of runs, and the command that resumes each"),
     },
     "results": {
         "report": Subcommand("trainer.report", "collect finished runs into tables, figures and a page"),

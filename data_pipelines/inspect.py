@@ -170,7 +170,7 @@ def facts(manifest: dict[str, Any], index: Index, split: Split) -> list[str]:
     patients += [f"{groups:,} patients in {split}"] if groups else []
     return [
         ", ".join(what),
-         *["images of patients: the page is as confidential as they are"] * is_confidential,
+        *["images of patients: the page is as confidential as they are"] * is_confidential,
         ", ".join([*patients, f"{number(manifest.get('quarantined', 0), 'image')} quarantined"]),
         f"source: {manifest.get('source', 'not stated')}",
         *(f"note: {note}" for note in manifest.get("notes", ())),

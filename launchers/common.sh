@@ -35,7 +35,7 @@ ranks_of_this_node() {
     fi
 }
 
-check_number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1 $2 is no number of at least 1"; }
+check_number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1 $2 is not a number of at least 1"; }
 
 # "host slots=4" a line, as deepspeed and horovodrun read it. Their own message for a wrong name comes minutes later.
 check_hostfile() {

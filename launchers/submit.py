@@ -147,7 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--smoke", action="store_true", help="20 steps, a save, a resume and an evaluation; see the rate"
     )
     parser.add_argument("--max-parallel", type=int, metavar="N", help="of a plan file: jobs at a time")
-    parser.add_argument("--launcher", choices=("torchrun", "srun"), default="torchrun", help="who starts the ranks")
+    parser.add_argument("--launcher", choices=("torchrun", "srun"), default="torchrun", help="what starts the ranks")
     parser.add_argument("--job-name", help="default: the name of the run folder, or of the plan")
     parser.add_argument("--logs", default="logs", help="folder of the jobs' output")
     parser.add_argument("--sbatch", action="append", default=[], metavar="KEY=VALUE", help="a further directive")

@@ -43,7 +43,7 @@ elastic=$([ "$least" = "$most" ] || echo 1)
 [ -z "$elastic" ] || [ -z "$in_process" ] || fail "--elastic takes a number of --nodes; the fewest ranks to go on with are the trainer's: --elastic --nodes $most -- ... --min-ranks N"
 max_restarts=${max_restarts:-${elastic:+10}${in_process:+10}}
 max_restarts=${max_restarts:-0}
-[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts $max_restarts is no number"
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max-restarts $max_restarts is not a number"
 
 environment_python
 # For the time to save torchrun has an option since torch 2.12, and knows this variable instead, which earlier versions do

@@ -11,6 +11,7 @@ from printed import FLAG
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
     ROOT / "data_pipelines" / "datasets" / "README.md",
+    ROOT / "benchmarks" / "results" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 # Of other programs: torchrun, our shell scripts, the tests, TensorBoard; and those that every command has.

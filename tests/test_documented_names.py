@@ -1,8 +1,10 @@
-"""CONTRIBUTING.md names modules, functions and classes that exist."""
+"""CONTRIBUTING.md names modules, functions and classes that exist, the other pages files that do."""
 
 import re
 from functools import cache
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("trainer", "data_pipelines", "benchmarks", "bitscale", "launchers", "tests")
@@ -10,6 +12,12 @@ SPAN = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"(?:\w+\.)*\w+|[\w/]+\.py")
 FILE = re.compile(r"\.(md|json|csv|toml|cff)$")
 DEFINED = re.compile(r"\b(?:def|class) (\w+)|^ *(\w+)(?::[^\n=]+)? =|^ *(\w+): \w|\bself\.(\w+)\b", re.MULTILINE)
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / folder / "README.md" for folder in ("data_pipelines/datasets", "benchmarks/results")),
+]
+PATH = re.compile(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]*)[ `:]")
 # Pytest's marks, parts of `benchmarks/on_gpu.sh`, and what Python itself, torch, the shell or git know.
 OTHERS = {"slow", "serial", "long", "slurm", "horovod", "gpu", "assert", "first", "second"} | {
     "torch.distributed", "BITSCALE_COMMAND", "_x", "v0.2.0"
@@ -52,6 +60,22 @@ def _has(path: str, owner: str, member: str) -> bool:
         body is not None
         and re.search(rf"\bdef {member}\b|^ {{0,4}}{member}: |^ {{0,4}}{member} =", body, re.M) is not None
     )
+
+
+def absent_paths(text: str) -> list[str]:
+    """Files and folders of ours in code type that are not there."""
+    return [path for path in PATH.findall(text) if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES])
+def test_files_in_code_type_exist(page: Path) -> None:
+    assert absent_paths(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_file_that_is_gone_is_found() -> None:
+    good = "`trainer/config/` `benchmarks/on_gpu.sh FOLDER` `tests/test_links.py::test_there_are_documents`"
+    bad = ["trainer/gone.py", "tests/gone.py", "benchmarks/gone.sh"]
+    assert absent_paths(f"{good} `{bad[0]}` `{bad[1]}::test_x` `{bad[2]} FOLDER`") == bad
 
 
 def test_names_in_code_type_exist() -> None:

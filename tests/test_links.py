@@ -57,6 +57,16 @@ def test_links_lead_to_files_and_headings(path: Path) -> None:
     assert broken_links(path) == []
 
 
+# Both lists lead to every page; a page that is in neither is found by chance alone.
+@pytest.mark.parametrize(
+    ("listing", "link"), [("README.md", r"\]\((docs/\w+\.md)"), ("mkdocs.yml", r": (docs/\S+\.md)$")]
+)
+def test_every_page_is_listed(listing: str, link: str) -> None:
+    pages = {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")}
+    assert len(pages) > 10
+    assert pages - set(re.findall(link, (ROOT / listing).read_text(encoding="utf-8"), re.MULTILINE)) == set()
+
+
 def test_broken_links_are_found(tmp_path: Path) -> None:
     (tmp_path / "a file.md").write_text("# It's *one* `word`\n```\n# not a heading\n```\n## Twice\n## Twice\n")
     page = tmp_path / "page.md"

@@ -1,4 +1,4 @@
-"""How runs stand: bitscale status RUNS
+"""Show the state of runs: bitscale status RUNS
 
 RUNS are run folders, or folders of them, such as that of a sweep. Reads what the runs leave in their folders, so it
 works from any machine that sees these.

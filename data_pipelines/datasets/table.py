@@ -65,7 +65,7 @@ class Table:
         """Raise InputError for a cell of these rows, or of any, that is not UTF-8."""
         for row in range(len(self.lines)) if rows is None else rows:
             if not _is_text(self.cells[column][row]):
-                raise InputError(f"{self.at(row)}: {column!r} is no UTF-8 text; {_to_utf8(self.path)}")
+                raise InputError(f"{self.at(row)}: {column!r} is not UTF-8 text; {_to_utf8(self.path)}")
 
     def require_stated(self, column: str, remedy: str) -> None:
         """Raise InputError, with the remedy, for a cell that says by a word that there is nothing in it."""
@@ -195,6 +195,6 @@ def _place(path: Path, name: str, header: list[str], label: str, remedy: str) ->
     if header.count(name) == 1:
         return header.index(name)
     if not all(map(_is_text, header)):
-        raise InputError(f"{label} is no UTF-8 text; {_to_utf8(path)}")
+        raise InputError(f"{label} is not UTF-8 text; {_to_utf8(path)}")
     fault = f"two columns {name!r}; rename one" if name in header else f"no column {name!r}{nearest(name, header)}"
     raise InputError(f"{label} has {fault}{remedy}")

@@ -1,5 +1,6 @@
 """`bitscale` runs its subcommands, shows their help without slow imports, and says what is near to a wrong word."""
 
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -128,6 +129,11 @@ def test_promised_scripts_run(
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     assert not code_of(lambda: runpy.run_path(str(ROOT / script), run_name="__main__"))
     assert expected in capsys.readouterr().out
+
+
+def test_every_subcommand_has_a_row_in_the_page() -> None:
+    page = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"^\| `bitscale (\w+)` \|", page, re.MULTILINE)} == SUBCOMMANDS.keys()
 
 
 # Each takes from a tenth of a CPU-second to some; what the help of a subcommand may import all the same.

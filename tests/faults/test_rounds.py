@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 from tests.faults.judge import differing_weights, faults_in_ledger, kept_steps
 from tests.faults.run import BATCH_SIZE, STEPS, environment_of
 from tests.faults.schedule import SHARES, all_layouts, counts, deal
+from tests.faults.strikes import STRIKES
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES, RANKS = 80, 2
@@ -26,6 +27,12 @@ FEW = ["--faults", "kill-in-save", "damage-checkpoint", "kill-prepare", "--engin
 on_linux = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes and files in /proc")
 
 Rows = list[tuple[int, int, dict[str, Any]]]
+
+
+def test_every_fault_has_a_share_and_a_row_in_the_page() -> None:
+    assert SHARES.keys() == STRIKES.keys() | {"kill-prepare"}
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert [fault for fault in SHARES if f"`{fault}`" not in page] == []
 
 
 def rows_of(start: int, first: int, last: int) -> Rows:

@@ -9,7 +9,7 @@ import pytest
 from login_node import Login
 
 from launchers import submit
-from launchers.profiles import SITES, UsageError, load_site
+from launchers.profiles import SITES, Site, UsageError, load_site, site_names
 
 
 def test_twice_at_a_time_is_refused(login: Login) -> None:
@@ -156,3 +156,13 @@ def test_profile_refuses(tmp_path: Path, change: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:
         load_site(str(path))
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("name", site_names())
+def test_every_profile_that_ships_can_be_read(name: str) -> None:
+    assert load_site(name).cores_per_node > 0
+
+
+def test_the_generic_profile_explains_every_key() -> None:
+    lines = (SITES / "generic.toml").read_text().splitlines()
+    assert {line.split(" =")[0] for line in lines if " = " in line and line[0] != "#"} == set(Site.__annotations__)

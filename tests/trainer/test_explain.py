@@ -138,7 +138,7 @@ def test_folders_that_maps_may_not_go_to(photo_run: Path, tmp_path: Path) -> Non
 
     with pytest.raises(InputError, match="its maps would be images next time; choose another --explain"):
         explain_in(source / "maps")
-    with pytest.raises(InputError, match="is no folder; choose another --explain"):
+    with pytest.raises(InputError, match="is not a folder; choose another --explain"):
         explain_in(photo_run / "checkpoints" / "best.safetensors")
     explain_in(tmp_path / "maps")
     with pytest.raises(InputError, match="has maps; replace them with --force, or choose another --explain"):

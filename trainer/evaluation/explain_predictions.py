@@ -62,7 +62,7 @@ def require_explainable(settings: Predict) -> None:
     """Raise InputError for a folder with other maps, or for more images than anybody wants maps of."""
     assert settings.explain is not None
     if settings.explain.exists() and not settings.explain.is_dir():
-        raise InputError(f"{settings.explain} is no folder; choose another --explain")
+        raise InputError(f"{settings.explain} is not a folder; choose another --explain")
     for folder in (path for path in settings.input if path.is_dir()):
         if not settings.explain.resolve().is_relative_to(folder.resolve()):
             continue

@@ -55,6 +55,12 @@ def test_every_set_has_a_row_in_the_page() -> None:
     assert missing == [], "data_pipelines/datasets/README.md has a row for each"
 
 
+def test_every_set_is_in_the_table_of_data_md() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    table = page.partition("| purpose |")[2].partition("\n\n")[0]
+    assert {*DATASETS} - {*re.findall(r"`(.+?)`", table)} == set()
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory: pytest.TempPathFactory) -> Given:
     """A function that returns the arguments of a reader: its set is written once, and from then on only read."""

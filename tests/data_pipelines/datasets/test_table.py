@@ -120,7 +120,7 @@ def test_other_encodings_are_refused_with_a_mending_command(write: Write, conten
 
 def test_a_column_that_is_no_text_is_refused_for_its_encoding(write: Write) -> None:
     root, table = write("path,größe\na.jpg,x\nb.jpg,y\n".encode("latin-1"))
-    with pytest.raises(InputError, match="is no UTF-8 text; save it"):
+    with pytest.raises(InputError, match="is not UTF-8 text; save it"):
         read(root, table, label_column="größe")
 
 
@@ -227,7 +227,7 @@ def test_files_whose_names_are_no_text(cell: bytes, write: Write) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     raw = read(root, table)
     assert raw.images[0].image == root / path_of("K\udcfc/a.jpg")
-    with pytest.raises(InputError, match="line 2: 'path' is no UTF-8 text; save it"):
+    with pytest.raises(InputError, match="line 2: 'path' is not UTF-8 text; save it"):
         read(*write(b"path,label\nK\xfc/b.jpg,x\n"))
 
 

@@ -1,12 +1,21 @@
 """Every engine on any number of ranks gives the weights of one process that sees the whole batch."""
 
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 from engine_cases import CASES, relative
 from engine_runs import SMALL, VARIANT_ROWS, VARIANTS, WORLD_SIZES, Launched, runs, to_start
+
+from trainer.config import RuntimeConfig
+from trainer.engines import ENGINES
+
+
+def test_every_engine_can_be_chosen_and_is_tested() -> None:
+    assert get_args(get_type_hints(RuntimeConfig)["engine"]) == tuple(ENGINES)
+    assert {runtime.engine for runtime in VARIANTS.values()} == ENGINES.keys(), "add the engine to VARIANTS"
 
 
 @pytest.fixture(scope="module")

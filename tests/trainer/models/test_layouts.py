@@ -9,6 +9,7 @@ from timm.layers import StdConv2d
 from timm.models.resnetv2 import ResNetV2
 from tiny_weights import CLASSES, save_npz, tensors_of
 
+from trainer.models import layouts
 from trainer.models.bit import MODELS, build_model
 from trainer.models.filters import STANDARDISATION_EPS
 from trainer.models.layouts import (
@@ -21,6 +22,11 @@ from trainer.models.layouts import (
     layout_of,
     standardised,
 )
+
+
+def test_every_layout_is_tried_on_a_file() -> None:
+    defined = {name for name, value in vars(layouts).items() if isinstance(value, Layout)}
+    assert {name for name in defined if getattr(layouts, name) not in LAYOUTS} == set(), "add it to LAYOUTS"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
