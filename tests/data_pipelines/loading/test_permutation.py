@@ -49,6 +49,8 @@ def test_known_values() -> None:
         1,
         2,
     ]
+    order = BatchSampler(1000, 6, seed=5)
+    assert [order.replacement(6_000_003, attempt) for attempt in range(4)] == [755, 138, 408, 20]
 
 
 @few
