@@ -64,10 +64,16 @@ def test_a_fact_called_month_is_taken_as_it_is() -> None:
     ("facts", "by", "words"),
     [
         ({"sex": ["M", "F"]}, "month", r"none of the set's facts holds dates \(it keeps sex\).* --fact-columns names"),
-        ({"sex": ["M", "F"]}, "seks", "keeps no such fact; known: sex$"),
+        ({"sex": ["M", "F"]}, "seks", r"keeps no such fact; did you mean 'sex'\?$"),
+        ({"sex": ["M", "F"]}, "vendor", r"keeps no such fact; it keeps sex; .* --fact-columns .*, then .* --data$"),
         ({"a": ["20230101"], "b": ["20230102"]}, "year", "a and b hold dates; say which by its own name"),
-        ({"sex": ["", ""]}, "sex", "sex is not known of any image"),
-        ({"name": [f"n{number}" for number in range(MOST_GROUPS + 1)]}, "name", "makes 121 groups, more than 120$"),
+        ({"sex": ["", ""]}, "sex", "sex is not known of any image; take another split with --split"),
+        ({"sex": ["", ""], "site": ["A", ""]}, "sex", "sex is not known of any image; take --by site$"),
+        (
+            {"name": [f"n{number}" for number in range(MOST_GROUPS + 1)]},
+            "name",
+            "makes 121 groups, more than 120; .* --fact-columns",
+        ),
         (
             {"day": [f"{year}{month:02d}01" for year in range(2000, 2011) for month in range(1, 13)]},
             "month",
@@ -83,7 +89,7 @@ def test_what_cannot_be_grouped(facts: dict[str, list[str]], by: str, words: str
 def test_a_set_without_facts_says_so() -> None:
     made = replace(with_facts(sex=["M"]), facts={})
     for by in ("month", "sex"):
-        with pytest.raises(InputError, match="it keeps none"):
+        with pytest.raises(InputError, match=r"it keeps none.* --fact-columns .*, then name the new set .* --data$"):
             group_by(made, by)
 
 
