@@ -69,7 +69,7 @@ class InputJudge:
         # Before the bytes are read: a change in between shows the next time.
         state = None if item.place is None else state_of(item.place)
         if state is not None and (known := self._kept.of_state(state)) is not None:
-            return JudgedInput(item, known, is_kept=True)
+            return JudgedInput(item, known, state, is_kept=True, is_new=not self._kept.has(as_written(item.name)))
         try:
             encoded = item.read()
         except (OSError, ValueError) as error:
@@ -79,9 +79,9 @@ class InputJudge:
         if (known := self._kept.of_content(content)) is not None:
             return JudgedInput(item, known, state, is_kept=True, is_new=True)
         image = self._predictor.verified(encoded)
-        if isinstance(image, str):
+        if isinstance(image, str):  # not kept: a decoder may be there next time
             left_out = why_no_image(encoded) if self._predictor.xray_size else ""
-            return JudgedInput(item, Judged(content, error=image, left_out=left_out), state, is_new=True)
+            return JudgedInput(item, Judged(content, error=image, left_out=left_out))
         is_seen = self._seen is not None and self._seen.has(image)
         remarks = (colours_remark(encoded, self._predictor.channels), SEEN * is_seen)
         return JudgedInput(item, Judged(content, remark="; ".join(filter(None, remarks))), state, image, is_new=True)

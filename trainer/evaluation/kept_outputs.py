@@ -2,7 +2,8 @@
 only what is new or changed, and goes on where it was stopped.
 
 `predictions.csv.kept.jsonl` grows by whole lines: what all was computed with, the inputs, a line for each picture, and
-one that tells that the table beside it has them. The last line on a picture counts; one that was cut off does not.
+one that tells that the table beside it has them. The last line on a picture counts; one that is not as it was written
+does not.
 """
 
 import json
@@ -12,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_pipelines.common.hashes import digest_of
 from data_pipelines.preparation.file_states import State
 
 SUFFIX = ".kept.jsonl"
 WEIGHTS = "weights"
 """Of what all is computed with, that by which a table is of another run."""
-_MADE_WITH, _INPUTS, _FILE, _TABLE = "made_with", "inputs", "file", "table"
+_MADE_WITH, _INPUTS, _FILE, _TABLE, _SEAL = "made_with", "inputs", "file", "table", "seal"
 _Place = tuple[int, int]  # offset and length of a line, in bytes
 
 
@@ -116,14 +118,14 @@ class KeptOutputs:
 
     def _write(self, content: Mapping[str, Any]) -> None:
         assert self._file is not None
-        self._file.write(json.dumps(content).encode() + b"\n")
+        self._file.write(json.dumps({**content, _SEAL: digest_of(content)}).encode() + b"\n")
 
     def _at(self, place: _Place | None) -> Judged | None:
         if place is None:
             return None
         assert self._file is not None
         line: dict[str, Any] = json.loads(os.pread(self._file.fileno(), place[1], place[0]))
-        return Judged(**{name: value for name, value in line.items() if name not in (_FILE, "state")})
+        return Judged(**{name: value for name, value in line.items() if name not in (_FILE, "state", _SEAL)})
 
 
 def _ends_with_a_line(file: BinaryIO) -> bool:
@@ -140,21 +142,22 @@ def _read(path: Path) -> _Lines:
             place, offset = (offset, len(line)), offset + len(line)
             try:
                 _note(found, json.loads(line), place)
-            except (ValueError, TypeError, KeyError, AttributeError):  # cut off, or not ours: computed anew
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # cut off, damaged, or not ours
                 continue
     return found
 
 
-def _note(found: _Lines, line: Mapping[str, Any], place: _Place) -> None:
-    """Note one line. One that is not whole raises what its reader stumbles over."""
+def _note(found: _Lines, line: dict[str, Any], place: _Place) -> None:
+    """Note one line. One that is not as it was written raises what its reader stumbles over."""
+    if line.pop(_SEAL) != digest_of(line):
+        raise ValueError("not what was written")
     if _MADE_WITH in line:
-        found.made_with = {str(name): str(value) for name, value in line[_MADE_WITH].items()}
+        found.made_with = line[_MADE_WITH]
     elif _TABLE in line:
         found.has_table = True
     elif _INPUTS in line:
-        found.inputs = list(map(str, line[_INPUTS]))
+        found.inputs = line[_INPUTS]
     else:
-        name, content = str(line[_FILE]), int(line["content"])
-        path, size, modified, changed = map(int, line["state"])
-        Judged(**{key: value for key, value in line.items() if key not in (_FILE, "state")})
-        found.of_state[path, size, modified, changed] = found.of_content[content] = found.of_name[name] = place
+        path, size, modified, changed = line["state"]
+        found.of_state[path, size, modified, changed] = place
+        found.of_content[line["content"]] = found.of_name[line[_FILE]] = place
