@@ -184,30 +184,6 @@ def test_what_was_cut_off_is_made_whole(predicting: Run, decoded: Decoded, tmp_p
         assert table.read_bytes() == whole
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\xff\xfe no lines", b"[1]\n{}\n7\n", b'{"made_with": 3}\n{"file": "0.png"}\n']
-)
-def test_a_record_that_is_none_is_written_anew(
-    predicting: Run, decoded: Decoded, tmp_path: Path, content: bytes
-) -> None:
-    (tmp_path / f"out.csv{SUFFIX}").write_bytes(content)
-    for expected in (3, 0):
-        code, _, error = predicting()
-        assert (code, len(decoded)) == (0, expected), error
-
-
-def test_a_line_that_was_altered_does_not_count(predicting: Run, decoded: Decoded, tmp_path: Path) -> None:
-    assert predicting()[0] == 0
-    before = rows_of(tmp_path / "out.csv")
-    record = tmp_path / f"out.csv{SUFFIX}"
-    logit = before["2.png"]["cat logit"]
-    assert record.read_text().count(logit) == 1
-    record.write_text(record.read_text().replace(logit, "9.75"))
-    assert predicting()[0] == 0
-    assert len(decoded) == 1
-    assert_alike(rows_of(tmp_path / "out.csv"), before)
-
-
 def test_a_record_that_cannot_be_written_is_an_error(predicting: Run, tmp_path: Path) -> None:
     (tmp_path / f"out.csv{SUFFIX}").mkdir()
     code, _, error = predicting()
