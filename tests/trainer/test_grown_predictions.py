@@ -173,13 +173,14 @@ def test_other_weights_are_refused_before_anything(predicting: Run, decoded: Dec
 
 @pytest.mark.parametrize("cut", ["table", "record"])
 def test_what_was_cut_off_is_made_whole(predicting: Run, decoded: Decoded, tmp_path: Path, cut: str) -> None:
-    assert predicting()[0] == 0
+    one_by_one = ("--eval-batch-size", 1)  # so that logits are the same to the last bit
+    assert predicting(*one_by_one)[0] == 0
     table = tmp_path / "out.csv"
     whole = table.read_bytes()
     path = table if cut == "table" else table.with_name(table.name + SUFFIX)
-    path.write_bytes(path.read_bytes()[:-30])
+    path.write_bytes(path.read_bytes()[:-100])
     for expected in (int(cut == "record"), 0):
-        code, _, error = predicting()
+        code, _, error = predicting(*one_by_one)
         assert (code, len(decoded)) == (0, expected), error
         assert table.read_bytes() == whole
 
