@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
-from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
+from tiny_runs import FINDINGS, SIDE, prepare_films, train_tiny, write_films
 
 from benchmarks.shift_errors import Design
 from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.user_images import csv_table
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from trainer.evaluation.assess import assess
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.group_page import GROUPS, group_warnings
@@ -191,3 +195,21 @@ def test_other_groups_replace_the_table_and_none_takes_it_away(run_dir: Path, tm
     with pytest.raises(InputError, match="keeps no such fact; did you mean 'site'"):
         evaluated(run_dir, by="sites", out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_months_of_dicom_headers_reach_the_page(tmp_path: Path) -> None:
+    films = write_films(tmp_path / "raw")
+    for number, path in enumerate(sorted(films.glob("*.dcm"))):
+        film = pydicom.dcmread(path)
+        film.StudyDate = f"2023{1 + number // 48:02d}{1 + number % 28:02d}"
+        film.save_as(path)
+    raw = csv_table(
+        films, films / "films.csv", label_columns=FINDINGS, split_column="split", xray_size=SIDE, study_date="month"
+    )
+    prepare(raw, Output(tmp_path / "hospital"))
+    run = train_tiny(tmp_path / "hospital", tmp_path / "run")
+    page, numbers, _ = evaluated(run, by="month", out=tmp_path / "page")
+    assert numbers["by"]["fact"] == "study_date"
+    assert [group["value"] for group in numbers["by"]["groups"]] == ["2023-01", "2023-02"]
+    assert "By month" in page
