@@ -85,11 +85,12 @@ def test_dates_of_a_table_come_before_those_of_headers(tmp_path: Path) -> None:
     assert [image.facts["study_date"] for image in raw.images] == ["2021-05", "2023-01"]
 
 
-def test_dates_cannot_be_kept_where_there_are_none(touch: Callable[..., Path], tmp_path: Path) -> None:
-    write_dicom(tmp_path / "films" / "a" / "0.dcm", PatientID="p0")
-    for root in (touch("cat"), tmp_path / "films"):
+def test_dates_cannot_be_kept_where_there_are_none(touch: Callable[..., Path]) -> None:
+    root = touch("cat")
+    for _ in range(2):  # photographs, and then DICOM too
         with pytest.raises(InputError, match=r"--study-date is for DICOM files with a StudyDate.*leave it out"):
-            image_folder(root, study_date="month")
+            image_folder(root, split_by="image", study_date="month")
+        write_dicom(root / "dog" / "0.dcm", PatientID="p0")
 
 
 def test_xrays_without_patients_are_split_only_if_accepted(touch: Callable[..., Path]) -> None:

@@ -68,7 +68,7 @@ def test_a_fact_called_month_is_taken_as_it_is() -> None:
     ("facts", "by", "words"),
     [
         ({"sex": ["M", "F"]}, "month", r"none of the set's facts holds dates \(it keeps sex\).* --fact-columns names"),
-        ({"sex": ["M", "F"]}, "seks", r"keeps no such fact; did you mean 'sex'\?$"),
+        ({"sex": ["M", "F"]}, "sexe", r"keeps no such fact; did you mean 'sex'\?$"),
         ({"sex": ["M", "F"]}, "vendor", r"keeps no such fact; it keeps sex; .* --fact-columns .*, then .* --data$"),
         ({"a": ["20230101"], "b": ["20230102"]}, "year", "a and b hold dates; say which by its own name"),
         ({"sex": ["", ""]}, "sex", "sex is not known of any image; take another split with --split"),
