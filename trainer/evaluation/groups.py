@@ -17,14 +17,13 @@ from trainer.evaluation.predictions import Predictions, grouping
 from trainer.evaluation.shifts import Comparison, compare, measures_of
 
 MOST_GROUPS = 120  # ten years of months
-_NAMED = "then name the new set here with --data"
 _KEPT = (
-    "bitscale prepare csv keeps the columns of a table that its --fact-columns names, and of DICOM files view, sex and "
-    f"age: prepare the images so, {_NAMED}"
+    "`prepare csv` keeps the columns of a table that its --fact-columns names, and of DICOM files view, sex and age: "
+    "prepare the images so, then name the new set here with --data"
 )
 _DATES = (
-    "bitscale prepare csv keeps a column of dates that its --fact-columns names, and bitscale prepare csv and "
-    f"image-folder the months of DICOM files with --study-date month: prepare the images so, {_NAMED}"
+    "`prepare csv` keeps a column of dates that its --fact-columns names, and it and `prepare image-folder` the months "
+    "of DICOM files with --study-date month: prepare the images so, then name the new set here with --data"
 )
 
 

@@ -73,7 +73,7 @@ class KeptOutputs:
 
     def __enter__(self) -> "KeptOutputs":
         """Open the file to add to it."""
-        self._file = self.path.open("a+b" if self._is_used else "w+b")
+        self._file = self.path.open("a+b") if self._is_used else self.path.open("w+b")
         if self._is_used and not _ends_with_a_line(self._file):
             self._file.write(b"\n")
         if not self._is_used:
