@@ -2,10 +2,10 @@
 
 import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,9 @@ from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import Augmentation, PolicyName
 from data_pipelines.shards.index import Index
 from trainer.config import RuntimeConfig
+from trainer.evaluation.coverages import require_coverage
 from trainer.evaluation.operating import OperatingPoints, above_thresholds, probabilities
+from trainer.evaluation.prediction_table import NOVELTY, OF_SET, parts_beyond, set_columns
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.models.bit import BiTResNet, build_model
@@ -44,31 +46,64 @@ class Predictions:
     """Predictions of N images. logits: float32 [N, C]. probabilities: float64 [N, C], calibrated on val where the run
     had one; those of classes add up to 1, those of findings are independent. predicted: for each image its class, a
     text, or its findings above their thresholds, a tuple. classes: names of the C columns. names: for each image its
-    path, or its place in the list."""
+    path, or its place in the list.
+
+    sets: for each image what is plausible, as often right as the classifier's coverage says: classes, a tuple, or by
+    finding of "absent" and "present", a mapping without those of `Classifier.no_sets`; None where there is none.
+    novelty: float32 [N], how unlike the training images each is, above 1 for 5% of images like those of val; None where
+    `Classifier.no_novelty` says why. unlike: for each image in what that is above 1, of "features", "grey levels" and
+    "layout"; None likewise.
+    """
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float64]
     predicted: tuple[str, ...] | tuple[tuple[str, ...], ...]
     classes: tuple[str, ...]
     names: tuple[str, ...]
+    sets: tuple[tuple[str, ...], ...] | tuple[Mapping[str, tuple[str, ...]], ...] | None = None
+    novelty: npt.NDArray[np.float32] | None = None
+    unlike: tuple[tuple[str, ...], ...] | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """A table with a row for each image, by its name: the probability of each class, and behind them what is
-        predicted, as `predictions.csv` has it."""
+        predicted, novelty and sets, as `predictions.csv` has them; without columns that would be empty."""
         frame = pd.DataFrame(self.probabilities, columns=list(self.classes), index=pd.Index(self.names, name="file"))
-        words = [each if isinstance(each, str) else "; ".join(each) for each in self.predicted]
-        frame.insert(len(self.classes), "predicted", words, allow_duplicates=True)
+        columns = {"predicted": [each if isinstance(each, str) else "; ".join(each) for each in self.predicted]}
+        for title, values in (columns | self._novelty_columns() | self._set_columns()).items():
+            frame.insert(frame.shape[1], title, values, allow_duplicates=True)
         return frame
+
+    def _novelty_columns(self) -> dict[str, Any]:
+        if self.novelty is None or self.unlike is None:
+            return {}
+        values = (self.novelty, (self.novelty > 1).astype(int), ["; ".join(parts) for parts in self.unlike])
+        return dict(zip(NOVELTY, values, strict=True))
+
+    def _set_columns(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for each in self.sets or ():
+            by_name = {f"{name} ": kinds for name, kinds in each.items()} if isinstance(each, Mapping) else {"": each}
+            for name, kinds in by_name.items():
+                for title, value in zip(OF_SET, set_columns(kinds), strict=True):
+                    found.setdefault(f"{name}{title}", []).append(value)
+        return found
 
 
 class Classifier:
     """A trained run that predicts. Images are prepared as those of its training set were."""
 
-    def __init__(self, predictor: Predictor, points: OperatingPoints) -> None:
+    def __init__(self, predictor: Predictor, points: OperatingPoints, coverage: float | None = None) -> None:
         self._predictor, self._points = predictor, points
         self.classes: tuple[str, ...] = predictor.classes
         self.task: Task = predictor.task
         """single_label: one class per image; multi_label: any number of findings."""
+        self._sets = points.set_rule(self.classes, self.task, coverage)
+        self.coverage: float = self._sets.coverage
+        """How often prediction sets hold the truth, in new patients like those of val."""
+        self.no_sets: dict[str, str] = self._sets.missing
+        """By class or finding, why it has no prediction sets."""
+        self.no_novelty: str = predictor.why_no_novelty
+        """Why images are not compared with the training images; empty where they are."""
 
     def predict(self, images: Sequence[Picture]) -> Predictions:
         """Predict images: arrays, uint8 [H, W, 3] (red, green, blue) or [H, W] (grey), or paths of files, DICOM
@@ -81,9 +116,28 @@ class Classifier:
         images = list(images)
         verified = [self._verified(number, image) for number, image in enumerate(images)]
         names = tuple(str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images))
-        logits = np.asarray(self._predictor.of_images(verified), dtype=np.float32)
-        calibrated = probabilities(logits, self.task, self._points.temperature)
-        return Predictions(logits, calibrated, self._predicted(logits), self.classes, names)
+        found, novelty = self._predictor.judge_images(verified)
+        logits = np.asarray(found, dtype=np.float32)
+        return Predictions(
+            logits=logits,
+            probabilities=probabilities(logits, self.task, self._points.temperature),
+            predicted=self._predicted(logits),
+            classes=self.classes,
+            names=names,
+            sets=self._sets_of(logits),
+            novelty=None if novelty is None else novelty.max(axis=1),
+            unlike=None if novelty is None else tuple(map(parts_beyond, novelty)),
+        )
+
+    def _sets_of(
+        self, logits: npt.NDArray[np.float32]
+    ) -> tuple[tuple[str, ...], ...] | tuple[Mapping[str, tuple[str, ...]], ...] | None:
+        if len(self.no_sets) == len(self.classes):
+            return None
+        found = self._sets.sets_of(logits)
+        if self.task == "single_label":
+            return tuple(tuple(sets[""]) for sets in found)
+        return tuple({name: tuple(kinds) for name, kinds in sets.items()} for sets in found)
 
     def _predicted(self, logits: npt.NDArray[np.float32]) -> tuple[str, ...] | tuple[tuple[str, ...], ...]:
         if self.task == "single_label":
@@ -109,16 +163,19 @@ def open_classifier(
     batch_size: int = 256,
     threads: int | None = None,
     head: str | None = None,
+    coverage: float | None = None,
 ) -> Classifier:
     """Open a run folder, or one of its checkpoints, to predict with it. batch_size: images in one forward pass;
-    threads: CPU threads, None: all cores. head: of a run with a head for each of its sets, the name of one. Warns of an
-    unfinished run. Raises InputError if it is no run, one that keeps no model, or one without that head."""
+    threads: CPU threads, None: all cores. head: of a run with a head for each of its sets, the name of one. coverage:
+    of the prediction sets, None: 0.9 where val is large enough for it. Warns of an unfinished run. Raises InputError if
+    it is no run, one that keeps no model, or one without that head, and for a coverage that val cannot promise."""
+    require_coverage(coverage)
     opened = open_run(Path(run), head)
     if (state := opened.unfinished()) is not None:
         what = f"{printable(str(run))} is not finished ({state.progress})"
         logger.warning(f"{what}: thresholds are 0.5, and probabilities are not calibrated{state.remedy}")
     runtime = RuntimeConfig(device=device, threads=threads, eval_batch_size=batch_size)
-    return Classifier(Predictor(opened, runtime), opened.points())
+    return Classifier(Predictor(opened, runtime), opened.points(), coverage)
 
 
 def load_model(source: PathLike) -> BiTResNet:

@@ -3,7 +3,7 @@
 Reads the set as its owner distributes it, decodes every image strictly, and writes shards, index and manifest.
 Interrupted, the same command goes on where it was. In an array job each task adds --part K/N (K from 0); the same
 command without --part then does what is left and finishes. `--verify DIR` checks a prepared set by its SHA-256 sums.
-`--list` says of each set how many images it has and where to get it.
+`--list` says of each set how many images it has, how large its download is, and where to get it.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
@@ -60,7 +60,7 @@ _GREY = (
     "all pictures are grey; if they are X-rays, prepare them again with --xray-size 512 and --force: file names are "
     "then hashed, and patients kept apart"
 )
-_LISTED = "Sets that are read: their size, as the owner says, and where to get them."
+_LISTED = "Sets that are read: their size, as the owner says, the download where it is\nknown, and where to get them."
 _FLAGS = ("--list", "--verify", "--help")
 _TITLES = {"output": "what is written", "read": "what is read"}
 

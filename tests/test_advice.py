@@ -92,6 +92,8 @@ OF_ANOTHER = {
     ("trainer.finetuning.finetune", "--size"): "prepare",
     ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
     ("trainer.splits", "--test-fraction"): "prepare",
+    ("trainer.evaluation.groups", "--fact-columns"): "prepare csv",
+    ("trainer.evaluation.groups", "--study-date"): "prepare csv",
     ("trainer.evaluation.page", "--patient-column"): "prepare csv",
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
     ("trainer.finetuning.paper_protocol", "--out"): "prepare",

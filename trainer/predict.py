@@ -1,7 +1,8 @@
 """Predict new images: bitscale predict RUN INPUT --out predictions.csv
 
 INPUT is an image, a folder, DICOM, a shard (.tar), or a CSV file with a column of paths. How images are prepared, the
-classes and the thresholds come from the run. What cannot be read becomes a row that says why.
+classes and the thresholds come from the run. What cannot be read becomes a row that says why. The same command again
+takes only what is new.
 """
 
 import data_pipelines  # noqa: F401 - first: it takes the folder of this script off sys.path
@@ -23,12 +24,15 @@ def main() -> None:
     settings = parse(Predict, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))
     # Here because it comes with PyTorch, which the help does not need.
     from trainer.evaluation.predict_images import predict_images
+    from trainer.evaluation.prediction_rows import GONE
 
     counts, left_out = predict_images(settings)
+    kept = f", {counts['kept']} of them as before" if counts["kept"] else ""
+    gone = f", rows of {counts['gone']} that are gone (remark: {GONE})" if counts["gone"] else ""
     unreadable = f", {counts['unreadable']} could not be read (column error)" if counts["unreadable"] else ""
     unlike = f", {counts['unlike']} unlike the training images (column unlike training)" if counts["unlike"] else ""
     others = f", {number(left_out.total(), 'file')} left out: {counted(left_out)}" if left_out else ""
-    print(f"{settings.out}: {number(counts['read'], 'image')}{unlike}{unreadable}{others}")
+    print(f"{settings.out}: {number(counts['read'], 'image')}{kept}{unlike}{unreadable}{gone}{others}")
 
 
 if __name__ == "__main__":

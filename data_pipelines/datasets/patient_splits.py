@@ -17,6 +17,7 @@ from data_pipelines.common.splits import Split, hash_split
 from data_pipelines.datasets.reading import require_fractions
 from data_pipelines.datasets.similar_names import difference, near, plain
 from data_pipelines.datasets.stored_columns import require_facts_apart
+from data_pipelines.datasets.study_dates import FACT, StudyDate, study_dates
 from data_pipelines.datasets.table import is_anonymous, is_missing
 from data_pipelines.image_files.dicom import DicomFacts
 from data_pipelines.image_files.dicom_headers import read_headers
@@ -58,6 +59,7 @@ class Choices:
     xray_size: int | None
     laterals: Laterals
     shorter_side: int | None = None
+    study_date: StudyDate | None = None
 
     def __post_init__(self) -> None:
         require_fractions(val=self.val_fraction, test=self.test_fraction)
@@ -95,7 +97,9 @@ def user_set(
     given = {sample.split for sample in samples}
     leaks = [] if knows_none else _leaks(samples, splits, nameless)
     near_ones = [] if knows_none else _near_notes(samples)
-    images = [_raw_image(sample, split, facts.get(sample.name)) for sample, split in zip(samples, splits, strict=True)]
+    headers = [facts.get(sample.name) for sample in samples]
+    dates, on_dates = study_dates([header.study_date if header else "" for header in headers], choices.study_date)
+    images = [_raw_image(*each) for each in zip(samples, splits, headers, dates, strict=True)]
     return RawSet(
         images=images,
         num_images=len(images),
@@ -104,6 +108,7 @@ def user_set(
         patients="none" if knows_none else "may leak" if leaks else "apart",
         notes=(
             *views,
+            *on_dates,
             *leaks,
             *near_ones,
             *_split_notes(samples, choices, given, splits),
@@ -130,20 +135,20 @@ def _with_headers(
     return samples, headers, Counter(without.values())
 
 
-def _raw_image(sample: Sample, split: Split, header: DicomFacts | None) -> RawImage:
+def _raw_image(sample: Sample, split: Split, header: DicomFacts | None, date: str) -> RawImage:
     return RawImage(
         key=key_of(sample.name),
         split=split,
         image=sample.path,
         label=sample.label,
         group=NO_GROUP if sample.patient is None else group_of(sample.patient),
-        facts=_known_facts(header, sample.facts),
+        facts=_known_facts(header, date, sample.facts),
     )
 
 
-def _known_facts(header: DicomFacts | None, of_table: Mapping[str, str]) -> dict[str, str]:
-    """View, sex and age from a DICOM header; values of the table take precedence."""
-    known = {"view": header.view, "sex": header.sex, "age": header.age} if header else {}
+def _known_facts(header: DicomFacts | None, date: str, of_table: Mapping[str, str]) -> dict[str, str]:
+    """View, sex and age from a DICOM header, and the date; values of the table take precedence."""
+    known = {"view": header.view, "sex": header.sex, "age": header.age, FACT: date} if header else {}
     known |= {name: value for name, value in of_table.items() if value}
     return {name: value for name, value in known.items() if value}
 

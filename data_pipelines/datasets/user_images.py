@@ -18,6 +18,7 @@ from data_pipelines.datasets.patient_splits import Choices, Laterals, Sample, Sp
 from data_pipelines.datasets.reading import SPLIT_NAMES, require_present, split_of
 from data_pipelines.datasets.similar_names import class_name_notes, near_one
 from data_pipelines.datasets.stored_columns import fact_notes, require_columns_apart
+from data_pipelines.datasets.study_dates import StudyDate
 from data_pipelines.datasets.table import Table, read_table
 from data_pipelines.datasets.table_paths import Listing
 
@@ -64,6 +65,7 @@ def csv_table(
     laterals: Laterals = "keep",
     shorter_side: int | None = None,
     horizontal_flip: bool = True,
+    study_date: StudyDate | None = None,
     literal_nan: bool = False,
 ) -> RawSet:
     """Your own images, named by a CSV file, with classes or findings.
@@ -96,10 +98,12 @@ def csv_table(
             filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay as they are without it: byte for
             byte, but for those that are turned to lie as viewers show them.
         horizontal_flip: Whether a mirrored image still shows the same.
+        study_date: Keep this much of the StudyDate of DICOM headers, for results over time; without it, none leaves
+            the files. The month, 2023-01, tells less of a patient than the day.
         literal_nan: Take words such as nan, None, NULL, NA or - as they stand, for a class, a patient or a fact of that
             name, instead of refusing them as values that are missing; likewise ANONYMOUS and the like for a patient.
     """
-    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
+    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side, study_date)
     _require_root(root)
     if (label_column is None) == (not label_columns):
         raise InputError("pass either --label-column NAME (one class) or --label-columns NAME NAME ... (findings)")
@@ -133,6 +137,7 @@ def image_folder(
     laterals: Laterals = "keep",
     shorter_side: int | None = None,
     horizontal_flip: bool = True,
+    study_date: StudyDate | None = None,
     split_folders: bool = True,
 ) -> RawSet:
     """Class folders of your own photographs, X-rays or DICOM.
@@ -159,9 +164,11 @@ def image_folder(
             filter: JPEG files to JPEG of quality 95, others to PNG. Smaller ones stay as they are without it: byte for
             byte, but for those that are turned to lie as viewers show them.
         horizontal_flip: Whether a mirrored image still shows the same.
+        study_date: Keep this much of the StudyDate of DICOM headers, for results over time; without it, none leaves
+            the files. The month, 2023-01, tells less of a patient than the day.
         split_folders: Whether folders that are called train, val or test are splits; without, they are classes.
     """
-    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side)
+    choices = Choices(val_fraction, test_fraction, split_by, xray_size, laterals, shorter_side, study_date)
     _require_root(root)
     tree = scan_for_classes(root, split_folders)
     found = class_folders(root, tree, split_folders, are_xrays=xray_size is not None)

@@ -28,7 +28,7 @@ _HEAD_BYTES = 132  # a preamble of 128 bytes that mean nothing, then the letters
 _MAX_JPEG_TAIL = 64  # bytes from the end marker on: some writers pad
 _FACTS = (
     "PatientID", "ViewPosition", "ViewCodeSequence", "SeriesDescription", "Modality", "PatientSex", "PatientAge",
-    "Rows",
+    "StudyDate", "Rows",
 )  # fmt: skip
 _VIEW_OF_WORD = {
     "PA": "PA", "POSTERO": "PA", "POSTEROANTERIOR": "PA", "AP": "AP", "ANTERO": "AP", "ANTEROPOSTERIOR": "AP",
@@ -42,8 +42,8 @@ _LATERAL_VIEWS = {"LATERAL", "LL", "RL"}
 class DicomFacts:
     """Facts from a header. patient: the PatientID, None if blank; view: PA, AP, LATERAL, LL, RL, or "" if it is none of
     them or unknown; lateral: None if the view is unknown; modality: "DX", "CR" ..., or ""; sex: M, F, O or ""; age:
-    whole years, above 89 as 90, or ""; left_out: for kinds of files without an image, the reason under which they are
-    counted, else ""."""
+    whole years, above 89 as 90, or ""; study_date: as the header writes it, or ""; left_out: for kinds of files without
+    an image, the reason under which they are counted, else ""."""
 
     patient: str | None
     view: str
@@ -51,6 +51,7 @@ class DicomFacts:
     modality: str
     sex: str = ""
     age: str = ""
+    study_date: str = ""
     left_out: str = ""
 
 
@@ -64,7 +65,7 @@ def is_dicom(head: bytes) -> bool:
 
 
 def dicom_facts(path: Path) -> DicomFacts:
-    """Facts from the header of a file; pixels are not read, names and dates are not kept.
+    """Facts from the header of a file; pixels and names are not read.
 
     Raises OSError, ValueError for what is no DICOM, and InputError without pydicom.
     """
@@ -86,6 +87,7 @@ def _facts_of(file: BinaryIO) -> DicomFacts:
         modality=modality,
         sex=sex if (sex := element_text(dataset, "PatientSex").upper()) in ("M", "F", "O") else "",
         age=_years(element_text(dataset, "PatientAge")),
+        study_date=element_text(dataset, "StudyDate"),
         left_out=kind_without_image(modality, sop_class, has_size=bool(number_of(dataset, "Rows"))),
     )
 

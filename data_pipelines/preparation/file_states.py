@@ -77,15 +77,14 @@ class Contents:
         return np.array_equal(self.keys, other.keys) and np.array_equal(self.hashes, other.hashes)
 
 
-def state_of(image: RawImage) -> State:
+def state_of(image: Path | Member | bytes) -> State:
     """Hash of an image's path and its place in a tar; size of the file in bytes, -1 if absent; modification time and
     change time in ns, as archives restore the former. Get it before reading the bytes, so that a change in between
     shows later."""
-    if isinstance(image.image, bytes):
-        return hash_bytes(image.image), len(image.image), 0, 0
-    member = image.image if isinstance(image.image, Member) else None
-    path = member.tar if member else Path(str(image.image))
-    place = f"\0{member.name}\0{member.offset}\0{member.length}" if member else ""
+    if isinstance(image, bytes):
+        return hash_bytes(image), len(image), 0, 0
+    path = image.tar if isinstance(image, Member) else image
+    place = f"\0{image.name}\0{image.offset}\0{image.length}" if isinstance(image, Member) else ""
     name = hash_name(f"{path.absolute()}{place}")
     try:
         found = path.stat()
@@ -125,7 +124,7 @@ def _hash_of(image: RawImage) -> int:
 
 
 def _states(images: Sequence[RawImage], pool: Executor) -> Iterator[list[State]]:
-    return pool.map(lambda block: [state_of(image) for image in block], _blocks(images))
+    return pool.map(lambda block: [state_of(image.image) for image in block], _blocks(images))
 
 
 def _blocks(images: Sequence[RawImage]) -> Iterator[Sequence[RawImage]]:

@@ -187,7 +187,7 @@ class _PartWriter:
             waiting.extend(islice(stream, 1))
 
     def _verify_one(self, image: RawImage) -> _Verified:
-        state, content = state_of(image), UNREADABLE
+        state, content = state_of(image.image), UNREADABLE
 
         def read() -> bytes:
             nonlocal content

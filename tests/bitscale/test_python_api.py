@@ -1,5 +1,6 @@
 """`import bitscale`: what its functions return, and that they agree with the commands."""
 
+import csv
 import shutil
 import subprocess
 import sys
@@ -60,6 +61,29 @@ def test_arrays_are_predicted_as_their_files_are(run_dir: Path, tmp_path: Path) 
     predict_images(Predict(run_dir, (tmp_path,), tmp_path / "out.csv", device="cpu", threads=1))
     rows = (tmp_path / "out.csv").read_text().splitlines()[1:]
     assert [row.split(",")[3] for row in rows] == list(found.predicted)
+
+
+@pytest.mark.slow
+def test_sets_and_novelty_are_those_of_the_table(run_dir: Path, tmp_path: Path) -> None:
+    for number, picture in enumerate([*PICTURES, np.full((28, 28), 3, dtype=np.uint8)]):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    paths = sorted(tmp_path.glob("*.png"))
+    predict_images(Predict(run_dir, (tmp_path,), tmp_path / "out.csv", device="cpu", threads=1, coverage=0.8))
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1, coverage=0.8)
+    found = classifier.predict(paths)
+    assert (classifier.coverage, classifier.no_sets, classifier.no_novelty) == (0.8, {}, "")
+    assert ["; ".join(each) for each in found.sets or ()] == [row["set"] for row in rows]
+    assert found.novelty is not None
+    assert (found.novelty.dtype, found.novelty.shape) == (np.float32, (4,))
+    np.testing.assert_allclose(found.novelty, [float(row["novelty"]) for row in rows], rtol=1e-3)
+    assert found.unlike is not None
+    assert ["; ".join(each) for each in found.unlike] == [row["unlike in"] for row in rows]
+    frame = found.to_frame()
+    for title in ("predicted", "unlike training", "unlike in", "set", "set size"):
+        assert frame[title].astype(str).tolist() == [row[title] for row in rows], title
+    assert len(classifier.predict([]).to_frame()) == 0
 
 
 @pytest.mark.parametrize(

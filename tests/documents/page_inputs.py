@@ -53,7 +53,8 @@ def make_films(folder: Path) -> None:
     for number in range(_FILMS):
         effusion, nodule = number % 2, number // 2 % 2
         pixels = generator.integers(0, 2000, (_SIDE, _SIDE + 20)) + 1000 * effusion + 500 * nodule
-        encoded = dicom_bytes(pixels.astype(np.uint16), BitsStored=12, PatientID=f"p{number // 2}")
+        date = f"{2019 + effusion}{1 + number % 12:02}01"
+        encoded = dicom_bytes(pixels.astype(np.uint16), BitsStored=12, PatientID=f"p{number // 2}", StudyDate=date)
         name = f"{2019 + effusion}/{number:04}.dcm"
         (folder / "films" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "films" / name).write_bytes(encoded)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
 
+import bitscale
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint, predict
 from trainer.config import RuntimeConfig
@@ -183,3 +184,42 @@ def test_another_set_says_how_many_images_are_unlike(run_dir: Path, data: Path) 
     found = on_other_set(run, str(data), "val", Predictor(run, RuntimeConfig(device="cpu", threads=1)))
     assert found.unlike is not None
     assert found.unlike <= 2
+
+
+def test_kept_outputs_give_the_same_sets_and_novelty(
+    run_dir: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another coverage too, for which nothing is computed."""
+    out = tmp_path / "out.csv"
+    wide, narrow = predicted(run_dir, data / "test", out), predicted(run_dir, data / "test", out, coverage=0.8)
+    assert [row["Nodule set"] for row in wide] != [row["Nodule set"] for row in narrow]
+    monkeypatch.setattr(Predictor, "verified", None)  # which would fail if it were called
+    for coverage, rows in ((None, wide), (0.8, narrow)):
+        predict_images(Predict(run_dir, (data / "test",), out, device="cpu", threads=1, coverage=coverage))
+        with out.open(newline="") as file:
+            assert list(csv.DictReader(file)) == rows
+
+
+def test_python_has_the_sets_of_each_finding(run_dir: Path, earlier: Path, data: Path, tmp_path: Path) -> None:
+    folder = data.parent / "raw"
+    names = ["000.dcm", "001.dcm"]
+    rows = {row["file"]: row for row in predicted(run_dir, folder, tmp_path / "out.csv")}
+    classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
+    found = classifier.predict([folder / name for name in names])
+    assert found.sets is not None
+    for name, sets in zip(names, found.sets, strict=True):
+        assert {finding: list(kinds) for finding, kinds in sets.items()} == {
+            finding: kinds_of(rows[name], finding) for finding in FINDINGS
+        }
+    frame = found.to_frame()
+    for title in ("Nodule set", "Nodule set size", "Effusion set", "unlike training"):
+        assert frame[title].astype(str).tolist() == [rows[name][title] for name in names]
+    alone = Path(shutil.copy(checkpoint.best_or_latest(earlier), tmp_path / "alone.safetensors"))
+    without = bitscale.open_classifier(alone, device="cpu", threads=1)
+    found = without.predict([folder / "000.dcm"])
+    assert (found.sets, found.novelty, found.unlike) == (None, None, None)
+    assert list(found.to_frame()) == [*FINDINGS, "predicted"]
+    assert "the version" in without.no_novelty
+    assert all("the version" in without.no_sets[name] for name in FINDINGS)
+    with pytest.raises(InputError, match=r"a coverage of 0\.99 needs 99"):
+        bitscale.open_classifier(run_dir, device="cpu", threads=1, coverage=0.99)

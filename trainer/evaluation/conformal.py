@@ -123,6 +123,19 @@ class SetRule:
         """Which labels are in the sets of images, bool [N, L]; none of those without sets."""
         return np.asarray(log_odds_of(logits, self.task, self.temperature) >= self.thresholds) & self.has_sets
 
+    def sets_of(self, logits: Array) -> list[dict[str, list[str]]]:
+        """The sets of each image: of findings by their names, holding `ABSENT`, `PRESENT`, both or neither; of classes
+        by "". Those that there are not are left out. logits: [N, C]."""
+        known = dict.fromkeys(name if kind else "" for name, kind in self.labels if name not in self.missing)
+        found = []
+        for row in self.members(logits):
+            sets: dict[str, list[str]] = {name: [] for name in known}
+            for (name, kind), is_in in zip(self.labels, row, strict=True):
+                if is_in:
+                    sets[name if kind else ""].append(kind or name)
+            found.append(sets)
+        return found
+
 
 def set_rule(
     calibrated: dict[str, Calibrated],

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.common.earlier_output import refuse_to_replace
 from data_pipelines.common.tasks import Task
-from trainer.evaluation.prediction_table import earlier_headers, header_of
+from trainer.evaluation.prediction_table import as_written, earlier_headers, header_of
 
 _TOLERANCE = 0.05  # of logits, relative and absolute: those of another device or precision are as close
 
@@ -25,7 +25,8 @@ class EarlierTable:
 
     @classmethod
     def read(cls, path: Path) -> "EarlierTable | None":
-        """The table at this path; None if there is nothing. One that cannot be read has no header."""
+        """The table at this path, without a row that was cut off; None if there is nothing. One that cannot be read has
+        no header."""
         if not path.exists():
             return None
         try:
@@ -33,13 +34,20 @@ class EarlierTable:
                 header, *rows = [*csv.reader(file)] or [[]]
         except (OSError, ValueError, csv.Error):
             return cls(path, [], {})
-        return cls(path, header, {row[0]: row for row in rows if row})
+        return cls(path, header, {row[0]: row for row in rows if len(row) == len(header)})
 
-    def require_part_of(self, classes: Sequence[str], task: Task, names: Iterable[str], source: str) -> None:
-        """Raise InputError unless the new table will have columns of these classes and all of these images."""
+    def require_of(self, classes: Sequence[str], task: Task) -> None:
+        """Raise InputError unless it has the columns of predictions of these classes."""
         if self.header not in (header_of(classes, task), *earlier_headers(classes)):
             refuse_to_replace(self.path, "is not a table of this run's predictions")
-        lost = self.rows.keys() - {_as_written(name) for name in names}
+
+    def without(self, names: Iterable[str]) -> list[str]:
+        """The images that it has predictions of, in its order, but for some: their names as it writes them."""
+        others = {as_written(name) for name in names}
+        return [name for name, row in self.rows.items() if name not in others and not row[1]]
+
+    def require_none(self, lost: Sequence[str], source: str) -> None:
+        """Raise InputError where there are images of which predictions would be lost."""
         if lost:
             refuse_to_replace(self.path, f"has predictions of images that are not in {source} ({len(lost)})")
 
@@ -49,14 +57,10 @@ class EarlierTable:
             [place for place, name in enumerate(each) if name.endswith(" logit")] for each in (self.header, header)
         )
         for row in rows:
-            before = self.rows.get(_as_written(row[0]))
+            before = self.rows.get(as_written(row[0]))
             if before is None or before[1] or row[1]:  # not predicted, now or then
                 continue
             was = np.array([before[place] for place in old], dtype=np.float64)
             now = np.array([row[place] for place in new], dtype=np.float64)
             if not np.allclose(was, now, rtol=_TOLERANCE, atol=_TOLERANCE):
                 refuse_to_replace(self.path, f"has other predictions of {row[0]}: it is of another run")
-
-
-def _as_written(name: str) -> str:
-    return name.encode(errors="backslashreplace").decode()

@@ -98,7 +98,8 @@ class MapWriter:
     def __init__(self, settings: Predict, predictor: Predictor, run: Run, points: OperatingPoints) -> None:
         assert settings.explain is not None
         self._folder, self._predictor, self._points = settings.explain, predictor, points
-        self._left = MOST_IMAGES if settings.explain_images is None else settings.explain_images
+        self.left = MOST_IMAGES if settings.explain_images is None else settings.explain_images
+        """How many images it takes yet."""
         self._explainer = Explainer(predictor, run, points)
         self._run, self._input = run, ", ".join(map(str, settings.input))
         self._rows: list[list[Any]] = []
@@ -106,9 +107,11 @@ class MapWriter:
         self._count = 0
 
     def add(self, read: Sequence[tuple[Input, EncodedImage]], logits: Array) -> None:
-        """Write the maps of some images, logits [N, C], up to the limit. Raises InputError where they cannot be."""
-        read, self._left = read[: self._left], max(0, self._left - len(read))
-        decided = self._explainer.decided(logits[: len(read)], len(self._predictor.classes))
+        """Write the maps of some images, at most `left`, logits [N, C]. Raises InputError where they cannot be."""
+        self.left -= len(read)
+        if not read:
+            return
+        decided = self._explainer.decided(logits, len(self._predictor.classes))
         calibrated = probabilities(logits, self._predictor.task, self._points.temperature)
         for row, (item, image) in enumerate(read):
             self._count += 1

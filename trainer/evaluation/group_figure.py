@@ -16,8 +16,10 @@ from trainer.evaluation.shifts import Measure
 
 _BLUE, _VERMILION, _GREY = "#0072b2", "#d55e00", "#999999"  # Okabe and Ito's, and a grey
 _LONGEST_TITLE, _LONGEST_GROUP = 26, 14  # letters
-_MOST_TICKS = 12
 _WIDTH, _MOST_WIDTH, _ROW = 2.6, 8.6, 1.2  # inches: of a column, of all, of a row
+_BESIDE = 0.6  # inches of a column that are no axes
+_PER_TICK = 0.24  # inches that the slanted name of a group takes
+_WIDEST_STROKE = 9.0  # points
 # Title, estimate, and what is tested of it.
 _ROWS: tuple[tuple[str, Callable[[GroupFinding], Estimate], tuple[Measure, ...]], ...] = (
     ("AUC", lambda found: found.finding.auc, ()),
@@ -31,6 +33,8 @@ def over_groups(groups: Groups, columns: Sequence[int], folder: Path) -> Picture
     """AUC, prevalence and calibration of some findings in each group. columns: of the findings."""
     names = [groups.groups[0].findings[column].finding.name for column in columns]
     width = min(_MOST_WIDTH, 0.9 + (_WIDTH if len(names) > 1 else 2 * _WIDTH) * len(names))
+    inches = width / len(names) - _BESIDE  # of axes
+    stroke = min(_WIDEST_STROKE, 0.7 * 72 * inches / (_places(groups)[-1] + 1))  # apart from its neighbours
     size = (width, 1.2 + _ROW * len(_ROWS))
     with plt.rc_context(STYLE | text_style([*names, *(group.name for group in groups.groups)])):
         figure, grid = plt.subplots(
@@ -42,10 +46,10 @@ def over_groups(groups: Groups, columns: Sequence[int], folder: Path) -> Picture
                 _draw(axes, groups, column, estimate, measures)
                 axes.set_ylabel("" if place else title)
             predicted = [group.findings[column].predicted for group in groups.groups]
-            grid[1, place].plot(_places(groups), predicted, "_", color=_GREY, ms=9, mew=1.6)
+            grid[1, place].plot(_places(groups), predicted, "_", color=_GREY, ms=stroke, mew=1.6)
             grid[2, place].axhline(0, color=_GREY, lw=0.8)
             grid[3, place].axhline(1, color=_GREY, lw=0.8)
-            _name_groups(grid[-1, place], groups)
+            _name_groups(grid[-1, place], groups, most=int(inches / _PER_TICK))
         width = save(figure, folder, f"by-{groups.by}" if groups.period else "by-group")
     return Picture(
         f"by-{groups.by}" if groups.period else "by-group",
@@ -80,9 +84,10 @@ def _draw(
         axes.plot(place, each.value, "o", color=colour, ms=4.5, mec="white")
 
 
-def _name_groups(axes: Axes, groups: Groups) -> None:
+def _name_groups(axes: Axes, groups: Groups, most: int) -> None:
+    """Write the names of all groups, or of every n-th, so that there are at most so many."""
     places, names = _places(groups), [group.name for group in groups.groups]
-    every = -(-len(names) // _MOST_TICKS)
+    every = -(-len(names) // most)
     texts = [shortened(drawable(name), _LONGEST_GROUP) for name in names[::every]]
     axes.set_xticks(places[::every], texts, rotation=50, ha="right", rotation_mode="anchor")
     axes.set_xlim(-0.6, places[-1] + 0.6)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.message_parts import nearest, number, some_of
+from data_pipelines.common.message_parts import closest, number, some_of
 from data_pipelines.common.printable import printable
 from trainer.document.blocks import SIGNIFICANT
 from trainer.evaluation.assess import Assessment, Finding, assess, share_of
@@ -17,6 +17,14 @@ from trainer.evaluation.predictions import Predictions, grouping
 from trainer.evaluation.shifts import Comparison, compare, measures_of
 
 MOST_GROUPS = 120  # ten years of months
+_KEPT = (
+    "`prepare csv` keeps the columns of a table that its --fact-columns names, and of DICOM files view, sex and age: "
+    "prepare the images so, then name the new set here with --data"
+)
+_DATES = (
+    "`prepare csv` keeps a column of dates that its --fact-columns names, and it and `prepare image-folder` the months "
+    "of DICOM files with --study-date month: prepare the images so, then name the new set here with --data"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,10 +89,12 @@ def group_by(predictions: Predictions, by: str) -> Grouping:
     texts = [period_of(value, period) for value in values] if period else grouping(fact, values)
     names = sorted(set(texts) - {""})
     if not names:
-        raise InputError(f"--by {by}: {fact} is not known of any image")
+        others = [name for name in predictions.facts if name != fact]
+        hint = f"--by {' or '.join(others)}" if others else "another split with --split, or another set with --data"
+        raise InputError(f"--by {by}: {fact} is not known of any image; take {hint}")
     if len(names) > MOST_GROUPS:
-        fewer = "; take --by year" if period in ("month", "quarter") else ""
-        raise InputError(f"--by {by} makes {len(names):,} groups, more than {MOST_GROUPS}{fewer}")
+        fewer = "take --by year" if period in ("month", "quarter") else f"take one with fewer values: {_KEPT}"
+        raise InputError(f"--by {by} makes {len(names):,} groups, more than {MOST_GROUPS}; {fewer}")
     places = {name: place for place, name in enumerate(names)}
     labels = np.array([places.get(text, -1) for text in texts], dtype=np.int64)
     return Grouping(by, fact, period, names, labels, _remarks(fact, values, texts))
@@ -96,18 +106,22 @@ def _fact_of(predictions: Predictions, by: str) -> tuple[str, Period | None]:
     period = next((each for each in PERIODS if each == by), None)
     if by in predictions.facts:
         return by, period or "month" if by in dated else None
-    known = f"it keeps {', '.join(predictions.facts)}" if predictions.facts else "it keeps none"
-    if period is None:
-        hint = nearest(by, [*predictions.facts, *(PERIODS if dated else ())]) if predictions.facts else f"; {known}"
-        raise InputError(f"--by {by}: the set keeps no such fact{hint}")
-    if not dated:
+    if period is not None and not dated:
         raise InputError(
             f"--by {by}: none of the set's facts holds dates that begin with a year, such as 2023-01-14 or 2023-01 "
-            f"({known}); bitscale prepare csv keeps a column of dates that --fact-columns names"
+            f"({_known(predictions)}); {_DATES}"
         )
+    if period is None:
+        meant = closest(by, [*predictions.facts, *(PERIODS if dated else ())])
+        hint = f"did you mean {meant!r}?" if meant else f"{_known(predictions)}; {_KEPT}"
+        raise InputError(f"--by {by}: the set keeps no such fact; {hint}")
     if len(dated) > 1:
         raise InputError(f"--by {by}: {' and '.join(dated)} hold dates; say which by its own name, which goes by month")
     return dated[0], period
+
+
+def _known(predictions: Predictions) -> str:
+    return f"it keeps {some_of(sorted(predictions.facts))}" if predictions.facts else "it keeps none"
 
 
 def _remarks(fact: str, values: Sequence[str], texts: Sequence[str]) -> list[str]:

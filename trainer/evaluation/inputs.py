@@ -14,6 +14,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.path_text import path_of, text_of
 from data_pipelines.common.printable import printable
+from data_pipelines.common.raw_set import Member
 from data_pipelines.datasets.table import read_table
 from data_pipelines.datasets.table_paths import Listing
 from data_pipelines.image_files.folder_scan import (
@@ -35,11 +36,12 @@ _FEWER_COLOURS = {"1", "L", "I", "F"}
 
 @dataclass(frozen=True, eq=False)
 class Input:
-    """name: relative to the given path, as text. read: returns its bytes; raises OSError or ValueError. was_named:
-    named by the user, who expects a row for it whatever it is."""
+    """name: relative to the given path, as text. read: returns its bytes; raises OSError or ValueError. place: where
+    these are, None if nowhere. was_named: named by the user, who expects a row for it whatever it is."""
 
     name: str
     read: Callable[[], bytes]
+    place: Path | Member | None = None
     was_named: bool = True
 
 
@@ -71,7 +73,7 @@ def inputs_of(source: Path, path_column: str = "path") -> Inputs:
         return _of_table(source, text_of(path_column))
     if suffix_of(name) == _TAR:
         return Inputs(_of_tar(source, name, left_out), left_out)
-    return Inputs(iter([Input(name, source.read_bytes)]))
+    return Inputs(iter([_of_file(name, source)]))
 
 
 def inputs_of_all(sources: Sequence[Path], path_column: str = "path") -> Inputs:
@@ -112,7 +114,7 @@ def _of_folder(files: list[Found], left_out: Counter[str]) -> Iterator[Input]:
         if suffix_of(file.name) == _TAR:
             yield from _of_tar(file.path, file.name, left_out)
         else:
-            yield Input(file.name, file.path.read_bytes, was_named=False)
+            yield _of_file(file.name, file.path, was_named=False)
 
 
 def _of_table(table: Path, column: str) -> Inputs:
@@ -128,7 +130,7 @@ def _of_table(table: Path, column: str) -> Inputs:
         if not cell:
             return Input(cell, _refusal(f"line {content.lines[row]} of the table names no file"))
         name, found = found_at(cell)
-        return Input(cell, (found or table.parent / path_of(name)).read_bytes)
+        return _of_file(cell, found or table.parent / path_of(name))
 
     cells = content.cells[column]
     named = [cell for cell in cells if cell]
@@ -158,7 +160,8 @@ def _of_tar(path: Path, name: str, left_out: Counter[str]) -> Iterator[Input]:
                     yield Input(f"{name}:{member.name}", _refusal(reason))
                 else:
                     content.seek(0)
-                    yield Input(f"{name}:{member.name}", _given(content.read()), was_named=False)
+                    place = Member(path, member.name, member.offset_data, member.size)
+                    yield Input(f"{name}:{member.name}", _given(content.read()), place, was_named=False)
     except (tarfile.TarError, OSError) as error:
         yield Input(name, _refusal(f"damaged tar: {error}"))
 
@@ -171,6 +174,10 @@ def _left_out_as(content: IO[bytes], name: str, is_small: bool) -> str:
     if is_taken is None:
         return look(content, name, whole=is_small)[1]
     return "" if is_taken else left_out_as(name)
+
+
+def _of_file(name: str, path: Path, was_named: bool = True) -> Input:
+    return Input(name, path.read_bytes, path, was_named)
 
 
 def _given(content: bytes) -> Callable[[], bytes]:

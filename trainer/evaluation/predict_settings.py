@@ -22,9 +22,10 @@ class Predict:
     input: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Images, folders, DICOM, shards, or CSV files, any number."""
     out: Path = Path("predictions.csv")
-    """CSV file to write. One of the same run with images of INPUT alone is written anew with what came since."""
+    """CSV file to write. The same command again computes only what is new or changed since, by what it keeps in
+    OUT.kept.jsonl, also after a stop; rows of images that are gone stay, with the remark "gone"."""
     force: bool = False
-    """Replace any other file that is there."""
+    """Replace any file that is there, compute all anew, and leave out images that are gone."""
     path_column: str = "path"
     """Of an INPUT that is a CSV file: the column of paths, relative to that file."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -30,6 +30,11 @@ def earlier_headers(classes: Sequence[str]) -> list[list[str]]:
     return [[*BEGINNING, *_of_each(classes, kinds)] for kinds in without]
 
 
+def as_written(name: str) -> str:
+    """The name of an image as the table has it: bytes that are no text by their number."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def _of_each(classes: Iterable[str], kinds: Sequence[str]) -> list[str]:
     return [f"{name} {kind}" for name in classes for kind in kinds]
 
@@ -55,14 +60,14 @@ class Table:
         calibrated = probabilities(logits, self.task, self.points.temperature)
         least = calibrated_thresholds(logits, self.task, self.points, self.classes)
         above = above_thresholds(logits, self.task, self.points, self.classes)
-        members = self.sets.members(logits)
+        sets = self.sets.sets_of(logits)
         for row in range(len(logits)):
             values = (calibrated[row], least[row], above[row].astype(int), logits[row])
             of_class = [list(each) for each in zip(*(each.tolist() for each in values), strict=True)]
-            shared = self._set(members[row], self.classes[0]) if self.task == "single_label" else []
+            shared = set_columns(sets[row].get("")) if self.task == "single_label" else []
             if self.task == "multi_label":
                 names = zip(of_class, self.classes, strict=True)
-                of_class = [[*each, *self._set(members[row], name)] for each, name in names]
+                of_class = [[*each, *set_columns(sets[row].get(name))] for each, name in names]
             beyond = ["", "", ""] if novelty is None else novelty_columns(novelty[row])
             predicted = self._predicted(logits[row], above[row])
             yield [predicted, *beyond, *shared, *(value for each in of_class for value in each)]
@@ -72,16 +77,18 @@ class Table:
             return self.classes[int(logits.argmax())]
         return "; ".join(name for name, called in zip(self.classes, above, strict=True) if called)
 
-    def _set(self, members: Array, name: str) -> list[Any]:
-        """The set and its size: of classes, or of a finding; empty texts where there is none."""
-        if name in self.sets.missing:
-            return ["", ""]
-        labels = zip(self.sets.labels, members, strict=True)
-        found = [kind or label for (label, kind), is_in in labels if is_in and (not kind or label == name)]
-        return ["; ".join(found), len(found)]
+
+def set_columns(found: Sequence[str] | None) -> list[Any]:
+    """A set, of classes or of a finding, and its size; empty texts where there is none."""
+    return ["", ""] if found is None else ["; ".join(found), len(found)]
 
 
 def novelty_columns(novelty: Array) -> list[Any]:
     """How unlike the training images an image is, whether more than 95% of val are, and in what; novelty [3]."""
     most = float(novelty.max())
-    return [most, int(most > 1), "; ".join(part for part, value in zip(PARTS, novelty, strict=True) if value > 1)]
+    return [most, int(most > 1), "; ".join(parts_beyond(novelty))]
+
+
+def parts_beyond(novelty: Array) -> tuple[str, ...]:
+    """In what an image is unlike the training images; novelty [3]."""
+    return tuple(part for part, value in zip(PARTS, novelty, strict=True) if value > 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from data_pipelines.common.encoded_image import EncodedImage
 from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.hashes import digest_of, sha256_of
 from data_pipelines.common.messages import logger
 from data_pipelines.common.xray_storage import Depth, XrayCut, depth_of
 from data_pipelines.image_files.dicom import is_dicom
@@ -27,6 +28,7 @@ from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
 from trainer.evaluation.novelty import PARTS, Novelty
+from trainer.evaluation.operating import HEADS_KEY, KEY
 from trainer.evaluation.outputs import describe
 from trainer.evaluation.runs import Run
 from trainer.evaluation.whole_index import outputs_of
@@ -75,6 +77,7 @@ class Predictor:
         self.loader_name, self._loader = pick_loader(runtime.loader, on_gpu, scaled_decode)
         self._model_name: str = metadata["model"]
         self._head = run.head
+        self._metadata = metadata
         self.network = load_model(run, run.path, self._model_name, len(self.classes))
         found = run.novelty()
         self.why_no_novelty = found if isinstance(found, str) else ""
@@ -87,6 +90,18 @@ class Predictor:
         """Model, head if there are several, precision, device and pixels as text."""
         head = f", head {self._head.name}," if self._head else ""
         return f"{self._model_name}{head} in {self.precision} on {self.device.type} at {self.views.size} px"
+
+    def made_with(self) -> dict[str, str]:
+        """What decides on outputs for an image, by its name in a message."""
+        described = {name: value for name, value in self._metadata.items() if name not in (KEY, HEADS_KEY)}
+        weights = self._metadata.get("weights") or sha256_of(self._path)  # earlier versions had no digests
+        return {
+            "weights": f"{weights} {self._head.name if self._head else ''}",
+            "metadata of the checkpoint": digest_of(described),
+            "precision": self.precision,
+            "device": self.device.type,
+            "loader": self.loader_name,
+        }
 
     def verified(self, encoded: bytes, at_own_size: bool = False) -> EncodedImage | str:
         """The image of a file as `prepare` would store it, or the reason why it cannot. at_own_size: not shrunk."""

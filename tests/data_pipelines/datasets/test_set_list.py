@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from set_layouts import TREES, WriteTar, layout
 
+from data_pipelines.common.command_help import grouped_help
 from data_pipelines.datasets import registry
-from data_pipelines.datasets.registry import DATASETS, NAMED_SETS
+from data_pipelines.datasets.registry import DATASETS, NAMED_SETS, listed
 from data_pipelines.datasets.set_list import ORIGINS
 
 PAGE = (Path(registry.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -26,6 +27,18 @@ def test_addresses_are_those_of_the_page(name: str) -> None:
     found = re.search(rf"^\| `{above}` \|.*", PAGE, re.MULTILINE) if like else row
     assert found
     assert f"({ORIGINS[name].home})" in found[0]
+
+
+def test_a_download_is_said_between_size_and_address() -> None:
+    assert listed(NAMED_SETS)["pets"].startswith("7,349 images, 37 classes, 0.8 GB; https://")
+    assert listed(NAMED_SETS)["brax"].startswith("40,967 images, 13 findings; https://")  # not known of it
+
+
+def test_the_list_fits_into_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for addresses, which can be clicked only whole."""
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = grouped_help("", {"": listed(DATASETS)}).splitlines()
+    assert [line for line in lines if len(line) >= 80 and not line.lstrip().startswith("https://")] == []
 
 
 @pytest.mark.parametrize("name", sorted(NAMED_SETS.keys() & TREES.keys() - {"fashion_mnist"}))

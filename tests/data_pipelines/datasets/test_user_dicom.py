@@ -12,6 +12,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.patients import group_of
 from data_pipelines.common.raw_set import key_of
 from data_pipelines.common.splits import hash_split
+from data_pipelines.datasets.study_dates import StudyDate
 from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
@@ -56,6 +57,40 @@ def test_laterals_are_counted_and_kept_or_dropped(films: Films) -> None:
 def test_laterals_cannot_be_dropped_without_dicom(touch: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match="--laterals drop needs DICOM files, which alone say their view"):
         image_folder(touch("cat"), laterals="drop")
+
+
+@pytest.mark.parametrize(("kept", "dates"), [(None, {""}), ("month", {"2023-01", ""}), ("day", {"2023-01-14", ""})])
+def test_dates_are_kept_only_as_asked_for(kept: StudyDate | None, dates: set[str], tmp_path: Path) -> None:
+    """Of the headers; also as written before 1993, and not where there is none or it is none."""
+    for number, date in enumerate(["20230114", "2023.01.14", None, "", "around 1990"]):
+        write_dicom(tmp_path / "films" / "ab"[number % 2] / f"{number}.dcm", StudyDate=date, PatientID=f"p{number}")
+    raw = image_folder(tmp_path / "films", 0, 0, study_date=kept)
+    assert {image.facts.get("study_date", "") for image in raw.images} == dates
+    assert has_note(raw, "3 images without a StudyDate") == has_note(raw, "--study-date") == (kept is not None)
+    prepare(raw, Output(tmp_path / "out"))
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert (b"2023" in stored) == (kept is not None)
+    assert (b"2023-01-14" in stored) == (kept == "day")
+
+
+def test_dates_of_a_table_come_before_those_of_headers(tmp_path: Path) -> None:
+    for number in range(2):
+        write_dicom(tmp_path / f"{number}.dcm", StudyDate="20230114", PatientID=f"p{number}")
+    table = tmp_path / "films.csv"
+    table.write_text("path,label,study_date\n0.dcm,a,2021-05\n1.dcm,b,\n")
+    raw = csv_table(
+        tmp_path, table, label_column="label", fact_columns=("study_date",), study_date="month", val_fraction=0,
+        test_fraction=0,
+    )  # fmt: skip
+    assert [image.facts["study_date"] for image in raw.images] == ["2021-05", "2023-01"]
+
+
+def test_dates_cannot_be_kept_where_there_are_none(touch: Callable[..., Path]) -> None:
+    root = touch("cat")
+    for _ in range(2):  # photographs, and then DICOM too
+        with pytest.raises(InputError, match=r"--study-date is for DICOM files with a StudyDate.*leave it out"):
+            image_folder(root, split_by="image", study_date="month")
+        write_dicom(root / "dog" / "0.dcm", PatientID="p0")
 
 
 def test_xrays_without_patients_are_split_only_if_accepted(touch: Callable[..., Path]) -> None:

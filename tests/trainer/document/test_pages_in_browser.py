@@ -86,13 +86,13 @@ def write_a_proximity_page(folder: Path) -> Path:
         return proximity_page.write_proximity(Proximity(SOURCES, TARGETS, (SOURCES[0],), out=folder / "proximity"))
 
 
-def evaluated(run: Path) -> Path:
-    return evaluate_run(Evaluate(run, resamples=100, device="cpu", threads=1))
+def evaluated(run: Path, by: str | None = None) -> Path:
+    return evaluate_run(Evaluate(run, by=by, resamples=100, device="cpu", threads=1))
 
 
 def evaluate_findings(folder: Path) -> Path:
     data = prepare_films(write_films(folder / "raw"), folder / "hospital")
-    return evaluated(train_tiny(data, folder / "runs" / "films"))
+    return evaluated(train_tiny(data, folder / "runs" / "films"), by="site")
 
 
 def evaluate_classes(folder: Path) -> Path:

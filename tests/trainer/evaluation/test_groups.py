@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
-from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
+from tiny_runs import FINDINGS, SIDE, prepare_films, train_tiny, write_films
 
 from benchmarks.shift_errors import Design
 from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.user_images import csv_table
+from data_pipelines.preparation.output import Output
+from data_pipelines.preparation.prepare_set import prepare
 from trainer.evaluation.assess import assess
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.group_page import GROUPS, group_warnings
@@ -69,10 +73,16 @@ def test_a_fact_called_month_is_taken_as_it_is() -> None:
             r"holds dates that begin with a year, such .*\(it keeps sex\).* --fact-columns names",
         ),
         ({"date": ["14.01.2023", "15.01.2023"]}, "year", "such as 2023-01-14 or 2023-01"),
-        ({"sex": ["M", "F"]}, "seks", "keeps no such fact; known: sex$"),
+        ({"sex": ["M", "F"]}, "sexe", r"keeps no such fact; did you mean 'sex'\?$"),
+        ({"sex": ["M", "F"]}, "vendor", r"keeps no such fact; it keeps sex; .* --fact-columns .*, then .* --data$"),
         ({"a": ["20230101"], "b": ["20230102"]}, "year", "a and b hold dates; say which by its own name"),
-        ({"sex": ["", ""]}, "sex", "sex is not known of any image"),
-        ({"name": [f"n{number}" for number in range(MOST_GROUPS + 1)]}, "name", "makes 121 groups, more than 120$"),
+        ({"sex": ["", ""]}, "sex", "sex is not known of any image; take another split with --split"),
+        ({"sex": ["", ""], "site": ["A", ""]}, "sex", "sex is not known of any image; take --by site$"),
+        (
+            {"name": [f"n{number}" for number in range(MOST_GROUPS + 1)]},
+            "name",
+            "makes 121 groups, more than 120; .* --fact-columns",
+        ),
         (
             {"day": [f"{year}{month:02d}01" for year in range(2000, 2011) for month in range(1, 13)]},
             "month",
@@ -88,7 +98,7 @@ def test_what_cannot_be_grouped(facts: dict[str, list[str]], by: str, words: str
 def test_a_set_without_facts_says_so() -> None:
     made = replace(with_facts(sex=["M"]), facts={})
     for by in ("month", "sex"):
-        with pytest.raises(InputError, match="it keeps none"):
+        with pytest.raises(InputError, match=r"it keeps none.* --fact-columns .*, then name the new set .* --data$"):
             group_by(made, by)
 
 
@@ -190,3 +200,21 @@ def test_other_groups_replace_the_table_and_none_takes_it_away(run_dir: Path, tm
     with pytest.raises(InputError, match="keeps no such fact; did you mean 'site'"):
         evaluated(run_dir, by="sites", out=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_months_of_dicom_headers_reach_the_page(tmp_path: Path) -> None:
+    films = write_films(tmp_path / "raw")
+    for number, path in enumerate(sorted(films.glob("*.dcm"))):
+        film = pydicom.dcmread(path)
+        film.StudyDate = f"2023{1 + number // 48:02d}{1 + number % 28:02d}"
+        film.save_as(path)
+    raw = csv_table(
+        films, films / "films.csv", label_columns=FINDINGS, split_column="split", xray_size=SIDE, study_date="month"
+    )
+    prepare(raw, Output(tmp_path / "hospital"))
+    run = train_tiny(tmp_path / "hospital", tmp_path / "run")
+    page, numbers, _ = evaluated(run, by="month", out=tmp_path / "page")
+    assert numbers["by"]["fact"] == "study_date"
+    assert [group["value"] for group in numbers["by"]["groups"]] == ["2023-01", "2023-02"]
+    assert "By month" in page
