@@ -72,6 +72,11 @@ def test_a_secret_test_split_is_left_out(tmp_path: Path) -> None:
     assert raw.left_out == {"images whose label is -1": 7}
 
 
+def test_rows_without_a_label_keep_the_places_of_others(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", [0, -1, 1, -1, 0])
+    assert [image.key[-7:] for image in parquet(tmp_path).images] == ["0000000", "0000002", "0000004"]
+
+
 def test_classes_are_names_numbers_or_a_file(tmp_path: Path) -> None:
     write(tmp_path / "a" / "x.parquet", ["dog", "cat", "dog"])
     named = parquet(tmp_path / "a")
