@@ -29,7 +29,7 @@ def largest_difference(exact: Runner, graph: Runner, side: int, channels: int) -
     expected = exact(images)
     if not np.isfinite(expected).all():
         raise RunError("the outputs of the model are not finite; nothing is exported")
-    found = max(_difference(graph(images), expected), _difference(graph(images[:1]), expected[:1]))
+    found = float(np.max([_difference(graph(images), expected), _difference(graph(images[:1]), expected[:1])]))
     if not found <= TOLERANCE:
         raise RunError(
             f"the logits of the exported graph differ from the model's in float64 by {found:.2g} of the largest, more "

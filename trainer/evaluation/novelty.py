@@ -56,8 +56,8 @@ class Normal:
         variances = np.square(singular) / (count - 1)
         kept = min(_MOST_DIRECTIONS, width // 2, count // _IMAGES_PER_DIRECTION)
         noise = variances[kept:].sum() / max(1, width - kept)
-        rounded = _orthonormal(directions[:kept].astype(np.float16))  # as a checkpoint keeps them
-        found = (mean, scale, rounded, *(np.maximum(each, _LEAST_VARIANCE) for each in (variances[:kept], [noise])))
+        own = (np.maximum(each, _LEAST_VARIANCE) for each in (variances[:kept], [noise]))
+        found = (mean, scale, directions[:kept], *own)
         return Normal(*(torch.from_numpy(each.astype(np.float32)) for each in found))
 
     def distance(self, values: Tensor) -> Tensor:
@@ -128,7 +128,8 @@ def fit_novelty(train: Tensor, val: Tensor, patients: Ints) -> dict[str, Any]:
     if not (train.isfinite().all() and val.isfinite().all()):
         return {KEY: {"not_fitted": "some features are not finite"}}
     widths = [train.shape[1] - NUM_GREY, QUANTILES, NUM_GREY - QUANTILES]
-    normals = [Normal.fit(part.double().numpy()) for part in train.split(widths, dim=1)]
+    saved = [Normal.fit(part.double().numpy()).to_dict() for part in train.split(widths, dim=1)]
+    normals = [Normal.from_dict(each) for each in saved]  # rounded, as the limits will meet them
     distances = Novelty(normals, (1.0,) * len(PARTS)).of(val).double().numpy()
     logs = np.log(np.maximum(distances, _TINY))
     centre, spread = logs.mean(axis=0), np.maximum(logs.std(axis=0), _TINY)
@@ -139,7 +140,7 @@ def fit_novelty(train: Tensor, val: Tensor, patients: Ints) -> dict[str, Any]:
         few = f"val has {images}, each patient counted once, and it needs {fewest_units(KEPT)}"
         return {KEY: {"not_fitted": few}}
     limits = np.exp(centre - found.thresholds[place] * spread)
-    parts = {name: normal.to_dict() for name, normal in zip(PARTS, normals, strict=True)}
+    parts = dict(zip(PARTS, saved, strict=True))
     return {KEY: {"parts": parts, "limits": limits.tolist(), "images": len(train), "units": found.units}}
 
 

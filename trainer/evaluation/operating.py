@@ -172,7 +172,7 @@ def calibrated_thresholds(logits: Array, task: Task, points: OperatingPoints, cl
     thresholds = _thresholds(points, classes)
     if points.after_temperature:
         return np.tile(expit(thresholds), (len(logits), 1))
-    if task == "multi_label" or len(classes) == 2:
+    if task == "multi_label" or len(classes) <= 2:  # the only class has infinite log odds
         return np.tile(expit(thresholds / points.temperature), (len(logits), 1))
     scores = scores_of(logits, task)
     scaled = scores_of(np.asarray(logits, dtype=np.float64) / points.temperature, task)

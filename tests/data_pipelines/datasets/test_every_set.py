@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from inspect import signature
@@ -173,6 +174,23 @@ def test_impossible_fractions_are_refused(name: str, fraction: str, value: float
     arguments = given(name) | {fraction: value}
     with pytest.raises(InputError, match=f"--{fraction.replace('_', '-')} is {value}"):
         DATASETS[name](**arguments)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, count in Counter(name for name, _ in WITH_FRACTIONS).items() if count == 2]
+)
+def test_each_fraction_is_that_of_its_split(name: str, tmp_path: Path, write_tar: WriteTar) -> None:
+    arguments = layout(name, tmp_path / "raw", write_tar)
+    fractions = {"val_fraction": 0.4, "test_fraction": 0.4}
+    counts = {
+        split: Counter(
+            image.split for image in DATASETS[name](**arguments | fractions | {f"{split}_fraction": 0.0}).images
+        )
+        for split in ("val", "test")
+    }
+    for split, other in (("val", "test"), ("test", "val")):
+        without, with_ = counts[split][split], counts[other][split]
+        assert with_ > without == 0 or with_ == without > 0, "its own, where the set has one"
 
 
 @pytest.mark.slow

@@ -50,6 +50,22 @@ def test_chestmnist_has_findings(tmp_path: Path) -> None:
     assert isinstance(first, np.ndarray)
     assert first.dtype == np.float32
     assert first.tolist() == content["train_labels"][0].tolist()
+    assert raw.expected_images == 112_120
+    content["val_labels"][1, 5] = 2  # a class of other sets, and no finding
+    np.savez(tmp_path / "chestmnist.npz", **content)
+    with pytest.raises(InputError, match="val_labels has the label 2, and must have 0 to 1"):
+        medmnist(tmp_path / "chestmnist.npz")
+
+
+def test_images_that_end_early_are_named(tmp_path: Path) -> None:
+    """An array whose header says more images than follow, in an archive that is whole."""
+    content, stream = arrays(), io.BytesIO()
+    np.save(stream, content.pop("test_images"))
+    np.savez(tmp_path / "pneumoniamnist.npz", **content)
+    with zipfile.ZipFile(tmp_path / "pneumoniamnist.npz", "a") as archive:
+        archive.writestr("test_images.npy", stream.getvalue()[:-100])
+    with pytest.raises(InputError, match="test_images ends at image 2 of 3; fetch it again"):
+        list(medmnist(tmp_path).images)
 
 
 def test_organs_are_not_mirrored(tmp_path: Path) -> None:
@@ -69,6 +85,7 @@ def changed(**arrays_: Any) -> dict[str, Any]:
         (changed(val_labels=None), "has no array val_labels"),
         (changed(train_labels=np.zeros((4, 1), np.uint8)), "1 whole numbers for each of 5 images"),
         (changed(test_labels=np.array([[0], [2], [0]], np.uint8)), "has the label 2, and must have 0 to 1"),
+        (changed(val_labels=np.array([[0], [-1]], np.int8)), "has the label -1, and must have 0 to 1"),
         (changed(train_labels=np.zeros((5, 1), np.float32)), "type float32"),
         (changed(train_images=np.zeros((5, 28, 28, 28), np.uint8)), r"must have \[N, H, W\]"),
         (changed(train_images=np.zeros((5, 28, 28), np.float32)), "not an array of uint8"),

@@ -72,6 +72,11 @@ def test_a_secret_test_split_is_left_out(tmp_path: Path) -> None:
     assert raw.left_out == {"images whose label is -1": 7}
 
 
+def test_rows_without_a_label_keep_the_places_of_others(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", [0, -1, 1, -1, 0])
+    assert [image.key[-7:] for image in parquet(tmp_path).images] == ["0000000", "0000002", "0000004"]
+
+
 def test_classes_are_names_numbers_or_a_file(tmp_path: Path) -> None:
     write(tmp_path / "a" / "x.parquet", ["dog", "cat", "dog"])
     named = parquet(tmp_path / "a")
@@ -80,9 +85,14 @@ def test_classes_are_names_numbers_or_a_file(tmp_path: Path) -> None:
     assert parquet(tmp_path / "b").classes == ("0", "1", "2", "3")
     (tmp_path / "names").write_text("one\ntwo\nthree\nfour\n")
     assert parquet(tmp_path / "b", classes_file=tmp_path / "names").classes == ("one", "two", "three", "four")
-    (tmp_path / "names").write_text("one\ntwo\n")
-    with pytest.raises(InputError, match=r"x\.parquet, row 1: its label 3 is none of the 2 classes"):
+    (tmp_path / "names").write_text("one\ntwo\nthree\n")
+    with pytest.raises(InputError, match=r"x\.parquet, row 1: its label 3 is none of the 3 classes"):
         list(parquet(tmp_path / "b", classes_file=tmp_path / "names").images)
+
+
+def test_stored_names_that_are_not_unique_are_not_taken(tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", [0, 1], ("crane", "crane"))
+    assert parquet(tmp_path).classes == ("0", "1")
 
 
 def test_other_columns_can_be_named(tmp_path: Path) -> None:

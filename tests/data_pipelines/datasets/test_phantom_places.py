@@ -18,6 +18,12 @@ def test_every_finding_of_a_picture_has_a_place() -> None:
         assert np.array_equal(draw_phantom(SEED, image, SIZE)[0], pixels)
 
 
+def test_each_finding_has_a_place_of_its_own() -> None:
+    for image in range(12):
+        places = list(finding_places(SEED, image, SIZE).values())
+        assert len({place.tobytes() for place in places}) == len(places)
+
+
 def test_places_are_those_at_another_size() -> None:
     for image in range(6):
         small, large = finding_places(SEED, image, SIZE), finding_places(SEED, image, 2 * SIZE)

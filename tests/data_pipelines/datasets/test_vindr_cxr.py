@@ -14,6 +14,7 @@ from xray_roots import edit
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.patients import NO_GROUP
 from data_pipelines.common.raw_set import RawSet
+from data_pipelines.common.splits import hash_split
 from data_pipelines.datasets.vindr_cxr import vindr_cxr
 
 TRAIN, TEST = "annotations/image_labels_train.csv", "annotations/image_labels_test.csv"
@@ -61,6 +62,8 @@ def test_test_is_official_and_val_is_carved_by_image(tmp_path: Path) -> None:
     assert {image.image.parent.name for image in raw.images if image.split == "test"} == {"test"}
     assert all(image.image.is_file() for image in raw.images)
     assert (raw.has_own_test, raw.expected_images) == (True, 18_000)
+    drawn = [image for image in raw.images if image.split != "test"]
+    assert [image.split for image in drawn] == [hash_split(f"vindr_cxr:{image.image.stem}", 0.2, 0) for image in drawn]
     fewer = splits_of(vindr_cxr(vindr_root(tmp_path / "fewer", train=50), val_fraction=0.2))
     whole = splits_of(raw)
     assert {key: whole[key] for key in fewer if fewer[key] != "test"} == {

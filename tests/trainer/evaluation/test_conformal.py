@@ -11,7 +11,7 @@ from scipy import stats
 from data_pipelines.common.errors import InputError
 from trainer.document.markdown import as_markdown
 from trainer.evaluation.assess import assess
-from trainer.evaluation.conformal import calibrate, set_rule, thresholds_of, true_labels
+from trainer.evaluation.conformal import Calibrated, SetRule, calibrate, labels_of, set_rule, thresholds_of, true_labels
 from trainer.evaluation.coverages import LEVELS, fewest_units, most_covered, require_coverage
 from trainer.evaluation.operating import OperatingPoints, fit_operating_points
 from trainer.evaluation.page import set_blocks
@@ -161,3 +161,36 @@ def test_sets_survive_the_checkpoint() -> None:
 def test_the_likely_coverage_is_that_of_an_order_statistic() -> None:
     drawn = np.sort(np.random.default_rng(8).random((4000, 50)), axis=1)[:, math.ceil(51 * 0.9) - 1]
     assert likely_coverage(50, 0.9) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+
+
+def test_coverage_is_counted_by_patient_and_sizes_by_image() -> None:
+    """Of finding a, log odds from -1 to 0 leave both labels, of b, those from -1 to 1 none."""
+    limits = np.array([0.0, -1.0, 1.0, 1.0])
+    rule = SetRule(0.9, "multi_label", 1.0, 10, labels_of(("a", "b"), "multi_label"), limits, {})
+    logits = np.array([[-2, 0], [1, 2], [-0.5, 0], [3, -3]], dtype=np.float32)
+    labels = np.array([[1, np.nan], [1, 1], [1, 0], [1, 0]], dtype=np.float32)
+    test = Predictions(("a", "b"), tuple("0123"), logits, labels, np.array([0, 0, 0, 1]))
+    rows = {row.name: row for row in set_coverage(test, rule, 10, 0).rows}
+    assert rows["a absent"].images == 0
+    assert rows["a absent"].coverage.reason == "no such images"
+    expected = {
+        "a present": (4, 2, (2 / 3 + 1) / 2, 1.25, 0, 0.75),
+        "b absent": (2, 2, 0.5, 0.5, 0.5, 0.5),
+        "b present": (1, 1, 1, 1, 0, 1),
+    }
+    for name, numbers in expected.items():
+        row = rows[name]
+        found = (row.images, row.patients, row.coverage.value, row.mean_size, row.empty, row.single)
+        assert found == pytest.approx(numbers), name
+
+
+def test_the_fewest_patients_of_any_label_decide() -> None:
+    calibrated = {"a absent": Calibrated(50, [0.0] * 90), "a present": Calibrated(20, [0.0] * 90)}
+    assert set_rule(calibrated, "", ("a",), "multi_label", 1.0, None).units == 20
+
+
+def test_images_without_a_class_decide_on_nothing() -> None:
+    val = draw(np.random.default_rng(9), 40)
+    more = val.take(np.concatenate([np.arange(5), np.arange(len(val))]))
+    more.labels[:5] = -1
+    assert calibrate(more, 1.5) == calibrate(val, 1.5)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from trainer import export as program
 from trainer.evaluation import graph_report
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.export_graph import export_graph
-from trainer.evaluation.operating import KEY, OperatingPoints
+from trainer.evaluation.operating import HEADS_KEY, KEY, OperatingPoints
 from trainer.models import graph
 from trainer.models.bit import build_model
 from trainer.models.export_settings import EXPORTED_FILES, Export
@@ -204,6 +205,50 @@ def test_other_logits_are_refused_and_nothing_is_left(
     broken = save_run(tmp_path / "broken", TENSORS | {"head.bias": torch.tensor([0.0, float("nan"), 1.0])}, **ABOUT)
     with pytest.raises(RunError, match="outputs of the model are not finite"):
         export_graph(Export(str(broken), tmp_path / "out", "torch"))
+
+
+@pytest.mark.slow
+def test_a_run_with_several_heads_leaves_with_one(tmp_path: Path) -> None:
+    heads = {"one": ["cat"], "two": ["dog", "fish"]}
+    of_heads = {"two": replace(POINTS, thresholds={"dog": 0.5}).to_dict()}
+    about = ABOUT | {"task": "multi_label", "heads": heads, HEADS_KEY: of_heads}
+    run = save_run(tmp_path / "run", TENSORS, **about)
+    images = pictures(3)
+    expected = expected_of(images, mean=ABOUT["mean"], std=ABOUT["std"])
+    for name, columns in (("one", slice(0, 1)), ("two", slice(1, 3))):
+        export_graph(Export(str(run), tmp_path / name, "onnx", head=name))
+        assert difference(logits_of(tmp_path / name, images), expected[:, columns]) < TOLERANCE
+        found = json.loads((tmp_path / name / "config.json").read_text())["bitscale"]
+        assert (found["head"], found["classes"]) == (name, heads[name])
+    assert found["thresholds"] == {"dog": 0.5, "fish": 0.0}
+    with pytest.raises(InputError, match=r"a head for each of its sets \(one, two\); name one with --head"):
+        export_graph(Export(str(run), tmp_path / "out", "onnx"))
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_more", "message"),
+    [
+        (1.0, 1.0002, "differ from the model's in float64 by 0.0002"),
+        (1.0002, 1.0, "differ from the model's in float64 by 0.0002"),
+        (np.nan, 1.0, "by nan of the largest"),
+        (1.0, np.nan, "by nan of the largest"),
+        (1.00005, 1.00005, ""),
+    ],
+)
+def test_images_alone_and_together_are_compared(of_one: float, of_more: float, message: str) -> None:
+    """As a share of the largest logit, which is 50."""
+
+    def exact(images: np.ndarray) -> np.ndarray:
+        return np.tile(np.array([[1.0, -50.0]], dtype=np.float32), (len(images), 1))
+
+    def graph_of_two(images: np.ndarray) -> np.ndarray:
+        return exact(images) * np.array(of_one if len(images) == 1 else of_more)
+
+    if not message:
+        assert graph_report.largest_difference(exact, graph_of_two, 32, 3) == pytest.approx(5e-5, rel=1e-2)
+        return
+    with pytest.raises(RunError, match=message):
+        graph_report.largest_difference(exact, graph_of_two, 32, 3)
 
 
 def test_what_cannot_leave_is_refused_before_any_work(

@@ -19,10 +19,11 @@ from data_pipelines.preparation.prepare_set import prepare
 from trainer.evaluation.assess import assess
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.group_page import GROUPS, group_warnings
-from trainer.evaluation.groups import MOST_GROUPS, assess_groups, group_by
+from trainer.evaluation.groups import MOST_GROUPS, Groups, assess_groups, group_by
 from trainer.evaluation.operating import OperatingPoints
 from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.shifts import Comparison
 from trainer.run_files import PREDICTIONS
 
 NOTHING, MOVED = (Design(6, 200, 2, -1.0, moved=moved, by=3.0) for moved in ("nothing", "calibration"))
@@ -125,6 +126,26 @@ def test_numbers_of_a_group_are_those_of_its_images() -> None:
     assert found.slope == pytest.approx(slopes[0].value)
     assert groups.moved == []
     assert group_warnings(groups) == []
+
+
+def test_few_labelled_patients_have_no_interval() -> None:
+    predictions, days = drawn(NOTHING)
+    labels = predictions.labels.copy()
+    of_may = np.flatnonzero([day.startswith("202305") for day in days])
+    kept = np.isin(predictions.patients[of_may], np.unique(predictions.patients[of_may])[:9])
+    labels[of_may[~kept], 0] = np.nan
+    made = replace(predictions, labels=labels, facts={"day": days})
+    found = assess_groups(assess(made, OperatingPoints(), 20), "month").groups[4].findings
+    assert "9 patients, fewer than 10" in found[0].prevalence.reason
+    assert found[0].excess.reason == "a mean over 9 patients, fewer than 10"
+    assert not found[1].prevalence.reason
+    assert not found[1].excess.reason
+
+
+def test_the_surest_of_what_moved_comes_first() -> None:
+    known = [("a", 2.0, 0.04), ("b", -9.0, 0.01), ("c", 1.0, 0.2), ("d", 3.0, 0.01)]
+    found = [Comparison("prevalence", "x", name, 0.1, 0.2, z, p) for name, z, p in known]
+    assert [each.group for each in Groups("month", "day", "month", [], found, []).moved] == ["b", "d", "a"]
 
 
 def test_what_moved_is_warned_of_by_name() -> None:

@@ -85,6 +85,32 @@ def test_patients_count_once() -> None:
     assert "val has 15 images, each patient counted once" in str(read_novelty(few[KEY]))
 
 
+def test_limits_are_as_rare_in_each_part() -> None:
+    """As many standard deviations above the mean of val, of the logarithms of distances."""
+    rng = np.random.default_rng(9)
+    train, val = descriptions(rng, 200), descriptions(rng, 100)
+    novelty = fitted(fit_novelty(train, val, np.full(100, -1)))
+    logs = np.log(Novelty(novelty.normals, (1.0,) * len(PARTS)).of(val).double().numpy())
+    above = (np.log(novelty.limits) - logs.mean(axis=0)) / logs.std(axis=0)
+    assert above == pytest.approx(np.full(len(PARTS), above[0]), rel=1e-3)
+
+
+def test_a_limit_is_one_of_vals_distances_once_read_again() -> None:
+    """The ceil(101 * 0.95)-th smallest of 100, although a checkpoint rounds the directions."""
+    rng = np.random.default_rng(10)
+    train, val = descriptions(rng, 200), descriptions(rng, 100)
+    novelty = fitted(fit_novelty(train, val, np.full(100, -1)))
+    assert float(novelty.of(val).amax(dim=1).sort().values[95]) == pytest.approx(1, rel=2e-6)
+
+
+def test_features_that_are_not_finite_are_said() -> None:
+    train, val = (descriptions(np.random.default_rng(11), 30) for _ in range(2))
+    for broken in (train, val):
+        kept, broken[3, 0] = broken[3, 0].clone(), torch.nan
+        assert read_novelty(fit_novelty(train, val, np.full(30, -1))[KEY]) == "some features are not finite"
+        broken[3, 0] = kept
+
+
 def test_constant_images_have_a_finite_novelty() -> None:
     rng = np.random.default_rng(6)
     train, val = descriptions(rng, 50), descriptions(rng, 50)

@@ -106,6 +106,8 @@ def test_what_has_too_few_is_not_compared() -> None:
     names = list("abcdef")
     found = compare(predictions.take(few), OperatingPoints(), group[few], names, range(6), 100)
     assert {each.group for each in found} == {"b", "c", "d", "e", "f", None}
+    two = np.flatnonzero((group == 0) | ((group == 1) & (np.cumsum(group == 1) <= 9)))
+    assert compare(predictions.take(two), OperatingPoints(), group[two], names[:2], None, 100) == []
     rare = predictions.labels.copy()
     rare[np.flatnonzero(rare[:, 0] == 1)[9:], 0] = 0
     found = compare(replace(predictions, labels=rare), OperatingPoints(), group, names, None, 100)

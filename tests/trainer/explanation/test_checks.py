@@ -1,12 +1,14 @@
 """What is measured of maps tells good ones from bad ones."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from test_maps import CELL, SIDE, brightness, spot
 
+from trainer.explanation import checks
 from trainer.explanation.checks import ALIKE, Checks, Measured, Pointing, check, point
 from trainer.explanation.faithfulness import areas, correlations, mean_correlation, others
 from trainer.explanation.maps import Scored, all_maps
@@ -87,6 +89,7 @@ def test_what_speaks_against_maps_is_said() -> None:
     bad = Measured("gradients", 0.4, 0.4, 0.8, 0.6, {"head": 0.1, "all weights": ALIKE + 0.1}, 0.1)
     faults = bad.faults()
     assert len(faults) == 2
+    assert len(replace(good, insertion=0.6).faults()) == 2
     assert "Integrated gradients" in faults[0]
     assert "random weights (all weights)" in faults[1]
     absent = Measured("gradcam", NAN, NAN, NAN, NAN, sound, NAN)
@@ -95,11 +98,21 @@ def test_what_speaks_against_maps_is_said() -> None:
     assert json.loads(json.dumps(content, allow_nan=False))["measured"][0]["deletion"] is None
 
 
+def test_the_maps_that_are_tested_keep_their_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "MOST_TESTED", 2)
+    scored, classes = brightness(), torch.tensor([0, 0, 1])
+    images = torch.cat([spot(1, 1), spot(5, 2), 255 - spot(3, 6)])
+    maps, rows = all_maps(scored, images, classes), [0, 2]
+    alone = check(scored, images[rows], classes[rows], {name: each[rows] for name, each in maps.items()}, "two", "why")
+    found = check(scored, images, classes, maps, "three", "why")
+    assert (found.maps, found.tested, found.measured) == (3, 2, alone.measured)
+
+
 def test_one_map_alone_has_no_other_to_compare_with() -> None:
     scored, images, classes = brightness(), spot(1, 1), torch.tensor([0])
-    checks = check(scored, images, classes, all_maps(scored, images, classes), "one picture", "why")
-    assert all(np.isnan(one.other_deletion) and np.isnan(one.other_correlation) for one in checks.measured)
-    assert not any("another picture" in fault for fault in checks.faults())
+    found = check(scored, images, classes, all_maps(scored, images, classes), "one picture", "why")
+    assert all(np.isnan(one.other_deletion) and np.isnan(one.other_correlation) for one in found.measured)
+    assert not any("another picture" in fault for fault in found.faults())
 
 
 def test_phantoms_are_drawn_at_the_size_asked_for() -> None:

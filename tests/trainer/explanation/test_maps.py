@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.loading.views import Augmentation
-from trainer.explanation.maps import METHODS, Scored, all_maps, maps_of, require_captum, with_shuffled
+from trainer.explanation.maps import METHODS, Scored, all_maps, maps_of, require_captum, smoothed, with_shuffled
 from trainer.explanation.overlay import MOST_OPACITY, on_picture, overlay, peak
 from trainer.metrics import log_odds
 from trainer.models.bit import build_model
@@ -61,6 +61,7 @@ def test_the_maximum_lies_where_the_evidence_does(method: str) -> None:
 def test_what_speaks_against_a_class_is_not_drawn() -> None:
     maps = all_maps(brightness(), spot(1, 6), torch.tensor([1]))
     assert peak(maps["gradcam"][0]) is None
+    assert min(found.min() for found in maps.values()) == 0
     assert maps["gradients"][0, CELL : 2 * CELL, 6 * CELL : 7 * CELL].max() < maps["gradients"][0].max()
 
 
@@ -70,6 +71,15 @@ def test_integrated_gradients_add_up_to_the_score() -> None:
     grey = torch.full((1, 1, SIDE, SIDE), 255 * 0.25)
     difference = float(scored(images.float(), classes) - scored(grey, classes))
     assert maps_of(scored, "gradients", images, classes).sum() == pytest.approx(difference, rel=1e-3)
+
+
+def test_smoothing_is_a_gaussian_of_a_share_of_the_side() -> None:
+    point = torch.zeros(1, 1, SIDE, SIDE)
+    point[..., SIDE // 2, SIDE // 2] = 1
+    spread = smoothed(point, 1 / 16)[0, 0].sum(dim=0)
+    assert float(spread.sum()) == pytest.approx(1, rel=1e-4)
+    variance = (spread * (torch.arange(SIDE) - SIDE // 2) ** 2).sum()
+    assert float(variance.sqrt()) == pytest.approx(SIDE / 16, rel=0.05)
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5])
@@ -144,3 +154,5 @@ def test_grey_stays_under_the_map() -> None:
     assert (np.diff(covered[0, :, 1]) >= 0).all()
     assert np.ptp(covered[0, :, 1]) >= (1 - MOST_OPACITY) * 250
     assert (np.ptp(covered, axis=2) > 100).all()  # colour over black, grey and white
+    ramp = np.linspace(0, 1, picture.size, dtype=np.float32).reshape(picture.shape)
+    assert np.array_equal(overlay(picture, ramp / 8), overlay(picture, ramp))  # each map has its own maximum
