@@ -113,7 +113,11 @@ def main() -> None:
     try:
         asyncio.run(Coordinator(secret.encode()).serve(host, int(port)))
     except OSError as error:
-        print(f"{host}:{port} cannot be listened at ({error.strerror or error})", file=sys.stderr)
+        print(
+            f"{host}:{port} cannot be listened at ({error.strerror or error}); unless the coordinator of this run is "
+            "there already, name another HOST:PORT",
+            file=sys.stderr,
+        )
         sys.exit(IN_USE if error.errno == errno.EADDRINUSE else CANNOT_LISTEN)
 
 

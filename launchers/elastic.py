@@ -173,10 +173,11 @@ def main() -> None:
     if options.nodes == 1:
         os.environ.setdefault(_SECRET, secrets.token_hex(16))
     if not os.environ.get(_SECRET):
-        sys.exit(
+        _say(
             "error: the nodes of an elastic run share a secret, which nobody else may know; on each of them, before "
             f"this, with the same 32 or more characters:\n  export {_SECRET}=..."
         )
+        sys.exit(2)
     # Ranks that start after this has died know it by that.
     os.environ[_LAUNCHER] = f"{os.uname().nodename} {os.getpid()}"
     sys.exit(Node(options, options.trainer).run())

@@ -69,5 +69,5 @@ else
     replace_lost_nodes "$1" &
     replacing=$!
     disown "$serving" "$replacing" # of whose end bash says nothing then
-    trap 'kill -KILL $(pgrep -P "$serving") "$serving" "$replacing" 2>/dev/null; scancel --quiet --me --name="$joiners"; [ -z "$secret" ] || rm -f "$secret"' EXIT
+    trap 'kill -KILL $(pgrep -P "$serving,$replacing") "$serving" "$replacing" 2>/dev/null; scancel --quiet --me --name="$joiners"; [ -z "$secret" ] || rm -f "$secret"' EXIT
 fi

@@ -16,7 +16,7 @@ export PET_RDZV_CONF="is_host=$is_host,join_timeout=600${elastic:+,last_call_tim
 cache=$BITSCALE_LOCAL_DIR/bitscale-$SLURM_JOB_ID
 export TORCHINDUCTOR_CACHE_DIR=$cache/inductor TRITON_CACHE_DIR=$cache/triton
 watching=
-if [ "$SLURM_LOCALID" = 0 ]; then trap 'rm -rf "$cache"; [ -z "$watching" ] || kill "$watching"' EXIT; fi
+if [ "$SLURM_LOCALID" = 0 ]; then trap 'rm -rf "$cache"; [ -z "$watching" ] || kill "$watching" 2>/dev/null' EXIT; fi
 
 # The batch script serves what the nodes meet at, up to its end. Its node may be lost.
 batch_is_gone() { ! timeout 20 bash -c "true <>/dev/tcp/$MASTER_ADDR/$MASTER_PORT" 2>/dev/null; }

@@ -222,6 +222,11 @@ def test_an_elastic_job_goes_on_in_the_same_processes(user: User, undisturbed: s
     (secret,) = (user.folder / "logs").glob("*.secret")
     words, mode = secret.read_text(), secret.stat().st_mode & 0o777
     assert (mode, len(words)) == (0o600, 64)
+    cluster.say("scontrol", "update", "NodeName=n2", "State=drain", "Reason=service")
+    before = max(row["step"] for row in read_metrics(user.folder / "runs" / run))
+    user.wait_for_step(job, run, before + 2)  # jobs on a node that is drained go on
+    assert "NumNodes=2" in cluster.say("scontrol", "show", "job", job)
+    cluster.say("scontrol", "update", "NodeName=n2", "State=resume")
     cluster.kill_node("n2")
     cluster.say("scontrol", "update", "NodeName=n2", "State=down", "Reason=killed")
     user.wait_for_words(job, "1 rank at step")

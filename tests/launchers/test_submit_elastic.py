@@ -1,6 +1,7 @@
 """Jobs whose ranks go on in the same processes, `submit --elastic`: their scripts, and what bash makes of them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -80,6 +81,7 @@ def test_a_plan_file_is_not_elastic(login: Login) -> None:
     assert "it goes with no recipe, --nodes, --elastic, --chain or --smoke" in error
 
 
+@pytest.mark.slow
 def test_secret_is_known_to_the_user_alone(login: Login) -> None:
     """In a file of the job's, while it runs; not in a command, an environment that SLURM gets, or the log."""
     started = login.folder / "started"
@@ -96,6 +98,7 @@ def test_secret_is_known_to_the_user_alone(login: Login) -> None:
     assert f"BITSCALE_SECRET_FILE={file}\n" in environment
     assert "BITSCALE_SERVED=1\n" in environment
     assert secret not in environment
+    time.sleep(1)  # until bash waits
     os.killpg(process.pid, signal.SIGTERM)  # scancel: the coordinator stays, for ranks that save
     output, _ = process.communicate()
     assert process.returncode == 143, output
@@ -117,11 +120,37 @@ def test_secret_that_cannot_be_written_ends_the_job(login: Login) -> None:
     assert login.ran("srun") == []
 
 
-def node(folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+@pytest.mark.slow
+def test_job_out_of_time_waits_for_the_one_that_joined(login: Login) -> None:
+    """It is told first, so that the ranks of both save together; only then is the job queued again."""
+    started, joined, queued = (login.folder / name for name in ("started", "joined", "queued"))
+    joined.touch()
+    login.status("resumable", 1)
+    saved = login.folder / "saved"
+    saved.write_text('{"state": "resumable", "step": 9}')
+    save = f"sleep 1; cp {saved} {login.folder}/runs/a_run/status.json; rm {joined}"
+    login.program("srun", f"trap 'kill $!; ({save}) & exit 0' USR1; touch {started}; sleep 60 & wait")
+    login.program("squeue", f"[ ! -e {joined} ] || echo 78")
+    login.program("scancel", "")
+    login.program("scontrol", f'[ "$1" != requeue ] || [ -e {joined} ] || touch {queued}')
+    (login.folder / "logs").mkdir()
+    text = login.script(*ELASTIC, "--site", "localhost", "--nodes", "1:2", "--dry-run")
+    process = login.run_script(text, SLURM_JOB_NAME="a_run")
+    wait_for(started.exists, process)
+    time.sleep(1)  # until bash waits
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert queued.exists()
+    told = [call[2:] for call in login.ran("scancel")]
+    assert told[1] == ["--name=a_run-joins-77", "--batch", "--signal=USR1"]
+
+
+def node(folder: Path, program: str = 'echo "$*"; env', **environment: str) -> "subprocess.CompletedProcess[str]":
     """What node.sh starts, with a `python` that tells its arguments and environment."""
     python = folder / "bin/python"
-    python.parent.mkdir()
-    python.write_text('#!/bin/bash\necho "$*"; env\n')
+    python.parent.mkdir(exist_ok=True)
+    python.write_text(f"#!/bin/bash\n{program}\n")
     python.chmod(0o755)
     slurm = {"SLURM_NODEID": "1", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7", "BITSCALE_ADDRESS": "{host}i"}
     job = {"MASTER_ADDR": "n1i", "MASTER_PORT": "1", "PET_RDZV_ENDPOINT": "n1i:1", "PET_NNODES": "4"}
@@ -151,6 +180,23 @@ def test_node_that_has_not_the_secret_says_so(tmp_path: Path) -> None:
     done = node(tmp_path, BITSCALE_SECRET_FILE=str(tmp_path / "secret"))
     assert (done.returncode, done.stdout) == (2, "")
     assert "cannot read the secret of the run; submit again with a --logs FOLDER that all nodes share" in done.stderr
+
+
+@pytest.mark.parametrize(("joins", "asked"), [("", ["requeue 7"]), ("n1i 1 7-0", [])])
+def test_job_whose_first_node_is_lost_is_queued_again(joins: str, asked: list[str], tmp_path: Path) -> None:
+    """The coordinator was there. Its ranks would wait for it for minutes; one that joined just ends."""
+    (tmp_path / "secret").write_text("of this run")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sleep").symlink_to(shutil.which("true") or "/bin/true")
+    scontrol = tmp_path / "bin/scontrol"
+    scontrol.write_text(f"#!/bin/bash\necho $* >>{tmp_path}/asked\n")
+    scontrol.chmod(0o755)
+    until = f"n=0; until [ -e {tmp_path}/asked ] || [ $((n++)) = 9 ]; do read -t 0.1 <>/dev/udp/::1/9; done; true"
+    joins_run = {"BITSCALE_JOINS": joins} if joins else {}
+    done = node(tmp_path, until, BITSCALE_SECRET_FILE=str(tmp_path / "secret"), MASTER_ADDR="127.0.0.1", **joins_run)
+    assert done.returncode == 0, done.stderr
+    found = (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+    assert found[:1] == asked
 
 
 def test_coordinator_of_a_cancelled_job_stays() -> None:
