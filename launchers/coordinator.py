@@ -108,11 +108,16 @@ def main() -> None:
     if not (host and port.isdigit() and secret):
         sys.exit(__doc__)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as in a job that is cancelled, whose ranks still save
+            signal.signal(number, lambda *_: os._exit(0))
     try:
         asyncio.run(Coordinator(secret.encode()).serve(host, int(port)))
     except OSError as error:
-        print(f"{host}:{port} cannot be listened at ({error.strerror or error})", file=sys.stderr)
+        print(
+            f"{host}:{port} cannot be listened at ({error.strerror or error}); unless the coordinator of this run is "
+            "there already, name another HOST:PORT",
+            file=sys.stderr,
+        )
         sys.exit(IN_USE if error.errno == errno.EADDRINUSE else CANNOT_LISTEN)
 
 

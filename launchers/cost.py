@@ -11,6 +11,7 @@ from typing import Any
 
 from launchers import script
 from launchers.profiles import UsageError, counted, seconds
+from launchers.request import Request
 
 _PLAN_S = 300
 _GPU_MAKERS = ("NVIDIA", "Tesla", "GeForce", "Quadro", "AMD Instinct")
@@ -22,7 +23,7 @@ class Cost:
 
     plan: dict[str, Any]
     ranks: int
-    request: script.Request
+    request: Request
     rate: float | None
     """Images per second on these ranks."""
     source: str

@@ -28,7 +28,10 @@ _HERE = Path(__file__).resolve().parent
 # An agent meets nobody; by its host name, which may be unknown, it would wait for itself.
 _ALONE = ["--standalone", "--local-addr", "127.0.0.1", "--nnodes", "1", "--nproc-per-node", "1"]
 _AGENT = [sys.executable, str(_HERE / "agent.py"), *_ALONE]
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+HANDED_ON = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+"""Signals that agents get. Not SIGUSR1 where this program ignores it from the start: slurm/node.sh tells the ranks."""
+if signal.getsignal(signal.SIGUSR1) is not signal.SIG_IGN:
+    HANDED_ON.append(signal.SIGUSR1)
 _POLL_S, _PAUSE_S = 0.1, 0.2
 _SECRET = "BITSCALE_SECRET"
 _LAUNCHER = "BITSCALE_LAUNCHER"
@@ -55,7 +58,7 @@ class Node:
 
     def run(self) -> int:
         """Run until all ranks have ended; returns the exit code: 0 if the run came to its end on one of them."""
-        for number in _SIGNALS:
+        for number in HANDED_ON:
             signal.signal(number, self._hand_on)
         try:
             self._look_after_coordinator()
@@ -93,7 +96,7 @@ class Node:
         if (gpus := _gpus()) and self._options.nproc > 1:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         restarts = ["--max-restarts", str(self._options.max_restarts)]
-        handles = ["--signals-to-handle", "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"]
+        handles = ["--signals-to-handle", ",".join(["SIGQUIT", *(number.name for number in HANDED_ON)])]
         return subprocess.Popen([*_AGENT, *restarts, *handles, *self._trainer], env=environment)
 
     def _replace_killed_agents(self) -> None:
@@ -170,10 +173,11 @@ def main() -> None:
     if options.nodes == 1:
         os.environ.setdefault(_SECRET, secrets.token_hex(16))
     if not os.environ.get(_SECRET):
-        sys.exit(
+        _say(
             "error: the nodes of an elastic run share a secret, which nobody else may know; on each of them, before "
             f"this, with the same 32 or more characters:\n  export {_SECRET}=..."
         )
+        sys.exit(2)
     # Ranks that start after this has died know it by that.
     os.environ[_LAUNCHER] = f"{os.uname().nodename} {os.getpid()}"
     sys.exit(Node(options, options.trainer).run())

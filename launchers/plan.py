@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launchers import job, sbatch, script
 from launchers.profiles import Site, UsageError, counted, seconds
+from launchers.request import Request
 
 
 def submit_plan(options: argparse.Namespace, site: Site) -> None:
@@ -80,7 +81,7 @@ def _submit_jobs(options: argparse.Namespace, site: Site, name: str, tasks: Sequ
         raise UsageError("\n  ".join(["these tasks were not submitted, the others were:", *refused]))
 
 
-def _request_of(options: argparse.Namespace, site: Site, name: str, task: job.Task) -> script.Request:
+def _request_of(options: argparse.Namespace, site: Site, name: str, task: job.Task) -> Request:
     ranks = task.ranks_per_node or site.ranks_per_node
     if site.gpus_per_node and ranks > site.gpus_per_node:
         raise UsageError(

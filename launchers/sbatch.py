@@ -12,6 +12,7 @@ from pathlib import Path
 
 from launchers import script
 from launchers.profiles import SITES, Site, UsageError, counted, seconds
+from launchers.request import Request
 
 _SMOKE_TIME = "00:30:00"
 # What SLURM's programs say where no controller is, or none that answers.
@@ -41,7 +42,7 @@ def make_request(
     nodes: int = 1,
     ranks_per_node: int | None = None,
     min_nodes: int = 0,
-) -> script.Request:
+) -> Request:
     """A job as the command line asks for it. Raises UsageError."""
     directives = {}
     for pair in options.sbatch:
@@ -49,7 +50,7 @@ def make_request(
         if not equals:
             raise UsageError(f"--sbatch {pair} is not of the form KEY=VALUE")
         directives[key] = value
-    return script.Request(
+    return Request(
         site=site,
         name=name,
         nodes=nodes,
@@ -63,6 +64,7 @@ def make_request(
         requeue=requeue,
         launcher=options.launcher,
         min_nodes=min_nodes,
+        in_process=options.elastic,
     )
 
 
@@ -98,7 +100,7 @@ def refuse_second(name: str) -> None:
         )
 
 
-def submit(request: script.Request, text: str, after: str | None = None) -> str:
+def submit(request: Request, text: str, after: str | None = None) -> str:
     """Submit a script, which waits for the job `after` to end; prints and returns its number. Raises UsageError with
     what SLURM says when it refuses."""
     request.logs.mkdir(parents=True, exist_ok=True)  # or SLURM loses the output without a word

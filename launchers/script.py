@@ -4,108 +4,22 @@ import re
 import shlex
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from launchers.job import Task
-from launchers.profiles import SITES, Site, UsageError, check_directive, counted, seconds
-from launchers.sbatch_options import gpus_on_a_node, misspelt
+from launchers.profiles import check_directive, counted
+from launchers.request import Request
 
 LAUNCHERS = Path(__file__).resolve().parent
 TRAINER = LAUNCHERS.parent / "trainer" / "pretrain.py"
-_SET_BY_OPTIONS = {
-    "nodes": "--nodes",
-    "time": "--time",
-    "job-name": "--job-name",
-    "signal": "grace_s of the site profile",
-    "array": "--max-parallel",
-    "dependency": "--chain",
-    "requeue": "--requeue",
-    "no-requeue": "--no-requeue",
-    "no-kill": "--nodes MIN:MAX",
-    "ntasks-per-node": "gpus_per_node of the site profile",
-}
 _RESTARTS = 10  # of all ranks, where nodes may leave
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class _Template(string.Template):
     """Like string.Template, with {{name}}, which bash leaves alone."""
 
     pattern = r"\{\{(?P<named>\w+)\}\}|(?P<escaped>(?!))|(?P<braced>(?!))|(?P<invalid>(?!))"  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of SLURM. python: interpreter whose environment the job uses. sbatch: directives of the user's,
-    which come before the profile's. requeue: the job queues itself again until the run is finished."""
-
-    site: Site
-    name: str
-    nodes: int
-    ranks_per_node: int
-    time: str
-    folder: Path
-    logs: Path
-    python: Path
-    written_by: str
-    sbatch: Mapping[str, str] = field(default_factory=dict)
-    requeue: bool = True
-    launcher: str = "torchrun"
-    min_nodes: int = 0
-    """How few nodes the run goes on with when others fail; 0: it needs all of them."""
-
-    @property
-    def is_elastic(self) -> bool:
-        """Whether nodes may leave and join."""
-        return 0 < self.min_nodes < self.nodes
-
-    @property
-    def gpus_per_node(self) -> int:
-        """What is asked of SLURM."""
-        return self.site.gpus_per_node if self.site.whole_nodes else min(self.ranks_per_node, self.site.gpus_per_node)
-
-    def check_gpus(self) -> None:
-        """Raises UsageError where the user's directives ask for other GPUs than the ranks take."""
-        for key, value in self.sbatch.items():
-            asked = gpus_on_a_node(key, value, self.nodes)
-            if self.gpus_per_node and asked not in (None, self.gpus_per_node):
-                raise UsageError(
-                    f"--sbatch {key}={value} asks for {counted(asked or 0, 'GPU')} on a node, but "
-                    f"{counted(self.ranks_per_node, 'rank')} would start there; what a node has is gpus_per_node of "
-                    f"the site profile: set it to {asked} in a copy of {SITES}/generic.toml, and name that with --site"
-                )
-
-    def __post_init__(self) -> None:
-        for text in (self.name, str(self.folder), str(self.logs), str(self.python), self.written_by):
-            if _CONTROL.search(text):
-                raise UsageError(f"{text!r} has control characters, which do not belong into a batch script")
-        if not re.fullmatch(r"[\w.+-]+", self.name):
-            raise UsageError(
-                f"{self.name!r} is not a name for a job; give one of letters, digits, '.', '-' with --job-name"
-            )
-        if self.nodes < 1:
-            raise UsageError(f"--nodes is {self.nodes}; it must be at least 1")
-        if self.site.max_nodes and self.nodes > self.site.max_nodes:
-            most = self.site.max_nodes
-            raise UsageError(
-                f"--nodes {self.nodes} is above the {most} nodes that a job of this site may have; take less"
-            )
-        if self.is_elastic and self.launcher != "torchrun":
-            raise UsageError(
-                f"--nodes {self.min_nodes}:{self.nodes} takes --launcher torchrun, with any engine; srun restarts none"
-            )
-        limit = seconds(self.site.time_limit)
-        if seconds(self.time) > limit:
-            raise UsageError(f"--time {self.time} is above the site's {self.site.time_limit}; take less, and --chain N")
-        if seconds(self.time) <= self.site.grace_s:
-            raise UsageError(f"--time {self.time} leaves nothing beside the {self.site.grace_s} s kept for saving")
-        for key, value in self.sbatch.items():
-            check_directive(key, value)
-            if meant := misspelt(key):
-                raise UsageError(f"--sbatch {key}: sbatch has no such option; did you mean {meant!r}?")
-            if key in _SET_BY_OPTIONS:
-                raise UsageError(f"--sbatch {key} clashes with what is set anyway; use {_SET_BY_OPTIONS[key]}")
 
 
 def training(request: Request, arguments: Sequence[str], run_dir: Path, submitted: float) -> str:
@@ -173,7 +87,7 @@ def smoke(request: Request, arguments: Sequence[str], run_dir: Path) -> str:
     """A job that trains ten steps, saves, resumes for ten more, and evaluates, in a folder of its own."""
     folder = f"{_quoted(run_dir)}-smoke-$SLURM_JOB_ID"
     options = f"--out {folder} --save-every 10 --log-every 10"
-    request = replace(request, min_nodes=0)  # two launches would meet in one store
+    request = replace(request, min_nodes=0, in_process=False)  # two launches would meet in one store
     command = _command(request, _without_run_dir(arguments))
     steps = "--schedule.allow-no-decay --schedule.steps"  # the warm-up is that of the whole run
     body = f"""launch {command} {options} {steps} 10 || exit
@@ -201,7 +115,7 @@ code=$?
 
 
 def _command(request: Request, arguments: Sequence[str]) -> str:
-    return shlex.join([*_start(request), *_script(request, arguments)])
+    return shlex.join([*_start(request), *_script(request, arguments), *["--elastic"] * request.in_process])
 
 
 def _script(request: Request, arguments: Sequence[str]) -> list[str]:
@@ -210,6 +124,8 @@ def _script(request: Request, arguments: Sequence[str]) -> list[str]:
 
 
 def _start(request: Request) -> list[str]:
+    if request.in_process:  # node.sh adds its options
+        return ["python", str(LAUNCHERS / "elastic.py"), "--"]
     nodes = f"{request.min_nodes}:{request.nodes}" if request.is_elastic else str(request.nodes)
     return ["torchrun", "--nnodes", nodes] if request.launcher == "torchrun" else ["python"]
 
@@ -240,9 +156,18 @@ def _render(request: Request, title: str, body: str, directives: Mapping[str, st
         grace_s=site.grace_s,
         node_sh=_quoted(LAUNCHERS / "slurm" / "node.sh"),
         max_restarts=_RESTARTS if request.is_elastic else 3,
-        elastic=f"source {_quoted(LAUNCHERS / 'slurm' / 'elastic.sh')} {request.nodes}\n" if request.is_elastic else "",
+        elastic=_serving(request) if request.is_elastic else "",
         body=body,
     )
+
+
+def _serving(request: Request) -> str:
+    """The lines after which the script serves what the nodes meet at, and asks for nodes in the place of lost ones."""
+    line = f"source {_quoted(LAUNCHERS / 'slurm' / 'elastic.sh')} {request.nodes}"
+    if request.in_process:
+        command = f"export BITSCALE_COMMAND={_quoted(request.written_by)} # what resumes the run"
+        return f"{command}\n{line} {_quoted(request.logs)}\n"
+    return f"{line}\n"
 
 
 def _directives(request: Request, extra: Mapping[str, str]) -> str:

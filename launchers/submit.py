@@ -13,11 +13,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 if __name__ == "__main__":  # before this folder, or that of `python -m`, in which a launchers.py would hide ours
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before this folder, or that of `python -m`, in whi
 from launchers import sbatch, script
 from launchers.cost import Cost, ask_plan, measured_rate
 from launchers.plan import submit_plan
-from launchers.profiles import Site, UsageError, load_site, nearest, site_names
+from launchers.profiles import Site, UsageError, counted, load_site, nearest, site_names
 from launchers.sbatch_options import as_directive
 
 
@@ -34,6 +34,7 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
     if "--no-resume" in arguments:
         raise UsageError("--no-resume would start anew in every job; name another --out behind -- instead")
     arguments = [_recipe(options.recipe), *arguments]
+    arguments += _fewest_ranks(options, site, arguments)
     if site.stage and not any(argument.split("=")[0] in ("--cache-dir", "--stage") for argument in arguments):
         arguments += ["--cache-dir", site.stage]
     requeue = site.requeue if options.requeue is None else options.requeue
@@ -46,12 +47,12 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         sbatch.check_slurm()
     print("asking the trainer what the run will be ...", file=sys.stderr, flush=True)
     # A smoke test has a folder of its own.
-    plan = ask_plan(sys.executable, [*arguments, *["--no-resume"] * options.smoke])
+    plan = ask_plan(sys.executable, [*arguments, *["--elastic"] * options.elastic, *["--no-resume"] * options.smoke])
     run_dir = Path(plan["run_dir"])
     name = f"{options.job_name or sbatch.as_job_name(run_dir.name)}{'-smoke' * options.smoke}"
     request = replace(request, name=name)
     ranks = request.nodes * request.ranks_per_node
-    _check_batch(plan["global_batch_size"], ranks)
+    _check_ranks(plan, ranks)
     if plan.get("finished"):
         print(f"warning: {run_dir} is finished already; the job would end at once", file=sys.stderr)
     rate = measured_rate(run_dir, ranks, bool(site.gpus_per_node))
@@ -72,8 +73,30 @@ def submit_training(options: argparse.Namespace, site: Site, arguments: Sequence
         previous = sbatch.submit(request, text, previous)
 
 
-def _check_batch(batch_size: int, ranks: int) -> None:
-    """Raise UsageError for a batch with fewer images than ranks; warn of one that they share unequally."""
+def _fewest_ranks(options: argparse.Namespace, site: Site, arguments: Sequence[str]) -> list[str]:
+    """What tells the trainer of an elastic run the MIN of --nodes MIN:MAX. Raises UsageError where the trainer's
+    arguments say otherwise."""
+    flags = {argument.split("=")[0].replace("--runtime.", "--") for argument in arguments}
+    if "--elastic" in flags:
+        raise UsageError("--elastic concerns the job, too; give it before --")
+    least, most = options.nodes
+    if not options.elastic or least == most:
+        return []
+    if "--min-ranks" in flags:
+        raise UsageError(
+            f"--nodes {least}:{most} and --min-ranks both say how few may be left; give --nodes {most} with --min-ranks"
+        )
+    return ["--min-ranks", str(least * site.ranks_per_node)]
+
+
+def _check_ranks(plan: Mapping[str, Any], ranks: int) -> None:
+    """Raise UsageError for a batch with fewer images than ranks, and for fewer ranks than an elastic run needs; warn of
+    a batch that they share unequally."""
+    batch_size = plan["global_batch_size"]
+    if plan.get("min_ranks", 1) > ranks:
+        raise UsageError(
+            f"--min-ranks {plan['min_ranks']} is above the {counted(ranks, 'rank')} that the run starts with; lower it"
+        )
     if batch_size < ranks:
         raise UsageError(
             f"--global-batch-size {batch_size} is too small for {ranks} ranks; raise it to {ranks} at least, or ask "
@@ -137,6 +160,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N|MIN:MAX",
         help="with MIN:MAX the run begins on MAX, and goes on while at least MIN are left",
     )
+    parser.add_argument(
+        "--elastic",
+        action="store_true",
+        help="go on in the same processes when ranks are lost, and take in those that come (experimental)",
+    )
     parser.add_argument("--time", help="of a job, [D-]HH:MM:SS; default: the site's limit, of --smoke 00:30:00")
     again = parser.add_mutually_exclusive_group()
     again.add_argument("--chain", type=int, metavar="N", help="submit N jobs, each going on where the one before ended")
@@ -171,8 +199,11 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     is_plan = options.what.endswith(".json")
     if not is_plan and options.what != "pretrain":
         raise UsageError(f"{options.what!r} is neither pretrain nor a plan file (.json)")
-    if is_plan and (options.recipe or arguments[cut:] or options.chain or options.smoke or options.nodes != (1, 1)):
-        raise UsageError("a plan file says all about its tasks: it goes with no recipe, --nodes, --chain or --smoke")
+    of_a_run = options.recipe or options.chain or options.smoke or options.elastic or options.nodes != (1, 1)
+    if is_plan and (of_a_run or arguments[cut:]):
+        raise UsageError(
+            "a plan file says all about its tasks: it goes with no recipe, --nodes, --elastic, --chain or --smoke"
+        )
     if not is_plan and not options.recipe:
         raise UsageError(f"name the recipe: {sbatch.called()} pretrain RECIPE")
     return options, list(arguments[cut + 1 :])

@@ -112,6 +112,7 @@ OF_ANOTHER = {
     ("launchers.script", "--job"): None,
     ("launchers.script", "--since"): None,
     ("launchers.submit", "--global-batch-size"): "pretrain",
+    ("launchers.submit", "--min-ranks"): "pretrain",
     ("launchers.submit", "--no-resume"): "pretrain",
     ("launchers.submit", "--out"): "pretrain",
 } | {

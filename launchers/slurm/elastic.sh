@@ -1,7 +1,10 @@
 # Sourced by a job of MIN:MAX nodes, with MAX: serves torchrun's rendezvous store, and asks for nodes in the place of lost ones.
+# By an --elastic job with MAX and the folder of its logs: serves the coordinator, with a secret that is kept there.
 
 lose="--no-kill --kill-on-bad-exit=0 --wait=0"
 joiners=$SLURM_JOB_NAME-joins-$SLURM_JOB_ID
+secret=
+launchers=$(dirname "${BASH_SOURCE[0]}")/..
 
 # SLURM takes a failed node out of a job for good. Another one joins as a job of its own, from this same script.
 replace_lost_nodes() {
@@ -20,16 +23,51 @@ replace_lost_nodes() {
     done
 }
 
+# A file that only this user may read: neither SLURM nor a log gets to know what is in it.
+make_secret() {
+    export BITSCALE_SECRET_FILE=$secret
+    rm -f "$secret" # of this job before it was queued again
+    (umask 077 && set -C && head -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \n' >"$secret") && [ -s "$secret" ] && return
+    echo "error: $secret cannot be written; submit again with a --logs FOLDER that can, and that all nodes share" >&2
+    exit 2
+}
+
+# Training goes on while the coordinator is gone. It hears no signal to the job: ranks that save may need it.
+serve_coordinator() {
+    local code
+    trap '' TERM USR1
+    until
+        BITSCALE_SECRET=$(<"$secret") python "$launchers/coordinator.py" "$MASTER_ADDR:$MASTER_PORT"
+        code=$?
+        [ "$code" = 3 ] || [ "$code" = 4 ] # it has said why it cannot listen
+    do
+        echo "the coordinator has ended with $code; it is started again, and training goes on" >&2
+        sleep 1
+    done
+    echo "error: the ranks find no coordinator, so the job is cancelled; submit again, for another port" >&2
+    scancel "$SLURM_JOB_ID"
+}
+
+if [ -n "${2:-}" ]; then
+    export PET_NNODES=$1 BITSCALE_SERVED=1
+fi
 if [ -n "${BITSCALE_JOINS:-}" ]; then
     read -r MASTER_ADDR MASTER_PORT PET_RDZV_ID <<<"$BITSCALE_JOINS"
     PET_RDZV_ENDPOINT=$MASTER_ADDR:$MASTER_PORT
 else
     export BITSCALE_JOB="SLURM job $SLURM_JOB_ID${SLURM_CLUSTER_NAME:+ of $SLURM_CLUSTER_NAME}"
     scancel --quiet --me --name="$joiners" # of this job before it was queued again
-    # No agent's: that of any node may be lost.
-    python "$(dirname "${BASH_SOURCE[0]}")/../rendezvous_store.py" "$MASTER_PORT" &
+    if [ -n "${2:-}" ]; then
+        secret=$2/$SLURM_JOB_NAME-$SLURM_JOB_ID.secret
+        make_secret
+        serve_coordinator &
+    else
+        # No agent's: that of any node may be lost.
+        python "$launchers/rendezvous_store.py" "$MASTER_PORT" &
+    fi
     serving=$!
     replace_lost_nodes "$1" &
     replacing=$!
-    trap 'kill "$serving" "$replacing" 2>/dev/null; scancel --quiet --me --name="$joiners"' EXIT
+    disown "$serving" "$replacing" # of whose end bash says nothing then
+    trap 'kill -KILL $(pgrep -P "$serving,$replacing") "$serving" "$replacing" 2>/dev/null; scancel --quiet --me --name="$joiners"; [ -z "$secret" ] || rm -f "$secret"' EXIT
 fi

@@ -93,6 +93,18 @@ class User:
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{self.log(job)}") from None
 
+    def wait_for_words(self, job: str, words: str) -> None:
+        """Until the job's log says so."""
+
+        def there() -> bool:
+            assert self.cluster.state(job) in ("PENDING", "RUNNING"), self.log(job)
+            return words in self.log(job)
+
+        try:
+            wait_until(there, words, 120)
+        except AssertionError as error:
+            raise AssertionError(f"{error}:\n{self.log(job)}") from None
+
     def wait_for_step(self, job: str, run: str, step: int) -> None:
         def there() -> bool:
             assert self.cluster.state(job) in ("PENDING", "RUNNING"), self.log(job)
@@ -114,6 +126,14 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[User]:
 def undisturbed(user: User) -> str:
     """The job of a run through to its end, which may still be on its way: two jobs find room on the nodes."""
     return user.submit_run("undisturbed")
+
+
+def _content(path: Path) -> str:
+    """Of a file that may go at any time."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def weights(run_dir: Path) -> dict[str, torch.Tensor]:
@@ -189,6 +209,43 @@ def test_a_failed_node_is_done_without_and_another_joins(user: User, undisturbed
     assert user.status(run)["state"] == "finished"
     expected, found = weights(user.folder / "runs/undisturbed"), weights(user.folder / "runs" / run)
     for name in expected:  # on one rank, sums are made in another order
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-3)
+
+
+def test_an_elastic_job_goes_on_in_the_same_processes(user: User, undisturbed: str) -> None:
+    """Without the failed node, and with one that joins: no start, no step lost; nobody else can read the secret."""
+    cluster, run = user.cluster, "in-process"
+    user.wait_for(undisturbed, "COMPLETED")
+    user.slow(run).write_text("2")
+    job = user.submit_run(run, "--nodes", "1:2", "--elastic")
+    user.wait_for_step(job, run, 2)
+    (secret,) = (user.folder / "logs").glob("*.secret")
+    words, mode = secret.read_text(), secret.stat().st_mode & 0o777
+    assert (mode, len(words)) == (0o600, 64)
+    cluster.say("scontrol", "update", "NodeName=n2", "State=drain", "Reason=service")
+    before = max(row["step"] for row in read_metrics(user.folder / "runs" / run))
+    user.wait_for_step(job, run, before + 2)  # jobs on a node that is drained go on
+    assert "NumNodes=2" in cluster.say("scontrol", "show", "job", job)
+    cluster.say("scontrol", "update", "NodeName=n2", "State=resume")
+    cluster.kill_node("n2")
+    cluster.say("scontrol", "update", "NodeName=n2", "State=down", "Reason=killed")
+    user.wait_for_words(job, "1 rank at step")
+    cluster.start_node("n2")
+    cluster.say("scontrol", "update", "NodeName=n2", "State=resume")
+    user.wait_for_words(job, "2 ranks at step")
+    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if words in _content(path)]
+    user.slow(run).unlink()
+    user.wait_for(job, "COMPLETED")
+    wait_until(lambda: not cluster.say("squeue", "-h"), "the job that joined has ended, too", 30)
+    logs = "".join(path.read_text() for path in (user.folder / "logs").glob("*.out"))
+    assert "resuming" not in user.log(job)
+    assert words not in logs
+    assert not secret.exists()
+    assert user.status(run)["state"] == "finished"
+    losses = [row["step"] for row in read_metrics(user.folder / "runs" / run) if "train/loss" in row]
+    assert losses == list(range(1, STEPS + 1))
+    expected, found = weights(user.folder / "runs/undisturbed"), weights(user.folder / "runs" / run)
+    for name in expected:
         torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-3)
 
 

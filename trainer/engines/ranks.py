@@ -124,6 +124,7 @@ def _check_against_slurm(rank_info: RankInfo, environ: MutableMapping[str, str])
 def _check_agents(environ: MutableMapping[str, str]) -> None:
     """Warn where torchrun's agents will send restarted ranks to addresses of the first start."""
     several = _number(environ, "GROUP_WORLD_SIZE", 1) > 1 and _number(environ, "TORCHELASTIC_MAX_RESTARTS", 0) > 0
+    several = several or nodes_may_change(environ)  # others may join where there is one so far, and cost no restart
     keep = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and environ.get(_FORGET_ADDRESSES) != "1"
     if several and keep:
         rank_0_logger.warning(

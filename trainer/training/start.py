@@ -82,5 +82,6 @@ def plan_of(config: Config, launch: LaunchOptions) -> dict[str, Any]:
         "global_batch_size": config.global_batch_size,
         "train_images": len(job.train),
         "parameters": num_parameters(config, job.train.num_classes),
+        "min_ranks": config.runtime.min_ranks,
         "checkpoint_bytes": checkpoint_bytes(config, job.train.num_classes),
     }

@@ -12,10 +12,10 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from itertools import count
 from typing import Any
+
+from tests.faults.changing_finder import ChangingFinder
 
 NOTE_BYTES = 200
 
@@ -47,35 +47,20 @@ class Watched:
         os.write(self._ledger, (json.dumps(row) + "\n").encode())
 
 
-class _Patched(MetaPathFinder):
-    """Finds a few of the trainer's modules as everybody does, and changes them once they are loaded."""
+class _Patched(ChangingFinder):
+    """Changes a few of the trainer's modules."""
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._changes = {
-            "trainer.training.job": self._note_batches,
-            "trainer.training.loop": self._note_steps,
-            "trainer.training.model": self._make_float64,
-            "trainer.engines.watchdog": self._note_phases,
-            "trainer.engines.elastic": self._note_rounds,
-        }
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        change = self._changes.get(name)
-        if change is None:
-            return None
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((spec for spec in found if spec is not None), None)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_change(module: Any) -> None:
-            execute(module)
-            change(module)
-
-        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
-        return spec
+        super().__init__(
+            {
+                "trainer.training.job": self._note_batches,
+                "trainer.training.loop": self._note_steps,
+                "trainer.training.model": self._make_float64,
+                "trainer.engines.watchdog": self._note_phases,
+                "trainer.engines.elastic": self._note_rounds,
+            }
+        )
 
     def _note_batches(self, module: Any) -> None:
         watched, training_batches = self._watched, module.Job.training_batches

@@ -16,10 +16,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec
 from itertools import count
 from typing import Any, cast
+
+from tests.faults.changing_finder import ChangingFinder
 
 NOTE_BYTES = 128
 
@@ -123,33 +123,18 @@ def _disturb(settings: dict[str, Any], rank: int) -> None:
         rank_.look_for_death()
 
 
-class _Patched(MetaPathFinder):
-    """Finds a few of the trainer's modules as everybody does, and changes them once they are loaded."""
+class _Patched(ChangingFinder):
+    """Changes a few of the trainer's modules."""
 
     def __init__(self, rank: Disturbed) -> None:
         self._rank = rank
-        self._changes = {
-            "trainer.training.job": self._note_batches,
-            "trainer.training.prediction": self._note_evaluation,
-            "safetensors.torch": self._note_writing,
-        }
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        change = self._changes.get(name)
-        if change is None:
-            return None
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        spec = next((spec for spec in found if spec is not None), None)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def execute_and_change(module: Any) -> None:
-            execute(module)
-            change(module)
-
-        spec.loader.exec_module = execute_and_change  # type: ignore[method-assign]
-        return spec
+        super().__init__(
+            {
+                "trainer.training.job": self._note_batches,
+                "trainer.training.prediction": self._note_evaluation,
+                "safetensors.torch": self._note_writing,
+            }
+        )
 
     def _note_batches(self, module: Any) -> None:
         rank, training_batches = self._rank, module.Job.training_batches

@@ -1,5 +1,7 @@
 """Ranks and the coordinator of an elastic run, a process of its own, over real connections."""
 
+import asyncio
+import itertools
 import json
 import os
 import signal
@@ -10,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_pipelines.common.errors import InputError
-from launchers.coordinator import IN_USE
+from launchers.coordinator import IN_USE, Coordinator
 from trainer.engines.membership import Membership
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,6 +78,38 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
 
 def never() -> bool:
     return False
+
+
+@pytest.mark.slow
+def test_a_clock_that_jumps_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the coordinator nor a rank looks at the time of day, which goes forth and back by hours here."""
+    jumps = itertools.cycle((0.0, 36_000.0, -36_000.0))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + next(jumps))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    serving = asyncio.new_event_loop()
+    task = serving.create_task(Coordinator(b"of this run").serve("127.0.0.1", port))
+    threading.Thread(target=serving.run_forever, daemon=True).start()
+    hello = {"host": "h", "store": "s", "settings": SETTINGS}
+    lost: list[str] = []
+    members = [
+        Membership(f"127.0.0.1:{port}", "of this run", hello | {"name": name, "place": [0, name]}, lost.append, 30)
+        for name in "ab"
+    ]
+    try:
+        first = together(*(member.begin for member in members))
+        time.sleep(2.5)  # some signs of life
+        rounds = together(*(partial(member.regroup, 5, lambda: False) for member in members))
+    finally:
+        for member in members:
+            member.leave("the test is over")
+        serving.call_soon_threadsafe(task.cancel)
+        serving.call_soon_threadsafe(serving.stop)
+    assert [[answer["world_size"] for answer in answers] for answers in (first, rounds)] == [[2, 2], [2, 2]]
+    assert [answer["round"] for answer in rounds] == [2, 2]
+    assert (lost, [member.lost for member in members]) == ([], [None, None])
 
 
 def test_ranks_begin_lose_one_and_take_one_in(served: Served) -> None:

@@ -91,6 +91,10 @@ def test_fewer_nodes_than_slurm_gave_where_min_max_allows_it(capsys: pytest.Capt
     assert "warning: SLURM started 6 tasks, but this job has 4 rank(s)" in capsys.readouterr().err
 
 
+# The first of one to two nodes, which the other may join.
+ALONE = {"GROUP_WORLD_SIZE": "1", "TORCHELASTIC_MAX_RESTARTS": "0", "TORCHELASTIC_RUN_ID": "x", "PET_NNODES": "1:2"}
+
+
 @pytest.mark.parametrize(
     ("differs", "warned"),
     [
@@ -99,6 +103,9 @@ def test_fewer_nodes_than_slurm_gave_where_min_max_allows_it(capsys: pytest.Capt
         ({"TORCHELASTIC_USE_AGENT_STORE": "False"}, False),
         ({"GROUP_WORLD_SIZE": "1"}, False),
         ({"TORCHELASTIC_MAX_RESTARTS": "0"}, False),
+        (ALONE, True),
+        (ALONE | {"PET_NNODES": "2:2"}, False),
+        (ALONE | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}, False),
     ],
 )
 def test_plain_torchrun_on_several_nodes_is_told_what_to_export(
