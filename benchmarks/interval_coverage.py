@@ -21,11 +21,11 @@ from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.version import commit
-from trainer.evaluation.assess import SHARES, assess
-from trainer.evaluation.bootstrap import Ints
-from trainer.evaluation.curves import observed_areas
-from trainer.evaluation.operating import OperatingPoints
-from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.assessment.assess import SHARES, assess
+from trainer.evaluation.calibration.operating import OperatingPoints
+from trainer.evaluation.statistics.bootstrap import Ints
+from trainer.evaluation.statistics.curves import observed_areas
+from trainer.evaluation.statistics.predictions import Predictions
 
 METRICS = ("auc", "ap", *SHARES)
 _POPULATION = 300_000  # patients, from whom the truth is taken

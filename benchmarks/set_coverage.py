@@ -21,11 +21,11 @@ from benchmarks.lib.results import header, write_result
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.progress import Progress
-from trainer.evaluation.bootstrap import Ints, clusters_of
-from trainer.evaluation.coverages import COVERAGE, ROUNDING
-from trainer.evaluation.operating import fit_operating_points
-from trainer.evaluation.predictions import Predictions, concat_predictions, load_predictions
-from trainer.evaluation.set_coverage import set_coverage
+from trainer.evaluation.assessment.set_coverage import set_coverage
+from trainer.evaluation.calibration.coverages import COVERAGE, ROUNDING
+from trainer.evaluation.calibration.operating import fit_operating_points
+from trainer.evaluation.statistics.bootstrap import Ints, clusters_of
+from trainer.evaluation.statistics.predictions import Predictions, concat_predictions, load_predictions
 
 _NEW_PATIENTS, _SPLITS, _BAND = 200, 20, 0.99
 

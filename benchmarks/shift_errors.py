@@ -22,10 +22,10 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.version import commit
 from trainer.document.blocks import SIGNIFICANT
-from trainer.evaluation.bootstrap import Ints
-from trainer.evaluation.operating import OperatingPoints
-from trainer.evaluation.predictions import Predictions
-from trainer.evaluation.shifts import compare
+from trainer.evaluation.assessment.shifts import compare
+from trainer.evaluation.calibration.operating import OperatingPoints
+from trainer.evaluation.statistics.bootstrap import Ints
+from trainer.evaluation.statistics.predictions import Predictions
 
 _CORRELATION = 0.5  # of log odds, and of labels beyond these, between the images of a patient
 _SPREAD = 1.5  # of the log odds

@@ -27,9 +27,9 @@ from data_pipelines.loading.sampler import BatchSampler
 from data_pipelines.loading.views import Augmentation, PolicyName
 from data_pipelines.shards.index import Index
 from trainer.config import RuntimeConfig
-from trainer.evaluation.coverages import require_coverage
-from trainer.evaluation.operating import OperatingPoints, above_thresholds, probabilities
-from trainer.evaluation.prediction_table import NOVELTY, OF_SET, parts_beyond, set_columns
+from trainer.evaluation.calibration.coverages import require_coverage
+from trainer.evaluation.calibration.operating import OperatingPoints, above_thresholds, probabilities
+from trainer.evaluation.predicting.prediction_table import NOVELTY, OF_SET, parts_beyond, set_columns
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.models.bit import BiTResNet, build_model

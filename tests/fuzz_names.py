@@ -32,7 +32,7 @@ from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.shards.index import Index
 from trainer.document.blocks import Paragraph, Title
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.inputs import inputs_of
+from trainer.evaluation.predicting.inputs import inputs_of
 from trainer.reporting.collect import collect
 from trainer.reporting.compose import ComposedReport, write
 from trainer.reporting.tables import with_titles

@@ -47,8 +47,8 @@ from trainer import checkpoint
 from trainer.analysis.claim_file import read_claims
 from trainer.analysis.verdicts import judge
 from trainer.domain_distance.proximity_file import Distances, Pair, read_distances, write_distances
-from trainer.evaluation import predictions
-from trainer.evaluation.inputs import inputs_of
+from trainer.evaluation.predicting.inputs import inputs_of
+from trainer.evaluation.statistics import predictions
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
 from trainer.reporting.proximity_words import value_text

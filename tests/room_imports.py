@@ -1,7 +1,7 @@
 """Count the imports between files of one package that cross its rooms: python -m tests.room_imports [--list]
 
 A room is a folder; a module at the root of a package is one by itself. What every room may use (`SHARED`) is counted
-apart.
+apart. A large room has rooms of its own, with an order too (`trainer.evaluation`).
 """
 
 import ast
@@ -20,6 +20,20 @@ LAYERS = {
         *("evaluation", "training"),
         *("finetuning", "analysis", "domain_distance", "reporting", "sweep"),
     ],
+    "trainer.evaluation": [
+        *(
+            "outputs",
+            "whole_index",
+            "statistics",
+            "calibration",
+            "results",
+            "runs",
+            "leaks",
+            "predictor",
+            "preprocessing",
+        ),
+        *("chosen_thresholds", "explained", "assessment", "pages", "predicting", "exporting"),
+    ],
     "benchmarks": [
         *("lib", "lib.kernels", "lib.throughput", "lib.engines", "lib.loading", "lib.on_gpu", "lib.network"),
         *("lib.scaling", "lib.transfer_distance", "lib.union_heads"),
@@ -30,21 +44,30 @@ SHARED = {
     "trainer": {
         *("normalisation", "run_files", "losses", "metrics", "checkpoint", "config", "splits", "engine", "document"),
     },
+    "trainer.evaluation": set(),
     "benchmarks": {"lib"},
 }
+
+
+def folder_of(package: str) -> Path:
+    """The folder of a package, or of a room with rooms of its own."""
+    return ROOT.joinpath(*package.split("."))
 
 
 @cache
 def modules(package: str) -> dict[str, Path]:
     """Every module of a package, by its dotted name."""
-    paths = sorted((ROOT / package).rglob("*.py"))
+    paths = sorted(folder_of(package).rglob("*.py"))
     return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
 
 
 def room_of(module: str, package: str) -> str:
     """The folder that a module lies in, or its own name at the root of its package."""
-    path = modules(package)[module].relative_to(ROOT / package)
-    return ".".join(path.parent.parts) or path.stem
+    path = modules(package)[module].relative_to(folder_of(package))
+    room = ".".join(path.parent.parts)
+    while room not in LAYERS[package] and "." in room:
+        room = room.rpartition(".")[0]
+    return room or path.stem
 
 
 def imports(module: str, package: str) -> set[str]:

@@ -18,16 +18,16 @@ PREPARE = {name for name in sources() if name.startswith("prepare")}
 PRINTED_BY = {
     # An export takes thresholds and cards from modules that import these.
     "trainer.evaluation.chosen_thresholds": {"evaluate", "predict"},
-    "trainer.evaluation.explain_predictions": {"predict"},
-    "trainer.evaluation.groups": {"evaluate"},
+    "trainer.evaluation.predicting.explain_predictions": {"predict"},
+    "trainer.evaluation.assessment.groups": {"evaluate"},
     "trainer.profiling.recorder": TRAINING,  # nothing else sets RuntimeConfig.profile
     "trainer.engines.elastic": TRAINING,  # nothing else sets RuntimeConfig.elastic
     "trainer.engines.membership": TRAINING,
     "trainer.optim.lr_schedules": {"pretrain"},  # a warm-up; the others have none
-    "trainer.evaluation.evaluate_settings": {"evaluate"},  # an export takes their names alone
-    "trainer.evaluation.evaluated_set": {"evaluate"},
-    "trainer.evaluation.inputs": {"predict"},
-    "trainer.evaluation.predict_settings": {"predict"},
+    "trainer.evaluation.assessment.evaluate_settings": {"evaluate"},  # an export takes their names alone
+    "trainer.evaluation.assessment.evaluated_set": {"evaluate"},
+    "trainer.evaluation.predicting.inputs": {"predict"},
+    "trainer.evaluation.predicting.predict_settings": {"predict"},
     "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
     **{f"trainer.finetuning.{name}": TUNING for name in ("finetune", "options", "settings")},  # others take names alone
@@ -54,8 +54,8 @@ ONLY = {
     ("trainer.reporting.best_on_val", "--best-on"): {"report"},  # a benchmark collects without it
     ("trainer.reporting.trials", "--best-on"): {"report"},
     ("data_pipelines.shards.heads", "--head"): {"evaluate", "export", "predict"},
-    ("trainer.evaluation.conformal", "--coverage"): {"evaluate", "predict"},
-    ("trainer.evaluation.coverages", "--coverage"): {"evaluate", "predict"},
+    ("trainer.evaluation.calibration.conformal", "--coverage"): {"evaluate", "predict"},
+    ("trainer.evaluation.calibration.coverages", "--coverage"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--bits"): {"predict"},
     ("trainer.evaluation.predictor", "--precision"): {"evaluate", "predict"},
     ("trainer.evaluation.predictor", "--xray-size"): {"predict"},
@@ -87,14 +87,14 @@ ASKED_BEFORE = {
 # Flags of another program, which the message names or hands them on to; None: a part of a flag, or of a shell's line.
 OF_ANOTHER = {
     ("trainer.engines.horovod", "--nccl"): None,  # launchers/install_horovod.sh
-    ("trainer.evaluation.evaluated_set", "--size"): "prepare",
-    ("trainer.evaluation.evaluated_set", "--xray-size"): "prepare",
+    ("trainer.evaluation.assessment.evaluated_set", "--size"): "prepare",
+    ("trainer.evaluation.assessment.evaluated_set", "--xray-size"): "prepare",
     ("trainer.finetuning.finetune", "--size"): "prepare",
     ("trainer.finetuning.finetune", "--test-fraction"): "prepare",
     ("trainer.splits", "--test-fraction"): "prepare",
-    ("trainer.evaluation.groups", "--fact-columns"): "prepare csv",
-    ("trainer.evaluation.groups", "--study-date"): "prepare csv",
-    ("trainer.evaluation.page", "--patient-column"): "prepare csv",
+    ("trainer.evaluation.assessment.groups", "--fact-columns"): "prepare csv",
+    ("trainer.evaluation.assessment.groups", "--study-date"): "prepare csv",
+    ("trainer.evaluation.pages.page", "--patient-column"): "prepare csv",
     ("trainer.finetuning.finetune", "--xray-size"): "prepare",
     ("trainer.finetuning.paper_protocol", "--out"): "prepare",
     ("trainer.finetuning.paper_protocol", "--root"): "prepare",

@@ -22,7 +22,7 @@ PLAIN = {
     "trainer.engines.device": {"build"},
     "trainer.models.sources": {"name", "source", "_GOOGLE", "file"},
     "trainer.finetuning.paper_protocol": {"name", "given"},
-    "trainer.evaluation.model_card": {"_head_flag(run)"},
+    "trainer.evaluation.pages.model_card": {"_head_flag(run)"},
     "data_pipelines.datasets.catalog": {"name", "_root_flag(NAMED_SETS[name])"},
 }
 NOT_ADVICE = {"launchers.script", "trainer.pretrain"}  # the text of batch scripts; a name in `--help`

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.common.files import write_json
-from trainer.evaluation.inputs import _of_tar
+from trainer.evaluation.predicting.inputs import _of_tar
 from trainer.run_folder.csv_log import CsvLog
 from trainer.run_folder.metric_logger import MetricLogger
 

@@ -11,7 +11,7 @@ import sys
 
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.old_flags import translate
-from trainer.evaluation.evaluate_settings import Evaluate
+from trainer.evaluation.assessment.evaluate_settings import Evaluate
 
 OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 

@@ -19,7 +19,7 @@ def main() -> None:
     settings = parse(Export, __doc__)
     # Here because they come with PyTorch, which the help does not need.
     if settings.format in GRAPHS:
-        from trainer.evaluation.export_graph import export_graph as export
+        from trainer.evaluation.exporting.export_graph import export_graph as export
     else:
         from trainer.models.export_weights import export
 

@@ -13,7 +13,7 @@ import sys
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.message_parts import counted, number
 from data_pipelines.common.old_flags import translate
-from trainer.evaluation.predict_settings import Predict
+from trainer.evaluation.predicting.predict_settings import Predict
 
 OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 
@@ -23,12 +23,11 @@ def main() -> None:
     """Parse the command line and predict."""
     settings = parse(Predict, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))
     # Here because it comes with PyTorch, which the help does not need.
-    from trainer.evaluation.predict_images import predict_images
-    from trainer.evaluation.prediction_rows import GONE
+    from trainer.evaluation.predicting.predict_images import predict_images
 
     counts, left_out = predict_images(settings)
     kept = f", {counts['kept']} of them as before" if counts["kept"] else ""
-    gone = f", rows of {counts['gone']} that are gone (remark: {GONE})" if counts["gone"] else ""
+    gone = f", rows of {counts['gone']} that are gone (column remark)" if counts["gone"] else ""
     unreadable = f", {counts['unreadable']} could not be read (column error)" if counts["unreadable"] else ""
     unlike = f", {counts['unlike']} unlike the training images (column unlike training)" if counts["unlike"] else ""
     others = f", {number(left_out.total(), 'file')} left out: {counted(left_out)}" if left_out else ""

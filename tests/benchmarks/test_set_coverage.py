@@ -10,8 +10,8 @@ from scipy import stats
 from benchmarks import set_coverage
 from benchmarks.set_coverage import Design, SetCoverage, most_expected, simulate
 from data_pipelines.common.errors import InputError
-from trainer.evaluation.conformal import thresholds_of
-from trainer.evaluation.coverages import COVERAGE, LEVELS
+from trainer.evaluation.calibration.conformal import thresholds_of
+from trainer.evaluation.calibration.coverages import COVERAGE, LEVELS
 
 
 @pytest.mark.parametrize(("patients", "most_images"), [(12, 1), (60, 1), (60, 4)])

@@ -10,7 +10,7 @@ from benchmarks.lib.union_heads.sets import FOURTH, SHARED, SOURCES, write_set
 from benchmarks.lib.union_heads.study import Sizes, areas
 from data_pipelines.datasets.phantom import FINDINGS, finding_extent
 from data_pipelines.shards.index import Index
-from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.statistics.predictions import Predictions
 
 
 def labels_of(number: int, folder: Path) -> dict[str, np.ndarray]:

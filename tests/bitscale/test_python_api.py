@@ -17,7 +17,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.loading.sampler import BatchSampler
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engines import ENGINES
-from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.training.run import LaunchOptions, run
 
 PICTURES = [np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8) for seed in range(3)]

@@ -25,7 +25,7 @@ from data_pipelines.datasets.user_images import csv_table, image_folder
 from data_pipelines.datasets.webdataset import webdataset
 from data_pipelines.prepare import Output, prepare
 from data_pipelines.image_files.folder_scan import text_of
-from trainer.evaluation.inputs import inputs_of
+from trainer.evaluation.predicting.inputs import inputs_of
 place, out, column = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 pictures, table, tars = place / "bilder", place / "bilder" / "t.csv", place / "tars"
 sets = {

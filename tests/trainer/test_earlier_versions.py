@@ -21,7 +21,7 @@ from data_pipelines import prepare
 from launchers import submit
 from trainer import evaluate, export, predict, pretrain, report, status, transfer
 from trainer.config import MAY_CHANGE, as_it_was, setting_kinds
-from trainer.evaluation.prediction_table import NOVELTY
+from trainer.evaluation.predicting.prediction_table import NOVELTY
 
 ROOT = Path(__file__).resolve().parents[2]
 LEFT = ROOT / "tests" / "data" / "version_0.1"

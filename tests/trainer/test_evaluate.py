@@ -18,11 +18,11 @@ from tiny_sets import tiny_set
 from data_pipelines.common.errors import InputError
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
+from trainer.evaluation.assessment.evaluated_set import align_labels
+from trainer.evaluation.assessment.output_names import CASES, NUMBERS
+from trainer.evaluation.calibration.threshold_settings import ThresholdChoice
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
-from trainer.evaluation.evaluated_set import align_labels
-from trainer.evaluation.output_names import CASES, NUMBERS
-from trainer.evaluation.predictions import align, load_predictions
-from trainer.evaluation.threshold_settings import ThresholdChoice
+from trainer.evaluation.statistics.predictions import align, load_predictions
 from trainer.run_files import PREDICTIONS, RESULT
 
 

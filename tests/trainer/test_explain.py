@@ -13,10 +13,10 @@ from tiny_runs import FINDINGS, prepare_films, train_tiny, write_films
 from tiny_weights import save_run, tensors_of
 
 from data_pipelines.common.errors import InputError
+from trainer.evaluation.assessment.output_names import NUMBERS
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.explain_predictions import MOST_FINDINGS, MOST_IMAGES, NOTHING, PAGE, TABLE
-from trainer.evaluation.output_names import NUMBERS
-from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.evaluation.predicting.explain_predictions import MOST_FINDINGS, MOST_IMAGES, NOTHING, PAGE, TABLE
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.run_files import PREDICTIONS
 
 pytest.importorskip("captum.attr")  # here, so that no test counts the seconds of its import

@@ -14,8 +14,8 @@ from tiny_weights import save_run, tensors_of
 
 from data_pipelines import inspect
 from trainer import predict, report
-from trainer.evaluation.kept_outputs import SUFFIX
-from trainer.evaluation.prediction_table import NOVELTY, OF_SET
+from trainer.evaluation.predicting.kept_outputs import SUFFIX
+from trainer.evaluation.predicting.prediction_table import NOVELTY, OF_SET
 
 Run = Callable[..., tuple[int, str, str]]
 ABOUT: dict[str, Any] = {"task": "single_label", "resize": 32, "eval_view": "squash", "channels": 3, "xray_size": None}

@@ -26,12 +26,12 @@ from data_pipelines.inspect_page import draw
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import DataConfig
+from trainer.evaluation.assessment.output_names import NUMBERS
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
-from trainer.evaluation.export_graph import export_graph
-from trainer.evaluation.output_names import NUMBERS
-from trainer.evaluation.predict_images import Predict, predict_images
-from trainer.evaluation.predictions import load_predictions, saved_splits
+from trainer.evaluation.exporting.export_graph import export_graph
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.evaluation.results import recompute
+from trainer.evaluation.statistics.predictions import load_predictions, saved_splits
 from trainer.models.export_weights import Export, export
 from trainer.models.weight_files import OWN_KEY
 from trainer.models.weights import load_weights

@@ -14,10 +14,10 @@ from tiny_weights import save_run, tensors_of
 
 from data_pipelines.common.errors import InputError, RunError
 from trainer import checkpoint, predict
-from trainer.evaluation.operating import KEY, fit_operating_points
-from trainer.evaluation.predict_images import Predict, predict_images
-from trainer.evaluation.predictions import load_predictions
-from trainer.evaluation.threshold_settings import ThresholdChoice
+from trainer.evaluation.calibration.operating import KEY, fit_operating_points
+from trainer.evaluation.calibration.threshold_settings import ThresholdChoice
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
+from trainer.evaluation.statistics.predictions import load_predictions
 from trainer.run_files import PREDICTIONS
 
 

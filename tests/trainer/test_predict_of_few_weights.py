@@ -14,9 +14,9 @@ from tiny_weights import save_run, tensors_of
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.image_files.image_verification import verify_image
-from trainer.evaluation import evaluated_set
-from trainer.evaluation.predictions import load_predictions, saved_splits
+from trainer.evaluation.assessment import evaluated_set
 from trainer.evaluation.runs import open_run
+from trainer.evaluation.statistics.predictions import load_predictions, saved_splits
 from trainer.run_files import HEARTBEAT, PREDICTIONS
 from trainer.run_folder import write_status
 

@@ -15,15 +15,15 @@ import bitscale
 from data_pipelines.common.errors import InputError
 from trainer import checkpoint, predict
 from trainer.config import RuntimeConfig
+from trainer.evaluation.assessment.evaluated_set import test_elsewhere as on_other_set
+from trainer.evaluation.assessment.output_names import NUMBERS
+from trainer.evaluation.calibration.novelty import KEY as NOVELTY_KEY
+from trainer.evaluation.calibration.operating import KEY
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.evaluated_set import test_elsewhere as on_other_set
-from trainer.evaluation.novelty import KEY as NOVELTY_KEY
-from trainer.evaluation.operating import KEY
-from trainer.evaluation.output_names import NUMBERS
-from trainer.evaluation.predict_images import Predict, predict_images
-from trainer.evaluation.predictions import load_predictions
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
+from trainer.evaluation.statistics.predictions import load_predictions
 
 
 @pytest.fixture(scope="module")

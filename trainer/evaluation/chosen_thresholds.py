@@ -12,11 +12,11 @@ from data_pipelines.common.message_parts import nearest, some_of
 from data_pipelines.common.printable import printable
 from data_pipelines.common.tasks import Task
 from data_pipelines.datasets.table import read_table
-from trainer.evaluation.bootstrap import Bools, Floats
-from trainer.evaluation.operating import OperatingPoints
-from trainer.evaluation.predictions import Predictions, load_predictions, saved_splits, scores_of
+from trainer.evaluation.calibration.operating import OperatingPoints
+from trainer.evaluation.calibration.threshold_settings import ThresholdChoice
 from trainer.evaluation.runs import Run
-from trainer.evaluation.threshold_settings import ThresholdChoice
+from trainer.evaluation.statistics.bootstrap import Bools, Floats
+from trainer.evaluation.statistics.predictions import Predictions, load_predictions, saved_splits, scores_of
 
 _NAME, _THRESHOLD = "name", "threshold"  # columns of the file
 _ROUNDING = 1e-9

@@ -17,26 +17,26 @@ from trainer.config import RuntimeConfig
 from trainer.document.html_page import as_page
 from trainer.document.markdown import as_markdown
 from trainer.document.text import plain
-from trainer.evaluation.assess import Assessment, assess
-from trainer.evaluation.cases import write_cases
+from trainer.evaluation.assessment.assess import Assessment, assess
+from trainer.evaluation.assessment.cases import write_cases
+from trainer.evaluation.assessment.evaluate_settings import Evaluate
+from trainer.evaluation.assessment.evaluated_set import EvaluatedSet, test_elsewhere, test_own
+from trainer.evaluation.assessment.groups import assess_groups, group_by
+from trainer.evaluation.assessment.output_names import CASES, NUMBERS, output_names_of, require_no_other
+from trainer.evaluation.assessment.set_coverage import set_coverage
 from trainer.evaluation.chosen_thresholds import points_of
-from trainer.evaluation.evaluate_settings import Evaluate
-from trainer.evaluation.evaluated_set import EvaluatedSet, test_elsewhere, test_own
 from trainer.evaluation.explained import Explainer
-from trainer.evaluation.explained_page import Looked, look
-from trainer.evaluation.group_page import GROUPS
-from trainer.evaluation.group_table import write_groups
-from trainer.evaluation.groups import assess_groups, group_by
-from trainer.evaluation.model_card import CARD, card_head, card_heading, card_section, former_card, sections_of
-from trainer.evaluation.output_names import CASES, NUMBERS, output_names_of, require_no_other
-from trainer.evaluation.page import Evaluation, blocks, summary, warnings
-from trainer.evaluation.paired import Difference, paired
-from trainer.evaluation.predictions import align
+from trainer.evaluation.pages.explained_page import Looked, look
+from trainer.evaluation.pages.group_page import GROUPS
+from trainer.evaluation.pages.group_table import write_groups
+from trainer.evaluation.pages.model_card import CARD, card_head, card_heading, card_section, former_card, sections_of
+from trainer.evaluation.pages.page import Evaluation, blocks, summary, warnings
+from trainer.evaluation.pages.tables import signed
+from trainer.evaluation.pages.to_json import as_json
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run, open_run
-from trainer.evaluation.set_coverage import set_coverage
-from trainer.evaluation.tables import signed
-from trainer.evaluation.to_json import as_json
+from trainer.evaluation.statistics.paired import Difference, paired
+from trainer.evaluation.statistics.predictions import align
 
 PAGE = "evaluation.html"
 

@@ -15,10 +15,10 @@ from data_pipelines.common.progress import Progress
 from data_pipelines.shards.columns import Array
 from data_pipelines.shards.in_memory import in_memory_index
 from data_pipelines.shards.index import Index
-from trainer.evaluation.operating import OperatingPoints, probabilities
-from trainer.evaluation.predictions import scores_of
+from trainer.evaluation.calibration.operating import OperatingPoints, probabilities
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run
+from trainer.evaluation.statistics.predictions import scores_of
 from trainer.explanation import (
     METHODS,
     NUMBER,

@@ -27,8 +27,8 @@ from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Precision, RuntimeConfig
 from trainer.engines import ENGINES
-from trainer.evaluation.novelty import PARTS, Novelty
-from trainer.evaluation.operating import HEADS_KEY, KEY
+from trainer.evaluation.calibration.novelty import PARTS, Novelty
+from trainer.evaluation.calibration.operating import HEADS_KEY, KEY
 from trainer.evaluation.outputs import describe
 from trainer.evaluation.runs import Run
 from trainer.evaluation.whole_index import outputs_of

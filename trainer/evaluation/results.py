@@ -12,9 +12,9 @@ from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger
 from data_pipelines.common.splits import Split
 from data_pipelines.shards.index import Index
-from trainer.evaluation.novelty import MOST_IMAGES, fit_novelty
-from trainer.evaluation.operating import HEADS_KEY, KEY, fit_operating_points
-from trainer.evaluation.predictions import columns_of, of_index
+from trainer.evaluation.calibration.novelty import MOST_IMAGES, fit_novelty
+from trainer.evaluation.calibration.operating import HEADS_KEY, KEY, fit_operating_points
+from trainer.evaluation.statistics.predictions import columns_of, of_index
 from trainer.metrics import all_metrics, compute_metrics, left_out
 from trainer.run_files import PREDICTIONS
 

@@ -14,11 +14,11 @@ from data_pipelines.shards.heads import Head, choose_head, heads_of, refuse_head
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
 from trainer.config import Config, config_of, differences
-from trainer.evaluation.conformal import calibrate
-from trainer.evaluation.novelty import KEY as NOVELTY_KEY
-from trainer.evaluation.novelty import Novelty, read_novelty
-from trainer.evaluation.operating import HEADS_KEY, KEY, UNFITTED, OperatingPoints, fit_operating_points
-from trainer.evaluation.predictions import Predictions, load_predictions, saved_splits
+from trainer.evaluation.calibration.conformal import calibrate
+from trainer.evaluation.calibration.novelty import KEY as NOVELTY_KEY
+from trainer.evaluation.calibration.novelty import Novelty, read_novelty
+from trainer.evaluation.calibration.operating import HEADS_KEY, KEY, UNFITTED, OperatingPoints, fit_operating_points
+from trainer.evaluation.statistics.predictions import Predictions, load_predictions, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
 from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
 from trainer.run_folder import RunStatus, unfinished

@@ -13,7 +13,7 @@ from data_pipelines.shards.heads import heads_of
 from trainer.config import Config, DataConfig, Mode, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.evaluation.predictions import Predictions, load_predictions
+from trainer.evaluation.statistics.predictions import Predictions, load_predictions
 from trainer.metrics import all_metrics
 from trainer.training.frozen_features import run_frozen
 from trainer.training.launch_options import LaunchOptions

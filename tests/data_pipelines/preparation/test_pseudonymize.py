@@ -14,7 +14,7 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE, salt, salt_path
 from data_pipelines.shards.index import Index
-from trainer.evaluation.predictions import columns_of
+from trainer.evaluation.statistics.predictions import columns_of
 
 NAMES = ("MILLER", "GARCIA", "OKAFOR", "TANAKA", "NOWAK", "SILVA", "KOWALSKI", "HANSEN")
 

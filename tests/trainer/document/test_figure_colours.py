@@ -8,7 +8,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from benchmarks.lib.scaling import figure as scaling
-from trainer.evaluation import figures as evaluation
+from trainer.evaluation.pages import figures as evaluation
 from trainer.reporting import laws_figures
 from trainer.reporting.claims_figure import LOOKS
 from trainer.reporting.figures import styles_of

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from trainer.document.text import plain
-from trainer.evaluation.assess import assess
-from trainer.evaluation.operating import OperatingPoints
-from trainer.evaluation.page import summary
-from trainer.evaluation.predictions import Predictions, age_band
+from trainer.evaluation.assessment.assess import assess
+from trainer.evaluation.calibration.operating import OperatingPoints
+from trainer.evaluation.pages.page import summary
+from trainer.evaluation.statistics.predictions import Predictions, age_band
 
 
 @pytest.mark.parametrize(

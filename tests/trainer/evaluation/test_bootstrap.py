@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import auc as area_of
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from trainer.evaluation.bootstrap import Ranking, Resamples, clusters_of
-from trainer.evaluation.curves import observed_areas, roc
+from trainer.evaluation.statistics.bootstrap import Ranking, Resamples, clusters_of
+from trainer.evaluation.statistics.curves import observed_areas, roc
 
 
 def sample(seed: int, count: int, decimals: int) -> tuple[np.ndarray, ...]:

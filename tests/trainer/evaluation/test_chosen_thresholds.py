@@ -10,11 +10,16 @@ from test_operating import of
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.tasks import Task
-from trainer.evaluation.assess import assess
+from trainer.evaluation.assessment.assess import assess
+from trainer.evaluation.calibration.operating import (
+    OperatingPoints,
+    above_thresholds,
+    calibrated_thresholds,
+    probabilities,
+)
+from trainer.evaluation.calibration.threshold_settings import ThresholdChoice
 from trainer.evaluation.chosen_thresholds import at_sensitivity, fixed, points_of, read_thresholds
-from trainer.evaluation.operating import OperatingPoints, above_thresholds, calibrated_thresholds, probabilities
 from trainer.evaluation.runs import Run
-from trainer.evaluation.threshold_settings import ThresholdChoice
 
 CHOSEN = OperatingPoints(2.0, {"a": -1.0, "b": 0.5, "c": 1.0}, images=50)
 RUN = Run(Path("run"), None, {"operating_points": CHOSEN.to_dict()}, {}, {})

@@ -10,13 +10,21 @@ from scipy import stats
 
 from data_pipelines.common.errors import InputError
 from trainer.document.markdown import as_markdown
-from trainer.evaluation.assess import assess
-from trainer.evaluation.conformal import Calibrated, SetRule, calibrate, labels_of, set_rule, thresholds_of, true_labels
-from trainer.evaluation.coverages import LEVELS, fewest_units, most_covered, require_coverage
-from trainer.evaluation.operating import OperatingPoints, fit_operating_points
-from trainer.evaluation.page import set_blocks
-from trainer.evaluation.predictions import Predictions
-from trainer.evaluation.set_coverage import SetCoverage, likely_coverage, set_coverage
+from trainer.evaluation.assessment.assess import assess
+from trainer.evaluation.assessment.set_coverage import SetCoverage, likely_coverage, set_coverage
+from trainer.evaluation.calibration.conformal import (
+    Calibrated,
+    SetRule,
+    calibrate,
+    labels_of,
+    set_rule,
+    thresholds_of,
+    true_labels,
+)
+from trainer.evaluation.calibration.coverages import LEVELS, fewest_units, most_covered, require_coverage
+from trainer.evaluation.calibration.operating import OperatingPoints, fit_operating_points
+from trainer.evaluation.pages.page import set_blocks
+from trainer.evaluation.statistics.predictions import Predictions
 
 
 def draw(rng: np.random.Generator, patients: int, findings: int = 0, most_images: int = 4) -> Predictions:

@@ -19,10 +19,10 @@ from tiny_weights import CLASSES, SMALL, Tensors, save_npz, save_run, tensors_of
 
 from data_pipelines.common.errors import InputError, RunError
 from trainer import export as program
-from trainer.evaluation import graph_report
+from trainer.evaluation.calibration.operating import HEADS_KEY, KEY, OperatingPoints
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.export_graph import export_graph
-from trainer.evaluation.operating import HEADS_KEY, KEY, OperatingPoints
+from trainer.evaluation.exporting import graph_report
+from trainer.evaluation.exporting.export_graph import export_graph
 from trainer.models import graph
 from trainer.models.bit import build_model
 from trainer.models.export_settings import EXPORTED_FILES, Export

@@ -16,14 +16,14 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import csv_table
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
-from trainer.evaluation.assess import assess
+from trainer.evaluation.assessment.assess import assess
+from trainer.evaluation.assessment.groups import MOST_GROUPS, Groups, assess_groups, group_by
+from trainer.evaluation.assessment.output_names import NUMBERS
+from trainer.evaluation.assessment.shifts import Comparison
+from trainer.evaluation.calibration.operating import OperatingPoints
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.group_page import GROUPS, group_warnings
-from trainer.evaluation.groups import MOST_GROUPS, Groups, assess_groups, group_by
-from trainer.evaluation.operating import OperatingPoints
-from trainer.evaluation.output_names import NUMBERS
-from trainer.evaluation.predictions import Predictions
-from trainer.evaluation.shifts import Comparison
+from trainer.evaluation.pages.group_page import GROUPS, group_warnings
+from trainer.evaluation.statistics.predictions import Predictions
 from trainer.run_files import PREDICTIONS
 
 NOTHING, MOVED = (Design(6, 200, 2, -1.0, moved=moved, by=3.0) for moved in ("nothing", "calibration"))

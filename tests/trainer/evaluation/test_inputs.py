@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import image_folder
-from trainer.evaluation.inputs import Inputs, inputs_of
+from trainer.evaluation.predicting.inputs import Inputs, inputs_of
 
 
 def picture(file_format: str = "PNG", frames: int = 1) -> bytes:

@@ -7,11 +7,16 @@ import pytest
 from scipy import stats
 from scipy.stats import norm
 
-from trainer.evaluation.assess import assess
-from trainer.evaluation.intervals import auc_interval, difference_interval, percentile_interval, share_interval
-from trainer.evaluation.operating import OperatingPoints
-from trainer.evaluation.paired import paired
-from trainer.evaluation.predictions import Predictions
+from trainer.evaluation.assessment.assess import assess
+from trainer.evaluation.calibration.operating import OperatingPoints
+from trainer.evaluation.statistics.intervals import (
+    auc_interval,
+    difference_interval,
+    percentile_interval,
+    share_interval,
+)
+from trainer.evaluation.statistics.paired import paired
+from trainer.evaluation.statistics.predictions import Predictions
 
 SEPARATION, WITHIN_PATIENT = 1.2, 0.5
 

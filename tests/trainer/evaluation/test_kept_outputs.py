@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.evaluation.kept_outputs import SUFFIX, Judged, KeptOutputs
+from trainer.evaluation.predicting.kept_outputs import SUFFIX, Judged, KeptOutputs
 
 MADE_WITH = {"weights": "x", "precision": "fp32"}
 ONE, OTHER = Judged(5, remark="grey", logits=[0.1, -2.5], novelty=[0.1, 0.2, 0.3]), Judged(6, logits=[1.0, 2.0])

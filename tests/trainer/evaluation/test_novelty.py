@@ -9,7 +9,7 @@ from scipy.spatial.distance import mahalanobis
 from tiny_weights import SMALL
 from torch import Tensor
 
-from trainer.evaluation.novelty import KEY, PARTS, Normal, Novelty, fit_novelty, read_novelty
+from trainer.evaluation.calibration.novelty import KEY, PARTS, Normal, Novelty, fit_novelty, read_novelty
 from trainer.evaluation.outputs import NUM_GREY, describe
 from trainer.models.bit import build_model
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit
 
 from data_pipelines.common.tasks import Task
-from trainer.evaluation.operating import (
+from trainer.evaluation.calibration.operating import (
     OperatingPoints,
     calibrated_thresholds,
     fit_operating_points,
@@ -16,7 +16,7 @@ from trainer.evaluation.operating import (
     reliability,
     youden,
 )
-from trainer.evaluation.predictions import Predictions, scores_of
+from trainer.evaluation.statistics.predictions import Predictions, scores_of
 
 
 def of(logits: np.ndarray, labels: np.ndarray, *classes: str) -> Predictions:

@@ -18,7 +18,7 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
-from trainer.evaluation.predict_images import Predict
+from trainer.evaluation.predicting.predict_images import Predict
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 

@@ -17,9 +17,9 @@ from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.manifest import MANIFEST, content_digest, read_manifest
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
+from trainer.evaluation.assessment.output_names import NUMBERS
 from trainer.evaluation.evaluate_run import CARD, PAGE, Evaluate, evaluate_run
 from trainer.evaluation.leaks import leaks
-from trainer.evaluation.output_names import NUMBERS
 from trainer.evaluation.runs import open_run, own_data
 from trainer.run_files import RESULT
 

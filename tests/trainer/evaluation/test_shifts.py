@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from benchmarks.shift_errors import DESIGNS, Design, ShiftErrors, count_warnings
-from trainer.evaluation.operating import OperatingPoints
-from trainer.evaluation.predictions import Predictions
-from trainer.evaluation.shifts import MOST_CLASSES, Comparison, compare
+from trainer.evaluation.assessment.shifts import MOST_CLASSES, Comparison, compare
+from trainer.evaluation.calibration.operating import OperatingPoints
+from trainer.evaluation.statistics.predictions import Predictions
 
 SMALL = Design(6, 150, 2, -1.0)
 

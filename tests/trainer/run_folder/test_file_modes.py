@@ -12,8 +12,8 @@ from tiny_runs import prepare_films, train_tiny, write_films
 
 from data_pipelines.preparation.pseudonymize import SALT_VARIABLE
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.export_graph import export_graph
-from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.evaluation.exporting.export_graph import export_graph
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.kernels import native
 from trainer.models.export_weights import Export, export
 from trainer.reporting.report_runs import Report, write_report

@@ -19,13 +19,13 @@ from trainer import checkpoint
 from trainer.config import Config, RuntimeConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
+from trainer.evaluation.assessment.output_names import NUMBERS
+from trainer.evaluation.calibration.operating import HEADS_KEY
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
-from trainer.evaluation.export_graph import export_graph
-from trainer.evaluation.operating import HEADS_KEY
-from trainer.evaluation.output_names import NUMBERS
-from trainer.evaluation.predict_images import Predict, predict_images
-from trainer.evaluation.predictions import load_predictions
+from trainer.evaluation.exporting.export_graph import export_graph
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.evaluation.runs import open_run
+from trainer.evaluation.statistics.predictions import load_predictions
 from trainer.metrics import all_metrics
 from trainer.models.bit import build_model
 from trainer.models.export_weights import Export, export

@@ -18,8 +18,8 @@ from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig
 from trainer.engine import Engine
 from trainer.engines import ENGINES
-from trainer.evaluation.predictions import load_predictions, saved_splits
 from trainer.evaluation.results import final_metrics, recompute, save_predictions
+from trainer.evaluation.statistics.predictions import load_predictions, saved_splits
 from trainer.models.bit import BiTResNet
 from trainer.run_files import PREDICTIONS, RESULT, SUBSET
 from trainer.training.job import write_subset

@@ -20,7 +20,7 @@ from trainer import checkpoint, pretrain
 from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, RuntimeConfig, ScheduleConfig, differences
 from trainer.engines import ENGINES
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.evaluation.runs import open_run, own_data
 from trainer.training.frozen_features import run_frozen
 from trainer.training.job import Job, make_job

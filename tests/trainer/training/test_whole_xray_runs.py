@@ -17,7 +17,7 @@ from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer.config import RuntimeConfig
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.predict_images import Predict, predict_images
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 from trainer.run_files import PREDICTIONS

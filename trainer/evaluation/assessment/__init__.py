@@ -1,0 +1,1 @@
+"""A test set judged: metrics of each class and group, cases, errors, coverage."""

@@ -1,0 +1,1 @@
+"""Predictions of new images: inputs, the table of predictions, maps."""

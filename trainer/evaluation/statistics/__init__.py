@@ -1,0 +1,1 @@
+"""Metrics of predictions with confidence intervals: resampled patients, ROC and precision, paired comparisons."""
