@@ -133,8 +133,8 @@ def _ranks(run_dir: Path) -> str | None:
     changes, last = Counter(row["change"] for row in rows), rows[-1]
     why = f" ({last['why']})" if last["why"] else ""
     return (
-        f"{last['ranks']} rank{'s' * (last['ranks'] != '1')}; {changes['left']} left and {changes['joined']} joined, the "
-        f"last at step {last['step']}: {last['rank']} {last['change']}{why}"
+        f"{last['ranks']} rank{'s' * (last['ranks'] != '1')}; {changes['left']} left and {changes['joined']} joined, "
+        f"the last at step {last['step']}: {last['rank']} {last['change']}{why}"
     )
 
 
