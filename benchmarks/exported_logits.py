@@ -1,4 +1,4 @@
-"""How far the logits of ONNX Runtime are from those of the model in float64, for models of every size with random weights:
+"""How far the logits of ONNX Runtime are from those of the model in float64, for several sizes, with random weights:
 python benchmarks/exported_logits.py [--models r26x1 r50x1]
 """
 
