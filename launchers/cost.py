@@ -150,7 +150,7 @@ def _had_gpus(folder: Path) -> bool | None:
     """By the name of the device, for runs whose rows do not say it."""
     try:
         name = str(json.loads((folder / "environment.json").read_text(encoding="utf-8"))["device"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return any(maker in name for maker in _GPU_MAKERS)
 
@@ -160,7 +160,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # a kill left the last line unfinished
         if isinstance(row, dict):
             yield row

@@ -48,6 +48,7 @@ from trainer.analysis.claim_file import read_claims
 from trainer.analysis.verdicts import judge
 from trainer.domain_distance.proximity_file import Distances, Pair, read_distances, write_distances
 from trainer.evaluation.predicting.inputs import inputs_of
+from trainer.evaluation.predicting.kept_outputs import Judged, KeptOutputs
 from trainer.evaluation.statistics import predictions
 from trainer.models.weights import describe_weights, load_weights
 from trainer.reporting.collect import collect
@@ -235,6 +236,31 @@ def predictions_npz(folder: Path) -> Parser:
         predictions.load_predictions(folder, "test")
 
     return Parser(folder, [folder / "predictions.npz"], read)
+
+
+def kept_outputs(folder: Path) -> Parser:
+    """What a damaged record still tells of a picture is what was written of it."""
+    table, made_with = folder / "predictions.csv", {"weights": "x", "precision": "fp32"}
+    judged = {
+        "a.png": Judged(5, remark="grey", logits=[0.1, -2.5], novelty=[0.1, 0.2, 0.3]),
+        "b\udce9.png": Judged(6, logits=[1.0, 1e-9]),
+        "c.png": Judged(7, error="cannot be decoded", logits=[]),
+    }
+    states = {name: (number, 2, 3, 4) for number, name in enumerate(judged)}
+    with KeptOutputs(table, made_with, [folder]) as kept:
+        kept.add((name, states[name], one) for name, one in judged.items())
+        kept.add_table()
+
+    def read(_: Path) -> None:
+        with KeptOutputs(table, made_with, [folder]) as kept:
+            for name, one in judged.items():
+                found = kept.of_name(name), kept.of_state(states[name]), kept.of_content(one.content)
+                assert all(each in (None, one) for each in found), "outputs that nobody wrote"
+                kept.add([(name, states[name], one)])
+        with KeptOutputs(table, made_with, [folder]) as kept:
+            assert all(kept.of_name(name) == one for name, one in judged.items()), "what was added is lost"
+
+    return Parser(folder, [kept.path], read)
 
 
 def site_profile(folder: Path) -> Parser:
@@ -446,6 +472,7 @@ FILE_PARSERS: dict[str, Callable[[Path], Parser]] = {
     "weights safetensors": weights_safetensors,
     "checkpoint": checkpoints,
     "predictions.npz": predictions_npz,
+    "kept outputs": kept_outputs,
     "result.json": result_json,
     "proximity.json": proximity_json,
     "authors' csv": authors_csv,

@@ -235,7 +235,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         with path.open("rb") as file:
             content = json.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
             yield file, content
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path} is not a complete checkpoint ({error}); take another one") from error
 
 

@@ -139,7 +139,7 @@ def _stored_names(path: Path, columns: _Columns) -> tuple[str, ...]:
         stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     try:
         names = json.loads(stored)["info"]["features"][columns.label]["names"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ()
     return tuple(map(str, names)) if isinstance(names, list) and len(set(map(str, names))) == len(names) else ()
 

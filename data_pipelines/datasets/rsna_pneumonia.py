@@ -113,7 +113,7 @@ def _nih_patients(root: Path, table: pd.DataFrame, split_by: SplitBy) -> "pd.Ser
         rows = json.loads(path.read_text(encoding="utf-8"))
         images = {row["subset_img_id"]: _NIH_IMAGE.fullmatch(row["img_id"]) for row in rows}
         patients = {name: match[1] for name, match in images.items() if match}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path} is not RSNA's list of images ({error!r}); get it again at {_MAPPING_HOME}") from error
     found = table["name"].map(patients)
     if (missing := found.isna()).any():

@@ -208,7 +208,7 @@ def _json_field(tar: OpenTar, files: dict[str, Member], image: Member, field: st
         )
     try:
         content = json.loads(tar.read(files["json"]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{files['json']} is not JSON: {error}") from error
     if not isinstance(content, dict) or field not in content:
         fields = ", ".join(content) if isinstance(content, dict) else "none"

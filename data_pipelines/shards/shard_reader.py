@@ -63,7 +63,7 @@ class ShardReader:
             if size > _MOST_DESCRIBED_BYTES:
                 raise ValueError(f"{size} bytes of description")
             content = json.loads(self._read(shard, start + tarfile.BLOCKSIZE, size).tobytes())
-        except (tarfile.TarError, ValueError) as error:
+        except (tarfile.TarError, ValueError, RecursionError) as error:
             raise ShardError(f"{self._shards[shard]} has no description at byte {start} ({error})") from error
         return content if isinstance(content, dict) else {}
 
@@ -190,5 +190,5 @@ def _sums(manifest: Path, written_ns: int) -> dict[tuple[str, str], tuple[int, s
             for split, content in splits.items()
             for shard in content["shards"]
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}

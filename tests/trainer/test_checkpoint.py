@@ -92,6 +92,7 @@ def test_other_formats_are_refused_by_name(tmp_path: Path, metadata: dict[str, s
         ("model.weight", {"loss_scaler": "{}"}),
         ("model.weight", {"loss_scaler": "{}", "about": "{"}),
         ("model.weight", {"loss_scaler": "{}", "about": "[]"}),
+        ("model.weight", {"loss_scaler": "{}", "about": "[" * 20_000}),
     ],
 )
 def test_incomplete_contents_are_refused_by_name(tmp_path: Path, tensor_name: str, header: dict[str, str]) -> None:

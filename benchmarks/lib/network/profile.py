@@ -96,7 +96,7 @@ def load_profile(name: str) -> Profile:
         raise InputError(f"no hardware profile {name!r}{nearest(name, profile_names())}; or name a .toml file")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no TOML file: {error}") from error
     values: dict[str, float] = {}
     for number in (*_NUMBERS, *_OF_A_RANK, "nodes"):

@@ -95,6 +95,13 @@ def test_stored_names_that_are_not_unique_are_not_taken(tmp_path: Path) -> None:
     assert parquet(tmp_path).classes == ("0", "1")
 
 
+@pytest.mark.parametrize("stored", ["{", "[]", pytest.param("[" * 20_000, id="too deep")])
+def test_what_does_not_store_names_is_not_taken(stored: str, tmp_path: Path) -> None:
+    table = pa.table({"image": [{"bytes": picture(0)}, {"bytes": picture(1)}], "label": [0, 1]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": stored}), tmp_path / "x.parquet")
+    assert parquet(tmp_path).classes == ("0", "1")
+
+
 def test_other_columns_can_be_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"jpg": [picture(1)], "cls": [0]}), tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"no column 'image'; name one of these with --image-column: jpg \(binary\)"):

@@ -86,6 +86,7 @@ def test_contradicting_boxes_are_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "is not RSNA's list of images"),
+        pytest.param("[" * 20_000, "is not RSNA's list of images", id="too deep"),
         ("[1]", "is not RSNA's list of images"),
         ('{"a": 1}', "is not RSNA's list of images"),
         ('[{"img_id": null, "subset_img_id": "x"}]', "is not RSNA's list of images"),

@@ -170,6 +170,7 @@ def test_parts_are_a_partition(tmp_path: Path, write_tar: WriteTar, num_tars: in
         ({"0.jpg": b""}, r"0.jpg has no label: its sample has neither .cls nor .json, only .jpg"),
         ({"0.jpg": b"", "0.json": b"{"}, r"0.json is not JSON"),
         ({"0.jpg": b"", "0.json": b"\xff"}, r"0.json is not JSON"),
+        ({"0.jpg": b"", "0.json": b"[" * 20_000}, r"0.json is not JSON"),
         ({"0.jpg": b"", "0.json": b"[1]"}, r"0.json has no field 'label' \(it has: none\)"),
         ({"0.jpg": b"", "0.json": as_json(labels={"dog": 1})}, r"no field 'label' \(it has: labels\); .*--label-field"),
         ({"0.jpg": b"", "0.json": as_json(label=True)}, r"its label True is neither a whole number nor a name"),
