@@ -132,8 +132,8 @@ def _ranks(run_dir: Path) -> str | None:
     changes, last = Counter(row["change"] for row in rows), rows[-1]
     why = f" ({last['why']})" if last["why"] else ""
     return (
-        f"{last['ranks']} ranks; {changes['left']} have left and {changes['joined']} have joined, the last at step "
-        f"{last['step']}: {last['rank']} {last['change']}{why}"
+        f"{last['ranks']} rank{'' if last['ranks'] == '1' else 's'}; {changes['left']} left and {changes['joined']} "
+        f"joined, the last at step {last['step']}: {last['rank']} {last['change']}{why}"
     )
 
 

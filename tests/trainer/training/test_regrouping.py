@@ -140,7 +140,7 @@ def test_who_left_and_joined_is_recorded(phantoms: Path, tmp_path: Path) -> None
     ]
     step = rows[-1][0]
     assert run_status(run_dir, 900.0, 0.0).ranks == (
-        f"1 ranks; 1 have left and 1 have joined, the last at step {step}: node3-0 joined"
+        f"1 rank; 1 left and 1 joined, the last at step {step}: node3-0 joined"
     )
 
 
