@@ -204,7 +204,7 @@ class Engine(ABC):
         update out, on the device, unless they add up."""
         return
 
-    def all_stop(self, is_asked: Callable[[], bool]) -> bool:
+    def agree_to_stop(self, is_asked: Callable[[], bool]) -> bool:
         """Some rank was asked to stop: whether all of them stop, as they must unless the engine is elastic; there,
         those that were asked leave, and the others regroup. `is_asked`: whether this one was. Collective."""
         return True

@@ -41,6 +41,8 @@ UNJUDGED = "unjudged.csv"
 """The images of an evaluation that could not be read."""
 RANKS = "ranks.csv"
 """Of an elastic run: who left and joined, when and why."""
+NONFINITE = "nonfinite_step_{step:08d}.json"
+"""The images of the step whose loss or gradient ended the run."""
 SKIPPED_STEPS = "skipped_steps.csv"
 
 _DEEPEST = 4  # folders below: of a sweep's, out/source/target/run

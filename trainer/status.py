@@ -8,6 +8,7 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 
 # isort: split
 import json
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,9 +21,10 @@ import tyro
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
+from trainer.run_files import STATUS
 from trainer.run_folder import RunStatus, run_folders, run_status
 
-_ERROR_CHARACTERS = 100
+_LINE, _INDENT = 104, " " * 4
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def table(runs: Sequence[RunStatus]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for i, run in enumerate(runs, 1):
-        notes = [f"    {_first_line(run.error)}"] if run.error and run.state != "finished" else []
+        notes = _reason(run) if run.reason and run.state != "finished" else []
         notes += [f"    {printable(run.holder)}"] if run.holder else []
         notes += [f"    {printable(run.ranks)}"] if run.ranks else []
         notes += [f"    resume with: {printable(run.command)}"] if run.command else []
@@ -63,9 +65,11 @@ def table(runs: Sequence[RunStatus]) -> str:
     return "\n".join(lines)
 
 
-def _first_line(text: str) -> str:
-    line = printable((text.splitlines() or [""])[0])
-    return line if len(line) <= _ERROR_CHARACTERS else f"{line[: _ERROR_CHARACTERS - 3]}..."
+def _reason(run: RunStatus) -> list[str]:
+    """The first line of why a run ended, with its remedy, in lines that fit."""
+    first, *others = run.reason.splitlines()
+    text = printable(first) + (f" ({STATUS} has more)" if others else "")
+    return textwrap.wrap(text, _LINE, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False)
 
 
 def _duration(seconds: float) -> str:
@@ -83,7 +87,10 @@ def main() -> None:
     runs = [run_status(run, settings.stalled_after_s, time.time()) for run in found]
     if not runs:
         raise InputError(f"there are no runs in {', '.join(map(str, settings.runs))}")
-    print(json.dumps([asdict(run) for run in runs], indent=1) if settings.json else table(runs))
+    if settings.json:  # `error` is the name that `reason` had in version 0.1
+        print(json.dumps([asdict(run) | {"error": run.reason} for run in runs], indent=1))
+    else:
+        print(table(runs))
 
 
 if __name__ == "__main__":

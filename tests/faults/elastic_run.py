@@ -14,6 +14,7 @@ from tests.faults.run import PATIENCE, PROGRESS_S, ROOT, processes_with, wait_un
 EVAL_EVERY, SAVE_EVERY, LOG_EVERY, BATCH_SIZE = 40, 20, 10, 16
 TIMEOUT_S = round(8 * PATIENCE)
 _COORDINATOR = "launchers/coordinator.py"
+_STARTED = 19  # in /proc/PID/stat, counted after the name: when the process, or the thread, was started
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Note:
     """What a rank's process is at, or was when it ended."""
 
     pid: int
+    started: int
     slot: int
     rank: int
     round: int
@@ -77,7 +79,7 @@ class ElasticRun:
         for path in self.notes.glob("note-*-*[0-9]"):
             with suppress(OSError, ValueError):
                 note = Note(**json.loads(path.read_bytes()))
-                if _is_alive(note.pid):
+                if is_alive(note):
                     notes.append(note)
         return sorted(notes, key=lambda note: note.slot)
 
@@ -129,9 +131,12 @@ class ElasticRun:
         wait_until(lambda: not self.is_running, "the end of the run", seconds, 0.05)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(note: Note) -> bool:
+    """Whether the process that wrote the note lives. Its number may be that of another by now, or of a thread: a signal
+    to a thread's number goes to the whole process."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        fields = Path(f"/proc/{note.pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0] not in "ZX" and int(fields[_STARTED]) == note.started
     return False
 
 

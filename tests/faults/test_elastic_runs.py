@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from tests.faults import elastic_judge as judge
 from tests.faults.elastic_judge import faults_in_ledger, faults_in_metrics
 from tests.faults.elastic_rounds import SHARES, deal, drill
-from tests.faults.elastic_run import ElasticRun
+from tests.faults.elastic_run import ElasticRun, Note, is_alive
 from tests.faults.rounds import Arena
 from tests.faults.run import LEFT_S, PROGRESS_S, ROOT, wait_until
 from tests.faults.strikes import small_disk, unmount
@@ -55,6 +56,22 @@ def test_rows_of_metrics_are_counted() -> None:
     assert faults_in_metrics(due, 20) == []
     assert "train/loss" in faults_in_metrics(due[1:], 20)[0]
     assert "val/loss" in faults_in_metrics([*due, due[-1]], 20)[0]
+
+
+@on_linux
+def test_thread_with_the_number_of_an_ended_rank_is_no_rank() -> None:
+    """A kill of it would end the process that it belongs to, which is none of those to be killed."""
+    started = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    assert is_alive(Note(os.getpid(), started, 0, 0, 0, 0, "data"))
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    number = thread.native_id
+    assert number is not None
+    assert Path(f"/proc/{number}/stat").exists()
+    assert not is_alive(Note(number, started - 1, 0, 0, 0, 0, "data"))
+    ended.set()
+    thread.join()
 
 
 def test_faults_are_dealt_by_their_shares() -> None:

@@ -36,7 +36,7 @@ def test_a_path_is_named_as_it_was_typed(tmp_path: Path, monkeypatch: pytest.Mon
     for source in ("runs/mime", "./runs/mime", "local-dir:runs/mime"):
         with pytest.raises(InputError, match=r"; did you mean runs/mine\?$"):
             locate(source)
-    with pytest.raises(InputError, match="are listed by: bitscale status runs$"):
+    with pytest.raises(InputError, match=r"are listed by: bitscale status runs$"):
         locate("runs/zzz")
     with pytest.raises(InputError, match=r"published weights; did you mean runs\?$"):
         locate("run")

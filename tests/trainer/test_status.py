@@ -65,8 +65,16 @@ def test_state_of_a_run(tmp_path: Path, name: str, state: str | None, options: d
     kind, step, left_s, error, command = expected
     assert (found.state, found.step) == (kind, step)
     assert found.left_s == (None if left_s is None else pytest.approx(left_s))
-    assert error in found.error
+    assert error in found.reason
     assert (found.command is None) if command is None else found.command.startswith(command)
+
+
+def test_the_remedy_at_the_end_of_a_reason_is_shown(tmp_path: Path) -> None:
+    reason = f"{'the loss of step 40 is not finite, ' * 5}lower the learning rate\nand more"
+    lines = table([run_status(run_of(tmp_path / "run", "failed", reason=reason), 900.0, NOW)]).splitlines()
+    lines = [line for line in lines[2:-1] if "resume with" not in line]
+    assert all(line.startswith("    ") and len(line) <= 104 for line in lines)
+    assert " ".join(line.strip() for line in lines).endswith("lower the learning rate (status.json has more)")
 
 
 def test_finished_needs_its_result(tmp_path: Path) -> None:
@@ -113,7 +121,7 @@ def test_command_prints_a_table_or_json(
     status.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in (lines[1], lines[4])] == ["failed", "running"]
-    assert lines[2:4] == ["    line one\\x1b[31m", "    resume with: cd /job && python run"]
+    assert lines[2:4] == ["    line one\\x1b[31m (status.json has more)", "    resume with: cd /job && python run"]
     assert lines[-1] == "1 failed, 1 running"
     monkeypatch.setattr(sys, "argv", ["status", str(tmp_path), "--json"])
     status.main()
@@ -172,7 +180,7 @@ def test_a_run_without_status_is_starting_while_it_is_held(number: int, state: s
     run = run_of(tmp_path / "run", None)
     lock_file.create(run / LOCK, replace(lock_file.this_start(run), process=_process(number) or Process(number, None)))
     found = run_status(run, 900.0, NOW)
-    assert (found.state, found.error == "starting") == (state, state == "running")
+    assert (found.state, found.reason == "starting") == (state, state == "running")
 
 
 def test_tracker_leaves_what_status_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ class ElasticEngine(DDPEngine):
         self.updates_done += ~is_short
         return update._replace(skipped=None if is_nonfinite is None else update.skipped, counted=counted)
 
-    def all_stop(self, is_asked: Callable[[], bool]) -> bool:
+    def agree_to_stop(self, is_asked: Callable[[], bool]) -> bool:
         deadline = time.monotonic() + _ON_ITS_WAY_S
         while not is_asked() and time.monotonic() < deadline:
             time.sleep(_POLL_S)

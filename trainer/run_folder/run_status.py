@@ -26,8 +26,9 @@ _OWN_FOLDERS = {CHECKPOINTS, LOGS, PROFILE, TENSORBOARD}  # of a run, where no o
 @dataclass(frozen=True)
 class RunStatus:
     """Status of a run. `left_s`: seconds to its end at its present speed; `silent_s`: since its last sign of life;
-    `command`: resumes it; `holder`: the process that is running it, where and since when; `ranks`: how many an
-    elastic run has, once some have left or joined, and how that came. None: unknown."""
+    `reason`: why it ended, or what it is at; `command`: resumes it; `holder`: the process that is running it, where and
+    since when; `ranks`: how many an elastic run has, once some have left or joined, and how that came. None:
+    unknown."""
 
     run: str
     state: State
@@ -35,7 +36,7 @@ class RunStatus:
     total_steps: int | None
     left_s: float | None
     silent_s: float | None
-    error: str
+    reason: str
     command: str | None
     holder: str | None
     ranks: str | None = None
@@ -95,16 +96,16 @@ def run_status(run_dir: Path, stalled_after_s: float, now: float) -> RunStatus:
     silent_s = max(0.0, now - max(signs)) if signs else None
     step, total = int(_number(status, "step") or 0), _number(status, "total_steps")
     state: Any = status.get("state")
-    error = str(status.get("reason") or "")
+    reason = str(status.get("reason") or "")
     if state == "running":
         step = max(step, int(_number(beat, "step") or 0))
-        state, error = _state_of_running(beat, silent_s, stalled_after_s, error)
+        state, reason = _state_of_running(beat, silent_s, stalled_after_s, reason)
     if state == "finished" and not (run_dir / RESULT).is_file():
-        state, error = "resumable", f"{RESULT} is gone"
+        state, reason = "resumable", f"{RESULT} is gone"
     if state is None and _is_starting(run_dir, stalled_after_s, now):
-        state, error = "running", "starting"
+        state, reason = "running", "starting"
     if state not in ("running", "stalled", "resumable", "failed", "finished"):
-        state, error = "unknown", error or f"{run_dir / STATUS} cannot be read"
+        state, reason = "unknown", reason or f"{run_dir / STATUS} cannot be read"
     step_s = _number(beat, "step_s")
     left = None if total is None or step_s is None or state == "finished" else (total - step) * step_s
     return RunStatus(
@@ -114,7 +115,7 @@ def run_status(run_dir: Path, stalled_after_s: float, now: float) -> RunStatus:
         total_steps=None if total is None else int(total),
         left_s=left,
         silent_s=silent_s,
-        error=error,
+        reason=reason,
         command=None if state in ("running", "finished") else _command(beat),
         holder=_holder(run_dir, state, beat),
         ranks=_ranks(run_dir),
@@ -132,8 +133,8 @@ def _ranks(run_dir: Path) -> str | None:
     changes, last = Counter(row["change"] for row in rows), rows[-1]
     why = f" ({last['why']})" if last["why"] else ""
     return (
-        f"{last['ranks']} rank{'' if last['ranks'] == '1' else 's'}; {changes['left']} left and {changes['joined']} "
-        f"joined, the last at step {last['step']}: {last['rank']} {last['change']}{why}"
+        f"{last['ranks']} rank{'s' * (last['ranks'] != '1')}; {changes['left']} left and {changes['joined']} joined, "
+        f"the last at step {last['step']}: {last['rank']} {last['change']}{why}"
     )
 
 
@@ -164,13 +165,13 @@ def _holder(run_dir: Path, state: str, beat: dict[str, Any]) -> str | None:
 
 
 def _state_of_running(
-    beat: dict[str, Any], silent_s: float | None, stalled_after_s: float, error: str
+    beat: dict[str, Any], silent_s: float | None, stalled_after_s: float, reason: str
 ) -> tuple[str, str]:
     if beat.get("host") == platform.node() and not _is_alive(_number(beat, "pid")):
-        return "resumable", error or "its process is gone without a word: killed, or out of memory"
+        return "resumable", reason or "its process is gone without a word: killed, or out of memory"
     if silent_s is None or silent_s > stalled_after_s:
-        return "stalled", error or "no sign of life"
-    return "running", error
+        return "stalled", reason or "no sign of life"
+    return "running", reason
 
 
 def _is_alive(pid: float | None) -> bool:

@@ -5,7 +5,7 @@ from trainer.run_folder import MetricLogger
 from trainer.training.job import Job
 from trainer.training.prediction import evaluate
 from trainer.training.saver import Saver, require_finite
-from trainer.training.signals import Stopped, StopSignals, leave_or_regroup
+from trainer.training.signals import Stopped, StopSignals, left_or_regroup_error
 from trainer.training.step_monitor import StepMonitor
 from trainer.training.step_report import StepReport
 from trainer.training.throughput_meter import ThroughputMeter
@@ -65,15 +65,15 @@ class BetweenSteps:
             with self.meter.paused():
                 self._evaluate(steps_done)
         stopping = monitor.stop_asked and steps_done < job.total_steps  # after the last step, `fit.py` decides
-        if stopping and not self._engine.all_stop(lambda: self._stop.received is not None):
-            raise leave_or_regroup(steps_done, self._stop)
+        if stopping and not self._engine.agree_to_stop(lambda: self._stop.received is not None):
+            raise left_or_regroup_error(steps_done, self._stop)
         if stopping or monitor.save_asked or job.is_due("save", steps_done):
             monitor.flush()
             with self.meter.paused():
                 self._saver.save(steps_done)
         if stopping:
             self._saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
-            raise Stopped(steps_done, self._stop.received_by_all())
+            raise Stopped(steps_done, self._stop.received_in_time())
 
     def _evaluate(self, steps_done: int) -> None:
         job, engine = self._job, self._engine

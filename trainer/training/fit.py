@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from data_pipelines.common.advice import has_flag, quoted
-from data_pipelines.common.errors import InputError, RunError
+from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.shards.index import Index
 from trainer import checkpoint
@@ -23,7 +23,8 @@ from trainer.training.model import prepare_model
 from trainer.training.prediction import describe_readable, predict_readable
 from trainer.training.regrouping import best_so_far, quarantine, regroup, with_fixed_micro_batches
 from trainer.training.run_end import mark_resumable
-from trainer.training.signals import Stopped, StopSignals, leave_or_regroup
+from trainer.training.saver import UnsavedError
+from trainer.training.signals import Stopped, StopSignals, left_or_regroup_error
 
 
 def train_and_predict(job: Job, engine: Engine) -> RunOutput:
@@ -98,7 +99,9 @@ def _add_what_val_decides(
         try:
             checkpoint.add(path, **operating_points(*predicted), **novelty(*described))
         except OSError as error:
-            raise RunError(f"{path} cannot be written ({error}); make room and start the same command again") from error
+            raise UnsavedError(
+                f"{path} cannot be written ({error}); make room and start the same command again"
+            ) from error
 
 
 def _train(job: Job, engine: Engine, progress: Progress, stop: StopSignals) -> float:
@@ -114,9 +117,9 @@ def _train(job: Job, engine: Engine, progress: Progress, stop: StopSignals) -> f
         metric_logger.started(first_step, how)
         train(job, engine, metric_logger, progress, stop)
         if engine.sum(torch.tensor(float(stop.ends_evaluation))):  # came in the last steps, which do not report it
-            if not engine.all_stop(lambda: stop.ends_evaluation):
-                raise leave_or_regroup(job.total_steps, stop)
-            raise Stopped(job.total_steps, stop.received_by_all())
+            if not engine.agree_to_stop(lambda: stop.ends_evaluation):
+                raise left_or_regroup_error(job.total_steps, stop)
+            raise Stopped(job.total_steps, stop.received_in_time())
         seconds = metric_logger.trained_s
     finally:
         metric_logger.close()

@@ -37,6 +37,7 @@ from trainer.training.job import Job, RunOutput, make_job, settings_of, write_su
 from trainer.training.launch_options import LaunchOptions, run_dir_of
 from trainer.training.preflight import decisive_facts, preflight
 from trainer.training.run_end import mark_finished, recorded_end
+from trainer.training.saver import UnsavedError
 from trainer.training.start_line import start_lines
 
 _UNDER_WAY_S = 60.0  # since the last sign of life of a run
@@ -113,12 +114,19 @@ def _train_in_folder(
         result = _result_of(job, output, result_fields, settings, environment)
         require_lock(run_dir, engine)
         if engine.rank == 0:
-            save_predictions(run_dir, output.predicted)
-    require_lock(run_dir, engine)
-    if engine.rank == 0:
-        write_json(run_dir / RESULT, result)
-        mark_finished(job, engine.rank)
+            _write_result(job, output, result)
     return result
+
+
+def _write_result(job: Job, output: RunOutput, result: dict[str, Any]) -> None:
+    try:
+        save_predictions(job.run_dir, output.predicted)
+        write_json(job.run_dir / RESULT, result)
+    except OSError as error:
+        raise UnsavedError(
+            f"the result cannot be written to {job.run_dir} ({error}); make room and start the same command again"
+        ) from error
+    mark_finished(job, 0)
 
 
 def _result_of(

@@ -9,15 +9,16 @@
 | SIGTERM on some ranks of an elastic run: these leave, `Left` | unchanged | 143 |
 | a second signal (`signals.py`) | resumable | 128 + its number |
 | SIGTERM or Ctrl-C outside the loop: nothing to save | resumable | 143; 1 |
-| a rank was lost, or saving failed too often | resumable | 1 |
+| a rank was lost, or the checkpoint of a stop or the result could not be written | resumable | 1 |
 | a rank hung (`engines/watchdog.py`) | resumable | 75 |
 | another start took over the folder (`run_folder/run_lock.py`) | the other's | 1 |
-| RunError: training cannot go on | failed | 1 |
+| RunError: training cannot go on, as when saving failed too often | failed | 1 |
 | InputError: the user can mend it | failed | 2 |
 | any other exception: a bug, with its traceback | failed | 1 |
 
-A run that ends before its folder is opened (preflight, a wrong setting) leaves no status. A process that was killed, or
-ran out of memory, leaves "running": `run_folder/run_status.py` sees from its lock and heartbeat that it is gone.
+A start that is refused before its folder is opened (preflight, a wrong setting) leaves the status as it was. A process
+that was killed, or ran out of memory, leaves "running", as does a rank whose main thread hangs so that the watchdog's
+alarm ends it: `run_folder/run_status.py` sees from the heartbeat that the process is gone, on the same host, or silent.
 When the launcher is gone, `engines/parent_watch.py` sends the rank a SIGTERM.
 """
 
@@ -38,12 +39,12 @@ from trainer.training.signals import Left, Stopped, stop_reason
 
 
 def mark_resumable(job: Job, rank: int, reason: str) -> None:
-    """Write to status.json why a run ends that can go on. Rank 0 only."""
+    """Write to status.json why a run ends that can go on; does nothing unless `rank` is 0."""
     _mark(job, rank, "resumable", reason)
 
 
 def mark_finished(job: Job, rank: int) -> None:
-    """Write to status.json that a run has its result. Rank 0 only."""
+    """Write to status.json that a run has its result; does nothing unless `rank` is 0."""
     write_status(job.run_dir, rank, "finished", job.total_steps, job.total_steps)
 
 

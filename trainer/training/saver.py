@@ -28,7 +28,7 @@ LAST_PAUSES_S = (1.0, 3.0, 6.0)  # at the end of the run, when nothing more will
 
 
 class UnsavedError(RunError):
-    """A run that was asked to stop could not save; it resumes from an older checkpoint."""
+    """A run that ends could not write its checkpoint or its result; the same command goes on from what there is."""
 
 
 class _Target(NamedTuple):

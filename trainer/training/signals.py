@@ -66,7 +66,7 @@ class StopSignals:
         SIGUSR1, which announces a time limit, leaves it the time that remains."""
         return self.received not in (None, signal.SIGUSR1)
 
-    def received_by_all(self) -> signal.Signals | None:
+    def received_in_time(self) -> signal.Signals | None:
         """The signal that this rank has received. Where nodes may change, waits a moment for one that is on its way to
         all ranks: without one, this rank's node goes on."""
         deadline = time.monotonic() + _ON_ITS_WAY_S
@@ -110,8 +110,8 @@ class Stopped(SystemExit):
     """The run was stopped and saved after `step` updates; starting it again resumes there.
 
     The exit code is 128 + the signal's number on the rank that received SIGTERM or SIGINT. It is 0 after SIGUSR1 and
-    SIGHUP, and on the other ranks: under torchrun any other code would start the ranks again. Where nodes may change
-    it is 75 there, for that very reason: nodes that were not asked to stop go on.
+    SIGHUP, and on ranks that were not asked: torchrun, which was not asked to stop either, would start them again after
+    any other code. Where nodes may change it is 75 there, for that very reason: nodes that were not asked go on.
     """
 
     def __init__(self, step: int, received: signal.Signals | None) -> None:
@@ -129,6 +129,6 @@ class Left(SystemExit):
         self.step, self.received = step, received
 
 
-def leave_or_regroup(step: int, stop: StopSignals) -> Left | RegroupError:
+def left_or_regroup_error(step: int, stop: StopSignals) -> Left | RegroupError:
     """What a rank of an elastic run raises after `step` updates, when some ranks but not all are asked to stop."""
     return RegroupError("a rank was asked to stop") if stop.received is None else Left(step, stop.received)

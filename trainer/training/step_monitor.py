@@ -16,7 +16,7 @@ from data_pipelines.common.messages import logger
 from data_pipelines.loading.unreadable import sample_keys
 from trainer.config import Config
 from trainer.engine import Engine, RankLostError
-from trainer.run_files import SKIPPED_STEPS
+from trainer.run_files import NONFINITE, SKIPPED_STEPS
 from trainer.run_folder import CsvLog
 from trainer.training.job import Job
 from trainer.training.rising_val_loss import RisingValLoss
@@ -160,7 +160,7 @@ class StepMonitor:
 
     def _stop(self, step: int, lr: float, what: str, ranks: list[int]) -> None:
         keys = self._keys(step, ranks)
-        path = self._job.run_dir / f"nonfinite_step_{step:08d}.json"
+        path = self._job.run_dir / NONFINITE.format(step=step)
         if self._rank == 0:
             write_json(path, {"step": step, "lr": lr, "keys_by_rank": keys})
         another = f"leave out such updates with {flag('--non-finite')} skip"

@@ -26,7 +26,8 @@ class Watched:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.step_s, self.is_float64 = settings["step_s"], settings["float64"]
         self._state: dict[str, Any] = {"pid": os.getpid(), "slot": int(os.environ["BITSCALE_SLOT"]), "rank": -1}
-        self._state |= {"round": 0, "step": -1, "doing": "starting"}
+        started = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        self._state |= {"started": int(started), "round": 0, "step": -1, "doing": "starting"}
         name = f"{self._state['slot']}-{os.getpid()}"
         notes = pathlib.Path(settings["notes"])
         (notes / f"note-{name}.tmp").write_bytes(b" " * NOTE_BYTES)

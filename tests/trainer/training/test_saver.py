@@ -16,8 +16,9 @@ from saved_runs import STEPS, equal, failing, state, steps, trained
 from data_pipelines.common.errors import RunError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
-from trainer.run_files import CHECKPOINTS
+from trainer.run_files import CHECKPOINTS, RESULT
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
+from trainer.training import run as running
 from trainer.training import saver as saving
 from trainer.training.job import Job, make_job
 
@@ -259,6 +260,30 @@ def test_the_last_save_must_succeed(phantoms: Path, tmp_path: Path, monkeypatch:
         trained(phantoms, tmp_path / "run")
     assert steps(tmp_path / "run") == [4, 6]
     assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refused", ["save_predictions", "write_json"])
+def test_a_disk_that_refuses_the_result_costs_no_run(
+    refused: str, phantoms: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = getattr(running, refused)
+
+    def refuse(path: Path, *arguments: Any) -> None:
+        if refused == "save_predictions" or path.name == RESULT:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, *arguments)
+
+    monkeypatch.setattr(running, refused, refuse)
+    with pytest.raises(
+        RunError, match=r"result cannot be written to .*No space.*; make room and start the same command"
+    ):
+        trained(phantoms, tmp_path / "run")
+    assert (steps(tmp_path / "run")[-1], state(tmp_path / "run")) == (STEPS, "resumable")
+    monkeypatch.undo()
+    trained(phantoms, tmp_path / "run")
+    assert equal(tmp_path / "run", undisturbed)
+    assert state(tmp_path / "run") == "finished"
 
 
 def on_a_disk_of_rank_0_that_fails(data: str, run_dir: Path) -> str:
