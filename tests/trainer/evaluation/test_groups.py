@@ -16,13 +16,15 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import csv_table
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
+from trainer.document.markdown import as_markdown
 from trainer.evaluation.assessment.assess import assess
 from trainer.evaluation.assessment.groups import MOST_GROUPS, Groups, assess_groups, group_by
 from trainer.evaluation.assessment.output_names import NUMBERS
 from trainer.evaluation.assessment.shifts import Comparison
 from trainer.evaluation.calibration.operating import OperatingPoints
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
-from trainer.evaluation.pages.group_page import GROUPS, group_warnings
+from trainer.evaluation.pages.group_page import GROUPS, group_blocks, group_warnings
+from trainer.evaluation.pages.group_table import write_groups
 from trainer.evaluation.statistics.predictions import Predictions
 from trainer.run_files import PREDICTIONS
 
@@ -156,6 +158,25 @@ def test_what_moved_is_warned_of_by_name() -> None:
     assert "finding 0 in 2023-09 +0." in calibration
     assert "(p = 0.005)" in calibration
     assert group_warnings(groups)[-2:] == groups.remarks
+
+
+def test_blocks_and_table_name_what_moved(tmp_path: Path) -> None:
+    predictions, days = drawn(MOVED)
+    whole = assess(replace(predictions, facts={"day": days}), OperatingPoints(), 200)
+    groups = assess_groups(whole, "month")
+    page = as_markdown(group_blocks(groups, whole, tmp_path))
+    surest = groups.moved[0]
+    assert f"{len(groups.moved)} comparisons of {len(groups.comparisons)} show a difference" in page
+    assert f"| {surest.finding} | {surest.measure} | {surest.group} |" in page
+    for finding in (each.name for each in whole.findings):
+        assert f"{finding} by month" in page
+    assert [path.stat().st_size > 1000 for path in tmp_path.glob("*.*")] == [True]
+    write_groups(tmp_path / GROUPS, groups)
+    with (tmp_path / GROUPS).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(groups.groups) * len(whole.findings)
+    row = next(row for row in rows if (row["month"], row["finding"]) == (surest.group, surest.finding))
+    assert float(row[f"p, {surest.measure}"]) == pytest.approx(surest.p, abs=1e-4)
 
 
 @pytest.fixture(scope="module")
