@@ -10,9 +10,8 @@ usage() { sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 # Refuse the first of what is left before --; a recipe, and what follows it, is shown where it belongs.
 refuse_argument() {
     local meant=''
-    case $1 in -*) ;; *) meant=", as in: $(printf '%q ' "$0" -- "$@")" ;; esac
-    fail "unknown argument $1; the trainer's come after --${meant% }
-$(usage)"
+    case $1 in -*) ;; *) meant=", as in: $(printf '%q ' "$0" -- "$@")" meant=${meant% } ;; esac
+    fail "unknown argument $1; the trainer's come after --${meant:-"; $0 --help lists the options"}"
 }
 
 # The Python of the active environment, or of the .venv beside this folder.

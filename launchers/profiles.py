@@ -54,7 +54,7 @@ class Site:
             raise UsageError("max_nodes must be 0, for not known, or more")
         if self.gpus_per_node < 0 or self.cores_per_node < 1 or self.max_array < 1 or self.grace_s < 1:
             raise UsageError("gpus_per_node must be 0 or more; cores_per_node, max_array and grace_s 1 or more")
-        seconds(self.time_limit)
+        seconds(self.time_limit, "time_limit")
         for name in self.environment:
             if not _NAME.fullmatch(name):
                 raise UsageError(f"environment: {name!r} is not the name of a variable")
@@ -131,11 +131,14 @@ def check_directive(key: str, value: str) -> None:
         raise UsageError(f"the directive {key}={value!r} has characters that do not belong into one")
 
 
-def seconds(duration: str) -> int:
-    """[D-]HH:MM:SS in seconds. SLURM's shorter forms are refused: 8:00 would be eight minutes."""
+def seconds(duration: str, named: str = "--time") -> int:
+    """[D-]HH:MM:SS in seconds. SLURM's shorter forms are refused: 8:00 would be eight minutes.
+
+    named: how the user set it. Raises UsageError for another form.
+    """
     found = _DURATION.fullmatch(duration)
     if not found:
-        raise UsageError(f"{duration!r} is not a duration; write HH:MM:SS or D-HH:MM:SS")
+        raise UsageError(f"{named} {duration!r} is not a duration; write HH:MM:SS or D-HH:MM:SS")
     days, hours, minutes, rest = (int(part or 0) for part in found.groups())
     return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 

@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import json
+import os
 import re
 import subprocess
 import sys
@@ -138,6 +140,51 @@ def test_a_script_imports_no_torch_for_it() -> None:
     output, imported = _told(f"sys.argv[0] = {path!r}; runpy.run_path({path!r}, run_name='__main__')")
     assert VERSION.fullmatch(output)
     assert "torch" not in imported
+
+
+def test_nothing_there_is_refused_without_torch(tmp_path: Path) -> None:
+    refused = {
+        "report runs": "runs is neither a folder of runs nor a CSV file; did you mean run?",
+        "evaluate runs": "runs is neither a run folder nor a checkpoint; did you mean run?",
+        "evaluate run --against none/at/all": "none/at/all is neither a run folder",
+        "evaluate run --data none": "no prepared data set 'none'",
+        "predict runs pictures": "runs is neither a run folder nor a checkpoint; did you mean run?",
+        "predict run pictures": "pictures is neither a file nor a folder",
+        "transfer --pretrained ./runs --target fashion_mnist": "of published weights; did you mean run?",
+        "transfer --pretrained above/runs --target none": "are listed by: bitscale status above",
+        "transfer --pretrained scratch --target none": "no prepared data set 'none'",
+        "sweep --sources scratch runs --targets none": "of published weights; did you mean run?",
+        "export runs --out exported": "of published weights; did you mean run?",
+        "export runs --out exported --format onnx": "nor a checkpoint; did you mean run?",
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "above").mkdir()
+    told = _refusals([command.split() for command in refused], tmp_path)
+    assert [text for text, (error, _) in zip(refused.values(), told, strict=True) if text not in error] == []
+    loaded = [command for command, (_, modules) in zip(refused, told, strict=True) if "torch" in modules]
+    assert loaded == []
+
+
+def _refusals(commands: list[list[str]], folder: Path) -> list[tuple[str, list[str]]]:
+    """The error of each, one after the other in a process of its own, and the modules that were loaded by then."""
+    code = (
+        "import io, json, sys; from contextlib import *; from bitscale.cli import main\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['bitscale', *command]\n"
+        "    with suppress(SystemExit), redirect_stderr(io.StringIO()) as error:\n"
+        "        main()\n"
+        "    print(json.dumps([error.getvalue(), sorted(sys.modules)]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return [(error, modules) for error, modules in map(json.loads, done.stdout.splitlines())]
 
 
 def test_programs_of_others_keep_their_version_flag() -> None:

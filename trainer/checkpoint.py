@@ -13,9 +13,8 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,8 @@ from torch import Tensor
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import utf8_path, write_atomically
-from trainer.run_files import CHECKPOINTS
+from trainer.run_files import CHECKPOINTS, meant_instead
 
-_DEEPEST = 4  # folders below: of a sweep's, out/source/target/run
-_LEAST_ALIKE = 0.5
 FAMILY = "bitscale checkpoint"
 FORMAT = f"{FAMILY} 1"
 BEST = "best.safetensors"
@@ -279,26 +276,6 @@ def best_or_latest(run: Path) -> Path:
         fact = f"{run} is neither a checkpoint nor a run folder with one ({run / CHECKPOINTS} has none)"
         raise InputError(f"{fact}{meant_instead(run)}")
     return candidates[0]
-
-
-def meant_instead(folder: Path) -> str:
-    """The end of an error message: "; did you mean ...?", with the first run with checkpoints below this folder or,
-    where it is not there, the folder beside it with the nearest name; "" without one."""
-    with suppress(OSError):
-        found = next(_with_checkpoints(folder), None) if folder.is_dir() else _beside(folder)
-        return f"; did you mean {found}?" if found else ""
-    return ""
-
-
-def _with_checkpoints(folder: Path) -> Iterator[Path]:
-    for depth in range(1, _DEEPEST + 1):
-        yield from (path.parent for path in sorted(folder.glob(f"{'*/' * depth}{CHECKPOINTS}")))
-
-
-def _beside(folder: Path) -> Path | None:
-    names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
-    close = get_close_matches(folder.name, names, n=1, cutoff=_LEAST_ALIKE)
-    return folder.with_name(close[0]) if close else None
 
 
 def point_to(path: Path) -> None:

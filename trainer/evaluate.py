@@ -11,7 +11,9 @@ import sys
 
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.old_flags import translate
+from data_pipelines.datasets.catalog import find
 from trainer.evaluation.assessment.evaluate_settings import Evaluate
+from trainer.run_files import require_run
 
 OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 
@@ -20,7 +22,11 @@ OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 def main() -> None:
     """Parse the command line and evaluate."""
     settings = parse(Evaluate, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))
-    # Here because it comes with PyTorch, which the help does not need.
+    for run in filter(None, (settings.run, settings.against)):
+        require_run(run)
+    if settings.data is not None:
+        find(settings.data)
+    # Here because it comes with PyTorch, which help and refusals do not need.
     from trainer.evaluation.evaluate_run import evaluate_run
 
     print(evaluate_run(settings))

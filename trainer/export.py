@@ -17,7 +17,8 @@ from trainer.models.export_settings import GRAPHS, ONNX, TORCH, Export
 def main() -> None:
     """Parse the command line and export."""
     settings = parse(Export, __doc__)
-    # Here because they come with PyTorch, which the help does not need.
+    settings.require_source()
+    # Here because they come with PyTorch, which help and refusals do not need.
     if settings.format in GRAPHS:
         from trainer.evaluation.exporting.export_graph import export_graph as export
     else:

@@ -13,7 +13,8 @@ import sys
 from data_pipelines.common.cli import entry_point, parse
 from data_pipelines.common.message_parts import counted, number
 from data_pipelines.common.old_flags import translate
-from trainer.evaluation.predicting.predict_settings import Predict
+from trainer.evaluation.predicting.predict_settings import Predict, require_inputs
+from trainer.run_files import require_run
 
 OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 
@@ -22,7 +23,9 @@ OLD_FLAGS = {"--batch-size": "--eval-batch-size"}
 def main() -> None:
     """Parse the command line and predict."""
     settings = parse(Predict, __doc__, args=translate(sys.argv[1:], OLD_FLAGS))
-    # Here because it comes with PyTorch, which the help does not need.
+    require_run(settings.run)
+    require_inputs(settings.input)
+    # Here because it comes with PyTorch, which help and refusals do not need.
     from trainer.evaluation.predicting.predict_images import predict_images
 
     counts, left_out = predict_images(settings)

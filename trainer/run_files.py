@@ -1,4 +1,14 @@
-"""Names of the files and folders in a run folder."""
+"""Names of the files and folders in a run folder, and the run that was meant where there is none.
+
+Without PyTorch, so that a name is refused before that is loaded.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+
+from data_pipelines.common.errors import InputError
 
 CONFIG = "config.json"
 """The settings of the run."""
@@ -34,3 +44,39 @@ RANKS = "ranks.csv"
 NONFINITE = "nonfinite_step_{step:08d}.json"
 """The images of the step whose loss or gradient ended the run."""
 SKIPPED_STEPS = "skipped_steps.csv"
+
+_DEEPEST = 4  # folders below: of a sweep's, out/source/target/run
+_LEAST_ALIKE = 0.5
+
+
+def require_run(source: Path) -> None:
+    """Raise InputError, naming the nearest, where neither a run folder nor a checkpoint can be, as nothing is there."""
+    if not source.is_dir() and not source.is_file():
+        raise InputError(f"{source} is neither a run folder nor a checkpoint{meant_instead(source)}")
+
+
+def require_place(place: Path) -> None:
+    """Raise InputError, naming the nearest, unless a place to look for results is a folder or a CSV file."""
+    if not place.is_dir() and not (place.is_file() and place.suffix == ".csv"):
+        meant = "" if place.exists() else meant_instead(place)
+        raise InputError(f"{place} is neither a folder of runs nor a CSV file{meant}")
+
+
+def meant_instead(folder: Path) -> str:
+    """The end of an error message: "; did you mean ...?", with the first run with checkpoints below this folder or,
+    where it is not there, the folder beside it with the nearest name; "" without one."""
+    with suppress(OSError):
+        found = next(_with_checkpoints(folder), None) if folder.is_dir() else _beside(folder)
+        return f"; did you mean {found}?" if found else ""
+    return ""
+
+
+def _with_checkpoints(folder: Path) -> Iterator[Path]:
+    for depth in range(1, _DEEPEST + 1):
+        yield from (path.parent for path in sorted(folder.glob(f"{'*/' * depth}{CHECKPOINTS}")))
+
+
+def _beside(folder: Path) -> Path | None:
+    names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    close = get_close_matches(folder.name, names, n=1, cutoff=_LEAST_ALIKE)
+    return folder.with_name(close[0]) if close else None

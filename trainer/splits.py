@@ -21,8 +21,12 @@ _NORMAL_97_5 = 1.96  # quantile of the standard normal distribution
 
 def folders_of(data: DataConfig, runtime: RuntimeConfig) -> list[Path]:
     """The folders of the sets that a configuration names, staged to node-local storage if it says so."""
-    folders = [catalog.find(name) for name in data.sets]
+    folders = _prepared(data)
     return [stage(folder, Path(runtime.cache_dir)) for folder in folders] if runtime.cache_dir else folders
+
+
+def _prepared(data: DataConfig) -> list[Path]:
+    return [catalog.find(name, is_listed=True) for name in data.sets]
 
 
 def set_digests(folders: Sequence[Path]) -> dict[str, str]:
@@ -80,7 +84,7 @@ def trained_on(data: DataConfig, folders: Sequence[Path]) -> TrainOn:
 
 def require_several_classes(data: DataConfig) -> None:
     """Raise InputError for sets with one class per image that name a single class: every answer would be right."""
-    manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]
+    manifests = [read_manifest(folder, check_shards=False) for folder in _prepared(data)]
     known = {name for manifest in manifests for name in manifest["classes"]}
     classes = data.classes or tuple(known)
     if len(classes) != 1 or classes[0] not in known or data.one_label or manifests[0]["task"] != "single_label":
@@ -93,7 +97,7 @@ def require_several_classes(data: DataConfig) -> None:
 
 def few_test_images(data: DataConfig) -> list[str]:
     """Message for a test split so small that its accuracy says little: how wide its 95% interval may be."""
-    manifests = [read_manifest(catalog.find(name), check_shards=False) for name in data.sets]
+    manifests = [read_manifest(folder, check_shards=False) for folder in _prepared(data)]
     count = sum(manifest["splits"].get("test", {"images": 0})["images"] for manifest in manifests)
     total = sum(split["images"] for manifest in manifests for split in manifest["splits"].values())
     if not 0 < count < _FEW_TEST_IMAGES:
@@ -110,6 +114,6 @@ def few_test_images(data: DataConfig) -> list[str]:
 
 def lacks_val(data: DataConfig) -> list[str]:
     """Message for train+val when no set has val."""
-    if data.train_on != "train+val" or trained_on(data, [catalog.find(name) for name in data.sets]) == "train+val":
+    if data.train_on != "train+val" or trained_on(data, _prepared(data)) == "train+val":
         return []
     return [f"train+val was asked for, but {', '.join(data.sets)} has no val split: only train is trained on"]

@@ -10,7 +10,8 @@ import data_pipelines  # noqa: F401 - first: it takes the folder of this script 
 import sys
 
 from data_pipelines.common.cli import entry_point, parse
-from trainer.finetuning.command_line import OFTEN, TransferCommand, todays
+from data_pipelines.datasets.catalog import find
+from trainer.finetuning.command_line import OFTEN, TransferCommand, require_sources, todays
 from trainer.run_folder import install_rank_log
 from trainer.sweep.command import main_sweep
 
@@ -24,7 +25,9 @@ def main() -> None:
         install_rank_log()
         arguments = todays(sys.argv[1:])
         transfer = parse(TransferCommand, __doc__, args=arguments, often=OFTEN).transfer(arguments)
-        # Here because it comes with PyTorch, which the help does not need.
+        require_sources(transfer.pretrained)
+        find(transfer.target)
+        # Here because it comes with PyTorch, which help and refusals do not need.
         from trainer.finetuning.finetune import fine_tune
 
         fine_tune(transfer)

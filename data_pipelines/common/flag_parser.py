@@ -30,8 +30,10 @@ _IN_OUR_WORDS = {
     r"^unrecognized options: (.*)": r"\1 is one word too many: it is not the value of a flag",
     r"^(.*?): could not convert string to float: (.*)": r"\1 is \2; it must be a number",
     r"^(.*?): invalid literal for int\(\) with base 10: (.*)": r"\1 is \2; it must be a whole number",
+    r"^(.*?): could not find valid parse for arguments: (.*)": r"\1 does not take \2",
     r"^missing value for argument '(.*?)'.*": r"\1 needs a value",
 }
+_NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*")
 _ON = re.compile(r"^(--(?:.*\.)?)")
 _NOT_FOR_USERS = re.compile(r"\s+Args:\n.*|\s+Raises InputError .*?(?=\n\n|$)", re.DOTALL)
 _ALL = "--help-all"
@@ -152,6 +154,8 @@ def _refuse(parser: ArgumentParser, arguments: Sequence[str], program: str, box:
         *others, last = lacking
         must = f"{', '.join(others)} and {last}" if others else last
         raise InputError(f"{must} must be given{_meant_for(lacking, parser, arguments)}; {program} --help tells more")
+    if joined := _numbers_in_one_word(parser, arguments):
+        raise InputError(joined)
     raise InputError(f"{_words_of(box)}; {program} --help tells more")
 
 
@@ -171,13 +175,28 @@ def _nearest_flag(wrong: str, known: Sequence[str], program: str) -> str:
 
 def _wrong_choice(parser: ArgumentParser, arguments: Sequence[str]) -> str | None:
     choices = {flag: action.choices for action in parser._actions for flag in action.option_strings if action.choices}
-    split = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    for flag, value in pairwise(split):
+    for flag, value in pairwise(_apart(arguments)):
         known = [str(choice) for choice in choices.get(_flag_of(flag) or "", ())]
         if known and value not in known:
             close = closest(value, known)
             meant = f"; did you mean {close}?" if close else ""
             return f"{flag} is {value!r}, which is none of {', '.join(known)}{meant}"
+    return None
+
+
+def _apart(arguments: Sequence[str]) -> list[str]:
+    """The words, with --flag=value as two."""
+    return [part for word in arguments for part in (word.split("=", 1) if word.startswith("--") else [word])]
+
+
+def _numbers_in_one_word(parser: ArgumentParser, arguments: Sequence[str]) -> str | None:
+    """Of a flag that takes several, how to separate those that commas join."""
+    lists = {flag for each in parser._actions if each.nargs not in (None, 0, 1, "?") for flag in each.option_strings}
+    flag = None
+    for word in _apart(arguments):
+        flag, numbers = _flag_of(word) or flag, word.split(",")
+        if flag in lists and len(numbers) > 1 and all(map(_NUMBER.fullmatch, numbers)):
+            return f"{flag} is {word!r}; separate its values by spaces: {flag} {' '.join(numbers)}"
     return None
 
 

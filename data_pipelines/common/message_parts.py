@@ -1,7 +1,10 @@
 """Parts of messages: the nearest known name, and shortened lists."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
+
+from data_pipelines.common.advice import as_word
 
 _MOST_NAMED = 20
 _EXPONENT_FROM = 1e16  # as Python writes floats
@@ -19,6 +22,19 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """The end of an error message: "; did you mean ...?" or "; known: ..."."""
     close = closest(name, known)
     return f"; did you mean {close!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def apart_in(word: str, known: Collection[str]) -> str:
+    """The end of an error message for a word that holds several known names of a list, which is typed with spaces:
+    "; separate names by spaces: A B"; "" for any other word."""
+    parts = [part.strip() for part in re.split("[,;]", word)]
+    is_several = len(parts) > 1 and {*parts} <= {*known}
+    return f"; separate names by spaces: {' '.join(map(as_word, parts))}" if is_several else ""
+
+
+def nearest_of_several(name: str, known: Sequence[str]) -> str:
+    """As `nearest`, for a name of a list that is typed with spaces."""
+    return apart_in(name, known) or nearest(name, known)
 
 
 def as_typed(value: object) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def retyped(text: str) -> str:
 def _typed(name: str) -> str:
     front = next((front for front in _FRONT if f"{program()} ".startswith(f"{front} ")), None)
     started = Path(os.path.realpath(sys.argv[0]))
-    if front is not None or not any(started == _ROOT / script for script in _SCRIPTS.values()):
+    is_script = any(started == _ROOT / script for script in _SCRIPTS.values())
+    if front is not None or not is_script or _is_of_launcher_beside_bitscale():
         return f"{front or 'bitscale'} {name}"
     here = Path.cwd()
     if _module() is not None and here == _ROOT:  # where ours may be found without an installation
@@ -62,6 +64,13 @@ def _typed(name: str) -> str:
     near = script.relative_to(here) if script.is_relative_to(here) else script
     command = f"python {as_word(str(near))}"
     return f"{command} sweep" if name == "sweep" else command
+
+
+def _is_of_launcher_beside_bitscale() -> bool:
+    """Whether a script of launchers/ named the path of this program, and its user can type `bitscale` as well."""
+    installed = shutil.which("bitscale")
+    is_of_launcher = "BITSCALE_COMMAND" in os.environ
+    return is_of_launcher and installed is not None and Path(installed).parent == Path(sys.executable).parent
 
 
 def _module() -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import apart_in, nearest
 from data_pipelines.common.typed_paths import typed_path
 
 EMBEDDED = Path(__file__).parents[1] / "embedded"
@@ -21,9 +21,10 @@ def data_root() -> Path:
     return typed_path(os.environ.get("BITSCALE_DATA") or "data", "BITSCALE_DATA")
 
 
-def find(name: str) -> Path:
+def find(name: str, is_listed: bool = False) -> Path:
     """The folder of a prepared set: a path, a name below the data root, or the name of an embedded set.
 
+    is_listed: whether the name comes from a list of sets, which is typed with spaces.
     Raises InputError with the line that prepares it, or with the nearest name.
     """
     name = str(typed_path(name, "the name of a data set"))
@@ -44,6 +45,8 @@ def find(name: str) -> Path:
     if Path(name).is_dir() and any(path.is_dir() for path in Path(name).iterdir()):
         raise InputError(f"{name} is not a prepared data set; if it is a folder of images: {own.format(quoted(name))}")
     prepared = {path.parent.name for root in (data_root(), EMBEDDED) for path in root.glob(f"*/{MANIFEST}")}
+    if is_listed and (apart := apart_in(name, {*prepared, *NAMED_SETS})):
+        raise InputError(f"no prepared data set {name!r} in {data_root()}{apart}")
     raise InputError(
         f"no prepared data set {name!r} in {data_root()} (set BITSCALE_DATA to look elsewhere)"
         f"{_meant(Path(name).name, prepared, set(NAMED_SETS))}; class folders are prepared with: "

@@ -6,12 +6,12 @@ import io
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import nearest, nearest_of_several
 from data_pipelines.datasets.similar_names import composed
 
 _SEPARATORS = ",;\t|"
@@ -99,11 +99,14 @@ class Table:
                 )
 
 
-def read_table(path: Path, columns: Sequence[str], option: str = "", remedy: str = "") -> Table:
+def read_table(
+    path: Path, columns: Sequence[str], option: str = "", remedy: str = "", listed: Collection[str] = ()
+) -> Table:
     """These columns of a table with their names in the first row: UTF-8, or UTF-16 with its mark, separated by commas,
     semicolons, tabs or bars. Rows without any content are passed over.
 
-    option: of the command line, before the name of the file; remedy: for a column that is not there.
+    option: of the command line, before the name of the file; remedy: for a column that is not there. listed: the
+    columns that come from lists of names.
     Raises InputError for what is no such table.
     """
     label = f"{option} {path}".strip()
@@ -112,7 +115,7 @@ def read_table(path: Path, columns: Sequence[str], option: str = "", remedy: str
     text, separators, first_line = _content(path, label)
     try:
         separator, header = _header(text, separators, columns)
-        places = {name: _place(path, name, header, label, remedy) for name in columns}
+        places = {name: _place(path, name, header, label, remedy, name in listed) for name in columns}
         cells: dict[str, list[str]] = {name: [] for name in columns}
         lines = []
         for line, row in _rows(text, separator):
@@ -190,11 +193,12 @@ def _split(text: str, separator: str) -> list[str]:
     return names
 
 
-def _place(path: Path, name: str, header: list[str], label: str, remedy: str) -> int:
+def _place(path: Path, name: str, header: list[str], label: str, remedy: str, is_listed: bool) -> int:
     name = composed(name)
     if header.count(name) == 1:
         return header.index(name)
     if not all(map(_is_text, header)):
         raise InputError(f"{label} is not UTF-8 text; {_to_utf8(path)}")
-    fault = f"two columns {name!r}; rename one" if name in header else f"no column {name!r}{nearest(name, header)}"
+    meant = nearest_of_several(name, header) if is_listed else nearest(name, header)
+    fault = f"two columns {name!r}; rename one" if name in header else f"no column {name!r}{meant}"
     raise InputError(f"{label} has {fault}{remedy}")

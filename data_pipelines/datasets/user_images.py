@@ -111,7 +111,7 @@ def csv_table(
     findings, facts = ([text_of(name) for name in names] for names in (label_columns, fact_columns))
     columns = _Columns(text_of(path_column), label, findings, patient, split, facts)
     columns.require_apart()
-    content = read_table(table, columns.asked(), option="--table")
+    content = read_table(table, columns.asked(), option="--table", listed=[*findings, *facts])
     _require_names(content, label, patient, facts, literal_nan)
     files = Listing(root)
     samples, classes = _samples(content, columns, files)

@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.common.advice import flag
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import digest_of
-from data_pipelines.common.message_parts import nearest, some_of
+from data_pipelines.common.message_parts import nearest_of_several, some_of
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.tasks import METRIC
 from data_pipelines.common.xray_storage import AS_DECLARED, Depth, XrayCut
@@ -144,7 +144,7 @@ def _joined_classes(indexes: Sequence[Index], classes: Classes) -> tuple[str, ..
     require_distinct(classes)
     for name in classes:
         if name not in every:
-            raise InputError(f"no set has a finding {name!r}{nearest(name, every)}")
+            raise InputError(f"no set has a finding {name!r}{nearest_of_several(name, every)}")
     return tuple(classes)
 
 

@@ -13,7 +13,7 @@ from data_pipelines.common.counter_rng import hash64
 from data_pipelines.common.errors import ImpossibleError, InputError, ShardError
 from data_pipelines.common.hashes import digest_of
 from data_pipelines.common.manifest import read_manifest, splits_of
-from data_pipelines.common.message_parts import nearest, some_of
+from data_pipelines.common.message_parts import nearest_of_several, some_of
 from data_pipelines.common.patients import Patients
 from data_pipelines.common.splits import Split
 from data_pipelines.common.tasks import METRIC, Metric, Task
@@ -211,7 +211,7 @@ class Index:
         require_distinct(classes)
         for name in classes:
             if name not in self.classes:
-                raise InputError(f"unknown class {name!r}{nearest(name, self.classes)}")
+                raise InputError(f"unknown class {name!r}{nearest_of_several(name, self.classes)}")
         renumber = np.full(self.num_classes, -1)
         renumber[[self.classes.index(name) for name in classes]] = np.arange(len(classes))
         taken = self.take(np.flatnonzero(renumber[self.labels] >= 0))

@@ -132,3 +132,29 @@ def test_advice_is_typed_as_the_program_was(
             assert retyped(f"{called} --help tells more") == f"{called} --help tells more"
     finally:
         be_called(None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "is_installed", "expected"),
+    [
+        ("launchers/torchrun.sh -- embedded", True, "bitscale report"),
+        ("launchers/torchrun.sh -- embedded", False, f"python {ROOT / 'trainer' / 'report.py'}"),
+        (None, True, f"python {ROOT / 'trainer' / 'report.py'}"),
+    ],
+)
+def test_ranks_of_launchers_advise_what_is_installed(
+    typed: str | None, is_installed: bool, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "bin" / "bitscale"
+    installed.parent.mkdir()
+    installed.write_text("#!/bin/sh\n", encoding="utf-8")
+    installed.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "trainer" / "pretrain.py")])
+    monkeypatch.setattr(sys, "executable", str(installed.parent / "python") if is_installed else sys.executable)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setenv("PATH", str(installed.parent))
+    monkeypatch.delenv("BITSCALE_COMMAND", raising=False)
+    if typed is not None:
+        monkeypatch.setenv("BITSCALE_COMMAND", typed)
+    assert retyped("bitscale report runs") == f"{expected} runs"

@@ -55,7 +55,7 @@ def test_script_for_juwels_booster(login: Login) -> None:
 @pytest.mark.parametrize(
     ("options", "refused"),
     [
-        (["--time", "8"], "'8' is not a duration"),
+        (["--time", "8"], "--time '8' is not a duration"),
         (["--time", "900:00:00"], "is above the site's"),
         (["--nodes", "0"], "--nodes is 0; it must be at least 1"),
         (["--nodes", "0:4"], "--nodes is 0:4; it must be at least 1"),

@@ -22,6 +22,8 @@ from trainer.evaluation.assessment.evaluated_set import align_labels
 from trainer.evaluation.assessment.output_names import CASES, NUMBERS
 from trainer.evaluation.calibration.threshold_settings import ThresholdChoice
 from trainer.evaluation.evaluate_run import CARD, Evaluate, evaluate_run
+from trainer.evaluation.predicting.predict_images import note_what_is_unfitted
+from trainer.evaluation.runs import open_run
 from trainer.evaluation.statistics.predictions import align, load_predictions
 from trainer.run_files import PREDICTIONS, RESULT
 
@@ -67,7 +69,8 @@ def test_own_test_split(run_dir: Path, other: Path) -> None:
     assert sum(part["images"] for part in numbers["subgroups"] if part["fact"] == "sex") == 32
     assert set(numbers["seeds"]) == {"0", "1"}
     assert "standard deviation" in page
-    assert numbers["warnings"] == []
+    (warning,) = numbers["warnings"]
+    assert warning.startswith("The temperature was fitted on 32 images of val; with fewer than 100 it may be half or")
     assert "Contains images of patients: as confidential as they are." in page
     card = (run_dir / CARD).read_text()
     assert card.index("neither images nor keys") < card.index("## Model")
@@ -120,11 +123,17 @@ def test_thresholds_come_from_val_and_patients_are_no_hashes(run_dir: Path, data
     [
         ({"temperature": 1.0, "temperature_unfitted": "every prediction for val is right"}, "every prediction"),
         ({"temperature": 1.0, "temperature_unfitted": None}, "searched a narrower range"),  # of an earlier version
-        ({"temperature": 1.5, "temperature_unfitted": None}, ""),
+        ({"temperature": 1.5, "temperature_unfitted": None, "images": 99}, ""),
+        ({"temperature": 1.5, "temperature_unfitted": None, "images": 100}, ""),
     ],
 )
 def test_a_temperature_that_was_not_fitted_is_said(
-    changed: dict[str, Any], reason: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, Any],
+    reason: str,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     about = checkpoint.describe(checkpoint.best_or_latest(run_dir))
     points = {name: value for name, value in (about["operating_points"] | changed).items() if value is not None}
@@ -136,6 +145,12 @@ def test_a_temperature_that_was_not_fitted_is_said(
     assert reason in page
     assert reason in numbers["calibration_error"].get("temperature_not_fitted", "")
     assert ("temperature_not_fitted" in numbers["calibration_error"]) == bool(reason)
+    doubted = "The temperature was fitted on 99 images of val; with fewer than 100 it may be half or twice"
+    is_doubted = changed.get("images") == 99
+    assert (doubted in page) == any(doubted in warning for warning in numbers["warnings"]) == is_doubted
+    run = open_run(run_dir)
+    note_what_is_unfitted(run, run.points(), ())
+    assert ("note: the temperature was fitted on 99 images of val" in capsys.readouterr().err) == is_doubted
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def open_targets(settings: Proximity) -> list[ComparedSet]:
     """The training images of the targets. Raises InputError for a set that is not prepared, or has too few images."""
     targets = []
     for name in settings.targets:
-        index = Index.load(find(name), "train")
+        index = Index.load(find(name, is_listed=True), "train")
         index = index.take_classes(settings.classes) if settings.classes else index
         targets.append(_drawn(target_name(name), index, settings))
     _require_distinct(targets, "targets")

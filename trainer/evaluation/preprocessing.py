@@ -9,6 +9,10 @@ from data_pipelines.common.xray_storage import depth_of
 from data_pipelines.image_files.shrink import JPEG_QUALITY
 
 Step = dict[str, Any]
+_OF_DICOM = (
+    "of a DICOM file the modality LUT or rescaling is applied, then the first VOI LUT or window, which then says what "
+    "is black and white; MONOCHROME1 is inverted, and padding is black (DICOM PS3.3, C.11.1, C.11.2 and C.7.5.1.1.2)"
+)
 
 
 def steps_of(metadata: Mapping[str, Any]) -> list[Step]:
@@ -91,6 +95,7 @@ def _decoding(step: Step) -> str:
         said = f"2^{step['bits']} - 1" if step["bits"] else "the largest value that the file declares"
         words += f"; of files with more than 8 bits, 0 is black and {said} is white"
         words += "" if step["bits_given"] or not step["bits"] else " where the file does not say it"
+        words += f"; {_OF_DICOM}"
     if step.get("scaled_decode"):
         words += "; the run itself decodes large JPEG files at 1/2, 1/4 or 1/8 of their size, which differs slightly"
     return f"{words}."

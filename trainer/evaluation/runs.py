@@ -20,7 +20,7 @@ from trainer.evaluation.calibration.novelty import Novelty, read_novelty
 from trainer.evaluation.calibration.operating import HEADS_KEY, KEY, UNFITTED, OperatingPoints, fit_operating_points
 from trainer.evaluation.statistics.predictions import Predictions, load_predictions, saved_splits
 from trainer.normalisation import BIT_MEAN, BIT_STD, PerChannel, require_mean, require_std
-from trainer.run_files import CHECKPOINTS, CONFIG, RESULT
+from trainer.run_files import CHECKPOINTS, CONFIG, RESULT, require_run
 from trainer.run_folder import RunStatus, unfinished
 from trainer.splits import open_split, set_digests
 
@@ -164,15 +164,14 @@ class Run:
 def open_run(source: Path, head: str | None = None, may_lack_heads: bool = False) -> Run:
     """A run folder, or one of its checkpoints, with one of its heads if it has several. Raises InputError for anything
     else, and as `Run.with_head`."""
+    require_run(source)
     if source.is_file():
         folder = source.parent.parent if source.parent.name == CHECKPOINTS else source.parent
         path: Path | None = source
-    elif source.is_dir():
+    else:
         folder = source
         has_model = (source / CHECKPOINTS).is_dir() and any((source / CHECKPOINTS).iterdir())
         path = checkpoint.best_or_latest(source) if has_model or not (source / RESULT).is_file() else None
-    else:
-        raise InputError(f"{source} is neither a run folder nor a checkpoint{checkpoint.meant_instead(source)}")
     result, settings = read_json(folder / RESULT), read_json(folder / CONFIG)
     run = Run(
         folder=folder,

@@ -9,8 +9,9 @@ import tyro
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.common.old_flags import negated, translate
 from trainer.config import flag_of
-from trainer.finetuning.options import FULL, Options, Transfer
+from trainer.finetuning.options import FULL, SCRATCH, Options, Transfer
 from trainer.finetuning.settings import RANDOM_CROPS, Settings, given_settings, words_of
+from trainer.models.sources import require_weights
 
 # The flags that short help lists.
 OFTEN = (
@@ -49,6 +50,13 @@ class TransferCommand(Transfer):
         """What these arguments, which it was parsed from, say. Raises InputError for what does not go together."""
         given = given_settings(self.settings, arguments)
         return Transfer(self.pretrained, self.target, self.shots, self.seed, replace(self.options, given=given))
+
+
+def require_sources(*sources: str) -> None:
+    """Raise InputError, naming the nearest, for weights to start from of which nothing is there."""
+    for source in sources:
+        if source != SCRATCH:
+            require_weights(source)
 
 
 def todays(arguments: Sequence[str]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from data_pipelines.common.errors import InputError
+from trainer.models.sources import require_weights
+from trainer.run_files import require_run
 
 SAFETENSORS, NPZ, ONNX, TORCH = "model.safetensors", "model.npz", "model.onnx", "model.pt2"
 ONNX_DATA = f"{ONNX}.data"
@@ -39,3 +41,10 @@ class Export:
     def __post_init__(self) -> None:
         if self.as_stored and self.format in GRAPHS:
             raise InputError(f"--as-stored is for --format timm; leave it out with --format {self.format}")
+
+    def require_source(self) -> None:
+        """Raise InputError, naming the nearest, where nothing is there to export."""
+        if self.format in GRAPHS:
+            require_run(Path(self.source))
+        else:
+            require_weights(self.source)

@@ -9,9 +9,8 @@ from data_pipelines.common.advice import quoted
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import nearest
 from data_pipelines.common.program import retyped
-from trainer import checkpoint
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
-from trainer.run_files import CHECKPOINTS
+from trainer.run_files import CHECKPOINTS, meant_instead
 
 _SIZES = ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")
 _GOOGLE = "https://storage.googleapis.com/bit_models"
@@ -51,7 +50,7 @@ class Origin:
 def locate(source: str) -> Path:
     """The weights file for a source. Raises InputError if there is none, with the command that downloads it if the name
     is known."""
-    path = _path(source)
+    path, typed = _path(source), _typed_path(source)
     if path.is_file():
         return path
     if path.is_dir():
@@ -66,10 +65,16 @@ def locate(source: str) -> Path:
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and _repository(source).is_dir():
         return _cached(source, None, f"hf download {source}")
     known = nearest(name, [*TIMM_NAMES, *GOOGLE_NAMES]) if re.match(r"resnetv2|bit", name, re.IGNORECASE) else ""
-    hint = known or checkpoint.meant_instead(path)
-    if not hint and path.parent != Path() and path.parent.is_dir():
-        hint = retyped(f"; the runs there are listed by: bitscale status {quoted(path.parent)}")
+    hint = known or meant_instead(typed)
+    if not hint and path.parent.is_dir():
+        hint = retyped(f"; the runs there are listed by: bitscale status {quoted(typed.parent)}")
     raise InputError(f"{source} is not a file, a run folder or the name of published weights{hint}")
+
+
+def require_weights(source: str) -> None:
+    """Raise InputError, as `locate`, for a source of which nothing is there. Does not look into what is."""
+    if not _path(source).exists():
+        locate(source)
 
 
 def absolute(source: str) -> str:
@@ -115,7 +120,11 @@ def origin_of(name: str) -> Origin | None:
 
 def _path(source: str) -> Path:
     # Not resolved: in the cache of the Hugging Face hub files are links to blobs, away from what lies beside them.
-    return Path(os.path.abspath(Path(_PREFIX.sub("", source)).expanduser()))
+    return Path(os.path.abspath(_typed_path(source)))
+
+
+def _typed_path(source: str) -> Path:
+    return Path(_PREFIX.sub("", source)).expanduser()
 
 
 def _in_folder(folder: Path) -> Path:
@@ -124,7 +133,9 @@ def _in_folder(folder: Path) -> Path:
         for name in FILES:
             if (folder / name).is_file():
                 return folder / name
-    return checkpoint.best_or_latest(folder)
+    from trainer.checkpoint import best_or_latest  # comes with PyTorch, which a wrong name need not wait for
+
+    return best_or_latest(folder)
 
 
 def _cached(repository: str | None, file: str | None, download: str) -> Path:

@@ -17,7 +17,7 @@ from trainer.reporting.names import METRIC_TITLE, listed, sets_in, split_source
 from trainer.reporting.rows import CELL, COLUMNS, PUBLISHED, TEXT_COLUMNS, frame_of, row_of
 from trainer.reporting.tables import with_titles
 from trainer.reporting.trials import several_settings, with_settings
-from trainer.run_files import RESULT, STATUS
+from trainer.run_files import RESULT, STATUS, require_place
 
 _AUTHORS_COLUMNS = {"metric_value", "metric", "path", "seed", "shot", "pretrained_model", "dataset", "last_step"}
 _AUTHORS_METRIC = {"test/acc": "top1", "test/mean_auc": "auc", "test/mean_average_precision": "ap"}
@@ -91,12 +91,6 @@ def collect(places: tuple[Path, ...], metric: str | None = None, best_on_val: bo
     runs = _with_metric(runs, metric) if metric else runs
     remarks += [*copies, *namesakes, *several_settings(runs), *choices_text(runs)]
     return Collected(runs, tuple(remarks), tuple(warnings), chosen)
-
-
-def require_place(place: Path) -> None:
-    """Raise InputError unless a place is a folder or a CSV file."""
-    if not place.is_dir() and not (place.is_file() and place.suffix == ".csv"):
-        raise InputError(f"{place} is neither a folder of runs nor a CSV file")
 
 
 def _files(place: Path) -> list[Path]:

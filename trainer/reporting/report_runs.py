@@ -11,6 +11,7 @@ from data_pipelines.common.earlier_output import require_free
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
+from trainer.run_files import require_place
 
 if TYPE_CHECKING:
     from trainer.reporting.compose import Beside
@@ -47,13 +48,10 @@ def write_report(report: Report) -> Path:
 
     Raises InputError where there is nothing to report, or nothing that can be reported together.
     """
-    # Here because it takes seconds, with PyTorch, SciPy and Matplotlib, and the help needs none of that.
-    from trainer.reporting.collect import require_place
+    _require_places(report)
+    # Here because it takes seconds, with PyTorch, SciPy and Matplotlib, and help and refusals need none of that.
     from trainer.reporting.compose import PAGE, read_beside
 
-    _require_places(report)
-    for place in report.runs:
-        require_place(place)
     require_free(report.out / PAGE, report.force)
     beside = read_beside(report.proximity, report.claims)
     logger.info(f"report {', '.join(map(str, report.runs))}: tables and figures, to {report.out}")
@@ -62,7 +60,7 @@ def write_report(report: Report) -> Path:
 
 
 def _require_places(report: Report) -> None:
-    """Raise InputError if there is nothing to search, as where folders behind a flag were taken for its files."""
+    """Raise InputError where there is nothing to search, also if folders behind a flag were taken for its files."""
     folder = next((path for path in report.claims or () if path.is_dir()), None)
     if folder is not None:
         raise InputError(
@@ -71,6 +69,8 @@ def _require_places(report: Report) -> None:
         )
     if not report.runs:
         raise InputError("name the folders of runs, or CSV files, before the flags")
+    for place in report.runs:
+        require_place(place)
 
 
 def _write(report: Report, beside: "Beside") -> Path:

@@ -4,16 +4,13 @@ Fine-tunes every source on every target with every number of shots and every see
 devices. The same command goes on where it was; finished runs are not made again.
 """
 
-from dataclasses import replace
-
 from data_pipelines.common import streams
 from data_pipelines.common.advice import quoted
 from data_pipelines.common.cli import parse, world_size
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import number
 from data_pipelines.common.program import program, retyped
-from trainer.finetuning.command_line import OFTEN, todays
-from trainer.finetuning.settings import given_settings
+from trainer.finetuning.command_line import OFTEN, require_sources, todays
 from trainer.sweep.options import Sweep
 from trainer.sweep.variations import FLAG, require_one_value_each
 
@@ -27,11 +24,11 @@ def main_sweep(arguments: list[str]) -> None:
     arguments = todays(arguments)
     require_one_value_each(arguments)
     called = called if called.endswith(" sweep") else f"{called} sweep"
-    sweep = parse(Sweep, __doc__, args=arguments, prog=called, often=_OFTEN)
-    sweep = replace(sweep, options=replace(sweep.options, given=given_settings(sweep.settings, arguments)))
+    sweep = parse(Sweep, __doc__, args=arguments, prog=called, often=_OFTEN).sweep(arguments)
     if world_size() > 1:
         raise InputError("a sweep starts its own processes; start it once, without torchrun")
-    # Here because they come with PyTorch, which the help does not need.
+    require_sources(*sweep.sources)
+    # Here because they come with PyTorch, which help and refusals do not need.
     from trainer.sweep.cost import cost_lines
     from trainer.sweep.plan import write_plan
     from trainer.sweep.run_sweep import devices, plan_of, run_sweep

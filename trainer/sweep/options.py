@@ -1,6 +1,7 @@
 """The flags of a sweep. Without PyTorch, which their help does not need."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import tyro
 
 from data_pipelines.common.errors import InputError
 from trainer.finetuning.options import FULL, Options
-from trainer.finetuning.settings import Settings
+from trainer.finetuning.settings import Settings, given_settings
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Sweep:
             object.__setattr__(self, name, _listed(getattr(self, name)))
             if not getattr(self, name):
                 raise InputError(f"--{name} names none")
+
+    def sweep(self, arguments: Sequence[str]) -> "Sweep":
+        """What these arguments, which it was parsed from, say. Raises InputError for what does not go together."""
+        return replace(self, options=replace(self.options, given=given_settings(self.settings, arguments)))
 
 
 def _listed(words: tuple[str, ...]) -> tuple[str, ...]:

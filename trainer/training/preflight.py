@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.common.message_parts import number
 from data_pipelines.common.messages import logger
 from trainer import checkpoint
 from trainer.engine import Engine
@@ -63,8 +64,9 @@ def preflight(engine: Engine, job: Job, settings: dict[str, Any], environment: d
             logger.warning(warning)
         hosts = len({facts["host"] for facts in by_rank})
         print(
-            f"pre-flight: {engine.world_size} ranks on {hosts} host(s), {by_rank[0]['engine']}, {engine.transport}, "
-            f"all-reduce {gbps:.2f} GB/s, {free / 1e9:.0f} GB free, {time.monotonic() - started:.1f} s",
+            f"pre-flight: {number(engine.world_size, 'rank')} on {number(hosts, 'host')}, {by_rank[0]['engine']}, "
+            f"{engine.transport}, all-reduce {gbps:.2f} GB/s, {free / 1e9:.0f} GB free, "
+            f"{time.monotonic() - started:.1f} s",
             flush=True,
         )
 

@@ -19,7 +19,7 @@ import tyro
 from benchmarks.lib.on_gpu.parts import PARTS, Part
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import read_json, write_atomically, write_json
-from data_pipelines.common.message_parts import nearest
+from data_pipelines.common.message_parts import nearest_of_several
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS, TABLES, LOG = "results.json", "results.md", "log.txt"
@@ -51,7 +51,7 @@ class OnGpu:
             raise InputError(f"--limit-s is {self.limit_s:g}; it must be above 0")
         for name in self.part:
             if name not in RUNS and name not in PARTS:
-                raise InputError(f"unknown part {name!r}{nearest(name, [*RUNS, *PARTS])}")
+                raise InputError(f"unknown part {name!r}{nearest_of_several(name, [*RUNS, *PARTS])}")
 
     def chosen(self) -> dict[str, Part]:
         """The parts, in their order."""

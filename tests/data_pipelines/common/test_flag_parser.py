@@ -141,6 +141,31 @@ def test_help_lists_flags_in_groups(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr() == (HELP, "")
 
 
+@dataclass(frozen=True)
+class Normalise:
+    """Normalise inputs."""
+
+    mean: tuple[float, float, float] | None = None
+    shots: tuple[int, ...] = ()
+    scale: float = 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mean", "0.5,.5,5e-1"], "--mean is '0.5,.5,5e-1'; separate its values by spaces: --mean 0.5 .5 5e-1"),
+        (["--mean=-1,2"], "--mean is '-1,2'; separate its values by spaces: --mean -1 2"),
+        (["--shots", "1", "5,10"], "--shots is '5,10'; separate its values by spaces: --shots 5 10"),
+        (["--shots", "5,x"], "--shots does not take ['5,x']; bitscale normalise --help tells more"),
+        (["--scale", "0,5"], "--scale is '0,5'; it must be a number; bitscale normalise --help tells more"),
+    ],
+)
+def test_numbers_in_one_word_are_told_apart(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse_flags(Normalise, arguments, "bitscale normalise")
+    assert str(raised.value) == message
+
+
 def test_what_a_command_says_while_it_is_parsed_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     def noisy(n: int = 0) -> None:
         print("a note", file=sys.stderr)

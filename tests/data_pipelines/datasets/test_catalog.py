@@ -67,6 +67,15 @@ def test_unknown_sets_come_with_the_nearest_name(root: Path, name: str, nearest:
     assert f"bitscale prepare image-folder --root DIR --out {root / name}" in str(raised.value)
 
 
+def test_names_in_one_word_are_told_apart(root: Path) -> None:
+    with pytest.raises(InputError, match=f"'animals,digits' in {root}; separate names by spaces: animals digits$"):
+        find("animals,digits", is_listed=True)
+    for name, is_listed in (("animals,digits", False), ("animals,zebra", True), ("animals,", True)):
+        with pytest.raises(InputError) as raised:
+            find(name, is_listed)
+        assert "spaces" not in str(raised.value)
+
+
 def test_names_like_no_other_come_with_the_sets_that_are_here(root: Path) -> None:
     with pytest.raises(InputError, match="; known: animals, fashion_mnist; class folders"):
         find("zzz")

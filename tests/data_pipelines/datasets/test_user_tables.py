@@ -152,6 +152,21 @@ BAD_TABLES: dict[str, tuple[Rows, dict[str, Any], str]] = {
         {},
         "has no column 'label'; did you mean 'lable'",  # codespell:ignore lable
     ),
+    "joined_names": (
+        [["path", "A", "B"], ["a.jpg", "1", "0"]],
+        {"label_column": None, "label_columns": ("A,B",)},
+        "has no column 'A,B'; separate names by spaces: A B$",
+    ),
+    "joined_facts": (
+        [["path", "label", "my site"], ["a.jpg", "x", "0"]],
+        {"fact_columns": ("label;my site",)},
+        "has no column 'label;my site'; separate names by spaces: label 'my site'$",
+    ),
+    "joined_in_one": (
+        [["path", "label", "pid"], ["a.jpg", "x", "0"]],
+        {"patient_column": "pid,label"},
+        "has no column 'pid,label'(?!; separate)",
+    ),
     "no_patient": ([["path", "label"], ["a.jpg", "x"]], {"patient_column": "pid"}, "has no column 'pid'"),
     "no_split": ([["path", "label"], ["a.jpg", "x"]], {"split_column": "split"}, "has no column 'split'"),
     "two_columns": ([["path", "label", "label"], ["a.jpg", "x", "y"]], {}, "has two columns 'label'; rename one"),

@@ -127,6 +127,8 @@ def test_take_classes_renumbers_in_the_given_order(animals: Index) -> None:
     assert taken.labels.dtype == np.int64
     assert contents(taken) == [pair for pair in contents(animals) if pair[1] != "dog"]
     assert np.bincount(taken.few_shot(2, seed=0).labels).tolist() == [2, 2]
+    with pytest.raises(InputError, match="unknown class 'dog,cat'; separate names by spaces: dog cat"):
+        animals.take_classes(["dog,cat"])
     with pytest.raises(InputError, match="unknown class 'dgo'; did you mean 'dog'"):
         animals.take_classes(["cat", "dgo"])
 

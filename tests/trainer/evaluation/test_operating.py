@@ -150,6 +150,26 @@ def test_one_error_suffices_for_a_temperature() -> None:
     assert "no val split" in OperatingPoints().why_temperature_unfitted()
 
 
+@pytest.mark.parametrize("number", [50, 100])
+def test_a_temperature_of_few_images_is_doubted(number: int) -> None:
+    """And rightly: where 1 is right, of 50 images more than 5% lie outside 0.6 to 1.5, of 100 images fewer."""
+    draws = np.random.default_rng(4)
+    logits = draws.normal(0, 2, (100, number, 1))
+    labels = (draws.random(logits.shape) < expit(logits)).astype(np.float32)
+    fitted = [fit_operating_points(of(*each, "x")) for each in zip(logits, labels, strict=True)]
+    far_off = np.mean([not 0.6 < points.temperature < 1.5 for points in fitted])
+    assert (far_off > 0.05) == (number < 100)
+    expected = "the temperature was fitted on 50 images of val; with fewer than 100" if number < 100 else ""
+    assert all(points.temperature_doubt().startswith(expected) for points in fitted)
+    assert all(bool(points.temperature_doubt()) == bool(expected) for points in fitted)
+
+
+def test_what_was_not_fitted_is_not_doubted() -> None:
+    assert OperatingPoints().temperature_doubt() == ""
+    assert OperatingPoints(images=5, temperature_unfitted="val has no labels").temperature_doubt() == ""
+    assert "1 image of val" in OperatingPoints(temperature=1.2, images=1).temperature_doubt()
+
+
 def test_what_val_cannot_choose_has_a_reason() -> None:
     nan = np.nan
     labels = np.array([[1, 0, nan, 1], [1, 1, nan, 0]], dtype=np.float32)

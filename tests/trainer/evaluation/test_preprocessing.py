@@ -114,7 +114,9 @@ def words(**about: Any) -> list[str]:
 def test_steps_are_told_in_words() -> None:
     assert words(**SQUASH | XRAY | {"bits": 12, "bits_given": True}) == [
         "Decode to 8-bit grey, not turned, whatever the EXIF block says; of files with more than 8 bits, 0 is black "
-        "and 2^12 - 1 is white.",
+        "and 2^12 - 1 is white; of a DICOM file the modality LUT or rescaling is applied, then the first VOI LUT or "
+        "window, which then says what is black and white; MONOCHROME1 is inverted, and padding is black (DICOM PS3.3, "
+        "C.11.1, C.11.2 and C.7.5.1.1.2).",
         "Cut the central square, as large as the shorter side.",
         "Resize to a shorter side of 40 pixels, the longer one in proportion, rounded to the nearest: bilinear with "
         "antialiasing, in float32, rounded at the end.",
@@ -129,7 +131,8 @@ def test_steps_are_told_in_words() -> None:
     assert "shorter side of 36 pixels, the longer one in proportion, rounded down" in resize
     assert crop == "Cut the central 32 x 32 pixels."
     found = words(**SQUASH | XRAY | {"bits": 12, "bits_given": False})[0]
-    assert found.endswith("2^12 - 1 is white where the file does not say it.")
+    assert "2^12 - 1 is white where the file does not say it; of a DICOM file" in found
+    assert "DICOM" not in decode
 
 
 @pytest.mark.parametrize("view", ["random_resized_crop", "resize_random_crop", "xray_affine"])

@@ -102,6 +102,8 @@ def test_findings_and_classes_by_name(lungs: list[Path], skewed: Path) -> None:
     assert job.train.classes == ("nodule", "mass")
     assert len(job.train) == 8
     assert job_of(lungs[0], classes=("hernia",)).train.classes == ("hernia",)
+    with pytest.raises(InputError, match=r"'hernia,nodule'; separate names by spaces: hernia nodule$"):
+        job_of(*lungs, classes=("hernia,nodule",))
     with pytest.raises(InputError, match="did you mean 'nodule'"):
         job_of(*lungs, classes=("noddule",))
     job = job_of(skewed, classes=("dog", "cat"))

@@ -228,6 +228,6 @@ def test_preflight_only_as_srun_starts_it(tmp_path: Path) -> None:
     ]
     outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
-    assert "pre-flight: 2 ranks on 1 host(s), ddp, Gloo over lo, all-reduce" in outputs[0]
+    assert "pre-flight: 2 ranks on 1 host, ddp, Gloo over lo, all-reduce" in outputs[0]
     assert outputs[1] == ""
     assert not (tmp_path / "run").exists()

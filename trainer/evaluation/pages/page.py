@@ -122,6 +122,8 @@ def warnings(evaluation: Evaluation) -> list[str]:
         given = len(assessment.points.thresholds) == len(assessment.findings)
         both = "The temperature is 1" if given else "The thresholds are 0.5, and the temperature is 1"
         found.append(f"{both}: {assessment.points.no_val}.")
+    if doubt := assessment.points.temperature_doubt():
+        found.append(f"{doubt[:1].upper()}{doubt[1:]}.")
     return found + (group_warnings(evaluation.groups) if evaluation.groups else [])
 
 

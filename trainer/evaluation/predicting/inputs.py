@@ -27,6 +27,7 @@ from data_pipelines.image_files.folder_scan import (
     scan,
     suffix_of,
 )
+from trainer.evaluation.predicting.predict_settings import require_inputs
 
 _TABLES, _TAR = {".csv", ".tsv"}, ".tar"
 _LABELS = {".cls", ".json", ".txt"}  # in a tar they belong to an image
@@ -62,12 +63,11 @@ def inputs_of(source: Path, path_column: str = "path") -> Inputs:
     Raises InputError for a source that does not exist, a folder that cannot be read, or a table without that column.
     """
     left_out: Counter[str] = Counter()
+    require_inputs([source])
     if source.is_dir():
         tree = scan(source, also=(_TAR,), takes_sets=True)
         left_out.update(tree.left_out_below())
         return Inputs(_of_folder(tree.files, left_out), left_out)
-    if not source.is_file():
-        raise InputError(f"{source} is neither a file nor a folder")
     name = text_of(source.name)
     if suffix_of(name) in _TABLES:
         return _of_table(source, text_of(path_column))

@@ -155,6 +155,8 @@ def note_what_is_unfitted(run: Run, points: OperatingPoints, classes: Iterable[s
             logger.info(f"note: {name}: the threshold is a probability of 0.5, because {reason}")
     if reason := points.why_temperature_unfitted():
         logger.info(f"note: the probabilities are of a temperature of 1, because {reason}")
+    if doubt := points.temperature_doubt():
+        logger.info(f"note: {doubt}")
 
 
 def _note_what_is_not_told(table: Table, predictor: Predictor) -> None:

@@ -1,5 +1,6 @@
 """The flags of predict. Without PyTorch, which their help does not need."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,13 @@ from data_pipelines.common.xray_storage import LEAST_BITS, MOST_BITS
 from trainer.config import Precision
 from trainer.evaluation.calibration.coverages import require_coverage
 from trainer.evaluation.calibration.threshold_settings import ThresholdChoice
+
+
+def require_inputs(sources: Sequence[Path]) -> None:
+    """Raise InputError for a source of images that is not there."""
+    for source in sources:
+        if not source.is_dir() and not source.is_file():
+            raise InputError(f"{source} is neither a file nor a folder")
 
 
 @dataclass(frozen=True)
