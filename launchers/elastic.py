@@ -22,6 +22,7 @@ from types import FrameType
 if __name__ == "__main__":  # its folder has modules that would hide other people's
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from launchers.agent import await_name
 from launchers.coordinator import CANNOT_LISTEN, IN_USE
 
 _HERE = Path(__file__).resolve().parent
@@ -178,6 +179,7 @@ def main() -> None:
             f"this, with the same 32 or more characters:\n  export {_SECRET}=..."
         )
         sys.exit(2)
+    await_name(options.endpoint)
     # Ranks that start after this has died know it by that.
     os.environ[_LAUNCHER] = f"{os.uname().nodename} {os.getpid()}"
     sys.exit(Node(options, options.trainer).run())

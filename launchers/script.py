@@ -57,10 +57,12 @@ fi
 
 
 def _until_finished(request: Request, command: str, run_dir: Path, asks: str, after_limit: str) -> str:
+    again = 'echo "queues itself again"\nscontrol requeue "$SLURM_JOB_ID"'
+    if 0 < request.min_nodes < request.nodes:
+        again = f"queue_again {request.min_nodes} {request.nodes}"
     after = (
-        """[ "$reached" -gt "$begun" ] || { echo "no step further than before: not queued again" >&2; exit 1; }
-echo "queues itself again"
-scontrol requeue "$SLURM_JOB_ID\""""
+        f"""[ "$reached" -gt "$begun" ] || {{ echo "no step further than before: not queued again" >&2; exit 1; }}
+{again}"""
         if request.requeue
         else f"{after_limit}exit $((code ? code : 1))"
     )
@@ -127,7 +129,8 @@ def _start(request: Request) -> list[str]:
     if request.in_process:  # node.sh adds its options
         return ["python", str(LAUNCHERS / "elastic.py"), "--"]
     nodes = f"{request.min_nodes}:{request.nodes}" if request.is_elastic else str(request.nodes)
-    return ["torchrun", "--nnodes", nodes] if request.launcher == "torchrun" else ["python"]
+    agent = ["python", str(LAUNCHERS / "agent.py"), "--nnodes", nodes]
+    return agent if request.launcher == "torchrun" else ["python"]
 
 
 def _without_run_dir(arguments: Sequence[str]) -> list[str]:

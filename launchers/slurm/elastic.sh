@@ -6,21 +6,39 @@ joiners=$SLURM_JOB_NAME-joins-$SLURM_JOB_ID
 secret=
 launchers=$(dirname "${BASH_SOURCE[0]}")/..
 
-# SLURM takes a failed node out of a job for good. Another one joins as a job of its own, from this same script.
+# Queue this same script as a further job; prints its number.
+queue() {
+    local unset=() name
+    for name in $(compgen -e SLURM_); do [ "$name" = SLURM_CONF ] || unset+=(-u "$name"); done
+    env "${unset[@]}" sbatch --parsable "$@" "$0"
+}
+
+# SLURM takes a failed node out of a job for good. Another one joins as a job of its own.
 replace_lost_nodes() {
-    local here coming taken left_time unset name left=20 # in case they fail at once
+    local here coming taken left_time left=20 # in case they fail at once
     while [ "$left" -gt 0 ] && sleep 20; do
         here=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%D) || continue
         coming=$(squeue --noheader --me --name="$joiners" --format=%i | wc -l)
         [ $((here + coming)) -lt "$1" ] || continue
         left=$((left - 1))
-        unset=()
-        for name in $(compgen -e SLURM_); do [ "$name" = SLURM_CONF ] || unset+=(-u "$name"); done
         read -r taken left_time < <(squeue --noheader --jobs="$SLURM_JOB_ID" --format="%N %L")
-        env "${unset[@]}" BITSCALE_JOINS="$MASTER_ADDR $MASTER_PORT $PET_RDZV_ID" \
-            sbatch --parsable --job-name="$joiners" --nodes=1 --exclude="$taken" --no-requeue --time="$left_time" "$0" |
+        BITSCALE_JOINS="$MASTER_ADDR $MASTER_PORT $PET_RDZV_ID" \
+            queue --job-name="$joiners" --nodes=1 --exclude="$taken" --no-requeue --time="$left_time" |
             sed "s/^/a node was lost; one that joins is asked for as job /"
     done
+}
+
+# Queued again, a job waits for as many nodes as it was given first, also if one of them is out of order. SLURM lets nobody
+# change that before this script has ended, so the run goes on in a further job, for which MIN nodes are enough.
+queue_again() {
+    local here number
+    here=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%D)
+    if [ "${here:-$2}" -lt "$2" ] && number=$(queue --nodes="$1-$2" --dependency="afterany:$SLURM_JOB_ID"); then
+        echo "has lost nodes: goes on as job $number, on $1 to $2"
+    else
+        echo "queues itself again"
+        scontrol requeue "$SLURM_JOB_ID"
+    fi
 }
 
 # A file that only this user may read: neither SLURM nor a log gets to know what is in it.

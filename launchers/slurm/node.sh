@@ -5,7 +5,8 @@ set -u
 host=$(hostname -s)
 export PET_LOCAL_ADDR=${BITSCALE_ADDRESS//\{host\}/$host}
 elastic= in_process=
-[[ "$1 ${2:-} ${3:-}" =~ ^torchrun\ --nnodes\ [0-9]+:[0-9]+$ ]] && elastic=1
+[[ "${*:1:4}" =~ ^python\ .*/agent\.py\ --nnodes\ [0-9]+:[0-9]+$ ]] && elastic=1
+[[ "${*:1:3}" =~ ^torchrun\ --nnodes\ [0-9]+:[0-9]+$ ]] && elastic=1 # as scripts that were written earlier have it
 [[ "$1 ${2:-}" =~ ^python\ .*/elastic\.py$ ]] && elastic=1 in_process=1
 # torchrun would look for its own host name in the endpoint, which is the name of another interface on some clusters.
 is_host=$((SLURM_NODEID == 0))
@@ -37,7 +38,10 @@ if [ -n "$in_process" ]; then
     fi
 fi
 
-# SIGUSR1 asks the trainer to save and end. torchrun would die of it, so it starts deaf, and so do its workers until
+# An agent ends with the code of its ranks; what says here that it was killed itself is left to that.
+export BITSCALE_RESTARTS_AGENT=1
+
+# SIGUSR1 asks the trainer to save and end. torchrun would die of it, so the agent starts deaf, and so do its workers until
 # they listen. They run in sessions of their own, which a signal to this step may not reach: it is handed on.
 asked=
 agents() { if [ -n "$in_process" ]; then pgrep -d , -P "$child"; else echo "$child"; fi; }

@@ -13,6 +13,7 @@ import pytest
 
 from launchers import submit
 
+AGENT = str(Path(submit.__file__).with_name("agent.py"))
 PLAN = {
     "name": "a_run",
     "run_dir": "runs/a_run",

@@ -61,7 +61,10 @@ class Cluster:
             f"NodeName={name} NodeAddr=127.0.0.1 NodeHostname=localhost Port={port} CPUs=2\n"
             for name, port in zip(("n1", "n2"), self._node_ports, strict=True)
         )
+        # Ports of jobs follow from their numbers, which should not be those of another cluster on this machine.
         return f"""ClusterName=test
+FirstJobId={os.getpid() % 9_000 + 1}
+MinJobAge=3600
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={self._controller_port}
 AuthType=auth/munge
@@ -156,6 +159,11 @@ InactiveLimit=0
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
+        # What jobs have started and nobody has ended.
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if f"SLURM_CONF={self.environment['SLURM_CONF']}\0".encode() in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
 
 
 def children(pid: int) -> list[int]:

@@ -195,25 +195,29 @@ def test_node(number: str, is_host: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "starts", "code"),
-    [("1:2", 2, 3), ("2", 1, 137)],
+    ("agent", "nodes", "starts", "code"),
+    [
+        (["python", "a folder/agent.py"], "1:2", 2, 3),
+        (["python", "a folder/agent.py"], "2", 1, 137),
+        (["torchrun"], "1:2", 2, 3),  # of a script that was written earlier
+    ],
 )
 def test_a_killed_agent_is_started_again_where_nodes_may_join(
-    nodes: str, starts: int, code: int, tmp_path: Path
+    agent: list[str], nodes: str, starts: int, code: int, tmp_path: Path
 ) -> None:
-    """By node.sh, which finds torchrun by its name; the second start ends by itself."""
-    torchrun = tmp_path / "bin/torchrun"
-    torchrun.parent.mkdir()
+    """By node.sh, which finds it by its name; the second start ends by itself."""
+    program = tmp_path / "bin" / agent[0]
+    program.parent.mkdir()
     kill = f"echo $PET_RDZV_CONF >>{tmp_path}/starts; [ $(wc -l <{tmp_path}/starts) = 1 ] || exit 3; kill -9 $$"
-    torchrun.write_text(f"#!/bin/bash\n{kill}\n")
-    torchrun.chmod(0o755)
+    program.write_text(f"#!/bin/bash\n{kill}\n")
+    program.chmod(0o755)
     (tmp_path / "bin/sleep").symlink_to("/bin/true")
     scontrol = tmp_path / "bin/scontrol"
     scontrol.write_text(f"#!/bin/bash\necho $* >>{tmp_path}/asked\n")
     scontrol.chmod(0o755)
-    path = f"{torchrun.parent}:{os.environ['PATH']}"
+    path = f"{program.parent}:{os.environ['PATH']}"
     store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}  # where nobody listens
-    process = node(tmp_path, ["torchrun", "--nnodes", nodes, "x.py"], PATH=path, **store)
+    process = node(tmp_path, [*agent, "--nnodes", nodes, "x.py"], PATH=path, **store)
     assert process.wait(30) == code
     # The store of the batch script is gone, and with it the script.
     assert (tmp_path / "asked").exists() == (":" in nodes)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from login_node import Login, directives
+from login_node import AGENT, Login, directives
 
 from launchers import job
 
@@ -69,7 +69,7 @@ def test_tasks_of_several_nodes_are_jobs_of_their_own(login: Login) -> None:
         ("128", "gpu:4", "32"),
     ]
     assert [one.partition("PET_NPROC_PER_NODE=")[2].split()[0] for one in scripts] == ["1", "2", "4"]
-    assert "launch torchrun --nnodes 128 '/x/it'\"'\"'s.py' --out 'a b'" in scripts[2]
+    assert f"launch python {AGENT} --nnodes 128 '/x/it'\"'\"'s.py' --out 'a b'" in scripts[2]
     assert "array" not in found[0]
     srun = directives(login.script(str(path), "--site", "generic", "--launcher", "srun", "--dry-run"))
     assert (srun["ntasks-per-node"], srun["cpus-per-task"]) == ("4", "8")  # the last of the scripts
@@ -137,7 +137,7 @@ def test_job_of_a_task(login: Login, leaves: str, code: int, requeued: bool) -> 
     output, _ = process.communicate()
     assert process.returncode == code, output
     assert (["requeue", "77"] in login.ran("scontrol")) is requeued
-    assert login.ran("srun")[0][2:5] == ["torchrun", "--nnodes", "2"]
+    assert login.ran("srun")[0][2:6] == ["python", AGENT, "--nnodes", "2"]
 
 
 def test_job_of_a_task_that_is_done_starts_nothing(login: Login) -> None:

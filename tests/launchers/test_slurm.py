@@ -78,6 +78,12 @@ class User:
 
         wait_until(there, f"job {job} is {state}", timeout_s)
 
+    def end_soon(self, job: str) -> None:
+        """Make the job's time run out within 80 s, but not before it can be told."""
+        ran = self.cluster.say("squeue", "-h", "-j", job, "-o", "%M")  # [HH:]MM:SS
+        minutes, seconds = map(int, ran.split(":")[-2:])
+        self.cluster.say("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 1 + (seconds > 40)}")
+
     def wait_for_start(self, job: str, run: str, ranks: int) -> None:
         """Until the newest start is one on so many ranks, and has saved a step."""
 
@@ -155,7 +161,9 @@ def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str
     assert 2 <= cancelled_at < SAVE_EVERY  # saved where it was, not at the next planned checkpoint
     assert checkpoint.step_of(checkpoint.numbered(user.folder / "runs" / run)[-1]) == cancelled_at
 
-    job = user.submit_run(run, "--time", "00:01:00")
+    job = user.submit_run(run)
+    user.wait_for_step(job, run, cancelled_at + 1)
+    user.end_soon(job)
     wait_until(lambda: "queues itself again" in user.log(job), "out of time and queued again", 120)
     status = user.status(run)
     assert (status["state"], status["reason"]) == ("resumable", "stopped by SIGUSR1")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from login_node import Login, directives
+from login_node import AGENT, Login, directives
 
 from launchers import job
 from launchers.profiles import seconds, site_names
@@ -41,7 +41,7 @@ def test_script_for_juwels_booster(login: Login) -> None:
         "PET_NPROC_PER_NODE=4",
         "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         "trainer/pretrain.py imagenet1k_r50x1 --optim.base-lr 0.02",
-        "launch torchrun --nnodes 64 ",
+        f"launch python {AGENT} --nnodes 64 ",
     ):
         assert line in text
     assert "90,000 steps of 4,096 images" in cost
@@ -87,11 +87,11 @@ def test_more_nodes_than_the_site_allows_are_refused(login: Login) -> None:
 def test_script_for_nodes_that_may_be_lost(login: Login) -> None:
     text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "1:2", "--dry-run")
     assert {"nodes": "2", "no-kill": ""}.items() <= directives(text).items()
-    assert "launch torchrun --nnodes 1:2 " in text
+    assert f"launch python {AGENT} --nnodes 1:2 " in text
     assert "source " in text
     text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "2:2", "--dry-run")
     assert "no-kill" not in text
-    assert "launch torchrun --nnodes 2 " in text
+    assert f"launch python {AGENT} --nnodes 2 " in text
 
 
 @pytest.mark.parametrize("site", site_names())
@@ -109,8 +109,8 @@ def test_arguments_arrive_as_they_are(login: Login) -> None:
     text = login.script("pretrain", "embedded", "--site", "localhost", "--nodes", "2", "--dry-run", "--", *ODD)
     login.run_script(text).communicate()
     (call,) = login.ran("srun")
-    assert call[2:5] == ["torchrun", "--nnodes", "2"]
-    assert call[6:] == ["embedded", *ODD]
+    assert call[2:6] == ["python", AGENT, "--nnodes", "2"]
+    assert call[7:] == ["embedded", *ODD]
     assert not list(login.folder.rglob("pwned"))
 
 

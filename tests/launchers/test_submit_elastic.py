@@ -47,7 +47,9 @@ def test_fewest_ranks_are_the_trainers_with_one_number(login: Login) -> None:
     text = login.script(*ELASTIC, "--nodes", "2", "--dry-run", "--", "--min-ranks", "3")
     assert words == ["embedded", "--min-ranks", "3", "--elastic"]
     assert {"nodes": "2", "no-kill": ""}.items() <= directives(text).items()
-    assert "torchrun --nnodes 2 " in login.script(*ELASTIC, "--nodes", "1:2", "--smoke", "--dry-run")
+    assert f"python {LAUNCHERS}/agent.py --nnodes 2 " in login.script(
+        *ELASTIC, "--nodes", "1:2", "--smoke", "--dry-run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,29 @@ def test_job_out_of_time_waits_for_the_one_that_joined(login: Login) -> None:
     assert queued.exists()
     told = [call[2:] for call in login.ran("scancel")]
     assert told[1] == ["--name=a_run-joins-77", "--batch", "--signal=USR1"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("elastic", "left", "requeued"), [([], 1, False), (["--elastic"], 1, False), ([], 2, True)])
+def test_job_that_lost_nodes_goes_on_with_fewest(elastic: list[str], left: int, requeued: bool, login: Login) -> None:
+    """Queued again, it would wait for the node that is out of order."""
+    saved = login.folder / "saved"
+    login.status("resumable", 1)
+    saved.write_text('{"state": "resumable", "step": 9}')
+    login.program("srun", f"cp {saved} {login.folder}/runs/a_run/status.json")
+    login.program("squeue", f'case "$*" in *%D) echo {left} ;; esac')
+    login.program("scancel", "")
+    login.program("sbatch", f'env | grep ^SLURM_ >{login.folder}/environment; echo "78"')
+    (login.folder / "logs").mkdir()
+    options = ["--site", "localhost", "--nodes", "1:2", "--dry-run"]
+    process = login.run_script(login.script("pretrain", "embedded", *elastic, *options), SLURM_JOB_NAME="a_run")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert (["requeue", "77"] in login.ran("scontrol")) is requeued
+    assert ("has lost nodes: goes on as job 78, on 1 to 2" in output) is not requeued
+    asked = ["--parsable", "--nodes=1-2", "--dependency=afterany:77", str(login.folder / "script")]
+    assert login.ran("sbatch") == ([] if requeued else [asked])
+    assert requeued or (login.folder / "environment").read_text() == ""  # of this job, which sbatch would go by
 
 
 def node(folder: Path, program: str = 'echo "$*"; env', **environment: str) -> "subprocess.CompletedProcess[str]":

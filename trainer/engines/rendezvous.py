@@ -219,7 +219,11 @@ def _await_answer(host: str, port: int, timeout_s: int) -> None:
             socket.create_connection((host, port), _KNOCK_S).close()
             return
         except socket.gaierror as error:
-            raise InputError(f"MASTER_ADDR={host} is not the name of a host known here ({error.strerror})") from error
+            raise InputError(
+                f"MASTER_ADDR={host} is not the name of a host that {platform.node()} knows ({error.strerror}); start "
+                "rank 0's node with an address that all nodes know: launchers/torchrun.sh has --local-addr for it, "
+                "a SLURM job `address` of the site profile"
+            ) from error
         except ConnectionRefusedError:
             heard, failure = True, "it refuses the connection"
         except OSError as error:
