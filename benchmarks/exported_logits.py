@@ -28,7 +28,7 @@ _SPREAD = 0.2  # of scale and shift of the norms, which else would be 1 and 0
 
 @dataclass(frozen=True)
 class ExportedLogits:
-    """Which models, and where the result goes. The largest takes about ten times the memory of its weights."""
+    """Which models, and where the result goes."""
 
     models: tuple[str, ...] = ("r14x0.5", "r26x1", "r50x1", "r101x1", "r50x3")
     """In this order."""
