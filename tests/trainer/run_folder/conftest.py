@@ -20,7 +20,7 @@ def other() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.fixture
 def fast_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "BEAT_S", BEAT_S)
-    monkeypatch.setattr(run_lock, "_POLL_S", 0.01)
+    monkeypatch.setattr(run_lock, "POLL_S", 0.01)
     monkeypatch.setattr(run_lock, "ENDING_S", 0.4)
     for name in ("BITSCALE_JOB", "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         monkeypatch.delenv(name, raising=False)

@@ -78,7 +78,7 @@ def test_the_folder_is_free_before_a_stopped_run_leaves_its_job(
 def test_what_another_start_finished_meanwhile_is_not_done_again(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_lock, "_POLL_S", 0.01)
+    monkeypatch.setattr(run_lock, "POLL_S", 0.01)
     without_work(str(phantoms), tmp_path / "run")
     before = contents(tmp_path / "run")
     result = (tmp_path / "run" / "result.json").rename(tmp_path / "result.json")
