@@ -14,9 +14,7 @@ def comparable(text: str) -> tuple[list[str], str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_help_is_as_it_was_approved(name: str) -> None:
     approved, found = (FOLDER / f"{name}.txt").read_text(encoding="utf-8"), help_of(name)
-    assert comparable(found) == comparable(approved), (
-        "write it anew: python -m tests.golden_help"
-    )
+    assert comparable(found) == comparable(approved), "write it anew: python -m tests.golden_help"
 
 
 def test_short_help_is_short() -> None:
