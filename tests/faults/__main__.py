@@ -33,6 +33,8 @@ from tests.faults.strikes import small_disk, unmount
 def main() -> int:
     """Rounds, a soak, or both; returns the exit code."""
     options = _parse()
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bitscale-faults-", dir=options.folder))
     if options.elastic:
         return _elastic(options, folder)

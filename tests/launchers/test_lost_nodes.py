@@ -49,15 +49,15 @@ class Nodes:
         }
         self._agents: list[subprocess.Popen[bytes]] = []
 
-    def start(self, restarts: int) -> subprocess.Popen[bytes]:
-        """One more agent, which may start its ranks so often again."""
+    def start(self, restarts: int, *options: str) -> subprocess.Popen[bytes]:
+        """One more agent, which may start its ranks so often again; further options of the trainer."""
         conf = "is_host=0,last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,join_timeout=120"
         torchrun = ["--nnodes", "1:2", "--nproc-per-node", str(self._ranks_each), "--max-restarts", str(restarts)]
         torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{self._store.port}"]
         torchrun += ["--rdzv-id", "bitscale", "--rdzv-conf", conf, "--local-addr", "127.0.0.1"]
         with self._log(len(self._agents)).open("w") as log:
             agent = subprocess.Popen(
-                [sys.executable, ROOT / "launchers/agent.py", *torchrun, *trainer(self.folder, self.run_dir)],
+                [sys.executable, ROOT / "launchers/agent.py", *torchrun, *trainer(self.folder, self.run_dir), *options],
                 # By which pre-flight knows that this is no second launcher on one node.
                 env=self._environment | {"SLURMD_NODENAME": f"node{len(self._agents)}"},
                 stdout=log,
@@ -149,7 +149,8 @@ def weights(run_dir: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def nodes(request: pytest.FixtureRequest, folder: Path) -> Iterator[Nodes]:
     ranks_each, environment = request.param
-    nodes = Nodes(folder, request.node.originalname, ranks_each, environment)
+    name = request.node.name.translate(dict.fromkeys(map(ord, "[], ")))
+    nodes = Nodes(folder, name, ranks_each, environment)
     yield nodes
     nodes.close()
 
@@ -179,6 +180,25 @@ def test_a_killed_rank_costs_one_restart_of_plain_torchrun(nodes: Nodes, undistu
     nodes.wait_for(4, 4)
     nodes.finish(first, second)
     assert "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in nodes.texts()
+    check(weights(nodes.run_dir), undisturbed)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        ["--zero-stage", "1"],
+        ["--engine", "deepspeed", "--zero-stage", "2", "--micro-batch-size", "2"],
+    ],
+    ids=["ddp, ZeRO 1", "deepspeed, ZeRO 2"],
+)
+@pytest.mark.parametrize("nodes", [(1, FORGET_ADDRESSES)], indirect=True, ids=["one rank each"])
+def test_other_engines_go_on(engine: list[str], nodes: Nodes, undisturbed: dict[str, torch.Tensor]) -> None:
+    """Also where each rank had a part of the momentum: the checkpoint has it whole."""
+    first, second = nodes.start(1, *engine), nodes.start(0, *engine)
+    nodes.wait_for(2)
+    lose_node(second)
+    nodes.wait_for(2, 1)
+    nodes.finish(first)
     check(weights(nodes.run_dir), undisturbed)
 
 

@@ -80,6 +80,14 @@ def never() -> bool:
     return False
 
 
+async def cancel(serving: "asyncio.Task[None]") -> None:
+    """Once the connections of this loop have ended."""
+    while len(asyncio.all_tasks()) > 2:
+        await asyncio.sleep(0.01)
+    serving.cancel()
+    await asyncio.wait([serving])
+
+
 @pytest.mark.slow
 def test_a_clock_that_jumps_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the coordinator nor a rank looks at the time of day, which goes forth and back by hours here."""
@@ -91,7 +99,8 @@ def test_a_clock_that_jumps_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
         port = int(probe.getsockname()[1])
     serving = asyncio.new_event_loop()
     task = serving.create_task(Coordinator(b"of this run").serve("127.0.0.1", port))
-    threading.Thread(target=serving.run_forever, daemon=True).start()
+    thread = threading.Thread(target=serving.run_forever, daemon=True)
+    thread.start()
     hello = {"host": "h", "store": "s", "settings": SETTINGS}
     lost: list[str] = []
     members = [
@@ -102,14 +111,17 @@ def test_a_clock_that_jumps_loses_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
         first = together(*(member.begin for member in members))
         time.sleep(2.5)  # some signs of life
         rounds = together(*(partial(member.regroup, 5, lambda: False) for member in members))
+        heard = (list(lost), [member.lost for member in members])
     finally:
         for member in members:
             member.leave("the test is over")
-        serving.call_soon_threadsafe(task.cancel)
+        asyncio.run_coroutine_threadsafe(cancel(task), serving).result(30)
         serving.call_soon_threadsafe(serving.stop)
+        thread.join()
+        serving.close()
     assert [[answer["world_size"] for answer in answers] for answers in (first, rounds)] == [[2, 2], [2, 2]]
     assert [answer["round"] for answer in rounds] == [2, 2]
-    assert (lost, [member.lost for member in members]) == ([], [None, None])
+    assert heard == ([], [None, None])
 
 
 def test_ranks_begin_lose_one_and_take_one_in(served: Served) -> None:
