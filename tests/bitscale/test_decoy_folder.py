@@ -88,7 +88,8 @@ def test_a_batch_script_starts_no_module_by_name(folder: Path) -> None:
     (folder / "plan.json").write_text(json.dumps({"name": "plan", "tasks": [task]}))
     submit = [sys.executable, str(ROOT / "launchers" / "submit.py"), "plan.json", "--site", "localhost", "--dry-run"]
     script = started(submit, folder).stdout
-    assert f"launch torchrun --nnodes 2 {ROOT / 'trainer' / 'transfer.py'} --help" in script
+    agent = f"launch python {ROOT / 'launchers' / 'agent.py'} --nnodes 2"
+    assert f"{agent} {ROOT / 'trainer' / 'transfer.py'} --help" in script
     assert f"# Written by: python {ROOT / 'launchers' / 'submit.py'} plan.json" in script
     assert "-m " not in script
 
