@@ -1,6 +1,7 @@
 """One rank of `wire.py`: PyTorch's DDP over Gloo, with layers that sleep instead of computing."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -54,8 +55,9 @@ def main() -> None:
     engine = DDPEngine(RuntimeConfig(device="cpu", threads=1), "fp32")
     rows = [_measure(engine, setting, combination) for combination in setting["combinations"]]
     if engine.rank == 0:
-        print(json.dumps(rows))
+        print(json.dumps(rows), flush=True)
     engine.close()
+    os._exit(0)  # on a busy machine, a thread of torch that still ends may abort a process that ends as usual
 
 
 def _measure(engine: Engine, setting: dict[str, Any], combination: dict[str, Any]) -> dict[str, Any]:
