@@ -43,7 +43,7 @@ class ExportedLogits:
         if unknown := [name for name in self.models if name not in MODELS]:
             raise InputError(f"--models has {', '.join(unknown)}; there are {', '.join(MODELS)}")
         if not self.models or self.image_size < 1:
-            raise InputError("--models needs one model or more, --image-size 1 or more")
+            raise InputError("--models needs at least one model, --image-size must be at least 1")
 
 
 def drawn_model(name: str, seed: int) -> BiTResNet:

@@ -27,6 +27,8 @@ PRINTED_BY = {
     "trainer.evaluation.assessment.evaluate_settings": {"evaluate"},  # an export takes their names alone
     "trainer.evaluation.assessment.evaluated_set": {"evaluate"},
     "trainer.evaluation.predicting.inputs": {"predict"},
+    "trainer.models.export_settings": {"export"},  # a benchmark exports what it draws
+    "trainer.models.graph": {"export"},
     "trainer.evaluation.predicting.predict_settings": {"predict"},
     "trainer.recipes": {"pretrain"},  # of which others take named ones alone
     "trainer.sweep": {"sweep"},
@@ -105,6 +107,7 @@ OF_ANOTHER = {
     ("benchmarks.protocol_effect", "--model.head-init"): "transfer",
     ("benchmarks.protocol_effect", "--match-authors"): "transfer",
     ("benchmarks.lib.throughput.memory", "--checkpoint-stages"): "pretrain",
+    ("launchers.agent", "--endpoint"): None,  # launchers/torchrun.sh
     ("launchers.elastic", "--endpoint"): None,  # launchers/torchrun.sh
     ("launchers.elastic", "--min-ranks"): "pretrain",
     ("launchers.sbatch", "--out"): "pretrain",

@@ -49,9 +49,9 @@ def test_who_is_told(
 def test_it_comes_before_the_slow_imports(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise SystemExit('torch is imported')")
     ours, theirs = pty.openpty()
-    command = [sys.executable, ROOT / "trainer" / "predict.py", "run", "image"]
+    command = [sys.executable, ROOT / "trainer" / "pretrain.py", "embedded"]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}, stderr=theirs, check=False)
     os.close(theirs)
     lines = os.read(ours, 10_000).decode().splitlines()
     os.close(ours)
-    assert lines == ["predict: loading PyTorch ...", "torch is imported"]
+    assert lines == ["pretrain: loading PyTorch ...", "torch is imported"]
