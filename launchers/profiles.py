@@ -148,6 +148,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
+def set_in_a_copy(value: str) -> str:
+    """The end of a message on a key of a site profile: how to give it another value."""
+    return f"set it to {value} in a copy of {SITES}/generic.toml, and name that with --site"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The nearest known name, and all, as the end of a message."""
     known = sorted(known)

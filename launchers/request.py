@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launchers.profiles import SITES, Site, UsageError, check_directive, counted, seconds
+from launchers.profiles import Site, UsageError, check_directive, counted, seconds, set_in_a_copy
 from launchers.sbatch_options import gpus_on_a_node, misspelt
 
 _SET_BY_OPTIONS = {
@@ -63,7 +63,7 @@ class Request:
                 raise UsageError(
                     f"--sbatch {key}={value} asks for {counted(asked or 0, 'GPU')} on a node, but "
                     f"{counted(self.ranks_per_node, 'rank')} would start there; what a node has is gpus_per_node of "
-                    f"the site profile: set it to {asked} in a copy of {SITES}/generic.toml, and name that with --site"
+                    f"the site profile: {set_in_a_copy(str(asked))}"
                 )
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launchers import script
-from launchers.profiles import SITES, Site, UsageError, counted, seconds
+from launchers.profiles import Site, UsageError, counted, seconds, set_in_a_copy
 from launchers.request import Request
 
 _SMOKE_TIME = "00:30:00"
@@ -110,13 +110,13 @@ def submit(request: Request, text: str, after: str | None = None) -> str:
     return number
 
 
-def _of_gpus(request: script.Request) -> str:
+def _of_gpus(request: Request) -> str:
     """The end of a refusal by SLURM because of what a job takes of a node."""
     if not request.gpus_per_node:
         return ""
     return (
         f"; the job asks for {counted(request.gpus_per_node, 'GPU')} on a node, as gpus_per_node of the site profile "
-        f"says: set it to what a node has in a copy of {SITES}/generic.toml, and name that with --site"
+        f"says: {set_in_a_copy('what a node has')}"
     )
 
 

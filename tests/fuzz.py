@@ -41,12 +41,14 @@ for _folder in (
 from fuzz_locales import differences  # noqa: E402
 from fuzz_mutations import STRANGE, mutated  # noqa: E402
 from fuzz_names import NAME_PARSERS  # noqa: E402
-from fuzz_parsers import FILE_PARSERS, Parser  # noqa: E402
+from fuzz_parser import Parser  # noqa: E402
+from fuzz_runs import RUN_PARSERS  # noqa: E402
+from fuzz_sets import SET_PARSERS  # noqa: E402
 
 from data_pipelines.common.errors import InputError, RunError  # noqa: E402
 from tests.faults.figures import put  # noqa: E402
 
-PARSERS = FILE_PARSERS | NAME_PARSERS
+PARSERS = SET_PARSERS | RUN_PARSERS | NAME_PARSERS
 LOCALES = "locales"
 LIMIT_S, LIMIT_BYTES = 20, 3 << 30
 _WATCHED = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}

@@ -18,7 +18,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from fuzz_parsers import Parser
+from fuzz_parser import Parser
 from made_results import transfer_result, write_results
 
 from data_pipelines.common.errors import InputError

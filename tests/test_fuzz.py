@@ -9,7 +9,7 @@ import pytest
 from fuzz import PARSERS, fuzz, main, try_one
 from fuzz_locales import differences
 from fuzz_mutations import mutated
-from fuzz_parsers import Parser
+from fuzz_parser import Parser
 
 INPUTS, SEED = 20, 20261
 

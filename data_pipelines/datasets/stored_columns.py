@@ -7,6 +7,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.table import Table
 
 _FEW = 20  # images, of which each may have its own value by chance
+# Less than `dates.are_dates` takes: an accession number of twelve digits may begin like a date and go on like a time.
 _YEAR_FIRST = re.compile(r"(19|20)\d\d(\d{4}|[-/.]\d{1,2}([-/.]\d{1,2})?)([T ].*)?", re.ASCII)
 _YEAR_LAST = re.compile(r"\d{1,2}([-/.])\d{1,2}\1(\d\d|\d{4})([T ].*)?", re.ASCII)
 _STORED = "a set stores such values as they are, and keeps paths and patients as hashes alone"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from data_pipelines.common.dates import day_of, period_of
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import number
 
@@ -26,8 +27,7 @@ def study_dates(texts: Sequence[str], kept: StudyDate | None) -> tuple[list[str]
 
 def _date_of(text: str, kept: StudyDate) -> str:
     """Of YYYYMMDD, or YYYY.MM.DD as before 1993 (DICOM PS3.5, 6.2)."""
-    digits = text.replace(".", "")
-    if len(digits) != _WHOLE or not (digits.isascii() and digits.isdigit()):
+    day = day_of(text) if len(text.replace(".", "")) == _WHOLE else None
+    if day is None:
         return ""
-    month = f"{digits[:4]}-{digits[4:6]}"
-    return month if kept == "month" else f"{month}-{digits[6:]}"
+    return period_of(text, "month") if kept == "month" else day.isoformat()

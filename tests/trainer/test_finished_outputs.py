@@ -4,12 +4,10 @@ import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from made_results import seeds, write_results
-from PIL import Image
+from tiny_pictures import ABOUT, picture
 from tiny_weights import save_run, tensors_of
 
 from data_pipelines import inspect
@@ -18,13 +16,6 @@ from trainer.evaluation.predicting.kept_outputs import SUFFIX
 from trainer.evaluation.predicting.prediction_table import NOVELTY, OF_SET
 
 Run = Callable[..., tuple[int, str, str]]
-ABOUT: dict[str, Any] = {"task": "single_label", "resize": 32, "eval_view": "squash", "channels": 3, "xray_size": None}
-
-
-def picture(path: Path, seed: int) -> None:
-    path.parent.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from tiny_pictures import ABOUT, picture
 from tiny_weights import save_run, tensors_of
 
 from trainer import predict
@@ -19,13 +19,6 @@ from trainer.evaluation.predictor import Predictor
 
 Run = Callable[..., tuple[int, str, str]]
 Decoded = list[bytes]
-ABOUT: dict[str, Any] = {"task": "single_label", "resize": 32, "eval_view": "squash", "channels": 3, "xray_size": None}
-
-
-def picture(path: Path, seed: int) -> None:
-    path.parent.mkdir(exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture

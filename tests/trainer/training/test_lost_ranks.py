@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,17 @@ def wait_until_told(ranks: tuple[int, ...], folder: Path) -> None:
         time.sleep(0.05)
 
 
+def told_in(exchange: Callable[[], object], folder: Path) -> str:
+    """What rank 0 is told in an exchange that another rank does not take part in."""
+    try:
+        exchange()
+    except RankLostError as error:
+        return str(error)
+    finally:
+        told_to(0, folder).touch()
+    return "nothing"
+
+
 def losing(folder: Path) -> str:
     """Rank 1 of three falls silent; what the others are told."""
     engine: Any = ENGINES["ddp"](RuntimeConfig(device="cpu", threads=1, timeout_s=3), "fp32")
@@ -104,13 +116,7 @@ def waiting_elsewhere(folder: Path) -> str:
     if engine.rank == 1:
         wait_until_told((0,), folder)
         return ""
-    try:
-        engine.sum(torch.zeros(1))
-    except RankLostError as error:
-        return str(error)
-    finally:
-        told_to(0, folder).touch()
-    return "nothing"
+    return told_in(lambda: engine.sum(torch.zeros(1)), folder)
 
 
 @pytest.mark.slow
@@ -130,14 +136,12 @@ def losing_at_the_first_step(folder: Path) -> str:
         engine._rendezvous.close()
         wait_until_told((0,), folder)
         return ""
-    try:
+
+    def forward() -> None:
         with engine.accumulate(last=True):
             engine.model(images)
-    except RankLostError as error:
-        return str(error)
-    finally:
-        told_to(0, folder).touch()
-    return "nothing"
+
+    return told_in(forward, folder)
 
 
 @pytest.mark.slow

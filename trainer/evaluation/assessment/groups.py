@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data_pipelines.common.dates import PERIODS, Period, are_dates, period_of, place_of
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import closest, number, some_of
 from data_pipelines.common.printable import printable
@@ -12,7 +13,6 @@ from trainer.document.blocks import SIGNIFICANT
 from trainer.evaluation.assessment.assess import Assessment, Finding, assess, share_of
 from trainer.evaluation.assessment.shifts import Comparison, compare, measures_of
 from trainer.evaluation.statistics.bootstrap import Floats, Ints, Resamples, clusters_of
-from trainer.evaluation.statistics.dates import PERIODS, Period, are_dates, period_of, place_of
 from trainer.evaluation.statistics.intervals import FEWEST, Estimate, difference_interval
 from trainer.evaluation.statistics.predictions import Predictions, grouping
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
 
+from data_pipelines.common.dates import are_dates, period_of
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.printable import printable
 from data_pipelines.common.splits import Split
@@ -22,7 +23,6 @@ from data_pipelines.shards.columns import Array
 from data_pipelines.shards.heads import Head
 from data_pipelines.shards.index import Index
 from trainer.evaluation.statistics.bootstrap import Bools, Floats, Ints
-from trainer.evaluation.statistics.dates import are_dates, period_of
 from trainer.metrics import known_labels, log_odds
 from trainer.run_files import PREDICTIONS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.evaluation.statistics.dates import PERIODS, are_dates, period_of, place_of
+from data_pipelines.common.dates import PERIODS, are_dates, period_of, place_of
 
 
 @pytest.mark.parametrize(
