@@ -41,7 +41,7 @@ def test_no_weight_of_the_drawn_model_is_constant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"), [({"models": ("r5",)}, "r5; there are r50x1"), ({"image_size": 0}, "--image-size 1")]
+    ("wrong", "message"), [({"models": ("r5",)}, "r5; there are r50x1"), ({"image_size": 0}, "at least 1")]
 )
 def test_wrong_settings_are_refused(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
