@@ -53,7 +53,8 @@ for again in 1 2 3 0; do
         exec "$@"
     ) &
     child=$!
-    while kill -0 "$child" 2>/dev/null; do wait "$child"; done
+    # No `wait` before it has ended: a trap that interrupts one may lose the code of a child that ends just then.
+    while kill -0 "$child"; do sleep 1; done 2>/dev/null # not told of a sleep that SIGUSR1 has ended
     wait "$child"
     code=$?
     # Where the run goes on without this node, an agent that was killed is started again, to join.

@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -17,7 +18,9 @@ def login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     login = Login(folder, monkeypatch, capsys)
     login.program("scontrol", '[ "$1" != show ] || echo n1')
     login.program("squeue", "")
-    login.program("sbatch", f'cat >>{folder}/submitted; echo $(($(grep -c -a "^sbatch" {folder}/ran) + 100))')
+    login.program("sbatch", f"cat >>{folder}/submitted; echo $(($(grep -c ^.sbatch {folder}/ran) + 100))")
+    # Scripts that look each second whether a program has ended look more often.
+    login.program("sleep", f'[ "$1" != 1 ] || set -- 0.02; exec {shutil.which("sleep")} "$@"')
     login.program("python", f'exec {sys.executable} "$@"')
     monkeypatch.setenv("PATH", f"{folder}/bin:{os.environ['PATH']}")
     return login

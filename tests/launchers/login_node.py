@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,14 +37,15 @@ class Login:
     def program(self, name: str, script: str) -> None:
         path = self.folder / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        note = f'printf "%s\\0" {name} "$@" >>{self.folder}/ran; echo >>{self.folder}/ran'
+        # One write each: programs that run at a time do not mix what they tell.
+        note = f'set -- {name} "$@"; echo "${{*@Q}}" >>{self.folder}/ran; shift'
         path.write_text(f"#!{shutil.which('bash')}\n{note}\n{script}\n")
         path.chmod(0o755)
 
     def ran(self, name: str) -> list[list[str]]:
         """The arguments of each call."""
         path = self.folder / "ran"
-        calls = [line.split("\0")[:-1] for line in path.read_text().split("\n")] if path.exists() else []
+        calls = [shlex.split(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [call[1:] for call in calls if call[:1] == [name]]
 
     def submit(self, *arguments: str) -> tuple[int, str, str]:

@@ -184,17 +184,31 @@ def test_signals_to_the_script(login: Login, number: int, seen: str, requeued: b
     status = f"{login.folder}/runs/a_run/status.json"
     login.status("resumable", 1)
     finish = f"""echo '{{"state": "resumable", "step": 9}}' >{status}"""
-    login.program(
-        "srun", f"trap 'echo USR1 >{login.folder}/seen; {finish}; exit 0' USR1; touch started; sleep 1 & wait; {finish}"
-    )
+    listen = f"finish() {{ {finish}; exit; }}; trap 'echo USR1 >{login.folder}/seen; finish' USR1"
+    login.program("srun", f"{listen}; touch started; until [ -e told ]; do sleep 0.1; done; finish")
     process = login.run_script(login.script("pretrain", "embedded", "--site", "localhost", "--dry-run"))
     while not (login.folder / "started").exists():
         time.sleep(0.02)
     process.send_signal(number)
+    if number == signal.SIGTERM:
+        (login.folder / "told").touch()
     process.communicate()
     assert ((login.folder / "seen").read_text().strip() if (login.folder / "seen").exists() else "") == seen
     assert (["requeue", "77"] in login.ran("scontrol")) is requeued
     assert process.returncode == (0 if requeued else 143)
+
+
+@pytest.mark.slow
+def test_code_of_a_step_that_ends_with_the_signal(login: Login) -> None:
+    """Tasks are queued again by it. A trap in the middle of bash's `wait` may lose it, or wait for ever."""
+    login.program("srun", "kill -USR1 $PPID; exit 75")
+    text = login.script("pretrain", "embedded", "--site", "localhost", "--dry-run")
+    functions, launch, _ = text.partition("launch python")
+    assert launch
+    times = "for _ in {1..60}; do launch true; echo $?; asked=; done"
+    process = login.run_script(f"{functions}\n{times}")
+    output, _ = process.communicate(timeout=120)
+    assert output.split() == ["75"] * 60
 
 
 def test_smoke_resumes(login: Login) -> None:

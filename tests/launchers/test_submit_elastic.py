@@ -100,7 +100,6 @@ def test_secret_is_known_to_the_user_alone(login: Login) -> None:
     assert f"BITSCALE_SECRET_FILE={file}\n" in environment
     assert "BITSCALE_SERVED=1\n" in environment
     assert secret not in environment
-    time.sleep(1)  # until bash waits
     os.killpg(process.pid, signal.SIGTERM)  # scancel: the coordinator stays, for ranks that save
     output, _ = process.communicate()
     assert process.returncode == 143, output
@@ -139,7 +138,6 @@ def test_job_out_of_time_waits_for_the_one_that_joined(login: Login) -> None:
     text = login.script(*ELASTIC, "--site", "localhost", "--nodes", "1:2", "--dry-run")
     process = login.run_script(text, SLURM_JOB_NAME="a_run")
     wait_for(started.exists, process)
-    time.sleep(1)  # until bash waits
     process.send_signal(signal.SIGUSR1)
     output, _ = process.communicate()
     assert process.returncode == 0, output
