@@ -23,7 +23,7 @@ from trainer.evaluation.calibration.conformal import (
 )
 from trainer.evaluation.calibration.coverages import LEVELS, fewest_units, most_covered, require_coverage
 from trainer.evaluation.calibration.operating import OperatingPoints, fit_operating_points
-from trainer.evaluation.pages.page import set_blocks
+from trainer.evaluation.pages.page import missed_promise, set_blocks
 from trainer.evaluation.statistics.predictions import Predictions
 
 
@@ -169,6 +169,22 @@ def test_sets_survive_the_checkpoint() -> None:
 def test_the_likely_coverage_is_that_of_an_order_statistic() -> None:
     drawn = np.sort(np.random.default_rng(8).random((4000, 50)), axis=1)[:, math.ceil(51 * 0.9) - 1]
     assert likely_coverage(50, 0.9) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+
+
+@pytest.mark.parametrize("findings", [0, 2])
+def test_a_promise_that_is_not_kept_is_warned_of(findings: int) -> None:
+    """Two shifts of the logits: none that is seen, and one towards wrong labels of the last finding."""
+    rng = np.random.default_rng(9)
+    val, new = draw(rng, 150, findings), draw(rng, 150, findings)
+    rule = fit_operating_points(val).set_rule(val.classes, val.task, None)
+    assert missed_promise(set_coverage(new, rule, 200, 0)) == []
+    new.logits[:, -1] += 8
+    covered = set_coverage(new, rule, 200, 0)
+    (told,) = missed_promise(covered)
+    assert [row.name for row in covered.missed] == (["b absent"] if findings else ["all classes"])
+    assert covered.likely is not None
+    low, high = covered.likely
+    assert f"0.9 (with such a val, {low:.3f} to {high:.3f}): {covered.missed[0].name} 0." in told
 
 
 def test_coverage_is_counted_by_patient_and_sizes_by_image() -> None:

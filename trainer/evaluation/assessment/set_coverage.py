@@ -40,6 +40,12 @@ class SetCoverage:
     likely: tuple[float, float] | None
     rows: Sequence[Covered]
 
+    @property
+    def missed(self) -> list[Covered]:
+        """Those of the promised rows that even the top of their interval leaves below what is likely."""
+        promised = self.rows[:1] if self.rule.task == "single_label" else self.rows
+        return [row for row in promised if self.likely and row.coverage.high < self.likely[0]]
+
 
 def set_coverage(predictions: Predictions, rule: SetRule, count: int, seed: int) -> SetCoverage:
     """Of the sets of a test set; count: resamples of the intervals."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines.common.errors import InputError
-from data_pipelines.common.message_parts import number
+from data_pipelines.common.message_parts import number, some_of
 from data_pipelines.common.printable import printable
 from data_pipelines.common.tasks import Metric
 from trainer.document.blocks import Block, BulletList, Paragraph, Title
@@ -124,6 +124,7 @@ def warnings(evaluation: Evaluation) -> list[str]:
         found.append(f"{both}: {assessment.points.no_val}.")
     if doubt := assessment.points.temperature_doubt():
         found.append(f"{doubt[:1].upper()}{doubt[1:]}.")
+    found += missed_promise(evaluation.sets)
     return found + (group_warnings(evaluation.groups) if evaluation.groups else [])
 
 
@@ -193,6 +194,18 @@ def _promise(sets: SetCoverage) -> str:
         return f"{text}."
     low, high = sets.likely
     return f"{text} over val sets. With one of this size it lies between {low:.3f} and {high:.3f} in 95% of cases."
+
+
+def missed_promise(sets: SetCoverage) -> list[str]:
+    """What the sets hold less often than they would of images like val."""
+    if not sets.missed or sets.likely is None:
+        return []
+    low, high = sets.likely
+    rows = some_of([f"{printable(row.name)} {row.coverage.text()}" for row in sets.missed], separator="; ")
+    return [
+        f"Prediction sets hold less here than they promise, {sets.rule.coverage:g} (with such a val, {low:.3f} to "
+        f"{high:.3f}): {rows}. So these images are not like those of val."
+    ]
 
 
 def unlike_training(evaluation: Evaluation) -> list[str]:
