@@ -131,12 +131,15 @@ def _spelling(action: Action) -> str:
     kinds = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar or ())
     kinds = re.sub(r"\{([^{} ]*)\}", lambda found: found[1].replace(",", "|"), kinds)
     kinds = re.sub(r"\[(\S+) \[\1 \.\.\.\]\]", r"\1 ...", kinds)
+    kinds = re.sub(r"^None\|(\S+)$", r"\1|None", kinds)  # what is mostly given comes first
     return " ".join([*flags[:1], kinds])
 
 
 def _help_of(action: Action) -> str:
     text = (action.help or "").replace("%%", "%").removesuffix(" (required)").removeprefix("(required)")
-    return text.removesuffix("(default: )").removesuffix(_DEFAULT_OFF if _is_off(action) else "").strip()
+    for nothing in ("(default: )", "(default: '')", *([_DEFAULT_OFF] if _is_off(action) else [])):
+        text = text.removesuffix(nothing)
+    return text.strip()
 
 
 def _is_off(action: Action) -> bool:
