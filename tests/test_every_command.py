@@ -154,6 +154,9 @@ def test_nothing_there_is_refused_without_torch(tmp_path: Path) -> None:
         "transfer --pretrained above/runs --target none": "are listed by: bitscale status above",
         "transfer --pretrained scratch --target none": "no prepared data set 'none'",
         "sweep --sources scratch runs --targets none": "of published weights; did you mean run?",
+        "proximity --sources runs --targets none --network random": "runs is neither weights nor a prepared set",
+        "proximity --sources fashion_mnist --targets none --network random": "no prepared data set 'none'",
+        "proximity --sources fashion_mnist --targets fashion_mnist --network runs": "did you mean run?",
         "export runs --out exported": "of published weights; did you mean run?",
         "export runs --out exported --format onnx": "nor a checkpoint; did you mean run?",
     }

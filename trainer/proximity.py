@@ -15,7 +15,8 @@ from trainer.domain_distance.settings import Proximity
 def main() -> None:
     """Parse the command line, measure, and write the result."""
     settings = parse(Proximity, __doc__)
-    # Here because it comes with PyTorch, which the help does not need.
+    settings.require_found()
+    # Here because it comes with PyTorch, which help and refusals do not need.
     from trainer.reporting.proximity_page import write_proximity
 
     print(write_proximity(settings))

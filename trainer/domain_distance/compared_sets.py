@@ -9,12 +9,10 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.catalog import find
 from data_pipelines.shards.index import Index
 from trainer.config import DataConfig
-from trainer.domain_distance.settings import FEWEST_IMAGES, RANDOM, Proximity
+from trainer.domain_distance.settings import FEWEST_IMAGES, Proximity, set_behind
 from trainer.domain_distance.two_samples import Ints, drawn_order
 from trainer.evaluation.runs import open_run, own_data
 from trainer.finetuning.finetune import source_name, target_name
-from trainer.finetuning.options import SCRATCH
-from trainer.models.sources import locate
 from trainer.models.weights import Weights, describe_weights
 from trainer.run_files import CHECKPOINTS, CONFIG
 from trainer.splits import open_split
@@ -36,10 +34,9 @@ class ComparedSet:
 def open_sources(settings: Proximity) -> list[ComparedSet]:
     """The sources, without "scratch", which has seen no images. Raises InputError for one that is neither weights nor a
     prepared set, whose images are unknown, or that is named twice."""
-    named = [name for name in settings.sources if name not in (SCRATCH, RANDOM)]
-    if not named:
+    if not settings.trained_sources:
         raise InputError("--sources names no set and no weights: random weights have seen no images")
-    sources = [_open_source(name, settings) for name in named]
+    sources = [_open_source(name, settings) for name in settings.trained_sources]
     _require_distinct(sources, "sources")
     return sources
 
@@ -56,14 +53,7 @@ def open_targets(settings: Proximity) -> list[ComparedSet]:
 
 
 def _open_source(name: str, settings: Proximity) -> ComparedSet:
-    try:
-        folder: Path | None = find(name)
-    except InputError as no_set:
-        folder = None
-        try:
-            locate(name)
-        except InputError as no_weights:
-            raise InputError(f"{name} is neither weights nor a prepared set. {no_weights}. {no_set}") from no_weights
+    folder = set_behind(name)
     if folder is not None:
         return _drawn(target_name(name), Index.load(folder, "train"), settings)
     known = describe_weights(name)

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from data_pipelines.common.errors import InputError
+from data_pipelines.datasets.catalog import find
 from trainer.config import Precision
+from trainer.finetuning.options import SCRATCH
+from trainer.models.sources import locate
 
 RANDOM = "random"
 FEWEST_IMAGES = 20
@@ -62,3 +65,29 @@ class Proximity:
             raise InputError("--eval-batch-size must be at least 1, --seed must not be negative")
         if self.image_size is not None and not 1 <= self.image_size <= 4096:
             raise InputError(f"--image-size is {self.image_size}; it must lie in 1 to 4096")
+
+    @property
+    def trained_sources(self) -> list[str]:
+        """The sources less random weights, which have seen no images."""
+        return [name for name in self.sources if name not in (SCRATCH, RANDOM)]
+
+    def require_found(self) -> None:
+        """Raises InputError for a source, target or network that does not exist, before PyTorch is loaded for it."""
+        for name in self.trained_sources:
+            set_behind(name)
+        for name in self.targets:
+            find(name, is_listed=True)
+        if self.network != RANDOM:
+            locate(self.network)
+
+
+def set_behind(source: str) -> Path | None:
+    """The prepared set that a source names; None for weights. Raises InputError for neither."""
+    try:
+        return find(source)
+    except InputError as no_set:
+        try:
+            locate(source)
+        except InputError as no_weights:
+            raise InputError(f"{source} is neither weights nor a prepared set. {no_weights}. {no_set}") from no_weights
+    return None
