@@ -66,14 +66,23 @@ PY
     fi
 }
 
+# The folder that bitscale is installed from, where it is.
+installed_from() {
+    "$PYTHON" -I -c 'import json; from importlib.metadata import distribution; from urllib.parse import unquote, urlsplit
+print(unquote(urlsplit(json.loads(distribution("bitscale").read_text("direct_url.json"))["url"]).path))' 2>/dev/null || true
+}
+
 set_up() {
-    local extra=${1:-} file
+    local extra=${1:-} file earlier
     find_python
+    earlier=$(installed_from)
     file=$(mktemp)
     # shellcheck disable=SC2064 # the name is known now
     trap "rm -f '$file'" EXIT
     constraints >"$file" || exit 1
     echo "checking what is installed in $(dirname "$(dirname "$PYTHON")"), and installing what is missing ..."
+    [ -z "$earlier" ] || [ "$earlier" -ef . ] ||
+        echo "there, bitscale was that of $earlier; now it is that of $PWD. To go back: $PYTHON -m pip install --editable $(printf %q "$earlier")"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" --constraint "$file" ||
         fail "the installation failed, see above; it needs a package index (set PIP_INDEX_URL for a mirror) or a folder of wheels (PIP_FIND_LINKS with PIP_NO_INDEX=1)"
     "$PYTHON" -c 'import torch, torchvision' ||

@@ -44,8 +44,8 @@ def set_up(tmp_path: Path, bin_folder: Path, **environment: str) -> subprocess.C
     )
 
 
-def fake_python(number: str, torch: str | None = None, pip: str = "exit 0") -> str:
-    """A script that answers what setup.sh asks: its version, the torch that is there, and to install."""
+def fake_python(number: str, torch: str | None = None, pip: str = "exit 0", installed: Path | None = None) -> str:
+    """A script that answers what setup.sh asks: its version, torch and bitscale that are there, and to install."""
     ok = tuple(map(int, number.split("."))) >= (3, 10)
     kept = f"echo torch=={torch}" if torch else ":"
     return f"""case "$*" in
@@ -54,6 +54,7 @@ def fake_python(number: str, torch: str | None = None, pip: str = "exit 0") -> s
 "-m venv .venv") mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
 "-m pip"*) {pip} ;;
 "-c import torch, torchvision") exit 0 ;;
+"-I -c import json;"*) {f"echo '{installed}'" if installed else "exit 1"} ;;
 -) {kept} ;;
 esac"""
 
@@ -95,6 +96,21 @@ def test_failed_installation(tmp_path: Path, bin_folder: Path) -> None:
     assert done.returncode == 2
     assert "the installation failed, see above; it needs a package index" in done.stderr
     assert "ready" not in done.stdout
+
+
+def test_another_checkout_that_is_installed_is_named(tmp_path: Path, bin_folder: Path) -> None:
+    other = tmp_path / "another one"
+    other.mkdir()
+    told = []
+    for installed in (other, tmp_path, None):
+        fake(bin_folder, "python", fake_python("3.11", torch="2.11.0", installed=installed))
+        done = set_up(tmp_path, bin_folder, VIRTUAL_ENV="/some/venv")
+        assert done.returncode == 0, done.stderr
+        told.append([line for line in done.stdout.splitlines() if "To go back" in line])
+    assert told[1:] == [[], []]
+    (line,) = told[0]
+    assert line.startswith(f"there, bitscale was that of {other}; now it is that of {tmp_path}. To go back: ")
+    assert line.endswith(r"/python -m pip install --editable " + str(other).replace(" ", r"\ "))
 
 
 @pytest.mark.slow
