@@ -3,7 +3,7 @@
 # usage: benchmarks/on_gpu.sh [FOLDER] [--part first|second|later|NAME ...] [--device cuda|cpu]   default: gpu-results, all
 # Needs no virtual environment: $PYTHON, or the active environment's, or .venv's, or a python3 that has torch.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
 
 has_torch() { command -v "$1" >/dev/null && "$1" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; }
 

@@ -1,6 +1,8 @@
 # Sourced by torchrun.sh, deepspeed.sh and horovod.sh: finds Python and the trainer, reads options, starts or shows.
 
-launchers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# By the name that was typed, which other nodes know too, unless it is a link to this folder or to a script of it.
+launchers=$(cd "$(dirname "$0")" && pwd)
+[ -e "$(dirname "$launchers")/trainer/pretrain.py" ] || launchers=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source "$launchers/setup.sh" # for `fail`; sets nothing up
 
 typed=$(printf '%q ' "$0" "$@")

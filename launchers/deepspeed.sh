@@ -7,7 +7,7 @@
 #   --interface NAME    network interface for NCCL and Gloo, such as ib0
 #   --dry-run           show the command
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 nproc='' hostfile='' master='' dry_run=''
 while [ $# -gt 0 ]; do

@@ -3,7 +3,7 @@
 # usage: launchers/docs.sh [--serve]
 #   --serve    show it at http://127.0.0.1:8000, and build it again at each change
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 source launchers/setup.sh
 
 case "${1:-}" in

@@ -5,7 +5,7 @@
 # usage: launchers/install_horovod.sh [--keep] [--cpu|--nccl]
 #   --keep    leave a Horovod that was built for this torch as it is
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 source launchers/setup.sh
 
 readonly VERSION=0.28.1

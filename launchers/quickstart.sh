@@ -7,7 +7,7 @@
 set -euo pipefail
 usage() { sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' "$0"; }
 case " $* " in *' -h '* | *' --help '*) usage && exit ;; esac
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 source launchers/setup.sh
 
 usage='usage: launchers/quickstart.sh [--device auto|cpu|cuda] [--short]'

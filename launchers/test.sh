@@ -6,7 +6,7 @@
 #   --coverage   tell how many lines the tests reach, and which they do not
 # Other arguments go to pytest, which then runs what they name, slow or not.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$(readlink -f "$0")")/.."
 source launchers/setup.sh
 
 everything='' horovod='' arguments=()

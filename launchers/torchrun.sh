@@ -13,7 +13,7 @@
 #   --grace S           seconds to save in when stopped by a signal, before ranks are killed; default 600
 #   --dry-run           show the command
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "$0")")/common.sh"
 
 nproc='' nodes=1 endpoint='' local_addr='' last_call=30 max_restarts='' grace=600 dry_run='' in_process=''
 while [ $# -gt 0 ]; do

@@ -51,6 +51,22 @@ def test_torchrun_on_one_node() -> None:
     assert words[4:] == [*expected, TRAINER, *ODD]
 
 
+@pytest.mark.parametrize(
+    ("link", "to", "known_as"),
+    [
+        ("checkout", "", "{tmp_path}/checkout"),  # as other nodes know it
+        ("launchers", "launchers", str(LAUNCHERS.parent)),
+        ("torchrun.sh", "launchers/torchrun.sh", str(LAUNCHERS.parent)),
+    ],
+)
+def test_links_to_what_is_started(link: str, to: str, known_as: str, tmp_path: Path) -> None:
+    (tmp_path / link).symlink_to(LAUNCHERS.parent / to)
+    script = {"checkout": "checkout/launchers/torchrun.sh", "launchers": "launchers/torchrun.sh"}.get(link, link)
+    assert shown(str(tmp_path / script), "--", "embedded")[-2] == f"{known_as}/trainer/pretrain.py".format(
+        tmp_path=tmp_path
+    )
+
+
 def test_torchrun_takes_the_visible_gpus() -> None:
     words = shown("torchrun.sh", "--", "embedded", CUDA_VISIBLE_DEVICES="0,2,5")
     assert words[words.index("--nproc-per-node") + 1] == "3"
