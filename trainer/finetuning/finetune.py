@@ -17,7 +17,6 @@ from data_pipelines.datasets import catalog
 from data_pipelines.datasets.overlap import namesake_note, shares_images
 from data_pipelines.loading.views import RESIZE_FIRST
 from data_pipelines.shards.index import Index
-from trainer import checkpoint
 from trainer.config import (
     Config,
     DataConfig,
@@ -42,8 +41,7 @@ from trainer.finetuning.settings import GLOBAL_BATCH_SIZE, OPTIM, RANDOM_CROPS, 
 from trainer.models.sources import absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
-from trainer.run_files import CHECKPOINTS, CONFIG
-from trainer.run_folder import unfinished
+from trainer.run_files import CONFIG
 from trainer.splits import few_test_images, lacks_val, open_split, require_several_classes
 from trainer.training.start import LaunchOptions, start_run
 
@@ -282,18 +280,8 @@ def warnings_of(
     overlap = shares_images(sets, target.name, digests, target.digest)
     if overlap and not options.overlap_excluded:
         lines.append(f"{overlap}; reports leave this run out without --overlap-excluded")
-    notes = [namesake_note(sets, target.name, digests or {}, target.digest), _unfinished_note(transfer.pretrained)]
-    return [*lines, *filter(None, notes)]
-
-
-def _unfinished_note(source: str) -> str:
-    """A note where the weights are of a run that is not finished; else ""."""
-    path = None if source == SCRATCH else describe_weights(source).path
-    if path is None or path.parent.name != CHECKPOINTS or (state := unfinished(path.parent.parent)) is None:
-        return ""
-    of = "" if state.total_steps is None else f" of {state.total_steps:,}"
-    step = checkpoint.describe(path)["step"]
-    return f"{path.parent.parent} is not finished: these weights are of step {step:,}{of}{state.remedy}"
+    note = namesake_note(sets, target.name, digests or {}, target.digest)
+    return [*lines, note] if note else lines
 
 
 def fine_tune(transfer: Transfer) -> None:

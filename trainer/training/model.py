@@ -4,11 +4,14 @@ import torch
 from torch import nn
 
 from data_pipelines.common.messages import rank_0_logger
+from trainer import checkpoint
 from trainer.config import Config
 from trainer.engine import Engine
 from trainer.models.bit import BiTResNet, build_model
-from trainer.models.weights import install, load_weights
+from trainer.models.weights import Weights, install, load_weights
 from trainer.optim.sgd_agc import SGDAGC, param_groups
+from trainer.run_files import CHECKPOINTS
+from trainer.run_folder import unfinished
 from trainer.training.job import Job
 
 
@@ -65,5 +68,15 @@ def _load_pretrained(model: BiTResNet, job: Job, engine: Engine) -> None:
     settings = job.config.model
     weights = load_weights(str(settings.pretrained))
     warnings = install(weights, model, settings.name, job.train.classes, settings.keep_head)
-    for warning in warnings:
+    for warning in filter(None, [*warnings, _unfinished_note(weights)]):
         rank_0_logger.warning(warning)
+
+
+def _unfinished_note(weights: Weights) -> str:
+    """Empty unless the weights lie in a run that is not finished."""
+    run_dir = weights.path.parent.parent
+    if weights.path.parent.name != CHECKPOINTS or (state := unfinished(run_dir)) is None:
+        return ""
+    of = "" if state.total_steps is None else f" of {state.total_steps:,}"
+    step = checkpoint.describe(weights.path)["step"]
+    return f"{run_dir} is not finished: these weights are of step {step:,}{of}{state.remedy}"

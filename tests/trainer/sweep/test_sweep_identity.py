@@ -18,7 +18,6 @@ from trainer import checkpoint
 from trainer.finetuning.finetune import Transfer, open_target, set_digests_of, warnings_of
 from trainer.models.weights import describe_weights
 from trainer.run_files import CONFIG, RESULT
-from trainer.run_folder import write_status
 from trainer.sweep.plan import Plan, make_plan
 from trainer.training.job import settings_of
 
@@ -84,9 +83,6 @@ def test_the_source_s_set_under_another_name_is_left_out(tmp_path: Path) -> None
     plan = planned(tmp_path, clinic, sources=(knowing,), model=None, overlap_excluded=True)
     warnings = warnings_of(transfer, plan.runs[0].config, found, ["films"], set_digests_of(knowing))
     assert "the target itself" in warnings[0]
-    write_status(tmp_path / "knowing", 0, "resumable", 9, 1200)
-    note = warnings_of(transfer, plan.runs[0].config, found, [], {})[-1]
-    assert "knowing is not finished: these weights are of step 1 of 1,200" in note
 
 
 def test_targets_of_one_name_are_refused_with_what_helps(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.finetuning.finetune import models_of, sets_of, source_name
+from trainer.run_folder import write_status
 from trainer.training.run import LaunchOptions, run
 
 CLASSES = ("cat", "dog", "fish")
@@ -54,6 +55,21 @@ def test_the_same_weights_elsewhere_are_the_same_run(
     another = save_npz(tmp_path / "a.npz", tensors_of(seed=1))
     with pytest.raises(InputError, match=r"model.pretrained_weights: \w+ -> \w+"):
         run(config_of(animals, another), LaunchOptions(tmp_path / "run"), engine, {})
+
+
+def test_weights_of_an_unfinished_run_are_named(
+    animals: Path, engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever starts from them, and only where they are read."""
+    source = save_run(tmp_path / "source", TENSORS)
+    told = []
+    for state in ("finished", "resumable"):
+        if state == "resumable":
+            write_status(source, 0, state, 9, 1200)
+        for _ in range(2):  # the second time it is finished
+            run(config_of(animals, source), LaunchOptions(tmp_path / state), engine, {})
+            told.append("source is not finished: these weights are of step 7 of 1,200" in capsys.readouterr().err)
+    assert told == [False, False, True, False]
 
 
 def test_a_kept_head_goes_on_with_its_classes(animals: Path, engine: Engine, tmp_path: Path) -> None:
