@@ -161,6 +161,7 @@ def test_nothing_there_is_refused_without_torch(tmp_path: Path) -> None:
         "export runs --out exported --format onnx": "nor a checkpoint; did you mean run?",
     }
     (tmp_path / "run").mkdir()
+    (tmp_path / ".runs").mkdir()
     (tmp_path / "above").mkdir()
     told = _refusals([command.split() for command in refused], tmp_path)
     assert [text for text, (error, _) in zip(refused.values(), told, strict=True) if text not in error] == []

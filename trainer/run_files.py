@@ -77,6 +77,6 @@ def _with_checkpoints(folder: Path) -> Iterator[Path]:
 
 
 def _beside(folder: Path) -> Path | None:
-    names = [path.name for path in folder.parent.iterdir() if path.is_dir()]
+    names = [path.name for path in folder.parent.glob("[!.]*") if path.is_dir()]
     close = get_close_matches(folder.name, names, n=1, cutoff=_LEAST_ALIKE)
     return folder.with_name(close[0]) if close else None
