@@ -168,6 +168,9 @@ def test_blocks_and_table_name_what_moved(tmp_path: Path) -> None:
     surest = groups.moved[0]
     assert f"{len(groups.moved)} comparisons of {len(groups.comparisons)} show a difference" in page
     assert f"| {surest.finding} | {surest.measure} | {surest.group} |" in page
+    one = replace(groups, comparisons=[surest, *(each for each in groups.comparisons if each not in groups.moved)])
+    assert "1 comparison of " in (alone := as_markdown(group_blocks(one, whole, tmp_path)))
+    assert " shows a difference" in alone
     for finding in (each.name for each in whole.findings):
         assert f"{finding} by month" in page
     assert [path.stat().st_size > 1000 for path in tmp_path.glob("*.*")] == [True]

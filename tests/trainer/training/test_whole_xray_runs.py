@@ -76,5 +76,5 @@ def test_sets_that_are_cut_otherwise_are_warned_of(trained: str, tested: str, pl
         assert (f"The set does not store {kept}, which the run was trained on" in page) == is_other
         warnings = json.loads((tmp_path / data / "evaluation.json").read_text())["warnings"]
         assert not any("prepare it with --xray-size" in warning for warning in warnings)  # the side is the same
-    words = {"whole": "shrunk to a shorter side of 32 pixels", "square": "the central square shrunk to 32 pixels"}
+    words = {"whole": "brought to a shorter side of 32 pixels", "square": "the central square brought to 32 pixels"}
     assert f"Preparation: {words[trained]}, grey" in page

@@ -80,7 +80,8 @@ def _summary(groups: Groups) -> str:
             f"Whether something moved was not tested: that needs two groups of {FEWEST} patients or more, and {FEWEST} "
             "positives and negatives."
         )
-    found = f"{number(len(groups.moved), 'comparison')} of {len(tested):,} show a difference"
+    show = "shows" if len(groups.moved) == 1 else "show"
+    found = f"{number(len(groups.moved), 'comparison')} of {len(tested):,} {show} a difference"
     if not groups.moved:
         least = min(each.p for each in tested)
         found = f"None of {number(len(tested), 'comparison')} shows a difference; the least p is {least:.3f}"

@@ -295,7 +295,7 @@ def preparation(run: Run) -> str:
     if not metadata:
         return "not known"
     size = metadata.get("xray_size")
-    square, whole = f"the central square shrunk to {size} pixels, ", f"shrunk to a shorter side of {size} pixels, "
+    square, whole = f"the central square brought to {size} pixels, ", f"brought to a shorter side of {size} pixels, "
     shrunk = (whole if metadata.get("xray_cut") == "whole" else square) if size else ""
     colour = "grey" if metadata.get("channels") == 1 else "RGB"
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (run.mean, run.std))
