@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
-from trainer.analysis.claim_file import Names, Summary
+from trainer.reporting.analysis.claim_file import Names, Summary
 
 NEEDS = "a mixed model needs statsmodels; in the checkout of bitscale: pip install -e '.[analysis]'"
 _FACTORS = {"source": "larger source", "model": "larger model", "shots": "more shots"}
