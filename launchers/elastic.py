@@ -28,12 +28,12 @@ from launchers.coordinator import CANNOT_LISTEN, IN_USE
 _HERE = Path(__file__).resolve().parent
 # An agent meets nobody; by its host name, which may be unknown, it would wait for itself.
 _ALONE = ["--standalone", "--local-addr", "127.0.0.1", "--nnodes", "1", "--nproc-per-node", "1"]
-_AGENT = [sys.executable, str(_HERE / "agent.py"), *_ALONE]
+AGENT = [sys.executable, str(_HERE / "agent.py"), *_ALONE]
 HANDED_ON = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 """Signals that agents get. Not SIGUSR1 where this program ignores it from the start: slurm/node.sh tells the ranks."""
 if signal.getsignal(signal.SIGUSR1) is not signal.SIG_IGN:
     HANDED_ON.append(signal.SIGUSR1)
-_POLL_S, _PAUSE_S = 0.1, 0.2
+POLL_S, PAUSE_S = 0.1, 0.2
 _LAST_PORT = 65_535
 _SECRET = "BITSCALE_SECRET"
 _LAUNCHER = "BITSCALE_LAUNCHER"
@@ -70,7 +70,7 @@ class Node:
             for slot in range(self._options.nproc):
                 self._start_agent(slot)
             while self._replace_killed_agents():
-                time.sleep(_POLL_S)
+                time.sleep(POLL_S)
                 self._look_after_coordinator()
         finally:
             if self._coordinator is not None:
@@ -88,15 +88,15 @@ class Node:
         if self._coordinator is not None:
             if self._coordinator.returncode == CANNOT_LISTEN:
                 self._serves, self._cannot_serve = False, True
-                _say("error: the coordinator has said why; name another --endpoint")
+                say("error: the coordinator has said why; name another --endpoint")
                 self._hand_on(signal.SIGTERM, None)
                 return
             if self._coordinator.returncode == IN_USE:
                 self._serves = False
-                _say(f"another coordinator serves at {self._options.endpoint}: these ranks join its run")
+                say(f"another coordinator serves at {self._options.endpoint}: these ranks join its run")
                 return
-            _say("the coordinator has ended; it is started again, and training goes on")
-            time.sleep(_PAUSE_S)
+            say("the coordinator has ended; it is started again, and training goes on")
+            time.sleep(PAUSE_S)
         command = [sys.executable, str(_HERE / "coordinator.py"), self._options.endpoint]
         self._coordinator = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
 
@@ -104,11 +104,11 @@ class Node:
         if self._signal is not None:
             return
         environment = self._environment | {"BITSCALE_SLOT": str(slot)}
-        if (gpus := _gpus()) and self._options.nproc > 1:
+        if (gpus := visible_gpus()) and self._options.nproc > 1:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         restarts = ["--max-restarts", str(self._options.max_restarts)]
         handles = ["--signals-to-handle", ",".join(["SIGQUIT", *(number.name for number in HANDED_ON)])]
-        agent = subprocess.Popen([*_AGENT, *restarts, *handles, *self._trainer], env=environment)
+        agent = subprocess.Popen([*AGENT, *restarts, *handles, *self._trainer], env=environment)
         self._agents[slot : slot + 1] = [agent]
         if self._signal is not None and agent.pid not in self._told:  # it came while the agent was started
             agent.send_signal(self._signal)
@@ -130,11 +130,11 @@ class Node:
                 self._told.add(agent.pid)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that may be used, by the names that CUDA_VISIBLE_DEVICES takes."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:  # "" hides them all
         return [name for name in visible.split(",") if name]
@@ -187,16 +187,16 @@ def main() -> None:
     options.endpoint = options.endpoint or f"127.0.0.1:{_free_port()}"
     port = options.endpoint.rpartition(":")[2]
     if not re.fullmatch(r"[^:]+:\d{1,5}", options.endpoint) or int(port) > _LAST_PORT:
-        _say(f"error: --endpoint {options.endpoint} is not HOST:PORT, with a port up to {_LAST_PORT}")
+        say(f"error: --endpoint {options.endpoint} is not HOST:PORT, with a port up to {_LAST_PORT}")
         sys.exit(2)
     ranks, least = options.nodes * options.nproc, _min_ranks(options.trainer)
     if least > ranks:  # before ranks say so, each as often as it is started again
-        _say(f"error: --min-ranks {least} is above the {ranks} ranks that the run starts with; lower it")
+        say(f"error: --min-ranks {least} is above the {ranks} ranks that the run starts with; lower it")
         sys.exit(2)
     if options.nodes == 1:
         os.environ.setdefault(_SECRET, secrets.token_hex(16))
     if not os.environ.get(_SECRET):
-        _say(
+        say(
             "error: the nodes of an elastic run share a secret, which nobody else may know; on each of them, before "
             f"this, with the same 32 or more characters:\n  export {_SECRET}=..."
         )

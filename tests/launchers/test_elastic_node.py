@@ -23,13 +23,13 @@ Run = Callable[..., int]
 def run_node(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A function that runs a node whose agents are a shell command; returns its exit code."""
     former = {number: signal.getsignal(number) for number in elastic.HANDED_ON}
-    monkeypatch.setattr(elastic, "_POLL_S", 0.01)
-    monkeypatch.setattr(elastic, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(elastic, "POLL_S", 0.01)
+    monkeypatch.setattr(elastic, "PAUSE_S", 0.0)
     monkeypatch.setenv("BITSCALE_SERVED", "1")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def run(command: str, **options: Any) -> int:
-        monkeypatch.setattr(elastic, "_AGENT", ["sh", "-c", command, "agent"])
+        monkeypatch.setattr(elastic, "AGENT", ["sh", "-c", command, "agent"])
         values = {"endpoint": "127.0.0.1:1", "local_addr": "", "nodes": 1, "nproc": 2, "max_restarts": 0} | options
         try:
             return Node(argparse.Namespace(**values), ["train.py"]).run()
@@ -71,7 +71,8 @@ def test_an_agent_that_ended_by_itself_is_not(run_node: Run, tmp_path: Path) -> 
 @pytest.mark.parametrize("started", [0, 1, 2])
 def test_a_signal_at_the_start_is_not_lost(run_node: Run, monkeypatch: pytest.MonkeyPatch, started: int) -> None:
     """It comes before any agent, or while the first or the second is started."""
-    real, numbers = subprocess.Popen, iter(range(1, 3))
+    served = started == 0  # then the first process is the coordinator
+    real, numbers = subprocess.Popen, iter(range(0 if served else 1, 3))
 
     def popen(*args: Any, **options: Any) -> Any:
         process = real(*args, **options)
@@ -80,11 +81,10 @@ def test_a_signal_at_the_start_is_not_lost(run_node: Run, monkeypatch: pytest.Mo
         return process
 
     monkeypatch.setattr(subprocess, "Popen", popen)
-    if started == 0:
-        look = Node._look_after_coordinator
-        terminate: Callable[[Node], None] = lambda node: (os.kill(os.getpid(), signal.SIGTERM), look(node))[1]  # noqa: E731
-        monkeypatch.setattr(Node, "_look_after_coordinator", terminate)
-    assert run_node("exec sleep 20") == 143
+    if served:
+        monkeypatch.delenv("BITSCALE_SERVED")
+        monkeypatch.setenv("BITSCALE_SECRET", "x")
+    assert run_node("exec sleep 20", local_addr="127.0.0.1") == 143
 
 
 def test_signals_are_handed_on(run_node: Run) -> None:
@@ -107,7 +107,7 @@ def test_coordinator_that_cannot_listen_is_an_error(
 
 def test_ranks_join_a_coordinator_that_is_there(run_node: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said: list[str] = []
-    monkeypatch.setattr(elastic, "_say", lambda line: (said.append(line), (tmp_path / "said").touch()))
+    monkeypatch.setattr(elastic, "say", lambda line: (said.append(line), (tmp_path / "said").touch()))
     monkeypatch.delenv("BITSCALE_SERVED")
     monkeypatch.setenv("BITSCALE_SECRET", "x")
     with socket.create_server(("127.0.0.1", 0)) as other:
@@ -129,7 +129,7 @@ def test_hidden_gpus_stay_hidden(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert elastic._gpus() == gpus
+    assert elastic.visible_gpus() == gpus
     common = PROGRAM.with_name("common.sh")
     script = f"launchers={PROGRAM.parent}; . {common}; ranks_of_this_node"
     shown = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout

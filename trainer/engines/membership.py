@@ -17,7 +17,7 @@ from data_pipelines.common.messages import logger
 from trainer.engine import RankLostError
 
 _BEAT_S = 1.0
-_CONNECT_S, _RETRY_S, _POLL_S = 5.0, 0.5, 0.2
+CONNECT_S, _RETRY_S, _POLL_S = 5.0, 0.5, 0.2
 _UNANSWERED_S = 10.0
 PATIENCE_S = 300.0
 """To wait for a coordinator that is gone, once it is needed."""
@@ -62,7 +62,8 @@ class Membership:
                 return self._connect()
             except ValueError as error:
                 raise InputError(
-                    f"what listens at {self.address} is no coordinator; name another --endpoint on all nodes"
+                    f"what listens at {self.address} is no coordinator; start the run with launchers/torchrun.sh "
+                    "--elastic, with another --endpoint, the same on all nodes"
                 ) from error
             except OSError as error:
                 if time.monotonic() < until:
@@ -223,8 +224,8 @@ class Membership:
 
 def _answered(connection: "_Connection") -> Message:
     """The next message of a greeting. Raises OSError where none comes: one that is suspended may answer later."""
-    if (message := connection.receive(_CONNECT_S)) is None:
-        raise TimeoutError(f"it does not answer for {_CONNECT_S:.0f} s")
+    if (message := connection.receive(CONNECT_S)) is None:
+        raise TimeoutError(f"it does not answer for {CONNECT_S:.0f} s")
     return message
 
 
@@ -232,11 +233,11 @@ class _Connection:
     """Messages over a socket, each a line of JSON. Every method raises OSError when it is broken."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), _CONNECT_S)
+        self._socket = socket.create_connection((host, port), CONNECT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Behind a cut cable what is sent would otherwise wait for many minutes before the connection counts as broken.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNANSWERED_S * 1e3))
-        self._socket.settimeout(_CONNECT_S)
+        self._socket.settimeout(CONNECT_S)
         self._poll, self._buffer, self._sending = select.poll(), b"", threading.Lock()
         self._poll.register(self._socket, select.POLLIN)
 
