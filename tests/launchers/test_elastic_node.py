@@ -107,7 +107,12 @@ def test_coordinator_that_cannot_listen_is_an_error(
 
 def test_ranks_join_a_coordinator_that_is_there(run_node: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     said: list[str] = []
-    monkeypatch.setattr(elastic, "say", lambda line: (said.append(line), (tmp_path / "said").touch()))
+
+    def say(line: str) -> None:
+        said.append(line)
+        (tmp_path / "said").touch()
+
+    monkeypatch.setattr(elastic, "say", say)
     monkeypatch.delenv("BITSCALE_SERVED")
     monkeypatch.setenv("BITSCALE_SECRET", "x")
     with socket.create_server(("127.0.0.1", 0)) as other:
