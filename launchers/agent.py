@@ -91,9 +91,10 @@ def _code_of(error: Any) -> int:
     rank, first = error.get_first_failure()
     if first.exitcode >= 0:
         return _told(int(first.exitcode))
-    number = signal.Signals(-first.exitcode)
+    number = -first.exitcode
+    name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"  # of real time
     often = ", perhaps for lack of memory" if number == signal.SIGKILL else ""
-    print(f"rank {rank} (process {first.pid}) was ended by {number.name}{often}", file=sys.stderr)
+    print(f"rank {rank} (process {first.pid}) was ended by {name}{often}", file=sys.stderr)
     if all(failure.exitcode < 0 for failure in error.failures.values()):
         _tell_how_to_go_on()
     return _told(128 + number)

@@ -29,6 +29,8 @@ environment_python() {
 ranks_of_this_node() {
     if [ -n "${CUDA_VISIBLE_DEVICES:-}" ]; then
         tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .
+    elif [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then # all are hidden
+        echo 1
     elif command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
         nvidia-smi -L | grep -c '^GPU'
     else

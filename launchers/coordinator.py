@@ -62,8 +62,8 @@ class Coordinator:
             self._send(self._rounds.greet(key, hello, time.monotonic()))
             while line := await reader.readline():
                 self._send(self._rounds.receive(key, json.loads(line), time.monotonic()))
-        except (OSError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
-            pass  # as of one that is gone
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, asyncio.TimeoutError):
+            pass  # one that is gone, or that speaks otherwise
         finally:
             self._writers.pop(key, None)
             self._send(self._rounds.lose(key, "its process is gone"))
@@ -112,13 +112,14 @@ def main() -> None:
             signal.signal(number, lambda *_: os._exit(0))
     try:
         asyncio.run(Coordinator(secret.encode()).serve(host, int(port)))
-    except OSError as error:
+    except (OSError, UnicodeError, OverflowError) as error:  # the others: of a name or port that cannot be
+        why = getattr(error, "strerror", None) or error
         print(
-            f"{host}:{port} cannot be listened at ({error.strerror or error}); unless the coordinator of this run is "
+            f"{host}:{port} cannot be listened at ({why}); unless the coordinator of this run is "
             "there already, name another HOST:PORT",
             file=sys.stderr,
         )
-        sys.exit(IN_USE if error.errno == errno.EADDRINUSE else CANNOT_LISTEN)
+        sys.exit(IN_USE if getattr(error, "errno", None) == errno.EADDRINUSE else CANNOT_LISTEN)
 
 
 if __name__ == "__main__":

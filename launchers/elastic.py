@@ -28,12 +28,13 @@ from launchers.coordinator import CANNOT_LISTEN, IN_USE
 _HERE = Path(__file__).resolve().parent
 # An agent meets nobody; by its host name, which may be unknown, it would wait for itself.
 _ALONE = ["--standalone", "--local-addr", "127.0.0.1", "--nnodes", "1", "--nproc-per-node", "1"]
-_AGENT = [sys.executable, str(_HERE / "agent.py"), *_ALONE]
+AGENT = [sys.executable, str(_HERE / "agent.py"), *_ALONE]
 HANDED_ON = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 """Signals that agents get. Not SIGUSR1 where this program ignores it from the start: slurm/node.sh tells the ranks."""
 if signal.getsignal(signal.SIGUSR1) is not signal.SIG_IGN:
     HANDED_ON.append(signal.SIGUSR1)
-_POLL_S, _PAUSE_S = 0.1, 0.2
+POLL_S, PAUSE_S = 0.1, 0.2
+_LAST_PORT = 65_535
 _SECRET = "BITSCALE_SECRET"
 _LAUNCHER = "BITSCALE_LAUNCHER"
 
@@ -55,22 +56,29 @@ class Node:
         self._coordinator: subprocess.Popen[bytes] | None = None
         self._agents: list[subprocess.Popen[bytes]] = []
         self._restarts = [options.max_restarts] * options.nproc
-        self._stopped = False
+        self._signal: int | None = None  # the last that was handed on
+        self._told: set[int] = set()  # processes that have got one
+        self._cannot_serve = False
 
     def run(self) -> int:
-        """Run until all ranks have ended; returns the exit code: 0 if the run came to its end on one of them."""
+        """Run until all ranks have ended; returns the exit code: 0 if the run came to its end on one of them, 2 if the
+        coordinator cannot listen."""
         for number in HANDED_ON:
             signal.signal(number, self._hand_on)
         try:
             self._look_after_coordinator()
-            self._agents = [self._start_agent(slot) for slot in range(self._options.nproc)]
-            while any(agent.poll() is None for agent in self._agents):
-                time.sleep(_POLL_S)
+            for slot in range(self._options.nproc):
+                self._start_agent(slot)
+            while self._replace_killed_agents():
+                time.sleep(POLL_S)
                 self._look_after_coordinator()
-                self._replace_killed_agents()
         finally:
             if self._coordinator is not None:
                 self._coordinator.kill()
+        if self._cannot_serve:
+            return 2
+        if not self._agents:  # a signal came first
+            return 0 if self._signal == signal.SIGUSR1 else 128 + (self._signal or 0)
         codes = [128 - agent.returncode if agent.returncode < 0 else agent.returncode for agent in self._agents]
         return 0 if 0 in codes else max(codes)
 
@@ -79,55 +87,65 @@ class Node:
             return
         if self._coordinator is not None:
             if self._coordinator.returncode == CANNOT_LISTEN:
-                self._serves = False
-                _say("error: the coordinator has said why; name another --endpoint")
+                self._serves, self._cannot_serve = False, True
+                say("error: the coordinator has said why; name another --endpoint")
                 self._hand_on(signal.SIGTERM, None)
                 return
             if self._coordinator.returncode == IN_USE:
                 self._serves = False
-                _say(f"another coordinator serves at {self._options.endpoint}: these ranks join its run")
+                say(f"another coordinator serves at {self._options.endpoint}: these ranks join its run")
                 return
-            _say("the coordinator has ended; it is started again, and training goes on")
-            time.sleep(_PAUSE_S)
+            say("the coordinator has ended; it is started again, and training goes on")
+            time.sleep(PAUSE_S)
         command = [sys.executable, str(_HERE / "coordinator.py"), self._options.endpoint]
         self._coordinator = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL)
 
-    def _start_agent(self, slot: int) -> "subprocess.Popen[bytes]":
+    def _start_agent(self, slot: int) -> None:
+        if self._signal is not None:
+            return
         environment = self._environment | {"BITSCALE_SLOT": str(slot)}
-        if (gpus := _gpus()) and self._options.nproc > 1:
+        if (gpus := visible_gpus()) and self._options.nproc > 1:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
         restarts = ["--max-restarts", str(self._options.max_restarts)]
         handles = ["--signals-to-handle", ",".join(["SIGQUIT", *(number.name for number in HANDED_ON)])]
-        return subprocess.Popen([*_AGENT, *restarts, *handles, *self._trainer], env=environment)
+        agent = subprocess.Popen([*AGENT, *restarts, *handles, *self._trainer], env=environment)
+        self._agents[slot : slot + 1] = [agent]
+        if self._signal is not None and agent.pid not in self._told:  # it came while the agent was started
+            agent.send_signal(self._signal)
 
-    def _replace_killed_agents(self) -> None:
+    def _replace_killed_agents(self) -> bool:
+        """Returns whether any agent is left."""
         for slot, agent in enumerate(self._agents):
-            if agent.poll() is not None and agent.returncode < 0 and self._restarts[slot] and not self._stopped:
+            if agent.poll() is not None and agent.returncode < 0 and self._restarts[slot]:
                 self._restarts[slot] -= 1
-                self._agents[slot] = self._start_agent(slot)
+                self._start_agent(slot)
+        # As just seen: one that has ended since is looked at the next time.
+        return any(agent.returncode is None for agent in self._agents)
 
     def _hand_on(self, number: int, frame: FrameType | None) -> None:
-        self._stopped = True
+        self._signal = number
         for agent in self._agents:
             if agent.poll() is None:
                 agent.send_signal(number)
+                self._told.add(agent.pid)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that may be used, by the names that CUDA_VISIBLE_DEVICES takes."""
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        return visible.split(",")
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:  # "" hides them all
+        return [name for name in visible.split(",") if name]
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, encoding="utf-8", errors="replace", check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU")]
+    gpus = [line for line in listed.splitlines() if line.startswith("GPU")]  # the other lines are parts of one
+    return [str(number) for number in range(len(gpus))]
 
 
 def _is_here(host: str, local_addr: str) -> bool:
@@ -167,14 +185,18 @@ def main() -> None:
     parser.add_argument("trainer", nargs="+")
     options = parser.parse_args()
     options.endpoint = options.endpoint or f"127.0.0.1:{_free_port()}"
+    port = options.endpoint.rpartition(":")[2]
+    if not re.fullmatch(r"[^:]+:\d{1,5}", options.endpoint) or int(port) > _LAST_PORT:
+        say(f"error: --endpoint {options.endpoint} is not HOST:PORT, with a port up to {_LAST_PORT}")
+        sys.exit(2)
     ranks, least = options.nodes * options.nproc, _min_ranks(options.trainer)
     if least > ranks:  # before ranks say so, each as often as it is started again
-        _say(f"error: --min-ranks {least} is above the {ranks} ranks that the run starts with; lower it")
+        say(f"error: --min-ranks {least} is above the {ranks} ranks that the run starts with; lower it")
         sys.exit(2)
     if options.nodes == 1:
         os.environ.setdefault(_SECRET, secrets.token_hex(16))
     if not os.environ.get(_SECRET):
-        _say(
+        say(
             "error: the nodes of an elastic run share a secret, which nobody else may know; on each of them, before "
             f"this, with the same 32 or more characters:\n  export {_SECRET}=..."
         )

@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.."
 source launchers/setup.sh
+case " $* " in *' -h '* | *' --help '*) sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' launchers/install_horovod.sh && exit ;; esac
 
 readonly VERSION=0.28.1
 readonly SHA256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0

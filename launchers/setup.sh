@@ -81,10 +81,10 @@ set_up() {
     trap "rm -f '$file'" EXIT
     constraints >"$file" || exit 1
     echo "checking what is installed in $(dirname "$(dirname "$PYTHON")"), and installing what is missing ..."
-    [ -z "$earlier" ] || [ "$earlier" -ef . ] ||
-        echo "there, bitscale was that of $earlier; now it is that of $PWD. To go back: $PYTHON -m pip install --editable $(printf %q "$earlier")"
     "$PYTHON" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" --constraint "$file" ||
         fail "the installation failed, see above; it needs a package index (set PIP_INDEX_URL for a mirror) or a folder of wheels (PIP_FIND_LINKS with PIP_NO_INDEX=1)"
+    [ -z "$earlier" ] || [ "$earlier" -ef . ] ||
+        echo "bitscale was that of $earlier there; now it is that of $PWD. To go back: $PYTHON -m pip install --editable $(printf %q "$earlier")"
     "$PYTHON" -c 'import torch, torchvision' ||
         fail "torch and torchvision do not fit each other; reinstall both: $PYTHON -m pip install --force-reinstall torch torchvision"
 }

@@ -14,6 +14,7 @@ for argument in "$@"; do
     case $argument in
     --all) everything=1 horovod=1 ;;
     --horovod) horovod=1 ;;
+    -h | --help) sed -n '/^# usage:/,/^[^#]/s/^# \{0,1\}//p' launchers/test.sh && exit ;;
     --coverage) arguments+=(--cov --cov-report=term-missing:skip-covered) ;;
     *) named=1 arguments+=("$argument") ;;
     esac

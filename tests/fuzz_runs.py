@@ -17,12 +17,12 @@ from data_pipelines.common.errors import InputError
 from launchers.job import read_plan, state
 from launchers.profiles import UsageError, load_site
 from trainer import checkpoint
-from trainer.analysis.claim_file import read_claims
-from trainer.analysis.verdicts import judge
 from trainer.domain_distance.proximity_file import Distances, Pair, read_distances, write_distances
 from trainer.evaluation.predicting.kept_outputs import Judged, KeptOutputs
 from trainer.evaluation.statistics import predictions
 from trainer.models.weights import describe_weights, load_weights
+from trainer.reporting.analysis.claim_file import read_claims
+from trainer.reporting.analysis.verdicts import judge
 from trainer.reporting.collect import collect
 from trainer.reporting.proximity_words import value_text
 from trainer.run_files import CHECKPOINTS, LOCK

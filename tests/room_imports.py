@@ -18,7 +18,7 @@ LAYERS = {
         *("normalisation", "run_files", "losses", "metrics", "kernels", "checkpoint", "models", "config", "splits"),
         *("recipes", "optim", "engine", "engines", "document", "run_folder", "profiling", "explanation"),
         *("evaluation", "training"),
-        *("finetuning", "analysis", "domain_distance", "reporting", "sweep"),
+        *("finetuning", "domain_distance", "reporting", "sweep"),
     ],
     "trainer.evaluation": [
         *(

@@ -1,6 +1,7 @@
 """Finished outputs are replaced only with --force."""
 
 from pathlib import Path
+from typing import NoReturn
 
 from data_pipelines.common.errors import InputError
 
@@ -12,6 +13,6 @@ def require_free(path: Path, force: bool, remark: str = "exists") -> None:
         refuse_to_replace(path, remark)
 
 
-def refuse_to_replace(path: Path, remark: str) -> None:
+def refuse_to_replace(path: Path, remark: str) -> NoReturn:
     """Raise InputError that says the ways out."""
     raise InputError(f"{path} {remark}; replace it with --force, or choose another --out")

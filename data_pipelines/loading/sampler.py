@@ -1,4 +1,4 @@
-"""Which samples each rank sees at each step: a pure function of (seed, step, rank, world size).
+"""Which samples each rank sees at each step, and in which micro-batches: a pure function of seed, step, rank and sizes.
 
 There is one endless stream of positions. Step s owns the positions [s * G, (s + 1) * G) for a global batch of G;
 position p lies in epoch p // N and shows sample permutation(seed, epoch)[p % N] of N. Ranks take contiguous shares of a

@@ -10,7 +10,7 @@ from benchmarks.lib.transfer_distance.raw_sets import CLOTHES_A, SOURCES, TARGET
 from benchmarks.lib.transfer_distance.stages import FEW_SHOTS, HYPOTHESES, MANY_SHOTS, Size, study_in
 from data_pipelines.common.errors import InputError
 from data_pipelines.image_files.png import encode_png
-from trainer.analysis.claim_file import read_claims
+from trainer.reporting.analysis.claim_file import read_claims
 from trainer.reporting.names import SCRATCH
 
 SETS = {each.name: each for each in (*SOURCES, *TARGETS)}

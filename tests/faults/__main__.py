@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+import torch
+
 from tests.faults import elastic_soak
 from tests.faults.elastic_judge import References
 from tests.faults.elastic_rounds import ROUNDS_PER_RUN, STEPS, ElasticRound, drill
@@ -29,6 +31,8 @@ from tests.faults.schedule import SHARES, all_layouts, deal
 from tests.faults.soak import soak
 from tests.faults.strikes import small_disk, unmount
 
+_GPUS = 3  # of an elastic run on GPUs, one for each rank
+
 
 def main() -> int:
     """Rounds, a soak, or both; returns the exit code."""
@@ -36,12 +40,12 @@ def main() -> int:
     if options.folder is not None:
         options.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="bitscale-faults-", dir=options.folder))
-    if options.elastic:
-        return _elastic(options, folder)
     started = time.monotonic()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: _leave(folder, 128 + number))
     try:
+        if options.elastic:
+            return _elastic(options, folder)
         rounds = _rounds(options, folder) if options.rounds else []
         soaked = soak(folder / "soak", options.soak_minutes) if options.soak_minutes else None
     except BaseException:
@@ -65,18 +69,18 @@ def main() -> int:
 
 
 def _elastic(options: argparse.Namespace, folder: Path) -> int:
-    """Rounds of elastic runs, a soak, or both; returns the exit code."""
+    """Rounds of elastic runs, a soak, or both; returns the exit code. Raises RuntimeError as `drill` does."""
     started = time.monotonic()
     data = Arena(folder / "arena", lambda line: print(line, flush=True)).data
     references = References(data, folder, STEPS, options.device)
     waiting, rounds, number = deal_elastic(options.rounds, options.seed), list[ElasticRound](), 0
     while waiting:
-        ranks, float64 = 3 if options.device == "cuda" else (3, 4)[number % 2], number % 4 < 2
+        ranks, float64 = _GPUS if options.device == "cuda" else (3, 4)[number % 2], number % 4 < 2
         faults, seed = waiting[:ROUNDS_PER_RUN], options.seed * 1000 + number
         made = drill(data, folder / f"run-{number}", faults, seed, ranks, float64, references, _tell)
         rounds, waiting, number = rounds + made, waiting[len(made) :], number + 1
         print(
-            f"{len(rounds)}/{options.rounds}  {'; '.join(made[-1].wrong if made else []) or 'as undisturbed'}",
+            f"{len(rounds)}/{options.rounds}  {'; '.join(made[-1].wrong) or 'as undisturbed'}",
             flush=True,
         )
     soaked = elastic_soak.soak(data, folder / "soak", options.soak_minutes) if options.soak_minutes else None
@@ -132,12 +136,15 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs that are disturbed at a time; most of it is waiting")
     parser.add_argument("--elastic", action="store_true", help="take ranks from elastic runs, on 3 and 4 ranks")
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="of elastic runs; cuda needs three GPUs"
+        "--device", choices=("cpu", "cuda"), default="cpu", help=f"of elastic runs; cuda needs {_GPUS} GPUs"
     )
     parser.add_argument("--soak-minutes", type=float, default=0, help="then let a run of two ranks go on for so long")
     parser.add_argument("--figures", type=Path, help="write what was found to this JSON file; its other parts stay")
     parser.add_argument("--folder", type=Path, help="where to work; default: the system's folder for temporary files")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.elastic and options.device == "cuda" and (gpus := torch.cuda.device_count()) < _GPUS:
+        parser.error(f"--device cuda needs {_GPUS} GPUs, and here are {gpus}; without it the runs are on the CPU")
+    return options
 
 
 def _rounds(options: argparse.Namespace, folder: Path) -> list[Round]:

@@ -89,7 +89,7 @@ def _strike(run: ElasticRun, fault: str, draws: random.Random) -> ElasticRound:
         wait_until(
             lambda: not run.is_running or _done_in(run, run.live()[0].round) >= run.ranks, "its steps", PROGRESS_S, 0.05
         )
-    except (TimedOutError, IndexError) as error:
+    except (TimedOutError, IndexError, ProcessLookupError) as error:
         found.wrong.append(str(error))
         return found
     if not run.is_running and not run.is_finished:
@@ -160,7 +160,8 @@ def _measure(run: ElasticRun, found: ElasticRound, number: int, struck: float) -
 
 def drill(data: Path, folder: Path, faults: list[str], seed: int, ranks: int, float64: bool,
           references: "judge.References", say: Callable[[ElasticRound], None]) -> list[ElasticRound]:  # fmt: skip
-    """One run with its faults, brought to its end and judged; what is wrong with it counts for each of its rounds."""
+    """One run with its faults, brought to its end and judged; what is wrong with it counts for each of its rounds.
+    Raises RuntimeError for a run that ends before the first."""
     run = ElasticRun(
         ranks, references.steps, data, folder, float64=float64, step_s=references.step_s, device=references.device
     )
@@ -175,6 +176,8 @@ def drill(data: Path, folder: Path, faults: list[str], seed: int, ranks: int, fl
         wrong = judge.faults_of(run, references, float64)
     finally:
         run.kill()
+    if not rounds:
+        raise RuntimeError(f"a run has ended before any fault:\n{run.output()[-2000:]}")
     for each in rounds:
         each.wrong += wrong
     return rounds

@@ -3,6 +3,7 @@
 `python -m tests.faults --elastic --rounds 100` makes as many rounds as you like.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -10,12 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults import elastic_judge as judge
+from tests.faults import elastic_rounds
 from tests.faults.elastic_judge import faults_in_ledger, faults_in_metrics
 from tests.faults.elastic_rounds import SHARES, deal, drill
 from tests.faults.elastic_run import ElasticRun, Note, is_alive
@@ -78,6 +81,51 @@ def test_faults_are_dealt_by_their_shares() -> None:
     dealt = deal(100, 0)
     assert {fault: dealt.count(fault) for fault in SHARES} == SHARES
     assert dealt != deal(100, 1)
+
+
+def test_run_that_ends_before_any_fault_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The rounds that are left would never become fewer."""
+    script = tmp_path / "torchrun.sh"
+    script.write_text("#!/bin/sh\necho no such set; exit 2\n", encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setattr(elastic_rounds, "ElasticRun", partial(_ended_run, [str(script)]))
+    references = judge.References(tmp_path, tmp_path, 500)
+    monkeypatch.setattr(judge, "faults_of", lambda *_: [])
+    with pytest.raises(RuntimeError, match="has ended before any fault:\nno such set"):
+        drill(tmp_path, tmp_path / "run", ["kill"], 0, 3, False, references, print)
+
+
+def _ended_run(command: list[str], *args: Any, **options: Any) -> ElasticRun:
+    run = ElasticRun(*args, **options)
+    run.command = command
+    return run
+
+
+@pytest.mark.parametrize("how", ["error", "signal"])
+def test_interrupted_rounds_leave_no_run_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str) -> None:
+    program = importlib.import_module("tests.faults.__main__")
+    left: list[tuple[Path, int]] = []
+
+    def leave(folder: Path, code: int) -> None:
+        left.append((folder, code))
+        raise SystemExit(code)
+
+    def rounds(*_: object) -> int:
+        if how == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        raise RuntimeError("a run has ended")
+
+    former = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    monkeypatch.setattr(program, "_leave", leave)
+    monkeypatch.setattr(program, "_elastic", rounds)
+    monkeypatch.setattr(sys, "argv", ["faults", "--elastic", "--folder", str(tmp_path)])
+    try:
+        with pytest.raises(SystemExit):
+            program.main()
+    finally:
+        for number, handler in former:
+            signal.signal(number, handler)
+    assert left[0] == (next(tmp_path.iterdir()), 1 if how == "error" else 143)
 
 
 @on_linux

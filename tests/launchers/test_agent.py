@@ -52,6 +52,7 @@ KILLED = "rank 0 (process 7) was ended by SIGKILL, perhaps for lack of memory\n"
         ("-9,1", 137, KILLED),
         ("-9", 137, f"{KILLED}to resume from the last checkpoint:\n  launchers/torchrun.sh -- x\n"),
         ("-11,1", 139, "rank 0 (process 7) was ended by SIGSEGV\n"),
+        ("-40,1", 168, "rank 0 (process 7) was ended by signal 40\n"),
         ("s15", 143, ""),
         ("s10", 0, ""),
         ("i", 130, "interrupted\n"),

@@ -109,7 +109,7 @@ def test_another_checkout_that_is_installed_is_named(tmp_path: Path, bin_folder:
         told.append([line for line in done.stdout.splitlines() if "To go back" in line])
     assert told[1:] == [[], []]
     (line,) = told[0]
-    assert line.startswith(f"there, bitscale was that of {other}; now it is that of {tmp_path}. To go back: ")
+    assert line.startswith(f"bitscale was that of {other} there; now it is that of {tmp_path}. To go back: ")
     assert line.endswith(r"/python -m pip install --editable " + str(other).replace(" ", r"\ "))
 
 

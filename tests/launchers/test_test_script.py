@@ -1,5 +1,6 @@
 """What test.sh hands to pytest, and what it says of the rest; the tools are not run."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -58,3 +59,22 @@ def test_all_and_arguments_of_pytest_are_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "--all", "tests/a.py")
     assert done.returncode == 2
     assert "--all and arguments of pytest do not go together" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_sets_nothing_up(tmp_path: Path, flag: str) -> None:
+    done = run(tmp_path, flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: launchers/test.sh [--all] [--horovod] [--coverage] [PYTEST ARGUMENTS]\n")
+    assert "--horovod    build Horovod" in done.stdout
+    assert "checking what is installed" not in done.stdout
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in LAUNCHERS.glob("*.sh") if os.access(path, os.X_OK)))
+def test_every_script_has_help(script: str) -> None:
+    """With no Python to be found, so that none is asked to install anything."""
+    environment = {"PATH": "/usr/bin:/bin", "VIRTUAL_ENV": "/nowhere"}
+    done = subprocess.run(
+        [LAUNCHERS / script, "--help"], env=environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, "usage: " in done.stdout or script in done.stdout) == (0, True), done.stderr

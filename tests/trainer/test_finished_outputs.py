@@ -93,11 +93,26 @@ def test_predict_keeps_what_is_of_another_run(predicting: Run, tmp_path: Path, o
         assert (tmp_path / "out.csv").read_bytes() == before
 
 
-def test_predict_keeps_a_file_that_is_no_table(predicting: Run, tmp_path: Path) -> None:
-    (tmp_path / "out.csv").write_bytes(b"years\xffof work")
+@pytest.mark.parametrize("content", [b"years\xffof work", b"", b"\n\n", b"\nfile,error\n"])
+def test_predict_keeps_a_file_that_is_no_table(predicting: Run, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "out.csv").write_bytes(content)
     code, _, error = predicting()
-    assert (code, "is not a table of this run's predictions" in error) == (2, True)
-    assert (tmp_path / "out.csv").read_bytes() == b"years\xffof work"
+    assert (code, "is not a table of this run's predictions" in error) == (2, True), error
+    assert (tmp_path / "out.csv").read_bytes() == content
+
+
+def test_predict_keeps_a_table_whose_logits_are_no_numbers(predicting: Run, tmp_path: Path) -> None:
+    assert predicting()[0] == 0
+    (tmp_path / f"out.csv{SUFFIX}").unlink()  # so that the table is compared
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    rows[1][header.index("dog logit")] = "1,5"
+    with (tmp_path / "out.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    before = (tmp_path / "out.csv").read_bytes()
+    code, _, error = predicting()
+    assert (code, "has logits of 1.png that are no numbers; replace it with --force" in error) == (2, True), error
+    assert (tmp_path / "out.csv").read_bytes() == before
 
 
 def test_an_old_flag_is_noted(predicting: Run) -> None:

@@ -13,9 +13,14 @@ import pytest
 from tiny_pictures import ABOUT, picture
 from tiny_weights import save_run, tensors_of
 
+from data_pipelines.common.errors import InputError
 from trainer import predict
+from trainer.config import RuntimeConfig
+from trainer.evaluation.predicting.inputs import Input
+from trainer.evaluation.predicting.judged_inputs import read_again
 from trainer.evaluation.predicting.kept_outputs import SUFFIX
 from trainer.evaluation.predictor import Predictor
+from trainer.evaluation.runs import open_run
 
 Run = Callable[..., tuple[int, str, str]]
 Decoded = list[bytes]
@@ -233,6 +238,24 @@ def test_only_what_is_new_in_a_tar_is_decoded(predicting: Run, photos: Path, dec
         file.add(photos / "4.png", "4.png")
     assert predicting(source=tar)[0] == 0
     assert decoded == [(photos / "4.png").read_bytes()]
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "No such file or directory"), (b"no image", "text, no picture")])
+def test_an_image_that_changes_before_its_map_is_named(
+    decoded: Decoded, tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    """Not the table or the maps, which could be written."""
+    save_run(tmp_path / "run", tensors_of(), **ABOUT)
+    predictor = Predictor(open_run(tmp_path / "run"), RuntimeConfig(device="cpu", threads=1))
+    path = tmp_path / "0.png"
+    picture(path, 0)
+    item = Input("0.png", path.read_bytes)
+    assert read_again(predictor, item).encoded == path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=f"0.png was read, but cannot be read again .*{why}.*the same command goes on"):
+        read_again(predictor, item)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from data_pipelines.common.messages import logger
 from trainer.engine import RankLostError
 
 _BEAT_S = 1.0
-_CONNECT_S, _RETRY_S, _POLL_S = 5.0, 0.5, 0.2
+CONNECT_S, _RETRY_S, _POLL_S = 5.0, 0.5, 0.2
 _UNANSWERED_S = 10.0
 PATIENCE_S = 300.0
 """To wait for a coordinator that is gone, once it is needed."""
@@ -60,6 +60,11 @@ class Membership:
         while True:
             try:
                 return self._connect()
+            except ValueError as error:
+                raise InputError(
+                    f"what listens at {self.address} is no coordinator; start the run with launchers/torchrun.sh "
+                    "--elastic, with another --endpoint, the same on all nodes"
+                ) from error
             except OSError as error:
                 if time.monotonic() < until:
                     time.sleep(_RETRY_S)
@@ -76,8 +81,11 @@ class Membership:
 
     def is_running(self) -> bool:
         """Whether others train already, so that this rank has to join them."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_running is not None or self._ending is not None)
+        while self._is_running is None:
+            self._end_if_told()
+            self._require_coordinator()
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_running is not None or self._ending is not None, _POLL_S)
         self._end_if_told()
         return bool(self._is_running)
 
@@ -107,8 +115,7 @@ class Membership:
                 if self._answer is not None:
                     return self._answer
             self._end_if_told()
-            if self._connection is None and time.monotonic() - self._away_since > PATIENCE_S:
-                raise RankLostError(f"the coordinator at {self.address} is gone for {PATIENCE_S:.0f} s")
+            self._require_coordinator()
             if is_stopping() and not stopping:
                 stopping = True
                 self._pending = {"step": step, "begins": begins, "stopping": True}
@@ -116,6 +123,10 @@ class Membership:
 
     def _is_answered(self) -> bool:
         return self._answer is not None or bool(self._is_running) or self._ending is not None
+
+    def _require_coordinator(self) -> None:
+        if self._connection is None and time.monotonic() - self._away_since > PATIENCE_S:
+            raise RankLostError(f"the coordinator at {self.address} is gone for {PATIENCE_S:.0f} s")
 
     def _end_if_told(self) -> None:
         """Raise what the coordinator has told this rank to end by."""
@@ -141,13 +152,13 @@ class Membership:
         host, _, port = self.address.rpartition(":")
         connection = _Connection(host, int(port))
         try:
-            challenge, mine = str((connection.receive(_CONNECT_S) or {}).get("challenge")), secrets.token_hex(16)
+            challenge, mine = str(_answered(connection).get("challenge")), secrets.token_hex(16)
             connection.send(
                 self._hello
                 | {"proof": self._proof("rank", challenge), "challenge": mine, "facts": self._facts}
                 | {"round": self._round, "rank": self._rank, "world_size": self._world_size}
             )
-            answer = connection.receive(_CONNECT_S) or {}
+            answer = _answered(connection)
             if not hmac.compare_digest(str(answer.get("proof")), self._proof("coordinator", mine)):
                 raise InputError(
                     f"the coordinator at {self.address} has another secret; start all ranks of a run with the same "
@@ -182,7 +193,8 @@ class Membership:
             with suppress(OSError, ValueError):
                 self._listen(self._connection)
             self._connection.close()
-            self._connection, self._away_since = None, time.monotonic()
+            self._away_since = time.monotonic()  # first: without a connection others look at it
+            self._connection = None
 
     def _listen(self, connection: "_Connection") -> None:
         beaten = time.monotonic()
@@ -210,15 +222,22 @@ class Membership:
             self._on_loss(message["lost"])
 
 
+def _answered(connection: "_Connection") -> Message:
+    """The next message of a greeting. Raises OSError where none comes: one that is suspended may answer later."""
+    if (message := connection.receive(CONNECT_S)) is None:
+        raise TimeoutError(f"it does not answer for {CONNECT_S:.0f} s")
+    return message
+
+
 class _Connection:
     """Messages over a socket, each a line of JSON. Every method raises OSError when it is broken."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), _CONNECT_S)
+        self._socket = socket.create_connection((host, port), CONNECT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # Behind a cut cable what is sent would otherwise wait for many minutes before the connection counts as broken.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNANSWERED_S * 1e3))
-        self._socket.settimeout(_CONNECT_S)
+        self._socket.settimeout(CONNECT_S)
         self._poll, self._buffer, self._sending = select.poll(), b"", threading.Lock()
         self._poll.register(self._socket, select.POLLIN)
 
@@ -227,7 +246,7 @@ class _Connection:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, timeout_s: float) -> Message | None:
-        """The next message, None if there is none in this time. Raises ValueError for what is no JSON."""
+        """The next message, None if there is none in this time. Raises ValueError for what is none."""
         while b"\n" not in self._buffer:
             if not self._poll.poll(timeout_s * 1e3):
                 return None
@@ -237,6 +256,8 @@ class _Connection:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: Message = json.loads(line)
+        if not isinstance(message, dict):
+            raise ValueError("a message is a JSON object")
         return message
 
     def close(self) -> None:

@@ -12,9 +12,9 @@ from matplotlib.lines import Line2D
 
 from data_pipelines.common.figure_text import bold, drawable, legend, text_style
 from data_pipelines.common.printable import shortened
-from trainer.analysis.verdicts import CONTRADICTED, EQUIVALENT, SUPPORTED, UNDECIDED, Judged
 from trainer.document.blocks import Picture
 from trainer.document.figure_style import STYLE, save
+from trainer.reporting.analysis.verdicts import CONTRADICTED, EQUIVALENT, SUPPORTED, UNDECIDED, Judged
 from trainer.reporting.figures import plain_log_ticks
 
 # As in the other figures (after Okabe and Ito); the marker says the same in print.

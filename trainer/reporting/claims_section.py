@@ -14,12 +14,20 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.message_parts import some_of
 from data_pipelines.datasets.overlap import shares_images
-from trainer.analysis.claim_file import Claim, ClaimFile
-from trainer.analysis.mixed_model import MixedModel, fit_mixed_model
-from trainer.analysis.verdicts import CONTRADICTED, EQUIVALENT, NOT_TESTED, SUPPORTED, UNDECIDED, Judged, judge
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Picture, Table, Title, p_text
 from trainer.document.markdown import as_markdown
 from trainer.document.text import Bold, Code, Text
+from trainer.reporting.analysis.claim_file import Claim, ClaimFile
+from trainer.reporting.analysis.mixed_model import MixedModel, fit_mixed_model
+from trainer.reporting.analysis.verdicts import (
+    CONTRADICTED,
+    EQUIVALENT,
+    NOT_TESTED,
+    SUPPORTED,
+    UNDECIDED,
+    Judged,
+    judge,
+)
 from trainer.reporting.claims_figure import draw_claims
 from trainer.reporting.names import sets_in, split_source, target_title
 from trainer.reporting.tables import row_keys, row_title, with_titles

@@ -9,7 +9,6 @@ import pandas as pd
 
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.message_parts import number
-from trainer.analysis.claim_file import ClaimFile, paper_claims, read_claims
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Paragraph, Table, Title
 from trainer.document.html_page import as_page
 from trainer.document.latex import latex
@@ -17,6 +16,7 @@ from trainer.document.markdown import as_markdown
 from trainer.document.text import Link, Text
 from trainer.domain_distance.proximity_file import Distances, read_distances
 from trainer.reporting import figures, notes
+from trainer.reporting.analysis.claim_file import ClaimFile, paper_claims, read_claims
 from trainer.reporting.claims_section import claims_section
 from trainer.reporting.collect import Collected, write_runs
 from trainer.reporting.laws_section import laws_section

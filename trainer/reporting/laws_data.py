@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from trainer.reporting.names import FULL, NATURAL, SCRATCH, XRAY, domain, model_order
+from trainer.reporting.names import DOMAIN_OF_TARGET, FULL, NATURAL, SCRATCH, XRAY, domain, model_order
 from trainer.reporting.rows import PUBLISHED
 from trainer.reporting.tables import RowKey, row_keys, row_title, sources_of
 
@@ -30,9 +30,6 @@ _SET_IMAGES = {
     "nih_cxr14": 112_120,
     "padchest": 160_868,
 }
-_KIND_OF_TARGET = dict.fromkeys(("cifar10", "cifar100", "flowers102", "pets"), NATURAL) | dict.fromkeys(
-    ("padchest_cl", "covidx", "tuberculosis"), XRAY
-)
 _CELL = [*RowKey._fields, "model", "source", "shots"]
 
 
@@ -106,7 +103,7 @@ def same_kind(cells: pd.DataFrame) -> pd.Series:
     do not tell."""
     known = []
     for sets, target in cells[["source_sets", "target"]].itertuples(index=False, name=None):
-        source, of_target = domain(filter(None, sets.split("+"))), _KIND_OF_TARGET.get(target)
+        source, of_target = domain(filter(None, sets.split("+"))), DOMAIN_OF_TARGET.get(target)
         unknown = of_target is None or source not in (NATURAL, XRAY)
         known.append(float("nan") if unknown else float(source == of_target))
     return pd.Series(known, index=cells.index, dtype=float)

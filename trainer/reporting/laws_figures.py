@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from data_pipelines.common.figure_text import text_style
-from trainer.analysis.joint_law import LAW, MEAN_AT, HeldOut
-from trainer.analysis.power_law import DECADE, PowerLaw
 from trainer.document.blocks import Picture
 from trainer.document.figure_style import STYLE, save
+from trainer.reporting.analysis.joint_law import LAW, MEAN_AT, HeldOut
+from trainer.reporting.analysis.power_law import DECADE, PowerLaw
 from trainer.reporting.figures import BARS, Handles, Look, add_legend, merge, plain_log_ticks, short_target
 
 Curves = Sequence[tuple[str, Look, PowerLaw]]  # the label, colour and marker of each law

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from trainer.analysis.joint_law import FEWEST_TARGETS, LAW, MEAN, MEAN_AT, HeldOut, held_out
 from trainer.document.blocks import Block, Paragraph, Title
 from trainer.document.text import Code, Text
 from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import laws_figures, laws_tables
+from trainer.reporting.analysis.joint_law import FEWEST_TARGETS, LAW, MEAN, MEAN_AT, HeldOut, held_out
 from trainer.reporting.laws_data import Panel, gain_cells, panels_of, same_kind
 from trainer.reporting.names import SCRATCH, listed, target_title
 from trainer.reporting.proximity_pairs import factors, unmatched, values_of

@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 
 from data_pipelines.common.file_names import own_file_name_of
-from trainer.analysis.effective_data import EffectiveImages, baseline_of, effective_images
-from trainer.analysis.learning_curve import LearningCurve, SeedResamples, curve_of
-from trainer.analysis.power_law import PowerLaw, fit_curve
 from trainer.document.blocks import Block, Paragraph, Title
 from trainer.document.text import Text
 from trainer.domain_distance.proximity_file import Distances
 from trainer.reporting import laws_figures, laws_tables
+from trainer.reporting.analysis.effective_data import EffectiveImages, baseline_of, effective_images
+from trainer.reporting.analysis.learning_curve import LearningCurve, SeedResamples, curve_of
+from trainer.reporting.analysis.power_law import PowerLaw, fit_curve
 from trainer.reporting.figures import Styles, styles_of
 from trainer.reporting.laws_data import baseline_title, measured, panels_of, source_sizes
 from trainer.reporting.laws_joint import joint_blocks

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from trainer.analysis.effective_data import EffectiveImages
-from trainer.analysis.joint_law import LAW, MEAN, MEAN_AT, HeldOut
-from trainer.analysis.power_law import DECADE, PowerLaw
 from trainer.document.blocks import Block, BulletList, Entry, Heading, Table
+from trainer.reporting.analysis.effective_data import EffectiveImages
+from trainer.reporting.analysis.joint_law import LAW, MEAN, MEAN_AT, HeldOut
+from trainer.reporting.analysis.power_law import DECADE, PowerLaw
 from trainer.reporting.names import shots_title, target_title
 
 _NOT_TOLD = "not told"

@@ -34,6 +34,9 @@ TARGET_TITLE = {
     "vindr_cxr": "VinDr-CXR",
 }
 NATURAL, XRAY, OTHER = DOMAINS = "natural images", "chest X-rays", "other images"
+DOMAIN_OF_TARGET = dict.fromkeys(("cifar10", "cifar100", "flowers102", "pets"), NATURAL) | dict.fromkeys(
+    ("padchest_cl", "covidx", "tuberculosis", "rsna_pneumonia", "vindr_cxr"), XRAY
+)
 _SHORTER = {"mimic": "mimic_cxr", "nih": "nih_cxr14"}  # as the paper's authors and the recipes name them
 _SET_OF_TOKEN = {name: name for name in SET_TITLE} | _SHORTER
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[-+]?\d+)?")

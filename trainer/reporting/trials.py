@@ -43,18 +43,17 @@ def with_settings(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _labels(group: pd.DataFrame) -> "pd.Series[str]":
     used = pd.concat([_columns(group), _departing(group)], axis=1)
-    cells = group[WITHIN].agg("\0".join, axis=1)
+    cells = group.groupby(WITHIN, sort=False).ngroup()
     differing = [name for name in used if used[name].groupby(cells).nunique().max() > 1]
     # the steps may follow from the number of images, which a seed draws, and the resize from the pixels
     for name, leader in (("steps", group["train_images"]), (_RESIZE, used["pixels"])):
         if name in differing and used[name].groupby([cells, leader]).nunique().max() < 2:
             differing.remove(name)
-    words = [[f"{name} {value}" for name, value in row.items() if value is not None] for row in _rows(used[differing])]
+    rows = used[differing].to_numpy(dtype=object)  # itertuples of no columns gives no rows in pandas 2
+    words = [
+        [f"{name} {value}" for name, value in zip(differing, row, strict=True) if value is not None] for row in rows
+    ]
     return pd.Series([", ".join(row) for row in words], index=group.index, dtype=object)
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False, name=None)]
 
 
 def _columns(group: pd.DataFrame) -> pd.DataFrame:
@@ -75,8 +74,8 @@ def _text(value: Any) -> str:
 def _departing(group: pd.DataFrame) -> pd.DataFrame:
     """The other settings that depart from the protocol in some run, as text; in the other runs, the protocol's."""
     used: dict[str, dict[Any, str]] = {}
-    planned: dict[str, dict[str, str]] = {}
-    cells = group[WITHIN].agg("\0".join, axis=1)
+    planned: dict[str, dict[int, str]] = {}
+    cells = group.groupby(WITHIN, sort=False).ngroup()
     for index, departures in group["departures"].items():
         for line in filter(None, departures.split("; ")):
             name, _, values = line.partition(": ")

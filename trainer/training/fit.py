@@ -49,7 +49,7 @@ def _tell_memory(job: Job, engine: Engine) -> None:
         config.runtime.checkpoint_stages,
         config.model.frozen_stages,
     )
-    logger.info(f"memory of a rank: {memory.summary(job.micro_batch_size(engine))}")
+    logger.info(f"memory of a rank: {memory.summary(job.largest_pass(engine))}")
 
 
 def _train_and_predict(job: Job, engine: Engine) -> RunOutput:

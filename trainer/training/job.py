@@ -83,7 +83,7 @@ class Job:
 
     def training_batches(self, engine: Engine, first_step: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step from `first_step` on, without end."""
-        world_size, limit = engine.world_size, self._most_in_one_pass(engine)
+        world_size, limit = engine.world_size, self._micro_batch_size(engine)
         requests = self.order.micro_batches(first_step, engine.rank, world_size, limit)
         batches = self.load(engine, self.train, requests, self.augmentation, self.order.replacement)
         count = self.num_micro_batches(engine)
@@ -91,17 +91,17 @@ class Job:
 
     def num_micro_batches(self, engine: Engine) -> int:
         """Forward and backward passes per step: the same on every rank."""
-        return self.order.num_micro_batches(engine.world_size, self._most_in_one_pass(engine))
+        return self.order.num_micro_batches(engine.world_size, self._micro_batch_size(engine))
 
-    def _most_in_one_pass(self, engine: Engine) -> int:
-        """The micro-batch size: the same on every rank, even where their shares of a step differ."""
+    def _micro_batch_size(self, engine: Engine) -> int:
+        """The same on every rank, even where their shares of a step differ; the last one of a share may be smaller."""
         limit = self.config.runtime.micro_batch_size
         return limit if isinstance(limit, int) else self.order.largest_share(engine.world_size)
 
-    def micro_batch_size(self, engine: Engine) -> int:
+    def largest_pass(self, engine: Engine) -> int:
         """Images in this rank's largest forward pass."""
         share = len(self.order.request(0, engine.rank, engine.world_size).samples)
-        return min(share, self._most_in_one_pass(engine))
+        return min(share, self._micro_batch_size(engine))
 
     @property
     def held_out(self) -> dict[Split, Index]:

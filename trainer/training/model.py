@@ -47,7 +47,7 @@ def prepare_model(job: Job, engine: Engine, loads: bool = True) -> int:
         weight_decay=optim.weight_decay,
         nesterov=optim.nesterov,
     )
-    engine.prepare(model, optimizer, job.blank_images(job.micro_batch_size(engine)))
+    engine.prepare(model, optimizer, job.blank_images(job.largest_pass(engine)))
     return job.train.num_classes
 
 

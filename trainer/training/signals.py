@@ -1,10 +1,22 @@
-"""Stopping a run by a signal: all ranks save and end, whichever of them received it.
+"""Stopping a run by a signal, as at SIGTERM: all ranks save and end, whichever of them received it.
 
-`StopSignals` notes the signal while `fit.py` has it listen; the next step's report sums these notes over the ranks
-(`step_report.py`); `StepMonitor.stop_asked` is true one step later; `between_steps.py` saves and raises `Stopped`, with
-exit code 143 after SIGTERM; `run_end.py` writes "resumable" to status.json, and lists all other ends. A second signal
-ends the process at once. A signal in the last steps, too late for the loop, is obeyed by `fit.py` before the
-final evaluation. Outside the loop there is nothing to save, and `run_end.py` handles the signal itself.
+Who sends it: a shell, or SLURM when a job is cancelled (SIGTERM) or nearly out of time (SIGUSR1, to the script
+`launchers/slurm/job.sbatch`, which hands it on through `srun` to `launchers/slurm/node.sh`, and that to the ranks).
+torchrun hands SIGTERM on to its ranks (`launchers/agent.py` gives their exit code), as do `launchers/elastic.py` for
+`--elastic` and `launchers/job.py` for the programs of a plan. `engines/parent_watch.py` sends a rank SIGTERM when its
+launcher is gone, `run_folder/run_lock.py` when another start has taken over its folder.
+
+Who listens: `StopSignals` notes the signal while `fit.py` has it listen.
+Who is told: the next step's report sums these notes over the ranks (`step_report.py`); `StepMonitor.stop_asked` is true
+one step later.
+Who saves: `between_steps.py`, and raises `Stopped`, with exit code 143 after SIGTERM. A signal in the last steps, too
+late for the loop, is obeyed by `fit.py` before the final evaluation. Outside the loop there is nothing to save, and
+`run_end.py` handles the signal itself. A second signal, `SAME_REQUEST_S` after the first or later, ends the process at
+once.
+Who records it: `run_end.py` writes "resumable" to status.json, and lists all other ends with their exit codes.
+Who resumes: whoever gives the same command again (`run_folder/resume_command.py`), or, with `--requeue`, a SLURM job,
+which queues itself again where the run is resumable and further than before, but not when cancelled
+(`launchers/script.py`).
 """
 
 import os

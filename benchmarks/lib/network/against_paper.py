@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lib.network.fit import FREE, calibrate, efficiency, predict
-from benchmarks.lib.network.layers import job_of
+from benchmarks.lib.network.layers import step_work_of
 from benchmarks.lib.network.model import simulate
 from benchmarks.lib.network.predict import calibrated_on_published, sync_of
 from benchmarks.lib.network.profile import Profile, Workload, load_profile
@@ -24,15 +24,15 @@ def against_paper() -> dict[str, Any]:
     published = profile.published
     assert published is not None, profile.name
     seen, held_out = published.points(held_out=False), published.points(held_out=True)
-    job, sync = job_of(published.workload, profile), sync_of(published.engine)
+    step_work, sync = step_work_of(published.workload, profile), sync_of(published.engine)
 
     def misses(interference: float) -> dict[int, float]:
         other = replace(profile, machine=replace(profile.machine, interference=interference))
-        machine = calibrate(other, job, sync, seen, published.error, draws=0).profile.machine
-        return {ranks: efficiency(lambda _: job, machine, sync, ranks) - measured for ranks, measured in held_out}
+        machine = calibrate(other, step_work, sync, seen, published.error, draws=0).profile.machine
+        return {ranks: efficiency(lambda _: step_work, machine, sync, ranks) - measured for ranks, measured in held_out}
 
     fit = calibrated_on_published(profile)
-    found = predict(fit, lambda _: job, sync, [1, *(ranks for ranks, _ in held_out)])[1:]
+    found = predict(fit, lambda _: step_work, sync, [1, *(ranks for ranks, _ in held_out)])[1:]
     line = straight_line([(1, 100.0), *seen], [ranks for ranks, _ in held_out])
     rows: list[dict[str, Any]] = [
         {
@@ -60,7 +60,7 @@ def against_paper() -> dict[str, Any]:
 def overlap(profile: Profile, work: Workload, engine: str, ranks: int = 1024) -> dict[str, Any]:
     """What a step of so many ranks waits for gradients, as a share of it, and its efficiency: with the gradients in the
     shipped model's order, with those of the filters after all others, and exchanged after the backward pass."""
-    shipped, last = (job_of(work, profile, filters_last=at_end) for at_end in (False, True))
+    shipped, last = (step_work_of(work, profile, filters_last=at_end) for at_end in (False, True))
     sync = sync_of(engine)
     cases = {
         "unit_by_unit": (shipped, sync),
@@ -68,9 +68,9 @@ def overlap(profile: Profile, work: Workload, engine: str, ranks: int = 1024) ->
         "after_the_pass": (shipped, replace(sync, packing="end")),
     }
     found: dict[str, Any] = {"engine": engine, "ranks": ranks}
-    for name, (job, how) in cases.items():
-        step = simulate(job, profile.machine, how, ranks)
-        share = efficiency(lambda _, job=job: job, profile.machine, how, ranks)  # type: ignore[misc]
+    for name, (step_work, how) in cases.items():
+        step = simulate(step_work, profile.machine, how, ranks)
+        share = efficiency(lambda _, step_work=step_work: step_work, profile.machine, how, ranks)  # type: ignore[misc]
         found[name] = {"exposed_share": step.exposed_s / step.seconds, "efficiency": share}
     return found
 

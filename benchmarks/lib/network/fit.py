@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy  # whose parts are loaded when they are used, so that help comes sooner
 
-from benchmarks.lib.network.model import Job, Machine, Step, Sync, simulate
+from benchmarks.lib.network.model import Machine, Step, StepWork, Sync, simulate
 from benchmarks.lib.network.profile import Profile
 from data_pipelines.common.counter_rng import uniform
 from data_pipelines.common.errors import InputError
@@ -21,7 +21,7 @@ _REFINEMENTS = 2
 _PURPOSE = 7001  # of these random numbers among all that are hashes of a seed
 _RATE, _MISS = 1000, 1001
 Floats = npt.NDArray[np.float64]
-JobOf = Callable[[int], Job]  # the job of one rank among so many
+StepWorkOf = Callable[[int], StepWork]  # the work of one rank among so many
 Points = Sequence[tuple[int, float]]  # ranks, efficiency in percent
 
 
@@ -51,18 +51,20 @@ class Predicted:
     step: Step
 
 
-def images_per_s(job: Job, machine: Machine, sync: Sync, ranks: int) -> float:
+def images_per_s(step_work: StepWork, machine: Machine, sync: Sync, ranks: int) -> float:
     """Of all ranks together."""
-    return ranks * job.images / simulate(job, machine, sync, ranks).seconds
+    return ranks * step_work.images / simulate(step_work, machine, sync, ranks).seconds
 
 
-def efficiency(job_of: JobOf, machine: Machine, sync: Sync, ranks: int, base: int = 1) -> float:
+def efficiency(step_work_of: StepWorkOf, machine: Machine, sync: Sync, ranks: int, base: int = 1) -> float:
     """E(N) = 100 T(N) / (N T(1)) with T in images per second; against `base` ranks where that is not 1."""
-    of_a_rank = [images_per_s(job_of(n), machine, sync, n) / n for n in (ranks, base)]
+    of_a_rank = [images_per_s(step_work_of(n), machine, sync, n) / n for n in (ranks, base)]
     return 100.0 * of_a_rank[0] / of_a_rank[1]
 
 
-def calibrate(profile: Profile, job: Job, sync: Sync, points: Points, error: float, draws: int = _DRAWS) -> Fit:
+def calibrate(
+    profile: Profile, step_work: StepWork, sync: Sync, points: Points, error: float, draws: int = _DRAWS
+) -> Fit:
     """Fit FREE to measured points, each known to about `error` points of efficiency; `draws` is how many other machines
     that would have shown them are looked for.
 
@@ -81,7 +83,7 @@ def calibrate(profile: Profile, job: Job, sync: Sync, points: Points, error: flo
 
     def misses(machine: Machine, scales: Floats) -> Floats:
         there = at(machine, scales)
-        return np.array([efficiency(lambda _: job, there, sync, ranks) - measured for ranks, measured in points])
+        return np.array([efficiency(lambda _: step_work, there, sync, ranks) - measured for ranks, measured in points])
 
     def weighted(machine: Machine, scales: Floats, moved: Floats | float, pull: Floats) -> Floats:
         return np.concatenate([(misses(machine, scales) - moved) / error, (scales - pull) / doubt])
@@ -120,7 +122,9 @@ def uncalibrated(profile: Profile) -> Fit:
     return Fit(profile, tuple(machines), {}, 0.0)
 
 
-def predict(fit: Fit, job_of: JobOf, sync: Sync, counts: Sequence[int], rate_error: float = 0.0) -> list[Predicted]:
+def predict(
+    fit: Fit, step_work_of: StepWorkOf, sync: Sync, counts: Sequence[int], rate_error: float = 0.0
+) -> list[Predicted]:
     """Throughput and efficiency for counts of ranks; `rate_error` is that of one rank's rate, as a share.
 
     The interval: every number of the profile drawn from its error, the free ones fitted again for each draw, and the
@@ -129,11 +133,11 @@ def predict(fit: Fit, job_of: JobOf, sync: Sync, counts: Sequence[int], rate_err
     base, rates = counts[0], _factors(_RATE, rate_error)
     predicted = []
     for ranks in counts:
-        step = simulate(job_of(ranks), fit.profile.machine, sync, ranks)
-        share = efficiency(job_of, fit.profile.machine, sync, ranks, base)
-        shares = np.array([efficiency(job_of, machine, sync, ranks, base) for machine in fit.machines])
+        step = simulate(step_work_of(ranks), fit.profile.machine, sync, ranks)
+        share = efficiency(step_work_of, fit.profile.machine, sync, ranks, base)
+        shares = np.array([efficiency(step_work_of, machine, sync, ranks, base) for machine in fit.machines])
         shares += fit.noise_points * _normals(_MISS) * (ranks != base)
-        speed = ranks * job_of(ranks).images / step.seconds
+        speed = ranks * step_work_of(ranks).images / step.seconds
         low, high = np.quantile(shares, (_LEAST, _MOST))
         slow, fast = np.quantile(speed * shares / share * rates, (_LEAST, _MOST))
         limits = (

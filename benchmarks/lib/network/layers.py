@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.lib.network.model import Job, Layer
+from benchmarks.lib.network.model import Layer, StepWork
 from benchmarks.lib.network.profile import Profile, Workload
 from trainer.models.bit import build_model
 
@@ -37,8 +37,8 @@ class Trace(NamedTuple):
     backward: tuple[Gradient, ...]
 
 
-def job_of(work: Workload, rates: Profile, image_bytes: float = 0.0, filters_last: bool = False) -> Job:
-    """The job of a rank that computes at a profile's rates; a kernel of the backward pass is two.
+def step_work_of(work: Workload, rates: Profile, image_bytes: float = 0.0, filters_last: bool = False) -> StepWork:
+    """The work of a rank that computes at a profile's rates; a kernel of the backward pass is two.
 
     Gradients come in the shipped model's own order, or with `filters_last` those of the filters after all others.
     """
@@ -57,7 +57,7 @@ def job_of(work: Workload, rates: Profile, image_bytes: float = 0.0, filters_las
             layers[-1] = replace(layers[-1], elements=(*layers[-1].elements, gradient.elements))
     update_bytes = sum(gradient.elements for gradient in trace.backward) * _BYTES_OF_UPDATE
     update_s = update_bytes / (rates.update_gb_s * 1e9)
-    return Job(tuple(layers), seconds(trace.forward, 1), update_s, work.images, image_bytes)
+    return StepWork(tuple(layers), seconds(trace.forward, 1), update_s, work.images, image_bytes)
 
 
 def _filters_last(backward: Sequence[Gradient]) -> list[Gradient]:
@@ -73,11 +73,13 @@ def _filters_last(backward: Sequence[Gradient]) -> list[Gradient]:
     return [*first, last[0]._replace(kernels=kernels), *last[1:]]
 
 
-def scaled_to(job: Job, compute_s: float) -> Job:
-    """The job with all its computing stretched to a measured time of a step."""
-    factor = compute_s / job.compute_s
-    layers = tuple(replace(layer, backward_s=layer.backward_s * factor) for layer in job.layers)
-    return replace(job, layers=layers, forward_s=job.forward_s * factor, update_s=job.update_s * factor)
+def scaled_to(step_work: StepWork, compute_s: float) -> StepWork:
+    """The work with all its computing stretched to a measured time of a step."""
+    factor = compute_s / step_work.compute_s
+    layers = tuple(replace(layer, backward_s=layer.backward_s * factor) for layer in step_work.layers)
+    return replace(
+        step_work, layers=layers, forward_s=step_work.forward_s * factor, update_s=step_work.update_s * factor
+    )
 
 
 class _Kernels(TorchDispatchMode):

@@ -31,7 +31,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Job:
+class StepWork:
     """What one rank does in a step, alone. `layers` come in the order of the backward pass; `update_s` is the
     optimiser's; `image_bytes` are read from storage for each image."""
 
@@ -155,21 +155,21 @@ def buckets(sizes: Sequence[int], bucket_bytes: float, small_first: bool = True)
     return [bucket for bucket in plan if bucket]
 
 
-def simulate(job: Job, machine: Machine, sync: Sync, ranks: int) -> Step:
+def simulate(step_work: StepWork, machine: Machine, sync: Sync, ranks: int) -> Step:
     """One step of the slowest of `ranks` ranks, which all others wait for; its parts add up to its time."""
     noise = machine.step_sigma * expected_maximum(ranks) if ranks > 1 else 0.0
     slower = 1.0 + noise
-    alone_s = slower * (job.compute_s - job.update_s)
+    alone_s = slower * (step_work.compute_s - step_work.update_s)
     backward_s = carried_s = alone_s
     if ranks > 1:
-        backward_s, carried_s = _Pass(job, machine, sync, ranks, slower).run()
+        backward_s, carried_s = _Pass(step_work, machine, sync, ranks, slower).run()
     losses_s = sync.small_messages * all_reduce_s(machine, ranks, 8 * ranks)
     serial_s = machine.serial_us_per_rank * 1e-6 * (ranks - 1)
-    busy_s = carried_s + job.update_s * slower + losses_s + serial_s
-    input_s = ranks * job.images * job.image_bytes / (machine.read_gb_s * 1e9)
+    busy_s = carried_s + step_work.update_s * slower + losses_s + serial_s
+    input_s = ranks * step_work.images * step_work.image_bytes / (machine.read_gb_s * 1e9)
     return Step(
-        compute_s=job.compute_s,
-        straggler_s=noise * job.compute_s,
+        compute_s=step_work.compute_s,
+        straggler_s=noise * step_work.compute_s,
         interference_s=backward_s - alone_s,
         exposed_s=carried_s - backward_s + losses_s,
         serial_s=serial_s,
@@ -180,15 +180,15 @@ def simulate(job: Job, machine: Machine, sync: Sync, ranks: int) -> Step:
 class _Pass:
     """Forward and backward pass beside the network, event by event: a layer is done, or a message starts."""
 
-    def __init__(self, job: Job, machine: Machine, sync: Sync, ranks: int, slower: float) -> None:
+    def __init__(self, step_work: StepWork, machine: Machine, sync: Sync, ranks: int, slower: float) -> None:
         self._machine, self._sync, self._ranks = machine, sync, ranks
-        self._work = deque((layer.backward_s * slower, layer.elements) for layer in job.layers)
-        self._sizes = [elements * sync.bytes_per_element for layer in job.layers for elements in layer.elements]
+        self._work = deque((layer.backward_s * slower, layer.elements) for layer in step_work.layers)
+        self._sizes = [elements * sync.bytes_per_element for layer in step_work.layers for elements in layer.elements]
         plan = buckets(self._sizes, sync.bucket_mb * _MB, sync.small_first)
         self._ends = deque(bucket[-1] + 1 for bucket in plan)
         self._ready_s: list[float] = []
         self._sent = 0
-        self._now_s = job.forward_s * slower
+        self._now_s = step_work.forward_s * slower
         self._free_s = 0.0  # when the network has carried all that it was given
         self._carried_s = deque([0.0] * sync.in_flight, sync.in_flight)  # when it has carried each of the last messages
 

@@ -6,9 +6,9 @@ from functools import cache
 from statistics import median
 from typing import Any, NamedTuple, get_args
 
-from benchmarks.lib.network.fit import FREE, Fit, JobOf, Predicted, calibrate, images_per_s, predict, uncalibrated
-from benchmarks.lib.network.layers import job_of, scaled_to
-from benchmarks.lib.network.model import Algorithm, Job, Machine, Sync
+from benchmarks.lib.network.fit import FREE, Fit, Predicted, StepWorkOf, calibrate, images_per_s, predict, uncalibrated
+from benchmarks.lib.network.layers import scaled_to, step_work_of
+from benchmarks.lib.network.model import Algorithm, Machine, StepWork, Sync
 from benchmarks.lib.network.profile import Profile, Workload
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.message_parts import nearest
@@ -30,10 +30,10 @@ class Scenario:
     counts: Sequence[int]
     strong: bool = False
 
-    def job_among(self, ranks: int, profile: Profile) -> Job:
+    def step_work_among(self, ranks: int, profile: Profile) -> StepWork:
         """What one of so many ranks computes, by the profile's rates."""
         images = max(1, self.work.images // ranks) if self.strong else self.work.images
-        return job_of(replace(self.work, images=images), profile, _IMAGE_BYTES)
+        return step_work_of(replace(self.work, images=images), profile, _IMAGE_BYTES)
 
 
 class Series(NamedTuple):
@@ -56,8 +56,8 @@ def calibrated_on_published(profile: Profile) -> Fit:
     published = profile.published
     if published is None:
         return uncalibrated(profile)
-    job, points = job_of(published.workload, profile), published.points(held_out=False)
-    return calibrate(profile, job, sync_of(published.engine), points, published.error)
+    step_work, points = step_work_of(published.workload, profile), published.points(held_out=False)
+    return calibrate(profile, step_work, sync_of(published.engine), points, published.error)
 
 
 def predictions(
@@ -69,42 +69,42 @@ def predictions(
     about: dict[str, Any] = {}
     for engine, rates in measured.items():
         sync = sync_of(engine)
-        fit, jobs, rate_error = _calibrated(scenario, profile, sync, rates)
+        fit, step_work_for, rate_error = _calibrated(scenario, profile, sync, rates)
         about[engine] = {
             "fitted": {name: getattr(fit.profile.machine, name) for name in FREE} if fit.residuals else {},
             "calibrated_on": _calibrated_on(profile, rates),
             "residuals_points": fit.residuals,
-            "step_s_of_one_rank": jobs(scenario.counts[0]).compute_s,
+            "step_s_of_one_rank": step_work_for(scenario.counts[0]).compute_s,
         }
-        series.append(Series(engine, "", predict(fit, jobs, sync, scenario.counts, rate_error)))
+        series.append(Series(engine, "", predict(fit, step_work_for, sync, scenario.counts, rate_error)))
         if what_if:
             sync, machine = with_changes(what_if, sync, fit.profile.machine)
             others = tuple(with_changes(what_if, sync, other)[1] for other in fit.machines)
             fit = replace(fit, profile=replace(fit.profile, machine=machine), machines=others)
-            points = predict(fit, jobs, sync, scenario.counts, rate_error)
+            points = predict(fit, step_work_for, sync, scenario.counts, rate_error)
             series.append(Series(engine, f"what if {what_if}", points))
     return series, about
 
 
-def _calibrated(scenario: Scenario, profile: Profile, sync: Sync, measured: Measured) -> tuple[Fit, JobOf, float]:
-    """The fit, each count's job, and the relative error of one rank's rate."""
+def _calibrated(scenario: Scenario, profile: Profile, sync: Sync, measured: Measured) -> tuple[Fit, StepWorkOf, float]:
+    """The fit, each count's work, and the relative error of one rank's rate."""
 
     @cache
-    def jobs(ranks: int) -> Job:
-        job = scenario.job_among(ranks, profile)
-        return scaled_to(job, job.compute_s * slower)
+    def step_work_for(ranks: int) -> StepWork:
+        step_work = scenario.step_work_among(ranks, profile)
+        return scaled_to(step_work, step_work.compute_s * slower)
 
     slower, rate_error = 1.0, profile.errors["tflops"]
     if 1 not in measured:
-        return calibrated_on_published(profile), jobs, rate_error
+        return calibrated_on_published(profile), step_work_for, rate_error
     alone = measured[1]
     rate = median(alone)
-    slower = images_per_s(scenario.job_among(1, profile), profile.machine, sync, 1) / rate
+    slower = images_per_s(scenario.step_work_among(1, profile), profile.machine, sync, 1) / rate
     rate_error = (max(alone) - min(alone)) / rate / 2
     if scenario.strong or len(measured) == 1:
-        return calibrated_on_published(profile), jobs, rate_error
+        return calibrated_on_published(profile), step_work_for, rate_error
     shares = [(ranks, 100.0 * median(rates) / ranks / rate) for ranks, rates in measured.items()]
-    return calibrate(profile, jobs(1), sync, shares, max(0.3, 100.0 * rate_error)), jobs, rate_error
+    return calibrate(profile, step_work_for(1), sync, shares, max(0.3, 100.0 * rate_error)), step_work_for, rate_error
 
 
 def _calibrated_on(profile: Profile, measured: Measured) -> str:
@@ -147,10 +147,10 @@ def _number(change: str, value: str) -> Any:
 def advise(scenario: Scenario, profile: Profile, engine: str) -> list[dict[str, Any]]:
     """Settings of bucket and compression with the rate that they would give at the largest count, best first."""
     fit, ranks = calibrated_on_published(profile), scenario.counts[-1]
-    job = scenario.job_among(ranks, profile)
+    step_work = scenario.step_work_among(ranks, profile)
     tried = []
     for bucket_mb, compression in _ADVISED:
         sync = replace(sync_of(engine), bucket_mb=bucket_mb, bytes_per_element=_BYTES[compression])
-        rate = images_per_s(job, fit.profile.machine, sync, ranks)
+        rate = images_per_s(step_work, fit.profile.machine, sync, ranks)
         tried.append({"bucket_mb": bucket_mb, "compression": compression, "images_per_s": rate})
     return sorted(tried, key=lambda one: -one["images_per_s"])

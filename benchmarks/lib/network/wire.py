@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from benchmarks.lib.network.model import Job, Layer, Machine, Sync, latency_and_wire_s, simulate
+from benchmarks.lib.network.model import Layer, Machine, StepWork, Sync, latency_and_wire_s, simulate
 from benchmarks.lib.processes import child_environment, module_command
 from data_pipelines.common.errors import InputError, RunError
 
@@ -108,7 +108,7 @@ def predicted_step_s(
         in_flight=_GLOO_THREADS,
     )
     machine = machine_of(combination, ranks, bucket_cpu_s)
-    return simulate(Job(made, rest_s, 0.0, images=1), machine, sync, ranks).seconds
+    return simulate(StepWork(made, rest_s, 0.0, images=1), machine, sync, ranks).seconds
 
 
 def _compare(setting: Setting, measured: list[dict[str, Any]], ranks: int) -> list[dict[str, Any]]:

@@ -11,8 +11,17 @@ from torch._C import _distributed_c10d
 
 from benchmarks.lib.network.against_paper import TARGET, against_paper, overlap, straight_line
 from benchmarks.lib.network.fit import calibrate, efficiency, predict, uncalibrated
-from benchmarks.lib.network.layers import job_of, scaled_to, trace_step
-from benchmarks.lib.network.model import Job, Layer, Machine, Sync, all_reduce_s, buckets, expected_maximum, simulate
+from benchmarks.lib.network.layers import scaled_to, step_work_of, trace_step
+from benchmarks.lib.network.model import (
+    Layer,
+    Machine,
+    StepWork,
+    Sync,
+    all_reduce_s,
+    buckets,
+    expected_maximum,
+    simulate,
+)
 from benchmarks.lib.network.profile import Profile, Workload, load_profile, profile_names
 from data_pipelines.common.errors import InputError
 from trainer.models.bit import build_model
@@ -34,12 +43,14 @@ QUIET = Machine(
     serial_us_per_rank=0.0,
     read_gb_s=1e9,
 )
-JOB = Job(tuple(Layer(str(i), (MB,), 0.01) for i in range(10)), forward_s=0.05, update_s=0.01, images=8)  # 4 MB each
+WORK = StepWork(
+    tuple(Layer(str(i), (MB,), 0.01) for i in range(10)), forward_s=0.05, update_s=0.01, images=8
+)  # 4 MB each
 PLAIN = Sync("buckets", 4, small_first=False, small_messages=0, algorithm="ring")
 
 
 def test_one_rank_waits_for_nobody() -> None:
-    step = simulate(JOB, replace(QUIET, step_sigma=1.0, serial_us_per_rank=1e6), PLAIN, 1)
+    step = simulate(WORK, replace(QUIET, step_sigma=1.0, serial_us_per_rank=1e6), PLAIN, 1)
     assert step.seconds == pytest.approx(0.16)
 
 
@@ -61,16 +72,16 @@ def test_hops_of_ring_and_tree() -> None:
 
 
 def test_what_the_backward_pass_hides_and_what_it_does_not() -> None:
-    fast = simulate(JOB, replace(QUIET, net_gb_s=1e6, in_node_gb_s=1e6), PLAIN, 8)
+    fast = simulate(WORK, replace(QUIET, net_gb_s=1e6, in_node_gb_s=1e6), PLAIN, 8)
     assert fast.exposed_s == pytest.approx(0.0, abs=1e-6)
     one_s = all_reduce_s(QUIET, 8, 4 * MB, "ring")
     assert one_s < 0.01
-    assert simulate(JOB, QUIET, PLAIN, 8).exposed_s == pytest.approx(one_s)  # only the last bucket
+    assert simulate(WORK, QUIET, PLAIN, 8).exposed_s == pytest.approx(one_s)  # only the last bucket
     slow = replace(QUIET, net_gb_s=0.01)
-    step = simulate(JOB, slow, PLAIN, 8)
+    step = simulate(WORK, slow, PLAIN, 8)
     # The network is busy from the first bucket on.
     assert step.exposed_s == pytest.approx(0.01 + 10 * all_reduce_s(slow, 8, 4 * MB, "ring") - 0.1)
-    end = simulate(JOB, QUIET, replace(PLAIN, packing="end"), 8)
+    end = simulate(WORK, QUIET, replace(PLAIN, packing="end"), 8)
     assert end.exposed_s == pytest.approx(10 * one_s)
 
 
@@ -78,39 +89,39 @@ def test_latencies_hide_behind_other_messages() -> None:
     slow = replace(QUIET, net_gb_s=0.01, message_us=20_000.0)
     wire_s = all_reduce_s(slow, 8, 4 * MB, "ring") - 0.02
     end = replace(PLAIN, packing="end")
-    assert simulate(JOB, slow, end, 8).exposed_s == pytest.approx(10 * (wire_s + 0.02))
-    assert simulate(JOB, slow, replace(end, in_flight=2), 8).exposed_s == pytest.approx(0.02 + 10 * wire_s)
+    assert simulate(WORK, slow, end, 8).exposed_s == pytest.approx(10 * (wire_s + 0.02))
+    assert simulate(WORK, slow, replace(end, in_flight=2), 8).exposed_s == pytest.approx(0.02 + 10 * wire_s)
     # With nothing on the wire, half as many latencies: two pass at a time.
     empty = replace(QUIET, net_gb_s=1e9, in_node_gb_s=1e9, message_us=20_000.0)
-    assert simulate(JOB, empty, replace(end, in_flight=2), 8).exposed_s == pytest.approx(0.1, rel=1e-3)
+    assert simulate(WORK, empty, replace(end, in_flight=2), 8).exposed_s == pytest.approx(0.1, rel=1e-3)
 
 
 def test_compressed_gradients_travel_in_half_the_time() -> None:
     slow = replace(QUIET, net_gb_s=0.01)
-    full = simulate(JOB, slow, replace(PLAIN, packing="end"), 8).exposed_s
-    half = simulate(JOB, slow, replace(PLAIN, packing="end", bytes_per_element=2), 8).exposed_s
+    full = simulate(WORK, slow, replace(PLAIN, packing="end"), 8).exposed_s
+    half = simulate(WORK, slow, replace(PLAIN, packing="end", bytes_per_element=2), 8).exposed_s
     assert half == pytest.approx(full / 2)
 
 
 def test_cycles_fuse_what_is_ready() -> None:
     slow = replace(QUIET, message_us=20_000.0)  # only the number of messages counts
     sync = replace(PLAIN, packing="cycles", bucket_mb=64, cycle_ms=0.0)
-    step = simulate(JOB, slow, sync, 8)
+    step = simulate(WORK, slow, sync, 8)
     # 10 ms: one gradient; 30 ms: two more; then two at a time, the last is sent at 110 ms.
     assert step.exposed_s == pytest.approx(0.03, abs=2e-3)
-    apart = simulate(JOB, slow, replace(sync, bucket_mb=4), 8)
+    apart = simulate(WORK, slow, replace(sync, bucket_mb=4), 8)
     assert apart.exposed_s == pytest.approx(0.01 + 10 * 0.02 - 0.1, abs=2e-3)
 
 
 def test_interference_stretches_what_overlaps() -> None:
     busy = replace(QUIET, net_gb_s=0.01, interference=0.5)
-    step = simulate(JOB, busy, PLAIN, 8)
+    step = simulate(WORK, busy, PLAIN, 8)
     assert step.interference_s == pytest.approx(0.5 * 0.09)  # all of the backward pass but its first layer
-    assert simulate(JOB, replace(busy, interference=0.0), PLAIN, 8).interference_s == pytest.approx(0.0)
+    assert simulate(WORK, replace(busy, interference=0.0), PLAIN, 8).interference_s == pytest.approx(0.0)
     one_s = all_reduce_s(
         QUIET, 8, 4 * MB, "ring"
     )  # less than a layer takes: the rest of the layer goes on at full pace
-    brief = simulate(JOB, replace(QUIET, interference=0.5), PLAIN, 8)
+    brief = simulate(WORK, replace(QUIET, interference=0.5), PLAIN, 8)
     assert brief.interference_s == pytest.approx(9 * one_s * (1 - 1 / 1.5))
 
 
@@ -118,12 +129,12 @@ def test_the_slowest_of_many() -> None:
     draws = np.random.default_rng(0).standard_normal((4000, 256)).max(axis=1).mean()
     assert expected_maximum(256) == pytest.approx(draws, abs=0.03)
     assert expected_maximum(1) == pytest.approx(0.0, abs=1e-6)
-    step = simulate(JOB, replace(QUIET, step_sigma=0.1), PLAIN, 256)
+    step = simulate(WORK, replace(QUIET, step_sigma=0.1), PLAIN, 256)
     assert step.straggler_s == pytest.approx(0.1 * expected_maximum(256) * 0.16)
 
 
 def test_a_step_waits_for_the_file_system() -> None:
-    step = simulate(replace(JOB, image_bytes=1e6), replace(QUIET, read_gb_s=0.1), PLAIN, 8)
+    step = simulate(replace(WORK, image_bytes=1e6), replace(QUIET, read_gb_s=0.1), PLAIN, 8)
     assert step.data_wait_s > 0
     assert step.seconds == pytest.approx(8 * 8 * 1e6 / 0.1e9)
 
@@ -145,24 +156,24 @@ def computing_at(tflops: float, update_gb_s: float) -> Profile:
 
 
 def test_layers_follow_the_model_and_hold_every_parameter() -> None:
-    job = job_of(Workload("r50x1", 1000, 224, 8), computing_at(10.0, 1000.0))
-    assert job.layers[0].name == "head.bias"
-    assert job.layers[-1].name == "stem.conv.weight"
+    step_work = step_work_of(Workload("r50x1", 1000, 224, 8), computing_at(10.0, 1000.0))
+    assert step_work.layers[0].name == "head.bias"
+    assert step_work.layers[-1].name == "stem.conv.weight"
     # The filters of a unit come together, with its first norm, which the pass meets last in it.
-    unit = next(layer for layer in job.layers if layer.name == "stages.3.blocks.2.norm1.weight")
+    unit = next(layer for layer in step_work.layers if layer.name == "stages.3.blocks.2.norm1.weight")
     assert unit.elements == (2048, 2048, 2048 * 512, 512 * 512 * 9, 512 * 2048)
     # A convolution takes two operations of its size backward, the stem one; the head's bias none.
     multiply_adds = sum(trace_step("r50x1", 1000, 224).forward) // 2
     assert multiply_adds == pytest.approx(4.1e9, rel=0.05)
     convolutions = multiply_adds - 2048 * 1000
     stem = 9408 * 112 * 112
-    assert sum(layer.backward_s for layer in job.layers) == pytest.approx(
+    assert sum(layer.backward_s for layer in step_work.layers) == pytest.approx(
         2 * 8 * (2 * convolutions - stem + 2 * 2048 * 1000) / 10e12, rel=1e-6
     )
-    assert sum(sum(layer.elements) for layer in job.layers) == 25_549_352
-    stretched = scaled_to(job, 2.0)
+    assert sum(sum(layer.elements) for layer in step_work.layers) == 25_549_352
+    stretched = scaled_to(step_work, 2.0)
     assert stretched.compute_s == pytest.approx(2.0)
-    assert isclose(stretched.forward_s / job.forward_s, 2.0 / job.compute_s)
+    assert isclose(stretched.forward_s / step_work.forward_s, 2.0 / step_work.compute_s)
 
 
 def test_the_order_is_that_of_a_real_backward_pass() -> None:
@@ -177,7 +188,7 @@ def test_the_order_is_that_of_a_real_backward_pass() -> None:
 
 def test_what_overlap_is_worth_at_1024_gpus() -> None:
     work = Workload("r50x1", 1000, 224, 16)
-    shipped, last = (job_of(work, computing_at(20.0, 1000.0), filters_last=at_end) for at_end in (False, True))
+    shipped, last = (step_work_of(work, computing_at(20.0, 1000.0), filters_last=at_end) for at_end in (False, True))
     assert last.compute_s == pytest.approx(shipped.compute_s)
     assert sum(last.layers[-1].elements) > 0.9 * sum(sum(layer.elements) for layer in shipped.layers)
     for engine in ("horovod", "ddp"):
@@ -189,27 +200,27 @@ def test_what_overlap_is_worth_at_1024_gpus() -> None:
 
 def test_calibration_finds_what_made_the_points() -> None:
     profile = load_profile("juwels-booster")
-    sync, job = PLAIN, scaled_to(JOB, 1.0)
+    sync, step_work = PLAIN, scaled_to(WORK, 1.0)
     truth = replace(profile.machine, step_sigma=0.02, serial_us_per_rank=50.0)
-    points = [(count, efficiency(lambda _: job, truth, sync, count)) for count in (8, 64, 256)]
-    fit = calibrate(profile, job, sync, points, 0.1)
+    points = [(count, efficiency(lambda _: step_work, truth, sync, count)) for count in (8, 64, 256)]
+    fit = calibrate(profile, step_work, sync, points, 0.1)
     assert fit.profile.machine.step_sigma == pytest.approx(0.02, rel=0.02)
     assert fit.profile.machine.serial_us_per_rank == pytest.approx(50.0, rel=0.05)
     assert max(map(abs, fit.residuals.values())) < 0.01
-    found = predict(fit, lambda _: job, sync, [1, 256, 1024])
+    found = predict(fit, lambda _: step_work, sync, [1, 256, 1024])
     widths = [point.efficiency_high - point.efficiency_low for point in found]
     assert widths[0] == 0.0
     assert 0.0 < widths[1] < widths[2]  # less sure where nothing was measured
     assert all(point.efficiency_low <= point.efficiency <= point.efficiency_high for point in found)
-    narrow = predict(replace(fit, noise_points=0.0), lambda _: job, sync, [1, 256])[1]
+    narrow = predict(replace(fit, noise_points=0.0), lambda _: step_work, sync, [1, 256])[1]
     assert narrow.efficiency_high - narrow.efficiency_low < widths[1]
-    loose = predict(uncalibrated(profile), lambda _: job, sync, [1, 256])
+    loose = predict(uncalibrated(profile), lambda _: step_work, sync, [1, 256])
     assert loose[1].efficiency_high - loose[1].efficiency_low > widths[1]
 
 
 def test_nothing_to_calibrate_on_is_said() -> None:
     with pytest.raises(InputError, match="more than one rank"):
-        calibrate(load_profile("juwels-booster"), JOB, PLAIN, [(1, 100.0)], 0.1)
+        calibrate(load_profile("juwels-booster"), WORK, PLAIN, [(1, 100.0)], 0.1)
 
 
 @pytest.mark.slow
@@ -230,7 +241,7 @@ def test_straight_line() -> None:
 def test_every_number_of_a_profile_has_a_source(name: str) -> None:
     profile = load_profile(name)
     assert all(len(source) > 8 for source in profile.sources.values())
-    assert simulate(JOB, profile.machine, Sync(), 16).seconds > JOB.compute_s
+    assert simulate(WORK, profile.machine, Sync(), 16).seconds > WORK.compute_s
 
 
 def test_profiles_that_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import pytest
 
 from data_pipelines.common.errors import InputError
 from launchers.coordinator import IN_USE, Coordinator
+from trainer.engine import RankLostError
+from trainer.engines import membership
 from trainer.engines.membership import Membership
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -189,8 +192,10 @@ def test_secret_is_needed(served: Served) -> None:
     served.members.clear()
 
 
-@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"\xff" * 100 + b"\n"])
-def test_strangers_are_sent_away(served: Served, said: bytes) -> None:
+@pytest.mark.parametrize(
+    "said", [b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"[1]\n", b"\xff" * 100 + b"\n", b"[" * 9_999 + b"\n"]
+)
+def test_strangers_are_sent_away(served: Served, said: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     with served.connect() as stranger:
         challenge = json.loads(stranger.makefile().readline())["challenge"]
         assert len(challenge) == 32
@@ -199,6 +204,9 @@ def test_strangers_are_sent_away(served: Served, said: bytes) -> None:
         answer = stranger.makefile().read()
     assert "stranger" in answer or not answer
     assert not served.member("a").is_running()  # others are served as before
+    served.process.terminate()
+    served.process.wait()
+    assert capfd.readouterr().err == ""
 
 
 def test_only_its_own_address_is_listened_at(served: Served) -> None:
@@ -229,6 +237,32 @@ def test_rank_without_a_coordinator_says_how_to_start() -> None:
         Membership("127.0.0.1:1", "x", {}, lambda who: None)
 
 
+@pytest.mark.parametrize("said", [b"SSH-2.0-OpenSSH_9.2\r\n", b"[1]\n", b"\xff\n"])
+def test_another_program_at_the_address_is_told(said: bytes) -> None:
+    with (
+        answering(said) as address,
+        pytest.raises(InputError, match=r"is no coordinator; start the run with .* another --endpoint"),
+    ):
+        Membership(address, "x", {}, lambda who: None)
+
+
+def test_silent_coordinator_is_not_blamed_on_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "CONNECT_S", 0.1)
+    silent = pytest.raises(InputError, match=r"cannot be reached \(it does not answer")
+    with answering(b"") as address, silent:
+        Membership(address, "x", {}, lambda who: None)
+
+
+def test_rank_does_not_wait_for_ever_before_the_first_round(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a coordinator that was lost before it said whether others train."""
+    monkeypatch.setattr(membership, "PATIENCE_S", 0.3)
+    a = served.member("a")
+    served.kill()
+    a._is_running = None
+    with pytest.raises(RankLostError, match="is gone for"):
+        a.is_running()
+
+
 def test_suspended_coordinator_loses_no_rank(served: Served) -> None:
     a, b = served.member("a"), served.member("b")
     together(a.begin, b.begin)
@@ -237,6 +271,16 @@ def test_suspended_coordinator_loses_no_rank(served: Served) -> None:
     served.process.send_signal(signal.SIGCONT)
     found = together(lambda: a.regroup(4, never), lambda: b.regroup(4, never))
     assert [each["world_size"] for each in found] == [2, 2]
+
+
+@contextmanager
+def answering(said: bytes) -> Iterator[str]:
+    """The address of another program, which says this to the first that connects."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        connected = pool.submit(server.accept)
+        threading.Thread(target=lambda: connected.result()[0].sendall(said), daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        connected.result()[0].close()
 
 
 def wait_for(happened: Callable[[], bool]) -> None:

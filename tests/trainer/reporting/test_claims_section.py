@@ -11,7 +11,7 @@ from made_results import pretrain_result, seeds, write_results
 from PIL import Image
 
 from data_pipelines.common.errors import InputError
-from trainer.analysis.claim_file import read_claims
+from trainer.reporting.analysis.claim_file import read_claims
 from trainer.reporting.claims_section import claims_section
 from trainer.reporting.report_runs import Report, write_report
 from trainer.reporting.rows import frame_of, row_of

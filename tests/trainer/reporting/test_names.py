@@ -4,6 +4,7 @@ import pytest
 
 from data_pipelines.datasets.registry import PRETRAINING_SETS, TARGET_SETS
 from trainer.reporting.names import (
+    DOMAIN_OF_TARGET,
     NATURAL,
     OTHER,
     SET_TITLE,
@@ -73,6 +74,7 @@ def test_a_source_is_smaller_if_it_is_part_of_the_other() -> None:
 def test_every_set_has_a_title_and_a_domain() -> None:
     untitled = [*(PRETRAINING_SETS.keys() - SET_TITLE.keys()), *(TARGET_SETS.keys() - TARGET_TITLE.keys())]
     assert untitled == [], "add them to SET_TITLE or TARGET_TITLE of trainer/reporting/names.py"
+    assert TARGET_SETS.keys() - DOMAIN_OF_TARGET.keys() == set(), "add them to DOMAIN_OF_TARGET there"
     without = [name for name in PRETRAINING_SETS if domain([name]) == OTHER]
     assert without == [], "domain() of trainer/reporting/names.py says what they show"
 

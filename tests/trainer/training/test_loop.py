@@ -39,7 +39,7 @@ def prepared(engine: Engine, job: Job) -> BiTResNet:
     torch.manual_seed(0)
     model = BiTResNet((1,), 0.5, job.train.num_classes, "fan_in")
     optimizer = SGDAGC(param_groups(model, job.train.num_classes, 0.01), lr=0.0)
-    example = torch.zeros(job.micro_batch_size(engine), 32, 32, job.train.channels, dtype=torch.uint8)
+    example = torch.zeros(job.largest_pass(engine), 32, 32, job.train.channels, dtype=torch.uint8)
     engine.prepare(model, optimizer, example.permute(0, 3, 1, 2))
     return model
 

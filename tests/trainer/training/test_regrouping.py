@@ -154,7 +154,7 @@ def test_micro_batches_of_an_elastic_run_keep_their_size(phantoms: Path, tmp_pat
     fixed = with_fixed_micro_batches(elastic, engine)
     assert fixed.num_micro_batches(engine) == 1
     engine.world_size = 1
-    assert (fixed.num_micro_batches(engine), fixed.micro_batch_size(engine)) == (4, 2)
+    assert (fixed.num_micro_batches(engine), fixed.largest_pass(engine)) == (4, 2)
 
 
 def test_new_rank_0_has_the_lock(tmp_path: Path) -> None:

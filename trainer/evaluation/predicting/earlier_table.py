@@ -34,7 +34,7 @@ class EarlierTable:
                 header, *rows = [*csv.reader(file)] or [[]]
         except (OSError, ValueError, csv.Error):
             return cls(path, [], {})
-        return cls(path, header, {row[0]: row for row in rows if len(row) == len(header)})
+        return cls(path, header, {row[0]: row for row in rows if row and len(row) == len(header)})
 
     def require_of(self, classes: Sequence[str], task: Task) -> None:
         """Raise InputError unless it has the columns of predictions of these classes."""
@@ -60,7 +60,10 @@ class EarlierTable:
             before = self.rows.get(as_written(row[0]))
             if before is None or before[1] or row[1]:  # not predicted, now or then
                 continue
-            was = np.array([before[place] for place in old], dtype=np.float64)
+            try:
+                was = np.array([before[place] for place in old], dtype=np.float64)
+            except ValueError:
+                refuse_to_replace(self.path, f"has logits of {row[0]} that are no numbers")
             now = np.array([row[place] for place in new], dtype=np.float64)
             if not np.allclose(was, now, rtol=_TOLERANCE, atol=_TOLERANCE):
                 refuse_to_replace(self.path, f"has other predictions of {row[0]}: it is of another run")

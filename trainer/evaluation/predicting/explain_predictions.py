@@ -28,6 +28,7 @@ from trainer.document.text import Code
 from trainer.evaluation.calibration.operating import OperatingPoints, probabilities, probability_text
 from trainer.evaluation.explained import Explainer, Grey, Maps, Pair, grey
 from trainer.evaluation.predicting.inputs import Input, inputs_of_all
+from trainer.evaluation.predicting.judged_inputs import read_again
 from trainer.evaluation.predicting.predict_settings import Predict
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import Run
@@ -137,9 +138,7 @@ class MapWriter:
     def _draw(self, item: Input, image: EncodedImage, findings: Sequence[int], calibrated: Array) -> None:
         index = in_memory_index([image], self._predictor.channels)
         seen, _, maps = self._explainer.maps(index, [Pair(0, finding) for finding in findings])
-        whole = self._predictor.verified(item.read(), at_own_size=True)
-        assert isinstance(whole, EncodedImage)  # as it was read before, shrunk
-        picture = grey(whole.encoded)
+        picture = grey(read_again(self._predictor, item, at_own_size=True).encoded)
         for number, finding in enumerate(findings):
             of_one = {method: maps[method][number : number + 1] for method in METHODS}
             self._write(item.name, finding, float(calibrated[finding]), image, picture, of_one)

@@ -7,7 +7,9 @@ from itertools import chain, islice
 
 from data_pipelines.common.cpus import num_usable_cpus
 from data_pipelines.common.encoded_image import EncodedImage
+from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import hash_bytes
+from data_pipelines.common.printable import printable
 from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.dicom import why_no_image
 from data_pipelines.preparation.file_states import UNREADABLE, State, state_of
@@ -58,9 +60,7 @@ class InputJudge:
         """Inputs that have an image, with it as the network gets it."""
 
         def image_of(found: JudgedInput) -> EncodedImage:
-            image = found.image or self._predictor.verified(found.item.read())
-            assert isinstance(image, EncodedImage)  # as it was when its outputs were kept
-            return image
+            return found.image or read_again(self._predictor, found.item)
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="verify") as pool:
             return list(zip([found.item for found in predicted], pool.map(image_of, predicted), strict=True))
@@ -99,6 +99,20 @@ class InputJudge:
             if each.is_new and each.state is not None
         )
         return found
+
+
+def read_again(predictor: Predictor, item: Input, at_own_size: bool = False) -> EncodedImage:
+    """An image that could be read before. Raises InputError where it cannot be any more."""
+    try:
+        image = predictor.verified(item.read(), at_own_size=at_own_size)
+    except (OSError, ValueError) as error:
+        image = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    if isinstance(image, str):
+        raise InputError(
+            f"{printable(item.name)} was read, but cannot be read again ({image}): it is gone or has changed "
+            "meanwhile; the same command goes on with the others"
+        )
+    return image
 
 
 def _with_outputs(found: JudgedInput, logits: Sequence[float], novelty: Sequence[float] | None) -> JudgedInput:

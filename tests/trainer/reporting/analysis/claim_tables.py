@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainer.analysis.claim_file import Cells, Claim, ClaimFile, Where
+from trainer.reporting.analysis.claim_file import Cells, Claim, ClaimFile, Where
 
 
 def table(cells: Mapping[tuple[str, str, str, str], Sequence[float | None]], **columns: Any) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.common.errors import InputError
-from trainer.analysis.claim_file import paper_claims, read_claims
+from trainer.reporting.analysis.claim_file import paper_claims, read_claims
 
 CLAIM = """
 [[claim]]
@@ -34,7 +34,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_docs_is_read(tmp_path: Path) -> None:
-    page = Path(__file__).resolve().parents[3] / "docs" / "claims.md"
+    page = Path(__file__).resolve().parents[4] / "docs" / "claims.md"
     (example,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     path = tmp_path / "claims.toml"
     path.write_text(example, encoding="utf-8")

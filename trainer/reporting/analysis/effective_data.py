@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.analysis.learning_curve import Floats, LearningCurve, SeedResamples, quantiles, spread_is_known
+from trainer.reporting.analysis.learning_curve import Floats, LearningCurve, SeedResamples, quantiles, spread_is_known
 
 _LEAST_ERROR = 1e-9
 

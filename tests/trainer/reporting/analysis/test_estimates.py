@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trainer.analysis.estimates import Estimate, estimate
+from trainer.reporting.analysis.estimates import Estimate, estimate
 
 ONE = np.array([71.0, 72.5, 70.2, 73.1, 71.9])
 OTHER = np.array([69.0, 71.4, 69.9, 70.5, 70.0, 68.1])

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from data_pipelines.common.message_parts import nearest, some_of
-from trainer.analysis.claim_file import Claim, ClaimFile
-from trainer.analysis.contrasts import (
+from trainer.reporting.analysis.claim_file import Claim, ClaimFile
+from trainer.reporting.analysis.contrasts import (
     Block,
     CellKey,
     Measured,
@@ -20,7 +20,7 @@ from trainer.analysis.contrasts import (
     spread_blocks,
     strata,
 )
-from trainer.analysis.estimates import Estimate, estimate
+from trainer.reporting.analysis.estimates import Estimate, estimate
 
 ALPHA = 0.05
 SUPPORTED, CONTRADICTED = "supported", "contradicted"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy
 
-from trainer.analysis.learning_curve import Floats, LearningCurve, SeedResamples, quantiles, spread_is_known
+from trainer.reporting.analysis.learning_curve import Floats, LearningCurve, SeedResamples, quantiles, spread_is_known
 
 LEAST_ALPHA, MOST_ALPHA = 0.02, 3.0
 DECADE = 10.0

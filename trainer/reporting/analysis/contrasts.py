@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from trainer.analysis.claim_file import Cells, Claim, Names
+from trainer.reporting.analysis.claim_file import Cells, Claim, Names
 
 Floats = npt.NDArray[np.float64]
 _FULL = "full"

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from trainer.analysis.learning_curve import Floats
+from trainer.reporting.analysis.learning_curve import Floats
 
 FEWEST_TARGETS = 3
 MEAN, MEAN_AT, LAW = PREDICTORS = "mean", "mean_at_shots", "law"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trainer.analysis.joint_law import LAW, MEAN, MEAN_AT, HeldOut, held_out, on_scale
+from trainer.reporting.analysis.joint_law import LAW, MEAN, MEAN_AT, HeldOut, held_out, on_scale
 
 SHOTS = {"1": 10, "5": 50, "10": 100, "full": 1100}
 

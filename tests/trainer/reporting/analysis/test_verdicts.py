@@ -8,9 +8,17 @@ import pytest
 from claim_tables import a_and_b, claim, file_of, table
 from scipy import stats
 
-from trainer.analysis.claim_file import Cells, Claim, Where
-from trainer.analysis.contrasts import measured, strata
-from trainer.analysis.verdicts import CONTRADICTED, EQUIVALENT, NOT_TESTED, SUPPORTED, UNDECIDED, correct, judge
+from trainer.reporting.analysis.claim_file import Cells, Claim, Where
+from trainer.reporting.analysis.contrasts import measured, strata
+from trainer.reporting.analysis.verdicts import (
+    CONTRADICTED,
+    EQUIVALENT,
+    NOT_TESTED,
+    SUPPORTED,
+    UNDECIDED,
+    correct,
+    judge,
+)
 
 HIGH, LOW = [70.0, 71.0, 70.5, 70.2, 70.8], [60.0, 61.2, 60.1, 60.9, 60.4]
 

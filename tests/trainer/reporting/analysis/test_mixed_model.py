@@ -9,8 +9,8 @@ import pytest
 from claim_tables import table
 
 from data_pipelines.common.errors import InputError
-from trainer.analysis.claim_file import Summary
-from trainer.analysis.mixed_model import fit_mixed_model
+from trainer.reporting.analysis.claim_file import Summary
+from trainer.reporting.analysis.mixed_model import fit_mixed_model
 
 SUMMARY = Summary("all", ("small", "big"), ("r50x1", "r152x4"), ("t", "u"), ("1", "5", "full"))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.isotonic import isotonic_regression
 
-from trainer.analysis.effective_data import baseline_of, effective_images, falling
-from trainer.analysis.learning_curve import LearningCurve, SeedResamples
+from trainer.reporting.analysis.effective_data import baseline_of, effective_images, falling
+from trainer.reporting.analysis.learning_curve import LearningCurve, SeedResamples
 
 IMAGES = np.array([10.0, 100.0, 1000.0])
 POOLED = (0.3 / 0.3**2 + 0.32 / 0.32**2) / (1 / 0.3**2 + 1 / 0.32**2)  # weighted by relative precision

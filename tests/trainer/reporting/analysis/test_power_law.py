@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from trainer.analysis.learning_curve import LearningCurve, SeedResamples
-from trainer.analysis.power_law import PowerLaw, fit, fit_curve
+from trainer.reporting.analysis.learning_curve import LearningCurve, SeedResamples
+from trainer.reporting.analysis.power_law import PowerLaw, fit, fit_curve
 
 IMAGES = np.array([10.0, 50.0, 100.0, 500.0, 1100.0])
 SPREADS = np.array([0.12, 0.10, 0.08, 0.06, 0.05])  # over seeds, relative

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from data_pipelines.common.errors import InputError
-from trainer.analysis.claim_file import Names, Summary
+from trainer.reporting.analysis.claim_file import Names, Summary
 
 NEEDS = "a mixed model needs statsmodels; in the checkout of bitscale: pip install -e '.[analysis]'"
 _FACTORS = {"source": "larger source", "model": "larger model", "shots": "more shots"}
@@ -59,14 +59,14 @@ def fit_mixed_model(summary: Summary, runs: pd.DataFrame) -> MixedModel:
     if chosen.empty:
         return MixedModel(summary.title, reason="no results for its cells")
     titles, columns = _design(summary, chosen)
-    level = chosen["target"] + "\0" + chosen["shots"]
+    level = chosen.groupby(["target", "shots"]).ngroup()
     levels = pd.get_dummies(level, dtype=float).to_numpy()
     design = np.column_stack([levels, *columns])
     if not titles or len(chosen) <= design.shape[1] or chosen["seed"].nunique() < 2:
         return MixedModel(summary.title, reason="too few sources, models, shots or seeds among the results")
     if np.linalg.matrix_rank(design) < design.shape[1]:
         return MixedModel(summary.title, reason="too many of its cells have no results to tell its terms apart")
-    groups = level + "\0" + chosen["seed"].astype(str)
+    groups = chosen.groupby(["target", "shots", "seed"]).ngroup()
     values = chosen["test"].to_numpy(dtype=np.float64) * 100
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a variance at zero is seen in the result
