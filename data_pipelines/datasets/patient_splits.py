@@ -96,7 +96,7 @@ def user_set(
     splits = _splits(samples, choices)
     given = {sample.split for sample in samples}
     leaks = [] if knows_none else _leaks(samples, splits, nameless)
-    near_ones = [] if knows_none else _near_notes(samples)
+    near_ones = [] if knows_none else _near_notes(samples, has_patients)
     headers = [facts.get(sample.name) for sample in samples]
     dates, on_dates = study_dates([header.study_date if header else "" for header in headers], choices.study_date)
     images = [_raw_image(*each) for each in zip(samples, splits, headers, dates, strict=True)]
@@ -177,7 +177,9 @@ def _header_notes(headers: Sequence[DicomFacts], laterals: Laterals) -> list[str
     views = Counter(header.lateral for header in headers)
     found = f"{views[True]:,} of {len(headers):,} DICOM images are lateral views"
     fate = ", left out" if laterals == "drop" else ", kept (--laterals drop leaves them out)"
-    notes = [f"{found}{fate if views[True] else ''}; {views[None]:,} do not say their view and are kept"]
+    notes = []
+    if views[True] or views[None] or laterals == "drop":
+        notes.append(f"{found}{fate if views[True] else ''}; {views[None]:,} do not say their view and are kept")
     others = Counter(header.modality for header in headers if header.modality not in _XRAY_MODALITIES)
     if others:
         found = ", ".join(f"{name} ({count:,})" for name, count in sorted(others.items()))
@@ -256,14 +258,18 @@ def _leaks(samples: Sequence[Sample], splits: Sequence[Split], nameless: Sequenc
     return [f"patients in more than one split, if those of near names are one: {parted:,}"] if parted else []
 
 
-def _near_notes(samples: Sequence[Sample]) -> list[str]:
-    """Note on patients that may be the same one, without printing their names."""
+def _near_notes(samples: Sequence[Sample], has_patients: bool) -> list[str]:
+    """Note on patients that may be the same one, without printing their names. has_patients: from a table."""
     groups = near(dict.fromkeys(sample.patient for sample in samples if sample.patient is not None))
     if not groups:
         return []
     ways = sorted({difference(group) for group in groups})
     count = sum(map(len, groups))
-    return [f"{count:,} patients have names that differ from others only in {' or '.join(ways)}; are they one?"]
+    where = "in the table" if has_patients else "in a table (--patient-column of the csv reader)"
+    return [
+        f"{count:,} patients have names that differ from others only in {' or '.join(ways)}; are they one? If so, give "
+        f"each patient one name {where}, and prepare the set again with --force"
+    ]
 
 
 def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str]:

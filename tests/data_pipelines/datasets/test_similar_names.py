@@ -75,13 +75,23 @@ def test_near_patients_are_not_apart(of_patients: Read) -> None:
     raw = of_patients([near_one, near_one.lower(), *others])
     assert raw.patients == "may leak"
     assert "patients in more than one split, if those of near names are one: 1" in raw.notes
-    note = "2 patients have names that differ from others only in capital and small letters; are they one?"
+    note = "2 patients have names that differ from others only in capital and small letters; are they one? If so, give each "
+    note += "patient one name in the table, and prepare the set again with --force"
     assert note in raw.notes
     assert not any(near_one in each for each in raw.notes)
     assert of_patients(others).patients == "apart"
     together = of_patients([near_one, near_one.lower(), *others], val_fraction=0, test_fraction=0)
     assert together.patients == "apart"
     assert note in together.notes
+
+
+def test_near_patients_of_dicom_need_a_table(tmp_path: Path) -> None:
+    (tmp_path / "sick").mkdir()
+    for number, patient in enumerate(["7", "00007", "8"]):
+        (tmp_path / "sick" / f"{number}.dcm").write_bytes(dicom_bytes(PatientID=patient))
+    notes = "; ".join(image_folder(tmp_path).notes)
+    assert "2 patients have names that differ from others only in zeros" in notes
+    assert "one name in a table (--patient-column of the csv reader), and prepare the set again with --force" in notes
 
 
 @pytest.mark.parametrize("word", ["ANONYMOUS", "Anon", "unknown", "De-identified"])

@@ -141,7 +141,9 @@ def test_dicom_in_a_table_is_known_by_its_content_too(tmp_path: Path, listed: Ca
         csv_table(root, table, label_column="label")
     raw = csv_table(root, table, label_column="label", split_by="image")
     assert raw.xray_size == 256
-    assert has_note(raw, "0 of 2 DICOM images are lateral views; 0 do not say")
+    assert not has_note(raw, "lateral views")
+    dropped = csv_table(root, table, label_column="label", split_by="image", laterals="drop")
+    assert has_note(dropped, "0 of 2 DICOM images are lateral views; 0 do not say")
     assert [image.group for image in raw.images] == [group_of("p1"), group_of("p2"), -1, -1]
 
 
