@@ -75,8 +75,8 @@ def test_near_patients_are_not_apart(of_patients: Read) -> None:
     raw = of_patients([near_one, near_one.lower(), *others])
     assert raw.patients == "may leak"
     assert "patients in more than one split, if those of near names are one: 1" in raw.notes
-    note = "2 patients have names that differ from others only in capital and small letters; are they one? If so, give each "
-    note += "patient one name in the table, and prepare the set again with --force"
+    note = "2 patients have names that differ from others only in capital and small letters; are they one? If so, "
+    note += "give each patient one name in the table, and prepare the set again with --force"
     assert note in raw.notes
     assert not any(near_one in each for each in raw.notes)
     assert of_patients(others).patients == "apart"

@@ -25,6 +25,7 @@ from trainer.evaluation.calibration.operating import OperatingPoints
 from trainer.evaluation.evaluate_run import Evaluate, evaluate_run
 from trainer.evaluation.pages.group_page import GROUPS, group_blocks, group_warnings
 from trainer.evaluation.pages.group_table import write_groups
+from trainer.evaluation.pages.tables import subgroups
 from trainer.evaluation.statistics.predictions import Predictions
 from trainer.run_files import PREDICTIONS
 
@@ -158,6 +159,24 @@ def test_what_moved_is_warned_of_by_name() -> None:
     assert "finding 0 in 2023-09 +0." in calibration
     assert "(p = 0.005)" in calibration
     assert group_warnings(groups)[-2:] == groups.remarks
+
+
+@pytest.mark.parametrize(("fact", "title"), [("study_date", "date of study"), ("my_site", "my_site")])
+def test_dates_of_studies_have_a_readable_title(fact: str, title: str) -> None:
+    predictions, _ = drawn(MOVED)
+    table = subgroups(assess(predictions, OperatingPoints(), 20), fact, [])
+    assert table.caption.startswith(f"By {title}. ")
+    assert table.stub == title
+
+
+def test_slopes_far_from_one_are_told_by_direction() -> None:
+    found = [
+        Comparison("slope", "x", "a", -39.88, 80.14, -4.0, 0.01),
+        Comparison("slope", "x", "b", 0.25, -10.0, -3.0, 0.01),
+    ]
+    (line,) = group_warnings(Groups("month", "day", "month", [], found, []))
+    assert "x in a below -10, elsewhere above 10 (" in line
+    assert "x in b 0.25, elsewhere -10.00 (" in line
 
 
 def test_blocks_and_table_name_what_moved(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ SPLIT_RULE = "Split rule:"  # begins what is said of a run's own data
 _ABOUT_PATIENTS = {
     "none": "Each image counts by itself: no groups of images are known.",
     "apart": "No patient is in two splits of it: they were parted by patient.",
-    "may leak": "PATIENTS MAY LEAK: some patients are in two splits, or it is not known whose images some are. What is "
-    "measured on test may be too good.",
+    "may leak": "PATIENTS MAY LEAK: some patients are in two splits, or it is not known whose images some are, or "
+    "whether two names are one patient. What is measured on test may be too good.",
 }
 
 

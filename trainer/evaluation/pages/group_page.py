@@ -17,6 +17,7 @@ from trainer.evaluation.statistics.intervals import FEWEST
 GROUPS = "groups.csv"
 MOST_SHOWN = 4  # findings
 _MOST_WARNED, _MOST_LISTED = 4, 40  # comparisons
+_FARTHEST_SLOPE = 10
 _TITLES: dict[Measure, str] = {
     "prevalence": "prevalence",
     "calibration": "calibration",
@@ -48,7 +49,12 @@ def _value(found: Comparison, value: float) -> str:
         return "–"
     if found.measure == "prevalence":
         return probability_text(value)
-    return f"{value:+.3f}" if found.measure == "calibration" else f"{value:.2f}"
+    if found.measure == "calibration":
+        return f"{value:+.3f}"
+    # One Newton step from 1 says only in which direction so far away.
+    return (
+        f"{value:.2f}" if abs(value) <= _FARTHEST_SLOPE else f"{'below -' if value < 0 else 'above '}{_FARTHEST_SLOPE}"
+    )
 
 
 def group_blocks(groups: Groups, whole: Assessment, folder: Path) -> list[Block]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from data_pipelines.common.printable import printable
+from data_pipelines.datasets.study_dates import FACT
 from trainer.document.blocks import Entry, Heading, Table
 from trainer.evaluation.assessment.assess import SHARES, Assessment, Finding, Subgroup
 from trainer.evaluation.assessment.misclassifications import Misclassification
@@ -213,12 +214,17 @@ def subgroups(assessment: Assessment, fact: str, parts: Sequence[Subgroup]) -> T
     )
     return Table(
         name=f"by-{fact}",
-        caption=f"By {fact}. The mean is over what has ten positives and negatives in that group, so groups may "
-        "differ in what it is over.",
-        stub=fact,
+        caption=f"By {fact_title(fact)}. The mean is over what has ten positives and negatives in that group, so "
+        "groups may differ in what it is over.",
+        stub=fact_title(fact),
         columns=tuple(Heading("", title) for title in columns),
         rows=rows,
     )
+
+
+def fact_title(fact: str) -> str:
+    """As a page writes what is known of images; columns of the user's keep their names."""
+    return "date of study" if fact == FACT else fact
 
 
 def paired_differences(found: Sequence[Difference], one: str, other: str) -> Table:
