@@ -95,13 +95,15 @@ class RawSet:
     or the whole of it. bits: of the pixels of X-rays whose files hold them in more than 8 and do not say their depth;
     None: `prepare` looks through them. bits_found: it did. bits_given: the user said it, for all files. shorter_side:
     photographs with a longer shorter side are shrunk to this many pixels there; None shrinks none. patients: "none"
-    where there are none; "apart" if no patient is in two splits; "may leak" if that is not known or not so. metric:
+    where there are none; "apart" if no patient is in two splits; "may leak" if some are, or that is not known. metric:
     what is reported; None: the task's own. equal_images: what becomes of files that are equal byte for byte: stored
     each, or stored once and paired with each label ("pairs"), sampled so that each such image counts as one
     ("uniform"). expected_images: as its owner says, for a warning. split: its name, where it is another than the
     owner's. split_by: "image" where that was chosen instead of patients. notes: what a user must know; printed, and in
     the manifest. views: those that its X-rays are of, where every image tells its own; () where that is not known.
-    has_own_test, has_own_val: its owner says what is in it, which else is carved.
+    has_own_test, has_own_val: its owner says what is in it, which else is carved. is_user_set: of anybody's own images,
+    called after their source. upright: photographs are turned as a viewer shows them. left_out: files that are no
+    images of it, by their kind.
     """
 
     name: str

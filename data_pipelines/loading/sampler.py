@@ -1,9 +1,10 @@
 """Which samples each rank sees at each step, and in which micro-batches: a pure function of seed, step, rank and sizes.
 
 There is one endless stream of positions. Step s owns the positions [s * G, (s + 1) * G) for a global batch of G;
-position p lies in epoch p // N and shows sample permutation(seed, epoch)[p % N] of N. Ranks take contiguous shares of a
-step. So the samples of a step do not depend on the number of ranks, a batch may cross epochs, a set may be smaller
-than a batch, and resuming needs the step alone.
+position p lies in epoch p // N and shows sample permutation(seed, epoch)[p % N] of N. Ranks take contiguous shares of
+a step and cut them into micro-batches; a rank with fewer of them than others adds one as padding. So the samples of a
+step do not depend on the number of ranks, a batch may cross epochs, a set may be smaller than a batch, and resuming
+needs the step alone.
 """
 
 from collections.abc import Callable, Iterator

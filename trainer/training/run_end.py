@@ -16,6 +16,9 @@
 | InputError: the user can mend it | failed | 2 |
 | any other exception: a bug, with its traceback | failed | 1 |
 
+Rank 0 writes the state. Where another rank alone fails, it is "resumable", with that rank lost, whose own reason is in
+its log.
+
 A start that is refused before its folder is opened (preflight, a wrong setting) leaves the status as it was. A process
 that was killed, or ran out of memory, leaves "running", as does a rank whose main thread hangs so that the watchdog's
 alarm ends it: `run_folder/run_status.py` sees from the heartbeat that the process is gone, on the same host, or silent.
