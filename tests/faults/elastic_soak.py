@@ -33,7 +33,7 @@ def soak(data: Path, folder: Path, minutes: float) -> dict[str, Any]:
             ended = False
     finally:
         run.kill()
-    found = _judged(samples) | {
+    found = judged(samples) | {
         "minutes": minutes,
         "ranks": RANKS,
         "kills": kills,
@@ -60,7 +60,8 @@ def _sampled(run: ElasticRun, survivor: Note, until: float) -> tuple[list[dict[s
     return samples, kills, ""
 
 
-def _judged(samples: list[dict[str, int]]) -> dict[str, Any]:
+def judged(samples: list[dict[str, int]]) -> dict[str, Any]:
+    """Memory in MB, files and threads, and whether they were steady once warm. samples: their kB and numbers."""
     warm = samples[int(len(samples) * _WARM_UP_SHARE) :]
     window = max(1, int(len(warm) * _WINDOW_SHARE))
     first, last = warm[:window], warm[-window:]
@@ -70,6 +71,8 @@ def _judged(samples: list[dict[str, int]]) -> dict[str, Any]:
         for name in ("kb", "files", "threads")
     }  # fmt: skip
     found["memory_mb"] = {name: round(value / 1024, 1) for name, value in found.pop("kb").items()}
+    parts = [samples[start : start + window] for start in range(0, len(samples), window)]
+    found["memory_mb"]["over_time"] = [round(median(each["kb"] for each in part) / 1024, 1) for part in parts]
     growth = found["memory_mb"]["last"] / found["memory_mb"]["first"] - 1
     steady = all(found[name]["first"] == found[name]["last"] for name in ("files", "threads"))
     return found | {"memory_growth": round(growth, 5), "passed": growth <= _MAX_GROWTH and steady}
