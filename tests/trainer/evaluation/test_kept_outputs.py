@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.common.errors import InputError
 from trainer.evaluation.predicting.kept_outputs import SUFFIX, Judged, KeptOutputs
 
 MADE_WITH = {"weights": "x", "precision": "fp32"}
@@ -61,3 +62,16 @@ def test_a_file_that_is_none_is_begun_anew(table: Path, tmp_path: Path, content:
     with KeptOutputs(table, MADE_WITH, [tmp_path]) as kept:
         assert (kept.differing, kept.of_content(5)) == ([], None)
     assert KeptOutputs(table, MADE_WITH, [tmp_path]).has_same_inputs
+
+
+def test_two_starts_do_not_write_one_table(tmp_path: Path) -> None:
+    """The second would publish what the first has half written, and spoil its record."""
+    table = tmp_path / "predictions.csv"
+    with KeptOutputs(table, MADE_WITH, [tmp_path]) as kept:
+        before = kept.path.read_bytes()
+        for anew in (False, True):
+            with pytest.raises(InputError, match="predictions.csv is being written by another start; wait for its end"):
+                KeptOutputs(table, MADE_WITH, [tmp_path], anew=anew).__enter__()
+        assert kept.path.read_bytes() == before
+    with KeptOutputs(table, MADE_WITH, [tmp_path]) as kept:
+        assert kept.has_same_inputs

@@ -6,6 +6,7 @@ one that tells that the table beside it has them. The last line on a picture cou
 does not.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +14,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from data_pipelines.common.errors import InputError
 from data_pipelines.common.hashes import digest_of
+from data_pipelines.common.printable import printable
 from data_pipelines.preparation.file_states import State
 
 SUFFIX = ".kept.jsonl"
@@ -72,8 +75,11 @@ class KeptOutputs:
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> "KeptOutputs":
-        """Open the file to add to it."""
-        self._file = self.path.open("a+b") if self._is_used else self.path.open("w+b")
+        """Open the file to add to it. Raises InputError while another process does."""
+        self._file = self.path.open("a+b")
+        self._require_alone(self._file)
+        if not self._is_used:
+            self._file.truncate(0)
         if self._is_used and not _ends_with_a_line(self._file):
             self._file.write(b"\n")
         if not self._is_used:
@@ -84,6 +90,18 @@ class KeptOutputs:
             self._write({_INPUTS: self._inputs})
         self._file.flush()
         return self
+
+    def _require_alone(self, file: BinaryIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed
+        except BlockingIOError as error:
+            file.close()
+            table = printable(str(self.path).removesuffix(SUFFIX))
+            raise InputError(
+                f"{table} is being written by another start; wait for its end, or choose another --out"
+            ) from error
+        except OSError:
+            pass  # some file systems have no locks
 
     def __exit__(self, *_: object) -> None:
         assert self._file is not None
