@@ -4,6 +4,7 @@ import codecs
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
@@ -59,6 +60,7 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
         if main.__module__ == "__main__" or program().startswith(("bitscale", "python -m bitscale")):
             _with_names_in_utf8()
         streams.guard()
+        warnings.filterwarnings("ignore", module=r"PIL(\.|$)")  # they name no file; our own messages do
         try:
             _to_the_last_word(_print_version if "--version" in sys.argv[1:] else main)
         except (InputError, RunError) as error:

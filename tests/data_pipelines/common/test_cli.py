@@ -1,5 +1,7 @@
 """An error that is meant for people is one message and an exit code; a fault of the program stays a traceback."""
 
+import warnings
+
 import pytest
 
 from data_pipelines.common.cli import entry_point
@@ -52,3 +54,15 @@ def test_faults_of_the_program_are_not_hidden() -> None:
 
     with pytest.raises(ValueError, match="a bug"):
         main()
+
+
+@pytest.mark.parametrize(("module", "heard"), [("PIL.TiffImagePlugin", 0), ("PIL", 0), ("PILOT", 1), ("trainer.x", 1)])
+def test_libraries_do_not_warn_of_nameless_files(module: str, heard: int) -> None:
+    @entry_point
+    def main() -> None:
+        warnings.warn_explicit("Corrupt EXIF data", UserWarning, "file.py", 1, module)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        main()
+    assert len(caught) == heard
