@@ -70,7 +70,7 @@ def test_two_starts_do_not_write_one_table(tmp_path: Path) -> None:
     with KeptOutputs(table, MADE_WITH, [tmp_path]) as kept:
         before = kept.path.read_bytes()
         for anew in (False, True):
-            with pytest.raises(InputError, match=r"predictions\.csv is being written by another start; wait for its end"):
+            with pytest.raises(InputError, match=r"predictions\.csv is being written by another start; wait"):
                 KeptOutputs(table, MADE_WITH, [tmp_path], anew=anew).__enter__()
         assert kept.path.read_bytes() == before
     with KeptOutputs(table, MADE_WITH, [tmp_path]) as kept:
