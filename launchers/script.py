@@ -150,6 +150,7 @@ def _render(request: Request, title: str, body: str, directives: Mapping[str, st
         directives=_directives(request, directives or {}),
         title=title,
         written_by=request.written_by,
+        command=_quoted(request.written_by),
         folder=_quoted(request.folder),
         setup="\n".join(_setup(request)),
         address=_quoted(site.address),
@@ -167,10 +168,7 @@ def _render(request: Request, title: str, body: str, directives: Mapping[str, st
 def _serving(request: Request) -> str:
     """The lines after which the script serves what the nodes meet at, and asks for nodes in the place of lost ones."""
     line = f"source {_quoted(LAUNCHERS / 'slurm' / 'elastic.sh')} {request.nodes}"
-    if request.in_process:
-        command = f"export BITSCALE_COMMAND={_quoted(request.written_by)} # what resumes the run"
-        return f"{command}\n{line} {_quoted(request.logs)}\n"
-    return f"{line}\n"
+    return f"{line} {_quoted(request.logs)}\n" if request.in_process else f"{line}\n"
 
 
 def _directives(request: Request, extra: Mapping[str, str]) -> str:

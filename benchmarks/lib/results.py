@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from data_pipelines.common.cpus import cpu_name
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_json
 from data_pipelines.common.version import commit
-from trainer.run_folder.environment import cpu_name
 
 
 def header(benchmark: str, device: torch.device | None = None, packages: Sequence[str] = ()) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 set -u
 
 host=$(hostname -s)
+export BITSCALE_LAUNCHER="$(uname -n) $$" # from here on, what was typed is BITSCALE_COMMAND
 export PET_LOCAL_ADDR=${BITSCALE_ADDRESS//\{host\}/$host}
 elastic= in_process=
 [[ "${*:1:4}" =~ ^python\ .*/agent\.py\ --nnodes\ [0-9]+:[0-9]+$ ]] && elastic=1

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -111,6 +112,12 @@ class User:
         except AssertionError as error:
             raise AssertionError(f"{error}:\n{self.log(job)}") from None
 
+    def resumes_with(self, job: str) -> str:
+        """The command that the job's log names."""
+        found = re.findall(r"To resume runs/.* from step .*:\n  (.*)", self.log(job))
+        assert found, self.log(job)
+        return str(found[-1])
+
     def wait_for_step(self, job: str, run: str, step: int) -> None:
         def there() -> bool:
             assert self.cluster.state(job) in ("PENDING", "RUNNING"), self.log(job)
@@ -160,6 +167,7 @@ def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str
     cancelled_at = status["step"]
     assert 2 <= cancelled_at < SAVE_EVERY  # saved where it was, not at the next planned checkpoint
     assert checkpoint.step_of(checkpoint.numbered(user.folder / "runs" / run)[-1]) == cancelled_at
+    assert "bitscale submit pretrain phantom " in user.resumes_with(job)
 
     job = user.submit_run(run)
     user.wait_for_step(job, run, cancelled_at + 1)
@@ -169,6 +177,7 @@ def test_cancelled_out_of_time_and_bereft_of_a_node(user: User, undisturbed: str
     assert (status["state"], status["reason"]) == ("resumable", "stopped by SIGUSR1")
     timed_out_at = status["step"]
     assert cancelled_at < timed_out_at < STEPS
+    assert "bitscale submit pretrain phantom " in user.resumes_with(job)
 
     wait_until(lambda: cluster.state(job) == "PENDING", "pending", 60)
     cluster.say("scontrol", "update", f"JobId={job}", "StartTime=now+3", "TimeLimit=60")

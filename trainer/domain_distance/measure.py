@@ -16,7 +16,7 @@ from trainer.domain_distance.pixel_statistics import grey_level_distance, spectr
 from trainer.domain_distance.proximity_file import Distances, Pair
 from trainer.domain_distance.settings import RANDOM, Proximity
 from trainer.domain_distance.two_samples import Value, classifier_accuracy, kernel_distance
-from trainer.finetuning.options import SCRATCH
+from trainer.models.sources import SCRATCH
 
 
 class _Sample:

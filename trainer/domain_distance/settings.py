@@ -7,8 +7,7 @@ from typing import Literal
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.catalog import find
 from trainer.config import Precision
-from trainer.finetuning.options import SCRATCH
-from trainer.models.sources import locate
+from trainer.models.sources import SCRATCH, locate
 
 RANDOM = "random"
 FEWEST_IMAGES = 20

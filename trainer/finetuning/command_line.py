@@ -9,9 +9,9 @@ import tyro
 from data_pipelines.common.messages import rank_0_logger
 from data_pipelines.common.old_flags import negated, translate
 from trainer.config import flag_of
-from trainer.finetuning.options import FULL, SCRATCH, Options, Transfer
+from trainer.finetuning.options import FULL, Options, Transfer
 from trainer.finetuning.settings import RANDOM_CROPS, Settings, given_settings, words_of
-from trainer.models.sources import require_weights
+from trainer.models.sources import SCRATCH, require_weights
 
 # The flags that short help lists.
 OFTEN = (

@@ -27,7 +27,7 @@ from trainer.config import (
     TrainOn,
     with_settings,
 )
-from trainer.finetuning.options import FULL, SCRATCH, Options, Transfer
+from trainer.finetuning.options import FULL, Options, Transfer
 from trainer.finetuning.paper_protocol import (
     NO_PROTOCOL,
     PAPER_TARGETS,
@@ -38,7 +38,7 @@ from trainer.finetuning.paper_protocol import (
     paper_target,
 )
 from trainer.finetuning.settings import GLOBAL_BATCH_SIZE, OPTIM, RANDOM_CROPS, Given, without_effect
-from trainer.models.sources import absolute, name_of
+from trainer.models.sources import SCRATCH, absolute, name_of
 from trainer.models.weights import describe_weights
 from trainer.optim.hyperrule import HyperRule, hyperrule
 from trainer.run_files import CONFIG

@@ -10,7 +10,6 @@ from data_pipelines.common.errors import InputError
 from trainer.config import Mode, RuntimeConfig
 from trainer.finetuning.settings import Given
 
-SCRATCH = "scratch"
 FULL = "full"
 
 

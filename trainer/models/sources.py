@@ -12,6 +12,9 @@ from data_pipelines.common.program import retyped
 from trainer.normalisation import BIT_MEAN, BIT_STD, IMAGENET_MEAN, IMAGENET_STD, PerChannel
 from trainer.run_files import CHECKPOINTS, meant_instead
 
+SCRATCH = "scratch"
+"""The source that means random weights."""
+
 _SIZES = ("50x1", "50x3", "101x1", "101x3", "152x2", "152x4")
 _GOOGLE = "https://storage.googleapis.com/bit_models"
 # Names in timm -> the file that Google published, which they were made from.

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from data_pipelines.common.cpus import cpu_name
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import write_atomically
 from data_pipelines.common.messages import logger, rank_0_logger
@@ -22,7 +23,6 @@ from trainer.profiling.breakdown import Breakdown, break_down
 from trainer.profiling.categories import PAUSES, PHASE
 from trainer.profiling.table import headline, table
 from trainer.run_files import PROFILE
-from trainer.run_folder import cpu_name
 
 _FREE, _PROFILER_WARM_UP = 3, 1  # steps: without the profiler, and with it before it counts
 WARM_UP_STEPS = _FREE + _PROFILER_WARM_UP

@@ -2,7 +2,7 @@
 
 from data_pipelines.common.version import commit
 from trainer.run_folder.csv_log import CsvLog
-from trainer.run_folder.environment import cpu_name, describe_environment, refuse_other_versions, write_environment
+from trainer.run_folder.environment import describe_environment, refuse_other_versions, write_environment
 from trainer.run_folder.lock_file import JOB_VARIABLE, job_name
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.run_folder.new_folder import claim, next_free
@@ -18,7 +18,6 @@ __all__ = [
     "RunStatus",
     "claim",
     "commit",
-    "cpu_name",
     "describe_environment",
     "elsewhere",
     "in_use",

@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from data_pipelines.common.cpus import cpu_name
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.files import read_json, write_json
 from data_pipelines.common.version import commit, version
@@ -74,13 +75,6 @@ def _gpu_name(device: "torch.device") -> str:
     import torch  # not for programs that only look at run folders
 
     return torch.cuda.get_device_name(device)
-
-
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _installed(package: str) -> str | None:

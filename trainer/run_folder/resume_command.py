@@ -14,7 +14,7 @@ from data_pipelines.common.advice import as_word, no_option
 from trainer.run_files import CONFIG
 
 _PROGRAMS = ("pretrain", "pretrain.py", "trainer.pretrain", "bitscale-pretrain")
-# Host and process of a script of launchers/, and what was typed to start it.
+# Host and process of a script of launchers/, and what was typed to start it, or to submit its job.
 _LAUNCHER, _COMMAND = "BITSCALE_LAUNCHER", "BITSCALE_COMMAND"
 
 
@@ -34,8 +34,8 @@ def _as_typed(command: list[str]) -> list[str]:
 
 @cache  # from the first call on, also when the launcher is gone
 def _given(script: str) -> list[str]:
-    """What was typed to start a script of launchers/; else the command of the furthest ancestor whose arguments include
-    the script of this program: torchrun, or what started it."""
+    """What was typed to start a script of launchers/ or to submit this job; else the command of the furthest ancestor
+    whose arguments include the script of this program: torchrun, or what started it."""
     parent = os.getppid()
     command, is_worker = list(sys.orig_argv), Path(script).name == "worker.py"  # of a sweep, which was given another
     for _ in range(8):
@@ -79,7 +79,10 @@ def _goes_on_with(run_dir: Path, command: Sequence[str]) -> list[str]:
         if not skip and not is_out and word != "--no-resume":
             words.append(word)
         skip = is_out and "=" not in word
-    return [*words, "--out", no_option(run_dir)]
+    # What submit hands on to the trainer comes behind "--".
+    is_submitted = len(words) > 1 and Path(words[1]).stem == "submit"
+    behind = ["--"] if is_submitted and "--" not in words else []
+    return [*words, *behind, "--out", no_option(run_dir)]
 
 
 def _with_own_config(run_dir: Path, command: Sequence[str]) -> Sequence[str]:

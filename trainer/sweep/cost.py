@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from data_pipelines.common.cpus import cpu_name
 from data_pipelines.common.files import read_json
 from data_pipelines.common.message_parts import number
 from trainer.config import Config, frozen_words
@@ -20,7 +21,7 @@ from trainer.models.bit import build_model
 from trainer.models.flops import training_flops
 from trainer.optim.sgd_agc import SGDAGC, param_groups
 from trainer.run_files import RESULT
-from trainer.run_folder import cpu_name, read_metrics
+from trainer.run_folder import read_metrics
 from trainer.sweep.plan import Plan, PlannedRun
 from trainer.sweep.worker_pool import Device
 

@@ -198,7 +198,8 @@ class _Worker:
         code = self.process.returncode
         if code >= 0:
             return f"ended with exit code {code}"
-        return f"was killed by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
+        name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"  # of real time
+        return f"was killed by {name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
 
     def shut_down(self) -> None:
         """Ask the process to end; it saves its run first."""

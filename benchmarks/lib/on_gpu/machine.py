@@ -11,9 +11,9 @@ import torch
 from benchmarks.lib.on_gpu.parts import PARTS
 from benchmarks.lib.results import versions
 from data_pipelines.common.cli import entry_point
+from data_pipelines.common.cpus import cpu_name
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.version import commit
-from trainer.run_folder.environment import cpu_name
 
 _PACKAGES = ("triton", "timm", "nvidia-dali-cuda130", "nvidia-dali-cuda120")
 

@@ -75,6 +75,17 @@ def test_a_new_folder_is_not_asked_for_again() -> None:
         assert _goes_on_with(run_dir, command) == ["p", "x", "--seed", "1", "--out", "runs/x-2"]
 
 
+@pytest.mark.parametrize("program", [["bitscale", "submit"], ["python", "launchers/submit.py"]])
+def test_a_job_goes_on_in_the_folder_that_it_made(program: list[str]) -> None:
+    submitted = [*program, "pretrain", "x", "--nodes", "2"]
+    resumed = [*submitted, "--", "--out", "runs/x-2"]
+    assert _goes_on_with(Path("runs/x-2"), [*submitted, "--", "--no-resume"]) == resumed
+    assert _goes_on_with(Path("runs/x-2"), [*submitted, "--", "--out", "runs/x", "--no-resume"]) == resumed
+    from_file = [*program, "pretrain", "my.toml", "--nodes", "2"]
+    by_own_config = [*program, "pretrain", "runs/y/config.json", "--nodes", "2", "--", "--out", "runs/y"]
+    assert _goes_on_with(Path("runs/y"), from_file) == by_own_config
+
+
 @pytest.mark.parametrize("given", ["my.toml", "sub/my.toml", "runs/x/config.json", "runs/x/"])
 def test_a_run_from_a_file_goes_on_by_its_own_config(given: str) -> None:
     command = ["torchrun", "trainer/pretrain.py", given, "--seed", "1"]

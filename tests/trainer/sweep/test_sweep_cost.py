@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from planned_sweeps import Planned, leave_result
 
+from data_pipelines.common.cpus import cpu_name
 from data_pipelines.common.files import write_json
 from trainer.recipes import RECIPES
-from trainer.run_folder.environment import cpu_name
 from trainer.sweep.cost import Rate, cost_lines, hours_of, timed
 from trainer.sweep.worker_pool import Device
 

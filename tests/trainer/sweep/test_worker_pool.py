@@ -77,19 +77,20 @@ def test_one_process_makes_run_after_run(driven: Driven, tmp_path: Path, capfd: 
 def test_a_failed_run_costs_nothing_but_itself(
     driven: Driven, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pool = driven("good", "bad", "good", "dies", "good", "fatal", "good")
+    pool = driven("good", "bad", "good", "dies", "good", "fatal", "good", "unnamed")
     entries = told(tmp_path)
-    assert len(entries) == 7
+    assert len(entries) == 8
     assert [(failure.name.split("/")[1], failure.reason) for failure in pool.failures] == [
         ("bad", "no such luck"),
         ("dies", "its process was killed by SIGKILL (out of memory?)"),
         ("fatal", "CUDA error"),
+        ("unnamed", f"its process was killed by signal {signal.SIGRTMIN + 3}"),
     ]
     assert all(failure.log.is_file() for failure in pool.failures)
     processes = [entries[name]["process"] for name in ("good0", "bad1", "good2", "dies3", "good4", "fatal5", "good6")]
     assert len(set(processes[:4])) == len(set(processes[4:6])) == 1
     assert len(set(processes)) == 3
-    assert "[7/7]" in capfd.readouterr().err
+    assert "[8/8]" in capfd.readouterr().err
 
 
 def test_what_another_start_is_at_work_on_comes_last(

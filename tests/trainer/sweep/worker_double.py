@@ -33,6 +33,8 @@ def main() -> None:
             log.write("\n")
         if fate == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "unnamed":
+            os.kill(os.getpid(), signal.SIGRTMIN + 3)  # which has no name
         if fate == "long":
             (folder / "metrics.jsonl").write_text('{"step": 3}\n')
             sys.stdin.read()  # until the sweep lets go

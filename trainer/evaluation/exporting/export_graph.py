@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from data_pipelines.common.cpus import cpu_name
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.version import commit
@@ -21,7 +22,6 @@ from trainer.evaluation.preprocessing import steps_of
 from trainer.evaluation.runs import Run, open_run
 from trainer.models import graph as graphs
 from trainer.models.export_settings import EXPORTED_FILES, Export
-from trainer.run_folder import cpu_name
 
 
 class _Format(NamedTuple):
