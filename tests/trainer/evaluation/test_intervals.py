@@ -1,6 +1,7 @@
 """Intervals cover what they say, and say why where there is none."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,6 +83,27 @@ def test_percentiles_reach_further_out_for_few_patients() -> None:
     assert (many.low, many.high) == pytest.approx((0.025, 0.975), abs=2e-3)
     assert few.low < many.low
     assert few.high > many.high
+
+
+def test_a_mean_of_one_finding_has_its_interval() -> None:
+    one = draw(np.random.default_rng(3), 60)
+    rare = np.where(np.arange(len(one)) < 9, 1.0, 0.0)[:, None].astype(np.float32)  # too few positives for a mean
+    with_rare = replace(
+        one, classes=("x", "y"), logits=np.hstack([one.logits] * 2), labels=np.hstack([one.labels, rare])
+    )
+    zeros = np.zeros_like(one.logits)
+    classes = replace(
+        one,
+        classes=("no", "yes"),
+        logits=np.hstack([zeros, one.logits]),
+        labels=one.labels[:, 0].astype(np.int64),
+    )
+    for predictions in (one, with_rare, classes):
+        assessment = assess(predictions, OperatingPoints(), 200)
+        assert assessment.mean_auc.has_interval
+        assert assessment.mean_auc == assessment.findings[0].auc
+        if predictions is not classes:  # whose average precisions differ
+            assert assessment.mean_ap == assessment.findings[0].ap
 
 
 def test_share_of_independent_images_is_wilsons() -> None:

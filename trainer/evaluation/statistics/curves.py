@@ -47,15 +47,18 @@ class Curves:
         return np.array([row for row, reason in enumerate(self.why_not) if not reason], dtype=np.int64)
 
     def means(self) -> tuple[Estimate, Estimate]:
-        """AUC and average precision, averaged over the sound findings."""
+        """AUC and average precision, averaged over the sound findings; of findings that are alike, as a single one is
+        and the AUCs of two classes are, it is the one with its own interval."""
         rows = self.sound
         if not len(rows):
             nothing = Estimate(math.nan, reason=f"nothing has {FEWEST} positives and {FEWEST} negatives")
             return nothing, nothing
         fewest = int(self.clusters[rows].min())
         auc, ap = (
-            percentile_interval(float(values[rows].mean()), resampled[rows].mean(axis=0), fewest)
-            for values, resampled in ((self.auc, self.aucs), (self.ap, self.aps))
+            of_one(rows[0])
+            if np.allclose(resampled[rows], resampled[rows[0]], rtol=0, atol=1e-12, equal_nan=True)
+            else percentile_interval(float(values[rows].mean()), resampled[rows].mean(axis=0), fewest)
+            for values, resampled, of_one in ((self.auc, self.aucs, self.auc_of), (self.ap, self.aps, self.ap_of))
         )
         return auc, ap
 
