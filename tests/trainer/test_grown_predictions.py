@@ -141,7 +141,8 @@ def test_other_options_compute_all_anew_and_say_so(
     assert decoded == []
     (photos / "0.png").unlink()  # cannot be computed anew
     code, _, error = predicting()
-    assert (code, "has predictions of images that are not in" in error) == (2, True)
+    assert (code, "are predicted anew" in error) == (2, False)
+    assert "(1), and so cannot be predicted anew with other values of precision; replace it with --force" in error
 
 
 def test_other_thresholds_change_rows_and_compute_nothing(predicting: Run, decoded: Decoded, tmp_path: Path) -> None:

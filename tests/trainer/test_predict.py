@@ -123,7 +123,7 @@ def test_dicom_without_a_picture_is_counted_unless_it_was_named(run_dir: Path, f
     assert [row["file"] for row in rows_of(tmp_path / "out.csv")] == ["a.dcm"]
     rows = predicted(run_dir, folder / "table.csv", tmp_path / "out.csv")
     assert [bool(row["error"]) for row in rows] == [False, True]
-    with pytest.raises(RunError, match="none of 1 inputs could be read"):
+    with pytest.raises(RunError, match="the input could not be read"):
         predicted(run_dir, folder / "report.dcm", tmp_path / "out.csv")
     (folder / "a.dcm").unlink()
     with pytest.raises(InputError, match=r"has no image, but others: .*DICOM files without a picture \(SR\) \(1\)"):
@@ -148,7 +148,7 @@ def test_nothing_readable_is_an_error_after_the_rows(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.png").write_bytes(b"")
-    with pytest.raises(RunError, match="none of 1 inputs could be read"):
+    with pytest.raises(RunError, match="the input could not be read"):
         predicted(run_dir, tmp_path / "bad.png", tmp_path / "out.csv")
     assert rows_of(tmp_path / "out.csv")[0]["error"]
     for source, code in ((tmp_path / "bad.png", 1), (tmp_path / "nowhere", 2), (tmp_path / "empty", 2)):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.common.earlier_output import refuse_to_replace
+from data_pipelines.common.message_parts import some_of
 from data_pipelines.common.tasks import Task
 from trainer.evaluation.predicting.prediction_table import as_written, earlier_headers, header_of
 
@@ -46,10 +47,12 @@ class EarlierTable:
         others = {as_written(name) for name in names}
         return [name for name, row in self.rows.items() if name not in others and not row[1]]
 
-    def require_none(self, lost: Sequence[str], source: str) -> None:
-        """Raise InputError where there are images of which predictions would be lost."""
+    def require_none(self, lost: Sequence[str], source: str, differing: Sequence[str]) -> None:
+        """Raise InputError where there are images of which predictions would be lost. differing: with which all images
+        would have to be predicted anew."""
         if lost:
-            refuse_to_replace(self.path, f"has predictions of images that are not in {source} ({len(lost)})")
+            why = f", and so cannot be predicted anew with other values of {some_of(differing)}" if differing else ""
+            refuse_to_replace(self.path, f"has predictions of images that are not in {source} ({len(lost)}){why}")
 
     def require_same(self, rows: Iterable[Sequence[Any]], header: Sequence[str]) -> None:
         """Raise InputError where these rows, with this header, are of another model than its own."""

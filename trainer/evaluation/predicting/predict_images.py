@@ -77,7 +77,9 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     if not counts["read"] + counts["unreadable"]:
         raise InputError(f"{_named(settings)} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
-        raise RunError(f"none of {counts['unreadable']} inputs could be read; {settings.out} says why")
+        number = counts["unreadable"]
+        none = "the input could not" if number == 1 else f"none of {number} inputs could"
+        raise RunError(f"{none} be read; {settings.out} says why")
     if maps is not None:
         logger.info(f"maps: {maps.finish()}")
     return counts, inputs.left_out
@@ -130,13 +132,13 @@ def _earlier_table(
     earlier.require_of(predictor.classes, predictor.task)
     if kept.table_is_of_other_weights:
         refuse_to_replace(settings.out, "was made with other weights: it is of another run")
-    if kept.differing:
-        which = some_of(kept.differing)
-        logger.info(f"note: all images are predicted anew, as these are other than in {settings.out}: {which}")
     names = (item.name for item in inputs_of_all(settings.input, settings.path_column).each)
     gone = earlier.without(names)
     if not kept.has_same_inputs or not all(map(kept.has, gone)):
-        earlier.require_none(gone, _named(settings))
+        earlier.require_none(gone, _named(settings), kept.differing)
+    if kept.differing:
+        which = some_of(kept.differing)
+        logger.info(f"note: all images are predicted anew, as these are other than in {settings.out}: {which}")
     return earlier, gone
 
 
