@@ -30,6 +30,20 @@ class Depth(NamedTuple):
             raise ValueError("pixels of more than 8 bits, and the file does not say how many: say it with --bits")
         return bits
 
+    def why_flat(self) -> str:
+        """What most likely made X-rays come out nearly black or white, and what to do about it."""
+        if self.is_given:
+            return (
+                f"--bits {self.bits} holds for every file, also for those that say fewer bits: leave it out, or give "
+                "fewer"
+            )
+        if self.bits:
+            return (
+                f"Files that do not say their bits count as of {self.bits}: take those of fewer bits by themselves, "
+                "with --bits"
+            )
+        return "Their files say more bits, or a wider window, than they use: --bits says it otherwise"
+
 
 AS_DECLARED = Depth()
 

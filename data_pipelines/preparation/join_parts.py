@@ -12,6 +12,7 @@ from data_pipelines.common.message_parts import counted, number
 from data_pipelines.common.messages import logger
 from data_pipelines.common.raw_set import RawSet
 from data_pipelines.common.splits import SPLITS, Split
+from data_pipelines.common.xray_storage import Depth
 from data_pipelines.image_files.image_verification import FLAT
 from data_pipelines.image_files.shrink import JPEG_QUALITY, shrunk_note
 from data_pipelines.preparation.bit_depth_of_set import depth_note
@@ -147,22 +148,9 @@ def _warnings(raw: RawSet, num_seen: int, remarks: Mapping[str, int]) -> list[st
             "or a part of it on purpose, fetch it again from where it came, and prepare it again with --force"
         )
     if flat := sum(count for remark, count in remarks.items() if FLAT in remark):
-        found.append(f"{flat:,} of {num_seen:,} images are nearly black or white: {FLAT}. {_why_flat(raw)}")
+        why = Depth(raw.bits, raw.bits_given).why_flat()
+        found.append(f"{flat:,} of {num_seen:,} images are nearly black or white: {FLAT}. {why}")
     return found
-
-
-def _why_flat(raw: RawSet) -> str:
-    """What most likely made X-rays flat, and what to do about it."""
-    if raw.bits_given:
-        return (
-            f"--bits {raw.bits} holds for every file, also for those that say fewer bits: leave it out, or give fewer"
-        )
-    if raw.bits_found:
-        return (
-            f"Files that do not say their bits count as of {raw.bits}, by the largest value of all: prepare those of "
-            "fewer bits as a set of their own, or give --bits"
-        )
-    return "Their files say more bits, or a wider window, than they use: --bits says it otherwise"
 
 
 def _notes(raw: RawSet, shards: list[Shard]) -> list[str]:

@@ -60,7 +60,7 @@ class Predictor:
         self.xray_size: int | None = metadata.get("xray_size") if xray_size is None else xray_size
         self.xray_cut: XrayCut = metadata.get("xray_cut") or "square"
         _require_known_xrays(run.path, metadata, self.xray_size, bits)
-        self._depth = depth_of(metadata) if bits is None else Depth(bits, is_given=True)
+        self.depth = depth_of(metadata) if bits is None else Depth(bits, is_given=True)
         self.views = Augmentation(metadata["eval_view"], metadata["image_size"], metadata["resize"], flip=False)
         self._shorter_side: int | None = metadata.get("shorter_side")
         self._upright: bool = metadata.get("upright", False) is not False
@@ -107,7 +107,7 @@ class Predictor:
         """The image of a file as `prepare` would store it, or the reason why it cannot. at_own_size: not shrunk."""
         if self.xray_size:
             size = None if at_own_size else self.xray_size
-            xray = partial(verify_xray, size=size, depth=self._depth, cut=self.xray_cut)
+            xray = partial(verify_xray, size=size, depth=self.depth, cut=self.xray_cut)
             return verified_or_reason(lambda: encoded, partial(xray, upright=self._upright))
         if is_dicom(encoded[:132]):
             return "DICOM, and the run was trained on images that were not shrunk as X-rays are"

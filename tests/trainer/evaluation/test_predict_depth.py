@@ -1,5 +1,6 @@
 """New X-rays of more than 8 bits are as bright as those that the run was trained on."""
 
+import csv
 import io
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from tiny_weights import save_run, tensors_of
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.datasets.user_images import image_folder
+from data_pipelines.image_files.image_verification import FLAT
 from data_pipelines.image_files.png import encode_png
 from data_pipelines.preparation.output import Output
 from data_pipelines.preparation.prepare_set import prepare
 from trainer import checkpoint
 from trainer.config import RuntimeConfig
-from trainer.evaluation.predicting.predict_images import Predict
+from trainer.evaluation.predicting.predict_images import Predict, predict_images
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.runs import open_run
 
@@ -99,6 +101,27 @@ def test_new_dicom_goes_by_its_own_bits_unless_told_otherwise(
     pixels[0] = 4095
     encoded = dicom_bytes(pixels, BitsStored=12)
     assert shade(predictor_of(tmp_path / "run", given, **known), encoded) == round(1000 / (2**bits - 1) * 255)
+
+
+def test_films_that_come_out_nearly_black_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = save_run(tmp_path / "run", tensors_of(), **XRAYS | {"bits": 16, "bits_given": False})
+    (tmp_path / "new").mkdir()
+    for number, brightest in enumerate((4095, 4000, 65535)):
+        (tmp_path / "new" / f"{number}.png").write_bytes(film(7 * number, brightest))
+    given = {"device": "cpu", "loader": "torch", "threads": 1}
+    table = tmp_path / "out.csv"
+    for bits, why in ((16, "--bits 16 holds for every file"), (None, "count as of 16: take those of fewer bits")):
+        for _ in range(2):  # the second takes what the first has kept
+            counts, _ = predict_images(Predict(run, (tmp_path / "new",), out=table, bits=bits, **given))
+            assert (counts["read"], counts["flat"]) == (3, 2)
+            error = capsys.readouterr().err + caplog.text
+            assert f"2 of 3 images came out nearly black or white: {FLAT} (column remark). " in error
+            assert why in error
+            caplog.clear()
+        with table.open(newline="") as file:
+            assert [row["remark"] for row in csv.DictReader(file)] == [FLAT, FLAT, ""]
 
 
 def test_bits_are_refused_for_a_run_on_photographs(tmp_path: Path) -> None:

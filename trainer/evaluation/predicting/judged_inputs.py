@@ -83,7 +83,7 @@ class InputJudge:
             left_out = why_no_image(encoded) if self._predictor.xray_size else ""
             return JudgedInput(item, Judged(content, error=image, left_out=left_out))
         is_seen = self._seen is not None and self._seen.has(image)
-        remarks = (colours_remark(encoded, self._predictor.channels), SEEN * is_seen)
+        remarks = (colours_remark(encoded, self._predictor.channels), image.remark, SEEN * is_seen)
         return JudgedInput(item, Judged(content, remark="; ".join(filter(None, remarks))), state, image, is_new=True)
 
     def _predicted(self, looked: Sequence[JudgedInput]) -> list[JudgedInput]:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from data_pipelines.common.earlier_output import refuse_to_replace
 from data_pipelines.common.errors import InputError, RunError
 from data_pipelines.common.files import write_atomically
-from data_pipelines.common.message_parts import counted, some_of
+from data_pipelines.common.message_parts import counted, number, some_of
 from data_pipelines.common.messages import logger
 from data_pipelines.common.version import version
+from data_pipelines.image_files.image_verification import FLAT
 from trainer.config import RuntimeConfig
 from trainer.evaluation.calibration.operating import OperatingPoints
 from trainer.evaluation.chosen_thresholds import points_of
@@ -77,9 +78,12 @@ def predict_images(settings: Predict) -> tuple[Counter[str], Counter[str]]:
     if not counts["read"] + counts["unreadable"]:
         raise InputError(f"{_named(settings)} has no image, but others: {counted(inputs.left_out)}")
     if not counts["read"]:
-        number = counts["unreadable"]
-        none = "the input could not" if number == 1 else f"none of {number} inputs could"
+        few = counts["unreadable"]
+        none = "the input could not" if few == 1 else f"none of {few} inputs could"
         raise RunError(f"{none} be read; {settings.out} says why")
+    if flat := counts["flat"]:
+        which = f"{flat:,} of {number(counts['read'], 'image')}"
+        logger.warning(f"{which} came out nearly black or white: {FLAT} (column remark). {predictor.depth.why_flat()}")
     if maps is not None:
         logger.info(f"maps: {maps.finish()}")
     return counts, inputs.left_out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data_pipelines.image_files.image_verification import FLAT
 from trainer.evaluation.predicting.earlier_table import EarlierTable
 from trainer.evaluation.predicting.judged_inputs import InputJudge, JudgedInput
 from trainer.evaluation.predicting.kept_outputs import Judged, KeptOutputs
@@ -33,8 +34,8 @@ class RowWriter:
         self._header = table.header()
 
     def write(self, path: Path, chunks: Iterable[list[JudgedInput]], maps: "MapWriter | None") -> Counter[str]:
-        """Write the table. Returns how many were "read", of these "kept" from an earlier command and "unlike" the
-        training images, "unreadable", and "gone"."""
+        """Write the table. Returns how many were "read", of these "kept" from an earlier command, "unlike" the training
+        images and "flat", "unreadable", and "gone"."""
         counts: Counter[str] = Counter()
         is_unlike = self._header.index("unlike training")
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
@@ -47,6 +48,7 @@ class RowWriter:
                 lines.writerows(rows)
                 counts.update("unreadable" if each.judged.error else "read" for each in chunk)
                 counts.update("kept" for each in chunk if each.is_kept and not each.judged.error)
+                counts.update("flat" for each in chunk if FLAT in each.judged.remark)
                 counts.update("unlike" for row in rows if row[is_unlike] == 1)
                 if maps is not None:
                     predicted = [each for each in chunk if not each.judged.error][: maps.left]
