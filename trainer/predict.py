@@ -30,7 +30,7 @@ def main() -> None:
 
     counts, left_out = predict_images(settings)
     kept = f", {counts['kept']} of them as before" if counts["kept"] else ""
-    gone = f", rows of {counts['gone']} that are gone (column remark)" if counts["gone"] else ""
+    gone = f", {number(counts['gone'], 'row')} of images that are gone (column remark)" if counts["gone"] else ""
     unreadable = f", {counts['unreadable']} could not be read (column error)" if counts["unreadable"] else ""
     unlike = f", {counts['unlike']} unlike the training images (column unlike training)" if counts["unlike"] else ""
     others = f", {number(left_out.total(), 'file')} left out: {counted(left_out)}" if left_out else ""

@@ -159,6 +159,8 @@ def _refuse(parser: ArgumentParser, arguments: Sequence[str], program: str, box:
         raise InputError(f"{must} must be given{_meant_for(lacking, parser, arguments)}; {program} --help tells more")
     if joined := _numbers_in_one_word(parser, arguments):
         raise InputError(joined)
+    if several := _second_value(parser, arguments, program):
+        raise InputError(several)
     raise InputError(f"{_words_of(box)}; {program} --help tells more")
 
 
@@ -203,6 +205,23 @@ def _numbers_in_one_word(parser: ArgumentParser, arguments: Sequence[str]) -> st
     return None
 
 
+def _second_value(parser: ArgumentParser, arguments: Sequence[str], program: str) -> str | None:
+    """Of a flag that takes one value and has several, which they are, and the flag of that name that takes them."""
+    if _positionals(parser):
+        return None
+    takes = {flag: action.nargs for action in parser._actions for flag in action.option_strings}
+    words = _apart(arguments)
+    for place, flag in enumerate(words[:-2]):
+        values = list(takewhile(lambda word: _flag_of(word) is None, words[place + 1 :]))
+        if takes.get(_flag_of(flag) or "", 0) in (None, 1, "?") and len(values) > 1:
+            several = f"{_flag_of(flag)}s"
+            meant = f"did you mean {several} {' '.join(map(as_word, values))}?" if several in takes else ""
+            return (
+                f"{flag} takes one value, and was given {', '.join(values)}; {meant or f'{program} --help tells more'}"
+            )
+    return None
+
+
 def _lacking(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
     """The required flags that are not there; where all are, the arguments without one."""
     given = {_flag_of(word) for word in arguments}
@@ -230,5 +249,6 @@ def _words_of(box: str) -> str:
         sentences.append(text.strip())
     text = " ".join(sentences).removeprefix("Error parsing ")
     for theirs, ours in _IN_OUR_WORDS.items():
-        text = re.sub(theirs, ours, text, flags=re.IGNORECASE)
+        if (ours_now := re.sub(theirs, ours, text, flags=re.IGNORECASE)) != text:
+            return ours_now
     return f"{text[:1].lower()}{text[1:]}"

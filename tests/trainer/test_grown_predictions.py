@@ -116,7 +116,7 @@ def test_images_that_are_gone_keep_their_rows(predicting: Run, photos: Path, dec
     (photos / "0.png").unlink()
     code, output, _ = predicting()
     assert (code, decoded) == (0, [])
-    assert "2 images, 2 of them as before, rows of 1 that are gone (column remark)" in output
+    assert "2 images, 2 of them as before, 1 row of images that are gone (column remark)" in output
     after = rows_of(tmp_path / "out.csv")
     assert list(after) == ["2.png", "4.png", "0.png"]
     assert after["0.png"] == before["0.png"] | {"remark": "gone"}

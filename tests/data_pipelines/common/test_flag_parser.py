@@ -82,6 +82,38 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 @dataclass(frozen=True)
+class Label:
+    """Label images."""
+
+    label_column: str = ""
+    """The column of the class."""
+    label_columns: tuple[str, ...] = ()
+    """The columns of findings."""
+    patient_column: str = ""
+    """The column of the patient."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--label-column", "Mass", "A b"],
+            "--label-column takes one value, and was given Mass, A b; did you mean --label-columns Mass 'A b'?",
+        ),
+        (
+            ["--label-columns", "A", "B", "--patient-column=Id", "X"],
+            "--patient-column takes one value, and was given Id, X; bitscale label --help tells more",
+        ),
+        (["Mass"], "Mass is one word too many: it is not the value of a flag; bitscale label --help tells more"),
+    ],
+)
+def test_a_second_value_is_told_with_the_flag_that_takes_it(arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        parse_flags(Label, arguments, "bitscale label")
+    assert str(refused.value) == message
+
+
+@dataclass(frozen=True)
 class Train:
     """Train a model."""
 
