@@ -188,8 +188,8 @@ def make_page(look: Inspect) -> Page:
     return Page(
         name=manifest["name"],
         facts=facts(manifest, index, look.split),
-        sheet_title=f"{look.split} images as training sees them: {look.view}, {cut}{look.size} px{operations}, "
-        f"seed {look.seed}, loader {loader_name}",
+        sheet_title=f"{look.split} images as training sees them with --view {look.view}, {cut}{look.size} px"
+        f"{operations}, seed {look.seed}, loader {loader_name}",
         images=batch.images.permute(0, 2, 3, 1).numpy(),
         captions=[caption(index, label) for label in batch.labels.numpy()],
         split=look.split,

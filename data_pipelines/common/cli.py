@@ -67,8 +67,8 @@ def entry_point(main: Callable[[], None]) -> Callable[[], None]:
             streams.outlive_readers()  # who may have left: the code is that of the error
             tell(f"error: {retyped(str(error))}")
             sys.exit(2 if isinstance(error, InputError) else 1)
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(stop.args[0] if stop.args else "interrupted", file=sys.stderr)
             sys.exit(130)
         finally:
             advice.belong_to(None)

@@ -32,7 +32,9 @@ _IN_OUR_WORDS = {
     r"^(.*?): invalid literal for int\(\) with base 10: (.*)": r"\1 is \2; it must be a whole number",
     r"^(.*?): could not find valid parse for arguments: (.*)": r"\1 does not take \2",
     r"^missing value for argument '(.*?)'.*": r"\1 needs a value",
+    r"^(.*?): no type matching (?:\{None\}\|)?(.*?) could be instantiated from \[(.*)\]\.?": r"\1 is \3; it must be \2",
 }
+_KINDS = {"FLOAT": "a number", "INT": "a whole number"}
 _NUMBER = re.compile(r"\s*[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\s*")
 _ON = re.compile(r"^(--(?:.*\.)?)")
 _NOT_FOR_USERS = re.compile(r"\s+Args:\n.*|\s+Raises InputError .*?(?=\n\n|$)", re.DOTALL)
@@ -214,11 +216,11 @@ def _second_value(parser: ArgumentParser, arguments: Sequence[str], program: str
     for place, flag in enumerate(words[:-2]):
         values = list(takewhile(lambda word: _flag_of(word) is None, words[place + 1 :]))
         if takes.get(_flag_of(flag) or "", 0) in (None, 1, "?") and len(values) > 1:
-            several = f"{_flag_of(flag)}s"
-            meant = f"did you mean {several} {' '.join(map(as_word, values))}?" if several in takes else ""
-            return (
-                f"{flag} takes one value, and was given {', '.join(values)}; {meant or f'{program} --help tells more'}"
-            )
+            plural = f"{_flag_of(flag)}s"
+            hint = f"{program} --help tells more"
+            if plural in takes:
+                hint = f"did you mean {plural} {' '.join(map(as_word, values))}?"
+            return f"{flag} takes one value, and was given {', '.join(values)}; {hint}"
     return None
 
 
@@ -249,6 +251,7 @@ def _words_of(box: str) -> str:
         sentences.append(text.strip())
     text = " ".join(sentences).removeprefix("Error parsing ")
     for theirs, ours in _IN_OUR_WORDS.items():
-        if (ours_now := re.sub(theirs, ours, text, flags=re.IGNORECASE)) != text:
-            return ours_now
+        if found := re.search(theirs, text, flags=re.IGNORECASE):
+            wrong, must_be, kind = found.expand(ours).partition("; it must be ")
+            return f"{wrong}{must_be}{_KINDS.get(kind, kind)}"
     return f"{text[:1].lower()}{text[1:]}"

@@ -284,13 +284,15 @@ def _class_notes(images: Sequence[RawImage], classes: Sequence[str]) -> list[str
                 counts += image.label == 1
                 negatives += image.label == 0
     absent = [name for name, count in zip(classes, counts, strict=True) if not count]
-    notes = [f"train has no image of: {some_of(absent, _NAMED)}"] if absent else []
+    of_findings = bool(images) and not isinstance(images[0].label, int)
+    what = "positive" if of_findings else "image"
+    notes = [f"train has no {what} of: {some_of(absent, _NAMED)}"] if absent else []
     always = [name for name, count, other in zip(classes, counts, negatives, strict=True) if count and not other]
-    if always and not isinstance(images[0].label, int):
+    if always and of_findings:
         notes.append(
             f"train has no image without: {some_of(always, _NAMED)}; there is nothing to tell apart, so add "
             "images with 0 there"
         )
-    if len(classes) == 1 and images and isinstance(images[0].label, int):
+    if len(classes) == 1 and images and not of_findings:
         notes.append(f"there is one class only, {classes[0]}, so that there is nothing to tell apart")
     return notes

@@ -231,7 +231,7 @@ def verified_or_reason(read: Callable[[], bytes], verify: Callable[[bytes], Enco
     except UnidentifiedImageError as error:
         return str(error)
     except OSError as error:  # the file is named beside the reason
-        return f"{type(error).__name__}: {error.strerror or error}"
+        return error.strerror or f"{type(error).__name__}: {error}"
     except Exception as error:  # whatever a decoder throws at a broken file is a reason for the quarantine
         kind = "" if type(error) is ValueError and str(error) else f"{type(error).__name__}: "  # ours say it in words
         return (f"{kind}{error}".splitlines() or ["unknown"])[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 from data_pipelines.common.errors import InputError
 from data_pipelines.common.manifest import MANIFEST, read_manifest
+from data_pipelines.common.message_parts import number
 from data_pipelines.common.messages import logger
 from data_pipelines.common.progress import Progress
 from data_pipelines.common.raw_set import RawImage, RawSet
@@ -52,7 +53,7 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
     with suppress(OSError):  # which the steps below report
         if not read_plan(partial_of(out)):  # else an identical call may have been killed when the set had got its name
             require_free(out, output.force)
-    count = "images that it counts as it reads" if raw.num_images is None else f"{raw.num_images:,} images"
+    count = "images that it counts as it reads" if raw.num_images is None else number(raw.num_images, "image")
     part = "" if output.part is None else f", part {output.part[0]} of {output.part[1]}"
     logger.info(f"prepare {raw.name}: {count}{part}, to {out}")
     raw, keymap, metadata = _as_asked(raw, output, out)
@@ -68,8 +69,8 @@ def prepare(raw: RawSet, output: Output) -> dict[str, Any] | None:
             f"{out} cannot be written ({error}); {remedy} and repeat the command, which goes on where it was, or "
             "choose another --out"
         ) from error
-    except KeyboardInterrupt:
-        logger.info(f"interrupted; the same command goes on where it was (in {partial_of(out)})")
+    except KeyboardInterrupt as stop:
+        stop.args = (f"interrupted; the same command goes on where it was (in {partial_of(out)})",)
         raise
 
 

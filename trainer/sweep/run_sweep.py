@@ -83,9 +83,9 @@ def _make(sweep: Sweep, lock: int) -> None:
     pool = WorkerPool(pending, workers, lock)
     try:
         pool.run_all()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         ended = sum(run.has_result() for run in plan.runs)
-        logger.info(f"stopped; the same command resumes: {ended} of {len(plan.runs)} runs are finished")
+        stop.args = (f"stopped; the same command resumes: {ended} of {len(plan.runs)} runs are finished",)
         raise
     if pool.failures:
         listed = "".join(f"\n  {name}: {reason}\n    see {log}" for name, reason, log in pool.failures)

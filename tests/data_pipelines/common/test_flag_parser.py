@@ -91,6 +91,10 @@ class Label:
     """The columns of findings."""
     patient_column: str = ""
     """The column of the patient."""
+    coverage: float | None = None
+    """Share that is covered."""
+    crop: tuple[int, int] | None = None
+    """Pixels."""
 
 
 @pytest.mark.parametrize(
@@ -104,10 +108,12 @@ class Label:
             ["--label-columns", "A", "B", "--patient-column=Id", "X"],
             "--patient-column takes one value, and was given Id, X; bitscale label --help tells more",
         ),
+        (["--coverage", "95%"], "--coverage is '95%'; it must be a number; bitscale label --help tells more"),
+        (["--crop", "5"], "--crop is '5'; it must be {INT INT}; bitscale label --help tells more"),
         (["Mass"], "Mass is one word too many: it is not the value of a flag; bitscale label --help tells more"),
     ],
 )
-def test_a_second_value_is_told_with_the_flag_that_takes_it(arguments: list[str], message: str) -> None:
+def test_what_a_flag_takes_is_said(arguments: list[str], message: str) -> None:
     with pytest.raises(InputError) as refused:
         parse_flags(Label, arguments, "bitscale label")
     assert str(refused.value) == message

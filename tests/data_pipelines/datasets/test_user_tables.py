@@ -68,10 +68,10 @@ def test_table_of_findings(listed: Callable[..., tuple[Path, Path]]) -> None:
 def test_finding_without_a_positive_image_in_train_is_noted(listed: Callable[..., tuple[Path, Path]]) -> None:
     root, table = listed([["path", "Nodule", "Mass"], ["a.png", "0", "1"], ["b.png", "", "0"]])
     raw = csv_table(root, table, label_columns=("Nodule", "Mass"), val_fraction=0, test_fraction=0)
-    assert raw.notes == ("train has no image of: Nodule",)
+    assert raw.notes == ("train has no positive of: Nodule",)
     root, table = listed([["path", "Nodule", "part"], ["a.png", "0", "train"], ["b.png", "1", "val"]])
     raw = csv_table(root, table, label_columns=("Nodule",), split_column="part")
-    assert raw.notes == ("train has no image of: Nodule",)
+    assert raw.notes == ("train has no positive of: Nodule",)
 
 
 def test_patients_of_a_table_are_never_parted(listed: Callable[..., tuple[Path, Path]]) -> None:

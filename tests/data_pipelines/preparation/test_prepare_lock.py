@@ -86,7 +86,7 @@ def test_an_unused_plan_gives_way_to_a_task_with_other_options(raw: RawSet, tmp_
         raise KeyboardInterrupt
         yield
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="interrupted; the same command goes on where it was"):
         prepare(replace(raw, shorter_side=8, part=lambda *_: stopped()), Output(tmp_path / "out", part=(0, 2)))
     for number in range(2):
         prepare(raw, Output(tmp_path / "out", part=(number, 2)))

@@ -19,6 +19,7 @@ from data_pipelines.common.errors import InputError
 from data_pipelines.common.file_names import own_file_name_of
 from data_pipelines.common.files import atomic_file, write_atomically
 from data_pipelines.common.printable import printable
+from data_pipelines.common.progress import Progress
 from data_pipelines.image_files.png import encode_png
 from data_pipelines.shards.columns import Array
 from data_pipelines.shards.in_memory import in_memory_index
@@ -114,17 +115,23 @@ class MapWriter:
             return
         decided = self._explainer.decided(logits, len(self._predictor.classes))
         calibrated = probabilities(logits, self._predictor.task, self._points.temperature)
-        for row, (item, image) in enumerate(read):
-            self._count += 1
-            if not decided[row]:
-                self._rows.append([item.name, *[""] * 6, NOTHING])
-                continue
-            for finding in decided[row][MOST_FINDINGS:]:
-                probability = float(calibrated[row, finding])
-                remark = f"no map: the {MOST_FINDINGS} most probable have one"
-                self._rows.append([item.name, self._predictor.classes[finding], probability, *[""] * 4, remark])
-            with self._writable():
-                self._draw(item, image, decided[row][:MOST_FINDINGS], calibrated[row])
+        with Progress("maps", self._count + len(read), "image", initial=self._count) as bar:
+            for row, (item, image) in enumerate(read):
+                self._count += 1
+                self._add_one(item, image, decided[row], calibrated[row])
+                bar.update()
+
+    def _add_one(self, item: Input, image: EncodedImage, decided: Sequence[int], calibrated: Array) -> None:
+        """The rows and maps of one image. decided: its findings, the most probable first."""
+        if not decided:
+            self._rows.append([item.name, *[""] * 6, NOTHING])
+            return
+        for finding in decided[MOST_FINDINGS:]:
+            remark = f"no map: the {MOST_FINDINGS} most probable have one"
+            name, probability = self._predictor.classes[finding], float(calibrated[finding])
+            self._rows.append([item.name, name, probability, *[""] * 4, remark])
+        with self._writable():
+            self._draw(item, image, decided[:MOST_FINDINGS], calibrated)
 
     @contextmanager
     def _writable(self) -> Iterator[None]:
