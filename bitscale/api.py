@@ -169,7 +169,7 @@ def open_classifier(
     threads: CPU threads, None: all cores. head: of a run with a head for each of its sets, the name of one. coverage:
     of the prediction sets, None: 0.9 where val is large enough for it. Warns of an unfinished run. Raises InputError if
     it is no run, one that keeps no model, or one without that head, and for a coverage that val cannot promise."""
-    require_coverage(coverage)
+    require_coverage(coverage, "coverage")
     opened = open_run(Path(run), head)
     if (state := opened.unfinished()) is not None:
         what = f"{printable(str(run))} is not finished ({state.progress})"
@@ -182,7 +182,8 @@ def load_model(source: PathLike) -> BiTResNet:
     """The network of a run, or of weights of any format that is read, in evaluation mode, on the CPU.
 
     It takes uint8 [N, 3, H, W], or [N, 1, H, W] for grey, values 0 to 255, which it normalises, and returns logits
-    [N, C], or features [N, F] where the weights have no head. Raises InputError for what holds no BiT ResNet.
+    [N, C], or features [N, F] where the weights have no head. Raises InputError for what holds no BiT ResNet; so does
+    the network for pixels that are not uint8.
     """
     weights = load_weights(str(source))
     weights.require_normalisation(f"fix that in the metadata of {weights.path}")
@@ -191,7 +192,16 @@ def load_model(source: PathLike) -> BiTResNet:
     model.load_state_dict(weights.tensors, strict=weights.num_classes is not None)
     if weights.num_classes is None:
         model.head = nn.Identity()  # type: ignore[assignment]
+    model.register_forward_pre_hook(_require_pixels)
     return model.eval()
+
+
+def _require_pixels(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+    if given and given[0].dtype != torch.uint8:
+        raise InputError(
+            f"the network takes uint8, 0 to 255, which it normalises, and was given {given[0].dtype}; give it the "
+            "pixels as they are stored"
+        )
 
 
 def batches(

@@ -112,7 +112,8 @@ def first_batch(look: Inspect, index: Index) -> tuple["Batch", str]:
 
     from data_pipelines.loading.loader import pick_loader
 
-    order = BatchSampler(len(index), look.images, look.seed, weights=index.weights("none"))
+    number_shown = min(look.images, len(index))  # more would show some twice
+    order = BatchSampler(len(index), number_shown, look.seed, weights=index.weights("none"))
     augmentation = Augmentation(
         look.view,
         look.size,
@@ -224,7 +225,8 @@ def main() -> None:
     look = parse(Inspect, __doc__)
     require_free(look.out, look.force)
     find(look.data)
-    logger.info(f"inspect {look.data}: {look.images} {look.split} images at {look.size} px on the CPU, to {look.out}")
+    what = f"up to {look.images} {look.split} images at {look.size} px"
+    logger.info(f"inspect {look.data}: {what} on the CPU, to {look.out}")
     with Progress(f"inspect {look.data}"):
         page = _drawn(look)
     print(f"{summary(page)}\n{look.out}")

@@ -179,9 +179,12 @@ def _draw_bars(axes: Axes, names: list[str], texts: list[str], values: Counts) -
 def _draw_size_map(axes: Axes, sizes: Counts, counts: Counts) -> None:
     """Width to the right and height upwards, on logarithmic axes: the longest side is often ten times the shortest."""
     edges = [np.geomspace(side.min() * 0.97, side.max() * 1.03, 41) for side in (sizes[:, 1], sizes[:, 0])]
-    *_, shades = axes.hist2d(sizes[:, 1], sizes[:, 0], bins=edges, weights=counts, cmin=1, norm=LogNorm())
+    in_bins, *_, shades = axes.hist2d(sizes[:, 1], sizes[:, 0], bins=edges, weights=counts, cmin=1, norm=LogNorm())
     plain = StrMethodFormatter("{x:,.0f}")
-    axes.figure.colorbar(shades, ax=axes, label="images", format=plain)
+    bar = axes.figure.colorbar(shades, ax=axes, label="images", format=plain)
+    steps = np.outer(10 ** np.arange(9), [1, 2, 5]).ravel()
+    bar.set_ticks(steps[steps <= np.nanmax(in_bins)].tolist())
+    bar.minorticks_off()
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("width")

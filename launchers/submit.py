@@ -198,7 +198,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             raise UsageError(f"--{name.replace('_', '-')} is {getattr(options, name)}; it must be at least 1")
     is_plan = options.what.endswith(".json")
     if not is_plan and options.what != "pretrain":
-        raise UsageError(f"{options.what!r} is neither pretrain nor a plan file (.json)")
+        what = f"{options.what!r} is neither pretrain nor a plan file (.json)"
+        raise UsageError(f"{what}; of fine-tunings, bitscale sweep --plan plan.json writes one")
     of_a_run = options.recipe or options.chain or options.smoke or options.elastic or options.nodes != (1, 1)
     if is_plan and (of_a_run or arguments[cut:]):
         raise UsageError(

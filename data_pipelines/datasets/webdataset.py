@@ -187,7 +187,7 @@ def _label(tar: OpenTar, files: dict[str, Member], image: Member, reader: _Reade
         number = _NUMBER.fullmatch(label)
         label = int(number[1]) if number else label
     else:
-        label = _json_field(tar, files, image, reader.label_field or "label")
+        label = _json_field(tar, files, image, reader.label_field)
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if not isinstance(label, (int, str)) or isinstance(label, bool) or label == "":
@@ -200,11 +200,13 @@ def _label(tar: OpenTar, files: dict[str, Member], image: Member, reader: _Reade
     return label
 
 
-def _json_field(tar: OpenTar, files: dict[str, Member], image: Member, field: str) -> Any:
+def _json_field(tar: OpenTar, files: dict[str, Member], image: Member, label_field: str | None) -> Any:
+    field = label_field or "label"
     if "json" not in files:
+        lacks = "neither .cls nor .json" if label_field is None else "no .json, which --label-field reads"
         raise InputError(
-            f"{image} has no label: its sample has neither .cls nor .json, only .{', .'.join(files)}; the "
-            "files of a sample must follow each other in the tar (tar --sort=name)"
+            f"{image} has no label: its sample has {lacks}, only .{', .'.join(files)}; the files of a sample must "
+            "follow each other in the tar (tar --sort=name)"
         )
     try:
         content = json.loads(tar.read(files["json"]))

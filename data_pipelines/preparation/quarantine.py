@@ -102,8 +102,8 @@ def refusal(
     in_part = f" in part {part[0]} of {part[1]}" if part else ""
     anew = "begins anew with --force" if removal is None else f"needs what is done to be removed: {removal}"
     remedy = (
-        f"the same command goes on where it was, also with another --max-bad; one with other options{example} {anew}; "
-        f"all that were found{in_part} are listed in {listed}{leads_back}"
+        f"the same command goes on where it was, and may have another --max-bad; with other options{example} it "
+        f"{anew}; all of these images{in_part} are listed in {listed}{leads_back}"
     )
     return InputError(
         f"{len(found.bad)} of {found.num_images} images cannot be used, more than --max-bad {share} allows:"

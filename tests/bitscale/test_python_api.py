@@ -124,6 +124,11 @@ def test_one_image_in_place_of_a_list_is_refused(run_dir: Path, image: Any) -> N
         classifier.predict(image)
 
 
+def test_a_wrong_coverage_is_named_as_it_was_given(run_dir: Path) -> None:
+    with pytest.raises(InputError, match=r"^coverage is 2; it must be"):
+        bitscale.open_classifier(run_dir, coverage=2)
+
+
 def test_a_list_of_one_and_an_array_of_several(run_dir: Path) -> None:
     classifier = bitscale.open_classifier(run_dir, device="cpu", threads=1)
     several = np.stack([PICTURES[0], PICTURES[0]])
@@ -144,6 +149,8 @@ def test_the_model_alone_gives_the_same_logits(run_dir: Path) -> None:
         logits = model(images[:, None])
     assert logits.shape == (3, 2)
     assert not model.training
+    with pytest.raises(InputError, match=r"takes uint8, 0 to 255, which it normalises, and was given torch\.float32"):
+        model(images[:, None] / 255)
 
 
 def test_batches_are_those_of_the_training_order() -> None:

@@ -69,7 +69,8 @@ def test_no_controller_answers(login: Login) -> None:
     [
         (["pretrain", "embedded", "--site", "juwels-boster"], "did you mean 'juwels-booster'?"),
         (["pretrain", "embedded", "--node", "3"], "did you mean '--nodes'?"),
-        (["pretrian", "embedded"], "'pretrian' is neither pretrain nor a plan file (.json)"),
+        (["pretrian", "embedded"], "'pretrian' is neither pretrain nor a plan file (.json); of "),
+        (["transfer"], "of fine-tunings, bitscale sweep --plan plan.json writes one"),
         (["pretrain"], "name the recipe"),
         (["pretrain", "embedded", "--time", "8:00"], "--time '8:00' is not a duration; write HH:MM:SS"),
         (["pretrain", "embedded", "--time", "2-00:00:00"], "above the site's 24:00:00; take less, and --chain"),

@@ -20,7 +20,7 @@ _STARTED_BY = "BITSCALE_LAUNCHER"  # host and process, from launchers/*.sh: this
 _NODES = re.compile(r"(\d+):(\d+)")  # MIN:MAX, of torchrun
 _NODES_OPTION = re.compile(r"\0--nnodes[=\0]([^\0]*)\0")
 _LOOK_S = 0.5
-_PATIENCE_S = 30.0  # to finish the step and save
+_PATIENCE_S = 300.0  # to finish two steps and save; the watchdog ends ranks that hang
 _asks: list[Callable[[], bool]] = []  # whether the launcher is gone, once it is watched
 
 

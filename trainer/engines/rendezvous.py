@@ -67,7 +67,7 @@ class Rendezvous:
             raise InputError(f"MASTER_ADDR={host!r} and MASTER_PORT={port!r} must name where rank 0 listens")
         serves = self.rank_info.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
         if not serves:
-            _await_answer(host, int(port), self._timeout.seconds)
+            _await_answer(host, int(port), self._timeout.total_seconds())
         try:
             store = dist.TCPStore(
                 host,
@@ -104,7 +104,7 @@ class Rendezvous:
         name, answered = secrets.token_hex(8), set[str]()
         joined = dist.PrefixStore(name, store)
         others = [f"joined/{rank}" for rank in range(1, rank_info.world_size)]
-        deadline = time.monotonic() + self._timeout.seconds
+        deadline = time.monotonic() + self._timeout.total_seconds()
         while others and not joined.check(others):
             asking = set(store.get("asking").decode().split()) if store.check(["asking"]) else set[str]()
             for key in asking - answered:
@@ -123,7 +123,7 @@ class Rendezvous:
             raise InputError(f"rank 0 at {self.address} stopped before the job began, see its message") from error
 
     def _missing(self, ranks: list[str]) -> InputError:
-        return InputError(f"rank {', '.join(ranks)} did not start within {self._timeout.seconds} s")
+        return InputError(f"rank {', '.join(ranks)} did not start within {self._timeout.total_seconds():g} s")
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, plain JSON types, by rank. Collective; through the store, for use before the process

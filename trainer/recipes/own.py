@@ -119,7 +119,7 @@ def _image_size(train: Index, machine: _Machine, known: Mapping[str, Any]) -> di
         ]
         affordable = max(in_time, default=_SIDES[0])
         if affordable < side:
-            side, why = affordable, f"{why}; {machine} can train at {affordable} in about five minutes"
+            side, why = affordable, f"{why}; more than {affordable} would take {machine} over five minutes"
     return {"data.image_size": (side, why)}
 
 

@@ -72,7 +72,7 @@ class BetweenSteps:
             with self.meter.paused():
                 self._saver.save(steps_done)
         if stopping:
-            self._saver.finish(stopping=True)  # on all ranks: a launcher may kill them when the first ends
+            self._saver.finish()  # on all ranks: a launcher may kill them when the first ends
             raise Stopped(steps_done, self._stop.received_in_time())
 
     def _evaluate(self, steps_done: int) -> None:

@@ -71,7 +71,7 @@ def _save_and_end(job: Job, engine: Engine, progress: Progress, stop: StopSignal
     with Saver(job, engine, progress.best) as saver:
         if progress.trained_s is None and progress.step > 0:
             saver.save(progress.step)
-            saver.finish(stopping=True)
+            saver.finish()
     if engine.changes.too_few is not None:
         raise RankLostError(f"too few ranks are left: {engine.changes.too_few}; saved")
     raise Stopped(progress.step, stop.received)

@@ -18,7 +18,7 @@ from trainer.config import Config, differences
 from trainer.engine import Engine
 from trainer.evaluation.results import final_metrics, save_predictions
 from trainer.profiling.recorder import require_steps_to_profile, warn_profile_not_recorded
-from trainer.run_files import CONFIG, PREDICTIONS, RESULT, SUBSET
+from trainer.run_files import CONFIG, PREDICTIONS, RESULT, STATUS, SUBSET
 from trainer.run_folder import (
     claim,
     describe_environment,
@@ -89,7 +89,9 @@ def run(
 
 
 def _return_finished(job: Job, engine: Engine, result: dict[str, Any]) -> dict[str, Any]:
-    mark_finished(job, engine.rank)
+    status = read_json(job.run_dir / STATUS)
+    if not isinstance(status, dict) or status.get("state") != "finished":  # it was killed when it had its result
+        mark_finished(job, engine.rank)
     if engine.rank == 0:
         print(f"{job.run_dir} is finished", flush=True)
     warn_profile_not_recorded(job, engine, _why_not_recorded())
@@ -189,7 +191,10 @@ def _check_batch(config: Config, job: Job, engine: Engine) -> None:
             f"{parts * job.order.group_size} or start fewer ranks"
         )
     if groups % parts and engine.rank == 0:
-        logger.warning(f"{parts} ranks share a batch of {config.global_batch_size} unequally")
+        logger.warning(
+            f"{parts} ranks share a batch of {config.global_batch_size} unequally, so that in each step some wait for "
+            f"others; a multiple of {parts * job.order.group_size} is shared equally"
+        )
 
 
 def result_if_finished(

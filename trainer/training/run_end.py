@@ -8,7 +8,7 @@
 | one of these in the last steps: as above, before the final evaluation; SIGUSR1 does not stop that | | |
 | SIGTERM on some ranks of an elastic run: these leave, `Left` | unchanged | 143 |
 | a second signal (`signals.py`) | resumable | 128 + its number |
-| SIGTERM or Ctrl-C outside the loop: nothing to save | resumable | 143; 1 |
+| SIGTERM, SIGHUP or Ctrl-C outside the loop: nothing to save | resumable | 143; 129; 1 |
 | a rank was lost, or the checkpoint of a stop or the result could not be written | resumable | 1 |
 | a rank hung (`engines/watchdog.py`) | resumable | 75 |
 | another start took over the folder (`run_folder/run_lock.py`) | the other's | 1 |
@@ -113,16 +113,17 @@ def _tell_stopped(job: Job, engine: Engine, stopped: Stopped, reason: str) -> No
 
 @contextmanager
 def _signals_outside_the_loop() -> Iterator[None]:
-    """Outside the loop, in which `StopSignals.listening` replaces these handlers, there is nothing to save: SIGTERM
-    ends the run, and SIGUSR1, which announces a time limit, leaves the evaluation the time that is left."""
+    """Outside the loop, in which `StopSignals.listening` replaces these handlers, there is nothing to save: SIGTERM and
+    SIGHUP end the run, unless nohup has the latter ignored, and SIGUSR1, which announces a time limit, leaves the
+    evaluation the time that is left."""
 
     def terminated(number: int, frame: Any) -> None:
         sys.exit(128 + number)
 
-    previous = {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, terminated),
-        signal.SIGUSR1: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
-    }
+    handlers: dict[int, Any] = {signal.SIGTERM: terminated, signal.SIGUSR1: signal.SIG_IGN}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handlers[signal.SIGHUP] = terminated
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

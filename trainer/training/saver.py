@@ -62,6 +62,7 @@ class Saver:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._writes: list[Future[_Failed | None]] = []
         self._is_last_try = threading.Event()  # try once, and no more
+        self._is_ending = False  # failures are told at the end, and not each time
         self._failed_in_a_row = 0
         self._timings: dict[str, float] = {}
 
@@ -114,11 +115,12 @@ class Saver:
         if metric > (-math.inf if self.best is None else self.best):
             self.save(step, metric)
 
-    def finish(self, stopping: bool = False) -> None:
-        """Wait until all is written. Raises RunError on every rank if that fails; with `stopping`, UnsavedError."""
+    def finish(self) -> None:
+        """Wait until all is written. Raises UnsavedError on every rank if that fails."""
         started = perf_counter()
         self._engine.heartbeat.enter("saving")
         failed = self._join_writes()
+        self._is_ending = True
         require_lock(self._job.run_dir, self._engine)
         for pause_s in LAST_PAUSES_S:
             if not failed:
@@ -129,10 +131,7 @@ class Saver:
             failed = self._join_writes()
         self._count("save/stall_s", started)
         if self._engine.sum(torch.tensor(float(bool(failed)))):
-            error = UnsavedError if stopping else RunError
-            raise error(
-                f"the last checkpoint could not be saved: {_why(failed)}. Mend that and start the same command again"
-            )
+            raise UnsavedError(f"{_why(failed)}. Mend that, and the same command goes on from what is saved")
 
     def pop_timings(self) -> dict[str, float]:
         """Seconds since the last call: training stalled by saving ("save/stall_s", of which "save/wait_s" for the write
@@ -217,8 +216,8 @@ class Saver:
                 checkpoint.save(target.path, target.copied, target.metadata)
             except OSError as error:
                 failed = _Failed(target, error)
-                if tried == 0:
-                    logger.warning(f"{_describe(failed)}; training goes on, and it will be tried again")
+                if tried == 0 and not self._is_ending:
+                    logger.warning(f"{_describe(failed)}; it will be tried again")
             else:
                 self._timings["save/write_s"] = perf_counter() - started
                 if tried:
@@ -243,16 +242,21 @@ class Saver:
 
 
 def _why(failed: list[_Failed]) -> str:
-    return _describe(failed[0]) if failed else "see the message of rank 0"
+    return _describe(failed[0]) if failed else "a checkpoint cannot be saved, see the message of rank 0"
 
 
 def _describe(failed: _Failed) -> str:
     path, error = failed.target.path, failed.error
-    free = ""
+    room = ""
     with suppress(OSError, StopIteration):
         folder = next(part for part in path.absolute().parents if part.is_dir())
-        free = f", {shutil.disk_usage(folder).free} bytes free"
-    return f"{path} cannot be saved ({error.strerror or error}{free})"
+        free, needed = shutil.disk_usage(folder).free / 1e6, _num_bytes(failed.target.copied) / 1e6
+        room = f"; {free:,.0f} MB are free, and it takes {needed:,.0f}"
+    return f"{path} cannot be saved ({error.strerror or error}{room})"
+
+
+def _num_bytes(copied: dict[str, Any]) -> int:
+    return sum(tensor.nbytes for part in ("model", "momentum") for tensor in copied[part].values())
 
 
 def require_finite(weights: Iterable[Tensor], step: int) -> None:

@@ -107,11 +107,13 @@ def _watch(reader: socket.socket, leave: Callable[[str], None] | None) -> None:
         if first is None:
             first, since = received, now
         elif now - since > SAME_REQUEST_S and not received == first == signal.SIGUSR1:
-            name = signal.Signals(received).name
-            logger.info(f"{name} after {signal.Signals(first).name}: ending at once")
+            why = f"{signal.Signals(received).name} after {signal.Signals(first).name}"
+            if launcher_is_gone():  # in whose place this process sends itself both
+                why = "the launcher is gone, and saving takes too long"
+            logger.info(f"{why}: ending at once")
             with suppress(Exception):  # whatever happens, it must end
                 if leave is not None:
-                    leave(f"ended at once by {name} after {signal.Signals(first).name}")
+                    leave(f"ended at once: {why}")
             os._exit(128 + received)
 
 

@@ -135,7 +135,7 @@ def test_each_refused_task_of_an_array_job_lists_its_own(films: Path, tmp_path: 
         with pytest.raises(InputError) as refused:
             prepare(reader(films), Output(tmp_path / "out", part=(part, 2)))
         listed = tmp_path / f"out.quarantine.{part}of2.csv"
-        assert f"; all that were found in part {part} of 2 are listed in {listed}; " in str(refused.value)
+        assert f"; all of these images in part {part} of 2 are listed in {listed}; " in str(refused.value)
         assert len(rows_of(listed)) == 2
         assert (tmp_path / f"out.quarantine.{part}of2.keymap.csv").is_file()
     assert prepare(reader(films), Output(tmp_path / "out", max_bad=0.5))

@@ -11,11 +11,11 @@ COVERAGE = 0.9
 ROUNDING = 1e-9
 
 
-def require_coverage(coverage: float | None) -> None:
-    """Raise InputError for a coverage, as --coverage gives it, that is not one of `LEVELS`."""
+def require_coverage(coverage: float | None, called: str = "--coverage") -> None:
+    """Raise InputError for a coverage that is not one of `LEVELS`. called: its name where it is given."""
     if coverage is not None and not any(math.isclose(coverage, level) for level in LEVELS):
         raise InputError(
-            f"--coverage is {coverage:g}; it must be a multiple of {1 / STEPS:g} from {LEVELS[0]:g} to {LEVELS[-1]:g}"
+            f"{called} is {coverage:g}; it must be a multiple of {1 / STEPS:g} from {LEVELS[0]:g} to {LEVELS[-1]:g}"
         )
 
 

@@ -178,18 +178,19 @@ def set_blocks(sets: SetCoverage, assessment: Assessment) -> list[Block]:
         return [Paragraph(f"There are no prediction sets, because {'; '.join(reasons)}.")]
     notes = [f"{printable(name)} has no sets, because {reason}." for name, reason in missing.items()]
     return [
-        Paragraph(_promise(sets)),
+        Paragraph(_promise(sets, assessment.of_patients)),
         tables.prediction_sets(sets, assessment),
         *([Paragraph(" ".join(notes))] if notes else []),
     ]
 
 
-def _promise(sets: SetCoverage) -> str:
+def _promise(sets: SetCoverage, of_patients: bool) -> str:
     if sets.rule.task == "single_label":
         what = "the set of a new image holds its class with"
     else:
         what = "the set of a finding holds present where it is there, and absent where it is not, each with"
-    text = f"Promised: in new patients like those of val, {what} a probability of {sets.rule.coverage:g}, on average"
+    units = "patients" if of_patients else "images"
+    text = f"Promised: in new {units} like those of val, {what} a probability of {sets.rule.coverage:g}, on average"
     if sets.likely is None:
         return f"{text}."
     low, high = sets.likely

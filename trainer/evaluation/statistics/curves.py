@@ -51,8 +51,8 @@ class Curves:
         and the AUCs of two classes are, it is the one with its own interval."""
         rows = self.sound
         if not len(rows):
-            nothing = Estimate(math.nan, reason=f"nothing has {FEWEST} positives and {FEWEST} negatives")
-            return nothing, nothing
+            why = f"no class or finding has {FEWEST} positive and {FEWEST} negative images"
+            return Estimate(math.nan, reason=why), Estimate(math.nan, reason=why)
         fewest = int(self.clusters[rows].min())
         auc, ap = (
             of_one(rows[0])
