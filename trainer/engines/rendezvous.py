@@ -211,7 +211,7 @@ def _facts(device: torch.device) -> dict[str, Any]:
     return facts
 
 
-def _await_answer(host: str, port: int, timeout_s: int) -> None:
+def _await_answer(host: str, port: int, timeout_s: float) -> None:
     """Wait until rank 0 listens. A reachable host may start late; an unreachable one is not waited for."""
     started, heard = time.monotonic(), False
     while True:

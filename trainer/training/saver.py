@@ -131,7 +131,7 @@ class Saver:
             failed = self._join_writes()
         self._count("save/stall_s", started)
         if self._engine.sum(torch.tensor(float(bool(failed)))):
-            raise UnsavedError(f"{_why(failed)}. Mend that, and the same command goes on from what is saved")
+            raise UnsavedError(f"{_why(failed)}. Fix that, and the same command goes on from what is saved")
 
     def pop_timings(self) -> dict[str, float]:
         """Seconds since the last call: training stalled by saving ("save/stall_s", of which "save/wait_s" for the write
@@ -158,16 +158,16 @@ class Saver:
         most = self._job.config.runtime.max_failed_saves
         if self._failed_in_a_row >= most:
             raise RunError(
-                f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. {self._left()}; fix "
-                "that and start the same command again"
+                f"{most} saves in a row failed ({flag('--max-failed-saves')}): {_why(failed)}. Fix that and start the "
+                f"same command again: {self._left()}"
             )
 
     def _left(self) -> str:
         """The checkpoints from which the run can resume, as text."""
         with suppress(OSError):
             found = checkpoint.numbered(self._job.run_dir)
-            return f"{found[-1].name} is still there" if found else "There is no checkpoint yet"
-        return "Which checkpoints are left cannot be seen"
+            return f"{found[-1].name} is still there" if found else "there is no checkpoint yet"
+        return "which checkpoints are left cannot be seen"
 
     def _keep_best(self, failed: list[_Failed]) -> _Target | None:
         """The best weights, if writing them failed, in memory that the next copy does not overwrite."""
@@ -219,7 +219,7 @@ class Saver:
                 if tried == 0 and not self._is_ending:
                     logger.warning(f"{_describe(failed)}; it will be tried again")
             else:
-                self._timings["save/write_s"] = perf_counter() - started
+                self._timings["save/write_s"] = self._timings.get("save/write_s", 0.0) + perf_counter() - started
                 if tried:
                     logger.warning(f"{target.path} is saved after all")
                 self._tidy(target.path)

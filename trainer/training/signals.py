@@ -108,12 +108,13 @@ def _watch(reader: socket.socket, leave: Callable[[str], None] | None) -> None:
             first, since = received, now
         elif now - since > SAME_REQUEST_S and not received == first == signal.SIGUSR1:
             why = f"{signal.Signals(received).name} after {signal.Signals(first).name}"
+            reason = f"ended at once by {why}"
             if launcher_is_gone():  # in whose place this process sends itself both
-                why = "the launcher is gone, and saving takes too long"
+                why, reason = "the launcher is gone, and saving takes too long", "ended with its launcher, unsaved"
             logger.info(f"{why}: ending at once")
             with suppress(Exception):  # whatever happens, it must end
                 if leave is not None:
-                    leave(f"ended at once: {why}")
+                    leave(reason)
             os._exit(128 + received)
 
 

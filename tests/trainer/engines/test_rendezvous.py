@@ -23,6 +23,21 @@ def meet(port: int, word: str) -> list[str]:
     return words
 
 
+def come_late(port: int) -> list[str]:
+    """Rank 1 comes after the seconds that are left of a day and two seconds without the day."""
+    rank = int(os.environ["RANK"])
+    os.environ["MASTER_PORT"] = str(port)
+    time.sleep(4 * (rank == 1))
+    met = Rendezvous(RankInfo(rank, 2, rank, 2, "torchrun"), torch.device("cpu"), 86_402)
+    words: list[str] = met.gather("here")
+    met.close()
+    return words
+
+
+def test_a_day_is_waited_for_a_rank() -> None:
+    assert run_ranks(2, come_late, free_port()) == [["here", "here"]] * 2
+
+
 def test_restarted_ranks_read_no_answers_of_an_earlier_round() -> None:
     store = dist.TCPStore(
         "127.0.0.1", free_port(), is_master=True, wait_for_workers=False, timeout=timedelta(seconds=9)

@@ -1,5 +1,6 @@
 """Runs that start from other weights: which they are decides, not where they lie, and a kept head keeps its classes."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trainer.config import Config, DataConfig, ModelConfig, OptimConfig, Runtime
 from trainer.engine import Engine
 from trainer.engines import ENGINES
 from trainer.finetuning.finetune import models_of, sets_of, source_name
+from trainer.run_files import STATUS
 from trainer.run_folder import write_status
 from trainer.training.run import LaunchOptions, run
 
@@ -70,6 +72,18 @@ def test_weights_of_an_unfinished_run_are_named(
             run(config_of(animals, source), LaunchOptions(tmp_path / state), engine, {})
             told.append("source is not finished: these weights are of step 7 of 1,200" in capsys.readouterr().err)
     assert told == [False, False, True, False]
+
+
+def test_when_a_run_finished_is_kept(animals: Path, engine: Engine, tmp_path: Path) -> None:
+    config, launch = config_of(animals, save_run(tmp_path / "source", TENSORS)), LaunchOptions(tmp_path / "run")
+    run(config, launch, engine, {})
+    status = tmp_path / "run" / STATUS
+    ended = status.read_bytes()
+    run(config, launch, engine, {})
+    assert status.read_bytes() == ended
+    write_status(tmp_path / "run", 0, "running", 1, 1)  # killed when it had its result
+    run(config, launch, engine, {})
+    assert json.loads(status.read_text())["state"] == "finished"
 
 
 def test_a_kept_head_goes_on_with_its_classes(animals: Path, engine: Engine, tmp_path: Path) -> None:

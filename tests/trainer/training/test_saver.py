@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -16,11 +17,12 @@ from saved_runs import STEPS, equal, failing, state, steps, trained
 from data_pipelines.common.errors import RunError
 from trainer import checkpoint
 from trainer.config import Config, DataConfig, ModelConfig, RuntimeConfig, ScheduleConfig
-from trainer.run_files import CHECKPOINTS, RESULT
+from trainer.run_files import CHECKPOINTS, RESULT, STATUS
 from trainer.run_folder.metric_logger import MetricLogger, read_metrics
 from trainer.training import run as running
 from trainer.training import saver as saving
 from trainer.training.job import Job, make_job
+from trainer.training.saver import UnsavedError
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
@@ -148,8 +150,8 @@ def test_a_disk_that_fails_for_a_while_costs_nothing(
     monkeypatch.setattr(checkpoint, "save", failing(lambda path, before: before < 3, code))
     trained(phantoms, tmp_path / "run")
     error = capfd.readouterr().err
-    assert f"step_00000002.safetensors cannot be saved ({os.strerror(code)}, " in error
-    assert "bytes free); training goes on" in error
+    assert f"step_00000002.safetensors cannot be saved ({os.strerror(code)}; " in error
+    assert re.search(r"; [\d,]+ MB are free, and it takes \d+\); it will be tried again\n", error)
     assert equal(tmp_path / "run", undisturbed)
 
 
@@ -252,13 +254,17 @@ def test_a_waiting_write_is_given_up_if_the_folder_is_taken(
     assert steps(tmp_path / "run") == []
 
 
-def test_the_last_save_must_succeed(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_save_must_succeed(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(
         checkpoint, "save", failing(lambda path, before: checkpoint.path_of(Path(), STEPS).name == path.name)
     )
-    with pytest.raises(RunError, match=r"the last checkpoint could not be saved: .*step_00000008"):
+    with pytest.raises(UnsavedError, match=r"step_00000008.safetensors cannot be saved .* goes on from what is saved"):
         trained(phantoms, tmp_path / "run")
     assert steps(tmp_path / "run") == [4, 6]
+    assert json.loads((tmp_path / "run" / STATUS).read_text())["state"] == "resumable"
+    assert capfd.readouterr().err.count("warning: ") <= 1  # not at each try
     assert not (tmp_path / "run" / "result.json").exists()
 
 

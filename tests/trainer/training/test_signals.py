@@ -96,6 +96,7 @@ def test_all_ranks_stop_at_one_step_and_go_on(phantoms: Path, tmp_path: Path) ->
 
 def evaluates_for_long(data: str, run_dir: Path, evaluating: Any) -> None:
     """Train, and report the final evaluation instead of ending it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 
     def never_ends(*_: object) -> None:
         evaluating.set()
@@ -106,15 +107,17 @@ def evaluates_for_long(data: str, run_dir: Path, evaluating: Any) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_final_evaluation(phantoms: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_final_evaluation(asked: signal.Signals, phantoms: Path, tmp_path: Path) -> None:
     context = context_of_ranks()
     evaluating = context.Event()
     process = context.Process(target=evaluates_for_long, args=(str(phantoms), tmp_path, evaluating), daemon=True)
     process.start()
     assert evaluating.wait(TIMEOUT_S)
-    process.terminate()
+    assert process.pid is not None
+    os.kill(process.pid, asked)
     process.join(30)
-    assert process.exitcode == 128 + signal.SIGTERM
+    assert process.exitcode == 128 + asked
     status = json.loads((tmp_path / "status.json").read_text())
     assert (status["state"], status["step"], status["reason"]) == ("resumable", TOTAL_STEPS, "terminated")
 
@@ -132,6 +135,7 @@ def test_listens_only_while_asked_to() -> None:
 STUCK = """
 import hashlib, sys
 from trainer.training import signals
+signals.launcher_is_gone = lambda: "gone" in sys.argv
 signals.SAME_REQUEST_S = 0.3
 with signals.StopSignals().listening(lambda reason: print(reason, flush=True)):
     print("up", flush=True)
@@ -162,6 +166,25 @@ def test_a_second_signal_ends_at_once(first: signal.Signals, second: signal.Sign
     assert process.returncode == 128 + second
     assert f"{second.name} after {first.name}: ending at once" in error
     assert output == f"ended at once by {second.name} after {first.name}\n"
+
+
+@pytest.mark.slow
+def test_ending_unsaved_without_a_launcher_names_no_signal() -> None:
+    """The process sends itself both."""
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK, "gone"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.6)
+        process.send_signal(signal.SIGTERM)
+        try:
+            output, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert "the launcher is gone, and saving takes too long: ending at once" in error
+    assert output == "ended with its launcher, unsaved\n"
 
 
 def test_a_scheduler_may_repeat_itself(monkeypatch: pytest.MonkeyPatch) -> None:
